@@ -1,0 +1,2 @@
+//! The command people type. Everything it does is in the library.
+fn main() {}

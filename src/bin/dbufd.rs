@@ -1,0 +1,2 @@
+//! The daemon. Everything it does is in the library.
+fn main() {}

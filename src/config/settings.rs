@@ -1,0 +1,175 @@
+//! The settings in force: every value checked and in its own unit. What each key means, its default and its bounds
+//! stand in `etc/dbufd.toml`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[buffer]`
+    pub buffer: Buffer,
+    /// `[writers]`
+    pub writers: Writers,
+    /// `[reader]`
+    pub reader: Reader,
+    /// `[ingest]`
+    pub ingest: Ingest,
+    /// `[storage]`
+    pub storage: Storage,
+    /// `[stats]`
+    pub stats: Stats,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// The double buffer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffer {
+    /// Bytes in each half.
+    pub capacity_bytes: usize,
+    /// The longest that a published event waits for company before a swap; zero swaps at once.
+    pub linger: Duration,
+}
+
+/// The pinned writer threads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Writers {
+    /// How many; None: four, but at most one for each allowed core.
+    pub count: Option<usize>,
+    /// Where they run.
+    pub cpus: Cpus,
+}
+
+/// Cores for writer threads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cpus {
+    /// Spread over the cores that the process is allowed.
+    Auto,
+    /// Not pinned.
+    None,
+    /// These, in turn.
+    List(Vec<usize>),
+}
+
+/// The reader thread.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reader {
+    /// Where it runs. `Auto` leaves it to the scheduler when there are as many writers as cores.
+    pub cpu: Cpus,
+}
+
+/// What is accepted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ingest {
+    /// The largest event, in bytes.
+    pub max_event_bytes: usize,
+    /// Permission bits of the sockets that take events.
+    pub socket_mode: u32,
+    /// Group of these sockets.
+    pub socket_group: Option<String>,
+}
+
+/// An amount of a file system.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Amount {
+    /// So many bytes.
+    Bytes(u64),
+    /// So many hundredths of its size.
+    Percent(f64),
+}
+
+/// When what is persisted becomes durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// When the kernel gets round to it.
+    Never,
+    /// Before the next batch.
+    Batch,
+    /// At most so long after it was persisted.
+    Interval(Duration),
+}
+
+/// What happens when the disk is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The oldest segments go; when there are none left, as `Wait`.
+    DeleteOldest,
+    /// Producers wait; nothing is lost.
+    Wait,
+    /// New events are lost and counted.
+    Drop,
+}
+
+/// The segments.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Storage {
+    /// Where they are.
+    pub directory: PathBuf,
+    /// A segment is sealed when it would grow beyond this, in bytes.
+    pub segment_bytes: u64,
+    /// A segment is sealed when its first event is this old.
+    pub segment_age: Duration,
+    /// The most that all segments may take.
+    pub retain: Option<Amount>,
+    /// Segments whose newest event is older than this go.
+    pub retain_age: Option<Duration>,
+    /// What is left free on the file system.
+    pub min_free: Option<Amount>,
+    /// When what is persisted becomes durable.
+    pub sync: SyncPolicy,
+    /// What happens when the disk is full.
+    pub when_full: WhenFull,
+}
+
+/// Statistics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stats {
+    /// Whether sizes and latencies are measured; plain counters always are.
+    pub enabled: bool,
+}
+
+/// The daemon's own log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// The least important level that is logged.
+    pub level: Level,
+}
+
+/// A level of the daemon's own log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// What went wrong.
+    Error,
+    /// What may go wrong.
+    Warn,
+    /// What it does, a line for each event in the daemon's life.
+    Info,
+    /// More, for looking into a question.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            buffer: Buffer { capacity_bytes: 8 << 20, linger: Duration::from_millis(2) },
+            writers: Writers { count: None, cpus: Cpus::Auto },
+            reader: Reader { cpu: Cpus::Auto },
+            ingest: Ingest { max_event_bytes: 64 << 10, socket_mode: 0o666, socket_group: None },
+            storage: Storage {
+                directory: PathBuf::new(),
+                segment_bytes: 256 << 20,
+                segment_age: Duration::from_secs(24 * 3600),
+                retain: Some(Amount::Percent(10.0)),
+                retain_age: None,
+                min_free: Some(Amount::Percent(5.0)),
+                sync: SyncPolicy::Interval(Duration::from_secs(1)),
+                when_full: WhenFull::DeleteOldest,
+            },
+            stats: Stats { enabled: true },
+            log: Log { level: Level::Info },
+        }
+    }
+}

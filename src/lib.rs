@@ -1,0 +1,22 @@
+//! `dbufd`: events from Unix sockets, through a lock-free double buffer, into rotated, checksummed segments.
+//!
+//! The journey of an event, and the order of the modules:
+//!
+//! 1. [`pipeline::accept`]: bytes arrive on a socket and become events; a pinned writer thread owns each socket.
+//! 2. [`pipeline::buffer`]: the writer copies them into the **front** half of the double buffer and publishes them.
+//! 3. [`pipeline::drain`]: the reader swaps the halves with one atomic operation and seals the **back** half as a batch.
+//! 4. [`pipeline::store`]: the batch is appended to the active segment; segments rotate, are retained, are read again.
+//! 5. [`control`]: signals, systemd and dbufctl's socket, on a thread of their own. The only place that knows tokio.
+//! 6. [`config`]: what the file says, and so what the daemon will do.
+//! 7. [`ctl`]: `dbufctl`, the command that people type.
+//!
+//! [`sys`] holds one kernel facility a file, [`sync`] is the only door to atomics and threads.
+//!
+//! To embed the double buffer in another program, [`pipeline::buffer`] is all that is needed.
+
+pub mod config;
+pub mod control;
+pub mod ctl;
+pub mod pipeline;
+pub mod sync;
+pub mod sys;

@@ -1,0 +1,698 @@
+//! The layout of a record: the bytes that a writer lays down, that travel through the buffer, and that stand in a
+//! segment. They are written once and never serialised again.
+//!
+//! Enters: an event's parts. Leaves: bytes in a claim, or a borrowed [`Record`] over bytes of a batch. Any thread.
+//! What can fail: decoding, with [`Malformed`]; bytes from a file or from another life of the daemon are never trusted.
+//!
+//! The byte table is in `docs/FORMAT.md`; a test holds it against this file. Numbers are little-endian.
+//!
+//! Invariants, cited by number:
+//! 1. A record starts and ends at a multiple of [`ALIGN`] from the start of its run; padding bytes are zero.
+//! 2. A source record precedes, in the same run, the first record that names its source: a run stands alone.
+//! 3. Only an event that is complete ([`Record::ends_event`]) takes a sequence; a piece that is continued does not,
+//!    and neither does a source or a loss record.
+
+use std::fmt;
+
+/// Records start at multiples of this many bytes.
+pub const ALIGN: usize = 8;
+/// Bytes of a record's fixed head.
+pub const HEAD_BYTES: usize = 24;
+/// The longest tag, in bytes (CONTRACT: up to 64).
+pub const TAG_BYTES_MAX: usize = 64;
+/// The longest command name that is kept, in bytes (the kernel's own limit is 15).
+pub const COMM_BYTES_MAX: usize = 32;
+/// The longest systemd unit name that is kept, in bytes (systemd's own limit is 255).
+pub const UNIT_BYTES_MAX: usize = 255;
+/// Bytes of the fixed part of a source record's payload.
+pub const SOURCE_FIXED_BYTES: usize = 40;
+/// The longest source record, head and padding included.
+pub const SOURCE_BYTES_MAX: usize =
+    padded(HEAD_BYTES + SOURCE_FIXED_BYTES + TAG_BYTES_MAX + COMM_BYTES_MAX + UNIT_BYTES_MAX);
+/// Bytes of a loss record's payload.
+pub const LOSS_PAYLOAD_BYTES: usize = 40;
+/// A loss record, head included.
+pub const LOSS_BYTES: usize = HEAD_BYTES + LOSS_PAYLOAD_BYTES;
+/// The highest value that `ingest.max_event` may have, in bytes.
+pub const MAX_EVENT_BYTES_MAX: usize = 1 << 20;
+/// The most bytes that the fields of one event may take, all names and values together.
+pub const FIELDS_BYTES_MAX: usize = 16 << 10;
+/// The most bytes that stand between an event's head and its payload.
+pub const EXTENSION_BYTES_MAX: usize = 3 * 8 + padded(4 + FIELDS_BYTES_MAX);
+
+const _: () = assert!(HEAD_BYTES.is_multiple_of(ALIGN) && LOSS_BYTES.is_multiple_of(ALIGN));
+
+/// `len` rounded up to the next multiple of [`ALIGN`].
+#[must_use]
+pub const fn padded(len: usize) -> usize {
+    (len + ALIGN - 1) & !(ALIGN - 1)
+}
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// An event, or a piece of one.
+    Event = 1,
+    /// Who the records that name this source come from.
+    Source = 2,
+    /// Events that were accepted or offered and are not in the file, and why.
+    Loss = 3,
+}
+
+/// Bits of a record's flags. The first four name the extensions that follow the head, in this order.
+pub mod flag {
+    /// 8 bytes: the time that the sender stated, nanoseconds of the wall clock.
+    pub const SOURCE_TIME: u16 = 1 << 0;
+    /// 8 bytes: the producer's own sequence (framed protocol).
+    pub const PRODUCER_SEQUENCE: u16 = 1 << 1;
+    /// 8 bytes: an id that all pieces of one event share, unique within a life of the daemon.
+    pub const PIECE: u16 = 1 << 2;
+    /// A u32 with the length of the fields, then the fields, padded to 8 bytes.
+    pub const FIELDS: u16 = 1 << 3;
+    /// More pieces of this event follow.
+    pub const CONTINUES: u16 = 1 << 4;
+    /// This piece continues an earlier one.
+    pub const CONTINUED: u16 = 1 << 5;
+    /// All bits that this version knows.
+    pub const KNOWN: u16 = (1 << 6) - 1;
+}
+
+/// How an event came in. The numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum Transport {
+    /// A text line of a stream.
+    #[default]
+    Lines = 1,
+    /// A plain datagram.
+    Datagram = 2,
+    /// Syslog (RFC 3164 or RFC 5424), by datagram or stream.
+    Syslog = 3,
+    /// An event of the framed protocol.
+    Frames = 4,
+    /// A shared-memory ring.
+    Ring = 5,
+    /// dbufd itself, or a program that embeds its buffer.
+    Internal = 6,
+}
+
+impl Transport {
+    /// The name in `_TRANSPORT` and in `stats`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lines => "lines",
+            Self::Datagram => "dgram",
+            Self::Syslog => "syslog",
+            Self::Frames => "frames",
+            Self::Ring => "ring",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The transport with this number.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Lines,
+            2 => Self::Datagram,
+            3 => Self::Syslog,
+            4 => Self::Frames,
+            5 => Self::Ring,
+            6 => Self::Internal,
+            _ => return None,
+        })
+    }
+}
+
+/// Why an event was lost. The numbers are stored; the names stand in `stats` and in loss records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Cause {
+    /// The disk was full and the policy is to drop.
+    Full = 0,
+    /// Larger than `ingest.max_event`.
+    TooBig = 1,
+    /// Its envelope broke the protocol.
+    Malformed = 2,
+    /// The disk failed.
+    Disk = 3,
+    /// Its sender left in the middle of it, or the daemon had to end before it was persisted.
+    Abandoned = 4,
+}
+
+impl Cause {
+    /// How many causes there are.
+    pub const COUNT: usize = 5;
+    /// Every cause, in the order of its number.
+    pub const ALL: [Self; Self::COUNT] = [Self::Full, Self::TooBig, Self::Malformed, Self::Disk, Self::Abandoned];
+
+    /// The name in `stats` and in the output of dbufctl.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::TooBig => "too_big",
+            Self::Malformed => "malformed",
+            Self::Disk => "disk",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+/// Who sent something. What the kernel vouches for is apart from what the sender merely says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Source<'a> {
+    /// Process id, from the kernel; 0 if unknown.
+    pub pid: u32,
+    /// User id, from the kernel.
+    pub uid: u32,
+    /// Group id, from the kernel.
+    pub gid: u32,
+    /// The pid that a syslog header claims; 0 if none.
+    pub claimed_pid: u32,
+    /// Session of the framed protocol; 0 if none.
+    pub session: u128,
+    /// How it came in.
+    pub transport: Transport,
+    /// The sender's tag; empty if none. At most [`TAG_BYTES_MAX`] bytes.
+    pub tag: &'a [u8],
+    /// The command's name, from the kernel; empty if unknown. At most [`COMM_BYTES_MAX`] bytes.
+    pub comm: &'a [u8],
+    /// The systemd unit, from the kernel's cgroup; empty if none. At most [`UNIT_BYTES_MAX`] bytes.
+    pub unit: &'a [u8],
+}
+
+impl Source<'_> {
+    /// Bytes of this source's record, head and padding included.
+    #[must_use]
+    pub fn record_bytes(&self) -> usize {
+        padded(HEAD_BYTES + SOURCE_FIXED_BYTES + self.tag.len() + self.comm.len() + self.unit.len())
+    }
+}
+
+/// An account of events that are not in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Why.
+    pub cause: Cause,
+    /// How many events.
+    pub events: u64,
+    /// How many payload bytes, as far as they are known.
+    pub bytes: u64,
+    /// When the first was lost, nanoseconds of the wall clock.
+    pub first_ns: u64,
+    /// When the last was lost, nanoseconds of the wall clock.
+    pub last_ns: u64,
+}
+
+/// The parts of an event that is about to be written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Event<'a> {
+    /// Acceptance time, nanoseconds of the wall clock.
+    pub time_ns: u64,
+    /// The id that a source record of the same run has given to the sender.
+    pub source: u32,
+    /// Facility times 8 plus priority, as in syslog; the facility is 0 where there is none.
+    pub pri: u8,
+    /// The sender's own time, if it stated one.
+    pub source_time_ns: Option<u64>,
+    /// The producer's own sequence, if it has one.
+    pub producer_sequence: Option<u64>,
+    /// The id of the event that this is a piece of, and which neighbours the piece has.
+    pub piece: Option<Piece>,
+    /// Fields beside the payload, as [`put_field`] encodes them; empty if none.
+    pub fields: &'a [u8],
+    /// The payload. At most [`MAX_EVENT_BYTES_MAX`] bytes.
+    pub payload: &'a [u8],
+}
+
+/// Where a piece stands in its event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Shared by all pieces of the event.
+    pub id: u64,
+    /// A piece came before.
+    pub continued: bool,
+    /// A piece follows.
+    pub continues: bool,
+}
+
+/// Where encoded bytes go: a claim of the buffer, or a vector.
+pub trait Sink {
+    /// Appends `bytes`. The caller has made sure that they fit.
+    fn put(&mut self, bytes: &[u8]);
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+#[inline]
+fn head(length: usize, kind: Kind, pri: u8, flags: u16, time_ns: u64, source: u32) -> [u8; HEAD_BYTES] {
+    let mut head = [0; HEAD_BYTES];
+    head[0..4].copy_from_slice(&(length as u32).to_le_bytes());
+    head[4] = kind as u8;
+    head[5] = pri;
+    head[6..8].copy_from_slice(&flags.to_le_bytes());
+    head[8..16].copy_from_slice(&time_ns.to_le_bytes());
+    head[16..20].copy_from_slice(&source.to_le_bytes());
+    head
+}
+
+#[inline]
+fn put_padding(to: &mut impl Sink, length: usize) {
+    to.put(&[0; ALIGN][..padded(length) - length]);
+}
+
+impl Event<'_> {
+    #[inline]
+    fn extension_bytes(&self) -> usize {
+        let mut n = 0;
+        if self.source_time_ns.is_some() {
+            n += 8;
+        }
+        if self.producer_sequence.is_some() {
+            n += 8;
+        }
+        if self.piece.is_some() {
+            n += 8;
+        }
+        if !self.fields.is_empty() {
+            n += padded(4 + self.fields.len());
+        }
+        n
+    }
+
+    /// Bytes of this event's record, head and padding included.
+    #[inline]
+    #[must_use]
+    pub fn record_bytes(&self) -> usize {
+        padded(HEAD_BYTES + self.extension_bytes() + self.payload.len())
+    }
+
+    /// Writes the record. `to` has room for [`Event::record_bytes`].
+    #[inline]
+    pub fn encode(&self, to: &mut impl Sink) {
+        let length = self.extension_bytes() + self.payload.len();
+        let mut flags = 0;
+        if self.source_time_ns.is_some() {
+            flags |= flag::SOURCE_TIME;
+        }
+        if self.producer_sequence.is_some() {
+            flags |= flag::PRODUCER_SEQUENCE;
+        }
+        if let Some(piece) = self.piece {
+            flags |= flag::PIECE
+                | if piece.continues { flag::CONTINUES } else { 0 }
+                | if piece.continued { flag::CONTINUED } else { 0 };
+        }
+        if !self.fields.is_empty() {
+            flags |= flag::FIELDS;
+        }
+        to.put(&head(length, Kind::Event, self.pri, flags, self.time_ns, self.source));
+        if flags != 0 {
+            self.encode_extensions(to);
+        }
+        to.put(self.payload);
+        put_padding(to, length);
+    }
+
+    fn encode_extensions(&self, to: &mut impl Sink) {
+        if let Some(time) = self.source_time_ns {
+            to.put(&time.to_le_bytes());
+        }
+        if let Some(sequence) = self.producer_sequence {
+            to.put(&sequence.to_le_bytes());
+        }
+        if let Some(piece) = self.piece {
+            to.put(&piece.id.to_le_bytes());
+        }
+        if !self.fields.is_empty() {
+            to.put(&(self.fields.len() as u32).to_le_bytes());
+            to.put(self.fields);
+            put_padding(to, 4 + self.fields.len());
+        }
+    }
+}
+
+/// Writes the record that gives `source` the id `id` in this run. `to` has room for [`Source::record_bytes`].
+pub fn encode_source(to: &mut impl Sink, id: u32, time_ns: u64, source: &Source<'_>) {
+    let length = SOURCE_FIXED_BYTES + source.tag.len() + source.comm.len() + source.unit.len();
+    to.put(&head(length, Kind::Source, 0, 0, time_ns, id));
+    to.put(&source.pid.to_le_bytes());
+    to.put(&source.uid.to_le_bytes());
+    to.put(&source.gid.to_le_bytes());
+    to.put(&source.claimed_pid.to_le_bytes());
+    to.put(&source.session.to_le_bytes());
+    to.put(&[source.transport as u8, source.tag.len() as u8, source.comm.len() as u8, source.unit.len() as u8]);
+    to.put(&[0; 4]);
+    to.put(source.tag);
+    to.put(source.comm);
+    to.put(source.unit);
+    put_padding(to, length);
+}
+
+/// Writes a loss record of the source `id`. `to` has room for [`LOSS_BYTES`].
+pub fn encode_loss(to: &mut impl Sink, id: u32, time_ns: u64, loss: &Loss) {
+    to.put(&head(LOSS_PAYLOAD_BYTES, Kind::Loss, 0, 0, time_ns, id));
+    to.put(&[loss.cause as u8, 0, 0, 0, 0, 0, 0, 0]);
+    to.put(&loss.events.to_le_bytes());
+    to.put(&loss.bytes.to_le_bytes());
+    to.put(&loss.first_ns.to_le_bytes());
+    to.put(&loss.last_ns.to_le_bytes());
+}
+
+/// Adds one field to an event's fields: name length (u8), value length (u32), name, value.
+///
+/// Returns false, and adds nothing, if the name is empty or longer than 64 bytes or if the fields would take more
+/// than [`FIELDS_BYTES_MAX`].
+pub fn put_field(fields: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
+    if name.is_empty() || name.len() > 64 || fields.len() + 5 + name.len() + value.len() > FIELDS_BYTES_MAX {
+        return false;
+    }
+    fields.push(name.len() as u8);
+    fields.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    fields.extend_from_slice(name);
+    fields.extend_from_slice(value);
+    true
+}
+
+/// The bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed(
+    /// What is wrong with them.
+    pub &'static str,
+);
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// A record over borrowed bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// What it is.
+    pub kind: Kind,
+    /// Facility times 8 plus priority.
+    pub pri: u8,
+    /// Bits of [`flag`].
+    pub flags: u16,
+    /// Acceptance time, nanoseconds of the wall clock.
+    pub time_ns: u64,
+    /// The id of its source in this run.
+    pub source: u32,
+    body: &'a [u8],
+}
+
+#[inline]
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+#[inline]
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+impl<'a> Record<'a> {
+    /// Decodes the record at the start of `run`. Returns it and the bytes that it takes, padding included.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the bytes are not a whole record of a known kind, or if extensions do not fit in it.
+    #[inline]
+    pub fn decode(run: &'a [u8]) -> Result<(Self, usize), Malformed> {
+        let Some(head) = run.first_chunk::<HEAD_BYTES>() else {
+            return Err(Malformed("less than a record's head"));
+        };
+        let length = u32_at(head, 0) as usize;
+        let total = padded(HEAD_BYTES + length);
+        if total > run.len() {
+            return Err(Malformed("a record is longer than its run"));
+        }
+        let kind = match head[4] {
+            1 => Kind::Event,
+            2 => Kind::Source,
+            3 => Kind::Loss,
+            _ => return Err(Malformed("a record of unknown kind")),
+        };
+        let record = Self {
+            kind,
+            pri: head[5],
+            flags: u16::from_le_bytes([head[6], head[7]]),
+            time_ns: u64_at(head, 8),
+            source: u32_at(head, 16),
+            body: &run[HEAD_BYTES..HEAD_BYTES + length],
+        };
+        if kind == Kind::Event && record.flags != 0 {
+            record.check_extensions()?;
+        }
+        Ok((record, total))
+    }
+
+    fn check_extensions(&self) -> Result<(), Malformed> {
+        if self.flags & !flag::KNOWN != 0 {
+            return Err(Malformed("a record with unknown flags"));
+        }
+        let words = self.words_bytes();
+        if words > self.body.len() {
+            return Err(Malformed("a record is shorter than its extensions"));
+        }
+        if self.flags & flag::FIELDS != 0 {
+            let rest = &self.body[words..];
+            if rest.len() < 4 || padded(4 + u32_at(rest, 0) as usize) > rest.len() {
+                return Err(Malformed("a record is shorter than its fields"));
+            }
+        }
+        Ok(())
+    }
+
+    fn words_bytes(&self) -> usize {
+        8 * (self.flags & (flag::SOURCE_TIME | flag::PRODUCER_SEQUENCE | flag::PIECE)).count_ones() as usize
+    }
+
+    fn word(&self, which: u16) -> Option<u64> {
+        (self.flags & which != 0)
+            .then(|| u64_at(self.body, 8 * (self.flags & (which - 1) & 0b111).count_ones() as usize))
+    }
+
+    /// Whether this record takes a sequence: an event, or the last piece of one.
+    #[inline]
+    #[must_use]
+    pub fn ends_event(&self) -> bool {
+        self.kind == Kind::Event && self.flags & flag::CONTINUES == 0
+    }
+
+    /// Priority, 0 (emergency) to 7 (debug).
+    #[must_use]
+    pub fn priority(&self) -> u8 {
+        self.pri & 7
+    }
+
+    /// Syslog facility.
+    #[must_use]
+    pub fn facility(&self) -> u8 {
+        self.pri >> 3
+    }
+
+    /// The time that the sender stated.
+    #[must_use]
+    pub fn source_time_ns(&self) -> Option<u64> {
+        self.word(flag::SOURCE_TIME)
+    }
+
+    /// The producer's own sequence.
+    #[must_use]
+    pub fn producer_sequence(&self) -> Option<u64> {
+        self.word(flag::PRODUCER_SEQUENCE)
+    }
+
+    /// Which event this is a piece of.
+    #[must_use]
+    pub fn piece(&self) -> Option<Piece> {
+        self.word(flag::PIECE).map(|id| Piece {
+            id,
+            continued: self.flags & flag::CONTINUED != 0,
+            continues: self.flags & flag::CONTINUES != 0,
+        })
+    }
+
+    /// The payload of an event.
+    #[inline]
+    #[must_use]
+    pub fn payload(&self) -> &'a [u8] {
+        if self.flags == 0 { self.body } else { self.payload_after_extensions() }
+    }
+
+    fn payload_after_extensions(&self) -> &'a [u8] {
+        let mut at = self.words_bytes();
+        if self.flags & flag::FIELDS != 0 {
+            at += padded(4 + u32_at(self.body, at) as usize);
+        }
+        &self.body[at..]
+    }
+
+    /// The fields of an event: name and value. Ends early where they are damaged.
+    pub fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let mut rest: &'a [u8] = if self.flags & flag::FIELDS == 0 {
+            &[]
+        } else {
+            let at = self.words_bytes();
+            &self.body[at + 4..][..u32_at(self.body, at) as usize]
+        };
+        std::iter::from_fn(move || {
+            let (fixed, tail) = rest.split_at_checked(5)?;
+            let (name, tail) = tail.split_at_checked(usize::from(fixed[0]))?;
+            let (value, tail) = tail.split_at_checked(u32_at(fixed, 1) as usize)?;
+            rest = tail;
+            Some((name, value))
+        })
+    }
+
+    /// What a source record says.
+    ///
+    /// # Errors
+    /// [`Malformed`] if this is no source record, or not a whole one.
+    pub fn as_source(&self) -> Result<Source<'a>, Malformed> {
+        let bad = Malformed("a source record that is cut off");
+        if self.kind != Kind::Source {
+            return Err(Malformed("not a source record"));
+        }
+        let (fixed, names) = self.body.split_at_checked(SOURCE_FIXED_BYTES).ok_or(bad)?;
+        let (tag, names) = names.split_at_checked(usize::from(fixed[33])).ok_or(bad)?;
+        let (comm, names) = names.split_at_checked(usize::from(fixed[34])).ok_or(bad)?;
+        let (unit, _) = names.split_at_checked(usize::from(fixed[35])).ok_or(bad)?;
+        Ok(Source {
+            pid: u32_at(fixed, 0),
+            uid: u32_at(fixed, 4),
+            gid: u32_at(fixed, 8),
+            claimed_pid: u32_at(fixed, 12),
+            session: u128::from_le_bytes(fixed[16..32].try_into().expect("sixteen bytes")),
+            transport: Transport::from_number(fixed[32]).ok_or(Malformed("a source of unknown transport"))?,
+            tag,
+            comm,
+            unit,
+        })
+    }
+
+    /// What a loss record says.
+    ///
+    /// # Errors
+    /// [`Malformed`] if this is no loss record, or not a whole one.
+    pub fn as_loss(&self) -> Result<Loss, Malformed> {
+        if self.kind != Kind::Loss || self.body.len() < LOSS_PAYLOAD_BYTES {
+            return Err(Malformed("not a whole loss record"));
+        }
+        let cause = *Cause::ALL.get(usize::from(self.body[0])).ok_or(Malformed("a loss of unknown cause"))?;
+        Ok(Loss {
+            cause,
+            events: u64_at(self.body, 8),
+            bytes: u64_at(self.body, 16),
+            first_ns: u64_at(self.body, 24),
+            last_ns: u64_at(self.body, 32),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_event_is_read_back_as_it_was_written() {
+        let mut bytes = Vec::new();
+        let event = Event { time_ns: 7, source: 3, pri: 14, payload: b"hello", ..Event::default() };
+        event.encode(&mut bytes);
+        assert_eq!(bytes.len(), event.record_bytes());
+        let (record, total) = Record::decode(&bytes).unwrap();
+        assert_eq!(total, bytes.len());
+        assert_eq!((record.time_ns, record.source, record.priority(), record.facility()), (7, 3, 6, 1));
+        assert_eq!(record.payload(), b"hello");
+        assert!(record.ends_event());
+    }
+
+    #[test]
+    fn every_extension_is_read_back_beside_every_other() {
+        let mut fields = Vec::new();
+        assert!(put_field(&mut fields, b"SYSLOG_MSGID", b"ID47"));
+        assert!(put_field(&mut fields, b"EMPTY", b""));
+        for bits in 0..16u32 {
+            let event = Event {
+                source_time_ns: (bits & 1 != 0).then_some(11),
+                producer_sequence: (bits & 2 != 0).then_some(22),
+                piece: (bits & 4 != 0).then_some(Piece { id: 33, continued: true, continues: true }),
+                fields: if bits & 8 != 0 { &fields } else { &[] },
+                payload: b"payload",
+                ..Event::default()
+            };
+            let mut bytes = Vec::new();
+            event.encode(&mut bytes);
+            assert_eq!(bytes.len(), event.record_bytes());
+            let (record, _) = Record::decode(&bytes).unwrap();
+            assert_eq!(record.source_time_ns(), event.source_time_ns);
+            assert_eq!(record.producer_sequence(), event.producer_sequence);
+            assert_eq!(record.piece(), event.piece);
+            assert_eq!(record.payload(), b"payload");
+            assert_eq!(record.ends_event(), event.piece.is_none());
+            let read: Vec<_> = record.fields().collect();
+            if bits & 8 != 0 {
+                assert_eq!(read, [(&b"SYSLOG_MSGID"[..], &b"ID47"[..]), (b"EMPTY", b"")]);
+            } else {
+                assert!(read.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn sources_and_losses_are_read_back() {
+        let source = Source {
+            pid: 1,
+            uid: 2,
+            gid: 3,
+            claimed_pid: 4,
+            session: 5 << 100,
+            transport: Transport::Frames,
+            tag: b"app",
+            comm: b"cat",
+            unit: b"x.service",
+        };
+        let loss = Loss { cause: Cause::TooBig, events: 1, bytes: 2, first_ns: 3, last_ns: 4 };
+        let mut bytes = Vec::new();
+        encode_source(&mut bytes, 9, 1, &source);
+        assert_eq!(bytes.len(), source.record_bytes());
+        encode_loss(&mut bytes, 9, 1, &loss);
+        let (first, total) = Record::decode(&bytes).unwrap();
+        assert_eq!(first.as_source().unwrap(), source);
+        assert_eq!(first.source, 9);
+        let (second, rest) = Record::decode(&bytes[total..]).unwrap();
+        assert_eq!(second.as_loss().unwrap(), loss);
+        assert_eq!(total + rest, bytes.len());
+        assert!(first.as_loss().is_err() && second.as_source().is_err());
+    }
+
+    #[test]
+    fn a_record_cut_at_any_byte_is_refused_and_never_read_past() {
+        let mut fields = Vec::new();
+        put_field(&mut fields, b"A", b"b");
+        let event = Event { source_time_ns: Some(1), fields: &fields, payload: b"0123456789", ..Event::default() };
+        let mut bytes = Vec::new();
+        event.encode(&mut bytes);
+        for cut in 0..bytes.len() {
+            assert!(Record::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        for length in 0..bytes.len() as u32 {
+            let mut lying = bytes.clone();
+            lying[0..4].copy_from_slice(&length.to_le_bytes());
+            if let Ok((record, _)) = Record::decode(&lying) {
+                let _ = (record.payload(), record.fields().count(), record.source_time_ns());
+            }
+        }
+    }
+}
