@@ -14,11 +14,11 @@
 //! here. With `sync = "never"` it is renamed without a sync, and remembered, for a sync may be asked for.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};
 
 use super::appender::Stream;
-use super::disk::{self, DiskFile};
+use super::disk::{self, DiskFile, write_all};
 use super::name::{Name, State};
 use super::retain::{self, Limits};
 use super::status::{Caller, Status};
@@ -86,6 +86,7 @@ pub(super) struct Tracked {
     pub(super) dirty: Option<Dirty>,
     /// The first batch in it that came after the sync that is under way began.
     dirty_after: Option<Dirty>,
+    unwritten_footer: Option<Arc<[u8]>>,
     written_back: u64,
     looked_at: u64,
 }
@@ -188,6 +189,7 @@ impl Shared {
             durable: mark,
             dirty: None,
             dirty_after: None,
+            unwritten_footer: None,
             written_back: offset,
             looked_at: offset,
         });
@@ -248,13 +250,14 @@ impl Shared {
         events
     }
 
-    /// A file is complete.
-    pub(super) fn closed(&self, id: u64) {
+    /// A file gets no more batches. The syncer tries to write the footer if the reader thread could not.
+    pub(super) fn closed(&self, id: u64, unwritten_footer: Option<Vec<u8>>) {
         let mut ledger = self.lock();
-        if let Some(tracked) = ledger.file(id)
-            && tracked.phase == Phase::Growing
-        {
-            tracked.phase = Phase::Closed;
+        if let Some(tracked) = ledger.file(id) {
+            tracked.writing = false;
+            if tracked.phase == Phase::Growing {
+                (tracked.phase, tracked.unwritten_footer) = (Phase::Closed, unwritten_footer.map(Arc::from));
+            }
         }
         self.work.notify_one();
     }
@@ -350,6 +353,7 @@ impl Ledger {
             return Job::Repair(tracked.clone());
         }
         if let Some(tracked) = self.files.iter_mut().find(|tracked| tracked.phase == Phase::Closed) {
+            tracked.dirty_after = None;
             return Job::Finish(tracked.clone());
         }
         if let Some(job) = self.sync_job(now) {
@@ -410,7 +414,7 @@ impl Ledger {
         if done.end.offset > tracked.durable.offset {
             tracked.durable = done.end;
         }
-        tracked.dirty = tracked.dirty_after;
+        tracked.dirty = tracked.dirty_after.take();
         tracked.entry_durable = true;
         events
     }
@@ -500,6 +504,10 @@ fn sync(shared: &Shared, tracked: &Tracked) -> bool {
 /// Syncs a complete file, gives it the name of a sealed one, and forgets it.
 fn finish(shared: &Shared, tracked: &Tracked) {
     let never = shared.lock().storage.sync == SyncPolicy::Never;
+    if let Some(footer) = &tracked.unwritten_footer {
+        // Without it the segment takes longer to read, and that is all.
+        let _ = guarded(shared, || write_all(&*tracked.file, &mut [IoSlice::new(footer)], tracked.end.offset));
+    }
     if !never && tracked.dirty.is_some() && !sync(shared, tracked) {
         return;
     }

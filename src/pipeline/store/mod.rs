@@ -7,6 +7,8 @@
 mod appender;
 pub mod disk;
 mod durability;
+#[cfg(test)]
+mod faulty;
 pub mod footer;
 pub mod format;
 mod lock;
@@ -325,16 +327,19 @@ impl Store {
             self.shared.forget(active.id);
             let _ = self.shared.stream.disk.remove(&active.name.in_directory(&self.shared.stream.directory));
         } else {
-            self.shared.closed(active.id);
+            self.shared.closed(active.id, Some(active.footer.encode()));
         }
     }
 
     /// Seals the active segment, if it has batches: the footer here, sync and name by the syncer.
     fn seal(&mut self) {
         if let Some(mut active) = self.active.take_if(|active| active.footer.batches > 0) {
-            active.write_footer();
             self.shared.status.closed();
-            self.shared.closed(active.id);
+            // A broken file is repaired as it is.
+            if self.shared.begin_write(active.id).is_some() {
+                let unwritten = active.write_footer();
+                self.shared.closed(active.id, unwritten);
+            }
         }
     }
 

@@ -102,6 +102,11 @@ fn cut(run: &[u8], slice_bytes: usize) -> Vec<&[u8]> {
     slices
 }
 
+/// A directory that goes with the value; in memory where that can be had, for a test waits for no one's disk.
+pub(crate) fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory can be made")
+}
+
 /// Settings for a test: small segments, no retention.
 pub(crate) fn storage(directory: &Path) -> Storage {
     Storage {

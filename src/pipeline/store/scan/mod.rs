@@ -161,7 +161,8 @@ impl Wanted<'_> {
     }
 }
 
-/// Opens a file of a directory. None if it is no longer there: retention took it since it was listed.
+/// Opens a file of a directory. None if it is no longer there, for retention took it since it was listed, or if it was made
+/// just now.
 fn open_file(file: &SegmentFile, stream_id: Option<u128>) -> Option<Result<Segment, OpenError>> {
     // The daemon may have sealed it, or named it torn, since it was listed.
     let renamed = [State::Sealed, State::Torn].into_iter().filter_map(|state| {
@@ -170,12 +171,19 @@ fn open_file(file: &SegmentFile, stream_id: Option<u128>) -> Option<Result<Segme
     });
     for path in std::iter::once(file.path.clone()).chain(renamed) {
         match fs::File::open(path) {
+            Ok(opened) if is_new(file, &opened) => return None,
             Ok(opened) => return Some(Segment::open(Arc::new(opened), stream_id)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Some(Err(OpenError::Disk(e))),
         }
     }
     None
+}
+
+/// Whether a file was made, and its header is not yet written.
+fn is_new(file: &SegmentFile, opened: &fs::File) -> bool {
+    let is_active = file.name.is_some_and(|name| name.state == State::Active);
+    is_active && opened.metadata().is_ok_and(|about| about.len() < Segment::FIRST)
 }
 
 /// A whole file that cannot be read.
