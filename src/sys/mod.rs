@@ -1,1 +1,3 @@
-//! sys
+//! The kernel's facilities, one a file; the only folder for `unsafe` system calls.
+
+pub mod listen_fds;
