@@ -5,5 +5,7 @@
 //! Once it serves, nothing here ends the daemon but a wish to.
 
 mod log;
+pub mod server;
+mod service;
 mod signals;
 mod sockets;
