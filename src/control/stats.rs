@@ -191,6 +191,13 @@ impl Figures {
     }
 }
 
+impl Figures {
+    /// How the segments are doing, in a word.
+    pub(super) fn storage_state(&self) -> String {
+        storage(self.drain.store_status().snapshot()).state
+    }
+}
+
 fn events(totals: &Totals) -> Events {
     Events {
         received: totals.received_events,
