@@ -10,6 +10,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde::Serialize;
 
+use crate::config::keys::sync_name;
 use crate::pipeline::buffer::DoubleBuffer;
 use crate::pipeline::counters::{Counters, Row, Totals};
 use crate::pipeline::drain::{DrainHandle, Measured};
@@ -193,8 +194,8 @@ impl Figures {
 
 impl Figures {
     /// How the segments are doing, in a word.
-    pub(super) fn storage_state(&self) -> String {
-        storage(self.drain.store_status().snapshot()).state
+    pub(super) fn storage_state(&self) -> &'static str {
+        self.drain.store_status().snapshot().condition.name()
     }
 }
 
@@ -281,6 +282,25 @@ fn producer(row: Row) -> Producer {
         bytes,
         lost,
     }
+}
+
+fn storage(status: StatusSnapshot) -> Storage {
+    Storage {
+        directory: status.directory.to_string_lossy().into_owned(),
+        segments: status.segments,
+        bytes: status.bytes,
+        active: Some(status.active).filter(|name| !name.is_empty()),
+        oldest_time: status.oldest_time_ns.map(timestamp),
+        sync_policy: sync_name(status.sync_policy),
+        state: status.condition.name().to_owned(),
+        last_error: status.last_error,
+    }
+}
+
+/// RFC 3339, in UTC.
+fn timestamp(ns: u64) -> String {
+    let time = jiff::Timestamp::from_nanosecond(i128::from(ns));
+    time.map(|time| time.to_string()).unwrap_or_default()
 }
 
 fn cpu() -> Cpu {

@@ -1,3 +1,4 @@
-//! The kernel's facilities, one a file; the only folder for `unsafe` system calls.
+//! One kernel facility a file, where neither nix nor rustix wraps it. `unsafe` is allowed here.
 
 pub mod listen_fds;
+pub mod sync_file_range;
