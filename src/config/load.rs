@@ -132,7 +132,7 @@ impl Draft {
     fn text(&mut self, name: &str, text: &str) -> Result<(), Wrong> {
         let table = DeTable::parse(text).map_err(|error| {
             let place = place(name, text, error.span().map_or(text.len(), |span| span.start));
-            Wrong(format!("{place}: not valid TOML: {}", error.message().replace('\n', " ")))
+            Wrong(format!("{place}: not valid TOML: {}", error.message().replace(char::is_control, " ")))
         })?;
         for found in flatten(table.get_ref()) {
             let key = Key::named(&found.name).ok_or_else(|| {

@@ -13,6 +13,7 @@ use crate::config::Sources;
 #[command(
     name = "dbufd",
     version,
+    args_override_self = true,
     after_help = "Example:\n  dbufd --directory /tmp/events --set storage.sync=batch\n\n\
                   No configuration is needed. `dbufd --print-config` shows every key and its value in force.\n\
                   Signals: TERM, INT stop (twice: at once), HUP reloads, USR1 rotates, USR2 logs a report."

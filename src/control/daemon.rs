@@ -160,11 +160,7 @@ fn buffer_options(config: &Config, writers: usize) -> buffer::Options {
 }
 
 fn drain_settings(config: &Config) -> drain::Settings {
-    drain::Settings {
-        storage: config.storage.clone(),
-        linger: config.buffer.linger,
-        measure: config.stats.enabled,
-    }
+    drain::Settings { storage: config.storage.clone(), linger: config.buffer.linger, measure: config.stats.enabled }
 }
 
 fn warn_of(plan: &Plan) {

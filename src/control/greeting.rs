@@ -40,7 +40,10 @@ impl Greeting<'_> {
         };
         row("listens on", &stream);
         row("", &datagram);
-        row("writes to", &format!("{} ({segments} segments there, next event is number {next})", quoted(self.directory)));
+        row(
+            "writes to",
+            &format!("{} ({segments} segments there, next event is number {next})", quoted(self.directory)),
+        );
         row("send", &format!("echo hello | nc -UN {stream}"));
         row("", &format!("logger -u {datagram} hello"));
         row("", &format!("{dbufctl} send hello"));

@@ -21,12 +21,14 @@ mod stats;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::config::{Config, Sources, keys, paths};
 use crate::pipeline::store::Recovery;
+use crate::sync::thread;
 use crate::sys::listen_fds;
 use args::Args;
 use daemon::Daemon;
@@ -35,6 +37,8 @@ use run::Serving;
 
 /// Exit code for a wrong command line or configuration.
 const WRONG_USAGE: u8 = 2;
+/// How long a failed start waits under systemd before it ends.
+const FAILED_START_PAUSE: Duration = Duration::from_secs(1);
 
 /// `dbufd`.
 #[must_use]
@@ -59,6 +63,10 @@ pub fn main() -> ExitCode {
         say("the configuration is right\n");
     } else if let Err(error) = run(config, sources, args.runtime) {
         complain(&error);
+        // The unit starts it again at once, so that a crash costs no time; a start that fails must not become a spin.
+        if std::env::var_os("NOTIFY_SOCKET").is_some() {
+            thread::sleep(FAILED_START_PAUSE);
+        }
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
@@ -92,6 +100,16 @@ fn run(config: Config, sources: Sources, runtime: Option<PathBuf>) -> Result<()>
 fn tell_of(recovery: &Recovery, config: &Config, runtime: &std::path::Path) {
     for note in &recovery.notes {
         tracing::warn!("{note}");
+    }
+    if recovery.torn_bytes > 0 {
+        tracing::warn!(
+            bytes = recovery.torn_bytes,
+            segments = recovery.torn_files,
+            "cut torn bytes that an earlier life had not finished writing"
+        );
+    }
+    if recovery.damaged_ranges > 0 {
+        tracing::warn!(places = recovery.damaged_ranges, "segments are damaged; dbufctl verify says where");
     }
     let directory = &config.storage.directory;
     if std::io::stdout().is_terminal() {

@@ -52,7 +52,7 @@ impl Change {
 
     /// For dbufctl.
     pub(super) fn to_json(&self) -> Json {
-        json!({"summary": self.summary(), "changed": self.applied, "needs_restart": self.needs_restart})
+        json!({"changed": self.applied, "needs_restart": self.needs_restart})
     }
 }
 

@@ -24,10 +24,20 @@ pub(super) fn report(stats: &Stats) -> String {
     row("payload", &format!("received {received}   persisted {}   written {written}", size(bytes.persisted)));
     let rate = |amount: u64| amount as f64 / stats.uptime_seconds.max(0.001);
     let per_second = size(rate(bytes.received) as u64);
-    row("rate", &format!("{} events/s   {per_second}/s   over {}", number(rate(events.received) as u64), time(stats.uptime_seconds)));
+    row(
+        "rate",
+        &format!(
+            "{} events/s   {per_second}/s   over {}",
+            number(rate(events.received) as u64),
+            time(stats.uptime_seconds)
+        ),
+    );
     let sizes = &stats.event_size;
     if sizes.max > 0 {
-        row("event size", &format!("min {}   mean {}   max {}", size(sizes.min), size(sizes.mean as u64), size(sizes.max)));
+        row(
+            "event size",
+            &format!("min {}   mean {}   max {}", size(sizes.min), size(sizes.mean as u64), size(sizes.max)),
+        );
         row("", &format!("p50 {}   p90 {}   p99 {}", size(sizes.p50), size(sizes.p90), size(sizes.p99)));
         for line in distribution(stats) {
             row("", &line);
@@ -36,7 +46,14 @@ pub(super) fn report(stats: &Stats) -> String {
     let buffer = &stats.buffer;
     row("buffer", &format!("2 halves of {}   swaps {}", size(buffer.capacity_bytes), number(buffer.swaps)));
     let waited = micros(buffer.full_wait_us);
-    row("", &format!("full {} times, waited {waited}   late writers {}", number(buffer.full_waits), number(buffer.late_writers)));
+    row(
+        "",
+        &format!(
+            "full {} times, waited {waited}   late writers {}",
+            number(buffer.full_waits),
+            number(buffer.late_writers)
+        ),
+    );
     let persist = &stats.latency_us.publish_to_persist;
     if persist.max > 0 {
         let parts = [("p50", persist.p50), ("p99", persist.p99), ("p99.9", persist.p999), ("max", persist.max)];
@@ -54,7 +71,10 @@ pub(super) fn report(stats: &Stats) -> String {
         row("", &format!("{}: {}", storage.state, storage.last_error.as_deref().unwrap_or("no reason known")));
     }
     let cpu = stats.cpu_seconds;
-    row("process", &format!("cpu {:.2} s user, {:.2} s system   memory {}", cpu.user, cpu.system, size(stats.rss_bytes)));
+    row(
+        "process",
+        &format!("cpu {:.2} s user, {:.2} s system   memory {}", cpu.user, cpu.system, size(stats.rss_bytes)),
+    );
     text
 }
 
@@ -137,7 +157,9 @@ fn time(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stats::{Bucket, Buffer, Bytes, Cpu, EventSize, Events, Latency, PersistLatency, Storage, Writer};
+    use super::super::stats::{
+        Bucket, Buffer, Bytes, Cpu, EventSize, Events, Latency, PersistLatency, Storage, Writer,
+    };
     use super::*;
 
     fn sample() -> Stats {
@@ -160,7 +182,11 @@ mod tests {
                 p50: 90,
                 p90: 200,
                 p99: 4000,
-                buckets: vec![Bucket { le: 127, count: 900_000 }, Bucket { le: 255, count: 0 }, Bucket { le: 16_383, count: 334_560 }],
+                buckets: vec![
+                    Bucket { le: 127, count: 900_000 },
+                    Bucket { le: 255, count: 0 },
+                    Bucket { le: 16_383, count: 334_560 },
+                ],
             },
             latency_us: Latency {
                 publish_to_persist: PersistLatency { p50: 850, p99: 2100, p999: 9000, max: 1_200_000 },
@@ -168,7 +194,13 @@ mod tests {
             },
             writers: vec![Writer { index: 0, cpu: Some(0), connections: 0, events: 1_234_560, bytes: 0 }],
             producers: Vec::new(),
-            storage: Storage { directory: "/d".into(), segments: 3, bytes: 230 << 20, state: "ok".into(), ..Storage::default() },
+            storage: Storage {
+                directory: "/d".into(),
+                segments: 3,
+                bytes: 230 << 20,
+                state: "ok".into(),
+                ..Storage::default()
+            },
             cpu_seconds: Cpu { user: 1.0, system: 2.0 },
             rss_bytes: 30 << 20,
         }

@@ -48,10 +48,8 @@ struct Shared {
 
 /// Serves until a signal asks for the end; then stops the daemon. Gives the last figures as a report.
 pub(super) fn serve(serving: Serving) -> Result<(Ended, String)> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the control plane")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the control plane")?;
     let result = runtime.block_on(until_the_end(serving));
     // A reload that still reads a file on a dead mount must not hold up the end.
     runtime.shutdown_background();

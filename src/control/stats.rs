@@ -310,12 +310,11 @@ fn cpu() -> Cpu {
         .unwrap_or_default()
 }
 
-/// proc_pid_statm(5): the second number is the resident set, in the kernel's own units of memory.
+/// proc_pid_status(5): in units of 1024 bytes, whatever the file calls them.
 fn rss_bytes() -> u64 {
-    let units = std::fs::read_to_string("/proc/self/statm")
-        .ok()
-        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
-    units.unwrap_or(0) * rustix::param::page_size() as u64
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    field.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 /// Three digits after the point: more would be noise.
