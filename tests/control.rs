@@ -55,7 +55,8 @@ fn a_wrong_configuration_is_one_sentence_with_exit_code_2_and_nothing_is_made() 
         let output = dbufd(&arguments);
         let said = words(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{said}");
-        let expected = format!("dbufd: {file}:3:8: storage.sync: \"often\" is not allowed; allowed: \"never\", \"batch\"");
+        let expected =
+            format!("dbufd: {file}:3:8: storage.sync: \"often\" is not allowed; allowed: \"never\", \"batch\"");
         assert!(said.starts_with(&expected) && said.lines().count() == 1, "{said}");
     }
     assert!(!home.segments().exists() && !home.path("run").exists());
@@ -88,7 +89,8 @@ fn a_reload_takes_what_it_can_and_names_what_needs_a_restart() {
     let home = Home::new();
     let (file, mut daemon) = with_file(&home, "[storage]\nsync = \"1s\"\n");
     assert_eq!(home.stats()["storage"]["sync_policy"], "1s");
-    fs::write(&file, "[storage]\nsync = \"5s\"\n[ingest]\nsocket_mode = \"0600\"\n[buffer]\ncapacity = \"4MiB\"\n").unwrap();
+    fs::write(&file, "[storage]\nsync = \"5s\"\n[ingest]\nsocket_mode = \"0600\"\n[buffer]\ncapacity = \"4MiB\"\n")
+        .unwrap();
     let reply = ask_once(&home, "reload");
     assert_eq!(
         reply,
@@ -142,8 +144,18 @@ fn the_control_socket_answers_several_requests_and_keeps_its_head() {
     assert_eq!(
         names,
         [
-            "version", "uptime_seconds", "events", "bytes", "buffer", "event_size", "latency_us", "writers", "producers",
-            "storage", "cpu_seconds", "rss_bytes"
+            "version",
+            "uptime_seconds",
+            "events",
+            "bytes",
+            "buffer",
+            "event_size",
+            "latency_us",
+            "writers",
+            "producers",
+            "storage",
+            "cpu_seconds",
+            "rss_bytes"
         ]
     );
     assert_eq!(stats["data"]["events"]["lost"].as_object().expect("an object").len(), 5);

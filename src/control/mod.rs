@@ -19,7 +19,7 @@ mod sockets;
 mod stats;
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -83,9 +83,8 @@ fn run(config: Config, sources: Sources, runtime: Option<PathBuf>) -> Result<()>
     };
     let group = sockets::group_id(&config.ingest)?;
     let (daemon, parts) = Daemon::start(&config, &runtime, group, passed)?;
-    tell_of(&parts.recovery, &config, &runtime);
     let journald = log.journald;
-    let (ended, report) = run::serve(Serving { daemon, parts, config, sources, log, signals })?;
+    let (ended, report) = run::serve(Serving { daemon, parts, config, sources, runtime, log, signals })?;
     if journald {
         tracing::info!("stopped\n{report}");
     } else {
@@ -97,7 +96,8 @@ fn run(config: Config, sources: Sources, runtime: Option<PathBuf>) -> Result<()>
     }
 }
 
-fn tell_of(recovery: &Recovery, config: &Config, runtime: &std::path::Path) {
+/// Says that it runs, to a person or to the log, and what was found at the start.
+fn announce(recovery: &Recovery, config: &Config, runtime: &Path) {
     for note in &recovery.notes {
         tracing::warn!("{note}");
     }

@@ -79,7 +79,7 @@ mod tests {
         let change = Change::between(&old, &new);
         assert_eq!(change.applied, ["buffer.linger", "storage.retain_age"]);
         assert_eq!(change.needs_restart, ["buffer.capacity", "storage.directory"]);
-        let mut expected = new.clone();
+        let mut expected = new;
         expected.buffer.capacity_bytes = old.buffer.capacity_bytes;
         expected.storage.directory = "/d".into();
         assert_eq!(change.config, expected);
@@ -96,7 +96,7 @@ mod tests {
         new.buffer.capacity_bytes = 1 << 20;
         let small = Change::between(&old, &new).config;
         assert_eq!(small.buffer.capacity_bytes, 8 << 20);
-        let mut now = old.clone();
+        let mut now = old;
         now.buffer.capacity_bytes = 1 << 20;
         new.buffer.capacity_bytes = 8 << 20;
         new.ingest.max_event_bytes = 1 << 20;

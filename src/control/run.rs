@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::os::unix::net::UnixListener as Listener;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -30,6 +31,7 @@ pub(super) struct Serving {
     pub(super) parts: Parts,
     pub(super) config: Config,
     pub(super) sources: Sources,
+    pub(super) runtime: PathBuf,
     pub(super) log: Log,
     pub(super) signals: Installed,
 }
@@ -57,19 +59,22 @@ pub(super) fn serve(serving: Serving) -> Result<(Ended, String)> {
 }
 
 async fn until_the_end(serving: Serving) -> Result<(Ended, String)> {
-    let Serving { daemon, parts, config, sources, log, signals } = serving;
+    let Serving { daemon, parts, config, sources, runtime, log, signals } = serving;
+    let Parts { control, recovery, live } = parts;
+    let signals = signals.listen().context("cannot listen to signals")?;
+    // Only now: whoever reads it may press Ctrl-C at once and expects a report.
+    super::announce(&recovery, &config, &runtime);
     let shared = Arc::new(Shared {
         daemon: Mutex::new(Some(daemon)),
         config: Mutex::new(config),
         reloading: Mutex::new(()),
         manager: Mutex::new(Manager::from_environment()),
         sources,
-        live: parts.live,
+        live,
         log,
     });
-    let control = UnixListener::from_std(Listener::from(parts.control)).context("cannot serve the control socket")?;
+    let control = UnixListener::from_std(Listener::from(control)).context("cannot serve the control socket")?;
     tokio::spawn(server::serve(control, answers(&shared)));
-    let signals = signals.listen().context("cannot listen to signals")?;
     shared.with_manager(|manager| manager.ready());
     while let Some(signal) = shared.next(&signals).await {
         match signal {

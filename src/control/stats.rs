@@ -195,7 +195,7 @@ impl Figures {
 impl Figures {
     /// How the segments are doing, in a word.
     pub(super) fn storage_state(&self) -> &'static str {
-        self.drain.store_status().snapshot().condition.name()
+        self.drain.store_status().snapshot().state.name()
     }
 }
 
@@ -289,10 +289,10 @@ fn storage(status: StatusSnapshot) -> Storage {
         directory: status.directory.to_string_lossy().into_owned(),
         segments: status.segments,
         bytes: status.bytes,
-        active: Some(status.active).filter(|name| !name.is_empty()),
+        active: status.active,
         oldest_time: status.oldest_time_ns.map(timestamp),
         sync_policy: sync_name(status.sync_policy),
-        state: status.condition.name().to_owned(),
+        state: status.state.name().to_owned(),
         last_error: status.last_error,
     }
 }
