@@ -14,6 +14,8 @@ mod census;
 mod losses;
 mod reader;
 mod syncs;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::time::Duration;
