@@ -122,6 +122,8 @@ fn sigusr2_logs_a_report_and_sigterm_prints_the_last_and_removes_the_sockets() {
     home.wait_persisted(3);
     daemon.signal(Signal::SIGUSR2);
     wait_for("the report in the log", || daemon.log().contains("received 3").then_some(()));
+    // One wish that arrives twice, as from timeout(1), is one wish.
+    daemon.signal(Signal::SIGTERM);
     let report = daemon.stop();
     assert!(report.contains("persisted 3   durable 3") && report.contains("lost 0"), "{report}");
     assert!(report.contains("min 3 B") && report.contains("max 5 B"), "{report}");
@@ -251,4 +253,27 @@ fn a_dead_daemons_sockets_are_taken_over_and_a_living_strangers_are_not() {
     let output = dbufd(&["--config", "/dev/null", "--directory", &segments, "--runtime", &run]);
     assert_eq!(output.status.code(), Some(1));
     assert!(words(&output.stderr).contains("dgram.sock"), "{}", words(&output.stderr));
+}
+
+#[test]
+fn a_second_signal_ends_a_stop_that_waits_for_a_full_disk() {
+    if !nix::unistd::geteuid().is_root() || !has("unshare") {
+        eprintln!("skipped: a small file system needs root and unshare(1)");
+        return;
+    }
+    let home = Home::new();
+    fs::create_dir_all(home.segments()).expect("a folder");
+    let script = format!("mount -t tmpfs -o size=2m tmpfs {} && exec \"$0\" \"$@\"", home.segments().display());
+    let settings =
+        ["storage.when_full=wait", "storage.segment_size=64KiB", "storage.retain_bytes=none", "storage.min_free=none"];
+    let mut daemon = home.start_wrapped(&["unshare", "-m", "sh", "-c", &script], &settings);
+    let path = home.socket("stream.sock");
+    let sender = std::thread::spawn(move || support::send_numbered(&path, "a", 0..1_000_000));
+    wait_for("a full disk", || (ask_once(&home, "stats")["data"]["storage"]["state"] == "full").then_some(()));
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_notice("STOPPING=1");
+    assert!(daemon.is_alive(), "it waits for the disk");
+    let code = daemon.end_with(Signal::SIGTERM);
+    assert_eq!(code, Some(1));
+    sender.join().expect("the sender ends");
 }

@@ -38,10 +38,11 @@ const DISK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running daemon, without its control socket and its signals.
 pub(super) struct Daemon {
-    _runtime: Runtime,
     files: Files,
     accept: Accept,
     drain: Drain,
+    /// Last, so that the lock goes after everything else.
+    _runtime: Runtime,
 }
 
 /// What else a start brings.
@@ -127,7 +128,7 @@ impl Daemon {
         };
         let figures = Figures { started, counters, buffer, drain: drain.handle() };
         let parts = Parts { control, recovery, live: Live { figures, writers: accept.pulses() } };
-        Ok((Self { _runtime: runtime, files, accept, drain }, parts))
+        Ok((Self { files, accept, drain, _runtime: runtime }, parts))
     }
 
     /// Takes over the part of a new configuration that a running daemon can.

@@ -76,8 +76,8 @@ async fn until_the_end(serving: Serving) -> Result<(Ended, String)> {
     let control = UnixListener::from_std(Listener::from(control)).context("cannot serve the control socket")?;
     tokio::spawn(server::serve(control, answers(&shared)));
     shared.with_manager(|manager| manager.ready());
-    while let Some(signal) = shared.next(&signals).await {
-        match signal {
+    loop {
+        match shared.next(&signals).await {
             Signal::Stop => break,
             Signal::Reload => {
                 // Its outcome is in the log.
@@ -103,13 +103,13 @@ impl Shared {
     }
 
     /// Waits for a signal, looking at the pulse in between where systemd wants to know.
-    async fn next(&self, signals: &Signals) -> Option<Signal> {
+    async fn next(&self, signals: &Signals) -> Signal {
         loop {
             let Some(pause) = self.with_manager(|manager| manager.look_after()) else {
-                return Some(signals.next().await);
+                return signals.next().await;
             };
             tokio::select! {
-                signal = signals.next() => return Some(signal),
+                signal = signals.next() => return signal,
                 () = sleep(pause) => self.look(),
             }
         }

@@ -189,6 +189,17 @@ impl Daemon {
         report
     }
 
+    /// Sends a signal again and again until the daemon ends. Gives its exit code.
+    pub fn end_with(mut self, signal: nix::sys::signal::Signal) -> Option<i32> {
+        wait_for("the end", || {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return Some(status.code());
+            }
+            self.signal(signal);
+            None
+        })
+    }
+
     fn read_report(&mut self) -> String {
         let mut report = String::new();
         self.child.stdout.take().expect("its output").read_to_string(&mut report).expect("text");
