@@ -2,6 +2,7 @@
 //!
 //! Enters: files, flags. Leaves: a checked [`Config`]. Control thread, and dbufctl. What can fail: reading and checking.
 
+pub mod paths;
 pub mod settings;
 
 pub use settings::Config;

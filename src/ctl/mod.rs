@@ -1,1 +1,5 @@
-//! ctl
+//! `dbufctl`, the command that people type.
+
+pub mod context;
+
+pub use context::Context;
