@@ -20,7 +20,8 @@ use crate::config::paths::CONTROL_SOCKET;
 /// How long a question that the daemon answers from memory may take.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a question may take that waits for the disk.
-pub(crate) const DISK_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longer than the daemon itself waits for it, so that its own words are heard.
+pub(crate) const DISK_TIMEOUT: Duration = Duration::from_secs(130);
 /// How long one waits for an answer that one can do without.
 pub(crate) const COURTESY_TIMEOUT: Duration = Duration::from_millis(500);
 /// The longest reply that is taken, in bytes.
@@ -72,8 +73,9 @@ fn exchange(path: &Path, command: &str, deadline: Instant) -> Result<Vec<u8>, Er
     let mut request = json!({ "command": command }).to_string();
     request.push('\n');
     stream.set_write_timeout(Some(left(deadline)?)).map_err(errno_of)?;
-    stream.write_all(request.as_bytes()).map_err(errno_of)?;
-    read_line(&mut stream, deadline)
+    // A daemon with too many clients says so without having listened, and closes: what it said is still to be read.
+    let written = stream.write_all(request.as_bytes()).map_err(errno_of);
+    read_line(&mut stream, deadline).map_err(|error| written.err().unwrap_or(error))
 }
 
 /// A connect that cannot hang: a daemon that is stuck leaves its queue of connections full, and a blocking connect
