@@ -1,3 +1,4 @@
-//! One kernel facility a file, where neither nix nor rustix wraps it. `unsafe` is allowed here.
+//! The kernel's facilities, one a file; the only folder for `unsafe` system calls.
 
+pub mod listen_fds;
 pub mod sync_file_range;
