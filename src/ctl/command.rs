@@ -35,10 +35,8 @@ pub(super) fn config(args: ConfigArgs, context: &Context) -> anyhow::Result<Exit
     let text = if args.defaults {
         keys::documented()
     } else {
-        match daemon::ask(&context.runtime, "config", ANSWER_TIMEOUT)? {
-            Value::String(text) => text,
-            data => described(&data),
-        }
+        let data = daemon::ask(&context.runtime, "config", ANSWER_TIMEOUT)?;
+        data.get("toml").and_then(Value::as_str).map_or_else(|| described(&data), str::to_owned)
     };
     say(&text)?;
     Ok(ExitCode::SUCCESS)
@@ -76,6 +74,9 @@ mod tests {
         assert_eq!(described(&Value::Null), "");
         let data = json!({ "pid": 7, "version": "0.1.0", "needs_restart": [], "error": null });
         assert_eq!(described(&data), "pid: 7\nversion: 0.1.0\n");
-        assert_eq!(described(&json!({ "needs_restart": ["buffer.capacity", "reader.cpu"] })), "needs restart: buffer.capacity, reader.cpu\n");
+        assert_eq!(
+            described(&json!({ "needs_restart": ["buffer.capacity", "reader.cpu"] })),
+            "needs restart: buffer.capacity, reader.cpu\n"
+        );
     }
 }

@@ -12,12 +12,11 @@ mod command;
 pub mod context;
 mod daemon;
 mod failure;
+mod findings;
 mod output;
 mod print;
-mod segments;
 mod select;
 mod stats;
-mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -41,8 +40,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Cat(args) => cat::run(&args, &context),
         Command::Tail(args) => cat::run(&args.into(), &context),
-        Command::Segments(args) => segments::run(args, &context),
-        Command::Verify(args) => verify::run(&args, &context),
+        Command::Segments(_) | Command::Verify(_) => unreachable!(),
         Command::Stats(args) => stats::run(args, &context),
         Command::Rotate => command::obey("rotate", &context),
         Command::Sync => command::obey("sync", &context),

@@ -53,7 +53,6 @@ impl Names {
         let Loss { cause, events, bytes, first_ns, last_ns } = lost.loss;
         self.number(take, "__REALTIME_TIMESTAMP", lost.time_ns / 1000);
         self.number(take, "__TIME_NS", lost.time_ns);
-        self.text(take, "_BOOT_ID", format_args!("{:032x}", lost.boot));
         self.number(take, "DBUF_LOST", events);
         take("DBUF_CAUSE", &[cause.name().as_bytes()]);
         self.number(take, "DBUF_LOST_BYTES", bytes);

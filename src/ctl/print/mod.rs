@@ -32,7 +32,6 @@ pub(crate) struct EventView<'a> {
 /// Events that are not there, to be printed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LossView<'a> {
-    pub(crate) boot: u128,
     pub(crate) time_ns: u64,
     pub(crate) loss: Loss,
     pub(crate) source: Source<'a>,

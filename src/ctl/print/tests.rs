@@ -49,7 +49,7 @@ fn printed(shape: impl Into<Shape>, payload: &[u8]) -> String {
 
 fn loss(format: Format) -> String {
     let loss = Loss { cause: Cause::TooBig, events: 3, bytes: 300, first_ns: 1, last_ns: 2 };
-    let view = LossView { boot: 0xb007, time_ns: TIME_NS, loss, source: source() };
+    let view = LossView { time_ns: TIME_NS, loss, source: source() };
     let mut out = Vec::new();
     Printer::new(format, false, false, TimeZone::UTC).loss(&mut out, &view);
     String::from_utf8(out).unwrap()

@@ -115,6 +115,11 @@ impl Selection {
             && self.grep.as_ref().is_none_or(|regex| regex.is_match(payload))
     }
 
+    /// Whether a sender is wanted.
+    pub(crate) fn wants_source(&self, source: &Source<'_>) -> bool {
+        self.who.includes(source)
+    }
+
     /// Whether a loss is wanted: if one of the lost events might have been. What they said and how important they were
     /// nobody knows.
     pub(crate) fn wants_loss(&self, time_ns: u64, source: &Source<'_>) -> bool {

@@ -97,8 +97,8 @@ fn sample() -> Value {
         "event_size": {
             "min": 1, "max": 9000, "mean": 100.0, "p50": 90, "p90": 200, "p99": 4000,
             "buckets": [
-                { "le": 64, "count": 10 }, { "le": 128, "count": 80 }, { "le": 256, "count": 80 },
-                { "le": 16384, "count": 100 }
+                { "le": 63, "count": 10 }, { "le": 127, "count": 80 }, { "le": 255, "count": 80 },
+                { "le": 9000, "count": 100 }
             ]
         },
         "latency_us": {

@@ -120,7 +120,9 @@ fn sizes(out: &mut String, data: &Value) {
     let mut total = 0.0;
     for row in buckets {
         total += number(row, "count").unwrap_or(0.0);
-        if let Some(bound) = number(row, "le") {
+        // The last bucket ends at the largest event so far. A bound that moves is no bound for Prometheus.
+        let fixed = |bound: &f64| (*bound as u64 + 1).is_power_of_two();
+        if let Some(bound) = number(row, "le").filter(fixed) {
             sample(out, &bucket, &[("le", &bound.to_string())], total);
         }
     }
@@ -212,8 +214,8 @@ mod tests {
     fn buckets_are_cumulative_and_units_are_base_units() {
         let text = render(&super::super::sample());
         for line in [
-            "dbufd_event_size_bytes_bucket{le=\"64\"} 10",
-            "dbufd_event_size_bytes_bucket{le=\"128\"} 90",
+            "dbufd_event_size_bytes_bucket{le=\"63\"} 10",
+            "dbufd_event_size_bytes_bucket{le=\"127\"} 90",
             "dbufd_event_size_bytes_bucket{le=\"+Inf\"} 270",
             "dbufd_event_size_bytes_sum 27000",
             "dbufd_event_size_bytes_count 270",

@@ -153,7 +153,8 @@ impl Table<'_> {
         let total: f64 = counts.iter().map(|(_, count)| count).sum();
         let most = counts.iter().map(|(_, count)| *count).fold(0.0, f64::max);
         for (bound, count) in counts {
-            let bound = bound.map_or_else(|| "more".to_owned(), |bound| format!("to {}", bytes(bound)));
+            // A bound is one less than a power of two; the power reads better.
+            let bound = bound.map_or_else(|| "more".to_owned(), |bound| format!("to {}", bytes(bound + 1.0)));
             let bar = "#".repeat((ratio(count, most) * BAR_COLUMNS).ceil() as usize);
             let line = format!("{bound:>12} {:>5.1} % {bar}", ratio(count, total) * 100.0);
             self.row("", &line);
@@ -246,8 +247,6 @@ fn producer_name(producer: &Value) -> String {
     let name = named("tag").or_else(|| named("unit")).unwrap_or_else(|| "unknown".into());
     match number(producer, "pid").filter(|&pid| pid > 0.0) {
         Some(pid) => format!("{name}[{pid}]"),
-        // The row of all producers that the daemon had no room for has no identity at all.
-        None if named("tag").is_none() && number(producer, "uid").is_none() => "all others".into(),
         None => name,
     }
 }

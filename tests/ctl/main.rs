@@ -1,0 +1,5 @@
+//! `dbufctl` as people use it: the program itself, over segments that the store has written.
+
+mod cat;
+mod daemon;
+mod fixture;
