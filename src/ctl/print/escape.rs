@@ -78,6 +78,16 @@ fn put_json_text(out: &mut Vec<u8>, text: &str, plain: usize) {
     out.push(b'"');
 }
 
+/// A JSON document as text for a terminal: serde_json leaves DEL and C1 in strings, which a terminal obeys.
+pub(crate) fn json_line(document: &serde_json::Value) -> String {
+    let mut line = String::new();
+    for c in document.to_string().chars() {
+        if c.is_control() { line.push_str(&format!("\\u{:04x}", u32::from(c))) } else { line.push(c) }
+    }
+    line.push('\n');
+    line
+}
+
 fn put_json_numbers(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'[');
     for (index, &byte) in bytes.iter().enumerate() {
@@ -151,6 +161,14 @@ mod tests {
         let mut out = Vec::new();
         put_json(&mut out, "\u{9b}\u{7f}\u{1b}\u{0}".as_bytes());
         assert_eq!(out, br#""\u009b\u007f\u001b\u0000""#);
+    }
+
+    #[test]
+    fn a_document_keeps_its_meaning_and_shows_no_control_byte() {
+        let document = serde_json::json!({ "a\u{9b}": ["\u{7f}\u{1b}\n", 1] });
+        let line = json_line(&document);
+        assert!(!line.trim_end_matches('\n').contains(char::is_control), "{line:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap(), document);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::args::StatsArgs;
 use super::context::Context;
 use super::daemon::{self, ANSWER_TIMEOUT};
 use super::output::Output;
+use super::print::escape::json_line;
 
 /// Clears the screen and puts the terminal's own mark at the top left.
 const REDRAW: &[u8] = b"\x1b[H\x1b[2J\x1b[3J";
@@ -37,7 +38,7 @@ pub fn run(args: StatsArgs, context: &Context) -> anyhow::Result<ExitCode> {
             output.buffer.push(b'\n');
         }
         let text = if args.json {
-            format!("{data}\n")
+            json_line(&data)
         } else if args.prometheus {
             prometheus::render(&data)
         } else {

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::{number, rows, text};
+use crate::ctl::print::escape::put_visible;
 
 /// A family with one sample: name, type, path in the JSON, divisor to the base unit, what it is.
 type Single = (&'static str, &'static str, &'static str, f64, &'static str);
@@ -96,8 +97,11 @@ fn sample(out: &mut String, name: &str, labels: &[(&str, &str)], value: f64) {
     let _ = writeln!(out, "{} {value}", if labels.is_empty() { "" } else { "}" });
 }
 
+/// Control characters are made visible first: tags are chosen by clients, and the output may be a terminal.
 fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    let mut visible = Vec::new();
+    put_visible(&mut visible, value.as_bytes(), b"\n");
+    String::from_utf8_lossy(&visible).replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 fn lost(out: &mut String, data: &Value) {
