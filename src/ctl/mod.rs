@@ -15,6 +15,7 @@ mod failure;
 mod findings;
 mod output;
 mod print;
+mod segments;
 mod select;
 mod stats;
 
@@ -40,7 +41,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Cat(args) => cat::run(&args, &context),
         Command::Tail(args) => cat::run(&args.into(), &context),
-        Command::Segments(_) | Command::Verify(_) => unreachable!(),
+        Command::Segments(args) => segments::run(args, &context),
+        Command::Verify(_) => unreachable!(),
         Command::Stats(args) => stats::run(args, &context),
         Command::Rotate => command::obey("rotate", &context),
         Command::Sync => command::obey("sync", &context),

@@ -60,7 +60,8 @@ fn a_cursor_leads_back_to_its_event() {
 
 #[test]
 fn files_can_be_named_and_need_no_directory() {
-    let fixture = three_files();
+    let mut fixture = three_files();
+    fixture.close();
     let files = fixture.files();
     let mut command = fixture.command("cat -o raw");
     let output = command.arg(&files[0]).arg(&files[1]).output().unwrap();

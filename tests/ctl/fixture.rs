@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use dbufd::config::settings::{Config, Storage, SyncPolicy};
-use dbufd::pipeline::record::{Event, Loss, Piece, Record, Source, encode_loss, encode_source};
+use dbufd::pipeline::record::{Event, Kind, Loss, Piece, Record, Source, encode_loss, encode_source};
 use dbufd::pipeline::store::{BatchView, Options, RealDisk, RunView, Store};
 use dbufd::sync::Arc;
 
@@ -80,7 +80,7 @@ impl Fixture {
         self.root.path().join("run")
     }
 
-    fn open(&mut self) {
+    pub(crate) fn open(&mut self) {
         std::fs::create_dir_all(self.runtime()).unwrap();
         let defaults = Config::default().storage;
         let storage =
@@ -103,8 +103,10 @@ impl Fixture {
             let (record, bytes) = Record::decode(rest).unwrap();
             events += u32::from(record.ends_event());
             payload_bytes += if record.ends_event() { record.payload().len() as u64 } else { 0 };
-            time_min_ns = time_min_ns.min(record.time_ns);
-            time_max_ns = time_max_ns.max(record.time_ns);
+            if record.kind != Kind::Source {
+                time_min_ns = time_min_ns.min(record.time_ns);
+                time_max_ns = time_max_ns.max(record.time_ns);
+            }
             rest = &rest[bytes..];
         }
         let runs = [RunView { writer: 0, events, slices: &slices }];

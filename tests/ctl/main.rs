@@ -3,3 +3,4 @@
 mod cat;
 mod daemon;
 mod fixture;
+mod segments;

@@ -6,6 +6,8 @@
 mod prometheus;
 mod table;
 
+pub(super) use table::bytes as bytes_for_eyes;
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;

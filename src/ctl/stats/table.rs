@@ -280,7 +280,7 @@ fn count(number: f64) -> String {
 }
 
 /// An amount of bytes in the unit that leaves one to four digits before the point.
-pub(crate) fn bytes(number: f64) -> String {
+pub(in crate::ctl) fn bytes(number: f64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if number < 1024.0 {
         return format!("{number:.0} B");
