@@ -98,7 +98,7 @@ impl ReaderThread {
             if !self.buffer.front_is_empty() {
                 keeper.persist(&self.buffer.swap());
             }
-            keeper.store.rotate_if_due(now_ns());
+            keeper.store.rotate_if_due();
             keeper.answer(sync_asked);
         }
         // The writers have ended, so two swaps bring all that they published: the front, and nothing more behind it.
