@@ -19,7 +19,4 @@
 
 #![forbid(unsafe_code)]
 
-
 pub mod wire;
-
-

@@ -326,13 +326,9 @@ impl<'a> Frame<'a> {
             .split_at_checked(usize::from(head.tag_length))
             .ok_or(WireError("a frame's tag is longer than the frame"))?;
         Ok(match head.kind {
-            kind::EVENT => Self::Event(Event {
-                pri: head.detail,
-                tag,
-                time_ns: head.time_ns,
-                sequence: head.sequence,
-                payload,
-            }),
+            kind::EVENT => {
+                Self::Event(Event { pri: head.detail, tag, time_ns: head.time_ns, sequence: head.sequence, payload })
+            }
             kind::HELLO => Self::Hello(Hello::from_parts(head, tag, payload)?),
             kind::SYNC => Self::Sync,
             kind::BYE => Self::Bye,
@@ -342,7 +338,8 @@ impl<'a> Frame<'a> {
                 sequence: head.sequence,
             },
             kind::ERROR => {
-                let (fixed, text) = payload.split_at_checked(ERROR_FIXED_BYTES).ok_or(WireError("an ERROR cut short"))?;
+                let (fixed, text) =
+                    payload.split_at_checked(ERROR_FIXED_BYTES).ok_or(WireError("an ERROR cut short"))?;
                 Self::Error(Fault { code: head.detail, first: head.sequence, last: u64_at(fixed, 0), text })
             }
             kind if kind & IGNORABLE != 0 => Self::Ignored { kind },

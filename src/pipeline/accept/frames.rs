@@ -14,9 +14,9 @@
 //!    [`FrameSession::rewind`] one step.
 //! 3. Publish. If it was sealed, `rewind` to the mark of 2 and go back there with the same bytes: nothing has happened
 //!    (counts are the writer's, and belong after the publish). Else call [`FrameSession::published`] with the claim's generation.
-//! 4. Call [`FrameSession::progress`], then send [`FrameSession::outgoing`] without blocking and say how much went by
-//!    [`FrameSession::sent`]. Do this after each round and whenever the bell of [`FrameSession::wants`] rings.
-//!    [`FrameSession::wants_sync`] after a publish: `Progress::ask_sync`, and ring the reader.
+//! 4. If [`FrameSession::take_sync`] says so, `Progress::ask_sync` and ring the reader. Call [`FrameSession::progress`], then send [`FrameSession::outgoing`] without blocking and say how much went by
+//!    [`FrameSession::sent`]. Do this after each round and whenever the bell of [`FrameSession::wants`] rings;
+//!    close the connection when [`FrameSession::is_deaf`].
 //! 5. At the connection's end, [`FrameSession::at_end`] says whether it came in the middle of an event. Dropping the
 //!    session gives its place in [`Sessions`] back.
 //!
@@ -26,21 +26,24 @@
 //! 3. No event is accepted whose sequence is not above all before it in its session, on whatever connection.
 //! 4. What a client can make this hold is bounded: the outbox by [`OUTBOX_BYTES_MAX`], spans by [`SPANS_MAX`].
 
-use std::collections::{HashMap, VecDeque};
+mod acks;
+mod sessions;
+
 use std::ops::RangeInclusive;
 
-use dbuf_client::wire::{self, Code, Event, Fault, Frame, HEAD_BYTES, Head, Hello, Level, Welcome, kind};
+use dbuf_client::wire::{self, Code, Event, Fault, Frame, HEAD_BYTES, Head, Hello, Welcome, kind};
 
-use crate::pipeline::progress::want;
 use crate::pipeline::record::Cause;
-use crate::sync::{Arc, Mutex};
+use crate::sync::Arc;
+use acks::Acks;
+pub use acks::SPANS_MAX;
+pub use sessions::{SESSIONS_MAX, Sessions};
+use sessions::{Seat, Standing};
 
-/// The most bytes of replies that wait for a client to read them, acknowledgements not counted.
+/// The most bytes of replies that wait for a client to read them; a client that lets more come together is cut off.
 pub const OUTBOX_BYTES_MAX: usize = 64 << 10;
-/// The most stretches of events that are told apart while they wait to be durable.
-pub const SPANS_MAX: usize = 1024;
-/// The most sessions that are remembered.
-pub const SESSIONS_MAX: usize = 4096;
+/// While so many bytes wait, no acknowledgement joins them: the next that does says more.
+const OUTBOX_BYTES_CALM: usize = 4 << 10;
 
 /// What a writer does next with a connection's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +70,7 @@ pub enum Step<'a> {
         consumed: usize,
     },
     /// Nothing for the writer: the body of a refused event, a frame of a later version, a SYNC (see
-    /// [`FrameSession::wants_sync`]).
+    /// [`FrameSession::take_sync`]).
     Passed {
         /// Bytes that are done.
         consumed: usize,
@@ -124,11 +127,15 @@ pub enum Greeting {
 /// A session belongs to a user, so that nobody can occupy or silence that of another.
 #[must_use]
 pub fn greet(bytes: &[u8], max_event_bytes: usize, uid: u32, sessions: &Arc<Sessions>) -> Greeting {
-    let Some(frame) = bytes.get(wire::MAGIC.len()..) else { return Greeting::More };
     let refused = |code: Code, why: &'static str| {
         let mut reply = Vec::new();
         Frame::Error(Fault { code: code as u8, first: 0, last: 0, text: why.as_bytes() }).encode(&mut reply);
         Greeting::Refused { reply, why, malformed: code == Code::Broken }
+    };
+    let frame = match wire::is_framed(bytes) {
+        None => return Greeting::More,
+        Some(false) => return refused(Code::Broken, "the connection does not open with the magic"),
+        Some(true) => &bytes[wire::MAGIC.len()..],
     };
     match Head::decode(frame) {
         Ok(None) => return Greeting::More,
@@ -147,10 +154,10 @@ pub fn greet(bytes: &[u8], max_event_bytes: usize, uid: u32, sessions: &Arc<Sess
     if hello.incompatible != 0 {
         return refused(Code::Version, "a feature is asked for that this daemon does not have");
     }
-    let Some(seat) = Sessions::sit(sessions, (uid, hello.session)) else {
+    let Some((seat, known)) = Sessions::sit(sessions, uid, hello.session) else {
         return refused(Code::Busy, "the session is open on another connection, or there are too many sessions");
     };
-    let session = Box::new(FrameSession::new(&hello, max_event_bytes, seat));
+    let session = Box::new(FrameSession::new(&hello, max_event_bytes, seat, known));
     Greeting::Open { session, consumed: wire::MAGIC.len() + consumed }
 }
 
@@ -158,19 +165,11 @@ pub fn greet(bytes: &[u8], max_event_bytes: usize, uid: u32, sessions: &Arc<Sess
 #[derive(Debug)]
 pub struct FrameSession {
     name: Box<[u8]>,
-    level: Level,
     max_event_bytes: usize,
     parse: Parse,
-    /// Published, not yet known to be persisted or lost. At most one for each generation in the buffer.
-    in_buffer: VecDeque<Span>,
-    /// Persisted, not yet known to be durable or lost.
-    in_file: VecDeque<Span>,
-    /// What the last acknowledgement of each level said.
-    told: Told,
+    acks: Acks,
     outbox: Vec<u8>,
-    /// Bytes of the outbox that are sent.
-    outbox_sent: usize,
-    /// The client has not read its replies for too long.
+    /// The client let too many replies come together.
     deaf: bool,
     seat: Seat,
 }
@@ -184,7 +183,7 @@ struct Parse {
     skip: u32,
     /// Sequences of the events since the last publish.
     unpublished: Option<(u64, u64)>,
-    /// The sequence up to which a SYNC wants everything durable.
+    /// The sequence up to which a SYNC, since the last publish, wants everything durable.
     sync: Option<u64>,
 }
 
@@ -196,22 +195,9 @@ pub struct Mark {
     deaf: bool,
 }
 
-/// Events of one generation, or of a few neighbouring ones where there were too many to tell apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Span {
-    generations: (u64, u64),
-    sequences: (u64, u64),
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Told {
-    persisted: Option<u64>,
-    durable: Option<u64>,
-}
-
 impl FrameSession {
-    fn new(hello: &Hello<'_>, max_event_bytes: usize, seat: Seat) -> Self {
-        let last = seat.last;
+    fn new(hello: &Hello<'_>, max_event_bytes: usize, seat: Seat, known: Option<Standing>) -> Self {
+        let last = seat.standing.last;
         let mut outbox = Vec::new();
         Frame::Welcome(Welcome {
             version: hello.version.min(wire::VERSION),
@@ -223,14 +209,13 @@ impl FrameSession {
         .encode(&mut outbox);
         Self {
             name: hello.name.into(),
-            level: hello.ack,
             max_event_bytes,
             parse: Parse { last, skip: 0, unpublished: None, sync: None },
-            in_buffer: VecDeque::new(),
-            in_file: VecDeque::new(),
-            told: Told { persisted: Some(last), durable: Some(last) },
+            acks: match known {
+                None => Acks::new(hello.ack),
+                Some(standing) => Acks::resumed(hello.ack, standing.pending),
+            },
             outbox,
-            outbox_sent: 0,
             deaf: false,
             seat,
         }
@@ -245,7 +230,7 @@ impl FrameSession {
     /// The session's id; 0 if the client has none.
     #[must_use]
     pub fn session(&self) -> u128 {
-        self.seat.key.1
+        self.seat.id()
     }
 
     /// What the frame at the start of `bytes` asks for. Changes only what [`FrameSession::rewind`] restores.
@@ -273,12 +258,13 @@ impl FrameSession {
     }
 
     fn event<'a>(&mut self, head: &Head, bytes: &'a [u8]) -> Step<'a> {
-        if let Some((code, text)) = fault_of(head, self.max_event_bytes) {
-            return self.refuse(head, code, text);
-        }
-        if head.sequence <= self.parse.last {
+        // Invariant 3. A refused event that comes again is a duplicate too: it was named, and counted.
+        if (1..=self.parse.last).contains(&head.sequence) {
             self.parse.skip = head.length;
             return Step::Duplicate { consumed: HEAD_BYTES };
+        }
+        if let Some((code, text)) = fault_of(head, self.max_event_bytes) {
+            return self.refuse(head, code, text);
         }
         let frame_bytes = head.frame_bytes();
         let Some(body) = bytes.get(HEAD_BYTES..frame_bytes) else { return Step::More { frame_bytes } };
@@ -310,7 +296,7 @@ impl FrameSession {
     }
 
     fn error(&mut self, code: Code, first: u64, last: u64, text: &str) {
-        if self.outbox.len() - self.outbox_sent > OUTBOX_BYTES_MAX {
+        if self.outbox.len() > OUTBOX_BYTES_MAX {
             self.deaf = true;
             return;
         }
@@ -334,45 +320,72 @@ impl FrameSession {
 
     /// The events since the last publish are published in `generation`.
     pub fn published(&mut self, generation: u64) {
-        let Some(sequences) = self.parse.unpublished.take() else { return };
-        match self.in_buffer.back_mut() {
-            Some(back) if back.generations.1 == generation => back.sequences.1 = sequences.1,
-            _ => self.in_buffer.push_back(Span { generations: (generation, generation), sequences }),
+        if let Some(sequences) = self.parse.unpublished.take() {
+            self.acks.published(generation, sequences);
         }
     }
 
-    /// Takes the request for a sync that a SYNC has left; true once for each.
-    pub fn wants_sync(&mut self) -> bool {
-        self.parse.sync.is_some_and(|sequence| !self.sync_asked_up_to(sequence))
+    /// Takes the request that a SYNC has left, after the publish of what came before it: true once for each round
+    /// with a SYNC in it. The writer asks for a sync then.
+    #[must_use]
+    pub fn take_sync(&mut self) -> bool {
+        debug_assert!(self.parse.unpublished.is_none(), "what came before the SYNC is published");
+        let sync = self.parse.sync.take();
+        if let Some(sequence) = sync {
+            self.acks.sync(sequence);
+        }
+        sync.is_some()
     }
 
-    fn sync_asked_up_to(&mut self, _sequence: u64) -> bool {
-        false
+    /// Tells the session how far the reader is: `Progress::persisted_before`, then `Progress::durable_before`.
+    /// `was_lost` says whether something of these generations was lost.
+    pub fn progress(
+        &mut self,
+        persisted_before: u64,
+        durable_before: u64,
+        was_lost: impl Fn(RangeInclusive<u64>) -> bool,
+    ) {
+        let last = self.settled();
+        // Takes no memory unless something was lost.
+        let mut lost = Vec::new();
+        self.acks.progress((persisted_before, durable_before), last, was_lost, |first, last| lost.push((first, last)));
+        for (first, last) in lost {
+            self.error(Code::Lost, first, last, "accepted, and then lost by the disk");
+        }
     }
 
-    /// Which progress the writer should be woken for, as bits of `want`; 0 if this session waits for none.
+    /// Whether the client has let so many replies come together that one could not be kept. Nothing is acknowledged
+    /// from here on; the writer closes the connection.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        self.deaf
+    }
+
+    /// Which progress this session waits for, as bits of `progress::want`; 0 if for none.
     #[must_use]
     pub fn wants(&self) -> u32 {
-        0
+        self.acks.wants()
     }
 
-    /// Tells the reader's progress. `was_lost` says whether something of these generations was lost.
-    pub fn progress(&mut self, persisted_before: u64, durable_before: u64, was_lost: impl Fn(RangeInclusive<u64>) -> bool) {
-        let _ = (persisted_before, durable_before, was_lost(0..=0), want::PERSISTED);
-    }
-
-    /// Replies that wait to be sent.
+    /// Replies that wait to be sent. Empty if there are none.
     pub fn outgoing(&mut self) -> &[u8] {
-        &self.outbox[self.outbox_sent..]
+        // Invariant 2: what is due was decided after the losses before it were put into the outbox.
+        if self.outbox.len() <= OUTBOX_BYTES_CALM && !self.deaf {
+            for (level, sequence) in self.acks.take_due() {
+                Frame::Ack { level, sequence }.encode(&mut self.outbox);
+            }
+        }
+        &self.outbox
     }
 
     /// So many bytes of [`FrameSession::outgoing`] are sent.
     pub fn sent(&mut self, bytes: usize) {
-        self.outbox_sent += bytes;
-        if self.outbox_sent == self.outbox.len() {
-            self.outbox.clear();
-            self.outbox_sent = 0;
-        }
+        self.outbox.drain(..bytes);
+    }
+
+    /// The highest sequence of which all before it is published or refused.
+    fn settled(&self) -> u64 {
+        self.parse.unpublished.map_or(self.parse.last, |(first, _)| first - 1)
     }
 
     /// What the connection's end means for `rest`, the bytes that no step has consumed: the cause if an event was cut.
@@ -380,6 +393,12 @@ impl FrameSession {
     pub fn at_end(&self, rest: &[u8]) -> Option<Cause> {
         let begins_event = rest.get(4).is_none_or(|&kind| kind == kind::EVENT);
         (self.parse.skip == 0 && !rest.is_empty() && begins_event).then_some(Cause::Abandoned)
+    }
+}
+
+impl Drop for FrameSession {
+    fn drop(&mut self) {
+        self.seat.standing = Standing { last: self.settled(), pending: self.acks.pending() };
     }
 }
 
@@ -400,43 +419,5 @@ fn fault_of(head: &Head, max_event_bytes: usize) -> Option<(Code, &'static str)>
     }
 }
 
-/// Where each session stands, for as long as the daemon lives: which is open, and the last sequence of those that are not.
-///
-/// Locked at a connection's HELLO and at its end, never for an event.
-#[derive(Debug, Default)]
-pub struct Sessions(Mutex<Table>);
-
-type Key = (u32, u128);
-
-#[derive(Debug, Default)]
-struct Table {
-    /// None while the session is open.
-    known: HashMap<Key, Closed>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Closed {
-    Open,
-    At { last: u64, when: u64 },
-}
-
-/// An open session's place in the table; dropping it closes the session.
-#[derive(Debug)]
-struct Seat {
-    key: Key,
-    last: u64,
-    sessions: Arc<Sessions>,
-}
-
-impl Sessions {
-    /// A table without sessions.
-    #[must_use]
-    pub fn new() -> Arc<Self> {
-        Arc::default()
-    }
-
-    fn sit(sessions: &Arc<Self>, key: Key) -> Option<Seat> {
-        let _ = (&sessions.0, Closed::Open, Closed::At { last: 0, when: 0 });
-        Some(Seat { key, last: 0, sessions: Arc::clone(sessions) })
-    }
-}
+#[cfg(test)]
+mod tests;
