@@ -9,7 +9,8 @@
 //! use std::time::Duration;
 //!
 //! # fn main() -> Result<(), dbuf_client::Error> {
-//! let mut client = Client::connect("/run/dbufd/stream.sock", &ClientOptions { name: "shop", ..Default::default() })?;
+//! let options = ClientOptions { name: "shop", ..Default::default() };
+//! let mut client = Client::connect("/run/dbufd/stream.sock", &options)?;
 //! client.send(6, b"", 0, b"order 17 accepted")?;
 //! client.send(3, b"billing", 0, b"card refused")?;
 //! client.sync(Duration::from_secs(5))?; // both are on the disk now
@@ -19,4 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+mod client;
 pub mod wire;
+
+pub use client::{Client, ClientOptions, Error, Refusal};
