@@ -8,6 +8,8 @@ pub mod accept;
 pub mod buffer;
 pub mod counters;
 pub mod drain;
+pub mod histogram;
 pub mod progress;
+pub mod pulse;
 pub mod record;
 pub mod store;

@@ -1,1 +1,3 @@
-//! sys
+//! One kernel facility a file, where neither nix nor rustix wraps it. `unsafe` is allowed here.
+
+pub mod sync_file_range;
