@@ -1,3 +1,4 @@
 //! One kernel facility a file, where neither nix nor rustix wraps it. `unsafe` is allowed here.
 
+pub mod listen_fds;
 pub mod sync_file_range;

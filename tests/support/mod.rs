@@ -48,6 +48,11 @@ impl Home {
 
     /// As [`Home::start`], under another program such as `unshare`.
     pub fn start_wrapped(&self, wrapper: &[&str], settings: &[&str]) -> Daemon {
+        self.start_adjusted(wrapper, settings, |_| {})
+    }
+
+    /// As [`Home::start_wrapped`], with more arguments or another environment.
+    pub fn start_adjusted(&self, wrapper: &[&str], settings: &[&str], adjust: impl FnOnce(&mut Command)) -> Daemon {
         let notify_path = self.path("notify.sock");
         let _ = fs::remove_file(&notify_path);
         let notify = UnixDatagram::bind(&notify_path).expect("a socket for readiness");
@@ -68,6 +73,7 @@ impl Home {
         command.env("NOTIFY_SOCKET", &notify_path).env_remove("JOURNAL_STREAM").env_remove("INVOCATION_ID");
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(fs::File::create(self.path("stderr")).expect("a file"));
+        adjust(&mut command);
         let child = command.spawn().expect("dbufd starts");
         let mut daemon = Daemon { child, stderr: self.path("stderr"), notify };
         daemon.wait_for_notice("READY=1");
@@ -181,6 +187,17 @@ impl Daemon {
         let status = self.child.wait().expect("a child");
         assert!(status.success(), "dbufd ended with {status}: {}", self.log());
         report
+    }
+
+    /// Sends a signal again and again until the daemon ends. Gives its exit code.
+    pub fn end_with(mut self, signal: nix::sys::signal::Signal) -> Option<i32> {
+        wait_for("the end", || {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return Some(status.code());
+            }
+            self.signal(signal);
+            None
+        })
     }
 
     fn read_report(&mut self) -> String {

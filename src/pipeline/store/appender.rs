@@ -14,6 +14,7 @@ use std::time::{Instant, SystemTime};
 
 use super::BatchView;
 use super::disk::{Disk, DiskFile, write_all};
+use super::durability::Shared;
 use super::footer::Footer;
 use super::format::{BatchHeader, RunRow, SEGMENT_BYTES, SegmentHeader};
 use super::name::{Name, State};
@@ -30,6 +31,8 @@ pub(super) struct Active {
     pub(super) footer: Footer,
     /// When its first batch came.
     pub(super) first_batch: Option<Instant>,
+    /// The number that it goes by in the ledger.
+    pub(super) id: u64,
     allocated: u64,
 }
 
@@ -60,6 +63,19 @@ impl Stream {
     }
 }
 
+/// 128 random bits: they need to be unlikely, not secret.
+pub(super) fn random_id() -> u128 {
+    use std::hash::{BuildHasher, RandomState};
+    let half = || u128::from(RandomState::new().hash_one(wall_clock_ns()));
+    half() << 64 | half()
+}
+
+/// The boot of this machine; 0 where the kernel does not say.
+pub(super) fn boot_id() -> u128 {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    u128::from_str_radix(&id.trim().replace('-', ""), 16).unwrap_or(0)
+}
+
 /// Nanoseconds of the wall clock.
 pub(super) fn wall_clock_ns() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -68,7 +84,8 @@ pub(super) fn wall_clock_ns() -> u64 {
 
 impl Active {
     /// Makes the next segment.
-    pub(super) fn create(stream: &Stream, first_sequence: u64) -> io::Result<Self> {
+    pub(super) fn create(shared: &Shared, first_sequence: u64) -> io::Result<Self> {
+        let stream = &shared.stream;
         let mut name = Name::new(first_sequence, State::Active);
         let file = loop {
             match stream.make_file(&name.in_directory(&stream.directory), first_sequence) {
@@ -77,7 +94,9 @@ impl Active {
             }
         };
         let footer = Footer::new(stream.stream_id, first_sequence);
-        Ok(Self { file, name, footer, first_batch: None, allocated: SEGMENT_BYTES as u64 })
+        shared.status.active(name.to_string(), footer.offset);
+        let id = shared.made(Arc::clone(&file), name, footer.offset);
+        Ok(Self { file, name, footer, first_batch: None, id, allocated: SEGMENT_BYTES as u64 })
     }
 
     /// Whether the batch would make it larger than `bytes_max`. A batch that is larger by itself still goes into a file.

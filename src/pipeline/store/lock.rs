@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 /// The name of the locked file.
-pub const LOCK: &str = ".lock";
+const LOCK: &str = ".lock";
 
 /// The lock.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub(super) fn lock(directory: &Path) -> Result<Lock, Refused> {
         }
         Err((mut file, Errno::EWOULDBLOCK)) => {
             let mut pid = String::new();
-            let _ = file.by_ref().take(20).read_to_string(&mut pid);
+            let _ = Read::by_ref(&mut file).take(20).read_to_string(&mut pid);
             Err(Refused::Held(pid.trim().parse().unwrap_or(0)))
         }
         Err((_, e)) => Err(Refused::Disk(e.into())),

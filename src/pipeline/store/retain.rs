@@ -44,9 +44,8 @@ impl Limits {
             Amount::Percent(percent) => space.map(|space| (space.total_bytes as f64 * percent / 100.0) as u64),
         };
         let retain_bytes = storage.retain.and_then(bytes);
-        let segment_bytes = retain_bytes.map_or(storage.segment_bytes, |retain| {
-            storage.segment_bytes.min(retain / SEGMENTS_MIN)
-        });
+        let segment_bytes =
+            retain_bytes.map_or(storage.segment_bytes, |retain| storage.segment_bytes.min(retain / SEGMENTS_MIN));
         Self {
             segment_bytes,
             retain_bytes,
