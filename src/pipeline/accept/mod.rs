@@ -1,1 +1,3 @@
 //! accept
+
+pub mod frames;
