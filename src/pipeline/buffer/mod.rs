@@ -269,5 +269,7 @@ impl Shared {
     }
 }
 
+#[cfg(all(test, dbuf_loom))]
+mod models;
 #[cfg(all(test, not(dbuf_loom)))]
 mod tests;

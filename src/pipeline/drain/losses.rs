@@ -69,7 +69,8 @@ impl Losses {
         }
     }
 
-    fn add_unnamed(&mut self, loss: Loss) {
+    /// Keeps the report of a loss whose producers cannot be told any more.
+    pub(super) fn add_unnamed(&mut self, loss: Loss) {
         let unnamed = Identity { transport: Transport::Internal, ..Identity::default() };
         match self.rows.iter_mut().find(|(identity, row)| *identity == unnamed && row.cause == loss.cause) {
             Some((_, row)) => row.merge(&loss),

@@ -14,7 +14,7 @@ use crate::pipeline::buffer;
 use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::pulse::{Activity, Pulse};
-use crate::pipeline::record::Cause;
+use crate::pipeline::record::{Cause, Loss};
 use crate::pipeline::store::{BatchView, RunView, Store, WriteError};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Arc, Mutex, mpsc};
@@ -98,7 +98,7 @@ impl ReaderThread {
             if !self.buffer.front_is_empty() {
                 keeper.persist(&self.buffer.swap());
             }
-            keeper.store.rotate_if_due(now_ns());
+            keeper.store.rotate_if_due();
             keeper.answer(sync_asked);
         }
         // The writers have ended, so two swaps bring all that they published: the front, and nothing more behind it.
@@ -176,8 +176,13 @@ impl Keeper {
 
     fn append(&mut self, census: &Census<'_>) -> Result<(), WriteError> {
         self.pulse.beat(Activity::Disk);
+        let now = now_ns();
+        let events = self.syncs.taken_back();
+        if events > 0 {
+            self.losses.add_unnamed(Loss { cause: Cause::Disk, events, bytes: 0, first_ns: now, last_ns: now });
+        }
         let reporting = self.losses.any();
-        let report = self.losses.run(now_ns());
+        let report = self.losses.run(now);
         let report_slices = [report];
         let mut runs: Vec<RunView<'_>> = census
             .runs
