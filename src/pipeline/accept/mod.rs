@@ -24,3 +24,5 @@
 //! }
 //! pub struct Stopped { pub writers_left: usize /* threads that still waited for room: they end when the Reader is dropped */ }
 //! ```
+
+mod syslog;
