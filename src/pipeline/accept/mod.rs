@@ -25,4 +25,6 @@
 //! pub struct Stopped { pub writers_left: usize /* threads that still waited for room: they end when the Reader is dropped */ }
 //! ```
 
+mod lines;
 mod syslog;
+mod text;

@@ -449,9 +449,11 @@ mod tests {
         .unwrap();
         assert_eq!((parsed.pri, parsed.tag, parsed.msgid), (34, &b"su"[..], &b"ID47"[..]));
         assert_eq!(parsed.text, b"'su root' failed for lonvick on /dev/pts/8");
-        let parsed =
-            parse(b"<165>1 2003-08-24T05:14:15.000003-07:00 192.0.2.1 myproc 8710 - - %% It's time to make the do-nuts.", now)
-                .unwrap();
+        let parsed = parse(
+            b"<165>1 2003-08-24T05:14:15.000003-07:00 192.0.2.1 myproc 8710 - - %% It's time to make the do-nuts.",
+            now,
+        )
+        .unwrap();
         assert_eq!((parsed.claimed_pid, parsed.procid), (8710, &b""[..]));
         assert_eq!(parsed.source_time_ns, Some(at("2003-08-24T12:14:15.000003Z")));
         let parsed = parse(
