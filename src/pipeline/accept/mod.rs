@@ -25,6 +25,7 @@
 //! pub struct Stopped { pub writers_left: usize /* threads that still waited for room: they end when the Reader is dropped */ }
 //! ```
 
+pub mod frames;
 mod lines;
 mod syslog;
 mod text;
