@@ -26,6 +26,10 @@
 //! ```
 
 pub mod frames;
+mod layer;
 mod lines;
+mod losses;
+mod peer;
+mod source;
 mod syslog;
 mod text;
