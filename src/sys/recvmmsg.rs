@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 
+/// The most datagrams of one call.
+pub const COUNT_MAX: usize = 64;
 /// Words of the control buffer: a cmsghdr (16 bytes), a ucred (12 bytes) and its padding. With no room for more, the
 /// kernel closes descriptors that a sender attaches.
 const CONTROL_WORDS: usize = 4;
@@ -40,23 +42,20 @@ pub struct Receiver {
     arena: Box<[u8]>,
     datagram_bytes_max: usize,
     control: Box<[[u64; CONTROL_WORDS]]>,
-    iovecs: Box<[libc::iovec]>,
-    headers: Box<[libc::mmsghdr]>,
+    /// Length of each datagram that the last call brought.
+    lengths: Box<[u32]>,
 }
 
 impl Receiver {
-    /// For `count` datagrams of `datagram_bytes_max` at a time.
+    /// For `count` datagrams of `datagram_bytes_max` at a time; at most [`COUNT_MAX`].
     #[must_use]
     pub fn new(count: usize, datagram_bytes_max: usize) -> Self {
-        let iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-        // SAFETY: recvmmsg(2): an mmsghdr is integers and pointers, for which all bits zero is a value.
-        let header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        let count = count.clamp(1, COUNT_MAX);
         Self {
             arena: vec![0; count * datagram_bytes_max].into(),
             datagram_bytes_max,
             control: vec![[0; CONTROL_WORDS]; count].into(),
-            iovecs: vec![iovec; count].into(),
-            headers: vec![header; count].into(),
+            lengths: vec![0; count].into(),
         }
     }
 
@@ -75,7 +74,7 @@ impl Receiver {
     /// The most datagrams that one call brings.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.headers.len()
+        self.lengths.len()
     }
 
     /// Receives what is there, without waiting. Returns how many.
@@ -83,10 +82,11 @@ impl Receiver {
     /// # Errors
     /// What recvmmsg(2) says; `WouldBlock` if nothing is there.
     pub fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
+        let mut iovecs = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; COUNT_MAX];
+        // SAFETY: recvmmsg(2): an mmsghdr is integers and pointers, for which all bits zero is a value.
+        let mut headers: [libc::mmsghdr; COUNT_MAX] = unsafe { std::mem::zeroed() };
         let buffers = self.arena.chunks_exact_mut(self.datagram_bytes_max);
-        for (((buffer, control), iovec), header) in
-            buffers.zip(&mut self.control).zip(&mut self.iovecs).zip(&mut self.headers)
-        {
+        for (((buffer, control), iovec), header) in buffers.zip(&mut self.control).zip(&mut iovecs).zip(&mut headers) {
             *control = [0; CONTROL_WORDS];
             *iovec = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
             header.msg_hdr.msg_iov = iovec;
@@ -96,12 +96,16 @@ impl Receiver {
         }
         // MSG_TRUNC among the flags makes the kernel say how long a datagram was that it had to cut.
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
-        let (headers, count) = (self.headers.as_mut_ptr(), self.headers.len() as libc::c_uint);
+        let count = self.lengths.len() as libc::c_uint;
         let socket = socket.as_fd().as_raw_fd();
-        // SAFETY: recvmmsg(2) writes to `count` headers and to what they point at: above, each was pointed at a buffer
-        // and a control block of its own, with their true lengths, and all of them outlive the call. No timeout.
-        let received = unsafe { libc::recvmmsg(socket, headers, count, flags, ptr::null_mut()) };
-        usize::try_from(received).map_err(|_| io::Error::last_os_error())
+        // SAFETY: recvmmsg(2) writes to `count` headers and to what they point at: above, each of the first `count` was
+        // pointed at a buffer and a control block of its own, with their true lengths, and all outlive the call.
+        let received = unsafe { libc::recvmmsg(socket, headers.as_mut_ptr(), count, flags, ptr::null_mut()) };
+        let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+        for (length, header) in self.lengths.iter_mut().zip(&headers[..received]) {
+            *length = header.msg_len;
+        }
+        Ok(received)
     }
 
     /// The datagram with this index among those that the last call brought.
@@ -109,7 +113,7 @@ impl Receiver {
     pub fn datagram(&self, index: usize) -> Datagram {
         Datagram {
             start: index * self.datagram_bytes_max,
-            bytes: self.headers[index].msg_len as usize,
+            bytes: self.lengths[index] as usize,
             sender: credentials(&self.control[index]),
         }
     }

@@ -77,6 +77,7 @@ pub(super) struct Layer {
     counters: Arc<Counters>,
     pulse: Arc<Pulse>,
     time_ns: u64,
+    publishes: u64,
 }
 
 impl Layer {
@@ -84,7 +85,7 @@ impl Layer {
     pub(super) fn new(writer: Writer, index: usize, counters: Arc<Counters>, pulse: Arc<Pulse>) -> Self {
         let sources = Sources::new(Arc::clone(&counters));
         let (events, losses, tally) = (Events::default(), Losses::default(), Tally::default());
-        Self { writer, index, sources, events, losses, tally, counters, pulse, time_ns: 0 }
+        Self { writer, index, sources, events, losses, tally, counters, pulse, time_ns: 0, publishes: 0 }
     }
 
     /// This writer's counters.
@@ -101,6 +102,11 @@ impl Layer {
     /// The acceptance time of what is added now.
     pub(super) fn time_ns(&self) -> u64 {
         self.time_ns
+    }
+
+    /// How often something was published.
+    pub(super) fn publishes(&self) -> u64 {
+        self.publishes
     }
 
     /// See [`Sources::slot`]. Good until the next [`Layer::lay_down`].
@@ -195,6 +201,7 @@ impl Layer {
         if claim.publish().is_err() {
             return Ok(None);
         }
+        self.publishes += 1;
         self.losses.published(losses);
         Ok(Some((to, generation)))
     }

@@ -73,6 +73,19 @@ pub(super) fn cut_at_end(bytes: &[u8], until: Option<Until>, max_bytes: usize) -
     }
 }
 
+/// Cuts all of `bytes`, which hold no whole event, as a piece, so that nothing has to be kept of it.
+pub(super) fn cut_early(bytes: &[u8], until: Option<Until>) -> Cut {
+    let (start, rest) = match until {
+        None if bytes.first().is_some_and(u8::is_ascii_digit) => match octet_count(bytes) {
+            (Look::Yes, start, count) => (start, Until::Octets(count - (bytes.len() - start))),
+            _ => (0, Until::Newline),
+        },
+        None | Some(Until::Newline) => (0, Until::Newline),
+        Some(Until::Octets(count)) => (0, Until::Octets(count - bytes.len())),
+    };
+    Cut { start, end: bytes.len(), next: bytes.len(), rest: Some(rest) }
+}
+
 #[inline]
 fn cut_line(bytes: &[u8], max_bytes: usize) -> Option<Cut> {
     // One byte beyond the limit, since a line of exactly the limit may still be followed by its newline.

@@ -1,174 +1,158 @@
-//! What the bytes of one line or datagram mean: priority, tag, time, and the text that is left.
+//! A connection that sends text: lines, priorities, syslog.
 //!
-//! Enters: the bytes, without the newline or octet count that framed them. Leaves: a [`Meaning`]. Any thread; cannot
-//! fail: whatever is not understood is text.
+//! Enters: bytes of one connection, in order. Leaves: events in the layer. The connection's writer thread. What can
+//! fail: only that the reader is gone.
 //!
-//! | begins with | in a line | in a datagram |
-//! |---|---|---|
-//! | `<N>` and a syslog header | syslog | syslog |
-//! | `<0>` to `<7>` | that priority, the rest is text (sd-daemon(3)) | that priority, the rest is text |
-//! | `<8>` to `<191>` | all of it is text | that facility and priority, the rest is text (syslog without a header) |
-//! | anything else | text | text, to the last byte: a datagram may be binary |
-//!
-//! Syslog senders may end with NUL (glibc on a stream) or newline; both go. Where syslog has no text left, all of its
-//! bytes stay as the text, since an event has at least one byte and nothing may be lost.
+//! Whole events are laid down from where they were read. Only what has not come whole is copied, into the connection's
+//! `carry`, and it is ended there when the rest comes.
 
-use super::syslog::{Parser, split_pri};
-use crate::pipeline::record::Transport;
+use std::ops::Range;
 
-/// User-level facility would be a claim that nobody made: facility 0, priority 6 (info).
-const PRI_DEFAULT: u8 = 6;
-/// The highest `<N>` that is a priority alone.
-const PRIORITY_MAX: u8 = 7;
+use memchr::memchr;
 
-/// What bytes mean, over these bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Meaning<'a> {
-    /// How it came in: syslog, or the transport that was asked about.
-    pub(super) transport: Transport,
-    /// Facility times 8 plus priority.
-    pub(super) pri: u8,
-    /// The tag; empty if none.
-    pub(super) tag: &'a [u8],
-    /// The pid that a header claims; 0 if none.
-    pub(super) claimed_pid: u32,
-    /// The time that a header states.
-    pub(super) source_time_ns: Option<u64>,
-    /// The text; empty if there is no event in these bytes.
-    pub(super) text: &'a [u8],
-    /// Where the text begins in the bytes.
-    pub(super) text_start: usize,
+use super::intake::Intake;
+use super::layer::{Closed, Extra};
+use super::lines::{Cut, Until, cut, cut_at_end, cut_early};
+use super::meaning::{Meaning, meaning};
+use super::source::Peer;
+use crate::pipeline::record::{Piece, Transport};
+
+/// What may stand before an event in the carry: an octet count and its space.
+const COUNT_BYTES: usize = 8;
+
+/// The state of a text connection.
+#[derive(Debug, Default)]
+pub(super) struct Text {
+    /// The event that pieces were cut from and that goes on. Boxed, since few connections ever have one.
+    ongoing: Option<Box<Ongoing>>,
 }
 
-impl<'a> Meaning<'a> {
+/// What later pieces of an event take over from the first.
+#[derive(Debug)]
+struct Ongoing {
+    id: u64,
+    until: Until,
+    pri: u8,
+    transport: Transport,
+    claimed_pid: u32,
+    tag: Box<[u8]>,
+}
+
+impl Text {
+    /// Takes in what was read. What has not come whole is left in `carry`.
+    pub(super) fn take(
+        &mut self,
+        carry: &mut Vec<u8>,
+        mut data: &[u8],
+        peer: &Peer,
+        intake: &mut Intake,
+    ) -> Result<(), Closed> {
+        let max_bytes = intake.max_event_bytes;
+        while !carry.is_empty() {
+            if let Some(cut) = cut(carry, self.until(), max_bytes) {
+                self.add(carry, 0, &cut, peer, intake);
+                intake.layer.lay_down(carry, |_, _| ())?;
+                carry.drain(..cut.next);
+            } else if data.is_empty() {
+                return Ok(());
+            } else {
+                // To the next newline, so that the carry ends where the event does and the rest stays where it is.
+                let room = (max_bytes + 1 + COUNT_BYTES).saturating_sub(carry.len()).clamp(1, data.len());
+                let part = memchr(b'\n', &data[..room]).map_or(room, |newline| newline + 1);
+                carry.extend_from_slice(&data[..part]);
+                data = &data[part..];
+            }
+        }
+        let mut at = 0;
+        while let Some(cut) = cut(&data[at..], self.until(), max_bytes) {
+            self.add(data, at, &cut, peer, intake);
+            at += cut.next;
+            if intake.layer.is_full() {
+                intake.layer.lay_down(data, |_, _| ())?;
+            }
+        }
+        intake.layer.lay_down(data, |_, _| ())?;
+        carry.extend_from_slice(&data[at..]);
+        Ok(())
+    }
+
+    /// The connection has ended: what is left counts, as if a newline had come.
+    pub(super) fn end(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
+        while let Some(cut) = cut_at_end(carry, self.until(), intake.max_event_bytes) {
+            self.add(carry, 0, &cut, peer, intake);
+            intake.layer.lay_down(carry, |_, _| ())?;
+            carry.drain(..cut.next);
+        }
+        Ok(())
+    }
+
+    /// Lays down what is carried as a piece, so that it takes no memory here.
+    pub(super) fn shed(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
+        self.add(carry, 0, &cut_early(carry, self.until()), peer, intake);
+        intake.layer.lay_down(carry, |_, _| ())?;
+        carry.clear();
+        Ok(())
+    }
+
+    fn until(&self) -> Option<Until> {
+        self.ongoing.as_ref().map(|ongoing| ongoing.until)
+    }
+
+    /// Adds the event or piece that was cut from `input` at `at`.
     #[inline]
-    fn plain(transport: Transport, text: &'a [u8]) -> Self {
-        let (pri, source_time_ns) = (PRI_DEFAULT, None);
-        Self { transport, pri, tag: &[], claimed_pid: 0, source_time_ns, text, text_start: 0 }
-    }
-}
-
-/// What `bytes` mean that came in by `transport`, which is lines or datagrams. Fields beside the text are put into
-/// `fields`, which is empty.
-#[inline]
-pub(super) fn meaning<'a>(
-    transport: Transport,
-    bytes: &'a [u8],
-    now_ns: u64,
-    parser: &mut Parser,
-    fields: &mut Vec<u8>,
-) -> Meaning<'a> {
-    if bytes.first() == Some(&b'<') {
-        meaning_with_pri(transport, bytes, now_ns, parser, fields)
-    } else {
-        Meaning::plain(transport, bytes)
-    }
-}
-
-fn meaning_with_pri<'a>(
-    transport: Transport,
-    bytes: &'a [u8],
-    now_ns: u64,
-    parser: &mut Parser,
-    fields: &mut Vec<u8>,
-) -> Meaning<'a> {
-    let Some((pri, rest)) = split_pri(bytes) else { return Meaning::plain(transport, bytes) };
-    let trimmed = trim_end(bytes);
-    if let Some(parsed) = parser.parse(trimmed, now_ns) {
-        if parsed.put_fields(fields) {
-            let text = if parsed.text.is_empty() { trimmed } else { parsed.text };
-            return Meaning {
-                transport: Transport::Syslog,
-                pri,
-                tag: parsed.tag,
-                claimed_pid: parsed.claimed_pid,
-                source_time_ns: parsed.source_time_ns,
-                text,
-                text_start: trimmed.len() - text.len(),
-            };
+    fn add(&mut self, input: &[u8], at: usize, cut: &Cut, peer: &Peer, intake: &mut Intake) {
+        let range = at + cut.start..at + cut.end;
+        if self.ongoing.is_some() {
+            return self.add_piece(range, cut.rest, peer, intake);
         }
-        fields.clear();
-    }
-    let plain = match transport {
-        Transport::Datagram => Meaning { transport: Transport::Syslog, ..Meaning::plain(transport, trim_end(rest)) },
-        _ if pri <= PRIORITY_MAX => Meaning::plain(transport, rest),
-        _ => return Meaning::plain(transport, bytes),
-    };
-    Meaning { pri, text_start: bytes.len() - rest.len(), ..plain }
-}
-
-fn trim_end(bytes: &[u8]) -> &[u8] {
-    let end = bytes.iter().rposition(|b| *b != 0 && *b != b'\n').map_or(0, |last| last + 1);
-    &bytes[..end]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use jiff::tz::TimeZone;
-
-    const NOW_NS: u64 = 1_795_411_593_000_000_000;
-
-    fn read(transport: Transport, bytes: &[u8]) -> (Transport, u8, String, String) {
-        let mut fields = Vec::new();
-        let m = meaning(transport, bytes, NOW_NS, &mut Parser::new(TimeZone::UTC), &mut fields);
-        assert_eq!(m.text, &bytes[m.text_start..][..m.text.len()]);
-        (m.transport, m.pri, m.tag.escape_ascii().to_string(), m.text.escape_ascii().to_string())
-    }
-
-    #[test]
-    fn a_line_is_text_unless_it_says_otherwise() {
-        for (bytes, pri, text) in [
-            (&b"hello"[..], 6, "hello"),
-            (b"<3>disk on fire", 3, "disk on fire"),
-            (b"<0>", 0, ""),
-            (b"<8>x", 6, "<8>x"),
-            (b"<13>x", 6, "<13>x"),
-            (b"<192>x", 6, "<192>x"),
-            (b"<b>bold</b>", 6, "<b>bold</b>"),
-            (b"<", 6, "<"),
-            (b"x\0", 6, "x\\x00"),
-            (b"<3>x\0", 3, "x\\x00"),
-        ] {
-            let expected = (Transport::Lines, pri, String::new(), text.to_owned());
-            assert_eq!(read(Transport::Lines, bytes), expected, "{}", bytes.escape_ascii());
+        intake.fields.clear();
+        let bytes = &input[range.clone()];
+        let now_ns = intake.layer.time_ns();
+        let meaning = meaning(Transport::Lines, bytes, now_ns, &mut intake.parser, &mut intake.fields);
+        let start = range.start + meaning.text_start;
+        let range = start..start + meaning.text.len();
+        if let Some(until) = cut.rest {
+            return self.add_first_piece(range, until, &meaning, peer, intake);
+        }
+        if range.is_empty() {
+            return;
+        }
+        let slot = intake.layer.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
+        if meaning.source_time_ns.is_none() && intake.fields.is_empty() {
+            intake.layer.add(slot, meaning.pri, range);
+        } else {
+            let extra = Extra { source_time_ns: meaning.source_time_ns, ..Extra::default() };
+            intake.layer.add_with(slot, meaning.pri, range, extra, &intake.fields);
         }
     }
 
-    #[test]
-    fn a_datagram_without_a_priority_keeps_its_last_byte() {
-        let expected = (Transport::Datagram, 6, String::new(), "any\\x00\\n".to_owned());
-        assert_eq!(read(Transport::Datagram, b"any\0\n"), expected);
+    #[cold]
+    fn add_first_piece(
+        &mut self,
+        range: Range<usize>,
+        until: Until,
+        meaning: &Meaning<'_>,
+        peer: &Peer,
+        intake: &mut Intake,
+    ) {
+        let &Meaning { transport, pri, tag, claimed_pid, source_time_ns, .. } = meaning;
+        let id = intake.piece_id();
+        let piece = Some(Piece { id, continued: false, continues: true });
+        let slot = intake.layer.slot(peer, transport, claimed_pid, tag);
+        let extra = Extra { source_time_ns, piece, ..Extra::default() };
+        intake.layer.add_with(slot, pri, range, extra, &intake.fields);
+        self.ongoing = Some(Box::new(Ongoing { id, until, pri, transport, claimed_pid, tag: tag.into() }));
     }
 
-    #[test]
-    fn a_datagram_with_a_priority_is_syslog_with_or_without_a_header() {
-        for (bytes, pri, tag, text) in [
-            (&b"<13>hello\n\0"[..], 13, "", "hello"),
-            (b"<3>hello", 3, "", "hello"),
-            (b"<13>Nov 23 05:26:32 root: hi\0", 13, "root", "hi"),
-            (b"<13>1 - - app - - - hi\n", 13, "app", "hi"),
-        ] {
-            let expected = (Transport::Syslog, pri, tag.to_owned(), text.to_owned());
-            assert_eq!(read(Transport::Datagram, bytes), expected);
+    #[cold]
+    fn add_piece(&mut self, range: Range<usize>, rest: Option<Until>, peer: &Peer, intake: &mut Intake) {
+        let Some(mut ongoing) = self.ongoing.take() else { return };
+        let slot = intake.layer.slot(peer, ongoing.transport, ongoing.claimed_pid, &ongoing.tag);
+        let piece = Some(Piece { id: ongoing.id, continued: true, continues: rest.is_some() });
+        intake.layer.add_with(slot, ongoing.pri, range, Extra { piece, ..Extra::default() }, &[]);
+        if let Some(until) = rest {
+            ongoing.until = until;
+            self.ongoing = Some(ongoing);
         }
-        assert_eq!(read(Transport::Datagram, b"<13>\n").3, "");
-    }
-
-    #[test]
-    fn syslog_without_text_keeps_all_of_its_bytes() {
-        for bytes in [&b"<13>Nov 23 05:26:32 root: "[..], b"<13>1 - - root - - [a b=\"c\"]"] {
-            let expected = (Transport::Syslog, 13, "root".to_owned(), bytes.escape_ascii().to_string());
-            assert_eq!(read(Transport::Lines, bytes), expected);
-        }
-    }
-
-    #[test]
-    fn fields_too_large_to_keep_leave_the_bytes_as_they_are() {
-        let bytes = format!("<13>1 - - app - - [a b=\"{}\"] hi", "c".repeat(20 << 10));
-        let mut fields = Vec::new();
-        let mut parser = Parser::new(TimeZone::UTC);
-        let meaning = meaning(Transport::Lines, bytes.as_bytes(), NOW_NS, &mut parser, &mut fields);
-        assert!(meaning.text == bytes.as_bytes() && fields.is_empty());
     }
 }
