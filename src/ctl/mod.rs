@@ -18,6 +18,7 @@ mod print;
 mod segments;
 mod select;
 mod stats;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -42,7 +43,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cat(args) => cat::run(&args, &context),
         Command::Tail(args) => cat::run(&args.into(), &context),
         Command::Segments(args) => segments::run(args, &context),
-        Command::Verify(_) => unreachable!(),
+        Command::Verify(args) => verify::run(&args, &context),
         Command::Stats(args) => stats::run(args, &context),
         Command::Rotate => command::obey("rotate", &context),
         Command::Sync => command::obey("sync", &context),

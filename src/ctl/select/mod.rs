@@ -18,6 +18,7 @@ use regex::bytes::{Regex, RegexBuilder};
 use super::args::{Boot, SelectionArgs, parse_id};
 use super::failure::Failure;
 use crate::pipeline::record::{Record, Source};
+use crate::pipeline::store::scan::Event;
 
 /// The suffixes of systemd's unit types; a name without one is a service.
 const UNIT_TYPES: [&str; 11] = [
@@ -105,9 +106,16 @@ impl Selection {
         *self.time_ns.start() > 0 || self.first_sequence > 0
     }
 
-    /// Whether an event is wanted. The cheapest questions come first, the text last.
+    /// Whether an event with this payload, its pieces joined, is wanted.
     #[inline]
-    pub(crate) fn wants(&self, sequence: u64, record: &Record<'_>, source: &Source<'_>, payload: &[u8]) -> bool {
+    pub(crate) fn wants_event(&self, event: &Event<'_>, payload: &[u8]) -> bool {
+        event.sequence.is_some_and(|sequence| self.wants(sequence, &event.record, &event.source, payload))
+            && self.boot.is_none_or(|boot| boot == event.boot_id)
+    }
+
+    /// The cheapest questions come first, the text last.
+    #[inline]
+    fn wants(&self, sequence: u64, record: &Record<'_>, source: &Source<'_>, payload: &[u8]) -> bool {
         self.time_ns.contains(&record.time_ns)
             && sequence >= self.first_sequence
             && self.priority.as_ref().is_none_or(|range| range.contains(&record.priority()))
