@@ -57,6 +57,7 @@ pub(super) fn run(args: &CatArgs, context: &Context) -> anyhow::Result<ExitCode>
     if let Some(lines) = lines.filter(|_| !args.reverse) {
         let last = Last::find(&directory, &selection, lines);
         selection.first_sequence = selection.first_sequence.max(last.first);
+        selection.losses_behind = selection.losses_behind.max(last.first);
         let mut show = Show::new(&selection, printer, output);
         if args.follow {
             return follow::run(&context.directory, last.read_from, show);
@@ -87,6 +88,7 @@ fn forward(directory: &Directory, read_from: u64, mut show: Show<'_>) -> anyhow:
 fn backward(directory: &Directory, read_from: u64, mut show: Show<'_>) -> anyhow::Result<ExitCode> {
     let selection = show.selection();
     let source = |source: &Source<'_>| selection.wants_source(source);
+    show.backward_begins();
     let whole = scan::backward(directory, &wanted(selection, read_from, &source), |item| show.backward(&item));
     if whole.is_continue() {
         show.backward_ends();

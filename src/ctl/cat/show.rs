@@ -32,7 +32,7 @@ struct Sink<'s> {
 
 impl<'s> Show<'s> {
     pub(super) fn new(selection: &'s Selection, printer: Printer, output: Output) -> Self {
-        let begun = selection.first_sequence == 0;
+        let begun = selection.losses_behind == 0;
         let sink = Sink { selection, printer, output, findings: Findings::default(), begun, error: None };
         Self { joiner: Joiner::default(), sink, left: u64::MAX }
     }
@@ -48,7 +48,7 @@ impl<'s> Show<'s> {
         match item {
             Item::Event(event) => {
                 if let Some(sequence) = event.sequence {
-                    sink.begun |= sequence + 1 >= sink.selection.first_sequence;
+                    sink.begun |= sequence >= sink.selection.losses_behind;
                 }
                 joiner.forward(event, &mut |joined| sink.event(&joined, left))
             }
@@ -61,12 +61,20 @@ impl<'s> Show<'s> {
         let Self { joiner, sink, left } = self;
         match item {
             Item::Event(event) => {
-                // Backward, what stands before the first wanted event comes after it.
-                sink.begun = event.sequence.map_or(sink.begun, |sequence| sequence >= sink.selection.first_sequence);
-                joiner.backward(event, &mut |joined| sink.event(&joined, left))
+                let behind = sink.selection.losses_behind;
+                sink.begun = behind == 0 || event.sequence.map_or(sink.begun, |sequence| sequence > behind);
+                joiner.backward(event, &mut |joined| sink.event(&joined, left))?;
+                // Forward it goes on to the next wanted event, for what was lost after the last one. Backward the rest of
+                // history would follow.
+                if *left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             }
             other => sink.other(other),
         }
+    }
+
+    /// A reading backward begins: at the newest, which is behind everything.
+    pub(super) fn backward_begins(&mut self) {
+        self.sink.begun = true;
     }
 
     /// A reading backward has come to its end.
@@ -110,8 +118,7 @@ impl Sink<'_> {
             source: event.source,
         };
         self.printer.event(&mut self.output.buffer, &view);
-        self.write_if_large()?;
-        if *left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        self.write_if_large()
     }
 
     fn other(&mut self, item: &Item<'_>) -> ControlFlow<()> {

@@ -42,6 +42,8 @@ pub(crate) struct Selection {
     pub(crate) time_ns: RangeInclusive<u64>,
     /// The lowest sequence.
     pub(crate) first_sequence: u64,
+    /// The event behind which losses are of interest: they have no sequence of their own. 0: all are.
+    pub(crate) losses_behind: u64,
     /// The stream that a cursor named.
     pub(crate) stream: Option<u128>,
     /// The boot.
@@ -80,6 +82,7 @@ impl Selection {
         // Journal times have microseconds: a time copied from one stands for the whole of it.
         let until = time(&args.until, "--until")?.map_or(u64::MAX, |ns| if ns % 1000 == 0 { ns + 999 } else { ns });
         let after = args.after.map_or(0, |sequence| sequence.saturating_add(1));
+        let cursor = args.cursor.map_or(0, |cursor| cursor.sequence);
         let boot = match args.boot {
             None => None,
             Some(Boot::Id(id)) => Some(id),
@@ -87,7 +90,8 @@ impl Selection {
         };
         Ok(Self {
             time_ns: since..=until,
-            first_sequence: after.max(args.cursor.map_or(0, |cursor| cursor.sequence)),
+            first_sequence: after.max(cursor),
+            losses_behind: args.after.unwrap_or(0).max(cursor),
             stream: args.cursor.map(|cursor| cursor.stream),
             boot,
             priority: args.priority.clone(),
