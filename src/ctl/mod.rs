@@ -20,6 +20,7 @@ mod segments;
 mod select;
 mod send;
 mod stats;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -44,7 +45,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cat(args) => cat::run(&args, &context),
         Command::Tail(args) => cat::run(&args.into(), &context),
         Command::Segments(args) => segments::run(args, &context),
-        Command::Verify(_) => unreachable!(),
+        Command::Verify(args) => verify::run(&args, &context),
         Command::Stats(args) => stats::run(args, &context),
         Command::Send(args) => send::run(&args, &context),
         Command::Bench(args) => bench::run(&args, &context, directory.as_deref()),

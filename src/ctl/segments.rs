@@ -4,7 +4,6 @@
 //! for that.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::process::ExitCode;
 
 use jiff::tz::TimeZone;
@@ -15,100 +14,67 @@ use super::args::JsonArgs;
 use super::cat;
 use super::context::Context;
 use super::output::say;
-use super::print::escape::{json_line, put_visible};
+use super::print::escape::{json_line, visible};
 use super::stats::bytes_for_eyes;
-use crate::pipeline::store::footer::Footer;
-use crate::pipeline::store::scan::SegmentFile;
-use crate::pipeline::store::scan::segment::Segment;
-use crate::sync::Arc;
-
-/// What is known of one file.
-struct Row {
-    name: String,
-    state: &'static str,
-    bytes: u64,
-    /// What it holds, or why that is not known.
-    held: Result<Footer, String>,
-}
+use crate::pipeline::store::scan::{Described, SegmentFile, describe};
 
 /// Runs the command.
 ///
 /// # Errors
-/// When the directory cannot be listed or the output cannot be written.
+/// When the directory cannot be listed, a file in it cannot be read or the output cannot be written.
 pub(super) fn run(args: JsonArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let directory = cat::open(&[], &context.directory)?;
-    let rows: Vec<Row> = directory.files.iter().filter_map(row).collect();
+    // A file that has gone since the directory was listed is left out.
+    let rows: Vec<_> = directory.files.iter().filter_map(|file| Some((name(file), describe(file)?))).collect();
     if args.json {
-        say(&json_line(&rows.iter().map(as_json).collect()))?;
+        say(&json_line(&rows.iter().map(|(name, held)| as_json(name, held)).collect()))?;
     } else {
-        say(&table(&rows, &Zoned::now().time_zone().clone()))?;
+        say(&table(&rows, Zoned::now().time_zone()))?;
     }
-    let unreadable = rows.iter().filter(|row| row.held.is_err()).count();
+    let unreadable = rows.iter().filter(|(_, held)| held.error.is_some()).count();
     if unreadable > 0 {
         anyhow::bail!("{unreadable} of {} files cannot be read; run 'dbufctl verify'", rows.len());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// None for a file that has gone since the directory was listed.
-fn row(file: &SegmentFile) -> Option<Row> {
-    let name = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let state = file.name.map_or("unknown", |name| name.state.name());
-    let opened = match File::open(&file.path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        opened => opened,
-    };
-    let held = opened.map_err(|error| error.to_string()).and_then(|opened| held(opened));
-    Some(Row { name, state, bytes: file.bytes, held })
+fn name(file: &SegmentFile) -> String {
+    file.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn held(file: File) -> Result<Footer, String> {
-    let segment = Segment::open(Arc::new(file), None).map_err(|error| error.to_string())?;
-    match segment.footer {
-        Ok(footer) => Ok(footer),
-        Err(_) => segment.rebuild(false, &mut |_| ()).map(|(footer, _)| footer).map_err(|error| error.to_string()),
-    }
-}
-
-fn as_json(row: &Row) -> Value {
-    let mut object = json!({ "file": row.name, "state": row.state, "bytes": row.bytes });
-    match &row.held {
-        Ok(held) => {
-            let holds = held.events > 0;
-            object["first_sequence"] = json!(holds.then_some(held.first_sequence));
-            object["last_sequence"] = json!(holds.then(|| held.next_sequence - 1));
-            object["first_time"] = json!(holds.then(|| timestamp(held.time_min_ns).to_string()));
-            object["last_time"] = json!(holds.then(|| timestamp(held.time_max_ns).to_string()));
-            object["events"] = json!(held.events);
-        }
-        Err(error) => object["error"] = json!(error),
+fn as_json(name: &str, held: &Described) -> Value {
+    let time = |ns: u64| timestamp(ns).to_string();
+    let mut object = json!({
+        "file": name,
+        "state": held.state.name(),
+        "first_sequence": held.last_sequence.map(|_| held.first_sequence),
+        "last_sequence": held.last_sequence,
+        "first_time": held.times_ns.map(|(first, _)| time(first)),
+        "last_time": held.times_ns.map(|(_, last)| time(last)),
+        "events": held.events,
+        "bytes": held.bytes,
+    });
+    if let Some(error) = &held.error {
+        object["error"] = json!(error);
     }
     object
 }
 
-fn table(rows: &[Row], zone: &TimeZone) -> String {
+fn table(rows: &[(String, Described)], zone: &TimeZone) -> String {
     let time = |ns| timestamp(ns).to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string();
-    let mut text =
-        format!("{:<29} {:<6} {:>12} {:>10}  {:<19}  {}\n", "FILE", "STATE", "EVENTS", "BYTES", "FROM", "TO");
-    for row in rows {
-        let bytes = bytes_for_eyes(row.bytes as f64);
-        let _ = write!(text, "{:<29} {:<6} ", visible(&row.name), row.state);
-        let _ = match &row.held {
-            Err(error) => writeln!(text, "{:>12} {bytes:>10}  {}", "?", visible(error)),
-            Ok(held) if held.events == 0 => writeln!(text, "{:>12} {bytes:>10}", 0),
-            Ok(held) => {
-                let (from, to) = (time(held.time_min_ns), time(held.time_max_ns));
-                writeln!(text, "{:>12} {bytes:>10}  {from:<19}  {to}", held.events)
+    let mut text = format!("{:<29} {:<6} {:>12} {:>10}  {:<19}  {}\n", "FILE", "STATE", "EVENTS", "BYTES", "FROM", "TO");
+    for (name, held) in rows {
+        let bytes = bytes_for_eyes(held.bytes as f64);
+        let _ = write!(text, "{:<29} {:<6} ", visible(name), held.state.name());
+        let _ = match (&held.error, held.times_ns) {
+            (Some(error), _) => writeln!(text, "{:>12} {bytes:>10}  {}", "?", visible(error)),
+            (None, None) => writeln!(text, "{:>12} {bytes:>10}", held.events),
+            (None, Some((first, last))) => {
+                writeln!(text, "{:>12} {bytes:>10}  {:<19}  {}", held.events, time(first), time(last))
             }
         };
     }
     text
-}
-
-fn visible(text: &str) -> String {
-    let mut out = Vec::new();
-    put_visible(&mut out, text.as_bytes(), b" ");
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// Any 64 bits of nanoseconds are in the calendar: they end in 2554.

@@ -180,3 +180,67 @@ fn standard_output_that_is_full_is_an_error() {
     let output = fixture.command("cat").stdout(full).output().unwrap();
     assert!(Ran::of(output).failed(1).contains("standard output"));
 }
+
+#[test]
+fn the_last_few_are_printed_oldest_first_or_newest_first() {
+    let fixture = three_files();
+    for (line, expected) in [
+        ("-n 3", "efg"),
+        ("-n 0", ""),
+        ("-n 100", "abcdefg"),
+        ("-n 2 -t two", "de"),
+        ("-n 2 -g [a-e]", "de"),
+        ("-n 2 --until @1795410806", "cd"),
+        ("-n 3 --after 5", "fg"),
+        ("-n 3 -t nobody", ""),
+        ("-r", "gfedcba"),
+        ("-r -n 3", "gfe"),
+        ("-r -t one", "gfcba"),
+        ("-r --after 3 --until @1795410806", "d"),
+        ("-r -n 0", ""),
+    ] {
+        assert_eq!(fixture.run(&format!("cat -o raw {line}")).fine(), expected, "{line}");
+    }
+}
+
+#[test]
+fn a_loss_after_or_between_the_last_few_is_shown_and_one_before_them_is_not() {
+    let mut fixture = Fixture::new();
+    let loss = |events| Loss { cause: Cause::Malformed, events, bytes: 0, first_ns: START_NS, last_ns: START_NS };
+    fixture.batch(&source("app", 7), |run| {
+        run.loss(0, &loss(1)).text(1, "a").loss(2, &loss(2)).text(3, "b").text(4, "c").loss(5, &loss(3));
+    });
+    for (line, expected) in [("-n 1", 3), ("-n 2", 3), ("-n 3", 5), ("-n 4", 6), ("", 6), ("-r", 6), ("-r -n 2", 3), ("--after 1", 5), ("-r --after 1", 5), ("--after 3", 3), ("-r --after 3", 3)] {
+        let said = fixture.run(&format!("cat -o cat {line}")).failed(3);
+        assert!(said.contains(&format!(" {expected} events ({expected} malformed)")), "{line}: {said}");
+    }
+}
+
+#[test]
+fn pieces_of_a_long_line_are_one_event() {
+    let mut fixture = Fixture::new();
+    fixture.texts("app", 0, &["before"]);
+    fixture.batch(&source("app", 7), |run| {
+        run.pieces(1, &["long ", "line ", "in pieces"]).text(2, "after");
+    });
+    let whole = "before\nlong line in pieces\nafter\n";
+    assert_eq!(fixture.run("cat -o cat").fine(), whole);
+    assert_eq!(fixture.run("cat -o cat -n 2").fine(), "long line in pieces\nafter\n");
+    assert_eq!(fixture.run("cat -o cat -n 1 -g line").fine(), "long line in pieces\n");
+    assert_eq!(fixture.run("cat -o cat -r -n 2").fine(), "after\nlong line in pieces\n");
+    assert_eq!(fixture.run("cat -o cat --after 1").fine(), "long line in pieces\nafter\n");
+    assert_eq!(fixture.run("cat -o cat --since @1795410797").fine(), "long line in pieces\nafter\n");
+}
+
+#[test]
+fn pieces_in_batches_of_their_own_are_joined_from_either_end() {
+    let mut fixture = Fixture::new();
+    fixture.texts("app", 0, &["before"]);
+    let pieces = |first, last, text| move |run: &mut Run| drop(run.piece(1, 99, (first, last), text));
+    fixture.batch(&source("app", 7), pieces(true, false, "one "));
+    fixture.batch(&source("app", 7), pieces(false, false, "two "));
+    fixture.batch(&source("app", 7), pieces(false, true, "three"));
+    for line in ["-n 1", "-r -n 1", "--after 1", "-g one", "--since @1795410797"] {
+        assert_eq!(fixture.run(&format!("cat -o cat {line}")).fine(), "one two three\n", "{line}");
+    }
+}

@@ -50,13 +50,17 @@ impl Run {
 
     /// An event in pieces.
     pub(crate) fn pieces(&mut self, second: u64, pieces: &[&str]) -> &mut Self {
-        let time_ns = START_NS + second * SECOND_NS;
         for (index, text) in pieces.iter().enumerate() {
-            let piece = Piece { id: self.piece, continued: index > 0, continues: index + 1 < pieces.len() };
-            let payload = text.as_bytes();
-            self.event(&Event { time_ns, pri: 6, piece: Some(piece), payload, ..Event::default() });
+            self.piece(second, self.piece, (index == 0, index + 1 == pieces.len()), text);
         }
         self
+    }
+
+    /// A piece; whether it is the first and the last of its event.
+    pub(crate) fn piece(&mut self, second: u64, id: u64, (first, last): (bool, bool), text: &str) -> &mut Self {
+        let time_ns = START_NS + second * SECOND_NS;
+        let piece = Some(Piece { id, continued: !first, continues: !last });
+        self.event(&Event { time_ns, pri: 6, piece, payload: text.as_bytes(), ..Event::default() })
     }
 }
 

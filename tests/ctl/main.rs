@@ -3,4 +3,6 @@
 mod cat;
 mod daemon;
 mod fixture;
+mod follow;
 mod segments;
+mod verify;

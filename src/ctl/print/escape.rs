@@ -78,6 +78,13 @@ fn put_json_text(out: &mut Vec<u8>, text: &str, plain: usize) {
     out.push(b'"');
 }
 
+/// `text` in one line, as [`put_visible`] shows it.
+pub(crate) fn visible(text: &str) -> String {
+    let mut out = Vec::new();
+    put_visible(&mut out, text.as_bytes(), b" ");
+    String::from_utf8_lossy(&out).replace('\t', " ")
+}
+
 /// A JSON document as text for a terminal: serde_json leaves DEL and C1 in strings, which a terminal obeys.
 pub(crate) fn json_line(document: &serde_json::Value) -> String {
     let mut line = String::new();
@@ -119,7 +126,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn visible(bytes: &[u8]) -> String {
+    fn shown(bytes: &[u8]) -> String {
         let mut out = Vec::new();
         put_visible(&mut out, bytes, b"\n");
         String::from_utf8(out).expect("what is shown is UTF-8")
@@ -134,17 +141,17 @@ mod tests {
     #[test]
     fn no_control_byte_reaches_a_terminal() {
         assert_eq!(
-            visible(b"plain text, longer than one step of thirty-two bytes"),
+            shown(b"plain text, longer than one step of thirty-two bytes"),
             "plain text, longer than one step of thirty-two bytes"
         );
-        assert_eq!(visible(b"\x1b[31mred\x07\r\x7f"), "\\x1b[31mred\\x07\\x0d\\x7f");
-        assert_eq!(visible("\u{9b}31m".as_bytes()), "\\xc2\\x9b31m");
-        assert_eq!(visible(b"\x9b31m \xff\xc3"), "\\x9b31m \\xff\\xc3");
-        assert_eq!(visible("a\tb\nc, ü, 日本".as_bytes()), "a\tb\nc, ü, 日本");
+        assert_eq!(shown(b"\x1b[31mred\x07\r\x7f"), "\\x1b[31mred\\x07\\x0d\\x7f");
+        assert_eq!(shown("\u{9b}31m".as_bytes()), "\\xc2\\x9b31m");
+        assert_eq!(shown(b"\x9b31m \xff\xc3"), "\\x9b31m \\xff\\xc3");
+        assert_eq!(shown("a\tb\nc, ü, 日本".as_bytes()), "a\tb\nc, ü, 日本");
         for byte in 0..=u8::MAX {
             for prefix in [0, 40] {
-                let shown = visible(&[vec![b'a'; prefix], vec![byte]].concat());
-                assert!(shown.chars().all(|c| !c.is_control() || c == '\n' || c == '\t'), "{byte}");
+                let text = shown(&[vec![b'a'; prefix], vec![byte]].concat());
+                assert!(text.chars().all(|c| !c.is_control() || c == '\n' || c == '\t'), "{byte}");
             }
         }
     }

@@ -18,6 +18,7 @@ use regex::bytes::{Regex, RegexBuilder};
 use super::args::{Boot, SelectionArgs, parse_id};
 use super::failure::Failure;
 use crate::pipeline::record::{Record, Source};
+use crate::pipeline::store::scan::Event;
 
 /// The suffixes of systemd's unit types; a name without one is a service.
 const UNIT_TYPES: [&str; 11] = [
@@ -41,6 +42,8 @@ pub(crate) struct Selection {
     pub(crate) time_ns: RangeInclusive<u64>,
     /// The lowest sequence.
     pub(crate) first_sequence: u64,
+    /// The event behind which losses are of interest: they have no sequence of their own. 0: all are.
+    pub(crate) losses_behind: u64,
     /// The stream that a cursor named.
     pub(crate) stream: Option<u128>,
     /// The boot.
@@ -79,6 +82,7 @@ impl Selection {
         // Journal times have microseconds: a time copied from one stands for the whole of it.
         let until = time(&args.until, "--until")?.map_or(u64::MAX, |ns| if ns % 1000 == 0 { ns + 999 } else { ns });
         let after = args.after.map_or(0, |sequence| sequence.saturating_add(1));
+        let cursor = args.cursor.map_or(0, |cursor| cursor.sequence);
         let boot = match args.boot {
             None => None,
             Some(Boot::Id(id)) => Some(id),
@@ -86,7 +90,8 @@ impl Selection {
         };
         Ok(Self {
             time_ns: since..=until,
-            first_sequence: after.max(args.cursor.map_or(0, |cursor| cursor.sequence)),
+            first_sequence: after.max(cursor),
+            losses_behind: args.after.unwrap_or(0).max(cursor),
             stream: args.cursor.map(|cursor| cursor.stream),
             boot,
             priority: args.priority.clone(),
@@ -105,9 +110,16 @@ impl Selection {
         *self.time_ns.start() > 0 || self.first_sequence > 0
     }
 
-    /// Whether an event is wanted. The cheapest questions come first, the text last.
+    /// Whether an event with this payload, its pieces joined, is wanted.
     #[inline]
-    pub(crate) fn wants(&self, sequence: u64, record: &Record<'_>, source: &Source<'_>, payload: &[u8]) -> bool {
+    pub(crate) fn wants_event(&self, event: &Event<'_>, payload: &[u8]) -> bool {
+        event.sequence.is_some_and(|sequence| self.wants(sequence, &event.record, &event.source, payload))
+            && self.boot.is_none_or(|boot| boot == event.boot_id)
+    }
+
+    /// The cheapest questions come first, the text last.
+    #[inline]
+    fn wants(&self, sequence: u64, record: &Record<'_>, source: &Source<'_>, payload: &[u8]) -> bool {
         self.time_ns.contains(&record.time_ns)
             && sequence >= self.first_sequence
             && self.priority.as_ref().is_none_or(|range| range.contains(&record.priority()))

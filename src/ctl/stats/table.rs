@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{number, rows, text};
-use crate::ctl::print::escape::put_visible;
+use crate::ctl::print::escape::visible;
 
 /// So many producers are shown; all are in `--json`.
 const PRODUCERS_SHOWN: usize = 8;
@@ -253,9 +253,7 @@ fn producer_name(producer: &Value) -> String {
 
 /// `text` without control bytes, in at most `columns` characters.
 fn fit(text: &str, columns: usize) -> String {
-    let mut visible = Vec::new();
-    put_visible(&mut visible, text.as_bytes(), b" ");
-    let visible = String::from_utf8_lossy(&visible).replace('\t', " ");
+    let visible = visible(text);
     if visible.chars().count() <= columns {
         return visible;
     }
