@@ -149,7 +149,15 @@ fn verbose_field(out: &mut Vec<u8>, name: &str, values: &[&[u8]]) {
 
 /// `NAME=value` where the value is text without control characters; else the name, the length as 64 bits
 /// little-endian, the value.
+///
+/// systemd-journal-remote complains about each double underscore that it does not know: the full time goes under a name
+/// that it stores, and the sequence is in the cursor.
 fn export_field(out: &mut Vec<u8>, name: &str, values: &[&[u8]], terminal: bool) {
+    let name = match name {
+        "__SEQNUM" => return,
+        "__TIME_NS" => "DBUF_TIME_NS",
+        name => name,
+    };
     for value in values {
         out.extend_from_slice(name.as_bytes());
         if terminal {

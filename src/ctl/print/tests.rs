@@ -168,6 +168,9 @@ fn json_of_an_unknown_sender_claims_nothing() {
 fn export_is_text_where_it_can_be_and_counted_bytes_elsewhere() {
     let text = printed(Format::Export, b"hello");
     assert!(text.starts_with("__CURSOR=s=") && text.ends_with("\nMESSAGE=hello\n\n"), "{text}");
+    let known = ["__CURSOR", "__REALTIME_TIMESTAMP"];
+    let metadata = text.lines().filter(|line| line.starts_with("__"));
+    assert!(metadata.map(|line| line.split('=').next().unwrap()).eq(known), "{text}");
     let event = Event { payload: b"a\nb\xff", ..Event::default() };
     let bytes = printed_with(Format::Export, &event, source());
     assert!(bytes.ends_with(b"\nMESSAGE\n\x04\0\0\0\0\0\0\0a\nb\xff\n\n"));

@@ -108,7 +108,7 @@ fn fill(stream: &Stream, tracked: &Tracked, to: &dyn DiskFile) -> io::Result<Sav
     let mut batch = Batch::default();
     let mut at = tracked.durable.offset;
     while at < tracked.end.offset {
-        match segment.step(at, &mut batch, true) {
+        match segment.step(at, &mut batch, &|_| true) {
             Ok(Step::Batch) => {
                 at = batch.header.end();
                 saved.events += u64::from(batch.header.events);

@@ -139,7 +139,7 @@ fn tell(disk: &dyn Disk, directory: &Path, old: &[Old], status: &Status) {
     let time = |name| {
         let segment = open(disk, directory, name)?;
         let mut batch = Batch::default();
-        match segment.step(Segment::FIRST, &mut batch, false).ok()? {
+        match segment.step(Segment::FIRST, &mut batch, &|_| false).ok()? {
             Step::Batch => Some(batch.header.time_min_ns),
             Step::Damage { .. } | Step::End { .. } => None,
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::scan::{self, Directory, Item, Wanted};
 use super::{BatchView, RunView};
 use crate::config::settings::{Config, Storage, SyncPolicy, WhenFull};
-use crate::pipeline::record::{Event, Loss, Record, Source, encode_loss, encode_source};
+use crate::pipeline::record::{Event, Kind, Loss, Record, Source, encode_loss, encode_source};
 
 /// A batch that owns its bytes.
 #[derive(Clone, Debug, Default)]
@@ -71,7 +71,7 @@ impl TestBatch {
         to(&BatchView {
             generation: self.generation,
             events: runs.iter().map(|run| run.events).sum(),
-            payload_bytes: self.records().filter(Record::ends_event).map(|r| r.payload().len() as u64).sum(),
+            payload_bytes: self.records().filter(|r| r.kind == Kind::Event).map(|r| r.payload().len() as u64).sum(),
             time_min_ns: self.records().map(|r| r.time_ns).min().unwrap_or(0),
             time_max_ns: self.records().map(|r| r.time_ns).max().unwrap_or(0),
             runs: &runs,
@@ -120,11 +120,28 @@ pub(crate) fn storage(directory: &Path) -> Storage {
 /// All items as text, for a comparison that reads well.
 pub(crate) fn read(path: &Path) -> Vec<String> {
     let directory = Directory::open(path).expect("the directory is there");
+    forward(&directory, &Wanted::default())
+}
+
+/// The items that reading forward gives, as text.
+pub(crate) fn forward(directory: &Directory, wanted: &Wanted<'_>) -> Vec<String> {
     let mut read = Vec::new();
-    scan::forward(&directory, &Wanted::default(), |item| {
+    let whole = scan::forward(directory, wanted, |item| {
         read.push(text(&item));
         ControlFlow::Continue(())
     });
+    assert!(whole.is_continue());
+    read
+}
+
+/// The items that reading backward gives, as text.
+pub(crate) fn backward(directory: &Directory, wanted: &Wanted<'_>) -> Vec<String> {
+    let mut read = Vec::new();
+    let whole = scan::backward(directory, wanted, |item| {
+        read.push(text(&item));
+        ControlFlow::Continue(())
+    });
+    assert!(whole.is_continue());
     read
 }
 

@@ -134,6 +134,8 @@ pub struct Placed<'a> {
     pub sequence: Option<u64>,
     /// The record: an event, a piece of one, or a loss.
     pub record: Record<'a>,
+    /// Its bytes.
+    pub bytes: &'a [u8],
     /// Who it comes from.
     pub source: Source<'a>,
 }
@@ -142,11 +144,13 @@ fn place<'a>(batch: &'a Batch, slots: impl Iterator<Item = &'a Slot>) -> impl It
     let mut last = (NONE, Source::default());
     slots.filter_map(move |slot| {
         // Both were decoded when they were ordered.
-        let (record, _) = Record::decode(&batch.content[slot.at..]).ok()?;
+        let rest = &batch.content[slot.at..];
+        let (record, bytes) = Record::decode(rest).ok()?;
         if slot.source_at != last.0 {
             last = (slot.source_at, source_at(batch, slot.source_at).unwrap_or_default());
         }
-        Some(Placed { sequence: (slot.sequence != NONE).then_some(slot.sequence), record, source: last.1 })
+        let sequence = (slot.sequence != NONE).then_some(slot.sequence);
+        Some(Placed { sequence, record, bytes: &rest[..bytes], source: last.1 })
     })
 }
 

@@ -9,21 +9,32 @@
 //! 2. A batch whose sequences were given out already is skipped.
 //! 3. A jump in the sequence is a [`Item::Gap`], except at the front, where the oldest files went.
 
+pub mod backward;
+pub mod follow;
+pub mod forward;
+pub mod join;
 pub mod merge;
 pub mod segment;
+#[cfg(test)]
+mod tests;
+pub mod verify;
 
 use std::fs;
 use std::io;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::disk::RealDisk;
+use super::format::BatchHeader;
 use super::name::{Name, State};
-use crate::pipeline::record::{Loss, Record, Source};
+use crate::pipeline::record::{Kind, Loss, Malformed, Record, Source};
 use crate::sync::Arc;
-use merge::Merged;
+pub use backward::backward;
+pub use follow::Follower;
+pub use forward::forward;
+pub use join::{Joined, Joiner};
 pub use segment::Damage;
-use segment::{Batch, OpenError, Segment, Step};
+use segment::{OpenError, Segment};
+pub use verify::{Described, FileReport, describe, verify, verify_bytes};
 
 /// A file of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +118,8 @@ pub struct Event<'a> {
     pub sequence: Option<u64>,
     /// What was written.
     pub record: Record<'a>,
+    /// The record's bytes.
+    pub bytes: &'a [u8],
     /// Who it comes from.
     pub source: Source<'a>,
     /// The stream that it belongs to.
@@ -130,6 +143,11 @@ pub struct Wanted<'w> {
 }
 
 impl Wanted<'_> {
+    fn batch(&self, header: &BatchHeader) -> bool {
+        (header.next_sequence() > self.from_sequence || header.events == 0)
+            && self.times(header.time_min_ns, header.time_max_ns)
+    }
+
     fn times(&self, min_ns: u64, max_ns: u64) -> bool {
         max_ns >= self.from_ns && self.until_ns.is_none_or(|until| min_ns <= until)
     }
@@ -143,144 +161,49 @@ impl Wanted<'_> {
     }
 }
 
-/// Reads the items of `directory`, oldest first, until `each` breaks.
-///
-/// # Errors
-/// What the disk says when a file cannot be read at all is given as [`Item::Damage`]; no error ends the reading.
-pub fn forward(directory: &Directory, wanted: &Wanted<'_>, mut each: impl FnMut(Item<'_>) -> ControlFlow<()>) {
-    let mut reader = Forward::default();
-    for (i, file) in directory.files.iter().enumerate() {
-        let next = directory.files.get(i + 1).and_then(|file| Some(file.name?.first_sequence));
-        if next.is_some_and(|next| next <= wanted.from_sequence) {
-            continue;
-        }
-        reader.bound = match file.name {
-            Some(Name { state: State::Torn, .. }) => next.unwrap_or(u64::MAX),
-            _ => u64::MAX,
-        };
-        if reader.file(file, wanted, &mut each).is_break() {
-            return;
+/// Opens a file of a directory. None if it is no longer there: retention took it since it was listed.
+fn open_file(file: &SegmentFile, stream_id: Option<u128>) -> Option<Result<Segment, OpenError>> {
+    // The daemon may have sealed it, or named it torn, since it was listed.
+    let renamed = [State::Sealed, State::Torn].into_iter().filter_map(|state| {
+        let name = Name { state, ..file.name? };
+        Some(name.in_directory(file.path.parent()?))
+    });
+    for path in std::iter::once(file.path.clone()).chain(renamed) {
+        match fs::File::open(path) {
+            Ok(opened) => return Some(Segment::open(Arc::new(opened), stream_id)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Some(Err(OpenError::Disk(e))),
         }
     }
+    None
 }
 
-/// The state of reading forward.
-#[derive(Default)]
-struct Forward {
-    /// The sequence after the last that was given out.
-    seen: u64,
-    /// Whether all that precedes was looked at, so that a jump is a gap.
-    contiguous: bool,
-    /// Rule 1.
-    bound: u64,
-    stream_id: Option<u128>,
-    batch: Batch,
-    merged: Merged,
+/// A whole file that cannot be read.
+fn unreadable(file: &SegmentFile, error: &OpenError) -> Damage {
+    Damage { offset: 0, bytes: file.bytes, what: error.to_string(), events: None }
 }
 
-impl Forward {
-    fn file(
-        &mut self,
-        file: &SegmentFile,
-        wanted: &Wanted<'_>,
-        each: &mut impl FnMut(Item<'_>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        let opened = match fs::File::open(&file.path) {
-            Ok(opened) => Segment::open(Arc::new(opened), self.stream_id),
-            // Retention took it since the directory was listed.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return ControlFlow::Continue(()),
-            Err(e) => Err(OpenError::Disk(e)),
-        };
-        let segment = match opened {
-            Ok(segment) => segment,
-            Err(e) => {
-                self.contiguous = false;
-                let damage = Damage { offset: 0, bytes: file.bytes, what: e.to_string(), events: None };
-                return each(Item::Damage { path: &file.path, damage });
-            }
-        };
-        self.stream_id = Some(segment.stream_id);
-        if !wanted.segment(&segment) {
-            self.contiguous = false;
-            return ControlFlow::Continue(());
-        }
-        self.segment(&segment, &file.path, wanted, each)
-    }
+/// A batch whose records are not what its header says.
+fn malformed(header: &BatchHeader, what: Malformed) -> Damage {
+    let bytes = header.end() - header.offset;
+    Damage { offset: header.offset, bytes, what: what.to_string(), events: Some(u64::from(header.events)) }
+}
 
-    fn segment(
-        &mut self,
-        segment: &Segment,
-        path: &Path,
-        wanted: &Wanted<'_>,
-        each: &mut impl FnMut(Item<'_>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        let mut at = Segment::FIRST;
-        loop {
-            let step = segment.step(at, &mut self.batch, true);
-            match step {
-                Ok(Step::Batch) => {
-                    at = self.batch.header.end();
-                    if wanted.times(self.batch.header.time_min_ns, self.batch.header.time_max_ns) {
-                        self.batch(segment, path, each)?;
-                    } else {
-                        self.seen = self.seen.max(self.batch.header.next_sequence());
-                        self.contiguous = true;
-                    }
-                }
-                Ok(Step::Damage { damage, next, sequences }) => {
-                    if let Some((_, after)) = sequences {
-                        self.seen = self.seen.max(after);
-                    }
-                    each(Item::Damage { path, damage })?;
-                    at = next;
-                }
-                Ok(Step::End { .. }) => return ControlFlow::Continue(()),
-                Err(e) => {
-                    self.contiguous = false;
-                    let bytes = segment.file_bytes.saturating_sub(at);
-                    let damage = Damage { offset: at, bytes, what: e.to_string(), events: None };
-                    return each(Item::Damage { path, damage });
-                }
-            }
-        }
-    }
-
-    fn batch(
-        &mut self,
-        segment: &Segment,
-        path: &Path,
-        each: &mut impl FnMut(Item<'_>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        let (first, next) = (self.batch.header.first_sequence, self.batch.header.next_sequence());
-        if first < self.seen || (first >= self.bound && next > first) {
-            return ControlFlow::Continue(());
-        }
-        if self.contiguous && first > self.seen {
-            each(Item::Gap { from: self.seen, to: first - 1 })?;
-        }
-        (self.seen, self.contiguous) = (next, true);
-        if let Err(malformed) = self.merged.order(&self.batch) {
-            let header = &self.batch.header;
-            let damage = Damage {
-                offset: header.offset,
-                bytes: header.end() - header.offset,
-                what: malformed.to_string(),
-                events: Some(u64::from(header.events)),
-            };
-            return each(Item::Damage { path, damage });
-        }
-        let boot_id = segment.header.as_ref().map_or(0, |header| header.boot_id);
-        for placed in self.merged.forward(&self.batch) {
-            each(item(placed, segment.stream_id, boot_id))?;
-        }
-        ControlFlow::Continue(())
+/// Up to which sequence a file counts (rule 1), by the name of the next.
+fn bound(file: &SegmentFile, next: Option<&SegmentFile>) -> u64 {
+    match (file.name, next.and_then(|next| next.name)) {
+        (Some(Name { state: State::Torn, .. }), Some(next)) => next.first_sequence,
+        _ => u64::MAX,
     }
 }
 
 fn item(placed: merge::Placed<'_>, stream_id: u128, boot_id: u128) -> Item<'_> {
-    let merge::Placed { sequence, record, source } = placed;
-    match record.as_loss() {
-        Ok(loss) => Item::Loss { loss, time_ns: record.time_ns, source },
-        Err(_) => Item::Event(Event { sequence, record, source, stream_id, boot_id }),
+    let merge::Placed { sequence, record, bytes, source } = placed;
+    match record.kind {
+        Kind::Loss => match record.as_loss() {
+            Ok(loss) => Item::Loss { loss, time_ns: record.time_ns, source },
+            Err(_) => unreachable!("it was decoded when it was ordered"),
+        },
+        _ => Item::Event(Event { sequence, record, bytes, source, stream_id, boot_id }),
     }
 }

@@ -148,11 +148,12 @@ impl Segment {
         self.footer.as_ref().map_or(self.file_bytes, |footer| footer.offset)
     }
 
-    /// Looks at what stands at `at`. With `content`, a batch's records are read and their checksum is verified.
+    /// Looks at what stands at `at`. Where `wants` says so of its header, a batch's records are read and their checksum is
+    /// verified.
     ///
     /// # Errors
     /// What the disk says. That ends nothing: the caller may step over it.
-    pub fn step(&self, at: u64, batch: &mut Batch, content: bool) -> io::Result<Step> {
+    pub fn step(&self, at: u64, batch: &mut Batch, wants: &dyn Fn(&BatchHeader) -> bool) -> io::Result<Step> {
         let limit = self.limit();
         if at >= limit {
             return Ok(Step::End { torn_bytes: 0 });
@@ -161,6 +162,7 @@ impl Segment {
             Err(e) => return Err(e),
             Ok(Ok(())) if batch.header.end() > limit => Broken::Damaged("a batch is cut off"),
             Ok(Ok(())) => {
+                let content = wants(&batch.header);
                 let Some(what) = self.read_content(batch, content)? else { return Ok(Step::Batch) };
                 return self.after_damaged_content(at, limit, &batch.header, what);
             }
@@ -268,7 +270,7 @@ impl Segment {
         let mut batch = Batch::default();
         let mut at = Self::FIRST;
         loop {
-            match self.step(at, &mut batch, content)? {
+            match self.step(at, &mut batch, &|_| content)? {
                 Step::Batch => {
                     if footer.batches == 0 && self.header.is_err() {
                         footer.first_sequence = batch.header.first_sequence;
