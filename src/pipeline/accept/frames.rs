@@ -325,6 +325,15 @@ impl FrameSession {
         }
     }
 
+    /// The events since the last publish are published in `generation`, up to `sequence`: the rest of what was read
+    /// follows in other claims.
+    pub fn published_up_to(&mut self, generation: u64, sequence: u64) {
+        if let Some((first, last)) = self.parse.unpublished {
+            self.acks.published(generation, (first, sequence));
+            self.parse.unpublished = (sequence < last).then_some((sequence + 1, last));
+        }
+    }
+
     /// Takes the request that a SYNC has left, after the publish of what came before it: true once for each round
     /// with a SYNC in it. The writer asks for a sync then.
     #[must_use]
