@@ -274,6 +274,13 @@ impl Event<'_> {
     }
 }
 
+impl Default for Hello<'_> {
+    /// The HELLO of this version, without a name.
+    fn default() -> Self {
+        Hello::new(b"")
+    }
+}
+
 impl<'a> Hello<'a> {
     /// The HELLO of this version: no features, no session, no acknowledgements.
     #[must_use]
@@ -305,7 +312,8 @@ impl<'a> Hello<'a> {
         })
     }
 
-    fn encode(&self, to: &mut Vec<u8>) {
+    /// Appends the frame to `to`. The name is cut to [`TAG_BYTES_MAX`].
+    pub fn encode(&self, to: &mut Vec<u8>) {
         let name = cut(self.name);
         Head {
             length: (name.len() + HELLO_BYTES) as u32,
