@@ -167,7 +167,7 @@ pub static KEYS: &[Key] = &[
         name: "buffer.capacity",
         shown: r#""8MiB""#,
         has_default: true,
-        bounds: Bounds::Size { min: 256 << 10, max: 16 << 30 },
+        bounds: Bounds::Size { min: 256 << 10, max: 4 << 30 },
         meaning: &[
             "Bytes in each half of the double buffer; there are two. While both are full, producers wait.",
             "At least 4 times ingest.max_event.",
@@ -251,7 +251,7 @@ pub static KEYS: &[Key] = &[
             "The largest event. A longer text line is stored in pieces, which are joined again when it is read;",
             "a larger frame or datagram is refused and counted.",
         ],
-        applies: Applies::Restart,
+        applies: Applies::Reload,
         set: |config, given| {
             config.ingest.max_event_bytes = usize::try_from(given.size()?).ok()?;
             Some(())

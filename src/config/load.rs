@@ -44,7 +44,9 @@ impl Sources {
     pub fn load(&self) -> Result<Config, Wrong> {
         let mut draft = Draft::new(paths::segments_dir());
         let file = self.file.clone().unwrap_or_else(|| paths::config_dir().join("dbufd.toml"));
-        if self.file.is_some() || file.exists() {
+        // Only a file that is not there is none; one that cannot be looked at is a mistake that a person must hear of.
+        let absent = std::fs::metadata(&file).is_err_and(|error| is_absent(&error));
+        if self.file.is_some() || !absent {
             draft.file(&file)?;
         }
         for part in parts_of(&file)? {
@@ -72,6 +74,10 @@ pub fn check_text(name: &str, text: &str) -> Result<Config, Wrong> {
     draft.finish()
 }
 
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+}
+
 /// The files of `FILE.d`, in the order of their names.
 fn parts_of(file: &Path) -> Result<Vec<PathBuf>, Wrong> {
     let mut folder = file.as_os_str().to_owned();
@@ -80,9 +86,7 @@ fn parts_of(file: &Path) -> Result<Vec<PathBuf>, Wrong> {
     let wrong = |error: std::io::Error| Wrong(format!("{}: cannot be read: {error}", folder.display()));
     let list = match std::fs::read_dir(&folder) {
         Ok(list) => list,
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-            return Ok(Vec::new());
-        }
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
         Err(error) => return Err(wrong(error)),
     };
     let mut parts = Vec::new();
@@ -132,7 +136,7 @@ impl Draft {
     fn text(&mut self, name: &str, text: &str) -> Result<(), Wrong> {
         let table = DeTable::parse(text).map_err(|error| {
             let place = place(name, text, error.span().map_or(text.len(), |span| span.start));
-            Wrong(format!("{place}: not valid TOML: {}", error.message().replace('\n', " ")))
+            Wrong(format!("{place}: not valid TOML: {}", error.message().replace(char::is_control, " ")))
         })?;
         for found in flatten(table.get_ref()) {
             let key = Key::named(&found.name).ok_or_else(|| {

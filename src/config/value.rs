@@ -107,13 +107,35 @@ fn shortened(text: &str) -> String {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bounds {
     /// Bytes.
-    Size { min: u64, max: u64 },
-    /// Nanoseconds, and whether "none" is allowed.
-    Duration { min_ns: u64, max_ns: u64, none: bool },
+    Size {
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
+    /// Nanoseconds.
+    Duration {
+        /// The shortest.
+        min_ns: u64,
+        /// The longest.
+        max_ns: u64,
+        /// Whether "none" is allowed too.
+        none: bool,
+    },
     /// Bytes, or hundredths up to 100, or "none".
-    Amount { min_bytes: u64, min_percent: f64 },
+    Amount {
+        /// The least, as bytes.
+        min_bytes: u64,
+        /// The least, as a share.
+        min_percent: f64,
+    },
     /// "auto" or so many.
-    Count { min: usize, max: usize },
+    Count {
+        /// The least.
+        min: usize,
+        /// The most.
+        max: usize,
+    },
     /// "auto", "none", a core or a list of cores.
     Cores,
     /// "auto", "none" or a core.
@@ -127,7 +149,12 @@ pub enum Bounds {
     /// One of these.
     Choice(&'static [&'static str]),
     /// "never", "batch" or an interval in nanoseconds.
-    Sync { min_ns: u64, max_ns: u64 },
+    Sync {
+        /// The shortest interval.
+        min_ns: u64,
+        /// The longest interval.
+        max_ns: u64,
+    },
     /// true or false.
     Bool,
 }

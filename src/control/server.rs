@@ -8,7 +8,7 @@
 //! rotate) is for its user and root alone.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Write as _};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -106,15 +106,18 @@ pub(super) async fn serve(listener: UnixListener, answers: Answers) {
                     drop(place);
                 });
             }
-            Err(_) => refuse(&client),
+            Err(_) => refuse(client),
         }
     }
 }
 
-fn refuse(client: &UnixStream) {
+fn refuse(client: UnixStream) {
     let text = line(&Err(format!("busy: {CLIENTS_MAX} clients are connected already; try again")));
-    // Without waiting: it fits an empty queue, and a client that does not get it sees the end.
-    let _ = client.try_write(&text);
+    // Past the runtime, which has not yet asked the kernel whether the socket is writable. It is, being new; the call
+    // does not block in any case.
+    if let Ok(mut client) = client.into_std() {
+        let _ = client.write(&text);
+    }
 }
 
 async fn converse(client: UnixStream, answers: Answers) -> io::Result<()> {
@@ -169,7 +172,7 @@ fn line(answer: &Result<Value, String>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{BufRead, Read, Write};
+    use std::io::{BufRead, Read};
     use std::os::unix::net::UnixStream as Client;
     use std::path::Path;
 

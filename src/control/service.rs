@@ -4,6 +4,10 @@
 //! where systemd did not ask for them. Control thread. What can fail: a note that does not arrive; it is tried again
 //! with the next.
 
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -14,6 +18,8 @@ use crate::pipeline::pulse::{Activity, Beat};
 pub(super) const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// While nothing changes, looks get rarer up to this.
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(64);
+/// How long a note may wait for systemd to take it.
+const NOTE_TAKEN: Duration = Duration::from_secs(1);
 /// How much more time a stop asks for at a time.
 pub(super) const STOP_STEP: Duration = Duration::from_secs(5);
 
@@ -40,7 +46,7 @@ impl Manager {
 
     fn note(&self, states: &[NotifyState<'_>]) {
         if self.listens
-            && let Err(error) = sd_notify::notify(states)
+            && let Err(error) = send(states)
         {
             tracing::debug!(%error, "systemd did not take a note");
         }
@@ -96,6 +102,20 @@ impl Manager {
         self.beats = beats;
         alive
     }
+}
+
+/// As sd_notify(3), but with an end: a service manager that does not read must not hang the control plane.
+fn send(states: &[NotifyState<'_>]) -> io::Result<()> {
+    let path = std::env::var_os("NOTIFY_SOCKET").ok_or(io::ErrorKind::NotFound)?;
+    let address = match path.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(&path)?,
+    };
+    let note = states.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(NOTE_TAKEN))?;
+    socket.send_to_addr(note.as_bytes(), &address)?;
+    Ok(())
 }
 
 /// Whether every thread is all right. The last beat is the reader's.

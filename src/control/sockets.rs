@@ -92,16 +92,11 @@ impl Runtime {
         }
     }
 
-    /// Where the sockets are.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Takes what systemd passed, and makes the rest.
     pub(super) fn open(&self, ingest: &Ingest, group: Option<Gid>, passed: Vec<(OwnedFd, String)>) -> Result<Sockets> {
         let passed = sort(passed).context("cannot take the sockets that systemd passed")?;
         let mut files = Files::default();
-        let mut make = |name: &str, kind, mode, group| -> Result<(OwnedFd, Made)> {
+        let make = |name: &str, kind, mode, group| -> Result<(OwnedFd, Made)> {
             let path = self.path.join(name);
             make_way(&path, kind)?;
             make(&path, kind, mode, group).with_context(|| format!("{}: cannot make the socket", path.display()))
@@ -287,7 +282,7 @@ mod tests {
         let runtime = Runtime::take(&dir.path().join("run")).unwrap();
         let sockets = runtime.open(&ingest(0o622), None, Vec::new()).unwrap();
         let [stream, datagram, control] =
-            [STREAM_SOCKET, DATAGRAM_SOCKET, CONTROL_SOCKET].map(|name| runtime.path().join(name));
+            [STREAM_SOCKET, DATAGRAM_SOCKET, CONTROL_SOCKET].map(|name| runtime.path.join(name));
         assert_eq!([&stream, &datagram, &control].map(|path| mode_of(path)), [0o622, 0o622, 0o660]);
         UnixStream::connect(&stream).unwrap();
         UnixStream::connect(&control).unwrap();
@@ -295,7 +290,7 @@ mod tests {
         sockets.files.set_access(0o600, None).unwrap();
         assert_eq!([&stream, &datagram, &control].map(|path| mode_of(path)), [0o600, 0o600, 0o660]);
         drop(sockets);
-        assert_eq!(std::fs::read_dir(runtime.path()).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(&runtime.path).unwrap().count(), 0);
     }
 
     #[test]

@@ -11,9 +11,11 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::bench::BenchArgs;
 use super::context::When;
 use super::failure::complain;
 use super::select::{Cursor, priority, when};
+use super::send::SendArgs;
 
 /// dbufctl
 #[derive(Debug, Parser)]
@@ -67,6 +69,18 @@ pub enum Command {
         after_help = "Example:\n  dbufctl verify && echo all is well\n\nExit code 3 if anything is damaged, torn or missing."
     )]
     Verify(VerifyArgs),
+    /// Send one event, or one for each line of standard input
+    #[command(after_help = "Examples:\n  dbufctl send -t backup -p notice 'done after 3 h'\n  \
+                      journalctl -o cat -n 1000 | dbufctl send -t old --sync")]
+    Send(SendArgs),
+    /// Measure: send seeded blocks, and prove that each arrived once
+    #[command(
+        after_help = "Examples:\n  dbufctl bench                                  in this process, no daemon\n  \
+                            dbufctl bench --via lines --writers 2 --size 100..100 --events 1000000\n  \
+                            dbufctl bench --via frames --rate 5000 --duration 30s --json\n\n\
+                            Exit code 1 if the proof fails."
+    )]
+    Bench(BenchArgs),
     /// Show what the daemon counts
     #[command(after_help = "Examples:\n  dbufctl stats --watch\n  dbufctl stats --json | jq .events\n  \
                             dbufctl stats --prometheus >/var/lib/prometheus/node-exporter/dbufd.prom")]

@@ -7,6 +7,7 @@
 //! the others ask the daemon over its control socket ([`daemon`]).
 
 pub mod args;
+mod bench;
 mod cat;
 mod command;
 pub mod context;
@@ -17,6 +18,7 @@ mod output;
 mod print;
 mod segments;
 mod select;
+mod send;
 mod stats;
 mod verify;
 
@@ -38,13 +40,15 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { runtime, directory, color, command } = cli;
-    let context = Context::resolve(runtime, directory, color, command.needs())?;
+    let context = Context::resolve(runtime, directory.clone(), color, command.needs())?;
     match command {
         Command::Cat(args) => cat::run(&args, &context),
         Command::Tail(args) => cat::run(&args.into(), &context),
         Command::Segments(args) => segments::run(args, &context),
         Command::Verify(args) => verify::run(&args, &context),
         Command::Stats(args) => stats::run(args, &context),
+        Command::Send(args) => send::run(&args, &context),
+        Command::Bench(args) => bench::run(&args, &context, directory.as_deref()),
         Command::Rotate => command::obey("rotate", &context),
         Command::Sync => command::obey("sync", &context),
         Command::Reload => command::reload(&context),
@@ -60,8 +64,15 @@ impl Command {
             Self::Cat(args) if !args.files.is_empty() => Needs::Nothing,
             Self::Verify(args) if !args.files.is_empty() => Needs::Nothing,
             Self::Config(args) if args.defaults => Needs::Nothing,
-            Self::Cat(_) | Self::Tail(_) | Self::Segments(_) | Self::Verify(_) => Needs::Segments,
-            Self::Stats(_) | Self::Rotate | Self::Sync | Self::Reload | Self::Ping | Self::Config(_) => Needs::Daemon,
+            Self::Bench(args) if args.via == bench::Via::Buffer => Needs::Nothing,
+            Self::Cat(_) | Self::Bench(_) | Self::Tail(_) | Self::Segments(_) | Self::Verify(_) => Needs::Segments,
+            Self::Send(_)
+            | Self::Stats(_)
+            | Self::Rotate
+            | Self::Sync
+            | Self::Reload
+            | Self::Ping
+            | Self::Config(_) => Needs::Daemon,
         }
     }
 }

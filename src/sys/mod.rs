@@ -1,4 +1,5 @@
-//! The kernel's facilities, one a file; the only folder for `unsafe` system calls.
+//! One kernel facility a file, where neither nix nor rustix wraps it. `unsafe` is allowed here.
 
 pub mod listen_fds;
+pub mod recvmmsg;
 pub mod sync_file_range;

@@ -6,7 +6,7 @@
 mod prometheus;
 mod table;
 
-pub(super) use table::bytes as bytes_for_eyes;
+pub(super) use table::{bytes as bytes_for_eyes, count as count_for_eyes};
 
 use std::path::Path;
 use std::process::ExitCode;

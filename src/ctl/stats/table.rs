@@ -265,7 +265,7 @@ fn ratio(part: f64, whole: f64) -> f64 {
 }
 
 /// A count with a comma between each three digits.
-fn count(number: f64) -> String {
+pub(in crate::ctl) fn count(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut out = String::new();
     for (index, digit) in digits.char_indices() {
