@@ -62,7 +62,8 @@ fn as_json(name: &str, held: &Described) -> Value {
 
 fn table(rows: &[(String, Described)], zone: &TimeZone) -> String {
     let time = |ns| timestamp(ns).to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string();
-    let mut text = format!("{:<29} {:<6} {:>12} {:>10}  {:<19}  {}\n", "FILE", "STATE", "EVENTS", "BYTES", "FROM", "TO");
+    let mut text =
+        format!("{:<29} {:<6} {:>12} {:>10}  {:<19}  {}\n", "FILE", "STATE", "EVENTS", "BYTES", "FROM", "TO");
     for (name, held) in rows {
         let bytes = bytes_for_eyes(held.bytes as f64);
         let _ = write!(text, "{:<29} {:<6} ", visible(name), held.state.name());

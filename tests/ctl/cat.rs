@@ -210,7 +210,19 @@ fn a_loss_after_or_between_the_last_few_is_shown_and_one_before_them_is_not() {
     fixture.batch(&source("app", 7), |run| {
         run.loss(0, &loss(1)).text(1, "a").loss(2, &loss(2)).text(3, "b").text(4, "c").loss(5, &loss(3));
     });
-    for (line, expected) in [("-n 1", 3), ("-n 2", 3), ("-n 3", 5), ("-n 4", 6), ("", 6), ("-r", 6), ("-r -n 2", 3), ("--after 1", 5), ("-r --after 1", 5), ("--after 3", 3), ("-r --after 3", 3)] {
+    for (line, expected) in [
+        ("-n 1", 3),
+        ("-n 2", 3),
+        ("-n 3", 5),
+        ("-n 4", 6),
+        ("", 6),
+        ("-r", 6),
+        ("-r -n 2", 3),
+        ("--after 1", 5),
+        ("-r --after 1", 5),
+        ("--after 3", 3),
+        ("-r --after 3", 3),
+    ] {
         let said = fixture.run(&format!("cat -o cat {line}")).failed(3);
         assert!(said.contains(&format!(" {expected} events ({expected} malformed)")), "{line}: {said}");
     }

@@ -1,6 +1,8 @@
 use super::fixture::*;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -105,4 +107,45 @@ fn following_ends_when_nobody_reads() {
     let (reader, _) = std::io::pipe().unwrap();
     drop(std::mem::replace(&mut tail.out, BufReader::new(ChildStdout::from(std::os::fd::OwnedFd::from(reader)))));
     assert!(tail.child.wait().unwrap().success());
+}
+
+#[test]
+fn files_that_are_renamed_while_they_are_read_leave_no_gap() {
+    let mut fixture = Fixture::new();
+    fixture.texts("app", 0, &["x", "y"]);
+    let mut commands: Vec<_> =
+        (0..60).map(|round| fixture.command(if round % 2 == 0 { "cat -o raw" } else { "cat -o raw -r" })).collect();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut second = 1;
+            while !done.load(Ordering::Relaxed) {
+                fixture.texts("app", second, &["x", "y"]).rotate();
+                second += 1;
+                // Often enough to meet a listing, and not so often that no two listings are the same.
+                std::thread::sleep(Duration::from_millis(3));
+            }
+        });
+        let rans: Vec<_> = commands.iter_mut().map(|command| Ran::of(command.output().unwrap())).collect();
+        done.store(true, Ordering::Relaxed);
+        for ran in rans {
+            let text = ran.fine();
+            assert!(text.trim_start_matches("xy").is_empty() || text.trim_start_matches("yx").is_empty(), "{text}");
+        }
+    });
+}
+
+#[test]
+fn nothing_is_missed_or_shown_twice_while_files_come_and_are_renamed() {
+    let mut fixture = Fixture::new();
+    let mut all = Following::of(&fixture, "cat -f -o cat --since @1");
+    let texts: Vec<String> = (0..200).map(|n| n.to_string()).collect();
+    for (second, text) in (0..).zip(&texts) {
+        fixture.texts("app", second, &[text]);
+        if second % 3 == 0 {
+            fixture.rotate();
+        }
+    }
+    all.expect(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(all.end().fine(), "");
 }

@@ -59,7 +59,8 @@ fn wait(directory: Option<BorrowedFd<'_>>, signals: &mut UnixStream) -> nix::Res
     let timeout = if directory.is_some() { PollTimeout::NONE } else { PollTimeout::from(LOOK_EVERY_MS) };
     loop {
         // No event is asked for on standard output: POLLERR comes unasked when a pipe has no reader.
-        let mut fds = vec![PollFd::new(stdout.as_fd(), PollFlags::empty()), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        let mut fds =
+            vec![PollFd::new(stdout.as_fd(), PollFlags::empty()), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(directory.map(|directory| PollFd::new(directory, PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Err(Errno::EINTR) => continue,
