@@ -1,12 +1,186 @@
 //! The only door to atomics and threads: the standard library's, or loom's under `--cfg dbuf_loom`.
+//!
+//! It also holds what the lock-free parts need beside them: [`CacheLine`], [`Futex`], and [`Edge`], by which every
+//! ordering that carries something has a name.
 
+#[cfg(not(dbuf_loom))]
 pub use std::sync::{Arc, Condvar, Mutex, MutexGuard, atomic, mpsc};
+#[cfg(not(dbuf_loom))]
 pub use std::thread;
+
+#[cfg(dbuf_loom)]
+pub use loom::sync::{Arc, Condvar, Mutex, MutexGuard, atomic};
+#[cfg(dbuf_loom)]
+pub use loom::thread;
+
+use std::time::Duration;
+
+use atomic::{AtomicU32, Ordering};
 
 /// Keeps a value on cache lines of its own: 128 bytes, since the prefetcher brings lines in pairs.
 #[derive(Debug, Default)]
-#[repr(align(128))]
+#[repr(C, align(128))]
 pub struct CacheLine<T>(
     /// The value.
     pub T,
 );
+
+/// A named edge between threads: what one releases, the other acquires.
+///
+/// Outside the models these are the constants `Release` and `Acquire`. Inside them, `DBUF_WEAKEN=name:release` or
+/// `DBUF_WEAKEN=name:acquire` makes that end `Relaxed` when the program runs, so that `.ci/weaken` can see a model
+/// fail for each end of each edge, without building again.
+#[derive(Clone, Copy, Debug)]
+pub struct Edge(&'static str);
+
+impl Edge {
+    /// The edge of this name. The name stands in the table at the head of the module that owns it.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self(name)
+    }
+
+    /// The name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.0
+    }
+
+    /// The ordering of the releasing site.
+    #[cfg(not(dbuf_loom))]
+    #[inline(always)]
+    #[must_use]
+    pub const fn release(self) -> Ordering {
+        Ordering::Release
+    }
+
+    /// The ordering of the acquiring site.
+    #[cfg(not(dbuf_loom))]
+    #[inline(always)]
+    #[must_use]
+    pub const fn acquire(self) -> Ordering {
+        Ordering::Acquire
+    }
+
+    /// The ordering of a site that acquires this edge and releases `other`.
+    #[cfg(not(dbuf_loom))]
+    #[inline(always)]
+    #[must_use]
+    pub const fn acquire_and_release(self, _other: Self) -> Ordering {
+        Ordering::AcqRel
+    }
+
+    /// The ordering of the releasing site, unless this run weakens it.
+    #[cfg(dbuf_loom)]
+    #[must_use]
+    pub fn release(self) -> Ordering {
+        if self.is_weakened("release") { Ordering::Relaxed } else { Ordering::Release }
+    }
+
+    /// The ordering of the acquiring site, unless this run weakens it.
+    #[cfg(dbuf_loom)]
+    #[must_use]
+    pub fn acquire(self) -> Ordering {
+        if self.is_weakened("acquire") { Ordering::Relaxed } else { Ordering::Acquire }
+    }
+
+    /// The ordering of a site that acquires this edge and releases `other`, unless this run weakens either.
+    #[cfg(dbuf_loom)]
+    #[must_use]
+    pub fn acquire_and_release(self, other: Self) -> Ordering {
+        match (self.acquire(), other.release()) {
+            (Ordering::Acquire, Ordering::Release) => Ordering::AcqRel,
+            (Ordering::Acquire, _) => Ordering::Acquire,
+            (_, release) => release,
+        }
+    }
+
+    #[cfg(dbuf_loom)]
+    fn is_weakened(self, end: &str) -> bool {
+        static WEAKENED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+        let weakened = WEAKENED.get_or_init(|| std::env::var("DBUF_WEAKEN").unwrap_or_default());
+        weakened.split_once(':') == Some((self.0, end))
+    }
+}
+
+/// A word that threads can sleep on. Spurious returns are allowed: who sleeps looks again.
+///
+/// The kernel compares the word and goes to sleep in one step, and a wake after a change of the word finds either
+/// the sleeper or a comparison that fails (futex(2)). That is a promise about this word alone: it orders nothing else.
+#[cfg(not(dbuf_loom))]
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct Futex(AtomicU32);
+
+#[cfg(not(dbuf_loom))]
+impl Futex {
+    /// With this value.
+    #[must_use]
+    pub const fn new(value: u32) -> Self {
+        Self(AtomicU32::new(value))
+    }
+
+    /// Sleeps while the word is `expected`, at most for `patience`. Returns at once if it is not.
+    pub fn wait(&self, expected: u32, patience: Option<Duration>) {
+        use rustix::thread::futex;
+        // A time that the kernel's format cannot hold is as good as for ever.
+        let patience = patience.and_then(|time| futex::Timespec::try_from(time).ok());
+        // Every error (changed, interrupted, timed out) means the same: look again.
+        let _ = futex::wait(&self.0, futex::Flags::PRIVATE, expected, patience.as_ref());
+    }
+
+    /// Wakes up to `count` sleepers.
+    pub fn wake(&self, count: u32) {
+        use rustix::thread::futex;
+        // It fails only for a bad address or a bad operation, and both are fixed here.
+        let _ = futex::wake(&self.0, futex::Flags::PRIVATE, count);
+    }
+}
+
+/// A word that threads can sleep on, modelled: the lock is the kernel's bucket lock. Time does not pass in a model,
+/// so a sleep ends only by a wake, and a wake that is lost is a deadlock that loom reports.
+#[cfg(dbuf_loom)]
+#[derive(Debug)]
+pub struct Futex {
+    word: AtomicU32,
+    bucket: Mutex<()>,
+    sleepers: Condvar,
+}
+
+#[cfg(dbuf_loom)]
+impl Futex {
+    /// With this value.
+    #[must_use]
+    pub fn new(value: u32) -> Self {
+        Self { word: AtomicU32::new(value), bucket: Mutex::new(()), sleepers: Condvar::new() }
+    }
+
+    /// Sleeps while the word is `expected`, whatever the patience.
+    pub fn wait(&self, expected: u32, _patience: Option<Duration>) {
+        let bucket = self.bucket.lock().expect("no model panics while it holds a bucket");
+        // Relaxed: the bucket's lock orders the comparison against wakes, as in the kernel.
+        if self.word.load(Ordering::Relaxed) == expected {
+            drop(self.sleepers.wait(bucket));
+        }
+    }
+
+    /// Wakes sleepers; more than asked for, which is allowed.
+    pub fn wake(&self, _count: u32) {
+        let _bucket = self.bucket.lock().expect("no model panics while it holds a bucket");
+        self.sleepers.notify_all();
+    }
+}
+
+impl std::ops::Deref for Futex {
+    type Target = AtomicU32;
+
+    #[cfg(not(dbuf_loom))]
+    fn deref(&self) -> &AtomicU32 {
+        &self.0
+    }
+
+    #[cfg(dbuf_loom)]
+    fn deref(&self) -> &AtomicU32 {
+        &self.word
+    }
+}

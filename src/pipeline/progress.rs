@@ -9,6 +9,7 @@
 //! | `want` | [`Progress::want`] | the reader's look at `wants` | that a writer waits | a writer sleeps although what it waits for is done |
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -102,15 +103,21 @@ impl Progress {
         self.losses.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether something of `generation` was lost. Costs one load while nothing was ever lost.
+    /// Whether something of `generation` was lost.
     pub fn was_lost(&self, generation: u64) -> bool {
+        self.was_lost_among(&(generation..=generation))
+    }
+
+    /// Whether something of one of these generations was lost. Costs one load while nothing was ever lost.
+    pub fn was_lost_among(&self, generations: &RangeInclusive<u64>) -> bool {
         // Relaxed: the caller has read the number of edge `progress` first.
         self.losses.load(Ordering::Relaxed) > 0
             && self
                 .lost_generations
                 .lock()
                 .expect("no thread panics while it holds the lost generations")
-                .contains(&generation)
+                .iter()
+                .any(|lost| generations.contains(lost))
     }
 
     /// A writer says that it waits: its bell rings at the next progress of that kind. It must look at the numbers

@@ -1,1 +1,316 @@
-//! accept
+//! Where bytes arrive and become events.
+//!
+//! Enters: bytes on the stream socket (text lines, syslog, or the framed protocol) and on the datagram socket (plain
+//! bytes or syslog). Leaves: records in the front half of the buffer. N pinned writer threads run all of it.
+//! What can fail: only [`Accept::start`]; nothing that a client sends makes a writer end.
+//!
+//! - Each writer has an epoll set of its own and listens on the stream socket; a client goes to the writer with the
+//!   fewest connections and stays there, so that its order needs no effort. The datagram socket is the first writer's.
+//! - One read of a socket is one acceptance time, and one claim of the buffer as a rule (see `layer`).
+//! - While the buffer is full a writer waits for room and reads nothing: the kernel's queues push back on the senders.
+//!
+//! The way through the files: `listener` → `stream` (→ `text` → `lines`, `meaning`, `syslog`; or → `framed`, [`frames`])
+//! and `datagram` (→ `senders`, `meaning`) → `layer` (→ `source`, `losses`). `writer` is the thread, `peer` says who.
+
+mod datagram;
+mod framed;
+pub mod frames;
+mod intake;
+mod layer;
+mod lines;
+mod listener;
+mod losses;
+mod meaning;
+mod peer;
+mod senders;
+mod source;
+mod stream;
+mod syslog;
+mod text;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{setsockopt, sockopt::PassCred};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
+use self::frames::Sessions;
+use self::intake::Intake;
+use self::layer::Layer;
+use self::listener::Listener;
+use self::writer::Worker;
+use super::buffer::{DoubleBuffer, TooManyWriters};
+use super::counters::{Counters, Identity};
+use super::progress::Progress;
+use super::pulse::Pulse;
+use super::record::{EXTENSION_BYTES_MAX, HEAD_BYTES, LOSS_BYTES, SOURCE_BYTES_MAX, padded};
+use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use crate::sync::{Arc, Mutex, MutexGuard, mpsc, thread};
+
+/// What one event takes at most beside its payload, with its source record, in bytes.
+pub const OVERHEAD_BYTES_MAX: usize = HEAD_BYTES + EXTENSION_BYTES_MAX + SOURCE_BYTES_MAX + LOSS_BYTES;
+
+/// The sockets that events come in by.
+#[derive(Debug)]
+pub struct Sockets {
+    /// A stream socket that listens.
+    pub stream: OwnedFd,
+    /// A datagram socket that is bound.
+    pub datagram: OwnedFd,
+}
+
+/// What [`Accept::start`] takes.
+#[derive(Debug)]
+pub struct AcceptOptions {
+    /// Where events come in.
+    pub sockets: Sockets,
+    /// Where events go; it can have one writer for each of `cpus`.
+    pub buffer: DoubleBuffer,
+    /// Where they are counted; it has one writer for each of `cpus`.
+    pub counters: Arc<Counters>,
+    /// How far the reader is; it has one writer for each of `cpus`.
+    pub progress: Arc<Progress>,
+    /// One writer thread for each, pinned to that core if there is one.
+    pub cpus: Vec<Option<usize>>,
+    /// `ingest.max_event`.
+    pub max_event_bytes: usize,
+}
+
+/// Why writers cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel refused a descriptor, an option or a thread.
+    #[error("the writers cannot start: {0}")]
+    Kernel(#[from] io::Error),
+    /// The buffer was built for fewer writers.
+    #[error("the writers cannot start: {0}; build the buffer for more")]
+    Writers(#[from] TooManyWriters),
+    /// The largest event would never fit.
+    #[error(
+        "ingest.max_event of {max_event_bytes} bytes does not fit: the buffer takes at most {limit_bytes}; make one smaller or the other larger"
+    )]
+    MaxEvent {
+        /// What was asked for.
+        max_event_bytes: usize,
+        /// What fits.
+        limit_bytes: usize,
+    },
+}
+
+/// The writers, while they run.
+#[derive(Debug)]
+pub struct Accept {
+    shared: Arc<Shared>,
+    threads: Vec<thread::JoinHandle<()>>,
+    ended: mpsc::Receiver<usize>,
+    limit_bytes: usize,
+}
+
+/// How the writers stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Stopped {
+    /// Writers that still waited for room when the time was over. They end when the buffer's reader is dropped.
+    pub writers_left: usize,
+}
+
+/// What all writers see.
+#[derive(Debug)]
+struct Shared {
+    desks: Box<[Desk]>,
+    counters: Arc<Counters>,
+    max_event_bytes: AtomicUsize,
+}
+
+/// One writer, as others see it.
+#[derive(Debug)]
+struct Desk {
+    inbox: Mutex<Inbox>,
+    bell: EventFd,
+    pulse: Arc<Pulse>,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    newcomers: Vec<Newcomer>,
+    /// When to have stopped; None while there is no such order.
+    stop_by: Option<Instant>,
+    is_closed: bool,
+}
+
+/// A client that was accepted by one writer for another.
+#[derive(Debug)]
+struct Newcomer {
+    socket: OwnedFd,
+    identity: Identity,
+}
+
+impl Accept {
+    /// Starts the writers.
+    ///
+    /// # Errors
+    /// [`StartError`]; no thread runs then.
+    pub fn start(options: AcceptOptions) -> Result<Self, StartError> {
+        let AcceptOptions { sockets, buffer, counters, progress, cpus, max_event_bytes } = options;
+        let limit_bytes = buffer.largest_claim().saturating_sub(OVERHEAD_BYTES_MAX);
+        if padded(max_event_bytes) > limit_bytes {
+            return Err(StartError::MaxEvent { max_event_bytes, limit_bytes });
+        }
+        set_nonblocking(&sockets.stream)?;
+        setsockopt(&sockets.datagram, PassCred, &true).map_err(io::Error::from)?;
+        let desk = || -> io::Result<Desk> {
+            let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+            Ok(Desk { inbox: Mutex::default(), bell, pulse: Arc::default() })
+        };
+        let shared = Arc::new(Shared {
+            desks: cpus.iter().map(|_| desk()).collect::<io::Result<_>>()?,
+            counters,
+            max_event_bytes: AtomicUsize::new(max_event_bytes),
+        });
+        let (stream, sessions) = (Arc::new(sockets.stream), Sessions::new());
+        let mut datagram = Some(sockets.datagram);
+        let workers = (0..cpus.len()).map(|index| -> Result<Worker, StartError> {
+            let pulse = Arc::clone(&shared.desks[index].pulse);
+            let layer = Layer::new(buffer.writer()?, index, Arc::clone(&shared.counters), pulse);
+            let (sessions, progress) = (Arc::clone(&sessions), Arc::clone(&progress));
+            let intake = Intake::new(layer, index, max_event_bytes, sessions, progress, buffer.waker());
+            let listener = Listener::new(Arc::clone(&stream));
+            Ok(Worker::new(index, Arc::clone(&shared), intake, listener, datagram.take())?)
+        });
+        // All that can fail comes before the first thread, except for the threads themselves.
+        let workers = workers.collect::<Result<Vec<_>, _>>()?;
+        let (end, ended) = mpsc::channel();
+        let mut accept = Self { shared, threads: Vec::new(), ended, limit_bytes };
+        for (worker, cpu) in workers.into_iter().zip(cpus) {
+            match accept.spawn(worker, cpu, end.clone()) {
+                Ok(thread) => accept.threads.push(thread),
+                Err(error) => {
+                    let _ = accept.stop(Duration::from_secs(1));
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(accept)
+    }
+
+    fn spawn(
+        &self,
+        worker: Worker,
+        cpu: Option<usize>,
+        end: mpsc::Sender<usize>,
+    ) -> io::Result<thread::JoinHandle<()>> {
+        let index = self.threads.len();
+        let shared = Arc::clone(&self.shared);
+        thread::Builder::new().name(format!("dbufd-writer-{index}")).spawn(move || {
+            pin(cpu, &shared.counters, index);
+            worker.run();
+            // Nobody listens any more if the time to stop was over.
+            let _ = end.send(index);
+        })
+    }
+
+    /// Changes `ingest.max_event`, from the next read on. What does not fit the buffer is cut to what does; returns
+    /// what is in force.
+    pub fn set_max_event_bytes(&self, bytes: usize) -> usize {
+        let bytes = bytes.clamp(1, self.limit_bytes);
+        // Relaxed: a limit hands nothing over.
+        self.shared.max_event_bytes.store(bytes, Relaxed);
+        bytes
+    }
+
+    /// Each writer's sign of life, by index.
+    #[must_use]
+    pub fn pulses(&self) -> Vec<Arc<Pulse>> {
+        self.shared.desks.iter().map(|desk| Arc::clone(&desk.pulse)).collect()
+    }
+
+    /// Accepts no more, takes what the kernel holds for each socket until it is empty once, lets the clients of the
+    /// framed protocol have the answers that they are owed, and ends the threads. Returns at the latest after `within`
+    /// and a little: a writer that waits for room cannot be ended, and is left.
+    ///
+    /// The reader has to go on meanwhile.
+    pub fn stop(self, within: Duration) -> Stopped {
+        let stop_by = Instant::now() + within;
+        for index in 0..self.shared.desks.len() {
+            self.shared.inbox(index).stop_by = Some(stop_by);
+            self.shared.ring(index);
+        }
+        // A thread that is in the middle of a read when the time is over may still finish it.
+        let give_up = stop_by + Duration::from_millis(200);
+        let mut threads: Vec<_> = self.threads.into_iter().map(Some).collect();
+        while threads.iter().any(Option::is_some) {
+            let left = give_up.saturating_duration_since(Instant::now());
+            let Ok(index) = self.ended.recv_timeout(left) else { break };
+            if let Some(thread) = threads[index].take() {
+                // It has ended; a panic in it has been told by the panic itself.
+                let _ = thread.join();
+            }
+        }
+        Stopped { writers_left: threads.iter().flatten().count() }
+    }
+}
+
+impl Shared {
+    fn inbox(&self, index: usize) -> MutexGuard<'_, Inbox> {
+        self.desks[index].inbox.lock().expect("no thread panics while it holds an inbox")
+    }
+
+    fn ring(&self, index: usize) {
+        // It can only fail when the bell's count would overflow, and then the bell rings already.
+        let _ = self.desks[index].bell.write(1);
+    }
+
+    fn count_connection(&self, index: usize) {
+        // Relaxed: a plain counter.
+        self.counters.writers[index].0.connections.fetch_add(1, Relaxed);
+    }
+
+    /// Gives a client to another writer; gives it back if that one stops.
+    fn hand_over(&self, index: usize, newcomer: Newcomer) -> Result<(), Newcomer> {
+        let mut inbox = self.inbox(index);
+        if inbox.is_closed {
+            return Err(newcomer);
+        }
+        // Counted now, so that the next one does not go the same way before the writer has looked.
+        self.count_connection(index);
+        inbox.newcomers.push(newcomer);
+        drop(inbox);
+        self.ring(index);
+        Ok(())
+    }
+
+    /// Silences the bell and takes what is in the inbox: clients, and when to have stopped.
+    fn take_inbox(&self, index: usize) -> (Vec<Newcomer>, Option<Instant>) {
+        // The bell first: what comes into the inbox after this rings it again. Nothing to read is no error.
+        let _ = self.desks[index].bell.read();
+        let mut inbox = self.inbox(index);
+        (std::mem::take(&mut inbox.newcomers), inbox.stop_by)
+    }
+
+    /// Closes the inbox for good, and takes what was in it.
+    fn close_inbox(&self, index: usize) -> Vec<Newcomer> {
+        let mut inbox = self.inbox(index);
+        inbox.is_closed = true;
+        std::mem::take(&mut inbox.newcomers)
+    }
+}
+
+fn set_nonblocking(socket: &OwnedFd) -> io::Result<()> {
+    Ok(fcntl_setfl(socket, fcntl_getfl(socket)? | OFlags::NONBLOCK)?)
+}
+
+fn pin(cpu: Option<usize>, counters: &Counters, index: usize) {
+    let Some(id) = cpu else { return };
+    if core_affinity::set_for_current(core_affinity::CoreId { id }) {
+        // Relaxed: a plain value for people.
+        counters.writers[index].0.cpu_plus_one.store(id as u32 + 1, Relaxed);
+    } else {
+        tracing::warn!(cpu = id, writer = index, "the writer cannot be pinned to its core and runs anywhere");
+    }
+}

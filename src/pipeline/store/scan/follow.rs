@@ -6,6 +6,7 @@
 //! A batch that is written only in part is waited for. A file that was cut after a failed sync has no more: what was cut
 //! stands in the next, and what was given out already is skipped there.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::ops::ControlFlow;
@@ -138,9 +139,11 @@ impl Follower {
             self.is_stale = true;
             return;
         };
+        let current = self.current.as_ref().and_then(|current| current.path.file_name());
         while let Ok(events) = inotify.read_events() {
-            let grew = AddWatchFlags::IN_MODIFY;
-            self.is_stale |= events.iter().any(|event| !grew.contains(event.mask));
+            // That another file grew is news too: it was not listed while it had no header.
+            let is_news = |mask, name: Option<&OsStr>| mask != AddWatchFlags::IN_MODIFY || name != current;
+            self.is_stale |= events.iter().any(|event| is_news(event.mask, event.name.as_deref()));
         }
     }
 

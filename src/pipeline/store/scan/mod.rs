@@ -24,7 +24,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::disk::RealDisk;
-use super::format::BatchHeader;
+use super::format::{BatchHeader, SEGMENT_BYTES};
 use super::name::{Name, State};
 use crate::pipeline::record::{Kind, Loss, Malformed, Record, Source};
 use crate::sync::Arc;
@@ -35,6 +35,9 @@ pub use join::{Joined, Joiner};
 pub use segment::Damage;
 use segment::{OpenError, Segment};
 pub use verify::{Described, FileReport, describe, verify, verify_bytes};
+
+/// How often a directory is listed at most, until two lists are the same.
+const LISTINGS_MAX: usize = 100;
 
 /// A file of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,12 +60,22 @@ pub struct Directory {
 impl Directory {
     /// Lists the segments in `path`.
     ///
+    /// A file that is renamed while a directory is listed may be missing under either name, so a list counts only when a
+    /// second one has the same names. An active file that has no header yet holds nothing and is left out.
+    ///
     /// # Errors
     /// What the disk says.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let segments = super::disk::segments(&RealDisk, path)?;
+        let mut segments = super::disk::segments(&RealDisk, path)?;
+        for _ in 0..LISTINGS_MAX {
+            let before = std::mem::replace(&mut segments, super::disk::segments(&RealDisk, path)?);
+            if before.iter().map(|(name, _)| name).eq(segments.iter().map(|(name, _)| name)) {
+                break;
+            }
+        }
         let files = segments
             .into_iter()
+            .filter(|(name, bytes)| name.state != State::Active || *bytes >= SEGMENT_BYTES as u64)
             .map(|(name, bytes)| SegmentFile { path: name.in_directory(path), name: Some(name), bytes })
             .collect();
         Ok(Self { files })

@@ -1,0 +1,401 @@
+//! The framed protocol as the daemon speaks it: what a connection's bytes mean, what was promised, what to answer.
+//! The bytes are `dbuf_client::wire`'s and `docs/PROTOCOL.md` draws them.
+//!
+//! Enters: bytes that a writer thread read from one connection, and the reader's progress. Leaves: [`Step`]s for the
+//! writer, and replies in a bounded outbox. No input or output here, and no thread but the connection's writer;
+//! [`Sessions`] alone is shared. What can fail: everything that a client sends, as a [`Step::Refused`] that costs one
+//! event or a [`Step::Broken`] that ends the connection.
+//!
+//! How a writer drives it:
+//! 1. Bytes that begin with the magic go to [`greet`] until it returns a [`FrameSession`]; the bytes that it consumed are done.
+//! 2. [`FrameSession::next`] is called with the bytes from the first that is not consumed yet, until it says
+//!    [`Step::More`], [`Step::Bye`] or [`Step::Broken`]. What a [`Step::Event`] brings, and a loss record for a
+//!    [`Step::Refused`], is to be laid down.
+//! 3. It is laid down in as many claims as it takes, each of which is redone if it was sealed. After each publish
+//!    [`FrameSession::published_up_to`] is told the claim's generation.
+//! 4. If [`FrameSession::take_sync`] says so, the reader is asked for a sync. [`FrameSession::progress`] is told how far
+//!    the reader is; [`FrameSession::outgoing`] is sent without blocking, and [`FrameSession::sent`] told how much
+//!    went. All this after each round, and whenever the bell rings for what [`FrameSession::wants`]. The connection is
+//!    closed when [`FrameSession::is_deaf`].
+//! 5. At the connection's end, [`FrameSession::at_end`] says whether it came in the middle of an event. Dropping the
+//!    session gives its place in [`Sessions`] back.
+//!
+//! Invariants, cited by number:
+//! 1. What was parsed and not yet published is neither acknowledged nor remembered: it may be sent again.
+//! 2. An acknowledgement of N is sent after every ERROR that names an event up to N.
+//! 3. No event is accepted whose sequence is not above all before it in its session, on whatever connection.
+//! 4. What a client can make this hold is bounded: the outbox by [`OUTBOX_BYTES_MAX`], spans by [`SPANS_MAX`].
+
+mod acks;
+mod sessions;
+
+use std::ops::RangeInclusive;
+
+use dbuf_client::wire::{self, Code, Event, Fault, Frame, HEAD_BYTES, Head, Hello, Welcome, kind};
+
+use crate::pipeline::record::Cause;
+use crate::sync::Arc;
+use acks::Acks;
+pub use acks::SPANS_MAX;
+pub use sessions::{SESSIONS_MAX, Sessions};
+use sessions::{Seat, Standing};
+
+/// The most bytes of replies that wait for a client to read them; a client that lets more come together is cut off.
+pub const OUTBOX_BYTES_MAX: usize = 64 << 10;
+/// While so many bytes wait, no acknowledgement joins them: the next that does says more.
+const OUTBOX_BYTES_CALM: usize = 4 << 10;
+
+/// What a writer does next with a connection's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// An event to lay down. An empty tag stands for [`FrameSession::name`].
+    Event {
+        /// The event.
+        event: Event<'a>,
+        /// Bytes that are done.
+        consumed: usize,
+    },
+    /// An event that is refused whole: count it, and lay down a loss record. The client is told.
+    Refused {
+        /// Why.
+        cause: Cause,
+        /// Bytes of its payload.
+        payload_bytes: u64,
+        /// Bytes that are done.
+        consumed: usize,
+    },
+    /// An event that was accepted before: count it as a duplicate.
+    Duplicate {
+        /// Bytes that are done.
+        consumed: usize,
+    },
+    /// Nothing for the writer: the body of a refused event, a frame of a later version, a SYNC (see
+    /// [`FrameSession::take_sync`]).
+    Passed {
+        /// Bytes that are done.
+        consumed: usize,
+    },
+    /// The frame is not whole.
+    More {
+        /// Bytes that it takes, from the first that was given; never more than [`frame_bytes_max`].
+        frame_bytes: usize,
+    },
+    /// The client said that nothing more will come: publish, answer, and close.
+    Bye,
+    /// The connection has to end: publish what came before, answer, and close.
+    Broken {
+        /// What one event is to be counted as; None if the fault is none of an event.
+        cause: Option<Cause>,
+        /// For the daemon's own log.
+        why: &'static str,
+    },
+}
+
+/// The largest frame that a writer has to hold whole, for this `max_event`, in bytes.
+#[must_use]
+pub const fn frame_bytes_max(max_event_bytes: usize) -> usize {
+    let event = wire::TAG_BYTES_MAX + max_event_bytes;
+    let control = wire::CONTROL_BYTES_MAX as usize;
+    HEAD_BYTES + if event > control { event } else { control }
+}
+
+/// What [`greet`] made of a connection's first bytes.
+#[derive(Debug)]
+pub enum Greeting {
+    /// The magic and HELLO are not whole; they never take more than [`frame_bytes_max`] and the magic.
+    More,
+    /// The session, with its WELCOME in the outbox.
+    Open {
+        /// The connection's state.
+        session: Box<FrameSession>,
+        /// Bytes that are done.
+        consumed: usize,
+    },
+    /// The connection has to end after this reply.
+    Refused {
+        /// What to send.
+        reply: Vec<u8>,
+        /// For the daemon's own log.
+        why: &'static str,
+        /// Whether to count it as malformed: false if the client may be right and try again.
+        malformed: bool,
+    },
+}
+
+/// Reads the magic and the HELLO of a framed connection of user `uid`.
+///
+/// A session belongs to a user, so that nobody can occupy or silence that of another.
+#[must_use]
+pub fn greet(bytes: &[u8], max_event_bytes: usize, uid: u32, sessions: &Arc<Sessions>) -> Greeting {
+    let refused = |code: Code, why: &'static str| {
+        let mut reply = Vec::new();
+        Frame::Error(Fault { code: code as u8, first: 0, last: 0, text: why.as_bytes() }).encode(&mut reply);
+        Greeting::Refused { reply, why, malformed: code == Code::Broken }
+    };
+    let frame = match wire::is_framed(bytes) {
+        None => return Greeting::More,
+        Some(false) => return refused(Code::Broken, "the connection does not open with the magic"),
+        Some(true) => &bytes[wire::MAGIC.len()..],
+    };
+    match Head::decode(frame) {
+        Ok(None) => return Greeting::More,
+        Ok(Some(head)) if head.kind != kind::HELLO => return refused(Code::Broken, "the first frame is no HELLO"),
+        Ok(Some(_)) => (),
+        Err(error) => return refused(Code::Broken, error.0),
+    }
+    let (hello, consumed) = match Frame::decode(frame) {
+        Ok(Some((Frame::Hello(hello), consumed))) => (hello, consumed),
+        Ok(_) => return Greeting::More,
+        Err(error) => return refused(Code::Broken, error.0),
+    };
+    if hello.version < wire::VERSION_MIN || hello.version_min > wire::VERSION {
+        return refused(Code::Version, "no version of the protocol that both sides speak");
+    }
+    if hello.incompatible != 0 {
+        return refused(Code::Version, "a feature is asked for that this daemon does not have");
+    }
+    let Some((seat, known)) = Sessions::sit(sessions, uid, hello.session) else {
+        return refused(Code::Busy, "the session is open on another connection, or there are too many sessions");
+    };
+    let session = Box::new(FrameSession::new(&hello, max_event_bytes, seat, known));
+    Greeting::Open { session, consumed: wire::MAGIC.len() + consumed }
+}
+
+/// One framed connection after its HELLO.
+#[derive(Debug)]
+pub struct FrameSession {
+    name: Box<[u8]>,
+    max_event_bytes: usize,
+    /// The highest sequence that was accepted or refused.
+    last: u64,
+    /// Bytes of a refused or ignored frame that are still to come.
+    skip: u32,
+    /// First and last sequence of the events that are not published.
+    unpublished: Option<(u64, u64)>,
+    /// The sequence up to which a SYNC that was read, and not taken yet, wants everything durable.
+    sync: Option<u64>,
+    acks: Acks,
+    outbox: Vec<u8>,
+    /// The client let too many replies come together.
+    deaf: bool,
+    seat: Seat,
+}
+
+impl FrameSession {
+    fn new(hello: &Hello<'_>, max_event_bytes: usize, seat: Seat, known: Option<Standing>) -> Self {
+        let last = seat.standing.last;
+        let mut outbox = Vec::new();
+        Frame::Welcome(Welcome {
+            version: hello.version.min(wire::VERSION),
+            max_event: max_event_bytes as u32,
+            compatible: 0,
+            incompatible: 0,
+            last,
+        })
+        .encode(&mut outbox);
+        Self {
+            name: hello.name.into(),
+            max_event_bytes,
+            last,
+            skip: 0,
+            unpublished: None,
+            sync: None,
+            acks: match known {
+                None => Acks::new(hello.ack),
+                Some(standing) => Acks::resumed(hello.ack, standing.pending),
+            },
+            outbox,
+            deaf: false,
+            seat,
+        }
+    }
+
+    /// The producer's name: the tag of events that have none.
+    #[must_use]
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// The session's id; 0 if the client has none.
+    #[must_use]
+    pub fn session(&self) -> u128 {
+        self.seat.id()
+    }
+
+    /// What the frame at the start of `bytes` asks for. The bytes of a [`Step::More`] are to be given again, with more.
+    pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Step<'a> {
+        if self.deaf {
+            return Step::Broken { cause: None, why: "the client does not read its replies" };
+        }
+        if self.skip > 0 && !bytes.is_empty() {
+            let consumed = bytes.len().min(self.skip as usize);
+            self.skip -= consumed as u32;
+            return Step::Passed { consumed };
+        }
+        let head = match Head::decode(bytes) {
+            Ok(Some(head)) => head,
+            Ok(None) => return Step::More { frame_bytes: HEAD_BYTES },
+            Err(error) => return self.broken(Some(Cause::Malformed), error.0),
+        };
+        match head.kind {
+            kind::EVENT => self.event(&head, bytes),
+            kind::SYNC => {
+                self.sync = Some(self.last);
+                self.pass(&head)
+            }
+            kind::BYE => Step::Bye,
+            kind if kind & wire::IGNORABLE != 0 => self.pass(&head),
+            _ => self.broken(Some(Cause::Malformed), "a frame of a type that has no place here"),
+        }
+    }
+
+    fn event<'a>(&mut self, head: &Head, bytes: &'a [u8]) -> Step<'a> {
+        // Invariant 3. A refused event that comes again is a duplicate too: it was named, and counted.
+        if (1..=self.last).contains(&head.sequence) {
+            self.skip = head.length;
+            return Step::Duplicate { consumed: HEAD_BYTES };
+        }
+        if let Some((code, text)) = fault_of(head, self.max_event_bytes) {
+            return self.refuse(head, code, text);
+        }
+        let frame_bytes = head.frame_bytes();
+        let Some(body) = bytes.get(HEAD_BYTES..frame_bytes) else { return Step::More { frame_bytes } };
+        let (tag, payload) = body.split_at(usize::from(head.tag_length));
+        self.last = head.sequence;
+        let first = self.unpublished.map_or(head.sequence, |(first, _)| first);
+        self.unpublished = Some((first, head.sequence));
+        let event = Event { pri: head.detail, tag, time_ns: head.time_ns, sequence: head.sequence, payload };
+        Step::Event { event, consumed: frame_bytes }
+    }
+
+    fn refuse(&mut self, head: &Head, code: Code, text: &'static str) -> Step<'static> {
+        self.skip = head.length;
+        self.last = self.last.max(head.sequence);
+        self.error(code, head.sequence, head.sequence, text);
+        let cause = if code == Code::TooBig { Cause::TooBig } else { Cause::Malformed };
+        Step::Refused { cause, payload_bytes: head.payload_bytes() as u64, consumed: HEAD_BYTES }
+    }
+
+    fn pass(&mut self, head: &Head) -> Step<'static> {
+        self.skip = head.length;
+        Step::Passed { consumed: HEAD_BYTES }
+    }
+
+    fn broken(&mut self, cause: Option<Cause>, why: &'static str) -> Step<'static> {
+        self.error(Code::Broken, 0, 0, why);
+        Step::Broken { cause, why }
+    }
+
+    fn error(&mut self, code: Code, first: u64, last: u64, text: &str) {
+        if self.outbox.len() > OUTBOX_BYTES_MAX {
+            self.deaf = true;
+            return;
+        }
+        Frame::Error(Fault { code: code as u8, first, last, text: text.as_bytes() }).encode(&mut self.outbox);
+    }
+
+    /// The events since the last publish, up to the one with this sequence, are published in `generation`.
+    pub fn published_up_to(&mut self, generation: u64, sequence: u64) {
+        // Invariant 1.
+        let Some((first, last)) = self.unpublished else { return };
+        self.acks.published(generation, (first, sequence));
+        self.unpublished = (sequence < last).then_some((sequence + 1, last));
+    }
+
+    /// Takes the request that a SYNC has left, once what came before it is published. The writer asks for a sync then.
+    #[must_use]
+    pub fn take_sync(&mut self) -> bool {
+        if self.unpublished.is_some() {
+            return false;
+        }
+        let sync = self.sync.take();
+        if let Some(sequence) = sync {
+            self.acks.sync(sequence);
+        }
+        sync.is_some()
+    }
+
+    /// Tells the session how far the reader is: `Progress::persisted_before`, then `Progress::durable_before`.
+    /// `was_lost` says whether something of these generations was lost.
+    pub fn progress(
+        &mut self,
+        persisted_before: u64,
+        durable_before: u64,
+        was_lost: impl Fn(RangeInclusive<u64>) -> bool,
+    ) {
+        let last = self.settled();
+        // Takes no memory unless something was lost.
+        let mut lost = Vec::new();
+        self.acks.progress((persisted_before, durable_before), last, was_lost, |first, last| lost.push((first, last)));
+        for (first, last) in lost {
+            self.error(Code::Lost, first, last, "accepted, and then lost by the disk");
+        }
+    }
+
+    /// Whether the client has let so many replies come together that one could not be kept. Nothing is acknowledged
+    /// from here on; the writer closes the connection.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        self.deaf
+    }
+
+    /// Which progress this session waits for, as bits of `progress::want`; 0 if for none.
+    #[must_use]
+    pub fn wants(&self) -> u32 {
+        self.acks.wants()
+    }
+
+    /// Replies that wait to be sent. Empty if there are none.
+    pub fn outgoing(&mut self) -> &[u8] {
+        // Invariant 2: what is due was decided after the losses before it were put into the outbox.
+        if self.outbox.len() <= OUTBOX_BYTES_CALM && !self.deaf {
+            for (level, sequence) in self.acks.take_due() {
+                Frame::Ack { level, sequence }.encode(&mut self.outbox);
+            }
+        }
+        &self.outbox
+    }
+
+    /// So many bytes of [`FrameSession::outgoing`] are sent.
+    pub fn sent(&mut self, bytes: usize) {
+        self.outbox.drain(..bytes);
+    }
+
+    /// The highest sequence of which all before it is published or refused.
+    fn settled(&self) -> u64 {
+        self.unpublished.map_or(self.last, |(first, _)| first - 1)
+    }
+
+    /// What the connection's end means for `rest`, the bytes that no step has consumed: the cause if an event was cut.
+    #[must_use]
+    pub fn at_end(&self, rest: &[u8]) -> Option<Cause> {
+        let begins_event = rest.get(4).is_none_or(|&kind| kind == kind::EVENT);
+        (self.skip == 0 && !rest.is_empty() && begins_event).then_some(Cause::Abandoned)
+    }
+}
+
+impl Drop for FrameSession {
+    fn drop(&mut self) {
+        self.seat.standing = Standing { last: self.settled(), pending: self.acks.pending() };
+    }
+}
+
+/// What is wrong with the event of this head, as far as its sender alone is hurt by it.
+fn fault_of(head: &Head, max_event_bytes: usize) -> Option<(Code, &'static str)> {
+    if head.payload_bytes() > max_event_bytes {
+        Some((Code::TooBig, "the payload is larger than max_event"))
+    } else if head.payload_bytes() == 0 {
+        Some((Code::Malformed, "an event without payload"))
+    } else if usize::from(head.tag_length) > wire::TAG_BYTES_MAX {
+        Some((Code::Malformed, "the tag is longer than 64 bytes"))
+    } else if head.detail > wire::PRI_MAX {
+        Some((Code::Malformed, "pri is above 191"))
+    } else if head.sequence == 0 {
+        Some((Code::Malformed, "the sequence is 0; it counts from 1"))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

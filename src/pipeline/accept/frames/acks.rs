@@ -1,0 +1,316 @@
+//! Which acknowledgements a session is owed: what it published in which generation, against how far the reader is.
+//!
+//! Enters: published stretches of sequences, SYNCs, progress. Leaves: acknowledgements that are due, and the stretches
+//! that were lost. Only the connection's writer. Nothing can fail.
+//!
+//! An acknowledgement is cumulative, so only the latest counts: a client that reads slowly gets fewer, not later ones.
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+
+use dbuf_client::wire::Level;
+
+use crate::pipeline::progress::want;
+
+/// The most stretches of events that are told apart while they wait to be durable. Beyond that the oldest are told
+/// together: acknowledged when the last of them is, and named together if one of them was lost.
+pub const SPANS_MAX: usize = 1024;
+
+/// Events of one generation, or of some neighbouring ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    /// First and last generation.
+    pub generations: (u64, u64),
+    /// First and last sequence.
+    pub sequences: (u64, u64),
+}
+
+impl Span {
+    fn with(self, next: Self) -> Self {
+        Self { generations: (self.generations.0, next.generations.1), sequences: (self.sequences.0, next.sequences.1) }
+    }
+
+    fn generations(&self) -> RangeInclusive<u64> {
+        self.generations.0..=self.generations.1
+    }
+}
+
+/// The bookkeeping of one session.
+#[derive(Debug)]
+pub(super) struct Acks {
+    level: Level,
+    /// Published, and not known to be persisted or lost. As many as there are generations in the buffer: two or three.
+    in_buffer: VecDeque<Span>,
+    /// Persisted, and not known to be durable or lost.
+    in_file: VecDeque<Span>,
+    /// The oldest and the newest sequence up to which a SYNC waits.
+    syncs: Option<(u64, u64)>,
+    /// What the last acknowledgements said; None if there was none and one is owed.
+    told_persisted: Option<u64>,
+    told_durable: Option<u64>,
+    due_persisted: Option<u64>,
+    due_durable: Option<u64>,
+}
+
+impl Acks {
+    /// For a session that is new.
+    pub(super) fn new(level: Level) -> Self {
+        Self {
+            level,
+            in_buffer: VecDeque::new(),
+            in_file: VecDeque::new(),
+            syncs: None,
+            told_persisted: Some(0),
+            told_durable: Some(0),
+            due_persisted: None,
+            due_durable: None,
+        }
+    }
+
+    /// For a session that was open before: its client has to be told where it stands, whether or not that changes.
+    pub(super) fn resumed(level: Level, pending: Option<Span>) -> Self {
+        let mut acks = Self::new(level);
+        acks.in_buffer.extend(pending);
+        acks.told_persisted = None;
+        acks.told_durable = None;
+        acks
+    }
+
+    /// Events with these sequences are published in `generation`.
+    pub(super) fn published(&mut self, generation: u64, sequences: (u64, u64)) {
+        let span = Span { generations: (generation, generation), sequences };
+        match self.in_buffer.back_mut() {
+            Some(back) if back.generations.1 == generation => *back = back.with(span),
+            _ => self.in_buffer.push_back(span),
+        }
+        merge_oldest(&mut self.in_buffer);
+    }
+
+    /// A SYNC waits until everything up to `sequence` is durable.
+    pub(super) fn sync(&mut self, sequence: u64) {
+        let oldest = self.syncs.map_or(sequence, |(oldest, _)| oldest);
+        self.syncs = Some((oldest, sequence));
+    }
+
+    /// Takes in the reader's progress. `last` is the highest sequence that was accepted or refused, all published;
+    /// `lost` is told each stretch that was lost, before an acknowledgement passes it.
+    pub(super) fn progress(
+        &mut self,
+        (persisted_before, durable_before): (u64, u64),
+        last: u64,
+        was_lost: impl Fn(RangeInclusive<u64>) -> bool,
+        mut lost: impl FnMut(u64, u64),
+    ) {
+        // The two are read one after the other, and durable includes persisted.
+        let persisted_before = persisted_before.max(durable_before);
+        while let Some(span) = pop_before(&mut self.in_buffer, persisted_before) {
+            if was_lost(span.generations()) {
+                lost(span.sequences.0, span.sequences.1);
+            } else {
+                self.in_file.push_back(span);
+                merge_oldest(&mut self.in_file);
+            }
+        }
+        while let Some(span) = pop_before(&mut self.in_file, durable_before) {
+            // A sync that failed loses what was persisted.
+            if was_lost(span.generations()) {
+                lost(span.sequences.0, span.sequences.1);
+            }
+        }
+        self.decide(last);
+    }
+
+    fn decide(&mut self, last: u64) {
+        let persisted = self.in_buffer.front().map_or(last, |span| span.sequences.0 - 1);
+        let durable = self.in_file.front().map_or(persisted, |span| span.sequences.0 - 1);
+        if self.level == Level::Persisted && self.told_persisted != Some(persisted) {
+            self.due_persisted = Some(persisted);
+        }
+        let mut owed = self.level == Level::Durable && self.told_durable != Some(durable);
+        if let Some((oldest, newest)) = self.syncs
+            && oldest <= durable
+        {
+            self.syncs = (newest > durable).then_some((newest, newest));
+            owed = true;
+        }
+        if owed {
+            self.due_durable = Some(durable);
+        }
+    }
+
+    /// The acknowledgements that are due; the caller sends them.
+    pub(super) fn take_due(&mut self) -> impl Iterator<Item = (Level, u64)> + use<> {
+        let persisted = self.due_persisted.take();
+        let durable = self.due_durable.take();
+        self.told_persisted = persisted.or(self.told_persisted);
+        self.told_durable = durable.or(self.told_durable);
+        let persisted = persisted.map(|sequence| (Level::Persisted, sequence));
+        persisted.into_iter().chain(durable.map(|sequence| (Level::Durable, sequence)))
+    }
+
+    /// Which progress could make something due, as bits of [`want`].
+    pub(super) fn wants(&self) -> u32 {
+        let in_buffer = !self.in_buffer.is_empty();
+        let anything = in_buffer || !self.in_file.is_empty();
+        let persisted = self.level == Level::Persisted && in_buffer;
+        let durable = anything && (self.level == Level::Durable || self.syncs.is_some());
+        (if persisted { want::PERSISTED } else { 0 }) | (if durable { want::DURABLE } else { 0 })
+    }
+
+    /// What is not known to be durable, as one span.
+    pub(super) fn pending(&self) -> Option<Span> {
+        let oldest = *self.in_file.front().or(self.in_buffer.front())?;
+        let newest = *self.in_buffer.back().or(self.in_file.back())?;
+        Some(oldest.with(newest))
+    }
+}
+
+fn pop_before(spans: &mut VecDeque<Span>, generation: u64) -> Option<Span> {
+    spans.front().is_some_and(|span| span.generations.1 < generation).then(|| spans.pop_front())?
+}
+
+/// Keeps `spans` bounded. The oldest merge, not the newest: a span that went on growing would never be passed by
+/// progress while events keep coming, and a SYNC in its midst would wait for ever.
+fn merge_oldest(spans: &mut VecDeque<Span>) {
+    if spans.len() > SPANS_MAX
+        && let Some(oldest) = spans.pop_front()
+        && let Some(second) = spans.front_mut()
+    {
+        *second = oldest.with(*second);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn due(acks: &mut Acks) -> Vec<(Level, u64)> {
+        acks.take_due().collect()
+    }
+
+    fn step(acks: &mut Acks, persisted: u64, durable: u64, last: u64, bad: &[u64]) -> Vec<(u64, u64)> {
+        let mut lost = Vec::new();
+        let was_lost = |range: RangeInclusive<u64>| bad.iter().any(|generation| range.contains(generation));
+        acks.progress((persisted, durable), last, was_lost, |first, last| lost.push((first, last)));
+        lost
+    }
+
+    #[test]
+    fn each_level_is_told_what_it_asked_for_and_nothing_else() {
+        for (level, after_persist, after_sync) in [
+            (Level::None, vec![], vec![]),
+            (Level::Persisted, vec![(Level::Persisted, 3)], vec![]),
+            (Level::Durable, vec![], vec![(Level::Durable, 3)]),
+        ] {
+            let mut acks = Acks::new(level);
+            acks.published(5, (1, 3));
+            step(&mut acks, 5, 5, 3, &[]);
+            assert_eq!(due(&mut acks), [], "nothing before its generation is passed");
+            step(&mut acks, 6, 5, 3, &[]);
+            assert_eq!(due(&mut acks), after_persist);
+            step(&mut acks, 6, 6, 3, &[]);
+            assert_eq!(due(&mut acks), after_sync);
+            step(&mut acks, 9, 9, 3, &[]);
+            assert_eq!((due(&mut acks), acks.wants()), (vec![], 0), "told once");
+        }
+    }
+
+    #[test]
+    fn a_sync_is_answered_when_all_before_it_is_durable_even_without_a_level() {
+        let mut acks = Acks::new(Level::None);
+        acks.published(1, (1, 2));
+        acks.sync(2);
+        acks.published(2, (3, 4));
+        assert_eq!(acks.wants(), want::DURABLE);
+        step(&mut acks, 3, 1, 4, &[]);
+        assert_eq!(due(&mut acks), []);
+        step(&mut acks, 3, 2, 4, &[]);
+        assert_eq!(due(&mut acks), [(Level::Durable, 2)]);
+        assert_eq!(acks.wants(), 0);
+    }
+
+    #[test]
+    fn a_sync_with_nothing_before_it_is_answered_at_once() {
+        let mut acks = Acks::new(Level::Durable);
+        acks.sync(0);
+        step(&mut acks, 1, 1, 0, &[]);
+        assert_eq!(due(&mut acks), [(Level::Durable, 0)]);
+    }
+
+    #[test]
+    fn syncs_that_never_cease_do_not_put_off_the_answer_to_the_first() {
+        let mut acks = Acks::new(Level::None);
+        for n in 1..=20 {
+            acks.published(n, (n, n));
+            acks.sync(n);
+            step(&mut acks, n, n, n, &[]);
+            let told = if n == 1 { vec![] } else { vec![(Level::Durable, n - 1)] };
+            assert_eq!(due(&mut acks), told);
+        }
+    }
+
+    #[test]
+    fn a_loss_is_named_before_the_acknowledgement_passes_it_and_once() {
+        let mut acks = Acks::new(Level::Persisted);
+        acks.published(1, (1, 4));
+        acks.published(2, (5, 9));
+        acks.sync(9);
+        assert_eq!(step(&mut acks, 3, 1, 9, &[1]), [(1, 4)]);
+        assert_eq!(due(&mut acks), [(Level::Persisted, 9)]);
+        assert_eq!(step(&mut acks, 3, 3, 9, &[1]), []);
+        assert_eq!(due(&mut acks), [(Level::Durable, 9)]);
+    }
+
+    #[test]
+    fn what_a_failed_sync_loses_is_named_although_it_was_persisted() {
+        let mut acks = Acks::new(Level::Durable);
+        acks.published(1, (1, 4));
+        assert_eq!(step(&mut acks, 2, 1, 4, &[]), []);
+        assert_eq!(step(&mut acks, 2, 2, 4, &[1]), [(1, 4)]);
+        assert_eq!(due(&mut acks), [(Level::Durable, 4)]);
+    }
+
+    #[test]
+    fn refused_events_do_not_hold_up_an_acknowledgement() {
+        let mut acks = Acks::new(Level::Persisted);
+        acks.published(1, (1, 1));
+        step(&mut acks, 2, 1, 3, &[]);
+        assert_eq!(due(&mut acks), [(Level::Persisted, 3)], "2 and 3 were refused");
+    }
+
+    #[test]
+    fn while_nothing_is_durable_the_spans_stay_bounded_and_say_the_truth() {
+        let mut acks = Acks::new(Level::Durable);
+        let total = 3 * SPANS_MAX as u64;
+        for n in 1..=total {
+            acks.published(n, (n, n));
+            step(&mut acks, n + 1, 0, n, &[]);
+            assert!(acks.in_file.len() <= SPANS_MAX && acks.in_buffer.is_empty());
+        }
+        let merged = acks.in_file[0].generations.1;
+        step(&mut acks, total + 1, merged, total, &[]);
+        assert_eq!(due(&mut acks), [], "not before the last of the merged");
+        step(&mut acks, total + 1, merged + 1, total, &[]);
+        assert_eq!(due(&mut acks), [(Level::Durable, merged)]);
+        step(&mut acks, total + 1, total + 1, total, &[]);
+        assert_eq!(due(&mut acks), [(Level::Durable, total)]);
+    }
+
+    #[test]
+    fn a_resumed_session_is_told_where_it_stands() {
+        let mut before = Acks::new(Level::Durable);
+        before.published(1, (1, 4));
+        before.published(2, (5, 9));
+        step(&mut before, 2, 1, 9, &[]);
+        let pending = before.pending();
+        assert_eq!(pending, Some(Span { generations: (1, 2), sequences: (1, 9) }));
+        let mut after = Acks::resumed(Level::Durable, pending);
+        step(&mut after, 3, 2, 9, &[]);
+        assert_eq!(due(&mut after), [(Level::Durable, 0)]);
+        step(&mut after, 3, 3, 9, &[]);
+        assert_eq!(due(&mut after), [(Level::Durable, 9)]);
+        let mut idle = Acks::resumed(Level::Persisted, None);
+        step(&mut idle, 3, 3, 9, &[]);
+        assert_eq!(due(&mut idle), [(Level::Persisted, 9)], "all that it sent before is persisted");
+    }
+}

@@ -1,0 +1,81 @@
+//! What all sockets of one writer share: the layer, the syslog reader, limits and numbers.
+//!
+//! One a writer, on its thread. Nothing here can fail.
+
+use std::time::SystemTime;
+
+use jiff::tz::TimeZone;
+
+use super::frames::Sessions;
+use super::layer::Layer;
+use super::source::Peer;
+use super::syslog::Parser;
+use crate::pipeline::buffer::Waker;
+use crate::pipeline::counters::Identity;
+use crate::pipeline::progress::Progress;
+use crate::sync::Arc;
+
+/// The writer's index is in the upper bits of every piece's id, so that ids of two writers never meet.
+const PIECE_ID_BITS: u32 = 48;
+
+/// What a socket's bytes go through.
+#[derive(Debug)]
+pub(super) struct Intake {
+    pub(super) layer: Layer,
+    pub(super) parser: Parser,
+    /// Fields of the event at hand; kept for its memory.
+    pub(super) fields: Vec<u8>,
+    pub(super) max_event_bytes: usize,
+    /// Memory that connections keep for events that have not come whole.
+    pub(super) carried_bytes: usize,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) waker: Waker,
+    pub(super) index: usize,
+    peers: u64,
+    pieces: u64,
+}
+
+impl Intake {
+    pub(super) fn new(
+        layer: Layer,
+        index: usize,
+        max_event_bytes: usize,
+        sessions: Arc<Sessions>,
+        progress: Arc<Progress>,
+        waker: Waker,
+    ) -> Self {
+        Self {
+            layer,
+            parser: Parser::new(TimeZone::system()),
+            fields: Vec::new(),
+            max_event_bytes,
+            carried_bytes: 0,
+            sessions,
+            progress,
+            waker,
+            index,
+            peers: 0,
+            pieces: 0,
+        }
+    }
+
+    /// What is read from here on is accepted now.
+    pub(super) fn begin(&mut self) {
+        // A clock before 1970 shows 1970; what the clock shows is no reason to end.
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.layer.begin(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// A peer that this writer has not had before.
+    pub(super) fn peer(&mut self, identity: Identity) -> Peer {
+        self.peers += 1;
+        Peer { number: self.peers, identity }
+    }
+
+    /// An id for the pieces of one event, unique within the daemon's life.
+    pub(super) fn piece_id(&mut self) -> u64 {
+        self.pieces += 1;
+        (self.index as u64) << PIECE_ID_BITS | self.pieces
+    }
+}

@@ -1,0 +1,334 @@
+//! Events that a read brought are laid down in the front half, as many as fit with one claim.
+//!
+//! Enters: events as ranges of the bytes that were read, and losses. Leaves: published records, and counts. One layer a
+//! writer, on its thread. What can fail: the reader is gone ([`Closed`]), and then the writer ends.
+//!
+//! Reading and laying down are apart, because a publish can fail when the reader swaps: then the same events are laid
+//! down again, and nothing that was read has to be read, decided or counted twice. What waits in between is a few words
+//! an event, in a list that stays in the cache; the payload is copied once, from the socket's bytes into the claim.
+//! (Rejected: to read straight into the claim and take back, on a seal, what the reading had changed. It saves the
+//! list, and makes every parser carry its own way back.)
+
+use std::ops::Range;
+
+use super::losses::{LOSSES_MAX, Losses};
+use super::source::{Peer, SLOTS_MAX, Sources};
+use crate::pipeline::buffer::{Claim, Refused, Writer};
+use crate::pipeline::counters::{Counters, WriterCounters};
+use crate::pipeline::pulse::{Activity, Pulse};
+use crate::pipeline::record::{Cause, Event, Piece, Transport, padded};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering::Relaxed;
+
+/// Events that wait at a time: what a chunk holds of small ones.
+const EVENTS_MAX: usize = 512;
+/// Bytes of fields with which the layer counts as full.
+const FIELDS_BYTES_FULL: usize = 256 << 10;
+
+const _: () = assert!(EVENTS_MAX + LOSSES_MAX < SLOTS_MAX, "invariant 1 of the sources");
+
+/// The reader is gone: nothing that is written would ever be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Closed;
+
+/// What an event has beside source, priority and payload.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Extra {
+    pub(super) source_time_ns: Option<u64>,
+    pub(super) producer_sequence: Option<u64>,
+    pub(super) piece: Option<Piece>,
+}
+
+/// An event that waits, as a range of the bytes that were read.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    start: u32,
+    bytes: u32,
+    slot: u32,
+    /// Index of its extra, plus one; 0 if it has none.
+    extra: u32,
+    pri: u8,
+}
+
+/// The events that wait.
+#[derive(Debug, Default)]
+struct Events {
+    all: Vec<Waiting>,
+    extras: Vec<(Extra, Range<usize>)>,
+    fields: Vec<u8>,
+}
+
+/// What one claim carries, by source, as far as it is not counted yet.
+///
+/// It is counted just before it is published: an event that is in the buffer, or has gone on, is then always counted
+/// already. Where the publish fails, it has been counted for the next one.
+#[derive(Debug, Default)]
+struct Tally {
+    by_slot: Vec<(u32, u64, u64)>,
+    sequence: Option<u64>,
+    /// Events before this one are counted.
+    counted: usize,
+}
+
+/// Lays down what one writer thread has read.
+#[derive(Debug)]
+pub(super) struct Layer {
+    writer: Writer,
+    index: usize,
+    sources: Sources,
+    events: Events,
+    losses: Losses,
+    tally: Tally,
+    counters: Arc<Counters>,
+    pulse: Arc<Pulse>,
+    time_ns: u64,
+    publishes: u64,
+}
+
+impl Layer {
+    /// For the writer thread `index`, which counts there.
+    pub(super) fn new(writer: Writer, index: usize, counters: Arc<Counters>, pulse: Arc<Pulse>) -> Self {
+        let sources = Sources::new(Arc::clone(&counters));
+        let (events, losses, tally) = (Events::default(), Losses::default(), Tally::default());
+        Self { writer, index, sources, events, losses, tally, counters, pulse, time_ns: 0, publishes: 0 }
+    }
+
+    /// This writer's counters.
+    pub(super) fn counters(&self) -> &WriterCounters {
+        &self.counters.writers[self.index].0
+    }
+
+    /// All that is added from here on was accepted at this time. Nothing waits at this moment.
+    pub(super) fn begin(&mut self, time_ns: u64) {
+        debug_assert!(self.events.all.is_empty(), "events of one lay-down share their time");
+        self.time_ns = time_ns;
+    }
+
+    /// The acceptance time of what is added now.
+    pub(super) fn time_ns(&self) -> u64 {
+        self.time_ns
+    }
+
+    /// How often something was published.
+    pub(super) fn publishes(&self) -> u64 {
+        self.publishes
+    }
+
+    /// See [`Sources::slot`]. Good until the next [`Layer::lay_down`].
+    #[inline]
+    pub(super) fn slot(&mut self, peer: &Peer, transport: Transport, claimed_pid: u32, tag: &[u8]) -> u32 {
+        self.sources.slot(peer, transport, claimed_pid, tag)
+    }
+
+    /// Whether what waits has to be laid down before more is added.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.events.all.len() >= EVENTS_MAX || self.losses.is_full() || self.events.fields.len() >= FIELDS_BYTES_FULL
+    }
+
+    /// Adds an event whose payload is `range` of the bytes that will be given to [`Layer::lay_down`].
+    #[inline]
+    pub(super) fn add(&mut self, slot: u32, pri: u8, range: Range<usize>) {
+        let (start, bytes) = (range.start as u32, range.len() as u32);
+        self.events.all.push(Waiting { start, bytes, slot, extra: 0, pri });
+    }
+
+    /// Adds an event with more to it.
+    pub(super) fn add_with(&mut self, slot: u32, pri: u8, range: Range<usize>, extra: Extra, fields: &[u8]) {
+        let begin = self.events.fields.len();
+        self.events.fields.extend_from_slice(fields);
+        self.events.extras.push((extra, begin..self.events.fields.len()));
+        self.add(slot, pri, range);
+        if let Some(last) = self.events.all.last_mut() {
+            last.extra = self.events.extras.len() as u32;
+        }
+    }
+
+    /// Counts an event that was lost before it could be added, and adds the record of that.
+    pub(super) fn lose(&mut self, slot: u32, cause: Cause, bytes: u64) {
+        self.count_lost(slot, cause, bytes);
+        self.losses.add(slot, cause, bytes, self.time_ns);
+    }
+
+    fn count_lost(&self, slot: u32, cause: Cause, bytes: u64) {
+        self.counters().lost.add(cause, 1);
+        self.counters().lost_bytes.fetch_add(bytes, Relaxed);
+        self.sources.producer(slot).lost.fetch_add(1, Relaxed);
+    }
+
+    /// Publishes all that waits; waits for room if need be. The payloads are ranges of `input`. After each publish
+    /// `published` is told the generation, and the producer's own sequence of the last event that has one.
+    ///
+    /// # Errors
+    /// [`Closed`]; what could not be published is counted as lost.
+    pub(super) fn lay_down(&mut self, input: &[u8], mut published: impl FnMut(u64, u64)) -> Result<(), Closed> {
+        let mut done = 0;
+        self.tally.counted = 0;
+        while let Some(need) = self.need(done) {
+            match self.lay_down_once(done, need, input) {
+                Ok(Some((to, generation))) => {
+                    done = to;
+                    if let Some(sequence) = self.tally.sequence {
+                        published(generation, sequence);
+                    }
+                }
+                // Sealed: nothing of the claim counts. Round again, with the same events and a higher generation.
+                Ok(None) => {}
+                Err(Refused::TooLarge) if done < self.events.all.len() => {
+                    let Waiting { slot, bytes, .. } = self.events.all[done];
+                    self.lose(slot, Cause::TooBig, u64::from(bytes));
+                    done += 1;
+                }
+                Err(_) => {
+                    self.abandon(done);
+                    return Err(Closed);
+                }
+            }
+        }
+        self.events.clear();
+        self.sources.end_round();
+        Ok(())
+    }
+
+    /// One claim with as much as fits, from the event `done` on. Returns how far it went and in which generation, or
+    /// None if it was sealed.
+    fn lay_down_once(&mut self, done: usize, need: usize, input: &[u8]) -> Result<Option<(usize, u64)>, Refused> {
+        self.pulse.beat(Activity::WaitsForRoom);
+        let claim = self.writer.claim(need);
+        self.pulse.beat(Activity::Running);
+        let mut claim = claim?;
+        let generation = claim.generation();
+        self.sources.enter(generation);
+        self.tally.clear();
+        let to = self.events.put(&mut claim, &mut self.sources, &mut self.tally, (done, self.time_ns, input));
+        let all = to == self.events.all.len();
+        let losses = if all { self.losses.put(&mut claim, &mut self.sources, self.time_ns) } else { 0 };
+        self.tally.counted = self.tally.counted.max(to);
+        count(&self.tally, &self.sources, &self.counters.writers[self.index].0);
+        if claim.publish().is_err() {
+            return Ok(None);
+        }
+        self.publishes += 1;
+        self.losses.published(losses);
+        Ok(Some((to, generation)))
+    }
+
+    /// Bytes of the first record that is not laid down, and of its source record.
+    fn need(&self, done: usize) -> Option<usize> {
+        let (slot, bytes) = match self.events.all.get(done) {
+            Some(waiting) => (waiting.slot, self.events.record_bytes(waiting)),
+            None => self.losses.first()?,
+        };
+        Some(bytes + self.sources.producer(slot).identity.as_source().record_bytes())
+    }
+
+    /// Counts as lost what can never be published; what is counted as an event already, no longer as that.
+    fn abandon(&mut self, done: usize) {
+        for (index, waiting) in self.events.all.iter().enumerate().skip(done) {
+            let bytes = u64::from(waiting.bytes);
+            let events = u64::from(self.events.ends(waiting));
+            if events > 0 {
+                self.count_lost(waiting.slot, Cause::Abandoned, bytes);
+            }
+            if index < self.tally.counted {
+                self.counters().events.fetch_sub(events, Relaxed);
+                self.counters().bytes.fetch_sub(bytes, Relaxed);
+            }
+        }
+        self.events.clear();
+    }
+}
+
+fn count(tally: &Tally, sources: &Sources, counters: &WriterCounters) {
+    let mut sum = (0, 0);
+    for (slot, events, bytes) in &tally.by_slot {
+        let producer = sources.producer(*slot);
+        producer.events.fetch_add(*events, Relaxed);
+        producer.bytes.fetch_add(*bytes, Relaxed);
+        sum = (sum.0 + events, sum.1 + bytes);
+    }
+    counters.events.fetch_add(sum.0, Relaxed);
+    counters.bytes.fetch_add(sum.1, Relaxed);
+}
+
+impl Tally {
+    fn clear(&mut self) {
+        self.by_slot.clear();
+        self.sequence = None;
+    }
+
+    #[inline]
+    fn add(&mut self, slot: u32, events: u64, bytes: u64) {
+        match self.by_slot.last_mut() {
+            Some(last) if last.0 == slot => {
+                last.1 += events;
+                last.2 += bytes;
+            }
+            _ => self.by_slot.push((slot, events, bytes)),
+        }
+    }
+}
+
+impl Events {
+    fn clear(&mut self) {
+        self.all.clear();
+        self.extras.clear();
+        self.fields.clear();
+    }
+
+    fn extra(&self, waiting: &Waiting) -> Option<&(Extra, Range<usize>)> {
+        waiting.extra.checked_sub(1).map(|index| &self.extras[index as usize])
+    }
+
+    /// Whether this event takes a sequence: it is whole, or the last piece.
+    fn ends(&self, waiting: &Waiting) -> bool {
+        self.extra(waiting).and_then(|(extra, _)| extra.piece).is_none_or(|piece| !piece.continues)
+    }
+
+    fn record_bytes(&self, waiting: &Waiting) -> usize {
+        // The payload's bytes do not matter for the length, so any will do.
+        self.event(waiting, 0).record_bytes() + padded(waiting.bytes as usize)
+    }
+
+    /// The event without its payload.
+    #[inline]
+    fn event(&self, waiting: &Waiting, time_ns: u64) -> Event<'_> {
+        let event = Event { time_ns, pri: waiting.pri, ..Event::default() };
+        match self.extra(waiting) {
+            None => event,
+            Some((extra, fields)) => Event {
+                source_time_ns: extra.source_time_ns,
+                producer_sequence: extra.producer_sequence,
+                piece: extra.piece,
+                fields: &self.fields[fields.clone()],
+                ..event
+            },
+        }
+    }
+
+    /// Lays down events from `first` on while they have room. Returns the first that had none.
+    #[inline]
+    fn put(
+        &self,
+        claim: &mut Claim<'_>,
+        sources: &mut Sources,
+        tally: &mut Tally,
+        (first, time_ns, input): (usize, u64, &[u8]),
+    ) -> usize {
+        for (index, waiting) in self.all.iter().enumerate().skip(first) {
+            let payload = &input[waiting.start as usize..][..waiting.bytes as usize];
+            let mut event = Event { payload, ..self.event(waiting, time_ns) };
+            if sources.introduction_bytes(waiting.slot) + event.record_bytes() > claim.room() {
+                return index;
+            }
+            event.source = sources.introduce(waiting.slot, time_ns, claim);
+            event.encode(claim);
+            if index >= tally.counted {
+                let ends = event.piece.is_none_or(|piece| !piece.continues);
+                tally.add(waiting.slot, u64::from(ends), payload.len() as u64);
+            }
+            tally.sequence = event.producer_sequence.or(tally.sequence);
+        }
+        self.all.len()
+    }
+}

@@ -1,0 +1,71 @@
+//! The listening stream socket, as one writer sees it.
+//!
+//! Enters: clients that connect. Leaves: connected sockets. Every writer listens; the kernel wakes one of them
+//! (EPOLLEXCLUSIVE). What can fail: descriptors can run out. Then the client at the head of the queue is taken with the
+//! spare descriptor and turned away, so that the queue moves, the client learns of it, and nobody spins.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+
+use crate::sync::Arc;
+
+/// What one accept brought.
+#[derive(Debug)]
+pub(super) enum Accepted {
+    /// A client.
+    Client(OwnedFd),
+    /// A client that was turned away.
+    TurnedAway,
+    /// Nobody is waiting.
+    Nobody,
+    /// There is not even a descriptor to turn anybody away with: leave the socket alone for a while.
+    Exhausted,
+}
+
+/// The listening socket and the spare descriptor.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) socket: Arc<OwnedFd>,
+    spare: Option<File>,
+}
+
+impl Listener {
+    pub(super) fn new(socket: Arc<OwnedFd>) -> Self {
+        Self { socket, spare: spare() }
+    }
+
+    /// Takes one client from the queue.
+    pub(super) fn accept(&mut self) -> Accepted {
+        match self.accept_one() {
+            Ok(client) => Accepted::Client(client),
+            Err(Errno::AGAIN) => Accepted::Nobody,
+            Err(Errno::MFILE | Errno::NFILE) => {
+                self.spare = None;
+                // Another thread may take the descriptor that this frees.
+                let turned_away = self.accept_one();
+                let was_there = turned_away.is_ok();
+                drop(turned_away);
+                self.spare = spare();
+                if was_there { Accepted::TurnedAway } else { Accepted::Exhausted }
+            }
+            Err(_) => Accepted::Exhausted,
+        }
+    }
+
+    fn accept_one(&self) -> Result<OwnedFd, Errno> {
+        loop {
+            match accept_with(&*self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                // The client left before it was accepted; the next may be there.
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}

@@ -1,0 +1,55 @@
+//! Losses that are counted and have yet to become records in the data.
+//!
+//! Enters: a source, a cause, how many events and bytes. Leaves: loss records in a claim. One list a writer, on its
+//! thread. Nothing can fail: a loss waits here until a publish that carries its record has succeeded.
+
+use super::source::Sources;
+use crate::pipeline::buffer::Claim;
+use crate::pipeline::record::{Cause, LOSS_BYTES, Loss, encode_loss};
+
+/// Losses of different source or cause that wait at a time; the layer lays them down when there are as many.
+pub(super) const LOSSES_MAX: usize = 64;
+
+/// Losses that wait.
+#[derive(Debug, Default)]
+pub(super) struct Losses(Vec<(u32, Loss)>);
+
+impl Losses {
+    /// Adds one lost event; those of one source and one cause become one record.
+    pub(super) fn add(&mut self, slot: u32, cause: Cause, bytes: u64, time_ns: u64) {
+        match self.0.iter_mut().find(|(s, known)| *s == slot && known.cause == cause) {
+            Some((_, known)) => {
+                known.events += 1;
+                known.bytes += bytes;
+                known.last_ns = time_ns;
+            }
+            None => self.0.push((slot, Loss { cause, events: 1, bytes, first_ns: time_ns, last_ns: time_ns })),
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.0.len() >= LOSSES_MAX
+    }
+
+    /// The slot and the bytes of the first record, without its source record.
+    pub(super) fn first(&self) -> Option<(u32, usize)> {
+        self.0.first().map(|(slot, _)| (*slot, LOSS_BYTES))
+    }
+
+    /// Lays down as many as have room. Returns how many.
+    pub(super) fn put(&self, claim: &mut Claim<'_>, sources: &mut Sources, time_ns: u64) -> usize {
+        for (index, (slot, loss)) in self.0.iter().enumerate() {
+            if sources.introduction_bytes(*slot) + LOSS_BYTES > claim.room() {
+                return index;
+            }
+            let id = sources.introduce(*slot, time_ns, claim);
+            encode_loss(claim, id, time_ns, loss);
+        }
+        self.0.len()
+    }
+
+    /// The first so many are published.
+    pub(super) fn published(&mut self, count: usize) {
+        self.0.drain(..count);
+    }
+}

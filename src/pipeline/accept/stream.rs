@@ -1,0 +1,249 @@
+//! One connection of the stream socket.
+//!
+//! Enters: what its socket holds, whenever it holds something. Leaves: events in the layer, replies on the socket, and
+//! a [`Fate`]. The connection's writer thread. What can fail: only that the reader is gone.
+//!
+//! The first bytes decide: the framed protocol's magic, or else text. A connection that says nothing is a descriptor
+//! and this structure; memory beyond that is taken only while an event has come in part.
+
+use std::os::fd::OwnedFd;
+
+use dbuf_client::wire::{CONTROL_BYTES_MAX, HEAD_BYTES, MAGIC, is_framed};
+use nix::sys::epoll::EpollFlags;
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+
+use super::framed::{self, End, Line};
+use super::frames::{FrameSession, Greeting, greet};
+use super::intake::Intake;
+use super::layer::Closed;
+use super::source::Peer;
+use super::text::Text;
+use crate::pipeline::record::{Cause, Transport};
+
+/// The magic and the longest HELLO.
+const GREETING_BYTES_MAX: usize = MAGIC.len() + HEAD_BYTES + CONTROL_BYTES_MAX as usize;
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It stays open.
+    Open,
+    /// It is done with.
+    Close,
+}
+
+/// What one read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// Bytes; there may be more.
+    Some(Fate),
+    /// Nothing is there now.
+    Nothing,
+    /// The end.
+    End(Fate),
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    peer: Peer,
+    protocol: Protocol,
+    /// The beginning of what has not come whole.
+    carry: Vec<u8>,
+    /// The round in which the carry began; what is carried longest is shed first.
+    pub(super) carried_since: u64,
+    /// What its epoll set waits for.
+    pub(super) interest: EpollFlags,
+    line: Line,
+    /// Nothing more is read; it stays for the answers that its client waits for.
+    is_lingering: bool,
+    /// It is in its writer's list of those that wait for the reader's progress.
+    pub(super) is_listed: bool,
+    /// The last field, so that it is dropped last: a client that sees the end may open its session again at once.
+    socket: OwnedFd,
+}
+
+#[derive(Debug)]
+enum Protocol {
+    Undecided,
+    Text(Text),
+    Frames(Box<FrameSession>),
+}
+
+impl Connection {
+    pub(super) fn new(socket: OwnedFd, peer: Peer) -> Self {
+        Self {
+            peer,
+            protocol: Protocol::Undecided,
+            carry: Vec::new(),
+            carried_since: 0,
+            interest: EpollFlags::EPOLLIN,
+            line: Line::Clear,
+            is_lingering: false,
+            is_listed: false,
+            socket,
+        }
+    }
+
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Reads once, and lays down what came.
+    pub(super) fn read(&mut self, scratch: &mut [u8], intake: &mut Intake) -> Result<Read, Closed> {
+        let got = loop {
+            match rustix::io::read(&self.socket, &mut *scratch) {
+                Err(Errno::INTR) => {}
+                other => break other,
+            }
+        };
+        intake.begin();
+        match got {
+            Err(Errno::AGAIN) => Ok(Read::Nothing),
+            // A reset means that the peer closed without reading our replies: an end like any other.
+            Ok(0) | Err(_) => self.counted(intake, Self::end).map(Read::End),
+            Ok(bytes) => self.counted(intake, |this, intake| this.take(&scratch[..bytes], intake)).map(Read::Some),
+        }
+    }
+
+    /// Sends what the client is owed by now.
+    pub(super) fn answer(&mut self, intake: &Intake) -> Fate {
+        let Protocol::Frames(session) = &mut self.protocol else { return Fate::Open };
+        // What a client has sent is good even if it reads no more: a line that is gone does not end the connection.
+        if self.line != Line::Gone {
+            self.line = framed::answer(session, &self.socket, intake);
+        }
+        let owed = self.line == Line::Blocked || (self.line == Line::Clear && session.wants() != 0);
+        if session.is_deaf() || (self.is_lingering && !owed) { Fate::Close } else { Fate::Open }
+    }
+
+    /// Whether its client waits for the reader's progress.
+    pub(super) fn waits_for_progress(&self) -> bool {
+        matches!(&self.protocol, Protocol::Frames(session) if session.wants() != 0) && self.line != Line::Gone
+    }
+
+    /// What its epoll set should wait for now.
+    pub(super) fn wanted_interest(&self) -> EpollFlags {
+        let input = if self.is_lingering { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
+        let output = if self.line == Line::Blocked { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
+        input | output
+    }
+
+    pub(super) fn is_lingering(&self) -> bool {
+        self.is_lingering
+    }
+
+    /// Bytes of memory that it keeps for what has not come whole.
+    pub(super) fn carried_bytes(&self) -> usize {
+        self.carry.capacity()
+    }
+
+    /// Gives up the memory of what has not come whole: text becomes a piece, a frame ends the connection.
+    pub(super) fn shed(&mut self, intake: &mut Intake) -> Result<Fate, Closed> {
+        intake.begin();
+        self.counted(intake, |this, intake| match &mut this.protocol {
+            Protocol::Text(text) => text.shed(&mut this.carry, &this.peer, intake).map(|()| Fate::Open),
+            Protocol::Frames(_) | Protocol::Undecided => this.end(intake).map(|_| Fate::Close),
+        })
+    }
+
+    /// The end of what is read: what has come in part is an event, or is lost and counted.
+    pub(super) fn end(&mut self, intake: &mut Intake) -> Result<Fate, Closed> {
+        if let Protocol::Undecided = self.protocol {
+            if is_framed(&self.carry) == Some(true) {
+                // It left in the middle of its greeting: nothing was offered, so nothing is lost.
+                return Ok(Fate::Close);
+            }
+            self.protocol = Protocol::Text(Text::default());
+        }
+        match &mut self.protocol {
+            Protocol::Undecided => Ok(Fate::Close),
+            Protocol::Text(text) => text.end(&mut self.carry, &self.peer, intake).map(|()| Fate::Close),
+            Protocol::Frames(session) => {
+                framed::end(session, &self.carry, &self.peer, intake)?;
+                self.carry.clear();
+                self.is_lingering = true;
+                Ok(self.answer(intake))
+            }
+        }
+    }
+
+    /// Does `work` and keeps the account of carried memory.
+    fn counted<T>(
+        &mut self,
+        intake: &mut Intake,
+        work: impl FnOnce(&mut Self, &mut Intake) -> Result<T, Closed>,
+    ) -> Result<T, Closed> {
+        let before = self.carry.capacity();
+        let done = work(self, intake);
+        if self.carry.is_empty() {
+            self.carry = Vec::new();
+        }
+        intake.carried_bytes = intake.carried_bytes + self.carry.capacity() - before;
+        done
+    }
+
+    fn take(&mut self, data: &[u8], intake: &mut Intake) -> Result<Fate, Closed> {
+        match &mut self.protocol {
+            Protocol::Undecided => self.decide(data, intake),
+            Protocol::Text(text) => text.take(&mut self.carry, data, &self.peer, intake).map(|()| Fate::Open),
+            Protocol::Frames(session) => {
+                let end = framed::take(session, &mut self.carry, data, &self.peer, intake)?;
+                if let End::Bye = end {
+                    self.carry.clear();
+                    self.is_lingering = true;
+                }
+                let fate = self.answer(intake);
+                Ok(if end == End::Broken { Fate::Close } else { fate })
+            }
+        }
+    }
+
+    fn decide(&mut self, data: &[u8], intake: &mut Intake) -> Result<Fate, Closed> {
+        let part = data.len().min(GREETING_BYTES_MAX - self.carry.len());
+        let (first, rest) = data.split_at(part);
+        let framed = if self.carry.is_empty() {
+            is_framed(data)
+        } else {
+            self.carry.extend_from_slice(first);
+            is_framed(&self.carry)
+        };
+        if framed == Some(false) {
+            self.protocol = Protocol::Text(Text::default());
+            // Nothing of it was carried, or all of `first` is by now.
+            return self.take(if self.carry.is_empty() { data } else { rest }, intake);
+        }
+        if self.carry.is_empty() {
+            self.carry.extend_from_slice(first);
+        }
+        if framed.is_none() {
+            return Ok(Fate::Open);
+        }
+        match greet(&self.carry, intake.max_event_bytes, self.peer.identity.uid, &intake.sessions) {
+            Greeting::More => Ok(Fate::Open),
+            Greeting::Open { session, consumed } => {
+                self.peer.identity.session = session.session();
+                self.protocol = Protocol::Frames(session);
+                self.carry.drain(..consumed);
+                self.take(rest, intake)
+            }
+            Greeting::Refused { reply, why, malformed } => {
+                tracing::debug!(pid = self.peer.identity.pid, why, "a framed connection is refused");
+                self.refuse_greeting(&reply, malformed, intake)
+            }
+        }
+    }
+
+    fn refuse_greeting(&mut self, reply: &[u8], malformed: bool, intake: &mut Intake) -> Result<Fate, Closed> {
+        // A fresh socket has room for one reply.
+        let _ = send(&self.socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        if malformed {
+            let slot = intake.layer.slot(&self.peer, Transport::Frames, 0, b"");
+            intake.layer.lose(slot, Cause::Malformed, 0);
+            intake.layer.lay_down(&[], |_, _| ())?;
+        }
+        self.carry.clear();
+        Ok(Fate::Close)
+    }
+}

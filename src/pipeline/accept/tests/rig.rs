@@ -1,0 +1,301 @@
+//! Real sockets in a temporary directory, the real buffer, and a small thread in the place of the reader that decodes
+//! what comes and says that it is durable.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
+use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader, Waker};
+use crate::pipeline::counters::{Counters, Identity};
+use crate::pipeline::progress::Progress;
+use crate::pipeline::record::{Kind, Loss, Record, Source};
+
+/// A test that waits longer than this has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An event as it came out of the buffer, its pieces joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Got {
+    pub(super) writer: u8,
+    pub(super) source: Identity,
+    pub(super) pri: u8,
+    pub(super) time_ns: u64,
+    pub(super) source_time_ns: Option<u64>,
+    pub(super) producer_sequence: Option<u64>,
+    pub(super) fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) pieces: usize,
+    pub(super) payload: Vec<u8>,
+}
+
+impl Got {
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.payload).into_owned()
+    }
+}
+
+/// All that came out of the buffer.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) events: Vec<Got>,
+    pub(super) losses: Vec<(Identity, Loss)>,
+    pieces: HashMap<u64, Got>,
+}
+
+impl Seen {
+    pub(super) fn texts(&self) -> Vec<String> {
+        self.events.iter().map(Got::text).collect()
+    }
+
+    fn take(&mut self, batch: &Batch<'_>, keep: fn(&[u8]) -> bool) {
+        for run in batch.runs() {
+            let mut sources = HashMap::new();
+            for mut bytes in run.chunks() {
+                while !bytes.is_empty() {
+                    let (record, taken) = Record::decode(bytes).expect("what a writer lays down is whole");
+                    bytes = &bytes[taken..];
+                    match record.kind {
+                        Kind::Source => {
+                            let source = identity(&record.as_source().unwrap());
+                            assert!(sources.insert(record.source, source).is_none(), "a source is introduced once");
+                        }
+                        Kind::Loss => {
+                            self.losses.push((sources[&record.source].clone(), record.as_loss().unwrap()));
+                        }
+                        Kind::Event if !keep(record.payload()) => {}
+                        Kind::Event => {
+                            // Invariant 2 of records: the source came before, in this run.
+                            let source = sources[&record.source].clone();
+                            self.event(run.writer(), source, &record);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, writer: u8, source: Identity, record: &Record<'_>) {
+        let mut got = Got {
+            writer,
+            source,
+            pri: record.pri,
+            time_ns: record.time_ns,
+            source_time_ns: record.source_time_ns(),
+            producer_sequence: record.producer_sequence(),
+            fields: record.fields().map(|(name, value)| (name.to_vec(), value.to_vec())).collect(),
+            pieces: 1,
+            payload: record.payload().to_vec(),
+        };
+        if let Some(piece) = record.piece() {
+            match self.pieces.remove(&piece.id) {
+                Some(mut first) => {
+                    assert!(piece.continued && first.pri == got.pri && first.source == got.source);
+                    first.pieces += 1;
+                    first.payload.append(&mut got.payload);
+                    got = first;
+                }
+                None => assert!(!piece.continued, "the first piece of an event continues none"),
+            }
+            if piece.continues {
+                self.pieces.insert(piece.id, got);
+                return;
+            }
+        }
+        self.events.push(got);
+    }
+}
+
+fn identity(source: &Source<'_>) -> Identity {
+    Identity {
+        pid: source.pid,
+        uid: source.uid,
+        gid: source.gid,
+        claimed_pid: source.claimed_pid,
+        session: source.session,
+        transport: source.transport,
+        tag: source.tag.into(),
+        comm: source.comm.into(),
+        unit: source.unit.into(),
+    }
+}
+
+#[derive(Debug, Default)]
+struct Drained {
+    seen: Mutex<Seen>,
+    changed: Condvar,
+    /// The reader leaves the buffer alone while this is set.
+    is_paused: Mutex<bool>,
+    resumed: Condvar,
+    is_over: AtomicBool,
+}
+
+/// How a rig is built.
+pub(super) struct Plan {
+    pub(super) writers: usize,
+    pub(super) max_event_bytes: usize,
+    pub(super) capacity_bytes: usize,
+    pub(super) chunk_bytes: usize,
+    /// Which payloads are kept to be looked at; the others are only counted.
+    pub(super) keep: fn(&[u8]) -> bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { writers: 2, max_event_bytes: 4096, capacity_bytes: 1 << 20, chunk_bytes: 64 << 10, keep: |_| true }
+    }
+}
+
+pub(super) struct Rig {
+    directory: tempfile::TempDir,
+    pub(super) accept: Option<Accept>,
+    pub(super) counters: Arc<Counters>,
+    drained: Arc<Drained>,
+    waker: Waker,
+    reader: Option<JoinHandle<Reader>>,
+}
+
+impl Rig {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("stream.sock")).unwrap();
+        let datagram = UnixDatagram::bind(directory.path().join("dgram.sock")).unwrap();
+        let (buffer, reader) = DoubleBuffer::new(&Options {
+            capacity_bytes: plan.capacity_bytes,
+            chunk_bytes: plan.chunk_bytes,
+            writers_max: plan.writers,
+        })
+        .unwrap();
+        let counters = Arc::new(Counters::new(plan.writers));
+        let progress = Arc::new(Progress::new(plan.writers).unwrap());
+        let (drained, waker) = (Arc::new(Drained::default()), buffer.waker());
+        let accept = Accept::start(AcceptOptions {
+            sockets: Sockets { stream: OwnedFd::from(listener), datagram: OwnedFd::from(datagram) },
+            buffer,
+            counters: Arc::clone(&counters),
+            progress: Arc::clone(&progress),
+            cpus: vec![None; plan.writers],
+            max_event_bytes: plan.max_event_bytes,
+        })
+        .unwrap();
+        let thread = {
+            let (drained, keep) = (Arc::clone(&drained), plan.keep);
+            std::thread::spawn(move || drain(reader, &drained, &progress, keep))
+        };
+        Self { directory, accept: Some(accept), counters, drained, waker, reader: Some(thread) }
+    }
+
+    pub(super) fn path(&self, socket: &str) -> PathBuf {
+        self.directory.path().join(socket)
+    }
+
+    pub(super) fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.path("stream.sock")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// Sends all of `bytes` on a connection of their own, and ends it.
+    pub(super) fn send(&self, bytes: &[u8]) {
+        self.connect().write_all(bytes).unwrap();
+    }
+
+    pub(super) fn datagrams(&self) -> UnixDatagram {
+        let socket = UnixDatagram::unbound().unwrap();
+        socket.connect(self.path("dgram.sock")).unwrap();
+        socket
+    }
+
+    /// Waits until what has come satisfies `enough`, and hands it out.
+    pub(super) fn wait_for<T>(&self, what: &str, mut enough: impl FnMut(&Seen) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = self.drained.seen.lock().unwrap();
+        loop {
+            if let Some(found) = enough(&seen) {
+                return found;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "waited in vain for {what}; {} events came", seen.events.len());
+            seen = self.drained.changed.wait_timeout(seen, left).unwrap().0;
+        }
+    }
+
+    pub(super) fn wait_for_events(&self, count: usize) -> Vec<Got> {
+        self.wait_for("events", |seen| (seen.events.len() >= count).then(|| seen.events.clone()))
+    }
+
+    pub(super) fn wait_for_loss(&self) -> (Identity, Loss) {
+        self.wait_for("a loss record", |seen| seen.losses.first().cloned())
+    }
+
+    /// Waits until the counters satisfy `enough`.
+    pub(super) fn wait_until(&self, what: &str, mut enough: impl FnMut(&Counters) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !enough(&self.counters) {
+            assert!(Instant::now() < deadline, "waited in vain until {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Keeps the reader from swapping, or lets it go on.
+    pub(super) fn pause(&self, pause: bool) {
+        *self.drained.is_paused.lock().unwrap() = pause;
+        self.drained.resumed.notify_all();
+    }
+
+    /// Ends the writers, then the reader. All that came.
+    pub(super) fn stop(mut self) -> Seen {
+        let stopped = self.accept.take().unwrap().stop(PATIENCE);
+        assert_eq!(stopped, Stopped { writers_left: 0 });
+        self.end_reader();
+        std::mem::take(&mut *self.drained.seen.lock().unwrap())
+    }
+
+    pub(super) fn end_reader(&mut self) {
+        self.pause(false);
+        self.drained.is_over.store(true, Ordering::Release);
+        self.waker.ring();
+        if let Some(reader) = self.reader.take() {
+            drop(reader.join().unwrap());
+        }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        if let Some(accept) = self.accept.take() {
+            assert_eq!(accept.stop(PATIENCE), Stopped { writers_left: 0 });
+        }
+        self.end_reader();
+    }
+}
+
+fn drain(mut reader: Reader, drained: &Drained, progress: &Progress, keep: fn(&[u8]) -> bool) -> Reader {
+    loop {
+        let is_over = drained.is_over.load(Ordering::Acquire);
+        if !is_over {
+            reader.wait(Duration::ZERO, None);
+        }
+        let paused = drained.is_paused.lock().unwrap();
+        drop(drained.resumed.wait_while(paused, |paused| *paused).unwrap());
+        let batch = reader.swap();
+        let (generation, is_empty) = (batch.generation(), batch.is_empty());
+        drained.seen.lock().unwrap().take(&batch, keep);
+        drained.changed.notify_all();
+        progress.take_ask();
+        progress.set_persisted(generation + 1);
+        progress.set_durable(generation + 1);
+        if is_over && is_empty {
+            return reader;
+        }
+    }
+}

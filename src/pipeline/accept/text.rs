@@ -1,0 +1,158 @@
+//! A connection that sends text: lines, priorities, syslog.
+//!
+//! Enters: bytes of one connection, in order. Leaves: events in the layer. The connection's writer thread. What can
+//! fail: only that the reader is gone.
+//!
+//! Whole events are laid down from where they were read. Only what has not come whole is copied, into the connection's
+//! `carry`, and it is ended there when the rest comes.
+
+use std::ops::Range;
+
+use memchr::memchr;
+
+use super::intake::Intake;
+use super::layer::{Closed, Extra};
+use super::lines::{Cut, Until, cut, cut_at_end, cut_early};
+use super::meaning::{Meaning, meaning};
+use super::source::Peer;
+use crate::pipeline::record::{Piece, Transport};
+
+/// What may stand before an event in the carry: an octet count and its space.
+const COUNT_BYTES: usize = 8;
+
+/// The state of a text connection.
+#[derive(Debug, Default)]
+pub(super) struct Text {
+    /// The event that pieces were cut from and that goes on. Boxed, since few connections ever have one.
+    ongoing: Option<Box<Ongoing>>,
+}
+
+/// What later pieces of an event take over from the first.
+#[derive(Debug)]
+struct Ongoing {
+    id: u64,
+    until: Until,
+    pri: u8,
+    transport: Transport,
+    claimed_pid: u32,
+    tag: Box<[u8]>,
+}
+
+impl Text {
+    /// Takes in what was read. What has not come whole is left in `carry`.
+    pub(super) fn take(
+        &mut self,
+        carry: &mut Vec<u8>,
+        mut data: &[u8],
+        peer: &Peer,
+        intake: &mut Intake,
+    ) -> Result<(), Closed> {
+        let max_bytes = intake.max_event_bytes;
+        while !carry.is_empty() {
+            if let Some(cut) = cut(carry, self.until(), max_bytes) {
+                self.add(carry, 0, &cut, peer, intake);
+                intake.layer.lay_down(carry, |_, _| ())?;
+                carry.drain(..cut.next);
+            } else if data.is_empty() {
+                return Ok(());
+            } else {
+                // To the next newline, so that the carry ends where the event does and the rest stays where it is.
+                let room = (max_bytes + 1 + COUNT_BYTES).saturating_sub(carry.len()).clamp(1, data.len());
+                let part = memchr(b'\n', &data[..room]).map_or(room, |newline| newline + 1);
+                carry.extend_from_slice(&data[..part]);
+                data = &data[part..];
+            }
+        }
+        let mut at = 0;
+        while let Some(cut) = cut(&data[at..], self.until(), max_bytes) {
+            self.add(data, at, &cut, peer, intake);
+            at += cut.next;
+            if intake.layer.is_full() {
+                intake.layer.lay_down(data, |_, _| ())?;
+            }
+        }
+        intake.layer.lay_down(data, |_, _| ())?;
+        carry.extend_from_slice(&data[at..]);
+        Ok(())
+    }
+
+    /// The connection has ended: what is left counts, as if a newline had come.
+    pub(super) fn end(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
+        while let Some(cut) = cut_at_end(carry, self.until(), intake.max_event_bytes) {
+            self.add(carry, 0, &cut, peer, intake);
+            intake.layer.lay_down(carry, |_, _| ())?;
+            carry.drain(..cut.next);
+        }
+        Ok(())
+    }
+
+    /// Lays down what is carried as a piece, so that it takes no memory here.
+    pub(super) fn shed(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
+        self.add(carry, 0, &cut_early(carry, self.until()), peer, intake);
+        intake.layer.lay_down(carry, |_, _| ())?;
+        carry.clear();
+        Ok(())
+    }
+
+    fn until(&self) -> Option<Until> {
+        self.ongoing.as_ref().map(|ongoing| ongoing.until)
+    }
+
+    /// Adds the event or piece that was cut from `input` at `at`.
+    #[inline]
+    fn add(&mut self, input: &[u8], at: usize, cut: &Cut, peer: &Peer, intake: &mut Intake) {
+        let range = at + cut.start..at + cut.end;
+        if self.ongoing.is_some() {
+            return self.add_piece(range, cut.rest, peer, intake);
+        }
+        intake.fields.clear();
+        let bytes = &input[range.clone()];
+        let now_ns = intake.layer.time_ns();
+        let meaning = meaning(Transport::Lines, bytes, now_ns, &mut intake.parser, &mut intake.fields);
+        let start = range.start + meaning.text_start;
+        let range = start..start + meaning.text.len();
+        if let Some(until) = cut.rest {
+            return self.add_first_piece(range, until, &meaning, peer, intake);
+        }
+        if range.is_empty() {
+            return;
+        }
+        let slot = intake.layer.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
+        if meaning.source_time_ns.is_none() && intake.fields.is_empty() {
+            intake.layer.add(slot, meaning.pri, range);
+        } else {
+            let extra = Extra { source_time_ns: meaning.source_time_ns, ..Extra::default() };
+            intake.layer.add_with(slot, meaning.pri, range, extra, &intake.fields);
+        }
+    }
+
+    #[cold]
+    fn add_first_piece(
+        &mut self,
+        range: Range<usize>,
+        until: Until,
+        meaning: &Meaning<'_>,
+        peer: &Peer,
+        intake: &mut Intake,
+    ) {
+        let &Meaning { transport, pri, tag, claimed_pid, source_time_ns, .. } = meaning;
+        let id = intake.piece_id();
+        let piece = Some(Piece { id, continued: false, continues: true });
+        let slot = intake.layer.slot(peer, transport, claimed_pid, tag);
+        let extra = Extra { source_time_ns, piece, ..Extra::default() };
+        intake.layer.add_with(slot, pri, range, extra, &intake.fields);
+        self.ongoing = Some(Box::new(Ongoing { id, until, pri, transport, claimed_pid, tag: tag.into() }));
+    }
+
+    #[cold]
+    fn add_piece(&mut self, range: Range<usize>, rest: Option<Until>, peer: &Peer, intake: &mut Intake) {
+        let Some(mut ongoing) = self.ongoing.take() else { return };
+        let slot = intake.layer.slot(peer, ongoing.transport, ongoing.claimed_pid, &ongoing.tag);
+        let piece = Some(Piece { id: ongoing.id, continued: true, continues: rest.is_some() });
+        intake.layer.add_with(slot, ongoing.pri, range, Extra { piece, ..Extra::default() }, &[]);
+        if let Some(until) = rest {
+            ongoing.until = until;
+            self.ongoing = Some(ongoing);
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! The pinned writer thread: sleeps in epoll, and reads what is ready.
+//!
+//! Enters: readiness of its sockets, newcomers from other writers, the order to stop. Leaves: events in the buffer. One
+//! thread each. What can fail: the reader can go, and then the thread ends; sockets fail one by one and are closed.
+//!
+//! A round takes what epoll says is ready, one bounded read each; the kernel hands ready sockets out in turn, so that a
+//! flood on one keeps no other waiting for more than a round. Without work there is no timeout and no wake-up.
+//!
+//! Order of a round: processes that have ended come first, for the number of one must not speak for another in the
+//! datagrams behind it (see `senders`).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::datagram::Datagrams;
+use super::intake::Intake;
+use super::layer::Closed;
+use super::listener::{Accepted, Listener};
+use super::peer;
+use super::stream::{Connection, Fate, Read};
+use super::{Newcomer, Shared};
+use crate::pipeline::pulse::Activity;
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering::Relaxed;
+
+/// Bytes of one read: large enough to make system calls rare, small enough to stay in the core's own cache.
+const READ_BYTES: usize = 256 << 10;
+/// Events of one round.
+const READY_MAX: usize = 256;
+/// Clients that are accepted in one round, so that a storm of them keeps no connection waiting.
+const ACCEPTS_A_ROUND: usize = 64;
+/// Reads of the datagram socket in one round.
+const RECEIVES_A_ROUND: usize = 4;
+/// How long a listening socket is left alone when there is no descriptor to accept with.
+const EXHAUSTED_FOR: Duration = Duration::from_millis(100);
+/// Memory that the connections of one writer may keep for what has not come whole, in bytes.
+const CARRIED_BYTES_MAX: usize = 32 << 20;
+
+/// What an epoll event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    /// The listening socket.
+    Listener,
+    /// The writer's own bell: newcomers, or the order to stop.
+    Bell,
+    /// The bell of the reader's progress.
+    Progress,
+    /// The datagram socket.
+    Datagrams,
+    /// The process with this number has ended.
+    Process(u32),
+    /// The connection with this index.
+    Connection(u32),
+}
+
+impl Token {
+    fn number(self) -> u64 {
+        match self {
+            Self::Listener => 0,
+            Self::Bell => 1,
+            Self::Progress => 2,
+            Self::Datagrams => 3,
+            Self::Process(pid) => 1 << 32 | u64::from(pid),
+            Self::Connection(index) => 2 << 32 | u64::from(index),
+        }
+    }
+
+    fn of(number: u64) -> Self {
+        let low = number as u32;
+        match (number >> 32, low) {
+            (0, 0) => Self::Listener,
+            (0, 1) => Self::Bell,
+            (0, 2) => Self::Progress,
+            (0, _) => Self::Datagrams,
+            (1, _) => Self::Process(low),
+            _ => Self::Connection(low),
+        }
+    }
+}
+
+/// What a writer thread owns.
+#[derive(Debug)]
+pub(super) struct Worker {
+    index: usize,
+    shared: Arc<Shared>,
+    epoll: Epoll,
+    intake: Intake,
+    listener: Listener,
+    /// When the listening socket is watched again; None while it is.
+    exhausted_until: Option<Instant>,
+    datagrams: Option<Datagrams>,
+    connections: Vec<Option<Connection>>,
+    /// Indices of `connections` that are free, and those that are free from the next round on: an event of this round
+    /// may still name them.
+    free: Vec<u32>,
+    freed: Vec<u32>,
+    /// Connections whose clients wait for the reader's progress.
+    waiting: Vec<u32>,
+    scratch: Box<[u8]>,
+    round: u64,
+}
+
+impl Worker {
+    /// Watches the sockets; the datagram socket too, if it is this writer's.
+    pub(super) fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        intake: Intake,
+        listener: Listener,
+        datagrams: Option<OwnedFd>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let input = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.number());
+        epoll.add(&shared.desks[index].bell, input(Token::Bell))?;
+        epoll.add(intake.progress.bell(index), input(Token::Progress))?;
+        let datagrams = datagrams.map(|socket| Datagrams::new(socket, intake.max_event_bytes));
+        if let Some(datagrams) = &datagrams {
+            epoll.add(datagrams.socket(), input(Token::Datagrams))?;
+        }
+        let worker = Self {
+            index,
+            shared,
+            epoll,
+            intake,
+            listener,
+            exhausted_until: None,
+            datagrams,
+            connections: Vec::new(),
+            free: Vec::new(),
+            freed: Vec::new(),
+            waiting: Vec::new(),
+            scratch: vec![0; READ_BYTES].into(),
+            round: 0,
+        };
+        worker.listen()?;
+        Ok(worker)
+    }
+
+    fn listen(&self) -> io::Result<()> {
+        // EPOLLEXCLUSIVE: one client wakes one writer, not all.
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+        Ok(self.epoll.add(&*self.listener.socket, EpollEvent::new(flags, Token::Listener.number()))?)
+    }
+
+    /// Runs until it is told to stop, and has then drained what the kernel holds; or until the reader is gone.
+    pub(super) fn run(mut self) {
+        let Ok(stop_by) = self.rounds() else { return };
+        // The reader may go while this drains; what is lost by that is counted.
+        let _ = self.drain(stop_by);
+    }
+
+    fn rounds(&mut self) -> Result<Instant, Closed> {
+        let mut ready = [EpollEvent::empty(); READY_MAX];
+        loop {
+            let count = self.wait(&mut ready, self.exhausted_until);
+            self.intake.max_event_bytes = self.shared.max_event_bytes.load(Relaxed);
+            self.round += 1;
+            let ready = &ready[..count];
+            let tokens = || ready.iter().map(|event| (Token::of(event.data()), event.events()));
+            for (token, _) in tokens() {
+                if let (Token::Process(pid), Some(datagrams)) = (token, &mut self.datagrams) {
+                    datagrams.process_ended(pid);
+                }
+            }
+            let mut is_rung = false;
+            for (token, flags) in tokens() {
+                match token {
+                    Token::Listener => self.accept(),
+                    Token::Bell => is_rung = true,
+                    Token::Progress => self.on_progress(),
+                    Token::Datagrams => {
+                        self.receive(RECEIVES_A_ROUND)?;
+                    }
+                    Token::Process(_) => {}
+                    Token::Connection(index) => self.on_connection(index, flags)?,
+                }
+            }
+            self.free.append(&mut self.freed);
+            if is_rung && let Some(stop_by) = self.on_bell() {
+                return Ok(stop_by);
+            }
+            self.listen_again();
+        }
+    }
+
+    /// Sleeps until something is ready, or until `deadline`. Returns how many are.
+    fn wait(&self, ready: &mut [EpollEvent], deadline: Option<Instant>) -> usize {
+        let timeout = match deadline {
+            None => EpollTimeout::NONE,
+            // Rounded up, so as not to wake a moment too early and spin.
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+                EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
+            }
+        };
+        let pulse = &self.shared.desks[self.index].pulse;
+        pulse.beat(Activity::Parked);
+        // The only error that epoll_wait(2) names for what is passed here is EINTR: nothing is ready.
+        let count = self.epoll.wait(ready, timeout).unwrap_or(0);
+        pulse.beat(Activity::Running);
+        count
+    }
+
+    // ---- newcomers ----
+
+    fn accept(&mut self) {
+        for _ in 0..ACCEPTS_A_ROUND {
+            match self.listener.accept() {
+                Accepted::Client(socket) => {
+                    let identity = peer::of_stream(&socket);
+                    self.place(Newcomer { socket, identity });
+                }
+                Accepted::TurnedAway => self.turned_away(),
+                Accepted::Nobody => return,
+                Accepted::Exhausted => {
+                    // A level-triggered socket that nobody can accept from would spin.
+                    let _ = self.epoll.delete(&*self.listener.socket);
+                    self.exhausted_until = Some(Instant::now() + EXHAUSTED_FOR);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn listen_again(&mut self) {
+        if self.exhausted_until.is_some_and(|until| Instant::now() >= until) {
+            self.exhausted_until = match self.listen() {
+                Ok(()) => None,
+                Err(_) => Some(Instant::now() + EXHAUSTED_FOR),
+            };
+        }
+    }
+
+    fn turned_away(&self) {
+        self.intake.layer.counters().refused_connections.fetch_add(1, Relaxed);
+    }
+
+    /// Gives a newcomer to the writer with the fewest connections.
+    fn place(&mut self, newcomer: Newcomer) {
+        // Relaxed: a count that is a little old only makes the spread a little less even.
+        let count = |index: usize| self.shared.counters.writers[index].0.connections.load(Relaxed);
+        let others = (0..self.shared.desks.len()).filter(|index| *index != self.index);
+        let fewest = others.map(|index| (count(index), index)).min();
+        let newcomer = match fewest {
+            Some((fewest, target)) if fewest < count(self.index) => match self.shared.hand_over(target, newcomer) {
+                Ok(()) => return,
+                // A writer that stops takes no more.
+                Err(newcomer) => newcomer,
+            },
+            _ => newcomer,
+        };
+        self.shared.count_connection(self.index);
+        self.admit(newcomer);
+    }
+
+    /// Watches a newcomer, which is counted already.
+    fn admit(&mut self, newcomer: Newcomer) {
+        let Newcomer { socket, identity } = newcomer;
+        let connection = Connection::new(socket, self.intake.peer(identity));
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.connections.push(None);
+            self.connections.len() as u32 - 1
+        });
+        let event = EpollEvent::new(connection.interest, Token::Connection(index).number());
+        if self.epoll.add(connection.socket(), event).is_err() {
+            // fs.epoll.max_user_watches is reached.
+            self.free.push(index);
+            self.intake.layer.counters().connections.fetch_sub(1, Relaxed);
+            return self.turned_away();
+        }
+        self.connections[index as usize] = Some(connection);
+    }
+
+    /// Takes newcomers in. Returns when to have stopped, if it is to stop.
+    fn on_bell(&mut self) -> Option<Instant> {
+        let (newcomers, stop_by) = self.shared.take_inbox(self.index);
+        for newcomer in newcomers {
+            self.admit(newcomer);
+        }
+        stop_by
+    }
+
+    // ---- bytes ----
+
+    /// Reads the datagram socket so many times. False if it was seen empty.
+    fn receive(&mut self, times: usize) -> Result<bool, Closed> {
+        let Some(datagrams) = &mut self.datagrams else { return Ok(false) };
+        let epoll = &self.epoll;
+        let mut watch = |pid: u32, process: &OwnedFd| {
+            epoll.add(process, EpollEvent::new(EpollFlags::EPOLLIN, Token::Process(pid).number())).is_ok()
+        };
+        for _ in 0..times {
+            if !datagrams.receive(&mut self.intake, &mut watch)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn on_connection(&mut self, index: u32, flags: EpollFlags) -> Result<(), Closed> {
+        let Some(connection) = &mut self.connections[index as usize] else { return Ok(()) };
+        let has_left = flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
+        let mut fate = Fate::Open;
+        if flags.contains(EpollFlags::EPOLLOUT) {
+            fate = connection.answer(&self.intake);
+        }
+        if connection.is_lingering() {
+            if has_left {
+                fate = Fate::Close;
+            }
+        } else if has_left || flags.contains(EpollFlags::EPOLLIN) {
+            let before = (connection.carried_bytes(), self.intake.layer.publishes());
+            fate = match connection.read(&mut self.scratch, &mut self.intake)? {
+                Read::Some(fate) | Read::End(fate) => fate,
+                Read::Nothing => fate,
+            };
+            // What is carried now is not what was carried before, if there was nothing, or if something came whole.
+            if before.0 == 0 || before.1 != self.intake.layer.publishes() {
+                connection.carried_since = self.round;
+            }
+        }
+        self.settle(index, fate);
+        while self.intake.carried_bytes > CARRIED_BYTES_MAX && self.shed_oldest()? {}
+        Ok(())
+    }
+
+    /// After anything that a connection did: closes it, or watches for what it wants now.
+    fn settle(&mut self, index: u32, fate: Fate) {
+        let place = &mut self.connections[index as usize];
+        let Some(connection) = place else { return };
+        let interest = connection.wanted_interest();
+        let fate = if fate == Fate::Open && interest != connection.interest {
+            connection.interest = interest;
+            let mut event = EpollEvent::new(interest, Token::Connection(index).number());
+            if self.epoll.modify(connection.socket(), &mut event).is_ok() { Fate::Open } else { Fate::Close }
+        } else {
+            fate
+        };
+        if fate == Fate::Close {
+            self.intake.carried_bytes -= connection.carried_bytes();
+            *place = None;
+            self.freed.push(index);
+            self.intake.layer.counters().connections.fetch_sub(1, Relaxed);
+        } else if connection.waits_for_progress() && !connection.is_listed {
+            connection.is_listed = true;
+            self.waiting.push(index);
+        }
+    }
+
+    fn on_progress(&mut self) {
+        self.intake.progress.silence(self.index);
+        for index in std::mem::take(&mut self.waiting) {
+            if let Some(connection) = &mut self.connections[index as usize] {
+                connection.is_listed = false;
+                let fate = connection.answer(&self.intake);
+                self.settle(index, fate);
+            }
+        }
+    }
+
+    /// Frees the memory of what has been carried longest. False if nothing is carried.
+    fn shed_oldest(&mut self) -> Result<bool, Closed> {
+        let carrying = self.connections.iter().enumerate().filter_map(|(index, connection)| {
+            let connection = connection.as_ref().filter(|connection| connection.carried_bytes() > 0)?;
+            Some((connection.carried_since, index))
+        });
+        let Some((_, index)) = carrying.min() else { return Ok(false) };
+        if let Some(connection) = &mut self.connections[index] {
+            let fate = connection.shed(&mut self.intake)?;
+            self.settle(index as u32, fate);
+        }
+        Ok(true)
+    }
+
+    // ---- the end ----
+
+    /// Takes what the kernel holds: clients that wait to be accepted, and what every socket has, until it is empty once.
+    fn drain(&mut self, stop_by: Instant) -> Result<(), Closed> {
+        let is_time_left = || Instant::now() < stop_by;
+        // No event of an earlier round names these any more.
+        self.free.append(&mut self.freed);
+        while is_time_left() {
+            match self.listener.accept() {
+                Accepted::Client(socket) => {
+                    let identity = peer::of_stream(&socket);
+                    self.shared.count_connection(self.index);
+                    self.admit(Newcomer { socket, identity });
+                }
+                Accepted::TurnedAway => self.turned_away(),
+                Accepted::Nobody | Accepted::Exhausted => break,
+            }
+        }
+        let _ = self.epoll.delete(&*self.listener.socket);
+        // From here on the inbox is closed. What was handed over before is taken in.
+        for newcomer in self.shared.close_inbox(self.index) {
+            self.admit(newcomer);
+        }
+        let mut unread: Vec<u32> = (0..self.connections.len() as u32).collect();
+        while !unread.is_empty() && is_time_left() {
+            let mut still = Vec::new();
+            for index in unread {
+                if self.drain_once(index)? {
+                    still.push(index);
+                }
+            }
+            unread = still;
+        }
+        while is_time_left() && self.receive(RECEIVES_A_ROUND)? {}
+        for index in 0..self.connections.len() as u32 {
+            if let Some(connection) = &mut self.connections[index as usize]
+                && !connection.is_lingering()
+            {
+                self.intake.begin();
+                let fate = connection.end(&mut self.intake)?;
+                self.settle(index, fate);
+            }
+        }
+        self.answer_until(stop_by);
+        Ok(())
+    }
+
+    /// One read of one connection. Whether there may be more.
+    fn drain_once(&mut self, index: u32) -> Result<bool, Closed> {
+        let Some(connection) = &mut self.connections[index as usize] else { return Ok(false) };
+        if connection.is_lingering() {
+            return Ok(false);
+        }
+        let read = connection.read(&mut self.scratch, &mut self.intake)?;
+        if let Read::Some(fate) | Read::End(fate) = read {
+            self.settle(index, fate);
+        }
+        Ok(matches!(read, Read::Some(Fate::Open)))
+    }
+
+    /// Waits for the answers that clients are owed, as long as there is time.
+    fn answer_until(&mut self, stop_by: Instant) {
+        if !self.waiting.is_empty() {
+            self.intake.progress.ask_sync();
+            self.intake.waker.ring();
+        }
+        let progress = Arc::clone(&self.intake.progress);
+        while !self.waiting.is_empty() {
+            let left = stop_by.saturating_duration_since(Instant::now());
+            let mut bell = [PollFd::new(progress.bell(self.index), PollFlags::POLLIN)];
+            // Out of time, or a signal that is not for this thread: either way the clients see the connection end.
+            if left.is_zero() || poll(&mut bell, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)).is_err() {
+                return;
+            }
+            self.on_progress();
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The memory of the double buffer: one mapping with a header, the chunks' words, and the bytes of both halves.
+//!
+//! ```text
+//! offset 0        header: magic, version, sizes; gate, turn and bell, each on cache lines of its own
+//!        4096     words: one a chunk, 128 bytes apart; the chunks of half 0, then those of half 1
+//!        aligned  bytes of half 0, then of half 1
+//! ```
+//! The layout is fixed and versioned and holds the whole state, so that a mapping of a shared file, handed to another
+//! process, says by itself what counts. Here it is anonymous. All of it is touched at the start, in huge units where
+//! the kernel gives them: a first touch later would cost an event 20 µs.
+//!
+//! This is the buffer's only file with `unsafe`. Bytes are copied in through raw pointers; a reference exists only to
+//! bytes that nobody can write while it lives. The invariants that the notes cite are those of [`super`].
+//!
+//! Enters: sizes, then bytes through a [`Window`]. Leaves: slices of sealed bytes. Any thread; which one may do what
+//! is decided by gate and words. What can fail: the mapping, at the start.
+//!
+//! In the models (`cfg(dbuf_loom)`) the words are loom's, and each byte has a cell beside it by which loom sees two
+//! threads that use the byte without an edge between them.
+
+use std::io;
+use std::marker::PhantomData;
+use std::ptr;
+
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{CacheLine, Futex};
+
+#[cfg(not(dbuf_loom))]
+use anonymous::Mapping;
+#[cfg(dbuf_loom)]
+use modelled::Mapping;
+
+const MAGIC: [u8; 8] = *b"dbufhalf";
+const VERSION: u32 = 1;
+/// Where the words begin.
+const HEADER_BYTES: usize = 4096;
+
+/// What stands at the start of the mapping. The plain fields are written once, before any thread can see them.
+#[derive(Debug)]
+#[repr(C)]
+struct Header {
+    magic: [u8; 8],
+    version: u32,
+    header_bytes: u32,
+    chunk_bytes: u64,
+    /// Of each half.
+    chunks: u64,
+    gate: CacheLine<AtomicU64>,
+    turn: CacheLine<Futex>,
+    bell: CacheLine<Futex>,
+}
+
+#[cfg(not(dbuf_loom))]
+const _: () = {
+    assert!(size_of::<Header>() <= HEADER_BYTES && size_of::<CacheLine<AtomicU64>>() == 128);
+    assert!(std::mem::offset_of!(Header, gate) == 128 && std::mem::offset_of!(Header, turn) == 256);
+    assert!(std::mem::offset_of!(Header, bell) == 384);
+};
+
+impl Header {
+    fn new(chunk_bytes: usize, chunks: usize, gate: u64, turn: u32) -> Self {
+        Self {
+            magic: MAGIC,
+            version: VERSION,
+            header_bytes: HEADER_BYTES as u32,
+            chunk_bytes: chunk_bytes as u64,
+            chunks: chunks as u64,
+            gate: CacheLine(AtomicU64::new(gate)),
+            turn: CacheLine(Futex::new(turn)),
+            bell: CacheLine(Futex::new(0)),
+        }
+    }
+}
+
+/// Header, words and halves.
+#[derive(Debug)]
+pub(super) struct Memory {
+    mapping: Mapping,
+    chunk_bytes: usize,
+    chunks: usize,
+}
+
+impl Memory {
+    /// Two halves of `chunks` chunks. `word` gives the first value of a half's words.
+    pub(super) fn new(
+        chunk_bytes: usize,
+        chunks: usize,
+        gate: u64,
+        turn: u32,
+        word: impl Fn(usize) -> u64,
+    ) -> io::Result<Self> {
+        let words = (0..2 * chunks).map(|index| CacheLine(AtomicU64::new(word(index / chunks))));
+        let mapping = Mapping::new(Header::new(chunk_bytes, chunks, gate, turn), words, 2 * chunks * chunk_bytes)?;
+        Ok(Self { mapping, chunk_bytes, chunks })
+    }
+
+    #[inline]
+    pub(super) fn gate(&self) -> &AtomicU64 {
+        &self.mapping.header().gate.0
+    }
+
+    /// The low 32 bits of the generation, for writers to sleep on.
+    pub(super) fn turn(&self) -> &Futex {
+        &self.mapping.header().turn.0
+    }
+
+    /// The word that the reader sleeps on.
+    pub(super) fn bell(&self) -> &Futex {
+        &self.mapping.header().bell.0
+    }
+
+    #[inline]
+    pub(super) fn word(&self, half: usize, chunk: usize) -> &AtomicU64 {
+        &self.words(half)[chunk].0
+    }
+
+    /// The words of a half.
+    #[inline]
+    pub(super) fn words(&self, half: usize) -> &[CacheLine<AtomicU64>] {
+        &self.mapping.words()[half * self.chunks..][..self.chunks]
+    }
+
+    /// Room to write in: `room` bytes that start `start` bytes into a chunk, and may go on in the next ones.
+    ///
+    /// Only for the owner of these chunks, while it has set BUSY (invariant 2), and behind what it published.
+    #[inline]
+    pub(super) fn window(&self, half: usize, chunk: usize, start: usize, room: usize) -> Window<'_> {
+        Window {
+            memory: PhantomData,
+            mapping: &self.mapping,
+            at: self.offset(half, chunk, start, room),
+            room,
+            filled: 0,
+        }
+    }
+
+    /// The first `len` bytes of a chunk, or of the span that starts there.
+    ///
+    /// Only for the reader, and at most as many as its seal has counted (invariant 5).
+    pub(super) fn sealed(&self, half: usize, chunk: usize, len: usize) -> &[u8] {
+        let at = self.offset(half, chunk, 0, len);
+        self.mapping.watch_read(at, len);
+        // SAFETY: `offset` has checked that the range lies in the halves.
+        let start = unsafe { self.mapping.bytes().add(at) };
+        // SAFETY: the bytes are initialised (the mapping starts as zeros), and nobody writes them while the slice
+        // lives: sealed bytes are final until their chunk is recycled (invariant 3), and the reader, from whose
+        // exclusive borrow the caller's batch descends, does not recycle while a batch lives (invariant 4).
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+
+    /// Where the range begins in the bytes of the halves; it lies in its half.
+    #[inline]
+    fn offset(&self, half: usize, chunk: usize, start: usize, len: usize) -> usize {
+        let in_half = chunk * self.chunk_bytes + start;
+        let half_bytes = self.chunks * self.chunk_bytes;
+        assert!(half < 2 && in_half + len <= half_bytes, "a range outside its half");
+        half * half_bytes + in_half
+    }
+}
+
+/// Bytes that one thread alone may write. It does not leave that thread.
+#[derive(Debug)]
+pub(super) struct Window<'a> {
+    /// The raw pointer keeps the window, and so the claim, from being `Send`.
+    memory: PhantomData<(&'a Memory, *mut u8)>,
+    mapping: &'a Mapping,
+    at: usize,
+    room: usize,
+    filled: usize,
+}
+
+impl Window<'_> {
+    /// How many bytes still fit.
+    #[inline]
+    pub(super) fn room(&self) -> usize {
+        self.room - self.filled
+    }
+
+    /// How many bytes were put.
+    #[inline]
+    pub(super) fn filled(&self) -> usize {
+        self.filled
+    }
+
+    /// Copies `bytes` behind what was put before.
+    #[inline]
+    pub(super) fn put(&mut self, bytes: &[u8]) {
+        assert!(bytes.len() <= self.room(), "more bytes than the claim has room for");
+        let at = self.at + self.filled;
+        self.mapping.watch_write(at, bytes.len());
+        // SAFETY: `at` is at most the window's end, which `Memory::offset` has checked to lie in the halves.
+        let to = unsafe { self.mapping.bytes().add(at) };
+        // SAFETY: the target has room (asserted above), and no other thread reads or writes it: the window's maker is
+        // the chunk's owner and has set BUSY (invariant 2). `bytes` is a slice, and no slice covers a window, because
+        // slices cover sealed bytes only (invariant 5).
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        self.filled += bytes.len();
+    }
+}
+
+#[cfg(not(dbuf_loom))]
+mod anonymous {
+    use std::ffi::c_void;
+    use std::io;
+    use std::ptr;
+
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+    use super::{AtomicU64, CacheLine, HEADER_BYTES, Header};
+
+    /// The halves start at a multiple of this many bytes.
+    const ALIGN: usize = 4096;
+
+    /// An anonymous private mapping.
+    #[derive(Debug)]
+    pub(super) struct Mapping {
+        pub(super) base: *mut c_void,
+        len: usize,
+        words: usize,
+        bytes_at: usize,
+    }
+
+    // SAFETY: the mapping is plain memory, owned by this value alone and not tied to the thread that made it.
+    unsafe impl Send for Mapping {}
+    // SAFETY: through a shared reference threads reach only atomics, and bytes under the module's invariants.
+    unsafe impl Sync for Mapping {}
+
+    impl Mapping {
+        pub(super) fn new(
+            header: Header,
+            words: impl ExactSizeIterator<Item = CacheLine<AtomicU64>>,
+            bytes: usize,
+        ) -> io::Result<Self> {
+            let bytes_at = (HEADER_BYTES + words.len() * size_of::<CacheLine<AtomicU64>>()).next_multiple_of(ALIGN);
+            let len = (bytes_at + bytes).next_multiple_of(ALIGN);
+            // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists (mmap(2)).
+            let base =
+                unsafe { mmap_anonymous(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) }?;
+            let mapping = Self { base, len, words: words.len(), bytes_at };
+            mapping.touch()?;
+            // SAFETY: the header fits (asserted at compile time), the start of a mapping is aligned for it (mmap(2)),
+            // and no other thread knows the mapping yet.
+            unsafe { base.cast::<Header>().write(header) };
+            for (index, word) in words.enumerate() {
+                // SAFETY: `bytes_at` lies behind all the words.
+                let to = unsafe { mapping.first_word().add(index) };
+                // SAFETY: inside the mapping and aligned, as 4096 is a multiple of 128; no other thread knows it yet.
+                unsafe { to.write(word) };
+            }
+            Ok(mapping)
+        }
+
+        /// Has the kernel provide all of the memory now.
+        fn touch(&self) -> io::Result<()> {
+            // SAFETY: advice on a mapping that is ours. Huge units are a wish: without them it works as well.
+            let _ = unsafe { madvise(self.base, self.len, Advice::LinuxHugepage) };
+            // SAFETY: as above; populating leaves the contents as they are (madvise(2)).
+            match unsafe { madvise(self.base, self.len, Advice::LinuxPopulateWrite) } {
+                // Kernels before 5.14 do not know this advice.
+                Err(rustix::io::Errno::INVAL) => {
+                    // SAFETY: the mapping is `len` bytes, writable, and not known to any other thread.
+                    unsafe { self.base.cast::<u8>().write_bytes(0, self.len) };
+                    Ok(())
+                }
+                result => Ok(result?),
+            }
+        }
+
+        #[inline]
+        pub(super) fn header(&self) -> &Header {
+            // SAFETY: `new` has written the header there; it lives as long as the mapping, so as `self`; its plain
+            // fields are never written again and the others are atomics.
+            unsafe { &*self.base.cast::<Header>() }
+        }
+
+        #[inline]
+        pub(super) fn words(&self) -> &[CacheLine<AtomicU64>] {
+            // SAFETY: `new` has written that many words there; they live as long as the mapping and are atomics.
+            unsafe { std::slice::from_raw_parts(self.first_word(), self.words) }
+        }
+
+        /// Where the bytes of the halves begin.
+        #[inline]
+        pub(super) fn bytes(&self) -> *mut u8 {
+            // SAFETY: `bytes_at` is less than the mapping's length.
+            unsafe { self.base.cast::<u8>().add(self.bytes_at) }
+        }
+
+        /// A model would check here that nobody writes these bytes.
+        #[inline(always)]
+        pub(super) fn watch_read(&self, _at: usize, _len: usize) {}
+
+        /// A model would check here that nobody else uses these bytes.
+        #[inline(always)]
+        pub(super) fn watch_write(&self, _at: usize, _len: usize) {}
+
+        #[inline]
+        fn first_word(&self) -> *mut CacheLine<AtomicU64> {
+            // SAFETY: the mapping is longer than its header.
+            unsafe { self.base.cast::<u8>().add(HEADER_BYTES).cast() }
+        }
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            // SAFETY: the mapping is ours, and every reference into it has borrowed `self`, so none is left.
+            let result = unsafe { munmap(self.base, self.len) };
+            debug_assert!(result.is_ok(), "munmap fails only for a range that is no mapping");
+        }
+    }
+}
+
+#[cfg(dbuf_loom)]
+mod modelled {
+    use std::cell::UnsafeCell;
+    use std::io;
+
+    use super::{AtomicU64, CacheLine, Header};
+
+    /// The same parts on the heap, with a loom cell beside each byte.
+    #[derive(Debug)]
+    pub(super) struct Mapping {
+        header: Header,
+        words: Vec<CacheLine<AtomicU64>>,
+        bytes: Box<[UnsafeCell<u8>]>,
+        watches: Vec<loom::cell::UnsafeCell<()>>,
+    }
+
+    // SAFETY: loom runs all threads of a model on one thread, one at a time.
+    unsafe impl Send for Mapping {}
+    // SAFETY: as above; what would be a race outside the model is reported by `watches`.
+    unsafe impl Sync for Mapping {}
+
+    impl Mapping {
+        #[allow(clippy::unnecessary_wraps, reason = "the mapping that this stands for can fail")]
+        pub(super) fn new(
+            header: Header,
+            words: impl ExactSizeIterator<Item = CacheLine<AtomicU64>>,
+            bytes: usize,
+        ) -> io::Result<Self> {
+            let watches = (0..bytes).map(|_| loom::cell::UnsafeCell::new(())).collect();
+            let bytes = (0..bytes).map(|_| UnsafeCell::new(0)).collect();
+            Ok(Self { header, words: words.collect(), bytes, watches })
+        }
+
+        pub(super) fn header(&self) -> &Header {
+            &self.header
+        }
+
+        pub(super) fn words(&self) -> &[CacheLine<AtomicU64>] {
+            &self.words
+        }
+
+        pub(super) fn bytes(&self) -> *mut u8 {
+            self.bytes.as_ptr().cast_mut().cast()
+        }
+
+        pub(super) fn watch_read(&self, at: usize, len: usize) {
+            for watch in &self.watches[at..at + len] {
+                watch.with(|_| ());
+            }
+        }
+
+        pub(super) fn watch_write(&self, at: usize, len: usize) {
+            for watch in &self.watches[at..at + len] {
+                watch.with_mut(|_| ());
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(dbuf_loom)))]
+mod tests {
+    use super::*;
+
+    fn memory() -> Memory {
+        Memory::new(64, 4, 9, 8, |half| half as u64 + 1).unwrap()
+    }
+
+    #[test]
+    fn the_header_says_how_to_read_the_rest() {
+        let memory = memory();
+        let header = memory.mapping.header();
+        assert_eq!((header.magic, header.version, header.header_bytes), (*b"dbufhalf", 1, 4096));
+        assert_eq!((header.chunk_bytes, header.chunks), (64, 4));
+        let base = memory.mapping.base as usize;
+        assert_eq!(std::ptr::from_ref(memory.word(1, 3)) as usize - base, 4096 + 7 * 128);
+    }
+
+    #[test]
+    fn words_start_with_the_value_of_their_half() {
+        use crate::sync::atomic::Ordering::Relaxed;
+        let memory = memory();
+        assert_eq!((memory.word(0, 3).load(Relaxed), memory.word(1, 0).load(Relaxed)), (1, 2));
+        assert_eq!(memory.gate().load(Relaxed), 9);
+        assert_eq!(memory.turn().load(Relaxed), 8);
+    }
+
+    #[test]
+    fn what_was_put_in_a_window_is_read_at_its_place() {
+        let memory = memory();
+        let mut window = memory.window(1, 2, 8, 56);
+        window.put(b"abc");
+        window.put(b"def");
+        assert_eq!((window.room(), window.filled()), (50, 6));
+        assert_eq!(memory.sealed(1, 2, 14), b"\0\0\0\0\0\0\0\0abcdef");
+        assert_eq!(memory.sealed(1, 1, 64), [0; 64]);
+    }
+
+    #[test]
+    #[should_panic(expected = "more bytes than the claim has room for")]
+    fn a_window_cannot_be_overfilled() {
+        memory().window(0, 0, 0, 8).put(&[0; 9]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a range outside its half")]
+    fn a_window_never_reaches_into_the_other_half() {
+        let _ = memory().window(0, 3, 0, 65);
+    }
+}
