@@ -14,9 +14,9 @@ use std::time::{Instant, SystemTime};
 
 use super::BatchView;
 use super::disk::{Disk, DiskFile, write_all};
-use super::durability::Shared;
 use super::footer::Footer;
 use super::format::{BatchHeader, RunRow, SEGMENT_BYTES, SegmentHeader};
+use super::ledger::Shared;
 use super::name::{Name, State};
 use crate::sync::Arc;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::scan::{self, Directory, Item, Wanted};
 use super::{BatchView, RunView};
-use crate::config::settings::{Config, Storage, SyncPolicy, WhenFull};
+use crate::config::settings::{Storage, SyncPolicy, WhenFull};
 use crate::pipeline::record::{Event, Kind, Loss, Record, Source, encode_loss, encode_source};
 
 /// A batch that owns its bytes.
@@ -118,7 +118,6 @@ pub(crate) fn storage(directory: &Path) -> Storage {
         min_free: None,
         sync: SyncPolicy::Never,
         when_full: WhenFull::Wait,
-        ..Config::default().storage
     }
 }
 

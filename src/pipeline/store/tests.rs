@@ -119,7 +119,7 @@ fn what_was_appended_is_read_back_in_the_order_of_acceptance() {
 fn a_second_store_on_the_same_directory_is_refused_and_names_the_first() {
     let bench = Bench::new(SyncPolicy::Never);
     let (_store, _) = bench.open();
-    let options = Options { storage: bench.storage.clone(), on_durable: Box::new(|_| {}) };
+    let options = Options { storage: storage(bench.path()), on_durable: Box::new(|_| {}) };
     let Err(OpenError::Held { pid, .. }) = Store::open(options, Arc::new(RealDisk)) else { panic!("two stores") };
     assert_eq!(pid, std::process::id());
 }

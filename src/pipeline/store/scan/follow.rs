@@ -21,7 +21,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::forward::Forward;
 use super::segment::Segment;
-use super::{Directory, Item, SegmentFile, Wanted, is_new, unreadable};
+use super::{Directory, Item, SegmentFile, Wanted, unreadable};
 use crate::sync::{Arc, thread};
 
 /// How often a directory is looked at where it cannot be watched.
@@ -187,10 +187,6 @@ impl Follower {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Advanced::Yes),
             Err(e) => return Err(e),
         };
-        if is_new(file, &opened) {
-            // Its header makes the directory ring again.
-            return Ok(Advanced::No);
-        }
         let inode = (about.dev(), about.ino());
         let segment = Segment::open(Arc::new(opened), self.forward.stream_id);
         let mut current = Current { path: file.path.clone(), inode, segment: None, at: Segment::FIRST };

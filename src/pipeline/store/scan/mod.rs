@@ -87,7 +87,7 @@ impl Directory {
     /// What the disk says.
     pub fn of_files(paths: &[PathBuf]) -> io::Result<Self> {
         let file = |path: &PathBuf| {
-            let name = path.file_name().and_then(|name| Name::parse(name.to_str()?));
+            let name = Name::of_path(path);
             Ok(SegmentFile { path: path.clone(), name, bytes: fs::metadata(path)?.len() })
         };
         Ok(Self { files: paths.iter().map(file).collect::<io::Result<_>>()? })
@@ -174,8 +174,7 @@ impl Wanted<'_> {
     }
 }
 
-/// Opens a file of a directory. None if it is no longer there, for retention took it since it was listed, or if it was made
-/// just now.
+/// Opens a file of a directory. None if it is no longer there: retention took it since it was listed.
 fn open_file(file: &SegmentFile, stream_id: Option<u128>) -> Option<Result<Segment, OpenError>> {
     // The daemon may have sealed it, or named it torn, since it was listed.
     let renamed = [State::Sealed, State::Torn].into_iter().filter_map(|state| {
@@ -184,19 +183,12 @@ fn open_file(file: &SegmentFile, stream_id: Option<u128>) -> Option<Result<Segme
     });
     for path in std::iter::once(file.path.clone()).chain(renamed) {
         match fs::File::open(path) {
-            Ok(opened) if is_new(file, &opened) => return None,
             Ok(opened) => return Some(Segment::open(Arc::new(opened), stream_id)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Some(Err(OpenError::Disk(e))),
         }
     }
     None
-}
-
-/// Whether a file was made, and its header is not yet written.
-fn is_new(file: &SegmentFile, opened: &fs::File) -> bool {
-    let is_active = file.name.is_some_and(|name| name.state == State::Active);
-    is_active && opened.metadata().is_ok_and(|about| about.len() < Segment::FIRST)
 }
 
 /// A whole file that cannot be read.
