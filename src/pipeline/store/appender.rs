@@ -61,6 +61,15 @@ impl Stream {
         }
         Ok(file)
     }
+
+    /// Makes a file's content durable, and its name if it is not yet.
+    pub(super) fn make_durable(&self, file: &dyn DiskFile, is_named: bool) -> io::Result<()> {
+        file.sync()?;
+        if !is_named {
+            self.disk.sync_directory(&self.directory)?;
+        }
+        Ok(())
+    }
 }
 
 /// 128 random bits: they need to be unlikely, not secret.
@@ -93,10 +102,16 @@ impl Active {
                 result => break result?,
             }
         };
-        let footer = Footer::new(stream.stream_id, first_sequence);
-        shared.status.active(name.to_string(), footer.offset);
-        let id = shared.made(Arc::clone(&file), name, footer.offset);
-        Ok(Self { file, name, footer, first_batch: None, id, allocated: SEGMENT_BYTES as u64 })
+        let first = SEGMENT_BYTES as u64;
+        shared.status.active(name.to_string(), first);
+        let id = shared.made(Arc::clone(&file), name, first);
+        Ok(Self::new(file, name, stream.stream_id, id))
+    }
+
+    /// A file that holds nothing but its header.
+    pub(super) fn new(file: Arc<dyn DiskFile>, name: Name, stream_id: u128, id: u64) -> Self {
+        let footer = Footer::new(stream_id, name.first_sequence);
+        Self { file, name, footer, first_batch: None, id, allocated: SEGMENT_BYTES as u64 }
     }
 
     /// Whether the batch would make it larger than `bytes_max`. A batch that is larger by itself still goes into a file.

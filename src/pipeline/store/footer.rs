@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use super::format::{
     BatchHeader, Broken, FOOTER_BYTES_MAX, FOOTER_FIXED_BYTES, FOOTER_MAGIC, INCOMPAT_KNOWN, INDEX_ROW_BYTES,
-    SEGMENT_BYTES, TRAILER_BYTES, TRAILER_MAGIC, VERSION, footer, index_row, trailer,
+    SEGMENT_BYTES, TRAILER_BYTES, TRAILER_MAGIC, VERSION, checksum, footer, index_row, trailer,
 };
 use super::format::{get, get_u32, get_u128, has, put, put_bytes};
 use crate::pipeline::record::{Kind, Record, Source, encode_source};
@@ -180,11 +180,8 @@ impl Footer {
             bytes.extend_from_slice(&to);
         }
         bytes.extend_from_slice(&self.sources);
-        let trailer = Trailer {
-            footer_offset: self.offset,
-            footer_bytes: bytes.len() as u32,
-            footer_crc: crc32c::crc32c(&bytes),
-        };
+        let trailer =
+            Trailer { footer_offset: self.offset, footer_bytes: bytes.len() as u32, footer_crc: checksum(&bytes) };
         bytes.extend_from_slice(&trailer.encode());
         bytes
     }
@@ -194,7 +191,7 @@ impl Footer {
     /// # Errors
     /// [`Broken`] if the bytes are not the footer that was written.
     pub fn decode(trailer: &Trailer, bytes: &[u8]) -> Result<Self, Broken> {
-        if bytes.len() < FOOTER_FIXED_BYTES || crc32c::crc32c(bytes) != trailer.footer_crc {
+        if bytes.len() < FOOTER_FIXED_BYTES || checksum(bytes) != trailer.footer_crc {
             return Err(Broken::Damaged("the checksum of the footer is wrong"));
         }
         if !has(bytes, footer::magic, &FOOTER_MAGIC) || get(bytes, footer::offset) != trailer.footer_offset {
@@ -209,6 +206,11 @@ impl Footer {
         let (index, sources) = rest
             .split_at_checked(rows.saturating_mul(INDEX_ROW_BYTES))
             .ok_or(Broken::Damaged("the index is longer than the footer"))?;
+        let index: Vec<_> = index.chunks_exact(INDEX_ROW_BYTES).map(decode_row).collect();
+        let is_within = |row: &IndexRow| (SEGMENT_BYTES as u64..trailer.footer_offset).contains(&row.offset);
+        if !index.iter().all(is_within) || !index.is_sorted_by(|a, b| a.offset < b.offset) {
+            return Err(Broken::Damaged("the index does not lie in the segment"));
+        }
         Ok(Self {
             offset: trailer.footer_offset,
             next_sequence: get(bytes, footer::next_sequence),
@@ -218,7 +220,7 @@ impl Footer {
             time_min_ns: get(bytes, footer::time_min_ns),
             time_max_ns: get(bytes, footer::time_max_ns),
             sources_complete: get(bytes, footer::flags) & SOURCES_COMPLETE != 0,
-            index: index.chunks_exact(INDEX_ROW_BYTES).map(decode_row).collect(),
+            index,
             sources: sources.to_vec(),
             sources_count: get_u32(bytes, footer::sources),
             ..Self::new(get_u128(bytes, footer::stream_id), get(bytes, footer::first_sequence))
@@ -258,7 +260,7 @@ impl Trailer {
         put(&mut bytes, trailer::footer_offset, self.footer_offset);
         put(&mut bytes, trailer::footer_bytes, u64::from(self.footer_bytes));
         put(&mut bytes, trailer::footer_crc, u64::from(self.footer_crc));
-        let crc = crc32c::crc32c(&bytes[..trailer::trailer_crc.at]);
+        let crc = checksum(&bytes[..trailer::trailer_crc.at]);
         put(&mut bytes, trailer::trailer_crc, u64::from(crc));
         put_bytes(&mut bytes, trailer::magic, &TRAILER_MAGIC);
         bytes
@@ -272,7 +274,7 @@ impl Trailer {
         if bytes.len() != TRAILER_BYTES || !has(bytes, trailer::magic, &TRAILER_MAGIC) {
             return Err(Broken::Damaged("the file does not end with a footer"));
         }
-        if crc32c::crc32c(&bytes[..trailer::trailer_crc.at]) != get_u32(bytes, trailer::trailer_crc) {
+        if checksum(&bytes[..trailer::trailer_crc.at]) != get_u32(bytes, trailer::trailer_crc) {
             return Err(Broken::Damaged("the checksum of the trailer is wrong"));
         }
         let trailer = Self {

@@ -46,6 +46,12 @@ pub const TRAILER_BYTES: usize = 24;
 /// The longest footer that is read.
 pub const FOOTER_BYTES_MAX: usize = 64 << 20;
 
+/// CRC-32C.
+#[must_use]
+pub fn checksum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
+}
+
 /// A place in a layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
@@ -246,7 +252,7 @@ impl SegmentHeader {
         put_bytes(&mut bytes, segment::boot_id, &self.boot_id.to_le_bytes());
         put(&mut bytes, segment::created_ns, self.created_ns);
         put(&mut bytes, segment::first_sequence, self.first_sequence);
-        let crc = crc32c::crc32c(&bytes[..segment::header_crc.at]);
+        let crc = checksum(&bytes[..segment::header_crc.at]);
         put(&mut bytes, segment::header_crc, u64::from(crc));
         bytes
     }
@@ -262,7 +268,7 @@ impl SegmentHeader {
         if !has(bytes, segment::magic, &SEGMENT_MAGIC) {
             return Err(Broken::Damaged("the file does not start as a segment"));
         }
-        if crc32c::crc32c(&bytes[..segment::header_crc.at]) != get_u32(bytes, segment::header_crc) {
+        if checksum(&bytes[..segment::header_crc.at]) != get_u32(bytes, segment::header_crc) {
             return Err(Broken::Damaged("the checksum of the segment's header is wrong"));
         }
         check_features(get(bytes, segment::version), get_u32(bytes, segment::incompat), "a segment")?;
@@ -428,6 +434,6 @@ impl BatchHeader {
 /// CRC-32C of the stream id and a batch's header, without the header's checksum itself.
 fn header_crc(stream_id: u128, bytes: &[u8]) -> u32 {
     let (at, after) = (batch::header_crc.at, batch::header_crc.at + batch::header_crc.bytes);
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&stream_id.to_le_bytes()), &bytes[..at]);
+    let crc = crc32c::crc32c_append(checksum(&stream_id.to_le_bytes()), &bytes[..at]);
     crc32c::crc32c_append(crc, &bytes[after..])
 }

@@ -12,7 +12,6 @@
 //! 4. While all is durable, the syncer sleeps without a deadline.
 
 use std::collections::VecDeque;
-use std::io;
 use std::time::{Duration, Instant};
 
 use super::Durable;
@@ -388,15 +387,6 @@ impl Shared {
             let (lost_events, lost_generations) = (lost.events, lost.generations);
             (self.on_durable)(Durable { before_generation, events, took, lost_events, lost_generations });
         }
-    }
-
-    /// Makes a file's content durable, and its name if it is not yet.
-    pub(super) fn make_durable(&self, file: &dyn DiskFile, entry_durable: bool) -> io::Result<()> {
-        file.sync()?;
-        if !entry_durable {
-            self.stream.disk.sync_directory(&self.stream.directory)?;
-        }
-        Ok(())
     }
 }
 

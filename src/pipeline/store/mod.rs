@@ -10,6 +10,8 @@ pub mod disk;
 mod faulty;
 pub mod footer;
 pub mod format;
+#[cfg(test)]
+mod format_tests;
 mod ledger;
 mod lock;
 pub mod name;
@@ -296,7 +298,7 @@ impl Store {
         };
         let start = Instant::now();
         let durable = self.storage.sync == SyncPolicy::Batch;
-        if durable && let Err(e) = self.shared.make_durable(&*active.file, permit.entry_durable) {
+        if durable && let Err(e) = self.shared.stream.make_durable(&*active.file, permit.entry_durable) {
             self.unsynced = Some((batch.generation, header.next_sequence()));
             self.shared.broke(active.id);
             self.shared.status.closed();

@@ -57,7 +57,7 @@ fn guarded<T>(shared: &Shared, call: impl FnOnce() -> T) -> T {
 /// Syncs a file; says whether that succeeded.
 fn sync(shared: &Shared, tracked: &Tracked) -> bool {
     let start = Instant::now();
-    match guarded(shared, || shared.make_durable(&*tracked.file, tracked.entry_durable)) {
+    match guarded(shared, || shared.stream.make_durable(&*tracked.file, tracked.entry_durable)) {
         Ok(()) => {
             let events = shared.synced(tracked);
             shared.tell(events, start.elapsed(), Lost::default());

@@ -10,7 +10,7 @@ use super::super::disk::{ReadAt, read_full};
 use super::super::footer::{Footer, Trailer};
 use super::super::format::{
     BATCH_MAGIC, BatchHeader, Broken, FOOTER_FIXED_BYTES, FOOTER_MAGIC, RUN_BYTES, SEGMENT_BYTES, SegmentHeader,
-    TRAILER_BYTES,
+    TRAILER_BYTES, checksum,
 };
 use crate::pipeline::record::ALIGN;
 use crate::sync::Arc;
@@ -218,7 +218,7 @@ impl Segment {
         if read < bytes {
             return Ok(Some("a batch is cut off".into()));
         }
-        let right = crc32c::crc32c(&batch.content) == batch.header.content_crc;
+        let right = checksum(&batch.content) == batch.header.content_crc;
         Ok((!right).then(|| "the checksum of a batch's records is wrong".into()))
     }
 

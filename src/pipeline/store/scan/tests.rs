@@ -338,6 +338,50 @@ fn damage_in_the_middle_is_told_both_ways_and_what_surrounds_it_is_read() {
     }
 }
 
+/// Numbers that look random and are the same each time.
+fn numbers() -> impl FnMut() -> usize {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize
+    }
+}
+
+#[test]
+fn records_that_make_no_sense_are_damage_even_if_their_checksum_is_right() {
+    let directory = directory();
+    let mut store = open(directory.path());
+    append(&mut store, &three(1));
+    drop(store);
+    let path = paths(directory.path()).pop().unwrap();
+    let whole = fs::read(&path).unwrap();
+    let segment = Segment::open(Arc::new(whole.clone()), None).unwrap();
+    let mut batch = segment::Batch::default();
+    segment.step(Segment::FIRST, &mut batch, &|_| true).unwrap();
+    let content_at = Segment::FIRST as usize + batch.header.header_bytes as usize;
+    let mut number = numbers();
+    for _ in 0..3000 {
+        let mut content = batch.content.clone();
+        for _ in 0..=number() % 3 {
+            let at = number() % content.len();
+            content[at] = number() as u8;
+        }
+        let mut header = batch.header.clone();
+        header.content_crc = super::super::format::checksum(&content);
+        let mut bytes = whole.clone();
+        let mut head = Vec::new();
+        header.encode(segment.stream_id, &mut head);
+        bytes[Segment::FIRST as usize..content_at].copy_from_slice(&head);
+        bytes[content_at..].copy_from_slice(&content);
+        fs::write(&path, &bytes).unwrap();
+        let listed = Directory::open(directory.path()).unwrap();
+        let mut all = forward(&listed, &Wanted::default());
+        all.reverse();
+        assert_eq!(backward(&listed, &Wanted::default()), all);
+        let _ = verify_bytes(Arc::new(bytes));
+    }
+}
+
 #[test]
 fn a_payload_that_looks_like_a_batch_is_not_taken_for_one() {
     let directory = directory();
