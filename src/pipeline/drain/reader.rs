@@ -122,7 +122,7 @@ impl Keeper {
             Command::Rotate(reply) => self.rotates.push(reply),
             Command::Sync(reply) => self.syncs_asked.push(reply),
             Command::Reconfigure(settings) => {
-                self.store.reconfigure(settings.storage.clone());
+                self.store.reconfigure(&settings.storage);
                 self.settings = *settings;
             }
             Command::Stop { patience } => self.stop_by = Some(Instant::now() + patience),

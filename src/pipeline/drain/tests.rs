@@ -164,7 +164,7 @@ impl Rig {
         let stopped = self.drain.stop(Duration::ZERO);
         let (mut events, mut losses) = (Vec::new(), Vec::new());
         let directory = Directory::open(&self.folder.path().join("segments")).unwrap();
-        scan::forward(&directory, &Wanted::default(), |item| {
+        let _ = scan::forward(&directory, &Wanted::default(), |item| {
             match item {
                 Item::Event(event) => events.push(String::from_utf8(event.record.payload().to_vec()).unwrap()),
                 Item::Loss { loss, .. } => losses.push((loss.cause.name().to_string(), loss.events)),

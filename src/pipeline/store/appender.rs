@@ -14,9 +14,9 @@ use std::time::{Instant, SystemTime};
 
 use super::BatchView;
 use super::disk::{Disk, DiskFile, write_all};
-use super::durability::Shared;
 use super::footer::Footer;
 use super::format::{BatchHeader, RunRow, SEGMENT_BYTES, SegmentHeader};
+use super::ledger::Shared;
 use super::name::{Name, State};
 use crate::sync::Arc;
 
@@ -131,16 +131,14 @@ impl Active {
         }
     }
 
-    /// Writes the footer and gives back what was allocated beyond it. Failure costs only time when the segment is read:
-    /// a footer is a cache.
-    pub(super) fn write_footer(&mut self) {
+    /// Writes the footer and gives back what was allocated beyond it. Returns the footer if it could not be written.
+    pub(super) fn write_footer(&mut self) -> Option<Vec<u8>> {
         let bytes = self.footer.encode();
-        let end = self.footer.offset + bytes.len() as u64;
-        if write_all(&*self.file, &mut [IoSlice::new(&bytes)], self.footer.offset).is_ok() {
-            let _ = self.file.truncate(end);
-        } else {
-            let _ = self.file.truncate(self.footer.offset);
-        }
+        let is_written = write_all(&*self.file, &mut [IoSlice::new(&bytes)], self.footer.offset).is_ok();
+        let end = self.footer.offset + if is_written { bytes.len() as u64 } else { 0 };
+        // What could not be given back stays allocated until the file goes.
+        let _ = self.file.truncate(end);
+        (!is_written).then_some(bytes)
     }
 
     fn header_of(&self, batch: &BatchView<'_>, first_sequence: u64) -> BatchHeader {

@@ -6,9 +6,11 @@
 
 mod appender;
 pub mod disk;
-mod durability;
+#[cfg(test)]
+mod faulty;
 pub mod footer;
 pub mod format;
+mod ledger;
 mod lock;
 pub mod name;
 mod recover;
@@ -16,6 +18,7 @@ mod repair;
 mod retain;
 pub mod scan;
 pub mod status;
+mod syncer;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -28,7 +31,7 @@ use crate::config::settings::{Storage, SyncPolicy, WhenFull};
 use crate::sync::{Arc, thread};
 use appender::{Active, Stream};
 pub use disk::{Disk, RealDisk};
-use durability::{Lost, Mark, Shared};
+use ledger::{Lost, Mark, Shared};
 use lock::Lock;
 use retain::Limits;
 use status::Caller;
@@ -210,7 +213,7 @@ impl Store {
         let active = Active::create(&shared, recovery.next_sequence).ok();
         let syncer = thread::Builder::new().name("dbufd-syncer".into()).spawn({
             let shared = Arc::clone(&shared);
-            move || durability::run(&shared)
+            move || syncer::run(&shared)
         });
         let syncer = Some(syncer.map_err(OpenError::Thread)?);
         let next_sequence = recovery.next_sequence;
@@ -325,16 +328,19 @@ impl Store {
             self.shared.forget(active.id);
             let _ = self.shared.stream.disk.remove(&active.name.in_directory(&self.shared.stream.directory));
         } else {
-            self.shared.closed(active.id);
+            self.shared.closed(active.id, Some(active.footer.encode()));
         }
     }
 
     /// Seals the active segment, if it has batches: the footer here, sync and name by the syncer.
     fn seal(&mut self) {
         if let Some(mut active) = self.active.take_if(|active| active.footer.batches > 0) {
-            active.write_footer();
             self.shared.status.closed();
-            self.shared.closed(active.id);
+            // A broken file is repaired as it is.
+            if self.shared.begin_write(active.id).is_some() {
+                let unwritten = active.write_footer();
+                self.shared.closed(active.id, unwritten);
+            }
         }
     }
 
@@ -378,8 +384,8 @@ impl Store {
     }
 
     /// Takes new settings. The directory stays.
-    pub fn reconfigure(&mut self, storage: Storage) {
-        self.storage = Storage { directory: self.storage.directory.clone(), ..storage };
+    pub fn reconfigure(&mut self, storage: &Storage) {
+        self.storage = Storage { directory: self.storage.directory.clone(), ..*storage };
         self.limits = retain::limits(&self.shared.stream.disk, &self.storage);
         self.shared.status.set_policy(self.storage.sync);
         self.shared.reconfigure(self.storage.clone(), self.limits);
@@ -398,6 +404,11 @@ impl Store {
     pub fn close(mut self) -> Result<(), WriteError> {
         self.seal();
         self.end(true);
+        // A segment without a batch is there for the sequence in its name. The sealed ones say it as well.
+        if let Some(empty) = self.active.take().filter(|_| self.shared.status.snapshot().segments > 1) {
+            let _ = self.shared.stream.disk.remove(&empty.name.in_directory(&self.shared.stream.directory));
+            self.shared.status.removed();
+        }
         if self.shared.is_owing() {
             let error = self.shared.status.snapshot().last_error.unwrap_or_default();
             return Err(WriteError::Failed(io::Error::other(error)));

@@ -74,6 +74,12 @@ impl Name {
         Some(Self { first_sequence: digits.parse().ok()?, state, copy })
     }
 
+    /// Reads the name of the file at `path`.
+    #[must_use]
+    pub fn of_path(path: &Path) -> Option<Self> {
+        Self::parse(path.file_name()?.to_str()?)
+    }
+
     /// The file of this name in `directory`.
     #[must_use]
     pub fn in_directory(&self, directory: &Path) -> PathBuf {

@@ -46,6 +46,18 @@ pub(super) fn recover(disk: &dyn Disk, directory: &Path) -> io::Result<(Recovery
     Ok((work.recovery, stream_id))
 }
 
+type Opened = (Arc<dyn DiskFile>, Segment);
+
+/// Refuses a file of which neither the header nor any batch can be read.
+fn has_something((file, segment): Opened) -> Result<Opened, OpenError> {
+    match segment.header {
+        Err(broken) if segment.footer.is_err() && segment.rebuild(false, &mut |_| {})?.0.batches == 0 => {
+            Err(broken.into())
+        }
+        _ => Ok((file, segment)),
+    }
+}
+
 struct Work<'d> {
     disk: &'d dyn Disk,
     directory: &'d Path,
@@ -72,7 +84,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn open(&self, name: Name, stream_id: Option<u128>) -> Result<(Arc<dyn DiskFile>, Segment), OpenError> {
+    fn open(&self, name: Name, stream_id: Option<u128>) -> Result<Opened, OpenError> {
         let file = self.disk.open(&name.in_directory(self.directory))?;
         let segment = Segment::open(Arc::clone(&file) as Arc<dyn ReadAt>, stream_id)?;
         Ok((file, segment))
@@ -89,7 +101,7 @@ impl Work<'_> {
             self.remove(name);
             return;
         }
-        match self.open(name, stream_id) {
+        match self.open(name, stream_id).and_then(has_something) {
             Ok((file, segment)) => {
                 if let Err(e) = self.seal(name, &*file, &segment) {
                     self.beyond(name, bytes);
@@ -136,7 +148,10 @@ impl Work<'_> {
         }
         self.recovery.damaged_ranges += damaged.len();
         if footer.batches == 0 && damaged.is_empty() {
-            self.recovery.torn_bytes += torn_bytes;
+            if torn_bytes > 0 {
+                self.recovery.torn_bytes += torn_bytes;
+                self.note(name, format_args!("a torn batch of {torn_bytes} bytes, and no whole one: it is removed"));
+            }
             return Ok(footer);
         }
         // An end that is a footer, cut off, has cost nothing.
@@ -162,14 +177,14 @@ impl Work<'_> {
         let sealed = found.iter().rev().find(|(name, _)| name.state == State::Sealed);
         let last = found.last().filter(|(name, _)| name.state == State::Torn);
         for &(name, bytes) in sealed.into_iter().chain(last) {
-            let read =
-                self.open(name, stream_id).map_err(|e| e.to_string()).and_then(|(_, segment)| match segment.footer {
-                    Ok(ref footer) => Ok((footer.next_sequence, footer.events)),
-                    Err(_) => {
-                        let rebuilt = segment.rebuild(false, &mut |_| {});
-                        rebuilt.map(|(footer, _)| (footer.next_sequence, footer.events)).map_err(|e| e.to_string())
-                    }
-                });
+            let opened = self.open(name, stream_id).and_then(has_something);
+            let read = opened.and_then(|(_, segment)| match segment.footer {
+                Ok(footer) => Ok((footer.next_sequence, footer.events)),
+                Err(_) => {
+                    let (footer, _) = segment.rebuild(false, &mut |_| {})?;
+                    Ok((footer.next_sequence, footer.events))
+                }
+            });
             match read {
                 Ok((next, events)) => {
                     self.count_sequence(next);

@@ -18,9 +18,9 @@ use std::io::{self, IoSlice};
 
 use super::appender::Stream;
 use super::disk::{self, DiskFile, ReadAt, write_all};
-use super::durability::Tracked;
 use super::footer::Footer;
 use super::format::{BatchHeader, SEGMENT_BYTES};
+use super::ledger::Tracked;
 use super::name::{Name, REPAIR, State};
 use super::scan::segment::{Batch, Segment, Step};
 use crate::sync::Arc;
@@ -75,7 +75,7 @@ fn name_torn(stream: &Stream, name: Name) -> io::Result<Name> {
     let from = name.in_directory(&stream.directory);
     let to = Name { state: State::Torn, ..name };
     let path = disk::rename_to_free(&*stream.disk, &stream.directory, &from, to)?;
-    Ok(path.file_name().and_then(|name| Name::parse(name.to_str()?)).unwrap_or(to))
+    Ok(Name::of_path(&path).unwrap_or(to))
 }
 
 fn write_again(stream: &Stream, tracked: &Tracked) -> io::Result<Saved> {

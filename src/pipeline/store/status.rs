@@ -189,6 +189,11 @@ impl Status {
         }
     }
 
+    /// The active segment was removed.
+    pub(super) fn removed(&self) {
+        self.lock().active = None;
+    }
+
     /// What a listing of the directory found beside the active segment.
     pub(super) fn listed(&self, sealed: u64, sealed_bytes: u64, oldest_time_ns: Option<u64>) {
         let mut inner = self.lock();

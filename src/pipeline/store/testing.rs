@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::scan::{self, Directory, Item, Wanted};
 use super::{BatchView, RunView};
-use crate::config::settings::{Config, Storage, SyncPolicy, WhenFull};
+use crate::config::settings::{Storage, SyncPolicy, WhenFull};
 use crate::pipeline::record::{Event, Kind, Loss, Record, Source, encode_loss, encode_source};
 
 /// A batch that owns its bytes.
@@ -102,6 +102,11 @@ fn cut(run: &[u8], slice_bytes: usize) -> Vec<&[u8]> {
     slices
 }
 
+/// A directory that goes with the value; in memory where that can be had, for a test waits for no one's disk.
+pub(crate) fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory can be made")
+}
+
 /// Settings for a test: small segments, no retention.
 pub(crate) fn storage(directory: &Path) -> Storage {
     Storage {
@@ -113,7 +118,6 @@ pub(crate) fn storage(directory: &Path) -> Storage {
         min_free: None,
         sync: SyncPolicy::Never,
         when_full: WhenFull::Wait,
-        ..Config::default().storage
     }
 }
 

@@ -47,6 +47,16 @@ struct Current {
     at: u64,
 }
 
+/// What became of going to another file.
+enum Advanced {
+    /// There is something to look at.
+    Yes,
+    /// There is nothing new.
+    No,
+    /// The caller has had enough.
+    Stopped,
+}
+
 impl Follower {
     /// Follows `directory` from the sequence `from_sequence` on. A jump from there is a gap if `expect_all`: say so when
     /// everything before it was read.
@@ -115,8 +125,10 @@ impl Follower {
                 return Ok(ControlFlow::Break(()));
             }
             let Some(files) = files else { return Ok(ControlFlow::Continue(())) };
-            if self.advance(&files, &mut each)?.is_break() {
-                return Ok(ControlFlow::Break(()));
+            match self.advance(&files, &mut each)? {
+                Advanced::No => return Ok(ControlFlow::Continue(())),
+                Advanced::Stopped => return Ok(ControlFlow::Break(())),
+                Advanced::Yes => {}
             }
         }
     }
@@ -158,13 +170,13 @@ impl Follower {
         &mut self,
         files: &[SegmentFile],
         each: &mut impl FnMut(Item<'_>) -> ControlFlow<()>,
-    ) -> io::Result<ControlFlow<()>> {
+    ) -> io::Result<Advanced> {
         let seen = self.forward.seen;
         let at = files.iter().rposition(|file| file.name.is_some_and(|name| name.first_sequence <= seen)).unwrap_or(0);
-        let Some(mut file) = files.get(at) else { return Ok(ControlFlow::Continue(())) };
+        let Some(mut file) = files.get(at) else { return Ok(Advanced::No) };
         if self.is_current(file) {
             // All of it was read, and there is another: it goes on there, with a gap.
-            let Some(next) = files.get(at + 1) else { return Ok(ControlFlow::Continue(())) };
+            let Some(next) = files.get(at + 1) else { return Ok(Advanced::No) };
             file = next;
         }
         self.is_stale = true;
@@ -172,22 +184,25 @@ impl Follower {
         let (about, opened) = match opened {
             Ok(opened) => opened,
             // Renamed, or gone, since it was listed: the next listing tells.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(ControlFlow::Continue(())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Advanced::Yes),
             Err(e) => return Err(e),
         };
         let inode = (about.dev(), about.ino());
         let segment = Segment::open(Arc::new(opened), self.forward.stream_id);
         let mut current = Current { path: file.path.clone(), inode, segment: None, at: Segment::FIRST };
-        let told = match segment {
+        let advanced = match segment {
             Ok(segment) => {
                 self.forward.stream_id = Some(segment.stream_id);
                 current.segment = Some(segment);
-                ControlFlow::Continue(())
+                Advanced::Yes
             }
-            Err(e) => each(Item::Damage { path: &file.path, damage: unreadable(file, &e) }),
+            Err(e) => match each(Item::Damage { path: &file.path, damage: unreadable(file, &e) }) {
+                ControlFlow::Continue(()) => Advanced::Yes,
+                ControlFlow::Break(()) => Advanced::Stopped,
+            },
         };
         self.current = Some(current);
-        Ok(told)
+        Ok(advanced)
     }
 
     fn is_current(&self, file: &SegmentFile) -> bool {

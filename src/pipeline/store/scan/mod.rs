@@ -87,7 +87,7 @@ impl Directory {
     /// What the disk says.
     pub fn of_files(paths: &[PathBuf]) -> io::Result<Self> {
         let file = |path: &PathBuf| {
-            let name = path.file_name().and_then(|name| Name::parse(name.to_str()?));
+            let name = Name::of_path(path);
             Ok(SegmentFile { path: path.clone(), name, bytes: fs::metadata(path)?.len() })
         };
         Ok(Self { files: paths.iter().map(file).collect::<io::Result<_>>()? })

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::super::testing::{TestBatch, backward, forward, read, storage, text};
+use super::super::testing::{TestBatch, backward, directory, forward, read, storage, text};
 use super::super::{Options, RealDisk, Store};
 use super::*;
 use crate::pipeline::record::{Cause, Event as NewEvent, Piece};
@@ -51,7 +51,7 @@ fn paths(path: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn reading_backward_is_reading_forward_from_the_other_end() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     let store = many(directory.path());
     let listed = Directory::open(directory.path()).unwrap();
     assert!(listed.files.len() > 3);
@@ -65,7 +65,7 @@ fn reading_backward_is_reading_forward_from_the_other_end() {
 
 #[test]
 fn a_file_that_is_sealed_after_it_was_listed_is_read_all_the_same() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     let mut store = open(directory.path());
     append(&mut store, &TestBatch::of(1, &[(1, "one")]));
     let listed = Directory::open(directory.path()).unwrap();
@@ -77,7 +77,7 @@ fn a_file_that_is_sealed_after_it_was_listed_is_read_all_the_same() {
 
 #[test]
 fn reading_from_a_sequence_gives_that_and_all_after_it_and_nothing_before() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     let _store = many(directory.path());
     let listed = Directory::open(directory.path()).unwrap();
     let all = forward(&listed, &Wanted::default());
@@ -92,7 +92,7 @@ fn reading_from_a_sequence_gives_that_and_all_after_it_and_nothing_before() {
 
 #[test]
 fn reading_a_time_range_gives_whole_batches_in_it_and_skips_the_rest() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     let _store = many(directory.path());
     let listed = Directory::open(directory.path()).unwrap();
     let wanted = Wanted { from_ns: 20_001, until_ns: Some(22_000), ..Wanted::default() };
@@ -104,7 +104,7 @@ fn reading_a_time_range_gives_whole_batches_in_it_and_skips_the_rest() {
 
 #[test]
 fn files_in_which_no_source_is_wanted_are_not_read() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     let mut store = open(directory.path());
     append(&mut store, &TestBatch::of(1, &[(1, "one")]));
     store.rotate().unwrap();
@@ -119,7 +119,7 @@ fn files_in_which_no_source_is_wanted_are_not_read() {
 
 #[test]
 fn a_file_deleted_from_the_middle_is_a_gap_and_one_from_the_front_is_none() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     many(directory.path()).close().unwrap();
     let files = Directory::open(directory.path()).unwrap().files;
     let first = |i: usize| files[i].name.unwrap().first_sequence;
@@ -136,7 +136,7 @@ fn a_file_deleted_from_the_middle_is_a_gap_and_one_from_the_front_is_none() {
 
 #[test]
 fn losses_and_batches_without_events_are_read_both_ways() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     let mut store = open(directory.path());
     let loss = Loss { cause: Cause::Full, events: 9, bytes: 1, first_ns: 1, last_ns: 2 };
     append(&mut store, &TestBatch::of(1, &[(1, "one")]));
@@ -198,7 +198,7 @@ fn joined(path: &Path, joiner: &mut Joiner, is_forward: bool) -> Vec<String> {
 
 #[test]
 fn pieces_are_joined_in_both_directions_and_keep_the_order() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     in_pieces(directory.path());
     let mut all = vec!["1 before", "2 between", "3 PQ", "4 later", "5 ABC", "6 after"];
     assert_eq!(joined(directory.path(), &mut Joiner::default(), true), all);
@@ -208,7 +208,7 @@ fn pieces_are_joined_in_both_directions_and_keep_the_order() {
 
 #[test]
 fn an_event_that_takes_too_much_memory_is_given_out_in_parts_that_say_so() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     in_pieces(directory.path());
     let read = joined(directory.path(), &mut Joiner::new(1), true);
     assert_eq!(read, ["1 before", "2 between", "3 Q (cut)", "4 later", "5 BC (cut)", "6 after"]);
@@ -229,7 +229,7 @@ fn poll(follower: &mut Follower) -> Vec<String> {
 
 #[test]
 fn a_follower_sees_each_event_once_across_rotation_and_restart() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     let mut store = open(directory.path());
     append(&mut store, &TestBatch::of(1, &[(1, "old")]));
     let mut follower = Follower::open(directory.path(), 2, true).unwrap();
@@ -252,7 +252,7 @@ fn a_follower_sees_each_event_once_across_rotation_and_restart() {
 
 #[test]
 fn a_follower_waits_for_the_rest_of_a_batch_that_is_half_written() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     let mut store = open(directory.path());
     append(&mut store, &TestBatch::of(1, &[(1, "one")]));
     let path = paths(directory.path()).pop().unwrap();
@@ -271,7 +271,7 @@ fn a_follower_waits_for_the_rest_of_a_batch_that_is_half_written() {
 
 #[test]
 fn a_follower_goes_on_behind_a_gap() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     let mut store = many(directory.path());
     let mut follower = Follower::open(directory.path(), 0, false).unwrap();
     let files = paths(directory.path());
@@ -285,7 +285,7 @@ fn a_follower_goes_on_behind_a_gap() {
 
 #[test]
 fn a_flipped_bit_at_any_byte_is_found_and_no_wrong_data_is_given_out() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     let mut store = open(directory.path());
     for generation in 1..=3 {
         append(&mut store, &three(generation));
@@ -313,7 +313,7 @@ fn a_flipped_bit_at_any_byte_is_found_and_no_wrong_data_is_given_out() {
 
 #[test]
 fn damage_in_the_middle_is_told_both_ways_and_what_surrounds_it_is_read() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     let mut store = open(directory.path());
     for generation in 1..=4 {
         append(&mut store, &three(generation));
@@ -340,7 +340,7 @@ fn damage_in_the_middle_is_told_both_ways_and_what_surrounds_it_is_read() {
 
 #[test]
 fn a_payload_that_looks_like_a_batch_is_not_taken_for_one() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     let mut store = open(directory.path());
     append(&mut store, &TestBatch::of(1, &[(1, "one")]));
     append(&mut store, &TestBatch::of(2, &[(2, &"x".repeat(1000))]));

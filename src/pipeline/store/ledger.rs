@@ -1,7 +1,8 @@
-//! When what is in the files becomes durable: the syncer thread, and the ledger that it shares with the reader thread.
+//! What the reader thread and the syncer know of the files that are not forgotten yet.
 //!
-//! Enters: word of each file that was made, written to, closed. Leaves: syncs, renames, deletions, and word of what is
-//! durable. What can fail: the disk, at each step; then the state says so and the step comes again, except a sync.
+//! Enters: from the reader thread, word of each file that was made, written to, closed, and requests; from the syncer,
+//! what became of its jobs. Leaves: the syncer's next [`Job`], and word of what is durable. Both threads hold the lock for
+//! a few instructions, never over a call to the disk. Nothing here can fail.
 //!
 //! Invariants, cited by number:
 //! 1. A sync that failed is final for its file: it is broken, gets no more batches and is never synced again.
@@ -9,20 +10,17 @@
 //!    refuses, and when it ends. Neither thread waits for the other's disk.
 //! 3. What counts as durable is a prefix: the first batch that is not durable yet, in whatever file, ends it.
 //! 4. While all is durable, the syncer sleeps without a deadline.
-//!
-//! How a file goes: growing, then closed by the reader thread (its footer is written), then synced, renamed, and forgotten
-//! here. With `sync = "never"` it is renamed without a sync, and remembered, for a sync may be asked for.
 
 use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::Durable;
 use super::appender::Stream;
-use super::disk::{self, DiskFile};
-use super::name::{Name, State};
-use super::retain::{self, Limits};
-use super::status::{Caller, Status};
-use super::{Durable, repair};
+use super::disk::DiskFile;
+use super::name::Name;
+use super::retain::Limits;
+use super::status::Status;
 use crate::config::settings::{Storage, SyncPolicy};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
@@ -34,9 +32,6 @@ const UNSYNCED_MAX: usize = 64;
 /// How long a repair that failed waits for its next try: at first, and at most.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// The most generations that are named as lost at once.
-const LOST_NAMED_MAX: usize = 4096;
-
 /// A place in a file, between two batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
@@ -72,20 +67,22 @@ enum Phase {
 /// A file that is not forgotten yet.
 #[derive(Clone)]
 pub(super) struct Tracked {
-    id: u64,
+    pub(super) id: u64,
     pub(super) file: Arc<dyn DiskFile>,
     pub(super) name: Name,
     phase: Phase,
     /// Invariant 2.
     writing: bool,
     /// Whether its name is durable in the directory.
-    entry_durable: bool,
+    pub(super) entry_durable: bool,
     pub(super) end: Mark,
     pub(super) durable: Mark,
     /// The first batch in it that is not durable.
     pub(super) dirty: Option<Dirty>,
     /// The first batch in it that came after the sync that is under way began.
     dirty_after: Option<Dirty>,
+    /// A footer that the reader thread could not write.
+    pub(super) unwritten_footer: Option<Arc<[u8]>>,
     written_back: u64,
     looked_at: u64,
 }
@@ -125,14 +122,22 @@ pub(super) struct Shared {
 }
 
 /// What the syncer does next.
-enum Job {
+pub(super) enum Job {
+    /// Write again what was not durable in a broken file.
     Repair(Tracked),
+    /// Sync a closed file and name it a sealed one.
     Finish(Tracked),
+    /// Sync a file.
     Sync(Tracked),
+    /// Start writing a range of a file back.
     WriteBack(Arc<dyn DiskFile>, u64, u64),
+    /// Delete what the settings no longer allow.
     Retain(Storage),
+    /// Answer a request: all is durable.
     Answer,
+    /// Nothing, for so long.
     Wait(Option<Duration>),
+    /// No more.
     End,
 }
 
@@ -188,6 +193,7 @@ impl Shared {
             durable: mark,
             dirty: None,
             dirty_after: None,
+            unwritten_footer: None,
             written_back: offset,
             looked_at: offset,
         });
@@ -248,13 +254,14 @@ impl Shared {
         events
     }
 
-    /// A file is complete.
-    pub(super) fn closed(&self, id: u64) {
+    /// A file gets no more batches. The syncer tries to write the footer if the reader thread could not.
+    pub(super) fn closed(&self, id: u64, unwritten_footer: Option<Vec<u8>>) {
         let mut ledger = self.lock();
-        if let Some(tracked) = ledger.file(id)
-            && tracked.phase == Phase::Growing
-        {
-            tracked.phase = Phase::Closed;
+        if let Some(tracked) = ledger.file(id) {
+            tracked.writing = false;
+            if tracked.phase == Phase::Growing {
+                (tracked.phase, tracked.unwritten_footer) = (Phase::Closed, unwritten_footer.map(Arc::from));
+            }
         }
         self.work.notify_one();
     }
@@ -292,6 +299,71 @@ impl Shared {
         ledger.stop = if once_done { Stop::Done } else { Stop::Now };
         ledger.retry_at = None;
         self.work.notify_one();
+    }
+
+    /// The syncer's next job; sleeps, once, if there is none.
+    pub(super) fn next_job(&self) -> Job {
+        let mut ledger = self.lock();
+        let job = ledger.next_job(Instant::now());
+        // A reason that comes after this look finds the thread asleep, since the ledger stays locked until it is.
+        let woken = match job {
+            Job::Wait(Some(timeout)) => self.work.wait_timeout(ledger, timeout).map(drop).is_ok(),
+            Job::Wait(None) => self.work.wait(ledger).map(drop).is_ok(),
+            _ => true,
+        };
+        assert!(woken, "no thread panics while it holds the ledger");
+        job
+    }
+
+    /// A sync has succeeded. Returns the events that have become durable by it.
+    pub(super) fn synced(&self, done: &Tracked) -> u64 {
+        let mut ledger = self.lock();
+        let events = ledger.synced(done);
+        ledger.files.retain(|file| file.id != done.id || file.phase != Phase::Unsynced);
+        events
+    }
+
+    /// A sync has failed (invariant 1).
+    pub(super) fn sync_failed(&self, id: u64) {
+        if let Some(file) = self.lock().file(id) {
+            file.phase = Phase::Broken;
+        }
+    }
+
+    /// A closed file has its last name, or keeps its old one because it could not be renamed.
+    pub(super) fn finished(&self, id: u64, name: Option<Name>) {
+        let mut ledger = self.lock();
+        ledger.retain_due = true;
+        let Some(file) = ledger.file(id) else { return };
+        if file.dirty.is_some() {
+            file.phase = Phase::Unsynced;
+            file.name = name.unwrap_or(file.name);
+        } else {
+            ledger.files.retain(|file| file.id != id);
+        }
+    }
+
+    /// A file is repaired. Returns whether no other is broken.
+    pub(super) fn repaired(&self, id: u64) -> bool {
+        let mut ledger = self.lock();
+        ledger.files.retain(|file| file.id != id);
+        (ledger.retry, ledger.retry_at, ledger.retain_due) = (RETRY_MIN, None, true);
+        !ledger.files.iter().any(|file| file.phase == Phase::Broken)
+    }
+
+    /// A file, now of this name, could not be repaired; it is tried again later.
+    pub(super) fn repair_failed(&self, id: u64, name: Name) {
+        let mut ledger = self.lock();
+        if let Some(file) = ledger.file(id) {
+            file.name = name;
+        }
+        ledger.retry_at = Some(Instant::now() + ledger.retry);
+        ledger.retry = (ledger.retry * 2).min(RETRY_MAX);
+    }
+
+    /// The settings for syncs.
+    pub(super) fn policy(&self) -> SyncPolicy {
+        self.lock().storage.sync
     }
 
     /// Whether batches are left that no sync could cover although the settings ask for it.
@@ -350,6 +422,7 @@ impl Ledger {
             return Job::Repair(tracked.clone());
         }
         if let Some(tracked) = self.files.iter_mut().find(|tracked| tracked.phase == Phase::Closed) {
+            tracked.dirty_after = None;
             return Job::Finish(tracked.clone());
         }
         if let Some(job) = self.sync_job(now) {
@@ -410,7 +483,7 @@ impl Ledger {
         if done.end.offset > tracked.durable.offset {
             tracked.durable = done.end;
         }
-        tracked.dirty = tracked.dirty_after;
+        tracked.dirty = tracked.dirty_after.take();
         tracked.entry_durable = true;
         events
     }
@@ -425,149 +498,4 @@ fn sync_at(tracked: &Tracked, policy: SyncPolicy) -> Option<Instant> {
         SyncPolicy::Batch => Some(since),
         SyncPolicy::Never => None,
     }
-}
-
-/// The syncer's thread.
-pub(super) fn run(shared: &Shared) {
-    loop {
-        match next_job(shared) {
-            Job::Repair(tracked) => repair(shared, &tracked),
-            Job::Finish(tracked) => finish(shared, &tracked),
-            Job::Sync(tracked) => {
-                sync(shared, &tracked);
-            }
-            Job::WriteBack(file, from, bytes) => {
-                // Only a hint: what is wrong shows when it is synced.
-                let _ = guarded(shared, || file.start_write_back(from, bytes));
-            }
-            Job::Retain(storage) => {
-                let done = guarded(shared, || retain::retain(&*shared.stream.disk, &storage, &shared.status));
-                if let Err(e) = done {
-                    shared.status.note(format!("cannot delete old segments: {e}"));
-                }
-            }
-            Job::Answer => shared.tell(0, Duration::ZERO, Lost::default()),
-            Job::Wait(_) => {}
-            Job::End => return,
-        }
-    }
-}
-
-/// The next thing to do; sleeps, once, if there is none.
-fn next_job(shared: &Shared) -> Job {
-    let mut ledger = shared.lock();
-    let job = ledger.next_job(Instant::now());
-    // A reason that comes after this look finds the thread asleep, since the ledger stays locked until it is.
-    let woken = match job {
-        Job::Wait(Some(timeout)) => shared.work.wait_timeout(ledger, timeout).map(drop).is_ok(),
-        Job::Wait(None) => shared.work.wait(ledger).map(drop).is_ok(),
-        _ => true,
-    };
-    assert!(woken, "no thread panics while it holds the ledger");
-    job
-}
-
-/// A call to the disk whose length is watched.
-fn guarded<T>(shared: &Shared, call: impl FnOnce() -> T) -> T {
-    shared.status.begin(Caller::Syncer);
-    let result = call();
-    shared.status.end(Caller::Syncer);
-    result
-}
-
-/// Syncs a file; says whether that succeeded.
-fn sync(shared: &Shared, tracked: &Tracked) -> bool {
-    let start = Instant::now();
-    match guarded(shared, || shared.make_durable(&*tracked.file, tracked.entry_durable)) {
-        Ok(()) => {
-            let mut ledger = shared.lock();
-            let events = ledger.synced(tracked);
-            ledger.files.retain(|file| file.id != tracked.id || file.phase != Phase::Unsynced);
-            drop(ledger);
-            shared.tell(events, start.elapsed(), Lost::default());
-            true
-        }
-        Err(e) => {
-            shared.status.syncer(Some(format!("{} cannot be synced: {e}", tracked.name)));
-            if let Some(file) = shared.lock().file(tracked.id) {
-                file.phase = Phase::Broken;
-            }
-            false
-        }
-    }
-}
-
-/// Syncs a complete file, gives it the name of a sealed one, and forgets it.
-fn finish(shared: &Shared, tracked: &Tracked) {
-    let never = shared.lock().storage.sync == SyncPolicy::Never;
-    if !never && tracked.dirty.is_some() && !sync(shared, tracked) {
-        return;
-    }
-    let Stream { disk, directory, .. } = &shared.stream;
-    let to = Name { state: State::Sealed, ..tracked.name };
-    let renamed = guarded(shared, || {
-        let path = disk::rename_to_free(&**disk, directory, &tracked.name.in_directory(directory), to);
-        if !never {
-            // The content is safe under either name; recovery would rename it again.
-            let _ = disk.sync_directory(directory);
-        }
-        path
-    });
-    if let Err(e) = &renamed {
-        shared.status.note(format!("{} cannot be renamed: {e}; the next start does it", tracked.name));
-    }
-    let mut ledger = shared.lock();
-    ledger.retain_due = true;
-    let Some(file) = ledger.file(tracked.id) else { return };
-    if file.dirty.is_some() {
-        file.phase = Phase::Unsynced;
-        if let Some(name) = renamed.ok().as_deref().and_then(|path| Name::parse(path.file_name()?.to_str()?)) {
-            file.name = name;
-        }
-    } else {
-        ledger.files.retain(|file| file.id != tracked.id);
-    }
-}
-
-/// Saves what was not durable in a broken file.
-fn repair(shared: &Shared, tracked: &Tracked) {
-    let start = Instant::now();
-    let repaired = guarded(shared, || repair::repair(&shared.stream, tracked));
-    let mut ledger = shared.lock();
-    match repaired {
-        Ok(saved) => {
-            ledger.files.retain(|file| file.id != tracked.id);
-            (ledger.retry, ledger.retry_at, ledger.retain_due) = (RETRY_MIN, None, true);
-            let healed = !ledger.files.iter().any(|file| file.phase == Phase::Broken);
-            drop(ledger);
-            if healed {
-                shared.status.syncer(None);
-            }
-            let (events, lost) = match saved {
-                Some(saved) => (saved.events, lost(tracked, &saved)),
-                None => (0, Lost::default()),
-            };
-            shared.tell(events, start.elapsed(), lost);
-        }
-        Err(failure) => {
-            if let Some(file) = ledger.file(tracked.id) {
-                file.name = failure.name;
-            }
-            ledger.retry_at = Some(Instant::now() + ledger.retry);
-            ledger.retry = (ledger.retry * 2).min(RETRY_MAX);
-            drop(ledger);
-            shared.status.syncer(Some(format!("{} cannot be written again: {}", failure.name, failure.error)));
-        }
-    }
-}
-
-/// What was in the broken file, was not durable, and could not be saved.
-fn lost(tracked: &Tracked, saved: &repair::Saved) -> Lost {
-    let events = (tracked.end.events - tracked.durable.events).saturating_sub(saved.events);
-    if events == 0 {
-        return Lost::default();
-    }
-    let first = tracked.dirty.map_or(tracked.end.generation, |dirty| dirty.generation);
-    let generations = (first..tracked.end.generation).filter(|generation| !saved.generations.contains(generation));
-    Lost { events, generations: generations.take(LOST_NAMED_MAX).collect() }
 }

@@ -1,0 +1,191 @@
+//! A disk that fails when it is told to, for tests: short writes, no room, errors, syncs that fail and forget, syncs that
+//! do not come back. It can also keep a copy of the directory after each step, as a crash would leave it.
+
+use std::fs;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use super::disk::{Disk, DiskFile, Found, ReadAt, RealDisk, Space};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+/// What goes wrong.
+#[derive(Default)]
+pub(crate) struct Faults {
+    /// The write of this number, counted from 1, fails with this error.
+    pub(crate) fail_write: Option<(u64, Errno)>,
+    /// Writes so far.
+    pub(crate) writes: u64,
+    /// No write takes more than so many bytes.
+    pub(crate) short_bytes: Option<usize>,
+    /// How many bytes the files of the directory may have.
+    pub(crate) room_bytes: Option<u64>,
+    /// The sync of this number, counted from 1, fails.
+    pub(crate) fail_sync: Option<u64>,
+    /// Syncs so far.
+    pub(crate) syncs: u64,
+    /// A sync that fails loses what it was to make durable.
+    pub(crate) forgets: bool,
+    /// Syncs do not come back.
+    pub(crate) holds_syncs: bool,
+    /// Files opened so far.
+    pub(crate) opens: u64,
+    /// What [`Disk::space`] says.
+    pub(crate) space: Option<Space>,
+    /// Where copies of the directory are kept, and how many there are.
+    pub(crate) copies: Option<(PathBuf, PathBuf, usize)>,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct FaultyDisk(Arc<(Mutex<Faults>, Condvar)>);
+
+struct FaultyFile {
+    file: fs::File,
+    directory: PathBuf,
+    disk: FaultyDisk,
+    /// Where the bytes that a sync has covered end.
+    synced: Mutex<u64>,
+}
+
+impl FaultyDisk {
+    pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.0.0.lock().unwrap()
+    }
+
+    /// Lets held syncs go on.
+    pub(crate) fn release(&self) {
+        self.faults().holds_syncs = false;
+        self.0.1.notify_all();
+    }
+
+    /// Keeps a copy of `directory` below `to` after each step from now on.
+    pub(crate) fn keep_copies(&self, directory: &Path, to: &Path) {
+        self.faults().copies = Some((directory.to_path_buf(), to.to_path_buf(), 0));
+    }
+
+    fn stepped<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        let mut faults = self.faults();
+        if let Some((directory, to, count)) = &mut faults.copies {
+            let copy = to.join(format!("{count:04}"));
+            *count += 1;
+            fs::create_dir(&copy).unwrap();
+            for file in fs::read_dir(directory).unwrap() {
+                let file = file.unwrap();
+                // Locks are not carried over a crash.
+                if file.file_name() != ".lock" {
+                    fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+                }
+            }
+        }
+        result
+    }
+
+    fn wrap(&self, path: &Path, file: fs::File) -> Arc<dyn DiskFile> {
+        self.faults().opens += 1;
+        let directory = path.parent().unwrap().to_path_buf();
+        let synced = Mutex::new(file.metadata().unwrap().len());
+        Arc::new(FaultyFile { file, directory, disk: self.clone(), synced })
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        RealDisk.make_directory(path)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<Found>> {
+        RealDisk.list(directory)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = fs::OpenOptions::new();
+        let file = self.stepped(options.read(true).write(true).create_new(true).open(path))?;
+        Ok(self.wrap(path, file))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.wrap(path, fs::OpenOptions::new().read(true).write(true).open(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.stepped(RealDisk.rename(from, to))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.stepped(RealDisk.remove(path))
+    }
+
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        // A test's machine does not lose power.
+        self.stepped(fs::metadata(directory).map(drop))
+    }
+
+    fn space(&self, directory: &Path) -> io::Result<Space> {
+        self.faults().space.map_or_else(|| RealDisk.space(directory), Ok)
+    }
+}
+
+impl ReadAt for FaultyFile {
+    fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(to, offset)
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        self.file.bytes()
+    }
+}
+
+impl DiskFile for FaultyFile {
+    fn write_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        let mut faults = self.disk.faults();
+        faults.writes += 1;
+        if let Some((_, errno)) = faults.fail_write.filter(|(number, _)| *number == faults.writes) {
+            return Err(errno.into());
+        }
+        let mut bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        bytes.truncate(faults.short_bytes.unwrap_or(usize::MAX));
+        if let Some(room) = faults.room_bytes {
+            let used: u64 = RealDisk.list(&self.directory)?.iter().map(|found| found.bytes).sum();
+            let new = (offset + bytes.len() as u64).saturating_sub(self.bytes()?);
+            let fits = new.min(room.saturating_sub(used));
+            if fits == 0 && new > 0 {
+                return Err(Errno::ENOSPC.into());
+            }
+            bytes.truncate(bytes.len() - (new - fits) as usize);
+        }
+        drop(faults);
+        self.disk.stepped(self.file.write_at(&[IoSlice::new(&bytes)], offset))
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.disk.stepped(self.file.truncate(bytes))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut faults = self.disk.faults();
+        while faults.holds_syncs {
+            faults = self.disk.0.1.wait(faults).unwrap();
+        }
+        faults.syncs += 1;
+        let mut synced = self.synced.lock().unwrap();
+        let end = self.bytes()?;
+        if faults.fail_sync == Some(faults.syncs) {
+            if faults.forgets {
+                self.file.truncate(*synced)?;
+                self.file.truncate(end)?;
+            }
+            return Err(Errno::EIO.into());
+        }
+        *synced = end;
+        Ok(())
+    }
+
+    fn allocate(&self, _: u64, _: u64) -> io::Result<()> {
+        Err(Errno::EOPNOTSUPP.into())
+    }
+
+    fn start_write_back(&self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+//! The syncer: the thread that waits for the disk so that the reader thread need not.
+//!
+//! Enters: jobs from the [ledger](super::ledger). Leaves: syncs, renames, deletions, repairs, and word of what is durable.
+//! What can fail: the disk, at each step; then the state says so and the step comes again, except a sync.
+//!
+//! How a file goes: growing, then closed by the reader thread (its footer is written), then synced, renamed, and forgotten.
+//! With `sync = "never"` it is renamed without a sync, and remembered, for a sync may be asked for.
+
+use std::io::IoSlice;
+use std::time::{Duration, Instant};
+
+use super::appender::Stream;
+use super::disk::{self, write_all};
+use super::ledger::{Job, Lost, Shared, Tracked};
+use super::name::{Name, State};
+use super::status::Caller;
+use super::{repair, retain};
+use crate::config::settings::SyncPolicy;
+
+/// The most generations that are named as lost at once.
+const LOST_NAMED_MAX: usize = 4096;
+
+/// The thread.
+pub(super) fn run(shared: &Shared) {
+    loop {
+        match shared.next_job() {
+            Job::Repair(tracked) => repair(shared, &tracked),
+            Job::Finish(tracked) => finish(shared, &tracked),
+            Job::Sync(tracked) => {
+                sync(shared, &tracked);
+            }
+            Job::WriteBack(file, from, bytes) => {
+                // Only a hint: what is wrong shows when it is synced.
+                let _ = guarded(shared, || file.start_write_back(from, bytes));
+            }
+            Job::Retain(storage) => {
+                let done = guarded(shared, || retain::retain(&*shared.stream.disk, &storage, &shared.status));
+                if let Err(e) = done {
+                    shared.status.note(format!("cannot delete old segments: {e}"));
+                }
+            }
+            Job::Answer => shared.tell(0, Duration::ZERO, Lost::default()),
+            Job::Wait(_) => {}
+            Job::End => return,
+        }
+    }
+}
+
+/// A call to the disk whose length is watched.
+fn guarded<T>(shared: &Shared, call: impl FnOnce() -> T) -> T {
+    shared.status.begin(Caller::Syncer);
+    let result = call();
+    shared.status.end(Caller::Syncer);
+    result
+}
+
+/// Syncs a file; says whether that succeeded.
+fn sync(shared: &Shared, tracked: &Tracked) -> bool {
+    let start = Instant::now();
+    match guarded(shared, || shared.make_durable(&*tracked.file, tracked.entry_durable)) {
+        Ok(()) => {
+            let events = shared.synced(tracked);
+            shared.tell(events, start.elapsed(), Lost::default());
+            true
+        }
+        Err(e) => {
+            shared.status.syncer(Some(format!("{} cannot be synced: {e}", tracked.name)));
+            shared.sync_failed(tracked.id);
+            false
+        }
+    }
+}
+
+/// Syncs a complete file and gives it the name of a sealed one.
+fn finish(shared: &Shared, tracked: &Tracked) {
+    let never = shared.policy() == SyncPolicy::Never;
+    if let Some(footer) = &tracked.unwritten_footer {
+        // Without it the segment takes longer to read, and that is all.
+        let _ = guarded(shared, || write_all(&*tracked.file, &mut [IoSlice::new(footer)], tracked.end.offset));
+    }
+    if !never && tracked.dirty.is_some() && !sync(shared, tracked) {
+        return;
+    }
+    let Stream { disk, directory, .. } = &shared.stream;
+    let to = Name { state: State::Sealed, ..tracked.name };
+    let renamed = guarded(shared, || {
+        let path = disk::rename_to_free(&**disk, directory, &tracked.name.in_directory(directory), to);
+        if !never {
+            // The content is safe under either name; recovery would rename it again.
+            let _ = disk.sync_directory(directory);
+        }
+        path
+    });
+    if let Err(e) = &renamed {
+        shared.status.note(format!("{} cannot be renamed: {e}; the next start does it", tracked.name));
+    }
+    shared.finished(tracked.id, renamed.ok().as_deref().and_then(Name::of_path));
+}
+
+/// Saves what was not durable in a broken file.
+fn repair(shared: &Shared, tracked: &Tracked) {
+    let start = Instant::now();
+    match guarded(shared, || repair::repair(&shared.stream, tracked)) {
+        Ok(saved) => {
+            if shared.repaired(tracked.id) {
+                shared.status.syncer(None);
+            }
+            let (events, lost) = saved.map_or((0, Lost::default()), |saved| (saved.events, lost(tracked, &saved)));
+            shared.tell(events, start.elapsed(), lost);
+        }
+        Err(repair::Failure { name, error }) => {
+            shared.repair_failed(tracked.id, name);
+            shared.status.syncer(Some(format!("{name} cannot be written again: {error}")));
+        }
+    }
+}
+
+/// What was in the broken file, was not durable, and could not be saved.
+fn lost(tracked: &Tracked, saved: &repair::Saved) -> Lost {
+    let events = (tracked.end.events - tracked.durable.events).saturating_sub(saved.events);
+    if events == 0 {
+        return Lost::default();
+    }
+    let first = tracked.dirty.map_or(tracked.end.generation, |dirty| dirty.generation);
+    let generations = (first..tracked.end.generation).filter(|generation| !saved.generations.contains(generation));
+    Lost { events, generations: generations.take(LOST_NAMED_MAX).collect() }
+}
