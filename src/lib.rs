@@ -12,11 +12,17 @@
 //!
 //! [`sys`] holds one kernel facility a file, [`sync`] is the only door to atomics and threads.
 //!
+//! Under `--cfg dbuf_loom` only [`pipeline::buffer`] and what it needs are built, for the models that check it.
+//!
 //! To embed the double buffer in another program, [`pipeline::buffer`] is all that is needed.
 
+#[cfg(not(dbuf_loom))]
 pub mod config;
+#[cfg(not(dbuf_loom))]
 pub mod control;
+#[cfg(not(dbuf_loom))]
 pub mod ctl;
 pub mod pipeline;
 pub mod sync;
+#[cfg(not(dbuf_loom))]
 pub mod sys;

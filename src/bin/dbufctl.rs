@@ -1,2 +1,5 @@
 //! The command people type. Everything it does is in the library.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    dbufd::ctl::main(std::env::args_os())
+}

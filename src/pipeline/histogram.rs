@@ -58,6 +58,14 @@ impl Histogram {
         self.max = self.max.max(value);
     }
 
+    /// Forgets all values.
+    pub fn clear(&mut self) {
+        if self.count > 0 {
+            self.counts.fill(0);
+            (self.count, self.sum, self.min, self.max) = (0, 0, u64::MAX, 0);
+        }
+    }
+
     /// How many values there are.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -4,12 +4,19 @@
 //! [`record`] is the layout of the bytes that travel, from a writer's claim to the file and back to a person's eyes;
 //! [`counters`] is the account of them.
 
+#[cfg(not(dbuf_loom))]
 pub mod accept;
 pub mod buffer;
+#[cfg(not(dbuf_loom))]
 pub mod counters;
+#[cfg(not(dbuf_loom))]
 pub mod drain;
+#[cfg(not(dbuf_loom))]
 pub mod histogram;
+#[cfg(not(dbuf_loom))]
 pub mod progress;
+#[cfg(not(dbuf_loom))]
 pub mod pulse;
 pub mod record;
+#[cfg(not(dbuf_loom))]
 pub mod store;

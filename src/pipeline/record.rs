@@ -207,6 +207,16 @@ pub struct Loss {
     pub last_ns: u64,
 }
 
+impl Loss {
+    /// Adds another loss of the same cause and sender.
+    pub fn merge(&mut self, other: &Self) {
+        self.events += other.events;
+        self.bytes += other.bytes;
+        self.first_ns = self.first_ns.min(other.first_ns);
+        self.last_ns = self.last_ns.max(other.last_ns);
+    }
+}
+
 /// The parts of an event that is about to be written.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Event<'a> {

@@ -13,126 +13,16 @@
 //! - features are asked for in HELLO and granted in WELCOME: one that may be refused is *compatible*, one without
 //!   which the client cannot go on is *incompatible*.
 
-/// What a framed connection opens with. The first byte is never the start of ASCII text, and the rest shows a transfer
-/// that changes line ends or cuts zeros.
-pub const MAGIC: [u8; 8] = [0xDB, b'u', b'f', b'd', 0x0D, 0x0A, 0x1A, 0x00];
-/// Bytes of every frame's head.
-pub const HEAD_BYTES: usize = 24;
-/// The version of the protocol that this code speaks best.
-pub const VERSION: u16 = 1;
-/// The oldest version that this code still speaks.
-pub const VERSION_MIN: u16 = 1;
-/// The longest tag or producer name, in bytes.
-pub const TAG_BYTES_MAX: usize = 64;
-/// The largest length that a head may state, in bytes: a larger one is a lie or another protocol.
-pub const LENGTH_MAX: u32 = 64 << 20;
-/// The largest length of a frame that is neither an event nor ignorable, in bytes.
-pub const CONTROL_BYTES_MAX: u32 = 4 << 10;
-/// The bit of a frame type that lets a receiver skip it unread.
-pub const IGNORABLE: u8 = 0x80;
-/// The highest value of an event's `pri`: facility 23, priority 7.
-pub const PRI_MAX: u8 = 191;
+mod numbers;
+
+pub use numbers::{
+    CONTROL_BYTES_MAX, Code, HEAD_BYTES, IGNORABLE, LENGTH_MAX, Level, MAGIC, PRI_MAX, TAG_BYTES_MAX, VERSION,
+    VERSION_MIN, kind,
+};
 
 const HELLO_BYTES: usize = 40;
 const WELCOME_BYTES: usize = 24;
 const ERROR_FIXED_BYTES: usize = 8;
-
-/// Frame types; the byte at 4 of a head.
-pub mod kind {
-    /// Client: who it is and what it wants. The first frame, once.
-    pub const HELLO: u8 = 0x01;
-    /// Client: one event.
-    pub const EVENT: u8 = 0x02;
-    /// Client: make everything before this durable now, and acknowledge it.
-    pub const SYNC: u8 = 0x03;
-    /// Client: nothing more will come.
-    pub const BYE: u8 = 0x04;
-    /// Daemon: the answer to HELLO.
-    pub const WELCOME: u8 = 0x41;
-    /// Daemon: how far events are persisted or durable.
-    pub const ACK: u8 = 0x42;
-    /// Daemon: events that are not and will not be stored, or why the connection ends.
-    pub const ERROR: u8 = 0x43;
-}
-
-/// What an acknowledgement promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-#[repr(u8)]
-pub enum Level {
-    /// Nothing: no acknowledgements, except those that SYNC asks for.
-    #[default]
-    None = 0,
-    /// Written to the file: survives the daemon, not the machine.
-    Persisted = 1,
-    /// Synced: survives loss of power.
-    Durable = 2,
-}
-
-impl Level {
-    /// The level with this number.
-    #[must_use]
-    pub const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            0 => Some(Self::None),
-            1 => Some(Self::Persisted),
-            2 => Some(Self::Durable),
-            _ => None,
-        }
-    }
-}
-
-/// What an ERROR is about. Codes from 0x80 end the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Code {
-    /// The event is larger than the daemon's `max_event`.
-    TooBig = 0x01,
-    /// The event breaks a rule; the frames after it are understood.
-    Malformed = 0x02,
-    /// Events that were accepted could not be stored.
-    Lost = 0x03,
-    /// The bytes are no frames.
-    Broken = 0x80,
-    /// No common version, or a feature that the daemon does not have.
-    Version = 0x81,
-    /// The session is open on another connection, or the daemon has no room for one more.
-    Busy = 0x82,
-}
-
-impl Code {
-    /// The code with this number.
-    #[must_use]
-    pub const fn from_number(number: u8) -> Option<Self> {
-        Some(match number {
-            0x01 => Self::TooBig,
-            0x02 => Self::Malformed,
-            0x03 => Self::Lost,
-            0x80 => Self::Broken,
-            0x81 => Self::Version,
-            0x82 => Self::Busy,
-            _ => return None,
-        })
-    }
-
-    /// The name in `docs/PROTOCOL.md` and in what people read.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::TooBig => "too_big",
-            Self::Malformed => "malformed",
-            Self::Lost => "lost",
-            Self::Broken => "broken",
-            Self::Version => "version",
-            Self::Busy => "busy",
-        }
-    }
-
-    /// Whether the connection ends with it.
-    #[must_use]
-    pub const fn is_final(self) -> bool {
-        self as u8 >= 0x80
-    }
-}
 
 /// The bytes are not frames of this protocol; what follows them cannot be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -384,6 +274,13 @@ impl Event<'_> {
     }
 }
 
+impl Default for Hello<'_> {
+    /// The HELLO of this version, without a name.
+    fn default() -> Self {
+        Hello::new(b"")
+    }
+}
+
 impl<'a> Hello<'a> {
     /// The HELLO of this version: no features, no session, no acknowledgements.
     #[must_use]
@@ -415,7 +312,8 @@ impl<'a> Hello<'a> {
         })
     }
 
-    fn encode(&self, to: &mut Vec<u8>) {
+    /// Appends the frame to `to`. The name is cut to [`TAG_BYTES_MAX`].
+    pub fn encode(&self, to: &mut Vec<u8>) {
         let name = cut(self.name);
         Head {
             length: (name.len() + HELLO_BYTES) as u32,

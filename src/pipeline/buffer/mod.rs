@@ -269,5 +269,9 @@ impl Shared {
     }
 }
 
+#[cfg(all(test, dbuf_loom))]
+mod models;
+#[cfg(all(test, not(dbuf_loom)))]
+mod stress;
 #[cfg(all(test, not(dbuf_loom)))]
 mod tests;

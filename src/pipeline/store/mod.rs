@@ -1,1 +1,422 @@
-//! store
+//! Segments: batches go in, files stay, and are read again.
+//!
+//! Enters: batches, from the reader thread. Leaves: files as `docs/FORMAT.md` describes them, and word of what is durable.
+//! [`scan`] reads them, with or without a daemon. What can fail: the disk, in every call; a failed append leaves nothing
+//! of its batch, and the caller decides whether it comes again.
+
+mod appender;
+pub mod disk;
+mod durability;
+pub mod footer;
+pub mod format;
+mod lock;
+pub mod name;
+mod recover;
+mod repair;
+mod retain;
+pub mod scan;
+pub mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::config::settings::{Storage, SyncPolicy, WhenFull};
+use crate::sync::{Arc, thread};
+use appender::{Active, Stream};
+pub use disk::{Disk, RealDisk};
+use durability::{Lost, Mark, Shared};
+use lock::Lock;
+use retain::Limits;
+use status::Caller;
+pub use status::{Condition, Status, StatusSnapshot};
+
+/// One writer's part of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct RunView<'a> {
+    /// The writer.
+    pub writer: u8,
+    /// Events that end in it.
+    pub events: u32,
+    /// Its bytes, in order; no record straddles two slices.
+    pub slices: &'a [&'a [u8]],
+}
+
+/// A batch, as the reader hands it over.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchView<'a> {
+    /// The swap that brought it.
+    pub generation: u64,
+    /// Events that end in it.
+    pub events: u32,
+    /// Bytes of their payloads.
+    pub payload_bytes: u64,
+    /// The smallest acceptance time in it, nanoseconds of the wall clock.
+    pub time_min_ns: u64,
+    /// The largest acceptance time in it, nanoseconds of the wall clock.
+    pub time_max_ns: u64,
+    /// Its runs, by ascending writer.
+    pub runs: &'a [RunView<'a>],
+}
+
+/// What a store needs to know.
+pub struct Options {
+    /// The settings.
+    pub storage: Storage,
+    /// Called when batches have become durable: by the syncer thread, or by the reader thread with `sync = "batch"`.
+    pub on_durable: Box<dyn Fn(Durable) + Send + Sync>,
+}
+
+/// Word of what is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Durable {
+    /// Every generation below this one is.
+    pub before_generation: u64,
+    /// Events that have become so.
+    pub events: u64,
+    /// How long the sync took.
+    pub took: Duration,
+    /// Events that were persisted, were not durable, and cannot be read back from a disk whose sync failed.
+    pub lost_events: u64,
+    /// Generations that these may have been in.
+    pub lost_generations: Vec<u64>,
+}
+
+/// What an append did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The sequence of the batch's first event.
+    pub first_sequence: u64,
+    /// Bytes written, heads and all.
+    pub written_bytes: u64,
+}
+
+/// Why nothing of a batch is in a file.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// No room on the disk, and nothing more that may be deleted.
+    #[error("the disk is full: {0}")]
+    Full(io::Error),
+    /// The disk failed.
+    #[error("the disk failed: {0}")]
+    Failed(io::Error),
+}
+
+impl From<io::Error> for WriteError {
+    fn from(e: io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(e),
+            _ => Self::Failed(e),
+        }
+    }
+}
+
+/// Why a store does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another daemon has the directory.
+    #[error("another dbufd (pid {pid}) holds {directory}; stop it, or give this one a directory of its own")]
+    Held {
+        /// Who.
+        pid: u32,
+        /// What.
+        directory: String,
+    },
+    /// There is no thread to be had.
+    #[error("cannot start the syncer thread: {0}; raise the limit of processes (ulimit -u)")]
+    Thread(io::Error),
+    /// The directory cannot be used.
+    #[error("{directory}: {error}; make it a directory that dbufd may write to, or set storage.directory")]
+    Directory {
+        /// Which.
+        directory: String,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// What was found when the store was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Segments in the directory.
+    pub segments: usize,
+    /// Bytes that were cut from the ends of segments.
+    pub torn_bytes: u64,
+    /// Segments that had such ends.
+    pub torn_files: usize,
+    /// Damaged places in the middle of segments. They are kept.
+    pub damaged_ranges: usize,
+    /// Events in the segments that were looked into.
+    pub events: u64,
+    /// The sequence of the next event.
+    pub next_sequence: u64,
+    /// What a person should know, a line each.
+    pub notes: Vec<String>,
+}
+
+/// The reader thread's half of the store. Dropped without [`Store::close`] it leaves the files as a killed process would.
+pub struct Store {
+    shared: Arc<Shared>,
+    syncer: Option<thread::JoinHandle<()>>,
+    storage: Storage,
+    limits: Limits,
+    active: Option<Active>,
+    next_sequence: u64,
+    /// A batch that is in a file which could not be synced, and the sequence after it: another batch must not get its
+    /// sequences, for someone may have read it.
+    unsynced: Option<(u64, u64)>,
+    /// Last, so that it is held until the syncer has ended.
+    _lock: Lock,
+}
+
+/// What became of one try to write a batch.
+enum Refused {
+    /// The file takes no more; another may.
+    ByFile(WriteError),
+    /// There is no room.
+    Full(io::Error),
+}
+
+impl Store {
+    /// Opens the directory that the options name, and recovers what an earlier life left in it.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the directory cannot be used or another daemon uses it; never because of what is in it.
+    pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
+        let Options { storage, on_durable } = options;
+        let directory = storage.directory.clone();
+        let name = || directory.display().to_string();
+        let failed = |error| OpenError::Directory { directory: name(), error };
+        disk.make_directory(&directory).map_err(failed)?;
+        let lock = lock::lock(&directory).map_err(|refused| match refused {
+            lock::Refused::Held(pid) => OpenError::Held { pid, directory: name() },
+            lock::Refused::Disk(error) => failed(error),
+        })?;
+        let (recovery, stream_id) = recover::recover(&*disk, &directory).map_err(failed)?;
+        let limits = retain::limits(&disk, &storage);
+        let stream = Stream {
+            disk,
+            directory: directory.clone(),
+            stream_id: stream_id.unwrap_or_else(appender::random_id),
+            boot_id: appender::boot_id(),
+        };
+        let status = Arc::new(Status::new(directory.clone(), storage.sync));
+        let shared = Arc::new(Shared::new(stream, status, storage.clone(), limits, on_durable));
+        // The new segment's name says which sequence is next, before retention may take those that said so. Without room
+        // for it the first batch tries again.
+        let active = Active::create(&shared, recovery.next_sequence).ok();
+        let syncer = thread::Builder::new().name("dbufd-syncer".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || durability::run(&shared)
+        });
+        let syncer = Some(syncer.map_err(OpenError::Thread)?);
+        let next_sequence = recovery.next_sequence;
+        let store = Self { shared, syncer, storage, limits, active, next_sequence, unsynced: None, _lock: lock };
+        Ok((store, recovery))
+    }
+
+    /// Appends a batch. With `sync = "batch"` it is durable on return.
+    ///
+    /// # Errors
+    /// [`WriteError`]; then nothing of the batch counts, and the same batch may be appended later.
+    pub fn append(&mut self, batch: &BatchView<'_>) -> Result<Appended, WriteError> {
+        if let Some((generation, after)) = self.unsynced.take_if(|(generation, _)| *generation != batch.generation) {
+            debug_assert!(generation < batch.generation, "generations rise");
+            self.next_sequence = self.next_sequence.max(after);
+        }
+        self.shared.status.begin(Caller::Reader);
+        let result = self.append_making_room(batch);
+        self.shared.status.end(Caller::Reader);
+        self.shared.status.appended(&result);
+        result
+    }
+
+    fn append_making_room(&mut self, batch: &BatchView<'_>) -> Result<Appended, WriteError> {
+        loop {
+            let full = match self.append_somewhere(batch) {
+                Err(WriteError::Full(e)) if self.storage.when_full == WhenFull::DeleteOldest => e,
+                result => return result,
+            };
+            let Stream { disk, directory, .. } = &self.shared.stream;
+            match retain::delete_oldest(&**disk, directory, &self.shared.status) {
+                Ok(true) => {}
+                Ok(false) => return Err(WriteError::Full(full)),
+                Err(e) => return Err(WriteError::Failed(e)),
+            }
+        }
+    }
+
+    /// Appends to the active segment, or to a new one where that is full or its disk fails.
+    fn append_somewhere(&mut self, batch: &BatchView<'_>) -> Result<Appended, WriteError> {
+        if self.active.as_ref().is_some_and(|active| active.is_full_for(batch, self.limits.segment_bytes)) {
+            self.seal();
+        }
+        let mut again = self.active.is_some();
+        loop {
+            let active = match self.active.take() {
+                Some(active) => active,
+                None => Active::create(&self.shared, self.next_sequence)?,
+            };
+            match self.append_to(active, batch) {
+                Ok(appended) => return Ok(appended),
+                Err(Refused::Full(e)) => return Err(WriteError::Full(e)),
+                Err(Refused::ByFile(e)) if !again => return Err(e),
+                Err(Refused::ByFile(_)) => again = false,
+            }
+        }
+    }
+
+    /// Appends to `active`, which stays the active segment unless it refuses.
+    fn append_to(&mut self, mut active: Active, batch: &BatchView<'_>) -> Result<Appended, Refused> {
+        let Some(permit) = self.shared.begin_write(active.id) else {
+            self.shared.status.closed();
+            return Err(Refused::ByFile(WriteError::Failed(io::Error::other("its last sync failed"))));
+        };
+        let header = match active.write(batch, self.next_sequence) {
+            Ok(header) => header,
+            Err(e) => {
+                self.shared.unwritten(active.id);
+                return Err(match WriteError::from(e) {
+                    WriteError::Full(e) => {
+                        self.active = Some(active);
+                        Refused::Full(e)
+                    }
+                    failed @ WriteError::Failed(_) => {
+                        self.leave(&active);
+                        Refused::ByFile(failed)
+                    }
+                });
+            }
+        };
+        let start = Instant::now();
+        let durable = self.storage.sync == SyncPolicy::Batch;
+        if durable && let Err(e) = self.shared.make_durable(&*active.file, permit.entry_durable) {
+            self.unsynced = Some((batch.generation, header.next_sequence()));
+            self.shared.broke(active.id);
+            self.shared.status.closed();
+            return Err(Refused::ByFile(e.into()));
+        }
+        active.accept(&header, batch);
+        self.next_sequence = header.next_sequence();
+        self.unsynced = None;
+        let end = Mark {
+            offset: active.footer.offset,
+            sequence: self.next_sequence,
+            events: active.footer.events,
+            generation: batch.generation + 1,
+        };
+        self.shared.status.grew(end.offset, batch.time_min_ns);
+        let events = self.shared.wrote(active.id, end, durable);
+        self.active = Some(active);
+        if durable {
+            self.shared.tell(events, start.elapsed(), Lost::default());
+        }
+        let written_bytes = u64::from(header.header_bytes) + header.content_bytes;
+        Ok(Appended { first_sequence: header.first_sequence, written_bytes })
+    }
+
+    /// Leaves a file that refused a write. Its batches count; one without any goes.
+    fn leave(&mut self, active: &Active) {
+        self.shared.status.closed();
+        if active.footer.batches == 0 {
+            self.shared.forget(active.id);
+            let _ = self.shared.stream.disk.remove(&active.name.in_directory(&self.shared.stream.directory));
+        } else {
+            self.shared.closed(active.id);
+        }
+    }
+
+    /// Seals the active segment, if it has batches: the footer here, sync and name by the syncer.
+    fn seal(&mut self) {
+        if let Some(mut active) = self.active.take_if(|active| active.footer.batches > 0) {
+            active.write_footer();
+            self.shared.status.closed();
+            self.shared.closed(active.id);
+        }
+    }
+
+    /// Seals the active segment and makes the next. One without a batch stays.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the next cannot be made; the next append tries again.
+    pub fn rotate(&mut self) -> Result<(), WriteError> {
+        self.seal();
+        if self.active.is_none() {
+            self.active = Some(Active::create(&self.shared, self.next_sequence)?);
+        }
+        Ok(())
+    }
+
+    /// Seals the active segment if its first batch is as old as the settings allow.
+    pub fn rotate_if_due(&mut self) {
+        if self.next_deadline().is_some_and(|deadline| deadline <= Instant::now())
+            && let Err(e) = self.rotate()
+        {
+            self.shared.status.note(e.to_string());
+        }
+    }
+
+    /// When [`Store::rotate_if_due`] has something to do.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.active.as_ref()?.first_batch?.checked_add(self.storage.segment_age)
+    }
+
+    /// The sequence of the next event.
+    #[must_use]
+    pub fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    /// Asks for a sync of all that was appended. [`Options::on_durable`] is called with at least `before_generation` when
+    /// that has succeeded.
+    pub fn request_sync(&self, before_generation: u64) {
+        self.shared.request(before_generation);
+    }
+
+    /// Takes new settings. The directory stays.
+    pub fn reconfigure(&mut self, storage: Storage) {
+        self.storage = Storage { directory: self.storage.directory.clone(), ..storage };
+        self.limits = retain::limits(&self.shared.stream.disk, &self.storage);
+        self.shared.status.set_policy(self.storage.sync);
+        self.shared.reconfigure(self.storage.clone(), self.limits);
+    }
+
+    /// How the store is, for anyone to look at.
+    #[must_use]
+    pub fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.shared.status)
+    }
+
+    /// Seals the active segment, syncs it as the settings ask for, and ends.
+    ///
+    /// # Errors
+    /// [`WriteError`] if something could not be made durable; recovery finds what is in the files.
+    pub fn close(mut self) -> Result<(), WriteError> {
+        self.seal();
+        self.end(true);
+        if self.shared.is_owing() {
+            let error = self.shared.status.snapshot().last_error.unwrap_or_default();
+            return Err(WriteError::Failed(io::Error::other(error)));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, once_done: bool) {
+        self.shared.stop(once_done);
+        if let Some(syncer) = self.syncer.take() {
+            syncer.join().expect("the syncer does not panic");
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if self.syncer.is_some() {
+            self.end(false);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The double buffer against what else carries events from threads to a thread: 100-byte events, a reader that throws
+//! them away. One table: medians of alternating runs, so that a noisy minute hits everybody alike.
+//!
+//! `cargo bench --bench buffer`            the table, and exit 1 if a bar is missed
+//! `cargo bench --bench buffer -- --quick` shorter runs, no bars
+//!
+//! Ours is the path of the daemon: one claim an event, a record's head and payload put into it, one publish; the reader
+//! parks. The channel and the queue carry a `Vec<u8>` an event, as a logger does that hands lines to a thread; their
+//! reader parks (channel) or yields (queue). The disruptor copies the payload into a slot, and its reader spins.
+
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reason, Sealed};
+use dbufd::pipeline::record::Event;
+use disruptor::Producer;
+
+const PAYLOAD: [u8; 100] = [b'x'; 100];
+/// What the bounded ones may hold, about as many events as a half of ours.
+const SLOTS: usize = 1 << 16;
+const ROUNDS: usize = 7;
+/// How long a reader waits for company.
+const LINGER: Duration = Duration::from_millis(2);
+
+/// One line of the table.
+struct Case {
+    name: &'static str,
+    writers: usize,
+    /// In all, divided among the writers.
+    events: usize,
+    run: fn(writers: usize, events_each: usize) -> Duration,
+    /// Nanoseconds an event, one a round.
+    figures: Vec<f64>,
+}
+
+fn main() {
+    let quick = std::env::args().any(|arg| arg == "--quick");
+    let case = |name, writers, events, run| Case { name, writers, events, run, figures: Vec::new() };
+    let mut cases = [
+        case("double buffer", 1, 16_000_000, buffer as fn(usize, usize) -> Duration),
+        case("double buffer", 2, 16_000_000, buffer),
+        case("double buffer", 4, 16_000_000, buffer),
+        case("double buffer", 8, 16_000_000, buffer),
+        case("crossbeam channel", 1, 800_000, channel),
+        case("crossbeam channel", 2, 800_000, channel),
+        case("crossbeam ArrayQueue", 1, 800_000, queue),
+        case("crossbeam ArrayQueue", 2, 800_000, queue),
+        case("disruptor", 1, 4_000_000, disruptor_single),
+        case("disruptor", 2, 2_000_000, disruptor_multi),
+    ];
+    let (rounds, share) = if quick { (3, 10) } else { (ROUNDS, 1) };
+    // The first round warms caches, memory and the clock, and is not counted.
+    for round in 0..=rounds {
+        for case in &mut cases {
+            let events_each = case.events / share / case.writers;
+            let took = (case.run)(case.writers, events_each);
+            if round > 0 {
+                case.figures.push(took.as_nanos() as f64 / (events_each * case.writers) as f64);
+            }
+        }
+    }
+    let rates: Vec<f64> = cases.iter_mut().map(|case| 1e3 / median(&mut case.figures)).collect();
+    println!(
+        "{:<22}{:>8}{:>12}{:>14}{:>14}{:>12}",
+        "", "writers", "ns/event", "M events/s", "to 1 writer", "to channel"
+    );
+    for (case, rate) in cases.iter().zip(&rates) {
+        let of = |name, writers| {
+            let at = cases.iter().position(|case| case.name == name && case.writers == writers);
+            at.map_or(String::from("-"), |at| format!("{:.2}x", rate / rates[at]))
+        };
+        let (to_one, to_channel) = (of(case.name, 1), of("crossbeam channel", case.writers));
+        println!("{:<22}{:>8}{:>12.1}{rate:>14.1}{to_one:>14}{to_channel:>12}", case.name, case.writers, 1e3 / rate);
+    }
+    if !quick && !bars_are_held(&rates) {
+        std::process::exit(1);
+    }
+}
+
+/// What the design promises; `rates` in the order of the cases.
+fn bars_are_held(rates: &[f64]) -> bool {
+    let bars = [
+        ("1 writer against a channel", rates[0] / rates[4], 20.0),
+        ("2 writers against a channel", rates[1] / rates[5], 40.0),
+        ("2 writers against 1", rates[1] / rates[0], 1.5),
+        ("8 writers against 1", rates[3] / rates[0], 1.0),
+    ];
+    for (what, ratio, least) in bars {
+        println!("{} {what}: {ratio:.2}x, at least {least:.1}x", if ratio >= least { "held  " } else { "MISSED" });
+    }
+    bars.iter().all(|(_, ratio, least)| ratio >= least)
+}
+
+fn median(figures: &mut [f64]) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// Runs `write` on as many threads as there are `writers`, and says how long it took until `read` was through.
+fn measure<W: Send>(writers: Vec<W>, write: impl Fn(W) + Sync, read: impl FnOnce(&AtomicBool) + Send) -> Duration {
+    measure_ended(writers, write, read, || ())
+}
+
+/// As [`measure`], with something to do when all writers have ended.
+fn measure_ended<W: Send>(
+    writers: Vec<W>,
+    write: impl Fn(W) + Sync,
+    read: impl FnOnce(&AtomicBool) + Send,
+    on_end: impl FnOnce(),
+) -> Duration {
+    let (ended, write) = (AtomicBool::new(false), &write);
+    let ended = &ended;
+    let began = Instant::now();
+    thread::scope(|scope| {
+        let reading = scope.spawn(move || read(ended));
+        let writing: Vec<_> = writers.into_iter().map(|writer| scope.spawn(move || write(writer))).collect();
+        for writer in writing {
+            writer.join().expect("no writer panics");
+        }
+        ended.store(true, Ordering::Release);
+        on_end();
+        reading.join().expect("the reader does not panic");
+    });
+    began.elapsed()
+}
+
+fn buffer(writers: usize, events_each: usize) -> Duration {
+    // Building it touches the memory, before the clock runs.
+    let (buffer, mut reader) = DoubleBuffer::new(&Options::default()).expect("memory for two halves");
+    let event = Event { payload: black_box(&PAYLOAD), time_ns: 1, ..Event::default() };
+    let need = event.record_bytes();
+    let writers: Vec<_> = (0..writers).map(|_| buffer.writer().expect("fewer than the options allow")).collect();
+    let total = writers.len() * events_each * need;
+    let write = |mut writer: dbufd::pipeline::buffer::Writer| {
+        for _ in 0..events_each {
+            loop {
+                let mut claim = writer.claim(need).expect("the reader outlives the writers");
+                event.encode(&mut claim);
+                match claim.publish() {
+                    Ok(()) => break,
+                    Err(Sealed) => {}
+                }
+            }
+        }
+    };
+    let waker = buffer.waker();
+    let read = |ended: &AtomicBool| {
+        let mut bytes = 0;
+        loop {
+            let reason = reader.wait(LINGER, None);
+            bytes += reader.swap().bytes();
+            if reason == Reason::Rung && ended.load(Ordering::Acquire) {
+                break;
+            }
+        }
+        assert_eq!(bytes, total, "every event arrives");
+    };
+    measure_ended(writers, write, read, move || waker.ring())
+}
+
+fn channel(writers: usize, events_each: usize) -> Duration {
+    let (sender, receiver) = crossbeam::channel::bounded::<Vec<u8>>(SLOTS);
+    let senders = vec![sender; writers];
+    let write = |sender: crossbeam::channel::Sender<Vec<u8>>| {
+        for _ in 0..events_each {
+            sender.send(black_box(PAYLOAD).to_vec()).expect("the receiver outlives the senders");
+        }
+    };
+    let read = move |_: &AtomicBool| {
+        let events = receiver.iter().map(black_box).count();
+        assert_eq!(events, writers * events_each, "every event arrives");
+    };
+    measure(senders, write, read)
+}
+
+fn queue(writers: usize, events_each: usize) -> Duration {
+    let queue = &crossbeam::queue::ArrayQueue::<Vec<u8>>::new(SLOTS);
+    let write = |()| {
+        for _ in 0..events_each {
+            let mut event = black_box(PAYLOAD).to_vec();
+            while let Err(refused) = queue.push(event) {
+                event = refused;
+                thread::yield_now();
+            }
+        }
+    };
+    let read = move |_: &AtomicBool| {
+        let mut events = 0;
+        while events < writers * events_each {
+            match queue.pop() {
+                Some(event) => {
+                    black_box(event);
+                    events += 1;
+                }
+                None => thread::yield_now(),
+            }
+        }
+    };
+    measure(vec![(); writers], write, read)
+}
+
+#[derive(Clone)]
+struct Slot([u8; 100]);
+
+fn fill(mut producer: impl Producer<Slot>, events: usize) {
+    for _ in 0..events {
+        producer.publish(|slot| slot.0.copy_from_slice(black_box(&PAYLOAD)));
+    }
+}
+
+fn discard(slot: &Slot, _sequence: disruptor::Sequence, _last: bool) {
+    black_box(slot.0[0]);
+}
+
+fn disruptor_single(_writers: usize, events: usize) -> Duration {
+    let producer = disruptor::build_single_producer(SLOTS, || Slot([0; 100]), disruptor::BusySpin)
+        .handle_events_with(discard)
+        .build();
+    // When the last producer goes, it waits for the processor.
+    measure(vec![producer], |producer| fill(producer, events), |_| ())
+}
+
+fn disruptor_multi(writers: usize, events_each: usize) -> Duration {
+    let producer = disruptor::build_multi_producer(SLOTS, || Slot([0; 100]), disruptor::BusySpin)
+        .handle_events_with(discard)
+        .build();
+    let mut producers: Vec<_> = (1..writers).map(|_| producer.clone()).collect();
+    producers.push(producer);
+    measure(producers, |producer| fill(producer, events_each), |_| ())
+}

@@ -1,0 +1,194 @@
+//! Text lines of 100 bytes over two stream connections to a file, beside the barest possible program: one thread that
+//! read()s 256 KiB from one such connection and write()s it to a file. Alternating runs in one process, medians, ratios.
+//!
+//! `cargo bench --bench lines [-- RUNS]`. Prints a table; writes only into a temporary folder of its own.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const LINE_BYTES: usize = 100;
+const LINES: u64 = 4_000_000;
+const BLOCK_LINES: usize = 650;
+
+struct Run {
+    seconds: f64,
+    cpu_seconds: f64,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    if let [mode, rest @ ..] = arguments.as_slice() {
+        match (mode.as_str(), rest) {
+            ("barest", [socket, file]) => return barest(socket, file),
+            ("send", [socket, lines]) => return send(socket, lines.parse().expect("a count")),
+            _ => (),
+        }
+    }
+    let runs: usize = arguments.first().and_then(|n| n.parse().ok()).unwrap_or(7);
+    let folder = tempfile::Builder::new()
+        .prefix("dbufd-bench-")
+        .tempdir_in(std::env::var_os("BENCH_DIR").map_or_else(std::env::temp_dir, Into::into))
+        .expect("a folder");
+    // Memory that the host took back is slow at its first touch; both sides get a run that does not count.
+    let mut rows: [(&str, Vec<Run>); 3] =
+        [("barest read/write", vec![]), ("dbufd, sync = never", vec![]), ("dbufd, sync = 1s", vec![])];
+    for round in 0..=runs {
+        let measured = [run_barest(folder.path()), run_dbufd(folder.path(), "never"), run_dbufd(folder.path(), "1s")];
+        for ((_, kept), run) in rows.iter_mut().zip(measured) {
+            if round > 0 {
+                kept.push(run);
+            }
+        }
+    }
+    println!("{LINES} lines of {LINE_BYTES} bytes; medians of {runs} alternating runs");
+    println!("{:<22} {:>12} {:>9} {:>14} {:>7}", "", "lines/s", "MB/s", "CPU us/line", "ratio");
+    let base = median(&rows[0].1, |r| r.seconds);
+    for (name, kept) in &rows {
+        let seconds = median(kept, |r| r.seconds);
+        let rate = LINES as f64 / seconds;
+        let cpu = median(kept, |r| r.cpu_seconds) * 1e6 / LINES as f64;
+        println!("{name:<22} {rate:>12.0} {:>9.0} {cpu:>14.3} {:>7.2}", rate * LINE_BYTES as f64 / 1e6, base / seconds);
+    }
+}
+
+fn median(runs: &[Run], of: impl Fn(&Run) -> f64) -> f64 {
+    let mut values: Vec<f64> = runs.iter().map(of).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The child that is measured against.
+fn barest(socket: &str, file: &str) {
+    let listener = UnixListener::bind(socket).expect("a socket");
+    println!("ready");
+    let (mut stream, _) = listener.accept().expect("a connection");
+    let mut file = File::create(file).expect("a file");
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match stream.read(&mut buffer).expect("the sender sends") {
+            0 => return,
+            n => file.write_all(&buffer[..n]).expect("room on the disk"),
+        }
+    }
+}
+
+/// The child that sends: the same for both sides.
+fn send(socket: &str, lines: u64) {
+    let mut block = Vec::new();
+    for number in 0..BLOCK_LINES {
+        let mut line = format!("{number:07} ").into_bytes();
+        line.resize(LINE_BYTES - 1, b'x');
+        line.push(b'\n');
+        block.extend_from_slice(&line);
+    }
+    let mut stream = UnixStream::connect(socket).expect("somebody listens");
+    println!("ready");
+    std::io::stdin().read_line(&mut String::new()).expect("the word to go");
+    let mut left = lines as usize;
+    while left > 0 {
+        let now = left.min(BLOCK_LINES);
+        stream.write_all(&block[..now * LINE_BYTES]).expect("somebody reads");
+        left -= now;
+    }
+}
+
+fn child(arguments: &[&str]) -> Child {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    let mut child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a child");
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().expect("its output")).read_line(&mut line).expect("its word");
+    assert_eq!(line.trim(), "ready");
+    child
+}
+
+fn go(senders: &mut [Child]) -> Instant {
+    let start = Instant::now();
+    for sender in senders {
+        sender.stdin.take().expect("its input").write_all(b"go\n").expect("it waits");
+    }
+    start
+}
+
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    // utime and stime, in the kernel's ticks of 10 ms.
+    fields[11..13].iter().map(|n| n.parse::<f64>().expect("ticks")).sum::<f64>() / 100.0
+}
+
+fn run_barest(folder: &Path) -> Run {
+    let (socket, file) = (folder.join("barest.sock"), folder.join("barest.out"));
+    let (socket, file) = (socket.to_str().expect("UTF-8"), file.to_str().expect("UTF-8"));
+    let mut program = child(&["barest", socket, file]);
+    let mut senders = [child(&["send", socket, &LINES.to_string()])];
+    let start = go(&mut senders);
+    senders[0].wait().expect("the sender ends");
+    // A zombie still shows its processor time, so wait for the end without reaping.
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(program.id()).expect("a pid"));
+    let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
+    nix::sys::wait::waitid(nix::sys::wait::Id::Pid(pid), flags).expect("a child");
+    let run = Run { seconds: start.elapsed().as_secs_f64(), cpu_seconds: cpu_seconds(program.id()) };
+    program.wait().expect("it ended");
+    assert_eq!(fs::metadata(file).expect("a file").len(), LINES * LINE_BYTES as u64);
+    fs::remove_file(file).expect("a file");
+    fs::remove_file(socket).expect("a socket");
+    run
+}
+
+fn run_dbufd(folder: &Path, sync: &str) -> Run {
+    let (runtime, segments, notify) = (folder.join("run"), folder.join("segments"), folder.join("notify.sock"));
+    let ready = UnixDatagram::bind(&notify).expect("a socket");
+    let mut daemon = Command::new(env!("CARGO_BIN_EXE_dbufd"))
+        .arg("--runtime")
+        .arg(&runtime)
+        .arg("--directory")
+        .arg(&segments)
+        .args(["--config", "/dev/null", "--set", &format!("storage.sync={sync}")])
+        .env("NOTIFY_SOCKET", &notify)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("dbufd starts");
+    let mut notice = [0; 1024];
+    loop {
+        let n = ready.recv(&mut notice).expect("a notice");
+        if notice[..n].windows(7).any(|w| w == b"READY=1") {
+            break;
+        }
+    }
+    let socket = runtime.join("stream.sock");
+    let half = (LINES / 2).to_string();
+    let mut senders: Vec<Child> = (0..2).map(|_| child(&["send", socket.to_str().expect("UTF-8"), &half])).collect();
+    let mut control = BufReader::new(UnixStream::connect(runtime.join("control.sock")).expect("the daemon listens"));
+    let before = cpu_seconds(daemon.id());
+    let start = go(&mut senders);
+    for sender in &mut senders {
+        sender.wait().expect("the sender ends");
+    }
+    while persisted(&mut control) < LINES {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let run = Run { seconds: start.elapsed().as_secs_f64(), cpu_seconds: cpu_seconds(daemon.id()) - before };
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("the daemon is there");
+    assert!(daemon.wait().expect("it ends").success());
+    fs::remove_dir_all(&segments).expect("segments");
+    fs::remove_file(&notify).expect("a socket");
+    run
+}
+
+fn persisted(control: &mut BufReader<UnixStream>) -> u64 {
+    control.get_mut().write_all(b"{\"command\":\"stats\"}\n").expect("the daemon reads");
+    let mut line = String::new();
+    control.read_line(&mut line).expect("the daemon answers");
+    let reply: Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!(reply["data"]["events"]["lost_total"], 0);
+    reply["data"]["events"]["persisted"].as_u64().expect("a count")
+}

@@ -1,0 +1,528 @@
+//! Every key that can be configured, in one table: its name, default, bounds, meaning, and when a change takes effect.
+//! Reading, checking, printing, reloading and `etc/dbufd.toml` all follow this table, so they cannot disagree.
+//!
+//! Enters: a value as it stands in a file or a flag. Leaves: a field of [`Config`], or text for people. Any thread.
+//! What can fail: [`Key::set`], with a sentence that says what is allowed.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use super::settings::{Config, Cpus, Level, SyncPolicy, WhenFull};
+use super::units::{format_amount, format_duration, format_size};
+use super::value::{Bounds, Given, Value, quoted};
+use crate::pipeline::record::MAX_EVENT_BYTES_MAX;
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1000 * MS;
+const HOUR: u64 = 3600 * SECOND;
+const DAY: u64 = 24 * HOUR;
+
+/// The most writer threads: the buffer's own limit is 254, and no machine gains from more than this.
+pub const WRITERS_MAX: usize = 64;
+/// A half must have room for this many of the largest events, so that one producer cannot fill it alone.
+pub const EVENTS_IN_HALF_MIN: usize = 4;
+
+/// When a change in the file takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applies {
+    /// At a reload.
+    Reload,
+    /// At the next start.
+    Restart,
+}
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// Section and name, with a point between them.
+    pub name: &'static str,
+    /// The default as it would stand in the file; for a key that has none, an example.
+    pub shown: &'static str,
+    /// Whether `shown` is the default.
+    pub has_default: bool,
+    /// What is allowed.
+    pub bounds: Bounds,
+    /// What it means, in lines that fit a comment.
+    pub meaning: &'static [&'static str],
+    /// When a change takes effect.
+    pub applies: Applies,
+    set: fn(&mut Config, Given<'_>) -> Option<()>,
+    get: fn(&Config) -> String,
+}
+
+impl Key {
+    /// The key with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|key| key.name == name)
+    }
+
+    /// The key that was probably meant by a name that is none.
+    #[must_use]
+    pub fn nearest(wrong: &str) -> Option<&'static Self> {
+        let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+        let likeness = |key: &Self| {
+            // The right name in the wrong section is as near as a slip of the finger.
+            let short = 0.9 * strsim::normalized_damerau_levenshtein(&last(wrong), &last(key.name));
+            short.max(strsim::normalized_damerau_levenshtein(wrong, key.name))
+        };
+        let best = KEYS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+        (likeness(best) >= 0.5).then_some(best)
+    }
+
+    /// The section's name and the name within it.
+    #[must_use]
+    pub fn parts(&self) -> (&'static str, &'static str) {
+        self.name.split_once('.').expect("every name in the table has a point; a test looks")
+    }
+
+    /// Takes `value` into `config`.
+    ///
+    /// # Errors
+    /// With a sentence that names the value and says what is allowed.
+    pub fn set(&self, config: &mut Config, value: &Value) -> Result<(), String> {
+        let given = Given { value, bounds: self.bounds };
+        (self.set)(config, given)
+            .ok_or_else(|| format!("{}: {value} is not allowed; allowed: {}", self.name, self.bounds))
+    }
+
+    /// The value in `config`, as it would stand in a file.
+    #[must_use]
+    pub fn get(&self, config: &Config) -> String {
+        (self.get)(config)
+    }
+}
+
+/// The keys whose values differ.
+pub fn changed<'a>(old: &'a Config, new: &'a Config) -> impl Iterator<Item = &'static Key> + 'a {
+    KEYS.iter().filter(|key| key.get(old) != key.get(new))
+}
+
+/// `config` as a file that reads back as the same.
+#[must_use]
+pub fn render(config: &Config) -> String {
+    by_section(|text, key| {
+        let _ = writeln!(text, "{} = {}", key.parts().1, key.get(config));
+    })
+}
+
+/// The file that shows every key with its default, unit and bounds: `etc/dbufd.toml`.
+#[must_use]
+pub fn documented() -> String {
+    let head = "\
+# The configuration of dbufd. No key is needed: what follows a `#` without a space is the default, or an example where
+# it says that there is none. Files in dbufd.toml.d/ beside this one are read after it, in the order of their names;
+# `--set section.key=value` comes last.
+#
+# Sizes: KiB MiB GiB TiB (or K M G T), kB MB GB TB, or plain bytes. Durations: ns us ms s min h d w, also \"1h30min\".
+# `dbufd --check-config` checks without starting anything, `dbufctl config` shows what is in force,
+# `systemctl reload dbufd` or `dbufctl reload` takes a change over where that is possible without a restart.
+";
+    let body = by_section(|text, key| {
+        for line in key.meaning {
+            let _ = writeln!(text, "# {line}");
+        }
+        let _ = writeln!(text, "# Allowed: {}.", key.bounds);
+        let applies = match key.applies {
+            Applies::Reload => "at a reload",
+            Applies::Restart => "at the next start",
+        };
+        let default = if key.has_default { "" } else { " No default; an example:" };
+        let _ = writeln!(text, "# Takes effect {applies}.{default}");
+        let _ = writeln!(text, "#{} = {}\n", key.parts().1, key.shown);
+    });
+    format!("{head}\n{}\n", body.trim_end())
+}
+
+fn by_section(mut each: impl FnMut(&mut String, &Key)) -> String {
+    let mut text = String::new();
+    let mut open = "";
+    for key in KEYS {
+        let (section, _) = key.parts();
+        if section != open {
+            let gap = if text.is_empty() || text.ends_with("\n\n") { "" } else { "\n" };
+            let _ = writeln!(text, "{gap}[{section}]");
+            open = section;
+        }
+        each(&mut text, key);
+    }
+    text
+}
+
+fn or_none<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
+    value.map_or_else(|| quoted("none"), |value| quoted(&show(value)))
+}
+
+fn cores(cpus: &Cpus) -> String {
+    match cpus {
+        Cpus::Auto => quoted("auto"),
+        Cpus::None => quoted("none"),
+        Cpus::List(list) => format!("{list:?}"),
+    }
+}
+
+/// The table.
+pub static KEYS: &[Key] = &[
+    Key {
+        name: "buffer.capacity",
+        shown: r#""8MiB""#,
+        has_default: true,
+        bounds: Bounds::Size { min: 256 << 10, max: 4 << 30 },
+        meaning: &[
+            "Bytes in each half of the double buffer; there are two. While both are full, producers wait.",
+            "At least 4 times ingest.max_event.",
+        ],
+        applies: Applies::Restart,
+        set: |config, given| {
+            config.buffer.capacity_bytes = usize::try_from(given.size()?).ok()?;
+            Some(())
+        },
+        get: |config| quoted(&format_size(config.buffer.capacity_bytes as u64)),
+    },
+    Key {
+        name: "buffer.linger",
+        shown: r#""2ms""#,
+        has_default: true,
+        bounds: Bounds::Duration { min_ns: 0, max_ns: 10 * SECOND, none: false },
+        meaning: &[
+            "The longest that a published event waits for company before the halves are swapped; 0 swaps at once.",
+        ],
+        applies: Applies::Reload,
+        set: |config, given| {
+            config.buffer.linger = given.duration()?;
+            Some(())
+        },
+        get: |config| quoted(&format_duration(config.buffer.linger)),
+    },
+    Key {
+        name: "writers.count",
+        shown: r#""auto""#,
+        has_default: true,
+        bounds: Bounds::Count { min: 1, max: WRITERS_MAX },
+        meaning: &["Pinned writer threads. \"auto\": 4, but at most one for each core that the process is allowed."],
+        applies: Applies::Restart,
+        set: |config, given| {
+            config.writers.count = given.count()?;
+            Some(())
+        },
+        get: |config| config.writers.count.map_or_else(|| quoted("auto"), |count| count.to_string()),
+    },
+    Key {
+        name: "writers.cpus",
+        shown: r#""auto""#,
+        has_default: true,
+        bounds: Bounds::Cores,
+        meaning: &[
+            "Cores that the writers are pinned to, in turn. \"auto\": spread over those that the process is allowed;",
+            "\"none\": not pinned. A core that the process is not allowed is left out, with a warning.",
+        ],
+        applies: Applies::Restart,
+        set: |config, given| {
+            config.writers.cpus = given.cores()?;
+            Some(())
+        },
+        get: |config| cores(&config.writers.cpus),
+    },
+    Key {
+        name: "reader.cpu",
+        shown: r#""auto""#,
+        has_default: true,
+        bounds: Bounds::Core,
+        meaning: &[
+            "Core that the reader is pinned to. \"auto\": one that no writer is pinned to, if there is one;",
+            "\"none\": not pinned.",
+        ],
+        applies: Applies::Restart,
+        set: |config, given| {
+            config.reader.cpu = given.cores()?;
+            Some(())
+        },
+        get: |config| match &config.reader.cpu {
+            Cpus::List(list) if list.len() == 1 => list[0].to_string(),
+            other => cores(other),
+        },
+    },
+    Key {
+        name: "ingest.max_event",
+        shown: r#""64KiB""#,
+        has_default: true,
+        bounds: Bounds::Size { min: 1 << 10, max: MAX_EVENT_BYTES_MAX as u64 },
+        meaning: &[
+            "The largest event. A longer text line is stored in pieces, which are joined again when it is read;",
+            "a larger frame or datagram is refused and counted.",
+        ],
+        applies: Applies::Reload,
+        set: |config, given| {
+            config.ingest.max_event_bytes = usize::try_from(given.size()?).ok()?;
+            Some(())
+        },
+        get: |config| quoted(&format_size(config.ingest.max_event_bytes as u64)),
+    },
+    Key {
+        name: "ingest.socket_mode",
+        shown: r#""0666""#,
+        has_default: true,
+        bounds: Bounds::Mode,
+        meaning: &["Permission bits of stream.sock and dgram.sock: who may send."],
+        applies: Applies::Reload,
+        set: |config, given| {
+            config.ingest.socket_mode = given.mode()?;
+            Some(())
+        },
+        get: |config| quoted(&format!("{:04o}", config.ingest.socket_mode)),
+    },
+    Key {
+        name: "ingest.socket_group",
+        shown: r#""adm""#,
+        has_default: false,
+        bounds: Bounds::Group,
+        meaning: &["Group of stream.sock and dgram.sock, by name or number."],
+        applies: Applies::Reload,
+        set: |config, given| {
+            config.ingest.socket_group = given.name()?;
+            Some(())
+        },
+        get: |config| or_none(config.ingest.socket_group.clone(), |group| group),
+    },
+    Key {
+        name: "storage.directory",
+        shown: r#""/var/log/dbufd""#,
+        has_default: false,
+        bounds: Bounds::Path,
+        meaning: &[
+            "Where the segments are. Without it: systemd's LogsDirectory, else /var/log/dbufd for root,",
+            "else $XDG_STATE_HOME/dbufd (~/.local/state/dbufd).",
+        ],
+        applies: Applies::Restart,
+        set: |config, given| {
+            config.storage.directory = given.path()?;
+            Some(())
+        },
+        get: |config| quoted(&config.storage.directory.to_string_lossy()),
+    },
+    Key {
+        name: "storage.segment_size",
+        shown: r#""256MiB""#,
+        has_default: true,
+        bounds: Bounds::Size { min: 64 << 10, max: 1 << 40 },
+        meaning: &["A segment is sealed, and the next one begun, when it would grow beyond this."],
+        applies: Applies::Reload,
+        set: |config, given| {
+            config.storage.segment_bytes = given.size()?;
+            Some(())
+        },
+        get: |config| quoted(&format_size(config.storage.segment_bytes)),
+    },
+    Key {
+        name: "storage.segment_age",
+        shown: r#""1d""#,
+        has_default: true,
+        bounds: Bounds::Duration { min_ns: SECOND, max_ns: 3650 * DAY, none: false },
+        meaning: &["A segment is sealed when its first event is this old."],
+        applies: Applies::Reload,
+        set: |config, given| {
+            config.storage.segment_age = given.duration()?;
+            Some(())
+        },
+        get: |config| quoted(&format_duration(config.storage.segment_age)),
+    },
+    Key {
+        name: "storage.retain_bytes",
+        shown: r#""10%""#,
+        has_default: true,
+        bounds: Bounds::Amount { min_bytes: 1 << 20, min_percent: 0.1 },
+        meaning: &[
+            "The most that all segments may take, the active one included; the oldest go first. A size,",
+            "or a share of the file system.",
+        ],
+        applies: Applies::Reload,
+        set: |config, given| {
+            config.storage.retain = given.amount()?;
+            Some(())
+        },
+        get: |config| or_none(config.storage.retain, format_amount),
+    },
+    Key {
+        name: "storage.retain_age",
+        shown: r#""30d""#,
+        has_default: false,
+        bounds: Bounds::Duration { min_ns: SECOND, max_ns: 36_500 * DAY, none: true },
+        meaning: &["Segments whose newest event is older than this go."],
+        applies: Applies::Reload,
+        set: |config, given| {
+            config.storage.retain_age = given.duration_or_none()?;
+            Some(())
+        },
+        get: |config| or_none(config.storage.retain_age, format_duration),
+    },
+    Key {
+        name: "storage.min_free",
+        shown: r#""5%""#,
+        has_default: true,
+        bounds: Bounds::Amount { min_bytes: 0, min_percent: 0.0 },
+        meaning: &["What is left free on the file system; the oldest segments go first. A size, or a share of it."],
+        applies: Applies::Reload,
+        set: |config, given| {
+            config.storage.min_free = given.amount()?;
+            Some(())
+        },
+        get: |config| or_none(config.storage.min_free, format_amount),
+    },
+    Key {
+        name: "storage.sync",
+        shown: r#""1s""#,
+        has_default: true,
+        bounds: Bounds::Sync { min_ns: MS, max_ns: HOUR },
+        meaning: &[
+            "When what is written becomes durable. An interval: the longest that a persisted event is not durable;",
+            "\"batch\": before the next batch is taken; \"never\": when the kernel gets round to it.",
+        ],
+        applies: Applies::Reload,
+        set: |config, given| {
+            config.storage.sync = match given.text() {
+                Some("never") => SyncPolicy::Never,
+                Some("batch") => SyncPolicy::Batch,
+                _ => SyncPolicy::Interval(given.duration()?),
+            };
+            Some(())
+        },
+        get: |config| quoted(&sync_name(config.storage.sync)),
+    },
+    Key {
+        name: "storage.when_full",
+        shown: r#""delete-oldest""#,
+        has_default: true,
+        bounds: Bounds::Choice(&["delete-oldest", "wait", "drop"]),
+        meaning: &[
+            "What happens when the disk is full. \"delete-oldest\": the oldest segments go; \"wait\": producers wait and",
+            "nothing is lost; \"drop\": new events are lost and counted.",
+        ],
+        applies: Applies::Reload,
+        set: |config, given| {
+            config.storage.when_full = match given.choice()? {
+                "delete-oldest" => WhenFull::DeleteOldest,
+                "wait" => WhenFull::Wait,
+                _ => WhenFull::Drop,
+            };
+            Some(())
+        },
+        get: |config| {
+            quoted(match config.storage.when_full {
+                WhenFull::DeleteOldest => "delete-oldest",
+                WhenFull::Wait => "wait",
+                WhenFull::Drop => "drop",
+            })
+        },
+    },
+    Key {
+        name: "stats.enabled",
+        shown: "true",
+        has_default: true,
+        bounds: Bounds::Bool,
+        meaning: &["Whether sizes and latencies are measured; plain counters always are."],
+        applies: Applies::Reload,
+        set: |config, given| {
+            config.stats.enabled = given.bool()?;
+            Some(())
+        },
+        get: |config| config.stats.enabled.to_string(),
+    },
+    Key {
+        name: "log.level",
+        shown: r#""info""#,
+        has_default: true,
+        bounds: Bounds::Choice(&["error", "warn", "info", "debug", "trace"]),
+        meaning: &["The least important level of dbufd's own log, which goes to journald, else to standard error."],
+        applies: Applies::Reload,
+        set: |config, given| {
+            config.log.level = match given.choice()? {
+                "error" => Level::Error,
+                "warn" => Level::Warn,
+                "debug" => Level::Debug,
+                "trace" => Level::Trace,
+                _ => Level::Info,
+            };
+            Some(())
+        },
+        get: |config| {
+            quoted(match config.log.level {
+                Level::Error => "error",
+                Level::Warn => "warn",
+                Level::Info => "info",
+                Level::Debug => "debug",
+                Level::Trace => "trace",
+            })
+        },
+    },
+];
+
+/// A sync policy as it stands in the file and in `stats`.
+#[must_use]
+pub fn sync_name(sync: SyncPolicy) -> String {
+    match sync {
+        SyncPolicy::Never => "never".to_owned(),
+        SyncPolicy::Batch => "batch".to_owned(),
+        SyncPolicy::Interval(interval) => format_duration(interval),
+    }
+}
+
+/// The default, with the directory where it would be.
+#[must_use]
+pub fn default_config(directory: PathBuf) -> Config {
+    let mut config = Config::default();
+    config.storage.directory = directory;
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_and_the_settings_agree_on_every_default() {
+        for key in KEYS {
+            let (section, name) = key.parts();
+            assert!(!section.is_empty() && !name.is_empty());
+            let mut set = default_config("/d".into());
+            let value = Value::from_toml(key.shown).unwrap();
+            key.set(&mut set, &value).unwrap_or_else(|error| panic!("{error}"));
+            if key.has_default {
+                assert_eq!(set, default_config("/d".into()), "{}", key.name);
+                assert_eq!(key.get(&set), key.shown, "{}", key.name);
+            }
+        }
+    }
+
+    #[test]
+    fn keys_stand_together_by_section_and_each_once() {
+        let mut sections: Vec<&str> = KEYS.iter().map(|key| key.parts().0).collect();
+        sections.dedup();
+        let mut unique = sections.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(sections.len(), unique.len());
+        assert!(KEYS.iter().all(|key| KEYS.iter().filter(|other| other.name == key.name).count() == 1));
+    }
+
+    #[test]
+    fn the_file_that_is_installed_shows_every_key_with_its_default() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/etc/dbufd.toml");
+        let installed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            installed == documented(),
+            "etc/dbufd.toml is not what the table says; it should be:\n{}",
+            documented()
+        );
+    }
+
+    #[test]
+    fn a_wrong_name_is_led_to_the_nearest_right_one() {
+        let nearest = |wrong| Key::nearest(wrong).map(|key| key.name);
+        assert_eq!(nearest("storage.snyc"), Some("storage.sync"));
+        assert_eq!(nearest("storage.capacity"), Some("buffer.capacity"));
+        assert_eq!(nearest("capacity"), Some("buffer.capacity"));
+        assert_eq!(nearest("bufer.linger"), Some("buffer.linger"));
+        assert_eq!(nearest("storage.retain_size"), Some("storage.retain_age"));
+        assert_eq!(nearest("x.y"), None);
+    }
+}

@@ -1,0 +1,181 @@
+//! The daemon, put together in order and taken apart in order.
+//!
+//! Enters: the checked configuration. Leaves: threads that run, and the values through which the control plane speaks
+//! with them. Main thread. What can fail: [`Daemon::start`], with one sentence; what had been started is then taken
+//! back by dropping it.
+//!
+//! Start: 1. the runtime directory is taken; 2. segments are opened and recovered, and the reader runs; 3. sockets;
+//! 4. writers. So whatever a client can send finds a place to go, and a second daemon stops before it touches anything.
+//!
+//! Stop: 1. the sockets' files go, so that nobody new comes; 2. the writers take what the kernel still holds and end;
+//! 3. the reader persists everything and seals the segment; 4. the lock goes with the process.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::Gid;
+
+use super::cores::{self, Plan};
+use super::sockets::{Files, Runtime};
+use super::stats::Figures;
+use crate::config::Config;
+use crate::pipeline::accept::{self, Accept, AcceptOptions};
+use crate::pipeline::buffer::{self, DoubleBuffer};
+use crate::pipeline::counters::Counters;
+use crate::pipeline::drain::{self, Drain, DrainHandle};
+use crate::pipeline::progress::Progress;
+use crate::pipeline::pulse::{Beat, Pulse};
+use crate::pipeline::store::{RealDisk, Recovery};
+use crate::sync::Arc;
+
+/// How long the writers may take to empty what the kernel holds of their connections.
+const WRITERS_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a disk that refuses is tried before what it did not take is counted as lost.
+const DISK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running daemon, without its control socket and its signals.
+pub(super) struct Daemon {
+    files: Files,
+    accept: Accept,
+    drain: Drain,
+    /// Last, so that the lock goes after everything else.
+    _runtime: Runtime,
+}
+
+/// What else a start brings.
+pub(super) struct Parts {
+    /// The control socket.
+    pub(super) control: OwnedFd,
+    /// What recovery found.
+    pub(super) recovery: Recovery,
+    /// For looking on.
+    pub(super) live: Live,
+}
+
+/// How the control plane looks at a daemon and asks it for something, also while it stops.
+#[derive(Clone)]
+pub(super) struct Live {
+    /// The counters and measurements.
+    pub(super) figures: Figures,
+    writers: Vec<Arc<Pulse>>,
+}
+
+impl Live {
+    /// The reader.
+    pub(super) fn reader(&self) -> &DrainHandle {
+        &self.figures.drain
+    }
+
+    /// The pulse of every writer, and the reader's last.
+    pub(super) fn beats(&self) -> Vec<Beat> {
+        self.writers.iter().map(|pulse| pulse.look()).chain([self.reader().pulse().look()]).collect()
+    }
+}
+
+/// How the daemon ended.
+pub(super) struct Ended {
+    /// What went wrong with the last segment, if anything did.
+    pub(super) error: Option<String>,
+}
+
+impl Daemon {
+    /// Starts everything but the control plane.
+    pub(super) fn start(
+        config: &Config,
+        runtime: &Path,
+        group: Option<Gid>,
+        passed: Vec<(OwnedFd, String)>,
+    ) -> Result<(Self, Parts)> {
+        let started = Instant::now();
+        raise_descriptor_limit();
+        let runtime = Runtime::take(runtime)?;
+        let plan = cores::plan(config, &cores::allowed());
+        warn_of(&plan);
+        let writers = plan.writers.len();
+        let (buffer, reader) = DoubleBuffer::new(&buffer_options(config, writers))?;
+        let counters = Arc::new(Counters::new(writers));
+        let progress = Arc::new(Progress::new(writers).context("cannot make the writers' bells")?);
+        let (drain, recovery) = Drain::start(drain::Options {
+            reader,
+            waker: buffer.waker(),
+            disk: Arc::new(RealDisk),
+            counters: Arc::clone(&counters),
+            progress: Arc::clone(&progress),
+            settings: drain_settings(config),
+            cpu: plan.reader,
+        })?;
+        // What fails from here on must not leave the reader and its lock on the directory behind.
+        let rest = runtime.open(&config.ingest, group, passed).and_then(|sockets| {
+            let accept = Accept::start(AcceptOptions {
+                sockets: accept::Sockets { stream: sockets.stream, datagram: sockets.datagram },
+                buffer: buffer.clone(),
+                counters: Arc::clone(&counters),
+                progress,
+                cpus: plan.writers,
+                max_event_bytes: config.ingest.max_event_bytes,
+            })?;
+            Ok((accept, sockets.control, sockets.files))
+        });
+        let (accept, control, files) = match rest {
+            Ok(rest) => rest,
+            Err(error) => {
+                drain.stop(Duration::ZERO);
+                return Err(error);
+            }
+        };
+        let figures = Figures { started, counters, buffer, drain: drain.handle() };
+        let parts = Parts { control, recovery, live: Live { figures, writers: accept.pulses() } };
+        Ok((Self { files, accept, drain, _runtime: runtime }, parts))
+    }
+
+    /// Takes over the part of a new configuration that a running daemon can.
+    pub(super) fn reconfigure(&self, old: &Config, new: &Config, group: Option<Gid>) -> Result<()> {
+        let access = |config: &Config| (config.ingest.socket_mode, config.ingest.socket_group.clone());
+        if access(old) != access(new) {
+            self.files.set_access(new.ingest.socket_mode, group).context("cannot change who may send")?;
+        }
+        self.accept.set_max_event_bytes(new.ingest.max_event_bytes);
+        self.drain.handle().command(drain::Command::Reconfigure(Box::new(drain_settings(new))));
+        Ok(())
+    }
+
+    /// Drains, persists, seals. Blocks until it is done or patience is out.
+    pub(super) fn stop(mut self) -> Ended {
+        self.files.remove_ingest();
+        let stopped = self.accept.stop(WRITERS_PATIENCE);
+        if stopped.writers_left > 0 {
+            tracing::warn!(writers = stopped.writers_left, "writers still wait for room in the buffer");
+        }
+        Ended { error: self.drain.stop(DISK_PATIENCE).error }
+    }
+}
+
+fn buffer_options(config: &Config, writers: usize) -> buffer::Options {
+    let default = buffer::Options::default();
+    // The halves consist of whole chunks.
+    let capacity_bytes = config.buffer.capacity_bytes.next_multiple_of(default.chunk_bytes);
+    buffer::Options { capacity_bytes, writers_max: writers, ..default }
+}
+
+fn drain_settings(config: &Config) -> drain::Settings {
+    drain::Settings { storage: config.storage.clone(), linger: config.buffer.linger, measure: config.stats.enabled }
+}
+
+fn warn_of(plan: &Plan) {
+    if !plan.left_out.is_empty() {
+        tracing::warn!(cores = ?plan.left_out, "these cores are not allowed to dbufd (see taskset -p); left out");
+    }
+}
+
+/// Every connection costs a descriptor, so as many as the hard limit gives. The soft one is low for the sake of programs
+/// that use select(2).
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open descriptors; there may be fewer connections");
+    }
+}

@@ -1,0 +1,92 @@
+//! What a person at a terminal sees first: where the daemon listens, how to send a first event, how to look at it.
+//!
+//! Enters: paths. Leaves: text whose commands can be pasted. Pure but for a look at the environment. What can fail:
+//! nothing.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use crate::config::paths::{self, DATAGRAM_SOCKET, STREAM_SOCKET};
+
+/// What the text speaks of.
+pub(super) struct Greeting<'a> {
+    /// Where the sockets are.
+    pub(super) runtime: &'a Path,
+    /// Where the segments are.
+    pub(super) directory: &'a Path,
+    /// How many segments there are already, and the next sequence.
+    pub(super) found: (usize, u64),
+}
+
+impl Greeting<'_> {
+    /// The text.
+    pub(super) fn text(&self) -> String {
+        let dbufctl = dbufctl();
+        let mut at = String::new();
+        if paths::runtime_dir().ok().as_deref() != Some(self.runtime) {
+            let _ = write!(at, " --runtime {}", quoted(self.runtime));
+        }
+        self.render(&format!("{dbufctl}{at}"))
+    }
+
+    /// dbufctl asks the daemon where its segments are, so it need not be told.
+    fn render(&self, dbufctl: &str) -> String {
+        let socket = |name| quoted(&self.runtime.join(name));
+        let (stream, datagram) = (socket(STREAM_SOCKET), socket(DATAGRAM_SOCKET));
+        let (segments, next) = self.found;
+        let mut text = String::new();
+        let mut row = |label: &str, content: &str| {
+            let _ = writeln!(text, "  {label:<12}{content}");
+        };
+        row("listens on", &stream);
+        row("", &datagram);
+        row(
+            "writes to",
+            &format!("{} ({segments} segments there, next event is number {next})", quoted(self.directory)),
+        );
+        row("send", &format!("echo hello | nc -UN {stream}"));
+        row("", &format!("logger -u {datagram} hello"));
+        row("", &format!("{dbufctl} send hello"));
+        row("look", &format!("{dbufctl} tail"));
+        row("", &format!("{dbufctl} stats"));
+        row("stop", "Ctrl-C");
+        format!("dbufd {} runs, pid {}\n{text}", env!("CARGO_PKG_VERSION"), std::process::id())
+    }
+}
+
+/// How a person calls dbufctl: by name if the shell finds it, else the one that lies beside this program.
+fn dbufctl() -> String {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("dbufctl")));
+    let found_by = |dir: PathBuf| dir.join("dbufctl").is_file();
+    let on_path = std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(found_by));
+    match beside {
+        Some(beside) if !on_path && beside.is_file() => quoted(&beside),
+        _ => "dbufctl".to_owned(),
+    }
+}
+
+/// As a shell takes it back.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+,:@%".contains(&byte));
+    if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_can_be_pasted_even_with_odd_paths() {
+        let greeting = Greeting { runtime: Path::new("/run/it's here"), directory: Path::new("/d"), found: (2, 41) };
+        let text = greeting.render("dbufctl --runtime X");
+        for part in [
+            "echo hello | nc -UN '/run/it'\\''s here/stream.sock'\n",
+            "logger -u '/run/it'\\''s here/dgram.sock' hello\n",
+            "dbufctl --runtime X send hello\n",
+            "writes to   /d (2 segments there, next event is number 41)",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+    }
+}

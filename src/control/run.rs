@@ -1,0 +1,247 @@
+//! The life of the daemon after its threads have started: signals, requests, looks at its pulse, and the end.
+//!
+//! Enters: signals, dbufctl's requests, time. Leaves: commands to the data plane, notes to systemd, the report. Main
+//! thread, one runtime. What can fail: the runtime's own start; nothing after that ends the loop but a wish to stop.
+
+use std::convert::Infallible;
+use std::os::unix::net::UnixListener as Listener;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use tokio::net::UnixListener;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use super::daemon::{Daemon, Ended, Live, Parts};
+use super::log::Log;
+use super::reload::Change;
+use super::report::{self, report};
+use super::server::{self, Answer, Answers, Command};
+use super::service::{Manager, STOP_STEP};
+use super::signals::{Installed, Signal, Signals};
+use super::sockets::group_id;
+use crate::config::{Config, Sources, keys};
+use crate::pipeline::drain;
+use crate::sync::{Arc, Mutex, thread};
+
+/// Everything that outlives the start.
+pub(super) struct Serving {
+    pub(super) daemon: Daemon,
+    pub(super) parts: Parts,
+    pub(super) config: Config,
+    pub(super) sources: Sources,
+    pub(super) runtime: PathBuf,
+    pub(super) log: Log,
+    pub(super) signals: Installed,
+}
+
+/// What requests and signals share. Never locked across an await.
+struct Shared {
+    /// None once the daemon stops.
+    daemon: Mutex<Option<Daemon>>,
+    config: Mutex<Config>,
+    reloading: Mutex<()>,
+    manager: Mutex<Manager>,
+    sources: Sources,
+    live: Live,
+    log: Log,
+}
+
+/// Serves until a signal asks for the end; then stops the daemon. Gives the last figures as a report.
+pub(super) fn serve(serving: Serving) -> Result<(Ended, String)> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the control plane")?;
+    let result = runtime.block_on(until_the_end(serving));
+    // A reload that still reads a file on a dead mount must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn until_the_end(serving: Serving) -> Result<(Ended, String)> {
+    let Serving { daemon, parts, config, sources, runtime, log, signals } = serving;
+    let Parts { control, recovery, live } = parts;
+    let signals = signals.listen().context("cannot listen to signals")?;
+    // Only now: whoever reads it may press Ctrl-C at once and expects a report.
+    super::announce(&recovery, &config, &runtime);
+    let shared = Arc::new(Shared {
+        daemon: Mutex::new(Some(daemon)),
+        config: Mutex::new(config),
+        reloading: Mutex::new(()),
+        manager: Mutex::new(Manager::from_environment()),
+        sources,
+        live,
+        log,
+    });
+    let control = UnixListener::from_std(Listener::from(control)).context("cannot serve the control socket")?;
+    tokio::spawn(server::serve(control, answers(&shared)));
+    shared.with_manager(|manager| manager.ready());
+    loop {
+        match shared.next(&signals).await {
+            Signal::Stop => break,
+            Signal::Reload => {
+                // Its outcome is in the log.
+                tokio::spawn(reload(Arc::clone(&shared)));
+            }
+            Signal::Rotate => shared.live.reader().command(drain::Command::Rotate(Box::new(|done| match done {
+                Ok(()) => tracing::info!("began a new segment"),
+                Err(error) => tracing::error!("{error}"),
+            }))),
+            Signal::Report => shared.log_report("report"),
+        }
+    }
+    shared.stop(&signals).await
+}
+
+impl Shared {
+    fn with_manager<T>(&self, act: impl FnOnce(&mut Manager) -> T) -> T {
+        act(&mut self.manager.lock().expect("no thread panics while it holds the manager"))
+    }
+
+    fn config(&self) -> Config {
+        self.config.lock().expect("no thread panics while it holds the configuration").clone()
+    }
+
+    /// Waits for a signal, looking at the pulse in between where systemd wants to know.
+    async fn next(&self, signals: &Signals) -> Signal {
+        loop {
+            let Some(pause) = self.with_manager(|manager| manager.look_after()) else {
+                return signals.next().await;
+            };
+            tokio::select! {
+                signal = signals.next() => return signal,
+                () = sleep(pause) => self.look(),
+            }
+        }
+    }
+
+    fn look(&self) {
+        let totals = self.live.figures.counters.totals();
+        let status = format!(
+            "{} events received, {} persisted, {} lost; {} payload; storage {}",
+            totals.received_events,
+            totals.persisted_events,
+            totals.lost_total(),
+            report::size(totals.received_bytes),
+            self.live.figures.storage_state(),
+        );
+        let work_waits = self.live.figures.buffer.stats().front_bytes > 0;
+        let beats = self.live.beats();
+        if !self.with_manager(|manager| manager.look(status, beats, work_waits)) {
+            tracing::error!(beats = ?self.live.beats(), "a thread does not get on; the watchdog is not fed");
+        }
+    }
+
+    fn log_report(&self, title: &str) {
+        tracing::info!("{title}\n{}", report(&self.live.figures.take()));
+    }
+
+    async fn stop(&self, signals: &Signals) -> Result<(Ended, String)> {
+        self.with_manager(|manager| manager.stopping());
+        tracing::info!("stopping: persisting what was accepted; a second signal ends at once");
+        let daemon = self.daemon.lock().expect("no thread panics while it holds the daemon").take();
+        let daemon = daemon.context("the daemon is stopping already")?;
+        let (done, ended) = oneshot::channel();
+        // It blocks, for as long as the disk takes.
+        thread::Builder::new().name("dbufd-stop".into()).spawn(move || {
+            // Nobody is left to hear of it only if the process is about to end anyway.
+            let _ = done.send(daemon.stop());
+        })?;
+        let ended = tokio::select! {
+            ended = ended => ended.context("the thread that stops the daemon failed; this is a bug in dbufd")?,
+            never = self.while_stopping(signals) => match never {},
+        };
+        Ok((ended, report(&self.live.figures.take())))
+    }
+
+    async fn while_stopping(&self, signals: &Signals) -> Infallible {
+        signals.arm_the_second().await;
+        let mut before = self.progress();
+        loop {
+            sleep(STOP_STEP).await;
+            let now = self.progress();
+            // More time is asked for only while it is of use.
+            if std::mem::replace(&mut before, now) != now {
+                self.with_manager(|manager| manager.needs_longer());
+            }
+        }
+    }
+
+    fn progress(&self) -> (u64, u64) {
+        let totals = self.live.figures.counters.totals();
+        (totals.received_events, totals.persisted_events + totals.lost_total())
+    }
+}
+
+/// What each request gets.
+fn answers(shared: &Arc<Shared>) -> Answers {
+    let shared = Arc::clone(shared);
+    Arc::new(move |command| answer(Arc::clone(&shared), command))
+}
+
+fn answer(shared: Arc<Shared>, command: Command) -> Answer {
+    Box::pin(async move {
+        match command {
+            Command::Ping => Ok(ping(&shared)),
+            Command::Config => Ok(json!({"toml": keys::render(&shared.config())})),
+            Command::Stats => serde_json::to_value(shared.live.figures.take()).map_err(|error| error.to_string()),
+            Command::Rotate => ask_reader(&shared, drain::Command::Rotate).await,
+            Command::Sync => ask_reader(&shared, drain::Command::Sync).await,
+            Command::Reload => reload(shared).await,
+        }
+    })
+}
+
+fn ping(shared: &Shared) -> Value {
+    json!({
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "directory": shared.config().storage.directory,
+        "uptime_seconds": shared.live.figures.started.elapsed().as_secs(),
+    })
+}
+
+async fn ask_reader(shared: &Shared, command: fn(drain::Reply) -> drain::Command) -> Result<Value, String> {
+    let (done, answer) = oneshot::channel();
+    let reply = Box::new(move |result| {
+        // The client may have gone; the reader has done its part.
+        let _ = done.send(result);
+    });
+    shared.live.reader().command(command(reply));
+    match answer.await {
+        Ok(result) => result.map(|()| Value::Null),
+        Err(_) => Err("the daemon is stopping; start it again first".to_owned()),
+    }
+}
+
+/// Reads the configuration again. A wrong one changes nothing, and whoever asked is told.
+async fn reload(shared: Arc<Shared>) -> Result<Value, String> {
+    shared.with_manager(|manager| manager.reloading());
+    let worker = Arc::clone(&shared);
+    // Files and user databases may be slow; signals and requests are answered meanwhile.
+    let outcome = tokio::task::spawn_blocking(move || worker.take_over()).await;
+    shared.with_manager(|manager| manager.ready());
+    let outcome = outcome.map_err(|_| "the reload failed; this is a bug in dbufd".to_owned()).and_then(|done| done);
+    match &outcome {
+        Ok(change) => tracing::info!("reloaded: {}", change.summary()),
+        Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+    }
+    outcome.map(|change| change.to_json()).map_err(|error| format!("{error}; the configuration stays as it was"))
+}
+
+impl Shared {
+    /// One at a time. The daemon's own lock is taken only when all is read, so that a slow disk holds up no stop.
+    fn take_over(&self) -> Result<Change, String> {
+        let _turn = self.reloading.lock().expect("no thread panics while it reloads");
+        let new = self.sources.load().map_err(|error| error.to_string())?;
+        let group = group_id(&new.ingest).map_err(|error| format!("{error:#}"))?;
+        let daemon = self.daemon.lock().expect("no thread panics while it holds the daemon");
+        let Some(daemon) = daemon.as_ref() else { return Err("the daemon is stopping".to_owned()) };
+        let old = self.config();
+        let change = Change::between(&old, &new);
+        daemon.reconfigure(&old, &change.config, group).map_err(|error| format!("{error:#}"))?;
+        self.log.set_level(change.config.log.level);
+        *self.config.lock().expect("no thread panics while it holds the configuration") = change.config.clone();
+        Ok(change)
+    }
+}

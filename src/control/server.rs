@@ -1,0 +1,269 @@
+//! dbufctl's socket: one JSON object a line, a request and its answer in turn.
+//!
+//! Enters: bytes of whoever may connect. Leaves: answers. Control thread, a task for each client. What can fail: nothing
+//! that others would notice; a client that is wrong, silent, slow or greedy costs a task, [`LINE_BYTES_MAX`] and time
+//! that is bounded by the constants below.
+//!
+//! Who may ask: the socket's mode lets in the daemon's user and group, and root. What changes the daemon (reload,
+//! rotate) is for its user and root alone.
+
+use std::future::Future;
+use std::io::{self, Write as _};
+use std::pin::Pin;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedReadHalf;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::sync::Arc;
+
+/// The longest request.
+pub const LINE_BYTES_MAX: usize = 64 << 10;
+/// The most clients at a time.
+const CLIENTS_MAX: usize = 64;
+/// How long a new client may be silent before its first request is complete.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// How long a client that has asked something may be silent.
+const NEXT_REQUEST: Duration = Duration::from_secs(600);
+/// How long an answer may wait for the client to read it.
+const ANSWER_READ: Duration = Duration::from_secs(10);
+/// How long the data plane may take for an answer; a disk may be slow, but dbufctl must hear of it.
+const ANSWER_READY: Duration = Duration::from_secs(120);
+/// How long to wait before accepting again when there are no descriptors left.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+
+/// What dbufctl may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Command {
+    /// All counters.
+    Stats,
+    /// Seal the active segment and begin the next.
+    Rotate,
+    /// Answer when all that was accepted before is durable.
+    Sync,
+    /// Read the configuration again.
+    Reload,
+    /// Who is there.
+    Ping,
+    /// The configuration in force.
+    Config,
+}
+
+impl Command {
+    fn changes_the_daemon(self) -> bool {
+        matches!(self, Self::Rotate | Self::Reload)
+    }
+}
+
+#[derive(Deserialize)]
+struct Request {
+    command: Command,
+}
+
+/// An answer in the making: data, or one line that says what went wrong.
+pub(super) type Answer = Pin<Box<dyn Future<Output = Result<Value, String>> + Send>>;
+
+/// Whoever answers.
+pub(super) type Answers = Arc<dyn Fn(Command) -> Answer + Send + Sync>;
+
+/// Reads a request.
+///
+/// # Errors
+/// With one line that says what a request looks like.
+pub fn parse_request(line: &[u8]) -> Result<Command, String> {
+    let request: Result<Request, _> = serde_json::from_slice(line);
+    request.map(|request| request.command).map_err(|error| {
+        let why = error.to_string().replace(char::is_control, " ");
+        format!("not a request: {why}; a request looks like {{\"command\":\"stats\"}}")
+    })
+}
+
+/// Serves for as long as the runtime runs.
+pub(super) async fn serve(listener: UnixListener, answers: Answers) {
+    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    loop {
+        let client = match listener.accept().await {
+            Ok((client, _)) => client,
+            Err(error) => {
+                // No descriptors, most likely. It heals when somebody leaves; until then it must not spin.
+                tracing::debug!(%error, "cannot accept a dbufctl");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        match Arc::clone(&places).try_acquire_owned() {
+            Ok(place) => {
+                let answers = Arc::clone(&answers);
+                tokio::spawn(async move {
+                    // Whatever ended the conversation concerns this client alone.
+                    let _ = converse(client, answers).await;
+                    drop(place);
+                });
+            }
+            Err(_) => refuse(client),
+        }
+    }
+}
+
+fn refuse(client: UnixStream) {
+    let text = line(&Err(format!("busy: {CLIENTS_MAX} clients are connected already; try again")));
+    // Past the runtime, which has not yet asked the kernel whether the socket is writable. It is, being new; the call
+    // does not block in any case.
+    if let Ok(mut client) = client.into_std() {
+        let _ = client.write(&text);
+    }
+}
+
+async fn converse(client: UnixStream, answers: Answers) -> io::Result<()> {
+    let peer = client.peer_cred()?;
+    let owner = peer.uid() == 0 || peer.uid() == nix::unistd::Uid::effective().as_raw();
+    let (read, mut write) = client.into_split();
+    let mut read = BufReader::new(read);
+    let mut patience = FIRST_REQUEST;
+    let mut request = Vec::new();
+    while next_line(&mut read, &mut request, patience).await? {
+        let answer = match parse_request(&request) {
+            Err(why) => Err(why),
+            Ok(command) if command.changes_the_daemon() && !owner => {
+                Err("not permitted: only root and the user that dbufd runs as may do this".to_owned())
+            }
+            Ok(command) => timeout(ANSWER_READY, answers(command)).await.unwrap_or_else(|_| {
+                Err(format!("no answer from the disk within {} s; see dbufctl stats", ANSWER_READY.as_secs()))
+            }),
+        };
+        timeout(ANSWER_READ, write.write_all(&line(&answer))).await??;
+        patience = NEXT_REQUEST;
+    }
+    if request.len() > LINE_BYTES_MAX {
+        let answer = line(&Err(format!("a request has at most {LINE_BYTES_MAX} bytes")));
+        timeout(ANSWER_READ, write.write_all(&answer)).await??;
+    }
+    Ok(())
+}
+
+/// Reads one line; false at the end of the conversation, or when the line is too long.
+async fn next_line(read: &mut BufReader<OwnedReadHalf>, request: &mut Vec<u8>, patience: Duration) -> io::Result<bool> {
+    request.clear();
+    let mut bounded = read.take(LINE_BYTES_MAX as u64 + 1);
+    timeout(patience, bounded.read_until(b'\n', request)).await??;
+    if request.last() == Some(&b'\n') {
+        request.pop();
+    }
+    // The last request of a client that closes its side needs no line end: `echo -n ... | nc -N`.
+    Ok(!request.is_empty() && request.len() <= LINE_BYTES_MAX)
+}
+
+fn line(answer: &Result<Value, String>) -> Vec<u8> {
+    let object = match answer {
+        Ok(data) => json!({"ok": true, "data": data}),
+        Err(error) => json!({"ok": false, "error": error}),
+    };
+    let mut text = object.to_string().into_bytes();
+    text.push(b'\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, Read};
+    use std::os::unix::net::UnixStream as Client;
+    use std::path::Path;
+
+    fn with_server(test: impl FnOnce(&Path) + Send + 'static) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("control.sock");
+            let listener = UnixListener::bind(&path).unwrap();
+            let answers: Answers = Arc::new(|command| {
+                Box::pin(async move {
+                    match command {
+                        Command::Ping => Ok(json!({"pid": 7})),
+                        // Larger than any socket's queue.
+                        Command::Stats => Ok(json!("x".repeat(4 << 20))),
+                        _ => Err("no".to_owned()),
+                    }
+                })
+            });
+            tokio::spawn(serve(listener, answers));
+            let client = std::thread::spawn(move || test(&path));
+            while !client.is_finished() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            client.join().unwrap();
+        });
+    }
+
+    fn ask(client: &mut Client, request: &str) -> Value {
+        client.write_all(request.as_bytes()).unwrap();
+        let mut reply = String::new();
+        std::io::BufReader::new(client).read_line(&mut reply).unwrap();
+        serde_json::from_str(&reply).unwrap()
+    }
+
+    #[test]
+    fn a_client_asks_several_times_on_one_connection() {
+        with_server(|path| {
+            let mut client = Client::connect(path).unwrap();
+            assert_eq!(ask(&mut client, "{\"command\":\"ping\"}\n"), json!({"ok": true, "data": {"pid": 7}}));
+            assert_eq!(ask(&mut client, "{\"command\":\"sync\"}\n"), json!({"ok": false, "error": "no"}));
+            let wrong = ask(&mut client, "{\"command\":\"dance\"}\n");
+            assert!(wrong["error"].as_str().unwrap().contains("dance"), "{wrong}");
+            assert_eq!(ask(&mut client, "{\"command\":\"ping\"}\n")["ok"], true);
+        });
+    }
+
+    #[test]
+    fn a_request_that_never_ends_is_refused_at_its_bound() {
+        with_server(|path| {
+            let mut client = Client::connect(path).unwrap();
+            client.write_all(&vec![b'x'; LINE_BYTES_MAX + 1]).unwrap();
+            let mut reply = String::new();
+            client.read_to_string(&mut reply).unwrap();
+            assert!(reply.contains("at most 65536 bytes"), "{reply}");
+        });
+    }
+
+    #[test]
+    fn clients_that_say_nothing_or_read_nothing_keep_nobody_else_from_an_answer() {
+        with_server(|path| {
+            let silent: Vec<Client> = (0..CLIENTS_MAX - 2).map(|_| Client::connect(path).unwrap()).collect();
+            let mut deaf = Client::connect(path).unwrap();
+            deaf.write_all(b"{\"command\":\"stats\"}\n").unwrap();
+            let mut client = Client::connect(path).unwrap();
+            assert_eq!(ask(&mut client, "{\"command\":\"ping\"}\n")["ok"], true);
+            let mut one_too_many = Client::connect(path).unwrap();
+            let mut reply = String::new();
+            one_too_many.read_to_string(&mut reply).unwrap();
+            assert!(reply.contains("busy"), "{reply}");
+            drop((silent, deaf));
+        });
+    }
+
+    #[test]
+    fn a_last_request_needs_no_line_end() {
+        with_server(|path| {
+            let mut client = Client::connect(path).unwrap();
+            client.write_all(b"{\"command\":\"ping\"}").unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut reply = String::new();
+            client.read_to_string(&mut reply).unwrap();
+            assert!(reply.contains("\"ok\":true"), "{reply}");
+        });
+    }
+
+    #[test]
+    fn every_error_of_a_request_is_one_line() {
+        for bad in ["", "{", "\"\n\u{1b}\"", "{\"command\":\"a\\nb\"}", "[]", "{\"command\":null}"] {
+            let error = parse_request(bad.as_bytes()).unwrap_err();
+            assert!(!error.contains(char::is_control), "{error:?}");
+        }
+    }
+}

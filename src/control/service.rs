@@ -1,0 +1,185 @@
+//! Notes to systemd: sd_notify(3), and the watchdog, which is fed by progress.
+//!
+//! Enters: what the daemon does, and the pulses of its threads. Leaves: datagrams on `NOTIFY_SOCKET`; nothing at all
+//! where systemd did not ask for them. Control thread. What can fail: a note that does not arrive; it is tried again
+//! with the next.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+use crate::pipeline::pulse::{Activity, Beat};
+
+/// STATUS is sent at most this often, and only while its figures change.
+pub(super) const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// While nothing changes, looks get rarer up to this.
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(64);
+/// How long a note may wait for systemd to take it.
+const NOTE_TAKEN: Duration = Duration::from_secs(1);
+/// How much more time a stop asks for at a time.
+pub(super) const STOP_STEP: Duration = Duration::from_secs(5);
+
+/// The service manager, if there is one that listens.
+#[derive(Debug)]
+pub(super) struct Manager {
+    listens: bool,
+    watchdog: Option<Duration>,
+    status: String,
+    look_every: Duration,
+    beats: Vec<Beat>,
+}
+
+impl Manager {
+    /// As the environment says.
+    pub(super) fn from_environment() -> Self {
+        let listens = std::env::var_os("NOTIFY_SOCKET").is_some();
+        Self::new(listens, sd_notify::watchdog_enabled().filter(|_| listens))
+    }
+
+    fn new(listens: bool, watchdog: Option<Duration>) -> Self {
+        Self { listens, watchdog, status: String::new(), look_every: STATUS_EVERY, beats: Vec::new() }
+    }
+
+    fn note(&self, states: &[NotifyState<'_>]) {
+        if self.listens
+            && let Err(error) = send(states)
+        {
+            tracing::debug!(%error, "systemd did not take a note");
+        }
+    }
+
+    /// It serves, or serves again after a reload.
+    pub(super) fn ready(&self) {
+        self.note(&[NotifyState::Ready]);
+    }
+
+    /// A reload has begun. systemd wants to know since when.
+    pub(super) fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.note(&[NotifyState::Reloading, now]),
+            Err(_) => self.note(&[NotifyState::Reloading]),
+        }
+    }
+
+    /// It stops.
+    pub(super) fn stopping(&self) {
+        self.note(&[NotifyState::Stopping, NotifyState::Status("Stopping: persisting what was accepted")]);
+    }
+
+    /// It still stops, and gets on with it.
+    pub(super) fn needs_longer(&self) {
+        let us = u32::try_from(2 * STOP_STEP.as_micros()).unwrap_or(u32::MAX);
+        self.note(&[NotifyState::ExtendTimeoutUsec(us)]);
+    }
+
+    /// How long to sleep before the next [`Manager::look`]; None: for good, since nobody listens.
+    pub(super) fn look_after(&self) -> Option<Duration> {
+        let watchdog = self.watchdog.map_or(LOOK_EVERY_MAX, |interval| interval / 2);
+        self.listens.then(|| self.look_every.min(watchdog))
+    }
+
+    /// Sends STATUS if it has changed, and feeds the watchdog if all is alive. Gives whether it is.
+    pub(super) fn look(&mut self, status: String, beats: Vec<Beat>, work_waits: bool) -> bool {
+        let alive = all_alive(&self.beats, &beats, work_waits);
+        let mut states = Vec::new();
+        if alive && self.watchdog.is_some() {
+            states.push(NotifyState::Watchdog);
+        }
+        if status == self.status {
+            self.look_every = (self.look_every * 2).min(LOOK_EVERY_MAX);
+        } else {
+            self.look_every = STATUS_EVERY;
+            states.push(NotifyState::Status(&status));
+        }
+        if !states.is_empty() {
+            self.note(&states);
+        }
+        self.status = status;
+        self.beats = beats;
+        alive
+    }
+}
+
+/// As sd_notify(3), but with an end: a service manager that does not read must not hang the control plane.
+fn send(states: &[NotifyState<'_>]) -> io::Result<()> {
+    let path = std::env::var_os("NOTIFY_SOCKET").ok_or(io::ErrorKind::NotFound)?;
+    let address = match path.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(&path)?,
+    };
+    let note = states.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(NOTE_TAKEN))?;
+    socket.send_to_addr(note.as_bytes(), &address)?;
+    Ok(())
+}
+
+/// Whether every thread is all right. The last beat is the reader's.
+///
+/// | it is | all right when |
+/// |---|---|
+/// | running | it has come round since the last look |
+/// | parked | always for a writer; for the reader when nothing waits, or it has come round |
+/// | waiting for room | always: the reader is judged by itself |
+/// | at the disk | always: a stalled disk is a state that `stats` shows, and a restart would not mend it |
+fn all_alive(before: &[Beat], now: &[Beat], work_waits: bool) -> bool {
+    let reader = now.len().wrapping_sub(1);
+    now.iter().enumerate().all(|(index, beat)| {
+        let came_round = before.get(index).is_none_or(|earlier| earlier.rounds != beat.rounds);
+        match beat.activity {
+            Activity::Running => came_round,
+            Activity::Parked => came_round || index != reader || !work_waits,
+            Activity::WaitsForRoom | Activity::Disk => true,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beat(rounds: u64, activity: Activity) -> Beat {
+        Beat { rounds, activity }
+    }
+
+    #[test]
+    fn a_thread_that_runs_without_coming_round_starves_the_watchdog() {
+        let stuck = [beat(5, Activity::Running), beat(1, Activity::Parked)];
+        assert!(all_alive(&[], &stuck, false), "the first look has nothing to compare with");
+        assert!(!all_alive(&stuck, &stuck, false));
+        assert!(all_alive(&stuck, &[beat(6, Activity::Running), beat(1, Activity::Parked)], false));
+    }
+
+    #[test]
+    fn a_reader_that_sleeps_beside_its_work_starves_the_watchdog_and_an_idle_one_does_not() {
+        let asleep = [beat(5, Activity::Parked), beat(9, Activity::Parked)];
+        assert!(all_alive(&asleep, &asleep, false));
+        assert!(!all_alive(&asleep, &asleep, true));
+        assert!(all_alive(&asleep, &[beat(5, Activity::Parked), beat(10, Activity::Parked)], true));
+    }
+
+    #[test]
+    fn a_disk_that_stalls_and_writers_that_wait_for_it_are_no_hang() {
+        let stalled = [beat(5, Activity::WaitsForRoom), beat(9, Activity::Disk)];
+        assert!(all_alive(&stalled, &stalled, true));
+    }
+
+    #[test]
+    fn looks_get_rarer_while_nothing_changes_but_never_rarer_than_the_watchdog_needs() {
+        let mut manager = Manager::new(true, Some(Duration::from_secs(30)));
+        let beats = || vec![beat(1, Activity::Parked)];
+        manager.look("a".into(), beats(), false);
+        assert_eq!(manager.look_after(), Some(STATUS_EVERY));
+        for _ in 0..10 {
+            manager.look("a".into(), beats(), false);
+        }
+        assert_eq!(manager.look_after(), Some(Duration::from_secs(15)));
+        manager.look("b".into(), beats(), false);
+        assert_eq!(manager.look_after(), Some(STATUS_EVERY));
+        assert_eq!(Manager::new(false, None).look_after(), None);
+    }
+}

@@ -1,0 +1,364 @@
+//! The sockets: made here, or taken over from systemd. What arrives on them is the accepting threads' business.
+//!
+//! Enters: the runtime directory, mode and group. Leaves: bound, non-blocking descriptors, and the duty to remove the
+//! files again. Control thread. What can fail: everything about a path, and that someone else serves it.
+//!
+//! Two guards keep two daemons apart:
+//! 1. a lock on the runtime directory itself, held as long as the process lives: of two that start together one stops;
+//! 2. a look whether anybody answers on the path: it may be another program's, or systemd's. Only a file that nobody
+//!    answers on is removed.
+//!
+//! A socket gets its mode before it gets its path, so that there is no moment in which more may connect than allowed.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockname, getsockopt, listen, socket,
+    sockopt,
+};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Gid, Group};
+
+use crate::config::paths::{CONTROL_SOCKET, DATAGRAM_SOCKET, STREAM_SOCKET, make_runtime_dir};
+use crate::config::settings::Ingest;
+
+/// The longest path that the kernel takes for a socket; one byte of its field ends it.
+const PATH_BYTES_MAX: usize = 107;
+/// Who may talk to the control socket: this user and this group. What each may ask is decided by who it is.
+const CONTROL_MODE: u32 = 0o660;
+/// Connections that may wait to be accepted, as far as the kernel's own limit goes.
+const BACKLOG: i32 = 4096;
+
+/// The runtime directory, held against other daemons while this lives.
+#[derive(Debug)]
+pub(super) struct Runtime {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// All sockets, ready to be served.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    /// For text lines and frames; it listens.
+    pub(super) stream: OwnedFd,
+    /// For datagrams.
+    pub(super) datagram: OwnedFd,
+    /// For dbufctl; it listens.
+    pub(super) control: OwnedFd,
+    /// The files of those that were made here.
+    pub(super) files: Files,
+}
+
+/// Socket files that this process made. They are removed when this is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    ingest: Vec<Made>,
+    control: Option<Made>,
+}
+
+#[derive(Debug)]
+struct Made {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Runtime {
+    /// Makes the directory where it is missing, and takes it for this process.
+    pub(super) fn take(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        // A socket's path is seen by other processes, which may be elsewhere.
+        let path = std::path::absolute(path).with_context(|| format!("{shown}: not a usable path"))?;
+        make_runtime_dir(&path).with_context(|| format!("{shown}: cannot make the directory of the sockets"))?;
+        let directory =
+            File::open(&path).with_context(|| format!("{shown}: cannot open the directory of the sockets"))?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { path, _lock: lock }),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let holder = match answering(&path.join(CONTROL_SOCKET), SockType::Stream) {
+                    Ok(Some(Holder { pid: Some(pid) })) => format!("another dbufd (pid {pid})"),
+                    _ => "another dbufd".to_owned(),
+                };
+                bail!("{holder} holds {shown}; stop it, or give this one a directory of its own with --runtime")
+            }
+            Err((_, error)) => bail!("{shown}: cannot be locked: {error}"),
+        }
+    }
+
+    /// Takes what systemd passed, and makes the rest.
+    pub(super) fn open(&self, ingest: &Ingest, group: Option<Gid>, passed: Vec<(OwnedFd, String)>) -> Result<Sockets> {
+        let passed = sort(passed).context("cannot take the sockets that systemd passed")?;
+        let mut files = Files::default();
+        let make = |name: &str, kind, mode, group| -> Result<(OwnedFd, Made)> {
+            let path = self.path.join(name);
+            make_way(&path, kind)?;
+            make(&path, kind, mode, group).with_context(|| format!("{}: cannot make the socket", path.display()))
+        };
+        let mut ingest_socket = |passed: Option<OwnedFd>, name, kind| match passed {
+            Some(socket) => Ok(socket),
+            None => make(name, kind, ingest.socket_mode, group).map(|(socket, made)| {
+                files.ingest.push(made);
+                socket
+            }),
+        };
+        let stream = ingest_socket(passed.stream, STREAM_SOCKET, SockType::Stream)?;
+        let datagram = ingest_socket(passed.datagram, DATAGRAM_SOCKET, SockType::Datagram)?;
+        let control = match passed.control {
+            Some(socket) => socket,
+            None => {
+                let (socket, made) = make(CONTROL_SOCKET, SockType::Stream, CONTROL_MODE, None)?;
+                files.control = Some(made);
+                socket
+            }
+        };
+        Ok(Sockets { stream, datagram, control, files })
+    }
+}
+
+impl Files {
+    /// No new sender finds the sockets from here on; those that are connected are served on.
+    pub(super) fn remove_ingest(&mut self) {
+        self.ingest.clear();
+    }
+
+    /// New permissions for the sockets that take events.
+    pub(super) fn set_access(&self, mode: u32, group: Option<Gid>) -> io::Result<()> {
+        for made in &self.ingest {
+            // The group first, for changing it may clear bits.
+            nix::unistd::chown(&made.path, None, Some(group.unwrap_or_else(Gid::effective)))?;
+            std::fs::set_permissions(&made.path, PermissionsExt::from_mode(mode))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // Someone may have put a file of their own there.
+        let still_ours = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode));
+        if still_ours {
+            // If it cannot be removed, the next start finds it, sees that nobody answers, and removes it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The group that the configuration names.
+pub(super) fn group_id(ingest: &Ingest) -> Result<Option<Gid>> {
+    let Some(name) = &ingest.socket_group else { return Ok(None) };
+    if let Ok(number) = name.parse::<u32>() {
+        return Ok(Some(Gid::from_raw(number)));
+    }
+    match Group::from_name(name).with_context(|| format!("ingest.socket_group: cannot look up {name:?}"))? {
+        Some(group) => Ok(Some(group.gid)),
+        None => bail!("ingest.socket_group: there is no group {name:?}; see getent group"),
+    }
+}
+
+fn make(path: &Path, kind: SockType, mode: u32, group: Option<Gid>) -> Result<(OwnedFd, Made)> {
+    let length = path.as_os_str().len();
+    if length > PATH_BYTES_MAX {
+        bail!("the path has {length} bytes, a socket's may have {PATH_BYTES_MAX}; choose a shorter one with --runtime");
+    }
+    let socket = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    // unix(7): the file gets the socket's own mode, less what the umask takes away, which is given back below.
+    fchmod(&socket, Mode::from_bits_truncate(mode))?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let meta = std::fs::symlink_metadata(path)?;
+    let made = Made { path: path.to_owned(), device: meta.dev(), inode: meta.ino() };
+    if group.is_some() {
+        nix::unistd::chown(path, None, group).context("cannot give it to the configured group")?;
+    }
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
+    if kind == SockType::Stream {
+        // Last: until it listens nobody can connect.
+        listen(&socket, Backlog::new(BACKLOG)?)?;
+    }
+    Ok((socket, made))
+}
+
+/// Removes a socket's file that a dead process left behind.
+fn make_way(path: &Path, kind: SockType) -> Result<()> {
+    let shown = path.display();
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => bail!("{shown}: cannot be looked at: {error}"),
+        Ok(meta) if !meta.file_type().is_socket() => bail!("{shown} is there and is no socket; remove it"),
+        Ok(_) => {}
+    }
+    match answering(path, kind) {
+        Ok(None) => std::fs::remove_file(path).with_context(|| format!("{shown}: a dead socket cannot be removed")),
+        Ok(Some(Holder { pid: Some(1) })) => {
+            bail!("systemd holds {shown}; start dbufd with systemctl, or stop dbufd.socket first")
+        }
+        Ok(Some(Holder { pid: Some(pid) })) => bail!("another process (pid {pid}) holds {shown}; stop it first"),
+        Ok(Some(Holder { pid: None })) => bail!("another process holds {shown}; stop it first (ss -xlp names it)"),
+        Err(error) => bail!("{shown}: cannot find out whether it is in use: {error}"),
+    }
+}
+
+/// Who answers on a socket.
+struct Holder {
+    pid: Option<i32>,
+}
+
+/// Whether anybody answers on a path, and who, as far as the kernel says it.
+fn answering(path: &Path, kind: SockType) -> nix::Result<Option<Holder>> {
+    // Non-blocking: a listener whose queue is full is alive, and must not hold up this start.
+    let probe = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
+        Ok(()) => {
+            // For a stream these are the credentials of whoever listens; a datagram socket has none.
+            let peer = getsockopt(&probe, sockopt::PeerCredentials).ok().map(|peer| peer.pid());
+            Ok(Some(Holder { pid: peer.filter(|&pid| pid > 0) }))
+        }
+        Err(Errno::EAGAIN) => Ok(Some(Holder { pid: None })),
+        // EPROTOTYPE: alive, and of another type than ours.
+        Err(Errno::EPROTOTYPE) => Ok(Some(Holder { pid: None })),
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sockets from a socket unit.
+#[derive(Debug, Default)]
+struct Passed {
+    stream: Option<OwnedFd>,
+    datagram: Option<OwnedFd>,
+    control: Option<OwnedFd>,
+}
+
+/// Told apart by `FileDescriptorName=` (stream, dgram, control) where a unit gives one, else by what they are: one
+/// socket unit has one name for all of its sockets, so the name alone cannot be relied on.
+fn sort(sockets: Vec<(OwnedFd, String)>) -> Result<Passed> {
+    let mut passed = Passed::default();
+    for (socket, name) in sockets {
+        let kind = getsockopt(&socket, sockopt::SockType).context("a passed descriptor is no socket")?;
+        let is_control = name == "control" || path_of(&socket).is_some_and(|path| path.ends_with(CONTROL_SOCKET));
+        let place = match kind {
+            SockType::Datagram => &mut passed.datagram,
+            SockType::Stream if is_control => &mut passed.control,
+            SockType::Stream => &mut passed.stream,
+            other => bail!("a passed socket is of type {other:?}; dbufd takes stream and datagram sockets"),
+        };
+        if place.is_some() {
+            tracing::warn!(name, "systemd passed a second socket of one kind; it is not served");
+            continue;
+        }
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        *place = Some(socket);
+    }
+    Ok(passed)
+}
+
+fn path_of(socket: &OwnedFd) -> Option<PathBuf> {
+    getsockname::<UnixAddr>(socket.as_raw_fd()).ok()?.path().map(Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    fn ingest(mode: u32) -> Ingest {
+        Ingest { max_event_bytes: 1024, socket_mode: mode, socket_group: None }
+    }
+
+    fn mode_of(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn sockets_have_their_modes_and_are_removed_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = Runtime::take(&dir.path().join("run")).unwrap();
+        let sockets = runtime.open(&ingest(0o622), None, Vec::new()).unwrap();
+        let [stream, datagram, control] =
+            [STREAM_SOCKET, DATAGRAM_SOCKET, CONTROL_SOCKET].map(|name| runtime.path.join(name));
+        assert_eq!([&stream, &datagram, &control].map(|path| mode_of(path)), [0o622, 0o622, 0o660]);
+        UnixStream::connect(&stream).unwrap();
+        UnixStream::connect(&control).unwrap();
+        UnixDatagram::unbound().unwrap().send_to(b"x", &datagram).unwrap();
+        sockets.files.set_access(0o600, None).unwrap();
+        assert_eq!([&stream, &datagram, &control].map(|path| mode_of(path)), [0o600, 0o600, 0o660]);
+        drop(sockets);
+        assert_eq!(std::fs::read_dir(&runtime.path).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_socket_that_a_dead_process_left_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(UnixListener::bind(dir.path().join(STREAM_SOCKET)).unwrap());
+        drop(UnixDatagram::bind(dir.path().join(DATAGRAM_SOCKET)).unwrap());
+        let runtime = Runtime::take(dir.path()).unwrap();
+        runtime.open(&ingest(0o666), None, Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn a_socket_that_somebody_serves_is_left_alone_and_its_holder_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(STREAM_SOCKET);
+        let alive = UnixListener::bind(&path).unwrap();
+        let runtime = Runtime::take(dir.path()).unwrap();
+        let error = format!("{:#}", runtime.open(&ingest(0o666), None, Vec::new()).unwrap_err());
+        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+        UnixStream::connect(&path).unwrap();
+        drop(alive);
+        let _alive = UnixDatagram::bind(dir.path().join(DATAGRAM_SOCKET)).unwrap();
+        let error = format!("{:#}", runtime.open(&ingest(0o666), None, Vec::new()).unwrap_err());
+        assert!(error.contains("holds") && error.contains(DATAGRAM_SOCKET), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_never_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(STREAM_SOCKET), "precious").unwrap();
+        let runtime = Runtime::take(dir.path()).unwrap();
+        let error = runtime.open(&ingest(0o666), None, Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("is no socket"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_serves_one_daemon_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Runtime::take(dir.path()).unwrap();
+        let _sockets = first.open(&ingest(0o666), None, Vec::new()).unwrap();
+        let error = Runtime::take(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("another dbufd (pid {})", std::process::id())), "{error}");
+        drop(first);
+        Runtime::take(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_is_told_in_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = Runtime::take(&dir.path().join("x".repeat(120))).unwrap();
+        let error = format!("{:#}", runtime.open(&ingest(0o666), None, Vec::new()).unwrap_err());
+        assert!(error.contains("may have 107"), "{error}");
+    }
+
+    #[test]
+    fn passed_sockets_are_told_apart_by_what_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let unit = |name: &str| UnixListener::bind(dir.path().join(name)).unwrap();
+        let passed = sort(vec![
+            (unit("a.sock").into(), "dbufd.socket".into()),
+            (UnixDatagram::bind(dir.path().join("b.sock")).unwrap().into(), "dbufd.socket".into()),
+            (unit(CONTROL_SOCKET).into(), "dbufd.socket".into()),
+        ])
+        .unwrap();
+        assert_eq!(path_of(&passed.stream.unwrap()), Some(dir.path().join("a.sock")));
+        assert_eq!(path_of(&passed.datagram.unwrap()), Some(dir.path().join("b.sock")));
+        assert_eq!(path_of(&passed.control.unwrap()), Some(dir.path().join(CONTROL_SOCKET)));
+        let named = sort(vec![(unit("d.sock").into(), "control".into())]).unwrap();
+        assert!(named.control.is_some() && named.stream.is_none());
+    }
+}

@@ -1,0 +1,186 @@
+//! `--via buffer`: writers, double buffer, reader and files in this process, with no daemon.
+//!
+//! Enters: a way to send for each writer, made here. Leaves: segments in a directory. The load's threads are the
+//! writers; the reader's thread is the daemon's own. What can fail: memory, the disk, and a directory in use.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+
+use super::load::Way;
+use crate::config::settings::{Config, Storage, WhenFull};
+use crate::ctl::failure::Failure;
+use crate::pipeline::buffer::{DoubleBuffer, Options, Refused, Sealed, Writer};
+use crate::pipeline::counters::Identity;
+use crate::pipeline::counters::{Counters, Producer};
+use crate::pipeline::drain::{self, Drain, Measured};
+use crate::pipeline::progress::Progress;
+use crate::pipeline::record::{Event, Transport, encode_source};
+use crate::pipeline::store::disk::RealDisk;
+use crate::pipeline::store::scan::Directory;
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering::Relaxed;
+
+/// The patience with a disk when the run is over.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where a local run puts its segments.
+pub(super) struct Place {
+    /// The directory.
+    pub(super) path: PathBuf,
+    is_temporary: bool,
+}
+
+impl Place {
+    /// The directory that was asked for, which must not hold segments, or a temporary one that goes with the run.
+    pub(super) fn new(asked: Option<&Path>) -> anyhow::Result<Self> {
+        if let Some(path) = asked {
+            let holds_segments = Directory::open(path).is_ok_and(|directory| !directory.files.is_empty());
+            if holds_segments {
+                let text = format!("{}: holds segments already; name an empty directory", path.display());
+                return Err(Failure::Usage(text).into());
+            }
+            fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+            return Ok(Self { path: path.to_owned(), is_temporary: false });
+        }
+        let path = std::env::temp_dir().join(format!("dbufctl-bench-{}", std::process::id()));
+        let made = fs::DirBuilder::new().mode(0o700).create(&path);
+        made.with_context(|| format!("cannot make {}; set TMPDIR, or give --directory", path.display()))?;
+        Ok(Self { path, is_temporary: true })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.is_temporary {
+            // What cannot be removed lies in the temporary directory, where somebody else cleans up.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// The pipeline of a local run.
+pub(super) struct Pipeline {
+    buffer: DoubleBuffer,
+    counters: Arc<Counters>,
+    drain: Drain,
+}
+
+impl Pipeline {
+    /// Builds it for so many writers, with the daemon's defaults but for what would keep a benchmark from being judged:
+    /// nothing is retained away, and a full disk is a loss and not a wait without end.
+    pub(super) fn start(writers: usize, directory: &Path) -> anyhow::Result<Self> {
+        let defaults = Config::default();
+        let options =
+            Options { capacity_bytes: defaults.buffer.capacity_bytes, writers_max: writers, ..Options::default() };
+        let (buffer, reader) = DoubleBuffer::new(&options)?;
+        let counters = Arc::new(Counters::new(writers));
+        let storage = Storage {
+            directory: directory.to_owned(),
+            retain: None,
+            min_free: None,
+            when_full: WhenFull::Drop,
+            ..defaults.storage
+        };
+        let settings = drain::Settings { storage, linger: defaults.buffer.linger, measure: true };
+        let (drain, _) = Drain::start(drain::Options {
+            reader,
+            waker: buffer.waker(),
+            disk: Arc::new(RealDisk),
+            counters: Arc::clone(&counters),
+            progress: Arc::new(Progress::new(writers)?),
+            settings,
+            cpu: None,
+        })?;
+        Ok(Self { buffer, counters, drain })
+    }
+
+    /// A way to send, straight into the buffer.
+    pub(super) fn way(&self) -> anyhow::Result<Direct> {
+        let writer = self.buffer.writer()?;
+        let identity = Identity {
+            pid: std::process::id(),
+            uid: nix::unistd::getuid().as_raw(),
+            gid: nix::unistd::getgid().as_raw(),
+            transport: Transport::Internal,
+            tag: b"bench"[..].into(),
+            ..Identity::default()
+        };
+        let producer = self.counters.producer(&identity);
+        Ok(Direct { writer, counters: Arc::clone(&self.counters), producer, named_in: 0 })
+    }
+
+    /// Ends it: all that was published is in the files and durable. The ways to send are gone by now.
+    pub(super) fn stop(self) -> anyhow::Result<Outcome> {
+        let stats = self.buffer.stats();
+        let handle = self.drain.handle();
+        if let Some(error) = self.drain.stop(STOP_PATIENCE).error {
+            anyhow::bail!("the files could not be finished: {error}");
+        }
+        Ok(Outcome { measured: handle.measured(), swaps: stats.swaps, full_waits: stats.full_waits })
+    }
+}
+
+/// What a local run knows beside what its writers know.
+pub(super) struct Outcome {
+    /// The reader's measurements.
+    pub(super) measured: Measured,
+    /// Swaps of the halves.
+    pub(super) swaps: u64,
+    /// How often a writer waited for room.
+    pub(super) full_waits: u64,
+}
+
+/// Sends by laying records into the buffer, as a writer thread of the daemon does.
+pub(super) struct Direct {
+    writer: Writer,
+    counters: Arc<Counters>,
+    producer: Arc<Producer>,
+    /// The generation that holds the source record.
+    named_in: u64,
+}
+
+/// A run of one source needs one id.
+const SOURCE: u32 = 0;
+
+impl Direct {
+    fn try_put(&mut self, event: &Event<'_>, need: usize) -> Result<Result<(), Sealed>, Refused> {
+        let mut claim = self.writer.claim(need)?;
+        let generation = claim.generation();
+        if generation != self.named_in {
+            encode_source(&mut claim, SOURCE, event.time_ns, &self.producer.identity.as_source());
+        }
+        event.encode(&mut claim);
+        let published = claim.publish();
+        if published.is_ok() {
+            self.named_in = generation;
+        }
+        Ok(published)
+    }
+}
+
+impl Way for Direct {
+    fn put(&mut self, block: &[u8]) -> anyhow::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let event =
+            Event { time_ns: now.as_nanos() as u64, source: SOURCE, pri: 6, payload: block, ..Event::default() };
+        let need = event.record_bytes() + self.producer.identity.as_source().record_bytes();
+        // Sealed: the reader swapped meanwhile. Each time it did means that it made progress, so this ends.
+        while self.try_put(&event, need)?.is_err() {}
+        let writer = &self.counters.writers[usize::from(self.writer.index())].0;
+        let bytes = block.len() as u64;
+        // Relaxed: as all counters.
+        writer.events.fetch_add(1, Relaxed);
+        writer.bytes.fetch_add(bytes, Relaxed);
+        self.producer.events.fetch_add(1, Relaxed);
+        self.producer.bytes.fetch_add(bytes, Relaxed);
+        Ok(())
+    }
+
+    fn push(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! `dbufctl cat` and `dbufctl tail`: events of a directory or of files, as text.
+//!
+//! Enters: filters and a format. Leaves: events on standard output, one line about damage and loss on standard error.
+//! What can fail: listing the files and writing the output; what is wrong in the files is a finding, not a failure.
+//!
+//! The last N events are found by reading backward until there are N, and then read forward from there: so memory stays
+//! flat whatever N is, and what stands between them (losses, damage) is shown in its place.
+
+mod follow;
+mod show;
+
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use jiff::Zoned;
+
+use super::args::{CatArgs, TailArgs};
+use super::context::Context;
+use super::output::Output;
+use super::print::Printer;
+use super::select::Selection;
+use crate::pipeline::record::Source;
+use crate::pipeline::store::scan::segment::Segment;
+use crate::pipeline::store::scan::{self, Directory, Event, Item, Joiner, Wanted};
+use crate::sync::Arc;
+use show::Show;
+
+/// So many events are there already when one follows without saying how many.
+const FOLLOW_LINES: u64 = 10;
+/// Pieces of an over-long line stand before its end: reading begins so much earlier than what is wanted.
+const PIECES_NS: u64 = 1_000_000_000;
+
+impl From<TailArgs> for CatArgs {
+    fn from(tail: TailArgs) -> Self {
+        let TailArgs { lines, follow: _, selection, format } = tail;
+        Self { lines: Some(lines), follow: true, reverse: false, selection, format, files: Vec::new() }
+    }
+}
+
+/// Runs `cat`, or `tail` as a kind of it.
+///
+/// # Errors
+/// When the filters make no sense, the files cannot be listed or the output cannot be written.
+pub(super) fn run(args: &CatArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let now = Zoned::now();
+    let mut selection = Selection::new(&args.selection, &now)?;
+    let mut directory = open(&args.files, &context.directory)?;
+    narrow(&mut directory, &selection)?;
+    let output = Output::stdout()?;
+    let printer = Printer::new(args.format.format, output.is_terminal(), context.color, now.time_zone().clone());
+
+    let by_itself = (args.follow && !selection.has_beginning()).then_some(FOLLOW_LINES);
+    let lines = args.lines.or(by_itself);
+    if let Some(lines) = lines.filter(|_| !args.reverse) {
+        let last = Last::find(&directory, &selection, lines);
+        selection.first_sequence = selection.first_sequence.max(last.first);
+        selection.losses_behind = selection.losses_behind.max(last.first);
+        let mut show = Show::new(&selection, printer, output);
+        if args.follow {
+            return follow::run(&context.directory, last.read_from, show);
+        }
+        show.left = lines;
+        return forward(&directory, last.read_from, show);
+    }
+
+    let read_from = selection.first_sequence.saturating_sub(1);
+    let mut show = Show::new(&selection, printer, output);
+    if args.follow {
+        follow::run(&context.directory, read_from, show)
+    } else if args.reverse {
+        show.left = lines.unwrap_or(u64::MAX);
+        backward(&directory, read_from, show)
+    } else {
+        forward(&directory, read_from, show)
+    }
+}
+
+fn forward(directory: &Directory, read_from: u64, mut show: Show<'_>) -> anyhow::Result<ExitCode> {
+    let selection = show.selection();
+    let source = |source: &Source<'_>| selection.wants_source(source);
+    let _ = scan::forward(directory, &wanted(selection, read_from, &source), |item| show.forward(&item));
+    show.finish()
+}
+
+fn backward(directory: &Directory, read_from: u64, mut show: Show<'_>) -> anyhow::Result<ExitCode> {
+    let selection = show.selection();
+    let source = |source: &Source<'_>| selection.wants_source(source);
+    show.backward_begins();
+    let whole = scan::backward(directory, &wanted(selection, read_from, &source), |item| show.backward(&item));
+    if whole.is_continue() {
+        show.backward_ends();
+    }
+    show.finish()
+}
+
+/// What need not be read at all.
+fn wanted<'w>(selection: &Selection, read_from: u64, source: &'w dyn Fn(&Source<'_>) -> bool) -> Wanted<'w> {
+    Wanted {
+        from_sequence: read_from,
+        from_ns: selection.time_ns.start().saturating_sub(PIECES_NS),
+        until_ns: Some(*selection.time_ns.end()),
+        source: Some(source),
+    }
+}
+
+/// Where the last few events begin.
+struct Last {
+    /// The sequence of the first of them.
+    first: u64,
+    /// The sequence to read from, so that its first piece is read too.
+    read_from: u64,
+}
+
+impl Last {
+    /// Looks backward for the last `count` events that are wanted.
+    fn find(directory: &Directory, selection: &Selection, count: u64) -> Self {
+        let source = |source: &Source<'_>| selection.wants_source(source);
+        let mut joiner = Joiner::default();
+        let mut left = count;
+        // The end, for when nothing is found.
+        let (mut newest, mut oldest) = (None, None);
+        let mut first = None;
+        let mut other = false;
+        let mut look = |event: &Event<'_>, payload: &[u8]| {
+            let Some(sequence) = event.sequence else { return ControlFlow::Continue(()) };
+            if left > 0 && selection.wants_event(event, payload) {
+                left -= 1;
+                first = Some(sequence);
+            }
+            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let read_from = selection.first_sequence.saturating_sub(1);
+        let ended = scan::backward(directory, &wanted(selection, read_from, &source), |item| match item {
+            Item::Event(event) => {
+                newest = newest.or(event.sequence);
+                oldest = event.sequence.or(oldest);
+                joiner.backward(&event, &mut |joined| look(&joined.event, joined.payload))
+            }
+            Item::Loss { time_ns, source, .. } => {
+                other |= selection.wants_loss(time_ns, &source);
+                ControlFlow::Continue(())
+            }
+            Item::Damage { .. } | Item::Gap { .. } => {
+                other = true;
+                ControlFlow::Continue(())
+            }
+        });
+        if ended.is_continue() {
+            let _ = joiner.finish(&mut |joined| look(&joined.event, joined.payload));
+        }
+        match first {
+            // Found as many as were asked for.
+            Some(first) if left == 0 => Self { first, read_from: oldest.unwrap_or(first).saturating_sub(1) },
+            // There are fewer, and something beside them that is to be shown: everything, then.
+            _ if count > 0 && other => Self { first: 0, read_from },
+            Some(first) => Self { first, read_from: oldest.unwrap_or(first).saturating_sub(1) },
+            None => {
+                let end = newest.map_or(0, |newest: u64| newest + 1);
+                Self { first: end, read_from: end.saturating_sub(1) }
+            }
+        }
+    }
+}
+
+/// The segments of `files`, or of `directory` if there are none.
+pub(super) fn open(files: &[PathBuf], directory: &Path) -> anyhow::Result<Directory> {
+    let opened = match files {
+        [] => Directory::open(directory).map_err(|error| (directory, error)),
+        [only] if only.is_dir() => Directory::open(only).map_err(|error| (only.as_path(), error)),
+        files => match files.iter().find_map(|file| Some((file, file.metadata().err()?))) {
+            Some((file, error)) => Err((file.as_path(), error)),
+            None => Directory::of_files(files).map_err(|error| (files[0].as_path(), error)),
+        },
+    };
+    opened.map_err(|(path, error)| {
+        let advice = match error.kind() {
+            io::ErrorKind::NotFound => "say where the segments are with --directory DIR",
+            io::ErrorKind::PermissionDenied => "ask as root, or as a user who may read it",
+            _ => "see whether the disk is well",
+        };
+        anyhow::anyhow!("{}: {error}; {advice}", path.display())
+    })
+}
+
+/// Leaves out files of other boots, and refuses a cursor that belongs elsewhere. Costs a look at the head of each file,
+/// so only when it was asked for.
+fn narrow(directory: &mut Directory, selection: &Selection) -> anyhow::Result<()> {
+    if selection.boot.is_none() && selection.stream.is_none() {
+        return Ok(());
+    }
+    let (mut streams, mut right) = (0, 0);
+    directory.files.retain(|file| {
+        let segment = File::open(&file.path).ok().and_then(|file| Segment::open(Arc::new(file), None).ok());
+        // What cannot be opened stays: reading it will say what is wrong with it.
+        let Some(segment) = segment else { return true };
+        streams += 1;
+        right += u64::from(selection.stream.is_none_or(|stream| stream == segment.stream_id));
+        let boot = segment.header.as_ref().ok().map(|header| header.boot_id);
+        selection.boot.is_none() || boot.is_none() || selection.boot == boot
+    });
+    if streams > 0 && right == 0 {
+        anyhow::bail!("--cursor: it names an event of another directory; use --directory, or --since instead");
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! What an event says, as pairs of name and value under journalctl's names: what `json`, `verbose` and `export` print.
+//!
+//! A name that begins with an underscore is what the kernel vouches for. Fields that a client sent beside the payload
+//! may have any name, so one that is not plain, or that this file uses itself, is shown as `FIELD_...`: nobody forges a
+//! `_PID` that way.
+
+use std::io::Write as _;
+
+use super::{EventView, LossView};
+use crate::pipeline::record::{Loss, Source, Transport};
+
+/// Takes a name and all its values, one in most cases.
+pub(super) type Take<'t> = dyn FnMut(&str, &[&[u8]]) + 't;
+
+/// Names that a client's field cannot take.
+const OWN_NAMES: [&str; 4] = ["MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "SYSLOG_PID"];
+/// Beginnings of names that a client's field cannot take.
+const OWN_PREFIXES: [&str; 3] = ["_", "DBUF_", "FIELD_"];
+
+/// Makes names and values; keeps its buffers from one event to the next.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    scratch: Vec<u8>,
+}
+
+impl Names {
+    /// Gives `take` everything that is known of an event, the payload last.
+    pub(super) fn event(&mut self, event: &EventView<'_>, take: &mut Take<'_>) {
+        let record = &event.record;
+        self.text(take, "__CURSOR", format_args!("{}", event.cursor));
+        self.number(take, "__SEQNUM", event.cursor.sequence);
+        self.number(take, "__REALTIME_TIMESTAMP", record.time_ns / 1000);
+        self.number(take, "__TIME_NS", record.time_ns);
+        self.text(take, "_BOOT_ID", format_args!("{:032x}", event.boot));
+        self.number(take, "PRIORITY", u64::from(record.priority()));
+        if event.source.transport == Transport::Syslog {
+            self.number(take, "SYSLOG_FACILITY", u64::from(record.facility()));
+        }
+        self.identity(take, &event.source);
+        if let Some(time) = record.source_time_ns() {
+            self.number(take, "_SOURCE_REALTIME_TIMESTAMP", time / 1000);
+        }
+        if let Some(sequence) = record.producer_sequence() {
+            self.number(take, "DBUF_PRODUCER_SEQUENCE", sequence);
+        }
+        client_fields(record.fields(), event.source.transport, take);
+        take("MESSAGE", &[event.payload]);
+    }
+
+    /// Gives `take` everything that is known of lost events. There is no `MESSAGE` and no `__SEQNUM`: nothing that
+    /// counts events counts this.
+    pub(super) fn loss(&mut self, lost: &LossView<'_>, take: &mut Take<'_>) {
+        let Loss { cause, events, bytes, first_ns, last_ns } = lost.loss;
+        self.number(take, "__REALTIME_TIMESTAMP", lost.time_ns / 1000);
+        self.number(take, "__TIME_NS", lost.time_ns);
+        self.number(take, "DBUF_LOST", events);
+        take("DBUF_CAUSE", &[cause.name().as_bytes()]);
+        self.number(take, "DBUF_LOST_BYTES", bytes);
+        self.number(take, "DBUF_LOST_FIRST_NS", first_ns);
+        self.number(take, "DBUF_LOST_LAST_NS", last_ns);
+        self.identity(take, &lost.source);
+    }
+
+    fn identity(&mut self, take: &mut Take<'_>, source: &Source<'_>) {
+        if !source.tag.is_empty() {
+            take("SYSLOG_IDENTIFIER", &[source.tag]);
+        }
+        if source.claimed_pid != 0 {
+            self.number(take, "SYSLOG_PID", u64::from(source.claimed_pid));
+        }
+        // Without a pid the kernel said nothing at all, and the user id 0 is not root's.
+        if source.pid != 0 {
+            self.number(take, "_PID", u64::from(source.pid));
+            self.number(take, "_UID", u64::from(source.uid));
+            self.number(take, "_GID", u64::from(source.gid));
+        }
+        if !source.comm.is_empty() {
+            take("_COMM", &[source.comm]);
+        }
+        if !source.unit.is_empty() {
+            take("_SYSTEMD_UNIT", &[source.unit]);
+        }
+        take("_TRANSPORT", &[source.transport.name().as_bytes()]);
+        if source.session != 0 {
+            self.text(take, "DBUF_SESSION", format_args!("{:032x}", source.session));
+        }
+    }
+
+    fn number(&mut self, take: &mut Take<'_>, name: &str, number: u64) {
+        self.scratch.clear();
+        super::put_decimal(&mut self.scratch, number);
+        take(name, &[&self.scratch]);
+    }
+
+    fn text(&mut self, take: &mut Take<'_>, name: &str, text: std::fmt::Arguments<'_>) {
+        self.scratch.clear();
+        self.scratch.write_fmt(text).expect("a vector takes all that is written");
+        take(name, &[&self.scratch]);
+    }
+}
+
+/// The fields beside the payload, those with one name together: journalctl shows them as an array.
+fn client_fields<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>, transport: Transport, take: &mut Take<'_>) {
+    let mut named: Vec<(String, &[u8])> = fields.map(|(name, value)| (shown_name(name, transport), value)).collect();
+    // Stable: values of one name keep their order.
+    named.sort_by(|a, b| a.0.cmp(&b.0));
+    for group in named.chunk_by(|a, b| a.0 == b.0) {
+        let values: Vec<&[u8]> = group.iter().map(|(_, value)| *value).collect();
+        take(&group[0].0, &values);
+    }
+}
+
+fn shown_name(name: &[u8], transport: Transport) -> String {
+    let plain: String = name
+        .iter()
+        .map(|byte| byte.to_ascii_uppercase())
+        .map(|byte| if byte.is_ascii_uppercase() || byte.is_ascii_digit() { char::from(byte) } else { '_' })
+        .collect();
+    let taken = plain.as_bytes() != name
+        || plain.starts_with(|first: char| first.is_ascii_digit())
+        || OWN_PREFIXES.iter().any(|prefix| plain.starts_with(prefix))
+        || OWN_NAMES.contains(&plain.as_str())
+        || (plain == "SYSLOG_FACILITY" && transport == Transport::Syslog);
+    if taken { format!("FIELD_{plain}") } else { plain }
+}

@@ -1,0 +1,239 @@
+//! `dbufctl send`: one event from the command line, or one for each line of standard input.
+//!
+//! Enters: words or lines. Leaves: events over the framed protocol. One thread. What can fail: no daemon (exit code 4),
+//! a line that is too long (named, the others are sent, exit code 1), a loss that the daemon reports.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use dbuf_client::{Client, ClientOptions, Error, wire};
+
+use super::context::Context;
+use super::daemon::DISK_TIMEOUT;
+use super::failure::Failure;
+use super::select::priority;
+use crate::config::paths::STREAM_SOCKET;
+
+/// `send`
+#[derive(Debug, Args)]
+pub struct SendArgs {
+    /// How important: a name or a number from 0 to 7
+    #[arg(short, long, value_name = "PRIO", default_value = "info", value_parser = priority::parse)]
+    pub priority: u8,
+    /// The events' tag, at most 64 bytes
+    #[arg(short, long, value_name = "TAG", value_parser = tag)]
+    pub tag: Option<OsString>,
+    /// Return only when all is durable: a loss of power takes nothing of it
+    #[arg(long)]
+    pub sync: bool,
+    /// The event, its words joined by a space; without any, one event for each line of standard input
+    #[arg(value_name = "MESSAGE")]
+    pub words: Vec<OsString>,
+}
+
+fn tag(text: &str) -> Result<OsString, String> {
+    if text.len() <= wire::TAG_BYTES_MAX {
+        Ok(text.into())
+    } else {
+        Err(format!("a tag has at most {} bytes, and this one {}", wire::TAG_BYTES_MAX, text.len()))
+    }
+}
+
+/// Runs `send`.
+///
+/// # Errors
+/// No daemon answers, or an event could not be sent or stored.
+pub(super) fn run(args: &SendArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let options = ClientOptions::default();
+    let mut client = Client::connect(context.runtime.join(STREAM_SOCKET), &options).map_err(failed)?;
+    let mut sender =
+        Sender { client: &mut client, pri: args.priority, tag: args.tag.as_deref().map_or(b"", OsStrExt::as_bytes) };
+    let sent = if args.words.is_empty() {
+        sender.lines(BufReader::with_capacity(64 << 10, io::stdin().lock()))
+    } else {
+        sender.send(&args.words.join(" ".as_ref()).into_vec())
+    };
+    // What was sent before a failure is on its way, and is finished like the rest.
+    let finished = if args.sync { client.sync(DISK_TIMEOUT) } else { Ok(()) };
+    let closed = client.close();
+    sent?;
+    finished.map_err(failed)?;
+    closed.map_err(failed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a failed call of the client means for dbufctl.
+pub(super) fn failed(error: Error) -> anyhow::Error {
+    match error {
+        Error::Connect { path, source } if source.kind() == ErrorKind::PermissionDenied => {
+            anyhow::anyhow!("{}: permission denied; see ingest.socket_mode and ingest.socket_group", path.display())
+        }
+        Error::Connect { path, source } => Failure::NoDaemon(format!(
+            "{}: {source}; start dbufd, or say where it is with --runtime DIR",
+            path.display()
+        ))
+        .into(),
+        Error::TooBig { bytes, max_event } => anyhow::anyhow!(
+            "the event has {bytes} bytes and the daemon takes {max_event}; raise ingest.max_event, or send it in parts"
+        ),
+        Error::Refused(events) => {
+            anyhow::anyhow!("the daemon could not store {events} events; 'dbufctl stats' says why")
+        }
+        other => other.into(),
+    }
+}
+
+struct Sender<'a> {
+    client: &'a mut Client,
+    pri: u8,
+    tag: &'a [u8],
+}
+
+impl Sender<'_> {
+    fn send(&mut self, payload: &[u8]) -> anyhow::Result<()> {
+        match self.client.send(self.pri, self.tag, 0, payload) {
+            Err(Error::Invalid(_)) if payload.is_empty() => {
+                Err(Failure::Usage("an event has at least one byte; give some text".into()).into())
+            }
+            sent => sent.map(|_| ()).map_err(failed),
+        }
+    }
+
+    /// One event for each line. An empty line is none; a line that is too long is not sent, and fails the whole in the
+    /// end.
+    fn lines(&mut self, mut from: BufReader<impl Read>) -> anyhow::Result<()> {
+        let max_event = self.client.max_event();
+        let mut too_long = TooLong::default();
+        let mut line = Vec::new();
+        for number in 1u64.. {
+            line.clear();
+            // One byte more than fits, and the newline: so a line that fits exactly is told from one that is longer.
+            let taken = (&mut from).take(max_event as u64 + 1).read_until(b'\n', &mut line);
+            if taken.context("cannot read standard input")? == 0 {
+                break;
+            }
+            if line.last() == Some(&b'\n') {
+                line.pop();
+            } else if line.len() > max_event {
+                from.skip_until(b'\n').context("cannot read standard input")?;
+                too_long.add(number);
+                continue;
+            }
+            if !line.is_empty() {
+                self.send(&line)?;
+            }
+            // Nothing more is there yet: whoever writes slowly wants each event to go out as it comes.
+            if from.buffer().is_empty() {
+                self.client.push().map_err(failed)?;
+            }
+        }
+        too_long.verdict(max_event)
+    }
+}
+
+#[derive(Default)]
+struct TooLong {
+    lines: u64,
+    first: u64,
+}
+
+impl TooLong {
+    fn add(&mut self, line: u64) {
+        if self.lines == 0 {
+            self.first = line;
+        }
+        self.lines += 1;
+    }
+
+    fn verdict(&self, max_event: usize) -> anyhow::Result<()> {
+        if self.lines == 0 {
+            return Ok(());
+        }
+        anyhow::bail!(
+            "{} lines are longer than {max_event} bytes and were not sent, the first is line {}; raise ingest.max_event, \
+             or write them to {STREAM_SOCKET} as text, which takes any length",
+            self.lines,
+            self.first
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dbuf_client::wire::{Frame, HEAD_BYTES, MAGIC, Welcome};
+    use std::io::Write;
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    /// Runs `act` as a client of a daemon whose largest event has 8 bytes; returns the payloads that arrived.
+    fn arriving(act: impl FnOnce(&mut Sender<'_>) -> anyhow::Result<()>) -> (Vec<Vec<u8>>, anyhow::Result<()>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(STREAM_SOCKET);
+        let listener = UnixListener::bind(&path).unwrap();
+        let daemon = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut welcome = Vec::new();
+            Frame::Welcome(Welcome { version: 1, max_event: 8, compatible: 0, incompatible: 0, last: 0 })
+                .encode(&mut welcome);
+            stream.write_all(&welcome).unwrap();
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        let mut client = Client::connect(&path, &ClientOptions::default()).unwrap();
+        let result = act(&mut Sender { client: &mut client, pri: 3, tag: b"tag" });
+        client.close().unwrap();
+        let bytes = daemon.join().unwrap();
+        let mut rest = &bytes[MAGIC.len()..];
+        let mut payloads = Vec::new();
+        while rest.len() >= HEAD_BYTES {
+            let (frame, consumed) = Frame::decode(rest).unwrap().unwrap();
+            if let Frame::Event(event) = frame {
+                assert_eq!((event.pri, event.tag), (3, &b"tag"[..]));
+                payloads.push(event.payload.to_vec());
+            }
+            rest = &rest[consumed..];
+        }
+        (payloads, result)
+    }
+
+    fn lines(input: &'static [u8]) -> (Vec<Vec<u8>>, anyhow::Result<()>) {
+        arriving(|sender| sender.lines(BufReader::with_capacity(4, input)))
+    }
+
+    #[test]
+    fn each_line_is_one_event_and_the_last_needs_no_newline() {
+        let (payloads, result) = lines(b"one\n\ntwo\0\n  three");
+        result.unwrap();
+        assert_eq!(payloads, [&b"one"[..], b"two\0", b"  three"]);
+    }
+
+    #[test]
+    fn a_line_of_exactly_the_limit_is_sent_and_a_longer_one_is_named() {
+        let (payloads, result) = lines(b"12345678\n123456789\nok\n1234567890123\n12345678");
+        assert_eq!(payloads, [&b"12345678"[..], b"ok", b"12345678"]);
+        let error = result.unwrap_err().to_string();
+        assert!(error.starts_with("2 lines are longer than 8 bytes") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn too_long_an_event_names_the_limit() {
+        let (payloads, result) = arriving(|sender| sender.send(b"123456789"));
+        assert!(payloads.is_empty());
+        assert!(result.unwrap_err().to_string().contains("9 bytes and the daemon takes 8"));
+    }
+
+    #[test]
+    fn no_daemon_is_an_ending_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = Context { runtime: dir.path().into(), directory: dir.path().into(), color: false };
+        let args = SendArgs { priority: 6, tag: None, sync: false, words: vec!["hi".into()] };
+        let error = run(&args, &context).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(Failure::NoDaemon(_))));
+    }
+}

@@ -1,0 +1,175 @@
+//! `dbufctl verify`: every byte of every file, and what is wrong with them: what, where, how much.
+//!
+//! The end of an active file may be a batch that is being written this moment, if a daemon holds the directory; else it
+//! was torn, and the next daemon will cut it.
+
+use std::fmt::Write as _;
+use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::args::VerifyArgs;
+use super::cat;
+use super::context::Context;
+use super::failure::DAMAGE_EXIT;
+use super::output::Output;
+use super::print::escape::{json_line, visible};
+use crate::pipeline::store::scan::{self, FileReport};
+
+/// What was found in all files together.
+#[derive(Debug, Default)]
+struct Sum {
+    files: u64,
+    events: u64,
+    bytes: u64,
+    damaged_places: u64,
+    damaged_bytes: u64,
+    torn_bytes: u64,
+    gaps: Vec<(u64, u64)>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the files cannot be listed or the output cannot be written.
+pub(super) fn run(args: &VerifyArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let directory = cat::open(&args.files, &context.directory)?;
+    let mut output = Output::stdout()?;
+    let mut sum = Sum::default();
+    let mut rows = Vec::new();
+    let mut written = Ok(());
+    sum.gaps = scan::verify(&directory, |report| {
+        let torn_bytes = torn_bytes(report);
+        sum.add(report, torn_bytes);
+        if args.json {
+            rows.push(as_json(report, torn_bytes));
+            return ControlFlow::Continue(());
+        }
+        output.buffer.extend_from_slice(described(report, torn_bytes).as_bytes());
+        // File by file: a large directory takes a while, and whoever waits sees how far it has come.
+        written = output.write_now();
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    written?;
+    let text = if args.json { json_line(&sum.as_json(rows)) } else { sum.described() };
+    output.buffer.extend_from_slice(text.as_bytes());
+    output.write_now()?;
+    Ok(if sum.is_well() { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE_EXIT) })
+}
+
+/// Bytes at the end of a file that nobody is still writing.
+fn torn_bytes(report: &FileReport) -> u64 {
+    let is_written = || report.file.path.parent().is_some_and(is_held);
+    if report.tail_bytes > 0 && !is_written() { report.tail_bytes } else { 0 }
+}
+
+/// Whether a daemon holds the directory. It is looked up, not tried: a lock that is tried could be in the way of a daemon
+/// that starts this moment. proc_locks(5) names the locked files by inode.
+fn is_held(directory: &Path) -> bool {
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let Ok(lock) = std::fs::metadata(directory.join(".lock")) else { return false };
+    let inode = format!(":{}", lock.ino());
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    locks.lines().any(|line| line.contains("FLOCK") && line.split_whitespace().any(|word| word.ends_with(&inode)))
+}
+
+fn name(report: &FileReport) -> String {
+    report.file.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn described(report: &FileReport, torn_bytes: u64) -> String {
+    let is_well = report.damage.is_empty() && torn_bytes == 0;
+    let mut text = format!("{}: ", visible(&name(report)));
+    let _ = writeln!(
+        text,
+        "{}, {} events in {} batches, {} bytes",
+        if is_well { "ok" } else { "DAMAGED" },
+        report.events,
+        report.batches,
+        report.file.bytes
+    );
+    for damage in &report.damage {
+        let _ = writeln!(text, "    {}", visible(&damage.to_string()));
+    }
+    if torn_bytes > 0 {
+        let _ = writeln!(text, "    {torn_bytes} bytes at the end were torn; dbufd cuts them when it starts");
+    } else if report.tail_bytes > 0 {
+        let _ = writeln!(text, "    {} bytes at the end are being written", report.tail_bytes);
+    }
+    text
+}
+
+fn as_json(report: &FileReport, torn_bytes: u64) -> Value {
+    let holds = report.events > 0;
+    let damage = |damage: &scan::Damage| json!({ "offset": damage.offset, "bytes": damage.bytes, "what": damage.what, "events": damage.events });
+    json!({
+        "file": name(report),
+        "state": report.file.name.map_or("unknown", |name| name.state.name()),
+        "ok": report.damage.is_empty() && torn_bytes == 0,
+        "bytes": report.file.bytes,
+        "batches": report.batches,
+        "events": report.events,
+        "first_sequence": holds.then_some(report.sequences.0),
+        "last_sequence": holds.then(|| report.sequences.1 - 1),
+        "torn_bytes": torn_bytes,
+        "damage": report.damage.iter().map(damage).collect::<Value>(),
+    })
+}
+
+impl Sum {
+    fn add(&mut self, report: &FileReport, torn_bytes: u64) {
+        self.files += 1;
+        self.events += report.events;
+        self.bytes += report.file.bytes;
+        self.damaged_places += report.damage.len() as u64;
+        self.damaged_bytes += report.damage.iter().map(|damage| damage.bytes).sum::<u64>();
+        self.torn_bytes += torn_bytes;
+    }
+
+    fn missing_events(&self) -> u64 {
+        self.gaps.iter().map(|(from, to)| to - from + 1).sum()
+    }
+
+    fn is_well(&self) -> bool {
+        self.damaged_places == 0 && self.torn_bytes == 0 && self.gaps.is_empty()
+    }
+
+    fn described(&self) -> String {
+        let mut text = String::new();
+        for (from, to) in &self.gaps {
+            let _ = writeln!(text, "missing: sequences {from} to {to} are in no file");
+        }
+        let all = format!("{} files, {} events, {} bytes", self.files, self.events, self.bytes);
+        let _ = if self.is_well() {
+            writeln!(text, "all well: {all}")
+        } else {
+            writeln!(
+                text,
+                "NOT WELL: {all}; {} damaged places with {} bytes, {} bytes torn, {} events missing",
+                self.damaged_places,
+                self.damaged_bytes,
+                self.torn_bytes,
+                self.missing_events()
+            )
+        };
+        text
+    }
+
+    fn as_json(&self, files: Vec<Value>) -> Value {
+        let gap = |(from, to): &(u64, u64)| json!({ "first_sequence": from, "last_sequence": to });
+        json!({
+            "ok": self.is_well(),
+            "events": self.events,
+            "bytes": self.bytes,
+            "damaged_places": self.damaged_places,
+            "damaged_bytes": self.damaged_bytes,
+            "torn_bytes": self.torn_bytes,
+            "missing_events": self.missing_events(),
+            "gaps": self.gaps.iter().map(gap).collect::<Value>(),
+            "files": files,
+        })
+    }
+}

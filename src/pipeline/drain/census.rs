@@ -1,0 +1,137 @@
+//! The census of a batch: what it holds, counted in one walk over its records, before it is written.
+//!
+//! Enters: the sealed runs of a batch. Leaves: the table of runs that the store writes, with their counts and times,
+//! and, where statistics are on, sizes and times for the histograms. Reader thread.
+//! What can fail: a record that cannot be decoded ends its chunk. That is a bug or broken memory, never input; what is
+//! behind it is counted and not written, for a file must hold nothing that its readers cannot walk.
+
+use crate::pipeline::buffer::Batch;
+use crate::pipeline::histogram::Histogram;
+use crate::pipeline::record::{Kind, Record};
+
+/// The most events in pieces whose size is followed at once.
+const OPEN_PIECES_MAX: usize = 256;
+
+/// One writer's part of a batch.
+#[derive(Debug)]
+pub(super) struct RunCensus<'a> {
+    pub(super) writer: u8,
+    pub(super) events: u32,
+    pub(super) slices: Vec<&'a [u8]>,
+}
+
+/// What a batch holds.
+#[derive(Debug)]
+pub(super) struct Census<'a> {
+    pub(super) generation: u64,
+    pub(super) runs: Vec<RunCensus<'a>>,
+    pub(super) events: u64,
+    pub(super) payload_bytes: u64,
+    pub(super) time_min_ns: u64,
+    pub(super) time_max_ns: u64,
+    /// Bytes that could not be walked.
+    pub(super) broken_bytes: u64,
+}
+
+/// Sizes and times of a batch's events, and what is known of events whose last piece has not come yet.
+#[derive(Debug, Default)]
+pub(super) struct Sizes {
+    pub(super) sizes: Histogram,
+    /// Acceptance times and how many events have each; neighbours are merged, for all events of one read share one.
+    pub(super) times: Vec<(u64, u64)>,
+    open_pieces: Vec<(u64, u64)>,
+}
+
+impl Sizes {
+    #[inline]
+    fn see(&mut self, record: &Record<'_>) {
+        let mut size = record.payload().len() as u64;
+        if record.flags != 0
+            && let Some(piece) = record.piece()
+        {
+            match self.whole_size(piece.id, size, piece.continues) {
+                Some(whole) => size = whole,
+                None => return,
+            }
+        }
+        self.sizes.record(size, 1);
+        match self.times.last_mut() {
+            Some((time, n)) if *time == record.time_ns => *n += 1,
+            _ => self.times.push((record.time_ns, 1)),
+        }
+    }
+
+    /// The size of the whole event once its last piece is there.
+    fn whole_size(&mut self, id: u64, size: u64, continues: bool) -> Option<u64> {
+        let known = self.open_pieces.iter().position(|(open, _)| *open == id);
+        match (known, continues) {
+            (Some(at), true) => self.open_pieces[at].1 += size,
+            (Some(at), false) => return Some(self.open_pieces.swap_remove(at).1 + size),
+            (None, true) => {
+                if self.open_pieces.len() == OPEN_PIECES_MAX {
+                    self.open_pieces.remove(0);
+                }
+                self.open_pieces.push((id, size));
+            }
+            (None, false) => return Some(size),
+        }
+        None
+    }
+}
+
+impl<'a> Census<'a> {
+    /// Walks all records of `batch`. Sizes and times go to `sizes` if there is one.
+    pub(super) fn take(batch: &'a Batch<'_>, mut sizes: Option<&mut Sizes>) -> Self {
+        let mut census = Self {
+            generation: batch.generation(),
+            runs: Vec::new(),
+            events: 0,
+            payload_bytes: 0,
+            time_min_ns: u64::MAX,
+            time_max_ns: 0,
+            broken_bytes: 0,
+        };
+        if let Some(sizes) = sizes.as_deref_mut() {
+            sizes.times.clear();
+        }
+        for run in batch.runs() {
+            let mut of_run = RunCensus { writer: run.writer(), events: 0, slices: Vec::new() };
+            for chunk in run.chunks() {
+                census.walk(chunk, &mut of_run, sizes.as_deref_mut());
+            }
+            if !of_run.slices.is_empty() {
+                census.events += u64::from(of_run.events);
+                census.runs.push(of_run);
+            }
+        }
+        census
+    }
+
+    fn walk(&mut self, chunk: &'a [u8], run: &mut RunCensus<'a>, mut sizes: Option<&mut Sizes>) {
+        let mut at = 0;
+        while at < chunk.len() {
+            let Ok((record, bytes)) = Record::decode(&chunk[at..]) else {
+                self.broken_bytes += (chunk.len() - at) as u64;
+                break;
+            };
+            if record.kind == Kind::Event {
+                run.events += u32::from(record.ends_event());
+                self.payload_bytes += record.payload().len() as u64;
+                if let Some(sizes) = sizes.as_deref_mut() {
+                    sizes.see(&record);
+                }
+            }
+            self.time_min_ns = self.time_min_ns.min(record.time_ns);
+            self.time_max_ns = self.time_max_ns.max(record.time_ns);
+            at += bytes;
+        }
+        if at > 0 {
+            run.slices.push(&chunk[..at]);
+        }
+    }
+
+    /// Whether there is nothing to write.
+    pub(super) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+}

@@ -1,0 +1,286 @@
+//! The reader's loop: wait, swap, count, write, tell.
+//!
+//! See the head of [`super`]. The thread sleeps in two places only: in the buffer's `wait`, where anything published
+//! and every command wakes it, and in `wait_for_disk`, where a command or the time wakes it.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::census::{Census, Sizes};
+use super::losses::{Losses, READER_RUN};
+use super::syncs::Syncs;
+use super::{Command, Measured, Reply, Settings, Stopped};
+use crate::config::settings::WhenFull;
+use crate::pipeline::buffer;
+use crate::pipeline::counters::Counters;
+use crate::pipeline::progress::Progress;
+use crate::pipeline::pulse::{Activity, Pulse};
+use crate::pipeline::record::{Cause, Loss};
+use crate::pipeline::store::{BatchView, RunView, Store, WriteError};
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{Arc, Mutex, mpsc};
+
+/// How long a disk that refuses is left alone before the next try. Short enough that nobody notices that it healed,
+/// long enough that trying costs nothing.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What the thread is made of.
+pub(super) struct Parts {
+    pub(super) buffer: buffer::Reader,
+    pub(super) store: Store,
+    pub(super) inbox: mpsc::Receiver<Command>,
+    pub(super) syncs: Arc<Syncs>,
+    pub(super) measured: Arc<Mutex<Measured>>,
+    pub(super) pulse: Arc<Pulse>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) settings: Settings,
+}
+
+/// The thread's state.
+pub(super) struct ReaderThread {
+    buffer: buffer::Reader,
+    keeper: Keeper,
+}
+
+/// Everything but the buffer, so that a batch that borrows the buffer can be handed to it.
+struct Keeper {
+    store: Store,
+    inbox: mpsc::Receiver<Command>,
+    syncs: Arc<Syncs>,
+    measured: Arc<Mutex<Measured>>,
+    pulse: Arc<Pulse>,
+    counters: Arc<Counters>,
+    progress: Arc<Progress>,
+    settings: Settings,
+    sizes: Sizes,
+    losses: Losses,
+    /// Every generation below this one has been appended to a file.
+    appended_before: u64,
+    /// Answered after the next swap, which covers what was published before they came.
+    rotates: Vec<Reply>,
+    syncs_asked: Vec<Reply>,
+    /// When to give up on the disk, once the daemon stops.
+    stop_by: Option<Instant>,
+}
+
+impl ReaderThread {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { buffer, store, inbox, syncs, measured, pulse, counters, progress, settings } = parts;
+        let keeper = Keeper {
+            store,
+            inbox,
+            syncs,
+            measured,
+            pulse,
+            counters,
+            progress,
+            settings,
+            sizes: Sizes::default(),
+            losses: Losses::default(),
+            appended_before: 0,
+            rotates: Vec::new(),
+            syncs_asked: Vec::new(),
+            stop_by: None,
+        };
+        Self { buffer, keeper }
+    }
+
+    pub(super) fn run(mut self) -> Stopped {
+        let keeper = &mut self.keeper;
+        while keeper.stop_by.is_none() {
+            keeper.pulse.beat(Activity::Parked);
+            let deadline = keeper.store.next_deadline();
+            self.buffer.wait(keeper.settings.linger, deadline);
+            keeper.pulse.beat(Activity::Running);
+            keeper.take_commands();
+            // Taken before the swap, so that the swap covers what was published before the request (invariant 3).
+            let sync_asked = keeper.progress.take_ask();
+            if !self.buffer.front_is_empty() {
+                keeper.persist(&self.buffer.swap());
+            }
+            keeper.store.rotate_if_due();
+            keeper.answer(sync_asked);
+        }
+        // The writers have ended, so two swaps bring all that they published: the front, and nothing more behind it.
+        while !self.buffer.front_is_empty() {
+            keeper.persist(&self.buffer.swap());
+        }
+        keeper.answer(false);
+        self.keeper.end()
+    }
+}
+
+impl Keeper {
+    fn take_commands(&mut self) {
+        while let Ok(command) = self.inbox.try_recv() {
+            self.take(command);
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Rotate(reply) => self.rotates.push(reply),
+            Command::Sync(reply) => self.syncs_asked.push(reply),
+            Command::Reconfigure(settings) => {
+                self.store.reconfigure(settings.storage.clone());
+                self.settings = *settings;
+            }
+            Command::Stop { patience } => self.stop_by = Some(Instant::now() + patience),
+        }
+    }
+
+    /// Does what was asked for, now that all that was published before is in the file.
+    fn answer(&mut self, sync_asked: bool) {
+        for reply in std::mem::take(&mut self.rotates) {
+            self.pulse.beat(Activity::Disk);
+            let done = self.store.rotate();
+            self.pulse.beat(Activity::Running);
+            reply(done.map_err(|e| format!("cannot rotate: {e}")));
+        }
+        if !sync_asked && self.syncs_asked.is_empty() {
+            return;
+        }
+        for reply in std::mem::take(&mut self.syncs_asked) {
+            self.syncs.wait(self.appended_before, reply);
+        }
+        if self.progress.durable_before() < self.appended_before {
+            self.store.request_sync(self.appended_before);
+        }
+    }
+
+    /// Writes a batch, or gives it up where the policy says so; waits for the disk otherwise.
+    fn persist(&mut self, batch: &buffer::Batch<'_>) {
+        let generation = batch.generation();
+        let mut sizes = std::mem::take(&mut self.sizes);
+        let census = Census::take(batch, self.settings.measure.then_some(&mut sizes));
+        self.sizes = sizes;
+        if census.broken_bytes > 0 {
+            tracing::error!(
+                bytes = census.broken_bytes,
+                "a record in memory cannot be read; this is a bug in dbufd or broken memory"
+            );
+            self.counters.reader.0.lost.add(Cause::Malformed, 1);
+            self.progress.note_lost(generation);
+        }
+        if !census.is_empty() {
+            while let Err(refusal) = self.append(&census) {
+                if let Some(cause) = self.give_up_cause(&refusal) {
+                    self.give_up(&census, cause, &refusal);
+                    break;
+                }
+                self.wait_for_disk();
+            }
+        }
+        self.progress.set_persisted(generation + 1);
+    }
+
+    fn append(&mut self, census: &Census<'_>) -> Result<(), WriteError> {
+        self.pulse.beat(Activity::Disk);
+        let now = now_ns();
+        let events = self.syncs.taken_back();
+        if events > 0 {
+            self.losses.add_unnamed(Loss { cause: Cause::Disk, events, bytes: 0, first_ns: now, last_ns: now });
+        }
+        let reporting = self.losses.any();
+        let report = self.losses.run(now);
+        let report_slices = [report];
+        let mut runs: Vec<RunView<'_>> = census
+            .runs
+            .iter()
+            .map(|run| RunView { writer: run.writer, events: run.events, slices: &run.slices })
+            .collect();
+        if reporting {
+            runs.push(RunView { writer: READER_RUN, events: 0, slices: &report_slices });
+        }
+        let view = BatchView {
+            generation: census.generation,
+            events: u32::try_from(census.events).expect("a half of under 4 GiB holds fewer than 2^32 records"),
+            payload_bytes: census.payload_bytes,
+            time_min_ns: census.time_min_ns,
+            time_max_ns: census.time_max_ns,
+            runs: &runs,
+        };
+        let done = self.store.append(&view);
+        self.pulse.beat(Activity::Running);
+        let appended = done?;
+        if reporting {
+            self.losses.reported();
+        }
+        let reader = &self.counters.reader.0;
+        reader.batches.fetch_add(1, Relaxed);
+        reader.persisted_events.fetch_add(census.events, Relaxed);
+        reader.persisted_bytes.fetch_add(census.payload_bytes, Relaxed);
+        reader.written_bytes.fetch_add(appended.written_bytes, Relaxed);
+        self.appended_before = census.generation + 1;
+        self.measure();
+        Ok(())
+    }
+
+    /// Adds the batch that was just written to the histograms.
+    fn measure(&mut self) {
+        if !self.settings.measure {
+            return;
+        }
+        let now = now_ns();
+        let mut measured = self.measured.lock().expect("no thread panics while it holds the measurements");
+        for &(time, n) in &self.sizes.times {
+            // A clock that was set back would show a latency below nothing.
+            measured.persist_us.record(now.saturating_sub(time) / 1000, n);
+        }
+        measured.event_size.add(&self.sizes.sizes);
+        self.sizes.sizes.clear();
+    }
+
+    /// Why a batch that the disk refused is lost; None if it is to be tried again.
+    fn give_up_cause(&self, refusal: &WriteError) -> Option<Cause> {
+        let late = self.stop_by.is_some_and(|by| Instant::now() >= by);
+        let drop = self.settings.storage.when_full == WhenFull::Drop;
+        match refusal {
+            WriteError::Full(_) if drop || late => Some(Cause::Full),
+            WriteError::Failed(_) if drop || late => Some(Cause::Disk),
+            _ => None,
+        }
+    }
+
+    fn give_up(&mut self, census: &Census<'_>, cause: Cause, refusal: &WriteError) {
+        let events = self.losses.give_up(census, cause, &self.counters);
+        self.sizes.sizes.clear();
+        self.progress.note_lost(census.generation);
+        if self.progress.durable_before() >= self.appended_before {
+            // Nothing persisted waits for a sync, so nothing else would ever say that this generation is done with.
+            self.progress.set_durable(census.generation + 1);
+        }
+        tracing::warn!(events, cause = cause.name(), "events lost: {refusal}");
+    }
+
+    /// Leaves the disk alone for a while; a command ends the wait.
+    fn wait_for_disk(&mut self) {
+        self.pulse.beat(Activity::Disk);
+        let until = match self.stop_by {
+            Some(by) => RETRY.min(by.saturating_duration_since(Instant::now())),
+            None => RETRY,
+        };
+        if let Ok(command) = self.inbox.recv_timeout(until) {
+            self.take(command);
+        }
+    }
+
+    /// Seals the last segment. What could not be reported in the data by now stands in the daemon's report only.
+    fn end(self) -> Stopped {
+        self.pulse.beat(Activity::Disk);
+        let error = self
+            .store
+            .close()
+            .err()
+            .map(|e| format!("the last segment is not sealed: {e}; the next start recovers it"));
+        for reply in self.rotates.into_iter().chain(self.syncs_asked) {
+            reply(Err("the daemon is stopping".into()));
+        }
+        Stopped { error }
+    }
+}
+
+fn now_ns() -> u64 {
+    // A clock before 1970 is a clock that was never set: 0 says so better than a refusal to run.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,324 @@
+//! The reader with a real buffer, a real store, and a disk of changing mood.
+
+use std::io::{self, IoSlice};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+use crate::config::settings::{Config, SyncPolicy, WhenFull};
+use crate::pipeline::buffer::{DoubleBuffer, Writer};
+use crate::pipeline::progress::want;
+use crate::pipeline::record::{Cause, Event, Piece, Source, encode_source};
+use crate::pipeline::store::disk::{DiskFile, Found, ReadAt, RealDisk, Space};
+use crate::pipeline::store::scan::{self, Directory, Item, Wanted};
+use crate::sync::atomic::{AtomicI32, Ordering::Relaxed};
+
+/// Refuses to write while its mood is an error number.
+#[derive(Default)]
+struct MoodyDisk {
+    mood: Arc<AtomicI32>,
+}
+
+struct MoodyFile {
+    file: Arc<dyn DiskFile>,
+    mood: Arc<AtomicI32>,
+}
+
+impl MoodyDisk {
+    fn wrap(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(MoodyFile { file, mood: Arc::clone(&self.mood) })
+    }
+}
+
+impl ReadAt for MoodyFile {
+    fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(to, offset)
+    }
+    fn bytes(&self) -> io::Result<u64> {
+        self.file.bytes()
+    }
+}
+
+impl DiskFile for MoodyFile {
+    fn write_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        match self.mood.load(Relaxed) {
+            0 => self.file.write_at(slices, offset),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.file.truncate(bytes)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+    fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.file.allocate(offset, bytes)
+    }
+    fn start_write_back(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.file.start_write_back(offset, bytes)
+    }
+}
+
+impl Disk for MoodyDisk {
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        RealDisk.make_directory(path)
+    }
+    fn list(&self, directory: &Path) -> io::Result<Vec<Found>> {
+        RealDisk.list(directory)
+    }
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        RealDisk.create(path).map(|file| self.wrap(file))
+    }
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        RealDisk.open(path).map(|file| self.wrap(file))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        RealDisk.sync_directory(directory)
+    }
+    fn space(&self, directory: &Path) -> io::Result<Space> {
+        RealDisk.space(directory)
+    }
+}
+
+struct Rig {
+    folder: tempfile::TempDir,
+    mood: Arc<AtomicI32>,
+    counters: Arc<Counters>,
+    progress: Arc<Progress>,
+    buffer: DoubleBuffer,
+    writer: Writer,
+    drain: Drain,
+    settings: Settings,
+}
+
+impl Rig {
+    fn new(change: impl FnOnce(&mut Settings)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut storage = Config::default().storage;
+        storage.directory = folder.path().join("segments");
+        (storage.retain, storage.min_free, storage.sync) = (None, None, SyncPolicy::Never);
+        let mut settings = Settings { storage, linger: Duration::ZERO, measure: true };
+        change(&mut settings);
+        let (buffer, reader) =
+            DoubleBuffer::new(&buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 }).unwrap();
+        let counters = Arc::new(Counters::new(1));
+        let progress = Arc::new(Progress::new(1).unwrap());
+        let disk = MoodyDisk::default();
+        let mood = Arc::clone(&disk.mood);
+        let options = Options {
+            reader,
+            waker: buffer.waker(),
+            disk: Arc::new(disk),
+            counters: Arc::clone(&counters),
+            progress: Arc::clone(&progress),
+            settings: settings.clone(),
+            cpu: None,
+        };
+        let (drain, _) = Drain::start(options).unwrap();
+        let writer = buffer.writer().unwrap();
+        Self { folder, mood, counters, progress, buffer, writer, drain, settings }
+    }
+
+    /// Publishes an event, with its source before it. Returns its generation.
+    fn publish(&mut self, payload: &[u8]) -> u64 {
+        self.publish_piece(payload, None)
+    }
+
+    fn publish_piece(&mut self, payload: &[u8], piece: Option<Piece>) -> u64 {
+        let source = Source { pid: 7, tag: b"app", ..Source::default() };
+        let event = Event { time_ns: 1_000, source: 1, pri: 6, payload, piece, ..Event::default() };
+        loop {
+            let mut claim = self.writer.claim(source.record_bytes() + event.record_bytes()).unwrap();
+            let generation = claim.generation();
+            encode_source(&mut claim, 1, 1_000, &source);
+            event.encode(&mut claim);
+            if claim.publish().is_ok() {
+                return generation;
+            }
+        }
+    }
+
+    fn wait_persisted(&self, generation: u64) {
+        while self.progress.persisted_before() <= generation {
+            thread::yield_now();
+        }
+    }
+
+    fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<(), String> {
+        let (send, answer) = mpsc::channel();
+        self.drain.handle().command(command(Box::new(move |result| send.send(result).unwrap())));
+        answer.recv().unwrap()
+    }
+
+    /// Stops, and returns payloads and losses as the files have them.
+    fn finish(self) -> (Vec<String>, Vec<(String, u64)>, Stopped) {
+        drop(self.writer);
+        let stopped = self.drain.stop(Duration::ZERO);
+        let (mut events, mut losses) = (Vec::new(), Vec::new());
+        let directory = Directory::open(&self.folder.path().join("segments")).unwrap();
+        scan::forward(&directory, &Wanted::default(), |item| {
+            match item {
+                Item::Event(event) => events.push(String::from_utf8(event.record.payload().to_vec()).unwrap()),
+                Item::Loss { loss, .. } => losses.push((loss.cause.name().to_string(), loss.events)),
+                Item::Damage { damage, .. } => panic!("{damage}"),
+                Item::Gap { from, to } => panic!("a gap from {from} to {to}"),
+            }
+            ControlFlow::Continue(())
+        });
+        (events, losses, stopped)
+    }
+}
+
+#[test]
+fn what_was_published_is_in_the_file_and_counted() {
+    let mut rig = Rig::new(|_| ());
+    for number in 0..100 {
+        rig.publish(number.to_string().as_bytes());
+    }
+    let counters = Arc::clone(&rig.counters);
+    let handle = rig.drain.handle();
+    let (events, losses, stopped) = rig.finish();
+    assert_eq!(events, (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert!(losses.is_empty() && stopped.error.is_none());
+    let totals = counters.totals();
+    assert_eq!((totals.persisted_events, totals.persisted_bytes), (100, 10 + 2 * 90));
+    let measured = handle.measured();
+    assert_eq!((measured.event_size.count(), measured.event_size.max(), measured.persist_us.count()), (100, 2, 100));
+}
+
+#[test]
+fn a_disk_that_is_full_makes_writers_wait_and_loses_nothing() {
+    let mut rig = Rig::new(|settings| settings.storage.when_full = WhenFull::Wait);
+    rig.mood.store(nix::libc::ENOSPC, Relaxed);
+    // More than both halves hold, so the writer must have waited for the disk to recover.
+    let mood = Arc::clone(&rig.mood);
+    let buffer = rig.buffer.clone();
+    let healer = thread::spawn(move || {
+        while buffer.stats().front_bytes < 3000 {
+            thread::yield_now();
+        }
+        mood.store(0, Relaxed);
+    });
+    for number in 0..1000 {
+        rig.publish(number.to_string().as_bytes());
+    }
+    healer.join().unwrap();
+    let counters = Arc::clone(&rig.counters);
+    let (events, losses, _) = rig.finish();
+    assert_eq!(events, (0..1000).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert!(losses.is_empty());
+    assert_eq!(counters.totals().lost_total(), 0);
+}
+
+#[test]
+fn the_policy_to_drop_counts_each_event_and_says_so_in_the_data() {
+    for (errno, cause) in [(nix::libc::ENOSPC, Cause::Full), (nix::libc::EIO, Cause::Disk)] {
+        let mut rig = Rig::new(|settings| settings.storage.when_full = WhenFull::Drop);
+        let kept = rig.publish(b"kept");
+        rig.wait_persisted(kept);
+        rig.mood.store(errno, Relaxed);
+        let mut lost = Vec::new();
+        for _ in 0..3 {
+            let generation = rig.publish(b"lost");
+            rig.wait_persisted(generation);
+            lost.push(generation);
+        }
+        rig.mood.store(0, Relaxed);
+        let last = rig.publish(b"kept again");
+        rig.wait_persisted(last);
+        assert!(lost.iter().all(|generation| rig.progress.was_lost(*generation)));
+        assert!(!rig.progress.was_lost(kept) && !rig.progress.was_lost(last));
+        let totals = rig.counters.totals();
+        assert_eq!((totals.persisted_events, totals.lost[cause as usize], totals.lost_total()), (2, 3, 3));
+        assert_eq!(rig.counters.busiest(1)[0].lost, 3, "its producer is named");
+        let (events, losses, _) = rig.finish();
+        assert_eq!(events, ["kept", "kept again"]);
+        assert_eq!(losses, [(cause.name().to_string(), 3)]);
+    }
+}
+
+#[test]
+fn a_disk_that_refuses_to_the_end_costs_a_counted_loss_and_not_the_exit() {
+    let mut rig = Rig::new(|settings| settings.storage.when_full = WhenFull::Wait);
+    rig.mood.store(nix::libc::EIO, Relaxed);
+    rig.publish(b"lost");
+    let counters = Arc::clone(&rig.counters);
+    drop(rig.writer);
+    rig.drain.stop(Duration::ZERO);
+    assert_eq!(counters.totals().lost[Cause::Disk as usize], 1);
+}
+
+#[test]
+fn a_sync_covers_what_was_published_before_it_was_asked_for() {
+    let mut rig = Rig::new(|settings| settings.linger = Duration::from_secs(3600));
+    let generation = rig.publish(b"waits for company, long");
+    rig.ask(Command::Sync).unwrap();
+    assert!(rig.progress.durable_before() > generation);
+    assert_eq!(rig.counters.totals().durable_events, 1);
+    rig.ask(Command::Sync).unwrap();
+    assert_eq!(rig.drain.handle().measured().sync_us.count(), 1, "nothing new needs no second sync");
+    rig.finish();
+}
+
+#[test]
+fn a_writer_that_asks_for_a_sync_is_rung_when_it_is_done() {
+    let mut rig = Rig::new(|settings| settings.linger = Duration::from_secs(3600));
+    let generation = rig.publish(b"asks");
+    rig.progress.want(0, want::DURABLE);
+    rig.progress.ask_sync();
+    rig.buffer.waker().ring();
+    let mut bell = [nix::poll::PollFd::new(rig.progress.bell(0), nix::poll::PollFlags::POLLIN)];
+    assert_eq!(nix::poll::poll(&mut bell, nix::poll::PollTimeout::from(60_000u16)).unwrap(), 1);
+    assert!(rig.progress.durable_before() > generation);
+    rig.finish();
+}
+
+#[test]
+fn a_rotation_leaves_what_was_published_before_it_in_the_old_segment() {
+    let mut rig = Rig::new(|settings| settings.linger = Duration::from_secs(3600));
+    rig.publish(b"old");
+    rig.ask(Command::Rotate).unwrap();
+    rig.publish(b"new");
+    let folder = rig.folder.path().join("segments");
+    rig.ask(Command::Sync).unwrap();
+    let segments = std::fs::read_dir(&folder).unwrap().flatten();
+    let segments =
+        segments.filter(|e| [".segment", ".active"].iter().any(|s| e.file_name().to_string_lossy().ends_with(s)));
+    assert_eq!(segments.count(), 2);
+    assert_eq!(rig.finish().0, ["old", "new"]);
+}
+
+#[test]
+fn settings_change_while_the_reader_waits_for_the_disk() {
+    let mut rig = Rig::new(|settings| settings.storage.when_full = WhenFull::Wait);
+    rig.mood.store(nix::libc::ENOSPC, Relaxed);
+    let generation = rig.publish(b"stuck");
+    let mut settings = rig.settings.clone();
+    settings.storage.when_full = WhenFull::Drop;
+    rig.drain.handle().command(Command::Reconfigure(Box::new(settings)));
+    rig.wait_persisted(generation);
+    assert_eq!(rig.counters.totals().lost[Cause::Full as usize], 1);
+    rig.mood.store(0, Relaxed);
+    rig.finish();
+}
+
+#[test]
+fn the_size_of_an_event_in_pieces_is_that_of_the_whole() {
+    let mut rig = Rig::new(|_| ());
+    for (payload, continued, continues) in [("ab", false, true), ("cd", true, true), ("e", true, false)] {
+        rig.publish_piece(payload.as_bytes(), Some(Piece { id: 9, continued, continues }));
+    }
+    let (counters, handle) = (Arc::clone(&rig.counters), rig.drain.handle());
+    rig.finish();
+    let measured = handle.measured();
+    assert_eq!((counters.totals().persisted_events, counters.totals().persisted_bytes), (1, 5));
+    assert_eq!((measured.event_size.count(), measured.event_size.max()), (1, 5));
+}

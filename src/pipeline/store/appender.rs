@@ -1,0 +1,187 @@
+//! Appends batches to the active segment.
+//!
+//! Enters: batches, from the reader thread. Leaves: bytes in a file, written straight from the half. What can fail: every
+//! call to the disk; then nothing of the batch counts, and the same batch may come again.
+//!
+//! Invariants, cited by number:
+//! 1. `footer.offset` is the end of the last whole batch. What lies beyond it in the file does not count, and is cut or
+//!    written over.
+//! 2. A file that has refused a write or a sync for another reason than want of space gets no more batches.
+
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime};
+
+use super::BatchView;
+use super::disk::{Disk, DiskFile, write_all};
+use super::durability::Shared;
+use super::footer::Footer;
+use super::format::{BatchHeader, RunRow, SEGMENT_BYTES, SegmentHeader};
+use super::name::{Name, State};
+use crate::sync::Arc;
+
+/// Space is allocated ahead in steps as large as what is there, within these bounds.
+const ALLOCATE_BYTES_MIN: u64 = 1 << 20;
+const ALLOCATE_BYTES_MAX: u64 = 16 << 20;
+
+/// The segment that batches are appended to.
+pub(super) struct Active {
+    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) name: Name,
+    pub(super) footer: Footer,
+    /// When its first batch came.
+    pub(super) first_batch: Option<Instant>,
+    /// The number that it goes by in the ledger.
+    pub(super) id: u64,
+    allocated: u64,
+}
+
+/// What is the same for all segments that one daemon makes.
+pub(super) struct Stream {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) directory: PathBuf,
+    pub(super) stream_id: u128,
+    pub(super) boot_id: u128,
+}
+
+impl Stream {
+    /// Makes a file named `path` with a header.
+    pub(super) fn make_file(&self, path: &std::path::Path, first_sequence: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let header = SegmentHeader {
+            stream_id: self.stream_id,
+            boot_id: self.boot_id,
+            created_ns: wall_clock_ns(),
+            first_sequence,
+        };
+        let file = self.disk.create(path)?;
+        if let Err(e) = write_all(&*file, &mut [IoSlice::new(&header.encode())], 0) {
+            // A file without a header is of no use to anyone; recovery would remove it too.
+            let _ = self.disk.remove(path);
+            return Err(e);
+        }
+        Ok(file)
+    }
+}
+
+/// 128 random bits: they need to be unlikely, not secret.
+pub(super) fn random_id() -> u128 {
+    use std::hash::{BuildHasher, RandomState};
+    let half = || u128::from(RandomState::new().hash_one(wall_clock_ns()));
+    half() << 64 | half()
+}
+
+/// The boot of this machine; 0 where the kernel does not say.
+pub(super) fn boot_id() -> u128 {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    u128::from_str_radix(&id.trim().replace('-', ""), 16).unwrap_or(0)
+}
+
+/// Nanoseconds of the wall clock.
+pub(super) fn wall_clock_ns() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Active {
+    /// Makes the next segment.
+    pub(super) fn create(shared: &Shared, first_sequence: u64) -> io::Result<Self> {
+        let stream = &shared.stream;
+        let mut name = Name::new(first_sequence, State::Active);
+        let file = loop {
+            match stream.make_file(&name.in_directory(&stream.directory), first_sequence) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && name.copy < 100 => name.copy += 1,
+                result => break result?,
+            }
+        };
+        let footer = Footer::new(stream.stream_id, first_sequence);
+        shared.status.active(name.to_string(), footer.offset);
+        let id = shared.made(Arc::clone(&file), name, footer.offset);
+        Ok(Self { file, name, footer, first_batch: None, id, allocated: SEGMENT_BYTES as u64 })
+    }
+
+    /// Whether the batch would make it larger than `bytes_max`. A batch that is larger by itself still goes into a file.
+    pub(super) fn is_full_for(&self, batch: &BatchView<'_>, bytes_max: u64) -> bool {
+        self.footer.batches > 0 && self.footer.offset + batch_bytes(batch) > bytes_max
+    }
+
+    /// Appends a batch whose first event has `first_sequence`. Returns how many bytes were written; the batch counts once
+    /// [`Active::accept`] has its header.
+    pub(super) fn write(&mut self, batch: &BatchView<'_>, first_sequence: u64) -> io::Result<BatchHeader> {
+        let header = self.header_of(batch, first_sequence);
+        let mut head = Vec::new();
+        header.encode(self.footer.stream_id, &mut head);
+        self.allocate(header.end());
+        let slices = batch.runs.iter().flat_map(|run| run.slices);
+        let mut slices: Vec<_> = std::iter::once(&head[..]).chain(slices.copied()).map(IoSlice::new).collect();
+        if let Err(e) = write_all(&*self.file, &mut slices, self.footer.offset) {
+            // Invariant 1: where it cannot be cut, the next batch is written over it.
+            let _ = self.file.truncate(self.footer.offset);
+            self.allocated = self.footer.offset;
+            return Err(e);
+        }
+        Ok(header)
+    }
+
+    /// Takes a batch that was written, and kept as long as the policy asks for, into account.
+    pub(super) fn accept(&mut self, header: &BatchHeader, batch: &BatchView<'_>) {
+        self.first_batch.get_or_insert_with(Instant::now);
+        self.footer.add(header);
+        for slice in batch.runs.iter().flat_map(|run| run.slices) {
+            self.footer.add_sources(slice);
+        }
+    }
+
+    /// Writes the footer and gives back what was allocated beyond it. Failure costs only time when the segment is read:
+    /// a footer is a cache.
+    pub(super) fn write_footer(&mut self) {
+        let bytes = self.footer.encode();
+        let end = self.footer.offset + bytes.len() as u64;
+        if write_all(&*self.file, &mut [IoSlice::new(&bytes)], self.footer.offset).is_ok() {
+            let _ = self.file.truncate(end);
+        } else {
+            let _ = self.file.truncate(self.footer.offset);
+        }
+    }
+
+    fn header_of(&self, batch: &BatchView<'_>, first_sequence: u64) -> BatchHeader {
+        let slices = || batch.runs.iter().flat_map(|run| run.slices);
+        BatchHeader {
+            generation: batch.generation,
+            first_sequence,
+            events: batch.events,
+            header_bytes: BatchHeader::bytes_for(batch.runs.len()) as u32,
+            content_bytes: slices().map(|slice| slice.len() as u64).sum(),
+            time_min_ns: batch.time_min_ns,
+            time_max_ns: batch.time_max_ns,
+            offset: self.footer.offset,
+            payload_bytes: batch.payload_bytes,
+            content_crc: slices().fold(0, |crc, slice| crc32c::crc32c_append(crc, slice)),
+            runs: batch
+                .runs
+                .iter()
+                .map(|run| RunRow {
+                    writer: u16::from(run.writer),
+                    events: run.events,
+                    bytes: run.slices.iter().map(|slice| slice.len() as u64).sum(),
+                })
+                .collect(),
+        }
+    }
+
+    /// Allocates ahead, so that a file lies in one piece and its blocks are not looked for at each write.
+    fn allocate(&mut self, needed: u64) {
+        if needed <= self.allocated {
+            return;
+        }
+        let to = needed + needed.clamp(ALLOCATE_BYTES_MIN, ALLOCATE_BYTES_MAX);
+        // A file system that cannot, or has no room for it, will say so when it is written to.
+        let _ = self.file.allocate(self.allocated, to - self.allocated);
+        self.allocated = to;
+    }
+}
+
+/// Bytes that a batch takes in a file.
+pub(super) fn batch_bytes(batch: &BatchView<'_>) -> u64 {
+    let content: usize = batch.runs.iter().flat_map(|run| run.slices).map(|slice| slice.len()).sum();
+    (BatchHeader::bytes_for(batch.runs.len()) + content) as u64
+}

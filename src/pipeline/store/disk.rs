@@ -1,0 +1,322 @@
+//! What the store needs of a disk, as a trait: tests bring one that fails, that stalls, and that forgets.
+//!
+//! Enters: bytes and paths. Leaves: what the kernel says. Called by the reader thread and the syncer. Everything can
+//! fail, and everything may take as long as the device likes.
+
+use std::fs;
+use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use rustix::fs::FallocateFlags;
+
+use crate::sync::Arc;
+
+/// Permissions of a segment.
+const FILE_MODE: u32 = 0o640;
+/// Permissions of a directory of segments that is made.
+const DIRECTORY_MODE: u32 = 0o750;
+
+/// Bytes that can be read at any place. Readers never map a file: it may shrink under them.
+pub trait ReadAt: Send + Sync {
+    /// Reads up to `to.len()` bytes at `offset`; 0 at the end.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// How many bytes there are.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn bytes(&self) -> io::Result<u64>;
+}
+
+/// Fills as much of `to` as there are bytes at `offset`, and says how much that was.
+///
+/// # Errors
+/// What the disk says.
+pub fn read_full(from: &(impl ReadAt + ?Sized), to: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < to.len() {
+        match from.read_at(&mut to[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+/// An open segment.
+pub trait DiskFile: ReadAt {
+    /// Writes some of `slices` at `offset` and says how many bytes. At most [`IOV_MAX`] slices.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn write_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize>;
+
+    /// Cuts the file, and gives back what was allocated beyond.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn truncate(&self, bytes: u64) -> io::Result<()>;
+
+    /// Makes its content durable (fdatasync). After an error the kernel may have forgotten what it could not write:
+    /// never to be called again on this file.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Allocates space beyond the end, without changing the length.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()>;
+
+    /// Starts writing a range back, without waiting for it.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn start_write_back(&self, offset: u64, bytes: u64) -> io::Result<()>;
+}
+
+/// The most slices in one call of [`DiskFile::write_at`] (`IOV_MAX` of Linux).
+pub const IOV_MAX: usize = 1024;
+
+/// Writes all of `slices` at `offset`, through short writes and interruptions.
+///
+/// # Errors
+/// What the disk says; then some of the bytes may be in the file.
+pub fn write_all(file: &dyn DiskFile, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match file.write_at(&slices[..slices.len().min(IOV_MAX)], offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                IoSlice::advance_slices(&mut slices, n);
+                offset += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// A file in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its name.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// Room on a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Its size in bytes.
+    pub total_bytes: u64,
+    /// What is free for us, in bytes.
+    pub free_bytes: u64,
+}
+
+/// A disk.
+pub trait Disk: Send + Sync {
+    /// Makes a directory, and those above it, if they are missing.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn make_directory(&self, path: &Path) -> io::Result<()>;
+
+    /// Regular files in a directory, in no order.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn list(&self, directory: &Path) -> io::Result<Vec<Found>>;
+
+    /// Makes a new file.
+    ///
+    /// # Errors
+    /// What the disk says; `AlreadyExists` if there is one.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Opens a file to read and write it.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Renames a file to a name that is free.
+    ///
+    /// # Errors
+    /// What the disk says; `AlreadyExists` if it is taken.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn sync_directory(&self, directory: &Path) -> io::Result<()>;
+
+    /// How much room there is.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn space(&self, directory: &Path) -> io::Result<Space>;
+}
+
+/// The kernel's own files.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<Found>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            match entry.metadata() {
+                Ok(about) if about.is_file() => found.push(Found { name, bytes: about.len() }),
+                Ok(_) => {}
+                // It went away between the two calls.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(found)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(path)?;
+        Ok(Arc::new(file))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(fs::OpenOptions::new().read(true).write(true).open(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // Not every file system knows the flag. Only this process gives names in its directory: it holds the lock.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !to.exists() => fs::rename(from, to),
+            result => Ok(result?),
+        }
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        fs::File::open(directory)?.sync_all()
+    }
+
+    fn space(&self, directory: &Path) -> io::Result<Space> {
+        let about = rustix::fs::statvfs(directory)?;
+        Ok(Space {
+            total_bytes: about.f_blocks.saturating_mul(about.f_frsize),
+            free_bytes: about.f_bavail.saturating_mul(about.f_frsize),
+        })
+    }
+}
+
+impl ReadAt for fs::File {
+    fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(self, to, offset)
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+}
+
+/// Bytes in memory read like a file: fuzzing and tests need no disk.
+impl ReadAt for Vec<u8> {
+    fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = usize::try_from(offset).ok().and_then(|at| self.get(at..)).unwrap_or_default();
+        let n = rest.len().min(to.len());
+        to[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.len() as u64)
+    }
+}
+
+impl DiskFile for fs::File {
+    fn write_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        let offset = i64::try_from(offset).map_err(|_| Errno::EFBIG)?;
+        Ok(nix::sys::uio::pwritev(self, slices, offset)?)
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.set_len(bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(self, FallocateFlags::KEEP_SIZE, offset, bytes)?)
+    }
+
+    fn start_write_back(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        crate::sys::sync_file_range::start_write_back(self.as_fd(), offset, bytes)
+    }
+}
+
+/// The segments among the files of a directory, oldest first.
+///
+/// # Errors
+/// What the disk says.
+pub fn segments(disk: &dyn Disk, directory: &Path) -> io::Result<Vec<(super::name::Name, u64)>> {
+    let mut segments: Vec<_> = disk
+        .list(directory)?
+        .into_iter()
+        .filter_map(|found| Some((super::name::Name::parse(&found.name)?, found.bytes)))
+        .collect();
+    segments.sort_unstable();
+    Ok(segments)
+}
+
+/// Renames `from` to the first free name like `to`.
+///
+/// # Errors
+/// What the disk says.
+pub fn rename_to_free(
+    disk: &dyn Disk,
+    directory: &Path,
+    from: &Path,
+    mut to: super::name::Name,
+) -> io::Result<PathBuf> {
+    loop {
+        let path = to.in_directory(directory);
+        match disk.rename(from, &path) {
+            Ok(()) => return Ok(path),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && to.copy < COPIES_MAX => to.copy += 1,
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// The most files of one sequence and state.
+const COPIES_MAX: u32 = 10_000;

@@ -1,0 +1,573 @@
+//! When what is in the files becomes durable: the syncer thread, and the ledger that it shares with the reader thread.
+//!
+//! Enters: word of each file that was made, written to, closed. Leaves: syncs, renames, deletions, and word of what is
+//! durable. What can fail: the disk, at each step; then the state says so and the step comes again, except a sync.
+//!
+//! Invariants, cited by number:
+//! 1. A sync that failed is final for its file: it is broken, gets no more batches and is never synced again.
+//! 2. A file that is being written to is not repaired: the reader thread says when a write begins, which a broken file
+//!    refuses, and when it ends. Neither thread waits for the other's disk.
+//! 3. What counts as durable is a prefix: the first batch that is not durable yet, in whatever file, ends it.
+//! 4. While all is durable, the syncer sleeps without a deadline.
+//!
+//! How a file goes: growing, then closed by the reader thread (its footer is written), then synced, renamed, and forgotten
+//! here. With `sync = "never"` it is renamed without a sync, and remembered, for a sync may be asked for.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::appender::Stream;
+use super::disk::{self, DiskFile};
+use super::name::{Name, State};
+use super::retain::{self, Limits};
+use super::status::{Caller, Status};
+use super::{Durable, repair};
+use crate::config::settings::{Storage, SyncPolicy};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+/// Write-back is started each time a file has grown by this much, so that a sync finds little left to do, and the kernel
+/// never stalls the reader thread on a flood of dirty memory.
+const WRITE_BACK_BYTES: u64 = 4 << 20;
+/// The most sealed files that are kept open because no sync has covered them.
+const UNSYNCED_MAX: usize = 64;
+/// How long a repair that failed waits for its next try: at first, and at most.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// The most generations that are named as lost at once.
+const LOST_NAMED_MAX: usize = 4096;
+
+/// A place in a file, between two batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Where the next batch goes.
+    pub(super) offset: u64,
+    /// The sequence of the next event.
+    pub(super) sequence: u64,
+    /// Events before it in this file.
+    pub(super) events: u64,
+    /// Generations before it, of all files.
+    pub(super) generation: u64,
+}
+
+/// A batch that no sync has covered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dirty {
+    pub(super) generation: u64,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The active segment.
+    Growing,
+    /// Complete; to be synced and renamed.
+    Closed,
+    /// Renamed, and not synced.
+    Unsynced,
+    /// Invariant 1; to be repaired.
+    Broken,
+}
+
+/// A file that is not forgotten yet.
+#[derive(Clone)]
+pub(super) struct Tracked {
+    id: u64,
+    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) name: Name,
+    phase: Phase,
+    /// Invariant 2.
+    writing: bool,
+    /// Whether its name is durable in the directory.
+    entry_durable: bool,
+    pub(super) end: Mark,
+    pub(super) durable: Mark,
+    /// The first batch in it that is not durable.
+    pub(super) dirty: Option<Dirty>,
+    /// The first batch in it that came after the sync that is under way began.
+    dirty_after: Option<Dirty>,
+    written_back: u64,
+    looked_at: u64,
+}
+
+/// How the thread is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    No,
+    /// When nothing is left to do.
+    Done,
+    /// At once, as if the process had been killed.
+    Now,
+}
+
+struct Ledger {
+    /// Oldest first.
+    files: VecDeque<Tracked>,
+    next_id: u64,
+    storage: Storage,
+    step_bytes: u64,
+    persisted_before: u64,
+    told_before: u64,
+    requested: Option<u64>,
+    retain_due: bool,
+    retry: Duration,
+    retry_at: Option<Instant>,
+    stop: Stop,
+}
+
+/// What both threads share.
+pub(super) struct Shared {
+    pub(super) stream: Stream,
+    pub(super) status: Arc<Status>,
+    on_durable: Box<dyn Fn(Durable) + Send + Sync>,
+    ledger: Mutex<Ledger>,
+    work: Condvar,
+}
+
+/// What the syncer does next.
+enum Job {
+    Repair(Tracked),
+    Finish(Tracked),
+    Sync(Tracked),
+    WriteBack(Arc<dyn DiskFile>, u64, u64),
+    Retain(Storage),
+    Answer,
+    Wait(Option<Duration>),
+    End,
+}
+
+/// What the reader thread may know of a file that it is about to write to.
+pub(super) struct Permit {
+    /// Whether the file's name is durable.
+    pub(super) entry_durable: bool,
+}
+
+impl Shared {
+    pub(super) fn new(
+        stream: Stream,
+        status: Arc<Status>,
+        storage: Storage,
+        limits: Limits,
+        on_durable: Box<dyn Fn(Durable) + Send + Sync>,
+    ) -> Self {
+        let ledger = Ledger {
+            files: VecDeque::new(),
+            next_id: 0,
+            storage,
+            step_bytes: limits.step_bytes,
+            persisted_before: 0,
+            told_before: 0,
+            requested: None,
+            retain_due: true,
+            retry: RETRY_MIN,
+            retry_at: None,
+            stop: Stop::No,
+        };
+        Self { stream, status, on_durable, ledger: Mutex::new(ledger), work: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect("no thread panics while it holds the ledger")
+    }
+
+    /// A file was made. Returns the number that it goes by.
+    pub(super) fn made(&self, file: Arc<dyn DiskFile>, name: Name, offset: u64) -> u64 {
+        let mut ledger = self.lock();
+        let id = ledger.next_id;
+        ledger.next_id += 1;
+        let generation = ledger.persisted_before;
+        let mark = Mark { offset, sequence: name.first_sequence, events: 0, generation };
+        ledger.files.push_back(Tracked {
+            id,
+            file,
+            name,
+            phase: Phase::Growing,
+            writing: false,
+            entry_durable: false,
+            end: mark,
+            durable: mark,
+            dirty: None,
+            dirty_after: None,
+            written_back: offset,
+            looked_at: offset,
+        });
+        id
+    }
+
+    /// The reader thread is about to write to a file. None if it must not (invariants 1 and 2).
+    pub(super) fn begin_write(&self, id: u64) -> Option<Permit> {
+        let mut ledger = self.lock();
+        let tracked = ledger.file(id)?;
+        if tracked.phase != Phase::Growing {
+            return None;
+        }
+        tracked.writing = true;
+        Some(Permit { entry_durable: tracked.entry_durable })
+    }
+
+    /// The write came to nothing.
+    pub(super) fn unwritten(&self, id: u64) {
+        if let Some(tracked) = self.lock().file(id) {
+            tracked.writing = false;
+        }
+        self.work.notify_one();
+    }
+
+    /// The write has added a batch, up to `end`; `durable` if a sync has covered it. Returns the events that have become
+    /// durable by that.
+    pub(super) fn wrote(&self, id: u64, end: Mark, durable: bool) -> u64 {
+        let mut ledger = self.lock();
+        ledger.persisted_before = end.generation;
+        let step_bytes = ledger.step_bytes;
+        let policy = ledger.storage.sync;
+        let Some(tracked) = ledger.file(id) else { return 0 };
+        tracked.writing = false;
+        tracked.end = end;
+        let events = if durable { end.events - tracked.durable.events } else { 0 };
+        let first = !durable && tracked.dirty.is_none();
+        if durable {
+            (tracked.durable, tracked.dirty, tracked.dirty_after) = (end, None, None);
+            tracked.entry_durable = true;
+        } else {
+            let dirty = Dirty { generation: end.generation - 1, since: Instant::now() };
+            tracked.dirty.get_or_insert(dirty);
+            tracked.dirty_after.get_or_insert(dirty);
+        }
+        let broken = tracked.phase == Phase::Broken;
+        let write_back = end.offset - tracked.written_back >= WRITE_BACK_BYTES;
+        let look = end.offset - tracked.looked_at >= step_bytes;
+        if look {
+            tracked.looked_at = end.offset;
+            ledger.retain_due = true;
+        }
+        // The syncer sleeps until there is a reason: the first batch of a while, or enough of them.
+        let interval = matches!(policy, SyncPolicy::Interval(_));
+        if broken || look || (interval && (first || write_back)) {
+            self.work.notify_one();
+        }
+        events
+    }
+
+    /// A file is complete.
+    pub(super) fn closed(&self, id: u64) {
+        let mut ledger = self.lock();
+        if let Some(tracked) = ledger.file(id)
+            && tracked.phase == Phase::Growing
+        {
+            tracked.phase = Phase::Closed;
+        }
+        self.work.notify_one();
+    }
+
+    /// A sync of the reader thread has failed: what the file held before stays, the rest does not count.
+    pub(super) fn broke(&self, id: u64) {
+        if let Some(tracked) = self.lock().file(id) {
+            (tracked.writing, tracked.phase) = (false, Phase::Broken);
+        }
+        self.work.notify_one();
+    }
+
+    /// A file is gone.
+    pub(super) fn forget(&self, id: u64) {
+        self.lock().files.retain(|tracked| tracked.id != id);
+    }
+
+    /// Asks for a sync now of all that was appended.
+    pub(super) fn request(&self, before_generation: u64) {
+        let mut ledger = self.lock();
+        ledger.requested = ledger.requested.max(Some(before_generation));
+        self.work.notify_one();
+    }
+
+    /// Other settings.
+    pub(super) fn reconfigure(&self, storage: Storage, limits: Limits) {
+        let mut ledger = self.lock();
+        (ledger.storage, ledger.step_bytes, ledger.retain_due) = (storage, limits.step_bytes, true);
+        self.work.notify_one();
+    }
+
+    /// Ends the syncer: once all is done, or at once.
+    pub(super) fn stop(&self, once_done: bool) {
+        let mut ledger = self.lock();
+        ledger.stop = if once_done { Stop::Done } else { Stop::Now };
+        ledger.retry_at = None;
+        self.work.notify_one();
+    }
+
+    /// Whether batches are left that no sync could cover although the settings ask for it.
+    pub(super) fn is_owing(&self) -> bool {
+        let ledger = self.lock();
+        ledger.files.iter().any(|tracked| tracked.phase != Phase::Unsynced && tracked.dirty.is_some())
+    }
+
+    /// Tells what is durable now, if that is news.
+    pub(super) fn tell(&self, events: u64, took: Duration, lost: Lost) {
+        let mut ledger = self.lock();
+        let first_dirty = ledger.files.iter().filter_map(|tracked| Some(tracked.dirty?.generation)).min();
+        let all = ledger.persisted_before.max(ledger.requested.unwrap_or(0));
+        let before_generation = first_dirty.unwrap_or(all);
+        if ledger.requested.is_some_and(|requested| requested <= before_generation) {
+            ledger.requested = None;
+        }
+        let news = before_generation > ledger.told_before || events > 0 || lost.events > 0;
+        ledger.told_before = ledger.told_before.max(before_generation);
+        drop(ledger);
+        if news {
+            let (lost_events, lost_generations) = (lost.events, lost.generations);
+            (self.on_durable)(Durable { before_generation, events, took, lost_events, lost_generations });
+        }
+    }
+
+    /// Makes a file's content durable, and its name if it is not yet.
+    pub(super) fn make_durable(&self, file: &dyn DiskFile, entry_durable: bool) -> io::Result<()> {
+        file.sync()?;
+        if !entry_durable {
+            self.stream.disk.sync_directory(&self.stream.directory)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a repair could not save.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) events: u64,
+    pub(super) generations: Vec<u64>,
+}
+
+impl Ledger {
+    fn file(&mut self, id: u64) -> Option<&mut Tracked> {
+        self.files.iter_mut().find(|tracked| tracked.id == id)
+    }
+
+    fn next_job(&mut self, now: Instant) -> Job {
+        if self.stop == Stop::Now {
+            return Job::End;
+        }
+        let may_retry = self.retry_at.is_none_or(|at| at <= now);
+        let broken = |tracked: &&Tracked| tracked.phase == Phase::Broken && !tracked.writing;
+        if may_retry && let Some(tracked) = self.files.iter().find(broken) {
+            return Job::Repair(tracked.clone());
+        }
+        if let Some(tracked) = self.files.iter_mut().find(|tracked| tracked.phase == Phase::Closed) {
+            return Job::Finish(tracked.clone());
+        }
+        if let Some(job) = self.sync_job(now) {
+            return job;
+        }
+        if std::mem::take(&mut self.retain_due) {
+            return Job::Retain(self.storage.clone());
+        }
+        if self.stop == Stop::Done {
+            return Job::End;
+        }
+        self.wait(now)
+    }
+
+    /// The sync that is due, or the write-back that goes before it.
+    fn sync_job(&mut self, now: Instant) -> Option<Job> {
+        let unsynced = self.files.iter().filter(|tracked| tracked.phase == Phase::Unsynced).count();
+        let requested = self.requested.is_some();
+        let policy = self.storage.sync;
+        let can = |tracked: &&mut Tracked| match tracked.phase {
+            Phase::Growing => {
+                tracked.dirty.is_some() && (requested || sync_at(tracked, policy).is_some_and(|at| at <= now))
+            }
+            Phase::Unsynced => requested || unsynced > UNSYNCED_MAX,
+            Phase::Closed | Phase::Broken => false,
+        };
+        if let Some(tracked) = self.files.iter_mut().find(can) {
+            tracked.dirty_after = None;
+            return Some(Job::Sync(tracked.clone()));
+        }
+        if self.requested.is_some() && self.files.iter().all(|tracked| tracked.dirty.is_none()) {
+            return Some(Job::Answer);
+        }
+        let growing = self.files.back_mut().filter(|tracked| tracked.phase == Phase::Growing)?;
+        let bytes = growing.end.offset - growing.written_back;
+        if bytes < WRITE_BACK_BYTES || !matches!(self.storage.sync, SyncPolicy::Interval(_)) {
+            return None;
+        }
+        let from = std::mem::replace(&mut growing.written_back, growing.end.offset);
+        Some(Job::WriteBack(Arc::clone(&growing.file), from, bytes))
+    }
+
+    fn wait(&self, now: Instant) -> Job {
+        let until = |tracked: &Tracked| match tracked.phase {
+            Phase::Growing => sync_at(tracked, self.storage.sync),
+            Phase::Broken if !tracked.writing => self.retry_at,
+            _ => None,
+        };
+        let until = self.files.iter().filter_map(until).min();
+        Job::Wait(until.map(|until| until.saturating_duration_since(now)))
+    }
+
+    /// Takes a sync that succeeded into account. Returns the events that have become durable.
+    fn synced(&mut self, done: &Tracked) -> u64 {
+        let Some(tracked) = self.file(done.id) else { return 0 };
+        // The reader thread may have synced beyond in the meantime.
+        let events = done.end.events.saturating_sub(tracked.durable.events);
+        if done.end.offset > tracked.durable.offset {
+            tracked.durable = done.end;
+        }
+        tracked.dirty = tracked.dirty_after;
+        tracked.entry_durable = true;
+        events
+    }
+}
+
+/// When the settings want a file synced.
+fn sync_at(tracked: &Tracked, policy: SyncPolicy) -> Option<Instant> {
+    let since = tracked.dirty?.since;
+    match policy {
+        SyncPolicy::Interval(interval) => Some(since + interval),
+        // Left over from before the settings changed: now.
+        SyncPolicy::Batch => Some(since),
+        SyncPolicy::Never => None,
+    }
+}
+
+/// The syncer's thread.
+pub(super) fn run(shared: &Shared) {
+    loop {
+        match next_job(shared) {
+            Job::Repair(tracked) => repair(shared, &tracked),
+            Job::Finish(tracked) => finish(shared, &tracked),
+            Job::Sync(tracked) => {
+                sync(shared, &tracked);
+            }
+            Job::WriteBack(file, from, bytes) => {
+                // Only a hint: what is wrong shows when it is synced.
+                let _ = guarded(shared, || file.start_write_back(from, bytes));
+            }
+            Job::Retain(storage) => {
+                let done = guarded(shared, || retain::retain(&*shared.stream.disk, &storage, &shared.status));
+                if let Err(e) = done {
+                    shared.status.note(format!("cannot delete old segments: {e}"));
+                }
+            }
+            Job::Answer => shared.tell(0, Duration::ZERO, Lost::default()),
+            Job::Wait(_) => {}
+            Job::End => return,
+        }
+    }
+}
+
+/// The next thing to do; sleeps, once, if there is none.
+fn next_job(shared: &Shared) -> Job {
+    let mut ledger = shared.lock();
+    let job = ledger.next_job(Instant::now());
+    // A reason that comes after this look finds the thread asleep, since the ledger stays locked until it is.
+    let woken = match job {
+        Job::Wait(Some(timeout)) => shared.work.wait_timeout(ledger, timeout).map(drop).is_ok(),
+        Job::Wait(None) => shared.work.wait(ledger).map(drop).is_ok(),
+        _ => true,
+    };
+    assert!(woken, "no thread panics while it holds the ledger");
+    job
+}
+
+/// A call to the disk whose length is watched.
+fn guarded<T>(shared: &Shared, call: impl FnOnce() -> T) -> T {
+    shared.status.begin(Caller::Syncer);
+    let result = call();
+    shared.status.end(Caller::Syncer);
+    result
+}
+
+/// Syncs a file; says whether that succeeded.
+fn sync(shared: &Shared, tracked: &Tracked) -> bool {
+    let start = Instant::now();
+    match guarded(shared, || shared.make_durable(&*tracked.file, tracked.entry_durable)) {
+        Ok(()) => {
+            let mut ledger = shared.lock();
+            let events = ledger.synced(tracked);
+            ledger.files.retain(|file| file.id != tracked.id || file.phase != Phase::Unsynced);
+            drop(ledger);
+            shared.tell(events, start.elapsed(), Lost::default());
+            true
+        }
+        Err(e) => {
+            shared.status.syncer(Some(format!("{} cannot be synced: {e}", tracked.name)));
+            if let Some(file) = shared.lock().file(tracked.id) {
+                file.phase = Phase::Broken;
+            }
+            false
+        }
+    }
+}
+
+/// Syncs a complete file, gives it the name of a sealed one, and forgets it.
+fn finish(shared: &Shared, tracked: &Tracked) {
+    let never = shared.lock().storage.sync == SyncPolicy::Never;
+    if !never && tracked.dirty.is_some() && !sync(shared, tracked) {
+        return;
+    }
+    let Stream { disk, directory, .. } = &shared.stream;
+    let to = Name { state: State::Sealed, ..tracked.name };
+    let renamed = guarded(shared, || {
+        let path = disk::rename_to_free(&**disk, directory, &tracked.name.in_directory(directory), to);
+        if !never {
+            // The content is safe under either name; recovery would rename it again.
+            let _ = disk.sync_directory(directory);
+        }
+        path
+    });
+    if let Err(e) = &renamed {
+        shared.status.note(format!("{} cannot be renamed: {e}; the next start does it", tracked.name));
+    }
+    let mut ledger = shared.lock();
+    ledger.retain_due = true;
+    let Some(file) = ledger.file(tracked.id) else { return };
+    if file.dirty.is_some() {
+        file.phase = Phase::Unsynced;
+        if let Some(name) = renamed.ok().as_deref().and_then(|path| Name::parse(path.file_name()?.to_str()?)) {
+            file.name = name;
+        }
+    } else {
+        ledger.files.retain(|file| file.id != tracked.id);
+    }
+}
+
+/// Saves what was not durable in a broken file.
+fn repair(shared: &Shared, tracked: &Tracked) {
+    let start = Instant::now();
+    let repaired = guarded(shared, || repair::repair(&shared.stream, tracked));
+    let mut ledger = shared.lock();
+    match repaired {
+        Ok(saved) => {
+            ledger.files.retain(|file| file.id != tracked.id);
+            (ledger.retry, ledger.retry_at, ledger.retain_due) = (RETRY_MIN, None, true);
+            let healed = !ledger.files.iter().any(|file| file.phase == Phase::Broken);
+            drop(ledger);
+            if healed {
+                shared.status.syncer(None);
+            }
+            let (events, lost) = match saved {
+                Some(saved) => (saved.events, lost(tracked, &saved)),
+                None => (0, Lost::default()),
+            };
+            shared.tell(events, start.elapsed(), lost);
+        }
+        Err(failure) => {
+            if let Some(file) = ledger.file(tracked.id) {
+                file.name = failure.name;
+            }
+            ledger.retry_at = Some(Instant::now() + ledger.retry);
+            ledger.retry = (ledger.retry * 2).min(RETRY_MAX);
+            drop(ledger);
+            shared.status.syncer(Some(format!("{} cannot be written again: {}", failure.name, failure.error)));
+        }
+    }
+}
+
+/// What was in the broken file, was not durable, and could not be saved.
+fn lost(tracked: &Tracked, saved: &repair::Saved) -> Lost {
+    let events = (tracked.end.events - tracked.durable.events).saturating_sub(saved.events);
+    if events == 0 {
+        return Lost::default();
+    }
+    let first = tracked.dirty.map_or(tracked.end.generation, |dirty| dirty.generation);
+    let generations = (first..tracked.end.generation).filter(|generation| !saved.generations.contains(generation));
+    Lost { events, generations: generations.take(LOST_NAMED_MAX).collect() }
+}

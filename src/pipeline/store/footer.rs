@@ -1,0 +1,289 @@
+//! The footer of a segment: what a reader needs to skip it or to find a place in it.
+//!
+//! Enters: batches, one after the other, as they are written or walked. Leaves: bytes, and the way back. Any thread.
+//! What can fail: decoding, with [`Broken`]; then the footer is rebuilt from the batches (format, invariant 3).
+
+use std::collections::HashSet;
+
+use super::format::{
+    BatchHeader, Broken, FOOTER_BYTES_MAX, FOOTER_FIXED_BYTES, FOOTER_MAGIC, INCOMPAT_KNOWN, INDEX_ROW_BYTES,
+    SEGMENT_BYTES, TRAILER_BYTES, TRAILER_MAGIC, VERSION, footer, index_row, trailer,
+};
+use super::format::{get, get_u32, get_u128, has, put, put_bytes};
+use crate::pipeline::record::{Kind, Record, Source, encode_source};
+
+/// A row of the index stands for batches with at least so many bytes, so that it stays small beside them.
+pub const INDEX_BYTES_MIN: u64 = 64 << 10;
+/// The most sources that a footer names; beyond that it says that it does not know them all.
+pub const SOURCES_MAX: usize = 256;
+
+/// Bit of the flags: the sources are all that occur in the segment.
+const SOURCES_COMPLETE: u64 = 1;
+
+/// A row of the index: some batches that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexRow {
+    /// Where the first of them stands.
+    pub offset: u64,
+    /// The sequence of their first event.
+    pub first_sequence: u64,
+    /// The smallest acceptance time in them.
+    pub time_min_ns: u64,
+    /// The largest acceptance time in them.
+    pub time_max_ns: u64,
+}
+
+/// What a segment holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footer {
+    /// The stream that the segment belongs to.
+    pub stream_id: u128,
+    /// Where the batches end.
+    pub offset: u64,
+    /// The sequence of its first event.
+    pub first_sequence: u64,
+    /// The sequence after its last event.
+    pub next_sequence: u64,
+    /// Events in it; less than the range of sequences says where some were lost.
+    pub events: u64,
+    /// Bytes of payload.
+    pub payload_bytes: u64,
+    /// Batches in it.
+    pub batches: u64,
+    /// The smallest acceptance time; `u64::MAX` while there is none.
+    pub time_min_ns: u64,
+    /// The largest acceptance time.
+    pub time_max_ns: u64,
+    /// Whether [`Footer::sources`] are all that occur.
+    pub sources_complete: bool,
+    /// The index.
+    pub index: Vec<IndexRow>,
+    /// Records of the sources, as in a run.
+    sources: Vec<u8>,
+    sources_count: u32,
+    known: HashSet<Box<[u8]>>,
+    row_bytes: u64,
+}
+
+impl Footer {
+    /// Of a segment without a batch.
+    #[must_use]
+    pub fn new(stream_id: u128, first_sequence: u64) -> Self {
+        Self {
+            stream_id,
+            offset: SEGMENT_BYTES as u64,
+            first_sequence,
+            next_sequence: first_sequence,
+            events: 0,
+            payload_bytes: 0,
+            batches: 0,
+            time_min_ns: u64::MAX,
+            time_max_ns: 0,
+            sources_complete: true,
+            index: Vec::new(),
+            sources: Vec::new(),
+            sources_count: 0,
+            known: HashSet::new(),
+            row_bytes: INDEX_BYTES_MIN,
+        }
+    }
+
+    /// Takes the batch that `header` describes into account.
+    pub fn add(&mut self, header: &BatchHeader) {
+        self.offset = header.end();
+        self.batches += 1;
+        self.next_sequence = header.next_sequence();
+        self.events += u64::from(header.events);
+        self.payload_bytes += header.payload_bytes;
+        self.time_min_ns = self.time_min_ns.min(header.time_min_ns);
+        self.time_max_ns = self.time_max_ns.max(header.time_max_ns);
+        match self.index.last_mut() {
+            Some(row) if self.row_bytes < INDEX_BYTES_MIN => {
+                row.time_min_ns = row.time_min_ns.min(header.time_min_ns);
+                row.time_max_ns = row.time_max_ns.max(header.time_max_ns);
+            }
+            _ => {
+                self.row_bytes = 0;
+                self.index.push(IndexRow {
+                    offset: header.offset,
+                    first_sequence: header.first_sequence,
+                    time_min_ns: header.time_min_ns,
+                    time_max_ns: header.time_max_ns,
+                });
+            }
+        }
+        self.row_bytes += header.content_bytes;
+    }
+
+    /// Takes the sources of a slice of a run into account. Walks heads only, and nothing at all once there are more
+    /// sources than a footer names.
+    pub fn add_sources(&mut self, mut slice: &[u8]) {
+        while self.sources_complete {
+            let Ok((record, bytes)) = Record::decode(slice) else { return };
+            if record.kind == Kind::Source {
+                self.add_source(&slice[..bytes], &record);
+            }
+            slice = &slice[bytes..];
+        }
+    }
+
+    fn add_source(&mut self, bytes: &[u8], record: &Record<'_>) {
+        // The head differs from run to run; who the source is does not.
+        let identity = &bytes[crate::pipeline::record::HEAD_BYTES..];
+        if self.known.contains(identity) {
+            return;
+        }
+        let Ok(source) = record.as_source() else { return };
+        if self.known.len() == SOURCES_MAX {
+            self.sources_complete = false;
+            return;
+        }
+        self.known.insert(identity.into());
+        encode_source(&mut self.sources, self.sources_count, record.time_ns, &source);
+        self.sources_count += 1;
+    }
+
+    /// The sources in the segment; all of them if [`Footer::sources_complete`].
+    pub fn sources(&self) -> impl Iterator<Item = Source<'_>> {
+        let mut rest = &self.sources[..];
+        std::iter::from_fn(move || {
+            let (record, bytes) = Record::decode(rest).ok()?;
+            rest = &rest[bytes..];
+            record.as_source().ok()
+        })
+    }
+
+    /// Footer and trailer.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![0; FOOTER_FIXED_BYTES];
+        put_bytes(&mut bytes, footer::magic, &FOOTER_MAGIC);
+        put(&mut bytes, footer::version, u64::from(VERSION));
+        put(&mut bytes, footer::flags, if self.sources_complete { SOURCES_COMPLETE } else { 0 });
+        put(&mut bytes, footer::offset, self.offset);
+        put_bytes(&mut bytes, footer::stream_id, &self.stream_id.to_le_bytes());
+        put(&mut bytes, footer::first_sequence, self.first_sequence);
+        put(&mut bytes, footer::next_sequence, self.next_sequence);
+        put(&mut bytes, footer::events, self.events);
+        put(&mut bytes, footer::payload_bytes, self.payload_bytes);
+        put(&mut bytes, footer::batches, self.batches);
+        put(&mut bytes, footer::time_min_ns, self.time_min_ns);
+        put(&mut bytes, footer::time_max_ns, self.time_max_ns);
+        put(&mut bytes, footer::index_rows, self.index.len() as u64);
+        put(&mut bytes, footer::sources, u64::from(self.sources_count));
+        for row in &self.index {
+            let mut to = [0; INDEX_ROW_BYTES];
+            put(&mut to, index_row::offset, row.offset);
+            put(&mut to, index_row::first_sequence, row.first_sequence);
+            put(&mut to, index_row::time_min_ns, row.time_min_ns);
+            put(&mut to, index_row::time_max_ns, row.time_max_ns);
+            bytes.extend_from_slice(&to);
+        }
+        bytes.extend_from_slice(&self.sources);
+        let trailer = Trailer {
+            footer_offset: self.offset,
+            footer_bytes: bytes.len() as u32,
+            footer_crc: crc32c::crc32c(&bytes),
+        };
+        bytes.extend_from_slice(&trailer.encode());
+        bytes
+    }
+
+    /// Decodes the footer that `trailer` points to.
+    ///
+    /// # Errors
+    /// [`Broken`] if the bytes are not the footer that was written.
+    pub fn decode(trailer: &Trailer, bytes: &[u8]) -> Result<Self, Broken> {
+        if bytes.len() < FOOTER_FIXED_BYTES || crc32c::crc32c(bytes) != trailer.footer_crc {
+            return Err(Broken::Damaged("the checksum of the footer is wrong"));
+        }
+        if !has(bytes, footer::magic, &FOOTER_MAGIC) || get(bytes, footer::offset) != trailer.footer_offset {
+            return Err(Broken::Damaged("the footer stands where it was not written"));
+        }
+        let incompat = get_u32(bytes, footer::incompat);
+        if get(bytes, footer::version) != u64::from(VERSION) || incompat & !INCOMPAT_KNOWN != 0 {
+            return Err(Broken::Unknown("a footer"));
+        }
+        let rows = get(bytes, footer::index_rows) as usize;
+        let rest = &bytes[FOOTER_FIXED_BYTES..];
+        let (index, sources) = rest
+            .split_at_checked(rows.saturating_mul(INDEX_ROW_BYTES))
+            .ok_or(Broken::Damaged("the index is longer than the footer"))?;
+        Ok(Self {
+            offset: trailer.footer_offset,
+            next_sequence: get(bytes, footer::next_sequence),
+            events: get(bytes, footer::events),
+            payload_bytes: get(bytes, footer::payload_bytes),
+            batches: get(bytes, footer::batches),
+            time_min_ns: get(bytes, footer::time_min_ns),
+            time_max_ns: get(bytes, footer::time_max_ns),
+            sources_complete: get(bytes, footer::flags) & SOURCES_COMPLETE != 0,
+            index: index.chunks_exact(INDEX_ROW_BYTES).map(decode_row).collect(),
+            sources: sources.to_vec(),
+            sources_count: get_u32(bytes, footer::sources),
+            ..Self::new(get_u128(bytes, footer::stream_id), get(bytes, footer::first_sequence))
+        })
+    }
+
+    /// Whether the other footer says the same of the batches.
+    #[must_use]
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        self.encode() == other.encode()
+    }
+}
+
+fn decode_row(row: &[u8]) -> IndexRow {
+    IndexRow {
+        offset: get(row, index_row::offset),
+        first_sequence: get(row, index_row::first_sequence),
+        time_min_ns: get(row, index_row::time_min_ns),
+        time_max_ns: get(row, index_row::time_max_ns),
+    }
+}
+
+/// The last bytes of a sealed segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trailer {
+    /// Where the footer stands.
+    pub footer_offset: u64,
+    /// Its bytes, without the trailer.
+    pub footer_bytes: u32,
+    /// Its CRC-32C.
+    pub footer_crc: u32,
+}
+
+impl Trailer {
+    fn encode(&self) -> [u8; TRAILER_BYTES] {
+        let mut bytes = [0; TRAILER_BYTES];
+        put(&mut bytes, trailer::footer_offset, self.footer_offset);
+        put(&mut bytes, trailer::footer_bytes, u64::from(self.footer_bytes));
+        put(&mut bytes, trailer::footer_crc, u64::from(self.footer_crc));
+        let crc = crc32c::crc32c(&bytes[..trailer::trailer_crc.at]);
+        put(&mut bytes, trailer::trailer_crc, u64::from(crc));
+        put_bytes(&mut bytes, trailer::magic, &TRAILER_MAGIC);
+        bytes
+    }
+
+    /// Decodes the last bytes of a file of `file_bytes`.
+    ///
+    /// # Errors
+    /// [`Broken`] if they are not the trailer of a file of that length.
+    pub fn decode(bytes: &[u8], file_bytes: u64) -> Result<Self, Broken> {
+        if bytes.len() != TRAILER_BYTES || !has(bytes, trailer::magic, &TRAILER_MAGIC) {
+            return Err(Broken::Damaged("the file does not end with a footer"));
+        }
+        if crc32c::crc32c(&bytes[..trailer::trailer_crc.at]) != get_u32(bytes, trailer::trailer_crc) {
+            return Err(Broken::Damaged("the checksum of the trailer is wrong"));
+        }
+        let trailer = Self {
+            footer_offset: get(bytes, trailer::footer_offset),
+            footer_bytes: get_u32(bytes, trailer::footer_bytes),
+            footer_crc: get_u32(bytes, trailer::footer_crc),
+        };
+        let end = trailer.footer_offset.checked_add(u64::from(trailer.footer_bytes) + TRAILER_BYTES as u64);
+        if end != Some(file_bytes) || trailer.footer_bytes as usize > FOOTER_BYTES_MAX {
+            return Err(Broken::Damaged("the trailer belongs to a file of another length"));
+        }
+        Ok(trailer)
+    }
+}

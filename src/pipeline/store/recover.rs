@@ -1,0 +1,200 @@
+//! What an earlier life left in the directory becomes a row of sealed segments, and says which sequence is next.
+//!
+//! Enters: the directory, locked. Leaves: [`Recovery`]. Run once, before the reader thread starts. It never refuses
+//! because of what it finds; what it cannot read it leaves alone and reports.
+//!
+//! | found | done |
+//! |---|---|
+//! | a `.repair` file | removed: its batches are still in the torn file beside it |
+//! | `.active` with a footer | renamed to a sealed one: only that was missing |
+//! | `.active` without a batch | removed; the sequence in its name counts |
+//! | `.active` with batches | a torn end is cut, a footer written, and it is sealed; damage in the middle stays |
+//! | `.active` that needs a newer version | left alone; the next sequence is beyond what it can hold |
+//! | `.active` whose header cannot be read | named torn |
+//! | a sealed or torn one | left alone; the newest says where the sequence goes on |
+//!
+//! Each step can be the last before a crash: what it leaves is again in the table.
+
+use std::io::{self, IoSlice};
+use std::path::Path;
+
+use super::Recovery;
+use super::disk::{self, Disk, DiskFile, ReadAt, write_all};
+use super::format::{Broken, SEGMENT_BYTES};
+use super::name::{Name, REPAIR, State};
+use super::scan::segment::{OpenError, Segment};
+use crate::pipeline::record::HEAD_BYTES;
+use crate::sync::Arc;
+
+/// Recovers `directory`. Returns what was found, and the stream that its segments belong to, if there is one.
+///
+/// # Errors
+/// Only if the directory cannot be listed.
+pub(super) fn recover(disk: &dyn Disk, directory: &Path) -> io::Result<(Recovery, Option<u128>)> {
+    let mut work = Work { disk, directory, recovery: Recovery { next_sequence: 1, ..Recovery::default() } };
+    work.remove_repairs()?;
+    let found = disk::segments(disk, directory)?;
+    let stream_id = work.stream_id(&found);
+    for &(name, bytes) in &found {
+        work.count_sequence(name.first_sequence);
+        if name.state == State::Active {
+            work.active(name, bytes, stream_id);
+        }
+    }
+    work.newest(&found, stream_id);
+    work.recovery.segments = disk::segments(disk, directory)?.len();
+    Ok((work.recovery, stream_id))
+}
+
+struct Work<'d> {
+    disk: &'d dyn Disk,
+    directory: &'d Path,
+    recovery: Recovery,
+}
+
+impl Work<'_> {
+    fn count_sequence(&mut self, next: u64) {
+        self.recovery.next_sequence = self.recovery.next_sequence.max(next);
+    }
+
+    fn note(&mut self, name: Name, what: impl std::fmt::Display) {
+        self.recovery.notes.push(format!("{name}: {what}"));
+    }
+
+    fn remove_repairs(&mut self) -> io::Result<()> {
+        for found in self.disk.list(self.directory)? {
+            if found.name.rsplit_once('.').is_some_and(|(_, extension)| extension == REPAIR)
+                && let Err(e) = self.disk.remove(&self.directory.join(&found.name))
+            {
+                self.recovery.notes.push(format!("{}: cannot be removed: {e}", found.name));
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self, name: Name, stream_id: Option<u128>) -> Result<(Arc<dyn DiskFile>, Segment), OpenError> {
+        let file = self.disk.open(&name.in_directory(self.directory))?;
+        let segment = Segment::open(Arc::clone(&file) as Arc<dyn ReadAt>, stream_id)?;
+        Ok((file, segment))
+    }
+
+    /// The stream of the newest segment that can be read.
+    fn stream_id(&self, found: &[(Name, u64)]) -> Option<u128> {
+        found.iter().rev().find_map(|(name, _)| Some(self.open(*name, None).ok()?.1.stream_id))
+    }
+
+    fn active(&mut self, name: Name, bytes: u64, stream_id: Option<u128>) {
+        if bytes <= SEGMENT_BYTES as u64 {
+            self.recovery.torn_bytes += bytes % SEGMENT_BYTES as u64;
+            self.remove(name);
+            return;
+        }
+        match self.open(name, stream_id) {
+            Ok((file, segment)) => {
+                if let Err(e) = self.seal(name, &*file, &segment) {
+                    self.beyond(name, bytes);
+                    self.note(name, format_args!("cannot be recovered: {e}; it is left as it is"));
+                }
+            }
+            Err(OpenError::Broken(Broken::Damaged(what))) => {
+                self.beyond(name, bytes);
+                let torn = Name { state: State::Torn, ..name };
+                let renamed = self.rename(name, torn);
+                self.recovery.damaged_ranges += 1;
+                self.note(name, format_args!("{what}; it is kept as torn"));
+                if let Err(e) = renamed {
+                    self.note(name, format_args!("cannot be renamed: {e}"));
+                }
+            }
+            Err(e) => {
+                self.beyond(name, bytes);
+                self.note(name, format_args!("{e}; it is left as it is"));
+            }
+        }
+    }
+
+    fn seal(&mut self, name: Name, file: &dyn DiskFile, segment: &Segment) -> io::Result<()> {
+        let footer = match &segment.footer {
+            Ok(footer) => footer.clone(),
+            Err(_) => self.rebuild(name, file, segment)?,
+        };
+        self.count_sequence(footer.next_sequence);
+        self.recovery.events += footer.events;
+        if footer.batches == 0 {
+            self.remove(name);
+            return Ok(());
+        }
+        self.rename(name, Name { state: State::Sealed, ..name })
+    }
+
+    /// Cuts a torn end and writes the footer.
+    fn rebuild(&mut self, name: Name, file: &dyn DiskFile, segment: &Segment) -> io::Result<super::footer::Footer> {
+        let mut damaged = Vec::new();
+        let (footer, torn_bytes) = segment.rebuild(true, &mut |damage| damaged.push(damage))?;
+        for damage in &damaged {
+            self.note(name, format_args!("damaged: {damage}; it is kept and skipped"));
+        }
+        self.recovery.damaged_ranges += damaged.len();
+        if footer.batches == 0 && damaged.is_empty() {
+            self.recovery.torn_bytes += torn_bytes;
+            return Ok(footer);
+        }
+        // An end that is a footer, cut off, has cost nothing.
+        if torn_bytes > 0 && !segment.is_footer(footer.offset)? {
+            self.recovery.torn_bytes += torn_bytes;
+            self.recovery.torn_files += 1;
+            self.note(name, format_args!("a torn end of {torn_bytes} bytes was cut"));
+        }
+        let bytes = footer.encode();
+        let sealed = file
+            .truncate(footer.offset)
+            .and_then(|()| write_all(file, &mut [IoSlice::new(&bytes)], footer.offset))
+            .and_then(|()| file.sync());
+        if let Err(e) = sealed {
+            // A footer is a cache, and readers find the torn end by themselves.
+            self.note(name, format_args!("its footer cannot be written: {e}"));
+        }
+        Ok(footer)
+    }
+
+    /// Looks into the newest sealed segment, and into the newest file if that is another, for the next sequence.
+    fn newest(&mut self, found: &[(Name, u64)], stream_id: Option<u128>) {
+        let sealed = found.iter().rev().find(|(name, _)| name.state == State::Sealed);
+        let last = found.last().filter(|(name, _)| name.state == State::Torn);
+        for &(name, bytes) in sealed.into_iter().chain(last) {
+            let read =
+                self.open(name, stream_id).map_err(|e| e.to_string()).and_then(|(_, segment)| match segment.footer {
+                    Ok(ref footer) => Ok((footer.next_sequence, footer.events)),
+                    Err(_) => {
+                        let rebuilt = segment.rebuild(false, &mut |_| {});
+                        rebuilt.map(|(footer, _)| (footer.next_sequence, footer.events)).map_err(|e| e.to_string())
+                    }
+                });
+            match read {
+                Ok((next, events)) => {
+                    self.count_sequence(next);
+                    self.recovery.events += events;
+                }
+                Err(e) => {
+                    self.beyond(name, bytes);
+                    self.note(name, format_args!("{e}; it is left as it is"));
+                }
+            }
+        }
+    }
+
+    /// The next sequence is beyond what a file of that size can hold: a gap is better than a sequence given out twice.
+    fn beyond(&mut self, name: Name, bytes: u64) {
+        self.count_sequence(name.first_sequence.saturating_add(bytes / HEAD_BYTES as u64));
+    }
+
+    fn rename(&self, from: Name, to: Name) -> io::Result<()> {
+        disk::rename_to_free(self.disk, self.directory, &from.in_directory(self.directory), to).map(drop)
+    }
+
+    fn remove(&mut self, name: Name) {
+        if let Err(e) = self.disk.remove(&name.in_directory(self.directory)) {
+            self.note(name, format_args!("it is empty and cannot be removed: {e}"));
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Pieces of an over-long line become one event again.
+//!
+//! Enters: events and pieces, in the order of reading, forward or backward. Leaves: whole events, each where its last piece
+//! stands. What can fail: nothing; an event whose pieces are not all there, or take more memory than is allowed, is given
+//! out as far as it goes and says that it is not whole.
+//!
+//! Forward, an event is complete when its last piece comes. Backward, that comes first: what follows it is held until the
+//! first piece has come, so that the order stays.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::ControlFlow;
+
+use super::Event;
+use crate::pipeline::record::{Record, encode_source};
+
+/// The most bytes that are held for events that are not complete.
+pub const JOIN_BYTES_MAX: usize = 64 << 20;
+
+/// An event with its payload in one piece.
+#[derive(Clone, Copy, Debug)]
+pub struct Joined<'a> {
+    /// The event; its last piece, if it was stored in pieces.
+    pub event: Event<'a>,
+    /// Its payload.
+    pub payload: &'a [u8],
+    /// Whether that is all of it.
+    pub is_whole: bool,
+}
+
+/// Joins pieces. One for each reading, in one direction.
+#[derive(Debug)]
+pub struct Joiner {
+    bytes_max: usize,
+    bytes: usize,
+    /// Forward: what has come of each event.
+    begun: HashMap<u64, Begun>,
+    clock: u64,
+    /// Backward: what waits, newest first.
+    held: VecDeque<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Begun {
+    payload: Vec<u8>,
+    is_whole: bool,
+    touched: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    sequence: Option<u64>,
+    stream_id: u128,
+    boot_id: u128,
+    record: Vec<u8>,
+    source: Vec<u8>,
+    /// The id of the event whose first pieces are still to come.
+    awaits: Option<u64>,
+    /// Payloads of its pieces, the last one first.
+    pieces: Vec<Vec<u8>>,
+}
+
+impl Default for Joiner {
+    fn default() -> Self {
+        Self::new(JOIN_BYTES_MAX)
+    }
+}
+
+impl Joiner {
+    /// Holds at most `bytes_max` bytes of incomplete events.
+    #[must_use]
+    pub fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, bytes: 0, begun: HashMap::new(), clock: 0, held: VecDeque::new() }
+    }
+
+    /// Takes the next event of a reading forward.
+    pub fn forward(
+        &mut self,
+        event: &Event<'_>,
+        each: &mut impl FnMut(Joined<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let payload = event.record.payload();
+        let Some(piece) = event.record.piece() else {
+            return each(Joined { event: *event, payload, is_whole: true });
+        };
+        if !piece.continued {
+            // A line of that id that never came to its end: the daemon ended in the middle of it.
+            self.forget(piece.id);
+        }
+        self.clock += 1;
+        let begun =
+            self.begun.entry(piece.id).or_insert_with(|| Begun { is_whole: !piece.continued, ..Begun::default() });
+        begun.payload.extend_from_slice(payload);
+        begun.touched = self.clock;
+        self.bytes += payload.len();
+        if piece.continues {
+            self.make_room(piece.id);
+            if self.bytes <= self.bytes_max {
+                return ControlFlow::Continue(());
+            }
+        }
+        let begun = self.forget(piece.id).unwrap_or_default();
+        let is_whole = begun.is_whole && !piece.continues;
+        each(Joined { event: *event, payload: &begun.payload, is_whole })
+    }
+
+    fn forget(&mut self, id: u64) -> Option<Begun> {
+        let begun = self.begun.remove(&id)?;
+        self.bytes -= begun.payload.len();
+        Some(begun)
+    }
+
+    /// Forgets what was begun longest ago, but not `but`: most likely its end was never written.
+    fn make_room(&mut self, but: u64) {
+        while self.bytes > self.bytes_max {
+            let others = self.begun.iter().filter(|(id, _)| **id != but);
+            let Some(oldest) = others.min_by_key(|(_, begun)| begun.touched).map(|(id, _)| *id) else { return };
+            self.forget(oldest);
+        }
+    }
+
+    /// Takes the next event of a reading backward.
+    pub fn backward(
+        &mut self,
+        event: &Event<'_>,
+        each: &mut impl FnMut(Joined<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let payload = event.record.payload();
+        let piece = event.record.piece();
+        if piece.is_none() && self.held.is_empty() {
+            return each(Joined { event: *event, payload, is_whole: true });
+        }
+        match piece {
+            Some(piece) if piece.continues => {
+                // Its end was not read, or was given up: then the rest of it is of no use.
+                let held = self.held.iter_mut().find(|held| held.awaits == Some(piece.id));
+                if let Some(held) = held {
+                    held.pieces.push(payload.to_vec());
+                    held.awaits = piece.continued.then_some(piece.id);
+                    self.bytes += payload.len();
+                }
+            }
+            _ => {
+                let awaits = piece.filter(|piece| piece.continued).map(|piece| piece.id);
+                let held = Held::new(event, awaits);
+                self.bytes += held.bytes();
+                self.held.push_back(held);
+            }
+        }
+        self.release(each)
+    }
+
+    /// Gives out what is complete, and what there is no more room to wait for.
+    fn release(&mut self, each: &mut impl FnMut(Joined<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        while self.held.front().is_some_and(|held| held.awaits.is_none() || self.bytes > self.bytes_max) {
+            let Some(held) = self.held.pop_front() else { break };
+            self.bytes -= held.bytes();
+            held.give(each)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Gives out what is still held: a reading backward has come to its end.
+    pub fn finish(&mut self, each: &mut impl FnMut(Joined<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        self.bytes = 0;
+        for held in self.held.drain(..) {
+            held.give(each)?;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Held {
+    fn new(event: &Event<'_>, awaits: Option<u64>) -> Self {
+        let mut source = Vec::new();
+        encode_source(&mut source, 0, 0, &event.source);
+        Self {
+            sequence: event.sequence,
+            stream_id: event.stream_id,
+            boot_id: event.boot_id,
+            record: event.bytes.to_vec(),
+            source,
+            awaits,
+            pieces: Vec::new(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.record.len() + self.source.len() + self.pieces.iter().map(Vec::len).sum::<usize>()
+    }
+
+    fn give(&self, each: &mut impl FnMut(Joined<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        // Both were decoded before they were held.
+        let Ok((record, _)) = Record::decode(&self.record) else { return ControlFlow::Continue(()) };
+        let Ok((source, _)) = Record::decode(&self.source) else { return ControlFlow::Continue(()) };
+        let Ok(source) = source.as_source() else { return ControlFlow::Continue(()) };
+        let event = Event {
+            sequence: self.sequence,
+            record,
+            bytes: &self.record,
+            source,
+            stream_id: self.stream_id,
+            boot_id: self.boot_id,
+        };
+        let is_whole = self.awaits.is_none();
+        if self.pieces.is_empty() {
+            return each(Joined { event, payload: record.payload(), is_whole });
+        }
+        let mut payload: Vec<u8> = self.pieces.iter().rev().flatten().copied().collect();
+        payload.extend_from_slice(record.payload());
+        each(Joined { event, payload: &payload, is_whole })
+    }
+}

@@ -1,0 +1,222 @@
+//! Reading segments, with no daemon: `dbufctl`, recovery, tests.
+//!
+//! Enters: a directory, or files. Leaves: [`Item`]s in order: events with their sequences and sources, losses, damage,
+//! gaps. Any thread. Memory is flat: one batch at a time. What can fail: the disk, with an error; damage is an item.
+//!
+//! Rules, cited by number:
+//! 1. Files are read in the order of their names. A torn file counts up to the first sequence of the next file, for what
+//!    was not durable in it was written again there.
+//! 2. A batch whose sequences were given out already is skipped.
+//! 3. A jump in the sequence is a [`Item::Gap`], except at the front, where the oldest files went.
+
+pub mod backward;
+pub mod follow;
+pub mod forward;
+pub mod join;
+pub mod merge;
+pub mod segment;
+#[cfg(test)]
+mod tests;
+pub mod verify;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::disk::RealDisk;
+use super::format::{BatchHeader, SEGMENT_BYTES};
+use super::name::{Name, State};
+use crate::pipeline::record::{Kind, Loss, Malformed, Record, Source};
+use crate::sync::Arc;
+pub use backward::backward;
+pub use follow::Follower;
+pub use forward::forward;
+pub use join::{Joined, Joiner};
+pub use segment::Damage;
+use segment::{OpenError, Segment};
+pub use verify::{Described, FileReport, describe, verify, verify_bytes};
+
+/// How often a directory is listed at most, until two lists are the same.
+const LISTINGS_MAX: usize = 100;
+
+/// A file of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What its name says; None for a file that was named some other way.
+    pub name: Option<Name>,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// The segments of a directory, oldest first.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// Them.
+    pub files: Vec<SegmentFile>,
+}
+
+impl Directory {
+    /// Lists the segments in `path`.
+    ///
+    /// A file that is renamed while a directory is listed may be missing under either name, so a list counts only when a
+    /// second one has the same names. An active file that has no header yet holds nothing and is left out.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let mut segments = super::disk::segments(&RealDisk, path)?;
+        for _ in 0..LISTINGS_MAX {
+            let before = std::mem::replace(&mut segments, super::disk::segments(&RealDisk, path)?);
+            if before.iter().map(|(name, _)| name).eq(segments.iter().map(|(name, _)| name)) {
+                break;
+            }
+        }
+        let files = segments
+            .into_iter()
+            .filter(|(name, bytes)| name.state != State::Active || *bytes >= SEGMENT_BYTES as u64)
+            .map(|(name, bytes)| SegmentFile { path: name.in_directory(path), name: Some(name), bytes })
+            .collect();
+        Ok(Self { files })
+    }
+
+    /// These files, in this order.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn of_files(paths: &[PathBuf]) -> io::Result<Self> {
+        let file = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| Name::parse(name.to_str()?));
+            Ok(SegmentFile { path: path.clone(), name, bytes: fs::metadata(path)?.len() })
+        };
+        Ok(Self { files: paths.iter().map(file).collect::<io::Result<_>>()? })
+    }
+}
+
+/// What is read.
+#[derive(Debug)]
+pub enum Item<'a> {
+    /// An event, or a piece of one.
+    Event(Event<'a>),
+    /// Events that are not in the files, and why.
+    Loss {
+        /// The account.
+        loss: Loss,
+        /// When it was written, nanoseconds of the wall clock.
+        time_ns: u64,
+        /// Whose events they were.
+        source: Source<'a>,
+    },
+    /// Bytes that cannot be read.
+    Damage {
+        /// In which file.
+        path: &'a Path,
+        /// What is wrong.
+        damage: Damage,
+    },
+    /// Sequences that are in no file: from the first to the last.
+    Gap {
+        /// The first that is missing.
+        from: u64,
+        /// The last that is missing.
+        to: u64,
+    },
+}
+
+/// An event, or a piece of one.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// Its sequence; None for a piece that is continued.
+    pub sequence: Option<u64>,
+    /// What was written.
+    pub record: Record<'a>,
+    /// The record's bytes.
+    pub bytes: &'a [u8],
+    /// Who it comes from.
+    pub source: Source<'a>,
+    /// The stream that it belongs to.
+    pub stream_id: u128,
+    /// The boot in which its segment was made; 0 if that is not known.
+    pub boot_id: u128,
+}
+
+/// What is wanted. Files and batches that hold nothing of it are skipped; in those that hold some, everything is given,
+/// and the caller looks at each event.
+#[derive(Default)]
+pub struct Wanted<'w> {
+    /// Sequences from this one on.
+    pub from_sequence: u64,
+    /// Acceptance times from this one on, nanoseconds of the wall clock.
+    pub from_ns: u64,
+    /// Acceptance times up to this one; None: all.
+    pub until_ns: Option<u64>,
+    /// Whether a source is wanted; files in whose footer none is are skipped.
+    pub source: Option<&'w dyn Fn(&Source<'_>) -> bool>,
+}
+
+impl Wanted<'_> {
+    fn batch(&self, header: &BatchHeader) -> bool {
+        (header.next_sequence() > self.from_sequence || header.events == 0)
+            && self.times(header.time_min_ns, header.time_max_ns)
+    }
+
+    fn times(&self, min_ns: u64, max_ns: u64) -> bool {
+        max_ns >= self.from_ns && self.until_ns.is_none_or(|until| min_ns <= until)
+    }
+
+    fn segment(&self, segment: &Segment) -> bool {
+        let Ok(footer) = &segment.footer else { return true };
+        let holds = |wanted: &dyn Fn(&Source<'_>) -> bool| footer.sources().any(|source| wanted(&source));
+        footer.next_sequence > self.from_sequence
+            && self.times(footer.time_min_ns, footer.time_max_ns)
+            && (!footer.sources_complete || self.source.is_none_or(holds))
+    }
+}
+
+/// Opens a file of a directory. None if it is no longer there: retention took it since it was listed.
+fn open_file(file: &SegmentFile, stream_id: Option<u128>) -> Option<Result<Segment, OpenError>> {
+    // The daemon may have sealed it, or named it torn, since it was listed.
+    let renamed = [State::Sealed, State::Torn].into_iter().filter_map(|state| {
+        let name = Name { state, ..file.name? };
+        Some(name.in_directory(file.path.parent()?))
+    });
+    for path in std::iter::once(file.path.clone()).chain(renamed) {
+        match fs::File::open(path) {
+            Ok(opened) => return Some(Segment::open(Arc::new(opened), stream_id)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Some(Err(OpenError::Disk(e))),
+        }
+    }
+    None
+}
+
+/// A whole file that cannot be read.
+fn unreadable(file: &SegmentFile, error: &OpenError) -> Damage {
+    Damage { offset: 0, bytes: file.bytes, what: error.to_string(), events: None }
+}
+
+/// A batch whose records are not what its header says.
+fn malformed(header: &BatchHeader, what: Malformed) -> Damage {
+    let bytes = header.end() - header.offset;
+    Damage { offset: header.offset, bytes, what: what.to_string(), events: Some(u64::from(header.events)) }
+}
+
+/// Up to which sequence a file counts (rule 1), by the name of the next.
+fn bound(file: &SegmentFile, next: Option<&SegmentFile>) -> u64 {
+    match (file.name, next.and_then(|next| next.name)) {
+        (Some(Name { state: State::Torn, .. }), Some(next)) => next.first_sequence,
+        _ => u64::MAX,
+    }
+}
+
+fn item(placed: merge::Placed<'_>, stream_id: u128, boot_id: u128) -> Item<'_> {
+    let merge::Placed { sequence, record, bytes, source } = placed;
+    match record.kind {
+        Kind::Loss => match record.as_loss() {
+            Ok(loss) => Item::Loss { loss, time_ns: record.time_ns, source },
+            Err(_) => unreachable!("it was decoded when it was ordered"),
+        },
+        _ => Item::Event(Event { sequence, record, bytes, source, stream_id, boot_id }),
+    }
+}

@@ -1,0 +1,320 @@
+//! One segment, read batch by batch.
+//!
+//! Enters: a file. Leaves: whole batches, and accounts of what is damaged. Any thread; one batch in memory at a time.
+//! What can fail: the disk, with an error. Damage is no error: it is found, measured and stepped over.
+
+use std::fmt;
+use std::io;
+
+use super::super::disk::{ReadAt, read_full};
+use super::super::footer::{Footer, Trailer};
+use super::super::format::{
+    BATCH_MAGIC, BatchHeader, Broken, FOOTER_FIXED_BYTES, FOOTER_MAGIC, RUN_BYTES, SEGMENT_BYTES, SegmentHeader,
+    TRAILER_BYTES,
+};
+use crate::pipeline::record::ALIGN;
+use crate::sync::Arc;
+
+/// How much of a batch's header is read at first: enough for 16 runs.
+const HEAD_READ_BYTES: usize = BatchHeader::bytes_for(16);
+/// How much is looked through at a time for the next whole batch after damage.
+const WINDOW_BYTES: usize = 256 << 10;
+const _: () = assert!(WINDOW_BYTES.is_multiple_of(ALIGN) && RUN_BYTES.is_multiple_of(ALIGN));
+
+/// Bytes of a segment that cannot be read as what they should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Where they start.
+    pub offset: u64,
+    /// How many they are.
+    pub bytes: u64,
+    /// What is wrong with them.
+    pub what: String,
+    /// How many events were in them, if that is known.
+    pub events: Option<u64>,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes at offset {}: {}", self.bytes, self.offset, self.what)?;
+        match self.events {
+            Some(events) => write!(f, " ({events} events)"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A batch in memory. Its buffers are used again for the next.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// What its header says.
+    pub header: BatchHeader,
+    /// Its records: the runs, one after the other.
+    pub content: Vec<u8>,
+    head: Vec<u8>,
+}
+
+/// What stands at a place in a segment.
+#[derive(Debug)]
+pub enum Step {
+    /// A whole batch. The next place is its [`BatchHeader::end`].
+    Batch,
+    /// Damage with something whole after it, at `next`.
+    Damage {
+        /// What is damaged. Its header, if that was whole, is in the batch.
+        damage: Damage,
+        /// Where to go on.
+        next: u64,
+        /// The range of sequences that the damaged batch held, if its header was whole.
+        sequences: Option<(u64, u64)>,
+    },
+    /// No batch stands here or later. So many bytes do: none, a batch that is being written, one that was torn, or a
+    /// footer that is damaged.
+    End {
+        /// How many.
+        torn_bytes: u64,
+    },
+}
+
+/// Why a file cannot be read at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The disk says no.
+    #[error("{0}")]
+    Disk(#[from] io::Error),
+    /// Header and footer are damaged, or of a newer version.
+    #[error("{0}")]
+    Broken(#[from] Broken),
+}
+
+/// A segment, open for reading.
+pub struct Segment {
+    file: Arc<dyn ReadAt>,
+    /// Its header, or what is wrong with it.
+    pub header: Result<SegmentHeader, Broken>,
+    /// Its footer, or why there is none that counts.
+    pub footer: Result<Footer, Broken>,
+    /// The stream that it belongs to.
+    pub stream_id: u128,
+    /// How long the file was when it was last looked at.
+    pub file_bytes: u64,
+}
+
+impl Segment {
+    /// Opens a segment. `stream_id` is that of its neighbours, for a file that has lost both header and footer.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the disk fails, if a newer version is needed, or if no stream is known.
+    pub fn open(file: Arc<dyn ReadAt>, stream_id: Option<u128>) -> Result<Self, OpenError> {
+        let file_bytes = file.bytes()?;
+        let mut head = [0; SEGMENT_BYTES];
+        let read = read_full(&*file, &mut head, 0)?;
+        let header = SegmentHeader::decode(&head[..read]);
+        if let Err(unknown @ Broken::Unknown(_)) = header {
+            return Err(unknown.into());
+        }
+        let footer = read_footer(&*file, file_bytes)?;
+        let known = match (&header, &footer) {
+            (Ok(header), _) => Some(header.stream_id),
+            (Err(_), Ok(footer)) => Some(footer.stream_id),
+            (Err(_), Err(_)) => stream_id,
+        };
+        match (known, &header) {
+            (Some(stream_id), _) => Ok(Self { file, header, footer, stream_id, file_bytes }),
+            (None, Err(broken)) => Err((*broken).into()),
+            (None, Ok(_)) => unreachable!("a header names its stream"),
+        }
+    }
+
+    /// Where the first batch stands.
+    pub const FIRST: u64 = SEGMENT_BYTES as u64;
+
+    /// Looks at the length of the file again, and at its footer if it has grown one.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn refresh(&mut self) -> io::Result<()> {
+        let file_bytes = self.file.bytes()?;
+        if file_bytes != self.file_bytes {
+            self.file_bytes = file_bytes;
+            self.footer = read_footer(&*self.file, file_bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Where batches end at the latest.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.footer.as_ref().map_or(self.file_bytes, |footer| footer.offset)
+    }
+
+    /// Looks at what stands at `at`. Where `wants` says so of its header, a batch's records are read and their checksum is
+    /// verified.
+    ///
+    /// # Errors
+    /// What the disk says. That ends nothing: the caller may step over it.
+    pub fn step(&self, at: u64, batch: &mut Batch, wants: &dyn Fn(&BatchHeader) -> bool) -> io::Result<Step> {
+        let limit = self.limit();
+        if at >= limit {
+            return Ok(Step::End { torn_bytes: 0 });
+        }
+        let broken = match self.read_header(at, batch) {
+            Err(e) => return Err(e),
+            Ok(Ok(())) if batch.header.end() > limit => Broken::Damaged("a batch is cut off"),
+            Ok(Ok(())) => {
+                let content = wants(&batch.header);
+                let Some(what) = self.read_content(batch, content)? else { return Ok(Step::Batch) };
+                return self.after_damaged_content(at, limit, &batch.header, what);
+            }
+            Ok(Err(unknown @ Broken::Unknown(_))) if batch.header.end() <= limit => {
+                return self.after_damaged_content(at, limit, &batch.header, unknown.to_string());
+            }
+            Ok(Err(broken)) => broken,
+        };
+        let next = match self.find_batch(at + ALIGN as u64, limit)? {
+            Some(next) => next,
+            None if self.footer.is_ok() => limit,
+            None => return Ok(Step::End { torn_bytes: limit - at }),
+        };
+        let damage = Damage { offset: at, bytes: next - at, what: broken.to_string(), events: None };
+        Ok(Step::Damage { damage, next, sequences: None })
+    }
+
+    /// Whether the bytes at `at` start as a footer does: then a tail that is no batch has cost no events.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn is_footer(&self, at: u64) -> io::Result<bool> {
+        let mut start = [0; FOOTER_MAGIC.len()];
+        Ok(read_full(&*self.file, &mut start, at)? == start.len() && start == FOOTER_MAGIC)
+    }
+
+    fn read_header(&self, at: u64, batch: &mut Batch) -> io::Result<Result<(), Broken>> {
+        batch.head.resize(HEAD_READ_BYTES, 0);
+        let read = read_full(&*self.file, &mut batch.head, at)?;
+        batch.head.truncate(read);
+        if let Some(claimed) = BatchHeader::claimed_bytes(&batch.head)
+            && claimed > read
+            && read == HEAD_READ_BYTES
+        {
+            batch.head.resize(claimed, 0);
+            let more = read_full(&*self.file, &mut batch.head[read..], at + read as u64)?;
+            batch.head.truncate(read + more);
+        }
+        Ok(batch.header.decode_from(self.stream_id, at, &batch.head))
+    }
+
+    /// Reads the records, if they are wanted; says what is wrong with them.
+    fn read_content(&self, batch: &mut Batch, content: bool) -> io::Result<Option<String>> {
+        batch.content.clear();
+        if !content {
+            return Ok(None);
+        }
+        // The header's checksum was right and the batch ends within the file: the size is true.
+        let bytes = usize::try_from(batch.header.content_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        batch.content.resize(bytes, 0);
+        let from = batch.header.offset + u64::from(batch.header.header_bytes);
+        let read = read_full(&*self.file, &mut batch.content, from)?;
+        if read < bytes {
+            return Ok(Some("a batch is cut off".into()));
+        }
+        let right = crc32c::crc32c(&batch.content) == batch.header.content_crc;
+        Ok((!right).then(|| "the checksum of a batch's records is wrong".into()))
+    }
+
+    /// Its header is whole, so its end is known. Without a footer it is damage only if another batch follows; else it
+    /// is a tail.
+    fn after_damaged_content(&self, at: u64, limit: u64, header: &BatchHeader, what: String) -> io::Result<Step> {
+        let next = header.end();
+        if self.footer.is_err() && self.find_batch(next, limit)?.is_none() && !self.is_footer(next)? {
+            return Ok(Step::End { torn_bytes: limit - at });
+        }
+        let damage = Damage { offset: at, bytes: next - at, what, events: Some(u64::from(header.events)) };
+        Ok(Step::Damage { damage, next, sequences: Some((header.first_sequence, header.next_sequence())) })
+    }
+
+    /// The next place from `at` on where a batch's header is whole.
+    fn find_batch(&self, mut at: u64, limit: u64) -> io::Result<Option<u64>> {
+        let mut window = Vec::new();
+        let mut batch = Batch::default();
+        while at < limit {
+            window.resize(WINDOW_BYTES.min(usize::try_from(limit - at).unwrap_or(WINDOW_BYTES)), 0);
+            let read = read_full(&*self.file, &mut window, at)?;
+            for place in (0..read.saturating_sub(BATCH_MAGIC.len() - 1)).step_by(ALIGN) {
+                if window[place..].starts_with(&BATCH_MAGIC) {
+                    let here = at + place as u64;
+                    // Of a newer version is good enough: it is whole.
+                    let whole = !matches!(self.read_header(here, &mut batch)?, Err(Broken::Damaged(_)));
+                    if whole && batch.header.end() <= limit {
+                        return Ok(Some(here));
+                    }
+                }
+            }
+            if read < window.len() {
+                break;
+            }
+            at += read as u64;
+        }
+        Ok(None)
+    }
+
+    /// Rebuilds the footer from the batches, from their headers alone or with every byte verified. Reports damage to
+    /// `report`; returns the footer and the bytes after the last whole batch.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn rebuild(&self, content: bool, report: &mut dyn FnMut(Damage)) -> io::Result<(Footer, u64)> {
+        let first = self.header.as_ref().map_or(0, |header| header.first_sequence);
+        let mut footer = Footer::new(self.stream_id, first);
+        footer.sources_complete = content;
+        let mut batch = Batch::default();
+        let mut at = Self::FIRST;
+        loop {
+            match self.step(at, &mut batch, &|_| content)? {
+                Step::Batch => {
+                    if footer.batches == 0 && self.header.is_err() {
+                        footer.first_sequence = batch.header.first_sequence;
+                    }
+                    footer.add(&batch.header);
+                    for run in batch.runs() {
+                        footer.add_sources(run);
+                    }
+                    at = batch.header.end();
+                }
+                Step::Damage { damage, next, .. } => {
+                    report(damage);
+                    at = next;
+                }
+                Step::End { torn_bytes } => return Ok((footer, torn_bytes)),
+            }
+        }
+    }
+}
+
+impl Batch {
+    /// The bytes of each run, if the content was read.
+    pub fn runs(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.content[..];
+        self.header.runs.iter().map_while(move |row| {
+            let (run, tail) = rest.split_at_checked(usize::try_from(row.bytes).ok()?)?;
+            rest = tail;
+            Some(run)
+        })
+    }
+}
+
+fn read_footer(file: &dyn ReadAt, file_bytes: u64) -> io::Result<Result<Footer, Broken>> {
+    let least = (SEGMENT_BYTES + FOOTER_FIXED_BYTES + TRAILER_BYTES) as u64;
+    if file_bytes < least {
+        return Ok(Err(Broken::Damaged("the file does not end with a footer")));
+    }
+    let mut end = [0; TRAILER_BYTES];
+    let read = read_full(file, &mut end, file_bytes - TRAILER_BYTES as u64)?;
+    let trailer = match Trailer::decode(&end[..read], file_bytes) {
+        Ok(trailer) => trailer,
+        Err(broken) => return Ok(Err(broken)),
+    };
+    let mut bytes = vec![0; trailer.footer_bytes as usize];
+    let read = read_full(file, &mut bytes, trailer.footer_offset)?;
+    Ok(Footer::decode(&trailer, &bytes[..read]))
+}

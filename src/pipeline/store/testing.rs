@@ -1,0 +1,160 @@
+//! What the store's tests share: batches made from events, and everything that is read back.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+use super::scan::{self, Directory, Item, Wanted};
+use super::{BatchView, RunView};
+use crate::config::settings::{Config, Storage, SyncPolicy, WhenFull};
+use crate::pipeline::record::{Event, Kind, Loss, Record, Source, encode_loss, encode_source};
+
+/// A batch that owns its bytes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TestBatch {
+    pub(crate) generation: u64,
+    runs: Vec<Vec<u8>>,
+}
+
+impl TestBatch {
+    pub(crate) fn new(generation: u64) -> Self {
+        Self { generation, runs: Vec::new() }
+    }
+
+    /// A batch of one run whose events have these times and payloads.
+    pub(crate) fn of(generation: u64, events: &[(u64, &str)]) -> Self {
+        let mut batch = Self::new(generation);
+        batch.run("app", events);
+        batch
+    }
+
+    /// Adds a run of one source.
+    pub(crate) fn run(&mut self, tag: &str, events: &[(u64, &str)]) -> &mut Self {
+        let mut run = Vec::new();
+        let time_ns = events.first().map_or(0, |event| event.0);
+        encode_source(&mut run, 0, time_ns, &Source { pid: 7, tag: tag.as_bytes(), ..Source::default() });
+        for &(time_ns, payload) in events {
+            Event { time_ns, pri: 6, payload: payload.as_bytes(), ..Event::default() }.encode(&mut run);
+        }
+        self.runs.push(run);
+        self
+    }
+
+    /// Adds an event of the first source to the last run.
+    pub(crate) fn event(&mut self, event: &Event<'_>) -> &mut Self {
+        event.encode(self.runs.last_mut().expect("a run was added before"));
+        self
+    }
+
+    /// Adds a loss of the first source to the last run.
+    pub(crate) fn loss(&mut self, time_ns: u64, loss: &Loss) -> &mut Self {
+        encode_loss(self.runs.last_mut().expect("a run was added before"), 0, time_ns, loss);
+        self
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        self.runs.iter().flat_map(|run| records(run))
+    }
+
+    /// Lends the batch, its runs cut into slices of at most `slice_bytes` (and at least a record).
+    pub(crate) fn lend<T>(&self, slice_bytes: usize, to: impl FnOnce(&BatchView<'_>) -> T) -> T {
+        let slices: Vec<_> = self.runs.iter().map(|run| cut(run, slice_bytes)).collect();
+        let runs: Vec<_> = slices
+            .iter()
+            .enumerate()
+            .map(|(writer, slices)| RunView {
+                writer: writer as u8,
+                events: records(&self.runs[writer]).filter(Record::ends_event).count() as u32,
+                slices,
+            })
+            .collect();
+        to(&BatchView {
+            generation: self.generation,
+            events: runs.iter().map(|run| run.events).sum(),
+            payload_bytes: self.records().filter(|r| r.kind == Kind::Event).map(|r| r.payload().len() as u64).sum(),
+            time_min_ns: self.records().map(|r| r.time_ns).min().unwrap_or(0),
+            time_max_ns: self.records().map(|r| r.time_ns).max().unwrap_or(0),
+            runs: &runs,
+        })
+    }
+}
+
+fn records(run: &[u8]) -> impl Iterator<Item = Record<'_>> {
+    let mut rest = run;
+    std::iter::from_fn(move || {
+        let (record, bytes) = Record::decode(rest).ok()?;
+        rest = &rest[bytes..];
+        Some(record)
+    })
+}
+
+fn cut(run: &[u8], slice_bytes: usize) -> Vec<&[u8]> {
+    let (mut slices, mut start, mut at) = (Vec::new(), 0, 0);
+    while at < run.len() {
+        let bytes = Record::decode(&run[at..]).expect("a test lays down whole records").1;
+        if at > start && at + bytes - start > slice_bytes {
+            slices.push(&run[start..at]);
+            start = at;
+        }
+        at += bytes;
+    }
+    slices.push(&run[start..]);
+    slices
+}
+
+/// Settings for a test: small segments, no retention.
+pub(crate) fn storage(directory: &Path) -> Storage {
+    Storage {
+        directory: directory.to_path_buf(),
+        segment_bytes: 4096,
+        segment_age: Duration::from_secs(3600),
+        retain: None,
+        retain_age: None,
+        min_free: None,
+        sync: SyncPolicy::Never,
+        when_full: WhenFull::Wait,
+        ..Config::default().storage
+    }
+}
+
+/// All items as text, for a comparison that reads well.
+pub(crate) fn read(path: &Path) -> Vec<String> {
+    let directory = Directory::open(path).expect("the directory is there");
+    forward(&directory, &Wanted::default())
+}
+
+/// The items that reading forward gives, as text.
+pub(crate) fn forward(directory: &Directory, wanted: &Wanted<'_>) -> Vec<String> {
+    let mut read = Vec::new();
+    let whole = scan::forward(directory, wanted, |item| {
+        read.push(text(&item));
+        ControlFlow::Continue(())
+    });
+    assert!(whole.is_continue());
+    read
+}
+
+/// The items that reading backward gives, as text.
+pub(crate) fn backward(directory: &Directory, wanted: &Wanted<'_>) -> Vec<String> {
+    let mut read = Vec::new();
+    let whole = scan::backward(directory, wanted, |item| {
+        read.push(text(&item));
+        ControlFlow::Continue(())
+    });
+    assert!(whole.is_continue());
+    read
+}
+
+/// An item as text: `5 app hello`.
+pub(crate) fn text(item: &Item<'_>) -> String {
+    match item {
+        Item::Event(event) => {
+            let sequence = event.sequence.map_or("piece".into(), |sequence| sequence.to_string());
+            let (tag, payload) = (String::from_utf8_lossy(event.source.tag), event.record.payload());
+            format!("{sequence} {tag} {}", String::from_utf8_lossy(payload))
+        }
+        Item::Loss { loss, .. } => format!("lost {} {}", loss.events, loss.cause.name()),
+        Item::Damage { damage, .. } => format!("damage {damage}"),
+        Item::Gap { from, to } => format!("gap {from}..{to}"),
+    }
+}

@@ -1,0 +1,8 @@
+//! `dbufctl` as people use it: the program itself, over segments that the store has written.
+
+mod cat;
+mod daemon;
+mod fixture;
+mod follow;
+mod segments;
+mod verify;

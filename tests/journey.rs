@@ -1,0 +1,279 @@
+//! An event's journey with the real programs: in over a socket, into segments, back to a person's eyes.
+
+mod support;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+use support::{Home, has, send_numbered, shell, wait_for};
+
+const QUICK: &[&str] = &["storage.sync=50ms"];
+
+#[test]
+fn what_nc_logger_socat_and_send_put_in_is_read_back() {
+    let home = Home::new();
+    let daemon = home.start(QUICK);
+    let mut expected = vec!["by send".to_string()];
+    home.ctl_ok(&["send", "--sync", "-p", "err", "-t", "tool", "by", "send"]);
+    for (program, script, text) in [
+        ("nc", "echo by nc | nc -UN $STREAM", "by nc"),
+        ("socat", "echo by socat | socat - UNIX-CONNECT:$STREAM", "by socat"),
+        ("logger", "logger -u $DGRAM -t greeter -p user.warning by logger", "by logger"),
+    ] {
+        if has(program) {
+            let output = shell(&home, script);
+            assert!(output.status.success(), "{program}: {output:?}");
+            expected.push(text.into());
+        } else {
+            eprintln!("skipped: {program} is not installed");
+        }
+    }
+    home.wait_persisted(expected.len() as u64);
+    let mut seen: Vec<String> = home.cat().lines().map(String::from).collect();
+    seen.sort();
+    expected.sort();
+    assert_eq!(seen, expected);
+    for event in home.json() {
+        match event["MESSAGE"].as_str().expect("text") {
+            "by send" => assert_eq!((&event["PRIORITY"], &event["SYSLOG_IDENTIFIER"]), (&"3".into(), &"tool".into())),
+            "by logger" => {
+                assert_eq!((&event["PRIORITY"], &event["SYSLOG_IDENTIFIER"]), (&"4".into(), &"greeter".into()))
+            }
+            _ => assert_eq!(event["PRIORITY"], "6"),
+        }
+        assert_eq!(event["_UID"], nix::unistd::getuid().to_string());
+    }
+    assert!(home.ctl_ok(&["segments"]).contains("active"));
+    home.ctl_ok(&["verify"]);
+    drop(daemon);
+}
+
+#[test]
+fn each_line_is_there_once_and_in_the_order_of_its_connection() {
+    const CONNECTIONS: u64 = 4;
+    const LINES: u64 = 100_000;
+    let home = Home::new();
+    let daemon = home.start(&["storage.segment_size=1MiB", "storage.sync=50ms"]);
+    let mut tail =
+        home.ctl_command(&["tail", "-n", "0", "-o", "cat"]).stdout(Stdio::piped()).spawn().expect("dbufctl tail");
+    let followed = std::thread::spawn({
+        let mut lines = BufReader::new(tail.stdout.take().expect("its output")).lines();
+        move || -> Vec<String> { lines.by_ref().map_while(Result::ok).take_while(|l| l != "the end").collect() }
+    });
+    // The tail follows once it has seen a first event, so send some until it has; they are not counted below.
+    std::thread::scope(|scope| {
+        for connection in 0..CONNECTIONS {
+            let path = home.socket("stream.sock");
+            scope.spawn(move || send_numbered(&path, &format!("c{connection}"), 0..LINES));
+        }
+    });
+    let stats = home.wait_persisted(CONNECTIONS * LINES);
+    assert_eq!(stats["events"]["received"], stats["events"]["persisted"]);
+    assert_eq!(stats["events"]["lost_total"], 0);
+    assert!(stats["storage"]["segments"].as_u64() > Some(5), "rotation happened: {}", stats["storage"]);
+    home.stream().write_all(b"the end\n").expect("the daemon reads");
+    let followed = followed.join().expect("the tail ended");
+    let _ = tail.kill();
+    let _ = tail.wait();
+    in_order_and_once(home.cat().lines().filter(|l| *l != "the end"), LINES);
+    // What the tail saw may begin late, but has no hole and nothing twice.
+    let mut next: HashMap<&str, u64> = HashMap::new();
+    for line in &followed {
+        let (connection, number) = line.split_once(' ').expect("a numbered line");
+        let number: u64 = number.parse().expect("a number");
+        let expected = next.entry(connection).or_insert(number);
+        assert_eq!(*expected, number, "the tail of {connection}");
+        *expected += 1;
+    }
+    assert!(next.values().all(|n| *n == LINES), "the tail ends with the last line: {next:?}");
+    home.ctl_ok(&["verify"]);
+    dense(&home);
+    drop(daemon);
+}
+
+fn in_order_and_once<'a>(lines: impl Iterator<Item = &'a str>, each: u64) {
+    let mut next: HashMap<&str, u64> = HashMap::new();
+    for line in lines {
+        let (connection, number) = line.split_once(' ').expect("a numbered line");
+        let expected = next.entry(connection).or_default();
+        assert_eq!(number.parse(), Ok(*expected), "of {connection}");
+        *expected += 1;
+    }
+    assert!(!next.is_empty() && next.values().all(|n| *n == each), "{next:?}");
+}
+
+/// Sequences start at 1 and have no gap. Returns the last.
+fn dense(home: &Home) -> u64 {
+    let mut last = 0;
+    for event in home.json() {
+        let sequence: u64 = event["__SEQNUM"].as_str().expect("a sequence").parse().expect("a number");
+        assert_eq!(sequence, last + 1, "sequences are dense");
+        last = sequence;
+    }
+    last
+}
+
+#[test]
+fn after_kill_9_all_that_was_persisted_is_read_and_the_sequence_goes_on() {
+    let home = Home::new();
+    let daemon = home.start(QUICK);
+    let path = home.socket("stream.sock");
+    let sender = std::thread::spawn(move || send_numbered(&path, "a", 0..3_000_000));
+    let stats = home.wait_persisted(50_000);
+    daemon.kill();
+    sender.join().expect("the sender ends");
+    let persisted = stats["events"]["persisted"].as_u64().expect("a count");
+
+    // Whatever the kill left behind the last whole batch: half a batch, as a torn write leaves it.
+    let active = std::fs::read_dir(home.segments()).expect("segments").flatten().map(|e| e.path());
+    let active = active.filter(|p| p.extension().is_some_and(|e| e == "active")).max().expect("an active segment");
+    let whole = std::fs::metadata(&active).expect("a file").len();
+    let mut bytes = std::fs::read(&active).expect("a file");
+    let batch_like = bytes[bytes.len() / 2..].to_vec();
+    bytes.extend_from_slice(&batch_like[..batch_like.len().min(1000)]);
+    std::fs::write(&active, &bytes).expect("a file");
+    assert!(bytes.len() as u64 > whole);
+
+    let daemon = home.start(QUICK);
+    wait_for("the report of the torn tail", || daemon.log().contains("torn").then_some(()));
+    let before = dense(&home);
+    assert!(before >= persisted, "{before} of at least {persisted}");
+    send_numbered(&home.socket("stream.sock"), "b", 0..10);
+    home.wait_persisted(10);
+    assert_eq!(dense(&home), before + 10);
+    for (number, line) in home.cat().lines().enumerate().take(usize::try_from(before).expect("small")) {
+        assert_eq!(line, format!("a {number}"));
+    }
+    home.ctl_ok(&["verify"]);
+    drop(daemon);
+}
+
+#[test]
+fn at_sigterm_what_was_accepted_is_in_the_files_and_the_report_agrees() {
+    let home = Home::new();
+    let daemon = home.start(QUICK);
+    let path = home.socket("stream.sock");
+    let sender = std::thread::spawn(move || send_numbered(&path, "a", 0..3_000_000));
+    home.wait_persisted(50_000);
+    let report = daemon.stop();
+    sender.join().expect("the sender ends");
+    let lines = home.cat().lines().count();
+    let mut expected = 0;
+    for line in home.cat().lines() {
+        // The last line may have been cut by the end of the connection's life.
+        if expected + 1 < lines {
+            assert_eq!(line, format!("a {expected}"));
+        }
+        expected += 1;
+    }
+    let figures: Vec<String> =
+        report.replace([',', '\u{202f}', '_'], "").split_whitespace().map(String::from).collect();
+    assert!(figures.contains(&lines.to_string()), "{lines} events are in the files, but the report says: {report}");
+    assert!(
+        home.segments()
+            .read_dir()
+            .expect("segments")
+            .flatten()
+            .all(|e| !e.path().to_string_lossy().ends_with(".active"))
+    );
+    home.ctl_ok(&["verify"]);
+}
+
+#[test]
+fn an_idle_daemon_does_not_wake() {
+    let home = Home::new();
+    let daemon = home.start(QUICK);
+    send_numbered(&home.socket("stream.sock"), "a", 0..1000);
+    let held = home.stream();
+    home.wait_for_stats("all durable", |s| s["events"]["durable"] == 1000);
+    let data_plane = |name: &str| name.starts_with("dbufd-");
+    // The syncer's last look at its work may still be under way: settle until two looks agree.
+    let before = wait_for("the threads to settle", || {
+        let first = daemon.switches(data_plane);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        (first == daemon.switches(data_plane)).then_some(first)
+    });
+    assert!(before.len() >= 2, "writers and reader are there: {before:?}");
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(daemon.switches(data_plane), before);
+    drop((held, daemon));
+}
+
+#[test]
+fn a_second_daemon_refuses_and_names_the_first() {
+    let home = Home::new();
+    let daemon = home.start(QUICK);
+    for (directory, runtime) in [("segments", "other"), ("other", "run")] {
+        let second = std::process::Command::new(env!("CARGO_BIN_EXE_dbufd"))
+            .arg("--directory")
+            .arg(home.path(directory))
+            .arg("--runtime")
+            .arg(home.path(runtime))
+            .args(["--config", "/dev/null"])
+            .output()
+            .expect("dbufd runs");
+        let words = String::from_utf8_lossy(&second.stderr).into_owned();
+        assert!(
+            !second.status.success() && words.contains(&daemon.pid().to_string()),
+            "{directory}/{runtime}: {words}"
+        );
+    }
+    home.ctl_ok(&["ping"]);
+}
+
+#[test]
+fn rotate_sync_and_reload_do_as_they_say() {
+    let home = Home::new();
+    let mut daemon = home.start(&["storage.sync=1h"]);
+    send_numbered(&home.socket("stream.sock"), "a", 0..10);
+    home.wait_persisted(10);
+    home.ctl_ok(&["sync"]);
+    assert_eq!(home.stats()["events"]["durable"], 10);
+    home.ctl_ok(&["rotate"]);
+    send_numbered(&home.socket("stream.sock"), "a", 10..20);
+    home.wait_persisted(20);
+    daemon.signal(Signal::SIGUSR1);
+    wait_for("a third segment", || {
+        let segments: serde_json::Value =
+            serde_json::from_str(&home.ctl_ok(&["segments", "--json"])).expect("an array");
+        (segments.as_array().map(Vec::len) >= Some(3)).then_some(())
+    });
+    home.ctl_ok(&["reload"]);
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_notice("RELOADING=1");
+    assert_eq!(home.cat().lines().count(), 20);
+    assert!(daemon.is_alive());
+}
+
+#[test]
+fn a_datagram_sender_is_told_apart_by_its_pid() {
+    let home = Home::new();
+    let daemon = home.start(QUICK);
+    let socket = UnixDatagram::unbound().expect("a socket");
+    for number in 0..100 {
+        socket.send_to(format!("<12>app[42]: event {number}").as_bytes(), home.socket("dgram.sock")).expect("sent");
+    }
+    home.wait_persisted(100);
+    let events = home.json();
+    assert_eq!(events.len(), 100);
+    assert!(events.iter().all(|e| e["_PID"] == std::process::id().to_string() && e["PRIORITY"] == "4"));
+    drop(daemon);
+}
+
+#[test]
+fn output_into_a_closed_pipe_ends_quietly() {
+    let home = Home::new();
+    let daemon = home.start(QUICK);
+    send_numbered(&home.socket("stream.sock"), "a", 0..100_000);
+    home.wait_persisted(100_000);
+    let mut cat =
+        home.ctl_command(&["cat", "-o", "cat"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("cat");
+    let mut first = [0; 4];
+    cat.stdout.take().expect("its output").read_exact(&mut first).expect("some bytes");
+    let output = cat.wait_with_output().expect("cat ends");
+    assert_eq!((&first, output.stderr.as_slice()), (b"a 0\n", &b""[..]));
+    drop(daemon);
+}
