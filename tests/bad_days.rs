@@ -174,7 +174,7 @@ fn a_silent_client_and_one_that_never_reads_hurt_nobody() {
     let mut deaf = home.stream();
     deaf.set_write_timeout(Some(Duration::from_secs(5))).expect("a timeout");
     let mut bytes = MAGIC.to_vec();
-    wire::Hello { name: b"deaf", ack: wire::AckLevel::Persisted, ..wire::Hello::default() }.encode(&mut bytes);
+    wire::Hello { name: b"deaf", ack: wire::Level::Persisted, ..wire::Hello::default() }.encode(&mut bytes);
     let resident = daemon.resident_bytes();
     for sequence in 0..100_000u64 {
         // Each of these asks for a reply of its own.

@@ -110,7 +110,7 @@ fn a_frame_keeps_its_tag_its_time_and_who_the_kernel_says_sent_it() {
 #[test]
 fn send_takes_words_or_lines_and_returns_when_they_are_durable() {
     let home = Home::new();
-    let _daemon = home.start(&["ingest.max_event=100B"]);
+    let _daemon = home.start(&["ingest.max_event=1KiB"]);
     home.ctl_ok(&["send", "-p", "err", "-t", "backup", "--sync", "done", "after", "3 h"]);
     let mut lines = home
         .ctl_command(&["send", "-t", "lines", "--sync"])
@@ -118,7 +118,7 @@ fn send_takes_words_or_lines_and_returns_when_they_are_durable() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let long = "x".repeat(101);
+    let long = "x".repeat(1025);
     lines.stdin.take().unwrap().write_all(format!("one\n\n{long}\nlast").as_bytes()).unwrap();
     let output = lines.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1), "a line was too long");

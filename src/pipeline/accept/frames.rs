@@ -8,20 +8,20 @@
 //!
 //! How a writer drives it:
 //! 1. Bytes that begin with the magic go to [`greet`] until it returns a [`FrameSession`]; the bytes that it consumed are done.
-//! 2. Take a [`FrameSession::mark`] and a claim. Call [`FrameSession::next`] with the bytes from the first that is not
-//!    consumed yet; lay down what a [`Step::Event`] brings, and a loss record for a [`Step::Refused`]; stop at
-//!    [`Step::More`], [`Step::Bye`], [`Step::Broken`], or when the claim has no room: look at the room first, or
-//!    [`FrameSession::rewind`] one step.
-//! 3. Publish. If it was sealed, `rewind` to the mark of 2 and go back there with the same bytes: nothing has happened
-//!    (counts are the writer's, and belong after the publish). Else call [`FrameSession::published`] with the claim's generation.
-//! 4. If [`FrameSession::take_sync`] says so, `Progress::ask_sync` and ring the reader. Call [`FrameSession::progress`], then send [`FrameSession::outgoing`] without blocking and say how much went by
-//!    [`FrameSession::sent`]. Do this after each round and whenever the bell of [`FrameSession::wants`] rings;
-//!    close the connection when [`FrameSession::is_deaf`].
+//! 2. [`FrameSession::next`] is called with the bytes from the first that is not consumed yet, until it says
+//!    [`Step::More`], [`Step::Bye`] or [`Step::Broken`]. What a [`Step::Event`] brings, and a loss record for a
+//!    [`Step::Refused`], is to be laid down.
+//! 3. It is laid down in as many claims as it takes, each of which is redone if it was sealed. After each publish
+//!    [`FrameSession::published_up_to`] is told the claim's generation.
+//! 4. If [`FrameSession::take_sync`] says so, the reader is asked for a sync. [`FrameSession::progress`] is told how far
+//!    the reader is; [`FrameSession::outgoing`] is sent without blocking, and [`FrameSession::sent`] told how much
+//!    went. All this after each round, and whenever the bell rings for what [`FrameSession::wants`]. The connection is
+//!    closed when [`FrameSession::is_deaf`].
 //! 5. At the connection's end, [`FrameSession::at_end`] says whether it came in the middle of an event. Dropping the
 //!    session gives its place in [`Sessions`] back.
 //!
 //! Invariants, cited by number:
-//! 1. Between a mark and its publish, nothing is sent: a rewind takes back the replies of the steps that it undoes.
+//! 1. What was parsed and not yet published is neither acknowledged nor remembered: it may be sent again.
 //! 2. An acknowledgement of N is sent after every ERROR that names an event up to N.
 //! 3. No event is accepted whose sequence is not above all before it in its session, on whatever connection.
 //! 4. What a client can make this hold is bounded: the outbox by [`OUTBOX_BYTES_MAX`], spans by [`SPANS_MAX`].
@@ -166,33 +166,19 @@ pub fn greet(bytes: &[u8], max_event_bytes: usize, uid: u32, sessions: &Arc<Sess
 pub struct FrameSession {
     name: Box<[u8]>,
     max_event_bytes: usize,
-    parse: Parse,
+    /// The highest sequence that was accepted or refused.
+    last: u64,
+    /// Bytes of a refused or ignored frame that are still to come.
+    skip: u32,
+    /// First and last sequence of the events that are not published.
+    unpublished: Option<(u64, u64)>,
+    /// The sequence up to which a SYNC that was read, and not taken yet, wants everything durable.
+    sync: Option<u64>,
     acks: Acks,
     outbox: Vec<u8>,
     /// The client let too many replies come together.
     deaf: bool,
     seat: Seat,
-}
-
-/// What [`FrameSession::next`] changes, except for the outbox: a mark holds a copy of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Parse {
-    /// The highest sequence that was accepted or refused.
-    last: u64,
-    /// Bytes of a refused or ignored frame that are still to come.
-    skip: u32,
-    /// Sequences of the events since the last publish.
-    unpublished: Option<(u64, u64)>,
-    /// The sequence up to which a SYNC, since the last publish, wants everything durable.
-    sync: Option<u64>,
-}
-
-/// A place to go back to.
-#[derive(Clone, Copy, Debug)]
-pub struct Mark {
-    parse: Parse,
-    outbox: usize,
-    deaf: bool,
 }
 
 impl FrameSession {
@@ -210,7 +196,10 @@ impl FrameSession {
         Self {
             name: hello.name.into(),
             max_event_bytes,
-            parse: Parse { last, skip: 0, unpublished: None, sync: None },
+            last,
+            skip: 0,
+            unpublished: None,
+            sync: None,
             acks: match known {
                 None => Acks::new(hello.ack),
                 Some(standing) => Acks::resumed(hello.ack, standing.pending),
@@ -233,14 +222,14 @@ impl FrameSession {
         self.seat.id()
     }
 
-    /// What the frame at the start of `bytes` asks for. Changes only what [`FrameSession::rewind`] restores.
+    /// What the frame at the start of `bytes` asks for. The bytes of a [`Step::More`] are to be given again, with more.
     pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Step<'a> {
         if self.deaf {
             return Step::Broken { cause: None, why: "the client does not read its replies" };
         }
-        if self.parse.skip > 0 && !bytes.is_empty() {
-            let consumed = bytes.len().min(self.parse.skip as usize);
-            self.parse.skip -= consumed as u32;
+        if self.skip > 0 && !bytes.is_empty() {
+            let consumed = bytes.len().min(self.skip as usize);
+            self.skip -= consumed as u32;
             return Step::Passed { consumed };
         }
         let head = match Head::decode(bytes) {
@@ -250,17 +239,20 @@ impl FrameSession {
         };
         match head.kind {
             kind::EVENT => self.event(&head, bytes),
-            kind::SYNC => self.pass(&head, |parse| parse.sync = Some(parse.last)),
+            kind::SYNC => {
+                self.sync = Some(self.last);
+                self.pass(&head)
+            }
             kind::BYE => Step::Bye,
-            kind if kind & wire::IGNORABLE != 0 => self.pass(&head, |_| ()),
+            kind if kind & wire::IGNORABLE != 0 => self.pass(&head),
             _ => self.broken(Some(Cause::Malformed), "a frame of a type that has no place here"),
         }
     }
 
     fn event<'a>(&mut self, head: &Head, bytes: &'a [u8]) -> Step<'a> {
         // Invariant 3. A refused event that comes again is a duplicate too: it was named, and counted.
-        if (1..=self.parse.last).contains(&head.sequence) {
-            self.parse.skip = head.length;
+        if (1..=self.last).contains(&head.sequence) {
+            self.skip = head.length;
             return Step::Duplicate { consumed: HEAD_BYTES };
         }
         if let Some((code, text)) = fault_of(head, self.max_event_bytes) {
@@ -269,24 +261,23 @@ impl FrameSession {
         let frame_bytes = head.frame_bytes();
         let Some(body) = bytes.get(HEAD_BYTES..frame_bytes) else { return Step::More { frame_bytes } };
         let (tag, payload) = body.split_at(usize::from(head.tag_length));
-        self.parse.last = head.sequence;
-        let first = self.parse.unpublished.map_or(head.sequence, |(first, _)| first);
-        self.parse.unpublished = Some((first, head.sequence));
+        self.last = head.sequence;
+        let first = self.unpublished.map_or(head.sequence, |(first, _)| first);
+        self.unpublished = Some((first, head.sequence));
         let event = Event { pri: head.detail, tag, time_ns: head.time_ns, sequence: head.sequence, payload };
         Step::Event { event, consumed: frame_bytes }
     }
 
     fn refuse(&mut self, head: &Head, code: Code, text: &'static str) -> Step<'static> {
-        self.parse.skip = head.length;
-        self.parse.last = self.parse.last.max(head.sequence);
+        self.skip = head.length;
+        self.last = self.last.max(head.sequence);
         self.error(code, head.sequence, head.sequence, text);
         let cause = if code == Code::TooBig { Cause::TooBig } else { Cause::Malformed };
         Step::Refused { cause, payload_bytes: head.payload_bytes() as u64, consumed: HEAD_BYTES }
     }
 
-    fn pass(&mut self, head: &Head, change: impl FnOnce(&mut Parse)) -> Step<'static> {
-        self.parse.skip = head.length;
-        change(&mut self.parse);
+    fn pass(&mut self, head: &Head) -> Step<'static> {
+        self.skip = head.length;
         Step::Passed { consumed: HEAD_BYTES }
     }
 
@@ -303,43 +294,21 @@ impl FrameSession {
         Frame::Error(Fault { code: code as u8, first, last, text: text.as_bytes() }).encode(&mut self.outbox);
     }
 
-    /// The place before the next step.
-    #[must_use]
-    pub fn mark(&self) -> Mark {
-        Mark { parse: self.parse, outbox: self.outbox.len(), deaf: self.deaf }
-    }
-
-    /// Goes back to `mark`, as if the steps since had not been. Nothing may have been published or sent since.
-    pub fn rewind(&mut self, mark: &Mark) {
-        // Invariant 1: replies since the mark are the outbox's end.
-        debug_assert!(self.outbox.len() >= mark.outbox, "nothing was sent since the mark");
-        self.parse = mark.parse;
-        self.outbox.truncate(mark.outbox);
-        self.deaf = mark.deaf;
-    }
-
-    /// The events since the last publish are published in `generation`.
-    pub fn published(&mut self, generation: u64) {
-        if let Some(sequences) = self.parse.unpublished.take() {
-            self.acks.published(generation, sequences);
-        }
-    }
-
-    /// The events since the last publish are published in `generation`, up to `sequence`: the rest of what was read
-    /// follows in other claims.
+    /// The events since the last publish, up to the one with this sequence, are published in `generation`.
     pub fn published_up_to(&mut self, generation: u64, sequence: u64) {
-        if let Some((first, last)) = self.parse.unpublished {
-            self.acks.published(generation, (first, sequence));
-            self.parse.unpublished = (sequence < last).then_some((sequence + 1, last));
-        }
+        // Invariant 1.
+        let Some((first, last)) = self.unpublished else { return };
+        self.acks.published(generation, (first, sequence));
+        self.unpublished = (sequence < last).then_some((sequence + 1, last));
     }
 
-    /// Takes the request that a SYNC has left, after the publish of what came before it: true once for each round
-    /// with a SYNC in it. The writer asks for a sync then.
+    /// Takes the request that a SYNC has left, once what came before it is published. The writer asks for a sync then.
     #[must_use]
     pub fn take_sync(&mut self) -> bool {
-        debug_assert!(self.parse.unpublished.is_none(), "what came before the SYNC is published");
-        let sync = self.parse.sync.take();
+        if self.unpublished.is_some() {
+            return false;
+        }
+        let sync = self.sync.take();
         if let Some(sequence) = sync {
             self.acks.sync(sequence);
         }
@@ -394,14 +363,14 @@ impl FrameSession {
 
     /// The highest sequence of which all before it is published or refused.
     fn settled(&self) -> u64 {
-        self.parse.unpublished.map_or(self.parse.last, |(first, _)| first - 1)
+        self.unpublished.map_or(self.last, |(first, _)| first - 1)
     }
 
     /// What the connection's end means for `rest`, the bytes that no step has consumed: the cause if an event was cut.
     #[must_use]
     pub fn at_end(&self, rest: &[u8]) -> Option<Cause> {
         let begins_event = rest.get(4).is_none_or(|&kind| kind == kind::EVENT);
-        (self.parse.skip == 0 && !rest.is_empty() && begins_event).then_some(Cause::Abandoned)
+        (self.skip == 0 && !rest.is_empty() && begins_event).then_some(Cause::Abandoned)
     }
 }
 

@@ -58,11 +58,16 @@ struct Events {
     fields: Vec<u8>,
 }
 
-/// What one claim carries, by source; counted when it is published.
+/// What one claim carries, by source, as far as it is not counted yet.
+///
+/// It is counted just before it is published: an event that is in the buffer, or has gone on, is then always counted
+/// already. Where the publish fails, it has been counted for the next one.
 #[derive(Debug, Default)]
 struct Tally {
     by_slot: Vec<(u32, u64, u64)>,
     sequence: Option<u64>,
+    /// Events before this one are counted.
+    counted: usize,
 }
 
 /// Lays down what one writer thread has read.
@@ -158,11 +163,11 @@ impl Layer {
     /// [`Closed`]; what could not be published is counted as lost.
     pub(super) fn lay_down(&mut self, input: &[u8], mut published: impl FnMut(u64, u64)) -> Result<(), Closed> {
         let mut done = 0;
+        self.tally.counted = 0;
         while let Some(need) = self.need(done) {
             match self.lay_down_once(done, need, input) {
                 Ok(Some((to, generation))) => {
                     done = to;
-                    self.count();
                     if let Some(sequence) = self.tally.sequence {
                         published(generation, sequence);
                     }
@@ -198,6 +203,8 @@ impl Layer {
         let to = self.events.put(&mut claim, &mut self.sources, &mut self.tally, (done, self.time_ns, input));
         let all = to == self.events.all.len();
         let losses = if all { self.losses.put(&mut claim, &mut self.sources, self.time_ns) } else { 0 };
+        self.tally.counted = self.tally.counted.max(to);
+        count(&self.tally, &self.sources, &self.counters.writers[self.index].0);
         if claim.publish().is_err() {
             return Ok(None);
         }
@@ -215,26 +222,33 @@ impl Layer {
         Some(bytes + self.sources.producer(slot).identity.as_source().record_bytes())
     }
 
-    fn count(&self) {
-        let mut sum = (0, 0);
-        for (slot, events, bytes) in &self.tally.by_slot {
-            let producer = self.sources.producer(*slot);
-            producer.events.fetch_add(*events, Relaxed);
-            producer.bytes.fetch_add(*bytes, Relaxed);
-            sum = (sum.0 + events, sum.1 + bytes);
-        }
-        self.counters().events.fetch_add(sum.0, Relaxed);
-        self.counters().bytes.fetch_add(sum.1, Relaxed);
-    }
-
+    /// Counts as lost what can never be published; what is counted as an event already, no longer as that.
     fn abandon(&mut self, done: usize) {
-        for waiting in &self.events.all[done..] {
-            if self.events.ends(waiting) {
-                self.count_lost(waiting.slot, Cause::Abandoned, u64::from(waiting.bytes));
+        for (index, waiting) in self.events.all.iter().enumerate().skip(done) {
+            let bytes = u64::from(waiting.bytes);
+            let events = u64::from(self.events.ends(waiting));
+            if events > 0 {
+                self.count_lost(waiting.slot, Cause::Abandoned, bytes);
+            }
+            if index < self.tally.counted {
+                self.counters().events.fetch_sub(events, Relaxed);
+                self.counters().bytes.fetch_sub(bytes, Relaxed);
             }
         }
         self.events.clear();
     }
+}
+
+fn count(tally: &Tally, sources: &Sources, counters: &WriterCounters) {
+    let mut sum = (0, 0);
+    for (slot, events, bytes) in &tally.by_slot {
+        let producer = sources.producer(*slot);
+        producer.events.fetch_add(*events, Relaxed);
+        producer.bytes.fetch_add(*bytes, Relaxed);
+        sum = (sum.0 + events, sum.1 + bytes);
+    }
+    counters.events.fetch_add(sum.0, Relaxed);
+    counters.bytes.fetch_add(sum.1, Relaxed);
 }
 
 impl Tally {
@@ -309,7 +323,10 @@ impl Events {
             }
             event.source = sources.introduce(waiting.slot, time_ns, claim);
             event.encode(claim);
-            tally.add(waiting.slot, u64::from(event.piece.is_none_or(|piece| !piece.continues)), payload.len() as u64);
+            if index >= tally.counted {
+                let ends = event.piece.is_none_or(|piece| !piece.continues);
+                tally.add(waiting.slot, u64::from(ends), payload.len() as u64);
+            }
             tally.sequence = event.producer_sequence.or(tally.sequence);
         }
         self.all.len()

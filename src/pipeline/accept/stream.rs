@@ -47,7 +47,6 @@ pub(super) enum Read {
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    socket: OwnedFd,
     peer: Peer,
     protocol: Protocol,
     /// The beginning of what has not come whole.
@@ -61,6 +60,8 @@ pub(super) struct Connection {
     is_lingering: bool,
     /// It is in its writer's list of those that wait for the reader's progress.
     pub(super) is_listed: bool,
+    /// The last field, so that it is dropped last: a client that sees the end may open its session again at once.
+    socket: OwnedFd,
 }
 
 #[derive(Debug)]
@@ -73,7 +74,6 @@ enum Protocol {
 impl Connection {
     pub(super) fn new(socket: OwnedFd, peer: Peer) -> Self {
         Self {
-            socket,
             peer,
             protocol: Protocol::Undecided,
             carry: Vec::new(),
@@ -82,6 +82,7 @@ impl Connection {
             line: Line::Clear,
             is_lingering: false,
             is_listed: false,
+            socket,
         }
     }
 

@@ -234,7 +234,7 @@ fn what_was_accepted_before_is_a_duplicate_and_not_stored_again() {
     let (seen, _) = run(&mut session, &bytes);
     let stored = [Seen::Event(1, b"a".to_vec()), Seen::Event(5, b"b".to_vec())];
     assert_eq!(seen, [&stored[..], &[Seen::Duplicate, Seen::Duplicate]].concat());
-    session.published(3);
+    session.published_up_to(3, 5);
     drop(session);
 
     let mut again = open(&sessions, 9, Level::Durable);
@@ -244,7 +244,7 @@ fn what_was_accepted_before_is_a_duplicate_and_not_stored_again() {
     again.sent(sent);
     let (seen, _) = run(&mut again, &[event(5, b"b"), event(6, b"c")].concat());
     assert_eq!(seen, [Seen::Duplicate, Seen::Event(6, b"c".to_vec())]);
-    again.published(8);
+    again.published_up_to(8, 6);
     again.progress(4, 4, nothing_lost);
     assert_eq!(replies(&mut again), [(Some(Level::Durable), 5, 0)], "acknowledged although it came twice");
 }
@@ -253,38 +253,36 @@ fn what_was_accepted_before_is_a_duplicate_and_not_stored_again() {
 fn what_was_parsed_but_never_published_may_be_sent_again() {
     let sessions = Sessions::new();
     let mut session = open(&sessions, 9, Level::None);
-    run(&mut session, &[event(1, b"a"), event(2, b"b")].concat());
-    session.published(1);
-    run(&mut session, &event(3, b"c"));
+    run(&mut session, &[event(1, b"a"), event(2, b"b"), event(3, b"c")].concat());
+    session.published_up_to(1, 2);
     drop(session);
     let mut again = open(&sessions, 9, Level::None);
     assert_eq!(run(&mut again, &event(3, b"c")).0, [Seen::Event(3, b"c".to_vec())]);
 }
 
 #[test]
-fn a_sealed_round_is_taken_back_whole() {
+fn a_sync_waits_for_the_publish_of_what_came_before_it() {
     let mut session = opened(Level::Durable);
     let sync = encoded(&Frame::Sync);
-    let bytes = [event(1, b"a"), event(2, &[0; MAX_EVENT + 1]), sync, event(3, b"c"), vec![1, 2, 3]].concat();
-    let mark = session.mark();
-    let first = run(&mut session, &bytes);
-    session.rewind(&mark);
-    assert_eq!(replies(&mut session), []);
-    assert_eq!(run(&mut session, &bytes), first);
-    session.published(4);
+    let bytes = [event(1, b"a"), event(2, &[0; MAX_EVENT + 1]), event(3, b"c"), sync].concat();
+    run(&mut session, &bytes);
+    assert!(!session.take_sync());
+    session.published_up_to(4, 1);
+    session.progress(5, 5, nothing_lost);
+    assert_eq!(replies(&mut session), [(None, 2, 2), (Some(Level::Durable), 1, 0)], "3 is not published");
+    session.published_up_to(5, 3);
     assert!(session.take_sync());
     assert!(!session.take_sync(), "asked once");
-    session.progress(5, 5, nothing_lost);
-    assert_eq!(replies(&mut session), [(None, 2, 2), (Some(Level::Durable), 3, 0)]);
+    session.progress(6, 6, nothing_lost);
+    assert_eq!(replies(&mut session), [(Some(Level::Durable), 3, 0)]);
 }
 
 #[test]
 fn a_loss_is_told_before_the_acknowledgement_that_passes_it() {
     let mut session = opened(Level::Persisted);
-    run(&mut session, &[event(1, b"a"), event(2, b"b")].concat());
-    session.published(1);
-    run(&mut session, &event(3, b"c"));
-    session.published(2);
+    run(&mut session, &[event(1, b"a"), event(2, b"b"), event(3, b"c")].concat());
+    session.published_up_to(1, 2);
+    session.published_up_to(2, 3);
     assert_ne!(session.wants(), 0);
     session.progress(3, 1, |range| range.contains(&1));
     assert_eq!(replies(&mut session), [(None, 1, 2), (Some(Level::Persisted), 3, 0)]);
@@ -297,7 +295,7 @@ fn a_client_that_reads_slowly_gets_fewer_acknowledgements_and_the_latest() {
     let mut most = 0;
     for n in 1..=10_000 {
         run(&mut session, &event(n, b"x"));
-        session.published(n);
+        session.published_up_to(n, n);
         session.progress(n + 1, 0, nothing_lost);
         most = most.max(session.outgoing().len());
     }
@@ -354,9 +352,9 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// However the kernel cuts the bytes, and however often a round is sealed and redone, the same events come out.
+    /// However the kernel cuts the bytes, and whenever what they brought is published, the same events come out.
     #[test]
-    fn neither_cuts_nor_redone_rounds_change_what_is_seen(
+    fn neither_cuts_nor_publishes_change_what_is_seen(
         frames in prop::collection::vec(any_frame(), 0..40),
         cuts in prop::collection::vec(1..200usize, 1..30),
     ) {
@@ -370,14 +368,12 @@ proptest! {
         let mut end = 0;
         for (round, cut) in cuts.iter().cycle().enumerate() {
             end = (end + cut).min(bytes.len());
-            let mark = session.mark();
-            let (mut steps, mut rest) = run(&mut session, &bytes[start..end]);
-            if round % 3 == 0 {
-                session.rewind(&mark);
-                (steps, rest) = run(&mut session, &bytes[start..end]);
+            let (steps, rest) = run(&mut session, &bytes[start..end]);
+            let last = steps.iter().rev().find_map(|step| if let Seen::Event(n, _) = step { Some(*n) } else { None });
+            if let Some(last) = last {
+                session.published_up_to(round as u64, last);
             }
             seen.extend(steps);
-            session.published(round as u64);
             start = end - rest;
             if end == bytes.len() {
                 break;
