@@ -22,7 +22,7 @@ use super::print::escape::json_line;
 use crate::sync::thread;
 
 /// Clears the screen and puts the terminal's own mark at the top left.
-const REDRAW: &[u8] = b"\x1b[H\x1b[2J\x1b[3J";
+const REDRAW: &[u8] = b"\x1b[H\x1b[2J";
 
 /// Runs the command.
 ///
