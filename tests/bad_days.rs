@@ -31,13 +31,14 @@ fn lost(home: &Home, cause: &str, events: u64) {
         + stats["events"]["lost_total"].as_u64().expect("a count");
     assert_eq!(stats["events"]["received"], sum, "received = persisted + lost");
     let pid = u64::from(std::process::id());
+    let own = pid.to_string();
     let producers = stats["producers"].as_array().expect("an array");
     assert!(
         producers.iter().any(|p| p["pid"] == pid && p["lost"].as_u64() > Some(0)),
         "its producer is named: {producers:?}"
     );
     wait_for("the loss record in the data", || {
-        home.json().iter().any(|o| o["DBUF_CAUSE"] == cause && o["_PID"] == pid.to_string()).then_some(())
+        home.json().iter().any(|o| o["DBUF_CAUSE"] == cause && o["_PID"] == own.as_str()).then_some(())
     });
     assert_eq!(home.ctl(&["cat"]).status.code(), Some(3), "a reader is told by the exit code");
 }
@@ -326,28 +327,38 @@ fn on_a_small_disk(home: &Home, settings: &[&str]) -> Option<Daemon> {
 #[test]
 fn a_full_disk_makes_producers_wait_and_heals_by_itself() {
     let home = Home::new();
-    let settings =
-        ["storage.when_full=wait", "storage.segment_size=1MiB", "storage.retain_bytes=none", "storage.min_free=none"];
+    let settings = [
+        "storage.when_full=wait",
+        "buffer.capacity=512KiB",
+        "storage.segment_size=1MiB",
+        "storage.retain_bytes=none",
+        "storage.min_free=none",
+    ];
     let Some(mut daemon) = on_a_small_disk(&home, &settings) else { return };
     let inside = format!("/proc/{}/root{}", daemon.pid(), home.segments().display());
     let ballast = format!("{inside}/ballast");
     std::fs::write(&ballast, vec![1; 4 << 20]).expect("room for ballast");
     let path = home.socket("stream.sock");
-    let sender = std::thread::spawn(move || send_numbered(&path, "a", 0..60_000));
+    let sender = std::thread::spawn(move || send_numbered(&path, "a", 0..150_000));
     home.wait_for_stats("the disk to be full", |s| s["storage"]["state"].as_str() == Some("full"));
     assert_eq!(home.stats()["events"]["lost_total"], 0);
     assert!(daemon.is_alive());
     std::fs::remove_file(&ballast).expect("the ballast");
     sender.join().expect("the sender goes on");
-    let stats = home.wait_persisted(60_000);
+    let stats = home.wait_persisted(150_000);
     assert_eq!((&stats["events"]["lost_total"], &stats["storage"]["state"]), (&0.into(), &"ok".into()));
 }
 
 #[test]
 fn a_full_disk_with_the_policy_to_drop_counts_each_event() {
     let home = Home::new();
-    let settings =
-        ["storage.when_full=drop", "storage.segment_size=1MiB", "storage.retain_bytes=none", "storage.min_free=none"];
+    let settings = [
+        "storage.when_full=drop",
+        "buffer.capacity=512KiB",
+        "storage.segment_size=1MiB",
+        "storage.retain_bytes=none",
+        "storage.min_free=none",
+    ];
     let Some(mut daemon) = on_a_small_disk(&home, &settings) else { return };
     send_numbered(&home.socket("stream.sock"), "a", 0..400_000);
     let stats = home.wait_for_stats("each event to be accounted for", |s| {
@@ -363,7 +374,8 @@ fn a_full_disk_with_the_policy_to_drop_counts_each_event() {
 #[test]
 fn a_full_disk_with_the_policy_to_delete_keeps_the_newest() {
     let home = Home::new();
-    let settings = ["storage.segment_size=1MiB", "storage.retain_bytes=none", "storage.min_free=none"];
+    let settings =
+        ["buffer.capacity=512KiB", "storage.segment_size=1MiB", "storage.retain_bytes=none", "storage.min_free=none"];
     let Some(mut daemon) = on_a_small_disk(&home, &settings) else { return };
     send_numbered(&home.socket("stream.sock"), "a", 0..400_000);
     let stats = home.wait_persisted(400_000);

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use crate::config::paths::CONTROL_SOCKET;
+use crate::sync::thread;
 
 /// How long a question that the daemon answers from memory may take.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,7 +89,7 @@ fn connect_before(path: &Path, deadline: Instant) -> Result<UnixStream, Errno> {
         match connect(fd.as_raw_fd(), &address) {
             Ok(()) => break,
             Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => std::thread::sleep(left(deadline)?.min(Duration::from_millis(20))),
+            Err(Errno::EAGAIN) => thread::sleep(left(deadline)?.min(Duration::from_millis(20))),
             Err(errno) => return Err(errno),
         }
     }

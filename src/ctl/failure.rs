@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 /// Damage or loss was found in the data that was read.
-pub const DAMAGE_EXIT: u8 = 3;
+pub(crate) const DAMAGE_EXIT: u8 = 3;
 
 /// Endings that have an exit code of their own. Any other error is 1.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// What was asked for makes no sense: 2.
     #[error("{0}")]
     Usage(String),

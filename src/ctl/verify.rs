@@ -54,7 +54,7 @@ pub(super) fn run(args: &VerifyArgs, context: &Context) -> anyhow::Result<ExitCo
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     written?;
-    let text = if args.json { json_line(&sum.as_json(rows)) } else { sum.described() };
+    let text = if args.json { json_line(&sum.as_json(&rows)) } else { sum.described() };
     output.buffer.extend_from_slice(text.as_bytes());
     output.write_now()?;
     Ok(if sum.is_well() { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE_EXIT) })
@@ -158,7 +158,7 @@ impl Sum {
         text
     }
 
-    fn as_json(&self, files: Vec<Value>) -> Value {
+    fn as_json(&self, files: &[Value]) -> Value {
         let gap = |(from, to): &(u64, u64)| json!({ "first_sequence": from, "last_sequence": to });
         json!({
             "ok": self.is_well(),

@@ -1,6 +1,6 @@
 //! A daemon of one's own for a test: its directories, its sockets, its end.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -103,9 +103,11 @@ impl Home {
         serde_json::from_str(&self.ctl_ok(&["stats", "--json"])).expect("stats are JSON")
     }
 
-    /// What `cat -o cat` prints.
+    /// What `cat -o cat` prints. Its exit code may tell of losses.
     pub fn cat(&self) -> String {
-        self.ctl_ok(&["cat", "-o", "cat"])
+        let output = self.ctl(&["cat", "-o", "cat"]);
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Every event as an object.

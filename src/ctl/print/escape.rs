@@ -107,13 +107,22 @@ fn put_json_numbers(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// Appends `number` in decimal digits. Quicker than the formatting machinery, and it stands in every event's line.
-pub(crate) fn put_decimal(out: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn put_decimal(out: &mut Vec<u8>, number: u64) {
+    put_digits::<10>(out, number);
+}
+
+/// Appends `number` in hexadecimal digits, without leading zeros.
+pub(crate) fn put_hexadecimal(out: &mut Vec<u8>, number: u64) {
+    put_digits::<16>(out, number);
+}
+
+fn put_digits<const BASE: u64>(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {
         at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
+        digits[at] = b"0123456789abcdef"[(number % BASE) as usize];
+        number /= BASE;
         if number == 0 {
             break;
         }
@@ -179,11 +188,12 @@ mod tests {
     }
 
     #[test]
-    fn decimals_are_those_of_the_standard_library() {
+    fn digits_are_those_of_the_standard_library() {
         for number in [0, 1, 9, 10, 99, 100, 12_345_678_901, u64::MAX] {
             let mut out = Vec::new();
             put_decimal(&mut out, number);
-            assert_eq!(out, number.to_string().as_bytes());
+            put_hexadecimal(&mut out, number);
+            assert_eq!(out, format!("{number}{number:x}").as_bytes());
         }
     }
 

@@ -21,17 +21,40 @@ const OWN_PREFIXES: [&str; 3] = ["_", "DBUF_", "FIELD_"];
 #[derive(Debug, Default)]
 pub(super) struct Names {
     scratch: Vec<u8>,
+    stream: Id,
+    boot: Id,
+}
+
+/// An id in hexadecimal. It is the same from one event to the next, and 128 bits are slow to print.
+#[derive(Debug, Default)]
+struct Id {
+    id: u128,
+    digits: String,
+}
+
+impl Id {
+    fn digits(&mut self, id: u128) -> &[u8] {
+        if self.id != id || self.digits.is_empty() {
+            (self.id, self.digits) = (id, format!("{id:032x}"));
+        }
+        self.digits.as_bytes()
+    }
 }
 
 impl Names {
     /// Gives `take` everything that is known of an event, the payload last.
     pub(super) fn event(&mut self, event: &EventView<'_>, take: &mut Take<'_>) {
         let record = &event.record;
-        self.text(take, "__CURSOR", format_args!("{}", event.cursor));
+        self.scratch.clear();
+        self.scratch.extend_from_slice(b"s=");
+        self.scratch.extend_from_slice(self.stream.digits(event.cursor.stream));
+        self.scratch.extend_from_slice(b";n=");
+        super::escape::put_hexadecimal(&mut self.scratch, event.cursor.sequence);
+        take("__CURSOR", &[&self.scratch]);
         self.number(take, "__SEQNUM", event.cursor.sequence);
         self.number(take, "__REALTIME_TIMESTAMP", record.time_ns / 1000);
         self.number(take, "__TIME_NS", record.time_ns);
-        self.text(take, "_BOOT_ID", format_args!("{:032x}", event.boot));
+        take("_BOOT_ID", &[self.boot.digits(event.boot)]);
         self.number(take, "PRIORITY", u64::from(record.priority()));
         if event.source.transport == Transport::Syslog {
             self.number(take, "SYSLOG_FACILITY", u64::from(record.facility()));

@@ -7,7 +7,7 @@ pub(crate) mod cursor;
 pub(crate) mod priority;
 pub(crate) mod when;
 
-pub use cursor::Cursor;
+pub(crate) use cursor::Cursor;
 
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
@@ -199,12 +199,12 @@ mod tests {
     use super::*;
     use crate::pipeline::record::Event;
 
-    fn selection(args: SelectionArgs) -> Selection {
+    fn selection(args: &SelectionArgs) -> Selection {
         let now: Zoned = "2026-11-23T12:00:00+00:00[UTC]".parse().unwrap();
-        Selection::new(&args, &now).unwrap()
+        Selection::new(args, &now).unwrap()
     }
 
-    fn wants(args: SelectionArgs, event: &Event<'_>, source: &Source<'_>) -> bool {
+    fn wants(args: &SelectionArgs, event: &Event<'_>, source: &Source<'_>) -> bool {
         let mut bytes = Vec::new();
         event.encode(&mut bytes);
         let (record, _) = Record::decode(&bytes).unwrap();
@@ -245,20 +245,20 @@ mod tests {
             (SelectionArgs { grep: Some("DISK".into()), ..args() }, false),
             (SelectionArgs { tag: vec!["app".into()], pid: vec![8], ..args() }, false),
         ] {
-            assert_eq!(wants(args.clone(), &event, &source), expected, "{args:?}");
+            assert_eq!(wants(&args, &event, &source), expected, "{args:?}");
         }
     }
 
     #[test]
     fn an_unknown_sender_is_not_root() {
         let event = Event { payload: b"x", ..Event::default() };
-        assert!(!wants(SelectionArgs { uid: vec![0], ..args() }, &event, &Source::default()));
+        assert!(!wants(&SelectionArgs { uid: vec![0], ..args() }, &event, &Source::default()));
     }
 
     #[test]
     fn a_loss_is_wanted_where_one_of_the_lost_events_might_have_been() {
         let source = Source { tag: b"app", ..Source::default() };
-        let wanted = selection(SelectionArgs { tag: vec!["app".into()], grep: Some("x".into()), ..args() });
+        let wanted = selection(&SelectionArgs { tag: vec!["app".into()], grep: Some("x".into()), ..args() });
         assert!(wanted.wants_loss(1, &source));
         assert!(!wanted.wants_loss(1, &Source::default()));
     }

@@ -18,7 +18,7 @@ const NAMES: [(&str, &[&str]); 8] = [
 ///
 /// # Errors
 /// One line with what is allowed.
-pub fn parse(text: &str) -> Result<u8, String> {
+pub(crate) fn parse(text: &str) -> Result<u8, String> {
     let by_name = NAMES.iter().position(|(name, others)| {
         name.eq_ignore_ascii_case(text) || others.iter().any(|other| other.eq_ignore_ascii_case(text))
     });
@@ -36,7 +36,7 @@ pub fn parse(text: &str) -> Result<u8, String> {
 ///
 /// # Errors
 /// One line with what is allowed.
-pub fn parse_range(text: &str) -> Result<RangeInclusive<u8>, String> {
+pub(crate) fn parse_range(text: &str) -> Result<RangeInclusive<u8>, String> {
     match text.split_once("..") {
         None => Ok(0..=parse(text)?),
         Some((a, b)) => {
@@ -48,12 +48,6 @@ pub fn parse_range(text: &str) -> Result<RangeInclusive<u8>, String> {
 
 /// The number of `warning`.
 pub(crate) const WARNING: u8 = 4;
-
-/// The name of a priority.
-#[must_use]
-pub fn name(priority: u8) -> &'static str {
-    NAMES[usize::from(priority & 7)].0
-}
 
 #[cfg(test)]
 mod tests {
@@ -74,7 +68,7 @@ mod tests {
     #[test]
     fn every_priority_is_read_back_from_its_name() {
         for priority in 0..8 {
-            assert_eq!(parse(name(priority)), Ok(priority));
+            assert_eq!(parse(NAMES[usize::from(priority)].0), Ok(priority));
         }
     }
 }

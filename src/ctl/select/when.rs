@@ -17,7 +17,7 @@ const EXAMPLES: &str =
 ///
 /// # Errors
 /// One line that says what is wrong and what would be right.
-pub fn parse(text: &str, now: &Zoned) -> Result<u64, String> {
+pub(crate) fn parse(text: &str, now: &Zoned) -> Result<u64, String> {
     let found = relative(text, now).or_else(|| absolute(text, now));
     let time = found.ok_or_else(|| format!("'{}' is no point in time; {EXAMPLES}", text.escape_default()))?;
     Ok(u64::try_from(time.as_nanosecond()).unwrap_or(0))
@@ -25,7 +25,7 @@ pub fn parse(text: &str, now: &Zoned) -> Result<u64, String> {
 
 /// The length of time that `text` names, such as `10min` or `1h 30s`; a bare number is seconds.
 #[must_use]
-pub fn parse_span(text: &str) -> Option<SignedDuration> {
+pub(crate) fn parse_span(text: &str) -> Option<SignedDuration> {
     let mut rest = text.trim();
     let mut total = 0i128;
     if rest.is_empty() {

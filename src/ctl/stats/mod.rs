@@ -19,15 +19,16 @@ use super::context::Context;
 use super::daemon::{self, ANSWER_TIMEOUT};
 use super::output::Output;
 use super::print::escape::json_line;
+use crate::sync::thread;
 
 /// Clears the screen and puts the terminal's own mark at the top left.
-const REDRAW: &[u8] = b"\x1b[H\x1b[2J\x1b[3J";
+const REDRAW: &[u8] = b"\x1b[H\x1b[2J";
 
 /// Runs the command.
 ///
 /// # Errors
 /// When no daemon answers or the output cannot be written.
-pub fn run(args: StatsArgs, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: StatsArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut output = Output::stdout()?;
     let redraw = args.watch.is_some() && output.is_terminal() && !args.json && !args.prometheus;
     let mut before: Option<(Instant, Value)> = None;
@@ -51,7 +52,7 @@ pub fn run(args: StatsArgs, context: &Context) -> anyhow::Result<ExitCode> {
         output.write_now()?;
         let Some(period) = args.watch else { return Ok(ExitCode::SUCCESS) };
         before = Some((now, data));
-        std::thread::sleep(period);
+        thread::sleep(period);
     }
 }
 

@@ -299,7 +299,7 @@ impl FrameSession {
         // Invariant 1.
         let Some((first, last)) = self.unpublished else { return };
         self.acks.published(generation, (first, sequence));
-        self.unpublished = (sequence < last).then_some((sequence + 1, last));
+        self.unpublished = (sequence < last).then(|| (sequence + 1, last));
     }
 
     /// Takes the request that a SYNC has left, once what came before it is published. The writer asks for a sync then.

@@ -26,6 +26,8 @@ mod senders;
 mod source;
 mod stream;
 mod syslog;
+#[cfg(any(test, fuzzing))]
+pub mod tap;
 mod text;
 mod writer;
 

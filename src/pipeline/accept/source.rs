@@ -73,7 +73,9 @@ impl Sources {
         if let Some(slot) = self.slots.get_mut(self.last as usize) {
             let key = &slot.key;
             let same = key.peer == peer.number && key.transport == transport && key.claimed_pid == claimed_pid;
-            if same && key.tag[..usize::from(key.tag_bytes)] == *tag {
+            // An empty tag is not compared: the C library's comparison of no bytes at an empty slice's address, which
+            // is no address, was seen to take 70 ns (a masked load that the processor has to sort out).
+            if same && usize::from(key.tag_bytes) == tag.len() && (tag.is_empty() || key.tag[..tag.len()] == *tag) {
                 slot.used = self.round;
                 return self.last;
             }

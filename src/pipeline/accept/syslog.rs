@@ -18,7 +18,9 @@ use crate::pipeline::record::{self, TAG_BYTES_MAX};
 const NS_A_SECOND: i128 = 1_000_000_000;
 /// Facility 23, severity 7.
 const PRI_MAX: u8 = 191;
-/// The longest token of an RFC 5424 header that is waited for: a host of 255 bytes.
+/// The longest time of RFC 5424, with nine digits of a second and an offset.
+const TIME_BYTES_MAX: usize = 35;
+/// The longest token of an RFC 5424 header: a host of 255 bytes.
 const TOKEN_BYTES_MAX: usize = 255;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
@@ -201,9 +203,7 @@ impl<'a> Cursor<'a> {
         if self.bytes.get(self.at) == Some(&b'1') {
             self.at += 1;
             self.expect(b' ')?;
-            let time = self.token()?;
-            let plausible = time == b"-" || time.iter().all(|b| b.is_ascii_digit() || b"-:.+TZ".contains(b));
-            return if plausible { Ok(Header::Rfc5424(time)) } else { Err(Stop::No) };
+            return self.time().map(Header::Rfc5424);
         }
         let month = self.month()?;
         self.expect(b' ')?;
@@ -242,6 +242,18 @@ impl<'a> Cursor<'a> {
         }
         self.at += 3;
         Ok(found as i8 + 1)
+    }
+
+    /// What a time of RFC 5424 is made of, and the space behind it. Decided early: a stream waits for this.
+    fn time(&mut self) -> Result<&'a [u8], Stop> {
+        let start = self.at;
+        loop {
+            match self.next()? {
+                b' ' if self.at - start > 1 => return Ok(&self.bytes[start..self.at - 1]),
+                b'0'..=b'9' | b'-' | b':' | b'.' | b'+' | b'T' | b'Z' if self.at - start <= TIME_BYTES_MAX => {}
+                _ => return Err(Stop::No),
+            }
+        }
     }
 
     /// Printable bytes, at least one, and the space behind them.
@@ -536,6 +548,8 @@ mod tests {
         }
         assert_eq!(looks_like_syslog(b"<13>No\n"), Look::No);
         assert_eq!(looks_like_syslog(b"<13>x"), Look::No);
+        assert_eq!(looks_like_syslog(b"<13>1 -yy"), Look::No);
+        assert_eq!(looks_like_syslog(&[&b"<13>1 "[..], &[b'1'; 36]].concat()), Look::No);
     }
 
     proptest! {

@@ -505,11 +505,8 @@ fn while_the_buffer_is_full_senders_wait_and_nothing_is_lost() {
     rig.wait_for_events(1);
     rig.pause(true);
     let mut stream = rig.connect();
-    let sender = std::thread::spawn(move || {
-        for n in 0..20_000 {
-            writeln!(stream, "{n:0100}").unwrap();
-        }
-    });
+    let lines: String = (0..20_000).map(|n| format!("{n:0100}\n")).collect();
+    let sender = std::thread::spawn(move || stream.write_all(lines.as_bytes()).unwrap());
     let pulse = &rig.accept.as_ref().unwrap().pulses()[0];
     rig.wait_until("the writer waits for room", |_| {
         let before = pulse.look();

@@ -12,14 +12,13 @@
 //! This is the buffer's only file with `unsafe`. Bytes are copied in through raw pointers; a reference exists only to
 //! bytes that nobody can write while it lives. The invariants that the notes cite are those of [`super`].
 //!
-//! Enters: sizes, then bytes through a [`Window`]. Leaves: slices of sealed bytes. Any thread; which one may do what
+//! Enters: sizes, then bytes behind a [`Window`]'s stand. Leaves: slices of sealed bytes. Any thread; which one may do what
 //! is decided by gate and words. What can fail: the mapping, at the start.
 //!
 //! In the models (`cfg(dbuf_loom)`) the words are loom's, and each byte has a cell beside it by which loom sees two
 //! threads that use the byte without an edge between them.
 
 use std::io;
-use std::marker::PhantomData;
 use std::ptr;
 
 use crate::sync::atomic::AtomicU64;
@@ -109,36 +108,50 @@ impl Memory {
         &self.mapping.header().bell.0
     }
 
+    /// The word of a chunk, by [`Memory::word_index`].
     #[inline]
-    pub(super) fn word(&self, half: usize, chunk: usize) -> &AtomicU64 {
-        &self.words(half)[chunk].0
+    pub(super) fn word(&self, index: usize) -> &AtomicU64 {
+        &self.mapping.words()[index].0
+    }
+
+    /// Where the word of a chunk stands among all.
+    pub(super) fn word_index(&self, half: usize, chunk: usize) -> usize {
+        half * self.chunks + chunk
     }
 
     /// The words of a half.
-    #[inline]
     pub(super) fn words(&self, half: usize) -> &[CacheLine<AtomicU64>] {
         &self.mapping.words()[half * self.chunks..][..self.chunks]
     }
 
-    /// Room to write in: `room` bytes that start `start` bytes into a chunk, and may go on in the next ones.
+    /// The bytes of a chunk, or of a span of `len` bytes that starts there, to be written.
     ///
-    /// Only for the owner of these chunks, while it has set BUSY (invariant 2), and behind what it published.
+    /// Only for the chunk's owner (invariant 2).
+    pub(super) fn window(&self, half: usize, chunk: usize, len: usize) -> Window {
+        let start = self.offset(half, chunk, len);
+        Window { start, next: start, end: start + len }
+    }
+
+    /// Copies `bytes` to where the window stands. Only while its owner has set BUSY (invariant 2).
     #[inline]
-    pub(super) fn window(&self, half: usize, chunk: usize, start: usize, room: usize) -> Window<'_> {
-        Window {
-            memory: PhantomData,
-            mapping: &self.mapping,
-            at: self.offset(half, chunk, start, room),
-            room,
-            filled: 0,
-        }
+    pub(super) fn put(&self, window: &mut Window, bytes: &[u8]) {
+        assert!(window.next + bytes.len() <= window.end, "more bytes than the claim has room for");
+        self.mapping.watch_write(window.next, bytes.len());
+        // SAFETY: the window's end lies in the halves, as `offset` has checked when `window` made it; a writer has
+        // windows of one memory only.
+        let to = unsafe { self.mapping.bytes().add(window.next) };
+        // SAFETY: the target has room (asserted above), and no other thread reads or writes it: the caller is the
+        // chunk's owner, has set BUSY, and stands behind what it published (invariant 2). `bytes` is a slice, and no
+        // slice covers these bytes, because slices of the halves cover sealed bytes only (invariant 5).
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        window.next += bytes.len();
     }
 
     /// The first `len` bytes of a chunk, or of the span that starts there.
     ///
     /// Only for the reader, and at most as many as its seal has counted (invariant 5).
     pub(super) fn sealed(&self, half: usize, chunk: usize, len: usize) -> &[u8] {
-        let at = self.offset(half, chunk, 0, len);
+        let at = self.offset(half, chunk, len);
         self.mapping.watch_read(at, len);
         // SAFETY: `offset` has checked that the range lies in the halves.
         let start = unsafe { self.mapping.bytes().add(at) };
@@ -148,53 +161,46 @@ impl Memory {
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
-    /// Where the range begins in the bytes of the halves; it lies in its half.
-    #[inline]
-    fn offset(&self, half: usize, chunk: usize, start: usize, len: usize) -> usize {
-        let in_half = chunk * self.chunk_bytes + start;
+    /// Where a chunk begins in the bytes of the halves. `len` bytes from there lie in its half.
+    fn offset(&self, half: usize, chunk: usize, len: usize) -> usize {
+        let in_half = chunk * self.chunk_bytes;
         let half_bytes = self.chunks * self.chunk_bytes;
         assert!(half < 2 && in_half + len <= half_bytes, "a range outside its half");
         half * half_bytes + in_half
     }
 }
 
-/// Bytes that one thread alone may write. It does not leave that thread.
-#[derive(Debug)]
-pub(super) struct Window<'a> {
-    /// The raw pointer keeps the window, and so the claim, from being `Send`.
-    memory: PhantomData<(&'a Memory, *mut u8)>,
-    mapping: &'a Mapping,
-    at: usize,
-    room: usize,
-    filled: usize,
+/// The bytes of a chunk or span, and where its owner stands in it. Offsets in the halves, not addresses.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    start: usize,
+    next: usize,
+    end: usize,
 }
 
-impl Window<'_> {
+impl Window {
+    /// How many bytes it has in all.
+    #[inline]
+    pub(super) fn capacity(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Stands behind the first `published` bytes.
+    #[inline]
+    pub(super) fn stand_behind(&mut self, published: usize) {
+        self.next = self.start + published;
+    }
+
     /// How many bytes still fit.
     #[inline]
     pub(super) fn room(&self) -> usize {
-        self.room - self.filled
+        self.end - self.next
     }
 
-    /// How many bytes were put.
+    /// How many bytes it stands behind.
     #[inline]
     pub(super) fn filled(&self) -> usize {
-        self.filled
-    }
-
-    /// Copies `bytes` behind what was put before.
-    #[inline]
-    pub(super) fn put(&mut self, bytes: &[u8]) {
-        assert!(bytes.len() <= self.room(), "more bytes than the claim has room for");
-        let at = self.at + self.filled;
-        self.mapping.watch_write(at, bytes.len());
-        // SAFETY: `at` is at most the window's end, which `Memory::offset` has checked to lie in the halves.
-        let to = unsafe { self.mapping.bytes().add(at) };
-        // SAFETY: the target has room (asserted above), and no other thread reads or writes it: the window's maker is
-        // the chunk's owner and has set BUSY (invariant 2). `bytes` is a slice, and no slice covers a window, because
-        // slices cover sealed bytes only (invariant 5).
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
-        self.filled += bytes.len();
+        self.next - self.start
     }
 }
 
@@ -217,7 +223,8 @@ mod anonymous {
         pub(super) base: *mut c_void,
         len: usize,
         words: usize,
-        bytes_at: usize,
+        /// Where the bytes of the halves begin.
+        bytes: *mut u8,
     }
 
     // SAFETY: the mapping is plain memory, owned by this value alone and not tied to the thread that made it.
@@ -236,13 +243,15 @@ mod anonymous {
             // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists (mmap(2)).
             let base =
                 unsafe { mmap_anonymous(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) }?;
-            let mapping = Self { base, len, words: words.len(), bytes_at };
+            // SAFETY: `bytes_at` is less than the mapping's length.
+            let bytes = unsafe { base.cast::<u8>().add(bytes_at) };
+            let mapping = Self { base, len, words: words.len(), bytes };
             mapping.touch()?;
             // SAFETY: the header fits (asserted at compile time), the start of a mapping is aligned for it (mmap(2)),
             // and no other thread knows the mapping yet.
             unsafe { base.cast::<Header>().write(header) };
             for (index, word) in words.enumerate() {
-                // SAFETY: `bytes_at` lies behind all the words.
+                // SAFETY: the bytes of the halves begin behind the last word.
                 let to = unsafe { mapping.first_word().add(index) };
                 // SAFETY: inside the mapping and aligned, as 4096 is a multiple of 128; no other thread knows it yet.
                 unsafe { to.write(word) };
@@ -282,8 +291,7 @@ mod anonymous {
         /// Where the bytes of the halves begin.
         #[inline]
         pub(super) fn bytes(&self) -> *mut u8 {
-            // SAFETY: `bytes_at` is less than the mapping's length.
-            unsafe { self.base.cast::<u8>().add(self.bytes_at) }
+            self.bytes
         }
 
         /// A model would check here that nobody writes these bytes.
@@ -384,14 +392,14 @@ mod tests {
         assert_eq!((header.magic, header.version, header.header_bytes), (*b"dbufhalf", 1, 4096));
         assert_eq!((header.chunk_bytes, header.chunks), (64, 4));
         let base = memory.mapping.base as usize;
-        assert_eq!(std::ptr::from_ref(memory.word(1, 3)) as usize - base, 4096 + 7 * 128);
+        assert_eq!(std::ptr::from_ref(memory.word(memory.word_index(1, 3))) as usize - base, 4096 + 7 * 128);
     }
 
     #[test]
     fn words_start_with_the_value_of_their_half() {
         use crate::sync::atomic::Ordering::Relaxed;
         let memory = memory();
-        assert_eq!((memory.word(0, 3).load(Relaxed), memory.word(1, 0).load(Relaxed)), (1, 2));
+        assert_eq!((memory.word(3).load(Relaxed), memory.word(4).load(Relaxed)), (1, 2));
         assert_eq!(memory.gate().load(Relaxed), 9);
         assert_eq!(memory.turn().load(Relaxed), 8);
     }
@@ -399,10 +407,11 @@ mod tests {
     #[test]
     fn what_was_put_in_a_window_is_read_at_its_place() {
         let memory = memory();
-        let mut window = memory.window(1, 2, 8, 56);
-        window.put(b"abc");
-        window.put(b"def");
-        assert_eq!((window.room(), window.filled()), (50, 6));
+        let mut window = memory.window(1, 2, 64);
+        window.stand_behind(8);
+        memory.put(&mut window, b"abc");
+        memory.put(&mut window, b"def");
+        assert_eq!((window.capacity(), window.room(), window.filled()), (64, 50, 14));
         assert_eq!(memory.sealed(1, 2, 14), b"\0\0\0\0\0\0\0\0abcdef");
         assert_eq!(memory.sealed(1, 1, 64), [0; 64]);
     }
@@ -410,12 +419,13 @@ mod tests {
     #[test]
     #[should_panic(expected = "more bytes than the claim has room for")]
     fn a_window_cannot_be_overfilled() {
-        memory().window(0, 0, 0, 8).put(&[0; 9]);
+        let memory = memory();
+        memory.put(&mut memory.window(0, 0, 8), &[0; 9]);
     }
 
     #[test]
     #[should_panic(expected = "a range outside its half")]
     fn a_window_never_reaches_into_the_other_half() {
-        let _ = memory().window(0, 3, 0, 65);
+        let _ = memory().window(0, 3, 65);
     }
 }

@@ -51,10 +51,10 @@
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
 //! |---|---|---|---|---|
-//! | `swap` | [`Reader::swap`]: exchange of the gate | `Held::take`: addition to the gate | recycled words; that reader and late writers are done with the bytes | a copy runs into bytes that are still read |
+//! | `swap` | [`Reader::swap`]: exchange of the gate | `Writer::take`: addition to the gate | recycled words; that reader and late writers are done with the bytes | a copy runs into bytes that are still read |
 //! | `publish` | [`Claim::publish`]: compare-exchange of the word | `Reader::seal`: RMW of the word | the bytes that count | the reader sees older bytes |
-//! | `seal` | `Reader::seal`: RMW of the word | a claim or publish that fails, `Claim::let_go` | the gate's new generation (or CLOSED) | a claim is redone in the same generation |
-//! | `recycle` | `Claim::let_go`: BUSY is cleared | `Reader::recycle`: exchange of the word | that a late copy is over | it runs into the next owner's copy |
+//! | `seal` | `Reader::seal`: RMW of the word | a claim or publish that fails, `Writer::let_go` | the gate's new generation (or CLOSED) | a claim is redone in the same generation |
+//! | `recycle` | `Writer::let_go`: BUSY is cleared | `Reader::recycle`: exchange of the word | that a late copy is over | it runs into the next owner's copy |
 //! | `bell` | [`Waker::ring`], `Shared::ring` | `Shared::listen`, `Shared::take_ring` | what the ringing thread did before | the reader wakes, sees an old state, and sleeps on |
 //!
 //! Everything else on the gate, the words and `turn` is Relaxed: who comes first is decided by the order of one word's

@@ -278,6 +278,18 @@ fn a_sync_waits_for_the_publish_of_what_came_before_it() {
 }
 
 #[test]
+fn the_highest_sequence_that_there_is_ends_a_session_and_harms_nobody() {
+    let mut session = opened(Level::Durable);
+    let bytes = [event(u64::MAX, b"a"), event(u64::MAX, b"b"), event(1, b"c"), encoded(&Frame::Sync)].concat();
+    let (seen, _) = run(&mut session, &bytes);
+    assert_eq!(seen, [Seen::Event(u64::MAX, b"a".to_vec()), Seen::Duplicate, Seen::Duplicate]);
+    session.published_up_to(1, u64::MAX);
+    assert!(session.take_sync());
+    session.progress(2, 2, nothing_lost);
+    assert_eq!(replies(&mut session), [(Some(Level::Durable), u64::MAX, 0)]);
+}
+
+#[test]
 fn a_loss_is_told_before_the_acknowledgement_that_passes_it() {
     let mut session = opened(Level::Persisted);
     run(&mut session, &[event(1, b"a"), event(2, b"b"), event(3, b"c")].concat());

@@ -12,7 +12,11 @@
 //! 3. Only an event that is complete ([`Record::ends_event`]) takes a sequence; a piece that is continued does not,
 //!    and neither does a source or a loss record.
 
-use std::fmt;
+mod decode;
+#[cfg(test)]
+mod tests;
+
+pub use decode::{Malformed, Record};
 
 /// Records start at multiples of this many bytes.
 pub const ALIGN: usize = 8;
@@ -261,16 +265,28 @@ impl Sink for Vec<u8> {
     }
 }
 
+/// Puts a head, a word at a time: assembled from smaller stores and then copied, it would wait for them in the CPU.
 #[inline]
-fn head(length: usize, kind: Kind, pri: u8, flags: u16, time_ns: u64, source: u32) -> [u8; HEAD_BYTES] {
-    let mut head = [0; HEAD_BYTES];
-    head[0..4].copy_from_slice(&(length as u32).to_le_bytes());
-    head[4] = kind as u8;
-    head[5] = pri;
-    head[6..8].copy_from_slice(&flags.to_le_bytes());
-    head[8..16].copy_from_slice(&time_ns.to_le_bytes());
-    head[16..20].copy_from_slice(&source.to_le_bytes());
-    head
+fn put_head(to: &mut impl Sink, length: usize, kind: Kind, pri: u8, flags: u16, time_ns: u64, source: u32) {
+    let first = length as u64 | (kind as u64) << 32 | u64::from(pri) << 40 | u64::from(flags) << 48;
+    to.put(&first.to_le_bytes());
+    to.put(&time_ns.to_le_bytes());
+    to.put(&u64::from(source).to_le_bytes());
+}
+
+/// Puts `bytes` and the padding behind them. The last word is put whole, with its padding, for the speed of short events.
+#[inline]
+fn put_padded(to: &mut impl Sink, bytes: &[u8]) {
+    let tail = bytes.len() % ALIGN;
+    to.put(&bytes[..bytes.len() - tail]);
+    match bytes.last_chunk::<ALIGN>() {
+        _ if tail == 0 => {}
+        Some(last) => to.put(&(u64::from_le_bytes(*last) >> (8 * (ALIGN - tail))).to_le_bytes()),
+        None => {
+            to.put(bytes);
+            put_padding(to, tail);
+        }
+    }
 }
 
 #[inline]
@@ -323,12 +339,11 @@ impl Event<'_> {
         if !self.fields.is_empty() {
             flags |= flag::FIELDS;
         }
-        to.put(&head(length, Kind::Event, self.pri, flags, self.time_ns, self.source));
+        put_head(to, length, Kind::Event, self.pri, flags, self.time_ns, self.source);
         if flags != 0 {
             self.encode_extensions(to);
         }
-        to.put(self.payload);
-        put_padding(to, length);
+        put_padded(to, self.payload);
     }
 
     fn encode_extensions(&self, to: &mut impl Sink) {
@@ -352,7 +367,7 @@ impl Event<'_> {
 /// Writes the record that gives `source` the id `id` in this run. `to` has room for [`Source::record_bytes`].
 pub fn encode_source(to: &mut impl Sink, id: u32, time_ns: u64, source: &Source<'_>) {
     let length = SOURCE_FIXED_BYTES + source.tag.len() + source.comm.len() + source.unit.len();
-    to.put(&head(length, Kind::Source, 0, 0, time_ns, id));
+    put_head(to, length, Kind::Source, 0, 0, time_ns, id);
     to.put(&source.pid.to_le_bytes());
     to.put(&source.uid.to_le_bytes());
     to.put(&source.gid.to_le_bytes());
@@ -368,7 +383,7 @@ pub fn encode_source(to: &mut impl Sink, id: u32, time_ns: u64, source: &Source<
 
 /// Writes a loss record of the source `id`. `to` has room for [`LOSS_BYTES`].
 pub fn encode_loss(to: &mut impl Sink, id: u32, time_ns: u64, loss: &Loss) {
-    to.put(&head(LOSS_PAYLOAD_BYTES, Kind::Loss, 0, 0, time_ns, id));
+    put_head(to, LOSS_PAYLOAD_BYTES, Kind::Loss, 0, 0, time_ns, id);
     to.put(&[loss.cause as u8, 0, 0, 0, 0, 0, 0, 0]);
     to.put(&loss.events.to_le_bytes());
     to.put(&loss.bytes.to_le_bytes());
@@ -389,320 +404,4 @@ pub fn put_field(fields: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
     fields.extend_from_slice(name);
     fields.extend_from_slice(value);
     true
-}
-
-/// The bytes are not a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed(
-    /// What is wrong with them.
-    pub &'static str,
-);
-
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::error::Error for Malformed {}
-
-/// A record over borrowed bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct Record<'a> {
-    /// What it is.
-    pub kind: Kind,
-    /// Facility times 8 plus priority.
-    pub pri: u8,
-    /// Bits of [`flag`].
-    pub flags: u16,
-    /// Acceptance time, nanoseconds of the wall clock.
-    pub time_ns: u64,
-    /// The id of its source in this run.
-    pub source: u32,
-    body: &'a [u8],
-}
-
-#[inline]
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-#[inline]
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
-}
-
-impl<'a> Record<'a> {
-    /// Decodes the record at the start of `run`. Returns it and the bytes that it takes, padding included.
-    ///
-    /// # Errors
-    /// [`Malformed`] if the bytes are not a whole record of a known kind, or if extensions do not fit in it.
-    #[inline]
-    pub fn decode(run: &'a [u8]) -> Result<(Self, usize), Malformed> {
-        let Some(head) = run.first_chunk::<HEAD_BYTES>() else {
-            return Err(Malformed("less than a record's head"));
-        };
-        let length = u32_at(head, 0) as usize;
-        let total = padded(HEAD_BYTES + length);
-        if total > run.len() {
-            return Err(Malformed("a record is longer than its run"));
-        }
-        let kind = match head[4] {
-            1 => Kind::Event,
-            2 => Kind::Source,
-            3 => Kind::Loss,
-            _ => return Err(Malformed("a record of unknown kind")),
-        };
-        let record = Self {
-            kind,
-            pri: head[5],
-            flags: u16::from_le_bytes([head[6], head[7]]),
-            time_ns: u64_at(head, 8),
-            source: u32_at(head, 16),
-            body: &run[HEAD_BYTES..HEAD_BYTES + length],
-        };
-        if kind == Kind::Event && record.flags != 0 {
-            record.check_extensions()?;
-        }
-        Ok((record, total))
-    }
-
-    fn check_extensions(&self) -> Result<(), Malformed> {
-        if self.flags & !flag::KNOWN != 0 {
-            return Err(Malformed("a record with unknown flags"));
-        }
-        let words = self.words_bytes();
-        if words > self.body.len() {
-            return Err(Malformed("a record is shorter than its extensions"));
-        }
-        if self.flags & flag::FIELDS != 0 {
-            let rest = &self.body[words..];
-            if rest.len() < 4 || padded(4 + u32_at(rest, 0) as usize) > rest.len() {
-                return Err(Malformed("a record is shorter than its fields"));
-            }
-        }
-        Ok(())
-    }
-
-    fn words_bytes(&self) -> usize {
-        8 * (self.flags & (flag::SOURCE_TIME | flag::PRODUCER_SEQUENCE | flag::PIECE)).count_ones() as usize
-    }
-
-    fn word(&self, which: u16) -> Option<u64> {
-        (self.flags & which != 0)
-            .then(|| u64_at(self.body, 8 * (self.flags & (which - 1) & 0b111).count_ones() as usize))
-    }
-
-    /// Whether this record takes a sequence: an event, or the last piece of one.
-    #[inline]
-    #[must_use]
-    pub fn ends_event(&self) -> bool {
-        self.kind == Kind::Event && self.flags & flag::CONTINUES == 0
-    }
-
-    /// Priority, 0 (emergency) to 7 (debug).
-    #[must_use]
-    pub fn priority(&self) -> u8 {
-        self.pri & 7
-    }
-
-    /// Syslog facility.
-    #[must_use]
-    pub fn facility(&self) -> u8 {
-        self.pri >> 3
-    }
-
-    /// The time that the sender stated.
-    #[must_use]
-    pub fn source_time_ns(&self) -> Option<u64> {
-        self.word(flag::SOURCE_TIME)
-    }
-
-    /// The producer's own sequence.
-    #[must_use]
-    pub fn producer_sequence(&self) -> Option<u64> {
-        self.word(flag::PRODUCER_SEQUENCE)
-    }
-
-    /// Which event this is a piece of.
-    #[must_use]
-    pub fn piece(&self) -> Option<Piece> {
-        self.word(flag::PIECE).map(|id| Piece {
-            id,
-            continued: self.flags & flag::CONTINUED != 0,
-            continues: self.flags & flag::CONTINUES != 0,
-        })
-    }
-
-    /// The payload of an event.
-    #[inline]
-    #[must_use]
-    pub fn payload(&self) -> &'a [u8] {
-        if self.flags == 0 { self.body } else { self.payload_after_extensions() }
-    }
-
-    fn payload_after_extensions(&self) -> &'a [u8] {
-        let mut at = self.words_bytes();
-        if self.flags & flag::FIELDS != 0 {
-            at += padded(4 + u32_at(self.body, at) as usize);
-        }
-        &self.body[at..]
-    }
-
-    /// The fields of an event: name and value. Ends early where they are damaged.
-    pub fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
-        let mut rest: &'a [u8] = if self.flags & flag::FIELDS == 0 {
-            &[]
-        } else {
-            let at = self.words_bytes();
-            &self.body[at + 4..][..u32_at(self.body, at) as usize]
-        };
-        std::iter::from_fn(move || {
-            let (fixed, tail) = rest.split_at_checked(5)?;
-            let (name, tail) = tail.split_at_checked(usize::from(fixed[0]))?;
-            let (value, tail) = tail.split_at_checked(u32_at(fixed, 1) as usize)?;
-            rest = tail;
-            Some((name, value))
-        })
-    }
-
-    /// What a source record says.
-    ///
-    /// # Errors
-    /// [`Malformed`] if this is no source record, or not a whole one.
-    pub fn as_source(&self) -> Result<Source<'a>, Malformed> {
-        let bad = Malformed("a source record that is cut off");
-        if self.kind != Kind::Source {
-            return Err(Malformed("not a source record"));
-        }
-        let (fixed, names) = self.body.split_at_checked(SOURCE_FIXED_BYTES).ok_or(bad)?;
-        let (tag, names) = names.split_at_checked(usize::from(fixed[33])).ok_or(bad)?;
-        let (comm, names) = names.split_at_checked(usize::from(fixed[34])).ok_or(bad)?;
-        let (unit, _) = names.split_at_checked(usize::from(fixed[35])).ok_or(bad)?;
-        Ok(Source {
-            pid: u32_at(fixed, 0),
-            uid: u32_at(fixed, 4),
-            gid: u32_at(fixed, 8),
-            claimed_pid: u32_at(fixed, 12),
-            session: u128::from_le_bytes(fixed[16..32].try_into().expect("sixteen bytes")),
-            transport: Transport::from_number(fixed[32]).ok_or(Malformed("a source of unknown transport"))?,
-            tag,
-            comm,
-            unit,
-        })
-    }
-
-    /// What a loss record says.
-    ///
-    /// # Errors
-    /// [`Malformed`] if this is no loss record, or not a whole one.
-    pub fn as_loss(&self) -> Result<Loss, Malformed> {
-        if self.kind != Kind::Loss || self.body.len() < LOSS_PAYLOAD_BYTES {
-            return Err(Malformed("not a whole loss record"));
-        }
-        let cause = *Cause::ALL.get(usize::from(self.body[0])).ok_or(Malformed("a loss of unknown cause"))?;
-        Ok(Loss {
-            cause,
-            events: u64_at(self.body, 8),
-            bytes: u64_at(self.body, 16),
-            first_ns: u64_at(self.body, 24),
-            last_ns: u64_at(self.body, 32),
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_plain_event_is_read_back_as_it_was_written() {
-        let mut bytes = Vec::new();
-        let event = Event { time_ns: 7, source: 3, pri: 14, payload: b"hello", ..Event::default() };
-        event.encode(&mut bytes);
-        assert_eq!(bytes.len(), event.record_bytes());
-        let (record, total) = Record::decode(&bytes).unwrap();
-        assert_eq!(total, bytes.len());
-        assert_eq!((record.time_ns, record.source, record.priority(), record.facility()), (7, 3, 6, 1));
-        assert_eq!(record.payload(), b"hello");
-        assert!(record.ends_event());
-    }
-
-    #[test]
-    fn every_extension_is_read_back_beside_every_other() {
-        let mut fields = Vec::new();
-        assert!(put_field(&mut fields, b"SYSLOG_MSGID", b"ID47"));
-        assert!(put_field(&mut fields, b"EMPTY", b""));
-        for bits in 0..16u32 {
-            let event = Event {
-                source_time_ns: (bits & 1 != 0).then_some(11),
-                producer_sequence: (bits & 2 != 0).then_some(22),
-                piece: (bits & 4 != 0).then_some(Piece { id: 33, continued: true, continues: true }),
-                fields: if bits & 8 != 0 { &fields } else { &[] },
-                payload: b"payload",
-                ..Event::default()
-            };
-            let mut bytes = Vec::new();
-            event.encode(&mut bytes);
-            assert_eq!(bytes.len(), event.record_bytes());
-            let (record, _) = Record::decode(&bytes).unwrap();
-            assert_eq!(record.source_time_ns(), event.source_time_ns);
-            assert_eq!(record.producer_sequence(), event.producer_sequence);
-            assert_eq!(record.piece(), event.piece);
-            assert_eq!(record.payload(), b"payload");
-            assert_eq!(record.ends_event(), event.piece.is_none());
-            let read: Vec<_> = record.fields().collect();
-            if bits & 8 != 0 {
-                assert_eq!(read, [(&b"SYSLOG_MSGID"[..], &b"ID47"[..]), (b"EMPTY", b"")]);
-            } else {
-                assert!(read.is_empty());
-            }
-        }
-    }
-
-    #[test]
-    fn sources_and_losses_are_read_back() {
-        let source = Source {
-            pid: 1,
-            uid: 2,
-            gid: 3,
-            claimed_pid: 4,
-            session: 5 << 100,
-            transport: Transport::Frames,
-            tag: b"app",
-            comm: b"cat",
-            unit: b"x.service",
-        };
-        let loss = Loss { cause: Cause::TooBig, events: 1, bytes: 2, first_ns: 3, last_ns: 4 };
-        let mut bytes = Vec::new();
-        encode_source(&mut bytes, 9, 1, &source);
-        assert_eq!(bytes.len(), source.record_bytes());
-        encode_loss(&mut bytes, 9, 1, &loss);
-        let (first, total) = Record::decode(&bytes).unwrap();
-        assert_eq!(first.as_source().unwrap(), source);
-        assert_eq!(first.source, 9);
-        let (second, rest) = Record::decode(&bytes[total..]).unwrap();
-        assert_eq!(second.as_loss().unwrap(), loss);
-        assert_eq!(total + rest, bytes.len());
-        assert!(first.as_loss().is_err() && second.as_source().is_err());
-    }
-
-    #[test]
-    fn a_record_cut_at_any_byte_is_refused_and_never_read_past() {
-        let mut fields = Vec::new();
-        put_field(&mut fields, b"A", b"b");
-        let event = Event { source_time_ns: Some(1), fields: &fields, payload: b"0123456789", ..Event::default() };
-        let mut bytes = Vec::new();
-        event.encode(&mut bytes);
-        for cut in 0..bytes.len() {
-            assert!(Record::decode(&bytes[..cut]).is_err(), "cut at {cut}");
-        }
-        for length in 0..bytes.len() as u32 {
-            let mut lying = bytes.clone();
-            lying[0..4].copy_from_slice(&length.to_le_bytes());
-            if let Ok((record, _)) = Record::decode(&lying) {
-                let _ = (record.payload(), record.fields().count(), record.source_time_ns());
-            }
-        }
-    }
 }

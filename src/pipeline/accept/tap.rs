@@ -1,0 +1,168 @@
+//! A writer without thread or socket, for fuzzing and for properties: bytes in, events out, over the real buffer.
+//!
+//! Enters: what a socket would have brought, in parts. Leaves: the events that the reader would find, their pieces
+//! joined. One thread. What can fail: its assertions.
+
+use super::intake::Intake;
+use super::layer::{Extra, Layer};
+use super::meaning::meaning;
+use super::source::Peer;
+use super::text::Text;
+use super::{Arc, Counters, Identity, OVERHEAD_BYTES_MAX, Progress, Sessions};
+use crate::pipeline::buffer::{DoubleBuffer, Options, Reader};
+use crate::pipeline::record::{FIELDS_BYTES_MAX, Kind, Record, Transport};
+
+/// The most bytes that are taken at a time, so that all events of them fit one half.
+pub const INPUT_BYTES_MAX: usize = 4 << 10;
+
+/// An event as a file would hold it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tapped {
+    /// Facility times 8 plus priority.
+    pub pri: u8,
+    /// Its tag; empty if none.
+    pub tag: Vec<u8>,
+    /// The time that its sender stated.
+    pub source_time_ns: Option<u64>,
+    /// Its payload, pieces joined.
+    pub payload: Vec<u8>,
+}
+
+/// The writer and its reader.
+#[derive(Debug)]
+pub struct Tap {
+    intake: Intake,
+    reader: Reader,
+    peer: Peer,
+}
+
+impl Tap {
+    /// For events of at most `max_event_bytes`.
+    ///
+    /// # Panics
+    /// When the kernel gives no memory.
+    #[must_use]
+    pub fn new(max_event_bytes: usize) -> Self {
+        let options = Options { capacity_bytes: 1 << 20, chunk_bytes: 1 << 10, writers_max: 1 };
+        let (buffer, reader) = DoubleBuffer::new(&options).expect("a small buffer");
+        assert!(max_event_bytes + OVERHEAD_BYTES_MAX < buffer.largest_claim());
+        let writer = buffer.writer().expect("the only writer");
+        let layer = Layer::new(writer, 0, Arc::new(Counters::new(1)), Arc::default());
+        let progress = Arc::new(Progress::new(1).expect("an eventfd"));
+        let mut intake = Intake::new(layer, 0, max_event_bytes, Sessions::new(), progress, buffer.waker());
+        let peer = intake.peer(Identity::default());
+        Self { intake, reader, peer }
+    }
+
+    /// What a text connection becomes that sends these parts and ends.
+    ///
+    /// # Panics
+    /// When a promise of the text path does not hold.
+    pub fn text<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]>) -> Vec<Tapped> {
+        let Self { intake, peer, .. } = self;
+        let (mut text, mut carry) = (Text::default(), Vec::new());
+        intake.begin();
+        for part in parts {
+            text.take(&mut carry, part, peer, intake).expect("the reader is there");
+            assert!(carry.len() <= intake.max_event_bytes + 8, "memory is bounded");
+        }
+        text.end(&mut carry, peer, intake).expect("the reader is there");
+        assert!(carry.is_empty());
+        self.tapped()
+    }
+
+    /// What one datagram becomes.
+    ///
+    /// # Panics
+    /// When a promise of the datagram path does not hold.
+    pub fn datagram(&mut self, bytes: &[u8]) -> Vec<Tapped> {
+        let Self { intake, peer, .. } = self;
+        intake.begin();
+        intake.fields.clear();
+        let now_ns = intake.layer.time_ns();
+        let meaning = meaning(Transport::Datagram, bytes, now_ns, &mut intake.parser, &mut intake.fields);
+        assert!(intake.fields.len() <= FIELDS_BYTES_MAX && meaning.pri <= 191);
+        assert_eq!(&bytes[meaning.text_start..][..meaning.text.len()], meaning.text);
+        if !meaning.text.is_empty() {
+            let slot = intake.layer.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
+            let extra = Extra { source_time_ns: meaning.source_time_ns, ..Extra::default() };
+            let range = meaning.text_start..meaning.text_start + meaning.text.len();
+            intake.layer.add_with(slot, meaning.pri, range, extra, &intake.fields);
+        }
+        intake.layer.lay_down(bytes, |_, _| ()).expect("the reader is there");
+        self.tapped()
+    }
+
+    fn tapped(&mut self) -> Vec<Tapped> {
+        let batch = self.reader.swap();
+        let (mut tags, mut events) = (Vec::new(), Vec::<Tapped>::new());
+        let mut goes_on = false;
+        for mut bytes in batch.runs().flat_map(|run| run.chunks()) {
+            while !bytes.is_empty() {
+                let (record, taken) = Record::decode(bytes).expect("what a writer lays down is whole");
+                bytes = &bytes[taken..];
+                if record.kind == Kind::Source {
+                    assert_eq!(record.source as usize, tags.len(), "sources are numbered in order");
+                    tags.push(record.as_source().expect("a source").tag.to_vec());
+                    continue;
+                }
+                assert_eq!(record.kind, Kind::Event);
+                assert!(record.payload().len() <= self.intake.max_event_bytes.max(INPUT_BYTES_MAX));
+                let piece = record.piece();
+                assert_eq!(piece.is_some_and(|piece| piece.continued), goes_on, "pieces follow each other");
+                match events.last_mut().filter(|_| goes_on) {
+                    Some(first) => first.payload.extend_from_slice(record.payload()),
+                    None => events.push(Tapped {
+                        pri: record.pri,
+                        tag: tags[record.source as usize].clone(),
+                        source_time_ns: record.source_time_ns(),
+                        payload: record.payload().to_vec(),
+                    }),
+                }
+                goes_on = piece.is_some_and(|piece| piece.continues);
+            }
+        }
+        assert!(!goes_on, "every event is ended");
+        events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn text_is_the_same_however_it_arrives(
+            words in proptest::collection::vec(
+                prop_oneof![
+                    Just("\n".to_owned()),
+                    Just("28 <13>Nov 23 05:26:33 root: hi".to_owned()),
+                    Just("<13>Nov 23 05:26:33 root: ".to_owned()),
+                    Just("<165>1 - - app 7 - [a b=\"c\"] ".to_owned()),
+                    Just("<3>".to_owned()),
+                    Just("\0".to_owned()),
+                    "[a-z<>0-9 ]{0,90}",
+                ],
+                0..30,
+            ),
+            step in 1..200_usize,
+        ) {
+            let input = words.concat().into_bytes();
+            let mut tap = Tap::new(64);
+            let whole = tap.text(std::iter::once(&input[..]));
+            prop_assert_eq!(tap.text(input.chunks(step)), whole);
+        }
+
+        #[test]
+        fn a_datagram_of_any_bytes_is_one_event_at_most(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let tapped = Tap::new(4096).datagram(&bytes);
+            prop_assert!(tapped.len() <= 1);
+            if !bytes.is_empty() && bytes[0] != b'<' {
+                prop_assert_eq!(&tapped[0].payload, &bytes);
+            }
+        }
+    }
+}
