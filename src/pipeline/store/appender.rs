@@ -12,12 +12,12 @@ use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
 
-use super::BatchView;
 use super::disk::{Disk, DiskFile, write_all};
 use super::footer::Footer;
 use super::format::{BatchHeader, RunRow, SEGMENT_BYTES, SegmentHeader};
 use super::ledger::Shared;
 use super::name::{Name, State};
+use super::{BatchView, RunView};
 use crate::sync::Arc;
 
 /// Space is allocated ahead in steps as large as what is there, within these bounds.
@@ -34,6 +34,13 @@ pub(super) struct Active {
     /// The number that it goes by in the ledger.
     pub(super) id: u64,
     allocated: u64,
+}
+
+/// A batch that is in the file, and does not count yet.
+pub(super) struct Written<'b> {
+    pub(super) header: BatchHeader,
+    /// Its source records.
+    sources: Vec<&'b [u8]>,
 }
 
 /// What is the same for all segments that one daemon makes.
@@ -119,13 +126,12 @@ impl Active {
         self.footer.batches > 0 && self.footer.offset + batch_bytes(batch) > bytes_max
     }
 
-    /// Appends a batch whose first event has `first_sequence`. Returns how many bytes were written; the batch counts once
-    /// [`Active::accept`] has its header.
-    pub(super) fn write(&mut self, batch: &BatchView<'_>, first_sequence: u64) -> io::Result<BatchHeader> {
-        let header = self.header_of(batch, first_sequence);
+    /// Writes a batch whose first event has `first_sequence`. It counts once [`Active::accept`] has been told.
+    pub(super) fn write<'b>(&mut self, batch: &BatchView<'b>, first_sequence: u64) -> io::Result<Written<'b>> {
+        let written = self.survey(batch, first_sequence);
         let mut head = Vec::new();
-        header.encode(self.footer.stream_id, &mut head);
-        self.allocate(header.end());
+        written.header.encode(self.footer.stream_id, &mut head);
+        self.allocate(written.header.end());
         let slices = batch.runs.iter().flat_map(|run| run.slices);
         let mut slices: Vec<_> = std::iter::once(&head[..]).chain(slices.copied()).map(IoSlice::new).collect();
         if let Err(e) = write_all(&*self.file, &mut slices, self.footer.offset) {
@@ -134,15 +140,15 @@ impl Active {
             self.allocated = self.footer.offset;
             return Err(e);
         }
-        Ok(header)
+        Ok(written)
     }
 
     /// Takes a batch that was written, and kept as long as the policy asks for, into account.
-    pub(super) fn accept(&mut self, header: &BatchHeader, batch: &BatchView<'_>) {
+    pub(super) fn accept(&mut self, written: &Written<'_>) {
         self.first_batch.get_or_insert_with(Instant::now);
-        self.footer.add(header);
-        for slice in batch.runs.iter().flat_map(|run| run.slices) {
-            self.footer.add_sources(slice);
+        self.footer.add(&written.header);
+        for source in &written.sources {
+            self.footer.add_source(source);
         }
     }
 
@@ -156,29 +162,32 @@ impl Active {
         (!is_written).then_some(bytes)
     }
 
-    fn header_of(&self, batch: &BatchView<'_>, first_sequence: u64) -> BatchHeader {
-        let slices = || batch.runs.iter().flat_map(|run| run.slices);
-        BatchHeader {
+    /// Looks at each slice once: the checksum brings it into the cache, where its sources are then found at little cost.
+    fn survey<'b>(&self, batch: &BatchView<'b>, first_sequence: u64) -> Written<'b> {
+        let (mut content_crc, mut sources) = (0, Vec::new());
+        for slice in batch.runs.iter().flat_map(|run| run.slices) {
+            content_crc = crc32c::crc32c_append(content_crc, slice);
+            self.footer.find_sources(slice, &mut sources);
+        }
+        let row = |run: &RunView<'_>| RunRow {
+            writer: u16::from(run.writer),
+            events: run.events,
+            bytes: run.slices.iter().map(|slice| slice.len() as u64).sum(),
+        };
+        let header = BatchHeader {
             generation: batch.generation,
             first_sequence,
             events: batch.events,
             header_bytes: BatchHeader::bytes_for(batch.runs.len()) as u32,
-            content_bytes: slices().map(|slice| slice.len() as u64).sum(),
+            content_bytes: batch.runs.iter().map(|run| row(run).bytes).sum(),
             time_min_ns: batch.time_min_ns,
             time_max_ns: batch.time_max_ns,
             offset: self.footer.offset,
             payload_bytes: batch.payload_bytes,
-            content_crc: slices().fold(0, |crc, slice| crc32c::crc32c_append(crc, slice)),
-            runs: batch
-                .runs
-                .iter()
-                .map(|run| RunRow {
-                    writer: u16::from(run.writer),
-                    events: run.events,
-                    bytes: run.slices.iter().map(|slice| slice.len() as u64).sum(),
-                })
-                .collect(),
-        }
+            content_crc,
+            runs: batch.runs.iter().map(row).collect(),
+        };
+        Written { header, sources }
     }
 
     /// Allocates ahead, so that a file lies in one piece and its blocks are not looked for at each write.

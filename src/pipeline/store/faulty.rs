@@ -21,8 +21,8 @@ pub(crate) struct Faults {
     pub(crate) short_bytes: Option<usize>,
     /// How many bytes the files of the directory may have.
     pub(crate) room_bytes: Option<u64>,
-    /// The sync of this number, counted from 1, fails.
-    pub(crate) fail_sync: Option<u64>,
+    /// The syncs of these numbers, counted from 1, fail.
+    pub(crate) fail_syncs: Vec<u64>,
     /// Syncs so far.
     pub(crate) syncs: u64,
     /// A sync that fails loses what it was to make durable.
@@ -170,7 +170,7 @@ impl DiskFile for FaultyFile {
         faults.syncs += 1;
         let mut synced = self.synced.lock().unwrap();
         let end = self.bytes()?;
-        if faults.fail_sync == Some(faults.syncs) {
+        if faults.fail_syncs.contains(&faults.syncs) {
             if faults.forgets {
                 self.file.truncate(*synced)?;
                 self.file.truncate(end)?;

@@ -10,7 +10,7 @@ use super::format::{
     SEGMENT_BYTES, TRAILER_BYTES, TRAILER_MAGIC, VERSION, checksum, footer, index_row, trailer,
 };
 use super::format::{get, get_u32, get_u128, has, put, put_bytes};
-use crate::pipeline::record::{Kind, Record, Source, encode_source};
+use crate::pipeline::record::{HEAD_BYTES, Kind, Record, Source, encode_source};
 
 /// A row of the index stands for batches with at least so many bytes, so that it stays small beside them.
 pub const INDEX_BYTES_MIN: u64 = 64 << 10;
@@ -115,25 +115,36 @@ impl Footer {
         self.row_bytes += header.content_bytes;
     }
 
-    /// Takes the sources of a slice of a run into account. Walks heads only, and nothing at all once there are more
-    /// sources than a footer names.
-    pub fn add_sources(&mut self, mut slice: &[u8]) {
+    /// Takes the sources of a slice of a run into account.
+    pub fn add_sources(&mut self, slice: &[u8]) {
+        let mut found = Vec::new();
+        self.find_sources(slice, &mut found);
+        for record in found {
+            self.add_source(record);
+        }
+    }
+
+    /// Adds the source records of a slice to `found`. Walks heads only, and nothing at all once there are more sources than
+    /// a footer names.
+    pub fn find_sources<'a>(&self, mut slice: &'a [u8], found: &mut Vec<&'a [u8]>) {
         while self.sources_complete {
             let Ok((record, bytes)) = Record::decode(slice) else { return };
             if record.kind == Kind::Source {
-                self.add_source(&slice[..bytes], &record);
+                found.push(&slice[..bytes]);
             }
             slice = &slice[bytes..];
         }
     }
 
-    fn add_source(&mut self, bytes: &[u8], record: &Record<'_>) {
+    /// Takes a source record into account.
+    pub fn add_source(&mut self, bytes: &[u8]) {
+        let Ok((record, _)) = Record::decode(bytes) else { return };
+        let Ok(source) = record.as_source() else { return };
         // The head differs from run to run; who the source is does not.
-        let identity = &bytes[crate::pipeline::record::HEAD_BYTES..];
+        let identity = &bytes[HEAD_BYTES..];
         if self.known.contains(identity) {
             return;
         }
-        let Ok(source) = record.as_source() else { return };
         if self.known.len() == SOURCES_MAX {
             self.sources_complete = false;
             return;

@@ -483,7 +483,7 @@ impl Ledger {
 fn sync_at(tracked: &Tracked, policy: SyncPolicy) -> Option<Instant> {
     let since = tracked.dirty?.since;
     match policy {
-        SyncPolicy::Interval(interval) => Some(since + interval),
+        SyncPolicy::Interval(interval) => since.checked_add(interval),
         // Left over from before the settings changed: now.
         SyncPolicy::Batch => Some(since),
         SyncPolicy::Never => None,

@@ -280,8 +280,8 @@ impl Store {
             self.shared.status.closed();
             return Err(Refused::ByFile(WriteError::Failed(io::Error::other("its last sync failed"))));
         };
-        let header = match active.write(batch, self.next_sequence) {
-            Ok(header) => header,
+        let written = match active.write(batch, self.next_sequence) {
+            Ok(written) => written,
             Err(e) => {
                 self.shared.unwritten(active.id);
                 return Err(match WriteError::from(e) {
@@ -299,12 +299,13 @@ impl Store {
         let start = Instant::now();
         let durable = self.storage.sync == SyncPolicy::Batch;
         if durable && let Err(e) = self.shared.stream.make_durable(&*active.file, permit.entry_durable) {
-            self.unsynced = Some((batch.generation, header.next_sequence()));
+            self.unsynced = Some((batch.generation, written.header.next_sequence()));
             self.shared.broke(active.id);
             self.shared.status.closed();
             return Err(Refused::ByFile(e.into()));
         }
-        active.accept(&header, batch);
+        active.accept(&written);
+        let header = &written.header;
         self.next_sequence = header.next_sequence();
         self.unsynced = None;
         let end = Mark {

@@ -216,6 +216,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_disk_that_does_not_answer_is_stalled_and_not_merely_quiet() {
+        let status = Status::new(PathBuf::new(), SyncPolicy::Never);
+        status.begin(Caller::Syncer);
+        assert_eq!(status.snapshot().state, Condition::Ok);
+        status.lock().busy_since[Caller::Syncer as usize] = Instant::now().checked_sub(STALL_AFTER * 2);
+        assert_eq!(status.snapshot().state, Condition::Stalled);
+        status.end(Caller::Syncer);
+        assert_eq!(status.snapshot().state, Condition::Ok);
+    }
+
+    #[test]
     fn the_state_tells_what_is_wrong_and_heals() {
         let status = Status::new(PathBuf::new(), SyncPolicy::Never);
         status.appended::<()>(&Err(WriteError::Full(std::io::ErrorKind::StorageFull.into())));

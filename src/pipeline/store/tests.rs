@@ -326,7 +326,7 @@ fn after_a_failed_sync_each_batch_is_in_the_files_once_and_becomes_durable() {
     for sync in [SyncPolicy::Batch, SyncPolicy::Interval(Duration::from_secs(3600))] {
         for number in 1..=8 {
             let bench = Bench::new(sync);
-            bench.disk.faults().fail_sync = Some(number);
+            bench.disk.faults().fail_syncs = vec![number];
             let (mut store, _) = bench.open();
             let mut follower = Follower::open(bench.path(), 0, false).unwrap();
             let mut followed = Vec::new();
@@ -367,7 +367,8 @@ fn what_a_failed_sync_has_forgotten_is_counted_as_lost_and_its_sequences_are_not
     append(&mut store, &batch(1)).unwrap();
     store.request_sync(2);
     bench.told.wait_for(2);
-    (bench.disk.faults().forgets, bench.disk.faults().fail_sync) = (true, Some(2));
+    bench.disk.faults().forgets = true;
+    bench.disk.faults().fail_syncs = vec![2];
     append(&mut store, &batch(2)).unwrap();
     append(&mut store, &batch(3)).unwrap();
     store.request_sync(4);
@@ -383,11 +384,54 @@ fn what_a_failed_sync_has_forgotten_is_counted_as_lost_and_its_sequences_are_not
 }
 
 #[test]
+fn a_batch_that_cannot_be_synced_may_come_again_and_another_gets_no_sequence_that_it_had() {
+    for gives_up in [false, true] {
+        let bench = Bench::new(SyncPolicy::Batch);
+        bench.disk.faults().fail_syncs = vec![2, 3];
+        let (mut store, _) = bench.open();
+        append(&mut store, &batch(1)).unwrap();
+        assert!(matches!(append(&mut store, &batch(2)), Err(WriteError::Failed(_))));
+        let next = if gives_up { 3 } else { 2 };
+        let appended = append(&mut store, &batch(next)).unwrap();
+        assert_eq!(appended.first_sequence, if gives_up { 7 } else { 4 });
+        store.close().unwrap();
+        let all = read(bench.path());
+        if gives_up {
+            assert_eq!((&all[..3], &all[3][..], &all[4..]), (&expected(1)[..], "gap 4..6", &expected(3)[6..]));
+        } else {
+            assert_eq!(all, expected(2));
+        }
+    }
+}
+
+#[test]
+fn a_segment_of_a_later_version_is_refused_with_the_reason_and_left_alone() {
+    let bench = Bench::new(SyncPolicy::Never);
+    let (mut store, _) = bench.open();
+    append(&mut store, &batch(1)).unwrap();
+    drop(store);
+    let path = bench.names()[0].in_directory(bench.path());
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[format::segment::incompat.at] = 0x80;
+    let crc = format::checksum(&bytes[..format::segment::header_crc.at]);
+    bytes[format::segment::header_crc.at..][..4].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&path, &bytes).unwrap();
+    let (mut store, recovery) = bench.open();
+    assert!(recovery.notes[0].contains("newer version"), "{recovery:?}");
+    assert!(recovery.next_sequence > 4, "beyond what the file can hold");
+    append(&mut store, &batch(2)).unwrap();
+    store.close().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+    let all = read(bench.path());
+    assert!(all.len() == 4 && all[0].starts_with("damage") && all[0].contains("newer version"), "{all:?}");
+}
+
+#[test]
 fn a_repair_that_fails_is_tried_again_until_it_succeeds() {
     let bench = Bench::new(SyncPolicy::Interval(Duration::from_secs(3600)));
     let (mut store, _) = bench.open();
     append(&mut store, &batch(1)).unwrap();
-    bench.disk.faults().fail_sync = Some(1);
+    bench.disk.faults().fail_syncs = vec![1];
     let writes = bench.disk.faults().writes;
     bench.disk.faults().fail_write = Some((writes + 1, Errno::ENOSPC));
     store.request_sync(2);
@@ -530,7 +574,7 @@ fn a_crash_after_any_step_of_a_repair_loses_nothing_that_was_written() {
     append(&mut store, &batch(2)).unwrap();
     append(&mut store, &batch(3)).unwrap();
     bench.disk.keep_copies(bench.path(), copies.path());
-    bench.disk.faults().fail_sync = Some(2);
+    bench.disk.faults().fail_syncs = vec![2];
     store.request_sync(4);
     bench.told.wait_for(4);
     store.close().unwrap();
