@@ -31,13 +31,14 @@ fn lost(home: &Home, cause: &str, events: u64) {
         + stats["events"]["lost_total"].as_u64().expect("a count");
     assert_eq!(stats["events"]["received"], sum, "received = persisted + lost");
     let pid = u64::from(std::process::id());
+    let own = pid.to_string();
     let producers = stats["producers"].as_array().expect("an array");
     assert!(
         producers.iter().any(|p| p["pid"] == pid && p["lost"].as_u64() > Some(0)),
         "its producer is named: {producers:?}"
     );
     wait_for("the loss record in the data", || {
-        home.json().iter().any(|o| o["DBUF_CAUSE"] == cause && o["_PID"] == pid.to_string()).then_some(())
+        home.json().iter().any(|o| o["DBUF_CAUSE"] == cause && o["_PID"] == own.as_str()).then_some(())
     });
     assert_eq!(home.ctl(&["cat"]).status.code(), Some(3), "a reader is told by the exit code");
 }

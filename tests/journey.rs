@@ -160,14 +160,13 @@ fn at_sigterm_what_was_accepted_is_in_the_files_and_the_report_agrees() {
     home.wait_persisted(50_000);
     let report = daemon.stop();
     sender.join().expect("the sender ends");
-    let lines = home.cat().lines().count();
-    let mut expected = 0;
-    for line in home.cat().lines() {
+    let text = home.cat();
+    let lines = text.lines().count();
+    for (number, line) in text.lines().enumerate() {
         // The last line may have been cut by the end of the connection's life.
-        if expected + 1 < lines {
-            assert_eq!(line, format!("a {expected}"));
+        if number + 1 < lines {
+            assert_eq!(line, format!("a {number}"));
         }
-        expected += 1;
     }
     let figures: Vec<String> =
         report.replace([',', '\u{202f}', '_'], "").split_whitespace().map(String::from).collect();
@@ -259,7 +258,8 @@ fn a_datagram_sender_is_told_apart_by_its_pid() {
     home.wait_persisted(100);
     let events = home.json();
     assert_eq!(events.len(), 100);
-    assert!(events.iter().all(|e| e["_PID"] == std::process::id().to_string() && e["PRIORITY"] == "4"));
+    let own = std::process::id().to_string();
+    assert!(events.iter().all(|e| e["_PID"] == own.as_str() && e["PRIORITY"] == "4"));
     drop(daemon);
 }
 

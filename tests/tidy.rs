@@ -118,7 +118,10 @@ fn atomics_and_threads_come_through_one_door() {
             continue;
         }
         for (at, line) in without_tests(&text).lines().enumerate() {
+            // The models are of loom alone; they and the modelled memory stand behind its cfg.
+            let modelled = name == "src/pipeline/buffer/models.rs" || name == "src/pipeline/buffer/half.rs";
             let door = ["std::sync::atomic", "std::thread", "std::sync::Mutex", "std::sync::Arc", "loom::"];
+            let door = if modelled { &door[..4] } else { &door[..] };
             if !is_comment(line) && door.iter().any(|path| line.contains(path)) {
                 found.push(format!("{name}:{}: {}", at + 1, line.trim()));
             }
@@ -146,7 +149,7 @@ fn every_named_edge_has_both_its_ends_and_every_ordering_names_its_edge() {
     let mut found = Vec::new();
     let mut by_folder: BTreeMap<String, (Vec<String>, String)> = BTreeMap::new();
     for (name, text) in sources() {
-        if name.starts_with("src/sync") || is_test_file(&name) {
+        if name.starts_with("src/sync") || is_test_file(&name) || name.ends_with("/models.rs") {
             continue;
         }
         let text = without_tests(&text);

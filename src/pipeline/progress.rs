@@ -141,13 +141,14 @@ impl Progress {
 
     /// Asks that what is published now be swapped and synced at once. The caller rings the reader afterwards.
     pub fn ask_sync(&self) {
-        // Relaxed would do for the flag itself; the ring of the reader's bell carries it.
-        self.hurry.store(true, Ordering::Release);
+        // Relaxed: the reader's bell, rung next, carries it (edge `bell` of the buffer).
+        self.hurry.store(true, Ordering::Relaxed);
     }
 
     /// The reader takes the request of [`Progress::ask_sync`].
     pub fn take_ask(&self) -> bool {
-        self.hurry.swap(false, Ordering::AcqRel)
+        // Relaxed: as above. A request that comes just after is seen at its own ring.
+        self.hurry.swap(false, Ordering::Relaxed)
     }
 
     fn wake(&self, kind: u32) {

@@ -248,7 +248,9 @@ fn pieces_of_a_long_line_are_one_event() {
 fn pieces_in_batches_of_their_own_are_joined_from_either_end() {
     let mut fixture = Fixture::new();
     fixture.texts("app", 0, &["before"]);
-    let pieces = |first, last, text| move |run: &mut Run| drop(run.piece(1, 99, (first, last), text));
+    let pieces = |first, last, text| move |run: &mut Run| {
+        run.piece(1, 99, (first, last), text);
+    };
     fixture.batch(&source("app", 7), pieces(true, false, "one "));
     fixture.batch(&source("app", 7), pieces(false, false, "two "));
     fixture.batch(&source("app", 7), pieces(false, true, "three"));

@@ -82,7 +82,7 @@ fn following_from_a_point_shows_all_since_then() {
     fixture.texts("app", 0, &texts.iter().map(String::as_str).collect::<Vec<_>>());
     let mut all = Following::of(&fixture, "cat -f -o cat --after 2");
     all.expect(&["3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15"]);
-    let mut none = Following::of(&fixture, "cat -f -n 0 -o cat");
+    let none = Following::of(&fixture, "cat -f -n 0 -o cat");
     fixture.texts("app", 20, &["16"]);
     all.expect(&["16"]);
     none.end();

@@ -1,6 +1,6 @@
 //! A daemon of one's own for a test: its directories, its sockets, its end.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use std::fs;
 use std::io::{Read, Write};

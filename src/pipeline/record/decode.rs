@@ -1,0 +1,227 @@
+//! Reading records: a borrowed view over bytes that are not trusted.
+
+use std::fmt;
+
+use super::{
+    Cause, HEAD_BYTES, Kind, LOSS_PAYLOAD_BYTES, Loss, Piece, SOURCE_FIXED_BYTES, Source, Transport, flag, padded,
+};
+
+/// The bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed(
+    /// What is wrong with them.
+    pub &'static str,
+);
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// A record over borrowed bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// What it is.
+    pub kind: Kind,
+    /// Facility times 8 plus priority.
+    pub pri: u8,
+    /// Bits of [`flag`].
+    pub flags: u16,
+    /// Acceptance time, nanoseconds of the wall clock.
+    pub time_ns: u64,
+    /// The id of its source in this run.
+    pub source: u32,
+    body: &'a [u8],
+}
+
+#[inline]
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+#[inline]
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+impl<'a> Record<'a> {
+    /// Decodes the record at the start of `run`. Returns it and the bytes that it takes, padding included.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the bytes are not a whole record of a known kind, or if extensions do not fit in it.
+    #[inline]
+    pub fn decode(run: &'a [u8]) -> Result<(Self, usize), Malformed> {
+        let Some(head) = run.first_chunk::<HEAD_BYTES>() else {
+            return Err(Malformed("less than a record's head"));
+        };
+        let length = u32_at(head, 0) as usize;
+        let total = padded(HEAD_BYTES + length);
+        if total > run.len() {
+            return Err(Malformed("a record is longer than its run"));
+        }
+        let kind = match head[4] {
+            1 => Kind::Event,
+            2 => Kind::Source,
+            3 => Kind::Loss,
+            _ => return Err(Malformed("a record of unknown kind")),
+        };
+        let record = Self {
+            kind,
+            pri: head[5],
+            flags: u16::from_le_bytes([head[6], head[7]]),
+            time_ns: u64_at(head, 8),
+            source: u32_at(head, 16),
+            body: &run[HEAD_BYTES..HEAD_BYTES + length],
+        };
+        if kind == Kind::Event && record.flags != 0 {
+            record.check_extensions()?;
+        }
+        Ok((record, total))
+    }
+
+    fn check_extensions(&self) -> Result<(), Malformed> {
+        if self.flags & !flag::KNOWN != 0 {
+            return Err(Malformed("a record with unknown flags"));
+        }
+        let words = self.words_bytes();
+        if words > self.body.len() {
+            return Err(Malformed("a record is shorter than its extensions"));
+        }
+        if self.flags & flag::FIELDS != 0 {
+            let rest = &self.body[words..];
+            if rest.len() < 4 || padded(4 + u32_at(rest, 0) as usize) > rest.len() {
+                return Err(Malformed("a record is shorter than its fields"));
+            }
+        }
+        Ok(())
+    }
+
+    fn words_bytes(&self) -> usize {
+        8 * (self.flags & (flag::SOURCE_TIME | flag::PRODUCER_SEQUENCE | flag::PIECE)).count_ones() as usize
+    }
+
+    fn word(&self, which: u16) -> Option<u64> {
+        (self.flags & which != 0)
+            .then(|| u64_at(self.body, 8 * (self.flags & (which - 1) & 0b111).count_ones() as usize))
+    }
+
+    /// Whether this record takes a sequence: an event, or the last piece of one.
+    #[inline]
+    #[must_use]
+    pub fn ends_event(&self) -> bool {
+        self.kind == Kind::Event && self.flags & flag::CONTINUES == 0
+    }
+
+    /// Priority, 0 (emergency) to 7 (debug).
+    #[must_use]
+    pub fn priority(&self) -> u8 {
+        self.pri & 7
+    }
+
+    /// Syslog facility.
+    #[must_use]
+    pub fn facility(&self) -> u8 {
+        self.pri >> 3
+    }
+
+    /// The time that the sender stated.
+    #[must_use]
+    pub fn source_time_ns(&self) -> Option<u64> {
+        self.word(flag::SOURCE_TIME)
+    }
+
+    /// The producer's own sequence.
+    #[must_use]
+    pub fn producer_sequence(&self) -> Option<u64> {
+        self.word(flag::PRODUCER_SEQUENCE)
+    }
+
+    /// Which event this is a piece of.
+    #[must_use]
+    pub fn piece(&self) -> Option<Piece> {
+        self.word(flag::PIECE).map(|id| Piece {
+            id,
+            continued: self.flags & flag::CONTINUED != 0,
+            continues: self.flags & flag::CONTINUES != 0,
+        })
+    }
+
+    /// The payload of an event.
+    #[inline]
+    #[must_use]
+    pub fn payload(&self) -> &'a [u8] {
+        if self.flags == 0 { self.body } else { self.payload_after_extensions() }
+    }
+
+    fn payload_after_extensions(&self) -> &'a [u8] {
+        let mut at = self.words_bytes();
+        if self.flags & flag::FIELDS != 0 {
+            at += padded(4 + u32_at(self.body, at) as usize);
+        }
+        &self.body[at..]
+    }
+
+    /// The fields of an event: name and value. Ends early where they are damaged.
+    pub fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let mut rest: &'a [u8] = if self.flags & flag::FIELDS == 0 {
+            &[]
+        } else {
+            let at = self.words_bytes();
+            &self.body[at + 4..][..u32_at(self.body, at) as usize]
+        };
+        std::iter::from_fn(move || {
+            let (fixed, tail) = rest.split_at_checked(5)?;
+            let (name, tail) = tail.split_at_checked(usize::from(fixed[0]))?;
+            let (value, tail) = tail.split_at_checked(u32_at(fixed, 1) as usize)?;
+            rest = tail;
+            Some((name, value))
+        })
+    }
+
+    /// What a source record says.
+    ///
+    /// # Errors
+    /// [`Malformed`] if this is no source record, or not a whole one.
+    pub fn as_source(&self) -> Result<Source<'a>, Malformed> {
+        let bad = Malformed("a source record that is cut off");
+        if self.kind != Kind::Source {
+            return Err(Malformed("not a source record"));
+        }
+        let (fixed, names) = self.body.split_at_checked(SOURCE_FIXED_BYTES).ok_or(bad)?;
+        let (tag, names) = names.split_at_checked(usize::from(fixed[33])).ok_or(bad)?;
+        let (comm, names) = names.split_at_checked(usize::from(fixed[34])).ok_or(bad)?;
+        let (unit, _) = names.split_at_checked(usize::from(fixed[35])).ok_or(bad)?;
+        Ok(Source {
+            pid: u32_at(fixed, 0),
+            uid: u32_at(fixed, 4),
+            gid: u32_at(fixed, 8),
+            claimed_pid: u32_at(fixed, 12),
+            session: u128::from_le_bytes(fixed[16..32].try_into().expect("sixteen bytes")),
+            transport: Transport::from_number(fixed[32]).ok_or(Malformed("a source of unknown transport"))?,
+            tag,
+            comm,
+            unit,
+        })
+    }
+
+    /// What a loss record says.
+    ///
+    /// # Errors
+    /// [`Malformed`] if this is no loss record, or not a whole one.
+    pub fn as_loss(&self) -> Result<Loss, Malformed> {
+        if self.kind != Kind::Loss || self.body.len() < LOSS_PAYLOAD_BYTES {
+            return Err(Malformed("not a whole loss record"));
+        }
+        let cause = *Cause::ALL.get(usize::from(self.body[0])).ok_or(Malformed("a loss of unknown cause"))?;
+        Ok(Loss {
+            cause,
+            events: u64_at(self.body, 8),
+            bytes: u64_at(self.body, 16),
+            first_ns: u64_at(self.body, 24),
+            last_ns: u64_at(self.body, 32),
+        })
+    }
+}

@@ -1,0 +1,94 @@
+//! Records are read back as they were written, and nothing else is read.
+
+use super::*;
+
+#[test]
+fn a_plain_event_is_read_back_as_it_was_written() {
+    let mut bytes = Vec::new();
+    let event = Event { time_ns: 7, source: 3, pri: 14, payload: b"hello", ..Event::default() };
+    event.encode(&mut bytes);
+    assert_eq!(bytes.len(), event.record_bytes());
+    let (record, total) = Record::decode(&bytes).unwrap();
+    assert_eq!(total, bytes.len());
+    assert_eq!((record.time_ns, record.source, record.priority(), record.facility()), (7, 3, 6, 1));
+    assert_eq!(record.payload(), b"hello");
+    assert!(record.ends_event());
+}
+
+#[test]
+fn every_extension_is_read_back_beside_every_other() {
+    let mut fields = Vec::new();
+    assert!(put_field(&mut fields, b"SYSLOG_MSGID", b"ID47"));
+    assert!(put_field(&mut fields, b"EMPTY", b""));
+    for bits in 0..16u32 {
+        let event = Event {
+            source_time_ns: (bits & 1 != 0).then_some(11),
+            producer_sequence: (bits & 2 != 0).then_some(22),
+            piece: (bits & 4 != 0).then_some(Piece { id: 33, continued: true, continues: true }),
+            fields: if bits & 8 != 0 { &fields } else { &[] },
+            payload: b"payload",
+            ..Event::default()
+        };
+        let mut bytes = Vec::new();
+        event.encode(&mut bytes);
+        assert_eq!(bytes.len(), event.record_bytes());
+        let (record, _) = Record::decode(&bytes).unwrap();
+        assert_eq!(record.source_time_ns(), event.source_time_ns);
+        assert_eq!(record.producer_sequence(), event.producer_sequence);
+        assert_eq!(record.piece(), event.piece);
+        assert_eq!(record.payload(), b"payload");
+        assert_eq!(record.ends_event(), event.piece.is_none());
+        let read: Vec<_> = record.fields().collect();
+        if bits & 8 != 0 {
+            assert_eq!(read, [(&b"SYSLOG_MSGID"[..], &b"ID47"[..]), (b"EMPTY", b"")]);
+        } else {
+            assert!(read.is_empty());
+        }
+    }
+}
+
+#[test]
+fn sources_and_losses_are_read_back() {
+    let source = Source {
+        pid: 1,
+        uid: 2,
+        gid: 3,
+        claimed_pid: 4,
+        session: 5 << 100,
+        transport: Transport::Frames,
+        tag: b"app",
+        comm: b"cat",
+        unit: b"x.service",
+    };
+    let loss = Loss { cause: Cause::TooBig, events: 1, bytes: 2, first_ns: 3, last_ns: 4 };
+    let mut bytes = Vec::new();
+    encode_source(&mut bytes, 9, 1, &source);
+    assert_eq!(bytes.len(), source.record_bytes());
+    encode_loss(&mut bytes, 9, 1, &loss);
+    let (first, total) = Record::decode(&bytes).unwrap();
+    assert_eq!(first.as_source().unwrap(), source);
+    assert_eq!(first.source, 9);
+    let (second, rest) = Record::decode(&bytes[total..]).unwrap();
+    assert_eq!(second.as_loss().unwrap(), loss);
+    assert_eq!(total + rest, bytes.len());
+    assert!(first.as_loss().is_err() && second.as_source().is_err());
+}
+
+#[test]
+fn a_record_cut_at_any_byte_is_refused_and_never_read_past() {
+    let mut fields = Vec::new();
+    put_field(&mut fields, b"A", b"b");
+    let event = Event { source_time_ns: Some(1), fields: &fields, payload: b"0123456789", ..Event::default() };
+    let mut bytes = Vec::new();
+    event.encode(&mut bytes);
+    for cut in 0..bytes.len() {
+        assert!(Record::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+    }
+    for length in 0..bytes.len() as u32 {
+        let mut lying = bytes.clone();
+        lying[0..4].copy_from_slice(&length.to_le_bytes());
+        if let Ok((record, _)) = Record::decode(&lying) {
+            let _ = (record.payload(), record.fields().count(), record.source_time_ns());
+        }
+    }
+}
