@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reason, Sealed};
 use dbufd::pipeline::record::Event;
-use disruptor::Producer;
+use disruptor::{ProcessorSettings, Producer};
 
 const PAYLOAD: [u8; 100] = [b'x'; 100];
 /// What the bounded ones may hold, about as many events as a half of ours.
@@ -112,10 +112,20 @@ fn measure_ended<W: Send>(
 ) -> Duration {
     let (ended, write) = (AtomicBool::new(false), &write);
     let ended = &ended;
-    let began = Instant::now();
+    let cores = core_affinity::get_core_ids().expect("the kernel says which cores are allowed");
+    let pin = |at: usize| core_affinity::set_for_current(cores[at % cores.len()]);
+    let (began, pin, last) = (Instant::now(), &pin, cores.len() - 1);
     thread::scope(|scope| {
-        let reading = scope.spawn(move || read(ended));
-        let writing: Vec<_> = writers.into_iter().map(|writer| scope.spawn(move || write(writer))).collect();
+        // Writers from the first core up, the reader on the last: left alone, all may share one core for a whole run.
+        let reading = scope.spawn(move || {
+            pin(last);
+            read(ended);
+        });
+        let write = move |(at, writer)| {
+            pin(at);
+            write(writer);
+        };
+        let writing: Vec<_> = writers.into_iter().enumerate().map(|each| scope.spawn(move || write(each))).collect();
         for writer in writing {
             writer.join().expect("no writer panics");
         }
@@ -214,8 +224,13 @@ fn discard(slot: &Slot, _sequence: disruptor::Sequence, _last: bool) {
     black_box(slot.0[0]);
 }
 
+fn last_core() -> usize {
+    core_affinity::get_core_ids().and_then(|cores| cores.last().map(|core| core.id)).unwrap_or(0)
+}
+
 fn disruptor_single(_writers: usize, events: usize) -> Duration {
     let producer = disruptor::build_single_producer(SLOTS, || Slot([0; 100]), disruptor::BusySpin)
+        .pin_at_core(last_core())
         .handle_events_with(discard)
         .build();
     // When the last producer goes, it waits for the processor.
@@ -224,6 +239,7 @@ fn disruptor_single(_writers: usize, events: usize) -> Duration {
 
 fn disruptor_multi(writers: usize, events_each: usize) -> Duration {
     let producer = disruptor::build_multi_producer(SLOTS, || Slot([0; 100]), disruptor::BusySpin)
+        .pin_at_core(last_core())
         .handle_events_with(discard)
         .build();
     let mut producers: Vec<_> = (1..writers).map(|_| producer.clone()).collect();

@@ -44,12 +44,18 @@ impl Listener {
             Err(Errno::AGAIN) => Accepted::Nobody,
             Err(Errno::MFILE | Errno::NFILE) => {
                 self.spare = None;
-                // Another thread may take the descriptor that this frees.
-                let turned_away = self.accept_one();
-                let was_there = turned_away.is_ok();
-                drop(turned_away);
+                let accepted = match self.accept_one() {
+                    Ok(client) => {
+                        drop(client);
+                        Accepted::TurnedAway
+                    }
+                    // The kernel looks for a descriptor first, and only then whether anybody is waiting.
+                    Err(Errno::AGAIN) => Accepted::Nobody,
+                    // Another thread has taken the descriptor that this freed.
+                    Err(_) => Accepted::Exhausted,
+                };
                 self.spare = spare();
-                if was_there { Accepted::TurnedAway } else { Accepted::Exhausted }
+                accepted
             }
             Err(_) => Accepted::Exhausted,
         }

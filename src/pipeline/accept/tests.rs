@@ -144,6 +144,35 @@ fn memory_for_what_has_not_come_whole_is_bounded_and_nothing_of_it_is_lost() {
 }
 
 #[test]
+fn half_frames_of_many_clients_cannot_take_the_memory_of_one_that_works() {
+    let max_event_bytes = 1 << 20;
+    let rig = Rig::new(&Plan { writers: 1, max_event_bytes, capacity_bytes: 8 << 20, ..Plan::default() });
+    let half = event(1, &vec![b'x'; 900 << 10]);
+    let idle = rig.connect();
+    (&idle).write_all(b"half a line since morning").unwrap();
+    let hostile: Vec<_> = (0..48)
+        .map(|n| {
+            let mut stream = rig.connect();
+            stream.write_all(&[&hello(100 + n, Level::None)[..], &half[..half.len() - 1]].concat()).unwrap();
+            stream
+        })
+        .collect();
+    let mut working = rig.connect();
+    working.write_all(&hello(7, Level::Durable)).unwrap();
+    for sequence in 1..=20 {
+        working.write_all(&event(sequence, &vec![b'y'; 700 << 10])).unwrap();
+    }
+    replies(&mut working, is_durable(20));
+    assert!(rig.counters.totals().lost[Cause::Abandoned as usize] > 0, "the oldest halves went");
+    drop((hostile, idle));
+    let seen = rig.stop();
+    assert_eq!(seen.events.iter().filter(|event| event.producer_sequence.is_some()).count(), 20);
+    let line = seen.events.iter().find(|event| event.payload == b"half a line since morning").unwrap();
+    assert_eq!(line.pieces, 1);
+    assert_eq!(seen.losses.iter().map(|(_, loss)| loss.events).sum::<u64>(), 48);
+}
+
+#[test]
 fn the_limit_can_change_while_events_come() {
     let rig = rig();
     let mut stream = rig.connect();
@@ -202,7 +231,6 @@ fn a_datagram_too_large_is_refused_whole_and_its_sender_is_named() {
 #[test]
 fn datagrams_of_a_process_that_has_ended_are_still_its_own() {
     let rig = rig();
-    // The reader does not swap, so that the writer has to wait for room with datagrams in the kernel's queue.
     let script = "import socket,sys\ns=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM)\ns.connect(sys.argv[1])\n\
                   for n in range(300): s.send(b'%d' % n)";
     let mut child = std::process::Command::new("python3").arg("-c").arg(script).arg(rig.path("dgram.sock")).spawn();

@@ -362,10 +362,13 @@ impl Worker {
         }
     }
 
-    /// Frees the memory of what has been carried longest. False if nothing is carried.
+    /// Frees the memory of what has been carried longest, among those that carry their share or more: half a line that
+    /// has been there since morning is not what takes the memory. False if nothing is carried.
     fn shed_oldest(&mut self) -> Result<bool, Closed> {
+        // More than the bound is carried in all, so someone carries at least this.
+        let share = (CARRIED_BYTES_MAX / self.connections.len().max(1)).max(1);
         let carrying = self.connections.iter().enumerate().filter_map(|(index, connection)| {
-            let connection = connection.as_ref().filter(|connection| connection.carried_bytes() > 0)?;
+            let connection = connection.as_ref().filter(|connection| connection.carried_bytes() >= share)?;
             Some((connection.carried_since, index))
         });
         let Some((_, index)) = carrying.min() else { return Ok(false) };

@@ -12,7 +12,7 @@
 //! This is the buffer's only file with `unsafe`. Bytes are copied in through raw pointers; a reference exists only to
 //! bytes that nobody can write while it lives. The invariants that the notes cite are those of [`super`].
 //!
-//! Enters: sizes, then bytes behind a [`Window`]'s stand. Leaves: slices of sealed bytes. Any thread; which one may do what
+//! Enters: sizes, then bytes into a [`Window`]. Leaves: slices of sealed bytes. Any thread; which one may do what
 //! is decided by gate and words. What can fail: the mapping, at the start.
 //!
 //! In the models (`cfg(dbuf_loom)`) the words are loom's, and each byte has a cell beside it by which loom sees two
@@ -128,23 +128,22 @@ impl Memory {
     ///
     /// Only for the chunk's owner (invariant 2).
     pub(super) fn window(&self, half: usize, chunk: usize, len: usize) -> Window {
-        let start = self.offset(half, chunk, len);
-        Window { start, next: start, end: start + len }
+        Window { start: self.offset(half, chunk, len), len }
     }
 
-    /// Copies `bytes` to where the window stands. Only while its owner has set BUSY (invariant 2).
-    #[inline]
-    pub(super) fn put(&self, window: &mut Window, bytes: &[u8]) {
-        assert!(window.next + bytes.len() <= window.end, "more bytes than the claim has room for");
-        self.mapping.watch_write(window.next, bytes.len());
-        // SAFETY: the window's end lies in the halves, as `offset` has checked when `window` made it; a writer has
-        // windows of one memory only.
-        let to = unsafe { self.mapping.bytes().add(window.next) };
+    /// Copies `bytes` into the window, behind its first `filled` bytes. Only while its owner has set BUSY (invariant 2).
+    #[inline(always)]
+    pub(super) fn put(&self, window: &Window, filled: usize, bytes: &[u8]) {
+        assert!(filled + bytes.len() <= window.len, "more bytes than the claim has room for");
+        let at = window.start + filled;
+        self.mapping.watch_write(at, bytes.len());
+        // SAFETY: the window lies in the halves, as `offset` has checked when `window` made it, for a writer has windows
+        // of one memory only; and `at` lies in the window (asserted above).
+        let to = unsafe { self.mapping.bytes().add(at) };
         // SAFETY: the target has room (asserted above), and no other thread reads or writes it: the caller is the
-        // chunk's owner, has set BUSY, and stands behind what it published (invariant 2). `bytes` is a slice, and no
+        // chunk's owner, has set BUSY, and writes behind what it published (invariant 2). `bytes` is a slice, and no
         // slice covers these bytes, because slices of the halves cover sealed bytes only (invariant 5).
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
-        window.next += bytes.len();
     }
 
     /// The first `len` bytes of a chunk, or of the span that starts there.
@@ -170,37 +169,23 @@ impl Memory {
     }
 }
 
-/// The bytes of a chunk or span, and where its owner stands in it. Offsets in the halves, not addresses.
+/// The bytes of a chunk or span. An offset in the halves, not an address.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     start: usize,
-    next: usize,
-    end: usize,
+    len: usize,
 }
 
 impl Window {
-    /// How many bytes it has in all.
     #[inline]
-    pub(super) fn capacity(&self) -> usize {
-        self.end - self.start
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 
-    /// Stands behind the first `published` bytes.
+    /// Whether it is the window of nothing.
     #[inline]
-    pub(super) fn stand_behind(&mut self, published: usize) {
-        self.next = self.start + published;
-    }
-
-    /// How many bytes still fit.
-    #[inline]
-    pub(super) fn room(&self) -> usize {
-        self.end - self.next
-    }
-
-    /// How many bytes it stands behind.
-    #[inline]
-    pub(super) fn filled(&self) -> usize {
-        self.next - self.start
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
     }
 }
 
@@ -407,11 +392,9 @@ mod tests {
     #[test]
     fn what_was_put_in_a_window_is_read_at_its_place() {
         let memory = memory();
-        let mut window = memory.window(1, 2, 64);
-        window.stand_behind(8);
-        memory.put(&mut window, b"abc");
-        memory.put(&mut window, b"def");
-        assert_eq!((window.capacity(), window.room(), window.filled()), (64, 50, 14));
+        let window = memory.window(1, 2, 64);
+        memory.put(&window, 8, b"abc");
+        memory.put(&window, 11, b"def");
         assert_eq!(memory.sealed(1, 2, 14), b"\0\0\0\0\0\0\0\0abcdef");
         assert_eq!(memory.sealed(1, 1, 64), [0; 64]);
     }
@@ -420,7 +403,7 @@ mod tests {
     #[should_panic(expected = "more bytes than the claim has room for")]
     fn a_window_cannot_be_overfilled() {
         let memory = memory();
-        memory.put(&mut memory.window(0, 0, 8), &[0; 9]);
+        memory.put(&memory.window(0, 0, 16), 8, &[0; 9]);
     }
 
     #[test]

