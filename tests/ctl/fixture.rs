@@ -102,12 +102,15 @@ impl Fixture {
         let slices = [&run.bytes[..]];
         let (mut events, mut payload_bytes) = (0, 0);
         let (mut time_min_ns, mut time_max_ns) = (u64::MAX, 0);
+        let mut sources = Vec::new();
         let mut rest = slices[0];
         while !rest.is_empty() {
             let (record, bytes) = Record::decode(rest).unwrap();
             events += u32::from(record.ends_event());
             payload_bytes += if record.ends_event() { record.payload().len() as u64 } else { 0 };
-            if record.kind != Kind::Source {
+            if record.kind == Kind::Source {
+                sources.push(&rest[..bytes]);
+            } else {
                 time_min_ns = time_min_ns.min(record.time_ns);
                 time_max_ns = time_max_ns.max(record.time_ns);
             }
@@ -115,7 +118,8 @@ impl Fixture {
         }
         let runs = [RunView { writer: 0, events, slices: &slices }];
         let generation = self.generation;
-        let view = BatchView { generation, events, payload_bytes, time_min_ns, time_max_ns, runs: &runs };
+        let sources = &sources;
+        let view = BatchView { generation, events, payload_bytes, time_min_ns, time_max_ns, runs: &runs, sources };
         self.store().append(&view).unwrap();
         self
     }

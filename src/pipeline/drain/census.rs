@@ -25,6 +25,8 @@ pub(super) struct RunCensus<'a> {
 pub(super) struct Census<'a> {
     pub(super) generation: u64,
     pub(super) runs: Vec<RunCensus<'a>>,
+    /// Every source record.
+    pub(super) sources: Vec<&'a [u8]>,
     pub(super) events: u64,
     pub(super) payload_bytes: u64,
     pub(super) time_min_ns: u64,
@@ -85,6 +87,7 @@ impl<'a> Census<'a> {
         let mut census = Self {
             generation: batch.generation(),
             runs: Vec::new(),
+            sources: Vec::new(),
             events: 0,
             payload_bytes: 0,
             time_min_ns: u64::MAX,
@@ -120,6 +123,8 @@ impl<'a> Census<'a> {
                 if let Some(sizes) = sizes.as_deref_mut() {
                     sizes.see(&record);
                 }
+            } else if record.kind == Kind::Source {
+                self.sources.push(&chunk[at..at + bytes]);
             }
             self.time_min_ns = self.time_min_ns.min(record.time_ns);
             self.time_max_ns = self.time_max_ns.max(record.time_ns);

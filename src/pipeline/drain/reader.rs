@@ -14,7 +14,7 @@ use crate::pipeline::buffer;
 use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::pulse::{Activity, Pulse};
-use crate::pipeline::record::{Cause, Loss};
+use crate::pipeline::record::{Cause, Kind, Loss, Record};
 use crate::pipeline::store::{BatchView, RunView, Store, WriteError};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Arc, Mutex, mpsc};
@@ -189,7 +189,9 @@ impl Keeper {
             .iter()
             .map(|run| RunView { writer: run.writer, events: run.events, slices: &run.slices })
             .collect();
+        let mut sources = census.sources.clone();
         if reporting {
+            sources.extend(source_records(report));
             runs.push(RunView { writer: READER_RUN, events: 0, slices: &report_slices });
         }
         let view = BatchView {
@@ -199,6 +201,7 @@ impl Keeper {
             time_min_ns: census.time_min_ns,
             time_max_ns: census.time_max_ns,
             runs: &runs,
+            sources: &sources,
         };
         let done = self.store.append(&view);
         self.pulse.beat(Activity::Running);
@@ -278,6 +281,17 @@ impl Keeper {
         }
         Stopped { error }
     }
+}
+
+/// The source records of a run that this thread made.
+fn source_records(mut run: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (record, bytes) = Record::decode(run).ok()?;
+        let (this, rest) = run.split_at(bytes);
+        run = rest;
+        Some((record.kind, this))
+    })
+    .filter_map(|(kind, record)| (kind == Kind::Source).then_some(record))
 }
 
 fn now_ns() -> u64 {

@@ -36,13 +36,6 @@ pub(super) struct Active {
     allocated: u64,
 }
 
-/// A batch that is in the file, and does not count yet.
-pub(super) struct Written<'b> {
-    pub(super) header: BatchHeader,
-    /// Its source records.
-    sources: Vec<&'b [u8]>,
-}
-
 /// What is the same for all segments that one daemon makes.
 pub(super) struct Stream {
     pub(super) disk: Arc<dyn Disk>,
@@ -127,11 +120,11 @@ impl Active {
     }
 
     /// Writes a batch whose first event has `first_sequence`. It counts once [`Active::accept`] has been told.
-    pub(super) fn write<'b>(&mut self, batch: &BatchView<'b>, first_sequence: u64) -> io::Result<Written<'b>> {
-        let written = self.survey(batch, first_sequence);
+    pub(super) fn write(&mut self, batch: &BatchView<'_>, first_sequence: u64) -> io::Result<BatchHeader> {
+        let header = self.header_of(batch, first_sequence);
         let mut head = Vec::new();
-        written.header.encode(self.footer.stream_id, &mut head);
-        self.allocate(written.header.end());
+        header.encode(self.footer.stream_id, &mut head);
+        self.allocate(header.end());
         let slices = batch.runs.iter().flat_map(|run| run.slices);
         let mut slices: Vec<_> = std::iter::once(&head[..]).chain(slices.copied()).map(IoSlice::new).collect();
         if let Err(e) = write_all(&*self.file, &mut slices, self.footer.offset) {
@@ -140,14 +133,14 @@ impl Active {
             self.allocated = self.footer.offset;
             return Err(e);
         }
-        Ok(written)
+        Ok(header)
     }
 
     /// Takes a batch that was written, and kept as long as the policy asks for, into account.
-    pub(super) fn accept(&mut self, written: &Written<'_>) {
+    pub(super) fn accept(&mut self, header: &BatchHeader, batch: &BatchView<'_>) {
         self.first_batch.get_or_insert_with(Instant::now);
-        self.footer.add(&written.header);
-        for source in &written.sources {
+        self.footer.add(header);
+        for source in batch.sources {
             self.footer.add_source(source);
         }
     }
@@ -162,32 +155,26 @@ impl Active {
         (!is_written).then_some(bytes)
     }
 
-    /// Looks at each slice once: the checksum brings it into the cache, where its sources are then found at little cost.
-    fn survey<'b>(&self, batch: &BatchView<'b>, first_sequence: u64) -> Written<'b> {
-        let (mut content_crc, mut sources) = (0, Vec::new());
-        for slice in batch.runs.iter().flat_map(|run| run.slices) {
-            content_crc = crc32c::crc32c_append(content_crc, slice);
-            self.footer.find_sources(slice, &mut sources);
-        }
+    fn header_of(&self, batch: &BatchView<'_>, first_sequence: u64) -> BatchHeader {
+        let slices = || batch.runs.iter().flat_map(|run| run.slices);
         let row = |run: &RunView<'_>| RunRow {
             writer: u16::from(run.writer),
             events: run.events,
             bytes: run.slices.iter().map(|slice| slice.len() as u64).sum(),
         };
-        let header = BatchHeader {
+        BatchHeader {
             generation: batch.generation,
             first_sequence,
             events: batch.events,
             header_bytes: BatchHeader::bytes_for(batch.runs.len()) as u32,
-            content_bytes: batch.runs.iter().map(|run| row(run).bytes).sum(),
+            content_bytes: slices().map(|slice| slice.len() as u64).sum(),
             time_min_ns: batch.time_min_ns,
             time_max_ns: batch.time_max_ns,
             offset: self.footer.offset,
             payload_bytes: batch.payload_bytes,
-            content_crc,
+            content_crc: slices().fold(0, |crc, slice| crc32c::crc32c_append(crc, slice)),
             runs: batch.runs.iter().map(row).collect(),
-        };
-        Written { header, sources }
+        }
     }
 
     /// Allocates ahead, so that a file lies in one piece and its blocks are not looked for at each write.

@@ -115,24 +115,15 @@ impl Footer {
         self.row_bytes += header.content_bytes;
     }
 
-    /// Takes the sources of a slice of a run into account.
-    pub fn add_sources(&mut self, slice: &[u8]) {
-        let mut found = Vec::new();
-        self.find_sources(slice, &mut found);
-        for record in found {
-            self.add_source(record);
-        }
-    }
-
-    /// Adds the source records of a slice to `found`. Walks heads only, and nothing at all once there are more sources than
-    /// a footer names.
-    pub fn find_sources<'a>(&self, mut slice: &'a [u8], found: &mut Vec<&'a [u8]>) {
+    /// Takes the sources of a run that was read back into account. Walks heads only, and nothing at all once there are more
+    /// sources than a footer names.
+    pub fn add_sources(&mut self, mut run: &[u8]) {
         while self.sources_complete {
-            let Ok((record, bytes)) = Record::decode(slice) else { return };
+            let Ok((record, bytes)) = Record::decode(run) else { return };
             if record.kind == Kind::Source {
-                found.push(&slice[..bytes]);
+                self.add_source(&run[..bytes]);
             }
-            slice = &slice[bytes..];
+            run = &run[bytes..];
         }
     }
 

@@ -173,8 +173,8 @@ fn write_golden() -> Vec<u8> {
     let mut active = Active::new(file, name, header.stream_id, 0);
     for batch in golden_batches() {
         batch.lend(64, |view| {
-            let written = active.write(view, active.footer.next_sequence).unwrap();
-            active.accept(&written);
+            let header = active.write(view, active.footer.next_sequence).unwrap();
+            active.accept(&header, view);
         });
     }
     assert!(active.write_footer().is_none());

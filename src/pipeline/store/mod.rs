@@ -65,6 +65,8 @@ pub struct BatchView<'a> {
     pub time_max_ns: u64,
     /// Its runs, by ascending writer.
     pub runs: &'a [RunView<'a>],
+    /// The source records in them. The caller has walked the records already, so the store need not.
+    pub sources: &'a [&'a [u8]],
 }
 
 /// What a store needs to know.
@@ -280,8 +282,8 @@ impl Store {
             self.shared.status.closed();
             return Err(Refused::ByFile(WriteError::Failed(io::Error::other("its last sync failed"))));
         };
-        let written = match active.write(batch, self.next_sequence) {
-            Ok(written) => written,
+        let header = match active.write(batch, self.next_sequence) {
+            Ok(header) => header,
             Err(e) => {
                 self.shared.unwritten(active.id);
                 return Err(match WriteError::from(e) {
@@ -299,13 +301,12 @@ impl Store {
         let start = Instant::now();
         let durable = self.storage.sync == SyncPolicy::Batch;
         if durable && let Err(e) = self.shared.stream.make_durable(&*active.file, permit.entry_durable) {
-            self.unsynced = Some((batch.generation, written.header.next_sequence()));
+            self.unsynced = Some((batch.generation, header.next_sequence()));
             self.shared.broke(active.id);
             self.shared.status.closed();
             return Err(Refused::ByFile(e.into()));
         }
-        active.accept(&written);
-        let header = &written.header;
+        active.accept(&header, batch);
         self.next_sequence = header.next_sequence();
         self.unsynced = None;
         let end = Mark {

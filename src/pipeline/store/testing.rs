@@ -56,6 +56,11 @@ impl TestBatch {
         self.runs.iter().flat_map(|run| records(run))
     }
 
+    fn sources(&self) -> Vec<&[u8]> {
+        let is_source = |record: &&[u8]| Record::decode(record).is_ok_and(|(record, _)| record.kind == Kind::Source);
+        self.runs.iter().flat_map(|run| cut(run, 1)).filter(is_source).collect()
+    }
+
     /// Lends the batch, its runs cut into slices of at most `slice_bytes` (and at least a record).
     pub(crate) fn lend<T>(&self, slice_bytes: usize, to: impl FnOnce(&BatchView<'_>) -> T) -> T {
         let slices: Vec<_> = self.runs.iter().map(|run| cut(run, slice_bytes)).collect();
@@ -75,6 +80,7 @@ impl TestBatch {
             time_min_ns: self.records().map(|r| r.time_ns).min().unwrap_or(0),
             time_max_ns: self.records().map(|r| r.time_ns).max().unwrap_or(0),
             runs: &runs,
+            sources: &self.sources(),
         })
     }
 }
