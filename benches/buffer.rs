@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reason, Sealed};
+use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reason, Writer};
 use dbufd::pipeline::record::Event;
 use disruptor::{ProcessorSettings, Producer};
 
@@ -143,14 +143,14 @@ fn buffer(writers: usize, events_each: usize) -> Duration {
     let need = event.record_bytes();
     let writers: Vec<_> = (0..writers).map(|_| buffer.writer().expect("fewer than the options allow")).collect();
     let total = writers.len() * events_each * need;
-    let write = |mut writer: dbufd::pipeline::buffer::Writer| {
+    let write = |mut writer: Writer| {
         for _ in 0..events_each {
+            // Again, if the reader swaps meanwhile.
             loop {
                 let mut claim = writer.claim(need).expect("the reader outlives the writers");
                 event.encode(&mut claim);
-                match claim.publish() {
-                    Ok(()) => break,
-                    Err(Sealed) => {}
+                if claim.publish().is_ok() {
+                    break;
                 }
             }
         }

@@ -16,6 +16,19 @@ fn a_plain_event_is_read_back_as_it_was_written() {
 }
 
 #[test]
+fn a_payload_of_any_length_is_padded_with_zeros() {
+    let payload = [0xff; 3 * ALIGN];
+    for length in 0..=payload.len() {
+        let event = Event { payload: &payload[..length], ..Event::default() };
+        let mut bytes = Vec::new();
+        event.encode(&mut bytes);
+        assert_eq!(bytes.len(), event.record_bytes());
+        assert_eq!(bytes[HEAD_BYTES..][..length], payload[..length]);
+        assert!(bytes[HEAD_BYTES + length..].iter().all(|byte| *byte == 0), "after {length} bytes");
+    }
+}
+
+#[test]
 fn every_extension_is_read_back_beside_every_other() {
     let mut fields = Vec::new();
     assert!(put_field(&mut fields, b"SYSLOG_MSGID", b"ID47"));
