@@ -127,8 +127,10 @@ impl Footer {
     /// Adds the source records of a slice to `found`. Walks heads only, and nothing at all once there are more sources than
     /// a footer names.
     pub fn find_sources<'a>(&self, mut slice: &'a [u8], found: &mut Vec<&'a [u8]>) {
-        while self.sources_complete {
-            let Ok((record, bytes)) = Record::decode(slice) else { return };
+        if !self.sources_complete {
+            return;
+        }
+        while let Ok((record, bytes)) = Record::decode(slice) {
             if record.kind == Kind::Source {
                 found.push(&slice[..bytes]);
             }
