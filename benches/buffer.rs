@@ -4,9 +4,10 @@
 //! `cargo bench --bench buffer`            the table, and exit 1 if a bar is missed
 //! `cargo bench --bench buffer -- --quick` shorter runs, no bars
 //!
-//! Ours is the path of the daemon: one claim an event, a record's head and payload put into it, one publish; the reader
-//! parks. The channel and the queue carry a `Vec<u8>` an event, as a logger does that hands lines to a thread; their
-//! reader parks (channel) or yields (queue). The disruptor copies the payload into a slot, and its reader spins.
+//! All carry the same: a record of 24 bytes of head and 100 of payload. Ours takes the path of the daemon, with one claim an
+//! event: claim, encode the record into it, publish; the reader parks. The channel and the queue carry a `Vec<u8>` an
+//! event, as a logger does that hands lines to a thread; their reader parks (channel) or yields (queue). The disruptor
+//! has the record encoded into a slot, and its reader spins. All may hold about as many bytes.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +15,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reason, Writer};
-use dbufd::pipeline::record::Event;
+use dbufd::pipeline::record::{Event, HEAD_BYTES, Sink, padded};
 use disruptor::{ProcessorSettings, Producer};
 
 const PAYLOAD: [u8; 100] = [b'x'; 100];
+const RECORD_BYTES: usize = padded(HEAD_BYTES + PAYLOAD.len());
 /// What the bounded ones may hold, about as many events as a half of ours.
 const SLOTS: usize = 1 << 16;
 const ROUNDS: usize = 7;
@@ -116,9 +118,13 @@ fn measure_ended<W: Send>(
     let pin = |at: usize| core_affinity::set_for_current(cores[at % cores.len()]);
     let (began, pin, last) = (Instant::now(), &pin, cores.len() - 1);
     thread::scope(|scope| {
-        // Writers from the first core up, the reader on the last: left alone, all may share one core for a whole run.
+        // Writers from the first core up, and the reader on the last if no writer is there; left alone, all may share one
+        // core for a whole run. Where there are as many writers as cores, the reader goes where the kernel sends it.
+        let has_own_core = writers.len() <= last;
         let reading = scope.spawn(move || {
-            pin(last);
+            if has_own_core {
+                pin(last);
+            }
             read(ended);
         });
         let write = move |(at, writer)| {
@@ -136,18 +142,28 @@ fn measure_ended<W: Send>(
     began.elapsed()
 }
 
+/// The event that all send. The compiler may not know its payload.
+fn event() -> Event<'static> {
+    Event { payload: black_box(&PAYLOAD), time_ns: 1, ..Event::default() }
+}
+
+fn boxed(event: &Event<'_>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(RECORD_BYTES);
+    event.encode(&mut bytes);
+    bytes
+}
+
 fn buffer(writers: usize, events_each: usize) -> Duration {
     // Building it touches the memory, before the clock runs.
     let (buffer, mut reader) = DoubleBuffer::new(&Options::default()).expect("memory for two halves");
-    let event = Event { payload: black_box(&PAYLOAD), time_ns: 1, ..Event::default() };
-    let need = event.record_bytes();
     let writers: Vec<_> = (0..writers).map(|_| buffer.writer().expect("fewer than the options allow")).collect();
-    let total = writers.len() * events_each * need;
+    let total = writers.len() * events_each * RECORD_BYTES;
     let write = |mut writer: Writer| {
+        let event = event();
         for _ in 0..events_each {
             // Again, if the reader swaps meanwhile.
             loop {
-                let mut claim = writer.claim(need).expect("the reader outlives the writers");
+                let mut claim = writer.claim(event.record_bytes()).expect("the reader outlives the writers");
                 event.encode(&mut claim);
                 if claim.publish().is_ok() {
                     break;
@@ -174,8 +190,9 @@ fn channel(writers: usize, events_each: usize) -> Duration {
     let (sender, receiver) = crossbeam::channel::bounded::<Vec<u8>>(SLOTS);
     let senders = vec![sender; writers];
     let write = |sender: crossbeam::channel::Sender<Vec<u8>>| {
+        let event = event();
         for _ in 0..events_each {
-            sender.send(black_box(PAYLOAD).to_vec()).expect("the receiver outlives the senders");
+            sender.send(boxed(&event)).expect("the receiver outlives the senders");
         }
     };
     let read = move |_: &AtomicBool| {
@@ -188,10 +205,11 @@ fn channel(writers: usize, events_each: usize) -> Duration {
 fn queue(writers: usize, events_each: usize) -> Duration {
     let queue = &crossbeam::queue::ArrayQueue::<Vec<u8>>::new(SLOTS);
     let write = |()| {
+        let event = event();
         for _ in 0..events_each {
-            let mut event = black_box(PAYLOAD).to_vec();
-            while let Err(refused) = queue.push(event) {
-                event = refused;
+            let mut bytes = boxed(&event);
+            while let Err(refused) = queue.push(bytes) {
+                bytes = refused;
                 thread::yield_now();
             }
         }
@@ -211,17 +229,38 @@ fn queue(writers: usize, events_each: usize) -> Duration {
     measure(vec![(); writers], write, read)
 }
 
-#[derive(Clone)]
-struct Slot([u8; 100]);
+/// What the disruptor's ring is made of.
+struct Slot {
+    bytes: [u8; RECORD_BYTES],
+    filled: usize,
+}
+
+impl Slot {
+    fn empty() -> Self {
+        Self { bytes: [0; RECORD_BYTES], filled: 0 }
+    }
+}
+
+impl Sink for Slot {
+    #[inline(always)]
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes[self.filled..][..bytes.len()].copy_from_slice(bytes);
+        self.filled += bytes.len();
+    }
+}
 
 fn fill(mut producer: impl Producer<Slot>, events: usize) {
+    let event = event();
     for _ in 0..events {
-        producer.publish(|slot| slot.0.copy_from_slice(black_box(&PAYLOAD)));
+        producer.publish(|slot| {
+            slot.filled = 0;
+            event.encode(slot);
+        });
     }
 }
 
 fn discard(slot: &Slot, _sequence: disruptor::Sequence, _last: bool) {
-    black_box(slot.0[0]);
+    black_box(slot.bytes[0]);
 }
 
 fn last_core() -> usize {
@@ -229,7 +268,7 @@ fn last_core() -> usize {
 }
 
 fn disruptor_single(_writers: usize, events: usize) -> Duration {
-    let producer = disruptor::build_single_producer(SLOTS, || Slot([0; 100]), disruptor::BusySpin)
+    let producer = disruptor::build_single_producer(SLOTS, Slot::empty, disruptor::BusySpin)
         .pin_at_core(last_core())
         .handle_events_with(discard)
         .build();
@@ -238,10 +277,8 @@ fn disruptor_single(_writers: usize, events: usize) -> Duration {
 }
 
 fn disruptor_multi(writers: usize, events_each: usize) -> Duration {
-    let producer = disruptor::build_multi_producer(SLOTS, || Slot([0; 100]), disruptor::BusySpin)
-        .pin_at_core(last_core())
-        .handle_events_with(discard)
-        .build();
+    let producer =
+        disruptor::build_multi_producer(SLOTS, Slot::empty, disruptor::BusySpin).handle_events_with(discard).build();
     let mut producers: Vec<_> = (1..writers).map(|_| producer.clone()).collect();
     producers.push(producer);
     measure(producers, |producer| fill(producer, events_each), |_| ())
