@@ -20,8 +20,8 @@
 //! ```
 //!
 //! # How it works
-//! Each half is divided into chunks. One word, the [gate](gate), says which half is in front and how many of its chunks
-//! are handed out; one [word](chunk) a chunk says whose it is and how many of its bytes count.
+//! Each half is divided into chunks. One word, the gate (`gate.rs`), says which half is in front and how many of its
+//! chunks are handed out; one word a chunk (`chunk.rs`) says whose it is and how many of its bytes count.
 //!
 //! - A writer **takes** a chunk by one addition to the gate, then **claims** the chunk's rest, copies, and **publishes**,
 //!   each by one compare-exchange of the chunk's word, which no other writer ever touches.
@@ -31,7 +31,7 @@
 //! - Before a half becomes the front again, the reader **recycles** it: it waits, parked, for a writer that sleeps in
 //!   the middle of a copy (which is practically never), and gives the words the new generation.
 //! - While the half is full, writers park until the swap; or are refused, if they would rather not wait.
-//! - The reader sleeps while nothing is published; writers ring only when it does. See [`gate`] and [`wake`].
+//! - The reader sleeps while nothing is published; writers ring only when it does. See `gate.rs` and `wake.rs`.
 //!
 //! No thread waits for another's progress inside an append or a swap, except: a writer for room, a swap for a copy that
 //! was under way two swaps ago.
@@ -40,8 +40,8 @@
 //! 1. In one generation the gate hands each chunk to one writer at most: an addition returns each count once.
 //! 2. Only the owner of a chunk writes its bytes, only behind what it published, and only while it has set BUSY.
 //! 3. Bytes that are published do not change until their chunk is recycled.
-//! 4. Only the reader recycles, only in a swap, and only chunks that are sealed and have lost BUSY. A batch borrows the
-//!    reader, so none lives then.
+//! 4. Only the reader recycles, only in a swap, and only chunks of the back half that have lost BUSY: sealed ones, and ones
+//!    that nobody took. A batch borrows the reader, so none lives then.
 //! 5. The reader reads only bytes that the value returned by its seal has counted.
 //! 6. A writer's chunks of one half, in ascending order, are in its order. An index that is given back and taken again
 //!    keeps this: the later writer takes later chunks.
@@ -59,8 +59,6 @@
 //!
 //! Everything else on the gate, the words and `turn` is Relaxed: who comes first is decided by the order of one word's
 //! modifications, and each site says so.
-
-#![forbid(unsafe_op_in_unsafe_fn)]
 
 mod chunk;
 mod gate;
