@@ -213,7 +213,8 @@ fn event_size(sizes: &Histogram) -> EventSize {
     EventSize {
         min: sizes.min(),
         max: sizes.max(),
-        mean: rounded(sizes.mean()),
+        // Not rounded: a sum that is made of it must not fall from one look to the next.
+        mean: sizes.mean(),
         p50: sizes.quantile(0.5),
         p90: sizes.quantile(0.9),
         p99: sizes.quantile(0.99),
