@@ -66,7 +66,7 @@ pub enum Command {
     Segments(JsonArgs),
     /// Check every byte of every file
     #[command(
-        after_help = "Example:\n  dbufctl verify && echo all is well\n\nExit code 3 if anything is damaged, torn or missing."
+        after_help = "Example:\n  dbufctl verify && echo all is well\n\nExit code 3 if anything is damaged, torn or missing, or if the files tell of lost events."
     )]
     Verify(VerifyArgs),
     /// Send one event, or one for each line of standard input

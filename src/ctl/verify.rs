@@ -15,6 +15,7 @@ use super::args::VerifyArgs;
 use super::cat;
 use super::context::Context;
 use super::failure::DAMAGE_EXIT;
+use super::findings::plural;
 use super::output::Output;
 use super::print::escape::{json_line, visible};
 use crate::pipeline::store::scan::{self, FileReport};
@@ -28,6 +29,7 @@ struct Sum {
     damaged_places: u64,
     damaged_bytes: u64,
     torn_bytes: u64,
+    lost_events: u64,
     gaps: Vec<(u64, u64)>,
 }
 
@@ -57,7 +59,8 @@ pub(super) fn run(args: &VerifyArgs, context: &Context) -> anyhow::Result<ExitCo
     let text = if args.json { json_line(&sum.as_json(&rows)) } else { sum.described() };
     output.buffer.extend_from_slice(text.as_bytes());
     output.write_now()?;
-    Ok(if sum.is_well() { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE_EXIT) })
+    // Files may be sound and still tell of losses; whoever asks is to know of both.
+    Ok(if sum.is_well() && sum.lost_events == 0 { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE_EXIT) })
 }
 
 /// Bytes at the end of a file that nobody is still writing.
@@ -112,6 +115,7 @@ fn as_json(report: &FileReport, torn_bytes: u64) -> Value {
         "bytes": report.file.bytes,
         "batches": report.batches,
         "events": report.events,
+        "lost_events": report.lost_events,
         "first_sequence": holds.then_some(report.sequences.0),
         "last_sequence": holds.then(|| report.sequences.1 - 1),
         "torn_bytes": torn_bytes,
@@ -127,6 +131,7 @@ impl Sum {
         self.damaged_places += report.damage.len() as u64;
         self.damaged_bytes += report.damage.iter().map(|damage| damage.bytes).sum::<u64>();
         self.torn_bytes += torn_bytes;
+        self.lost_events += report.lost_events;
     }
 
     fn missing_events(&self) -> u64 {
@@ -155,6 +160,13 @@ impl Sum {
                 self.missing_events()
             )
         };
+        if self.lost_events > 0 {
+            let _ = writeln!(
+                text,
+                "lost before they were stored: {}; 'dbufctl cat' shows when and whose",
+                plural(self.lost_events, "event")
+            );
+        }
         text
     }
 
@@ -168,6 +180,7 @@ impl Sum {
             "damaged_bytes": self.damaged_bytes,
             "torn_bytes": self.torn_bytes,
             "missing_events": self.missing_events(),
+            "lost_events": self.lost_events,
             "gaps": self.gaps.iter().map(gap).collect::<Value>(),
             "files": files,
         })

@@ -1,4 +1,5 @@
 use super::fixture::*;
+use dbufd::pipeline::record::{Cause, Loss};
 use serde_json::Value;
 use std::os::unix::fs::FileExt as _;
 
@@ -69,4 +70,21 @@ fn an_end_that_nobody_writes_any_more_is_torn() {
     let lock = std::fs::File::open(fixture.directory().join(".lock")).unwrap();
     lock.lock().unwrap();
     assert_eq!(verified(&fixture, 0)["torn_bytes"], 0);
+}
+
+#[test]
+fn a_loss_that_the_files_tell_of_is_said_though_no_byte_is_wrong() {
+    let mut fixture = Fixture::new();
+    let loss = Loss { cause: Cause::TooBig, events: 3, bytes: 99, first_ns: START_NS, last_ns: START_NS };
+    fixture.batch(&source("app", 7), |run| {
+        run.text(0, "before").loss(1, &loss);
+    });
+    let object = verified(&fixture, 3);
+    assert_eq!(
+        (&object["ok"], &object["lost_events"], &object["files"][0]["ok"]),
+        (&true.into(), &3.into(), &true.into())
+    );
+    let ran = fixture.run("verify");
+    assert_eq!(ran.code, 3);
+    assert!(ran.out.contains("lost before they were stored: 3 events"), "{}", ran.out);
 }

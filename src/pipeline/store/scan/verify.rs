@@ -75,6 +75,8 @@ pub struct FileReport {
     pub batches: u64,
     /// Events in these.
     pub events: u64,
+    /// Events that loss records name: they were lost before they could be stored, and no byte here is wrong for it.
+    pub lost_events: u64,
     /// The sequence of the first event, and the one after the last.
     pub sequences: (u64, u64),
     /// What is damaged.
@@ -100,6 +102,7 @@ pub fn verify(directory: &Directory, mut each: impl FnMut(&FileReport) -> Contro
                 file: file.clone(),
                 batches: 0,
                 events: 0,
+                lost_events: 0,
                 sequences: (0, 0),
                 damage: vec![unreadable(file, &e)],
                 tail_bytes: 0,
@@ -129,8 +132,15 @@ pub fn verify_bytes(bytes: Arc<dyn ReadAt>) -> Vec<Damage> {
 }
 
 fn check(file: &SegmentFile, segment: &Segment) -> FileReport {
-    let mut report =
-        FileReport { file: file.clone(), batches: 0, events: 0, sequences: (0, 0), damage: Vec::new(), tail_bytes: 0 };
+    let mut report = FileReport {
+        file: file.clone(),
+        batches: 0,
+        events: 0,
+        lost_events: 0,
+        sequences: (0, 0),
+        damage: Vec::new(),
+        tail_bytes: 0,
+    };
     match &segment.header {
         Ok(header) => check_header(file, header, &mut report),
         Err(broken) => report.damage.push(damage(0, Segment::FIRST, broken)),
@@ -168,8 +178,9 @@ fn check_batches(segment: &Segment, rebuilt: &mut Footer, report: &mut FileRepor
                     let what = "a batch has sequences that an earlier one has";
                     report.damage.push(damage(batch.header.offset, at - batch.header.offset, &Broken::Damaged(what)));
                 }
-                if let Err(what) = merged.order(&batch).and_then(|()| agree(&batch)) {
-                    report.damage.push(malformed(&batch.header, what));
+                match merged.order(&batch).and_then(|()| agree(&batch)) {
+                    Ok(lost_events) => report.lost_events += lost_events,
+                    Err(what) => report.damage.push(malformed(&batch.header, what)),
                 }
                 rebuilt.add(&batch.header);
                 for run in batch.runs() {
@@ -192,16 +203,18 @@ fn check_batches(segment: &Segment, rebuilt: &mut Footer, report: &mut FileRepor
     }
 }
 
-/// Whether the header of a batch tells the truth about its records.
-fn agree(batch: &Batch) -> Result<(), crate::pipeline::record::Malformed> {
-    let mut payload_bytes = 0;
+/// Whether the header of a batch tells the truth about its records. Returns how many events they name as lost.
+fn agree(batch: &Batch) -> Result<u64, crate::pipeline::record::Malformed> {
+    let (mut payload_bytes, mut lost_events) = (0, 0);
     for (run, row) in batch.runs().zip(&batch.header.runs) {
         let (mut rest, mut events) = (run, 0);
         while !rest.is_empty() {
             let (record, bytes) = Record::decode(rest)?;
             events += u32::from(record.ends_event());
-            if record.kind == Kind::Event {
-                payload_bytes += record.payload().len() as u64;
+            match record.kind {
+                Kind::Event => payload_bytes += record.payload().len() as u64,
+                Kind::Loss => lost_events += record.as_loss()?.events,
+                Kind::Source => {}
             }
             rest = &rest[bytes..];
         }
@@ -212,7 +225,7 @@ fn agree(batch: &Batch) -> Result<(), crate::pipeline::record::Malformed> {
     if payload_bytes != batch.header.payload_bytes {
         return Err(crate::pipeline::record::Malformed("a batch has other payload bytes than its header says"));
     }
-    Ok(())
+    Ok(lost_events)
 }
 
 fn check_footer(file: &SegmentFile, segment: &Segment, rebuilt: &Footer, end: u64, report: &mut FileReport) {
