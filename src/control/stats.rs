@@ -213,7 +213,8 @@ fn event_size(sizes: &Histogram) -> EventSize {
     EventSize {
         min: sizes.min(),
         max: sizes.max(),
-        mean: rounded(sizes.mean()),
+        // As exact as can be: times the count it is the sum, which Prometheus gets, and a sum that was rounded may shrink.
+        mean: sizes.mean(),
         p50: sizes.quantile(0.5),
         p90: sizes.quantile(0.9),
         p99: sizes.quantile(0.99),
@@ -338,6 +339,16 @@ mod tests {
         let last = buckets.last().unwrap();
         assert_eq!((last.le, last.count), (5 << 20, 7));
         assert!(buckets.windows(2).all(|pair| pair[0].le < pair[1].le));
+    }
+
+    #[test]
+    fn the_sum_of_all_sizes_can_be_had_from_the_mean() {
+        let mut sizes = Histogram::default();
+        sizes.record(7, 1);
+        sizes.record(5000, 2_000_000);
+        let shown = event_size(&sizes);
+        let count: u64 = shown.buckets.iter().map(|bucket| bucket.count).sum();
+        assert_eq!((shown.mean * count as f64).round() as u64, 7 + 5000 * 2_000_000);
     }
 
     #[test]
