@@ -213,7 +213,7 @@ fn event_size(sizes: &Histogram) -> EventSize {
     EventSize {
         min: sizes.min(),
         max: sizes.max(),
-        // As exact as can be: times the count it is the sum, which Prometheus gets, and a sum that was rounded may shrink.
+        // Not rounded: a sum that is made of it must not fall from one look to the next.
         mean: sizes.mean(),
         p50: sizes.quantile(0.5),
         p90: sizes.quantile(0.9),

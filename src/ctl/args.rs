@@ -221,6 +221,7 @@ pub struct FormatArgs {
 /// The formats of `cat` and `tail`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
+    #[allow(rustdoc::broken_intra_doc_links, reason = "the text of --help, not a link")]
     /// Time, tag[pid]: text
     #[default]
     Short,

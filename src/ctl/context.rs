@@ -3,7 +3,7 @@
 //! For each place the first that applies:
 //! 1. the flag, `--runtime` or `--directory`;
 //! 2. for segments: the directory that the running daemon names, so that what one reads is what it writes;
-//! 3. the rule of [`paths`](crate::config::paths);
+//! 3. the rule of [`crate::config::paths`];
 //! 4. where that leads nowhere, the place of the daemon that serves the whole machine: an ordinary user without a
 //!    daemon of their own means that one.
 

@@ -13,7 +13,7 @@ use super::{Directory, Item, SegmentFile, Wanted, bound, item, malformed, open_f
 
 /// Reads the items of `directory`, newest first, until `each` breaks. A file that cannot be read is an item too.
 ///
-/// It differs from [`super::forward`] in one respect: damage that reaches over the start of a block of the index is told
+/// It differs from [`super::forward()`] in one respect: damage that reaches over the start of a block of the index is told
 /// in two parts.
 pub fn backward(
     directory: &Directory,
