@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Command, Output, Stdio};
@@ -62,7 +63,7 @@ fn a_wrong_configuration_is_one_sentence_with_exit_code_2_and_nothing_is_made() 
     assert!(!home.segments().exists() && !home.path("run").exists());
     let output = dbufd(&["--config", "/dev/null", "--set", "ingest.socket_group=no such group"]);
     assert_eq!(output.status.code(), Some(2), "{}", words(&output.stderr));
-    assert!(words(&output.stderr).contains("there is no group"));
+    assert!(words(&output.stderr).starts_with("dbufd: --set: ingest.socket_group: there is no group"));
     assert_eq!(dbufd(&["--no-such-flag"]).status.code(), Some(2));
 }
 
@@ -131,12 +132,28 @@ fn sigusr2_logs_a_report_and_sigterm_prints_the_last_and_removes_the_sockets() {
 }
 
 #[test]
+fn a_directory_whose_name_is_no_text_does_not_end_the_daemon() {
+    let home = Home::new();
+    let mut folder = home.segments().into_os_string();
+    folder.push(std::ffi::OsStr::from_bytes(b"\xff"));
+    let daemon = home.start_adjusted(&[], &[], |command| {
+        command.arg("--directory").arg(&folder);
+    });
+    let mut stream = UnixStream::connect(home.socket("control.sock")).expect("the daemon answers");
+    for command in ["ping", "config", "stats", "reload"] {
+        assert_eq!(ask(&mut stream, command)["ok"], true, "{command}");
+    }
+    assert!(daemon.stop().contains("received 0"));
+}
+
+#[test]
 fn the_control_socket_answers_several_requests_and_keeps_its_head() {
     let home = Home::new();
     let daemon = home.start(&[]);
     let mut stream = UnixStream::connect(home.socket("control.sock")).expect("the daemon answers");
     let ping = ask(&mut stream, "ping");
     assert_eq!(ping["data"]["pid"], daemon.pid());
+    assert_eq!(ping["data"]["runtime"], home.path("run").to_str().unwrap());
     assert_eq!(ping["data"]["directory"], home.segments().to_str().unwrap());
     assert_eq!(ask(&mut stream, "dance")["ok"], false);
     assert_eq!(ask(&mut stream, "sync"), json!({"ok": true, "data": null}));

@@ -60,6 +60,7 @@ impl Sources {
             draft.config.storage.directory =
                 absolute.map_err(|error| Wrong(format!("--directory {}: {error}", directory.display())))?;
         }
+        draft.group_exists()?;
         draft.finish()
     }
 }
@@ -159,6 +160,12 @@ impl Draft {
         key.set(&mut self.config, &Value::from_flag(value.trim())).map_err(|why| Wrong(format!("--set: {why}")))?;
         self.origins.insert(key.name, "--set".to_owned());
         Ok(())
+    }
+
+    /// Asks this machine, so it is no part of what a text alone can be checked for.
+    fn group_exists(&self) -> Result<(), Wrong> {
+        let place = self.origins.get("ingest.socket_group").map_or("configuration", String::as_str);
+        self.config.ingest.group().map(drop).map_err(|why| Wrong(format!("{place}: {why}")))
     }
 
     /// What only all values together can show.
@@ -339,6 +346,20 @@ mod tests {
         std::fs::write(&file, b"[log]\n# \xff").unwrap();
         let said = sources.load().unwrap_err().to_string();
         assert!(said.contains("none.toml:2:3: a byte that is not UTF-8"), "{said}");
+    }
+
+    #[test]
+    fn a_group_that_does_not_exist_is_told_with_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("dbufd.toml");
+        std::fs::write(&file, "[ingest]\nsocket_group = \"no such group\"\n").unwrap();
+        let said = Sources { file: Some(file), ..Sources::default() }.load().unwrap_err().to_string();
+        assert!(
+            said.ends_with(
+                "dbufd.toml:2:16: ingest.socket_group: there is no group \"no such group\"; see getent group"
+            ),
+            "{said}"
+        );
     }
 
     #[test]

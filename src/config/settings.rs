@@ -4,6 +4,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::unistd::{Gid, Group};
+
+use super::value::quoted;
+
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -68,6 +72,25 @@ pub struct Ingest {
     pub socket_mode: u32,
     /// Group of these sockets.
     pub socket_group: Option<String>,
+}
+
+impl Ingest {
+    /// The group that `socket_group` names.
+    ///
+    /// # Errors
+    /// When this machine has none of that name, or cannot say.
+    pub fn group(&self) -> Result<Option<Gid>, String> {
+        let Some(name) = &self.socket_group else { return Ok(None) };
+        if let Ok(number) = name.parse::<u32>() {
+            return Ok(Some(Gid::from_raw(number)));
+        }
+        let shown = quoted(name);
+        match Group::from_name(name) {
+            Ok(Some(group)) => Ok(Some(group.gid)),
+            Ok(None) => Err(format!("ingest.socket_group: there is no group {shown}; see getent group")),
+            Err(error) => Err(format!("ingest.socket_group: cannot look up {shown}: {error}")),
+        }
+    }
 }
 
 /// An amount of a file system.

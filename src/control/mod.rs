@@ -45,15 +45,10 @@ const FAILED_START_PAUSE: Duration = Duration::from_secs(1);
 pub fn main() -> ExitCode {
     let args = Args::parse();
     let sources = args.sources();
-    // The group is part of the check: a file that names none that exists is wrong.
-    let config = sources.load().map_err(anyhow::Error::from).and_then(|config| {
-        sockets::group_id(&config.ingest)?;
-        Ok(config)
-    });
-    let config = match config {
+    let config = match sources.load() {
         Ok(config) => config,
         Err(error) => {
-            complain(&error);
+            complain(&error.into());
             return ExitCode::from(WRONG_USAGE);
         }
     };
@@ -81,7 +76,7 @@ fn run(config: Config, sources: Sources, runtime: Option<PathBuf>) -> Result<()>
         Some(runtime) => std::path::absolute(runtime)?,
         None => paths::runtime_dir()?,
     };
-    let group = sockets::group_id(&config.ingest)?;
+    let group = config.ingest.group().map_err(anyhow::Error::msg)?;
     let (daemon, parts) = Daemon::start(&config, &runtime, group, passed)?;
     let journald = log.journald;
     let (ended, report) = run::serve(Serving { daemon, parts, config, sources, runtime, log, signals })?;

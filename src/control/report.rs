@@ -36,7 +36,7 @@ pub(super) fn report(stats: &Stats) -> String {
     if sizes.max > 0 {
         row(
             "event size",
-            &format!("min {}   mean {}   max {}", size(sizes.min), size(sizes.mean as u64), size(sizes.max)),
+            &format!("min {}   mean {}   max {}", size(sizes.min), size(sizes.mean.round() as u64), size(sizes.max)),
         );
         row("", &format!("p50 {}   p90 {}   p99 {}", size(sizes.p50), size(sizes.p90), size(sizes.p99)));
         for line in distribution(stats) {

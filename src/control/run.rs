@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::os::unix::net::UnixListener as Listener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -20,7 +20,6 @@ use super::report::{self, report};
 use super::server::{self, Answer, Answers, Command};
 use super::service::{Manager, STOP_STEP};
 use super::signals::{Installed, Signal, Signals};
-use super::sockets::group_id;
 use crate::config::{Config, Sources, keys};
 use crate::pipeline::drain;
 use crate::sync::{Arc, Mutex, thread};
@@ -44,6 +43,7 @@ struct Shared {
     reloading: Mutex<()>,
     manager: Mutex<Manager>,
     sources: Sources,
+    runtime: PathBuf,
     live: Live,
     log: Log,
 }
@@ -70,6 +70,7 @@ async fn until_the_end(serving: Serving) -> Result<(Ended, String)> {
         reloading: Mutex::new(()),
         manager: Mutex::new(Manager::from_environment()),
         sources,
+        runtime,
         live,
         log,
     });
@@ -193,10 +194,13 @@ fn answer(shared: Arc<Shared>, command: Command) -> Answer {
 }
 
 fn ping(shared: &Shared) -> Value {
+    // Not as paths: one that is not UTF-8 makes the macro panic, and a panic is the end of the daemon.
+    let shown = |path: &Path| path.to_string_lossy().into_owned();
     json!({
         "pid": std::process::id(),
         "version": env!("CARGO_PKG_VERSION"),
-        "directory": shared.config().storage.directory,
+        "runtime": shown(&shared.runtime),
+        "directory": shown(&shared.config().storage.directory),
         "uptime_seconds": shared.live.figures.started.elapsed().as_secs(),
     })
 }
@@ -234,7 +238,7 @@ impl Shared {
     fn take_over(&self) -> Result<Change, String> {
         let _turn = self.reloading.lock().expect("no thread panics while it reloads");
         let new = self.sources.load().map_err(|error| error.to_string())?;
-        let group = group_id(&new.ingest).map_err(|error| format!("{error:#}"))?;
+        let group = new.ingest.group()?;
         let daemon = self.daemon.lock().expect("no thread panics while it holds the daemon");
         let Some(daemon) = daemon.as_ref() else { return Err("the daemon is stopping".to_owned()) };
         let old = self.config();

@@ -24,7 +24,7 @@ use nix::sys::socket::{
     sockopt,
 };
 use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::{Gid, Group};
+use nix::unistd::Gid;
 
 use crate::config::paths::{CONTROL_SOCKET, DATAGRAM_SOCKET, STREAM_SOCKET, make_runtime_dir};
 use crate::config::settings::Ingest;
@@ -148,18 +148,6 @@ impl Drop for Made {
             // If it cannot be removed, the next start finds it, sees that nobody answers, and removes it.
             let _ = std::fs::remove_file(&self.path);
         }
-    }
-}
-
-/// The group that the configuration names.
-pub(super) fn group_id(ingest: &Ingest) -> Result<Option<Gid>> {
-    let Some(name) = &ingest.socket_group else { return Ok(None) };
-    if let Ok(number) = name.parse::<u32>() {
-        return Ok(Some(Gid::from_raw(number)));
-    }
-    match Group::from_name(name).with_context(|| format!("ingest.socket_group: cannot look up {name:?}"))? {
-        Some(group) => Ok(Some(group.gid)),
-        None => bail!("ingest.socket_group: there is no group {name:?}; see getent group"),
     }
 }
 

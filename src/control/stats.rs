@@ -342,6 +342,16 @@ mod tests {
     }
 
     #[test]
+    fn the_sum_of_all_sizes_can_be_had_from_the_mean() {
+        let mut sizes = Histogram::default();
+        sizes.record(7, 1);
+        sizes.record(5000, 2_000_000);
+        let shown = event_size(&sizes);
+        let count: u64 = shown.buckets.iter().map(|bucket| bucket.count).sum();
+        assert_eq!((shown.mean * count as f64).round() as u64, 7 + 5000 * 2_000_000);
+    }
+
+    #[test]
     fn every_cause_of_loss_is_shown_by_its_name() {
         let mut totals = Totals { received_events: 9, persisted_events: 2, ..Totals::default() };
         totals.lost = [1, 2, 3, 1, 0];

@@ -105,8 +105,8 @@ pub enum Command {
 /// `cat`
 #[derive(Debug, Args)]
 pub struct CatArgs {
-    /// At most so many events: the newest of those that match
-    #[arg(short = 'n', long, value_name = "N")]
+    /// At most so many events: the newest of those that match; a number or all
+    #[arg(short = 'n', long, value_name = "N", value_parser = lines)]
     pub lines: Option<u64>,
     /// Go on with new events as they come, until Ctrl-C
     #[arg(short, long, conflicts_with_all = ["reverse", "files"])]
@@ -128,8 +128,8 @@ pub struct CatArgs {
 /// `tail`
 #[derive(Debug, Args)]
 pub struct TailArgs {
-    /// So many events that are there already
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+    /// So many events that are there already; a number or all
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = lines)]
     pub lines: u64,
     /// What tail does anyway; understood because fingers type it
     #[arg(short, long, hide = true)]
@@ -177,7 +177,7 @@ pub struct SelectionArgs {
     #[arg(long, value_name = "CURSOR")]
     pub cursor: Option<Cursor>,
     /// Events of the current boot, or of the one with this id
-    #[arg(long, value_name = "ID", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = boot)]
+    #[arg(short, long, value_name = "ID", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = boot)]
     pub boot: Option<Boot>,
 }
 
@@ -188,6 +188,12 @@ pub enum Boot {
     Current,
     /// The one with this id.
     Id(u128),
+}
+
+/// As journalctl reads it.
+fn lines(text: &str) -> Result<u64, String> {
+    let all = (text == "all").then_some(u64::MAX);
+    all.or_else(|| text.parse().ok()).ok_or_else(|| "it is a number of events, or all".to_owned())
 }
 
 fn boot(text: &str) -> Result<Boot, String> {
@@ -350,6 +356,7 @@ mod tests {
         assert_eq!((selection.priority, selection.tag.len(), selection.boot), (Some(3..=4), 2, Some(Boot::Current)));
         assert!(parsed("cat -f -r").is_err() && parsed("cat -f x.segment").is_err());
         assert!(parsed("tail -f -n 3 -t x").is_ok());
+        assert!(parsed("tail -n all").is_ok() && parsed("cat -n all -b").is_ok());
         assert!(parsed("cat --boot=xyz").is_err());
         let id = "0123456789abcdef0123456789abcdef";
         assert!(parsed(&format!("cat --boot={id}")).is_ok());
@@ -364,6 +371,7 @@ mod tests {
             ("stats --json --prometheus", "--prometheus"),
             ("nonsense", "nonsense"),
             ("stats --watch=0", "0.1"),
+            ("cat -n some", "or all"),
         ] {
             let text = one_line(&parsed(line).unwrap_err().render().to_string());
             assert!(text.contains(has) && !text.contains('\n') && !text.contains("error:"), "{line}: {text}");

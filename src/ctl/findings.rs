@@ -86,7 +86,8 @@ impl Findings {
     }
 }
 
-pub(super) fn plural(count: u64, noun: &str) -> String {
+/// The noun for so many.
+pub(crate) fn plural(count: u64, noun: &str) -> String {
     if count == 1 { noun.to_owned() } else { format!("{noun}s") }
 }
 

@@ -15,6 +15,7 @@ use dbuf_client::{Client, ClientOptions, Error, wire};
 use super::context::Context;
 use super::daemon::DISK_TIMEOUT;
 use super::failure::Failure;
+use super::findings::plural;
 use super::select::priority;
 use crate::config::paths::STREAM_SOCKET;
 
@@ -154,9 +155,10 @@ impl TooLong {
             return Ok(());
         }
         anyhow::bail!(
-            "{} lines are longer than {max_event} bytes and were not sent, the first is line {}; raise ingest.max_event, \
-             or write them to {STREAM_SOCKET} as text, which takes any length",
+            "not sent: {} {} longer than {max_event} bytes, the first is line {}; raise ingest.max_event, or write to \
+             {STREAM_SOCKET} as text, which takes any length",
             self.lines,
+            plural(self.lines, "line"),
             self.first
         )
     }
@@ -218,7 +220,7 @@ mod tests {
         let (payloads, result) = lines(b"12345678\n123456789\nok\n1234567890123\n12345678");
         assert_eq!(payloads, [&b"12345678"[..], b"ok", b"12345678"]);
         let error = result.unwrap_err().to_string();
-        assert!(error.starts_with("2 lines are longer than 8 bytes") && error.contains("line 2"), "{error}");
+        assert!(error.starts_with("not sent: 2 lines longer than 8 bytes") && error.contains("line 2"), "{error}");
     }
 
     #[test]

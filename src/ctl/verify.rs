@@ -88,10 +88,12 @@ fn described(report: &FileReport, torn_bytes: u64) -> String {
     let mut text = format!("{}: ", visible(&name(report)));
     let _ = writeln!(
         text,
-        "{}, {} events in {} batches, {} bytes",
+        "{}, {} {} in {} {}, {} bytes",
         if is_well { "ok" } else { "DAMAGED" },
         report.events,
+        plural(report.events, "event"),
         report.batches,
+        if report.batches == 1 { "batch" } else { "batches" },
         report.file.bytes
     );
     for damage in &report.damage {
@@ -147,14 +149,16 @@ impl Sum {
         for (from, to) in &self.gaps {
             let _ = writeln!(text, "missing: sequences {from} to {to} are in no file");
         }
-        let all = format!("{} files, {} events, {} bytes", self.files, self.events, self.bytes);
+        let (files, events) = (plural(self.files, "file"), plural(self.events, "event"));
+        let all = format!("{} {files}, {} {events}, {} bytes", self.files, self.events, self.bytes);
         let _ = if self.is_well() {
             writeln!(text, "all well: {all}")
         } else {
             writeln!(
                 text,
-                "NOT WELL: {all}; {} damaged places with {} bytes, {} bytes torn, {} events missing",
+                "NOT WELL: {all}; {} damaged {} with {} bytes, {} bytes torn, {} events missing",
                 self.damaged_places,
+                plural(self.damaged_places, "place"),
                 self.damaged_bytes,
                 self.torn_bytes,
                 self.missing_events()
@@ -163,7 +167,8 @@ impl Sum {
         if self.lost_events > 0 {
             let _ = writeln!(
                 text,
-                "lost before they were stored: {}; 'dbufctl cat' shows when and whose",
+                "lost before they were stored: {} {}; 'dbufctl cat' shows when and whose",
+                self.lost_events,
                 plural(self.lost_events, "event")
             );
         }

@@ -67,7 +67,8 @@ fn files_can_be_named_and_need_no_directory() {
     let output = command.arg(&files[0]).arg(&files[1]).output().unwrap();
     assert_eq!(Ran::of(output).fine(), "abcde");
     let output = command_on(&fixture, "cat nothing-there");
-    assert!(output.failed(1).contains("nothing-there"));
+    let said = output.failed(1);
+    assert!(said.contains("nothing-there") && said.contains("dbufctl segments"), "{said}");
 }
 
 fn command_on(fixture: &Fixture, line: &str) -> Ran {

@@ -24,6 +24,7 @@ fn whole_files_are_well() {
     assert_eq!((&files[1]["first_sequence"], &files[1]["last_sequence"]), (&4.into(), &5.into()));
     let text = fixture.run("verify").fine();
     assert!(text.lines().last().unwrap().starts_with("all well: 2 files, 5 events"), "{text}");
+    assert!(text.lines().next().unwrap().contains(" 3 events in 1 batch, "), "{text}");
 }
 
 #[test]

@@ -177,7 +177,8 @@ pub(super) fn open(files: &[PathBuf], directory: &Path) -> anyhow::Result<Direct
     };
     opened.map_err(|(path, error)| {
         let advice = match error.kind() {
-            io::ErrorKind::NotFound => "say where the segments are with --directory DIR",
+            io::ErrorKind::NotFound if files.is_empty() => "say where the segments are with --directory DIR",
+            io::ErrorKind::NotFound => "see 'dbufctl segments' for the files that are there",
             io::ErrorKind::PermissionDenied => "ask as root, or as a user who may read it",
             _ => "see whether the disk is well",
         };

@@ -81,6 +81,11 @@ impl Selection {
         let since = time(&args.since, "--since")?.unwrap_or(0);
         // Journal times have microseconds: a time copied from one stands for the whole of it.
         let until = time(&args.until, "--until")?.map_or(u64::MAX, |ns| if ns % 1000 == 0 { ns + 999 } else { ns });
+        if since > until {
+            return Err(Failure::Usage(
+                "--since: it is later than --until, so nothing can match; swap them".to_owned(),
+            ));
+        }
         let after = args.after.map_or(0, |sequence| sequence.saturating_add(1));
         let cursor = args.cursor.map_or(0, |cursor| cursor.sequence);
         let boot = match args.boot {
@@ -270,6 +275,7 @@ mod tests {
             (SelectionArgs { since: Some("soon".into()), ..args() }, "--since"),
             (SelectionArgs { until: Some("25:00".into()), ..args() }, "--until"),
             (SelectionArgs { grep: Some("(".into()), ..args() }, "--grep"),
+            (SelectionArgs { since: Some("now".into()), until: Some("-1min".into()), ..args() }, "--since"),
         ] {
             let error = Selection::new(&wrong, &now).unwrap_err().to_string();
             assert!(error.starts_with(name) && !error.contains('\n'), "{error}");

@@ -1,6 +1,6 @@
 //! `dbufctl stats`: the daemon's counters as JSON, as Prometheus text, or as a table for people.
 //!
-//! Enters: the `data` of the daemon's reply, one JSON object whose names CONTRACT fixes. Leaves: text. What can fail:
+//! Enters: the `data` of the daemon's reply, one JSON object whose names people rely on. Leaves: text. What can fail:
 //! asking. What the daemon does not say (an older one, or one without `stats.enabled`) is left out, never invented.
 
 mod prometheus;

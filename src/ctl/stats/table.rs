@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{number, rows, text};
+use crate::ctl::findings::plural;
 use crate::ctl::print::escape::visible;
 
 /// So many producers are shown; all are in `--json`.
@@ -13,7 +14,7 @@ const PRODUCERS_SHOWN: usize = 8;
 /// So many writer threads are shown.
 const WRITERS_SHOWN: usize = 8;
 /// Columns of the longest bar of the size distribution.
-const BAR_COLUMNS: f64 = 40.0;
+const BAR_COLUMNS: f64 = 37.0;
 
 struct Table<'a> {
     out: String,
@@ -153,10 +154,10 @@ impl Table<'_> {
         let total: f64 = counts.iter().map(|(_, count)| count).sum();
         let most = counts.iter().map(|(_, count)| *count).fold(0.0, f64::max);
         for (bound, count) in counts {
-            // A bound is one less than a power of two; the power reads better.
-            let bound = bound.map_or_else(|| "more".to_owned(), |bound| format!("to {}", bytes(bound + 1.0)));
+            // A bound is one less than a power of two; the power reads better, but is not in the bucket.
+            let bound = bound.map_or_else(|| "more".to_owned(), |bound| format!("under {}", bytes(bound + 1.0)));
             let bar = "#".repeat((ratio(count, most) * BAR_COLUMNS).ceil() as usize);
-            let line = format!("{bound:>12} {:>5.1} % {bar}", ratio(count, total) * 100.0);
+            let line = format!("{bound:>15} {:>5.1} % {bar}", ratio(count, total) * 100.0);
             self.row("", &line);
         }
         self.gap();
@@ -222,9 +223,10 @@ impl Table<'_> {
 
     fn storage(&mut self) {
         let line = format!(
-            "{}: {} segments, {}",
+            "{}: {} {}, {}",
             self.text("storage.directory"),
             count(self.number("storage.segments")),
+            plural(self.number("storage.segments") as u64, "segment"),
             bytes(self.number("storage.bytes"))
         );
         self.row("storage", &line);
@@ -321,9 +323,15 @@ mod tests {
         for line in text.lines() {
             assert!(line.chars().count() <= 80 && !line.chars().any(char::is_control), "{line}");
         }
-        for has in
-            ["1,234,567", "5 too_big · 2 malformed", "8.0 MiB", "p999 9.0 ms", "app\\x1b[31m[42]", "/var/log/dbufd"]
-        {
+        for has in [
+            "1,234,567",
+            "under 64 B",
+            "5 too_big · 2 malformed",
+            "8.0 MiB",
+            "p999 9.0 ms",
+            "app\\x1b[31m[42]",
+            "/var/log/dbufd",
+        ] {
             assert!(text.contains(has), "{has} is not in:\n{text}");
         }
     }

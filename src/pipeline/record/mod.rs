@@ -22,7 +22,7 @@ pub use decode::{Malformed, Record};
 pub const ALIGN: usize = 8;
 /// Bytes of a record's fixed head.
 pub const HEAD_BYTES: usize = 24;
-/// The longest tag, in bytes (CONTRACT: up to 64).
+/// The longest tag, in bytes.
 pub const TAG_BYTES_MAX: usize = 64;
 /// The longest command name that is kept, in bytes (the kernel's own limit is 15).
 pub const COMM_BYTES_MAX: usize = 32;
