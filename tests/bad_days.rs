@@ -58,8 +58,16 @@ fn garbage_is_kept_as_text_and_hurts_nobody() {
     home.stream().write_all(&garbage).expect("the daemon reads");
     let lines = garbage.split(|b| *b == b'\n').filter(|l| !l.is_empty()).count() as u64;
     home.wait_persisted(lines);
+    // A datagram and a frame keep even what ends a line, to the last byte.
+    let binary = [&garbage[..1000], b"\r\n\0\n"].concat();
+    let socket = UnixDatagram::unbound().expect("a socket");
+    socket.send_to(&binary, home.socket("dgram.sock")).expect("sent");
+    home.wait_persisted(lines + 1);
+    home.stream().write_all(&[MAGIC, &hello(), &event_frame(1, &binary)].concat()).expect("the daemon reads");
+    home.wait_persisted(lines + 2);
     let raw = home.ctl(&["cat", "-o", "raw"]).stdout;
     let payload: Vec<u8> = garbage.iter().copied().filter(|b| *b != b'\n').collect();
+    let payload = [payload, binary.clone(), binary].concat();
     assert!(raw == payload, "not a byte is bent: {} and {} bytes", raw.len(), payload.len());
     others_never_notice(&home, &mut daemon, "a neighbour");
 }
@@ -177,16 +185,19 @@ fn a_silent_client_and_one_that_never_reads_hurt_nobody() {
     let mut bytes = MAGIC.to_vec();
     wire::Hello { name: b"deaf", ack: wire::Level::Persisted, ..wire::Hello::default() }.encode(&mut bytes);
     let resident = daemon.resident_bytes();
+    let mut cut_off = false;
     for sequence in 0..100_000u64 {
         // Each of these asks for a reply of its own.
         bytes.extend_from_slice(&event_frame(sequence + 1, b""));
         if bytes.len() > 1 << 16 {
-            if deaf.write_all(&bytes).is_err() {
+            cut_off = deaf.write_all(&bytes).is_err();
+            if cut_off {
                 break;
             }
             bytes.clear();
         }
     }
+    assert!(cut_off, "replies that nobody reads are not kept for ever");
     others_never_notice(&home, &mut daemon, "a neighbour");
     assert!(daemon.resident_bytes() < resident + (16 << 20));
     drop((silent, deaf));
@@ -311,6 +322,19 @@ fn a_deleted_active_segment_does_not_stop_the_daemon() {
     daemon.stop();
 }
 
+/// The directory of segments as the daemon on a small disk sees it.
+fn inside(home: &Home, daemon: &Daemon) -> String {
+    format!("/proc/{}/root{}", daemon.pid(), home.segments().display())
+}
+
+/// What `dbufctl cat` prints of such a directory.
+fn cat_inside(home: &Home, daemon: &Daemon, format: &str) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_dbufctl"));
+    command.arg("--runtime").arg(home.path("run")).arg("--directory").arg(inside(home, daemon));
+    let output = command.args(["cat", "-o", format]).output().expect("dbufctl runs");
+    String::from_utf8(output.stdout).expect("text")
+}
+
 /// Runs the daemon over a file system of a few megabytes of its own, where root is at hand to mount one.
 fn on_a_small_disk(home: &Home, settings: &[&str]) -> Option<Daemon> {
     let root = nix::unistd::geteuid().is_root() && has("unshare");
@@ -335,8 +359,7 @@ fn a_full_disk_makes_producers_wait_and_heals_by_itself() {
         "storage.min_free=none",
     ];
     let Some(mut daemon) = on_a_small_disk(&home, &settings) else { return };
-    let inside = format!("/proc/{}/root{}", daemon.pid(), home.segments().display());
-    let ballast = format!("{inside}/ballast");
+    let ballast = format!("{}/ballast", inside(&home, &daemon));
     std::fs::write(&ballast, vec![1; 4 << 20]).expect("room for ballast");
     let path = home.socket("stream.sock");
     let sender = std::thread::spawn(move || send_numbered(&path, "a", 0..150_000));
@@ -360,12 +383,24 @@ fn a_full_disk_with_the_policy_to_drop_counts_each_event() {
         "storage.min_free=none",
     ];
     let Some(mut daemon) = on_a_small_disk(&home, &settings) else { return };
+    let ballast = format!("{}/ballast", inside(&home, &daemon));
+    std::fs::write(&ballast, vec![1; 4 << 20]).expect("room for ballast");
     send_numbered(&home.socket("stream.sock"), "a", 0..400_000);
     let stats = home.wait_for_stats("each event to be accounted for", |s| {
         let count = |name: &str| s["events"][name].as_u64().unwrap_or_default();
         count("received") == 400_000 && count("persisted") + count("lost_total") == 400_000
     });
-    assert!(stats["events"]["lost"]["full"].as_u64() > Some(0), "{}", stats["events"]);
+    let lost = stats["events"]["lost"]["full"].as_u64();
+    assert!(lost > Some(0), "{}", stats["events"]);
+    // As soon as there is room, the data says it too.
+    std::fs::remove_file(&ballast).expect("the ballast");
+    home.stream().write_all(b"room again\n").expect("the daemon reads");
+    home.wait_persisted(stats["events"]["persisted"].as_u64().expect("a count") + 1);
+    let told = cat_inside(&home, &daemon, "json");
+    let told = told.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an object"));
+    let told = told.filter(|o| o["DBUF_CAUSE"] == "full");
+    let told = told.map(|o| o["DBUF_LOST"].as_str().and_then(|n| n.parse::<u64>().ok()).expect("a count"));
+    assert_eq!(Some(told.sum()), lost);
     assert!(daemon.is_alive());
     let report = daemon.stop();
     assert!(report.contains("full"), "{report}");
@@ -381,6 +416,10 @@ fn a_full_disk_with_the_policy_to_delete_keeps_the_newest() {
     let stats = home.wait_persisted(400_000);
     assert_eq!(stats["events"]["lost_total"], 0);
     assert!(daemon.is_alive());
+    let kept = cat_inside(&home, &daemon, "cat");
+    let first = 400_000 - kept.lines().count();
+    assert!(first > 0 && first < 400_000, "the oldest went: {first}");
+    assert!(kept.lines().zip(first..).all(|(line, number)| line == format!("a {number}")), "the newest are there");
 }
 
 #[test]

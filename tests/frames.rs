@@ -33,7 +33,7 @@ fn what_a_sync_returned_for_is_there_after_kill_9() {
         client.send(6, b"", 0, payload.as_bytes()).unwrap();
     }
     client.sync(PATIENCE).unwrap();
-    assert!(home.stats()["events"]["durable"].as_u64() >= Some(5000));
+    // At once: whatever is asked in between gives the daemon the time to make a lie true.
     daemon.kill();
     assert_eq!(payloads(&home), sent);
 }

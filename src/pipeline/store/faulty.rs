@@ -3,11 +3,13 @@
 
 use std::fs;
 use std::io::{self, IoSlice};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
 use super::disk::{Disk, DiskFile, Found, ReadAt, RealDisk, Space};
+use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// What goes wrong.
@@ -25,6 +27,10 @@ pub(crate) struct Faults {
     pub(crate) fail_syncs: Vec<u64>,
     /// Syncs so far.
     pub(crate) syncs: u64,
+    /// Syncs of a file after one of it had failed: the kernel says that all is well, and it is not.
+    trusted_again: u64,
+    /// The files of which a sync failed, and where the bytes that an earlier one had covered end.
+    failed: Vec<(fs::File, u64)>,
     /// A sync that fails loses what it was to make durable.
     pub(crate) forgets: bool,
     /// Syncs do not come back.
@@ -37,6 +43,17 @@ pub(crate) struct Faults {
     pub(crate) copies: Option<(PathBuf, PathBuf, usize)>,
 }
 
+impl Faults {
+    /// Whether a file was synced again after a sync of it had failed, or still has the bytes that were lost with that.
+    pub(crate) fn trusts_a_failed_sync(&self) -> bool {
+        let has_more = |(file, synced): &(fs::File, u64)| {
+            let about = file.metadata().unwrap();
+            about.nlink() > 0 && about.len() > *synced
+        };
+        self.trusted_again > 0 || self.failed.iter().any(has_more)
+    }
+}
+
 #[derive(Clone, Default)]
 pub(crate) struct FaultyDisk(Arc<(Mutex<Faults>, Condvar)>);
 
@@ -46,6 +63,7 @@ struct FaultyFile {
     disk: FaultyDisk,
     /// Where the bytes that a sync has covered end.
     synced: Mutex<u64>,
+    has_failed: AtomicBool,
 }
 
 impl FaultyDisk {
@@ -85,7 +103,7 @@ impl FaultyDisk {
         self.faults().opens += 1;
         let directory = path.parent().unwrap().to_path_buf();
         let synced = Mutex::new(file.metadata().unwrap().len());
-        Arc::new(FaultyFile { file, directory, disk: self.clone(), synced })
+        Arc::new(FaultyFile { file, directory, disk: self.clone(), synced, has_failed: AtomicBool::new(false) })
     }
 }
 
@@ -168,9 +186,12 @@ impl DiskFile for FaultyFile {
             faults = self.disk.0.1.wait(faults).unwrap();
         }
         faults.syncs += 1;
+        faults.trusted_again += u64::from(self.has_failed.load(Relaxed));
         let mut synced = self.synced.lock().unwrap();
         let end = self.bytes()?;
         if faults.fail_syncs.contains(&faults.syncs) {
+            self.has_failed.store(true, Relaxed);
+            faults.failed.push((self.file.try_clone()?, *synced));
             if faults.forgets {
                 self.file.truncate(*synced)?;
                 self.file.truncate(end)?;

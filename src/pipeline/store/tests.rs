@@ -344,6 +344,7 @@ fn after_a_failed_sync_each_batch_is_in_the_files_once_and_becomes_durable() {
             assert!(told.is_sorted_by_key(|durable| durable.before_generation));
             store.close().unwrap();
             assert_eq!(read(bench.path()), expected(24), "sync {number}, {sync:?}");
+            assert!(!bench.disk.faults().trusts_a_failed_sync(), "sync {number}, {sync:?}");
             follow(&mut follower, &mut followed);
             assert_eq!(followed, expected(24), "followed, sync {number}, {sync:?}");
             assert_whole(bench.path());

@@ -299,6 +299,16 @@ fn a_loss_is_told_before_the_acknowledgement_that_passes_it() {
     session.progress(3, 1, |range| range.contains(&1));
     assert_eq!(replies(&mut session), [(None, 1, 2), (Some(Level::Persisted), 3, 0)]);
     assert_eq!(session.wants(), 0);
+
+    // What a sync that fails takes back was persisted, and is lost all the same.
+    let mut session = opened(Level::Durable);
+    run(&mut session, &[event(1, b"a"), event(2, b"b")].concat());
+    session.published_up_to(1, 1);
+    session.published_up_to(2, 2);
+    session.progress(3, 1, nothing_lost);
+    assert_eq!(replies(&mut session), []);
+    session.progress(3, 3, |range| range.contains(&1));
+    assert_eq!(replies(&mut session), [(None, 1, 1), (Some(Level::Durable), 2, 0)]);
 }
 
 #[test]
