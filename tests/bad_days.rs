@@ -232,35 +232,6 @@ fn thousands_of_connections_come_and_go() {
 }
 
 #[test]
-fn a_flood_on_one_connection_does_not_starve_another() {
-    let home = Home::new();
-    let mut daemon = home.start(&["writers.count=1", "storage.sync=never"]);
-    let path = home.socket("stream.sock");
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let flood = std::thread::spawn({
-        let stop = std::sync::Arc::clone(&stop);
-        move || {
-            let mut stream = UnixStream::connect(path).expect("the daemon listens");
-            let block = "flood\n".repeat(10_000);
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                stream.write_all(block.as_bytes()).expect("the daemon reads");
-            }
-        }
-    });
-    home.wait_persisted(100_000);
-    home.stream().write_all(b"the quiet one\n").expect("the daemon reads");
-    wait_for("the quiet one", || {
-        home.stats()["producers"].as_array().map(Vec::len);
-        String::from_utf8_lossy(&home.ctl(&["cat", "-o", "cat", "-g", "the quiet one"]).stdout)
-            .contains("quiet")
-            .then_some(())
-    });
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    flood.join().expect("the flood ends");
-    assert!(daemon.is_alive());
-}
-
-#[test]
 fn an_empty_line_is_no_event_and_a_last_line_needs_no_newline() {
     let home = Home::new();
     let daemon = home.start(QUICK);
