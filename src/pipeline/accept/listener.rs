@@ -3,6 +3,10 @@
 //! Enters: clients that connect. Leaves: connected sockets. Every writer listens; the kernel wakes one of them
 //! (EPOLLEXCLUSIVE). What can fail: descriptors can run out. Then the client at the head of the queue is taken with the
 //! spare descriptor and turned away, so that the queue moves, the client learns of it, and nobody spins.
+//!
+//! A descriptor that a writer frees may be taken by another thread before it is used here. So a writer without its spare
+//! takes no client: the first descriptor that it gets becomes the spare again. Else all spares could end up as
+//! connections, and those who wait would neither be served nor turned away.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -39,8 +43,14 @@ impl Listener {
 
     /// Takes one client from the queue.
     pub(super) fn accept(&mut self) -> Accepted {
+        self.spare = self.spare.take().or_else(spare);
         match self.accept_one() {
-            Ok(client) => Accepted::Client(client),
+            Ok(client) if self.spare.is_some() => Accepted::Client(client),
+            Ok(client) => {
+                drop(client);
+                self.spare = spare();
+                Accepted::TurnedAway
+            }
             Err(Errno::AGAIN) => Accepted::Nobody,
             Err(Errno::MFILE | Errno::NFILE) => {
                 self.spare = None;
@@ -74,4 +84,24 @@ impl Listener {
 
 fn spare() -> Option<File> {
     File::open("/dev/null").ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn a_writer_without_its_spare_has_one_again_before_it_takes_a_client() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("stream.sock");
+        let socket = UnixListener::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut listener = Listener { socket: Arc::new(socket.into()), spare: None };
+        let _client = UnixStream::connect(&path).unwrap();
+        assert!(matches!(listener.accept(), Accepted::Client(_)));
+        assert!(listener.spare.is_some(), "a client was taken while there was no spare");
+        assert!(matches!(listener.accept(), Accepted::Nobody));
+    }
 }
