@@ -101,7 +101,7 @@ impl ReaderThread {
             keeper.store.rotate_if_due();
             keeper.answer(sync_asked);
         }
-        // The writers have ended, so two swaps bring all that they published: the front, and nothing more behind it.
+        // The writers have ended, so a swap brings all that they had still published, and nothing comes behind it.
         while !self.buffer.front_is_empty() {
             keeper.persist(&self.buffer.swap());
         }

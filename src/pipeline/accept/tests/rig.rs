@@ -15,7 +15,7 @@ use crate::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader, Waker};
 use crate::pipeline::counters::{Counters, Identity};
 use crate::pipeline::progress::Progress;
-use crate::pipeline::record::{Kind, Loss, Record, Source};
+use crate::pipeline::record::{Kind, Loss, Record};
 
 /// A test that waits longer than this has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,7 +62,7 @@ impl Seen {
                     bytes = &bytes[taken..];
                     match record.kind {
                         Kind::Source => {
-                            let source = identity(&record.as_source().unwrap());
+                            let source = Identity::of(&record.as_source().unwrap());
                             assert!(sources.insert(record.source, source).is_none(), "a source is introduced once");
                         }
                         Kind::Loss => {
@@ -108,20 +108,6 @@ impl Seen {
             }
         }
         self.events.push(got);
-    }
-}
-
-fn identity(source: &Source<'_>) -> Identity {
-    Identity {
-        pid: source.pid,
-        uid: source.uid,
-        gid: source.gid,
-        claimed_pid: source.claimed_pid,
-        session: source.session,
-        transport: source.transport,
-        tag: source.tag.into(),
-        comm: source.comm.into(),
-        unit: source.unit.into(),
     }
 }
 
