@@ -45,7 +45,9 @@ impl Daemon {
         let (counters, is_over) = (Arc::new(Counters::new(WRITERS)), Arc::new(AtomicBool::new(false)));
         let waker = buffer.waker();
         let accept = Accept::start(AcceptOptions {
-            sockets: Sockets { stream, datagram },
+            sockets: Sockets { stream, datagram, are_passed: false },
+            fdstore: None,
+            inherited: Vec::new(),
             buffer,
             counters: Arc::clone(&counters),
             progress: Arc::new(Progress::new(WRITERS).unwrap()),

@@ -22,6 +22,7 @@ use super::cores::{self, Plan};
 use super::sockets::{Files, Runtime};
 use super::stats::Figures;
 use crate::config::Config;
+use crate::pipeline::accept::fdstore::{self, FdStore, Passed};
 use crate::pipeline::accept::{self, Accept, AcceptOptions};
 use crate::pipeline::buffer::{self, DoubleBuffer};
 use crate::pipeline::counters::Counters;
@@ -30,6 +31,7 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::pulse::{Beat, Pulse};
 use crate::pipeline::store::{RealDisk, Recovery};
 use crate::sync::Arc;
+use crate::sys::notify::Notifier;
 
 /// How long the writers may take to empty what the kernel holds of their connections.
 const WRITERS_PATIENCE: Duration = Duration::from_secs(10);
@@ -108,25 +110,33 @@ impl Daemon {
             cpu: plan.reader,
         })?;
         // What fails from here on must not leave the reader and its lock on the directory behind.
-        let rest = runtime.open(&config.ingest, group, passed).and_then(|sockets| {
+        let mut passed = Passed::sort(passed);
+        let rest = runtime.open(&config.ingest, group, std::mem::take(&mut passed.sockets)).and_then(|sockets| {
+            let (fdstore, inherited) = open_fdstore(passed)?;
             let accept = Accept::start(AcceptOptions {
-                sockets: accept::Sockets { stream: sockets.stream, datagram: sockets.datagram },
+                sockets: accept::Sockets {
+                    stream: sockets.stream,
+                    datagram: sockets.datagram,
+                    are_passed: sockets.files.are_all_passed(),
+                },
                 buffer: buffer.clone(),
                 counters: Arc::clone(&counters),
                 progress,
                 cpus: plan.writers,
                 max_event_bytes: config.ingest.max_event_bytes,
+                fdstore: fdstore.clone(),
+                inherited,
             })?;
-            Ok((accept, sockets.control, sockets.files))
+            Ok((accept, fdstore, sockets.control, sockets.files))
         });
-        let (accept, control, files) = match rest {
+        let (accept, fdstore, control, files) = match rest {
             Ok(rest) => rest,
             Err(error) => {
                 drain.stop(Duration::ZERO);
                 return Err(error);
             }
         };
-        let figures = Figures { started, counters, buffer, drain: drain.handle() };
+        let figures = Figures { started, counters, buffer, drain: drain.handle(), fdstore };
         let parts = Parts { control, recovery, live: Live { figures, writers: accept.pulses() } };
         Ok((Self { files, accept, drain, _runtime: runtime }, parts))
     }
@@ -151,6 +161,20 @@ impl Daemon {
         }
         Ended { error: self.drain.stop(DISK_PATIENCE).error }
     }
+}
+
+/// The store, where there is one, and the connections in it.
+fn open_fdstore(passed: Passed) -> Result<(Option<Arc<FdStore>>, Vec<fdstore::Inherited>)> {
+    // What is wrong with the variable is told by the manager of notes; there is no store then.
+    let notifier = Notifier::from_environment().unwrap_or_default();
+    let opened = FdStore::open(notifier, fdstore::room_from_environment(), passed);
+    let Some((store, inherited)) = opened.context("cannot keep connections over a restart")? else {
+        return Ok((None, Vec::new()));
+    };
+    if !inherited.is_empty() {
+        tracing::info!(connections = inherited.len(), "goes on with the connections of its predecessor");
+    }
+    Ok((Some(store), inherited))
 }
 
 fn buffer_options(config: &Config, writers: usize) -> buffer::Options {

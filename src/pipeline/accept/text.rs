@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use memchr::memchr;
 
+use super::fdstore::{Mark, Ongoing};
 use super::intake::Intake;
 use super::layer::{Closed, Extra};
 use super::lines::{Cut, Until, cut, cut_at_end, cut_early};
@@ -27,18 +28,17 @@ pub(super) struct Text {
     ongoing: Option<Box<Ongoing>>,
 }
 
-/// What later pieces of an event take over from the first.
-#[derive(Debug)]
-struct Ongoing {
-    id: u64,
-    until: Until,
-    pri: u8,
-    transport: Transport,
-    claimed_pid: u32,
-    tag: Box<[u8]>,
-}
-
 impl Text {
+    /// Goes on where a predecessor stood.
+    pub(super) fn resume(ongoing: Option<Ongoing>) -> Self {
+        Self { ongoing: ongoing.map(Box::new) }
+    }
+
+    /// Where it stands, with what is in `carry`.
+    pub(super) fn mark<'a>(&'a self, carry: &'a [u8]) -> Mark<'a> {
+        Mark::Text { ongoing: self.ongoing.as_deref(), carry }
+    }
+
     /// Takes in what was read. What has not come whole is left in `carry`.
     pub(super) fn take(
         &mut self,
@@ -110,10 +110,11 @@ impl Text {
         let now_ns = intake.layer.time_ns();
         let meaning = meaning(Transport::Lines, bytes, now_ns, &mut intake.parser, &mut intake.fields);
         let start = range.start + meaning.text_start;
-        let range = start..start + meaning.text.len();
         if let Some(until) = cut.rest {
-            return self.add_first_piece(range, until, &meaning, peer, intake);
+            // To the end of the piece: what syslog senders put behind their text, and is dropped, cannot be there yet.
+            return self.add_first_piece(start..range.end, until, &meaning, peer, intake);
         }
+        let range = start..start + meaning.text.len();
         if range.is_empty() {
             return;
         }
