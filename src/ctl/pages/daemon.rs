@@ -87,12 +87,14 @@ fn environment(page: &mut Page) {
     );
     page.item(
         "`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`",
-        "Sockets that systemd has opened already, as in sd_listen_fds(3). They are taken instead of new ones.",
+        "Sockets that systemd has opened already, as in sd_listen_fds(3), which are taken instead of new ones; and \
+         connections that an earlier life of the daemon left in its keeping.",
     );
     page.item(
         "`FDSTORE`",
-        "The number of descriptors that systemd's file-descriptor store takes for this unit. systemd 254 and later \
-         sets it; for older ones the unit does.",
+        "The number of descriptors that systemd's file-descriptor store takes for this unit. Connections are kept \
+         there, so that they outlive a restart of the daemon; those that the store has no room for end with it. \
+         systemd 254 and later sets it; for older ones the unit does.",
     );
     page.item("`NOTIFY_SOCKET`", "Where systemd wants to hear of the daemon's state, as in sd_notify(3).");
     page.item(
