@@ -31,6 +31,7 @@ use crate::pipeline::store::Recovery;
 use crate::sync::thread;
 use crate::sys::listen_fds;
 use args::Args;
+pub(crate) use args::command;
 use daemon::Daemon;
 use greeting::Greeting;
 use run::Serving;
