@@ -46,7 +46,7 @@ impl Daemon {
         let waker = buffer.waker();
         let accept = Accept::start(AcceptOptions {
             sockets: Sockets { stream, datagram, are_passed: false },
-            fdstore: None,
+            kept: None,
             inherited: Vec::new(),
             buffer,
             counters: Arc::clone(&counters),

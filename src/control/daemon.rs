@@ -19,10 +19,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Gid;
 
 use super::cores::{self, Plan};
+use super::passed::Passed;
 use super::sockets::{Files, Runtime};
 use super::stats::Figures;
 use crate::config::Config;
-use crate::pipeline::accept::fdstore::{self, FdStore, Passed};
+use crate::pipeline::accept::kept::KeptConnections;
 use crate::pipeline::accept::{self, Accept, AcceptOptions};
 use crate::pipeline::buffer::{self, DoubleBuffer};
 use crate::pipeline::counters::Counters;
@@ -31,7 +32,6 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::pulse::{Beat, Pulse};
 use crate::pipeline::store::{RealDisk, Recovery};
 use crate::sync::Arc;
-use crate::sys::notify::Notifier;
 
 /// How long the writers may take to empty what the kernel holds of their connections.
 const WRITERS_PATIENCE: Duration = Duration::from_secs(10);
@@ -94,6 +94,8 @@ impl Daemon {
         let started = Instant::now();
         raise_descriptor_limit();
         let runtime = Runtime::take(runtime)?;
+        let passed = Passed::sort(passed);
+        let store = passed.store().context("cannot use systemd's file-descriptor store")?;
         let plan = cores::plan(config, &cores::allowed());
         warn_of(&plan);
         let writers = plan.writers.len();
@@ -110,9 +112,15 @@ impl Daemon {
             cpu: plan.reader,
         })?;
         // What fails from here on must not leave the reader and its lock on the directory behind.
-        let mut passed = Passed::sort(passed);
-        let rest = runtime.open(&config.ingest, group, std::mem::take(&mut passed.sockets)).and_then(|sockets| {
-            let (fdstore, inherited) = open_fdstore(passed)?;
+        let Passed { sockets, left, .. } = passed;
+        let rest = runtime.open(&config.ingest, group, sockets).and_then(|sockets| {
+            // One place in the store is for the buffer.
+            let kept = store.map(|(store, room)| KeptConnections::open(store, room.saturating_sub(1), left));
+            let (kept, inherited) = kept.transpose().context("cannot keep connections over a restart")?.unzip();
+            let inherited = inherited.unwrap_or_default();
+            if !inherited.is_empty() {
+                tracing::info!(connections = inherited.len(), "goes on with the connections of its predecessor");
+            }
             let accept = Accept::start(AcceptOptions {
                 sockets: accept::Sockets {
                     stream: sockets.stream,
@@ -124,19 +132,19 @@ impl Daemon {
                 progress,
                 cpus: plan.writers,
                 max_event_bytes: config.ingest.max_event_bytes,
-                fdstore: fdstore.clone(),
+                kept: kept.clone(),
                 inherited,
             })?;
-            Ok((accept, fdstore, sockets.control, sockets.files))
+            Ok((accept, kept, sockets.control, sockets.files))
         });
-        let (accept, fdstore, control, files) = match rest {
+        let (accept, kept, control, files) = match rest {
             Ok(rest) => rest,
             Err(error) => {
                 drain.stop(Duration::ZERO);
                 return Err(error);
             }
         };
-        let figures = Figures { started, counters, buffer, drain: drain.handle(), fdstore };
+        let figures = Figures { started, counters, buffer, drain: drain.handle(), kept };
         let parts = Parts { control, recovery, live: Live { figures, writers: accept.pulses() } };
         Ok((Self { files, accept, drain, _runtime: runtime }, parts))
     }
@@ -161,20 +169,6 @@ impl Daemon {
         }
         Ended { error: self.drain.stop(DISK_PATIENCE).error }
     }
-}
-
-/// The store, where there is one, and the connections in it.
-fn open_fdstore(passed: Passed) -> Result<(Option<Arc<FdStore>>, Vec<fdstore::Inherited>)> {
-    // What is wrong with the variable is told by the manager of notes; there is no store then.
-    let notifier = Notifier::from_environment().unwrap_or_default();
-    let opened = FdStore::open(notifier, fdstore::room_from_environment(), passed);
-    let Some((store, inherited)) = opened.context("cannot keep connections over a restart")? else {
-        return Ok((None, Vec::new()));
-    };
-    if !inherited.is_empty() {
-        tracing::info!(connections = inherited.len(), "goes on with the connections of its predecessor");
-    }
-    Ok((Some(store), inherited))
 }
 
 fn buffer_options(config: &Config, writers: usize) -> buffer::Options {

@@ -9,6 +9,7 @@ mod cores;
 mod daemon;
 mod greeting;
 mod log;
+mod passed;
 mod reload;
 mod report;
 mod run;

@@ -1,5 +1,6 @@
 //! One kernel facility a file, where neither nix nor rustix wraps it. `unsafe` is allowed here.
 
+pub mod fdstore;
 pub mod listen_fds;
 pub mod notify;
 pub mod recvmmsg;

@@ -13,10 +13,10 @@ use nix::sys::epoll::EpollFlags;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
-use super::fdstore::{Bookmark, Kept, Mark};
 use super::framed::{self, End, Line};
 use super::frames::{FrameSession, Greeting, greet};
 use super::intake::Intake;
+use super::kept::{Bookmark, Kept, Mark};
 use super::layer::Closed;
 use super::source::Peer;
 use super::text::Text;

@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use memchr::memchr;
 
-use super::fdstore::{Mark, Ongoing};
 use super::intake::Intake;
+use super::kept::{Mark, Ongoing};
 use super::layer::{Closed, Extra};
 use super::lines::{Cut, Until, cut, cut_at_end, cut_early};
 use super::meaning::{Meaning, meaning};
