@@ -19,13 +19,14 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Gid;
 
 use super::cores::{self, Plan};
+use super::halves::{self, Halves};
 use super::passed::Passed;
 use super::sockets::{Files, Runtime};
 use super::stats::Figures;
 use crate::config::Config;
 use crate::pipeline::accept::kept::KeptConnections;
 use crate::pipeline::accept::{self, Accept, AcceptOptions};
-use crate::pipeline::buffer::{self, DoubleBuffer};
+use crate::pipeline::buffer;
 use crate::pipeline::counters::Counters;
 use crate::pipeline::drain::{self, Drain, DrainHandle};
 use crate::pipeline::progress::Progress;
@@ -99,12 +100,15 @@ impl Daemon {
         let plan = cores::plan(config, &cores::allowed());
         warn_of(&plan);
         let writers = plan.writers.len();
-        let (buffer, reader) = DoubleBuffer::new(&buffer_options(config, writers))?;
+        let Passed { sockets, left, halves, .. } = passed;
+        let in_store = store.as_ref().map(|(store, _)| store);
+        let Halves { buffer, reader, old } = halves::take_over(in_store, halves, &buffer_options(config, writers))?;
         let counters = Arc::new(Counters::new(writers));
         let progress = Arc::new(Progress::new(writers).context("cannot make the writers' bells")?);
         let (drain, recovery) = Drain::start(drain::Options {
             reader,
             waker: buffer.waker(),
+            old,
             disk: Arc::new(RealDisk),
             counters: Arc::clone(&counters),
             progress: Arc::clone(&progress),
@@ -112,10 +116,9 @@ impl Daemon {
             cpu: plan.reader,
         })?;
         // What fails from here on must not leave the reader and its lock on the directory behind.
-        let Passed { sockets, left, .. } = passed;
         let rest = runtime.open(&config.ingest, group, sockets).and_then(|sockets| {
-            // One place in the store is for the buffer.
-            let kept = store.map(|(store, room)| KeptConnections::open(store, room.saturating_sub(1), left));
+            let room_for = |room: usize| room.saturating_sub(halves::NAMES.len());
+            let kept = store.map(|(store, room)| KeptConnections::open(store, room_for(room), left));
             let (kept, inherited) = kept.transpose().context("cannot keep connections over a restart")?.unzip();
             let inherited = inherited.unwrap_or_default();
             if !inherited.is_empty() {

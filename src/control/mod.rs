@@ -8,6 +8,7 @@ mod args;
 mod cores;
 mod daemon;
 mod greeting;
+mod halves;
 mod log;
 mod passed;
 mod reload;

@@ -7,13 +7,11 @@ use std::os::fd::OwnedFd;
 
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
+use super::halves;
 use crate::pipeline::accept::kept::{BOOKMARKS_NAME, Left, place_of};
 use crate::sync::Arc;
 use crate::sys::fdstore::{FdStore, room_from_environment};
 use crate::sys::notify::Notifier;
-
-/// The name, in the store, of the memory of the double buffer.
-pub(super) const HALVES_NAME: &str = "halves";
 
 /// What systemd passed.
 #[derive(Debug, Default)]
@@ -22,8 +20,8 @@ pub(super) struct Passed {
     pub(super) sockets: Vec<(OwnedFd, String)>,
     /// The connections of a predecessor.
     pub(super) left: Left,
-    /// The double buffer of a predecessor.
-    pub(super) halves: Option<OwnedFd>,
+    /// The double buffers of predecessors, with their names.
+    pub(super) halves: Vec<(OwnedFd, String)>,
     /// Names of what nothing can be done with.
     strange: Vec<String>,
 }
@@ -43,7 +41,7 @@ impl Passed {
                 },
                 (Some(_), _) => sorted.sockets.push((descriptor, name)),
                 (None, BOOKMARKS_NAME) => sorted.left.bookmarks = Some(descriptor),
-                (None, HALVES_NAME) => sorted.halves = Some(descriptor),
+                (None, halves) if halves::NAMES.contains(&halves) => sorted.halves.push((descriptor, name)),
                 (None, _) => sorted.strange.push(name),
             }
         }
@@ -55,7 +53,7 @@ impl Passed {
         let Self { left, halves, strange, .. } = self;
         let room = room_from_environment();
         let kept_nothing =
-            left.connections.is_empty() && left.bookmarks.is_none() && halves.is_none() && strange.is_empty();
+            left.connections.is_empty() && left.bookmarks.is_none() && halves.is_empty() && strange.is_empty();
         // What is wrong with the variable is told where notes about the daemon's state are sent.
         let notifier = Notifier::from_environment().unwrap_or_default();
         let Some(notifier) = notifier.filter(|_| room > 0 || !kept_nothing) else { return Ok(None) };
@@ -92,7 +90,7 @@ mod tests {
         ]);
         assert_eq!(passed.sockets.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["c1", "ingest"]);
         assert_eq!(passed.left.connections.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [7]);
-        assert!(passed.left.bookmarks.is_some() && passed.halves.is_some());
+        assert!(passed.left.bookmarks.is_some() && passed.halves.len() == 1);
         assert_eq!(passed.strange, ["c99999999", "halves", "ring-5"]);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod fdstore;
 pub mod listen_fds;
+pub mod mapping;
 pub mod notify;
 pub mod recvmmsg;
 pub mod sync_file_range;

@@ -89,6 +89,7 @@ impl Pipeline {
         let (drain, _) = Drain::start(drain::Options {
             reader,
             waker: buffer.waker(),
+            old: Vec::new(),
             disk: Arc::new(RealDisk),
             counters: Arc::clone(&counters),
             progress: Arc::new(Progress::new(writers)?),

@@ -116,6 +116,7 @@ impl Rig {
         let options = Options {
             reader,
             waker: buffer.waker(),
+            old: Vec::new(),
             disk: Arc::new(disk),
             counters: Arc::clone(&counters),
             progress: Arc::clone(&progress),

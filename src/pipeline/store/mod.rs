@@ -33,6 +33,7 @@ use crate::config::settings::{Storage, SyncPolicy, WhenFull};
 use crate::sync::{Arc, thread};
 use appender::{Active, Stream};
 pub use disk::{Disk, RealDisk};
+use format::BatchHeader;
 use ledger::{Lost, Mark, Shared};
 use lock::Lock;
 use retain::Limits;
@@ -160,6 +161,8 @@ pub struct Recovery {
     pub events: u64,
     /// The sequence of the next event.
     pub next_sequence: u64,
+    /// The header of the newest batch, if there is one.
+    pub newest: Option<BatchHeader>,
     /// What a person should know, a line each.
     pub notes: Vec<String>,
 }
