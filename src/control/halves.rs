@@ -24,6 +24,8 @@ pub(super) struct Halves {
     pub(super) buffer: DoubleBuffer,
     pub(super) reader: Reader,
     pub(super) old: Vec<Old>,
+    /// The buffer of the predecessor, as it left it, and the last generation in which it may have published.
+    pub(super) predecessor: Option<(DoubleBuffer, u64)>,
 }
 
 /// Goes on with what is `left`, each with its name, or makes what `options` say.
@@ -34,7 +36,7 @@ pub(super) fn take_over(
 ) -> Result<Halves, BuildError> {
     let Some(store) = store else {
         let (buffer, reader) = DoubleBuffer::new(options)?;
-        return Ok(Halves { buffer, reader, old: Vec::new() });
+        return Ok(Halves { buffer, reader, old: Vec::new(), predecessor: None });
     };
     let mut found: Vec<(String, Heritage)> = Vec::new();
     for (memory, name) in left {
@@ -52,6 +54,7 @@ pub(super) fn take_over(
     if cut_copies > 0 {
         tracing::warn!(cut_copies, "the process before died while it copied events into the buffer");
     }
+    let predecessor = found.last().map(|(_, heritage)| (heritage.buffer.clone(), heritage.last_generation));
     let wanted = (options.capacity_bytes, options.chunk_bytes);
     let current = found.pop_if(|(_, heritage)| heritage.buffer.sizes() == wanted);
     let generation = found.last().map_or(1, |(_, heritage)| heritage.buffer.generation() + 2);
@@ -65,7 +68,7 @@ pub(super) fn take_over(
         Some((_, heritage)) => (heritage.buffer, heritage.reader),
         None => make(store, name, generation, options)?,
     };
-    Ok(Halves { buffer, reader, old })
+    Ok(Halves { buffer, reader, old, predecessor })
 }
 
 fn make(store: &FdStore, name: &str, generation: u64, options: &Options) -> Result<(DoubleBuffer, Reader), BuildError> {

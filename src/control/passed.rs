@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use super::halves;
+use crate::pipeline::accept::frames::SESSIONS_NAME;
 use crate::pipeline::accept::kept::{BOOKMARKS_NAME, Left, place_of};
 use crate::sync::Arc;
 use crate::sys::fdstore::{FdStore, room_from_environment};
@@ -22,6 +23,8 @@ pub(super) struct Passed {
     pub(super) left: Left,
     /// The double buffers of predecessors, with their names.
     pub(super) halves: Vec<(OwnedFd, String)>,
+    /// The sessions of a predecessor.
+    pub(super) sessions: Option<OwnedFd>,
     /// Names of what nothing can be done with.
     strange: Vec<String>,
 }
@@ -41,6 +44,7 @@ impl Passed {
                 },
                 (Some(_), _) => sorted.sockets.push((descriptor, name)),
                 (None, BOOKMARKS_NAME) => sorted.left.bookmarks = Some(descriptor),
+                (None, SESSIONS_NAME) => sorted.sessions = Some(descriptor),
                 (None, halves) if halves::NAMES.contains(&halves) => sorted.halves.push((descriptor, name)),
                 (None, _) => sorted.strange.push(name),
             }
@@ -50,10 +54,10 @@ impl Passed {
 
     /// The store, and how many descriptors it takes; None where no manager listens, or it has no room and kept nothing.
     pub(super) fn store(&self) -> std::io::Result<Option<(Arc<FdStore>, usize)>> {
-        let Self { left, halves, strange, .. } = self;
+        let Self { left, halves, sessions, strange, .. } = self;
         let room = room_from_environment();
-        let kept_nothing =
-            left.connections.is_empty() && left.bookmarks.is_none() && halves.is_empty() && strange.is_empty();
+        let no_memory = left.bookmarks.is_none() && halves.is_empty() && sessions.is_none();
+        let kept_nothing = left.connections.is_empty() && no_memory && strange.is_empty();
         // What is wrong with the variable is told where notes about the daemon's state are sent.
         let notifier = Notifier::from_environment().unwrap_or_default();
         let Some(notifier) = notifier.filter(|_| room > 0 || !kept_nothing) else { return Ok(None) };
@@ -84,13 +88,14 @@ mod tests {
             (connection(), "c7".into()),
             (memory(), "bookmarks".into()),
             (memory(), "halves".into()),
+            (memory(), "sessions".into()),
             (connection(), "c99999999".into()),
             (connection(), "halves".into()),
             (memory(), "ring-5".into()),
         ]);
         assert_eq!(passed.sockets.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["c1", "ingest"]);
         assert_eq!(passed.left.connections.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [7]);
-        assert!(passed.left.bookmarks.is_some() && passed.halves.len() == 1);
+        assert!(passed.left.bookmarks.is_some() && passed.halves.len() == 1 && passed.sessions.is_some());
         assert_eq!(passed.strange, ["c99999999", "halves", "ring-5"]);
     }
 }

@@ -6,3 +6,4 @@ pub mod mapping;
 pub mod notify;
 pub mod recvmmsg;
 pub mod sync_file_range;
+pub mod words;

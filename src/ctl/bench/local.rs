@@ -90,6 +90,7 @@ impl Pipeline {
             reader,
             waker: buffer.waker(),
             old: Vec::new(),
+            has_predecessor: false,
             disk: Arc::new(RealDisk),
             counters: Arc::clone(&counters),
             progress: Arc::new(Progress::new(writers)?),

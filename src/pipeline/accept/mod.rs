@@ -91,6 +91,8 @@ pub struct AcceptOptions {
     pub kept: Option<Arc<KeptConnections>>,
     /// Connections that a predecessor left.
     pub inherited: Vec<Inherited>,
+    /// The sessions of the framed protocol.
+    pub sessions: Arc<Sessions>,
 }
 
 /// Why writers cannot start.
@@ -170,7 +172,8 @@ impl Accept {
     /// # Errors
     /// [`StartError`]; no thread runs then.
     pub fn start(options: AcceptOptions) -> Result<Self, StartError> {
-        let AcceptOptions { sockets, buffer, counters, progress, cpus, max_event_bytes, kept, inherited } = options;
+        let AcceptOptions { sockets, buffer, counters, progress, cpus, max_event_bytes, kept, inherited, sessions } =
+            options;
         let limit_bytes = buffer.largest_claim().saturating_sub(OVERHEAD_BYTES_MAX);
         if padded(max_event_bytes) > limit_bytes {
             return Err(StartError::MaxEvent { max_event_bytes, limit_bytes });
@@ -188,7 +191,7 @@ impl Accept {
             kept,
             sockets_are_passed: sockets.are_passed,
         });
-        let (stream, sessions) = (Arc::new(sockets.stream), Sessions::new());
+        let stream = Arc::new(sockets.stream);
         let mut datagram = Some(sockets.datagram);
         let workers = (0..cpus.len()).map(|index| -> Result<Worker, StartError> {
             let pulse = Arc::clone(&shared.desks[index].pulse);

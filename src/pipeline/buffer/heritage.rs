@@ -25,7 +25,7 @@ use super::chunk::{AWAITED, BUSY, SPAN_BYTES_MAX, Word};
 use super::gate::{Gate, half_of};
 use super::half::{Memory, Unusable};
 use super::reader::Left;
-use super::{Arc, CHUNK_ALIGN, DoubleBuffer, Reader, Shared};
+use super::{Arc, CHUNK_ALIGN, DoubleBuffer, Reader, Shared, Spot};
 use crate::sync::CacheLine;
 use crate::sync::atomic::Ordering::Relaxed;
 
@@ -41,11 +41,28 @@ pub struct Heritage {
     pub buffer: DoubleBuffer,
     /// Its reader; [`Reader::inherited`] first.
     pub reader: Reader,
+    /// The last generation in which the predecessor may have published.
+    pub last_generation: u64,
     /// Chunks into which a copy was under way. What was not published of them is not in the buffer.
     pub cut_copies: usize,
 }
 
 impl DoubleBuffer {
+    /// Of a predecessor's buffer: whether what that was about to publish at `spot` is in it, or has been. To be asked before
+    /// the reader does anything.
+    #[must_use]
+    pub fn was_published(&self, spot: Spot) -> bool {
+        let Shared { memory, chunks, .. } = &*self.shared;
+        if spot.word_index >= 2 * chunks {
+            return false;
+        }
+        // Relaxed: the process that wrote it is dead.
+        let word = Word(memory.word(spot.word_index).load(Relaxed));
+        // Of another generation: the chunk was recycled, so its writer had let it go, and not after a publish that failed,
+        // for then the note would be gone.
+        !word.is_of(spot.generation) || word.bytes() > spot.before_bytes
+    }
+
     /// Goes on with the memory of a predecessor that is dead, for up to `writers_max` writers.
     ///
     /// # Errors
@@ -73,7 +90,8 @@ impl DoubleBuffer {
             (false, false) => Left::Nothing,
         };
         let reader = Reader::new(Arc::clone(&shared), generation, left);
-        Ok(Heritage { buffer: DoubleBuffer { shared }, reader, cut_copies })
+        let last_generation = if front_is_left { generation } else { generation - 1 };
+        Ok(Heritage { buffer: DoubleBuffer { shared }, reader, last_generation, cut_copies })
     }
 }
 

@@ -74,7 +74,7 @@ mod writer;
 pub use heritage::{Heritage, Unreadable};
 pub use reader::{Batch, Reader, Reason, Run};
 pub use wake::Waker;
-pub use writer::{Claim, Refused, Sealed, Writer};
+pub use writer::{Claim, Refused, Sealed, Spot, Writer};
 
 use std::io;
 

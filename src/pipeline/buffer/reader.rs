@@ -94,6 +94,12 @@ impl Reader {
         }
     }
 
+    /// The generation that is in front.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Says that every generation up to this one is done with: in a file, or counted as lost. A successor does not look
     /// at it then.
     pub fn done_with(&self, generation: u64) {

@@ -72,6 +72,8 @@ pub struct Options {
     pub waker: buffer::Waker,
     /// Buffers of predecessors that are not gone on with: persisted first, the oldest first.
     pub old: Vec<Old>,
+    /// Whether a predecessor has left anything: then what it wrote may not be durable yet.
+    pub has_predecessor: bool,
     /// The disk under the segments.
     pub disk: Arc<dyn Disk>,
     /// The account.
@@ -176,6 +178,7 @@ impl Drain {
             progress: options.progress,
             settings: options.settings,
             old: options.old,
+            has_predecessor: options.has_predecessor,
             newest: recovery.newest.clone(),
         });
         let cpu = options.cpu;

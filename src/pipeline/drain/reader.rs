@@ -36,6 +36,7 @@ pub(super) struct Parts {
     pub(super) progress: Arc<Progress>,
     pub(super) settings: Settings,
     pub(super) old: Vec<Old>,
+    pub(super) has_predecessor: bool,
     pub(super) newest: Option<BatchHeader>,
 }
 
@@ -43,6 +44,7 @@ pub(super) struct Parts {
 pub(super) struct ReaderThread {
     buffer: buffer::Reader,
     old: Vec<Old>,
+    has_predecessor: bool,
     /// The newest batch in the files when this process began.
     newest: Option<BatchHeader>,
     keeper: Keeper,
@@ -71,7 +73,20 @@ struct Keeper {
 
 impl ReaderThread {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { buffer, store, inbox, syncs, measured, pulse, counters, progress, settings, old, newest } = parts;
+        let Parts {
+            buffer,
+            store,
+            inbox,
+            syncs,
+            measured,
+            pulse,
+            counters,
+            progress,
+            settings,
+            old,
+            has_predecessor,
+            newest,
+        } = parts;
         let keeper = Keeper {
             store,
             inbox,
@@ -88,7 +103,7 @@ impl ReaderThread {
             syncs_asked: Vec::new(),
             stop_by: None,
         };
-        Self { buffer, old, newest, keeper }
+        Self { buffer, old, has_predecessor, newest, keeper }
     }
 
     pub(super) fn run(mut self) -> Stopped {
@@ -99,6 +114,9 @@ impl ReaderThread {
             done();
         }
         keeper.persist_inherited(&mut self.buffer, newest);
+        if self.has_predecessor {
+            keeper.make_inherited_durable(self.buffer.generation());
+        }
         while keeper.stop_by.is_none() {
             keeper.pulse.beat(Activity::Parked);
             let deadline = keeper.store.next_deadline();
@@ -188,6 +206,21 @@ impl Keeper {
             }
             buffer.done_with(generation);
         }
+    }
+
+    /// Makes durable what predecessors wrote, so that clients can be told of what they sent to them.
+    fn make_inherited_durable(&mut self, first_generation: u64) {
+        self.progress.set_persisted(first_generation);
+        self.pulse.beat(Activity::Disk);
+        match self.store.sync_predecessors() {
+            Ok(()) => self.progress.set_durable(first_generation),
+            // A later sync says nothing about it. Who waits for it learns that it may be lost.
+            Err(error) => {
+                tracing::error!("what the process before wrote may not be durable: {error}");
+                self.progress.note_lost(first_generation - 1);
+            }
+        }
+        self.pulse.beat(Activity::Running);
     }
 
     fn census<'b>(&mut self, batch: &'b buffer::Batch<'_>) -> Census<'b> {

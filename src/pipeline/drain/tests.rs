@@ -117,6 +117,7 @@ impl Rig {
             reader,
             waker: buffer.waker(),
             old: Vec::new(),
+            has_predecessor: false,
             disk: Arc::new(disk),
             counters: Arc::clone(&counters),
             progress: Arc::clone(&progress),

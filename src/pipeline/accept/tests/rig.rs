@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::kept::testing::Manager;
 use crate::pipeline::accept::kept::{Inherited, KeptConnections};
 use crate::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
@@ -195,6 +196,7 @@ impl Rig {
             max_event_bytes: plan.max_event_bytes,
             kept,
             inherited: inherited.unwrap_or_default(),
+            sessions: Sessions::new(),
         })
         .unwrap();
         let thread = {

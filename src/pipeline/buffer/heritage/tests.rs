@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::*;
-use crate::pipeline::buffer::{Options, Refused, Writer};
+use crate::pipeline::buffer::{Claim, Options, Refused, Writer};
 
 const OPTIONS: Options = Options { capacity_bytes: 4 * 64, chunk_bytes: 64, writers_max: 2 };
 
@@ -156,6 +156,51 @@ fn writers_wait_until_what_was_left_is_a_batch_so_that_no_run_is_of_two_processe
     assert_eq!(next.all(), [(7, "0:left".to_owned())]);
     next.append(0, b"new");
     assert_eq!(next.all(), [(8, "0:new".to_owned())]);
+}
+
+#[test]
+fn a_note_of_where_a_claim_was_tells_whether_it_was_published() {
+    let asked = |after: fn(Claim<'_>, &mut Reader)| {
+        let mut life = Life::first();
+        life.append(0, b"before");
+        let Life { memory, writers, reader, .. } = &mut life;
+        let mut claim = writers[0].claim(4).unwrap();
+        claim.put(b"text");
+        let spot = claim.spot();
+        assert_eq!(Spot::from_words(spot.to_words()), Some(spot));
+        after(claim, reader);
+        DoubleBuffer::of_predecessor(memory, 2).unwrap().buffer.was_published(spot)
+    };
+    assert!(!asked(|claim, _| _ = ManuallyDrop::new(claim)), "it died before");
+    assert!(asked(|claim, _| claim.publish().unwrap()), "just after");
+    let long_after = |claim: Claim<'_>, reader: &mut Reader| {
+        claim.publish().unwrap();
+        for _ in 0..2 {
+            let generation = reader.swap().generation();
+            reader.done_with(generation);
+        }
+    };
+    assert!(asked(long_after), "long after, when the chunk is used again");
+    let too_late = |claim: Claim<'_>, reader: &mut Reader| {
+        let _ = reader.swap();
+        let _ = ManuallyDrop::new(claim);
+    };
+    assert!(!asked(too_late), "the swap was faster");
+    assert_eq!(Spot::from_words([0, 7]), None);
+}
+
+#[test]
+fn where_a_publish_fails_the_note_can_be_taken_back_before_the_chunk_is_let_go() {
+    let mut life = Life::first();
+    life.append(0, b"before");
+    let memory = &life.buffer.shared.memory;
+    let mut claim = life.writers[0].claim(4).unwrap();
+    claim.put(b"text");
+    let index = claim.spot().word_index;
+    let _ = life.reader.swap();
+    let mut was_busy = false;
+    assert!(claim.publish_or(|| was_busy = Word(memory.word(index).load(Relaxed)).is_busy()).is_err());
+    assert!(was_busy && !Word(memory.word(index).load(Relaxed)).is_busy());
 }
 
 #[test]
