@@ -14,6 +14,8 @@ use crate::support::{PATIENCE, wait_for};
 
 /// What `box` ends with where it cannot work.
 const CANNOT_WORK: i32 = 77;
+/// What timeout(1) ends with.
+const TIMED_OUT: i32 = 124;
 /// The files of the project, and where a package puts them.
 const INSTALLED: &[(&str, &str)] = &[
     ("dbufd.service", "/usr/lib/systemd/system/dbufd.service"),
@@ -83,7 +85,10 @@ impl Machine {
     pub(crate) fn exec(&self, command: &[&str]) -> Output {
         // systemctl would wait for a start as long as the unit allows it.
         let patience = PATIENCE.as_secs().to_string();
-        the_box().args(["exec", &self.name, "timeout", &patience]).args(command).output().expect("bash runs")
+        let output = the_box().args(["exec", &self.name, "timeout", &patience]).args(command).output();
+        let output = output.expect("bash runs");
+        assert_ne!(output.status.code(), Some(TIMED_OUT), "{command:?} takes longer than {patience} s");
+        output
     }
 
     /// Runs a command as root, which must succeed, and returns what it printed.

@@ -5,7 +5,10 @@
 //! line says why and the tests are skipped.
 
 mod activation;
+mod configuration;
 mod identity;
+mod journal;
+mod load;
 mod machine;
 #[path = "../support/mod.rs"]
 mod support;
