@@ -10,7 +10,7 @@ use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::{BOOKMARKS_NAME, Inherited, KeptConnections, Left, place_of};
-use crate::sync::Arc;
+use crate::sync::{Arc, thread};
 use crate::sys::fdstore::FdStore;
 use crate::sys::notify::Notifier;
 
@@ -79,7 +79,7 @@ impl Manager {
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.names() != names {
             assert!(Instant::now() < deadline, "{:?} instead of {names:?}", self.names());
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 
