@@ -3,3 +3,4 @@
 pub mod listen_fds;
 pub mod recvmmsg;
 pub mod sync_file_range;
+pub mod task;

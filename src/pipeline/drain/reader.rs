@@ -87,6 +87,7 @@ impl ReaderThread {
 
     pub(super) fn run(mut self) -> Stopped {
         let keeper = &mut self.keeper;
+        keeper.pulse.begin();
         while keeper.stop_by.is_none() {
             keeper.pulse.beat(Activity::Parked);
             let deadline = keeper.store.next_deadline();
