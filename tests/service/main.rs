@@ -13,3 +13,4 @@ mod machine;
 #[path = "../support/mod.rs"]
 mod support;
 mod units;
+mod watchdog;
