@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use dbufd::pipeline::accept::frames::Sessions;
 use dbufd::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reader, Waker};
 use dbufd::pipeline::counters::Counters;
@@ -45,7 +46,10 @@ impl Daemon {
         let (counters, is_over) = (Arc::new(Counters::new(WRITERS)), Arc::new(AtomicBool::new(false)));
         let waker = buffer.waker();
         let accept = Accept::start(AcceptOptions {
-            sockets: Sockets { stream, datagram },
+            sockets: Sockets { stream, datagram, are_passed: false },
+            kept: None,
+            inherited: Vec::new(),
+            sessions: Sessions::new(),
             buffer,
             counters: Arc::clone(&counters),
             progress: Arc::new(Progress::new(WRITERS).unwrap()),

@@ -31,6 +31,21 @@ pub enum Applies {
     Restart,
 }
 
+impl Applies {
+    /// In words that follow "takes effect".
+    #[must_use]
+    pub fn when(self) -> &'static str {
+        match self {
+            Self::Reload => "at a reload",
+            Self::Restart => "at the next start",
+        }
+    }
+}
+
+/// How sizes and durations are written, in lines that fit a comment.
+pub const UNITS: &str = "Sizes: KiB MiB GiB TiB (or K M G T), kB MB GB TB, or plain bytes. \
+                         Durations: ns us ms s min h d w, also \"1h30min\".";
+
 /// One key.
 #[derive(Debug)]
 pub struct Key {
@@ -109,26 +124,24 @@ pub fn render(config: &Config) -> String {
 /// The file that shows every key with its default, unit and bounds: `etc/dbufd.toml`.
 #[must_use]
 pub fn documented() -> String {
-    let head = "\
+    let head = format!(
+        "\
 # The configuration of dbufd. No key is needed: what follows a `#` without a space is the default, or an example where
 # it says that there is none. Files in dbufd.toml.d/ beside this one are read after it, in the order of their names;
 # `--set section.key=value` comes last.
 #
-# Sizes: KiB MiB GiB TiB (or K M G T), kB MB GB TB, or plain bytes. Durations: ns us ms s min h d w, also \"1h30min\".
+# {UNITS}
 # `dbufd --check-config` checks without starting anything, `dbufctl config` shows what is in force,
 # `systemctl reload dbufd` or `dbufctl reload` takes a change over where that is possible without a restart.
-";
+"
+    );
     let body = by_section(|text, key| {
         for line in key.meaning {
             let _ = writeln!(text, "# {line}");
         }
         let _ = writeln!(text, "# Allowed: {}.", key.bounds);
-        let applies = match key.applies {
-            Applies::Reload => "at a reload",
-            Applies::Restart => "at the next start",
-        };
         let default = if key.has_default { "" } else { " No default; an example:" };
-        let _ = writeln!(text, "# Takes effect {applies}.{default}");
+        let _ = writeln!(text, "# Takes effect {}.{default}", key.applies.when());
         let _ = writeln!(text, "#{} = {}\n", key.parts().1, key.shown);
     });
     format!("{head}\n{}\n", body.trim_end())

@@ -1,10 +1,11 @@
 //! The command line of `dbufd`.
 //!
-//! Enters: arguments. Leaves: what was asked for. clap answers a wrong one with exit code 2.
+//! Enters: arguments. Leaves: what was asked for, and the table itself for those that print it. clap answers a wrong one
+//! with exit code 2.
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser, ValueHint};
 
 use crate::config::Sources;
 
@@ -15,18 +16,18 @@ use crate::config::Sources;
     version,
     args_override_self = true,
     after_help = "Example:\n  dbufd --directory /tmp/events --set storage.sync=batch\n\n\
-                  No configuration is needed. `dbufd --print-config` shows every key and its value in force.\n\
+                  No configuration is needed. `dbufd --print-config` shows every key and its value in force.\n\n\
                   Signals: TERM, INT stop (twice: at once), HUP reloads, USR1 rotates, USR2 logs a report."
 )]
 pub(super) struct Args {
     /// Read this file, which must exist, instead of the one in the usual place
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     /// Where the segments are
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     directory: Option<PathBuf>,
     /// Where the sockets are
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(super) runtime: Option<PathBuf>,
     /// Set one key; wins over every file
     #[arg(long, value_name = "section.key=value")]
@@ -37,6 +38,11 @@ pub(super) struct Args {
     /// Print the configuration that would be in force and end
     #[arg(long)]
     pub(super) print_config: bool,
+}
+
+/// The table that the command line is read by, for the man page and the completions.
+pub(crate) fn command() -> clap::Command {
+    Args::command()
 }
 
 impl Args {
@@ -58,8 +64,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        use clap::CommandFactory;
-        Args::command().debug_assert();
+        command().debug_assert();
         let args = Args::try_parse_from(["dbufd", "--set", "a.b=c", "--set", "d.e=f=g", "--directory", "/d"]).unwrap();
         let sources = args.sources();
         assert_eq!(sources.set, ["a.b=c", "d.e=f=g"]);

@@ -158,7 +158,7 @@ fn time(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::stats::{
-        Bucket, Buffer, Bytes, Cpu, EventSize, Events, Latency, PersistLatency, Storage, Writer,
+        Bucket, Buffer, Bytes, Connections, Cpu, EventSize, Events, Latency, PersistLatency, Storage, Writer,
     };
     use super::*;
 
@@ -192,6 +192,7 @@ mod tests {
                 publish_to_persist: PersistLatency { p50: 850, p99: 2100, p999: 9000, max: 1_200_000 },
                 ..Latency::default()
             },
+            connections: Connections::default(),
             writers: vec![Writer { index: 0, cpu: Some(0), connections: 0, events: 1_234_560, bytes: 0 }],
             producers: Vec::new(),
             storage: Storage {

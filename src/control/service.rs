@@ -4,29 +4,24 @@
 //! where systemd did not ask for them. Control thread. What can fail: a note that does not arrive; it is tried again
 //! with the next.
 
-use std::io;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
 use crate::pipeline::pulse::{Activity, Beat};
+use crate::sys::notify::{Notifier, Patience};
 
 /// STATUS is sent at most this often, and only while its figures change.
 pub(super) const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// While nothing changes, looks get rarer up to this.
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(64);
-/// How long a note may wait for systemd to take it.
-const NOTE_TAKEN: Duration = Duration::from_secs(1);
 /// How much more time a stop asks for at a time.
 pub(super) const STOP_STEP: Duration = Duration::from_secs(5);
 
 /// The service manager, if there is one that listens.
 #[derive(Debug)]
 pub(super) struct Manager {
-    listens: bool,
+    notifier: Option<Notifier>,
     watchdog: Option<Duration>,
     status: String,
     look_every: Duration,
@@ -36,18 +31,23 @@ pub(super) struct Manager {
 impl Manager {
     /// As the environment says.
     pub(super) fn from_environment() -> Self {
-        let listens = std::env::var_os("NOTIFY_SOCKET").is_some();
-        Self::new(listens, sd_notify::watchdog_enabled().filter(|_| listens))
+        let notifier = Notifier::from_environment().unwrap_or_else(|error| {
+            tracing::warn!(%error, "NOTIFY_SOCKET cannot be used; systemd will not hear from this daemon");
+            None
+        });
+        let watchdog = sd_notify::watchdog_enabled().filter(|_| notifier.is_some());
+        Self::new(notifier, watchdog)
     }
 
-    fn new(listens: bool, watchdog: Option<Duration>) -> Self {
-        Self { listens, watchdog, status: String::new(), look_every: STATUS_EVERY, beats: Vec::new() }
+    fn new(notifier: Option<Notifier>, watchdog: Option<Duration>) -> Self {
+        Self { notifier, watchdog, status: String::new(), look_every: STATUS_EVERY, beats: Vec::new() }
     }
 
     fn note(&self, states: &[NotifyState<'_>]) {
-        if self.listens
-            && let Err(error) = send(states)
-        {
+        let Some(notifier) = &self.notifier else { return };
+        let note = states.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        // With an end: a service manager that does not read must not hang the control plane.
+        if let Err(error) = notifier.send(&note, None, Patience::Some) {
             tracing::debug!(%error, "systemd did not take a note");
         }
     }
@@ -79,7 +79,7 @@ impl Manager {
     /// How long to sleep before the next [`Manager::look`]; None: for good, since nobody listens.
     pub(super) fn look_after(&self) -> Option<Duration> {
         let watchdog = self.watchdog.map_or(LOOK_EVERY_MAX, |interval| interval / 2);
-        self.listens.then(|| self.look_every.min(watchdog))
+        self.notifier.as_ref().map(|_| self.look_every.min(watchdog))
     }
 
     /// Sends STATUS if it has changed, and feeds the watchdog if all is alive. Gives whether it is.
@@ -102,20 +102,6 @@ impl Manager {
         self.beats = beats;
         alive
     }
-}
-
-/// As sd_notify(3), but with an end: a service manager that does not read must not hang the control plane.
-fn send(states: &[NotifyState<'_>]) -> io::Result<()> {
-    let path = std::env::var_os("NOTIFY_SOCKET").ok_or(io::ErrorKind::NotFound)?;
-    let address = match path.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-        _ => SocketAddr::from_pathname(&path)?,
-    };
-    let note = states.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    let socket = UnixDatagram::unbound()?;
-    socket.set_write_timeout(Some(NOTE_TAKEN))?;
-    socket.send_to_addr(note.as_bytes(), &address)?;
-    Ok(())
 }
 
 /// Whether every thread is all right. The last beat is the reader's.
@@ -182,7 +168,8 @@ mod tests {
 
     #[test]
     fn looks_get_rarer_while_nothing_changes_but_never_rarer_than_the_watchdog_needs() {
-        let mut manager = Manager::new(true, Some(Duration::from_secs(30)));
+        let nobody = Notifier::to(b"@dbufd-nobody-listens-here").unwrap();
+        let mut manager = Manager::new(Some(nobody), Some(Duration::from_secs(30)));
         let beats = || vec![beat(1, Activity::Parked)];
         manager.look("a".into(), beats(), false);
         assert_eq!(manager.look_after(), Some(STATUS_EVERY));
@@ -192,6 +179,6 @@ mod tests {
         assert_eq!(manager.look_after(), Some(Duration::from_secs(15)));
         manager.look("b".into(), beats(), false);
         assert_eq!(manager.look_after(), Some(STATUS_EVERY));
-        assert_eq!(Manager::new(false, None).look_after(), None);
+        assert_eq!(Manager::new(None, None).look_after(), None);
     }
 }

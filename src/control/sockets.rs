@@ -123,6 +123,11 @@ impl Runtime {
 }
 
 impl Files {
+    /// Whether somebody else made all sockets that take events, and keeps them.
+    pub(super) fn are_all_passed(&self) -> bool {
+        self.ingest.is_empty()
+    }
+
     /// No new sender finds the sockets from here on; those that are connected are served on.
     pub(super) fn remove_ingest(&mut self) {
         self.ingest.clear();
@@ -224,8 +229,8 @@ struct Passed {
     control: Option<OwnedFd>,
 }
 
-/// Told apart by `FileDescriptorName=` (stream, dgram, control) where a unit gives one, else by what they are: one
-/// socket unit has one name for all of its sockets, so the name alone cannot be relied on.
+/// Told apart by `FileDescriptorName=` where a unit says "control", else by what they are: one socket unit has one name
+/// for all of its sockets, so the name alone cannot be relied on.
 fn sort(sockets: Vec<(OwnedFd, String)>) -> Result<Passed> {
     let mut passed = Passed::default();
     for (socket, name) in sockets {

@@ -11,14 +11,15 @@ use nix::sys::time::TimeValLike;
 use serde::Serialize;
 
 use crate::config::keys::sync_name;
+use crate::pipeline::accept::kept::KeptConnections;
 use crate::pipeline::buffer::DoubleBuffer;
-use crate::pipeline::counters::{Counters, Row, Totals};
+use crate::pipeline::counters::{Counters, Row, Totals, WriterCounters};
 use crate::pipeline::drain::{DrainHandle, Measured};
 use crate::pipeline::histogram::Histogram;
 use crate::pipeline::record::Cause;
 use crate::pipeline::store::StatusSnapshot;
-use crate::sync::Arc;
-use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::{Arc, CacheLine};
 
 /// Producers that are shown; the rest stand in one row.
 const PRODUCERS_SHOWN: usize = 100;
@@ -32,6 +33,7 @@ pub(super) struct Figures {
     pub(super) counters: Arc<Counters>,
     pub(super) buffer: DoubleBuffer,
     pub(super) drain: DrainHandle,
+    pub(super) kept: Option<Arc<KeptConnections>>,
 }
 
 /// All figures of one moment.
@@ -44,6 +46,7 @@ pub(super) struct Stats {
     pub(super) buffer: Buffer,
     pub(super) event_size: EventSize,
     pub(super) latency_us: Latency,
+    pub(super) connections: Connections,
     pub(super) writers: Vec<Writer>,
     pub(super) producers: Vec<Producer>,
     pub(super) storage: Storage,
@@ -117,6 +120,19 @@ pub(super) struct SyncLatency {
     pub(super) max: u64,
 }
 
+/// Connections of the stream socket.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Connections {
+    /// Open now.
+    pub(super) open: u64,
+    /// Of these, those that a restart does not break.
+    pub(super) kept: u64,
+    /// Turned away for want of descriptors, since the start.
+    pub(super) refused: u64,
+    /// Served, but not kept for want of room in systemd's store, since the start.
+    pub(super) unkept: u64,
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Writer {
     pub(super) index: usize,
@@ -183,6 +199,7 @@ impl Figures {
             },
             event_size: event_size(&measured.event_size),
             latency_us: latency(&measured),
+            connections: self.connections(),
             writers: writers(&self.counters),
             producers: self.counters.busiest(PRODUCERS_SHOWN).into_iter().map(producer).collect(),
             storage: storage(self.drain.store_status().snapshot()),
@@ -193,6 +210,19 @@ impl Figures {
 }
 
 impl Figures {
+    fn connections(&self) -> Connections {
+        // Relaxed: see the head of the counters.
+        let sum = |of: fn(&WriterCounters) -> &AtomicU64| {
+            self.counters.writers.iter().map(|CacheLine(writer)| of(writer).load(Relaxed)).sum()
+        };
+        Connections {
+            open: sum(|writer| &writer.connections),
+            kept: self.kept.as_ref().map_or(0, |kept| kept.kept()),
+            refused: sum(|writer| &writer.refused_connections),
+            unkept: self.kept.as_ref().map_or(0, |kept| kept.unkept()),
+        }
+    }
+
     /// How the segments are doing, in a word.
     pub(super) fn storage_state(&self) -> &'static str {
         self.drain.store_status().snapshot().state.name()
@@ -254,7 +284,7 @@ fn latency(measured: &Measured) -> Latency {
 }
 
 fn writers(counters: &Counters) -> Vec<Writer> {
-    let row = |(index, writer): (usize, &crate::sync::CacheLine<crate::pipeline::counters::WriterCounters>)| Writer {
+    let row = |(index, writer): (usize, &CacheLine<WriterCounters>)| Writer {
         index,
         // Relaxed: see the head of the counters.
         cpu: writer.0.cpu_plus_one.load(Relaxed).checked_sub(1),

@@ -1,4 +1,4 @@
-//! The one table of commands: parser and help come from it.
+//! The one table of commands: parser, help, man pages and completions come from it.
 //!
 //! Enters: words of a command line. Leaves: [`Cli`]. What can fail: the words; see [`parse`].
 
@@ -9,13 +9,20 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::bench::BenchArgs;
+use super::completions::CompletionsArgs;
 use super::context::When;
 use super::failure::complain;
+use super::pages::ManArgs;
 use super::select::{Cursor, priority, when};
 use super::send::SendArgs;
+
+/// The heading of what every command understands.
+const COMMON: &str = "Common options";
+/// For what follows the filters and is none: their heading would go on.
+const NO_HEADING: Option<&str> = None;
 
 /// dbufctl
 #[derive(Debug, Parser)]
@@ -23,8 +30,8 @@ use super::send::SendArgs;
     name = "dbufctl",
     version,
     about = "Read what dbufd has stored, and ask the daemon",
-    after_help = "Examples:\n  dbufctl tail                        the last events, then new ones as they come\n  \
-                  dbufctl cat --since -1h -p warning  warnings and worse of the last hour\n  \
+    after_help = "Examples:\n  dbufctl tail                        the last events, then new ones\n  \
+                  dbufctl cat --since -1h -p warning  warnings and worse, last hour\n  \
                   dbufctl stats                       what the daemon counts\n\n\
                   Without --directory, commands that read files take the directory that the running daemon names, \
                   and without a daemon the default one.\n\n\
@@ -36,13 +43,13 @@ use super::send::SendArgs;
 )]
 pub struct Cli {
     /// Where the daemon's sockets are
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub runtime: Option<PathBuf>,
     /// Where the segments are
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub directory: Option<PathBuf>,
     /// Whether to use colors
-    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "WHEN", value_enum, default_value_t)]
     pub color: When,
     /// What to do
     #[command(subcommand)]
@@ -100,6 +107,18 @@ pub enum Command {
     /// Show the configuration in force
     #[command(after_help = "Example:\n  dbufctl config --defaults >dbufd.toml")]
     Config(ConfigArgs),
+    /// Print what makes a shell complete commands, options and their values
+    #[command(after_help = "Examples:\n  source <(dbufctl completions bash)    in this shell, until it ends\n  \
+                            cd ~/.local/share/bash-completion/completions\n  \
+                            dbufctl completions bash >dbufctl\n  \
+                            dbufctl completions bash --program dbufd >dbufd\n\n\
+                            Each program has a script of its own, since shells load them by the program's name.")]
+    Completions(CompletionsArgs),
+    /// Print the manual page of dbufctl, or write the pages of everything into a directory
+    #[command(after_help = "Examples:\n  dbufctl man | man -l -\n  dbufctl man pages && man -l pages/dbufd.toml.5\n\n\
+                            There is a page for dbufctl and for each of its commands, dbufd(8), dbufd.toml(5) and \
+                            dbuf-format(5). They are plain roff; a file that is there already is replaced.")]
+    Man(ManArgs),
 }
 
 /// `cat`
@@ -121,7 +140,7 @@ pub struct CatArgs {
     #[command(flatten)]
     pub format: FormatArgs,
     /// Read these files instead of the directory
-    #[arg(value_name = "FILE")]
+    #[arg(help_heading = NO_HEADING, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub files: Vec<PathBuf>,
 }
 
@@ -214,7 +233,15 @@ pub(crate) fn parse_id(text: &str) -> Option<u128> {
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct FormatArgs {
     /// How to print each event
-    #[arg(short = 'o', long = "output", visible_alias = "format", value_name = "FORMAT", value_enum, default_value_t)]
+    #[arg(
+        short = 'o',
+        long = "output",
+        help_heading = NO_HEADING,
+        visible_alias = "format",
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t
+    )]
     pub format: Format,
 }
 
@@ -256,7 +283,7 @@ pub struct VerifyArgs {
     #[arg(long)]
     pub json: bool,
     /// Check these files instead of the directory
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub files: Vec<PathBuf>,
 }
 

@@ -3,18 +3,20 @@
 //! Enters: a command line. Leaves: text on standard output, one line on standard error where something is wrong, and an
 //! exit code. One thread. What can fail: whatever a command does; it ends with a [`failure::Failure`]'s code or 1.
 //!
-//! [`args`] is the one table of commands. Those that read ([`cat`], [`segments`], [`verify`]) work on the files alone;
+//! [`args`] is the one table of commands; [`completions`] and [`pages`] print it for shells and for man. Those that read ([`cat`], [`segments`], [`verify`]) work on the files alone;
 //! the others ask the daemon over its control socket ([`daemon`]).
 
 pub mod args;
 mod bench;
 mod cat;
 mod command;
+mod completions;
 pub mod context;
 mod daemon;
 mod failure;
 mod findings;
 mod output;
+mod pages;
 mod print;
 mod segments;
 mod select;
@@ -54,6 +56,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Reload => command::reload(&context),
         Command::Ping => command::ping(&context),
         Command::Config(args) => command::config(args, &context),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => pages::run(&args),
     }
 }
 
@@ -64,6 +68,7 @@ impl Command {
             Self::Cat(args) if !args.files.is_empty() => Needs::Nothing,
             Self::Verify(args) if !args.files.is_empty() => Needs::Nothing,
             Self::Config(args) if args.defaults => Needs::Nothing,
+            Self::Completions(_) | Self::Man(_) => Needs::Nothing,
             Self::Bench(args) if args.via == bench::Via::Buffer => Needs::Nothing,
             Self::Cat(_) | Self::Bench(_) | Self::Tail(_) | Self::Segments(_) | Self::Verify(_) => Needs::Segments,
             Self::Send(_)

@@ -1,8 +1,10 @@
 //! `dbufctl` as people use it: the program itself, over segments that the store has written.
 
 mod cat;
+mod completions;
 mod daemon;
 mod fixture;
 mod follow;
+mod pages;
 mod segments;
 mod verify;

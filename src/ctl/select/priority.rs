@@ -14,6 +14,11 @@ const NAMES: [(&str, &[&str]); 8] = [
     ("debug", &[]),
 ];
 
+/// The names, the most important first.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().map(|(name, _)| *name)
+}
+
 /// The priority that `text` names.
 ///
 /// # Errors

@@ -109,6 +109,7 @@ fn sample() -> Value {
             "publish_to_persist": { "p50": 2100, "p99": 3000, "p999": 9000, "max": 12000 },
             "sync": { "p50": 320, "p99": 7200, "max": 9100 }
         },
+        "connections": { "open": 2, "kept": 1, "refused": 0, "unkept": 1 },
         "writers": [
             { "index": 0, "cpu": 0, "connections": 2, "events": 1_000_000, "bytes": 100_000_000 },
             { "index": 1, "cpu": null, "connections": 0, "events": 234_567, "bytes": 23_456_789 }

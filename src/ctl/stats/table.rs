@@ -181,7 +181,8 @@ impl Table<'_> {
         if writers.is_empty() {
             return;
         }
-        self.row("writers", &format!("{:>5} {:>12} {:>14} {:>12}", "core", "connections", "events", "payload"));
+        let title = format!("{:>5} {:>12} {:>14} {:>12}", "core", "connections", "events", "payload");
+        self.row("writers", &format!("{title}{}", self.kept()));
         for writer in &writers[..writers.len().min(WRITERS_SHOWN)] {
             let line = format!(
                 "{:>5} {:>12} {:>14} {:>12}",
@@ -195,7 +196,21 @@ impl Table<'_> {
         if writers.len() > WRITERS_SHOWN {
             self.row("", &format!("{} more, see --json", writers.len() - WRITERS_SHOWN));
         }
+        let refused = self.number("connections.refused");
+        if refused > 0.0 {
+            self.row("", &format!("{} connections were turned away", count(refused)));
+        }
         self.gap();
+    }
+
+    /// What a restart would do to the connections, where there is a service manager that can keep them.
+    fn kept(&self) -> String {
+        let [kept, unkept] = ["kept", "unkept"].map(|member| self.number(&format!("connections.{member}")));
+        match (kept > 0.0, unkept > 0.0) {
+            (_, true) => fit(&format!("   {} kept, {} not", count(kept), count(unkept)), 23),
+            (true, false) => fit(&format!("   {} kept", count(kept)), 23),
+            (false, false) => String::new(),
+        }
     }
 
     fn producers(&mut self) {
@@ -329,6 +344,7 @@ mod tests {
             "5 too_big · 2 malformed",
             "8.0 MiB",
             "p999 9.0 ms",
+            "payload   1 kept, 1 not",
             "app\\x1b[31m[42]",
             "/var/log/dbufd",
         ] {

@@ -56,15 +56,14 @@ impl Intake {
             waker,
             index,
             peers: 0,
-            pieces: 0,
+            // A successor goes on with a line of which its predecessor laid down pieces: their ids must not meet.
+            pieces: now_ns() / 1000 % (1 << PIECE_ID_BITS),
         }
     }
 
     /// What is read from here on is accepted now.
     pub(super) fn begin(&mut self) {
-        // A clock before 1970 shows 1970; what the clock shows is no reason to end.
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.layer.begin(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
+        self.layer.begin(now_ns());
     }
 
     /// A peer that this writer has not had before.
@@ -73,9 +72,15 @@ impl Intake {
         Peer { number: self.peers, identity }
     }
 
-    /// An id for the pieces of one event, unique within the daemon's life.
+    /// An id for the pieces of one event, which no other event of this life or the one before has.
     pub(super) fn piece_id(&mut self) -> u64 {
-        self.pieces += 1;
+        self.pieces = (self.pieces + 1) % (1 << PIECE_ID_BITS);
         (self.index as u64) << PIECE_ID_BITS | self.pieces
     }
+}
+
+fn now_ns() -> u64 {
+    // A clock before 1970 shows 1970; what the clock shows is no reason to end.
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -10,12 +10,14 @@
 //! - While the buffer is full a writer waits for room and reads nothing: the kernel's queues push back on the senders.
 //!
 //! The way through the files: `listener` → `stream` (→ `text` → `lines`, `meaning`, `syslog`; or → `framed`, [`frames`])
-//! and `datagram` (→ `senders`, `meaning`) → `layer` (→ `source`, `losses`). `writer` is the thread, `peer` says who.
+//! and `datagram` (→ `senders`, `meaning`) → `layer` (→ `source`, `losses`). `writer` is the thread, `peer` says who,
+//! [`kept`] keeps connections for a successor.
 
 mod datagram;
 mod framed;
 pub mod frames;
 mod intake;
+pub mod kept;
 mod layer;
 mod lines;
 mod listener;
@@ -44,6 +46,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use self::frames::Sessions;
 use self::intake::Intake;
+use self::kept::{Inherited, Kept, KeptConnections};
 use self::layer::Layer;
 use self::listener::Listener;
 use self::writer::Worker;
@@ -65,6 +68,8 @@ pub struct Sockets {
     pub stream: OwnedFd,
     /// A datagram socket that is bound.
     pub datagram: OwnedFd,
+    /// They are systemd's, and stay when this process ends: what is not taken out of them is not lost.
+    pub are_passed: bool,
 }
 
 /// What [`Accept::start`] takes.
@@ -82,6 +87,12 @@ pub struct AcceptOptions {
     pub cpus: Vec<Option<usize>>,
     /// `ingest.max_event`.
     pub max_event_bytes: usize,
+    /// Where connections are kept for a successor, if there is such a place.
+    pub kept: Option<Arc<KeptConnections>>,
+    /// Connections that a predecessor left.
+    pub inherited: Vec<Inherited>,
+    /// The sessions of the framed protocol.
+    pub sessions: Arc<Sessions>,
 }
 
 /// Why writers cannot start.
@@ -128,6 +139,8 @@ struct Shared {
     desks: Box<[Desk]>,
     counters: Arc<Counters>,
     max_event_bytes: AtomicUsize,
+    kept: Option<Arc<KeptConnections>>,
+    sockets_are_passed: bool,
 }
 
 /// One writer, as others see it.
@@ -149,7 +162,7 @@ struct Inbox {
 /// A client that was accepted by one writer for another.
 #[derive(Debug)]
 struct Newcomer {
-    socket: OwnedFd,
+    kept: Kept,
     identity: Identity,
 }
 
@@ -159,7 +172,8 @@ impl Accept {
     /// # Errors
     /// [`StartError`]; no thread runs then.
     pub fn start(options: AcceptOptions) -> Result<Self, StartError> {
-        let AcceptOptions { sockets, buffer, counters, progress, cpus, max_event_bytes } = options;
+        let AcceptOptions { sockets, buffer, counters, progress, cpus, max_event_bytes, kept, inherited, sessions } =
+            options;
         let limit_bytes = buffer.largest_claim().saturating_sub(OVERHEAD_BYTES_MAX);
         if padded(max_event_bytes) > limit_bytes {
             return Err(StartError::MaxEvent { max_event_bytes, limit_bytes });
@@ -174,8 +188,10 @@ impl Accept {
             desks: cpus.iter().map(|_| desk()).collect::<io::Result<_>>()?,
             counters,
             max_event_bytes: AtomicUsize::new(max_event_bytes),
+            kept,
+            sockets_are_passed: sockets.are_passed,
         });
-        let (stream, sessions) = (Arc::new(sockets.stream), Sessions::new());
+        let stream = Arc::new(sockets.stream);
         let mut datagram = Some(sockets.datagram);
         let workers = (0..cpus.len()).map(|index| -> Result<Worker, StartError> {
             let pulse = Arc::clone(&shared.desks[index].pulse);
@@ -186,7 +202,11 @@ impl Accept {
             Ok(Worker::new(index, Arc::clone(&shared), intake, listener, datagram.take())?)
         });
         // All that can fail comes before the first thread, except for the threads themselves.
-        let workers = workers.collect::<Result<Vec<_>, _>>()?;
+        let mut workers = workers.collect::<Result<Vec<_>, _>>()?;
+        let count = workers.len().max(1);
+        for (turn, inherited) in inherited.into_iter().enumerate() {
+            workers[turn % count].inherit(inherited);
+        }
         let (end, ended) = mpsc::channel();
         let mut accept = Self { shared, threads: Vec::new(), ended, limit_bytes };
         for (worker, cpu) in workers.into_iter().zip(cpus) {
@@ -273,18 +293,26 @@ impl Shared {
         self.counters.writers[index].0.connections.fetch_add(1, Relaxed);
     }
 
+    /// Keeps a new connection for a successor, where that can be.
+    fn keep(&self, socket: OwnedFd, identity: &Identity) -> Kept {
+        match &self.kept {
+            Some(kept) => kept.keep(socket, identity),
+            None => Kept::not(socket),
+        }
+    }
+
     /// Gives a client to another writer; gives it back if that one stops.
-    fn hand_over(&self, index: usize, newcomer: Newcomer) -> Result<(), Newcomer> {
+    fn hand_over(&self, index: usize, newcomer: Newcomer) -> Option<Newcomer> {
         let mut inbox = self.inbox(index);
         if inbox.is_closed {
-            return Err(newcomer);
+            return Some(newcomer);
         }
         // Counted now, so that the next one does not go the same way before the writer has looked.
         self.count_connection(index);
         inbox.newcomers.push(newcomer);
         drop(inbox);
         self.ring(index);
-        Ok(())
+        None
     }
 
     /// Silences the bell and takes what is in the inbox: clients, and when to have stopped.

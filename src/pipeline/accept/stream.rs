@@ -16,7 +16,8 @@ use rustix::net::{SendFlags, send};
 use super::framed::{self, End, Line};
 use super::frames::{FrameSession, Greeting, greet};
 use super::intake::Intake;
-use super::layer::Closed;
+use super::kept::{Bookmark, Kept, Mark};
+use super::layer::{Closed, Nobody};
 use super::source::Peer;
 use super::text::Text;
 use crate::pipeline::record::{Cause, Transport};
@@ -60,8 +61,8 @@ pub(super) struct Connection {
     is_lingering: bool,
     /// It is in its writer's list of those that wait for the reader's progress.
     pub(super) is_listed: bool,
-    /// The last field, so that it is dropped last: a client that sees the end may open its session again at once.
-    socket: OwnedFd,
+    /// The last field, so that it is dropped last, as [`Connection::close`] does.
+    kept: Kept,
 }
 
 #[derive(Debug)]
@@ -72,7 +73,7 @@ enum Protocol {
 }
 
 impl Connection {
-    pub(super) fn new(socket: OwnedFd, peer: Peer) -> Self {
+    pub(super) fn new(kept: Kept, peer: Peer) -> Self {
         Self {
             peer,
             protocol: Protocol::Undecided,
@@ -82,28 +83,81 @@ impl Connection {
             line: Line::Clear,
             is_lingering: false,
             is_listed: false,
-            socket,
+            kept,
         }
     }
 
+    /// Goes on where a predecessor stood. A line that it had read in part, and of which nobody knows what became, is
+    /// counted as lost.
+    pub(super) fn resume(&mut self, bookmark: Bookmark, intake: &mut Intake) -> Result<Fate, Closed> {
+        intake.begin();
+        self.counted(intake, |this, intake| match bookmark {
+            Bookmark::LineStart => Ok(Fate::Open),
+            Bookmark::Undecided { carry } if carry.len() < GREETING_BYTES_MAX => {
+                this.carry = carry;
+                Ok(Fate::Open)
+            }
+            Bookmark::Text { ongoing, carry } => {
+                this.protocol = Protocol::Text(Text::resume(ongoing));
+                this.carry = carry;
+                Ok(Fate::Open)
+            }
+            Bookmark::Lost => {
+                this.protocol = Protocol::Text(Text::default());
+                let slot = intake.layer.slot(&this.peer, Transport::Lines, 0, b"");
+                intake.layer.lose(slot, Cause::Abandoned, 0);
+                intake.layer.lay_down(&[], &mut Nobody)?;
+                Ok(Fate::Open)
+            }
+            // It had not said yet what it is. As a rule that is a client of the framed protocol, which comes again.
+            Bookmark::Undecided { .. } | Bookmark::LostGreeting => Ok(Fate::Close),
+        })
+    }
+
     pub(super) fn socket(&self) -> &OwnedFd {
-        &self.socket
+        &self.kept.socket
+    }
+
+    /// Whether a successor would go on with it.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept.is_kept()
+    }
+
+    /// Ends it, for its peer as well.
+    pub(super) fn close(self) {
+        let Self { protocol, kept, .. } = self;
+        // The session first: a client that sees the end may open it again at once.
+        drop(protocol);
+        kept.close();
     }
 
     /// Reads once, and lays down what came.
     pub(super) fn read(&mut self, scratch: &mut [u8], intake: &mut Intake) -> Result<Read, Closed> {
+        self.kept.open_book();
         let got = loop {
-            match rustix::io::read(&self.socket, &mut *scratch) {
+            match rustix::io::read(&self.kept.socket, &mut *scratch) {
                 Err(Errno::INTR) => {}
                 other => break other,
             }
         };
         intake.begin();
-        match got {
-            Err(Errno::AGAIN) => Ok(Read::Nothing),
+        let read = match got {
+            Err(Errno::AGAIN) => Read::Nothing,
             // A reset means that the peer closed without reading our replies: an end like any other.
-            Ok(0) | Err(_) => self.counted(intake, Self::end).map(Read::End),
-            Ok(bytes) => self.counted(intake, |this, intake| this.take(&scratch[..bytes], intake)).map(Read::Some),
+            Ok(0) | Err(_) => Read::End(self.counted(intake, Self::end)?),
+            Ok(bytes) => Read::Some(self.counted(intake, |this, intake| this.take(&scratch[..bytes], intake))?),
+        };
+        self.mark();
+        Ok(read)
+    }
+
+    /// Notes how far it has been read, for a successor.
+    fn mark(&mut self) {
+        match &self.protocol {
+            Protocol::Undecided => self.kept.mark(&Mark::Undecided { carry: &self.carry }),
+            Protocol::Text(text) => self.kept.mark(&text.mark(&self.carry)),
+            // Its client connects again, asks where it stands and sends the rest; nobody could go on in mid-frame.
+            Protocol::Frames(_) => self.kept.let_go(),
         }
     }
 
@@ -112,7 +166,7 @@ impl Connection {
         let Protocol::Frames(session) = &mut self.protocol else { return Fate::Open };
         // What a client has sent is good even if it reads no more: a line that is gone does not end the connection.
         if self.line != Line::Gone {
-            self.line = framed::answer(session, &self.socket, intake);
+            self.line = framed::answer(session, &self.kept.socket, intake);
         }
         let owed = self.line == Line::Blocked || (self.line == Line::Clear && session.wants() != 0);
         if session.is_deaf() || (self.is_lingering && !owed) { Fate::Close } else { Fate::Open }
@@ -142,10 +196,12 @@ impl Connection {
     /// Gives up the memory of what has not come whole: text becomes a piece, a frame ends the connection.
     pub(super) fn shed(&mut self, intake: &mut Intake) -> Result<Fate, Closed> {
         intake.begin();
-        self.counted(intake, |this, intake| match &mut this.protocol {
+        let fate = self.counted(intake, |this, intake| match &mut this.protocol {
             Protocol::Text(text) => text.shed(&mut this.carry, &this.peer, intake).map(|()| Fate::Open),
             Protocol::Frames(_) | Protocol::Undecided => this.end(intake).map(|_| Fate::Close),
-        })
+        })?;
+        self.mark();
+        Ok(fate)
     }
 
     /// The end of what is read: what has come in part is an event, or is lost and counted.
@@ -237,11 +293,11 @@ impl Connection {
 
     fn refuse_greeting(&mut self, reply: &[u8], malformed: bool, intake: &mut Intake) -> Result<Fate, Closed> {
         // A fresh socket has room for one reply.
-        let _ = send(&self.socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        let _ = send(&self.kept.socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         if malformed {
             let slot = intake.layer.slot(&self.peer, Transport::Frames, 0, b"");
             intake.layer.lose(slot, Cause::Malformed, 0);
-            intake.layer.lay_down(&[], |_, _| ())?;
+            intake.layer.lay_down(&[], &mut Nobody)?;
         }
         self.carry.clear();
         Ok(Fate::Close)

@@ -1,6 +1,7 @@
 //! The writers as clients see them: real sockets, the real buffer, and everything that a client can do wrong.
 
 mod rig;
+mod succession;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -85,6 +86,17 @@ fn a_line_of_many_megabytes_comes_whole_in_pieces() {
     assert_eq!((events[1].text(), events[1].pieces), ("after".into(), 1));
     let totals = rig.counters.totals();
     assert_eq!((totals.received_events, totals.received_bytes), (2, line.len() as u64 + 5));
+}
+
+#[test]
+fn a_piece_of_syslog_that_ends_in_a_newline_keeps_it() {
+    let rig = Rig::new(&Plan { max_event_bytes: 1024, ..Plan::default() });
+    for before in 0..2 {
+        let text = format!("<13>Nov 23 05:26:33 root: {}{}", "x".repeat(before), "y\n".repeat(900));
+        rig.send(format!("{} {text}", text.len()).as_bytes());
+        let events = rig.wait_for_events(before + 1);
+        assert_eq!(events[before].text(), text[26..], "one of two begins a piece with the newline, the other ends it");
+    }
 }
 
 #[test]

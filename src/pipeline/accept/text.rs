@@ -11,7 +11,8 @@ use std::ops::Range;
 use memchr::memchr;
 
 use super::intake::Intake;
-use super::layer::{Closed, Extra};
+use super::kept::{Mark, Ongoing};
+use super::layer::{Closed, Extra, Nobody};
 use super::lines::{Cut, Until, cut, cut_at_end, cut_early};
 use super::meaning::{Meaning, meaning};
 use super::source::Peer;
@@ -27,18 +28,17 @@ pub(super) struct Text {
     ongoing: Option<Box<Ongoing>>,
 }
 
-/// What later pieces of an event take over from the first.
-#[derive(Debug)]
-struct Ongoing {
-    id: u64,
-    until: Until,
-    pri: u8,
-    transport: Transport,
-    claimed_pid: u32,
-    tag: Box<[u8]>,
-}
-
 impl Text {
+    /// Goes on where a predecessor stood.
+    pub(super) fn resume(ongoing: Option<Ongoing>) -> Self {
+        Self { ongoing: ongoing.map(Box::new) }
+    }
+
+    /// Where it stands, with what is in `carry`.
+    pub(super) fn mark<'a>(&'a self, carry: &'a [u8]) -> Mark<'a> {
+        Mark::Text { ongoing: self.ongoing.as_deref(), carry }
+    }
+
     /// Takes in what was read. What has not come whole is left in `carry`.
     pub(super) fn take(
         &mut self,
@@ -51,7 +51,7 @@ impl Text {
         while !carry.is_empty() {
             if let Some(cut) = cut(carry, self.until(), max_bytes) {
                 self.add(carry, 0, &cut, peer, intake);
-                intake.layer.lay_down(carry, |_, _| ())?;
+                intake.layer.lay_down(carry, &mut Nobody)?;
                 carry.drain(..cut.next);
             } else if data.is_empty() {
                 return Ok(());
@@ -68,10 +68,10 @@ impl Text {
             self.add(data, at, &cut, peer, intake);
             at += cut.next;
             if intake.layer.is_full() {
-                intake.layer.lay_down(data, |_, _| ())?;
+                intake.layer.lay_down(data, &mut Nobody)?;
             }
         }
-        intake.layer.lay_down(data, |_, _| ())?;
+        intake.layer.lay_down(data, &mut Nobody)?;
         carry.extend_from_slice(&data[at..]);
         Ok(())
     }
@@ -80,7 +80,7 @@ impl Text {
     pub(super) fn end(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
         while let Some(cut) = cut_at_end(carry, self.until(), intake.max_event_bytes) {
             self.add(carry, 0, &cut, peer, intake);
-            intake.layer.lay_down(carry, |_, _| ())?;
+            intake.layer.lay_down(carry, &mut Nobody)?;
             carry.drain(..cut.next);
         }
         Ok(())
@@ -89,7 +89,7 @@ impl Text {
     /// Lays down what is carried as a piece, so that it takes no memory here.
     pub(super) fn shed(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
         self.add(carry, 0, &cut_early(carry, self.until()), peer, intake);
-        intake.layer.lay_down(carry, |_, _| ())?;
+        intake.layer.lay_down(carry, &mut Nobody)?;
         carry.clear();
         Ok(())
     }
@@ -110,10 +110,11 @@ impl Text {
         let now_ns = intake.layer.time_ns();
         let meaning = meaning(Transport::Lines, bytes, now_ns, &mut intake.parser, &mut intake.fields);
         let start = range.start + meaning.text_start;
-        let range = start..start + meaning.text.len();
         if let Some(until) = cut.rest {
-            return self.add_first_piece(range, until, &meaning, peer, intake);
+            // To the end of the piece: what syslog senders put behind their text, and is dropped, cannot be there yet.
+            return self.add_first_piece(start..range.end, until, &meaning, peer, intake);
         }
+        let range = start..start + meaning.text.len();
         if range.is_empty() {
             return;
         }

@@ -3,21 +3,26 @@
 //! Enters: readiness of its sockets, newcomers from other writers, the order to stop. Leaves: events in the buffer. One
 //! thread each. What can fail: the reader can go, and then the thread ends; sockets fail one by one and are closed.
 //!
+//! Its end is in `writer/stop`.
+//!
 //! A round takes what epoll says is ready, one bounded read each; the kernel hands ready sockets out in turn, so that a
 //! flood on one keeps no other waiting for more than a round. Without work there is no timeout and no wake-up.
 //!
 //! Order of a round: processes that have ended come first, for the number of one must not speak for another in the
 //! datagrams behind it (see `senders`).
 
+mod stop;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::datagram::Datagrams;
 use super::intake::Intake;
+use super::kept::{Inherited, Kept};
 use super::layer::Closed;
 use super::listener::{Accepted, Listener};
 use super::peer;
@@ -100,6 +105,8 @@ pub(super) struct Worker {
     freed: Vec<u32>,
     /// Connections whose clients wait for the reader's progress.
     waiting: Vec<u32>,
+    /// What a predecessor left, until the thread runs.
+    inherited: Vec<Inherited>,
     scratch: Box<[u8]>,
     round: u64,
 }
@@ -133,6 +140,7 @@ impl Worker {
             free: Vec::new(),
             freed: Vec::new(),
             waiting: Vec::new(),
+            inherited: Vec::new(),
             scratch: vec![0; READ_BYTES].into(),
             round: 0,
         };
@@ -146,10 +154,16 @@ impl Worker {
         Ok(self.epoll.add(&*self.listener.socket, EpollEvent::new(flags, Token::Listener.number()))?)
     }
 
+    /// Gives this writer a connection of a predecessor, before it runs.
+    pub(super) fn inherit(&mut self, inherited: Inherited) {
+        self.shared.count_connection(self.index);
+        self.inherited.push(inherited);
+    }
+
     /// Runs until it is told to stop, and has then drained what the kernel holds; or until the reader is gone.
     pub(super) fn run(mut self) {
         self.shared.desks[self.index].pulse.begin();
-        let Ok(stop_by) = self.rounds() else { return };
+        let Ok(stop_by) = self.resume().and_then(|()| self.rounds()) else { return };
         // The reader may go while this drains; what is lost by that is counted.
         let _ = self.drain(stop_by);
     }
@@ -170,7 +184,7 @@ impl Worker {
             let mut is_rung = false;
             for (token, flags) in tokens() {
                 match token {
-                    Token::Listener => self.accept(),
+                    Token::Listener => self.accept()?,
                     Token::Bell => is_rung = true,
                     Token::Progress => self.on_progress(),
                     Token::Datagrams => {
@@ -208,23 +222,54 @@ impl Worker {
 
     // ---- newcomers ----
 
-    fn accept(&mut self) {
+    fn accept(&mut self) -> Result<(), Closed> {
         for _ in 0..ACCEPTS_A_ROUND {
             match self.listener.accept() {
-                Accepted::Client(socket) => {
-                    let identity = peer::of_stream(&socket);
-                    self.place(Newcomer { socket, identity });
-                }
+                Accepted::Client(socket) => self.receive_client(socket)?,
                 Accepted::TurnedAway => self.turned_away(),
-                Accepted::Nobody => return,
+                Accepted::Nobody => break,
                 Accepted::Exhausted => {
                     // A level-triggered socket that nobody can accept from would spin.
                     let _ = self.epoll.delete(&*self.listener.socket);
                     self.exhausted_until = Some(Instant::now() + EXHAUSTED_FOR);
-                    return;
+                    break;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Takes in a client that was accepted. One that has said all that it had to say is read on the spot, for systemd
+    /// need not hear of it; any other is kept for a successor before anything is read from it.
+    fn receive_client(&mut self, socket: OwnedFd) -> Result<(), Closed> {
+        let identity = peer::of_stream(&socket);
+        if self.shared.kept.is_none() || !has_said_all(&socket) {
+            let kept = self.shared.keep(socket, &identity);
+            self.place(Newcomer { kept, identity });
+            return Ok(());
+        }
+        self.shared.count_connection(self.index);
+        if let Some(index) = self.admit(Newcomer { kept: Kept::not(socket), identity }) {
+            while self.drain_once(index)? {}
+        }
+        Ok(())
+    }
+
+    /// Goes on with the connections that a predecessor left.
+    fn resume(&mut self) -> Result<(), Closed> {
+        for Inherited { kept, identity: noted, bookmark } in std::mem::take(&mut self.inherited) {
+            // The kernel still knows who connected; command and unit only as long as that process lives.
+            let mut identity = peer::of_stream(&kept.socket);
+            if identity.comm.is_empty() && (identity.pid, identity.uid) == (noted.pid, noted.uid) {
+                identity = noted;
+            }
+            let Some(index) = self.admit(Newcomer { kept, identity }) else { continue };
+            if let Some(connection) = &mut self.connections[index as usize] {
+                let fate = connection.resume(bookmark, &mut self.intake)?;
+                self.settle(index, fate);
+            }
+        }
+        Ok(())
     }
 
     fn listen_again(&mut self) {
@@ -247,21 +292,19 @@ impl Worker {
         let others = (0..self.shared.desks.len()).filter(|index| *index != self.index);
         let fewest = others.map(|index| (count(index), index)).min();
         let newcomer = match fewest {
-            Some((fewest, target)) if fewest < count(self.index) => match self.shared.hand_over(target, newcomer) {
-                Ok(()) => return,
-                // A writer that stops takes no more.
-                Err(newcomer) => newcomer,
-            },
-            _ => newcomer,
+            Some((fewest, target)) if fewest < count(self.index) => self.shared.hand_over(target, newcomer),
+            _ => Some(newcomer),
         };
+        // A writer that stops takes no more.
+        let Some(newcomer) = newcomer else { return };
         self.shared.count_connection(self.index);
         self.admit(newcomer);
     }
 
-    /// Watches a newcomer, which is counted already.
-    fn admit(&mut self, newcomer: Newcomer) {
-        let Newcomer { socket, identity } = newcomer;
-        let connection = Connection::new(socket, self.intake.peer(identity));
+    /// Watches a newcomer, which is counted already, and gives its index.
+    fn admit(&mut self, newcomer: Newcomer) -> Option<u32> {
+        let Newcomer { kept, identity } = newcomer;
+        let connection = Connection::new(kept, self.intake.peer(identity));
         let index = self.free.pop().unwrap_or_else(|| {
             self.connections.push(None);
             self.connections.len() as u32 - 1
@@ -271,9 +314,12 @@ impl Worker {
             // fs.epoll.max_user_watches is reached.
             self.free.push(index);
             self.intake.layer.counters().connections.fetch_sub(1, Relaxed);
-            return self.turned_away();
+            connection.close();
+            self.turned_away();
+            return None;
         }
         self.connections[index as usize] = Some(connection);
+        Some(index)
     }
 
     /// Takes newcomers in. Returns when to have stopped, if it is to stop.
@@ -343,7 +389,9 @@ impl Worker {
         };
         if fate == Fate::Close {
             self.intake.carried_bytes -= connection.carried_bytes();
-            *place = None;
+            if let Some(connection) = place.take() {
+                connection.close();
+            }
             self.freed.push(index);
             self.intake.layer.counters().connections.fetch_sub(1, Relaxed);
         } else if connection.waits_for_progress() && !connection.is_listed {
@@ -380,53 +428,6 @@ impl Worker {
         Ok(true)
     }
 
-    // ---- the end ----
-
-    /// Takes what the kernel holds: clients that wait to be accepted, and what every socket has, until it is empty once.
-    fn drain(&mut self, stop_by: Instant) -> Result<(), Closed> {
-        let is_time_left = || Instant::now() < stop_by;
-        // No event of an earlier round names these any more.
-        self.free.append(&mut self.freed);
-        while is_time_left() {
-            match self.listener.accept() {
-                Accepted::Client(socket) => {
-                    let identity = peer::of_stream(&socket);
-                    self.shared.count_connection(self.index);
-                    self.admit(Newcomer { socket, identity });
-                }
-                Accepted::TurnedAway => self.turned_away(),
-                Accepted::Nobody | Accepted::Exhausted => break,
-            }
-        }
-        let _ = self.epoll.delete(&*self.listener.socket);
-        // From here on the inbox is closed. What was handed over before is taken in.
-        for newcomer in self.shared.close_inbox(self.index) {
-            self.admit(newcomer);
-        }
-        let mut unread: Vec<u32> = (0..self.connections.len() as u32).collect();
-        while !unread.is_empty() && is_time_left() {
-            let mut still = Vec::new();
-            for index in unread {
-                if self.drain_once(index)? {
-                    still.push(index);
-                }
-            }
-            unread = still;
-        }
-        while is_time_left() && self.receive(RECEIVES_A_ROUND)? {}
-        for index in 0..self.connections.len() as u32 {
-            if let Some(connection) = &mut self.connections[index as usize]
-                && !connection.is_lingering()
-            {
-                self.intake.begin();
-                let fate = connection.end(&mut self.intake)?;
-                self.settle(index, fate);
-            }
-        }
-        self.answer_until(stop_by);
-        Ok(())
-    }
-
     /// One read of one connection. Whether there may be more.
     fn drain_once(&mut self, index: u32) -> Result<bool, Closed> {
         let Some(connection) = &mut self.connections[index as usize] else { return Ok(false) };
@@ -439,22 +440,11 @@ impl Worker {
         }
         Ok(matches!(read, Read::Some(Fate::Open)))
     }
+}
 
-    /// Waits for the answers that clients are owed, as long as there is time.
-    fn answer_until(&mut self, stop_by: Instant) {
-        if !self.waiting.is_empty() {
-            self.intake.progress.ask_sync();
-            self.intake.waker.ring();
-        }
-        let progress = Arc::clone(&self.intake.progress);
-        while !self.waiting.is_empty() {
-            let left = stop_by.saturating_duration_since(Instant::now());
-            let mut bell = [PollFd::new(progress.bell(self.index), PollFlags::POLLIN)];
-            // Out of time, or a signal that is not for this thread: either way the clients see the connection end.
-            if left.is_zero() || poll(&mut bell, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)).is_err() {
-                return;
-            }
-            self.on_progress();
-        }
-    }
+/// Whether the peer has closed its sending side: all that it will ever send is there.
+fn has_said_all(socket: &OwnedFd) -> bool {
+    let flags = PollFlags::RDHUP | PollFlags::HUP;
+    let mut asked = [PollFd::new(socket, flags)];
+    poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }

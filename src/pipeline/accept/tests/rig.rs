@@ -11,6 +11,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::pipeline::accept::frames::Sessions;
+use crate::pipeline::accept::kept::testing::Manager;
+use crate::pipeline::accept::kept::{Inherited, KeptConnections};
 use crate::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader, Waker};
 use crate::pipeline::counters::{Counters, Identity};
@@ -129,11 +132,20 @@ pub(super) struct Plan {
     pub(super) chunk_bytes: usize,
     /// Which payloads are kept to be looked at; the others are only counted.
     pub(super) keep: fn(&[u8]) -> bool,
+    /// Clients that have sent a line each and left before the writers run.
+    pub(super) early: usize,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { writers: 2, max_event_bytes: 4096, capacity_bytes: 1 << 20, chunk_bytes: 64 << 10, keep: |_| true }
+        Self {
+            writers: 2,
+            max_event_bytes: 4096,
+            capacity_bytes: 1 << 20,
+            chunk_bytes: 64 << 10,
+            keep: |_| true,
+            early: 0,
+        }
     }
 }
 
@@ -148,9 +160,23 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn new(plan: &Plan) -> Self {
+        Self::start(plan, None, Seen::default())
+    }
+
+    /// One life under a service manager, after the one that saw `before`.
+    pub(super) fn under(manager: &mut Manager, plan: &Plan, before: Seen) -> Self {
+        let store = Some(manager.successor(16));
+        Self::start(plan, store, before)
+    }
+
+    fn start(plan: &Plan, store: Option<(Arc<KeptConnections>, Vec<Inherited>)>, before: Seen) -> Self {
+        let (kept, inherited) = store.unzip();
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("stream.sock")).unwrap();
         let datagram = UnixDatagram::bind(directory.path().join("dgram.sock")).unwrap();
+        for _ in 0..plan.early {
+            UnixStream::connect(directory.path().join("stream.sock")).unwrap().write_all(b"early\n").unwrap();
+        }
         let (buffer, reader) = DoubleBuffer::new(&Options {
             capacity_bytes: plan.capacity_bytes,
             chunk_bytes: plan.chunk_bytes,
@@ -159,14 +185,18 @@ impl Rig {
         .unwrap();
         let counters = Arc::new(Counters::new(plan.writers));
         let progress = Arc::new(Progress::new(plan.writers).unwrap());
-        let (drained, waker) = (Arc::new(Drained::default()), buffer.waker());
+        let drained = Drained { seen: Mutex::new(before), ..Drained::default() };
+        let (drained, waker) = (Arc::new(drained), buffer.waker());
         let accept = Accept::start(AcceptOptions {
-            sockets: Sockets { stream: OwnedFd::from(listener), datagram: OwnedFd::from(datagram) },
+            sockets: Sockets { stream: OwnedFd::from(listener), datagram: OwnedFd::from(datagram), are_passed: false },
             buffer,
             counters: Arc::clone(&counters),
             progress: Arc::clone(&progress),
             cpus: vec![None; plan.writers],
             max_event_bytes: plan.max_event_bytes,
+            kept,
+            inherited: inherited.unwrap_or_default(),
+            sessions: Sessions::new(),
         })
         .unwrap();
         let thread = {

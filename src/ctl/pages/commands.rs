@@ -1,0 +1,164 @@
+//! dbufctl(1) and a page for each of its commands, from the table that the command line is read by.
+//!
+//! Enters: the table. Leaves: pages. Pure. What can fail: nothing.
+//!
+//! What stands below the help of a command goes to where a manual page has it: its examples to EXAMPLES, the rest to
+//! DESCRIPTION.
+
+use clap::{Arg, Command, CommandFactory};
+use clap_mangen::Man;
+
+use super::page::Page;
+use crate::config::paths::{SYSTEM_RUNTIME_DIR, SYSTEM_SEGMENTS_DIR};
+use crate::ctl::args::Cli;
+
+/// The commands that read segments.
+const READS_SEGMENTS: [&str; 4] = ["cat", "tail", "segments", "verify"];
+
+/// dbufctl(1).
+pub(super) fn dbufctl() -> Page {
+    let table = built();
+    let mut page = Page::new("dbufctl", 1, &about(&table));
+    head(&mut page, &table);
+    page.paragraph(
+        "The commands `cat`, `tail`, `segments` and `verify` work on the files alone: they need no daemon, and no \
+         privileges beyond read access to the files. Most others ask dbufd(8) over its control socket, or send to it.",
+    );
+    for note in notes(&table) {
+        page.paragraph(&note);
+    }
+    page.paragraph("Each command has a page of its own; `dbufctl COMMAND --help` says the same in short.");
+    options(&mut page, &table);
+    page.of_clap(|to| Man::new(table.clone().subcommand_help_heading("COMMANDS")).render_subcommands_section(to));
+    exit_status(&mut page);
+    environment(&mut page);
+    page.section("FILES");
+    segments(&mut page);
+    page.item(
+        &format!("`{SYSTEM_RUNTIME_DIR}/control.sock`, `$XDG_RUNTIME_DIR/dbufd/control.sock`"),
+        "The socket that the daemon answers at: that of the whole machine, that of an ordinary user.",
+    );
+    examples(&mut page, &table);
+    let pages = table.get_subcommands().map(|command| format!("dbufctl-{}(1)", command.get_name()));
+    see_also(&mut page, pages.collect::<Vec<_>>().iter().map(String::as_str).chain(["dbuf-format(5)"]));
+    page
+}
+
+/// The page of each command.
+pub(super) fn each() -> Vec<Page> {
+    built().get_subcommands().filter(|command| !command.is_hide_set()).map(one).collect()
+}
+
+fn one(command: &Command) -> Page {
+    let reads = READS_SEGMENTS.contains(&command.get_name());
+    let mut page = Page::new(&format!("dbufctl-{}", command.get_name()), 1, &about(command));
+    head(&mut page, command);
+    for note in notes(command) {
+        page.paragraph(&note);
+    }
+    options(&mut page, command);
+    exit_status(&mut page);
+    if reads {
+        page.section("FILES");
+        segments(&mut page);
+    }
+    examples(&mut page, command);
+    see_also(&mut page, ["dbufctl(1)"].into_iter().chain(reads.then_some("dbuf-format(5)")));
+    page
+}
+
+/// The table with what it tells each of its commands: common options, full names.
+fn built() -> Command {
+    let mut table = Cli::command();
+    table.build();
+    table
+}
+
+fn about(command: &Command) -> String {
+    command.get_about().map(ToString::to_string).unwrap_or_default()
+}
+
+/// SYNOPSIS, and the first sentence of DESCRIPTION.
+pub(super) fn head(page: &mut Page, command: &Command) {
+    let usage = command.clone().render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage:").trim().to_owned();
+    page.of_clap(|to| Man::new(command.clone().override_usage(usage)).render_synopsis_section(to));
+    page.section("DESCRIPTION").paragraph(&format!("{}.", about(command).trim_end_matches('.')));
+}
+
+/// OPTIONS, and a section for each heading that the help has as well.
+pub(super) fn options(page: &mut Page, command: &Command) {
+    page.of_clap(|to| Man::new(command.clone().mut_args(with_aliases)).render_options_section(to));
+}
+
+/// The other names of an option, which clap's pages leave out.
+fn with_aliases(arg: Arg) -> Arg {
+    let aliases: Vec<String> =
+        arg.get_visible_aliases().unwrap_or_default().iter().map(|alias| format!("--{alias}")).collect();
+    match arg.get_help() {
+        Some(help) if !aliases.is_empty() => {
+            let help = format!("{help}; also called {}", aliases.join(", "));
+            arg.help(help)
+        }
+        _ => arg,
+    }
+}
+
+/// Paragraphs below the help, apart from those that the page has a section for.
+fn after(command: &Command) -> Vec<String> {
+    let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    text.split("\n\n").map(str::to_owned).collect()
+}
+
+fn is_example(paragraph: &str) -> bool {
+    paragraph.starts_with("Example")
+}
+
+fn notes(command: &Command) -> Vec<String> {
+    after(command).into_iter().filter(|text| !is_example(text) && !text.starts_with("Exit codes:")).collect()
+}
+
+/// EXAMPLES.
+pub(super) fn examples(page: &mut Page, command: &Command) {
+    page.section("EXAMPLES");
+    for paragraph in after(command).iter().filter(|text| is_example(text)) {
+        page.example(paragraph.lines().skip(1).map(|line| line.strip_prefix("  ").unwrap_or(line)));
+    }
+}
+
+fn exit_status(page: &mut Page) {
+    page.section("EXIT STATUS");
+    page.item("`0`", "Fine. Also where whoever read the output has gone, as `head` does.");
+    page.item("`1`", "It failed; one line on standard error says what, why, and what to do about it.");
+    page.item("`2`", "Wrong usage.");
+    page.item("`3`", "Damage or loss was found in the data that was read. What could be read was printed.");
+    page.item("`4`", "No daemon answers.");
+}
+
+fn environment(page: &mut Page) {
+    page.section("ENVIRONMENT");
+    page.item(
+        "`RUNTIME_DIRECTORY`, `XDG_RUNTIME_DIR`",
+        "Where the daemon's sockets are looked for; the rule is in dbufd(8). `--runtime` wins.",
+    );
+    page.item(
+        "`LOGS_DIRECTORY`, `XDG_STATE_HOME`, `HOME`",
+        "Where the segments are looked for when no daemon answers; the rule is in dbufd(8). `--directory` wins.",
+    );
+    page.item("`NO_COLOR`, `TERM`", "No colors where the first is set, or where the second is `dumb`.");
+    page.item("`TZ`", "The time zone of what is printed, and of the times that `--since` and `--until` name.");
+    page.item("`TMPDIR`", "Where `bench` keeps its segments for as long as it runs.");
+}
+
+fn segments(page: &mut Page) {
+    page.item(
+        &format!("`{SYSTEM_SEGMENTS_DIR}`, `$XDG_STATE_HOME/dbufd` (`~/.local/state/dbufd`)"),
+        "The segments: those of the whole machine, those of an ordinary user; see dbuf-format(5).",
+    );
+}
+
+/// SEE ALSO: these, and what everybody may want to read.
+pub(super) fn see_also<'a>(page: &mut Page, pages: impl IntoIterator<Item = &'a str>) {
+    let also = ["dbufd(8)", "dbufd.toml(5)", "journalctl(1)"];
+    page.section("SEE ALSO").paragraph(&pages.into_iter().chain(also).collect::<Vec<_>>().join(", "));
+}

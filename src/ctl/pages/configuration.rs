@@ -1,0 +1,91 @@
+//! dbufd.toml(5), from the table of keys that the configuration is read by.
+//!
+//! Enters: the table. Leaves: a page. Pure. What can fail: nothing.
+
+use super::page::Page;
+use crate::config::keys::{KEYS, Key, UNITS};
+use crate::config::paths::SYSTEM_CONFIG_DIR;
+
+/// A configuration that many want, for the page's EXAMPLES.
+const EXAMPLE: &str = "\
+[ingest]
+socket_mode = \"0660\"
+socket_group = \"adm\"
+
+[storage]
+retain_bytes = \"20GiB\"
+retain_age = \"30d\"
+sync = \"batch\"
+when_full = \"wait\"
+";
+
+/// dbufd.toml(5).
+pub(super) fn dbufd_toml() -> Page {
+    let mut page = Page::new("dbufd.toml", 5, "Configuration of dbufd");
+    page.section("SYNOPSIS");
+    for path in [
+        &format!("{SYSTEM_CONFIG_DIR}/dbufd.toml"),
+        &format!("{SYSTEM_CONFIG_DIR}/dbufd.toml.d/*.toml"),
+        "$XDG_CONFIG_HOME/dbufd/dbufd.toml",
+        "$XDG_CONFIG_HOME/dbufd/dbufd.toml.d/*.toml",
+    ] {
+        page.paragraph(&format!("`{path}`"));
+    }
+    page.section("DESCRIPTION");
+    page.paragraph(
+        "What dbufd(8) reads when it starts and when it is told to reload, in TOML. No key is needed, and neither is \
+         the file. Those in `dbufd.toml.d` are read after it, in the order of their names, and `--set section.key=value` \
+         comes last: of a key that is given more than once the last counts.",
+    );
+    page.paragraph(
+        "A key that is unknown, and a value that is not allowed, is an error with its file, line and column, what is \
+         allowed, and the nearest right key. dbufd then does not start; at a reload it keeps the configuration that it \
+         has. `dbufd --check-config` checks without starting anything, `dbufctl config` shows what is in force, \
+         and `systemctl reload dbufd` or `dbufctl reload` takes a change over where that is possible without a restart.",
+    );
+    page.paragraph(UNITS);
+    page.section("KEYS");
+    let mut open = "";
+    for key in KEYS {
+        let (section, _) = key.parts();
+        if section != open {
+            page.subsection(&format!("[{section}]"));
+            open = section;
+        }
+        describe(&mut page, key);
+    }
+    page.section("EXAMPLES");
+    page.paragraph("Only a group may send; nothing is lost when the disk is full, and little when the power fails:");
+    page.example(EXAMPLE.lines());
+    page.section("SEE ALSO").paragraph("dbufd(8), dbufctl(1), dbufctl-config(1), dbufctl-reload(1)");
+    page
+}
+
+fn describe(page: &mut Page, key: &Key) {
+    let default = if key.has_default { "Default:" } else { "No default; an example:" };
+    page.item(
+        &format!("`{}`", key.parts().1),
+        &format!(
+            "{}\n\n{default} `{}`. Allowed: {}. A change takes effect {}.",
+            key.meaning.join(" "),
+            key.shown,
+            key.bounds,
+            key.applies.when()
+        ),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+
+    #[test]
+    fn the_example_of_the_page_is_a_configuration_that_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("dbufd.toml");
+        std::fs::write(&file, EXAMPLE).unwrap();
+        let config = Sources { file: Some(file), ..Sources::default() }.load().unwrap();
+        assert_eq!(config.ingest.socket_mode, 0o660);
+    }
+}

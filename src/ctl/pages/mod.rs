@@ -1,0 +1,61 @@
+//! `dbufctl man`: the manual pages of both programs, of the configuration file and of the segments.
+//!
+//! Enters: nothing but the directory to write to. Leaves: pages in roff(7), the same for the same version wherever and
+//! whenever they are made. One thread. What can fail: writing them.
+//!
+//! No page says a second time what is said elsewhere: commands and options come from the tables that the command lines
+//! are read by ([`commands`], [`daemon`]), keys from the table of the configuration ([`configuration`]), the format from
+//! its page in `docs` ([`format`]). [`page`] knows roff.
+
+mod commands;
+mod configuration;
+mod daemon;
+mod format;
+mod page;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, ValueHint};
+
+use super::output::say;
+use page::Page;
+
+/// `man`
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Write all pages into this directory, which is made where it is missing; without it, dbufctl(1) goes to standard
+    /// output as it is, for man(1) to show
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub into: Option<PathBuf>,
+}
+
+/// Runs `man`.
+///
+/// # Errors
+/// A page could not be written.
+pub(super) fn run(args: &ManArgs) -> anyhow::Result<ExitCode> {
+    match &args.into {
+        Some(directory) => write_into(directory)?,
+        None => say(&commands::dbufctl().text())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_into(directory: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    for page in all() {
+        let path = directory.join(page.file_name());
+        std::fs::write(&path, page.text()).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Every page.
+fn all() -> Vec<Page> {
+    let mut pages = vec![commands::dbufctl()];
+    pages.extend(commands::each());
+    pages.extend([daemon::dbufd(), configuration::dbufd_toml(), format::dbuf_format()]);
+    pages
+}

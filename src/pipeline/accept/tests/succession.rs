@@ -1,0 +1,88 @@
+//! Connections that outlive their daemon: one life ends, and the next goes on.
+
+use std::io::Write;
+
+use super::rig::{Plan, Rig, Seen};
+use super::{assert_ended, event, hello, is_durable, replies};
+use crate::pipeline::accept::kept::testing::Manager;
+use crate::sync::atomic::Ordering::Relaxed;
+use dbuf_client::wire::Level;
+
+fn plan() -> Plan {
+    Plan { max_event_bytes: 1024, ..Plan::default() }
+}
+
+/// Lets `write` write in a first life, `write_on` after it, and gives what a second life has seen by its end.
+fn two_lives(write: impl Fn(&mut std::os::unix::net::UnixStream), write_on: &[u8]) -> (Seen, Vec<String>) {
+    let mut manager = Manager::new();
+    let first = Rig::under(&mut manager, &plan(), Seen::default());
+    let mut client = first.connect();
+    first.wait_until("it is accepted", |counters| counters.writers.iter().any(|w| w.0.connections.load(Relaxed) > 0));
+    write(&mut client);
+    let seen = first.stop();
+    assert_eq!(manager.names(), ["bookmarks", "c0"], "it is kept");
+    // The kernel takes it although no daemon is there.
+    client.write_all(write_on).unwrap();
+    drop(client);
+    let second = Rig::under(&mut manager, &plan(), seen);
+    second.wait_until("it is read to its end", |counters| {
+        counters.writers.iter().all(|writer| writer.0.connections.load(Relaxed) == 0)
+    });
+    let seen = second.stop();
+    (seen, manager.names())
+}
+
+#[test]
+fn a_line_that_two_daemons_read_is_one_event() {
+    let (seen, names) = two_lives(|client| client.write_all(b"whole\nhalf").unwrap(), b" and half\nlast");
+    assert_eq!(seen.texts(), ["whole", "half and half", "last"]);
+    assert!(seen.losses.is_empty());
+    assert_eq!(names, ["bookmarks"], "what has ended is let go of");
+}
+
+#[test]
+fn a_line_longer_than_an_event_comes_whole_from_two_daemons() {
+    let line: Vec<u8> = (0..10_000_u32).map(|n| b'a' + (n % 23) as u8).collect();
+    let (seen, _) =
+        two_lives(|client| client.write_all(&line[..5_000]).unwrap(), &[&line[5_000..], b"\nnext\n"].concat());
+    assert_eq!((seen.events[0].payload == line, seen.events[0].pieces), (true, 10));
+    assert_eq!((seen.events[1].text(), seen.events.len(), seen.losses.len()), ("next".into(), 2, 0));
+}
+
+#[test]
+fn syslog_that_is_counted_in_octets_is_one_event_of_two_daemons() {
+    let text = format!("<13>Nov 23 05:26:33 root: {}", "y\n".repeat(900));
+    let sent = format!("{} {text}after\n", text.len());
+    for cut in [3, 30, 1500] {
+        let (seen, _) = two_lives(|client| client.write_all(&sent.as_bytes()[..cut]).unwrap(), &sent.as_bytes()[cut..]);
+        assert!(seen.texts() == ["y\n".repeat(900), "after".to_owned()], "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_connection_that_has_said_nothing_yet_is_kept() {
+    let (seen, _) = two_lives(|_| (), b"at last\n");
+    assert_eq!(seen.texts(), ["at last"]);
+}
+
+#[test]
+fn a_framed_connection_ends_with_its_daemon_so_that_its_client_asks_where_it_stands() {
+    let mut manager = Manager::new();
+    let rig = Rig::under(&mut manager, &plan(), Seen::default());
+    let mut client = rig.connect();
+    client.write_all(&[hello(1, Level::Durable), event(1, b"framed")].concat()).unwrap();
+    replies(&mut client, is_durable(1));
+    assert_eq!(manager.names(), ["bookmarks"]);
+    assert_eq!(rig.stop().texts(), ["framed"]);
+    assert_ended(&mut client);
+}
+
+#[test]
+fn clients_that_say_all_at_once_and_leave_are_no_work_for_the_manager() {
+    let mut manager = Manager::new();
+    let rig = Rig::under(&mut manager, &Plan { early: 100, ..plan() }, Seen::default());
+    assert_eq!(rig.wait_for_events(100).len(), 100);
+    assert_eq!(manager.names(), ["bookmarks"]);
+    assert_eq!(manager.puts, 1, "nothing but the bookmarks was ever given to it");
+    assert_eq!(rig.stop().events.len(), 100);
+}

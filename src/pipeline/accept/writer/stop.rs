@@ -1,0 +1,109 @@
+//! A writer's end: what the kernel holds is taken in, and clients that wait for an answer get it.
+//!
+//! Enters: the order to stop, and by when. Leaves: events in the buffer, answers, ended connections; connections that
+//! are kept for a successor are left as they are. The writer's thread. What can fail: the reader can go; what is lost by
+//! that is counted.
+//!
+//! Whoever sends without pause must not hold up the end. What goes on after this process (kept connections, systemd's
+//! sockets) is therefore taken in only as far as it had come when the end began.
+
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::io::ioctl_fionread;
+
+use super::{Accepted, Closed, Newcomer, READ_BYTES, RECEIVES_A_ROUND, Worker, peer};
+use crate::sync::Arc;
+
+/// Clients that wait in the queue of a socket of systemd's, at most; see `Backlog=` of its unit.
+const BACKLOG_MAX: usize = 4096;
+/// Rounds that take more datagrams than the kernel lets wait (`net.unix.max_dgram_qlen`, 512 under systemd).
+const RECEIVE_ROUNDS: usize = 8;
+
+impl Worker {
+    /// Takes what the kernel holds: clients that wait to be accepted, and what every socket has, until it is empty once.
+    pub(super) fn drain(&mut self, stop_by: Instant) -> Result<(), Closed> {
+        // No event of an earlier round names these any more.
+        self.free.append(&mut self.freed);
+        self.accept_the_last(stop_by);
+        self.read_what_is_there(stop_by)?;
+        let mut rounds = if self.shared.sockets_are_passed { RECEIVE_ROUNDS } else { usize::MAX };
+        while rounds > 0 && Instant::now() < stop_by && self.receive(RECEIVES_A_ROUND)? {
+            rounds -= 1;
+        }
+        for index in 0..self.connections.len() as u32 {
+            if let Some(connection) = &mut self.connections[index as usize]
+                && !connection.is_lingering()
+                && !connection.is_kept()
+            {
+                self.intake.begin();
+                let fate = connection.end(&mut self.intake)?;
+                self.settle(index, fate);
+            }
+        }
+        self.answer_until(stop_by);
+        Ok(())
+    }
+
+    fn accept_the_last(&mut self, stop_by: Instant) {
+        let mut clients = if self.shared.sockets_are_passed { BACKLOG_MAX } else { usize::MAX };
+        while clients > 0 && Instant::now() < stop_by {
+            match self.listener.accept() {
+                Accepted::Client(socket) => {
+                    let identity = peer::of_stream(&socket);
+                    let kept = self.shared.keep(socket, &identity);
+                    self.shared.count_connection(self.index);
+                    self.admit(Newcomer { kept, identity });
+                }
+                Accepted::TurnedAway => self.turned_away(),
+                Accepted::Nobody | Accepted::Exhausted => break,
+            }
+            clients -= 1;
+        }
+        let _ = self.epoll.delete(&*self.listener.socket);
+        // From here on the inbox is closed. What was handed over before is taken in.
+        for newcomer in self.shared.close_inbox(self.index) {
+            self.admit(newcomer);
+        }
+    }
+
+    /// Reads the connections in turn: kept ones as often as it takes for what they held at first, the others until they
+    /// are empty once.
+    fn read_what_is_there(&mut self, stop_by: Instant) -> Result<(), Closed> {
+        let reads = |connection: &super::Connection| {
+            let waiting_bytes = || ioctl_fionread(connection.socket()).unwrap_or(0);
+            if connection.is_kept() { waiting_bytes() / READ_BYTES as u64 + 1 } else { u64::MAX }
+        };
+        let connections = self.connections.iter().enumerate();
+        let mut unread: Vec<(u32, u64)> =
+            connections.filter_map(|(index, connection)| Some((index as u32, reads(connection.as_ref()?)))).collect();
+        while !unread.is_empty() && Instant::now() < stop_by {
+            let mut still = Vec::new();
+            for (index, reads) in unread {
+                if self.drain_once(index)? && reads > 1 {
+                    still.push((index, reads - 1));
+                }
+            }
+            unread = still;
+        }
+        Ok(())
+    }
+
+    /// Waits for the answers that clients are owed, as long as there is time.
+    fn answer_until(&mut self, stop_by: Instant) {
+        if !self.waiting.is_empty() {
+            self.intake.progress.ask_sync();
+            self.intake.waker.ring();
+        }
+        let progress = Arc::clone(&self.intake.progress);
+        while !self.waiting.is_empty() {
+            let left = stop_by.saturating_duration_since(Instant::now());
+            let mut bell = [PollFd::new(progress.bell(self.index), PollFlags::POLLIN)];
+            // Out of time, or a signal that is not for this thread: either way the clients see the connection end.
+            if left.is_zero() || poll(&mut bell, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)).is_err() {
+                return;
+            }
+            self.on_progress();
+        }
+    }
+}
