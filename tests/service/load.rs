@@ -71,7 +71,8 @@ impl Sent {
         let texts = machine.settled_texts();
         let mut next = vec![0; self.lines.len()];
         let mut missing = vec![Vec::new(); self.lines.len()];
-        for text in texts.iter().filter(|text| text.starts_with("line of ")) {
+        // By either end, so that a piece of a line is noticed.
+        for text in texts.iter().filter(|text| text.starts_with("line of ") || text.ends_with(" more")) {
             let words: Vec<&str> = text.split(' ').collect();
             let (Some(Ok(index)), Some(Ok(number))) =
                 (words.get(2).map(|w| w.parse()), words.get(3).map(|w| w.parse()))

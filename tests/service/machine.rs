@@ -65,9 +65,7 @@ impl Machine {
 
     fn install(&self) {
         // What the real machine may have of its own.
-        for at in ["/etc/dbufd", "/etc/systemd/system/dbufd.service.d", "/etc/sysusers.d/dbufd.conf"] {
-            self.run(&["rm", "-rf", at]);
-        }
+        self.run(&["sh", "-c", "rm -rf /etc/dbufd /etc/*/dbufd* /etc/systemd/system/dbufd* /var/log/dbufd/*"]);
         for (file, at) in INSTALLED {
             let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(file));
             self.write(at, &text.expect("a file of the project"));
