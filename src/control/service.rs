@@ -112,11 +112,13 @@ impl Manager {
 /// | parked | always for a writer; for the reader when nothing waits, or it has come round |
 /// | waiting for room | always: the reader is judged by itself |
 /// | at the disk | always: a stalled disk is a state that `stats` shows, and a restart would not mend it |
+/// | any of these, and stopped | it has come round since the last look |
 fn all_alive(before: &[Beat], now: &[Beat], work_waits: bool) -> bool {
     let reader = now.len().wrapping_sub(1);
     now.iter().enumerate().all(|(index, beat)| {
         let came_round = before.get(index).is_none_or(|earlier| earlier.rounds != beat.rounds);
         match beat.activity {
+            _ if beat.stopped => came_round,
             Activity::Running => came_round,
             Activity::Parked => came_round || index != reader || !work_waits,
             Activity::WaitsForRoom | Activity::Disk => true,
@@ -129,7 +131,7 @@ mod tests {
     use super::*;
 
     fn beat(rounds: u64, activity: Activity) -> Beat {
-        Beat { rounds, activity }
+        Beat { rounds, activity, stopped: false }
     }
 
     #[test]
@@ -152,6 +154,16 @@ mod tests {
     fn a_disk_that_stalls_and_writers_that_wait_for_it_are_no_hang() {
         let stalled = [beat(5, Activity::WaitsForRoom), beat(9, Activity::Disk)];
         assert!(all_alive(&stalled, &stalled, true));
+    }
+
+    #[test]
+    fn a_thread_that_was_stopped_starves_the_watchdog_whatever_it_was_doing() {
+        for activity in [Activity::Running, Activity::Parked, Activity::WaitsForRoom, Activity::Disk] {
+            let stopped = [Beat { stopped: true, ..beat(5, activity) }, beat(9, Activity::Parked)];
+            assert!(!all_alive(&stopped, &stopped, false), "{activity:?}");
+            // One that is traced stands still for a moment, again and again.
+            assert!(all_alive(&[beat(4, activity), beat(9, Activity::Parked)], &stopped, false), "{activity:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod journal;
 mod kills;
 mod load;
 mod machine;
+mod restarts;
 #[path = "../support/mod.rs"]
 mod support;
 mod units;
+mod watchdog;

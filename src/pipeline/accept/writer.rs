@@ -160,6 +160,7 @@ impl Worker {
 
     /// Runs until it is told to stop, and has then drained what the kernel holds; or until the reader is gone.
     pub(super) fn run(mut self) {
+        self.shared.desks[self.index].pulse.begin();
         let Ok(stop_by) = self.resume().and_then(|()| self.rounds()) else { return };
         // The reader may go while this drains; what is lost by that is counted.
         let _ = self.drain(stop_by);
