@@ -81,5 +81,5 @@ name_segments() {
     segments=$DESTDIR/var/log/dbufd
     count=$(find "$segments/" -type f \( -name '*.segment' -o -name '*.active' -o -name '*.torn' \) 2>/dev/null | wc -l)
     [ "$count" -gt 0 ] || return 0
-    echo "kept: $segments with its $((count)) segments ($(du -sh "$segments/" | cut -f1)), which belong to the user dbufd"
+    echo "kept: $segments (segments: $((count)), size: $(du -sh "$segments/" | cut -f1)), and the user dbufd, whose they are"
 }

@@ -39,6 +39,18 @@ impl Machine {
 
     /// As [`Machine::boot`], with more options of `box up`.
     pub(crate) fn boot_with(options: &[&str]) -> Option<Self> {
+        let programs = [
+            concat!(env!("CARGO_BIN_EXE_dbufd"), ":/usr/bin/dbufd"),
+            concat!(env!("CARGO_BIN_EXE_dbufctl"), ":/usr/bin/dbufctl"),
+        ];
+        let programs: Vec<&str> = programs.into_iter().flat_map(|bind| ["--bind-ro", bind]).collect();
+        let machine = Self::boot_bare(&[options, &programs].concat())?;
+        machine.install();
+        Some(machine)
+    }
+
+    /// Boots one in which nothing of dbufd is installed.
+    pub(crate) fn boot_bare(options: &[&str]) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         if !can_work() {
             return None;
@@ -47,12 +59,8 @@ impl Machine {
         let name = format!("{owner}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let mut up = the_box();
         up.args(["up", &name, "--owner", &owner.to_string()]).args(options);
-        up.args(["--bind-ro", concat!(env!("CARGO_BIN_EXE_dbufd"), ":/usr/bin/dbufd")]);
-        up.args(["--bind-ro", concat!(env!("CARGO_BIN_EXE_dbufctl"), ":/usr/bin/dbufctl")]);
         let pid = succeed("box up", &up.output().expect("bash runs"));
-        let machine = Self { name, pid: pid.trim().parse().expect("a pid") };
-        machine.install();
-        Some(machine)
+        Some(Self { name, pid: pid.trim().parse().expect("a pid") })
     }
 
     fn install(&self) {
@@ -169,7 +177,7 @@ fn can_work() -> bool {
     })
 }
 
-fn succeed(what: &str, output: &Output) -> String {
+pub(crate) fn succeed(what: &str, output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{what}: {}{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)

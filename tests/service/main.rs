@@ -10,6 +10,7 @@ mod identity;
 mod journal;
 mod load;
 mod machine;
+mod package;
 #[path = "../support/mod.rs"]
 mod support;
 mod units;
