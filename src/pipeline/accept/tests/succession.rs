@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::rig::{Plan, Rig, Seen};
 use super::{assert_ended, event, hello, is_durable, replies};
-use crate::pipeline::accept::fdstore::testing::Manager;
+use crate::pipeline::accept::kept::testing::Manager;
 use crate::sync::atomic::Ordering::Relaxed;
 use dbuf_client::wire::Level;
 
