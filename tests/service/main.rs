@@ -8,6 +8,7 @@ mod activation;
 mod configuration;
 mod identity;
 mod journal;
+mod kills;
 mod load;
 mod machine;
 mod package;

@@ -389,6 +389,8 @@ impl Worker {
         if fate == Fate::Close {
             self.intake.carried_bytes -= connection.carried_bytes();
             if let Some(connection) = place.take() {
+                // By hand: an epoll set forgets a socket when its last holder closes it, and systemd may hold this one on.
+                let _ = self.epoll.delete(connection.socket());
                 connection.close();
             }
             self.freed.push(index);

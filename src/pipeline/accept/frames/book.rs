@@ -152,3 +152,70 @@ impl Book {
         self.row(row)[SPOT].store(0, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPOT: [u64; 2] = [9, 3 << 32 | 64];
+
+    /// What a successor finds of one session, after `steps`.
+    fn found(steps: impl Fn(&Book), was_published: bool) -> Vec<(u32, u128, u64)> {
+        let (book, memory) = Book::new().unwrap();
+        book.begin(5, 1000, 7 << 70 | 1);
+        steps(&book);
+        let asked = |spot: Spot| {
+            assert_eq!(spot.to_words(), SPOT);
+            was_published
+        };
+        let (successor, found) = Book::of_predecessor(&memory, &asked).unwrap();
+        let found: Vec<_> = found.iter().map(|found| (found.row, found.session, found.last)).collect();
+        // It dies at once: the next must not ask again, for the buffer has gone on.
+        drop(successor);
+        let again = Book::of_predecessor(&memory, &|_| panic!("asked again")).unwrap().1;
+        assert_eq!(again.iter().map(|found| (found.row, found.session, found.last)).collect::<Vec<_>>(), found);
+        found
+    }
+
+    #[test]
+    fn a_process_that_dies_at_any_step_leaves_how_far_the_session_was_published() {
+        let spot = Spot::from_words(SPOT).unwrap();
+        let is = |last| vec![(5, 7 << 70 | 1, last)];
+        assert_eq!(found(|_| (), false), is(0));
+        let noted = |book: &Book| {
+            book.settle(5, 40);
+            book.about_to(5, spot, 50);
+        };
+        assert_eq!(found(noted, false), is(40), "the publish never came");
+        assert_eq!(found(noted, true), is(50), "it came, and the note of it did not");
+        let taken_back = |book: &Book| {
+            noted(book);
+            book.take_back(5);
+        };
+        assert_eq!(found(taken_back, true), is(40), "it failed");
+        let settled = |book: &Book| {
+            noted(book);
+            book.settle(5, 50);
+        };
+        assert_eq!(found(settled, false), is(50));
+    }
+
+    #[test]
+    fn a_row_that_is_used_again_says_nothing_of_the_session_before() {
+        let again = |book: &Book| {
+            book.about_to(5, Spot::from_words(SPOT).unwrap(), 50);
+            book.forget(5);
+            book.begin(5, 1, 2);
+        };
+        assert_eq!(found(again, true), [(5, 2, 0)]);
+        assert_eq!(found(|book| book.forget(5), true), []);
+    }
+
+    #[test]
+    fn memory_of_another_version_is_refused() {
+        let (book, memory) = Book::new().unwrap();
+        // Relaxed: nobody else has it.
+        book.0.all()[1].store(2, Ordering::Relaxed);
+        assert!(Book::of_predecessor(&memory, &|_| true).is_none());
+    }
+}
