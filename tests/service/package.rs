@@ -35,33 +35,40 @@ fn machines() -> Vec<(Kind, Machine)> {
             continue;
         }
         let Some(machine) = Machine::boot_bare(&[]) else { return Vec::new() };
-        // What a container's image may have, so that no package starts anything.
-        machine.run(&["rm", "-f", "/usr/sbin/policy-rc.d"]);
+        // What a container's image may have, so that no package starts anything; and man-db's look at every page of the
+        // machine after each package, which takes longer than all the rest.
+        machine.run(&["rm", "-f", "/usr/sbin/policy-rc.d", "/var/lib/man-db/auto-update"]);
         machines.push((kind, machine));
     }
     machines
 }
 
-/// Builds a package of this version, once, from the programs that this test was built with.
+/// A package of this version, built once from the programs that this test was built with.
 fn package(kind: Kind, version: &str) -> PathBuf {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let built = Path::new(env!("CARGO_BIN_EXE_dbufd")).parent().expect("a folder");
-    let profile = match built.file_name().and_then(|name| name.to_str()).expect("a name") {
-        "debug" => "dev",
-        name => name,
-    };
-    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("packages-{}", std::process::id()));
-    let done = output.join(format!("{kind:?}-{version}"));
-    if !done.exists() {
+    static BUILT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let packages = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
+    let package = packages.join(format!("{kind:?}-{version}"));
+    if !built.contains(&package) {
+        // Apart from what another run of the tests may be building, until it is whole.
+        fs::create_dir_all(&packages).expect("a folder");
+        let own = tempfile::tempdir_in(&packages).expect("a folder");
+        let (target, profile) = build_of_the_test();
         let mut build = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/build"));
         build.args([if kind == Kind::Deb { "deb" } else { "rpm" }, "--no-build", "--profile", profile]);
-        build.args(["--version", version, "--output"]).arg(&output);
-        build.env("CARGO_TARGET_DIR", built.parent().expect("a folder"));
+        build.args(["--version", version, "--output"]).arg(own.path()).env("CARGO_TARGET_DIR", target);
         let path = succeed("packaging/build", &build.output().expect("bash runs"));
-        fs::rename(path.trim(), &done).expect("it is where the script says");
+        fs::rename(path.trim(), &package).expect("it is where the script says");
+        built.push(package.clone());
     }
-    done
+    package
+}
+
+/// Where cargo has built the programs that this test uses, and with which profile.
+fn build_of_the_test() -> (&'static Path, &'static str) {
+    let folder = Path::new(env!("CARGO_BIN_EXE_dbufd")).parent().expect("a folder");
+    let profile = folder.file_name().and_then(|name| name.to_str()).expect("a name");
+    (folder.parent().expect("a folder"), if profile == "debug" { "dev" } else { profile })
 }
 
 impl Machine {
@@ -260,11 +267,9 @@ fn a_machine_that_lets_nothing_start_gets_the_files_and_the_user() {
 #[test]
 fn installing_from_source_over_a_running_service_restarts_it() {
     let Some(machine) = Machine::boot_bare(&[]) else { return };
-    let built = Path::new(env!("CARGO_BIN_EXE_dbufd")).parent().expect("a folder");
-    let folder = built.file_name().and_then(|name| name.to_str()).expect("a name");
-    let target = built.parent().expect("a folder").display();
-    let install = format!("CARGO_TARGET_DIR={target} {}/packaging/install.sh", env!("CARGO_MANIFEST_DIR"));
-    let install = format!("{install} --profile {folder}");
+    let (target, profile) = build_of_the_test();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/install.sh");
+    let install = format!("CARGO_TARGET_DIR={} {script} --profile {profile}", target.display());
     let said = machine.shell(&install);
     assert!(said.contains("systemctl enable --now dbufd"), "what to do next is not said: {said}");
     machine.run(&["systemctl", "enable", "--now", "dbufd"]);
