@@ -18,6 +18,9 @@ const CONNECTIONS: usize = 32;
 /// Events that arrive before an upgrade begins, so that all senders are at work.
 const EVENTS_BEFORE: u64 = 500;
 
+/// What the machine's distribution enables: the first file in order of name counts.
+const PRESETS: &str = "/etc/systemd/system-preset/00-test.preset";
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Deb,
@@ -30,17 +33,27 @@ fn machines() -> Vec<(Kind, Machine)> {
     for (kind, tools) in [(Kind::Deb, ["cargo-deb", "apt-get"]), (Kind::Rpm, ["cargo-generate-rpm", "rpm"])] {
         let missing = tools.iter().find(|tool| Command::new(tool).arg("--version").output().is_err());
         if let Some(tool) = missing {
-            // Past the harness, which keeps what a test that passes prints.
-            let _ = writeln!(std::io::stderr(), "skipped: the {kind:?} package's life, for {tool} is not installed");
+            say_once(&format!("skipped: the {kind:?} package's life, for {tool} is not installed"));
             continue;
         }
         let Some(machine) = Machine::boot_bare(&[]) else { return Vec::new() };
         // What a container's image may have, so that no package starts anything; and man-db's look at every page of the
         // machine after each package, which takes longer than all the rest.
         machine.run(&["rm", "-f", "/usr/sbin/policy-rc.d", "/var/lib/man-db/auto-update"]);
+        machine.write(PRESETS, "enable dbufd*\n");
         machines.push((kind, machine));
     }
     machines
+}
+
+/// Past the harness, which keeps what a test that passes prints.
+fn say_once(what: &str) {
+    static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if !said.iter().any(|before| before == what) {
+        let _ = writeln!(std::io::stderr(), "{what}");
+        said.push(what.to_owned());
+    }
 }
 
 /// A package of this version, built once from the programs that this test was built with.
@@ -64,6 +77,12 @@ fn package(kind: Kind, version: &str) -> PathBuf {
     package
 }
 
+/// rpm(8), told that it does not have to know the machine's other packages.
+fn rpm() -> Vec<&'static str> {
+    let debian: &[&str] = if Path::new("/etc/debian_version").exists() { &["--force-debian"] } else { &[] };
+    [&["rpm", "--nodeps"], debian].concat()
+}
+
 /// Where cargo has built the programs that this test uses, and with which profile.
 fn build_of_the_test() -> (&'static Path, &'static str) {
     let folder = Path::new(env!("CARGO_BIN_EXE_dbufd")).parent().expect("a folder");
@@ -78,7 +97,7 @@ impl Machine {
         fs::copy(package(kind, version), self.path(name)).expect("a copy");
         match kind {
             Kind::Deb => self.run(&["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y", "install", name]),
-            Kind::Rpm => self.run(&["rpm", "--upgrade", "--nodeps", "--force-debian", name]),
+            Kind::Rpm => self.run(&[&rpm(), &["--upgrade", name][..]].concat()),
         }
     }
 
@@ -87,7 +106,7 @@ impl Machine {
         let verb = if purge { "purge" } else { "remove" };
         match kind {
             Kind::Deb => self.run(&["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y", verb, "dbufd"]),
-            Kind::Rpm => self.run(&["rpm", "--erase", "--nodeps", "--force-debian", "dbufd"]),
+            Kind::Rpm => self.run(&[&rpm(), &["--erase", "dbufd"][..]].concat()),
         }
     }
 
@@ -133,7 +152,7 @@ fn a_package_installs_offline_starts_and_is_complete() {
 
 fn the_manual_is_found(machine: &Machine) {
     if !machine.exec(&["sh", "-c", "command -v man"]).status.success() {
-        let _ = writeln!(std::io::stderr(), "skipped: the manual of the package, for man-db is not installed");
+        say_once("skipped: the manual of the package, for man-db is not installed");
         return;
     }
     for page in ["dbufd", "dbufctl", "dbufctl-cat", "dbufd.toml", "dbuf-format"] {
@@ -146,7 +165,7 @@ fn the_manual_is_found(machine: &Machine) {
 fn bash_completes(machine: &Machine) {
     let completion = "/usr/share/bash-completion/bash_completion";
     if !machine.path(completion).exists() {
-        let _ = writeln!(std::io::stderr(), "skipped: completions, for bash-completion is not installed");
+        say_once("skipped: completions, for bash-completion is not installed");
         return;
     }
     for (line, expected) in [("dbufctl se", "segments send"), ("dbufd --check", "--check-config")] {
@@ -255,7 +274,7 @@ fn a_machine_that_lets_nothing_start_gets_the_files_and_the_user() {
             machine.write("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n");
             machine.run(&["chmod", "755", "/usr/sbin/policy-rc.d"]);
         } else {
-            machine.write("/etc/systemd/system-preset/00-nothing.preset", "disable *\n");
+            machine.write(PRESETS, "disable *\n");
         }
         machine.install_package(kind, "1.0.0");
         assert_eq!(machine.units("is-active"), ["inactive"; 3], "{kind:?}");
