@@ -56,6 +56,11 @@ impl Load {
         Self { stop, threads, connections }
     }
 
+    /// Whether a connection has broken, which ends its thread.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
     /// Stops sending and gives what was sent.
     pub(crate) fn stop(self) -> Sent {
         self.stop.store(true, Ordering::Relaxed);

@@ -43,11 +43,24 @@ impl Machine {
     }
 
     fn boot_with(options: &[&str]) -> Option<Self> {
+        let programs = [
+            concat!(env!("CARGO_BIN_EXE_dbufd"), ":/usr/bin/dbufd"),
+            concat!(env!("CARGO_BIN_EXE_dbufctl"), ":/usr/bin/dbufctl"),
+        ];
+        let programs: Vec<&str> = programs.into_iter().flat_map(|bind| ["--bind-ro", bind]).collect();
+        let machine = Self::boot_bare(&[options, &programs].concat())?;
+        machine.install();
+        Some(machine)
+    }
+
+    /// Boots one in which nothing of dbufd is installed.
+    pub(crate) fn boot_bare(options: &[&str]) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         static ANY: OnceLock<bool> = OnceLock::new();
         static WITH_DISK: OnceLock<bool> = OnceLock::new();
         let fits = *ANY.get_or_init(|| can_work(&[], "the tests of the service"))
-            && (options.is_empty() || *WITH_DISK.get_or_init(|| can_work(&["--disk"], "the tests that block a disk")));
+            && (!options.contains(&"--disk")
+                || *WITH_DISK.get_or_init(|| can_work(&["--disk"], "the tests that block a disk")));
         if !fits {
             return None;
         }
@@ -55,12 +68,8 @@ impl Machine {
         let name = format!("{owner}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let mut up = the_box();
         up.args(["up", &name, "--owner", &owner.to_string()]).args(options);
-        up.args(["--bind-ro", concat!(env!("CARGO_BIN_EXE_dbufd"), ":/usr/bin/dbufd")]);
-        up.args(["--bind-ro", concat!(env!("CARGO_BIN_EXE_dbufctl"), ":/usr/bin/dbufctl")]);
         let pid = succeed("box up", &up.output().expect("bash runs"));
-        let machine = Self { name, pid: pid.trim().parse().expect("a pid") };
-        machine.install();
-        Some(machine)
+        Some(Self { name, pid: pid.trim().parse().expect("a pid") })
     }
 
     fn install(&self) {
@@ -188,7 +197,7 @@ fn can_work(options: &[&str], skipped: &str) -> bool {
     false
 }
 
-fn succeed(what: &str, output: &Output) -> String {
+pub(crate) fn succeed(what: &str, output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{what}: {}{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)
