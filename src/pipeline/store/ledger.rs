@@ -314,6 +314,14 @@ impl Shared {
         job
     }
 
+    /// The next job without waiting for one, and with what was put off done now: for tests, which have no time to lose.
+    #[cfg(test)]
+    pub(super) fn job_now(&self) -> Job {
+        let mut ledger = self.lock();
+        ledger.retry_at = None;
+        ledger.next_job(Instant::now())
+    }
+
     /// A sync has succeeded. Returns the events that have become durable by it.
     pub(super) fn synced(&self, done: &Tracked) -> u64 {
         let mut ledger = self.lock();

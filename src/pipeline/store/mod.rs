@@ -9,6 +9,8 @@ pub mod disk;
 #[cfg(test)]
 mod faulty;
 pub mod footer;
+#[cfg(test)]
+pub(crate) mod forgetful;
 pub mod format;
 #[cfg(test)]
 mod format_tests;
@@ -193,6 +195,17 @@ impl Store {
     /// # Errors
     /// [`OpenError`] if the directory cannot be used or another daemon uses it; never because of what is in it.
     pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
+        let (mut store, recovery) = Self::open_without_syncer(options, disk)?;
+        let syncer = thread::Builder::new().name("dbufd-syncer".into()).spawn({
+            let shared = Arc::clone(&store.shared);
+            move || syncer::run(&shared)
+        });
+        store.syncer = Some(syncer.map_err(OpenError::Thread)?);
+        Ok((store, recovery))
+    }
+
+    /// A store whose syncer's jobs are done when [`Store::work`] is called, so that a test decides what comes when.
+    fn open_without_syncer(options: Options, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
         let Options { storage, on_durable } = options;
         let directory = storage.directory.clone();
         let name = || directory.display().to_string();
@@ -215,13 +228,8 @@ impl Store {
         // The new segment's name says which sequence is next, before retention may take those that said so. Without room
         // for it the first batch tries again.
         let active = Active::create(&shared, recovery.next_sequence).ok();
-        let syncer = thread::Builder::new().name("dbufd-syncer".into()).spawn({
-            let shared = Arc::clone(&shared);
-            move || syncer::run(&shared)
-        });
-        let syncer = Some(syncer.map_err(OpenError::Thread)?);
         let next_sequence = recovery.next_sequence;
-        let store = Self { shared, syncer, storage, limits, active, next_sequence, unsynced: None, _lock: lock };
+        let store = Self { shared, syncer: None, storage, limits, active, next_sequence, unsynced: None, _lock: lock };
         Ok((store, recovery))
     }
 
@@ -422,8 +430,9 @@ impl Store {
 
     fn end(&mut self, once_done: bool) {
         self.shared.stop(once_done);
-        if let Some(syncer) = self.syncer.take() {
-            syncer.join().expect("the syncer does not panic");
+        match self.syncer.take() {
+            Some(syncer) => syncer.join().expect("the syncer does not panic"),
+            None => syncer::run(&self.shared),
         }
     }
 }

@@ -1,5 +1,9 @@
 //! The store as the reader thread sees it: on a good disk, on a bad one, and after a crash at any step.
 
+mod crash;
+mod power;
+mod world;
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
