@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use dbufd::pipeline::accept::frames::Sessions;
 use dbufd::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reader, Waker};
 use dbufd::pipeline::counters::Counters;
@@ -46,8 +47,9 @@ impl Daemon {
         let waker = buffer.waker();
         let accept = Accept::start(AcceptOptions {
             sockets: Sockets { stream, datagram, are_passed: false },
-            fdstore: None,
+            kept: None,
             inherited: Vec::new(),
+            sessions: Sessions::new(),
             buffer,
             counters: Arc::clone(&counters),
             progress: Arc::new(Progress::new(WRITERS).unwrap()),

@@ -19,10 +19,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Gid;
 
 use super::cores::{self, Plan};
+use super::halves::{self, Halves};
+use super::passed::Passed;
 use super::sockets::{Files, Runtime};
 use super::stats::Figures;
 use crate::config::Config;
-use crate::pipeline::accept::fdstore::{self, FdStore, Passed};
+use crate::pipeline::accept::frames::{Predecessor, Sessions};
+use crate::pipeline::accept::kept::{Inherited, KeptConnections, Left};
 use crate::pipeline::accept::{self, Accept, AcceptOptions};
 use crate::pipeline::buffer::{self, DoubleBuffer};
 use crate::pipeline::counters::Counters;
@@ -31,7 +34,7 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::pulse::{Beat, Pulse};
 use crate::pipeline::store::{RealDisk, Recovery};
 use crate::sync::Arc;
-use crate::sys::notify::Notifier;
+use crate::sys::fdstore::FdStore;
 
 /// How long the writers may take to empty what the kernel holds of their connections.
 const WRITERS_PATIENCE: Duration = Duration::from_secs(10);
@@ -94,15 +97,24 @@ impl Daemon {
         let started = Instant::now();
         raise_descriptor_limit();
         let runtime = Runtime::take(runtime)?;
+        let passed = Passed::sort(passed);
+        let store = passed.store().context("cannot use systemd's file-descriptor store")?;
         let plan = cores::plan(config, &cores::allowed());
         warn_of(&plan);
         let writers = plan.writers.len();
-        let (buffer, reader) = DoubleBuffer::new(&buffer_options(config, writers))?;
+        let Passed { sockets, left, halves, sessions, .. } = passed;
+        let in_store = store.as_ref().map(|(store, _)| store);
+        let halves = halves::take_over(in_store, halves, &buffer_options(config, writers))?;
+        // Before the reader runs: what was published can be told only as long as the buffer is as it was left.
+        let sessions = take_over_sessions(in_store, sessions.as_ref(), halves.predecessor.as_ref())?;
+        let Halves { buffer, reader, old, predecessor } = halves;
         let counters = Arc::new(Counters::new(writers));
         let progress = Arc::new(Progress::new(writers).context("cannot make the writers' bells")?);
         let (drain, recovery) = Drain::start(drain::Options {
             reader,
             waker: buffer.waker(),
+            old,
+            has_predecessor: predecessor.is_some(),
             disk: Arc::new(RealDisk),
             counters: Arc::clone(&counters),
             progress: Arc::clone(&progress),
@@ -110,9 +122,8 @@ impl Daemon {
             cpu: plan.reader,
         })?;
         // What fails from here on must not leave the reader and its lock on the directory behind.
-        let mut passed = Passed::sort(passed);
-        let rest = runtime.open(&config.ingest, group, std::mem::take(&mut passed.sockets)).and_then(|sockets| {
-            let (fdstore, inherited) = open_fdstore(passed)?;
+        let rest = runtime.open(&config.ingest, group, sockets).and_then(|sockets| {
+            let (kept, inherited) = keep_connections(store, left)?;
             let accept = Accept::start(AcceptOptions {
                 sockets: accept::Sockets {
                     stream: sockets.stream,
@@ -124,19 +135,20 @@ impl Daemon {
                 progress,
                 cpus: plan.writers,
                 max_event_bytes: config.ingest.max_event_bytes,
-                fdstore: fdstore.clone(),
+                kept: kept.clone(),
                 inherited,
+                sessions,
             })?;
-            Ok((accept, fdstore, sockets.control, sockets.files))
+            Ok((accept, kept, sockets.control, sockets.files))
         });
-        let (accept, fdstore, control, files) = match rest {
+        let (accept, kept, control, files) = match rest {
             Ok(rest) => rest,
             Err(error) => {
                 drain.stop(Duration::ZERO);
                 return Err(error);
             }
         };
-        let figures = Figures { started, counters, buffer, drain: drain.handle(), fdstore };
+        let figures = Figures { started, counters, buffer, drain: drain.handle(), kept };
         let parts = Parts { control, recovery, live: Live { figures, writers: accept.pulses() } };
         Ok((Self { files, accept, drain, _runtime: runtime }, parts))
     }
@@ -163,18 +175,33 @@ impl Daemon {
     }
 }
 
-/// The store, where there is one, and the connections in it.
-fn open_fdstore(passed: Passed) -> Result<(Option<Arc<FdStore>>, Vec<fdstore::Inherited>)> {
-    // What is wrong with the variable is told by the manager of notes; there is no store then.
-    let notifier = Notifier::from_environment().unwrap_or_default();
-    let opened = FdStore::open(notifier, fdstore::room_from_environment(), passed);
-    let Some((store, inherited)) = opened.context("cannot keep connections over a restart")? else {
-        return Ok((None, Vec::new()));
-    };
+/// The sessions, also those of a predecessor whose buffer says what became of its last publish.
+fn take_over_sessions(
+    store: Option<&Arc<FdStore>>,
+    memory: Option<&OwnedFd>,
+    predecessor: Option<&(DoubleBuffer, u64)>,
+) -> Result<Arc<Sessions>> {
+    let Some(store) = store else { return Ok(Sessions::new()) };
+    let was_published = |spot| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
+    let generation = predecessor.map_or(0, |(_, generation)| *generation);
+    let predecessor = memory.map(|memory| Predecessor { memory, was_published: &was_published, generation });
+    Sessions::kept(store, predecessor.as_ref()).context("cannot keep sessions over a restart")
+}
+
+/// Keeps connections for a successor, where there is a store; and those of a predecessor.
+fn keep_connections(
+    store: Option<(Arc<FdStore>, usize)>,
+    left: Left,
+) -> Result<(Option<Arc<KeptConnections>>, Vec<Inherited>)> {
+    // The sessions, and the buffer, of which there may be two for a moment.
+    let room_for = |room: usize| room.saturating_sub(1 + halves::NAMES.len());
+    let kept = store.map(|(store, room)| KeptConnections::open(store, room_for(room), left));
+    let (kept, inherited) = kept.transpose().context("cannot keep connections over a restart")?.unzip();
+    let inherited: Vec<Inherited> = inherited.unwrap_or_default();
     if !inherited.is_empty() {
         tracing::info!(connections = inherited.len(), "goes on with the connections of its predecessor");
     }
-    Ok((Some(store), inherited))
+    Ok((kept, inherited))
 }
 
 fn buffer_options(config: &Config, writers: usize) -> buffer::Options {

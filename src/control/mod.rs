@@ -8,7 +8,9 @@ mod args;
 mod cores;
 mod daemon;
 mod greeting;
+mod halves;
 mod log;
+mod passed;
 mod reload;
 mod report;
 mod run;
@@ -48,24 +50,25 @@ pub fn main() -> ExitCode {
     let sources = args.sources();
     let config = match sources.load() {
         Ok(config) => config,
-        Err(error) => {
-            complain(&error.into());
-            return ExitCode::from(WRONG_USAGE);
-        }
+        Err(error) => return fail(&error.into(), ExitCode::from(WRONG_USAGE)),
     };
     if args.print_config {
         say(&keys::render(&config));
     } else if args.check_config {
         say("the configuration is right\n");
     } else if let Err(error) = run(config, sources, args.runtime) {
-        complain(&error);
-        // The unit starts it again at once, so that a crash costs no time; a start that fails must not become a spin.
-        if std::env::var_os("NOTIFY_SOCKET").is_some() {
-            thread::sleep(FAILED_START_PAUSE);
-        }
-        return ExitCode::FAILURE;
+        return fail(&error, ExitCode::FAILURE);
     }
     ExitCode::SUCCESS
+}
+
+fn fail(error: &anyhow::Error, code: ExitCode) -> ExitCode {
+    complain(error);
+    // The unit starts it again at once, so that a crash costs no time; a start that fails must not become a spin.
+    if std::env::var_os("NOTIFY_SOCKET").is_some() {
+        thread::sleep(FAILED_START_PAUSE);
+    }
+    code
 }
 
 fn run(config: Config, sources: Sources, runtime: Option<PathBuf>) -> Result<()> {

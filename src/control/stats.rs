@@ -11,7 +11,7 @@ use nix::sys::time::TimeValLike;
 use serde::Serialize;
 
 use crate::config::keys::sync_name;
-use crate::pipeline::accept::fdstore::FdStore;
+use crate::pipeline::accept::kept::KeptConnections;
 use crate::pipeline::buffer::DoubleBuffer;
 use crate::pipeline::counters::{Counters, Row, Totals, WriterCounters};
 use crate::pipeline::drain::{DrainHandle, Measured};
@@ -33,7 +33,7 @@ pub(super) struct Figures {
     pub(super) counters: Arc<Counters>,
     pub(super) buffer: DoubleBuffer,
     pub(super) drain: DrainHandle,
-    pub(super) fdstore: Option<Arc<FdStore>>,
+    pub(super) kept: Option<Arc<KeptConnections>>,
 }
 
 /// All figures of one moment.
@@ -217,9 +217,9 @@ impl Figures {
         };
         Connections {
             open: sum(|writer| &writer.connections),
-            kept: self.fdstore.as_ref().map_or(0, |store| store.kept()),
+            kept: self.kept.as_ref().map_or(0, |kept| kept.kept()),
             refused: sum(|writer| &writer.refused_connections),
-            unkept: self.fdstore.as_ref().map_or(0, |store| store.unkept()),
+            unkept: self.kept.as_ref().map_or(0, |kept| kept.unkept()),
         }
     }
 

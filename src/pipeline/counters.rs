@@ -67,6 +67,10 @@ pub struct ReaderCounters {
     pub durable_events: AtomicU64,
     /// Events that were in the buffer and could not be persisted.
     pub lost: LostCounters,
+    /// Events that a predecessor had received, and left in the buffer.
+    pub inherited_events: AtomicU64,
+    /// Payload bytes of these.
+    pub inherited_bytes: AtomicU64,
 }
 
 /// One sender, as `stats` shows it.
@@ -182,7 +186,7 @@ impl Row {
 /// Sums over all threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Events that came in: published, or lost before that.
+    /// Events that came in: published, by this process or by the one before, or lost before that.
     pub received_events: u64,
     /// Payload bytes of these.
     pub received_bytes: u64,
@@ -265,6 +269,8 @@ impl Counters {
         t.persisted_bytes = reader.persisted_bytes.load(Relaxed);
         t.written_bytes = reader.written_bytes.load(Relaxed);
         t.lost = reader.lost.load();
+        t.received_events = reader.inherited_events.load(Relaxed);
+        t.received_bytes = reader.inherited_bytes.load(Relaxed);
         for CacheLine(writer) in &self.writers {
             let lost = writer.lost.load();
             t.received_events += writer.events.load(Relaxed) + lost.iter().sum::<u64>();

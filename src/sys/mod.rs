@@ -1,6 +1,9 @@
 //! One kernel facility a file, where neither nix nor rustix wraps it. `unsafe` is allowed here.
 
+pub mod fdstore;
 pub mod listen_fds;
+pub mod mapping;
 pub mod notify;
 pub mod recvmmsg;
 pub mod sync_file_range;
+pub mod words;

@@ -89,6 +89,8 @@ impl Pipeline {
         let (drain, _) = Drain::start(drain::Options {
             reader,
             waker: buffer.waker(),
+            old: Vec::new(),
+            has_predecessor: false,
             disk: Arc::new(RealDisk),
             counters: Arc::clone(&counters),
             progress: Arc::new(Progress::new(writers)?),

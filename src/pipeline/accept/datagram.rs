@@ -6,7 +6,7 @@
 use std::os::fd::OwnedFd;
 
 use super::intake::Intake;
-use super::layer::{Closed, Extra};
+use super::layer::{Closed, Extra, Nobody};
 use super::meaning::meaning;
 use super::senders::{Senders, Watch};
 use crate::pipeline::record::{Cause, Transport};
@@ -54,10 +54,10 @@ impl Datagrams {
         for index in 0..received {
             self.take(index, intake, watch);
             if intake.layer.is_full() {
-                intake.layer.lay_down(self.receiver.arena(), |_, _| ())?;
+                intake.layer.lay_down(self.receiver.arena(), &mut Nobody)?;
             }
         }
-        intake.layer.lay_down(self.receiver.arena(), |_, _| ())?;
+        intake.layer.lay_down(self.receiver.arena(), &mut Nobody)?;
         let is_more = received == self.receiver.count();
         self.senders.end_read(!is_more);
         Ok(is_more)

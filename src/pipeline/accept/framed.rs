@@ -12,10 +12,25 @@ use rustix::net::{SendFlags, send};
 
 use super::frames::{FrameSession, Step};
 use super::intake::Intake;
-use super::layer::{Closed, Extra};
+use super::layer::{Closed, Extra, Nobody, Witness};
 use super::source::Peer;
+use crate::pipeline::buffer::Spot;
 use crate::pipeline::record::Transport;
 use crate::sync::atomic::Ordering::Relaxed;
+
+impl Witness for FrameSession {
+    fn about_to_publish(&mut self, spot: Spot, sequence: u64) {
+        FrameSession::about_to_publish(self, spot, sequence);
+    }
+
+    fn take_back(&mut self) {
+        FrameSession::take_back(self);
+    }
+
+    fn published(&mut self, generation: u64, sequence: u64) {
+        self.published_up_to(generation, sequence);
+    }
+}
 
 /// How a stretch of bytes ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,10 +111,10 @@ fn steps(session: &mut FrameSession, bytes: &[u8], peer: &Peer, intake: &mut Int
             }
         }
         if intake.layer.is_full() {
-            intake.layer.lay_down(bytes, |generation, sequence| session.published_up_to(generation, sequence))?;
+            intake.layer.lay_down(bytes, session)?;
         }
     };
-    intake.layer.lay_down(bytes, |generation, sequence| session.published_up_to(generation, sequence))?;
+    intake.layer.lay_down(bytes, session)?;
     Ok((at, end))
 }
 
@@ -108,7 +123,7 @@ pub(super) fn end(session: &FrameSession, rest: &[u8], peer: &Peer, intake: &mut
     if let Some(cause) = session.at_end(rest) {
         let slot = intake.layer.slot(peer, Transport::Frames, 0, session.name());
         intake.layer.lose(slot, cause, rest.len().saturating_sub(HEAD_BYTES) as u64);
-        intake.layer.lay_down(&[], |_, _| ())?;
+        intake.layer.lay_down(&[], &mut Nobody)?;
     }
     Ok(())
 }

@@ -27,17 +27,19 @@
 //! 4. What a client can make this hold is bounded: the outbox by [`OUTBOX_BYTES_MAX`], spans by [`SPANS_MAX`].
 
 mod acks;
+mod book;
 mod sessions;
 
 use std::ops::RangeInclusive;
 
 use dbuf_client::wire::{self, Code, Event, Fault, Frame, HEAD_BYTES, Head, Hello, Welcome, kind};
 
+use crate::pipeline::buffer::Spot;
 use crate::pipeline::record::Cause;
 use crate::sync::Arc;
 use acks::Acks;
 pub use acks::SPANS_MAX;
-pub use sessions::{SESSIONS_MAX, Sessions};
+pub use sessions::{Predecessor, SESSIONS_MAX, SESSIONS_NAME, Sessions};
 use sessions::{Seat, Standing};
 
 /// The most bytes of replies that wait for a client to read them; a client that lets more come together is cut off.
@@ -294,10 +296,21 @@ impl FrameSession {
         Frame::Error(Fault { code: code as u8, first, last, text: text.as_bytes() }).encode(&mut self.outbox);
     }
 
+    /// The events since the last publish, up to the one with this sequence, are about to be published at `spot`.
+    pub fn about_to_publish(&self, spot: Spot, sequence: u64) {
+        self.seat.about_to(spot, sequence);
+    }
+
+    /// That has failed, and nothing of it counts.
+    pub fn take_back(&self) {
+        self.seat.take_back();
+    }
+
     /// The events since the last publish, up to the one with this sequence, are published in `generation`.
     pub fn published_up_to(&mut self, generation: u64, sequence: u64) {
         // Invariant 1.
         let Some((first, last)) = self.unpublished else { return };
+        self.seat.settle(sequence);
         self.acks.published(generation, (first, sequence));
         self.unpublished = (sequence < last).then(|| (sequence + 1, last));
     }

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use super::losses::{LOSSES_MAX, Losses};
 use super::source::{Peer, SLOTS_MAX, Sources};
-use crate::pipeline::buffer::{Claim, Refused, Writer};
+use crate::pipeline::buffer::{Claim, Refused, Spot, Writer};
 use crate::pipeline::counters::{Counters, WriterCounters};
 use crate::pipeline::pulse::{Activity, Pulse};
 use crate::pipeline::record::{Cause, Event, Piece, Transport, padded};
@@ -38,6 +38,23 @@ pub(super) struct Extra {
     pub(super) producer_sequence: Option<u64>,
     pub(super) piece: Option<Piece>,
 }
+
+/// Who has to know what becomes of each publish.
+pub(super) trait Witness {
+    /// All up to this sequence of the producer's own is about to be published at `spot`.
+    fn about_to_publish(&mut self, _spot: Spot, _sequence: u64) {}
+
+    /// That has failed; it comes again. Called before the spot can become another's.
+    fn take_back(&mut self) {}
+
+    /// It is published in this generation.
+    fn published(&mut self, _generation: u64, _sequence: u64) {}
+}
+
+/// Producers without sequences of their own need no witness.
+pub(super) struct Nobody;
+
+impl Witness for Nobody {}
 
 /// An event that waits, as a range of the bytes that were read.
 #[derive(Clone, Copy, Debug)]
@@ -156,22 +173,17 @@ impl Layer {
         self.sources.producer(slot).lost.fetch_add(1, Relaxed);
     }
 
-    /// Publishes all that waits; waits for room if need be. The payloads are ranges of `input`. After each publish
-    /// `published` is told the generation, and the producer's own sequence of the last event that has one.
+    /// Publishes all that waits; waits for room if need be. The payloads are ranges of `input`. `witness` is told of each
+    /// publish with the producer's own sequence of the last event that has one.
     ///
     /// # Errors
     /// [`Closed`]; what could not be published is counted as lost.
-    pub(super) fn lay_down(&mut self, input: &[u8], mut published: impl FnMut(u64, u64)) -> Result<(), Closed> {
+    pub(super) fn lay_down(&mut self, input: &[u8], witness: &mut impl Witness) -> Result<(), Closed> {
         let mut done = 0;
         self.tally.counted = 0;
         while let Some(need) = self.need(done) {
-            match self.lay_down_once(done, need, input) {
-                Ok(Some((to, generation))) => {
-                    done = to;
-                    if let Some(sequence) = self.tally.sequence {
-                        published(generation, sequence);
-                    }
-                }
+            match self.lay_down_once(done, need, input, witness) {
+                Ok(Some(to)) => done = to,
                 // Sealed: nothing of the claim counts. Round again, with the same events and a higher generation.
                 Ok(None) => {}
                 Err(Refused::TooLarge) if done < self.events.all.len() => {
@@ -190,9 +202,14 @@ impl Layer {
         Ok(())
     }
 
-    /// One claim with as much as fits, from the event `done` on. Returns how far it went and in which generation, or
-    /// None if it was sealed.
-    fn lay_down_once(&mut self, done: usize, need: usize, input: &[u8]) -> Result<Option<(usize, u64)>, Refused> {
+    /// One claim with as much as fits, from the event `done` on. Returns how far it went, or None if it was sealed.
+    fn lay_down_once(
+        &mut self,
+        done: usize,
+        need: usize,
+        input: &[u8],
+        witness: &mut impl Witness,
+    ) -> Result<Option<usize>, Refused> {
         self.pulse.beat(Activity::WaitsForRoom);
         let claim = self.writer.claim(need);
         self.pulse.beat(Activity::Running);
@@ -205,12 +222,19 @@ impl Layer {
         let losses = if all { self.losses.put(&mut claim, &mut self.sources, self.time_ns) } else { 0 };
         self.tally.counted = self.tally.counted.max(to);
         count(&self.tally, &self.sources, &self.counters.writers[self.index].0);
-        if claim.publish().is_err() {
+        let sequence = self.tally.sequence;
+        if let Some(sequence) = sequence {
+            witness.about_to_publish(claim.spot(), sequence);
+        }
+        if claim.publish_or(|| witness.take_back()).is_err() {
             return Ok(None);
+        }
+        if let Some(sequence) = sequence {
+            witness.published(generation, sequence);
         }
         self.publishes += 1;
         self.losses.published(losses);
-        Ok(Some((to, generation)))
+        Ok(Some(to))
     }
 
     /// Bytes of the first record that is not laid down, and of its source record.

@@ -11,13 +11,13 @@
 //!
 //! The way through the files: `listener` → `stream` (→ `text` → `lines`, `meaning`, `syslog`; or → `framed`, [`frames`])
 //! and `datagram` (→ `senders`, `meaning`) → `layer` (→ `source`, `losses`). `writer` is the thread, `peer` says who,
-//! [`fdstore`] keeps connections for a successor.
+//! [`kept`] keeps connections for a successor.
 
 mod datagram;
-pub mod fdstore;
 mod framed;
 pub mod frames;
 mod intake;
+pub mod kept;
 mod layer;
 mod lines;
 mod listener;
@@ -44,9 +44,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{setsockopt, sockopt::PassCred};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use self::fdstore::{FdStore, Inherited, Kept};
 use self::frames::Sessions;
 use self::intake::Intake;
+use self::kept::{Inherited, Kept, KeptConnections};
 use self::layer::Layer;
 use self::listener::Listener;
 use self::writer::Worker;
@@ -88,9 +88,11 @@ pub struct AcceptOptions {
     /// `ingest.max_event`.
     pub max_event_bytes: usize,
     /// Where connections are kept for a successor, if there is such a place.
-    pub fdstore: Option<Arc<FdStore>>,
+    pub kept: Option<Arc<KeptConnections>>,
     /// Connections that a predecessor left.
     pub inherited: Vec<Inherited>,
+    /// The sessions of the framed protocol.
+    pub sessions: Arc<Sessions>,
 }
 
 /// Why writers cannot start.
@@ -137,7 +139,7 @@ struct Shared {
     desks: Box<[Desk]>,
     counters: Arc<Counters>,
     max_event_bytes: AtomicUsize,
-    fdstore: Option<Arc<FdStore>>,
+    kept: Option<Arc<KeptConnections>>,
     sockets_are_passed: bool,
 }
 
@@ -170,7 +172,8 @@ impl Accept {
     /// # Errors
     /// [`StartError`]; no thread runs then.
     pub fn start(options: AcceptOptions) -> Result<Self, StartError> {
-        let AcceptOptions { sockets, buffer, counters, progress, cpus, max_event_bytes, fdstore, inherited } = options;
+        let AcceptOptions { sockets, buffer, counters, progress, cpus, max_event_bytes, kept, inherited, sessions } =
+            options;
         let limit_bytes = buffer.largest_claim().saturating_sub(OVERHEAD_BYTES_MAX);
         if padded(max_event_bytes) > limit_bytes {
             return Err(StartError::MaxEvent { max_event_bytes, limit_bytes });
@@ -185,10 +188,10 @@ impl Accept {
             desks: cpus.iter().map(|_| desk()).collect::<io::Result<_>>()?,
             counters,
             max_event_bytes: AtomicUsize::new(max_event_bytes),
-            fdstore,
+            kept,
             sockets_are_passed: sockets.are_passed,
         });
-        let (stream, sessions) = (Arc::new(sockets.stream), Sessions::new());
+        let stream = Arc::new(sockets.stream);
         let mut datagram = Some(sockets.datagram);
         let workers = (0..cpus.len()).map(|index| -> Result<Worker, StartError> {
             let pulse = Arc::clone(&shared.desks[index].pulse);
@@ -292,8 +295,8 @@ impl Shared {
 
     /// Keeps a new connection for a successor, where that can be.
     fn keep(&self, socket: OwnedFd, identity: &Identity) -> Kept {
-        match &self.fdstore {
-            Some(fdstore) => fdstore.keep(socket, identity),
+        match &self.kept {
+            Some(kept) => kept.keep(socket, identity),
             None => Kept::not(socket),
         }
     }

@@ -13,11 +13,11 @@ use nix::sys::epoll::EpollFlags;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
-use super::fdstore::{Bookmark, Kept, Mark};
 use super::framed::{self, End, Line};
 use super::frames::{FrameSession, Greeting, greet};
 use super::intake::Intake;
-use super::layer::Closed;
+use super::kept::{Bookmark, Kept, Mark};
+use super::layer::{Closed, Nobody};
 use super::source::Peer;
 use super::text::Text;
 use crate::pipeline::record::{Cause, Transport};
@@ -61,7 +61,7 @@ pub(super) struct Connection {
     is_lingering: bool,
     /// It is in its writer's list of those that wait for the reader's progress.
     pub(super) is_listed: bool,
-    /// The last field, so that it is dropped last: a client that sees the end may open its session again at once.
+    /// The last field, so that it is dropped last, as [`Connection::close`] does.
     kept: Kept,
 }
 
@@ -106,7 +106,7 @@ impl Connection {
                 this.protocol = Protocol::Text(Text::default());
                 let slot = intake.layer.slot(&this.peer, Transport::Lines, 0, b"");
                 intake.layer.lose(slot, Cause::Abandoned, 0);
-                intake.layer.lay_down(&[], |_, _| ())?;
+                intake.layer.lay_down(&[], &mut Nobody)?;
                 Ok(Fate::Open)
             }
             // It had not said yet what it is. As a rule that is a client of the framed protocol, which comes again.
@@ -125,7 +125,10 @@ impl Connection {
 
     /// Ends it, for its peer as well.
     pub(super) fn close(self) {
-        self.kept.close();
+        let Self { protocol, kept, .. } = self;
+        // The session first: a client that sees the end may open it again at once.
+        drop(protocol);
+        kept.close();
     }
 
     /// Reads once, and lays down what came.
@@ -294,7 +297,7 @@ impl Connection {
         if malformed {
             let slot = intake.layer.slot(&self.peer, Transport::Frames, 0, b"");
             intake.layer.lose(slot, Cause::Malformed, 0);
-            intake.layer.lay_down(&[], |_, _| ())?;
+            intake.layer.lay_down(&[], &mut Nobody)?;
         }
         self.carry.clear();
         Ok(Fate::Close)

@@ -4,7 +4,7 @@
 //! joined. One thread. What can fail: its assertions.
 
 use super::intake::Intake;
-use super::layer::{Extra, Layer};
+use super::layer::{Extra, Layer, Nobody};
 use super::meaning::meaning;
 use super::source::Peer;
 use super::text::Text;
@@ -89,7 +89,7 @@ impl Tap {
             let range = meaning.text_start..meaning.text_start + meaning.text.len();
             intake.layer.add_with(slot, meaning.pri, range, extra, &intake.fields);
         }
-        intake.layer.lay_down(bytes, |_, _| ()).expect("the reader is there");
+        intake.layer.lay_down(bytes, &mut Nobody).expect("the reader is there");
         self.tapped()
     }
 

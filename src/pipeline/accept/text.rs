@@ -10,9 +10,9 @@ use std::ops::Range;
 
 use memchr::memchr;
 
-use super::fdstore::{Mark, Ongoing};
 use super::intake::Intake;
-use super::layer::{Closed, Extra};
+use super::kept::{Mark, Ongoing};
+use super::layer::{Closed, Extra, Nobody};
 use super::lines::{Cut, Until, cut, cut_at_end, cut_early};
 use super::meaning::{Meaning, meaning};
 use super::source::Peer;
@@ -51,7 +51,7 @@ impl Text {
         while !carry.is_empty() {
             if let Some(cut) = cut(carry, self.until(), max_bytes) {
                 self.add(carry, 0, &cut, peer, intake);
-                intake.layer.lay_down(carry, |_, _| ())?;
+                intake.layer.lay_down(carry, &mut Nobody)?;
                 carry.drain(..cut.next);
             } else if data.is_empty() {
                 return Ok(());
@@ -68,10 +68,10 @@ impl Text {
             self.add(data, at, &cut, peer, intake);
             at += cut.next;
             if intake.layer.is_full() {
-                intake.layer.lay_down(data, |_, _| ())?;
+                intake.layer.lay_down(data, &mut Nobody)?;
             }
         }
-        intake.layer.lay_down(data, |_, _| ())?;
+        intake.layer.lay_down(data, &mut Nobody)?;
         carry.extend_from_slice(&data[at..]);
         Ok(())
     }
@@ -80,7 +80,7 @@ impl Text {
     pub(super) fn end(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
         while let Some(cut) = cut_at_end(carry, self.until(), intake.max_event_bytes) {
             self.add(carry, 0, &cut, peer, intake);
-            intake.layer.lay_down(carry, |_, _| ())?;
+            intake.layer.lay_down(carry, &mut Nobody)?;
             carry.drain(..cut.next);
         }
         Ok(())
@@ -89,7 +89,7 @@ impl Text {
     /// Lays down what is carried as a piece, so that it takes no memory here.
     pub(super) fn shed(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
         self.add(carry, 0, &cut_early(carry, self.until()), peer, intake);
-        intake.layer.lay_down(carry, |_, _| ())?;
+        intake.layer.lay_down(carry, &mut Nobody)?;
         carry.clear();
         Ok(())
     }

@@ -21,8 +21,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::datagram::Datagrams;
-use super::fdstore::{Inherited, Kept};
 use super::intake::Intake;
+use super::kept::{Inherited, Kept};
 use super::layer::Closed;
 use super::listener::{Accepted, Listener};
 use super::peer;
@@ -242,7 +242,7 @@ impl Worker {
     /// need not hear of it; any other is kept for a successor before anything is read from it.
     fn receive_client(&mut self, socket: OwnedFd) -> Result<(), Closed> {
         let identity = peer::of_stream(&socket);
-        if self.shared.fdstore.is_none() || !has_said_all(&socket) {
+        if self.shared.kept.is_none() || !has_said_all(&socket) {
             let kept = self.shared.keep(socket, &identity);
             self.place(Newcomer { kept, identity });
             return Ok(());
@@ -389,6 +389,8 @@ impl Worker {
         if fate == Fate::Close {
             self.intake.carried_bytes -= connection.carried_bytes();
             if let Some(connection) = place.take() {
+                // By hand: an epoll set forgets a socket when its last holder closes it, and systemd may hold this one on.
+                let _ = self.epoll.delete(connection.socket());
                 connection.close();
             }
             self.freed.push(index);

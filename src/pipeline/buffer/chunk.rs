@@ -64,6 +64,11 @@ impl Word {
         Self((self.0 & !BUSY) + bytes as u64)
     }
 
+    /// Whether it is of this generation, as far as its 32 bits can tell.
+    pub(super) const fn is_of(self, generation: u64) -> bool {
+        self.0 >> GENERATION_SHIFT == generation & (u32::MAX as u64)
+    }
+
     /// How many bytes are published.
     pub(super) const fn bytes(self) -> usize {
         (self.0 & BYTES_MASK) as usize

@@ -1,13 +1,14 @@
 //! The memory of the double buffer: one mapping with a header, the chunks' words, and the bytes of both halves.
 //!
 //! ```text
-//! offset 0        header: magic, version, sizes; gate, turn and bell, each on cache lines of its own
+//! offset 0        header: magic, version, sizes; gate, turn, bell and persisted, each on cache lines of its own
 //!        4096     words: one a chunk, 128 bytes apart; the chunks of half 0, then those of half 1
 //!        aligned  bytes of half 0, then of half 1
 //! ```
-//! The layout is fixed and versioned and holds the whole state, so that a mapping of a shared file, handed to another
-//! process, says by itself what counts. Here it is anonymous. All of it is touched at the start, in huge units where
-//! the kernel gives them: a first touch later would cost an event 20 µs.
+//! The layout is fixed and versioned and holds the whole state, so that a mapping of a memfd says by itself what counts,
+//! also to a process that finds it after the death of the one that wrote it (`heritage.rs`). Without a memfd it is
+//! anonymous. All of it is touched at the start, in huge units where the kernel gives them: a first touch later would
+//! cost an event 20 µs.
 //!
 //! This is the buffer's only file with `unsafe`. Bytes are copied in through raw pointers; a reference exists only to
 //! bytes that nobody can write while it lives. The invariants that the notes cite are those of [`super`].
@@ -25,9 +26,13 @@ use crate::sync::atomic::AtomicU64;
 use crate::sync::{CacheLine, Futex};
 
 #[cfg(not(dbuf_loom))]
-use anonymous::Mapping;
+use mapped::Mapping;
+#[cfg(not(dbuf_loom))]
+pub(super) use mapped::{Place, Unusable};
 #[cfg(dbuf_loom)]
 use modelled::Mapping;
+#[cfg(dbuf_loom)]
+pub(super) use modelled::Place;
 
 const MAGIC: [u8; 8] = *b"dbufhalf";
 const VERSION: u32 = 1;
@@ -47,17 +52,18 @@ struct Header {
     gate: CacheLine<AtomicU64>,
     turn: CacheLine<Futex>,
     bell: CacheLine<Futex>,
+    persisted: CacheLine<AtomicU64>,
 }
 
 #[cfg(not(dbuf_loom))]
 const _: () = {
     assert!(size_of::<Header>() <= HEADER_BYTES && size_of::<CacheLine<AtomicU64>>() == 128);
     assert!(std::mem::offset_of!(Header, gate) == 128 && std::mem::offset_of!(Header, turn) == 256);
-    assert!(std::mem::offset_of!(Header, bell) == 384);
+    assert!(std::mem::offset_of!(Header, bell) == 384 && std::mem::offset_of!(Header, persisted) == 512);
 };
 
 impl Header {
-    fn new(chunk_bytes: usize, chunks: usize, gate: u64, turn: u32) -> Self {
+    fn new(chunk_bytes: usize, chunks: usize, gate: u64, generation: u64) -> Self {
         Self {
             magic: MAGIC,
             version: VERSION,
@@ -65,8 +71,9 @@ impl Header {
             chunk_bytes: chunk_bytes as u64,
             chunks: chunks as u64,
             gate: CacheLine(AtomicU64::new(gate)),
-            turn: CacheLine(Futex::new(turn)),
+            turn: CacheLine(Futex::new(generation as u32)),
             bell: CacheLine(Futex::new(0)),
+            persisted: CacheLine(AtomicU64::new(generation)),
         }
     }
 }
@@ -80,17 +87,34 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Two halves of `chunks` chunks. `word` gives the first value of a half's words.
+    /// Two halves of `chunks` chunks, with `generation` in front. `word` gives the first value of a half's words.
     pub(super) fn new(
-        chunk_bytes: usize,
-        chunks: usize,
-        gate: u64,
-        turn: u32,
+        (chunk_bytes, chunks): (usize, usize),
+        (gate, generation): (u64, u64),
         word: impl Fn(usize) -> u64,
+        place: Place<'_>,
     ) -> io::Result<Self> {
         let words = (0..2 * chunks).map(|index| CacheLine(AtomicU64::new(word(index / chunks))));
-        let mapping = Mapping::new(Header::new(chunk_bytes, chunks, gate, turn), words, 2 * chunks * chunk_bytes)?;
+        let header = Header::new(chunk_bytes, chunks, gate, generation);
+        let mapping = Mapping::new(header, words, 2 * chunks * chunk_bytes, place)?;
         Ok(Self { mapping, chunk_bytes, chunks })
+    }
+
+    /// What a process that is dead has left in a memfd. Gate and words are as it left them.
+    #[cfg(not(dbuf_loom))]
+    pub(super) fn of_predecessor(memory: std::os::fd::BorrowedFd<'_>) -> Result<Self, Unusable> {
+        let (mapping, chunk_bytes, chunks) = Mapping::of_predecessor(memory)?;
+        Ok(Self { mapping, chunk_bytes, chunks })
+    }
+
+    #[cfg(not(dbuf_loom))]
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        (self.chunk_bytes, self.chunks)
+    }
+
+    /// Every generation below this one is done with: in a file, or counted as lost.
+    pub(super) fn persisted(&self) -> &AtomicU64 {
+        &self.mapping.header().persisted.0
     }
 
     #[inline]
@@ -190,51 +214,61 @@ impl Window {
 }
 
 #[cfg(not(dbuf_loom))]
-mod anonymous {
-    use std::ffi::c_void;
+mod mapped {
     use std::io;
-    use std::ptr;
+    use std::os::fd::BorrowedFd;
 
-    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
-
-    use super::{AtomicU64, CacheLine, HEADER_BYTES, Header};
+    use super::super::chunk::SPAN_BYTES_MAX;
+    use super::super::gate::CHUNKS_MAX;
+    use super::{AtomicU64, CacheLine, HEADER_BYTES, Header, MAGIC, VERSION};
+    use crate::sys::mapping::{Mapping as Raw, fix_size, fixed_size};
 
     /// The halves start at a multiple of this many bytes.
     const ALIGN: usize = 4096;
 
-    /// An anonymous private mapping.
+    /// Where the memory comes from: a memfd that outlives the process, or nowhere in particular.
+    pub(in super::super) type Place<'a> = Option<BorrowedFd<'a>>;
+
+    /// Why the memory of a predecessor cannot be gone on with.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+    #[error("{0}")]
+    pub(in super::super) struct Unusable(pub(in super::super) &'static str);
+
+    /// A mapping with a header in it. A memfd is shared with nobody but systemd, which only keeps it.
     #[derive(Debug)]
     pub(super) struct Mapping {
-        pub(super) base: *mut c_void,
-        len: usize,
+        raw: Raw,
         words: usize,
         /// Where the bytes of the halves begin.
-        bytes: *mut u8,
+        bytes_at: usize,
     }
 
-    // SAFETY: the mapping is plain memory, owned by this value alone and not tied to the thread that made it.
-    unsafe impl Send for Mapping {}
-    // SAFETY: through a shared reference threads reach only atomics, and bytes under the module's invariants.
-    unsafe impl Sync for Mapping {}
+    /// Where the bytes of the halves begin, and how long all of it is.
+    fn extent(words: usize, bytes: usize) -> (usize, usize) {
+        let bytes_at = (HEADER_BYTES + words * size_of::<CacheLine<AtomicU64>>()).next_multiple_of(ALIGN);
+        (bytes_at, (bytes_at + bytes).next_multiple_of(ALIGN))
+    }
 
     impl Mapping {
         pub(super) fn new(
             header: Header,
             words: impl ExactSizeIterator<Item = CacheLine<AtomicU64>>,
             bytes: usize,
+            place: Place<'_>,
         ) -> io::Result<Self> {
-            let bytes_at = (HEADER_BYTES + words.len() * size_of::<CacheLine<AtomicU64>>()).next_multiple_of(ALIGN);
-            let len = (bytes_at + bytes).next_multiple_of(ALIGN);
-            // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists (mmap(2)).
-            let base =
-                unsafe { mmap_anonymous(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) }?;
-            // SAFETY: `bytes_at` is less than the mapping's length.
-            let bytes = unsafe { base.cast::<u8>().add(bytes_at) };
-            let mapping = Self { base, len, words: words.len(), bytes };
-            mapping.touch()?;
+            let (bytes_at, len) = extent(words.len(), bytes);
+            let raw = match place {
+                None => Raw::anonymous(len)?,
+                Some(memory) => {
+                    fix_size(memory, len)?;
+                    Raw::of_memory(memory, len)?
+                }
+            };
+            raw.populate()?;
+            let mapping = Self { raw, words: words.len(), bytes_at };
             // SAFETY: the header fits (asserted at compile time), the start of a mapping is aligned for it (mmap(2)),
             // and no other thread knows the mapping yet.
-            unsafe { base.cast::<Header>().write(header) };
+            unsafe { mapping.raw.base().cast::<Header>().write(header) };
             for (index, word) in words.enumerate() {
                 // SAFETY: the bytes of the halves begin behind the last word.
                 let to = unsafe { mapping.first_word().add(index) };
@@ -244,39 +278,53 @@ mod anonymous {
             Ok(mapping)
         }
 
-        /// Has the kernel provide all of the memory now.
-        fn touch(&self) -> io::Result<()> {
-            // SAFETY: advice on a mapping that is ours. Huge units are a wish: without them it works as well.
-            let _ = unsafe { madvise(self.base, self.len, Advice::LinuxHugepage) };
-            // SAFETY: as above; populating leaves the contents as they are (madvise(2)).
-            match unsafe { madvise(self.base, self.len, Advice::LinuxPopulateWrite) } {
-                // Kernels before 5.14 do not know this advice.
-                Err(rustix::io::Errno::INVAL) => {
-                    // SAFETY: the mapping is `len` bytes, writable, and not known to any other thread.
-                    unsafe { self.base.cast::<u8>().write_bytes(0, self.len) };
-                    Ok(())
-                }
-                result => Ok(result?),
+        /// Maps what a process that is dead has left. Gives the size of a chunk and their number, too.
+        pub(super) fn of_predecessor(memory: BorrowedFd<'_>) -> Result<(Self, usize, usize), Unusable> {
+            let file_bytes = fixed_size(memory).filter(|bytes| *bytes >= HEADER_BYTES);
+            let file_bytes = file_bytes.ok_or(Unusable("it is no buffer"))?;
+            let raw = Raw::of_memory(memory, file_bytes).map_err(|_| Unusable("it cannot be mapped"))?;
+            // Without words and halves, until the header is checked.
+            let mut mapping = Self { raw, words: 0, bytes_at: HEADER_BYTES };
+            let Header { magic, version, header_bytes, chunk_bytes, chunks, .. } = mapping.header();
+            if *magic != MAGIC || *header_bytes as usize != HEADER_BYTES {
+                return Err(Unusable("it is no buffer"));
             }
+            if *version != VERSION {
+                return Err(Unusable("it is of another version"));
+            }
+            let sane = |n: u64, max: usize| usize::try_from(n).ok().filter(|n| (1..=max).contains(n));
+            let sizes = sane(*chunk_bytes, SPAN_BYTES_MAX).zip(sane(*chunks, CHUNKS_MAX));
+            let Some((chunk_bytes, chunks)) = sizes else { return Err(Unusable("its sizes are out of bounds")) };
+            let (bytes_at, len) = extent(2 * chunks, 2 * chunks * chunk_bytes);
+            if len != file_bytes {
+                return Err(Unusable("its sizes do not fit it"));
+            }
+            (mapping.words, mapping.bytes_at) = (2 * chunks, bytes_at);
+            // The pages are there; what this process lacks is its way to them.
+            mapping.raw.populate().map_err(|_| Unusable("there is no memory for it"))?;
+            Ok((mapping, chunk_bytes, chunks))
         }
 
         #[inline]
         pub(super) fn header(&self) -> &Header {
-            // SAFETY: `new` has written the header there; it lives as long as the mapping, so as `self`; its plain
-            // fields are never written again and the others are atomics.
-            unsafe { &*self.base.cast::<Header>() }
+            // SAFETY: `new` has written the header there, in this process or in one that is dead (any bytes are a value of
+            // its fields); it lives as long as the mapping, so as `self`; its plain fields are never written again and the
+            // others are atomics.
+            unsafe { &*self.raw.base().cast::<Header>() }
         }
 
         #[inline]
         pub(super) fn words(&self) -> &[CacheLine<AtomicU64>] {
-            // SAFETY: `new` has written that many words there; they live as long as the mapping and are atomics.
+            // SAFETY: `new` has written that many words there, in this process or in one that is dead; they live as long as
+            // the mapping and are atomics.
             unsafe { std::slice::from_raw_parts(self.first_word(), self.words) }
         }
 
         /// Where the bytes of the halves begin.
         #[inline]
         pub(super) fn bytes(&self) -> *mut u8 {
-            self.bytes
+            // SAFETY: the halves lie in the mapping, behind the words.
+            unsafe { self.raw.base().add(self.bytes_at) }
         }
 
         /// A model would check here that nobody writes these bytes.
@@ -290,15 +338,7 @@ mod anonymous {
         #[inline]
         fn first_word(&self) -> *mut CacheLine<AtomicU64> {
             // SAFETY: the mapping is longer than its header.
-            unsafe { self.base.cast::<u8>().add(HEADER_BYTES).cast() }
-        }
-    }
-
-    impl Drop for Mapping {
-        fn drop(&mut self) {
-            // SAFETY: the mapping is ours, and every reference into it has borrowed `self`, so none is left.
-            let result = unsafe { munmap(self.base, self.len) };
-            debug_assert!(result.is_ok(), "munmap fails only for a range that is no mapping");
+            unsafe { self.raw.base().add(HEADER_BYTES).cast() }
         }
     }
 }
@@ -309,6 +349,9 @@ mod modelled {
     use std::io;
 
     use super::{AtomicU64, CacheLine, Header};
+
+    /// A model has no memory that outlives it.
+    pub(in super::super) type Place<'a> = Option<&'a ()>;
 
     /// The same parts on the heap, with a loom cell beside each byte.
     #[derive(Debug)]
@@ -330,6 +373,7 @@ mod modelled {
             header: Header,
             words: impl ExactSizeIterator<Item = CacheLine<AtomicU64>>,
             bytes: usize,
+            _place: Place<'_>,
         ) -> io::Result<Self> {
             let watches = (0..bytes).map(|_| loom::cell::UnsafeCell::new(())).collect();
             let bytes = (0..bytes).map(|_| UnsafeCell::new(0)).collect();
@@ -367,7 +411,7 @@ mod tests {
     use super::*;
 
     fn memory() -> Memory {
-        Memory::new(64, 4, 9, 8, |half| half as u64 + 1).unwrap()
+        Memory::new((64, 4), (9, 8), |half| half as u64 + 1, None).unwrap()
     }
 
     #[test]
@@ -376,7 +420,7 @@ mod tests {
         let header = memory.mapping.header();
         assert_eq!((header.magic, header.version, header.header_bytes), (*b"dbufhalf", 1, 4096));
         assert_eq!((header.chunk_bytes, header.chunks), (64, 4));
-        let base = memory.mapping.base as usize;
+        let base = std::ptr::from_ref(header) as usize;
         assert_eq!(std::ptr::from_ref(memory.word(memory.word_index(1, 3))) as usize - base, 4096 + 7 * 128);
     }
 

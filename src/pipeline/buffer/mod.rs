@@ -42,7 +42,8 @@
 //! 3. Bytes that are published do not change until their chunk is recycled.
 //! 4. Only the reader recycles, only in a swap, and only chunks of the back half that have lost BUSY: sealed ones, and ones
 //!    that nobody took. A batch borrows the reader, so none lives then.
-//! 5. The reader reads only bytes that the value returned by its seal has counted.
+//! 5. The reader reads only bytes that the value returned by its seal has counted; of a half that a dead process left, the
+//!    bytes that its words count, for which there is no writer any more.
 //! 6. A writer's chunks of one half, in ascending order, are in its order. An index that is given back and taken again
 //!    keeps this: the later writer takes later chunks.
 //!
@@ -63,13 +64,17 @@
 mod chunk;
 mod gate;
 mod half;
+#[cfg(not(dbuf_loom))]
+mod heritage;
 mod reader;
 mod wake;
 mod writer;
 
+#[cfg(not(dbuf_loom))]
+pub use heritage::{Heritage, Unreadable};
 pub use reader::{Batch, Reader, Reason, Run};
 pub use wake::Waker;
-pub use writer::{Claim, Refused, Sealed, Writer};
+pub use writer::{Claim, Refused, Sealed, Spot, Writer};
 
 use std::io;
 
@@ -77,7 +82,8 @@ use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, Edge, Mutex};
 use chunk::{SPAN_BYTES_MAX, Word};
 use gate::{CHUNKS_MAX, Gate, SPAN_CHUNKS_MAX, half_of};
-use half::Memory;
+use half::{Memory, Place};
+use reader::Left;
 
 /// The most writers that one buffer can have: their index and one more fit in eight bits of a chunk's word.
 pub const WRITERS_MAX: usize = 254;
@@ -174,6 +180,8 @@ struct Shared {
     claim_bytes_max: usize,
     /// As many chunks as wake a reader that lingers.
     half_full: usize,
+    /// The generation that was in front when this process began.
+    generation_first: u64,
     full_waits: AtomicU64,
     full_wait_us: AtomicU64,
     late_writers: AtomicU64,
@@ -187,6 +195,24 @@ impl DoubleBuffer {
     /// # Errors
     /// [`BuildError`] if the sizes do not fit together, or if there is no memory.
     pub fn new(options: &Options) -> Result<(Self, Reader), BuildError> {
+        Self::build(options, GENERATION_FIRST, None)
+    }
+
+    /// The same in `memory`, an empty memfd that allows seals, so that it outlives the process:
+    /// `DoubleBuffer::of_predecessor` goes on with it. Generations begin with `generation_first`, at least 1.
+    ///
+    /// # Errors
+    /// As [`DoubleBuffer::new`].
+    #[cfg(not(dbuf_loom))]
+    pub fn in_memory(
+        options: &Options,
+        generation_first: u64,
+        memory: impl std::os::fd::AsFd,
+    ) -> Result<(Self, Reader), BuildError> {
+        Self::build(options, generation_first.max(GENERATION_FIRST), Some(memory.as_fd()))
+    }
+
+    fn build(options: &Options, generation: u64, place: Place<'_>) -> Result<(Self, Reader), BuildError> {
         let &Options { capacity_bytes, chunk_bytes, writers_max } = options;
         if chunk_bytes == 0 || !chunk_bytes.is_multiple_of(CHUNK_ALIGN) || chunk_bytes > SPAN_BYTES_MAX {
             return Err(BuildError::Chunk(chunk_bytes));
@@ -198,23 +224,13 @@ impl DoubleBuffer {
         if !(1..=WRITERS_MAX).contains(&writers_max) {
             return Err(BuildError::Writers(writers_max));
         }
-        let span_chunks_max = chunks.min(SPAN_CHUNKS_MAX).min(SPAN_BYTES_MAX / chunk_bytes);
-        let front = half_of(GENERATION_FIRST);
+        let front = half_of(generation);
         // The back half looks like one of the generation before: recycled at the first swap.
-        let word = |half| Word::recycled(if half == front { GENERATION_FIRST } else { GENERATION_FIRST - 1 }).0;
-        let gate = Gate::opening(GENERATION_FIRST).0;
-        let shared = Arc::new(Shared {
-            memory: Memory::new(chunk_bytes, chunks, gate, GENERATION_FIRST as u32, word)?,
-            chunk_bytes,
-            chunks,
-            claim_bytes_max: span_chunks_max * chunk_bytes,
-            half_full: chunks / 2 + 1,
-            full_waits: AtomicU64::new(0),
-            full_wait_us: AtomicU64::new(0),
-            late_writers: AtomicU64::new(0),
-            writers: Mutex::new(vec![false; writers_max].into_boxed_slice()),
-        });
-        let reader = Reader::new(Arc::clone(&shared), GENERATION_FIRST);
+        let word = |half| Word::recycled(if half == front { generation } else { generation - 1 }).0;
+        let gate = Gate::opening(generation).0;
+        let memory = Memory::new((chunk_bytes, chunks), (gate, generation), word, place)?;
+        let shared = Arc::new(Shared::new(memory, (chunk_bytes, chunks), generation, writers_max));
+        let reader = Reader::new(Arc::clone(&shared), generation, Left::Nothing);
         Ok((Self { shared }, reader))
     }
 
@@ -240,11 +256,24 @@ impl DoubleBuffer {
         BufferStats {
             capacity_bytes: (shared.chunks * shared.chunk_bytes) as u64,
             front_bytes: shared.memory.words(gate.half())[..handed_out].iter().map(|word| bytes(&word.0)).sum(),
-            swaps: gate.generation() - GENERATION_FIRST,
+            swaps: gate.generation() - shared.generation_first,
             full_waits: shared.full_waits.load(Relaxed),
             full_wait_us: shared.full_wait_us.load(Relaxed),
             late_writers: shared.late_writers.load(Relaxed),
         }
+    }
+
+    /// Bytes of each half, and of a chunk.
+    #[must_use]
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.shared.chunks * self.shared.chunk_bytes, self.shared.chunk_bytes)
+    }
+
+    /// The generation that is in front now.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        // Relaxed: a look.
+        Gate(self.shared.memory.gate().load(Relaxed)).generation()
     }
 
     /// A handle that wakes the reader.
@@ -261,6 +290,22 @@ impl DoubleBuffer {
 }
 
 impl Shared {
+    fn new(memory: Memory, (chunk_bytes, chunks): (usize, usize), generation_first: u64, writers_max: usize) -> Self {
+        let span_chunks_max = chunks.min(SPAN_CHUNKS_MAX).min(SPAN_BYTES_MAX / chunk_bytes);
+        Self {
+            memory,
+            chunk_bytes,
+            chunks,
+            claim_bytes_max: span_chunks_max * chunk_bytes,
+            half_full: chunks / 2 + 1,
+            generation_first,
+            full_waits: AtomicU64::new(0),
+            full_wait_us: AtomicU64::new(0),
+            late_writers: AtomicU64::new(0),
+            writers: Mutex::new(vec![false; writers_max].into_boxed_slice()),
+        }
+    }
+
     fn give_back(&self, index: u8) {
         let mut writers = self.writers.lock().expect("no thread panics while it holds the writer indexes");
         writers[usize::from(index)] = false;

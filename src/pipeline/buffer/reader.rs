@@ -35,6 +35,19 @@ pub struct Reader {
     company_since: Option<Instant>,
     /// What the last seal counted; kept, so that a swap allocates nothing.
     pieces: Vec<Piece>,
+    left: Left,
+}
+
+/// What a predecessor left that [`Reader::inherited`] has not given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Nothing, or nothing more.
+    Nothing,
+    /// The half that was in front. Writers wait until it is swapped.
+    Front,
+    /// The other half, too: it was being persisted.
+    #[cfg_attr(dbuf_loom, allow(dead_code, reason = "a model has no predecessor"))]
+    Both,
 }
 
 /// What counts of one chunk or span.
@@ -46,9 +59,9 @@ struct Piece {
 }
 
 impl Reader {
-    pub(super) fn new(shared: Arc<Shared>, generation: u64) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, generation: u64, left: Left) -> Self {
         let pieces = Vec::with_capacity(shared.chunks);
-        Self { shared, generation, rest: 0, company_since: None, pieces }
+        Self { shared, generation, rest: 0, company_since: None, pieces, left }
     }
 
     /// Whether no writer has taken anything of the front half, so that a swap would bring nothing.
@@ -56,6 +69,43 @@ impl Reader {
     pub fn front_is_empty(&self) -> bool {
         // Relaxed: a look. Who has joined the writers has their takes visible by the join.
         Gate(self.shared.memory.gate().load(Relaxed)).count() == 0
+    }
+
+    /// What a predecessor left, a batch at a time, the oldest first; None when there is no more. To be asked, until it says
+    /// None, before the first swap. The first may be in a file already: the predecessor may have died just after the write.
+    pub fn inherited(&mut self) -> Option<Batch<'_>> {
+        match std::mem::replace(&mut self.left, Left::Nothing) {
+            Left::Nothing => None,
+            Left::Front => Some(self.swap()),
+            Left::Both => {
+                self.left = Left::Front;
+                let before = self.generation - 1;
+                self.pieces.clear();
+                for (chunk, word) in self.shared.memory.words(half_of(before)).iter().enumerate() {
+                    // Relaxed: the process that wrote it is dead. What counts of it is final (invariant 5).
+                    let word = Word(word.0.load(Relaxed));
+                    if let (true, Some(writer), bytes @ 1..) = (word.is_of(before), word.owner(), word.bytes()) {
+                        self.pieces.push(Piece { writer, chunk, bytes });
+                    }
+                }
+                self.pieces.sort_unstable();
+                Some(Batch { shared: &self.shared, generation: before, pieces: &self.pieces })
+            }
+        }
+    }
+
+    /// The generation that is in front.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Says that every generation up to this one is done with: in a file, or counted as lost. A successor does not look
+    /// at it then.
+    pub fn done_with(&self, generation: u64) {
+        // Relaxed: it is read by a successor, when this process is dead; the write to the file was a system call, which this
+        // cannot pass.
+        self.shared.memory.persisted().store(generation + 1, Relaxed);
     }
 
     /// Parks until there is a reason to look: something was published and `linger` has passed since the reader noticed
@@ -136,7 +186,7 @@ impl Reader {
     }
 
     /// Makes the back half ready to be the front of `generation`.
-    fn recycle(&self, generation: u64) {
+    pub(super) fn recycle(&self, generation: u64) {
         for word in self.shared.memory.words(half_of(generation)) {
             // Relaxed: whether BUSY is lost is asked of the word alone; the exchange below acquires what it means.
             if Word(word.0.load(Relaxed)).is_busy() {

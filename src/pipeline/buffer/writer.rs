@@ -331,12 +331,29 @@ impl Claim<'_> {
         self.filled += bytes.len();
     }
 
+    /// Where the bytes that were put will count from, for a note that outlives this process; see [`Spot`].
+    #[inline]
+    #[must_use]
+    pub fn spot(&self) -> Spot {
+        let Held { generation, word_index, left, .. } = &self.writer.held;
+        Spot { generation: *generation, word_index: *word_index, before_bytes: left.bytes() }
+    }
+
     /// Makes all that was put part of the front half, in one step. A claim of nothing is let go.
     ///
     /// # Errors
     /// [`Sealed`] if the reader has swapped since the claim: then nothing of it counts.
     #[inline]
     pub fn publish(self) -> Result<(), Sealed> {
+        self.publish_or(|| ())
+    }
+
+    /// As [`Claim::publish`]. Where it fails, `sealed` is called before the reader can use the chunk again.
+    ///
+    /// # Errors
+    /// As [`Claim::publish`].
+    #[inline]
+    pub fn publish_or(self, sealed: impl FnOnce()) -> Result<(), Sealed> {
         let len = self.len();
         if len == 0 {
             return Ok(());
@@ -348,6 +365,7 @@ impl Claim<'_> {
         // edge `publish`, releasing: the reader that seals the chunk and counts these bytes sees them. Relaxed would
         // let it read what was there before. edge `seal`, acquiring, where it fails: as in `Writer::claim_held`.
         if writer.word().compare_exchange(busy.0, published.0, PUBLISH.release(), SEAL.acquire()).is_err() {
+            sealed();
             writer.let_go();
             return Err(Sealed);
         }
@@ -357,6 +375,33 @@ impl Claim<'_> {
             writer.shared.ring();
         }
         Ok(())
+    }
+}
+
+/// Where a claim lies in the memory of the buffer. Noted before the publish, in memory that outlives the process, it lets
+/// a successor find out whether the process died before the publish or after it (`DoubleBuffer::was_published`). The note has
+/// to be taken back where the publish fails, before the chunk is let go: in [`Claim::publish_or`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot {
+    pub(super) generation: u64,
+    pub(super) word_index: usize,
+    /// Bytes of the chunk that count without the claim.
+    pub(super) before_bytes: usize,
+}
+
+impl Spot {
+    /// As two numbers, of which the first is never 0.
+    #[inline]
+    #[must_use]
+    pub fn to_words(self) -> [u64; 2] {
+        [self.generation, (self.word_index as u64) << 32 | self.before_bytes as u64]
+    }
+
+    /// From these numbers; None if the first is 0.
+    #[must_use]
+    pub fn from_words([generation, place]: [u64; 2]) -> Option<Self> {
+        let (word_index, before_bytes) = ((place >> 32) as usize, place as u32 as usize);
+        (generation != 0).then_some(Self { generation, word_index, before_bytes })
     }
 }
 

@@ -5,9 +5,12 @@
 //! What can fail: a record that cannot be decoded ends its chunk. That is a bug or broken memory, never input; what is
 //! behind it is counted and not written, for a file must hold nothing that its readers cannot walk.
 
+use std::collections::HashMap;
+
 use crate::pipeline::buffer::Batch;
 use crate::pipeline::histogram::Histogram;
-use crate::pipeline::record::{Kind, Record};
+use crate::pipeline::record::{Kind, Record, Source};
+use crate::pipeline::store::format::BatchHeader;
 
 /// The most events in pieces whose size is followed at once.
 const OPEN_PIECES_MAX: usize = 256;
@@ -139,4 +142,61 @@ impl<'a> Census<'a> {
     pub(super) fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
+
+    /// Whether it is the batch with this header. The generation alone could be that of a buffer of long ago; with counts
+    /// and times it is not.
+    pub(super) fn is_in(&self, header: &BatchHeader) -> bool {
+        (self.generation, self.events, self.payload_bytes, self.time_min_ns, self.time_max_ns)
+            == (
+                header.generation,
+                u64::from(header.events),
+                header.payload_bytes,
+                header.time_min_ns,
+                header.time_max_ns,
+            )
+    }
+
+    /// Walks all records once more, each with its source. For what is rare: a batch that is given up, or inherited.
+    pub(super) fn each(&self, f: &mut dyn FnMut(&Source<'_>, &Record<'_>)) {
+        for run in &self.runs {
+            let mut sources: HashMap<u32, Source<'_>> = HashMap::new();
+            for (record, _) in run.slices.iter().flat_map(|slice| records(slice)) {
+                if record.kind == Kind::Source {
+                    sources.insert(record.source, record.as_source().unwrap_or_default());
+                }
+                f(sources.entry(record.source).or_default(), &record);
+            }
+        }
+    }
+
+    /// How many events, and bytes of payload, there are of each source, run by run.
+    pub(super) fn by_producer(&self, f: &mut dyn FnMut(&Source<'_>, u64, u64)) {
+        for run in &self.runs {
+            let mut sums: HashMap<u32, (Source<'_>, u64, u64)> = HashMap::new();
+            for (record, _) in run.slices.iter().flat_map(|slice| records(slice)) {
+                let sum = sums.entry(record.source).or_default();
+                match record.kind {
+                    Kind::Source => sum.0 = record.as_source().unwrap_or_default(),
+                    Kind::Event => {
+                        sum.1 += u64::from(record.ends_event());
+                        sum.2 += record.payload().len() as u64;
+                    }
+                    Kind::Loss => {}
+                }
+            }
+            for (source, events, bytes) in sums.values() {
+                f(source, *events, *bytes);
+            }
+        }
+    }
+}
+
+/// The records of a slice that is whole, each with its bytes.
+pub(super) fn records(mut rest: &[u8]) -> impl Iterator<Item = (Record<'_>, &[u8])> {
+    std::iter::from_fn(move || {
+        let (record, bytes) = Record::decode(rest).ok()?;
+        let (this, behind) = rest.split_at(bytes);
+        rest = behind;
+        Some((record, this))
+    })
 }

@@ -4,8 +4,6 @@
 //! Enters: the census of a batch that is given up. Leaves: a run of source and loss records for the next batch.
 //! Reader thread. Nothing here can fail; memory is bounded by [`SOURCES_MAX`].
 
-use std::collections::HashMap;
-
 use super::census::Census;
 use crate::pipeline::counters::{Counters, Identity};
 use crate::pipeline::record::{self, Cause, Kind, Loss, Record, Source, Transport};
@@ -27,32 +25,19 @@ pub(super) struct Losses {
 impl Losses {
     /// Counts all events of `census` as lost, with their producers, and keeps the report. Returns how many events.
     pub(super) fn give_up(&mut self, census: &Census<'_>, cause: Cause, counters: &Counters) -> u64 {
-        for run in &census.runs {
-            let mut lost_by: HashMap<u32, (Source<'_>, u64)> = HashMap::new();
-            for slice in &run.slices {
-                let mut rest: &[u8] = slice;
-                while let Ok((record, bytes)) = Record::decode(rest) {
-                    let by = lost_by.entry(record.source).or_default();
-                    match record.kind {
-                        Kind::Source => by.0 = record.as_source().unwrap_or_default(),
-                        Kind::Event => {
-                            by.1 += u64::from(record.ends_event());
-                            self.add(&by.0, loss_of(&record, cause));
-                        }
-                        // Counted when it happened; only its report would be lost with the batch.
-                        Kind::Loss => {
-                            if let Ok(loss) = record.as_loss() {
-                                self.add(&by.0, loss);
-                            }
-                        }
-                    }
-                    rest = &rest[bytes..];
+        census.each(&mut |source, record| match record.kind {
+            Kind::Event => self.add(source, loss_of(record, cause)),
+            // Counted when it happened; only its report would be lost with the batch.
+            Kind::Loss => {
+                if let Ok(loss) = record.as_loss() {
+                    self.add(source, loss);
                 }
             }
-            for (source, lost) in lost_by.into_values() {
-                counters.producer(&Identity::of(&source)).lost.fetch_add(lost, Relaxed);
-            }
-        }
+            Kind::Source => {}
+        });
+        census.by_producer(&mut |source, events, _| {
+            counters.producer(&Identity::of(source)).lost.fetch_add(events, Relaxed);
+        });
         counters.reader.0.lost.add(cause, census.events);
         census.events
     }

@@ -1,6 +1,6 @@
 //! The reader: the one thread that swaps the halves of the double buffer and persists what the back half holds.
 //!
-//! Enters: sealed batches of the buffer, and commands of the control plane. Leaves: batches in segments, progress for
+//! Enters: sealed batches of the buffer, what a predecessor left in it, and commands of the control plane. Leaves: batches in segments, progress for
 //! producers that wait, and measurements. One blocking thread, `dbufd-reader`; it sleeps without a timeout while there
 //! is nothing to do. What can fail: the disk. Then the policy decides whether producers wait or events are counted as
 //! lost; the thread itself goes on.
@@ -8,7 +8,9 @@
 //! Invariants, cited by number:
 //! 1. A generation counts as persisted only when its batch is in the file or its events are counted as lost.
 //! 2. A batch is given up as a whole or persisted as a whole.
-//! 3. A sync that is asked for covers all that was published before it was asked.
+//! 3. A batch is persisted once, whatever process swapped it out: what a predecessor left is compared with the newest batch
+//!    in the files before it is written.
+//! 4. A sync that is asked for covers all that was published before it was asked.
 
 mod census;
 mod losses;
@@ -68,6 +70,10 @@ pub struct Options {
     pub reader: buffer::Reader,
     /// Wakes that reader.
     pub waker: buffer::Waker,
+    /// Buffers of predecessors that are not gone on with: persisted first, the oldest first.
+    pub old: Vec<Old>,
+    /// Whether a predecessor has left anything: then what it wrote may not be durable yet.
+    pub has_predecessor: bool,
     /// The disk under the segments.
     pub disk: Arc<dyn Disk>,
     /// The account.
@@ -78,6 +84,14 @@ pub struct Options {
     pub settings: Settings,
     /// The core to run on, if it is pinned.
     pub cpu: Option<usize>,
+}
+
+/// A buffer that a predecessor left and that this process does not go on with.
+pub struct Old {
+    /// Its reader.
+    pub reader: buffer::Reader,
+    /// Called when nothing in it is needed any more.
+    pub done: Box<dyn FnOnce() + Send>,
 }
 
 /// The reader could not start.
@@ -163,6 +177,9 @@ impl Drain {
             counters: options.counters,
             progress: options.progress,
             settings: options.settings,
+            old: options.old,
+            has_predecessor: options.has_predecessor,
+            newest: recovery.newest.clone(),
         });
         let cpu = options.cpu;
         let thread = thread::Builder::new()

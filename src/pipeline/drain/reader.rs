@@ -5,16 +5,17 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::census::{Census, Sizes};
+use super::census::{Census, Sizes, records};
 use super::losses::{Losses, READER_RUN};
 use super::syncs::Syncs;
-use super::{Command, Measured, Reply, Settings, Stopped};
+use super::{Command, Measured, Old, Reply, Settings, Stopped};
 use crate::config::settings::WhenFull;
 use crate::pipeline::buffer;
-use crate::pipeline::counters::Counters;
+use crate::pipeline::counters::{Counters, Identity};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::pulse::{Activity, Pulse};
-use crate::pipeline::record::{Cause, Kind, Loss, Record};
+use crate::pipeline::record::{Cause, Kind, Loss};
+use crate::pipeline::store::format::BatchHeader;
 use crate::pipeline::store::{BatchView, RunView, Store, WriteError};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Arc, Mutex, mpsc};
@@ -34,11 +35,18 @@ pub(super) struct Parts {
     pub(super) counters: Arc<Counters>,
     pub(super) progress: Arc<Progress>,
     pub(super) settings: Settings,
+    pub(super) old: Vec<Old>,
+    pub(super) has_predecessor: bool,
+    pub(super) newest: Option<BatchHeader>,
 }
 
 /// The thread's state.
 pub(super) struct ReaderThread {
     buffer: buffer::Reader,
+    old: Vec<Old>,
+    has_predecessor: bool,
+    /// The newest batch in the files when this process began.
+    newest: Option<BatchHeader>,
     keeper: Keeper,
 }
 
@@ -65,7 +73,20 @@ struct Keeper {
 
 impl ReaderThread {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { buffer, store, inbox, syncs, measured, pulse, counters, progress, settings } = parts;
+        let Parts {
+            buffer,
+            store,
+            inbox,
+            syncs,
+            measured,
+            pulse,
+            counters,
+            progress,
+            settings,
+            old,
+            has_predecessor,
+            newest,
+        } = parts;
         let keeper = Keeper {
             store,
             inbox,
@@ -82,28 +103,37 @@ impl ReaderThread {
             syncs_asked: Vec::new(),
             stop_by: None,
         };
-        Self { buffer, keeper }
+        Self { buffer, old, has_predecessor, newest, keeper }
     }
 
     pub(super) fn run(mut self) -> Stopped {
-        let keeper = &mut self.keeper;
+        let (keeper, newest) = (&mut self.keeper, self.newest.as_ref());
+        for Old { mut reader, done } in self.old {
+            keeper.persist_inherited(&mut reader, newest);
+            drop(reader);
+            done();
+        }
+        keeper.persist_inherited(&mut self.buffer, newest);
+        if self.has_predecessor {
+            keeper.make_inherited_durable(self.buffer.generation());
+        }
         while keeper.stop_by.is_none() {
             keeper.pulse.beat(Activity::Parked);
             let deadline = keeper.store.next_deadline();
             self.buffer.wait(keeper.settings.linger, deadline);
             keeper.pulse.beat(Activity::Running);
             keeper.take_commands();
-            // Taken before the swap, so that the swap covers what was published before the request (invariant 3).
+            // Taken before the swap, so that the swap covers what was published before the request (invariant 4).
             let sync_asked = keeper.progress.take_ask();
             if !self.buffer.front_is_empty() {
-                keeper.persist(&self.buffer.swap());
+                keeper.swap(&mut self.buffer);
             }
             keeper.store.rotate_if_due();
             keeper.answer(sync_asked);
         }
         // The writers have ended, so a swap brings all that they had still published, and nothing comes behind it.
         while !self.buffer.front_is_empty() {
-            keeper.persist(&self.buffer.swap());
+            keeper.swap(&mut self.buffer);
         }
         keeper.answer(false);
         self.keeper.end()
@@ -148,12 +178,61 @@ impl Keeper {
         }
     }
 
-    /// Writes a batch, or gives it up where the policy says so; waits for the disk otherwise.
-    fn persist(&mut self, batch: &buffer::Batch<'_>) {
+    /// Swaps, and persists what that brought.
+    fn swap(&mut self, buffer: &mut buffer::Reader) {
+        let batch = buffer.swap();
         let generation = batch.generation();
+        let census = self.census(&batch);
+        self.persist(&census);
+        buffer.done_with(generation);
+    }
+
+    /// Persists what a predecessor left, unless it had done so itself (invariant 3).
+    fn persist_inherited(&mut self, buffer: &mut buffer::Reader, newest: Option<&BatchHeader>) {
+        while let Some(batch) = buffer.inherited() {
+            let generation = batch.generation();
+            let census = self.census(&batch);
+            if !newest.is_some_and(|newest| census.is_in(newest)) {
+                let reader = &self.counters.reader.0;
+                reader.inherited_events.fetch_add(census.events, Relaxed);
+                reader.inherited_bytes.fetch_add(census.payload_bytes, Relaxed);
+                census.by_producer(&mut |source, events, bytes| {
+                    let producer = self.counters.producer(&Identity::of(source));
+                    producer.events.fetch_add(events, Relaxed);
+                    producer.bytes.fetch_add(bytes, Relaxed);
+                });
+                tracing::info!(events = census.events, "persists what the process before left in memory");
+                self.persist(&census);
+            }
+            buffer.done_with(generation);
+        }
+    }
+
+    /// Makes durable what predecessors wrote, so that clients can be told of what they sent to them.
+    fn make_inherited_durable(&mut self, first_generation: u64) {
+        self.progress.set_persisted(first_generation);
+        self.pulse.beat(Activity::Disk);
+        match self.store.sync_predecessors() {
+            Ok(()) => self.progress.set_durable(first_generation),
+            // A later sync says nothing about it. Who waits for it learns that it may be lost.
+            Err(error) => {
+                tracing::error!("what the process before wrote may not be durable: {error}");
+                self.progress.note_lost(first_generation - 1);
+            }
+        }
+        self.pulse.beat(Activity::Running);
+    }
+
+    fn census<'b>(&mut self, batch: &'b buffer::Batch<'_>) -> Census<'b> {
         let mut sizes = std::mem::take(&mut self.sizes);
         let census = Census::take(batch, self.settings.measure.then_some(&mut sizes));
         self.sizes = sizes;
+        census
+    }
+
+    /// Writes a batch, or gives it up where the policy says so; waits for the disk otherwise.
+    fn persist(&mut self, census: &Census<'_>) {
+        let generation = census.generation;
         if census.broken_bytes > 0 {
             tracing::error!(
                 bytes = census.broken_bytes,
@@ -163,9 +242,9 @@ impl Keeper {
             self.progress.note_lost(generation);
         }
         if !census.is_empty() {
-            while let Err(refusal) = self.append(&census) {
+            while let Err(refusal) = self.append(census) {
                 if let Some(cause) = self.give_up_cause(&refusal) {
-                    self.give_up(&census, cause, &refusal);
+                    self.give_up(census, cause, &refusal);
                     break;
                 }
                 self.wait_for_disk();
@@ -191,7 +270,7 @@ impl Keeper {
             .collect();
         let mut sources = census.sources.clone();
         if reporting {
-            sources.extend(source_records(report));
+            sources.extend(records(report).filter(|(record, _)| record.kind == Kind::Source).map(|(_, bytes)| bytes));
             runs.push(RunView { writer: READER_RUN, events: 0, slices: &report_slices });
         }
         let view = BatchView {
@@ -281,17 +360,6 @@ impl Keeper {
         }
         Stopped { error }
     }
-}
-
-/// The source records of a run that this thread made.
-fn source_records(mut run: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let (record, bytes) = Record::decode(run).ok()?;
-        let (this, rest) = run.split_at(bytes);
-        run = rest;
-        Some((record.kind, this))
-    })
-    .filter_map(|(kind, record)| (kind == Kind::Source).then_some(record))
 }
 
 fn now_ns() -> u64 {

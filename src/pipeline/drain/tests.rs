@@ -116,6 +116,8 @@ impl Rig {
         let options = Options {
             reader,
             waker: buffer.waker(),
+            old: Vec::new(),
+            has_predecessor: false,
             disk: Arc::new(disk),
             counters: Arc::clone(&counters),
             progress: Arc::clone(&progress),

@@ -27,7 +27,7 @@ use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 /// never stalls the reader thread on a flood of dirty memory.
 const WRITE_BACK_BYTES: u64 = 4 << 20;
 /// The most sealed files that are kept open because no sync has covered them.
-const UNSYNCED_MAX: usize = 64;
+pub(super) const UNSYNCED_MAX: usize = 64;
 /// How long a repair that failed waits for its next try: at first, and at most.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);

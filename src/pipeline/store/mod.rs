@@ -35,7 +35,8 @@ use crate::config::settings::{Storage, SyncPolicy, WhenFull};
 use crate::sync::{Arc, thread};
 use appender::{Active, Stream};
 pub use disk::{Disk, RealDisk};
-use ledger::{Lost, Mark, Shared};
+use format::BatchHeader;
+use ledger::{Lost, Mark, Shared, UNSYNCED_MAX};
 use lock::Lock;
 use retain::Limits;
 use status::Caller;
@@ -162,6 +163,8 @@ pub struct Recovery {
     pub events: u64,
     /// The sequence of the next event.
     pub next_sequence: u64,
+    /// The header of the newest batch, if there is one.
+    pub newest: Option<BatchHeader>,
     /// What a person should know, a line each.
     pub notes: Vec<String>,
 }
@@ -393,6 +396,29 @@ impl Store {
     /// that has succeeded.
     pub fn request_sync(&self, before_generation: u64) {
         self.shared.request(before_generation);
+    }
+
+    /// Makes durable what earlier lives have written: the newest segments, as many as can be without a sync.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn sync_predecessors(&self) -> io::Result<()> {
+        self.shared.status.begin(Caller::Reader);
+        let done = self.sync_newest();
+        self.shared.status.end(Caller::Reader);
+        done
+    }
+
+    fn sync_newest(&self) -> io::Result<()> {
+        let Stream { disk, directory, .. } = &self.shared.stream;
+        for (name, _) in disk::segments(&**disk, directory)?.iter().rev().take(UNSYNCED_MAX + 2) {
+            match disk.open(&name.in_directory(directory)).and_then(|file| file.sync()) {
+                // Retention was faster.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                result => result?,
+            }
+        }
+        disk.sync_directory(directory)
     }
 
     /// Takes new settings. The directory stays.

@@ -20,9 +20,9 @@ use std::path::Path;
 
 use super::Recovery;
 use super::disk::{self, Disk, DiskFile, ReadAt, write_all};
-use super::format::{Broken, SEGMENT_BYTES};
+use super::format::{BatchHeader, Broken, SEGMENT_BYTES};
 use super::name::{Name, REPAIR, State};
-use super::scan::segment::{OpenError, Segment};
+use super::scan::segment::{Batch, OpenError, Segment, Step};
 use crate::pipeline::record::HEAD_BYTES;
 use crate::sync::Arc;
 
@@ -42,7 +42,9 @@ pub(super) fn recover(disk: &dyn Disk, directory: &Path) -> io::Result<(Recovery
         }
     }
     work.newest(&found, stream_id);
-    work.recovery.segments = disk::segments(disk, directory)?.len();
+    let left = disk::segments(disk, directory)?;
+    work.recovery.segments = left.len();
+    work.recovery.newest = left.iter().rev().find_map(|(name, _)| work.last_batch(*name, stream_id));
     Ok((work.recovery, stream_id))
 }
 
@@ -194,6 +196,26 @@ impl Work<'_> {
                     self.beyond(name, bytes);
                     self.note(name, format_args!("{e}; it is left as it is"));
                 }
+            }
+        }
+    }
+
+    /// The header of the last batch of a segment; None if it has none that can be read.
+    fn last_batch(&self, name: Name, stream_id: Option<u128>) -> Option<BatchHeader> {
+        let (_, segment) = self.open(name, stream_id).ok()?;
+        let mut at = match &segment.footer {
+            Ok(footer) => footer.index.last()?.offset,
+            Err(_) => Segment::FIRST,
+        };
+        let (mut batch, mut last) = (Batch::default(), None);
+        loop {
+            match segment.step(at, &mut batch, &|_| false).ok()? {
+                Step::Batch => {
+                    at = batch.header.end();
+                    last = Some(batch.header.clone());
+                }
+                Step::Damage { next, .. } => at = next,
+                Step::End { .. } => return last,
             }
         }
     }

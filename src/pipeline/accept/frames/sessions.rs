@@ -1,4 +1,4 @@
-//! Where each session of the framed protocol stands, for as long as the daemon lives.
+//! Where each session of the framed protocol stands, also over the daemon's death where something outlives it.
 //!
 //! Enters: a HELLO takes a seat, the connection's end gives it back with what is known of its events. Leaves: the last
 //! accepted sequence, for the client that comes again. Any writer thread, under one lock that is taken at a
@@ -8,10 +8,15 @@
 //! connection to its end is told to try again; a WELCOME that overtook bytes still on their way would make it send
 //! them twice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::acks::Span;
+use super::book::{Book, Found};
+use crate::pipeline::buffer::Spot;
 use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::sys::fdstore::FdStore;
 
 /// The most sessions that are remembered.
 pub const SESSIONS_MAX: usize = 4096;
@@ -19,19 +24,45 @@ pub const SESSIONS_MAX: usize = 4096;
 /// The user and the session's id. A session belongs to a user, so that nobody can occupy or silence that of another.
 type Key = (u32, u128);
 
-/// All sessions of a daemon's life, up to [`SESSIONS_MAX`]: those that have been closed longest are forgotten first.
+/// The name, in the store, of the memory that says how far each session was published.
+pub const SESSIONS_NAME: &str = "sessions";
+
+/// All sessions, up to [`SESSIONS_MAX`]: those that have been closed longest are forgotten first.
 #[derive(Debug, Default)]
-pub struct Sessions(Mutex<Table>);
+pub struct Sessions {
+    table: Mutex<Table>,
+    /// For a successor.
+    book: Option<Book>,
+}
+
+/// What a predecessor left of its sessions, and what is needed to understand it.
+pub struct Predecessor<'a> {
+    /// What was kept as [`SESSIONS_NAME`].
+    pub memory: &'a OwnedFd,
+    /// Whether what was about to be published is; see `DoubleBuffer::was_published`.
+    pub was_published: &'a dyn Fn(Spot) -> bool,
+    /// The last generation that may hold events of these sessions.
+    pub generation: u64,
+}
 
 #[derive(Debug, Default)]
 struct Table {
     places: HashMap<Key, Place>,
     /// Counts closings, so that they have an order.
     closings: u64,
+    /// Rows of the book below this have been used; `free` are those of them that nobody has.
+    used: u32,
+    free: Vec<u32>,
 }
 
 #[derive(Debug)]
-enum Place {
+struct Place {
+    row: u32,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
     Open,
     Closed { closing: u64, standing: Standing },
 }
@@ -49,56 +80,95 @@ pub(super) struct Standing {
 #[derive(Debug)]
 pub(super) struct Seat {
     key: Key,
+    row: u32,
     sessions: Arc<Sessions>,
     /// What the table will remember.
     pub standing: Standing,
 }
 
 impl Sessions {
-    /// A table without sessions.
+    /// A table without sessions, which ends with the process.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// A table that `store` keeps for a successor, with the sessions of a predecessor.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn kept(store: &FdStore, predecessor: Option<&Predecessor<'_>>) -> io::Result<Arc<Self>> {
+        if let Some(&Predecessor { memory, was_published, generation }) = predecessor
+            && let Some((book, found)) = Book::of_predecessor(memory, was_published)
+        {
+            let mut table = Table::default();
+            for Found { row, uid, session, last } in found {
+                // Not known to be durable: the predecessor may have died before it was.
+                let pending =
+                    (last > 0).then_some(Span { generations: (generation, generation), sequences: (1, last) });
+                let state = State::Closed { closing: 0, standing: Standing { last, pending } };
+                table.places.insert((uid, session), Place { row, state });
+            }
+            let rows: HashSet<u32> = table.places.values().map(|place| place.row).collect();
+            table.used = rows.iter().max().map_or(0, |row| row + 1);
+            table.free = (0..table.used).filter(|row| !rows.contains(row)).collect();
+            return Ok(Arc::new(Self { table: Mutex::new(table), book: Some(book) }));
+        }
+        let (book, memory) = Book::new()?;
+        store.remove(SESSIONS_NAME);
+        if !store.put(SESSIONS_NAME, memory.as_fd()) {
+            tracing::warn!("systemd takes no descriptors; a successor will take again what clients send again");
+        }
+        Ok(Arc::new(Self { table: Mutex::default(), book: Some(book) }))
     }
 
     /// Opens the session `id` of user `uid`, and says where it stood if it was known. None if it is open already, or
     /// if all places are taken by open ones. The id 0 stands for no session: it is neither remembered nor refused.
     pub(super) fn sit(sessions: &Arc<Self>, uid: u32, id: u128) -> Option<(Seat, Option<Standing>)> {
         let key = (uid, id);
-        let known = if id == 0 { None } else { sessions.table().open(key)? };
-        let seat = Seat { key, sessions: Arc::clone(sessions), standing: known.unwrap_or_default() };
+        let (row, known) = if id == 0 { (0, None) } else { sessions.table().open(key, sessions.book.as_ref())? };
+        let seat = Seat { key, row, sessions: Arc::clone(sessions), standing: known.unwrap_or_default() };
         Some((seat, known))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().expect("no thread panics while it holds the sessions")
+        self.table.lock().expect("no thread panics while it holds the sessions")
     }
 }
 
 impl Table {
-    fn open(&mut self, key: Key) -> Option<Option<Standing>> {
-        let known = match self.places.get(&key) {
-            Some(Place::Open) => return None,
-            Some(Place::Closed { standing, .. }) => Some(*standing),
-            None => {
-                self.make_room()?;
-                None
-            }
-        };
-        self.places.insert(key, Place::Open);
-        Some(known)
+    fn open(&mut self, key: Key, book: Option<&Book>) -> Option<(u32, Option<Standing>)> {
+        if let Some(place) = self.places.get_mut(&key) {
+            let State::Closed { standing, .. } = place.state else { return None };
+            place.state = State::Open;
+            return Some((place.row, Some(standing)));
+        }
+        self.make_room(book)?;
+        let row = self.free.pop().unwrap_or_else(|| {
+            self.used += 1;
+            self.used - 1
+        });
+        if let Some(book) = book {
+            book.begin(row, key.0, key.1);
+        }
+        self.places.insert(key, Place { row, state: State::Open });
+        Some((row, None))
     }
 
-    fn make_room(&mut self) -> Option<()> {
+    fn make_room(&mut self, book: Option<&Book>) -> Option<()> {
         if self.places.len() < SESSIONS_MAX {
             return Some(());
         }
-        let closed = self.places.iter().filter_map(|(key, place)| match place {
-            Place::Open => None,
-            Place::Closed { closing, .. } => Some((*closing, *key)),
+        let closed = self.places.iter().filter_map(|(key, place)| match place.state {
+            State::Open => None,
+            State::Closed { closing, .. } => Some((closing, *key)),
         });
         let (_, oldest) = closed.min()?;
-        self.places.remove(&oldest);
+        let place = self.places.remove(&oldest)?;
+        if let Some(book) = book {
+            book.forget(place.row);
+        }
+        self.free.push(place.row);
         Some(())
     }
 }
@@ -107,6 +177,31 @@ impl Seat {
     /// The session's id; 0 if there is none.
     pub(super) fn id(&self) -> u128 {
         self.key.1
+    }
+
+    fn book(&self) -> Option<&Book> {
+        self.sessions.book.as_ref().filter(|_| self.key.1 != 0)
+    }
+
+    /// Events up to `last` are about to be published at `spot`.
+    pub(super) fn about_to(&self, spot: Spot, last: u64) {
+        if let Some(book) = self.book() {
+            book.about_to(self.row, spot, last);
+        }
+    }
+
+    /// That has failed.
+    pub(super) fn take_back(&self) {
+        if let Some(book) = self.book() {
+            book.take_back(self.row);
+        }
+    }
+
+    /// Everything up to `last` is published, or refused.
+    pub(super) fn settle(&self, last: u64) {
+        if let Some(book) = self.book() {
+            book.settle(self.row, last);
+        }
     }
 }
 
@@ -117,8 +212,10 @@ impl Drop for Seat {
         }
         let mut table = self.sessions.table();
         table.closings += 1;
-        let place = Place::Closed { closing: table.closings, standing: self.standing };
-        table.places.insert(self.key, place);
+        let closing = table.closings;
+        if let Some(place) = table.places.get_mut(&self.key) {
+            place.state = State::Closed { closing, standing: self.standing };
+        }
     }
 }
 

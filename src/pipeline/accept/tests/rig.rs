@@ -11,8 +11,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::pipeline::accept::fdstore::testing::Manager;
-use crate::pipeline::accept::fdstore::{FdStore, Inherited, Passed};
+use crate::pipeline::accept::frames::Sessions;
+use crate::pipeline::accept::kept::testing::Manager;
+use crate::pipeline::accept::kept::{Inherited, KeptConnections};
 use crate::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader, Waker};
 use crate::pipeline::counters::{Counters, Identity};
@@ -164,13 +165,12 @@ impl Rig {
 
     /// One life under a service manager, after the one that saw `before`.
     pub(super) fn under(manager: &mut Manager, plan: &Plan, before: Seen) -> Self {
-        let passed = Passed::sort(manager.hand_over());
-        let store = FdStore::open(Some(manager.notifier()), 16, passed).unwrap();
+        let store = Some(manager.successor(16));
         Self::start(plan, store, before)
     }
 
-    fn start(plan: &Plan, store: Option<(Arc<FdStore>, Vec<Inherited>)>, before: Seen) -> Self {
-        let (fdstore, inherited) = store.unzip();
+    fn start(plan: &Plan, store: Option<(Arc<KeptConnections>, Vec<Inherited>)>, before: Seen) -> Self {
+        let (kept, inherited) = store.unzip();
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("stream.sock")).unwrap();
         let datagram = UnixDatagram::bind(directory.path().join("dgram.sock")).unwrap();
@@ -194,8 +194,9 @@ impl Rig {
             progress: Arc::clone(&progress),
             cpus: vec![None; plan.writers],
             max_event_bytes: plan.max_event_bytes,
-            fdstore,
+            kept,
             inherited: inherited.unwrap_or_default(),
+            sessions: Sessions::new(),
         })
         .unwrap();
         let thread = {

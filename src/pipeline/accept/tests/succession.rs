@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::rig::{Plan, Rig, Seen};
 use super::{assert_ended, event, hello, is_durable, replies};
-use crate::pipeline::accept::fdstore::testing::Manager;
+use crate::pipeline::accept::kept::testing::Manager;
 use crate::sync::atomic::Ordering::Relaxed;
 use dbuf_client::wire::Level;
 
@@ -75,6 +75,24 @@ fn a_framed_connection_ends_with_its_daemon_so_that_its_client_asks_where_it_sta
     assert_eq!(manager.names(), ["bookmarks"]);
     assert_eq!(rig.stop().texts(), ["framed"]);
     assert_ended(&mut client);
+}
+
+#[test]
+fn a_connection_that_the_manager_still_holds_keeps_no_writer_awake() {
+    let mut manager = Manager::new();
+    let rig = Rig::under(&mut manager, &plan(), Seen::default());
+    let mut client = rig.connect();
+    client.write_all(b"bye\n").unwrap();
+    assert_eq!((rig.wait_for_events(1).len(), manager.names()), (1, vec!["bookmarks".to_owned(), "c0".to_owned()]));
+    drop(client);
+    rig.wait_until("it is closed", |counters| counters.writers.iter().all(|w| w.0.connections.load(Relaxed) == 0));
+    // The manager has not read that it is to let go.
+    let rounds = || rig.accept.as_ref().unwrap().pulses().iter().map(|pulse| pulse.look().rounds).sum::<u64>();
+    let before = rounds();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert!(rounds() - before < 10, "{} rounds for nothing", rounds() - before);
+    assert_eq!(manager.names(), ["bookmarks"]);
+    rig.stop();
 }
 
 #[test]

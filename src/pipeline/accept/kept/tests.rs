@@ -1,12 +1,11 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 
 use super::testing::Manager;
 use super::*;
 use crate::pipeline::accept::lines::Until;
 use crate::pipeline::record::Transport;
-use crate::sys::notify::Patience;
 
 fn identity(pid: u32) -> Identity {
     Identity { pid, uid: 7, gid: 8, comm: (*b"cat").into(), unit: (*b"a.service").into(), ..Identity::default() }
@@ -15,11 +14,6 @@ fn identity(pid: u32) -> Identity {
 fn ongoing(until: Until) -> Ongoing {
     let tag = (*b"app[").into();
     Ongoing { id: 1 << 50, until, pri: 11, transport: Transport::Syslog, claimed_pid: 9, tag }
-}
-
-/// A daemon's start, with what the manager kept of the one before.
-fn open(manager: &mut Manager, room: usize) -> (Arc<FdStore>, Vec<Inherited>) {
-    FdStore::open(Some(manager.notifier()), room, Passed::sort(manager.hand_over())).unwrap().unwrap()
 }
 
 fn pair() -> (UnixStream, OwnedFd) {
@@ -108,7 +102,7 @@ fn memory_that_a_long_line_took_is_given_back() {
 #[test]
 fn a_successor_gets_the_same_connections_and_what_their_peers_sent_meanwhile() {
     let mut manager = Manager::new();
-    let (store, none) = open(&mut manager, 10);
+    let (store, none) = manager.successor(10);
     assert!(none.is_empty());
     let (mut first, ours) = pair();
     let mut kept = store.keep(ours, &identity(1));
@@ -121,7 +115,7 @@ fn a_successor_gets_the_same_connections_and_what_their_peers_sent_meanwhile() {
     first.write_all(b" a line").unwrap();
     second.write_all(b"bye").unwrap();
     drop(second);
-    let (store, inherited) = open(&mut manager, 10);
+    let (store, inherited) = manager.successor(10);
     let marks: Vec<_> = inherited.iter().map(|one| (one.identity.pid, one.bookmark.clone())).collect();
     let half = Bookmark::Text { ongoing: None, carry: b"half".to_vec() };
     assert_eq!(marks, [(1, half), (2, Bookmark::LineStart)]);
@@ -138,7 +132,7 @@ fn a_successor_gets_the_same_connections_and_what_their_peers_sent_meanwhile() {
 #[test]
 fn a_place_is_given_away_again_only_after_it_was_given_back_however_busy_systemd_is() {
     let mut manager = Manager::new();
-    let (store, _) = open(&mut manager, 3);
+    let (store, _) = manager.successor(3);
     // More than the manager's queue holds while it does not read.
     for round in 0..400 {
         let (_client, ours) = pair();
@@ -149,18 +143,18 @@ fn a_place_is_given_away_again_only_after_it_was_given_back_however_busy_systemd
     assert!(last.is_kept());
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     // The manager itself asserts that no name is given away twice.
-    while manager.names() != ["bookmarks", "c0"] || !store.queue.is_empty() {
+    while manager.names() != ["bookmarks", "c0"] || !store.store.is_settled() {
         assert!(std::time::Instant::now() < deadline, "{:?}", manager.names());
         std::thread::yield_now();
     }
-    assert_eq!(open(&mut manager, 3).1[0].identity, identity(9));
+    assert_eq!(manager.successor(3).1[0].identity, identity(9));
     drop(client);
 }
 
 #[test]
 fn a_connection_beyond_the_room_is_served_and_counted_and_ends_with_its_process() {
     let mut manager = Manager::new();
-    let (store, _) = open(&mut manager, 2);
+    let (store, _) = manager.successor(2);
     let (_one, ours) = pair();
     let kept = store.keep(ours, &identity(1));
     let (mut two, ours) = pair();
@@ -169,41 +163,4 @@ fn a_connection_beyond_the_room_is_served_and_counted_and_ends_with_its_process(
     assert_eq!(manager.names(), ["bookmarks", "c0"]);
     drop(not);
     assert_eq!(two.read(&mut [0]).unwrap(), 0);
-}
-
-#[test]
-fn without_a_manager_or_room_there_is_no_store() {
-    assert!(FdStore::open(None, 10, Passed::default()).unwrap().is_none());
-    assert!(FdStore::open(Some(Manager::new().notifier()), 0, Passed::default()).unwrap().is_none());
-}
-
-#[test]
-fn what_another_version_kept_is_let_go_of() {
-    let mut manager = Manager::new();
-    let notifier = manager.notifier();
-    let (_client, ours) = pair();
-    for (name, descriptor) in [("c99999", ours), ("ring-5", tempfile::tempfile().unwrap().into())] {
-        notifier
-            .send(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), Some(descriptor.as_fd()), Patience::None)
-            .unwrap();
-    }
-    let (_store, inherited) = open(&mut manager, 10);
-    assert!(inherited.is_empty());
-    assert_eq!(manager.names(), ["bookmarks"]);
-}
-
-#[test]
-fn sockets_of_a_unit_are_told_from_what_the_store_kept() {
-    let dir = tempfile::tempdir().unwrap();
-    let listener = UnixListener::bind(dir.path().join("s")).unwrap();
-    let datagram = UnixDatagram::bind(dir.path().join("d")).unwrap();
-    let (_client, ours) = pair();
-    let passed = Passed::sort(vec![
-        (listener.into(), "c1".into()),
-        (datagram.into(), "ingest".into()),
-        (ours, "c1".into()),
-        (Bookmarks::new().unwrap().memory().try_clone_to_owned().unwrap(), "bookmarks".into()),
-    ]);
-    assert_eq!((passed.sockets.len(), passed.connections.len(), passed.bookmarks.is_some()), (2, 1, true));
-    assert!(passed.strange.is_empty());
 }

@@ -8,6 +8,9 @@ use std::os::unix::net::UnixDatagram;
 use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use super::{Inherited, KeptConnections, Left, place_of};
+use crate::sync::Arc;
+use crate::sys::fdstore::FdStore;
 use crate::sys::notify::Notifier;
 
 /// A manager, and what it keeps.
@@ -29,7 +32,7 @@ impl Manager {
     }
 
     /// The way to it.
-    pub(in crate::pipeline::accept) fn notifier(&self) -> Notifier {
+    fn notifier(&self) -> Notifier {
         Notifier::to(self.directory.path().join("notify").to_str().unwrap().as_bytes()).unwrap()
     }
 
@@ -70,9 +73,17 @@ impl Manager {
         names
     }
 
-    /// What a successor is given: copies, for the manager goes on keeping them; the latest first.
-    pub(in crate::pipeline::accept) fn hand_over(&mut self) -> Vec<(OwnedFd, String)> {
+    /// A successor's start: it is given copies, for the manager goes on keeping them; the latest first.
+    pub(in crate::pipeline::accept) fn successor(&mut self, room: usize) -> (Arc<KeptConnections>, Vec<Inherited>) {
         self.read_notes();
-        self.kept.iter().rev().map(|(name, kept)| (kept.try_clone().unwrap(), name.clone())).collect()
+        let mut left = Left::default();
+        for (name, kept) in self.kept.iter().rev() {
+            let copy = kept.try_clone().unwrap();
+            match place_of(name) {
+                Some(place) => left.connections.push((place, copy)),
+                None => left.bookmarks = Some(copy),
+            }
+        }
+        KeptConnections::open(Arc::new(FdStore::start(self.notifier()).unwrap()), room, left).unwrap()
     }
 }

@@ -1,0 +1,138 @@
+//! Memory by mmap(2): of the process alone, or of a memfd that outlives it.
+//!
+//! Enters: a length, and a memfd. Leaves: an address. Any thread; what is done with the bytes is the caller's business.
+//! What can fail: there is no memory, or the memfd could lose bytes under its mapping.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::ptr;
+
+use rustix::fs::{SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+
+const PAGE_BYTES: usize = 4096;
+
+/// A mapping, readable and writable. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Mapping {
+    base: *mut u8,
+    len: usize,
+}
+
+// SAFETY: the mapping is plain memory, owned by this value alone and not tied to the thread that made it. What goes on in
+// it is decided by whoever uses its address.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; a shared reference gives out the address and nothing else.
+unsafe impl Sync for Mapping {}
+
+/// Gives an empty memfd that allows seals its size, for good: a file that shrank under its mapping would kill the process
+/// that reads it.
+///
+/// # Errors
+/// What ftruncate(2) and fcntl(2) say.
+pub fn fix_size(memory: BorrowedFd<'_>, len: usize) -> io::Result<()> {
+    ftruncate(memory, len as u64)?;
+    Ok(fcntl_add_seals(memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?)
+}
+
+/// The size of a memfd that cannot shrink; None for anything else.
+#[must_use]
+pub fn fixed_size(memory: BorrowedFd<'_>) -> Option<usize> {
+    let seals = fcntl_get_seals(memory).ok()?;
+    let bytes = usize::try_from(fstat(memory).ok()?.st_size).ok()?;
+    seals.contains(SealFlags::SHRINK).then_some(bytes)
+}
+
+impl Mapping {
+    /// Memory of this process alone, zeroed.
+    ///
+    /// # Errors
+    /// What mmap(2) says.
+    pub fn anonymous(len: usize) -> io::Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists (mmap(2)).
+        let base = unsafe { mmap_anonymous(ptr::null_mut(), len, access, MapFlags::PRIVATE) }?;
+        Ok(Self { base: base.cast(), len })
+    }
+
+    /// The first `len` bytes of a memfd.
+    ///
+    /// # Errors
+    /// What mmap(2) says; `InvalidInput` if the memfd is shorter, or could become so.
+    pub fn of_memory(memory: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        if fixed_size(memory).is_none_or(|bytes| bytes < len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: as above. The file has that many bytes and cannot lose them: it is sealed against that.
+        let base = unsafe { mmap(ptr::null_mut(), len, access, MapFlags::SHARED, memory, 0) }?;
+        Ok(Self { base: base.cast(), len })
+    }
+
+    /// Where it begins: a multiple of the page's size.
+    #[inline]
+    #[must_use]
+    pub fn base(&self) -> *mut u8 {
+        self.base
+    }
+
+    /// Has the kernel provide all of the memory now, in huge units where it can. Contents stay as they are. To be called
+    /// before any other thread knows the mapping.
+    ///
+    /// # Errors
+    /// When there is not that much memory.
+    pub fn populate(&self) -> io::Result<()> {
+        // SAFETY: advice on a mapping that is ours. Huge units are a wish: without them it works as well.
+        let _ = unsafe { madvise(self.base.cast(), self.len, Advice::LinuxHugepage) };
+        // SAFETY: as above; populating leaves the contents as they are (madvise(2)).
+        match unsafe { madvise(self.base.cast(), self.len, Advice::LinuxPopulateWrite) } {
+            // Kernels before 5.14 do not know this advice.
+            Err(rustix::io::Errno::INVAL) => {
+                for page in (0..self.len).step_by(PAGE_BYTES) {
+                    // SAFETY: inside the mapping, which is `len` bytes.
+                    let byte = unsafe { self.base.add(page) };
+                    // SAFETY: as above, and not known to any other thread.
+                    let value = unsafe { byte.read_volatile() };
+                    // SAFETY: as above, and writable. It keeps its value.
+                    unsafe { byte.write_volatile(value) };
+                }
+                Ok(())
+            }
+            result => Ok(result?),
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and whoever uses its address has borrowed or owns this value.
+        let result = unsafe { munmap(self.base.cast(), self.len) };
+        debug_assert!(result.is_ok(), "munmap fails only for a range that is no mapping");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, memfd_create};
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn a_memfd_is_mapped_with_its_contents_and_only_if_it_cannot_shrink() {
+        let file = File::from(memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap());
+        file.set_len(8192).unwrap();
+        assert!(Mapping::of_memory(file.as_fd(), 8192).is_err());
+        fix_size(file.as_fd(), 8192).unwrap();
+        assert!(Mapping::of_memory(file.as_fd(), 8193).is_err());
+        file.write_all_at(b"kept", 4096).unwrap();
+        let mapping = Mapping::of_memory(file.as_fd(), 8192).unwrap();
+        mapping.populate().unwrap();
+        // SAFETY: inside the mapping, which nobody else uses.
+        let byte = unsafe { mapping.base().add(4096) };
+        // SAFETY: as above.
+        assert_eq!(unsafe { byte.read() }, b'k');
+        assert!(file.set_len(0).is_err());
+    }
+}

@@ -1,0 +1,98 @@
+//! `kill -9` at random moments, under load of every kind.
+//!
+//! `DBUFD_KILLS` says how often; 8 without it, which takes some seconds.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use dbuf_client::wire::Level;
+use dbuf_client::{Client, ClientOptions};
+
+use crate::load::Load;
+use crate::machine::Machine;
+use crate::support::{PATIENCE, wait_for};
+
+/// Clients of the framed protocol, as fast as they can.
+const FRAMED: u128 = 2;
+/// Connections that send lines, and the datagram sender, at a steady rate.
+const PLAIN: usize = 20;
+/// Frames that a client sends before it looks what the daemon says.
+const BURST: u64 = 200;
+
+/// A producer that numbers its events by its own sequence, and sends again what a daemon that died had not accepted.
+fn framed(socket: PathBuf, session: u128, stop: Arc<AtomicBool>) -> JoinHandle<u64> {
+    thread::spawn(move || {
+        let options = ClientOptions { name: "framed", session, ack: Level::Persisted };
+        loop {
+            // The daemon may be away, or still read the connection before this one.
+            let Ok(mut client) = Client::connect(&socket, &options) else {
+                thread::yield_now();
+                continue;
+            };
+            let mut send = || -> Result<u64, dbuf_client::Error> {
+                while !stop.load(Ordering::Relaxed) {
+                    for _ in 0..BURST {
+                        let text = format!("frame of {session} {}", client.sequence() + 1);
+                        client.send(6, b"", 0, text.as_bytes())?;
+                    }
+                    client.push()?;
+                }
+                client.sync(PATIENCE)?;
+                Ok(client.sequence())
+            };
+            if let Ok(sequence) = send() {
+                return sequence;
+            }
+        }
+    })
+}
+
+/// How often each client's sequence stands in the segments; every one must be there once.
+fn check_framed(texts: &[String], sent: &[u64]) {
+    let mut seen: HashMap<(u128, u64), u64> = HashMap::new();
+    for text in texts.iter().filter(|text| text.starts_with("frame of ")) {
+        let mut words = text.split(' ').skip(2).map(|word| word.parse::<u64>().expect("a frame is not bent"));
+        let key = (words.next().map_or(0, u128::from), words.next().unwrap_or(0));
+        *seen.entry(key).or_default() += 1;
+    }
+    for (session, &sent) in (1..).zip(sent) {
+        let missing: Vec<u64> = (1..=sent).filter(|n| !seen.contains_key(&(session, *n))).collect();
+        let twice: Vec<_> = (1..=sent).filter(|n| seen.get(&(session, *n)).is_some_and(|times| *times > 1)).collect();
+        assert!(missing.is_empty() && twice.is_empty(), "of {sent}: missing {missing:?}, twice {twice:?}");
+        assert!(sent > BURST, "something was sent");
+    }
+}
+
+#[test]
+fn kill_9_at_random_moments_loses_no_frame_and_stores_none_twice() {
+    let Some(machine) = Machine::boot() else { return };
+    machine.run(&["systemctl", "start", "dbufd"]);
+    let kills: u64 = std::env::var("DBUFD_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
+    let stop = Arc::new(AtomicBool::new(false));
+    let socket = machine.path("/run/dbufd/stream.sock");
+    let clients: Vec<_> = (1..=FRAMED).map(|session| framed(socket.clone(), session, Arc::clone(&stop))).collect();
+    let lines = Load::start(&machine, PLAIN);
+    for kill in 0..kills {
+        // Somewhere between two swaps: the pauses differ, and nothing depends on them.
+        thread::sleep(Duration::from_micros(150_000 + kill * 7_919_000 % 100_000));
+        let before = machine.property("NRestarts");
+        machine.run(&["systemctl", "kill", "--signal=KILL", "--kill-whom=main", "dbufd"]);
+        wait_for("the next life", || (machine.property("NRestarts") != before).then_some(()));
+        machine.wait_for_property("ActiveState", "active");
+    }
+    stop.store(true, Ordering::Relaxed);
+    let sent: Vec<u64> = clients.into_iter().map(|client| client.join().expect("a client ends")).collect();
+    let lines = lines.stop();
+    let missing: usize = lines.missing(&machine).iter().map(Vec::len).sum();
+    check_framed(&machine.settled_texts(), &sent);
+    println!(
+        "{kills} kills: {} frames, {} lines, {missing} lines lost",
+        sent.iter().sum::<u64>(),
+        lines.lines.iter().sum::<u64>()
+    );
+    assert!(missing as u64 <= kills * 64, "{missing} lines are more than what writers were reading");
+}

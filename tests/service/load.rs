@@ -1,0 +1,116 @@
+//! Senders at a steady rate, in threads of the test, and what became of what they sent.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::machine::Machine;
+use crate::support::wait_for;
+
+/// Connections that one thread serves.
+const CONNECTIONS_A_THREAD: usize = 16;
+/// Between two lines of a connection.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Connections that each send numbered lines, one every [`PAUSE`].
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<u64>>,
+    connections: usize,
+}
+
+/// What was sent: so many lines on each connection.
+pub(crate) struct Sent {
+    pub(crate) lines: Vec<u64>,
+}
+
+impl Load {
+    /// Connects and begins. That a connection breaks is a failure, which [`Load::stop`] tells.
+    pub(crate) fn start(machine: &Machine, connections: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let streams: Vec<(usize, UnixStream)> = (0..connections).map(|index| (index, machine.stream())).collect();
+        let mut threads = Vec::new();
+        let mut rest = streams.into_iter().peekable();
+        while rest.peek().is_some() {
+            let mut own: Vec<_> = rest.by_ref().take(CONNECTIONS_A_THREAD).collect();
+            let stop = Arc::clone(&stop);
+            threads.push(thread::spawn(move || {
+                let mut number = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    for (index, stream) in &mut own {
+                        let line = line(*index, number) + "\n";
+                        stream.write_all(line.as_bytes()).unwrap_or_else(|e| panic!("connection {index}: {e}"));
+                    }
+                    number += 1;
+                    thread::sleep(PAUSE);
+                }
+                number
+            }));
+        }
+        Self { stop, threads, connections }
+    }
+
+    /// Stops sending and gives what was sent.
+    pub(crate) fn stop(self) -> Sent {
+        self.stop.store(true, Ordering::Relaxed);
+        let counts: Vec<u64> = self.threads.into_iter().map(|t| t.join().expect("no connection breaks")).collect();
+        Sent { lines: (0..self.connections).map(|index| counts[index / CONNECTIONS_A_THREAD]).collect() }
+    }
+}
+
+impl Sent {
+    /// The numbers that are missing, by connection, when all that was sent has been taken. No line is bent, twice there
+    /// or out of order, which is asserted.
+    pub(crate) fn missing(&self, machine: &Machine) -> Vec<Vec<u64>> {
+        let texts = machine.settled_texts();
+        let mut next = vec![0; self.lines.len()];
+        let mut missing = vec![Vec::new(); self.lines.len()];
+        for text in texts.iter().filter(|text| text.starts_with("line of ")) {
+            let words: Vec<&str> = text.split(' ').collect();
+            let (Some(Ok(index)), Some(Ok(number))) =
+                (words.get(2).map(|w| w.parse()), words.get(3).map(|w| w.parse()))
+            else {
+                panic!("a bent line: {text}")
+            };
+            let index: usize = index;
+            assert_eq!(text, &line(index, number), "a bent line");
+            assert!(number >= next[index], "connection {index}: {number} comes again, or late");
+            missing[index].extend(next[index]..number);
+            next[index] = number + 1;
+        }
+        for (index, &sent) in self.lines.iter().enumerate() {
+            missing[index].extend(next[index]..sent);
+        }
+        missing
+    }
+
+    /// Asserts that all is there.
+    pub(crate) fn is_there(&self, machine: &Machine) {
+        let missing = self.missing(machine);
+        assert!(missing.iter().all(Vec::is_empty), "of {:?} lines, missing: {missing:?}", self.lines);
+        assert!(self.lines.iter().all(|&lines| lines > 0), "something was sent");
+    }
+}
+
+fn line(index: usize, number: u64) -> String {
+    format!("line of {index} {number} with {} more", number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40)
+}
+
+impl Machine {
+    /// The text of each event, when the senders' connections have been read to their end and all is durable.
+    pub(crate) fn settled_texts(&self) -> Vec<String> {
+        wait_for("the end of each connection", || {
+            let stats = self.try_stats()?;
+            let writers = stats["writers"].as_array()?;
+            writers.iter().all(|writer| writer["connections"] == 0).then_some(())
+        });
+        self.run(&["dbufctl", "sync"]);
+        let output = self.exec(&["dbufctl", "cat", "-o", "cat"]);
+        // 3 says that there were losses, which is for the test to judge.
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    }
+}

@@ -1,0 +1,16 @@
+//! dbufd as a service: the units, on a systemd of the test's own.
+//!
+//! Each test boots the machine's systemd in namespaces (`tests/systemd/box`), puts both programs and everything in
+//! `systemd/` where a package would, and goes by what systemd, the journal and dbufctl say. Where that cannot work, one
+//! line says why and the tests are skipped.
+
+mod activation;
+mod configuration;
+mod identity;
+mod journal;
+mod kills;
+mod load;
+mod machine;
+#[path = "../support/mod.rs"]
+mod support;
+mod units;
