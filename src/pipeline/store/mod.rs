@@ -394,8 +394,9 @@ impl Store {
 
     /// Asks for a sync of all that was appended. [`Options::on_durable`] is called with at least `before_generation` when
     /// that has succeeded.
-    pub fn request_sync(&self, before_generation: u64) {
-        self.shared.request(before_generation);
+    /// So many `askers` wait for it: the syncer may wait for as many as there were last time, for some part of a sync.
+    pub fn request_sync(&self, before_generation: u64, askers: usize) {
+        self.shared.request(before_generation, askers);
     }
 
     /// Makes durable what earlier lives have written: the newest segments, as many as can be without a sync.

@@ -63,8 +63,9 @@ fn sync(shared: &Shared, tracked: &Tracked) -> bool {
     let start = Instant::now();
     match guarded(shared, || shared.stream.make_durable(&*tracked.file, tracked.entry_durable)) {
         Ok(()) => {
-            let events = shared.synced(tracked);
-            shared.tell(events, start.elapsed(), Lost::default());
+            let took = start.elapsed();
+            let events = shared.synced(tracked, took);
+            shared.tell(events, took, Lost::default());
             true
         }
         Err(e) => {

@@ -170,7 +170,7 @@ impl World {
             Act::Rotate => self.with(|store| drop(store.rotate())),
             Act::Ask => {
                 let before = self.facts.lock().unwrap().tried + 1;
-                self.with(|store| store.request_sync(before));
+                self.with(|store| store.request_sync(before, 1));
             }
             Act::Job => drop(self.job()),
             Act::Jobs => drop((0..200).take_while(|_| self.job()).count()),
