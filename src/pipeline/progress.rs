@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{CacheLine, Mutex};
 
 /// The most lost generations that are remembered for acknowledgements.
@@ -33,7 +33,7 @@ pub mod want {
 pub struct Progress {
     persisted_before: CacheLine<AtomicU64>,
     durable_before: CacheLine<AtomicU64>,
-    hurry: AtomicBool,
+    asked: AtomicU32,
     losses: AtomicU64,
     lost_generations: Mutex<Vec<u64>>,
     writers: Box<[CacheLine<Waiter>]>,
@@ -58,7 +58,7 @@ impl Progress {
         Ok(Self {
             persisted_before: CacheLine(AtomicU64::new(0)),
             durable_before: CacheLine(AtomicU64::new(0)),
-            hurry: AtomicBool::new(false),
+            asked: AtomicU32::new(0),
             losses: AtomicU64::new(0),
             lost_generations: Mutex::new(Vec::new()),
             writers: (0..writers).map(|_| waiter()).collect::<io::Result<_>>()?,
@@ -142,13 +142,13 @@ impl Progress {
     /// Asks that what is published now be swapped and synced at once. The caller rings the reader afterwards.
     pub fn ask_sync(&self) {
         // Relaxed: the reader's bell, rung next, carries it (edge `bell` of the buffer).
-        self.hurry.store(true, Ordering::Relaxed);
+        self.asked.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The reader takes the request of [`Progress::ask_sync`].
-    pub fn take_ask(&self) -> bool {
+    /// The reader takes the requests of [`Progress::ask_sync`], and learns how many there were.
+    pub fn take_ask(&self) -> u32 {
         // Relaxed: as above. A request that comes just after is seen at its own ring.
-        self.hurry.swap(false, Ordering::Relaxed)
+        self.asked.swap(0, Ordering::Relaxed)
     }
 
     fn wake(&self, kind: u32) {

@@ -136,7 +136,7 @@ impl ReaderThread {
         while !self.buffer.front_is_empty() {
             keeper.swap(&mut self.buffer);
         }
-        keeper.answer(false);
+        keeper.answer(0);
         self.keeper.end()
     }
 }
@@ -161,21 +161,22 @@ impl Keeper {
     }
 
     /// Does what was asked for, now that all that was published before is in the file.
-    fn answer(&mut self, sync_asked: bool) {
+    fn answer(&mut self, sync_asked: u32) {
         for reply in std::mem::take(&mut self.rotates) {
             self.pulse.beat(Activity::Disk);
             let done = self.store.rotate();
             self.pulse.beat(Activity::Running);
             reply(done.map_err(|e| format!("cannot rotate: {e}")));
         }
-        if !sync_asked && self.syncs_asked.is_empty() {
+        let askers = sync_asked as usize + self.syncs_asked.len();
+        if askers == 0 {
             return;
         }
         for reply in std::mem::take(&mut self.syncs_asked) {
             self.syncs.wait(self.appended_before, reply);
         }
         if self.progress.durable_before() < self.appended_before {
-            self.store.request_sync(self.appended_before);
+            self.store.request_sync(self.appended_before, askers);
         }
     }
 

@@ -11,6 +11,9 @@
 //! 3. What counts as durable is a prefix: the first batch that is not durable yet, in whatever file, ends it.
 //! 4. While all is durable, the syncer sleeps without a deadline.
 
+mod company;
+mod jobs;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -22,6 +25,7 @@ use super::retain::Limits;
 use super::status::Status;
 use crate::config::settings::{Storage, SyncPolicy};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
+use company::Company;
 
 /// Write-back is started each time a file has grown by this much, so that a sync finds little left to do, and the kernel
 /// never stalls the reader thread on a flood of dirty memory.
@@ -105,6 +109,7 @@ struct Ledger {
     persisted_before: u64,
     told_before: u64,
     requested: Option<u64>,
+    company: Company,
     retain_due: bool,
     retry: Duration,
     retry_at: Option<Instant>,
@@ -162,6 +167,7 @@ impl Shared {
             persisted_before: 0,
             told_before: 0,
             requested: None,
+            company: Company::default(),
             retain_due: true,
             retry: RETRY_MIN,
             retry_at: None,
@@ -278,11 +284,16 @@ impl Shared {
         self.lock().files.retain(|tracked| tracked.id != id);
     }
 
-    /// Asks for a sync now of all that was appended.
-    pub(super) fn request(&self, before_generation: u64) {
+    /// So many ask for a sync now of all that was appended.
+    pub(super) fn request(&self, before_generation: u64, askers: usize) {
         let mut ledger = self.lock();
-        ledger.requested = ledger.requested.max(Some(before_generation));
-        self.work.notify_one();
+        let prior = ledger.requested;
+        ledger.requested = prior.max(Some(before_generation));
+        ledger.company.ask(askers);
+        // A syncer that waits for company already is woken by the time, or when all are there.
+        if prior.is_none() || ledger.company.put_off(Instant::now()).is_none() {
+            self.work.notify_one();
+        }
     }
 
     /// Other settings.
@@ -314,9 +325,18 @@ impl Shared {
         job
     }
 
-    /// A sync has succeeded. Returns the events that have become durable by it.
-    pub(super) fn synced(&self, done: &Tracked) -> u64 {
+    /// The next job without waiting for one, and with what was put off done now: for tests, which have no time to lose.
+    #[cfg(test)]
+    pub(super) fn job_now(&self) -> Job {
         let mut ledger = self.lock();
+        (ledger.retry_at, ledger.company) = (None, Company::default());
+        ledger.next_job(Instant::now())
+    }
+
+    /// A sync has succeeded. Returns the events that have become durable by it.
+    pub(super) fn synced(&self, done: &Tracked, took: Duration) -> u64 {
+        let mut ledger = self.lock();
+        ledger.company.done(Instant::now(), took);
         let events = ledger.synced(done);
         ledger.files.retain(|file| file.id != done.id || file.phase != Phase::Unsynced);
         events
@@ -400,92 +420,5 @@ pub(super) struct Lost {
 impl Ledger {
     fn file(&mut self, id: u64) -> Option<&mut Tracked> {
         self.files.iter_mut().find(|tracked| tracked.id == id)
-    }
-
-    fn next_job(&mut self, now: Instant) -> Job {
-        if self.stop == Stop::Now {
-            return Job::End;
-        }
-        let may_retry = self.retry_at.is_none_or(|at| at <= now);
-        let broken = |tracked: &&Tracked| tracked.phase == Phase::Broken && !tracked.writing;
-        if may_retry && let Some(tracked) = self.files.iter().find(broken) {
-            return Job::Repair(tracked.clone());
-        }
-        if let Some(tracked) = self.files.iter_mut().find(|tracked| tracked.phase == Phase::Closed) {
-            tracked.dirty_after = None;
-            return Job::Finish(tracked.clone());
-        }
-        if let Some(job) = self.sync_job(now) {
-            return job;
-        }
-        if std::mem::take(&mut self.retain_due) {
-            return Job::Retain(self.storage.clone());
-        }
-        if self.stop == Stop::Done {
-            return Job::End;
-        }
-        self.wait(now)
-    }
-
-    /// The sync that is due, or the write-back that goes before it.
-    fn sync_job(&mut self, now: Instant) -> Option<Job> {
-        let unsynced = self.files.iter().filter(|tracked| tracked.phase == Phase::Unsynced).count();
-        let requested = self.requested.is_some();
-        let policy = self.storage.sync;
-        let can = |tracked: &&mut Tracked| match tracked.phase {
-            Phase::Growing => {
-                tracked.dirty.is_some() && (requested || sync_at(tracked, policy).is_some_and(|at| at <= now))
-            }
-            Phase::Unsynced => requested || unsynced > UNSYNCED_MAX,
-            Phase::Closed | Phase::Broken => false,
-        };
-        if let Some(tracked) = self.files.iter_mut().find(can) {
-            tracked.dirty_after = None;
-            return Some(Job::Sync(tracked.clone()));
-        }
-        if self.requested.is_some() && self.files.iter().all(|tracked| tracked.dirty.is_none()) {
-            return Some(Job::Answer);
-        }
-        let growing = self.files.back_mut().filter(|tracked| tracked.phase == Phase::Growing)?;
-        let bytes = growing.end.offset - growing.written_back;
-        if bytes < WRITE_BACK_BYTES || !matches!(self.storage.sync, SyncPolicy::Interval(_)) {
-            return None;
-        }
-        let from = std::mem::replace(&mut growing.written_back, growing.end.offset);
-        Some(Job::WriteBack(Arc::clone(&growing.file), from, bytes))
-    }
-
-    fn wait(&self, now: Instant) -> Job {
-        let until = |tracked: &Tracked| match tracked.phase {
-            Phase::Growing => sync_at(tracked, self.storage.sync),
-            Phase::Broken if !tracked.writing => self.retry_at,
-            _ => None,
-        };
-        let until = self.files.iter().filter_map(until).min();
-        Job::Wait(until.map(|until| until.saturating_duration_since(now)))
-    }
-
-    /// Takes a sync that succeeded into account. Returns the events that have become durable.
-    fn synced(&mut self, done: &Tracked) -> u64 {
-        let Some(tracked) = self.file(done.id) else { return 0 };
-        // The reader thread may have synced beyond in the meantime.
-        let events = done.end.events.saturating_sub(tracked.durable.events);
-        if done.end.offset > tracked.durable.offset {
-            tracked.durable = done.end;
-        }
-        tracked.dirty = tracked.dirty_after.take();
-        tracked.entry_durable = true;
-        events
-    }
-}
-
-/// When the settings want a file synced.
-fn sync_at(tracked: &Tracked, policy: SyncPolicy) -> Option<Instant> {
-    let since = tracked.dirty?.since;
-    match policy {
-        SyncPolicy::Interval(interval) => since.checked_add(interval),
-        // Left over from before the settings changed: now.
-        SyncPolicy::Batch => Some(since),
-        SyncPolicy::Never => None,
     }
 }

@@ -9,6 +9,8 @@ pub mod disk;
 #[cfg(test)]
 mod faulty;
 pub mod footer;
+#[cfg(test)]
+pub(crate) mod forgetful;
 pub mod format;
 #[cfg(test)]
 mod format_tests;
@@ -196,6 +198,17 @@ impl Store {
     /// # Errors
     /// [`OpenError`] if the directory cannot be used or another daemon uses it; never because of what is in it.
     pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
+        let (mut store, recovery) = Self::open_without_syncer(options, disk)?;
+        let syncer = thread::Builder::new().name("dbufd-syncer".into()).spawn({
+            let shared = Arc::clone(&store.shared);
+            move || syncer::run(&shared)
+        });
+        store.syncer = Some(syncer.map_err(OpenError::Thread)?);
+        Ok((store, recovery))
+    }
+
+    /// A store whose syncer's jobs are done when [`Store::work`] is called, so that a test decides what comes when.
+    fn open_without_syncer(options: Options, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
         let Options { storage, on_durable } = options;
         let directory = storage.directory.clone();
         let name = || directory.display().to_string();
@@ -218,13 +231,8 @@ impl Store {
         // The new segment's name says which sequence is next, before retention may take those that said so. Without room
         // for it the first batch tries again.
         let active = Active::create(&shared, recovery.next_sequence).ok();
-        let syncer = thread::Builder::new().name("dbufd-syncer".into()).spawn({
-            let shared = Arc::clone(&shared);
-            move || syncer::run(&shared)
-        });
-        let syncer = Some(syncer.map_err(OpenError::Thread)?);
         let next_sequence = recovery.next_sequence;
-        let store = Self { shared, syncer, storage, limits, active, next_sequence, unsynced: None, _lock: lock };
+        let store = Self { shared, syncer: None, storage, limits, active, next_sequence, unsynced: None, _lock: lock };
         Ok((store, recovery))
     }
 
@@ -386,8 +394,9 @@ impl Store {
 
     /// Asks for a sync of all that was appended. [`Options::on_durable`] is called with at least `before_generation` when
     /// that has succeeded.
-    pub fn request_sync(&self, before_generation: u64) {
-        self.shared.request(before_generation);
+    /// So many `askers` wait for it: the syncer may wait for as many as there were last time, for some part of a sync.
+    pub fn request_sync(&self, before_generation: u64, askers: usize) {
+        self.shared.request(before_generation, askers);
     }
 
     /// Makes durable what earlier lives have written: the newest segments, as many as can be without a sync.
@@ -448,8 +457,9 @@ impl Store {
 
     fn end(&mut self, once_done: bool) {
         self.shared.stop(once_done);
-        if let Some(syncer) = self.syncer.take() {
-            syncer.join().expect("the syncer does not panic");
+        match self.syncer.take() {
+            Some(syncer) => syncer.join().expect("the syncer does not panic"),
+            None => syncer::run(&self.shared),
         }
     }
 }

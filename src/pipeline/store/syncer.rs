@@ -22,28 +22,32 @@ const LOST_NAMED_MAX: usize = 4096;
 
 /// The thread.
 pub(super) fn run(shared: &Shared) {
-    loop {
-        match shared.next_job() {
-            Job::Repair(tracked) => repair(shared, &tracked),
-            Job::Finish(tracked) => finish(shared, &tracked),
-            Job::Sync(tracked) => {
-                sync(shared, &tracked);
-            }
-            Job::WriteBack(file, from, bytes) => {
-                // Only a hint: what is wrong shows when it is synced.
-                let _ = guarded(shared, || file.start_write_back(from, bytes));
-            }
-            Job::Retain(storage) => {
-                let done = guarded(shared, || retain::retain(&*shared.stream.disk, &storage, &shared.status));
-                if let Err(e) = done {
-                    shared.status.note(format!("cannot delete old segments: {e}"));
-                }
-            }
-            Job::Answer => shared.tell(0, Duration::ZERO, Lost::default()),
-            Job::Wait(_) => {}
-            Job::End => return,
+    while perform(shared, shared.next_job()) {}
+}
+
+/// Does a job. Returns whether there may be more.
+pub(super) fn perform(shared: &Shared, job: Job) -> bool {
+    match job {
+        Job::Repair(tracked) => repair(shared, &tracked),
+        Job::Finish(tracked) => finish(shared, &tracked),
+        Job::Sync(tracked) => {
+            sync(shared, &tracked);
         }
+        Job::WriteBack(file, from, bytes) => {
+            // Only a hint: what is wrong shows when it is synced.
+            let _ = guarded(shared, || file.start_write_back(from, bytes));
+        }
+        Job::Retain(storage) => {
+            let done = guarded(shared, || retain::retain(&*shared.stream.disk, &storage, &shared.status));
+            if let Err(e) = done {
+                shared.status.note(format!("cannot delete old segments: {e}"));
+            }
+        }
+        Job::Answer => shared.tell(0, Duration::ZERO, Lost::default()),
+        Job::Wait(_) => {}
+        Job::End => return false,
     }
+    true
 }
 
 /// A call to the disk whose length is watched.
@@ -59,8 +63,9 @@ fn sync(shared: &Shared, tracked: &Tracked) -> bool {
     let start = Instant::now();
     match guarded(shared, || shared.stream.make_durable(&*tracked.file, tracked.entry_durable)) {
         Ok(()) => {
-            let events = shared.synced(tracked);
-            shared.tell(events, start.elapsed(), Lost::default());
+            let took = start.elapsed();
+            let events = shared.synced(tracked, took);
+            shared.tell(events, took, Lost::default());
             true
         }
         Err(e) => {

@@ -1,5 +1,9 @@
 //! The store as the reader thread sees it: on a good disk, on a bad one, and after a crash at any step.
 
+mod crash;
+mod power;
+mod world;
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -285,10 +289,10 @@ fn a_sync_is_done_when_it_is_asked_for_whatever_the_policy() {
         store.rotate().unwrap();
         append(&mut store, &batch(2)).unwrap();
         // Generation 3 was empty.
-        store.request_sync(4);
+        store.request_sync(4, 1);
         let told = bench.told.wait_for(4);
         assert_eq!(told.iter().map(|durable| durable.events).sum::<u64>(), 6, "{sync:?}");
-        store.request_sync(5);
+        store.request_sync(5, 1);
         bench.told.wait_for(5);
     }
 }
@@ -333,11 +337,11 @@ fn after_a_failed_sync_each_batch_is_in_the_files_once_and_becomes_durable() {
             for generation in 1..=24 {
                 append_at_last(&mut store, &batch(generation));
                 if generation % 5 == 0 {
-                    store.request_sync(generation + 1);
+                    store.request_sync(generation + 1, 1);
                 }
                 follow(&mut follower, &mut followed);
             }
-            store.request_sync(25);
+            store.request_sync(25, 1);
             let told = bench.told.wait_for(25);
             assert_eq!(told.iter().map(|durable| durable.lost_events).sum::<u64>(), 0);
             assert_eq!(told.iter().map(|durable| durable.events).sum::<u64>(), 72, "sync {number}, {sync:?}");
@@ -366,13 +370,13 @@ fn what_a_failed_sync_has_forgotten_is_counted_as_lost_and_its_sequences_are_not
     let bench = Bench::new(SyncPolicy::Interval(Duration::from_secs(3600)));
     let (mut store, _) = bench.open();
     append(&mut store, &batch(1)).unwrap();
-    store.request_sync(2);
+    store.request_sync(2, 1);
     bench.told.wait_for(2);
     bench.disk.faults().forgets = true;
     bench.disk.faults().fail_syncs = vec![2];
     append(&mut store, &batch(2)).unwrap();
     append(&mut store, &batch(3)).unwrap();
-    store.request_sync(4);
+    store.request_sync(4, 1);
     let lost = bench.told.wait_for(4).pop().unwrap();
     assert_eq!((lost.events, lost.lost_events, lost.lost_generations), (0, 6, vec![2, 3]));
     assert_eq!(store.status().snapshot().state, Condition::Ok);
@@ -435,7 +439,7 @@ fn a_repair_that_fails_is_tried_again_until_it_succeeds() {
     bench.disk.faults().fail_syncs = vec![1];
     let writes = bench.disk.faults().writes;
     bench.disk.faults().fail_write = Some((writes + 1, Errno::ENOSPC));
-    store.request_sync(2);
+    store.request_sync(2, 1);
     let told = bench.told.wait_for(2);
     assert_eq!(told.last().unwrap().events, 3);
     store.close().unwrap();
@@ -570,13 +574,13 @@ fn a_crash_after_any_step_of_a_repair_loses_nothing_that_was_written() {
     let copies = directory();
     let (mut store, _) = bench.open();
     append(&mut store, &batch(1)).unwrap();
-    store.request_sync(2);
+    store.request_sync(2, 1);
     bench.told.wait_for(2);
     append(&mut store, &batch(2)).unwrap();
     append(&mut store, &batch(3)).unwrap();
     bench.disk.keep_copies(bench.path(), copies.path());
     bench.disk.faults().fail_syncs = vec![2];
-    store.request_sync(4);
+    store.request_sync(4, 1);
     bench.told.wait_for(4);
     store.close().unwrap();
     assert!(assert_recovers_from_each_step(copies.path(), 3) > 5);

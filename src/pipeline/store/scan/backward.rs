@@ -116,7 +116,11 @@ impl Backward {
                 Ok(Step::Batch) if wanted.batch(&self.batch.header) => {
                     self.batch(segment, path, bound, wanted, each)?
                 }
-                Ok(Step::Batch) => self.seen = Some(self.batch.header.first_sequence),
+                Ok(Step::Batch) if self.batch.header.first_sequence < bound => {
+                    self.seen = Some(self.batch.header.first_sequence);
+                }
+                // What is beyond the bound is in the next file, and was looked at there.
+                Ok(Step::Batch) => {}
                 Ok(Step::Damage { damage, sequences, .. }) => self.note_damage(path, damage, sequences, bound),
                 // It was cut since.
                 Ok(Step::End { .. }) => {}

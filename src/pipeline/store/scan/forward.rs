@@ -117,7 +117,7 @@ impl Forward {
                     at = self.batch.header.end();
                     if wanted.batch(&self.batch.header) {
                         self.batch(segment, path, each)?;
-                    } else {
+                    } else if self.batch.header.first_sequence < self.bound {
                         // Looked at, and not wanted.
                         self.seen = self.seen.max(self.batch.header.next_sequence());
                         self.contiguous = true;
@@ -142,7 +142,11 @@ impl Forward {
     /// Whether damage that cost these sequences is worth telling: not if they were given out from elsewhere.
     fn is_news(&mut self, sequences: Option<(u64, u64)>) -> bool {
         let Some((first, next)) = sequences else { return true };
-        let news = next > self.seen && first < self.bound;
+        if first >= self.bound {
+            // They are in the next file, whole.
+            return false;
+        }
+        let news = next > self.seen;
         self.seen = self.seen.max(next);
         news
     }

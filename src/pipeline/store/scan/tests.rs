@@ -403,3 +403,35 @@ fn a_payload_that_looks_like_a_batch_is_not_taken_for_one() {
     assert_eq!(all.len(), 3, "{all:?}");
     assert!(all[1].starts_with("damage"), "{all:?}");
 }
+
+/// A torn file that was not cut yet, and the segment into which its last batches were written again.
+#[test]
+fn what_a_torn_file_has_beyond_its_end_hides_nothing_of_the_next_file() {
+    let (whole, both) = (directory(), directory());
+    let mut store = open(whole.path());
+    (1..=3).for_each(|generation| append(&mut store, &three(generation)));
+    store.close().unwrap();
+    fs::write(both.path().join("00000000000000000004.active"), []).unwrap();
+    let mut store = open(both.path());
+    (2..=3).for_each(|generation| append(&mut store, &three(generation)));
+    store.close().unwrap();
+    let mut torn = fs::read(&paths(whole.path())[0]).unwrap();
+    let all = read(whole.path());
+    for damaged in [false, true] {
+        if damaged {
+            // In the records of the second batch.
+            let at = torn.windows(300).position(|bytes| bytes == [b'b'; 300]).unwrap();
+            let at = at + 300 + torn[at + 300..].windows(300).position(|bytes| bytes == [b'b'; 300]).unwrap();
+            torn[at] = b'x';
+        }
+        fs::write(both.path().join("00000000000000000001.torn"), &torn).unwrap();
+        let listed = Directory::open(both.path()).unwrap();
+        let until = |until_ns| Wanted { until_ns, ..Wanted::default() };
+        for (wanted, count) in [(until(None), 9), (until(Some(2500)), 6), (until(Some(1500)), 3)] {
+            assert_eq!(forward(&listed, &wanted), all[..count], "forward, damaged: {damaged}");
+            let mut back = backward(&listed, &wanted);
+            back.reverse();
+            assert_eq!(back, all[..count], "backward, damaged: {damaged}");
+        }
+    }
+}

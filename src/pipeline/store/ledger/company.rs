@@ -1,0 +1,90 @@
+//! Who waits for a sync, and whether it is worth waiting for more of them.
+//!
+//! Enters: how many ask, and when a sync begins and ends. Leaves: until when the next one is put off. Nothing can fail.
+//!
+//! Producers that wait for a sync before they go on come back soon after it. A sync that began at once with the first of
+//! them would make the others wait for all of it and for all of the next: they would fall into two parties, each of which
+//! waits for the other's sync, too. So the next sync waits until as many ask as did around the last one, but not for
+//! long: those who do not come back cost the others that once, since then fewer are expected. One who is alone never
+//! waits. The kernel's journal does the same for the same reason (jbd2, `max_batch_time`).
+
+use std::time::{Duration, Instant};
+
+/// The longest that a sync is put off, whatever the last one took.
+const PUT_OFF_MAX: Duration = Duration::from_millis(1);
+
+/// Who waits.
+#[derive(Debug, Default)]
+pub(super) struct Company {
+    waiting: usize,
+    /// Whom the sync that is under way covers.
+    covered: usize,
+    expected: usize,
+    until: Option<Instant>,
+}
+
+impl Company {
+    /// So many more ask.
+    pub(super) fn ask(&mut self, askers: usize) {
+        self.waiting += askers;
+    }
+
+    /// A sync begins; it covers all who have asked.
+    pub(super) fn begin(&mut self) {
+        self.covered += std::mem::take(&mut self.waiting);
+    }
+
+    /// It is done.
+    pub(super) fn done(&mut self, now: Instant, took: Duration) {
+        self.expected = std::mem::take(&mut self.covered) + self.waiting;
+        self.until = Some(now + (took / 2).min(PUT_OFF_MAX));
+    }
+
+    /// Until when the next one is put off.
+    pub(super) fn put_off(&self, now: Instant) -> Option<Instant> {
+        self.until.filter(|until| self.waiting < self.expected && now < *until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOOK: Duration = Duration::from_micros(400);
+
+    #[test]
+    fn one_who_asks_alone_never_waits_for_company() {
+        let (mut company, now) = (Company::default(), Instant::now());
+        for _ in 0..3 {
+            company.ask(1);
+            assert_eq!(company.put_off(now), None);
+            company.begin();
+            company.done(now, TOOK);
+        }
+    }
+
+    #[test]
+    fn two_parties_become_one_and_who_stays_away_is_waited_for_once() {
+        let (mut company, now) = (Company::default(), Instant::now());
+        company.ask(4);
+        company.begin();
+        company.ask(4);
+        company.done(now, TOOK);
+        assert_eq!(company.put_off(now), Some(now + TOOK / 2), "for the first four, who will be back");
+        company.ask(4);
+        assert_eq!(company.put_off(now), None, "all are there");
+        company.begin();
+        company.done(now, TOOK);
+        company.ask(3);
+        assert!(company.put_off(now).is_some());
+        assert_eq!(company.put_off(now + TOOK / 2), None, "not for long");
+        company.begin();
+        company.done(now, TOOK);
+        company.ask(3);
+        assert_eq!(company.put_off(now), None, "five have stayed away");
+        company.begin();
+        company.done(now, TOOK * 100);
+        company.ask(1);
+        assert_eq!(company.put_off(now), Some(now + PUT_OFF_MAX));
+    }
+}

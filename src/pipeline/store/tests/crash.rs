@@ -1,0 +1,125 @@
+//! The process is killed at each point of a history, and again at each point of the recovery.
+
+use std::collections::BTreeMap;
+
+use super::super::forgetful::{Call, ForgetfulDisk, Kind, Operation, Verdict, Watch};
+use super::world::{Act, End, Judge, Moment, Plan, World, reopen};
+use super::*;
+
+/// Appends, rotation by size and by request, a sync that fails and its repair, retention.
+pub(super) const HISTORY: &[Act] = &[
+    Act::Append,
+    Act::Append,
+    Act::Ask,
+    Act::Jobs,
+    Act::Append,
+    Act::Append,
+    Act::Append,
+    Act::Job,
+    Act::Append,
+    Act::Wrong(Operation::Sync, Verdict::Fail(Errno::EIO)),
+    Act::Ask,
+    Act::Jobs,
+    Act::Append,
+    Act::Rotate,
+    Act::Append,
+    Act::Jobs,
+    Act::Wrong(Operation::Write, Verdict::Fail(Errno::ENOSPC)),
+    Act::Append,
+    Act::Wrong(Operation::Write, Verdict::Fail(Errno::EIO)),
+    Act::Append,
+    Act::Retain(9000),
+    Act::Jobs,
+    Act::Append,
+    Act::Ask,
+    Act::Jobs,
+    Act::Append,
+];
+
+fn plans() -> impl Iterator<Item = Plan> {
+    POLICIES
+        .into_iter()
+        .flat_map(|sync| [None, Some(90)].map(|short_bytes| Plan { sync: Some(sync), short_bytes, ..Plan::default() }))
+}
+
+#[test]
+fn a_kill_at_any_point_of_a_history_loses_nothing_that_was_appended() {
+    let mut judge = Judge::new();
+    let mut points = BTreeMap::new();
+    for plan in plans() {
+        let world = World::new(&plan);
+        world.play(HISTORY);
+        for moment in world.finish() {
+            *points.entry((moment.call.operation, moment.call.kind)).or_insert(0) += 1;
+            if let Err(e) = judge.check(&moment, End::Killed) {
+                panic!("killed before {:?} with {:?}: {e}; {:?}", moment.call, plan.sync, moment.facts);
+            }
+        }
+    }
+    // The history goes by every kind of point that there is.
+    for point in POINTS {
+        assert!(points.contains_key(point), "{point:?} is not among {points:?}");
+    }
+}
+
+/// The points: just before each of these calls, which is just after the one before it.
+const POINTS: &[(Operation, Kind)] = &[
+    (Operation::Create, Kind::Active),
+    (Operation::Write, Kind::Active),
+    (Operation::Allocate, Kind::Active),
+    (Operation::Truncate, Kind::Active),
+    (Operation::Sync, Kind::Active),
+    (Operation::SyncDirectory, Kind::Directory),
+    (Operation::Rename, Kind::Sealed),
+    (Operation::Remove, Kind::Sealed),
+    (Operation::Rename, Kind::Torn),
+    (Operation::Create, Kind::Repair),
+    (Operation::Write, Kind::Repair),
+    (Operation::Sync, Kind::Repair),
+    (Operation::Truncate, Kind::Torn),
+];
+
+/// Keeps the moments of a recovery.
+struct Recovering {
+    disk: ForgetfulDisk,
+    before: Moment,
+    moments: Mutex<Vec<Moment>>,
+}
+
+impl Watch for Recovering {
+    fn before(&self, call: &Call) -> Verdict {
+        if call.operation.changes() {
+            let moment = Moment { call: *call, kernel: self.disk.kernel(), ..self.before.clone() };
+            self.moments.lock().unwrap().push(moment);
+        }
+        Verdict::Go
+    }
+}
+
+/// The moments of the recovery after a crash at `moment`.
+pub(super) fn recovery_of(moment: &Moment, home: &Path) -> Vec<Moment> {
+    let disk = ForgetfulDisk::of(moment.kernel.clone());
+    let watch = Recovering { disk: disk.clone(), before: moment.clone(), moments: Mutex::default() };
+    let watch = Arc::new(watch);
+    disk.watch(Some(Arc::clone(&watch) as Arc<dyn Watch>));
+    drop(reopen(&disk, home));
+    disk.watch(None);
+    std::mem::take(&mut *watch.moments.lock().unwrap())
+}
+
+#[test]
+fn a_second_kill_at_any_point_of_the_recovery_changes_nothing() {
+    let mut judge = Judge::new();
+    for plan in plans().filter(|plan| plan.short_bytes.is_none()) {
+        let world = World::new(&plan);
+        world.play(HISTORY);
+        for moment in world.finish() {
+            for again in recovery_of(&moment, judge.home()) {
+                if let Err(e) = judge.check(&again, End::Killed) {
+                    panic!("killed before {:?}, then before {:?} of the recovery: {e}", moment.call, again.call);
+                }
+            }
+        }
+    }
+    assert!(judge.checked > 100, "{}", judge.checked);
+}
