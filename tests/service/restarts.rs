@@ -13,10 +13,6 @@ const CONNECTIONS: usize = 50;
 const TIMES: u64 = 10;
 /// How long a daemon lives at least, so that it dies over its work and not over its start.
 const LIFE: Duration = Duration::from_millis(150);
-/// What a daemon that is killed may have read and not yet put where its successor finds it: what one connection sends in
-/// half a second, as long as nobody reads it.
-const LOST_A_READ_MAX: u64 = 50;
-
 /// A sender of datagrams at a steady rate, to whom an error is a failure.
 struct Datagrams {
     stop: Arc<AtomicBool>,
@@ -73,18 +69,6 @@ fn missing_datagrams(machine: &Machine, sent: u64) -> Vec<u64> {
     (0..sent).filter(|number| there.binary_search(number).is_err()).collect()
 }
 
-/// Lengths of the runs of neighbours.
-fn runs(numbers: &[u64]) -> Vec<u64> {
-    let mut runs: Vec<u64> = Vec::new();
-    for (at, number) in numbers.iter().enumerate() {
-        match runs.last_mut() {
-            Some(run) if numbers[at - 1] + 1 == *number => *run += 1,
-            _ => runs.push(1),
-        }
-    }
-    runs
-}
-
 #[test]
 fn restarts_under_load_break_no_connection_and_lose_nothing() {
     let Some(machine) = Machine::boot() else { return };
@@ -96,19 +80,13 @@ fn restarts_under_load_break_no_connection_and_lose_nothing() {
 }
 
 #[test]
-fn kill_9_under_load_breaks_no_connection_and_loses_only_what_was_being_read() {
+fn kill_9_under_load_breaks_no_connection_and_loses_nothing() {
     let Some(machine) = Machine::boot() else { return };
     let (sent, datagrams) = under_load(&machine, || {
         machine.run(&["systemctl", "kill", "--signal=KILL", "--kill-whom=main", "dbufd"]);
     });
-    let mut missing = sent.missing(&machine);
-    missing.push(missing_datagrams(&machine, datagrams));
-    let runs: Vec<u64> = missing.iter().flat_map(|missing| runs(missing)).collect();
-    assert!(runs.iter().all(|run| *run <= LOST_A_READ_MAX), "{missing:?}");
-    // A writer is in the middle of one read at most.
-    let stats = machine.wait_for_stats("the figures", |_| true);
-    let writers = stats["writers"].as_array().expect("a list").len();
-    assert!(runs.len() as u64 <= TIMES * writers as u64, "{missing:?}");
+    sent.is_there(&machine);
+    assert_eq!(missing_datagrams(&machine, datagrams), Vec::<u64>::new(), "of {datagrams}");
     assert_eq!(machine.property("NRestarts"), TIMES.to_string());
     machine.run(&["dbufctl", "verify"]);
 }
