@@ -51,7 +51,7 @@ impl Daemon {
             kept: None,
             inherited: Vec::new(),
             sessions: Sessions::new(),
-            desks: Desks::take_over(1, None, Vec::new(), &|_| false).unwrap(),
+            desks: Desks::take_over(WRITERS, None, Vec::new(), &|_| false).unwrap(),
             store: None,
             buffer,
             counters: Arc::clone(&counters),

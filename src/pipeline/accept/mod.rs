@@ -186,6 +186,9 @@ impl Accept {
     ///
     /// # Errors
     /// [`StartError`]; no thread runs then.
+    ///
+    /// # Panics
+    /// When there are not as many desks as writers.
     pub fn start(options: AcceptOptions) -> Result<Self, StartError> {
         let AcceptOptions {
             sockets,
@@ -220,6 +223,7 @@ impl Accept {
         });
         let stream = Arc::new(sockets.stream);
         let mut datagram = Some(sockets.datagram);
+        assert_eq!(desks.len(), cpus.len(), "each writer has its desk");
         let inherited = by_writer(&desks, inherited);
         let of_each = desks.into_iter().zip(inherited);
         let workers = (0..cpus.len()).zip(of_each).map(|(index, (desks, inherited))| -> Result<Worker, StartError> {
