@@ -1,5 +1,7 @@
 //! The reader with a real buffer, a real store, and a disk of changing mood.
 
+mod faults;
+
 use std::io::{self, IoSlice};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -53,6 +55,9 @@ impl DiskFile for MoodyFile {
     fn sync(&self) -> io::Result<()> {
         self.file.sync()
     }
+    fn has_name(&self) -> io::Result<bool> {
+        self.file.has_name()
+    }
     fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
         self.file.allocate(offset, bytes)
     }
@@ -101,6 +106,12 @@ struct Rig {
 
 impl Rig {
     fn new(change: impl FnOnce(&mut Settings)) -> Self {
+        let disk = MoodyDisk::default();
+        let mood = Arc::clone(&disk.mood);
+        Self { mood, ..Self::on(Arc::new(disk), change) }
+    }
+
+    fn on(disk: Arc<dyn Disk>, change: impl FnOnce(&mut Settings)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut storage = Config::default().storage;
         storage.directory = folder.path().join("segments");
@@ -111,14 +122,12 @@ impl Rig {
             DoubleBuffer::new(&buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 }).unwrap();
         let counters = Arc::new(Counters::new(1));
         let progress = Arc::new(Progress::new(1).unwrap());
-        let disk = MoodyDisk::default();
-        let mood = Arc::clone(&disk.mood);
         let options = Options {
             reader,
             waker: buffer.waker(),
             old: Vec::new(),
             has_predecessor: false,
-            disk: Arc::new(disk),
+            disk,
             counters: Arc::clone(&counters),
             progress: Arc::clone(&progress),
             settings: settings.clone(),
@@ -126,7 +135,7 @@ impl Rig {
         };
         let (drain, _) = Drain::start(options).unwrap();
         let writer = buffer.writer().unwrap();
-        Self { folder, mood, counters, progress, buffer, writer, drain, settings }
+        Self { folder, mood: Arc::default(), counters, progress, buffer, writer, drain, settings }
     }
 
     /// Publishes an event, with its source before it. Returns its generation.
@@ -162,8 +171,14 @@ impl Rig {
 
     /// Stops, and returns payloads and losses as the files have them.
     fn finish(self) -> (Vec<String>, Vec<(String, u64)>, Stopped) {
+        self.finish_on(|_| ())
+    }
+
+    /// As [`Rig::finish`], for a disk that first has to bring its files to the directory.
+    fn finish_on(self, export: impl FnOnce(&Path)) -> (Vec<String>, Vec<(String, u64)>, Stopped) {
         drop(self.writer);
         let stopped = self.drain.stop(Duration::ZERO);
+        export(&self.folder.path().join("segments"));
         let (mut events, mut losses) = (Vec::new(), Vec::new());
         let directory = Directory::open(&self.folder.path().join("segments")).unwrap();
         let _ = scan::forward(&directory, &Wanted::default(), |item| {

@@ -62,14 +62,19 @@ impl Stream {
         Ok(file)
     }
 
-    /// Makes a file's content durable, and its name if it is not yet.
+    /// Makes a file's content durable, and its name if it is not yet. A file that was deleted is none that could be.
     pub(super) fn make_durable(&self, file: &dyn DiskFile, is_named: bool) -> io::Result<()> {
         file.sync()?;
         if !is_named {
             self.disk.sync_directory(&self.directory)?;
         }
-        Ok(())
+        if file.has_name()? { Ok(()) } else { Err(deleted()) }
     }
+}
+
+/// Someone has deleted a file that was written to.
+pub(super) fn deleted() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "someone deleted the active segment")
 }
 
 /// 128 random bits: they need to be unlikely, not secret.

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -71,6 +71,12 @@ pub trait DiskFile: ReadAt {
     /// # Errors
     /// What the disk says.
     fn sync(&self) -> io::Result<()>;
+
+    /// Whether it still has a name. A file that was deleted takes all that is written to it, and keeps nothing.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn has_name(&self) -> io::Result<bool>;
 
     /// Allocates space beyond the end, without changing the length.
     ///
@@ -273,6 +279,10 @@ impl DiskFile for fs::File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(self.metadata()?.nlink() > 0)
     }
 
     fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {

@@ -202,6 +202,10 @@ impl DiskFile for FaultyFile {
         Ok(())
     }
 
+    fn has_name(&self) -> io::Result<bool> {
+        DiskFile::has_name(&self.file)
+    }
+
     fn allocate(&self, _: u64, _: u64) -> io::Result<()> {
         Err(Errno::EOPNOTSUPP.into())
     }

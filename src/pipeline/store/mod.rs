@@ -272,7 +272,8 @@ impl Store {
         if self.active.as_ref().is_some_and(|active| active.is_full_for(batch, self.limits.segment_bytes)) {
             self.seal();
         }
-        let mut again = self.active.is_some();
+        // A failure may be the file's alone, even if that is new.
+        let mut again = true;
         loop {
             let active = match self.active.take() {
                 Some(active) => active,
@@ -293,6 +294,12 @@ impl Store {
             self.shared.status.closed();
             return Err(Refused::ByFile(WriteError::Failed(io::Error::other("its last sync failed"))));
         };
+        if active.file.has_name().is_ok_and(|has_name| !has_name) {
+            // What it would take would be gone with it. What it took and no sync has covered is written again.
+            self.shared.broke(active.id);
+            self.shared.status.closed();
+            return Err(Refused::ByFile(WriteError::Failed(appender::deleted())));
+        }
         let header = match active.write(batch, self.next_sequence) {
             Ok(header) => header,
             Err(e) => {

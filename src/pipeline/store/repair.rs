@@ -40,7 +40,8 @@ pub(super) struct Failure {
     pub(super) error: io::Error,
 }
 
-/// Writes again what is not durable of a broken file. None if the file is gone: retention, or a person, took it.
+/// Writes again what is not durable of a broken file. None if the file is gone and nothing is to be saved, or if retention
+/// took it.
 ///
 /// # Errors
 /// [`Failure`]; then nothing is changed but the broken file's name.
@@ -52,6 +53,8 @@ pub(super) fn repair(stream: &Stream, tracked: &Tracked) -> Result<Option<Saved>
     if name.state != State::Torn && !(empty && nothing_to_save) {
         name = match name_torn(stream, name) {
             Ok(name) => name,
+            // Someone deleted the active segment. Through its descriptor it can be read yet.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && name.state == State::Active && !nothing_to_save => name,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Failure { name, error }),
         };

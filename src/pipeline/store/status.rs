@@ -106,8 +106,14 @@ impl Status {
     /// The store, now.
     #[must_use]
     pub fn snapshot(&self) -> StatusSnapshot {
+        self.snapshot_at(Instant::now())
+    }
+
+    /// The store, as it is if it is `now`.
+    pub(crate) fn snapshot_at(&self, now: Instant) -> StatusSnapshot {
         let inner = self.lock();
-        let stalled = inner.busy_since.iter().flatten().any(|since| since.elapsed() > STALL_AFTER);
+        let since = |since: &Instant| now.saturating_duration_since(*since);
+        let stalled = inner.busy_since.iter().flatten().any(|busy| since(busy) > STALL_AFTER);
         let state = match (stalled, inner.append, inner.syncer) {
             (true, _, _) => Condition::Stalled,
             (false, Condition::Ok, syncer) => syncer,

@@ -6,7 +6,7 @@
 //! How a file goes: growing, then closed by the reader thread (its footer is written), then synced, renamed, and forgotten.
 //! With `sync = "never"` it is renamed without a sync, and remembered, for a sync may be asked for.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};
 
 use super::appender::Stream;
@@ -96,6 +96,11 @@ fn finish(shared: &Shared, tracked: &Tracked) {
         }
         path
     });
+    if renamed.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) && tracked.dirty.is_some() {
+        shared.status.syncer(Some(format!("{} was deleted", tracked.name)));
+        shared.sync_failed(tracked.id);
+        return;
+    }
     if let Err(e) = &renamed {
         shared.status.note(format!("{} cannot be renamed: {e}; the next start does it", tracked.name));
     }

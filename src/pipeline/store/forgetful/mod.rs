@@ -150,6 +150,16 @@ impl ForgetfulDisk {
         change(&mut self.lock().kernel);
     }
 
+    /// Someone else removes the files of this kind.
+    pub(crate) fn delete(&self, kind: Kind) {
+        let kernel = &mut self.lock().kernel;
+        let names: Vec<String> = kernel.names.keys().filter(|name| Kind::of(name) == kind).cloned().collect();
+        for name in names {
+            let inode = kernel.names.remove(&name).expect("it was there");
+            kernel.changes.push(Change::Removed(name, inode));
+        }
+    }
+
     pub(crate) fn calls(&self) -> u64 {
         self.lock().calls
     }
@@ -352,6 +362,10 @@ impl DiskFile for ForgetfulFile {
                 Ok(())
             },
         )
+    }
+
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(self.disk.lock().kernel.names.values().any(|inode| *inode == self.inode))
     }
 
     fn allocate(&self, _: u64, _: u64) -> io::Result<()> {
