@@ -10,8 +10,9 @@ use super::*;
 pub(super) const HISTORY: &[Act] = &[
     Act::Append,
     Act::Append,
+    Act::Meanwhile,
     Act::Ask,
-    Act::Jobs,
+    Act::Job,
     Act::Append,
     Act::Append,
     Act::Append,
