@@ -225,7 +225,8 @@ fn an_active_segment_that_is_deleted_under_the_store_takes_nothing_that_was_not_
                 published += 1;
                 let files = disk.kernel();
                 let has = |(_, bytes): (&str, &[u8])| bytes.len() > 128;
-                assert!(files.files().any(has), "the next batch is in a file that has a name");
+                let names: Vec<_> = files.files().map(|(name, bytes)| format!("{name} {}", bytes.len())).collect();
+                assert!(files.files().any(has), "the next batch is in a file that has a name: {names:?}, {published}");
             }
         }
         rig.ask(Command::Sync).unwrap();

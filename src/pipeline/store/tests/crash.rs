@@ -9,10 +9,10 @@ use super::*;
 /// Appends, rotation by size and by request, a sync that fails and its repair, retention.
 pub(super) const HISTORY: &[Act] = &[
     Act::Append,
-    Act::Append,
     Act::Meanwhile,
     Act::Ask,
     Act::Job,
+    Act::Append,
     Act::Append,
     Act::Append,
     Act::Append,
@@ -123,4 +123,16 @@ fn a_second_kill_at_any_point_of_the_recovery_changes_nothing() {
         }
     }
     assert!(judge.checked > 100, "{}", judge.checked);
+}
+
+#[test]
+fn the_repair_of_a_deleted_segment_leaves_the_new_one_of_its_name_alone() {
+    let world = World::new(&Plan::default());
+    // Without a batch: the next one has the same first sequence.
+    world.disk.delete(Kind::Active);
+    world.play(&[Act::Append, Act::Jobs]);
+    let mut judge = Judge::new();
+    for moment in world.finish() {
+        judge.check(&moment, End::Killed).unwrap();
+    }
 }
