@@ -136,3 +136,18 @@ fn the_repair_of_a_deleted_segment_leaves_the_new_one_of_its_name_alone() {
         judge.check(&moment, End::Killed).unwrap();
     }
 }
+
+#[test]
+fn an_empty_segment_that_alone_says_the_sequence_outlives_a_kill_in_the_recovery() {
+    let world = World::new(&Plan::default());
+    world.play(&[Act::Append, Act::Ask, Act::Jobs, Act::Rotate, Act::Jobs]);
+    world.disk.change(|kernel| kernel.retire(1));
+    world.disk.delete(Kind::Sealed);
+    let mut judge = Judge::new();
+    let (kernel, facts) = (world.disk.kernel(), world.facts());
+    let moment = Moment { kernel, facts, ..world.finish().pop().unwrap() };
+    judge.check(&moment, End::Killed).unwrap();
+    for again in recovery_of(&moment, judge.home()) {
+        judge.check(&again, End::Killed).unwrap_or_else(|e| panic!("killed before {:?}: {e}", again.call));
+    }
+}
