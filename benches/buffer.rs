@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reason, Writer};
 use dbufd::pipeline::record::{Event, HEAD_BYTES, Sink, padded};
 use disruptor::{ProcessorSettings, Producer};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 const PAYLOAD: [u8; 100] = [b'x'; 100];
 const RECORD_BYTES: usize = padded(HEAD_BYTES + PAYLOAD.len());
@@ -49,10 +50,10 @@ fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
     let case = |name, writers, events, run| Case { name, writers, events, run, figures: Vec::new() };
     let mut cases = [
-        case("double buffer", 1, 16_000_000, buffer::<1> as Run),
-        case("double buffer", 2, 16_000_000, buffer::<1>),
-        case("double buffer", 4, 16_000_000, buffer::<1>),
-        case("double buffer", 8, 16_000_000, buffer::<1>),
+        case("double buffer", 1, 16_000_000, buffer::<1, false> as Run),
+        case("double buffer", 2, 16_000_000, buffer::<1, false>),
+        case("double buffer", 4, 16_000_000, buffer::<1, false>),
+        case("double buffer", 8, 16_000_000, buffer::<1, false>),
         case("crossbeam channel", 1, 800_000, channel::<SLOTS>),
         case("crossbeam channel", 2, 800_000, channel::<SLOTS>),
         case("crossbeam ArrayQueue", 1, 800_000, queue),
@@ -61,8 +62,10 @@ fn main() {
         case("disruptor", 2, 2_000_000, disruptor_multi),
         case("channel, 1,024 slots", 1, 400_000, channel::<SLOTS_FEW>),
         case("channel, 1,024 slots", 2, 400_000, channel::<SLOTS_FEW>),
-        case("64 events a claim", 1, 64_000_000, buffer::<EVENTS_A_CLAIM>),
-        case("64 events a claim", 2, 64_000_000, buffer::<EVENTS_A_CLAIM>),
+        case("64 events a claim", 1, 64_000_000, buffer::<EVENTS_A_CLAIM, false>),
+        case("64 events a claim", 2, 64_000_000, buffer::<EVENTS_A_CLAIM, false>),
+        case("64, in a memfd", 1, 64_000_000, buffer::<EVENTS_A_CLAIM, true>),
+        case("64, in a memfd", 2, 64_000_000, buffer::<EVENTS_A_CLAIM, true>),
     ];
     let (rounds, share) = if quick { (3, 10) } else { (ROUNDS, 1) };
     // The first round warms caches, memory and the clock, and is not counted.
@@ -164,9 +167,16 @@ fn boxed(event: &Event<'_>) -> Vec<u8> {
     bytes
 }
 
-fn buffer<const EVENTS_A_CLAIM: usize>(writers: usize, events_each: usize) -> Duration {
+/// `KEPT`: in a memfd, as under systemd, where the memory outlives the process.
+fn buffer<const EVENTS_A_CLAIM: usize, const KEPT: bool>(writers: usize, events_each: usize) -> Duration {
     // Building it touches the memory, before the clock runs.
-    let (buffer, mut reader) = DoubleBuffer::new(&Options::default()).expect("memory for two halves");
+    let built = if KEPT {
+        let memory = memfd_create("bench", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("a memfd");
+        DoubleBuffer::in_memory(&Options::default(), 1, memory)
+    } else {
+        DoubleBuffer::new(&Options::default())
+    };
+    let (buffer, mut reader) = built.expect("memory for two halves");
     let writers: Vec<_> = (0..writers).map(|_| buffer.writer().expect("fewer than the options allow")).collect();
     let total = writers.len() * events_each * RECORD_BYTES;
     let write = |mut writer: Writer| {

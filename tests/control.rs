@@ -170,6 +170,7 @@ fn the_control_socket_answers_several_requests_and_keeps_its_head() {
             "buffer",
             "event_size",
             "latency_us",
+            "connections",
             "writers",
             "producers",
             "storage",

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use dbufd::pipeline::accept::desk::Desks;
 use dbufd::pipeline::accept::frames::Sessions;
 use dbufd::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reader, Waker};
@@ -50,6 +51,8 @@ impl Daemon {
             kept: None,
             inherited: Vec::new(),
             sessions: Sessions::new(),
+            desks: Desks::take_over(WRITERS, None, Vec::new(), &|_| false).unwrap(),
+            store: None,
             buffer,
             counters: Arc::clone(&counters),
             progress: Arc::new(Progress::new(WRITERS).unwrap()),

@@ -24,6 +24,7 @@ use super::passed::Passed;
 use super::sockets::{Files, Runtime};
 use super::stats::Figures;
 use crate::config::Config;
+use crate::pipeline::accept::desk::Desks;
 use crate::pipeline::accept::frames::{Predecessor, Sessions};
 use crate::pipeline::accept::kept::{Inherited, KeptConnections, Left};
 use crate::pipeline::accept::{self, Accept, AcceptOptions};
@@ -102,12 +103,15 @@ impl Daemon {
         let plan = cores::plan(config, &cores::allowed());
         warn_of(&plan);
         let writers = plan.writers.len();
-        let Passed { sockets, left, halves, sessions, .. } = passed;
+        let Passed { sockets, left, halves, sessions, desks, .. } = passed;
         let in_store = store.as_ref().map(|(store, _)| store);
         let halves = halves::take_over(in_store, halves, &buffer_options(config, writers))?;
         // Before the reader runs: what was published can be told only as long as the buffer is as it was left.
         let sessions = take_over_sessions(in_store, sessions.as_ref(), halves.predecessor.as_ref())?;
         let Halves { buffer, reader, old, predecessor } = halves;
+        let was_published = |spot| predecessor.as_ref().is_some_and(|(buffer, _)| buffer.was_published(spot));
+        let desks = Desks::take_over(writers, in_store.map(|store| &**store), desks, &was_published)
+            .context("there is no memory for what the writers read")?;
         let counters = Arc::new(Counters::new(writers));
         let progress = Arc::new(Progress::new(writers).context("cannot make the writers' bells")?);
         let (drain, recovery) = Drain::start(drain::Options {
@@ -123,7 +127,8 @@ impl Daemon {
         })?;
         // What fails from here on must not leave the reader and its lock on the directory behind.
         let rest = runtime.open(&config.ingest, group, sockets).and_then(|sockets| {
-            let (kept, inherited) = keep_connections(store, left)?;
+            let desks_store = store.as_ref().map(|(store, _)| Arc::clone(store));
+            let (kept, inherited) = keep_connections(store, left, writers)?;
             let accept = Accept::start(AcceptOptions {
                 sockets: accept::Sockets {
                     stream: sockets.stream,
@@ -138,6 +143,8 @@ impl Daemon {
                 kept: kept.clone(),
                 inherited,
                 sessions,
+                desks,
+                store: desks_store,
             })?;
             Ok((accept, kept, sockets.control, sockets.files))
         });
@@ -192,9 +199,10 @@ fn take_over_sessions(
 fn keep_connections(
     store: Option<(Arc<FdStore>, usize)>,
     left: Left,
+    writers: usize,
 ) -> Result<(Option<Arc<KeptConnections>>, Vec<Inherited>)> {
-    // The sessions, and the buffer, of which there may be two for a moment.
-    let room_for = |room: usize| room.saturating_sub(1 + halves::NAMES.len());
+    // A desk for each writer, the sessions, and the buffer, of which there may be two for a moment.
+    let room_for = |room: usize| room.saturating_sub(writers + 1 + halves::NAMES.len());
     let kept = store.map(|(store, room)| KeptConnections::open(store, room_for(room), left));
     let (kept, inherited) = kept.transpose().context("cannot keep connections over a restart")?.unzip();
     let inherited: Vec<Inherited> = inherited.unwrap_or_default();

@@ -74,7 +74,7 @@ fn filter(level: Level) -> LevelFilter {
 
 /// Whether standard error is the stream that systemd connected to the journal. The variable alone says too little: every
 /// program that is started from such a service inherits it, also where its output goes to a terminal or a file.
-fn stderr_is_the_journal() -> bool {
+pub(super) fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
     stream == format!("{}:{}", stderr.dev(), stderr.ino())

@@ -134,5 +134,7 @@ fn say(text: &str) {
 /// One line to standard error.
 fn complain(error: &anyhow::Error) {
     let line = format!("{error:#}").replace('\n', " ");
-    let _ = writeln!(std::io::stderr(), "dbufd: {line}");
+    // sd-daemon(3): the journal takes the priority from the front of a line.
+    let priority = if log::stderr_is_the_journal() { "<3>" } else { "" };
+    let _ = writeln!(std::io::stderr(), "{priority}dbufd: {line}");
 }

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use super::halves;
+use crate::pipeline::accept::desk;
 use crate::pipeline::accept::frames::SESSIONS_NAME;
 use crate::pipeline::accept::kept::{BOOKMARKS_NAME, Left, place_of};
 use crate::sync::Arc;
@@ -23,6 +24,8 @@ pub(super) struct Passed {
     pub(super) left: Left,
     /// The double buffers of predecessors, with their names.
     pub(super) halves: Vec<(OwnedFd, String)>,
+    /// The desks of a predecessor's writers, with their names.
+    pub(super) desks: Vec<(OwnedFd, String)>,
     /// The sessions of a predecessor.
     pub(super) sessions: Option<OwnedFd>,
     /// Names of what nothing can be done with.
@@ -45,6 +48,7 @@ impl Passed {
                 (Some(_), _) => sorted.sockets.push((descriptor, name)),
                 (None, BOOKMARKS_NAME) => sorted.left.bookmarks = Some(descriptor),
                 (None, SESSIONS_NAME) => sorted.sessions = Some(descriptor),
+                (None, desk) if desk::is_name(desk) => sorted.desks.push((descriptor, name)),
                 (None, halves) if halves::NAMES.contains(&halves) => sorted.halves.push((descriptor, name)),
                 (None, _) => sorted.strange.push(name),
             }
@@ -54,9 +58,9 @@ impl Passed {
 
     /// The store, and how many descriptors it takes; None where no manager listens, or it has no room and kept nothing.
     pub(super) fn store(&self) -> std::io::Result<Option<(Arc<FdStore>, usize)>> {
-        let Self { left, halves, sessions, strange, .. } = self;
+        let Self { left, halves, sessions, desks, strange, .. } = self;
         let room = room_from_environment();
-        let no_memory = left.bookmarks.is_none() && halves.is_empty() && sessions.is_none();
+        let no_memory = left.bookmarks.is_none() && halves.is_empty() && sessions.is_none() && desks.is_empty();
         let kept_nothing = left.connections.is_empty() && no_memory && strange.is_empty();
         // What is wrong with the variable is told where notes about the daemon's state are sent.
         let notifier = Notifier::from_environment().unwrap_or_default();
@@ -89,13 +93,19 @@ mod tests {
             (memory(), "bookmarks".into()),
             (memory(), "halves".into()),
             (memory(), "sessions".into()),
+            (memory(), "desk12".into()),
             (connection(), "c99999999".into()),
             (connection(), "halves".into()),
             (memory(), "ring-5".into()),
         ]);
         assert_eq!(passed.sockets.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["c1", "ingest"]);
         assert_eq!(passed.left.connections.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [7]);
-        assert!(passed.left.bookmarks.is_some() && passed.halves.len() == 1 && passed.sessions.is_some());
+        assert!(
+            passed.left.bookmarks.is_some()
+                && passed.halves.len() == 1
+                && passed.sessions.is_some()
+                && passed.desks.len() == 1
+        );
         assert_eq!(passed.strange, ["c99999999", "halves", "ring-5"]);
     }
 }

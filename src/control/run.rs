@@ -118,17 +118,18 @@ impl Shared {
 
     fn look(&self) {
         let totals = self.live.figures.counters.totals();
+        let storage = self.live.figures.storage_state();
         let status = format!(
             "{} events received, {} persisted, {} lost; {} payload; storage {}",
             totals.received_events,
             totals.persisted_events,
             totals.lost_total(),
             report::size(totals.received_bytes),
-            self.live.figures.storage_state(),
+            storage.name(),
         );
         let work_waits = self.live.figures.buffer.stats().front_bytes > 0;
         let beats = self.live.beats();
-        if !self.with_manager(|manager| manager.look(status, beats, work_waits)) {
+        if !self.with_manager(|manager| manager.look(status, storage, beats, work_waits)) {
             tracing::error!(beats = ?self.live.beats(), "a thread does not get on; the watchdog is not fed");
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 use crate::pipeline::pulse::{Activity, Beat};
+use crate::pipeline::store::Condition;
 use crate::sys::notify::{Notifier, Patience};
 
 /// STATUS is sent at most this often, and only while its figures change.
@@ -24,6 +25,7 @@ pub(super) struct Manager {
     notifier: Option<Notifier>,
     watchdog: Option<Duration>,
     status: String,
+    storage: Condition,
     look_every: Duration,
     beats: Vec<Beat>,
 }
@@ -40,7 +42,8 @@ impl Manager {
     }
 
     fn new(notifier: Option<Notifier>, watchdog: Option<Duration>) -> Self {
-        Self { notifier, watchdog, status: String::new(), look_every: STATUS_EVERY, beats: Vec::new() }
+        let storage = Condition::Ok;
+        Self { notifier, watchdog, status: String::new(), storage, look_every: STATUS_EVERY, beats: Vec::new() }
     }
 
     fn note(&self, states: &[NotifyState<'_>]) {
@@ -82,18 +85,28 @@ impl Manager {
         self.notifier.as_ref().map(|_| self.look_every.min(watchdog))
     }
 
-    /// Sends STATUS if it has changed, and feeds the watchdog if all is alive. Gives whether it is.
-    pub(super) fn look(&mut self, status: String, beats: Vec<Beat>, work_waits: bool) -> bool {
+    /// Sends STATUS if it has changed, and feeds the watchdog if all is alive. Gives whether it is. How the storage is goes
+    /// to the log when it changes.
+    pub(super) fn look(&mut self, status: String, storage: Condition, beats: Vec<Beat>, work_waits: bool) -> bool {
         let alive = all_alive(&self.beats, &beats, work_waits);
         let mut states = Vec::new();
         if alive && self.watchdog.is_some() {
             states.push(NotifyState::Watchdog);
         }
-        if status == self.status {
+        if std::mem::replace(&mut self.storage, storage) != storage {
+            match storage {
+                Condition::Ok => tracing::info!("the storage is ok again"),
+                _ => tracing::warn!(storage = storage.name(), "the storage does not take events; see dbufctl stats"),
+            }
+        }
+        // While something is wrong people look, and want to see that it is over.
+        if status == self.status && storage == Condition::Ok {
             self.look_every = (self.look_every * 2).min(LOOK_EVERY_MAX);
         } else {
             self.look_every = STATUS_EVERY;
-            states.push(NotifyState::Status(&status));
+            if status != self.status {
+                states.push(NotifyState::Status(&status));
+            }
         }
         if !states.is_empty() {
             self.note(&states);
@@ -112,11 +125,13 @@ impl Manager {
 /// | parked | always for a writer; for the reader when nothing waits, or it has come round |
 /// | waiting for room | always: the reader is judged by itself |
 /// | at the disk | always: a stalled disk is a state that `stats` shows, and a restart would not mend it |
+/// | any of these, and stopped | it has come round since the last look |
 fn all_alive(before: &[Beat], now: &[Beat], work_waits: bool) -> bool {
     let reader = now.len().wrapping_sub(1);
     now.iter().enumerate().all(|(index, beat)| {
         let came_round = before.get(index).is_none_or(|earlier| earlier.rounds != beat.rounds);
         match beat.activity {
+            _ if beat.stopped => came_round,
             Activity::Running => came_round,
             Activity::Parked => came_round || index != reader || !work_waits,
             Activity::WaitsForRoom | Activity::Disk => true,
@@ -129,7 +144,7 @@ mod tests {
     use super::*;
 
     fn beat(rounds: u64, activity: Activity) -> Beat {
-        Beat { rounds, activity }
+        Beat { rounds, activity, stopped: false }
     }
 
     #[test]
@@ -155,18 +170,32 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_was_stopped_starves_the_watchdog_whatever_it_was_doing() {
+        for activity in [Activity::Running, Activity::Parked, Activity::WaitsForRoom, Activity::Disk] {
+            let stopped = [Beat { stopped: true, ..beat(5, activity) }, beat(9, Activity::Parked)];
+            assert!(!all_alive(&stopped, &stopped, false), "{activity:?}");
+            // One that is traced stands still for a moment, again and again.
+            assert!(all_alive(&[beat(4, activity), beat(9, Activity::Parked)], &stopped, false), "{activity:?}");
+        }
+    }
+
+    #[test]
     fn looks_get_rarer_while_nothing_changes_but_never_rarer_than_the_watchdog_needs() {
         let nobody = Notifier::to(b"@dbufd-nobody-listens-here").unwrap();
         let mut manager = Manager::new(Some(nobody), Some(Duration::from_secs(30)));
         let beats = || vec![beat(1, Activity::Parked)];
-        manager.look("a".into(), beats(), false);
+        manager.look("a".into(), Condition::Ok, beats(), false);
         assert_eq!(manager.look_after(), Some(STATUS_EVERY));
         for _ in 0..10 {
-            manager.look("a".into(), beats(), false);
+            manager.look("a".into(), Condition::Ok, beats(), false);
         }
         assert_eq!(manager.look_after(), Some(Duration::from_secs(15)));
-        manager.look("b".into(), beats(), false);
+        manager.look("b".into(), Condition::Ok, beats(), false);
         assert_eq!(manager.look_after(), Some(STATUS_EVERY));
+        for _ in 0..3 {
+            manager.look("b".into(), Condition::Stalled, beats(), false);
+        }
+        assert_eq!(manager.look_after(), Some(STATUS_EVERY), "its end is seen soon");
         assert_eq!(Manager::new(None, None).look_after(), None);
     }
 }

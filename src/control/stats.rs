@@ -17,7 +17,7 @@ use crate::pipeline::counters::{Counters, Row, Totals, WriterCounters};
 use crate::pipeline::drain::{DrainHandle, Measured};
 use crate::pipeline::histogram::Histogram;
 use crate::pipeline::record::Cause;
-use crate::pipeline::store::StatusSnapshot;
+use crate::pipeline::store::{Condition, StatusSnapshot};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, CacheLine};
 
@@ -223,9 +223,9 @@ impl Figures {
         }
     }
 
-    /// How the segments are doing, in a word.
-    pub(super) fn storage_state(&self) -> &'static str {
-        self.drain.store_status().snapshot().state.name()
+    /// How the segments are doing.
+    pub(super) fn storage_state(&self) -> Condition {
+        self.drain.store_status().snapshot().state
     }
 }
 

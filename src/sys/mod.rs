@@ -6,4 +6,5 @@ pub mod mapping;
 pub mod notify;
 pub mod recvmmsg;
 pub mod sync_file_range;
+pub mod task;
 pub mod words;

@@ -1,18 +1,31 @@
-//! recvmmsg(2): many datagrams of a Unix socket by one call, each with the credentials of its sender.
+//! recvmmsg(2): what a Unix socket holds, by one call that leaves in memory how much it was.
 //!
-//! Enters: a socket with SO_PASSCRED. Leaves: datagrams in one arena. One thread. What can fail: the call itself.
+//! Enters: a stream, or a datagram socket with SO_PASSCRED. Leaves: bytes in the caller's memory; for datagrams, with the
+//! credentials of their senders. One thread. What can fail: the call itself.
+//!
+//! The kernel writes how much it has received into the headers, which lie in memory that outlives the process, before the
+//! call returns; and a process does not die inside a call that does not wait. So a successor finds out whether a read
+//! was made, and what it brought: a read(2) that returned to nobody would have taken bytes that nobody knows of.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 
+use super::words::Region;
+
 /// The most datagrams of one call.
 pub const COUNT_MAX: usize = 64;
+/// Bytes of memory for the headers of one call.
+pub const HEADER_BYTES: usize = COUNT_MAX * size_of::<libc::mmsghdr>();
+/// Bytes of memory for the credentials that one call brings.
+pub const CONTROL_BYTES: usize = COUNT_MAX * size_of::<[u64; CONTROL_WORDS]>();
 /// Words of the control buffer: a cmsghdr (16 bytes), a ucred (12 bytes) and its padding. With no room for more, the
 /// kernel closes descriptors that a sender attaches.
 const CONTROL_WORDS: usize = 4;
 /// The sum of cmsghdr and ucred, which is what cmsg_len says.
 const CREDENTIALS_LEN: u64 = 28;
+/// What a header says until the kernel has received into it.
+const NOTHING: u32 = u32::MAX;
 
 /// Who sent a datagram, as the kernel vouches (SCM_CREDENTIALS of unix(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,97 +38,127 @@ pub struct Credentials {
     pub gid: u32,
 }
 
-/// One datagram that was received.
-#[derive(Clone, Copy, Debug)]
-pub struct Datagram {
-    /// Where it begins in [`Receiver::arena`].
-    pub start: usize,
-    /// How long it was when it was sent; more than [`Receiver::datagram_bytes_max`] if it was cut.
-    pub bytes: usize,
-    /// Its sender, if the kernel said so.
-    pub sender: Option<Credentials>,
-}
-
-/// Memory for a batch of datagrams.
+/// The headers of a call.
 #[derive(Debug)]
-pub struct Receiver {
-    arena: Box<[u8]>,
-    datagram_bytes_max: usize,
-    control: Box<[[u64; CONTROL_WORDS]]>,
-    /// Length of each datagram that the last call brought.
-    lengths: Box<[u32]>,
+pub struct Headers {
+    headers: Region,
+    control: Region,
 }
 
-impl Receiver {
-    /// For `count` datagrams of `datagram_bytes_max` at a time; at most [`COUNT_MAX`].
+impl Headers {
+    /// In memory of [`HEADER_BYTES`] and [`CONTROL_BYTES`], which may hold those of a predecessor.
+    ///
+    /// # Panics
+    /// When the memory has other sizes.
     #[must_use]
-    pub fn new(count: usize, datagram_bytes_max: usize) -> Self {
-        let count = count.clamp(1, COUNT_MAX);
-        Self {
-            arena: vec![0; count * datagram_bytes_max].into(),
-            datagram_bytes_max,
-            control: vec![[0; CONTROL_WORDS]; count].into(),
-            lengths: vec![0; count].into(),
-        }
+    pub fn new(headers: Region, control: Region) -> Self {
+        assert!(headers.len() == HEADER_BYTES && control.len() == CONTROL_BYTES, "the sizes of headers are fixed");
+        Self { headers, control }
     }
 
-    /// The bytes of all datagrams.
-    #[must_use]
-    pub fn arena(&self) -> &[u8] {
-        &self.arena
+    /// Headers in memory of this process alone.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn anonymous() -> io::Result<Self> {
+        Ok(Self::new(Region::anonymous(HEADER_BYTES)?, Region::anonymous(CONTROL_BYTES)?))
     }
 
-    /// The largest datagram that is not cut.
-    #[must_use]
-    pub fn datagram_bytes_max(&self) -> usize {
-        self.datagram_bytes_max
+    /// Receives what a stream holds, without waiting. `begin` is called when the header says that nothing was received.
+    ///
+    /// # Errors
+    /// What recvmsg(2) says; `WouldBlock` if nothing is there. 0 bytes are the end.
+    pub fn receive_stream(&mut self, socket: impl AsFd, into: &mut [u8], begin: impl FnOnce()) -> io::Result<usize> {
+        let mut iovec = [libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() }];
+        self.prepare(&mut iovec, false);
+        begin();
+        self.receive(socket, 1, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)?;
+        Ok(self.received(0).unwrap_or(0))
     }
 
-    /// The most datagrams that one call brings.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.lengths.len()
-    }
-
-    /// Receives what is there, without waiting. Returns how many.
+    /// Receives datagrams, without waiting: each into as many bytes of `into` as there are between two multiples of
+    /// `bytes_max`, at most [`COUNT_MAX`]. Returns how many. `begin` is called when the headers say that nothing was received.
     ///
     /// # Errors
     /// What recvmmsg(2) says; `WouldBlock` if nothing is there.
-    pub fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
+    pub fn receive_datagrams(
+        &mut self,
+        socket: impl AsFd,
+        into: &mut [u8],
+        bytes_max: usize,
+        begin: impl FnOnce(),
+    ) -> io::Result<usize> {
         let mut iovecs = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; COUNT_MAX];
-        // SAFETY: recvmmsg(2): an mmsghdr is integers and pointers, for which all bits zero is a value.
-        let mut headers: [libc::mmsghdr; COUNT_MAX] = unsafe { std::mem::zeroed() };
-        let buffers = self.arena.chunks_exact_mut(self.datagram_bytes_max);
-        for (((buffer, control), iovec), header) in buffers.zip(&mut self.control).zip(&mut iovecs).zip(&mut headers) {
-            *control = [0; CONTROL_WORDS];
+        let buffers = into.chunks_exact_mut(bytes_max);
+        let count = buffers.len().min(COUNT_MAX);
+        for (buffer, iovec) in buffers.zip(&mut iovecs) {
             *iovec = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-            header.msg_hdr.msg_iov = iovec;
-            header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
-            header.msg_hdr.msg_controllen = size_of_val(control);
         }
+        self.prepare(&mut iovecs[..count], true);
+        begin();
         // MSG_TRUNC among the flags makes the kernel say how long a datagram was that it had to cut.
-        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
-        let count = self.lengths.len() as libc::c_uint;
-        let socket = socket.as_fd().as_raw_fd();
-        // SAFETY: recvmmsg(2) writes to `count` headers and to what they point at: above, each of the first `count` was
-        // pointed at a buffer and a control block of its own, with their true lengths, and all outlive the call.
-        let received = unsafe { libc::recvmmsg(socket, headers.as_mut_ptr(), count, flags, ptr::null_mut()) };
-        let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
-        for (length, header) in self.lengths.iter_mut().zip(&headers[..received]) {
-            *length = header.msg_len;
-        }
-        Ok(received)
+        self.receive(socket, count, libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC)
     }
 
-    /// The datagram with this index among those that the last call brought.
-    #[must_use]
-    pub fn datagram(&self, index: usize) -> Datagram {
-        Datagram {
-            start: index * self.datagram_bytes_max,
-            bytes: self.lengths[index] as usize,
-            sender: credentials(&self.control[index]),
+    /// Points the headers at the buffers, and has all of them say that nothing was received.
+    fn prepare(&mut self, iovecs: &mut [libc::iovec], with_credentials: bool) {
+        let controls = self.control.as_mut_ptr().cast::<[u64; CONTROL_WORDS]>();
+        for (index, iovec) in iovecs.iter_mut().enumerate() {
+            // SAFETY: there are COUNT_MAX control blocks, and at most as many buffers.
+            let control = unsafe { controls.add(index) };
+            // SAFETY: the block is inside the region, which is aligned for it (a mapping's start) and borrowed for writing.
+            unsafe { control.write([0; CONTROL_WORDS]) };
+            // SAFETY: recvmmsg(2): an mmsghdr is integers and pointers, for which all bits zero is a value.
+            let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            header.msg_hdr.msg_iov = iovec;
+            header.msg_hdr.msg_iovlen = 1;
+            if with_credentials {
+                header.msg_hdr.msg_control = control.cast();
+                header.msg_hdr.msg_controllen = size_of::<[u64; CONTROL_WORDS]>();
+            }
+            header.msg_len = NOTHING;
+            let to = self.header(index);
+            // SAFETY: `header` points into the region, which is aligned and borrowed for writing.
+            unsafe { to.write(header) };
         }
+    }
+
+    fn receive(&mut self, socket: impl AsFd, count: usize, flags: libc::c_int) -> io::Result<usize> {
+        let (socket, count) = (socket.as_fd().as_raw_fd(), count as libc::c_uint);
+        let headers = self.header(0);
+        // SAFETY: recvmmsg(2) writes to `count` headers and to what they point at: `prepare` has pointed each of them at a
+        // buffer and a control block of its own, with their true lengths, and all outlive the call.
+        let received = unsafe { libc::recvmmsg(socket, headers, count, flags, ptr::null_mut()) };
+        usize::try_from(received).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn header(&mut self, index: usize) -> *mut libc::mmsghdr {
+        debug_assert!(index < COUNT_MAX, "there are so many headers");
+        // SAFETY: the region holds COUNT_MAX headers, and every caller asks for one of these.
+        unsafe { self.headers.as_mut_ptr().cast::<libc::mmsghdr>().add(index) }
+    }
+
+    /// How many bytes the last call has received into the buffer of this index, more than it has if the datagram was cut;
+    /// None if nothing. The last call may be a predecessor's.
+    #[must_use]
+    pub fn received(&self, index: usize) -> Option<usize> {
+        let headers = self.headers.as_ptr().cast::<libc::mmsghdr>();
+        assert!(index < COUNT_MAX, "there are so many headers");
+        // SAFETY: inside the region (asserted).
+        let header = unsafe { headers.add(index) };
+        // SAFETY: as above, so the field is inside as well; no reference is made.
+        let length = unsafe { &raw const (*header).msg_len };
+        // SAFETY: as above; aligned, and any bytes are a length. Volatile, for the kernel has written it.
+        let bytes = unsafe { length.read_volatile() };
+        (bytes != NOTHING).then_some(bytes as usize)
+    }
+
+    /// Who sent the datagram of this index, if the kernel said so.
+    #[must_use]
+    pub fn sender(&self, index: usize) -> Option<Credentials> {
+        let bytes = &self.control[index * size_of::<[u64; CONTROL_WORDS]>()..][..size_of::<[u64; CONTROL_WORDS]>()];
+        let word = |at: usize| u64::from_ne_bytes(bytes[at * 8..at * 8 + 8].try_into().expect("eight bytes"));
+        credentials(&std::array::from_fn(word))
     }
 }
 
@@ -135,7 +178,8 @@ fn credentials(control: &[u64; CONTROL_WORDS]) -> Option<Credentials> {
 mod tests {
     use super::*;
     use nix::sys::socket::{setsockopt, sockopt::PassCred};
-    use std::os::unix::net::UnixDatagram;
+    use std::io::Write;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
 
     fn pair() -> (UnixDatagram, UnixDatagram) {
         let (from, to) = UnixDatagram::pair().unwrap();
@@ -146,32 +190,51 @@ mod tests {
     #[test]
     fn datagrams_come_in_order_with_their_sender() {
         let (from, to) = pair();
-        let mut receiver = Receiver::new(4, 16);
-        assert_eq!(receiver.receive(&to).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let (mut headers, mut arena) = (Headers::anonymous().unwrap(), [0; 4 * 16]);
+        let nothing = headers.receive_datagrams(&to, &mut arena, 16, || ()).unwrap_err();
+        assert_eq!((nothing.kind(), headers.received(0)), (io::ErrorKind::WouldBlock, None));
         for text in ["one", "two", ""] {
             from.send(text.as_bytes()).unwrap();
         }
-        assert_eq!(receiver.receive(&to).unwrap(), 3);
+        assert_eq!(headers.receive_datagrams(&to, &mut arena, 16, || ()).unwrap(), 3);
         let me = Credentials {
             pid: std::process::id(),
             uid: nix::unistd::getuid().as_raw(),
             gid: nix::unistd::getgid().as_raw(),
         };
         for (index, text) in ["one", "two", ""].iter().enumerate() {
-            let datagram = receiver.datagram(index);
-            assert_eq!(&receiver.arena()[datagram.start..][..datagram.bytes], text.as_bytes());
-            assert_eq!(datagram.sender, Some(me));
+            assert_eq!(headers.received(index), Some(text.len()));
+            assert_eq!(&arena[index * 16..][..text.len()], text.as_bytes());
+            assert_eq!(headers.sender(index), Some(me));
         }
+        assert_eq!(headers.received(3), None);
     }
 
     #[test]
     fn a_datagram_that_was_cut_says_how_long_it_was() {
         let (from, to) = pair();
-        let mut receiver = Receiver::new(2, 16);
+        let (mut headers, mut arena) = (Headers::anonymous().unwrap(), [0; 2 * 16]);
         from.send(&[b'x'; 100]).unwrap();
         from.send(b"next").unwrap();
-        assert_eq!(receiver.receive(&to).unwrap(), 2);
-        assert_eq!((receiver.datagram(0).bytes, receiver.datagram(1).bytes), (100, 4));
-        assert_eq!(&receiver.arena()[16..20], b"next");
+        assert_eq!(headers.receive_datagrams(&to, &mut arena, 16, || ()).unwrap(), 2);
+        assert_eq!((headers.received(0), headers.received(1)), (Some(100), Some(4)));
+        assert_eq!(&arena[16..20], b"next");
+    }
+
+    #[test]
+    fn a_stream_leaves_in_memory_how_much_was_read() {
+        let (mut from, to) = UnixStream::pair().unwrap();
+        let (mut headers, mut into) = (Headers::anonymous().unwrap(), [0; 16]);
+        assert!(headers.receive_stream(&to, &mut into, || ()).is_err());
+        assert_eq!(headers.received(0), None, "nothing was read");
+        from.write_all(b"0123456789abcdefghi").unwrap();
+        let mut was_called = false;
+        assert_eq!(headers.receive_stream(&to, &mut into, || was_called = true).unwrap(), 16);
+        assert!(was_called);
+        assert_eq!((headers.received(0), &into), (Some(16), b"0123456789abcdef"));
+        assert_eq!(headers.receive_stream(&to, &mut into, || ()).unwrap(), 3);
+        drop(from);
+        assert_eq!(headers.receive_stream(&to, &mut into, || ()).unwrap(), 0);
+        assert_eq!(headers.received(0), Some(0), "the end");
     }
 }

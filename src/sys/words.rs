@@ -1,12 +1,15 @@
-//! Numbers in a memfd: memory that outlives the process, as atomics.
+//! Numbers and bytes in a memfd: memory that outlives the process.
 //!
-//! Enters: a memfd and how many numbers. Leaves: the numbers. Any thread. What can fail: there is no memory, or the memfd is
-//! not of that size.
+//! Enters: a memfd of a fixed size, and which part of it. Leaves: numbers as atomics, or bytes. Any thread for numbers,
+//! their owner for bytes. What can fail: there is no memory, or the memfd is not of that size.
+//!
+//! No part is to be mapped twice by a process: each mapping believes that its bytes are its own.
 
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::BorrowedFd;
 
-use super::mapping::{Mapping, fix_size, fixed_size};
+use super::mapping::Mapping;
 use crate::sync::atomic::AtomicU64;
 
 /// A row of numbers.
@@ -17,24 +20,12 @@ pub struct Words {
 }
 
 impl Words {
-    /// `count` zeros in an empty memfd that allows seals.
+    /// `count` numbers in a memfd, from `offset` on, which is a multiple of the page's size.
     ///
     /// # Errors
-    /// What the kernel says.
-    pub fn new(memory: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
-        fix_size(memory, count * size_of::<AtomicU64>())?;
-        Self::map(memory, count)
-    }
-
-    /// The `count` numbers that a predecessor left in a memfd; None if it is not one of that size.
-    #[must_use]
-    pub fn of_predecessor(memory: BorrowedFd<'_>, count: usize) -> Option<Self> {
-        let is_right = fixed_size(memory)? == count * size_of::<AtomicU64>();
-        is_right.then(|| Self::map(memory, count).ok())?
-    }
-
-    fn map(memory: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
-        let mapping = Mapping::of_memory(memory, count * size_of::<AtomicU64>())?;
+    /// As [`Mapping::of_memory`].
+    pub fn of_memory(memory: BorrowedFd<'_>, offset: usize, count: usize) -> io::Result<Self> {
+        let mapping = Mapping::of_memory(memory, offset, count * size_of::<AtomicU64>())?;
         mapping.populate()?;
         Ok(Self { mapping, count })
     }
@@ -49,21 +40,76 @@ impl Words {
     }
 }
 
+/// A stretch of bytes, of a memfd or of this process alone.
+#[derive(Debug)]
+pub struct Region {
+    mapping: Mapping,
+    len: usize,
+}
+
+impl Region {
+    /// Zeros of this process alone.
+    ///
+    /// # Errors
+    /// As [`Mapping::anonymous`].
+    pub fn anonymous(len: usize) -> io::Result<Self> {
+        Self::of(Mapping::anonymous(len)?, len)
+    }
+
+    /// `len` bytes of a memfd, from `offset` on, which is a multiple of the page's size.
+    ///
+    /// # Errors
+    /// As [`Mapping::of_memory`].
+    pub fn of_memory(memory: BorrowedFd<'_>, offset: usize, len: usize) -> io::Result<Self> {
+        Self::of(Mapping::of_memory(memory, offset, len)?, len)
+    }
+
+    fn of(mapping: Mapping, len: usize) -> io::Result<Self> {
+        mapping.populate()?;
+        Ok(Self { mapping, len })
+    }
+}
+
+impl Deref for Region {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the mapping has that many bytes, all with a value, and lives as long as `self`. Nobody writes them but
+        // through `self`: another process that has the memfd only keeps it, and no part is mapped twice (see the head).
+        unsafe { std::slice::from_raw_parts(self.mapping.base(), self.len) }
+    }
+}
+
+impl DerefMut for Region {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above; `self` is borrowed for writing, so nobody reads them meanwhile.
+        unsafe { std::slice::from_raw_parts_mut(self.mapping.base(), self.len) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sync::atomic::Ordering::Relaxed;
+    use crate::sys::mapping::fix_size;
     use rustix::fs::{MemfdFlags, memfd_create};
     use std::os::fd::AsFd;
 
     #[test]
-    fn numbers_are_found_again_and_only_as_many() {
+    fn what_was_written_is_found_again_by_whoever_maps_it_next() {
         let memory = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
-        assert!(Words::of_predecessor(memory.as_fd(), 9).is_none());
-        let words = Words::new(memory.as_fd(), 9).unwrap();
-        words.all()[8].store(7, Relaxed);
-        drop(words);
-        assert_eq!(Words::of_predecessor(memory.as_fd(), 9).unwrap().all()[8].load(Relaxed), 7);
-        assert!(Words::of_predecessor(memory.as_fd(), 8).is_none());
+        fix_size(memory.as_fd(), 8192).unwrap();
+        {
+            let words = Words::of_memory(memory.as_fd(), 0, 9).unwrap();
+            let mut bytes = Region::of_memory(memory.as_fd(), 4096, 100).unwrap();
+            words.all()[8].store(7, Relaxed);
+            bytes[99] = 5;
+        }
+        assert_eq!(Words::of_memory(memory.as_fd(), 0, 9).unwrap().all()[8].load(Relaxed), 7);
+        assert_eq!(Region::of_memory(memory.as_fd(), 4096, 100).unwrap()[99], 5);
+        assert!(Region::of_memory(memory.as_fd(), 8192, 1).is_err());
+        assert_eq!(*Region::anonymous(3).unwrap(), [0; 3]);
     }
 }

@@ -64,7 +64,10 @@ fn who_sends_is_seen_from_inside_the_sandbox() {
     let Some(machine) = Machine::boot() else { return };
     machine.run(&["systemctl", "start", "dbufd"]);
     machine.run(&["mkfifo", "-m", "0666", "/run/typed"]);
-    let uid = machine.run(&["id", "-u", "nobody"]);
+    // Not nobody, who stands for all those that a user namespace hides.
+    machine.write("/etc/sysusers.d/sender.conf", "u sender -\n");
+    machine.run(&["systemd-sysusers", "sender.conf"]);
+    let uid = machine.run(&["id", "-u", "sender"]);
     for (name, sender, transport) in
         [("frames", "dbufctl send", "frames"), ("datagrams", "logger -u /run/dbufd/dgram.sock", "syslog")]
     {
@@ -73,7 +76,7 @@ fn who_sends_is_seen_from_inside_the_sandbox() {
         machine.write(&program, &format!("#!/bin/sh\nexec {sender} <>/run/typed\n"));
         std::fs::set_permissions(machine.path(&program), PermissionsExt::from_mode(0o755)).expect("a program");
         let unit = format!("{name}.service");
-        machine.run(&["systemd-run", "--quiet", "--unit", &unit, "--uid", "nobody", &program]);
+        machine.run(&["systemd-run", "--quiet", "--unit", &unit, "--uid", "sender", &program]);
         let text = format!("by {name}");
         machine.run(&["sh", "-c", &format!("echo '{text}' >/run/typed")]);
         let event = machine.wait_for_event(&text);

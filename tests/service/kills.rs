@@ -1,6 +1,6 @@
 //! `kill -9` at random moments, under load of every kind.
 //!
-//! `DBUFD_KILLS` says how often; 8 without it, which takes some seconds.
+//! `DBUFD_KILLS` says how often; 4 without it, which takes some seconds.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -68,10 +68,10 @@ fn check_framed(texts: &[String], sent: &[u64]) {
 }
 
 #[test]
-fn kill_9_at_random_moments_loses_no_frame_and_stores_none_twice() {
+fn kill_9_at_random_moments_loses_no_frame_and_no_line_and_stores_none_twice() {
     let Some(machine) = Machine::boot() else { return };
     machine.run(&["systemctl", "start", "dbufd"]);
-    let kills: u64 = std::env::var("DBUFD_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
+    let kills: u64 = std::env::var("DBUFD_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     let stop = Arc::new(AtomicBool::new(false));
     let socket = machine.path("/run/dbufd/stream.sock");
     let clients: Vec<_> = (1..=FRAMED).map(|session| framed(socket.clone(), session, Arc::clone(&stop))).collect();
@@ -94,5 +94,5 @@ fn kill_9_at_random_moments_loses_no_frame_and_stores_none_twice() {
         sent.iter().sum::<u64>(),
         lines.lines.iter().sum::<u64>()
     );
-    assert!(missing as u64 <= kills * 64, "{missing} lines are more than what writers were reading");
+    assert_eq!(missing, 0, "lines are lost");
 }

@@ -30,27 +30,35 @@ pub(crate) struct Sent {
 impl Load {
     /// Connects and begins. That a connection breaks is a failure, which [`Load::stop`] tells.
     pub(crate) fn start(machine: &Machine, connections: usize) -> Self {
+        Self::begin(machine, connections, |_| false)
+    }
+
+    /// As [`Load::start`], but every other connection writes the second half of a line with the first of the next, so
+    /// that at any moment half a line is on its way.
+    pub(crate) fn start_torn(machine: &Machine, connections: usize) -> Self {
+        Self::begin(machine, connections, |index| index % 2 == 1)
+    }
+
+    fn begin(machine: &Machine, connections: usize, is_torn: fn(usize) -> bool) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let streams: Vec<(usize, UnixStream)> = (0..connections).map(|index| (index, machine.stream())).collect();
+        let mut rest = (0..connections).map(|index| Connection {
+            index,
+            stream: machine.stream(),
+            is_torn: is_torn(index),
+            rest: String::new(),
+        });
         let mut threads = Vec::new();
-        let mut rest = streams.into_iter().peekable();
-        while rest.peek().is_some() {
-            let mut own: Vec<_> = rest.by_ref().take(CONNECTIONS_A_THREAD).collect();
+        for _ in 0..connections.div_ceil(CONNECTIONS_A_THREAD) {
+            let own = rest.by_ref().take(CONNECTIONS_A_THREAD).collect();
             let stop = Arc::clone(&stop);
-            threads.push(thread::spawn(move || {
-                let mut number = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    for (index, stream) in &mut own {
-                        let line = line(*index, number) + "\n";
-                        stream.write_all(line.as_bytes()).unwrap_or_else(|e| panic!("connection {index}: {e}"));
-                    }
-                    number += 1;
-                    thread::sleep(PAUSE);
-                }
-                number
-            }));
+            threads.push(thread::spawn(move || send(own, &stop)));
         }
         Self { stop, threads, connections }
+    }
+
+    /// Whether a connection has broken, which ends its thread.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
     }
 
     /// Stops sending and gives what was sent.
@@ -68,7 +76,8 @@ impl Sent {
         let texts = machine.settled_texts();
         let mut next = vec![0; self.lines.len()];
         let mut missing = vec![Vec::new(); self.lines.len()];
-        for text in texts.iter().filter(|text| text.starts_with("line of ")) {
+        // By either end, so that a piece of a line is noticed.
+        for text in texts.iter().filter(|text| text.starts_with("line of ") || text.ends_with(" more")) {
             let words: Vec<&str> = text.split(' ').collect();
             let (Some(Ok(index)), Some(Ok(number))) =
                 (words.get(2).map(|w| w.parse()), words.get(3).map(|w| w.parse()))
@@ -93,6 +102,43 @@ impl Sent {
         assert!(missing.iter().all(Vec::is_empty), "of {:?} lines, missing: {missing:?}", self.lines);
         assert!(self.lines.iter().all(|&lines| lines > 0), "something was sent");
     }
+}
+
+struct Connection {
+    index: usize,
+    stream: UnixStream,
+    is_torn: bool,
+    /// Of the last line, what is still to be written.
+    rest: String,
+}
+
+impl Connection {
+    fn send(&mut self, number: u64) {
+        let mut text = std::mem::take(&mut self.rest) + &line(self.index, number) + "\n";
+        if self.is_torn {
+            self.rest = text.split_off(text.len() - 10);
+        }
+        self.write(&text);
+    }
+
+    fn write(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).unwrap_or_else(|e| panic!("connection {}: {e}", self.index));
+    }
+}
+
+/// Sends until it is told to stop; gives how many lines each connection has sent.
+fn send(mut connections: Vec<Connection>, stop: &AtomicBool) -> u64 {
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        connections.iter_mut().for_each(|connection| connection.send(number));
+        number += 1;
+        thread::sleep(PAUSE);
+    }
+    for connection in &mut connections {
+        let rest = std::mem::take(&mut connection.rest);
+        connection.write(&rest);
+    }
+    number
 }
 
 fn line(index: usize, number: u64) -> String {

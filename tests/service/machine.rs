@@ -37,29 +37,44 @@ impl Machine {
         Self::boot_with(&[])
     }
 
-    /// As [`Machine::boot`], with more options of `box up`.
-    pub(crate) fn boot_with(options: &[&str]) -> Option<Self> {
+    /// As [`Machine::boot`], with a small disk of its own at this path, which fsfreeze(8) can block.
+    pub(crate) fn boot_with_disk(path: &str) -> Option<Self> {
+        Self::boot_with(&["--disk", path])
+    }
+
+    fn boot_with(options: &[&str]) -> Option<Self> {
+        let programs = [
+            concat!(env!("CARGO_BIN_EXE_dbufd"), ":/usr/bin/dbufd"),
+            concat!(env!("CARGO_BIN_EXE_dbufctl"), ":/usr/bin/dbufctl"),
+        ];
+        let programs: Vec<&str> = programs.into_iter().flat_map(|bind| ["--bind-ro", bind]).collect();
+        let machine = Self::boot_bare(&[options, &programs].concat())?;
+        machine.install();
+        Some(machine)
+    }
+
+    /// Boots one in which nothing of dbufd is installed.
+    pub(crate) fn boot_bare(options: &[&str]) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        if !can_work() {
+        static ANY: OnceLock<bool> = OnceLock::new();
+        static WITH_DISK: OnceLock<bool> = OnceLock::new();
+        let fits = *ANY.get_or_init(|| can_work(&[], "the tests of the service"))
+            && (!options.contains(&"--disk")
+                || *WITH_DISK.get_or_init(|| can_work(&["--disk"], "the tests that block a disk")));
+        if !fits {
             return None;
         }
         let owner = std::process::id();
         let name = format!("{owner}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let mut up = the_box();
         up.args(["up", &name, "--owner", &owner.to_string()]).args(options);
-        up.args(["--bind-ro", concat!(env!("CARGO_BIN_EXE_dbufd"), ":/usr/bin/dbufd")]);
-        up.args(["--bind-ro", concat!(env!("CARGO_BIN_EXE_dbufctl"), ":/usr/bin/dbufctl")]);
         let pid = succeed("box up", &up.output().expect("bash runs"));
-        let machine = Self { name, pid: pid.trim().parse().expect("a pid") };
-        machine.install();
-        Some(machine)
+        Some(Self { name, pid: pid.trim().parse().expect("a pid") })
     }
 
     fn install(&self) {
         // What the real machine may have of its own.
-        for at in ["/etc/dbufd", "/etc/systemd/system/dbufd.service.d", "/etc/sysusers.d/dbufd.conf"] {
-            self.run(&["rm", "-rf", at]);
-        }
+        self.run(&["sh", "-c", "rm -rf /etc/dbufd /etc/*/dbufd* /etc/systemd/system/dbufd* /var/log/dbufd/*"]);
         for (file, at) in INSTALLED {
             let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(file));
             self.write(at, &text.expect("a file of the project"));
@@ -96,6 +111,19 @@ impl Machine {
         succeed(&format!("{command:?}"), &self.exec(command))
     }
 
+    /// The number that a process of the machine has for this one.
+    pub(crate) fn pid_outside(&self, inside: &str) -> u32 {
+        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = namespace(&self.pid.to_string());
+        let is_it = |pid: &String| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+            numbers.split_whitespace().last() == Some(inside) && namespace(pid) == own
+        };
+        let all = fs::read_dir("/proc").expect("/proc").flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+        all.into_iter().find(is_it).and_then(|pid| pid.parse().ok()).expect("it runs")
+    }
+
     /// A property of the service.
     pub(crate) fn property(&self, name: &str) -> String {
         self.run(&["systemctl", "show", "-P", name, "dbufd.service"]).trim().to_owned()
@@ -130,13 +158,16 @@ impl Machine {
 
     /// A connection of this process, which the machine's own processes cannot see.
     pub(crate) fn stream(&self) -> UnixStream {
-        UnixStream::connect(self.path("/run/dbufd/stream.sock")).expect("somebody listens")
+        let stream = UnixStream::connect(self.path("/run/dbufd/stream.sock")).expect("somebody listens");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+        stream
     }
 
     /// A datagram socket that is connected to dbufd's.
     pub(crate) fn datagrams(&self) -> UnixDatagram {
         let socket = UnixDatagram::unbound().expect("a socket");
         socket.connect(self.path("/run/dbufd/dgram.sock")).expect("somebody listens");
+        socket.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         socket
     }
 }
@@ -154,22 +185,19 @@ fn the_box() -> Command {
     command
 }
 
-fn can_work() -> bool {
-    static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| {
-        let output = the_box().arg("check").output().expect("bash runs");
-        if output.status.code() != Some(CANNOT_WORK) {
-            succeed("box check", &output);
-            return true;
-        }
-        let why = String::from_utf8_lossy(&output.stderr).trim().replace("box: ", "");
-        // Past the harness, which keeps what a test that passes prints.
-        let _ = writeln!(std::io::stderr(), "skipped: the tests of the service, for {why}");
-        false
-    })
+fn can_work(options: &[&str], skipped: &str) -> bool {
+    let output = the_box().arg("check").args(options).output().expect("bash runs");
+    if output.status.code() != Some(CANNOT_WORK) {
+        succeed("box check", &output);
+        return true;
+    }
+    let why = String::from_utf8_lossy(&output.stderr).trim().replace("box: ", "");
+    // Past the harness, which keeps what a test that passes prints.
+    let _ = writeln!(std::io::stderr(), "skipped: {skipped}, for {why}");
+    false
 }
 
-fn succeed(what: &str, output: &Output) -> String {
+pub(crate) fn succeed(what: &str, output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{what}: {}{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)

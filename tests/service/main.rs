@@ -11,6 +11,9 @@ mod journal;
 mod kills;
 mod load;
 mod machine;
+mod package;
+mod restarts;
 #[path = "../support/mod.rs"]
 mod support;
 mod units;
+mod watchdog;

@@ -5,15 +5,14 @@
 
 use std::os::fd::OwnedFd;
 
+use super::desk::{Desk, Subject};
 use super::intake::Intake;
 use super::layer::{Closed, Extra, Nobody};
 use super::meaning::meaning;
 use super::senders::{Senders, Watch};
 use crate::pipeline::record::{Cause, Transport};
-use crate::sys::recvmmsg::{COUNT_MAX, Credentials, Receiver};
+use crate::sys::recvmmsg::{COUNT_MAX, Credentials};
 
-/// The most memory for datagrams that are received at a time.
-const ARENA_BYTES_MAX: usize = 4 << 20;
 /// What the kernel itself says where it knows nobody: no process, the overflow user and group.
 const NOBODY: Credentials = Credentials { pid: 0, uid: 65_534, gid: 65_534 };
 
@@ -21,17 +20,12 @@ const NOBODY: Credentials = Credentials { pid: 0, uid: 65_534, gid: 65_534 };
 #[derive(Debug)]
 pub(super) struct Datagrams {
     socket: OwnedFd,
-    receiver: Receiver,
     senders: Senders,
 }
 
-fn receiver(max_event_bytes: usize) -> Receiver {
-    Receiver::new((ARENA_BYTES_MAX / max_event_bytes).min(COUNT_MAX), max_event_bytes)
-}
-
 impl Datagrams {
-    pub(super) fn new(socket: OwnedFd, max_event_bytes: usize) -> Self {
-        Self { socket, receiver: receiver(max_event_bytes), senders: Senders::default() }
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        Self { socket, senders: Senders::default() }
     }
 
     pub(super) fn socket(&self) -> &OwnedFd {
@@ -44,43 +38,70 @@ impl Datagrams {
     }
 
     /// Receives once and lays down what came. False if that was all there is.
-    pub(super) fn receive(&mut self, intake: &mut Intake, watch: &mut Watch<'_>) -> Result<bool, Closed> {
-        if self.receiver.datagram_bytes_max() != intake.max_event_bytes {
-            self.receiver = receiver(intake.max_event_bytes);
-        }
+    pub(super) fn receive(
+        &mut self,
+        desk: &mut Desk,
+        intake: &mut Intake,
+        watch: &mut Watch<'_>,
+    ) -> Result<bool, Closed> {
+        let bytes_max = intake.max_event_bytes;
+        let begin = || {
+            intake.layer.begin_read(0);
+            desk.notes.begin(Subject::Datagrams, intake.next_piece, bytes_max);
+        };
+        let count = (desk.arena.len() / bytes_max).min(COUNT_MAX);
         // An error is nothing to read: the next round asks again.
-        let received = self.receiver.receive(&self.socket).unwrap_or(0);
-        intake.begin();
-        for index in 0..received {
-            self.take(index, intake, watch);
-            if intake.layer.is_full() {
-                intake.layer.lay_down(self.receiver.arena(), &mut Nobody)?;
-            }
-        }
-        intake.layer.lay_down(self.receiver.arena(), &mut Nobody)?;
-        let is_more = received == self.receiver.count();
+        let received = desk.headers.receive_datagrams(&self.socket, &mut desk.arena, bytes_max, begin).unwrap_or(0);
+        self.lay_down(desk, received, intake, watch)?;
+        let is_more = received == count;
         self.senders.end_read(!is_more);
         Ok(is_more)
     }
 
-    fn take(&mut self, index: usize, intake: &mut Intake, watch: &mut Watch<'_>) {
-        let datagram = self.receiver.datagram(index);
-        if datagram.bytes == 0 {
+    /// Lays down what a predecessor has received, but for the records that it has published.
+    pub(super) fn replay(&mut self, desk: &Desk, intake: &mut Intake, watch: &mut Watch<'_>) -> Result<(), Closed> {
+        let received = (0..COUNT_MAX).take_while(|index| desk.headers.received(*index).is_some()).count();
+        self.lay_down(desk, received.min(desk.arena.len() / intake.max_event_bytes), intake, watch)
+    }
+
+    fn lay_down(
+        &mut self,
+        desk: &Desk,
+        received: usize,
+        intake: &mut Intake,
+        watch: &mut Watch<'_>,
+    ) -> Result<(), Closed> {
+        intake.begin();
+        for index in 0..received {
+            self.take(index, desk, intake, watch);
+            if intake.layer.is_full() {
+                intake.layer.lay_down(&desk.arena, &mut Nobody)?;
+            }
+        }
+        intake.layer.lay_down(&desk.arena, &mut Nobody)?;
+        desk.notes.end();
+        Ok(())
+    }
+
+    fn take(&mut self, index: usize, desk: &Desk, intake: &mut Intake, watch: &mut Watch<'_>) {
+        let (start, bytes_max) = (index * intake.max_event_bytes, intake.max_event_bytes);
+        let bytes = desk.headers.received(index).unwrap_or(0);
+        if bytes == 0 {
             return;
         }
-        let peer = self.senders.peer(datagram.sender.unwrap_or(NOBODY), intake, watch);
-        if datagram.bytes > self.receiver.datagram_bytes_max() {
+        let peer = self.senders.peer(desk.headers.sender(index).unwrap_or(NOBODY), intake, watch);
+        if bytes > bytes_max {
             let slot = intake.layer.slot(peer, Transport::Datagram, 0, b"");
-            return intake.layer.lose(slot, Cause::TooBig, datagram.bytes as u64);
+            return intake.layer.lose(slot, Cause::TooBig, bytes as u64);
         }
-        let bytes = &self.receiver.arena()[datagram.start..][..datagram.bytes];
+        let bytes = &desk.arena[start..][..bytes];
         intake.fields.clear();
         let now_ns = intake.layer.time_ns();
         let meaning = meaning(Transport::Datagram, bytes, now_ns, &mut intake.parser, &mut intake.fields);
         if meaning.text.is_empty() {
             return;
         }
-        let start = datagram.start + meaning.text_start;
+        let start = start + meaning.text_start;
         let range = start..start + meaning.text.len();
         let slot = intake.layer.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
         let extra = Extra { source_time_ns: meaning.source_time_ns, ..Extra::default() };

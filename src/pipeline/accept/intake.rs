@@ -17,6 +17,7 @@ use crate::sync::Arc;
 
 /// The writer's index is in the upper bits of every piece's id, so that ids of two writers never meet.
 const PIECE_ID_BITS: u32 = 48;
+const PIECE_COUNT_MASK: u64 = (1 << PIECE_ID_BITS) - 1;
 
 /// What a socket's bytes go through.
 #[derive(Debug)]
@@ -33,7 +34,8 @@ pub(super) struct Intake {
     pub(super) waker: Waker,
     pub(super) index: usize,
     peers: u64,
-    pieces: u64,
+    /// The id of the next event that is stored in pieces.
+    pub(super) next_piece: u64,
 }
 
 impl Intake {
@@ -57,7 +59,7 @@ impl Intake {
             index,
             peers: 0,
             // A successor goes on with a line of which its predecessor laid down pieces: their ids must not meet.
-            pieces: now_ns() / 1000 % (1 << PIECE_ID_BITS),
+            next_piece: ((index as u64) << PIECE_ID_BITS) | ((now_ns() / 1000) & PIECE_COUNT_MASK),
         }
     }
 
@@ -74,8 +76,9 @@ impl Intake {
 
     /// An id for the pieces of one event, which no other event of this life or the one before has.
     pub(super) fn piece_id(&mut self) -> u64 {
-        self.pieces = (self.pieces + 1) % (1 << PIECE_ID_BITS);
-        (self.index as u64) << PIECE_ID_BITS | self.pieces
+        let id = self.next_piece;
+        self.next_piece = (id & !PIECE_COUNT_MASK) | ((id + 1) & PIECE_COUNT_MASK);
+        id
     }
 }
 

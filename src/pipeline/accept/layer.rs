@@ -11,6 +11,7 @@
 
 use std::ops::Range;
 
+use super::desk::Notes;
 use super::losses::{LOSSES_MAX, Losses};
 use super::source::{Peer, SLOTS_MAX, Sources};
 use crate::pipeline::buffer::{Claim, Refused, Spot, Writer};
@@ -98,6 +99,11 @@ pub(super) struct Layer {
     tally: Tally,
     counters: Arc<Counters>,
     pulse: Arc<Pulse>,
+    /// For a successor: how many records of what is on the desk are published.
+    notes: Arc<Notes>,
+    records: u64,
+    /// So many records that come next are published already, by a predecessor.
+    skip: u64,
     time_ns: u64,
     publishes: u64,
 }
@@ -107,7 +113,32 @@ impl Layer {
     pub(super) fn new(writer: Writer, index: usize, counters: Arc<Counters>, pulse: Arc<Pulse>) -> Self {
         let sources = Sources::new(Arc::clone(&counters));
         let (events, losses, tally) = (Events::default(), Losses::default(), Tally::default());
-        Self { writer, index, sources, events, losses, tally, counters, pulse, time_ns: 0, publishes: 0 }
+        let (notes, records, skip, time_ns, publishes) = (Arc::default(), 0, 0, 0, 0);
+        Self {
+            writer,
+            index,
+            sources,
+            events,
+            losses,
+            tally,
+            counters,
+            pulse,
+            notes,
+            records,
+            skip,
+            time_ns,
+            publishes,
+        }
+    }
+
+    /// What is read from here on lies on the desk with these notes.
+    pub(super) fn set_notes(&mut self, notes: &Arc<Notes>) {
+        self.notes = Arc::clone(notes);
+    }
+
+    /// A read begins, of which so many records are published already.
+    pub(super) fn begin_read(&mut self, published: u64) {
+        (self.records, self.skip) = (0, published);
     }
 
     /// This writer's counters.
@@ -179,8 +210,10 @@ impl Layer {
     /// # Errors
     /// [`Closed`]; what could not be published is counted as lost.
     pub(super) fn lay_down(&mut self, input: &[u8], witness: &mut impl Witness) -> Result<(), Closed> {
-        let mut done = 0;
-        self.tally.counted = 0;
+        let mut done = self.skip.min(self.events.all.len() as u64) as usize;
+        self.skip -= done as u64;
+        self.records += done as u64;
+        self.tally.counted = done;
         while let Some(need) = self.need(done) {
             match self.lay_down_once(done, need, input, witness) {
                 Ok(Some(to)) => done = to,
@@ -222,13 +255,20 @@ impl Layer {
         let losses = if all { self.losses.put(&mut claim, &mut self.sources, self.time_ns) } else { 0 };
         self.tally.counted = self.tally.counted.max(to);
         count(&self.tally, &self.sources, &self.counters.writers[self.index].0);
-        let sequence = self.tally.sequence;
+        let (sequence, records) = (self.tally.sequence, self.records + (to - done) as u64);
+        self.notes.about_to(claim.spot(), records);
         if let Some(sequence) = sequence {
             witness.about_to_publish(claim.spot(), sequence);
         }
-        if claim.publish_or(|| witness.take_back()).is_err() {
+        let sealed = || {
+            self.notes.take_back();
+            witness.take_back();
+        };
+        if claim.publish_or(sealed).is_err() {
             return Ok(None);
         }
+        self.notes.published(records);
+        self.records = records;
         if let Some(sequence) = sequence {
             witness.published(generation, sequence);
         }

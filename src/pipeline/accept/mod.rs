@@ -11,9 +11,10 @@
 //!
 //! The way through the files: `listener` → `stream` (→ `text` → `lines`, `meaning`, `syslog`; or → `framed`, [`frames`])
 //! and `datagram` (→ `senders`, `meaning`) → `layer` (→ `source`, `losses`). `writer` is the thread, `peer` says who,
-//! [`kept`] keeps connections for a successor.
+//! [`kept`] keeps connections for a successor, [`desk`] what is just being read.
 
 mod datagram;
+pub mod desk;
 mod framed;
 pub mod frames;
 mod intake;
@@ -44,6 +45,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{setsockopt, sockopt::PassCred};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
+use self::desk::Desks;
 use self::frames::Sessions;
 use self::intake::Intake;
 use self::kept::{Inherited, Kept, KeptConnections};
@@ -57,6 +59,7 @@ use super::pulse::Pulse;
 use super::record::{EXTENSION_BYTES_MAX, HEAD_BYTES, LOSS_BYTES, SOURCE_BYTES_MAX, padded};
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard, mpsc, thread};
+use crate::sys::fdstore::FdStore;
 
 /// What one event takes at most beside its payload, with its source record, in bytes.
 pub const OVERHEAD_BYTES_MAX: usize = HEAD_BYTES + EXTENSION_BYTES_MAX + SOURCE_BYTES_MAX + LOSS_BYTES;
@@ -93,6 +96,10 @@ pub struct AcceptOptions {
     pub inherited: Vec<Inherited>,
     /// The sessions of the framed protocol.
     pub sessions: Arc<Sessions>,
+    /// Where the writers read; one for each of `cpus`.
+    pub desks: Vec<Desks>,
+    /// Where desks of writers that there are no more are kept until they are finished.
+    pub store: Option<Arc<FdStore>>,
 }
 
 /// Why writers cannot start.
@@ -140,6 +147,7 @@ struct Shared {
     counters: Arc<Counters>,
     max_event_bytes: AtomicUsize,
     kept: Option<Arc<KeptConnections>>,
+    store: Option<Arc<FdStore>>,
     sockets_are_passed: bool,
 }
 
@@ -159,6 +167,13 @@ struct Inbox {
     is_closed: bool,
 }
 
+/// What predecessors left for one writer, and its own desk.
+#[derive(Debug)]
+struct Left {
+    desks: Desks,
+    inherited: Vec<Inherited>,
+}
+
 /// A client that was accepted by one writer for another.
 #[derive(Debug)]
 struct Newcomer {
@@ -171,9 +186,23 @@ impl Accept {
     ///
     /// # Errors
     /// [`StartError`]; no thread runs then.
+    ///
+    /// # Panics
+    /// When there are not as many desks as writers.
     pub fn start(options: AcceptOptions) -> Result<Self, StartError> {
-        let AcceptOptions { sockets, buffer, counters, progress, cpus, max_event_bytes, kept, inherited, sessions } =
-            options;
+        let AcceptOptions {
+            sockets,
+            buffer,
+            counters,
+            progress,
+            cpus,
+            max_event_bytes,
+            kept,
+            inherited,
+            sessions,
+            desks,
+            store,
+        } = options;
         let limit_bytes = buffer.largest_claim().saturating_sub(OVERHEAD_BYTES_MAX);
         if padded(max_event_bytes) > limit_bytes {
             return Err(StartError::MaxEvent { max_event_bytes, limit_bytes });
@@ -189,24 +218,25 @@ impl Accept {
             counters,
             max_event_bytes: AtomicUsize::new(max_event_bytes),
             kept,
+            store,
             sockets_are_passed: sockets.are_passed,
         });
         let stream = Arc::new(sockets.stream);
         let mut datagram = Some(sockets.datagram);
-        let workers = (0..cpus.len()).map(|index| -> Result<Worker, StartError> {
+        assert_eq!(desks.len(), cpus.len(), "each writer has its desk");
+        let inherited = by_writer(&desks, inherited);
+        let of_each = desks.into_iter().zip(inherited);
+        let workers = (0..cpus.len()).zip(of_each).map(|(index, (desks, inherited))| -> Result<Worker, StartError> {
             let pulse = Arc::clone(&shared.desks[index].pulse);
             let layer = Layer::new(buffer.writer()?, index, Arc::clone(&shared.counters), pulse);
             let (sessions, progress) = (Arc::clone(&sessions), Arc::clone(&progress));
             let intake = Intake::new(layer, index, max_event_bytes, sessions, progress, buffer.waker());
             let listener = Listener::new(Arc::clone(&stream));
-            Ok(Worker::new(index, Arc::clone(&shared), intake, listener, datagram.take())?)
+            let left = Left { desks, inherited };
+            Ok(Worker::new(index, Arc::clone(&shared), intake, listener, datagram.take(), left)?)
         });
         // All that can fail comes before the first thread, except for the threads themselves.
-        let mut workers = workers.collect::<Result<Vec<_>, _>>()?;
-        let count = workers.len().max(1);
-        for (turn, inherited) in inherited.into_iter().enumerate() {
-            workers[turn % count].inherit(inherited);
-        }
+        let workers = workers.collect::<Result<Vec<_>, _>>()?;
         let (end, ended) = mpsc::channel();
         let mut accept = Self { shared, threads: Vec::new(), ended, limit_bytes };
         for (worker, cpu) in workers.into_iter().zip(cpus) {
@@ -329,6 +359,16 @@ impl Shared {
         inbox.is_closed = true;
         std::mem::take(&mut inbox.newcomers)
     }
+}
+
+/// Shares connections out: each to the writer on whose desk lies what was read of it, the others in turn.
+fn by_writer(desks: &[Desks], inherited: Vec<Inherited>) -> Vec<Vec<Inherited>> {
+    let mut of_each: Vec<Vec<Inherited>> = desks.iter().map(|_| Vec::new()).collect();
+    for (turn, inherited) in inherited.into_iter().enumerate() {
+        let concerned = desks.iter().position(|desks| desks.concern(inherited.kept.place()));
+        of_each[concerned.unwrap_or(turn % desks.len())].push(inherited);
+    }
+    of_each
 }
 
 fn set_nonblocking(socket: &OwnedFd) -> io::Result<()> {

@@ -6,13 +6,14 @@
 //! The first bytes decide: the framed protocol's magic, or else text. A connection that says nothing is a descriptor
 //! and this structure; memory beyond that is taken only while an event has come in part.
 
+use std::io;
 use std::os::fd::OwnedFd;
 
 use dbuf_client::wire::{CONTROL_BYTES_MAX, HEAD_BYTES, MAGIC, is_framed};
 use nix::sys::epoll::EpollFlags;
-use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
+use super::desk::{Desk, Subject};
 use super::framed::{self, End, Line};
 use super::frames::{FrameSession, Greeting, greet};
 use super::intake::Intake;
@@ -132,33 +133,70 @@ impl Connection {
     }
 
     /// Reads once, and lays down what came.
-    pub(super) fn read(&mut self, scratch: &mut [u8], intake: &mut Intake) -> Result<Read, Closed> {
-        self.kept.open_book();
-        let got = loop {
-            match rustix::io::read(&self.kept.socket, &mut *scratch) {
-                Err(Errno::INTR) => {}
-                other => break other,
+    pub(super) fn read(&mut self, desk: &mut Desk, intake: &mut Intake) -> Result<Read, Closed> {
+        let mut number = 0;
+        let subject = self.kept.place().map(Subject::Stream);
+        let begin = || {
+            intake.layer.begin_read(0);
+            if let Some(subject) = subject {
+                number = desk.notes.begin(subject, intake.next_piece, intake.max_event_bytes);
             }
         };
+        let got = desk.headers.receive_stream(&self.kept.socket, &mut desk.stream, begin);
         intake.begin();
         let read = match got {
-            Err(Errno::AGAIN) => Read::Nothing,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Read::Nothing,
+            // Asked again in the next round.
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Read::Nothing,
             // A reset means that the peer closed without reading our replies: an end like any other.
             Ok(0) | Err(_) => Read::End(self.counted(intake, Self::end)?),
-            Ok(bytes) => Read::Some(self.counted(intake, |this, intake| this.take(&scratch[..bytes], intake))?),
+            Ok(bytes) => Read::Some(self.counted(intake, |this, intake| this.take(&desk.stream[..bytes], intake))?),
         };
-        self.mark();
+        let keeps = self.mark(number);
+        // Before its place can become another's.
+        desk.notes.end();
+        if !keeps {
+            self.kept.let_go();
+        }
         Ok(read)
     }
 
-    /// Notes how far it has been read, for a successor.
-    fn mark(&mut self) {
-        match &self.protocol {
-            Protocol::Undecided => self.kept.mark(&Mark::Undecided { carry: &self.carry }),
-            Protocol::Text(text) => self.kept.mark(&text.mark(&self.carry)),
-            // Its client connects again, asks where it stands and sends the rest; nobody could go on in mid-frame.
-            Protocol::Frames(_) => self.kept.let_go(),
+    /// Lays down what a predecessor has read, but for the records that it has published.
+    pub(super) fn replay(&mut self, desk: &Desk, number: u64, intake: &mut Intake) -> Result<Fate, Closed> {
+        let bytes = &desk.stream[..desk.headers.received(0).unwrap_or(0).min(desk.stream.len())];
+        let begins_framed = || is_framed(&[&self.carry, bytes].concat()) != Some(false);
+        if matches!(self.protocol, Protocol::Undecided) && !bytes.is_empty() && begins_framed() {
+            // Its client comes again, and is told where it stands.
+            return Ok(Fate::Close);
         }
+        intake.begin();
+        let fate = if bytes.is_empty() {
+            self.counted(intake, Self::end)?
+        } else {
+            self.counted(intake, |this, intake| this.take(bytes, intake))?
+        };
+        let keeps = self.mark(number);
+        desk.notes.end();
+        if !keeps {
+            self.kept.let_go();
+        }
+        Ok(fate)
+    }
+
+    /// Notes how far it has been read, the read of this number included, for a successor. False if a successor could not
+    /// go on with it.
+    fn mark(&mut self, number: u64) -> bool {
+        match &self.protocol {
+            Protocol::Undecided => self.kept.mark(&Mark::Undecided { carry: &self.carry }, number),
+            Protocol::Text(text) => self.kept.mark(&text.mark(&self.carry), number),
+            // Its client connects again, asks where it stands and sends the rest; nobody could go on in mid-frame.
+            Protocol::Frames(_) => false,
+        }
+    }
+
+    /// Its place, if it is kept.
+    pub(super) fn place(&self) -> Option<u32> {
+        self.kept.place()
     }
 
     /// Sends what the client is owed by now.
@@ -200,7 +238,10 @@ impl Connection {
             Protocol::Text(text) => text.shed(&mut this.carry, &this.peer, intake).map(|()| Fate::Open),
             Protocol::Frames(_) | Protocol::Undecided => this.end(intake).map(|_| Fate::Close),
         })?;
-        self.mark();
+        // It was not read, so there is nothing on the desk.
+        if !self.mark(0) {
+            self.kept.let_go();
+        }
         Ok(fate)
     }
 

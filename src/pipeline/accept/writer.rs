@@ -3,7 +3,7 @@
 //! Enters: readiness of its sockets, newcomers from other writers, the order to stop. Leaves: events in the buffer. One
 //! thread each. What can fail: the reader can go, and then the thread ends; sockets fail one by one and are closed.
 //!
-//! Its end is in `writer/stop`.
+//! Its beginning, where there was a process before, is in `writer/resume`, its end in `writer/stop`.
 //!
 //! A round takes what epoll says is ready, one bounded read each; the kernel hands ready sockets out in turn, so that a
 //! flood on one keeps no other waiting for more than a round. Without work there is no timeout and no wake-up.
@@ -11,6 +11,7 @@
 //! Order of a round: processes that have ended come first, for the number of one must not speak for another in the
 //! datagrams behind it (see `senders`).
 
+mod resume;
 mod stop;
 
 use std::io;
@@ -21,19 +22,20 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::datagram::Datagrams;
+use super::desk::{Desk, Subject};
 use super::intake::Intake;
 use super::kept::{Inherited, Kept};
 use super::layer::Closed;
 use super::listener::{Accepted, Listener};
 use super::peer;
 use super::stream::{Connection, Fate, Read};
-use super::{Newcomer, Shared};
+use super::{Left, Newcomer, Shared};
 use crate::pipeline::pulse::Activity;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering::Relaxed;
 
 /// Bytes of one read: large enough to make system calls rare, small enough to stay in the core's own cache.
-const READ_BYTES: usize = 256 << 10;
+pub(super) const READ_BYTES: usize = 256 << 10;
 /// Events of one round.
 const READY_MAX: usize = 256;
 /// Clients that are accepted in one round, so that a storm of them keeps no connection waiting.
@@ -105,9 +107,10 @@ pub(super) struct Worker {
     freed: Vec<u32>,
     /// Connections whose clients wait for the reader's progress.
     waiting: Vec<u32>,
-    /// What a predecessor left, until the thread runs.
+    /// What predecessors left, until the thread runs.
     inherited: Vec<Inherited>,
-    scratch: Box<[u8]>,
+    /// Its own desk first; until the thread runs, those that it has to finish for others as well.
+    desks: Vec<Desk>,
     round: u64,
 }
 
@@ -119,12 +122,13 @@ impl Worker {
         intake: Intake,
         listener: Listener,
         datagrams: Option<OwnedFd>,
+        left: Left,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let input = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.number());
         epoll.add(&shared.desks[index].bell, input(Token::Bell))?;
         epoll.add(intake.progress.bell(index), input(Token::Progress))?;
-        let datagrams = datagrams.map(|socket| Datagrams::new(socket, intake.max_event_bytes));
+        let datagrams = datagrams.map(Datagrams::new);
         if let Some(datagrams) = &datagrams {
             epoll.add(datagrams.socket(), input(Token::Datagrams))?;
         }
@@ -140,8 +144,8 @@ impl Worker {
             free: Vec::new(),
             freed: Vec::new(),
             waiting: Vec::new(),
-            inherited: Vec::new(),
-            scratch: vec![0; READ_BYTES].into(),
+            inherited: left.inherited,
+            desks: std::iter::once(left.desks.own).chain(left.desks.others).collect(),
             round: 0,
         };
         worker.listen()?;
@@ -154,14 +158,9 @@ impl Worker {
         Ok(self.epoll.add(&*self.listener.socket, EpollEvent::new(flags, Token::Listener.number()))?)
     }
 
-    /// Gives this writer a connection of a predecessor, before it runs.
-    pub(super) fn inherit(&mut self, inherited: Inherited) {
-        self.shared.count_connection(self.index);
-        self.inherited.push(inherited);
-    }
-
     /// Runs until it is told to stop, and has then drained what the kernel holds; or until the reader is gone.
     pub(super) fn run(mut self) {
+        self.shared.desks[self.index].pulse.begin();
         let Ok(stop_by) = self.resume().and_then(|()| self.rounds()) else { return };
         // The reader may go while this drains; what is lost by that is counted.
         let _ = self.drain(stop_by);
@@ -254,23 +253,6 @@ impl Worker {
         Ok(())
     }
 
-    /// Goes on with the connections that a predecessor left.
-    fn resume(&mut self) -> Result<(), Closed> {
-        for Inherited { kept, identity: noted, bookmark } in std::mem::take(&mut self.inherited) {
-            // The kernel still knows who connected; command and unit only as long as that process lives.
-            let mut identity = peer::of_stream(&kept.socket);
-            if identity.comm.is_empty() && (identity.pid, identity.uid) == (noted.pid, noted.uid) {
-                identity = noted;
-            }
-            let Some(index) = self.admit(Newcomer { kept, identity }) else { continue };
-            if let Some(connection) = &mut self.connections[index as usize] {
-                let fate = connection.resume(bookmark, &mut self.intake)?;
-                self.settle(index, fate);
-            }
-        }
-        Ok(())
-    }
-
     fn listen_again(&mut self) {
         if self.exhausted_until.is_some_and(|until| Instant::now() >= until) {
             self.exhausted_until = match self.listen() {
@@ -340,7 +322,7 @@ impl Worker {
             epoll.add(process, EpollEvent::new(EpollFlags::EPOLLIN, Token::Process(pid).number())).is_ok()
         };
         for _ in 0..times {
-            if !datagrams.receive(&mut self.intake, &mut watch)? {
+            if !datagrams.receive(&mut self.desks[0], &mut self.intake, &mut watch)? {
                 return Ok(false);
             }
         }
@@ -360,7 +342,7 @@ impl Worker {
             }
         } else if has_left || flags.contains(EpollFlags::EPOLLIN) {
             let before = (connection.carried_bytes(), self.intake.layer.publishes());
-            fate = match connection.read(&mut self.scratch, &mut self.intake)? {
+            fate = match connection.read(&mut self.desks[0], &mut self.intake)? {
                 Read::Some(fate) | Read::End(fate) => fate,
                 Read::Nothing => fate,
             };
@@ -435,7 +417,7 @@ impl Worker {
         if connection.is_lingering() {
             return Ok(false);
         }
-        let read = connection.read(&mut self.scratch, &mut self.intake)?;
+        let read = connection.read(&mut self.desks[0], &mut self.intake)?;
         if let Read::Some(fate) | Read::End(fate) = read {
             self.settle(index, fate);
         }

@@ -261,7 +261,7 @@ mod mapped {
                 None => Raw::anonymous(len)?,
                 Some(memory) => {
                     fix_size(memory, len)?;
-                    Raw::of_memory(memory, len)?
+                    Raw::of_memory(memory, 0, len)?
                 }
             };
             raw.populate()?;
@@ -282,7 +282,7 @@ mod mapped {
         pub(super) fn of_predecessor(memory: BorrowedFd<'_>) -> Result<(Self, usize, usize), Unusable> {
             let file_bytes = fixed_size(memory).filter(|bytes| *bytes >= HEADER_BYTES);
             let file_bytes = file_bytes.ok_or(Unusable("it is no buffer"))?;
-            let raw = Raw::of_memory(memory, file_bytes).map_err(|_| Unusable("it cannot be mapped"))?;
+            let raw = Raw::of_memory(memory, 0, file_bytes).map_err(|_| Unusable("it cannot be mapped"))?;
             // Without words and halves, until the header is checked.
             let mut mapping = Self { raw, words: 0, bytes_at: HEADER_BYTES };
             let Header { magic, version, header_bytes, chunk_bytes, chunks, .. } = mapping.header();

@@ -108,6 +108,7 @@ impl ReaderThread {
 
     pub(super) fn run(mut self) -> Stopped {
         let (keeper, newest) = (&mut self.keeper, self.newest.as_ref());
+        keeper.pulse.begin();
         for Old { mut reader, done } in self.old {
             keeper.persist_inherited(&mut reader, newest);
             drop(reader);

@@ -25,13 +25,14 @@
 //! | `book` | [`Book::about_to`], [`Book::settle`] | a successor, after this process is dead | each step is in memory before the next | a successor believes in a step whose predecessor never came: an event twice, or never |
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::sessions::SESSIONS_MAX;
 use crate::pipeline::buffer::Spot;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sys::mapping::fix_size;
 use crate::sys::words::Words;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"dbufsess");
@@ -65,7 +66,8 @@ impl Book {
     /// An empty one, and its memfd.
     pub(super) fn new() -> io::Result<(Self, OwnedFd)> {
         let memory = memfd_create("dbufd-sessions", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        let words = Words::new(std::os::fd::AsFd::as_fd(&memory), WORDS)?;
+        fix_size(memory.as_fd(), WORDS * size_of::<u64>())?;
+        let words = Words::of_memory(memory.as_fd(), 0, WORDS)?;
         for (word, value) in words.all().iter().zip([MAGIC, VERSION, SESSIONS_MAX as u64]) {
             // Relaxed: the memory is kept only when this is done.
             word.store(value, Ordering::Relaxed);
@@ -75,7 +77,7 @@ impl Book {
 
     /// What a predecessor left; None if it is of another version. `was_published` says what became of a note.
     pub(super) fn of_predecessor(memory: &OwnedFd, was_published: &dyn Fn(Spot) -> bool) -> Option<(Self, Vec<Found>)> {
-        let words = Words::of_predecessor(std::os::fd::AsFd::as_fd(memory), WORDS)?;
+        let words = Words::of_memory(memory.as_fd(), 0, WORDS).ok()?;
         // edge `book`, acquiring: the process that wrote it is dead, so all that it wrote is there; Relaxed would do.
         let is_ours = words.all().iter().zip([MAGIC, VERSION, SESSIONS_MAX as u64]);
         if !is_ours.into_iter().all(|(word, value)| word.load(Ordering::Acquire) == value) {

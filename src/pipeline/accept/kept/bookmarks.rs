@@ -11,11 +11,15 @@
 //! offset 0       head: magic 8, version 4, bytes a place 4, CRC-32C of these 4
 //! offset 4096    place 0, then place 1 ...; the file is sparse
 //!   0            peer: CRC-32C 4, length 4, pid 4, uid 4, gid 4, length of command 4, command, unit
-//!   1024         mark: CRC-32C 4, in flux 4, length of carry 4, kind 1, pri 1, transport 1 (0: no pieces),
-//!                length of tag 1, claimed pid 4, nothing 4, piece id 8, octets 8 (all ones: to the newline), tag 64, carry
+//!   1024         one mark
+//!   half         another mark; they are written in turn, and the later one that is whole counts
+//!
+//! mark            CRC-32C 4, length of carry 4, kind 1, pri 1, transport 1 (0: no pieces), length of tag 1, claimed pid 4,
+//!                 piece id 8, octets 8 (all ones: to the newline), read 8, turn 8, tag 64, carry
 //! ```
 //!
-//! The CRC covers what follows it, without the flux. All numbers are little-endian.
+//! The CRC covers what follows it. All numbers are little-endian. The read is that of the desk (see [`super::super::desk`])
+//! which the mark includes.
 
 use std::fs::File;
 use std::io;
@@ -37,19 +41,18 @@ const VERSION: u32 = 1;
 const HEAD_BYTES: usize = 20;
 const PAGE_BYTES: usize = 4096;
 /// The largest carry, an octet count before it, and the heads.
-const PLACE_BYTES: usize = MAX_EVENT_BYTES_MAX + (64 << 10);
+const HALF_BYTES: usize = MAX_EVENT_BYTES_MAX + (64 << 10);
+const PLACE_BYTES: usize = 2 * HALF_BYTES;
 const MARK_AT: usize = 1024;
 const PEER_HEAD_BYTES: usize = 24;
-const MARK_HEAD_BYTES: usize = 40 + TAG_BYTES_MAX;
-/// Where the bytes begin that the mark's CRC covers.
-const MARK_COVERED_AT: usize = 8;
+const MARK_HEAD_BYTES: usize = 48 + TAG_BYTES_MAX;
 /// Pages that a place may keep beyond what it needs now.
 const SLACK_PAGES: u16 = 3;
 /// More than a place has: nobody knows how many it has taken.
 pub(super) const PAGES_UNKNOWN: u16 = u16::MAX;
 const TO_NEWLINE: u64 = u64::MAX;
 
-const _: () = assert!(PLACE_BYTES.is_multiple_of(PAGE_BYTES) && PLACE_BYTES / PAGE_BYTES < PAGES_UNKNOWN as usize);
+const _: () = assert!(HALF_BYTES.is_multiple_of(PAGE_BYTES) && HALF_BYTES / PAGE_BYTES < PAGES_UNKNOWN as usize);
 const _: () = assert!(PEER_HEAD_BYTES + COMM_BYTES_MAX + UNIT_BYTES_MAX <= MARK_AT);
 
 /// How an event goes on of which pieces were laid down already.
@@ -91,8 +94,7 @@ pub(in crate::pipeline::accept) enum Bookmark {
     Undecided { carry: Vec<u8> },
     /// This had come of a line.
     Text { ongoing: Option<Ongoing>, carry: Vec<u8> },
-    /// Something had come of a line, and what became of it nobody knows: it was just being read, or its bookmark cannot
-    /// be.
+    /// Something had come of a line, and what became of it nobody knows, for its bookmark cannot be read.
     Lost,
     /// The same of a connection that had not said yet what it is.
     LostGreeting,
@@ -129,7 +131,7 @@ impl Bookmarks {
     pub(super) fn begin(&self, index: u32, peer: &Identity) -> io::Result<()> {
         let length = peer.comm.len() + peer.unit.len();
         let numbers = [length as u32, peer.pid, peer.uid, peer.gid, peer.comm.len() as u32];
-        // The mark's head is among these bytes, as zeros.
+        // The head of a mark is among these bytes, as zeros; that of the other has a place of its own.
         let mut bytes = [0; MARK_AT + MARK_HEAD_BYTES];
         for (at, number) in (4..).step_by(4).zip(numbers) {
             bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
@@ -139,27 +141,32 @@ impl Bookmarks {
         text[peer.comm.len()..].copy_from_slice(&peer.unit);
         let crc = crc32c(&bytes[4..PEER_HEAD_BYTES + length]);
         bytes[..4].copy_from_slice(&crc.to_le_bytes());
-        self.0.write_all_at(&bytes, place(index))
+        self.0.write_all_at(&bytes, place(index))?;
+        // A place that was given back has no memory, so this costs nothing as a rule.
+        if !matches!(self.read_mark(index, 1), Ok(None)) {
+            self.0.write_all_at(&[0; MARK_HEAD_BYTES], mark_at(index, 1))?;
+        }
+        Ok(())
     }
 
-    /// What is written at this place will no longer be true.
-    pub(super) fn in_flux(&self, index: u32) -> io::Result<()> {
-        self.0.write_all_at(&1_u32.to_le_bytes(), place(index) + MARK_AT as u64 + 4)
-    }
-
-    /// Writes how far a connection has been read. `taken` pages of memory were taken before; returns how many are now.
-    pub(super) fn write(&self, index: u32, mark: &Mark<'_>, taken: u16) -> io::Result<u16> {
-        let (head, carry) = encode(mark);
-        let at = place(index) + MARK_AT as u64;
+    /// Writes how far a connection has been read, the read of this number included; `turn` is one more than the last.
+    /// `taken` pages of memory were taken before; returns how many are now.
+    pub(super) fn write(&self, index: u32, mark: &Mark<'_>, read: u64, turn: u64, taken: u16) -> io::Result<u16> {
+        let (head, carry) = encode(mark, read, turn);
+        let at = mark_at(index, turn);
         let needed = (MARK_AT + MARK_HEAD_BYTES + carry.len()).div_ceil(PAGE_BYTES) as u16;
-        // The head last: a carry that is cut by this process's death must not look whole.
-        self.0.write_all_at(carry, at + MARK_HEAD_BYTES as u64)?;
+        // The other mark is whole, whatever becomes of this one.
         self.0.write_all_at(&head, at)?;
+        if !carry.is_empty() {
+            self.0.write_all_at(carry, at + MARK_HEAD_BYTES as u64)?;
+        }
         if taken <= needed + SLACK_PAGES {
             return Ok(needed.max(taken));
         }
         let keep = usize::from(needed) * PAGE_BYTES;
-        self.punch(place(index) + keep as u64, PLACE_BYTES - keep)?;
+        for half in [0, HALF_BYTES as u64] {
+            self.punch(place(index) + half + keep as u64, HALF_BYTES - keep)?;
+        }
         Ok(needed)
     }
 
@@ -175,30 +182,64 @@ impl Bookmarks {
     }
 
     /// What a predecessor wrote at this place; what cannot be read is unknown.
-    pub(super) fn read(&self, index: u32) -> (Identity, Bookmark) {
-        let mut bytes = vec![0; MARK_AT + MARK_HEAD_BYTES];
-        if self.0.read_exact_at(&mut bytes, place(index)).is_err() {
-            return (Identity::default(), Bookmark::Lost);
+    pub(super) fn read(&self, index: u32) -> Found {
+        let mut bytes = [0; MARK_AT];
+        let peer = self.0.read_exact_at(&mut bytes, place(index)).ok().and_then(|()| decode_peer(&bytes));
+        let peer = peer.unwrap_or_default();
+        let found = |bookmark| Found { peer: peer.clone(), bookmark, read: 0, turn: 0 };
+        // One that is damaged is the one that was being written; what it was to say is on a desk.
+        match [0, 1].map(|turn| self.read_mark(index, turn)) {
+            [Err(KIND_UNDECIDED), Err(KIND_UNDECIDED)] => found(Bookmark::LostGreeting),
+            [Err(_), Err(_)] => found(Bookmark::Lost),
+            marks => match marks.into_iter().flatten().flatten().max_by_key(|mark| mark.turn) {
+                Some(Decoded { bookmark, read, turn }) => Found { peer, bookmark, read, turn },
+                None => found(Bookmark::LineStart),
+            },
         }
-        let peer = decode_peer(&bytes[..MARK_AT]).unwrap_or_default();
-        let head = &bytes[MARK_AT..];
+    }
+
+    /// None if nothing was written there; the kind, as it looks, if it is damaged.
+    fn read_mark(&self, index: u32, turn: u64) -> Result<Option<Decoded>, u8> {
+        let (mut head, at) = ([0; MARK_HEAD_BYTES], mark_at(index, turn));
+        self.0.read_exact_at(&mut head, at).map_err(|_| 0)?;
         if head.iter().all(|byte| *byte == 0) {
-            return (peer, Bookmark::LineStart);
+            return Ok(None);
         }
-        let lost = if head[12] == KIND_UNDECIDED { Bookmark::LostGreeting } else { Bookmark::Lost };
-        let length = number(head, 8) as usize;
-        if length > PLACE_BYTES - MARK_AT - MARK_HEAD_BYTES {
-            return (peer, lost);
+        let kind = head[8];
+        let length = number(&head, 4) as usize;
+        if length > HALF_BYTES - MARK_AT - MARK_HEAD_BYTES {
+            return Err(kind);
         }
         let mut carry = vec![0; length];
-        let carry_at = place(index) + (MARK_AT + MARK_HEAD_BYTES) as u64;
-        let bookmark = self.0.read_exact_at(&mut carry, carry_at).ok().and_then(|()| decode_mark(head, carry));
-        (peer, bookmark.unwrap_or(lost))
+        self.0.read_exact_at(&mut carry, at + MARK_HEAD_BYTES as u64).map_err(|_| kind)?;
+        decode_mark(&head, carry).ok_or(kind).map(Some)
     }
+}
+
+/// What stands at a place.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) peer: Identity,
+    pub(super) bookmark: Bookmark,
+    /// The read that the bookmark includes.
+    pub(super) read: u64,
+    pub(super) turn: u64,
+}
+
+#[derive(Debug)]
+struct Decoded {
+    bookmark: Bookmark,
+    read: u64,
+    turn: u64,
 }
 
 fn place(index: u32) -> u64 {
     PAGE_BYTES as u64 + u64::from(index) * PLACE_BYTES as u64
+}
+
+/// Where the mark of this turn begins.
+fn mark_at(index: u32, turn: u64) -> u64 {
+    place(index) + MARK_AT as u64 + (turn % 2) * HALF_BYTES as u64
 }
 
 fn head() -> [u8; HEAD_BYTES] {
@@ -232,49 +273,52 @@ fn decode_peer(bytes: &[u8]) -> Option<Identity> {
 const KIND_UNDECIDED: u8 = 1;
 const KIND_TEXT: u8 = 2;
 
-fn encode<'a>(mark: &Mark<'a>) -> ([u8; MARK_HEAD_BYTES], &'a [u8]) {
+fn encode<'a>(mark: &Mark<'a>, read: u64, turn: u64) -> ([u8; MARK_HEAD_BYTES], &'a [u8]) {
     let (kind, ongoing, carry) = match *mark {
         Mark::Undecided { carry } => (KIND_UNDECIDED, None, carry),
         Mark::Text { ongoing, carry } => (KIND_TEXT, ongoing, carry),
     };
     let mut head = [0; MARK_HEAD_BYTES];
-    head[8..12].copy_from_slice(&(carry.len() as u32).to_le_bytes());
-    head[12] = kind;
+    head[4..8].copy_from_slice(&(carry.len() as u32).to_le_bytes());
+    head[8] = kind;
     if let Some(ongoing) = ongoing {
         let octets = match ongoing.until {
             Until::Newline => TO_NEWLINE,
             Until::Octets(octets) => octets as u64,
         };
-        (head[13], head[14], head[15]) = (ongoing.pri, ongoing.transport as u8, ongoing.tag.len() as u8);
-        head[16..20].copy_from_slice(&ongoing.claimed_pid.to_le_bytes());
-        // At 20: four bytes of nothing, so that the long numbers are aligned in a dump.
-        head[24..32].copy_from_slice(&ongoing.id.to_le_bytes());
-        head[32..40].copy_from_slice(&octets.to_le_bytes());
-        head[40..40 + ongoing.tag.len()].copy_from_slice(&ongoing.tag);
+        (head[9], head[10], head[11]) = (ongoing.pri, ongoing.transport as u8, ongoing.tag.len() as u8);
+        head[12..16].copy_from_slice(&ongoing.claimed_pid.to_le_bytes());
+        head[16..24].copy_from_slice(&ongoing.id.to_le_bytes());
+        head[24..32].copy_from_slice(&octets.to_le_bytes());
+        head[48..48 + ongoing.tag.len()].copy_from_slice(&ongoing.tag);
     }
-    let crc = crc32c_append(crc32c(&head[MARK_COVERED_AT..]), carry);
+    head[32..40].copy_from_slice(&read.to_le_bytes());
+    head[40..48].copy_from_slice(&turn.to_le_bytes());
+    let crc = crc32c_append(crc32c(&head[4..]), carry);
     head[..4].copy_from_slice(&crc.to_le_bytes());
     (head, carry)
 }
 
-fn decode_mark(head: &[u8], carry: Vec<u8>) -> Option<Bookmark> {
-    let crc = crc32c_append(crc32c(&head[MARK_COVERED_AT..]), &carry);
-    if number(head, 4) != 0 || crc != number(head, 0) {
+fn decode_mark(head: &[u8], carry: Vec<u8>) -> Option<Decoded> {
+    if crc32c_append(crc32c(&head[4..]), &carry) != number(head, 0) {
         return None;
     }
-    if head[12] == KIND_UNDECIDED {
-        return Some(if carry.is_empty() { Bookmark::LineStart } else { Bookmark::Undecided { carry } });
-    }
-    let ongoing = if head[14] == 0 {
+    let decoded = |bookmark| Some(Decoded { bookmark, read: long(head, 32), turn: long(head, 40) });
+    let ongoing = if head[10] == 0 {
         None
     } else {
-        let until = match long(head, 32) {
+        let until = match long(head, 24) {
             TO_NEWLINE => Until::Newline,
             octets => Until::Octets(usize::try_from(octets).ok()?),
         };
-        let tag = head.get(40..40 + usize::from(head[15]))?.into();
-        let transport = Transport::from_number(head[14])?;
-        Some(Ongoing { id: long(head, 24), until, pri: head[13], transport, claimed_pid: number(head, 16), tag })
+        let tag = head.get(48..48 + usize::from(head[11]))?.into();
+        let transport = Transport::from_number(head[10])?;
+        Some(Ongoing { id: long(head, 16), until, pri: head[9], transport, claimed_pid: number(head, 12), tag })
     };
-    (head[12] == KIND_TEXT).then_some(Bookmark::Text { ongoing, carry })
+    match head[8] {
+        KIND_UNDECIDED if carry.is_empty() => decoded(Bookmark::LineStart),
+        KIND_UNDECIDED => decoded(Bookmark::Undecided { carry }),
+        KIND_TEXT => decoded(Bookmark::Text { ongoing, carry }),
+        _ => None,
+    }
 }

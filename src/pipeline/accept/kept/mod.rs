@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::sys::socket::{Shutdown, shutdown};
 
 pub(super) use self::bookmarks::{Bookmark, Mark, Ongoing};
-use self::bookmarks::{Bookmarks, PAGES_UNKNOWN, PLACES_MAX};
+use self::bookmarks::{Bookmarks, Found, PAGES_UNKNOWN, PLACES_MAX};
 use crate::pipeline::counters::Identity;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard};
@@ -63,6 +63,8 @@ pub struct Inherited {
     pub(super) kept: Kept,
     pub(super) identity: Identity,
     pub(super) bookmark: Bookmark,
+    /// The read that the bookmark includes.
+    pub(super) read: u64,
 }
 
 /// A connection, and its place in the store if it has one.
@@ -81,6 +83,8 @@ struct Place {
     pages: u16,
     /// The bookmark says something, so that it has to be changed when that is no longer true.
     says: bool,
+    /// How often the bookmark was written.
+    turn: u64,
 }
 
 impl KeptConnections {
@@ -110,9 +114,9 @@ impl KeptConnections {
         let places_max = room.saturating_sub(1).min(PLACES_MAX);
         let all = Arc::new(Self { store, bookmarks, places, places_max, unkept: AtomicU64::new(0) });
         let inherit = |(index, socket): (u32, OwnedFd)| {
-            let (identity, bookmark) = all.bookmarks.read(index);
-            let place = Place { all: Arc::clone(&all), index, pages: PAGES_UNKNOWN, says: true };
-            Inherited { kept: Kept { socket, place: Some(place) }, identity, bookmark }
+            let Found { peer, bookmark, read, turn } = all.bookmarks.read(index);
+            let place = Place { all: Arc::clone(&all), index, pages: PAGES_UNKNOWN, says: true, turn };
+            Inherited { kept: Kept { socket, place: Some(place) }, identity: peer, bookmark, read }
         };
         let inherited = connections.into_iter().map(inherit).collect();
         Ok((all, inherited))
@@ -126,7 +130,7 @@ impl KeptConnections {
                 self.places().free.push(index);
                 return None;
             }
-            Some(Place { all: Arc::clone(self), index, pages: 0, says: false })
+            Some(Place { all: Arc::clone(self), index, pages: 0, says: false, turn: 0 })
         });
         if place.is_none() {
             self.tell_unkept();
@@ -207,31 +211,29 @@ impl Kept {
         self.place.is_some()
     }
 
-    /// It is about to be read: until the next [`Kept::mark`] its bookmark is not to be relied on.
-    pub(super) fn open_book(&mut self) {
-        if let Some(place) = &self.place
-            && place.says
-            && place.all.bookmarks.in_flux(place.index).is_err()
-        {
-            self.let_go();
-        }
+    /// Its place, if it is kept.
+    pub(super) fn place(&self) -> Option<u32> {
+        self.place.as_ref().map(|place| place.index)
     }
 
-    /// It was read as far as `mark` says. Costs nothing where that is the beginning of a line, as it was before.
-    pub(super) fn mark(&mut self, mark: &Mark<'_>) {
-        let Some(place) = &mut self.place else { return };
+    /// It was read as far as `mark` says, the read of this number included. Costs nothing where that is the beginning of a
+    /// line, as it was before. False if there is no memory for it: a successor that read on in the middle of a line would
+    /// bend it, so the connection is to be let go.
+    pub(super) fn mark(&mut self, mark: &Mark<'_>, read: u64) -> bool {
+        let Some(place) = &mut self.place else { return true };
         let says = !mark.is_line_start();
         if !says && !place.says {
-            return;
+            return true;
         }
-        match place.all.bookmarks.write(place.index, mark, place.pages) {
+        place.turn += 1;
+        match place.all.bookmarks.write(place.index, mark, read, place.turn, place.pages) {
             Ok(pages) => (place.says, place.pages) = (says, pages),
-            // No memory: a successor that read on in the middle of a line would bend it.
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be kept over a restart");
-                self.let_go();
+                return false;
             }
         }
+        true
     }
 
     /// Serves it on, but it is nothing for a successor any more.

@@ -4,12 +4,13 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
 
 use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::{Inherited, KeptConnections, Left, place_of};
-use crate::sync::Arc;
+use super::{BOOKMARKS_NAME, Inherited, KeptConnections, Left, place_of};
+use crate::sync::{Arc, thread};
 use crate::sys::fdstore::FdStore;
 use crate::sys::notify::Notifier;
 
@@ -73,6 +74,27 @@ impl Manager {
         names
     }
 
+    /// Waits until it keeps this and nothing else.
+    pub(in crate::pipeline::accept) fn wait_for(&mut self, names: &[&str]) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.names() != names {
+            assert!(Instant::now() < deadline, "{:?} instead of {names:?}", self.names());
+            thread::yield_now();
+        }
+    }
+
+    /// A copy of what it keeps under this name.
+    pub(in crate::pipeline::accept) fn copy_of(&mut self, name: &str) -> OwnedFd {
+        self.read_notes();
+        let kept = self.kept.iter().find(|(kept, _)| kept == name);
+        kept.expect("it is kept").1.try_clone().unwrap()
+    }
+
+    /// The store that it is.
+    pub(in crate::pipeline::accept) fn store(&self) -> Arc<FdStore> {
+        Arc::new(FdStore::start(self.notifier()).unwrap())
+    }
+
     /// A successor's start: it is given copies, for the manager goes on keeping them; the latest first.
     pub(in crate::pipeline::accept) fn successor(&mut self, room: usize) -> (Arc<KeptConnections>, Vec<Inherited>) {
         self.read_notes();
@@ -81,9 +103,10 @@ impl Manager {
             let copy = kept.try_clone().unwrap();
             match place_of(name) {
                 Some(place) => left.connections.push((place, copy)),
-                None => left.bookmarks = Some(copy),
+                None if name == BOOKMARKS_NAME => left.bookmarks = Some(copy),
+                None => {}
             }
         }
-        KeptConnections::open(Arc::new(FdStore::start(self.notifier()).unwrap()), room, left).unwrap()
+        KeptConnections::open(self.store(), room, left).unwrap()
     }
 }

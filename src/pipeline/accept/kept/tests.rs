@@ -16,6 +16,11 @@ fn ongoing(until: Until) -> Ongoing {
     Ongoing { id: 1 << 50, until, pri: 11, transport: Transport::Syslog, claimed_pid: 9, tag }
 }
 
+fn found(book: &Bookmarks, index: u32) -> (Identity, Bookmark, u64) {
+    let Found { peer, bookmark, read, .. } = book.read(index);
+    (peer, bookmark, read)
+}
+
 fn pair() -> (UnixStream, OwnedFd) {
     let (client, ours) = UnixStream::pair().unwrap();
     (client, ours.into())
@@ -42,36 +47,38 @@ fn where_each_connection_stood_is_found_again() {
     ];
     for (index, (mark, expected)) in (0..).zip(&marks) {
         book.begin(index, &identity(index)).unwrap();
-        assert_eq!(book.read(index), (identity(index), Bookmark::LineStart), "nothing has been read");
-        book.write(index, mark, 0).unwrap();
-        assert_eq!(book.read(index), (identity(index), expected.clone()));
+        assert_eq!(found(&book, index), (identity(index), Bookmark::LineStart, 0), "nothing has been read");
+        book.write(index, &Mark::Text { ongoing: None, carry: b"older" }, 7, 1, 0).unwrap();
+        book.write(index, mark, 8, 2, 0).unwrap();
+        assert_eq!(found(&book, index), (identity(index), expected.clone(), 8));
     }
 }
 
 #[test]
-fn a_bookmark_that_was_in_flux_or_is_damaged_says_nothing() {
+fn a_bookmark_whose_writing_was_cut_leaves_the_one_before() {
     let book = Bookmarks::new().unwrap();
-    let write = |mark: &Mark<'_>| {
-        book.begin(0, &identity(1)).unwrap();
-        book.write(0, mark, 0).unwrap();
+    let memory = || std::fs::File::from(book.memory().try_clone_to_owned().unwrap());
+    let flip = |at: u64| {
+        let mut byte = [0];
+        memory().read_exact_at(&mut byte, at).unwrap();
+        memory().write_all_at(&[byte[0] ^ 4], at).unwrap();
     };
-    let text = Mark::Text { ongoing: Some(&ongoing(Until::Newline)), carry: b"half" };
-    for (mark, lost) in [(text, Bookmark::Lost), (Mark::Undecided { carry: b"h" }, Bookmark::LostGreeting)] {
-        write(&mark);
-        book.in_flux(0).unwrap();
-        assert_eq!(book.read(0).1, lost);
-        book.write(0, &mark, 0).unwrap();
-        assert_ne!(book.read(0).1, lost, "what is written again counts again");
-    }
-    // Every byte of the mark and of the carry, but for those that say what kind it is of.
-    let at = 4096 + 1024;
-    for byte in (0..108).filter(|byte| *byte != 12) {
-        write(&text);
-        let mut flipped = [0];
-        let memory = std::fs::File::from(book.memory().try_clone_to_owned().unwrap());
-        memory.read_exact_at(&mut flipped, at + byte).unwrap();
-        memory.write_all_at(&[flipped[0] ^ 4], at + byte).unwrap();
-        assert_eq!(book.read(0).1, Bookmark::Lost, "byte {byte}");
+    let before = Mark::Text { ongoing: None, carry: b"before" };
+    let after = Mark::Text { ongoing: Some(&ongoing(Until::Newline)), carry: b"half" };
+    // Turns are written to the two halves of a place.
+    let [of_even, of_odd] = [4096 + 1024, 4096 + 1024 + (1 << 20) + (64 << 10)];
+    for byte in 0..116 {
+        book.begin(0, &identity(1)).unwrap();
+        book.write(0, &after, 6, 1, 0).unwrap();
+        flip(of_odd + byte);
+        assert_eq!(book.read(0).bookmark, Bookmark::LineStart, "the first of all was cut at byte {byte}");
+        book.write(0, &before, 7, 1, 0).unwrap();
+        book.write(0, &after, 8, 2, 0).unwrap();
+        flip(of_even + byte);
+        assert_eq!(found(&book, 0).1, Bookmark::Text { ongoing: None, carry: b"before".to_vec() }, "byte {byte}");
+        assert_eq!(found(&book, 0).2, 7);
+        flip(of_odd + 64);
+        assert!(matches!(book.read(0).bookmark, Bookmark::Lost | Bookmark::LostGreeting), "both are damaged");
     }
 }
 
@@ -91,10 +98,14 @@ fn memory_that_a_long_line_took_is_given_back() {
     let taken = || std::fs::File::from(book.memory().try_clone_to_owned().unwrap()).metadata().unwrap().blocks() * 512;
     book.begin(3, &identity(3)).unwrap();
     let before = taken();
-    let pages = book.write(3, &Mark::Text { ongoing: None, carry: &vec![b'x'; 900_000] }, 1).unwrap();
-    assert!(taken() > before + 800_000);
-    book.write(3, &Mark::Text { ongoing: None, carry: b"y" }, pages).unwrap();
-    assert!(taken() <= before, "{} and {before}", taken());
+    let mut pages = 1;
+    for turn in 1..=2 {
+        let long = Mark::Text { ongoing: None, carry: &vec![b'x'; 900_000] };
+        pages = book.write(3, &long, 1, turn, pages).unwrap();
+    }
+    assert!(taken() > before + 1_600_000);
+    book.write(3, &Mark::Text { ongoing: None, carry: b"y" }, 1, 3, pages).unwrap();
+    assert!(taken() <= before + 4096, "{} and {before}", taken());
     book.clear(3);
     assert!(taken() < before);
 }
@@ -106,7 +117,7 @@ fn a_successor_gets_the_same_connections_and_what_their_peers_sent_meanwhile() {
     assert!(none.is_empty());
     let (mut first, ours) = pair();
     let mut kept = store.keep(ours, &identity(1));
-    kept.mark(&Mark::Text { ongoing: None, carry: b"half" });
+    assert!(kept.mark(&Mark::Text { ongoing: None, carry: b"half" }, 3));
     let (mut second, ours) = pair();
     let other = store.keep(ours, &identity(2));
     assert_eq!((manager.names().join(" "), store.kept()), ("bookmarks c0 c1".to_owned(), 2));
@@ -141,12 +152,11 @@ fn a_place_is_given_away_again_only_after_it_was_given_back_however_busy_systemd
     let (client, ours) = pair();
     let last = store.keep(ours, &identity(9));
     assert!(last.is_kept());
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     // The manager itself asserts that no name is given away twice.
-    while manager.names() != ["bookmarks", "c0"] || !store.store.is_settled() {
-        assert!(std::time::Instant::now() < deadline, "{:?}", manager.names());
-        std::thread::yield_now();
+    while !store.store.is_settled() {
+        manager.read_notes();
     }
+    manager.wait_for(&["bookmarks", "c0"]);
     assert_eq!(manager.successor(3).1[0].identity, identity(9));
     drop(client);
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::pipeline::accept::desk::Desks;
 use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::kept::testing::Manager;
 use crate::pipeline::accept::kept::{Inherited, KeptConnections};
@@ -19,6 +20,7 @@ use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader, Waker};
 use crate::pipeline::counters::{Counters, Identity};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::record::{Kind, Loss, Record};
+use crate::sys::fdstore::FdStore;
 
 /// A test that waits longer than this has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -160,17 +162,30 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn new(plan: &Plan) -> Self {
-        Self::start(plan, None, Seen::default())
+        let desks = Desks::take_over(plan.writers, None, Vec::new(), &|_| false).unwrap();
+        Self::start(plan, None, Seen::default(), desks, None)
     }
 
     /// One life under a service manager, after the one that saw `before`.
     pub(super) fn under(manager: &mut Manager, plan: &Plan, before: Seen) -> Self {
-        let store = Some(manager.successor(16));
-        Self::start(plan, store, before)
+        let desks = Desks::take_over(plan.writers, None, Vec::new(), &|_| false).unwrap();
+        Self::with_desks(manager, plan, before, desks)
     }
 
-    fn start(plan: &Plan, store: Option<(Arc<KeptConnections>, Vec<Inherited>)>, before: Seen) -> Self {
-        let (kept, inherited) = store.unzip();
+    /// The same, with desks of one's own.
+    pub(super) fn with_desks(manager: &mut Manager, plan: &Plan, before: Seen, desks: Vec<Desks>) -> Self {
+        let successor = manager.successor(16);
+        Self::start(plan, Some(successor), before, desks, Some(manager.store()))
+    }
+
+    fn start(
+        plan: &Plan,
+        kept: Option<(Arc<KeptConnections>, Vec<Inherited>)>,
+        before: Seen,
+        desks: Vec<Desks>,
+        store: Option<Arc<FdStore>>,
+    ) -> Self {
+        let (kept, inherited) = kept.unzip();
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("stream.sock")).unwrap();
         let datagram = UnixDatagram::bind(directory.path().join("dgram.sock")).unwrap();
@@ -197,6 +212,8 @@ impl Rig {
             kept,
             inherited: inherited.unwrap_or_default(),
             sessions: Sessions::new(),
+            desks,
+            store,
         })
         .unwrap();
         let thread = {

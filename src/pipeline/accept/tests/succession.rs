@@ -1,10 +1,15 @@
 //! Connections that outlive their daemon: one life ends, and the next goes on.
 
 use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use super::rig::{Plan, Rig, Seen};
 use super::{assert_ended, event, hello, is_durable, replies};
+use crate::pipeline::accept::desk::{Desks, Subject};
+use crate::pipeline::accept::kept::Mark;
 use crate::pipeline::accept::kept::testing::Manager;
+use crate::pipeline::counters::Identity;
 use crate::sync::atomic::Ordering::Relaxed;
 use dbuf_client::wire::Level;
 
@@ -13,7 +18,7 @@ fn plan() -> Plan {
 }
 
 /// Lets `write` write in a first life, `write_on` after it, and gives what a second life has seen by its end.
-fn two_lives(write: impl Fn(&mut std::os::unix::net::UnixStream), write_on: &[u8]) -> (Seen, Vec<String>) {
+fn two_lives(write: impl Fn(&mut UnixStream), write_on: &[u8]) -> (Seen, Vec<String>) {
     let mut manager = Manager::new();
     let first = Rig::under(&mut manager, &plan(), Seen::default());
     let mut client = first.connect();
@@ -72,7 +77,7 @@ fn a_framed_connection_ends_with_its_daemon_so_that_its_client_asks_where_it_sta
     let mut client = rig.connect();
     client.write_all(&[hello(1, Level::Durable), event(1, b"framed")].concat()).unwrap();
     replies(&mut client, is_durable(1));
-    assert_eq!(manager.names(), ["bookmarks"]);
+    manager.wait_for(&["bookmarks"]);
     assert_eq!(rig.stop().texts(), ["framed"]);
     assert_ended(&mut client);
 }
@@ -103,4 +108,84 @@ fn clients_that_say_all_at_once_and_leave_are_no_work_for_the_manager() {
     assert_eq!(manager.names(), ["bookmarks"]);
     assert_eq!(manager.puts, 1, "nothing but the bookmarks was ever given to it");
     assert_eq!(rig.stop().events.len(), 100);
+}
+
+// ---- what was just being read ----
+
+/// A first life that reads `read` of a connection in one go, has published so many records of it, and dies; then `write_on`
+/// comes, and a second life goes on. Gives the texts that the second life has laid down.
+fn died_in_a_read(bookmark: &Mark<'_>, read: &[u8], published: u64, write_on: &[u8]) -> Vec<String> {
+    let mut manager = Manager::new();
+    let (mut client, ours) = UnixStream::pair().unwrap();
+    {
+        let (connections, _) = manager.successor(16);
+        let mut kept = connections.keep(ours.into(), &Identity::default());
+        assert!(kept.mark(bookmark, 1));
+        let mut desks = Desks::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
+        let desk = &mut desks[0].own;
+        client.write_all(read).unwrap();
+        let (notes, place) = (Arc::clone(&desk.notes), kept.place().unwrap());
+        let begin = || _ = notes.begin(Subject::Stream(place), 77, plan().max_event_bytes);
+        assert_eq!(desk.headers.receive_stream(&kept.socket, &mut desk.stream, begin).unwrap(), read.len());
+        notes.published(published);
+    }
+    client.write_all(write_on).unwrap();
+    drop(client);
+    let left = vec![(manager.copy_of("desk0"), "desk0".to_owned())];
+    let desks = Desks::take_over(2, Some(&manager.store()), left, &|_| false).unwrap();
+    let rig = Rig::with_desks(&mut manager, &plan(), Seen::default(), desks);
+    rig.wait_until("it is read to its end", |counters| {
+        counters.writers.iter().all(|writer| writer.0.connections.load(Relaxed) == 0)
+    });
+    let seen = rig.stop();
+    assert!(seen.losses.is_empty());
+    seen.texts()
+}
+
+const LINE_START: Mark<'_> = Mark::Undecided { carry: b"" };
+
+#[test]
+fn what_was_read_and_not_published_is_laid_down_by_the_successor_and_nothing_twice() {
+    let read = b"one\ntwo\nthree\nfo";
+    for (published, expected) in [(0, &["one", "two", "three", "four"][..]), (2, &["three", "four"]), (3, &["four"])] {
+        assert_eq!(died_in_a_read(&LINE_START, read, published, b"ur"), expected, "{published} were published");
+    }
+}
+
+#[test]
+fn what_was_read_after_half_a_line_ends_that_line() {
+    let half = Mark::Text { ongoing: None, carry: b"half " };
+    assert_eq!(died_in_a_read(&half, b"a line\nnext", 0, b" line\n"), ["half a line", "next line"]);
+    assert_eq!(died_in_a_read(&half, b"a line\nnext", 1, b" line\n"), ["next line"]);
+}
+
+#[test]
+fn a_read_that_the_bookmark_includes_is_not_laid_down_again() {
+    let mut manager = Manager::new();
+    let (mut client, ours) = UnixStream::pair().unwrap();
+    {
+        let (connections, _) = manager.successor(16);
+        let mut kept = connections.keep(ours.into(), &Identity::default());
+        let mut desks = Desks::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
+        let (desk, place) = (&mut desks[0].own, kept.place().unwrap());
+        client.write_all(b"one\nha").unwrap();
+        let notes = Arc::clone(&desk.notes);
+        let mut number = 0;
+        let begin = || number = notes.begin(Subject::Stream(place), 77, plan().max_event_bytes);
+        desk.headers.receive_stream(&kept.socket, &mut desk.stream, begin).unwrap();
+        notes.published(1);
+        assert!(kept.mark(&Mark::Text { ongoing: None, carry: b"ha" }, number));
+    }
+    client.write_all(b"lf\n").unwrap();
+    let left = vec![(manager.copy_of("desk0"), "desk0".to_owned())];
+    let desks = Desks::take_over(1, Some(&manager.store()), left, &|_| false).unwrap();
+    let rig = Rig::with_desks(&mut manager, &Plan { writers: 1, ..plan() }, Seen::default(), desks);
+    rig.wait_for_events(1);
+    assert_eq!(rig.stop().texts(), ["half"]);
+}
+
+#[test]
+fn a_client_of_the_framed_protocol_that_was_just_being_greeted_has_to_come_again() {
+    let greeting = [hello(1, Level::Durable), event(1, b"framed")].concat();
+    assert_eq!(died_in_a_read(&LINE_START, &greeting, 0, b"and more frames"), [""; 0]);
 }

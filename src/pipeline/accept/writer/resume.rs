@@ -1,0 +1,89 @@
+//! A writer's beginning: what a predecessor left is gone on with, before anything new is read.
+//!
+//! Enters: connections with their bookmarks, and desks on which something lies. Leaves: connections that are watched, and
+//! events in the buffer. The writer's thread. What can fail: the reader can go.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+
+use super::{Closed, Desk, Inherited, Newcomer, Subject, Token, Worker, peer};
+
+impl Worker {
+    /// Goes on with what predecessors left.
+    pub(super) fn resume(&mut self) -> Result<(), Closed> {
+        let mut reads = HashMap::new();
+        for inherited in std::mem::take(&mut self.inherited) {
+            if let Some(place) = inherited.kept.place() {
+                reads.insert(place, inherited.read);
+            }
+            self.take_in(inherited)?;
+        }
+        let mut desks = std::mem::take(&mut self.desks);
+        for desk in &mut desks {
+            self.finish(desk, &reads)?;
+        }
+        for desk in desks.drain(1..) {
+            if let Some(store) = &self.shared.store {
+                desk.let_go(store);
+            }
+        }
+        self.intake.layer.set_notes(&desks[0].notes);
+        self.desks = desks;
+        Ok(())
+    }
+
+    /// Watches a connection of a predecessor, from where it stood.
+    fn take_in(&mut self, inherited: Inherited) -> Result<(), Closed> {
+        let Inherited { kept, identity: noted, bookmark, .. } = inherited;
+        // The kernel still knows who connected; command and unit only as long as that process lives.
+        let mut identity = peer::of_stream(&kept.socket);
+        if identity.comm.is_empty() && (identity.pid, identity.uid) == (noted.pid, noted.uid) {
+            identity = noted;
+        }
+        self.shared.count_connection(self.index);
+        let Some(index) = self.admit(Newcomer { kept, identity }) else { return Ok(()) };
+        if let Some(connection) = &mut self.connections[index as usize] {
+            let fate = connection.resume(bookmark, &mut self.intake)?;
+            self.settle(index, fate);
+        }
+        Ok(())
+    }
+
+    /// Lays down what lies on a desk and is not published. `reads` says which read each bookmark includes.
+    fn finish(&mut self, desk: &mut Desk, reads: &HashMap<u32, u64>) -> Result<(), Closed> {
+        let Some(unfinished) = desk.unfinished.take() else { return Ok(()) };
+        // As it was when the read began, so that the same bytes give the same records.
+        let now = (self.intake.max_event_bytes, self.intake.next_piece);
+        (self.intake.max_event_bytes, self.intake.next_piece) = (unfinished.max_event_bytes, unfinished.piece);
+        self.intake.layer.set_notes(&desk.notes);
+        self.intake.layer.begin_read(unfinished.records);
+        match unfinished.subject {
+            Subject::Stream(place) if reads.get(&place) == Some(&unfinished.read) => {}
+            Subject::Stream(place) => {
+                let of_place =
+                    |connection: &Option<_>| connection.as_ref().and_then(super::Connection::place) == Some(place);
+                if let Some(index) = self.connections.iter().position(of_place)
+                    && let Some(connection) = &mut self.connections[index]
+                {
+                    let fate = connection.replay(desk, unfinished.read, &mut self.intake)?;
+                    self.settle(index as u32, fate);
+                }
+            }
+            Subject::Datagrams => {
+                let epoll = &self.epoll;
+                let mut watch = |pid: u32, process: &OwnedFd| {
+                    epoll.add(process, EpollEvent::new(EpollFlags::EPOLLIN, Token::Process(pid).number())).is_ok()
+                };
+                if let Some(datagrams) = &mut self.datagrams {
+                    datagrams.replay(desk, &mut self.intake, &mut watch)?;
+                }
+            }
+        }
+        desk.notes.end();
+        self.intake.layer.begin_read(0);
+        (self.intake.max_event_bytes, self.intake.next_piece) = now;
+        Ok(())
+    }
+}

@@ -1,0 +1,41 @@
+//! This process' threads as the kernel sees them: gettid(2), proc_pid_stat(5).
+//!
+//! Enters: a thread's number. Leaves: its state. Any thread. What can fail: /proc is not there, or the thread is not;
+//! nothing is then known against it.
+
+use std::fs;
+
+/// The number of the calling thread.
+#[must_use]
+pub fn current() -> i32 {
+    rustix::thread::gettid().as_raw_pid()
+}
+
+/// Whether a thread of this process was stopped, by a signal or by whoever traces it.
+#[must_use]
+pub fn is_stopped(number: i32) -> bool {
+    fs::read_to_string(format!("/proc/self/task/{number}/stat"))
+        .is_ok_and(|stat| matches!(state(&stat), Some('t' | 'T')))
+}
+
+/// The state follows the name, which stands in brackets and may itself hold any.
+fn state(stat: &str) -> Option<char> {
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_is_found_behind_any_name() {
+        assert_eq!(state("17 (dbufd-reader) t 1 17 17 0"), Some('t'));
+        assert_eq!(state("17 (a) T (b) S 1 17 17 0"), Some('S'));
+        assert_eq!(state("17 (dbufd"), None);
+    }
+
+    #[test]
+    fn a_thread_that_runs_or_does_not_exist_is_not_stopped() {
+        assert!(!is_stopped(current()) && !is_stopped(i32::MAX));
+    }
+}
