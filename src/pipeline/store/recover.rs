@@ -7,7 +7,7 @@
 //! |---|---|
 //! | a `.repair` file | removed: its batches are still in the torn file beside it |
 //! | `.active` with a footer | renamed to a sealed one: only that was missing |
-//! | `.active` without a batch | removed; the sequence in its name counts |
+//! | `.active` without a batch | the sequence in its name counts; removed, unless no other file says it |
 //! | `.active` with batches | a torn end is cut, a footer written, and it is sealed; damage in the middle stays |
 //! | `.active` that needs a newer version | left alone; the next sequence is beyond what it can hold |
 //! | `.active` whose header cannot be read | named torn |
@@ -31,17 +31,20 @@ use crate::sync::Arc;
 /// # Errors
 /// Only if the directory cannot be listed.
 pub(super) fn recover(disk: &dyn Disk, directory: &Path) -> io::Result<(Recovery, Option<u128>)> {
-    let mut work = Work { disk, directory, recovery: Recovery { next_sequence: 1, ..Recovery::default() } };
+    let recovery = Recovery { next_sequence: 1, ..Recovery::default() };
+    let mut work = Work { disk, directory, recovery, empty: Vec::new() };
     work.remove_repairs()?;
     let found = disk::segments(disk, directory)?;
     let stream_id = work.stream_id(&found);
     for &(name, bytes) in &found {
-        work.count_sequence(name.first_sequence);
         if name.state == State::Active {
             work.active(name, bytes, stream_id);
+        } else {
+            work.count_sequence(name.first_sequence);
         }
     }
     work.newest(&found, stream_id);
+    work.remove_empty();
     let left = disk::segments(disk, directory)?;
     work.recovery.segments = left.len();
     work.recovery.newest = left.iter().rev().find_map(|(name, _)| work.last_batch(*name, stream_id));
@@ -64,6 +67,8 @@ struct Work<'d> {
     disk: &'d dyn Disk,
     directory: &'d Path,
     recovery: Recovery,
+    /// Files that hold no batch.
+    empty: Vec<Name>,
 }
 
 impl Work<'_> {
@@ -100,7 +105,7 @@ impl Work<'_> {
     fn active(&mut self, name: Name, bytes: u64, stream_id: Option<u128>) {
         if bytes <= SEGMENT_BYTES as u64 {
             self.recovery.torn_bytes += bytes % SEGMENT_BYTES as u64;
-            self.remove(name);
+            self.empty.push(name);
             return;
         }
         match self.open(name, stream_id).and_then(has_something) {
@@ -132,12 +137,12 @@ impl Work<'_> {
             Ok(footer) => footer.clone(),
             Err(_) => self.rebuild(name, file, segment)?,
         };
-        self.count_sequence(footer.next_sequence);
-        self.recovery.events += footer.events;
         if footer.batches == 0 {
-            self.remove(name);
+            self.empty.push(name);
             return Ok(());
         }
+        self.count_sequence(footer.next_sequence);
+        self.recovery.events += footer.events;
         self.rename(name, Name { state: State::Sealed, ..name })
     }
 
@@ -227,6 +232,18 @@ impl Work<'_> {
 
     fn rename(&self, from: Name, to: Name) -> io::Result<()> {
         disk::rename_to_free(self.disk, self.directory, &from.in_directory(self.directory), to).map(drop)
+    }
+
+    /// Removes the files without a batch, but one whose name alone says the sequence: a crash before the next segment is made
+    /// would give sequences out again. The next start removes that, when another says the same.
+    fn remove_empty(&mut self) {
+        for name in std::mem::take(&mut self.empty) {
+            if name.first_sequence > self.recovery.next_sequence {
+                self.count_sequence(name.first_sequence);
+            } else {
+                self.remove(name);
+            }
+        }
     }
 
     fn remove(&mut self, name: Name) {

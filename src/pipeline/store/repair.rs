@@ -50,11 +50,14 @@ pub(super) fn repair(stream: &Stream, tracked: &Tracked) -> Result<Option<Saved>
     // Nothing in it counts: it just goes.
     let empty = tracked.durable.offset <= SEGMENT_BYTES as u64;
     let nothing_to_save = tracked.end.offset == tracked.durable.offset;
-    if name.state != State::Torn && !(empty && nothing_to_save) {
+    // Another file may have the name of one that was deleted. Through its descriptor that can be read yet.
+    let is_deleted = tracked.file.has_name().is_ok_and(|has_name| !has_name);
+    if is_deleted && (nothing_to_save || name.state != State::Active) {
+        return Ok(None);
+    }
+    if !is_deleted && name.state != State::Torn && !(empty && nothing_to_save) {
         name = match name_torn(stream, name) {
             Ok(name) => name,
-            // Someone deleted the active segment. Through its descriptor it can be read yet.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && name.state == State::Active && !nothing_to_save => name,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Failure { name, error }),
         };
@@ -66,7 +69,9 @@ pub(super) fn repair(stream: &Stream, tracked: &Tracked) -> Result<Option<Saved>
     };
     let path = name.in_directory(&stream.directory);
     // Step 4 only tidies up: readers know where the torn file ends for them.
-    if empty {
+    if is_deleted {
+        // It is tidy.
+    } else if empty {
         let _ = stream.disk.remove(&path);
     } else {
         let _ = tracked.file.truncate(tracked.durable.offset);

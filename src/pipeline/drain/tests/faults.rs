@@ -220,6 +220,13 @@ fn an_active_segment_that_is_deleted_under_the_store_takes_nothing_that_was_not_
             // What is durable and deleted is gone; without a sync, nothing is durable.
             if sync == SyncPolicy::Never {
                 disk.delete(Kind::Active);
+                let generation = rig.publish(published.to_string().as_bytes());
+                rig.wait_persisted(generation);
+                published += 1;
+                let files = disk.kernel();
+                let has = |(_, bytes): (&str, &[u8])| bytes.len() > 128;
+                let names: Vec<_> = files.files().map(|(name, bytes)| format!("{name} {}", bytes.len())).collect();
+                assert!(files.files().any(has), "the next batch is in a file that has a name: {names:?}, {published}");
             }
         }
         rig.ask(Command::Sync).unwrap();

@@ -111,6 +111,9 @@ pub(crate) enum Verdict {
 pub(crate) trait Watch: Send + Sync {
     /// The call is about to be made: what the calls before it have left is what a crash now leaves.
     fn before(&self, call: &Call) -> Verdict;
+
+    /// The call was made, and the caller does not know yet.
+    fn after(&self, _: &Call) {}
 }
 
 #[derive(Default)]
@@ -179,12 +182,16 @@ impl ForgetfulDisk {
         let watch = inner.watch.clone();
         drop(inner);
         let verdict = watch.as_ref().map_or(Verdict::Go, |watch| watch.before(&call));
-        match verdict {
+        let result = match verdict {
             Verdict::Lie => Ok(lied()),
             // Only a sync that fails leaves a trace.
             Verdict::Fail(errno) if operation != Operation::Sync => Err(errno.into()),
             verdict => act(&mut self.lock().kernel, verdict),
+        };
+        if let Some(watch) = watch {
+            watch.after(&call);
         }
+        result
     }
 
     fn file(&self, inode: usize) -> Arc<dyn DiskFile> {

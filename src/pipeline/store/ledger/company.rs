@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// The longest that a sync is put off, whatever the last one took.
 const PUT_OFF_MAX: Duration = Duration::from_millis(1);
 
+/// Where so many were not back in time, they are not waited for in the next syncs: they take longer than it pays.
+const TOO_SLOW_SYNCS: u32 = 16;
+
 /// Who waits.
 #[derive(Debug, Default)]
 pub(super) struct Company {
@@ -21,6 +24,8 @@ pub(super) struct Company {
     covered: usize,
     expected: usize,
     until: Option<Instant>,
+    /// Syncs until waiting for company is tried again.
+    hurried: u32,
 }
 
 impl Company {
@@ -30,14 +35,19 @@ impl Company {
     }
 
     /// A sync begins; it covers all who have asked.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, now: Instant) {
+        let was_late = self.until.is_some_and(|until| now >= until);
+        if was_late && self.waiting > 1 && self.waiting * 2 < self.expected {
+            self.hurried = TOO_SLOW_SYNCS;
+        }
         self.covered += std::mem::take(&mut self.waiting);
     }
 
     /// It is done.
     pub(super) fn done(&mut self, now: Instant, took: Duration) {
         self.expected = std::mem::take(&mut self.covered) + self.waiting;
-        self.until = Some(now + (took / 2).min(PUT_OFF_MAX));
+        self.until = (self.hurried == 0).then(|| now + (took / 2).min(PUT_OFF_MAX));
+        self.hurried = self.hurried.saturating_sub(1);
     }
 
     /// Until when the next one is put off.
@@ -58,7 +68,7 @@ mod tests {
         for _ in 0..3 {
             company.ask(1);
             assert_eq!(company.put_off(now), None);
-            company.begin();
+            company.begin(now);
             company.done(now, TOOK);
         }
     }
@@ -67,24 +77,42 @@ mod tests {
     fn two_parties_become_one_and_who_stays_away_is_waited_for_once() {
         let (mut company, now) = (Company::default(), Instant::now());
         company.ask(4);
-        company.begin();
+        company.begin(now);
         company.ask(4);
         company.done(now, TOOK);
         assert_eq!(company.put_off(now), Some(now + TOOK / 2), "for the first four, who will be back");
         company.ask(4);
         assert_eq!(company.put_off(now), None, "all are there");
-        company.begin();
+        company.begin(now);
         company.done(now, TOOK);
         company.ask(3);
         assert!(company.put_off(now).is_some());
         assert_eq!(company.put_off(now + TOOK / 2), None, "not for long");
-        company.begin();
+        company.begin(now);
         company.done(now, TOOK);
         company.ask(3);
         assert_eq!(company.put_off(now), None, "five have stayed away");
-        company.begin();
+        company.begin(now);
         company.done(now, TOOK * 100);
         company.ask(1);
         assert_eq!(company.put_off(now), Some(now + PUT_OFF_MAX));
+    }
+
+    #[test]
+    fn a_crowd_that_is_too_slow_is_not_waited_for_each_time() {
+        let (mut company, now) = (Company::default(), Instant::now());
+        company.ask(32);
+        company.begin(now);
+        company.done(now, TOOK);
+        let mut put_off = 0;
+        for _ in 0..TOO_SLOW_SYNCS * 2 {
+            company.ask(10);
+            put_off += u32::from(company.put_off(now).is_some());
+            company.begin(now + TOOK);
+            company.ask(22);
+            company.done(now, TOOK);
+            company.waiting = 0;
+        }
+        assert!((1..=3).contains(&put_off), "{put_off}");
     }
 }

@@ -50,7 +50,7 @@ impl Ledger {
         if let Some(tracked) = self.files.iter_mut().find(can) {
             tracked.dirty_after = None;
             let job = Job::Sync(tracked.clone());
-            self.company.begin();
+            self.company.begin(now);
             return Some(job);
         }
         if self.requested.is_some() && self.files.iter().all(|tracked| tracked.dirty.is_none()) {

@@ -9,9 +9,10 @@ use super::*;
 /// Appends, rotation by size and by request, a sync that fails and its repair, retention.
 pub(super) const HISTORY: &[Act] = &[
     Act::Append,
-    Act::Append,
+    Act::Meanwhile,
     Act::Ask,
-    Act::Jobs,
+    Act::Job,
+    Act::Append,
     Act::Append,
     Act::Append,
     Act::Append,
@@ -122,4 +123,31 @@ fn a_second_kill_at_any_point_of_the_recovery_changes_nothing() {
         }
     }
     assert!(judge.checked > 100, "{}", judge.checked);
+}
+
+#[test]
+fn the_repair_of_a_deleted_segment_leaves_the_new_one_of_its_name_alone() {
+    let world = World::new(&Plan::default());
+    // Without a batch: the next one has the same first sequence.
+    world.disk.delete(Kind::Active);
+    world.play(&[Act::Append, Act::Jobs]);
+    let mut judge = Judge::new();
+    for moment in world.finish() {
+        judge.check(&moment, End::Killed).unwrap();
+    }
+}
+
+#[test]
+fn an_empty_segment_that_alone_says_the_sequence_outlives_a_kill_in_the_recovery() {
+    let world = World::new(&Plan::default());
+    world.play(&[Act::Append, Act::Ask, Act::Jobs, Act::Rotate, Act::Jobs]);
+    world.disk.change(|kernel| kernel.retire(1));
+    world.disk.delete(Kind::Sealed);
+    let mut judge = Judge::new();
+    let (kernel, facts) = (world.disk.kernel(), world.facts());
+    let moment = Moment { kernel, facts, ..world.finish().pop().unwrap() };
+    judge.check(&moment, End::Killed).unwrap();
+    for again in recovery_of(&moment, judge.home()) {
+        judge.check(&again, End::Killed).unwrap_or_else(|e| panic!("killed before {:?}: {e}", again.call));
+    }
 }

@@ -56,7 +56,7 @@ fn a_loss_of_power_at_any_point_takes_nothing_that_was_told_as_durable() {
 fn of_a_short_history_every_way_to_lose_power_is_tried() {
     for sync in POLICIES {
         let plan = Plan { sync: Some(sync), segment_bytes: Some(500), ..Plan::default() };
-        let acts = [Act::Append, Act::Ask, Act::Append, Act::Jobs, Act::Append, Act::Ask, Act::Jobs];
+        let acts = [Act::Append, Act::Meanwhile, Act::Ask, Act::Jobs, Act::Append, Act::Ask, Act::Jobs];
         assert_eq!(first_broken(&plan, &acts, 100 * depth(), 1), None, "{sync:?}");
     }
 }
@@ -93,7 +93,8 @@ fn seeded(mut seed: u64) -> (Plan, Vec<Act>) {
         0..=6 => Act::Append,
         7..=9 => Act::Job,
         10 => Act::Jobs,
-        11 | 12 => Act::Ask,
+        11 => Act::Ask,
+        12 => Act::Meanwhile,
         13 => Act::Rotate,
         14 => Act::Retain([6000, 60_000][random(next, 2)]),
         _ => {

@@ -79,6 +79,8 @@ pub(super) enum Act {
     Jobs,
     /// Retention keeps so many bytes from now on.
     Retain(u64),
+    /// The reader thread appends just when the syncer's next sync has been done, and before the syncer knows.
+    Meanwhile,
     /// The next call of this kind goes wrong.
     Wrong(Operation, Verdict),
 }
@@ -103,6 +105,7 @@ pub(super) struct World {
     /// Whether what is removed is removed by retention.
     retaining: AtomicBool,
     mixing: AtomicBool,
+    meanwhile: AtomicBool,
     _home: TempDir,
 }
 
@@ -149,6 +152,7 @@ impl World {
             syncing: AtomicBool::new(false),
             retaining: AtomicBool::new(false),
             mixing: AtomicBool::new(false),
+            meanwhile: AtomicBool::new(false),
             _home: home,
             disk,
             storage,
@@ -178,6 +182,7 @@ impl World {
                 let storage = Storage { retain: Some(Amount::Bytes(bytes)), ..self.storage.clone() };
                 self.with(|store| store.reconfigure(&storage));
             }
+            Act::Meanwhile => self.meanwhile.store(true, Relaxed),
             Act::Wrong(operation, verdict) => self.wrong.lock().unwrap().push((operation, verdict)),
         }
     }
@@ -261,6 +266,16 @@ impl World {
 }
 
 impl Watch for World {
+    fn after(&self, call: &Call) {
+        let is_syncers = call.operation == Operation::Sync && self.syncing.load(Relaxed);
+        if is_syncers && self.store.try_lock().is_ok_and(|store| store.is_some()) && self.meanwhile.swap(false, Relaxed)
+        {
+            self.append();
+        } else if call.operation.changes() {
+            self.mix();
+        }
+    }
+
     fn before(&self, call: &Call) -> Verdict {
         if call.operation.changes() {
             let moment = Moment { call: *call, kernel: self.disk.kernel(), facts: self.facts() };
