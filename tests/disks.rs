@@ -247,7 +247,7 @@ fn a_sealed_segment_that_cannot_be_read_costs_its_own_events_and_nothing_else() 
     assert!(home.cat().lines().eq(numbered("a", 0..10).iter().chain(&numbered("a", 20..40))));
     drop(daemon);
     if nix::unistd::geteuid().is_root() && has("setpriv") {
-        fs::set_permissions(&sealed[0], fs::Permissions::from_mode(0)).expect("a segment");
+        fs::set_permissions(&sealed[0], fs::Permissions::from_mode(0o000)).expect("a segment");
         fs::set_permissions(home.path(""), fs::Permissions::from_mode(0o755)).expect("a folder");
         fs::set_permissions(home.segments(), fs::Permissions::from_mode(0o755)).expect("a folder");
         for path in with_extension(&home, "segment").iter().skip(2) {
