@@ -285,10 +285,12 @@ fn a_machine_that_lets_nothing_start_gets_the_files_and_the_user() {
 
 #[test]
 fn installing_from_source_over_a_running_service_restarts_it() {
-    let Some(machine) = Machine::boot_bare(&[]) else { return };
     let (target, profile) = build_of_the_test();
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/install.sh");
-    let install = format!("CARGO_TARGET_DIR={} {script} --profile {profile}", target.display());
+    // Wherever they are on this machine: its /tmp, for one, is not that of the box.
+    let target = format!("{}:/mnt/target", target.display());
+    let binds = ["--bind-ro", concat!(env!("CARGO_MANIFEST_DIR"), ":/mnt/project"), "--bind-ro", &target];
+    let Some(machine) = Machine::boot_bare(&binds) else { return };
+    let install = format!("CARGO_TARGET_DIR=/mnt/target /mnt/project/packaging/install.sh --profile {profile}");
     let said = machine.shell(&install);
     assert!(said.contains("systemctl enable --now dbufd"), "what to do next is not said: {said}");
     machine.run(&["systemctl", "enable", "--now", "dbufd"]);
@@ -299,7 +301,7 @@ fn installing_from_source_over_a_running_service_restarts_it() {
     assert_ne!(machine.property("MainPID"), before, "it was restarted");
     wait_for("active", || (machine.units("is-active") == ["active"; 3]).then_some(()));
 
-    let said = machine.shell(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/uninstall.sh"));
+    let said = machine.shell("/mnt/project/packaging/uninstall.sh");
     assert!(said.contains("kept: /var/log/dbufd (segments: 1,"), "{said}");
     assert_eq!(machine.units("is-active"), ["inactive"; 3]);
     assert_eq!(machine.traces(), ["/var/log/dbufd"]);

@@ -1,13 +1,13 @@
 //! Connections that outlive this process: each is kept twice, here and in systemd's file-descriptor store.
 //!
 //! Enters: accepted connections, and how far each has been read. Leaves: names in the store ([`crate::sys::fdstore`]), and
-//! after a restart or a `kill -9` the same connections for the successor, each with its [`Bookmark`]. Any writer thread, once when a connection comes and once when it goes; never for an event. What can
-//! fail: the store has room for so many; a connection beyond that is served like any other and ends with this process.
+//! after a restart or a `kill -9` the same connections for the successor, each with its [`Bookmark`]. Any writer thread,
+//! when a connection comes, when it goes, and after a read that ended within a line. What can fail: the store has room for
+//! so many; a connection beyond that is served like any other and ends with this process.
 //!
 //! A connection that is kept is one of the kernel's objects with two holders. So closing it here does not end it: its
 //! peer sees the end when it is shut down, and systemd lets go of it when it is told to. A [`Place`] that is dropped
 //! without [`Kept::close`] stays in the store, which is what a crash and an orderly stop have in common.
-//!
 
 mod bookmarks;
 
