@@ -1,5 +1,5 @@
 //! A disk that fails when it is told to, for tests: short writes, no room, errors, syncs that fail and forget, syncs that
-//! do not come back. It can also keep a copy of the directory after each step, as a crash would leave it.
+//! do not come back. Crashes and loss of power are the [forgetful](super::forgetful) disk's.
 
 use std::fs;
 use std::io::{self, IoSlice};
@@ -39,8 +39,6 @@ pub(crate) struct Faults {
     pub(crate) opens: u64,
     /// What [`Disk::space`] says.
     pub(crate) space: Option<Space>,
-    /// Where copies of the directory are kept, and how many there are.
-    pub(crate) copies: Option<(PathBuf, PathBuf, usize)>,
 }
 
 impl Faults {
@@ -77,28 +75,6 @@ impl FaultyDisk {
         self.0.1.notify_all();
     }
 
-    /// Keeps a copy of `directory` below `to` after each step from now on.
-    pub(crate) fn keep_copies(&self, directory: &Path, to: &Path) {
-        self.faults().copies = Some((directory.to_path_buf(), to.to_path_buf(), 0));
-    }
-
-    fn stepped<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        let mut faults = self.faults();
-        if let Some((directory, to, count)) = &mut faults.copies {
-            let copy = to.join(format!("{count:04}"));
-            *count += 1;
-            fs::create_dir(&copy).unwrap();
-            for file in fs::read_dir(directory).unwrap() {
-                let file = file.unwrap();
-                // Locks are not carried over a crash.
-                if file.file_name() != ".lock" {
-                    fs::copy(file.path(), copy.join(file.file_name())).unwrap();
-                }
-            }
-        }
-        result
-    }
-
     fn wrap(&self, path: &Path, file: fs::File) -> Arc<dyn DiskFile> {
         self.faults().opens += 1;
         let directory = path.parent().unwrap().to_path_buf();
@@ -118,7 +94,7 @@ impl Disk for FaultyDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = fs::OpenOptions::new();
-        let file = self.stepped(options.read(true).write(true).create_new(true).open(path))?;
+        let file = options.read(true).write(true).create_new(true).open(path)?;
         Ok(self.wrap(path, file))
     }
 
@@ -127,16 +103,16 @@ impl Disk for FaultyDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.stepped(RealDisk.rename(from, to))
+        RealDisk.rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.stepped(RealDisk.remove(path))
+        RealDisk.remove(path)
     }
 
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
         // A test's machine does not lose power.
-        self.stepped(fs::metadata(directory).map(drop))
+        fs::metadata(directory).map(drop)
     }
 
     fn space(&self, directory: &Path) -> io::Result<Space> {
@@ -173,11 +149,11 @@ impl DiskFile for FaultyFile {
             bytes.truncate(bytes.len() - (new - fits) as usize);
         }
         drop(faults);
-        self.disk.stepped(self.file.write_at(&[IoSlice::new(&bytes)], offset))
+        self.file.write_at(&[IoSlice::new(&bytes)], offset)
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
-        self.disk.stepped(self.file.truncate(bytes))
+        self.file.truncate(bytes)
     }
 
     fn sync(&self) -> io::Result<()> {

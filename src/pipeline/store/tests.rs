@@ -6,7 +6,7 @@ mod world;
 
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use tempfile::TempDir;
@@ -524,66 +524,6 @@ fn files_that_make_no_sense_stop_nothing() {
     assert!(bench.path().join("notes.txt").exists() && !bench.path().join("00000000000000000004.repair").exists());
     let all = read(bench.path());
     assert!(all[..3] == expected(1) && all.last().unwrap().ends_with("odd"), "{all:?}");
-}
-
-/// Opens each copy of the directory that was kept, as a start after a crash at that step would.
-fn assert_recovers_from_each_step(copies: &Path, last: u64) -> usize {
-    let mut steps: Vec<PathBuf> = fs::read_dir(copies).unwrap().map(|entry| entry.unwrap().path()).collect();
-    steps.sort();
-    let mut before = 0;
-    for step in &steps {
-        let options = Options { storage: storage(step), on_durable: Box::new(|_| {}) };
-        let shown = read(step);
-        let (mut store, recovery) = Store::open(options, Arc::new(FaultyDisk::default())).unwrap();
-        let all = read(step);
-        let events = all.len() as u64;
-        assert_eq!(all, shown, "{}: recovery changes nothing that was read before", step.display());
-        assert!(events.is_multiple_of(3), "{}: {all:?}", step.display());
-        assert_eq!(all, expected(events / 3), "{}", step.display());
-        assert_eq!(recovery.next_sequence, events + 1, "{}: {recovery:?}", step.display());
-        assert!(events >= before, "{}: what was there stays", step.display());
-        before = events;
-        append(&mut store, &batch(events / 3 + 1)).unwrap();
-        store.close().unwrap();
-        assert_eq!(read(step), expected(events / 3 + 1));
-        assert_whole(step);
-    }
-    assert_eq!(before, last * 3);
-    steps.len()
-}
-
-#[test]
-fn a_crash_after_any_step_of_appending_and_rotating_loses_nothing_that_was_written() {
-    let bench = Bench::new(SyncPolicy::Interval(Duration::from_secs(3600)));
-    let copies = directory();
-    bench.disk.keep_copies(bench.path(), copies.path());
-    let (mut store, _) = bench.open();
-    for generation in 1..=6 {
-        append(&mut store, &batch(generation)).unwrap();
-        if generation % 2 == 0 {
-            store.rotate().unwrap();
-        }
-    }
-    store.close().unwrap();
-    assert!(assert_recovers_from_each_step(copies.path(), 6) > 20);
-}
-
-#[test]
-fn a_crash_after_any_step_of_a_repair_loses_nothing_that_was_written() {
-    let bench = Bench::new(SyncPolicy::Interval(Duration::from_secs(3600)));
-    let copies = directory();
-    let (mut store, _) = bench.open();
-    append(&mut store, &batch(1)).unwrap();
-    store.request_sync(2, 1);
-    bench.told.wait_for(2);
-    append(&mut store, &batch(2)).unwrap();
-    append(&mut store, &batch(3)).unwrap();
-    bench.disk.keep_copies(bench.path(), copies.path());
-    bench.disk.faults().fail_syncs = vec![2];
-    store.request_sync(4, 1);
-    bench.told.wait_for(4);
-    store.close().unwrap();
-    assert!(assert_recovers_from_each_step(copies.path(), 3) > 5);
 }
 
 #[test]

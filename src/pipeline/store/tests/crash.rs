@@ -38,9 +38,10 @@ pub(super) const HISTORY: &[Act] = &[
 ];
 
 fn plans() -> impl Iterator<Item = Plan> {
-    POLICIES
-        .into_iter()
-        .flat_map(|sync| [None, Some(90)].map(|short_bytes| Plan { sync: Some(sync), short_bytes, ..Plan::default() }))
+    let ways = [(None, WhenFull::Wait), (Some(90), WhenFull::DeleteOldest)];
+    POLICIES.into_iter().flat_map(move |sync| {
+        ways.map(|(short_bytes, when_full)| Plan { sync, short_bytes, when_full, ..Plan::default() })
+    })
 }
 
 #[test]

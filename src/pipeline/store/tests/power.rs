@@ -46,7 +46,7 @@ fn first_broken(plan: &Plan, acts: &[Act], few: usize, step: usize) -> Option<St
 #[test]
 fn a_loss_of_power_at_any_point_takes_nothing_that_was_told_as_durable() {
     for sync in POLICIES {
-        let plan = Plan { sync: Some(sync), ..Plan::default() };
+        let plan = Plan { sync, ..Plan::default() };
         assert_eq!(first_broken(&plan, HISTORY, 4 * depth(), 1), None, "{sync:?}");
     }
 }
@@ -55,7 +55,7 @@ fn a_loss_of_power_at_any_point_takes_nothing_that_was_told_as_durable() {
 #[test]
 fn of_a_short_history_every_way_to_lose_power_is_tried() {
     for sync in POLICIES {
-        let plan = Plan { sync: Some(sync), segment_bytes: Some(500), ..Plan::default() };
+        let plan = Plan { sync, segment_bytes: 500, ..Plan::default() };
         let acts = [Act::Append, Act::Meanwhile, Act::Ask, Act::Jobs, Act::Append, Act::Ask, Act::Jobs];
         assert_eq!(first_broken(&plan, &acts, 100 * depth(), 1), None, "{sync:?}");
     }
@@ -64,7 +64,7 @@ fn of_a_short_history_every_way_to_lose_power_is_tried() {
 #[test]
 fn a_loss_of_power_in_the_recovery_from_one_takes_nothing_either() {
     let mut judge = Judge::new();
-    let plan = Plan { sync: Some(POLICIES[2]), ..Plan::default() };
+    let plan = Plan { sync: POLICIES[2], ..Plan::default() };
     let world = World::new(&plan);
     world.play(HISTORY);
     for (number, moment) in world.finish().iter().enumerate() {
@@ -82,10 +82,11 @@ fn a_loss_of_power_in_the_recovery_from_one_takes_nothing_either() {
 fn seeded(mut seed: u64) -> (Plan, Vec<Act>) {
     let next = &mut seed;
     let plan = Plan {
-        sync: Some(POLICIES[random(next, 3)]),
-        segment_bytes: Some([600, 1600, 5000][random(next, 3)]),
+        sync: POLICIES[random(next, 3)],
+        segment_bytes: [600, 1600, 5000][random(next, 3)],
         short_bytes: [None, None, Some(300)][random(next, 3)],
         gives_up: random(next, 4) == 0,
+        when_full: [WhenFull::Wait, WhenFull::DeleteOldest][random(next, 2)],
         mix: Some(*next),
         ..Plan::default()
     };
@@ -141,7 +142,7 @@ const DEFENCES: &[(Operation, Kind)] =
 fn each_defence_is_missed_when_it_is_left_out() {
     for defence in DEFENCES {
         let missed = POLICIES.into_iter().any(|sync| {
-            let plan = Plan { sync: Some(sync), lies: vec![*defence], ..Plan::default() };
+            let plan = Plan { sync, lies: vec![*defence], ..Plan::default() };
             first_broken(&plan, HISTORY, 12, 1).is_some()
         });
         assert!(missed, "nothing is worse without {defence:?}");

@@ -93,14 +93,9 @@ pub(super) struct World {
     facts: Arc<Mutex<Facts>>,
     moments: Mutex<Vec<Moment>>,
     wrong: Mutex<Vec<(Operation, Verdict)>>,
-    /// Calls that are never done, although the disk says that they were.
-    lies: Vec<(Operation, Kind)>,
-    /// Whether a batch that fails comes again.
-    gives_up: bool,
+    plan: Plan,
     /// Where a seed mixes the two sides, and how often it may yet.
     mix: Mutex<Option<(u64, usize)>>,
-    /// No write takes more.
-    short_bytes: Option<usize>,
     syncing: AtomicBool,
     /// Whether what is removed is removed by retention.
     retaining: AtomicBool,
@@ -110,24 +105,41 @@ pub(super) struct World {
 }
 
 /// What differs from world to world.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Plan {
-    pub(super) sync: Option<SyncPolicy>,
-    pub(super) when_full: Option<WhenFull>,
-    pub(super) segment_bytes: Option<u64>,
+    pub(super) sync: SyncPolicy,
+    pub(super) when_full: WhenFull,
+    pub(super) segment_bytes: u64,
+    /// Calls that are never done, although the disk says that they were.
     pub(super) lies: Vec<(Operation, Kind)>,
+    /// Whether a batch that fails is given up, or comes again.
     pub(super) gives_up: bool,
+    /// The seed by which each side interrupts the other.
     pub(super) mix: Option<u64>,
+    /// No write takes more.
     pub(super) short_bytes: Option<usize>,
+}
+
+impl Default for Plan {
+    /// Syncs when it is asked for.
+    fn default() -> Self {
+        Self {
+            sync: POLICIES[2],
+            when_full: WhenFull::Wait,
+            segment_bytes: 1600,
+            lies: Vec::new(),
+            gives_up: false,
+            mix: None,
+            short_bytes: None,
+        }
+    }
 }
 
 impl World {
     pub(super) fn new(plan: &Plan) -> Arc<Self> {
         let home = directory();
         let mut storage = storage(home.path());
-        storage.sync = plan.sync.unwrap_or(POLICIES[2]);
-        storage.when_full = plan.when_full.unwrap_or(WhenFull::Wait);
-        storage.segment_bytes = plan.segment_bytes.unwrap_or(1600);
+        (storage.sync, storage.when_full, storage.segment_bytes) = (plan.sync, plan.when_full, plan.segment_bytes);
         let disk = ForgetfulDisk::default();
         let facts = Arc::new(Mutex::new(Facts::default()));
         let on_durable = Box::new({
@@ -145,10 +157,8 @@ impl World {
             store: Mutex::new(Some(store)),
             moments: Mutex::default(),
             wrong: Mutex::default(),
-            lies: plan.lies.clone(),
-            gives_up: plan.gives_up,
             mix: Mutex::new(plan.mix.map(|seed| (seed, MIXED_MAX))),
-            short_bytes: plan.short_bytes,
+            plan: plan.clone(),
             syncing: AtomicBool::new(false),
             retaining: AtomicBool::new(false),
             mixing: AtomicBool::new(false),
@@ -205,7 +215,7 @@ impl World {
                         self.facts.lock().unwrap().kept.push((generation, appended.first_sequence));
                         return;
                     }
-                    Err(_) if self.gives_up => {
+                    Err(_) if self.plan.gives_up => {
                         self.facts.lock().unwrap().given_up.push(generation);
                         return;
                     }
@@ -294,8 +304,8 @@ impl Watch for World {
             self.facts.lock().unwrap().forgot |= verdict == Verdict::Forget;
             return verdict;
         }
-        match self.short_bytes {
-            _ if self.lies.contains(&(call.operation, call.kind)) => Verdict::Lie,
+        match self.plan.short_bytes {
+            _ if self.plan.lies.contains(&(call.operation, call.kind)) => Verdict::Lie,
             Some(bytes) if call.operation == Operation::Write => Verdict::Short(bytes),
             _ => Verdict::Go,
         }
