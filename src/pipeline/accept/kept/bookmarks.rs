@@ -4,8 +4,8 @@
 //! same for a successor. Any writer thread, each for its own connections. What can fail: there is no memory; and what a
 //! predecessor left may be of another version, or cut by its death. Then it says nothing, and is never trusted blindly.
 //!
-//! It is written with pwrite(2) and not mapped: most connections send whole lines and never need it, for the rest one
-//! call a read is nothing beside the read, and a file needs no rules for memory that is shared.
+//! It is written with pwrite(2) and not mapped: most connections send whole lines and never need it, and a file needs no
+//! rules for memory that is shared. For the rest it is two calls a read.
 //!
 //! ```text
 //! offset 0       head: magic 8, version 4, bytes a place 4, CRC-32C of these 4
