@@ -5,7 +5,7 @@
 //! predecessor left may be of another version, or cut by its death. Then it says nothing, and is never trusted blindly.
 //!
 //! It is written with pwrite(2) and not mapped: most connections send whole lines and never need it, and a file needs no
-//! rules for memory that is shared. For the rest it is two calls a read.
+//! rules for memory that is shared. For the rest it is one call a read.
 //!
 //! ```text
 //! offset 0       head: magic 8, version 4, bytes a place 4, CRC-32C of these 4
@@ -22,7 +22,7 @@
 //! which the mark includes.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
@@ -156,9 +156,9 @@ impl Bookmarks {
         let at = mark_at(index, turn);
         let needed = (MARK_AT + MARK_HEAD_BYTES + carry.len()).div_ceil(PAGE_BYTES) as u16;
         // The other mark is whole, whatever becomes of this one.
-        self.0.write_all_at(&head, at)?;
-        if !carry.is_empty() {
-            self.0.write_all_at(carry, at + MARK_HEAD_BYTES as u64)?;
+        let written = rustix::io::pwritev(&self.0, &[IoSlice::new(&head), IoSlice::new(carry)], at)?;
+        if written < head.len() + carry.len() {
+            return Err(io::ErrorKind::WriteZero.into());
         }
         if taken <= needed + SLACK_PAGES {
             return Ok(needed.max(taken));
