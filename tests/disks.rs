@@ -80,6 +80,16 @@ fn numbered(prefix: &str, numbers: std::ops::Range<u64>) -> Vec<String> {
     numbers.map(|number| format!("{prefix} {number}")).collect()
 }
 
+/// Sends so many lines, and has them made durable. What a client has sent is not accepted yet, so a sync alone would
+/// cover whatever the daemon has read by then.
+fn send_durably(home: &Home, numbers: std::ops::Range<u64>) {
+    let events = numbers.end - numbers.start;
+    let before = count(&home.stats(), "received");
+    send_numbered(&home.socket("stream.sock"), "a", numbers);
+    home.wait_for_stats("all to be received", |s| count(s, "received") == before + events);
+    home.ctl_ok(&["sync"]);
+}
+
 fn count(stats: &serde_json::Value, name: &str) -> u64 {
     stats["events"][name].as_u64().expect("a count")
 }
@@ -93,8 +103,7 @@ fn after_a_real_loss_of_power_all_that_a_sync_returned_for_is_there_once() {
         // Nothing but what is asked for becomes durable.
         let mut daemon = disk.start(&["storage.sync=never", "storage.segment_size=64KiB", "storage.when_full=wait"]);
         for _ in 0..4 {
-            send_numbered(&home.socket("stream.sock"), "a", told..told + 500);
-            home.ctl_ok(&["sync"]);
+            send_durably(home, told..told + 500);
             told += 500;
         }
         send_numbered(&home.socket("stream.sock"), "unsynced", 0..500);
@@ -121,8 +130,7 @@ fn a_device_that_fails_costs_counted_events_with_the_policy_to_drop() {
     let Some(disk) = Disk::new() else { return };
     let home = &disk.home;
     let mut daemon = disk.start(&["storage.sync=50ms", "storage.when_full=drop"]);
-    send_numbered(&home.socket("stream.sock"), "a", 0..100);
-    home.ctl_ok(&["sync"]);
+    send_durably(home, 0..100);
     disk.lose_power(&daemon);
     send_numbered(&home.socket("stream.sock"), "lost", 0..1000);
     let stats = home.wait_for_stats("each event to be accounted for", |s| {
@@ -140,8 +148,7 @@ fn a_device_that_does_not_answer_is_a_stall_in_which_nobody_polls_and_nothing_is
     let Some(disk) = Disk::new() else { return };
     let home = &disk.home;
     let mut daemon = disk.start(&["storage.sync=50ms", "storage.when_full=drop"]);
-    send_numbered(&home.socket("stream.sock"), "a", 0..100);
-    home.ctl_ok(&["sync"]);
+    send_durably(home, 0..100);
     disk.freeze(&daemon, "--freeze");
     send_numbered(&home.socket("stream.sock"), "a", 100..200);
     home.wait_for_stats("all to be received", |s| count(s, "received") == 200);
@@ -173,8 +180,7 @@ fn a_directory_that_may_not_be_written_to_for_a_while_costs_nothing() {
     let mut daemon = home.start_adjusted(&become_nobody, &settings, |_| {
         chown(home.path("notify.sock"), Some(NOBODY), Some(NOBODY)).expect("root gives it away");
     });
-    send_numbered(&home.socket("stream.sock"), "a", 0..100);
-    home.ctl_ok(&["sync"]);
+    send_durably(&home, 0..100);
     allow(0o500);
     let path = home.socket("stream.sock");
     let sender = std::thread::spawn(move || send_numbered(&path, "a", 100..50_000));
