@@ -9,7 +9,7 @@ mod support;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use support::{Daemon, Home, has, send_numbered, wait_for};
@@ -70,10 +70,28 @@ impl Disk {
         assert!(done.status.success(), "{done:?}");
     }
 
-    fn freeze(&self, daemon: &Daemon, how: &str) {
-        let status = Command::new("fsfreeze").arg(how).arg(self.inside(daemon)).status().expect("fsfreeze runs");
-        assert!(status.success());
+    fn freeze(&self, daemon: &Daemon) -> Frozen {
+        let at = self.inside(daemon);
+        fsfreeze("--freeze", &at);
+        Frozen { at }
     }
+}
+
+/// A file system that answers no write until this is dropped: also when a test fails, for a daemon that writes to it
+/// cannot even be killed.
+struct Frozen {
+    at: PathBuf,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        fsfreeze("--unfreeze", &self.at);
+    }
+}
+
+fn fsfreeze(how: &str, at: &Path) {
+    let status = Command::new("fsfreeze").arg(how).arg(at).status().expect("fsfreeze runs");
+    assert!(status.success());
 }
 
 fn numbered(prefix: &str, numbers: std::ops::Range<u64>) -> Vec<String> {
@@ -149,14 +167,16 @@ fn a_device_that_does_not_answer_is_a_stall_in_which_nobody_polls_and_nothing_is
     let home = &disk.home;
     let mut daemon = disk.start(&["storage.sync=50ms", "storage.when_full=drop"]);
     send_durably(home, 0..100);
-    disk.freeze(&daemon, "--freeze");
+    let frozen = disk.freeze(&daemon);
     send_numbered(&home.socket("stream.sock"), "a", 100..200);
     home.wait_for_stats("all to be received", |s| count(s, "received") == 200);
+    let stalled = home.wait_for_stats("the stall to show", |s| s["storage"]["state"] == "stalled");
     let on_data = |name: &str| name == "dbufd-reader" || name == "dbufd-syncer";
     let before = daemon.switches(on_data);
-    home.wait_for_stats("the stall to show", |s| s["storage"]["state"] == "stalled");
+    let uptime = |s: &serde_json::Value| s["uptime_seconds"].as_f64().expect("seconds");
+    home.wait_for_stats("a second of it", |s| uptime(s) > uptime(&stalled) + 1.0);
     assert_eq!(daemon.switches(on_data), before, "reader and syncer sleep in the kernel");
-    disk.freeze(&daemon, "--unfreeze");
+    drop(frozen);
     let stats = home.wait_persisted(200);
     assert_eq!((count(&stats, "lost_total"), &stats["storage"]["state"]), (0, &"ok".into()));
     assert_eq!(disk.lines(&daemon), numbered("a", 0..200));
