@@ -165,6 +165,7 @@ fn the_control_socket_answers_several_requests_and_keeps_its_head() {
         [
             "version",
             "uptime_seconds",
+            "counting_seconds",
             "events",
             "bytes",
             "buffer",

@@ -44,7 +44,7 @@ impl Daemon {
         nix::sys::socket::listen(&stream, nix::sys::socket::Backlog::MAXCONN).unwrap();
         let datagram = OwnedFd::from(UnixDatagram::bind(directory.path().join("dgram.sock")).unwrap());
         let (buffer, reader) = DoubleBuffer::new(&Options { writers_max: WRITERS, ..Options::default() }).unwrap();
-        let (counters, is_over) = (Arc::new(Counters::new(WRITERS)), Arc::new(AtomicBool::new(false)));
+        let (counters, is_over) = (Arc::new(Counters::new(WRITERS).unwrap()), Arc::new(AtomicBool::new(false)));
         let waker = buffer.waker();
         let accept = Accept::start(AcceptOptions {
             sockets: Sockets { stream, datagram, are_passed: false },
@@ -82,7 +82,7 @@ impl Daemon {
     }
 
     fn events(&self) -> u64 {
-        self.counters.totals().received_events
+        self.counters.account.totals().received_events
     }
 
     fn beats(&self) -> Vec<Beat> {
@@ -185,5 +185,5 @@ fn thousands_of_clients_are_served_and_each_keeps_its_order() {
     drop(clients);
     daemon.wait_until("all have left", |daemon| daemon.connections() == 0);
     assert_eq!((daemon.events(), daemon.refused()), (4 * count, 0));
-    assert_eq!(daemon.counters.totals().received_bytes, count * (7 + 11 + 11 + 4));
+    assert_eq!(daemon.counters.account.totals().received_bytes, count * (7 + 11 + 11 + 4));
 }

@@ -28,7 +28,8 @@ use crate::pipeline::accept::desk::Desks;
 use crate::pipeline::accept::frames::{Predecessor, Sessions};
 use crate::pipeline::accept::kept::{Inherited, KeptConnections, Left};
 use crate::pipeline::accept::{self, Accept, AcceptOptions};
-use crate::pipeline::buffer::{self, DoubleBuffer};
+use crate::pipeline::account::{self, Account};
+use crate::pipeline::buffer::{self, DoubleBuffer, Spot};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::drain::{self, Drain, DrainHandle};
 use crate::pipeline::progress::Progress;
@@ -39,7 +40,7 @@ use crate::sys::fdstore::FdStore;
 
 /// How long the writers may take to empty what the kernel holds of their connections.
 const WRITERS_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a disk that refuses is tried before what it did not take is counted as lost.
+/// How long a disk that refuses is tried before what it did not take is left to a successor, or counted as lost.
 const DISK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running daemon, without its control socket and its signals.
@@ -103,22 +104,18 @@ impl Daemon {
         let plan = cores::plan(config, &cores::allowed());
         warn_of(&plan);
         let writers = plan.writers.len();
-        let Passed { sockets, left, halves, sessions, desks, .. } = passed;
-        let in_store = store.as_ref().map(|(store, _)| store);
-        let halves = halves::take_over(in_store, halves, &buffer_options(config, writers))?;
-        // Before the reader runs: what was published can be told only as long as the buffer is as it was left.
-        let sessions = take_over_sessions(in_store, sessions.as_ref(), halves.predecessor.as_ref())?;
-        let Halves { buffer, reader, old, predecessor } = halves;
-        let was_published = |spot| predecessor.as_ref().is_some_and(|(buffer, _)| buffer.was_published(spot));
-        let desks = Desks::take_over(writers, in_store.map(|store| &**store), desks, &was_published)
-            .context("there is no memory for what the writers read")?;
-        let counters = Arc::new(Counters::new(writers));
+        let Passed { sockets, left, halves, sessions, desks, account, .. } = passed;
+        let kept = [halves, desks, account];
+        let memory =
+            Memory::take_over(config, writers, store.as_ref().map(|(store, _)| store), kept, sessions.as_ref())?;
+        let Memory { halves: Halves { buffer, reader, old, predecessor }, sessions, desks, counters } = memory;
         let progress = Arc::new(Progress::new(writers).context("cannot make the writers' bells")?);
         let (drain, recovery) = Drain::start(drain::Options {
             reader,
             waker: buffer.waker(),
             old,
             has_predecessor: predecessor.is_some(),
+            outlives: store.is_some(),
             disk: Arc::new(RealDisk),
             counters: Arc::clone(&counters),
             progress: Arc::clone(&progress),
@@ -182,6 +179,43 @@ impl Daemon {
     }
 }
 
+/// All that outlives the daemon, beside its connections.
+struct Memory {
+    halves: Halves,
+    sessions: Arc<Sessions>,
+    desks: Vec<Desks>,
+    counters: Arc<Counters>,
+}
+
+impl Memory {
+    /// New, or that of a predecessor: what is kept of its halves, its desks and its account, and its sessions.
+    ///
+    /// Before the reader runs: what was published can be told only as long as the buffer is as it was left.
+    fn take_over(
+        config: &Config,
+        writers: usize,
+        store: Option<&Arc<FdStore>>,
+        [halves, desks, account]: [Vec<(OwnedFd, String)>; 3],
+        sessions: Option<&OwnedFd>,
+    ) -> Result<Self> {
+        let halves = halves::take_over(store, halves, &buffer_options(config, writers))?;
+        let predecessor = halves.predecessor.as_ref();
+        let sessions = take_over_sessions(store, sessions, predecessor)?;
+        let was_published = |spot: Spot| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
+        let account = match store {
+            Some(store) => {
+                let ask: &dyn Fn(Spot) -> bool = &was_published;
+                Account::take_over(writers, store, &account, predecessor.is_some().then_some(ask))
+            }
+            None => Account::new(writers),
+        };
+        let account = account.context("there is no memory for the account of events")?;
+        let desks = Desks::take_over(writers, store.map(|store| &**store), desks, &was_published)
+            .context("there is no memory for what the writers read")?;
+        Ok(Self { sessions, desks, counters: Arc::new(Counters::with_account(writers, account)), halves })
+    }
+}
+
 /// The sessions, also those of a predecessor whose buffer says what became of its last publish.
 fn take_over_sessions(
     store: Option<&Arc<FdStore>>,
@@ -201,8 +235,8 @@ fn keep_connections(
     left: Left,
     writers: usize,
 ) -> Result<(Option<Arc<KeptConnections>>, Vec<Inherited>)> {
-    // A desk for each writer, the sessions, and the buffer, of which there may be two for a moment.
-    let room_for = |room: usize| room.saturating_sub(writers + 1 + halves::NAMES.len());
+    // A desk for each writer, the sessions; the buffer and the account, of which there may be two each for a moment.
+    let room_for = |room: usize| room.saturating_sub(writers + 1 + halves::NAMES.len() + account::NAMES.len());
     let kept = store.map(|(store, room)| KeptConnections::open(store, room_for(room), left));
     let (kept, inherited) = kept.transpose().context("cannot keep connections over a restart")?.unzip();
     let inherited: Vec<Inherited> = inherited.unwrap_or_default();

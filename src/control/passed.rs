@@ -11,6 +11,7 @@ use super::halves;
 use crate::pipeline::accept::desk;
 use crate::pipeline::accept::frames::SESSIONS_NAME;
 use crate::pipeline::accept::kept::{BOOKMARKS_NAME, Left, place_of};
+use crate::pipeline::account;
 use crate::sync::Arc;
 use crate::sys::fdstore::{FdStore, room_from_environment};
 use crate::sys::notify::Notifier;
@@ -26,6 +27,8 @@ pub(super) struct Passed {
     pub(super) halves: Vec<(OwnedFd, String)>,
     /// The desks of a predecessor's writers, with their names.
     pub(super) desks: Vec<(OwnedFd, String)>,
+    /// The account of a predecessor, with its names.
+    pub(super) account: Vec<(OwnedFd, String)>,
     /// The sessions of a predecessor.
     pub(super) sessions: Option<OwnedFd>,
     /// Names of what nothing can be done with.
@@ -48,6 +51,7 @@ impl Passed {
                 (Some(_), _) => sorted.sockets.push((descriptor, name)),
                 (None, BOOKMARKS_NAME) => sorted.left.bookmarks = Some(descriptor),
                 (None, SESSIONS_NAME) => sorted.sessions = Some(descriptor),
+                (None, account) if account::NAMES.contains(&account) => sorted.account.push((descriptor, name)),
                 (None, desk) if desk::is_name(desk) => sorted.desks.push((descriptor, name)),
                 (None, halves) if halves::NAMES.contains(&halves) => sorted.halves.push((descriptor, name)),
                 (None, _) => sorted.strange.push(name),
@@ -58,9 +62,13 @@ impl Passed {
 
     /// The store, and how many descriptors it takes; None where no manager listens, or it has no room and kept nothing.
     pub(super) fn store(&self) -> std::io::Result<Option<(Arc<FdStore>, usize)>> {
-        let Self { left, halves, sessions, desks, strange, .. } = self;
+        let Self { left, halves, sessions, desks, account, strange, .. } = self;
         let room = room_from_environment();
-        let no_memory = left.bookmarks.is_none() && halves.is_empty() && sessions.is_none() && desks.is_empty();
+        let no_memory = left.bookmarks.is_none()
+            && halves.is_empty()
+            && sessions.is_none()
+            && desks.is_empty()
+            && account.is_empty();
         let kept_nothing = left.connections.is_empty() && no_memory && strange.is_empty();
         // What is wrong with the variable is told where notes about the daemon's state are sent.
         let notifier = Notifier::from_environment().unwrap_or_default();
@@ -94,6 +102,7 @@ mod tests {
             (memory(), "halves".into()),
             (memory(), "sessions".into()),
             (memory(), "desk12".into()),
+            (memory(), "account-2".into()),
             (connection(), "c99999999".into()),
             (connection(), "halves".into()),
             (memory(), "ring-5".into()),
@@ -105,6 +114,7 @@ mod tests {
                 && passed.halves.len() == 1
                 && passed.sessions.is_some()
                 && passed.desks.len() == 1
+                && passed.account.len() == 1
         );
         assert_eq!(passed.strange, ["c99999999", "halves", "ring-5"]);
     }

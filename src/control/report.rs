@@ -19,17 +19,21 @@ pub(super) fn report(stats: &Stats) -> String {
     row("events", &format!("received {}", number(events.received)));
     row("", &format!("persisted {}   durable {}", number(events.persisted), number(events.durable)));
     row("", &format!("lost {}{}", number(events.lost_total), causes(stats)));
+    let in_memory = events.received.saturating_sub(events.persisted + events.lost_total);
+    if in_memory > 0 {
+        row("", &format!("in memory {}", number(in_memory)));
+    }
     let bytes = &stats.bytes;
     let (received, written) = (size(bytes.received), size(bytes.written));
     row("payload", &format!("received {received}   persisted {}   written {written}", size(bytes.persisted)));
-    let rate = |amount: u64| amount as f64 / stats.uptime_seconds.max(0.001);
+    let rate = |amount: u64| amount as f64 / stats.counting_seconds.max(0.001);
     let per_second = size(rate(bytes.received) as u64);
     row(
         "rate",
         &format!(
             "{} events/s   {per_second}/s   over {}",
             number(rate(events.received) as u64),
-            time(stats.uptime_seconds)
+            time(stats.counting_seconds)
         ),
     );
     let sizes = &stats.event_size;
@@ -166,6 +170,7 @@ mod tests {
         Stats {
             version: "1",
             uptime_seconds: 100.0,
+            counting_seconds: 100.0,
             events: Events {
                 received: 1_234_567,
                 persisted: 1_234_560,

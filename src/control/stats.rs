@@ -4,7 +4,7 @@
 //! report prints. Control thread. What can fail: nothing; what the kernel does not say is zero.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use crate::config::keys::sync_name;
 use crate::pipeline::accept::kept::KeptConnections;
+use crate::pipeline::account::{Row, Totals};
 use crate::pipeline::buffer::DoubleBuffer;
-use crate::pipeline::counters::{Counters, Row, Totals, WriterCounters};
+use crate::pipeline::counters::{Counters, WriterCounters};
 use crate::pipeline::drain::{DrainHandle, Measured};
 use crate::pipeline::histogram::Histogram;
 use crate::pipeline::record::Cause;
@@ -41,6 +42,8 @@ pub(super) struct Figures {
 pub(super) struct Stats {
     pub(super) version: &'static str,
     pub(super) uptime_seconds: f64,
+    /// How long events and bytes have been counted: also before this process, where the service manager keeps the account.
+    pub(super) counting_seconds: f64,
     pub(super) events: Events,
     pub(super) bytes: Bytes,
     pub(super) buffer: Buffer,
@@ -150,8 +153,11 @@ pub(super) struct Producer {
     pub(super) uid: Option<u32>,
     pub(super) unit: String,
     pub(super) transport: &'static str,
+    /// Received from it: stored, in memory, and lost.
     pub(super) events: u64,
     pub(super) bytes: u64,
+    pub(super) stored: u64,
+    pub(super) in_memory: u64,
     pub(super) lost: u64,
 }
 
@@ -177,13 +183,15 @@ impl Figures {
     /// The figures of this moment.
     pub(super) fn take(&self) -> Stats {
         // The totals first: they are read in an order that never shows more persisted than received.
-        let totals = self.counters.totals();
+        let totals = self.counters.account.totals();
+        let uptime = self.started.elapsed().as_secs_f64();
         let measured = self.drain.measured();
         let buffer = self.buffer.stats();
         Stats {
             version: env!("CARGO_PKG_VERSION"),
-            uptime_seconds: rounded(self.started.elapsed().as_secs_f64()),
-            events: events(&totals),
+            uptime_seconds: rounded(uptime),
+            counting_seconds: rounded(self.counting_seconds().max(uptime)),
+            events: events(&totals, self.counters.durable_events.load(Relaxed)),
             bytes: Bytes {
                 received: totals.received_bytes,
                 persisted: totals.persisted_bytes,
@@ -201,7 +209,7 @@ impl Figures {
             latency_us: latency(&measured),
             connections: self.connections(),
             writers: writers(&self.counters),
-            producers: self.counters.busiest(PRODUCERS_SHOWN).into_iter().map(producer).collect(),
+            producers: self.counters.account.busiest(PRODUCERS_SHOWN).into_iter().map(producer).collect(),
             storage: storage(self.drain.store_status().snapshot()),
             cpu_seconds: cpu(),
             rss_bytes: rss_bytes(),
@@ -210,6 +218,12 @@ impl Figures {
 }
 
 impl Figures {
+    /// By the wall clock, which alone was there before this process.
+    fn counting_seconds(&self) -> f64 {
+        let since = self.counters.account.since_ns().map(|ns| SystemTime::UNIX_EPOCH + Duration::from_nanos(ns));
+        since.and_then(|since| since.elapsed().ok()).unwrap_or_default().as_secs_f64()
+    }
+
     fn connections(&self) -> Connections {
         // Relaxed: see the head of the counters.
         let sum = |of: fn(&WriterCounters) -> &AtomicU64| {
@@ -229,11 +243,11 @@ impl Figures {
     }
 }
 
-fn events(totals: &Totals) -> Events {
+fn events(totals: &Totals, durable: u64) -> Events {
     Events {
         received: totals.received_events,
         persisted: totals.persisted_events,
-        durable: totals.durable_events,
+        durable,
         lost_total: totals.lost_total(),
         lost: Cause::ALL.into_iter().map(Cause::name).zip(totals.lost).collect(),
     }
@@ -284,22 +298,21 @@ fn latency(measured: &Measured) -> Latency {
 }
 
 fn writers(counters: &Counters) -> Vec<Writer> {
-    let row = |(index, writer): (usize, &CacheLine<WriterCounters>)| Writer {
-        index,
+    let row = |(index, writer): (usize, &CacheLine<WriterCounters>)| {
+        let (events, bytes) = counters.account.of_writer(index);
         // Relaxed: see the head of the counters.
-        cpu: writer.0.cpu_plus_one.load(Relaxed).checked_sub(1),
-        connections: writer.0.connections.load(Relaxed),
-        events: writer.0.events.load(Relaxed),
-        bytes: writer.0.bytes.load(Relaxed),
+        let (cpu, connections) = (writer.0.cpu_plus_one.load(Relaxed), writer.0.connections.load(Relaxed));
+        Writer { index, cpu: cpu.checked_sub(1), connections, events, bytes }
     };
     counters.writers.iter().enumerate().map(row).collect()
 }
 
 fn producer(row: Row) -> Producer {
-    let (events, bytes, lost) = (row.events, row.bytes, row.lost);
+    let (stored, in_memory, lost) = (row.stored, row.in_memory(), row.lost_total());
+    let (events, bytes) = (row.sent, row.sent_bytes);
     let Some(identity) = row.identity else {
-        let tag = "(all others)".to_owned();
-        return Producer { tag, pid: None, uid: None, unit: String::new(), transport: "", events, bytes, lost };
+        let (tag, unit) = ("(all others)".to_owned(), String::new());
+        return Producer { tag, pid: None, uid: None, unit, transport: "", events, bytes, stored, in_memory, lost };
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Producer {
@@ -311,6 +324,8 @@ fn producer(row: Row) -> Producer {
         transport: identity.transport.name(),
         events,
         bytes,
+        stored,
+        in_memory,
         lost,
     }
 }
@@ -385,7 +400,7 @@ mod tests {
     fn every_cause_of_loss_is_shown_by_its_name() {
         let mut totals = Totals { received_events: 9, persisted_events: 2, ..Totals::default() };
         totals.lost = [1, 2, 3, 1, 0];
-        let shown = serde_json::to_value(events(&totals)).unwrap();
+        let shown = serde_json::to_value(events(&totals, 0)).unwrap();
         assert_eq!(
             shown["lost"],
             serde_json::json!({"full": 1, "too_big": 2, "malformed": 3, "disk": 1, "abandoned": 0})

@@ -2,10 +2,12 @@
 //!
 //! The folders sort in the order of travel: [`accept`], [`buffer`], [`drain`], [`store`].
 //! [`record`] is the layout of the bytes that travel, from a writer's claim to the file and back to a person's eyes;
-//! [`counters`] is the account of them.
+//! [`account`] says what became of each, and [`counters`] what else the threads have seen.
 
 #[cfg(not(dbuf_loom))]
 pub mod accept;
+#[cfg(not(dbuf_loom))]
+pub mod account;
 pub mod buffer;
 #[cfg(not(dbuf_loom))]
 pub mod counters;

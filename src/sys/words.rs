@@ -30,6 +30,14 @@ impl Words {
         Ok(Self { mapping, count })
     }
 
+    /// The first `count` numbers of a memfd of which most are never used: each page comes when it is first touched.
+    ///
+    /// # Errors
+    /// As [`Mapping::of_memory`].
+    pub fn of_sparse_memory(memory: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
+        Ok(Self { mapping: Mapping::of_memory(memory, 0, count * size_of::<AtomicU64>())?, count })
+    }
+
     /// The numbers.
     #[inline]
     #[must_use]

@@ -13,16 +13,15 @@ use anyhow::Context as _;
 use super::load::Way;
 use crate::config::settings::{Config, Storage, WhenFull};
 use crate::ctl::failure::Failure;
+use crate::pipeline::account::{Identity, Producer, Tally, Teller};
 use crate::pipeline::buffer::{DoubleBuffer, Options, Refused, Sealed, Writer};
-use crate::pipeline::counters::Identity;
-use crate::pipeline::counters::{Counters, Producer};
+use crate::pipeline::counters::Counters;
 use crate::pipeline::drain::{self, Drain, Measured};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::record::{Event, Transport, encode_source};
 use crate::pipeline::store::disk::RealDisk;
 use crate::pipeline::store::scan::Directory;
 use crate::sync::Arc;
-use crate::sync::atomic::Ordering::Relaxed;
 
 /// The patience with a disk when the run is over.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -77,7 +76,7 @@ impl Pipeline {
         let options =
             Options { capacity_bytes: defaults.buffer.capacity_bytes, writers_max: writers, ..Options::default() };
         let (buffer, reader) = DoubleBuffer::new(&options)?;
-        let counters = Arc::new(Counters::new(writers));
+        let counters = Arc::new(Counters::new(writers)?);
         let storage = Storage {
             directory: directory.to_owned(),
             retain: None,
@@ -91,6 +90,7 @@ impl Pipeline {
             waker: buffer.waker(),
             old: Vec::new(),
             has_predecessor: false,
+            outlives: false,
             disk: Arc::new(RealDisk),
             counters: Arc::clone(&counters),
             progress: Arc::new(Progress::new(writers)?),
@@ -103,6 +103,7 @@ impl Pipeline {
     /// A way to send, straight into the buffer.
     pub(super) fn way(&self) -> anyhow::Result<Direct> {
         let writer = self.buffer.writer()?;
+        let teller = self.counters.account.teller(usize::from(writer.index()));
         let identity = Identity {
             pid: std::process::id(),
             uid: nix::unistd::getuid().as_raw(),
@@ -111,8 +112,8 @@ impl Pipeline {
             tag: b"bench"[..].into(),
             ..Identity::default()
         };
-        let producer = self.counters.producer(&identity);
-        Ok(Direct { writer, counters: Arc::clone(&self.counters), producer, named_in: 0 })
+        let producer = self.counters.account.producer(&identity);
+        Ok(Direct { writer, teller, producer, named_in: 0 })
     }
 
     /// Ends it: all that was published is in the files and durable. The ways to send are gone by now.
@@ -139,7 +140,7 @@ pub(super) struct Outcome {
 /// Sends by laying records into the buffer, as a writer thread of the daemon does.
 pub(super) struct Direct {
     writer: Writer,
-    counters: Arc<Counters>,
+    teller: Teller,
     producer: Arc<Producer>,
     /// The generation that holds the source record.
     named_in: u64,
@@ -156,9 +157,14 @@ impl Direct {
             encode_source(&mut claim, SOURCE, event.time_ns, &self.producer.identity.as_source());
         }
         event.encode(&mut claim);
+        self.teller
+            .prepare(&self.producer, &Tally { events: 1, bytes: event.payload.len() as u64, ..Tally::default() });
         let published = claim.publish();
         if published.is_ok() {
             self.named_in = generation;
+            self.teller.published();
+        } else {
+            self.teller.take_back();
         }
         Ok(published)
     }
@@ -172,13 +178,6 @@ impl Way for Direct {
         let need = event.record_bytes() + self.producer.identity.as_source().record_bytes();
         // Sealed: the reader swapped meanwhile. Each time it did means that it made progress, so this ends.
         while self.try_put(&event, need)?.is_err() {}
-        let writer = &self.counters.writers[usize::from(self.writer.index())].0;
-        let bytes = block.len() as u64;
-        // Relaxed: as all counters.
-        writer.events.fetch_add(1, Relaxed);
-        writer.bytes.fetch_add(bytes, Relaxed);
-        self.producer.events.fetch_add(1, Relaxed);
-        self.producer.bytes.fetch_add(bytes, Relaxed);
         Ok(())
     }
 

@@ -89,6 +89,7 @@ fn sample() -> Value {
     serde_json::json!({
         "version": "0.1.0",
         "uptime_seconds": 93784.5,
+        "counting_seconds": 93784.5,
         "events": {
             "received": 1_234_567, "persisted": 1_234_560, "durable": 1_234_000, "lost_total": 7,
             "lost": { "full": 0, "too_big": 5, "malformed": 2, "disk": 0, "abandoned": 0 }

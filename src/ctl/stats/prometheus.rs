@@ -15,6 +15,13 @@ type Single = (&'static str, &'static str, &'static str, f64, &'static str);
 
 const SINGLES: &[Single] = &[
     ("uptime_seconds", "gauge", "uptime_seconds", 1.0, "Time since the daemon started."),
+    (
+        "counting_seconds",
+        "gauge",
+        "counting_seconds",
+        1.0,
+        "Time since events are counted; a restart under systemd does not end it.",
+    ),
     ("events_received_total", "counter", "events.received", 1.0, "Events that came in, stored or lost."),
     ("events_persisted_total", "counter", "events.persisted", 1.0, "Events that are in a file."),
     ("events_durable_total", "counter", "events.durable", 1.0, "Events that a sync has covered."),

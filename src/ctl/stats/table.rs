@@ -76,7 +76,7 @@ impl Table<'_> {
     fn events(&mut self, since: Option<(Duration, &Value)>) {
         let now = |path: &str| self.number(path);
         let (seconds, before): (f64, &Value) =
-            since.map_or((now("uptime_seconds"), &Value::Null), |(time, data)| (time.as_secs_f64(), data));
+            since.map_or((now("counting_seconds"), &Value::Null), |(time, data)| (time.as_secs_f64(), data));
         let rate = |path: &str| ratio(now(path) - number(before, path).unwrap_or(0.0), seconds).max(0.0);
         let title = format!("{:>14} {:>14} {:>14} {:>14}", "received", "persisted", "durable", "lost");
         let events = format!(

@@ -300,6 +300,11 @@ impl Notes {
         self.set([(SPOT, 0)]);
     }
 
+    /// Whether a successor would lay down what is not published of the read.
+    pub(super) fn outlive(&self) -> bool {
+        self.get([SUBJECT]) != [0]
+    }
+
     /// What was read is done with.
     #[inline]
     pub(super) fn end(&self) {

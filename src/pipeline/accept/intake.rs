@@ -10,8 +10,8 @@ use super::frames::Sessions;
 use super::layer::Layer;
 use super::source::Peer;
 use super::syslog::Parser;
+use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::Waker;
-use crate::pipeline::counters::Identity;
 use crate::pipeline::progress::Progress;
 use crate::sync::Arc;
 

@@ -14,12 +14,12 @@ use std::ops::Range;
 use super::desk::Notes;
 use super::losses::{LOSSES_MAX, Losses};
 use super::source::{Peer, SLOTS_MAX, Sources};
+use crate::pipeline::account::{Tally, Teller};
 use crate::pipeline::buffer::{Claim, Refused, Spot, Writer};
 use crate::pipeline::counters::{Counters, WriterCounters};
 use crate::pipeline::pulse::{Activity, Pulse};
-use crate::pipeline::record::{Cause, Event, Piece, Transport, padded};
+use crate::pipeline::record::{Cause, Event, Loss, Piece, Transport, padded};
 use crate::sync::Arc;
-use crate::sync::atomic::Ordering::Relaxed;
 
 /// Events that wait at a time: what a chunk holds of small ones.
 const EVENTS_MAX: usize = 512;
@@ -76,16 +76,11 @@ struct Events {
     fields: Vec<u8>,
 }
 
-/// What one claim carries, by source, as far as it is not counted yet.
-///
-/// It is counted just before it is published: an event that is in the buffer, or has gone on, is then always counted
-/// already. Where the publish fails, it has been counted for the next one.
+/// The events that one claim carries, by source: how many, and their bytes.
 #[derive(Debug, Default)]
-struct Tally {
+struct Carried {
     by_slot: Vec<(u32, u64, u64)>,
     sequence: Option<u64>,
-    /// Events before this one are counted.
-    counted: usize,
 }
 
 /// Lays down what one writer thread has read.
@@ -96,10 +91,11 @@ pub(super) struct Layer {
     sources: Sources,
     events: Events,
     losses: Losses,
-    tally: Tally,
+    carried: Carried,
+    teller: Teller,
     counters: Arc<Counters>,
     pulse: Arc<Pulse>,
-    /// For a successor: how many records of what is on the desk are published.
+    /// For a successor: how many records of what is on the desk are published, those of losses included.
     notes: Arc<Notes>,
     records: u64,
     /// So many records that come next are published already, by a predecessor.
@@ -111,8 +107,9 @@ pub(super) struct Layer {
 impl Layer {
     /// For the writer thread `index`, which counts there.
     pub(super) fn new(writer: Writer, index: usize, counters: Arc<Counters>, pulse: Arc<Pulse>) -> Self {
-        let sources = Sources::new(Arc::clone(&counters));
-        let (events, losses, tally) = (Events::default(), Losses::default(), Tally::default());
+        let sources = Sources::new(Arc::clone(&counters.account));
+        let teller = counters.account.teller(index);
+        let (events, losses, carried) = (Events::default(), Losses::default(), Carried::default());
         let (notes, records, skip, time_ns, publishes) = (Arc::default(), 0, 0, 0, 0);
         Self {
             writer,
@@ -120,7 +117,8 @@ impl Layer {
             sources,
             events,
             losses,
-            tally,
+            carried,
+            teller,
             counters,
             pulse,
             notes,
@@ -192,28 +190,18 @@ impl Layer {
         }
     }
 
-    /// Counts an event that was lost before it could be added, and adds the record of that.
+    /// Adds an event that was lost before it could be added as one. It is counted with the record that says so.
     pub(super) fn lose(&mut self, slot: u32, cause: Cause, bytes: u64) {
-        self.count_lost(slot, cause, bytes);
         self.losses.add(slot, cause, bytes, self.time_ns);
-    }
-
-    fn count_lost(&self, slot: u32, cause: Cause, bytes: u64) {
-        self.counters().lost.add(cause, 1);
-        self.counters().lost_bytes.fetch_add(bytes, Relaxed);
-        self.sources.producer(slot).lost.fetch_add(1, Relaxed);
     }
 
     /// Publishes all that waits; waits for room if need be. The payloads are ranges of `input`. `witness` is told of each
     /// publish with the producer's own sequence of the last event that has one.
     ///
     /// # Errors
-    /// [`Closed`]; what could not be published is counted as lost.
+    /// [`Closed`]; what could not be published is counted as lost, unless a successor finds it.
     pub(super) fn lay_down(&mut self, input: &[u8], witness: &mut impl Witness) -> Result<(), Closed> {
-        let mut done = self.skip.min(self.events.all.len() as u64) as usize;
-        self.skip -= done as u64;
-        self.records += done as u64;
-        self.tally.counted = done;
+        let mut done = self.skip_published();
         while let Some(need) = self.need(done) {
             match self.lay_down_once(done, need, input, witness) {
                 Ok(Some(to)) => done = to,
@@ -223,6 +211,7 @@ impl Layer {
                     let Waiting { slot, bytes, .. } = self.events.all[done];
                     self.lose(slot, Cause::TooBig, u64::from(bytes));
                     done += 1;
+                    self.records += 1;
                 }
                 Err(_) => {
                     self.abandon(done);
@@ -233,6 +222,16 @@ impl Layer {
         self.events.clear();
         self.sources.end_round();
         Ok(())
+    }
+
+    /// Leaves out what a predecessor has published of this read. Returns the first event that it has not.
+    fn skip_published(&mut self) -> usize {
+        let events = self.skip.min(self.events.all.len() as u64);
+        let losses = (self.skip - events).min(self.losses.all().len() as u64);
+        self.skip -= events + losses;
+        self.records += events + losses;
+        self.losses.published(losses as usize);
+        events as usize
     }
 
     /// One claim with as much as fits, from the event `done` on. Returns how far it went, or None if it was sealed.
@@ -249,24 +248,26 @@ impl Layer {
         let mut claim = claim?;
         let generation = claim.generation();
         self.sources.enter(generation);
-        self.tally.clear();
-        let to = self.events.put(&mut claim, &mut self.sources, &mut self.tally, (done, self.time_ns, input));
+        self.carried.clear();
+        let to = self.events.put(&mut claim, &mut self.sources, &mut self.carried, (done, self.time_ns, input));
         let all = to == self.events.all.len();
         let losses = if all { self.losses.put(&mut claim, &mut self.sources, self.time_ns) } else { 0 };
-        self.tally.counted = self.tally.counted.max(to);
-        count(&self.tally, &self.sources, &self.counters.writers[self.index].0);
-        let (sequence, records) = (self.tally.sequence, self.records + (to - done) as u64);
+        prepare(&mut self.teller, &self.sources, &self.carried, &self.losses.all()[..losses]);
+        let (sequence, records) = (self.carried.sequence, self.records + (to - done + losses) as u64);
+        self.teller.about_to(claim.spot());
         self.notes.about_to(claim.spot(), records);
         if let Some(sequence) = sequence {
             witness.about_to_publish(claim.spot(), sequence);
         }
         let sealed = || {
+            self.teller.take_back();
             self.notes.take_back();
             witness.take_back();
         };
         if claim.publish_or(sealed).is_err() {
             return Ok(None);
         }
+        self.teller.published();
         self.notes.published(records);
         self.records = records;
         if let Some(sequence) = sequence {
@@ -286,36 +287,35 @@ impl Layer {
         Some(bytes + self.sources.producer(slot).identity.as_source().record_bytes())
     }
 
-    /// Counts as lost what can never be published; what is counted as an event already, no longer as that.
+    /// Counts as lost what can never be published; what a successor finds on the desk is not.
     fn abandon(&mut self, done: usize) {
-        for (index, waiting) in self.events.all.iter().enumerate().skip(done) {
-            let bytes = u64::from(waiting.bytes);
-            let events = u64::from(self.events.ends(waiting));
-            if events > 0 {
-                self.count_lost(waiting.slot, Cause::Abandoned, bytes);
-            }
-            if index < self.tally.counted {
-                self.counters().events.fetch_sub(events, Relaxed);
-                self.counters().bytes.fetch_sub(bytes, Relaxed);
-            }
+        if self.notes.outlive() {
+            self.losses.published(self.losses.all().len());
+            self.events.clear();
+            return;
         }
+        for waiting in self.events.all.iter().skip(done).filter(|waiting| self.events.ends(waiting)) {
+            let lost = Tally::lost(Cause::Abandoned, 1, u64::from(waiting.bytes));
+            self.teller.prepare(self.sources.producer(waiting.slot), &lost);
+        }
+        prepare(&mut self.teller, &self.sources, &Carried::default(), self.losses.all());
+        self.teller.count_now();
+        self.losses.published(self.losses.all().len());
         self.events.clear();
     }
 }
 
-fn count(tally: &Tally, sources: &Sources, counters: &WriterCounters) {
-    let mut sum = (0, 0);
-    for (slot, events, bytes) in &tally.by_slot {
-        let producer = sources.producer(*slot);
-        producer.events.fetch_add(*events, Relaxed);
-        producer.bytes.fetch_add(*bytes, Relaxed);
-        sum = (sum.0 + events, sum.1 + bytes);
+/// Prepares the account of what a claim carries.
+fn prepare(teller: &mut Teller, sources: &Sources, carried: &Carried, losses: &[(u32, Loss)]) {
+    for &(slot, events, bytes) in &carried.by_slot {
+        teller.prepare(sources.producer(slot), &Tally { events, bytes, ..Tally::default() });
     }
-    counters.events.fetch_add(sum.0, Relaxed);
-    counters.bytes.fetch_add(sum.1, Relaxed);
+    for (slot, loss) in losses {
+        teller.prepare(sources.producer(*slot), &Tally::lost(loss.cause, loss.events, loss.bytes));
+    }
 }
 
-impl Tally {
+impl Carried {
     fn clear(&mut self) {
         self.by_slot.clear();
         self.sequence = None;
@@ -376,7 +376,7 @@ impl Events {
         &self,
         claim: &mut Claim<'_>,
         sources: &mut Sources,
-        tally: &mut Tally,
+        carried: &mut Carried,
         (first, time_ns, input): (usize, u64, &[u8]),
     ) -> usize {
         for (index, waiting) in self.all.iter().enumerate().skip(first) {
@@ -387,11 +387,9 @@ impl Events {
             }
             event.source = sources.introduce(waiting.slot, time_ns, claim);
             event.encode(claim);
-            if index >= tally.counted {
-                let ends = event.piece.is_none_or(|piece| !piece.continues);
-                tally.add(waiting.slot, u64::from(ends), payload.len() as u64);
-            }
-            tally.sequence = event.producer_sequence.or(tally.sequence);
+            let ends = event.piece.is_none_or(|piece| !piece.continues);
+            carried.add(waiting.slot, u64::from(ends), payload.len() as u64);
+            carried.sequence = event.producer_sequence.or(carried.sequence);
         }
         self.all.len()
     }

@@ -1,4 +1,4 @@
-//! Losses that are counted and have yet to become records in the data.
+//! Losses that have yet to become records in the data, and are counted with these.
 //!
 //! Enters: a source, a cause, how many events and bytes. Leaves: loss records in a claim. One list a writer, on its
 //! thread. Nothing can fail: a loss waits here until a publish that carries its record has succeeded.
@@ -46,6 +46,11 @@ impl Losses {
             encode_loss(claim, id, time_ns, loss);
         }
         self.0.len()
+    }
+
+    /// All that wait, in the order in which they are laid down.
+    pub(super) fn all(&self) -> &[(u32, Loss)] {
+        &self.0
     }
 
     /// The first so many are published.

@@ -15,7 +15,7 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::pipeline::counters::Identity;
+use crate::pipeline::account::Identity;
 use crate::pipeline::record::{COMM_BYTES_MAX, UNIT_BYTES_MAX};
 use crate::sys::recvmmsg::Credentials;
 

@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 
-use crate::pipeline::counters::{Counters, Identity, Producer};
+use crate::pipeline::account::{Account, Identity, Producer};
 use crate::pipeline::record::{Sink, TAG_BYTES_MAX, Transport, encode_source};
 use crate::sync::Arc;
 
@@ -51,7 +51,7 @@ struct Slot {
 /// A writer's sources.
 #[derive(Debug)]
 pub(super) struct Sources {
-    counters: Arc<Counters>,
+    account: Arc<Account>,
     slots: Vec<Slot>,
     by_key: HashMap<Key, u32>,
     /// The slot of the event before, which is the one of the next as a rule.
@@ -62,8 +62,8 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    pub(super) fn new(counters: Arc<Counters>) -> Self {
-        Self { counters, slots: Vec::new(), by_key: HashMap::new(), last: 0, round: 1, generation: 0, next_id: 0 }
+    pub(super) fn new(account: Arc<Account>) -> Self {
+        Self { account, slots: Vec::new(), by_key: HashMap::new(), last: 0, round: 1, generation: 0, next_id: 0 }
     }
 
     /// The slot of what `peer` sends by `transport` under `tag`, claiming to be `claimed_pid`. The tag has at most
@@ -98,7 +98,7 @@ impl Sources {
 
     fn new_slot(&mut self, key: Key, peer: &Peer) -> u32 {
         let free = if self.slots.len() < SLOTS_MAX { self.slots.len() } else { self.least_recently_used() };
-        let producer = self.counters.producer(&Identity {
+        let producer = self.account.producer(&Identity {
             transport: key.transport,
             claimed_pid: key.claimed_pid,
             tag: key.tag[..usize::from(key.tag_bytes)].into(),
@@ -160,7 +160,7 @@ impl Sources {
         slot.id
     }
 
-    /// The row in which this source is counted.
+    /// The producer in whose row this source is counted.
     #[inline]
     pub(super) fn producer(&self, slot: u32) -> &Producer {
         &self.slots[slot as usize].producer
@@ -177,7 +177,7 @@ mod tests {
     }
 
     fn table() -> Sources {
-        let mut sources = Sources::new(Arc::new(Counters::new(1)));
+        let mut sources = Sources::new(Arc::new(Account::new(1).unwrap()));
         sources.enter(1);
         sources
     }

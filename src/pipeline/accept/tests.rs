@@ -84,7 +84,7 @@ fn a_line_of_many_megabytes_comes_whole_in_pieces() {
     assert!(events[0].payload == line && events[0].pri == 4);
     assert_eq!(events[0].pieces, (line.len() + 3).div_ceil(4096));
     assert_eq!((events[1].text(), events[1].pieces), ("after".into(), 1));
-    let totals = rig.counters.totals();
+    let totals = rig.totals_of(2);
     assert_eq!((totals.received_events, totals.received_bytes), (2, line.len() as u64 + 5));
 }
 
@@ -133,7 +133,7 @@ fn a_batch_is_cut_where_the_chunk_ends_and_every_line_comes_once_in_order() {
         assert_eq!(words.next().unwrap().parse(), Ok(next[sender]));
         next[sender] += 1;
     }
-    assert_eq!((next, rig.counters.totals().received_events), ([count; 3], 3 * count as u64));
+    assert_eq!((next, rig.totals_of(3 * count as u64).received_events), ([count; 3], 3 * count as u64));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn memory_for_what_has_not_come_whole_is_bounded_and_nothing_of_it_is_lost() {
         stream.write_all(&half).unwrap();
     }
     // 42 MiB would be carried; what is over the bound is in the buffer, as pieces.
-    rig.wait_until("the oldest are laid down as pieces", |counters| counters.totals().received_bytes > 0);
+    rig.wait_until("the oldest are laid down as pieces", |counters| counters.account.totals().received_bytes > 0);
     for stream in &mut streams {
         stream.write_all(b"end\n").unwrap();
     }
@@ -175,7 +175,7 @@ fn half_frames_of_many_clients_cannot_take_the_memory_of_one_that_works() {
         working.write_all(&event(sequence, &vec![b'y'; 700 << 10])).unwrap();
     }
     replies(&mut working, is_durable(20));
-    assert!(rig.counters.totals().lost[Cause::Abandoned as usize] > 0, "the oldest halves went");
+    assert!(rig.counters.account.totals().lost[Cause::Abandoned as usize] > 0, "the oldest halves went");
     drop((hostile, idle));
     let seen = rig.stop();
     assert_eq!(seen.events.iter().filter(|event| event.producer_sequence.is_some()).count(), 20);
@@ -234,10 +234,10 @@ fn a_datagram_too_large_is_refused_whole_and_its_sender_is_named() {
         assert_eq!((source.pid, loss.cause), (std::process::id(), Cause::TooBig));
     }
     assert_eq!(seen.iter().map(|(_, loss)| loss.bytes).sum::<u64>(), 9097);
-    let totals = rig.counters.totals();
+    let totals = rig.totals_of(3);
     assert_eq!((totals.received_events, totals.lost[Cause::TooBig as usize]), (3, 2));
-    let rows = rig.counters.busiest(10);
-    assert_eq!(rows.iter().map(|row| (row.events, row.lost)).collect::<Vec<_>>(), [(1, 2)]);
+    let rows = rig.counters.account.busiest(10);
+    assert_eq!(rows.iter().map(|row| (row.sent, row.lost_total())).collect::<Vec<_>>(), [(3, 2)]);
 }
 
 #[test]
@@ -426,7 +426,7 @@ fn a_greeting_that_is_wrong_is_told_and_counted() {
     // One that leaves in the middle has offered nothing.
     rig.send(&hello(7, Level::None)[..20]);
     rig.wait_until("both are gone", |counters| counters.writers.iter().all(|w| w.0.connections.load(Relaxed) == 0));
-    assert_eq!(rig.counters.totals().lost_total(), 1);
+    assert_eq!(rig.counters.account.totals().lost_total(), 1);
 }
 
 #[test]
@@ -453,7 +453,7 @@ fn a_client_that_never_reads_its_replies_is_cut_off_and_every_refusal_is_counted
         sent += 1;
         assert!(sent < 1_000_000, "a deaf client is cut off");
     }
-    let lost = rig.counters.totals().lost[Cause::Malformed as usize];
+    let lost = rig.counters.account.totals().lost[Cause::Malformed as usize];
     assert!(lost > 0 && lost <= sent);
     rig.send(b"others are served\n");
     assert_eq!(rig.wait_for_events(1)[0].text(), "others are served");
@@ -470,7 +470,7 @@ fn a_flood_on_one_connection_does_not_starve_another() {
     let mut flood = rig.connect();
     let block = "flood\n".repeat(50_000).into_bytes();
     let flooding = std::thread::spawn(move || while flood.write_all(&block).is_ok() {});
-    rig.wait_until("the flood has begun", |counters| counters.totals().received_events > 1000);
+    rig.wait_until("the flood has begun", |counters| counters.account.totals().received_events > 1000);
     let mut stream = rig.connect();
     let datagrams = rig.datagrams();
     for n in 0..20 {

@@ -21,6 +21,55 @@ pub(super) struct RunCensus<'a> {
     pub(super) writer: u8,
     pub(super) events: u32,
     pub(super) slices: Vec<&'a [u8]>,
+    pub(super) shares: Shares<'a>,
+}
+
+/// What each source has sent of a run.
+#[derive(Debug, Default)]
+pub(super) struct Shares<'a> {
+    /// As writers number their sources from zero, in the order of first use, a source's id is its index here.
+    all: Vec<Share<'a>>,
+    /// Those of whom it is not.
+    others: HashMap<u32, usize>,
+    /// Records whose source was not introduced. That is a bug or broken memory.
+    unknown: (u64, u64),
+}
+
+/// What one source has sent of a run.
+#[derive(Debug)]
+pub(super) struct Share<'a> {
+    id: u32,
+    pub(super) source: Record<'a>,
+    pub(super) events: u64,
+    pub(super) bytes: u64,
+}
+
+impl<'a> Shares<'a> {
+    fn introduce(&mut self, source: Record<'a>) {
+        let (id, index) = (source.source, self.all.len());
+        if id as usize != index {
+            self.others.insert(id, index);
+        }
+        self.all.push(Share { id, source, events: 0, bytes: 0 });
+    }
+
+    #[inline]
+    fn add(&mut self, id: u32, events: u64, bytes: u64) {
+        let index = match self.all.get(id as usize) {
+            Some(share) if share.id == id && self.others.is_empty() => id as usize,
+            _ => match self.others.get(&id) {
+                Some(index) => *index,
+                None if self.all.get(id as usize).is_some_and(|share| share.id == id) => id as usize,
+                None => {
+                    self.unknown.0 += events;
+                    self.unknown.1 += bytes;
+                    return;
+                }
+            },
+        };
+        self.all[index].events += events;
+        self.all[index].bytes += bytes;
+    }
 }
 
 /// What a batch holds.
@@ -101,7 +150,8 @@ impl<'a> Census<'a> {
             sizes.times.clear();
         }
         for run in batch.runs() {
-            let mut of_run = RunCensus { writer: run.writer(), events: 0, slices: Vec::new() };
+            let mut of_run =
+                RunCensus { writer: run.writer(), events: 0, slices: Vec::new(), shares: Shares::default() };
             for chunk in run.chunks() {
                 census.walk(chunk, &mut of_run, sizes.as_deref_mut());
             }
@@ -121,13 +171,16 @@ impl<'a> Census<'a> {
                 break;
             };
             if record.kind == Kind::Event {
-                run.events += u32::from(record.ends_event());
-                self.payload_bytes += record.payload().len() as u64;
+                let (ends, payload) = (record.ends_event(), record.payload().len() as u64);
+                run.events += u32::from(ends);
+                run.shares.add(record.source, u64::from(ends), payload);
+                self.payload_bytes += payload;
                 if let Some(sizes) = sizes.as_deref_mut() {
                     sizes.see(&record);
                 }
             } else if record.kind == Kind::Source {
                 self.sources.push(&chunk[at..at + bytes]);
+                run.shares.introduce(record);
             }
             self.time_min_ns = self.time_min_ns.min(record.time_ns);
             self.time_max_ns = self.time_max_ns.max(record.time_ns);
@@ -156,7 +209,7 @@ impl<'a> Census<'a> {
             )
     }
 
-    /// Walks all records once more, each with its source. For what is rare: a batch that is given up, or inherited.
+    /// Walks all records once more, each with its source. For what is rare: a batch that is given up.
     pub(super) fn each(&self, f: &mut dyn FnMut(&Source<'_>, &Record<'_>)) {
         for run in &self.runs {
             let mut sources: HashMap<u32, Source<'_>> = HashMap::new();
@@ -169,23 +222,14 @@ impl<'a> Census<'a> {
         }
     }
 
-    /// How many events, and bytes of payload, there are of each source, run by run.
-    pub(super) fn by_producer(&self, f: &mut dyn FnMut(&Source<'_>, u64, u64)) {
-        for run in &self.runs {
-            let mut sums: HashMap<u32, (Source<'_>, u64, u64)> = HashMap::new();
-            for (record, _) in run.slices.iter().flat_map(|slice| records(slice)) {
-                let sum = sums.entry(record.source).or_default();
-                match record.kind {
-                    Kind::Source => sum.0 = record.as_source().unwrap_or_default(),
-                    Kind::Event => {
-                        sum.1 += u64::from(record.ends_event());
-                        sum.2 += record.payload().len() as u64;
-                    }
-                    Kind::Loss => {}
-                }
+    /// How many events, and bytes of payload, there are of each source, run by run; None for one that is not known.
+    pub(super) fn shares(&self, f: &mut dyn FnMut(Option<&Record<'_>>, u64, u64)) {
+        for Shares { all, unknown, .. } in self.runs.iter().map(|run| &run.shares) {
+            for share in all.iter().filter(|share| share.events + share.bytes > 0) {
+                f(Some(&share.source), share.events, share.bytes);
             }
-            for (source, events, bytes) in sums.values() {
-                f(source, *events, *bytes);
+            if unknown.0 + unknown.1 > 0 {
+                f(None, unknown.0, unknown.1);
             }
         }
     }

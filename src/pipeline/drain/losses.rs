@@ -2,71 +2,79 @@
 //! counted at once, and kept here until a batch can be written that says so in the data itself.
 //!
 //! Enters: the census of a batch that is given up. Leaves: a run of source and loss records for the next batch.
-//! Reader thread. Nothing here can fail; memory is bounded by [`SOURCES_MAX`].
+//! Reader thread. Nothing here can fail; memory is bounded. The same stands in the account's memory, for a successor.
 
 use super::census::Census;
-use crate::pipeline::counters::{Counters, Identity};
-use crate::pipeline::record::{self, Cause, Kind, Loss, Record, Source, Transport};
-use crate::sync::atomic::Ordering::Relaxed;
+use crate::pipeline::account::{Identity, Producer, ReaderTeller, Tally, UNTOLD_LOSSES_MAX};
+use crate::pipeline::record::{self, Cause, Kind, Loss, Record, Source};
+use crate::sync::Arc;
 
 /// The writer number of the run that the reader itself adds to a batch.
 pub(super) const READER_RUN: u8 = u8::MAX;
 
-/// The most senders that are told apart among unreported losses; more are reported as dbufd's own.
-const SOURCES_MAX: usize = 256;
+/// The most senders and causes that are told apart among unreported losses; more are reported as dbufd's own.
+const NAMED_MAX: usize = UNTOLD_LOSSES_MAX - Cause::COUNT;
 
 /// Losses that no batch has reported yet.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    rows: Vec<(Identity, Loss)>,
+    rows: Vec<(Arc<Producer>, Loss)>,
     encoded: Vec<u8>,
 }
 
 impl Losses {
-    /// Counts all events of `census` as lost, with their producers, and keeps the report. Returns how many events.
-    pub(super) fn give_up(&mut self, census: &Census<'_>, cause: Cause, counters: &Counters) -> u64 {
+    /// What a predecessor could not report.
+    pub(super) fn of_predecessor(teller: &ReaderTeller) -> Self {
+        Self { rows: teller.untold(), encoded: Vec::new() }
+    }
+
+    /// Counts all events of `census` as lost, with their producers, and keeps the report.
+    pub(super) fn give_up(&mut self, census: &Census<'_>, cause: Cause, teller: &mut ReaderTeller) {
         census.each(&mut |source, record| match record.kind {
-            Kind::Event => self.add(source, loss_of(record, cause)),
+            Kind::Event => self.add(source, loss_of(record, cause), teller),
             // Counted when it happened; only its report would be lost with the batch.
             Kind::Loss => {
                 if let Ok(loss) = record.as_loss() {
-                    self.add(source, loss);
+                    self.add(source, loss, teller);
                 }
             }
             Kind::Source => {}
         });
-        census.by_producer(&mut |source, events, _| {
-            counters.producer(&Identity::of(source)).lost.fetch_add(events, Relaxed);
+        let adopts = teller.adopts();
+        teller.begin(census.generation);
+        census.shares(&mut |source, events, bytes| {
+            let adopted_events = if adopts { events } else { 0 };
+            teller.prepare(source, &Tally { adopted_events, ..Tally::lost(cause, events, bytes) });
         });
-        counters.reader.0.lost.add(cause, census.events);
-        census.events
+        teller.prepare_untold(&self.rows);
+        teller.given_up();
     }
 
-    fn add(&mut self, source: &Source<'_>, loss: Loss) {
-        let known =
-            self.rows.iter_mut().find(|(identity, row)| row.cause == loss.cause && identity.as_source() == *source);
+    fn add(&mut self, source: &Source<'_>, loss: Loss, teller: &ReaderTeller) {
+        let known = self
+            .rows
+            .iter_mut()
+            .find(|(producer, row)| row.cause == loss.cause && producer.identity.as_source() == *source);
         if let Some((_, row)) = known {
             row.merge(&loss);
-        } else if self.rows.len() < SOURCES_MAX {
-            self.rows.push((Identity::of(source), loss));
-        } else {
-            self.add_unnamed(loss);
+            return;
         }
-    }
-
-    /// Keeps the report of a loss whose producers cannot be told any more.
-    pub(super) fn add_unnamed(&mut self, loss: Loss) {
-        let unnamed = Identity { transport: Transport::Internal, ..Identity::default() };
-        match self.rows.iter_mut().find(|(identity, row)| *identity == unnamed && row.cause == loss.cause) {
+        let identity = if self.rows.len() < NAMED_MAX { Identity::of(source) } else { Identity::unnamed() };
+        match self.rows.iter_mut().find(|(producer, row)| row.cause == loss.cause && producer.identity == identity) {
             Some((_, row)) => row.merge(&loss),
-            None => self.rows.push((unnamed, loss)),
+            None => self.rows.push((teller.producer(&identity), loss)),
         }
     }
 
-    /// The run that reports all losses kept here; empty if there is none. [`Losses::reported`] forgets them.
-    pub(super) fn run(&mut self, now_ns: u64) -> &[u8] {
+    /// The run that reports all losses kept here, and `withdrawn` events that a failing disk has taken back; empty if there
+    /// is nothing. [`Losses::reported`] forgets them.
+    pub(super) fn run(&mut self, withdrawn: u64, now_ns: u64) -> &[u8] {
         self.encoded.clear();
-        for (id, (identity, loss)) in self.rows.iter().enumerate() {
+        let nobody = Identity::unnamed();
+        let taken_back = Loss { cause: Cause::Disk, events: withdrawn, bytes: 0, first_ns: now_ns, last_ns: now_ns };
+        let all = self.rows.iter().map(|(producer, loss)| (&producer.identity, loss));
+        let all = all.chain((withdrawn > 0).then_some((&nobody, &taken_back)));
+        for (id, (identity, loss)) in all.enumerate() {
             record::encode_source(&mut self.encoded, id as u32, now_ns, &identity.as_source());
             record::encode_loss(&mut self.encoded, id as u32, now_ns, loss);
         }
@@ -76,11 +84,6 @@ impl Losses {
     /// A batch with the run has been written.
     pub(super) fn reported(&mut self) {
         self.rows.clear();
-    }
-
-    /// Whether anything waits to be reported.
-    pub(super) fn any(&self) -> bool {
-        !self.rows.is_empty()
     }
 }
 

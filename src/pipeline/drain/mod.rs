@@ -45,8 +45,8 @@ pub enum Command {
     Sync(Reply),
     /// Work on with these settings.
     Reconfigure(Box<Settings>),
-    /// Persist what is published, seal the active segment, and end. What the disk does not take in `patience` is
-    /// counted as lost.
+    /// Persist what is published, seal the active segment, and end. What the disk does not take in `patience` stays in
+    /// memory that outlives the process, or is counted as lost.
     Stop {
         /// How long a disk that refuses is tried.
         patience: Duration,
@@ -74,6 +74,8 @@ pub struct Options {
     pub old: Vec<Old>,
     /// Whether a predecessor has left anything: then what it wrote may not be durable yet.
     pub has_predecessor: bool,
+    /// Whether the buffer's memory outlives the process: what a disk does not take before the end is then no loss.
+    pub outlives: bool,
     /// The disk under the segments.
     pub disk: Arc<dyn Disk>,
     /// The account.
@@ -160,6 +162,7 @@ impl Drain {
         });
         let storage = options.settings.storage.clone();
         let (store, recovery) = store::Store::open(store::Options { storage, on_durable }, options.disk)?;
+        options.counters.account.belongs_to(store.stream_id(), store.next_sequence(), reader::now_ns());
         let handle = DrainHandle {
             commands,
             waker: options.waker,
@@ -179,6 +182,7 @@ impl Drain {
             settings: options.settings,
             old: options.old,
             has_predecessor: options.has_predecessor,
+            outlives: options.outlives,
             newest: recovery.newest.clone(),
         });
         let cpu = options.cpu;
@@ -202,7 +206,7 @@ impl Drain {
     }
 
     /// Persists what is published, seals the active segment and ends the thread. The writers must have ended before.
-    /// What a disk does not take within `patience` is counted as lost.
+    /// What a disk does not take within `patience` stays in memory that outlives the process, or is counted as lost.
     pub fn stop(self, patience: Duration) -> Stopped {
         self.handle.command(Command::Stop { patience });
         self.thread

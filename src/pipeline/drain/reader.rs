@@ -10,11 +10,12 @@ use super::losses::{Losses, READER_RUN};
 use super::syncs::Syncs;
 use super::{Command, Measured, Old, Reply, Settings, Stopped};
 use crate::config::settings::WhenFull;
+use crate::pipeline::account::{ReaderTeller, Tally};
 use crate::pipeline::buffer;
-use crate::pipeline::counters::{Counters, Identity};
+use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::pulse::{Activity, Pulse};
-use crate::pipeline::record::{Cause, Kind, Loss};
+use crate::pipeline::record::{Cause, Kind};
 use crate::pipeline::store::format::BatchHeader;
 use crate::pipeline::store::{BatchView, RunView, Store, WriteError};
 use crate::sync::atomic::Ordering::Relaxed;
@@ -37,6 +38,7 @@ pub(super) struct Parts {
     pub(super) settings: Settings,
     pub(super) old: Vec<Old>,
     pub(super) has_predecessor: bool,
+    pub(super) outlives: bool,
     pub(super) newest: Option<BatchHeader>,
 }
 
@@ -61,7 +63,16 @@ struct Keeper {
     progress: Arc<Progress>,
     settings: Settings,
     sizes: Sizes,
+    teller: ReaderTeller,
     losses: Losses,
+    /// Whether the buffer outlives this process: what the disk has not taken at the end is for a successor.
+    outlives: bool,
+    /// The disk has not taken a batch by the end, and it stays where it is.
+    is_left: bool,
+    /// Whether what is persisted now has to be counted as received as well.
+    adopts: bool,
+    /// Events that this process has persisted.
+    persisted_events: u64,
     /// Every generation below this one has been appended to a file.
     appended_before: u64,
     /// Answered after the next swap, which covers what was published before they came.
@@ -85,8 +96,10 @@ impl ReaderThread {
             settings,
             old,
             has_predecessor,
+            outlives,
             newest,
         } = parts;
+        let teller = counters.account.reader_teller();
         let keeper = Keeper {
             store,
             inbox,
@@ -97,7 +110,12 @@ impl ReaderThread {
             progress,
             settings,
             sizes: Sizes::default(),
-            losses: Losses::default(),
+            losses: Losses::of_predecessor(&teller),
+            teller,
+            adopts: false,
+            outlives,
+            is_left: false,
+            persisted_events: 0,
             appended_before: 0,
             rotates: Vec::new(),
             syncs_asked: Vec::new(),
@@ -112,9 +130,15 @@ impl ReaderThread {
         for Old { mut reader, done } in self.old {
             keeper.persist_inherited(&mut reader, newest);
             drop(reader);
+            if keeper.is_left {
+                return self.keeper.end();
+            }
             done();
         }
         keeper.persist_inherited(&mut self.buffer, newest);
+        if keeper.is_left {
+            return self.keeper.end();
+        }
         if self.has_predecessor {
             keeper.make_inherited_durable(self.buffer.generation());
         }
@@ -133,10 +157,12 @@ impl ReaderThread {
             keeper.answer(sync_asked);
         }
         // The writers have ended, so a swap brings all that they had still published, and nothing comes behind it.
-        while !self.buffer.front_is_empty() {
+        while !keeper.is_left && !self.buffer.front_is_empty() {
             keeper.swap(&mut self.buffer);
         }
-        keeper.answer(0);
+        if !keeper.is_left {
+            keeper.answer(0);
+        }
         self.keeper.end()
     }
 }
@@ -186,7 +212,9 @@ impl Keeper {
         let generation = batch.generation();
         let census = self.census(&batch);
         self.persist(&census);
-        buffer.done_with(generation);
+        if !self.is_left {
+            buffer.done_with(generation);
+        }
     }
 
     /// Persists what a predecessor left, unless it had done so itself (invariant 3).
@@ -194,17 +222,16 @@ impl Keeper {
         while let Some(batch) = buffer.inherited() {
             let generation = batch.generation();
             let census = self.census(&batch);
-            if !newest.is_some_and(|newest| census.is_in(newest)) {
-                let reader = &self.counters.reader.0;
-                reader.inherited_events.fetch_add(census.events, Relaxed);
-                reader.inherited_bytes.fetch_add(census.payload_bytes, Relaxed);
-                census.by_producer(&mut |source, events, bytes| {
-                    let producer = self.counters.producer(&Identity::of(source));
-                    producer.events.fetch_add(events, Relaxed);
-                    producer.bytes.fetch_add(bytes, Relaxed);
-                });
+            if newest.is_some_and(|newest| census.is_in(newest)) {
+                self.teller.settle_persisted(generation, self.store.next_sequence());
+            } else if !self.teller.settle_given_up(generation) {
                 tracing::info!(events = census.events, "persists what the process before left in memory");
+                self.adopts = self.teller.adopts();
                 self.persist(&census);
+                self.adopts = false;
+            }
+            if self.is_left {
+                return;
             }
             buffer.done_with(generation);
         }
@@ -215,7 +242,12 @@ impl Keeper {
         self.progress.set_persisted(first_generation);
         self.pulse.beat(Activity::Disk);
         match self.store.sync_predecessors() {
-            Ok(()) => self.progress.set_durable(first_generation),
+            Ok(()) => {
+                self.progress.set_durable(first_generation);
+                // What this process has persisted itself is counted when a sync of its own has covered it.
+                let persisted = self.counters.account.totals().persisted_events;
+                self.counters.durable_events.fetch_add(persisted.saturating_sub(self.persisted_events), Relaxed);
+            }
             // A later sync says nothing about it. Who waits for it learns that it may be lost.
             Err(error) => {
                 tracing::error!("what the process before wrote may not be durable: {error}");
@@ -240,11 +272,19 @@ impl Keeper {
                 bytes = census.broken_bytes,
                 "a record in memory cannot be read; this is a bug in dbufd or broken memory"
             );
-            self.counters.reader.0.lost.add(Cause::Malformed, 1);
             self.progress.note_lost(generation);
         }
-        if !census.is_empty() {
+        if census.is_empty() {
+            self.teller.begin(generation);
+            self.teller.prepare(None, &broken(census));
+            self.teller.given_up();
+        } else {
             while let Err(refusal) = self.append(census) {
+                if self.leaves() {
+                    tracing::warn!(events = census.events, "left in memory, for the next start: {refusal}");
+                    self.is_left = true;
+                    return;
+                }
                 if let Some(cause) = self.give_up_cause(&refusal) {
                     self.give_up(census, cause, &refusal);
                     break;
@@ -257,13 +297,10 @@ impl Keeper {
 
     fn append(&mut self, census: &Census<'_>) -> Result<(), WriteError> {
         self.pulse.beat(Activity::Disk);
-        let now = now_ns();
-        let events = self.syncs.taken_back();
-        if events > 0 {
-            self.losses.add_unnamed(Loss { cause: Cause::Disk, events, bytes: 0, first_ns: now, last_ns: now });
-        }
-        let reporting = self.losses.any();
-        let report = self.losses.run(now);
+        let withdrawn = self.teller.withdrawn();
+        self.prepare(census, withdrawn);
+        let report = self.losses.run(withdrawn, now_ns());
+        let reporting = !report.is_empty();
         let report_slices = [report];
         let mut runs: Vec<RunView<'_>> = census
             .runs
@@ -290,14 +327,22 @@ impl Keeper {
         if reporting {
             self.losses.reported();
         }
-        let reader = &self.counters.reader.0;
-        reader.batches.fetch_add(1, Relaxed);
-        reader.persisted_events.fetch_add(census.events, Relaxed);
-        reader.persisted_bytes.fetch_add(census.payload_bytes, Relaxed);
-        reader.written_bytes.fetch_add(appended.written_bytes, Relaxed);
+        self.persisted_events += census.events;
+        self.teller.persisted(self.store.next_sequence(), appended.written_bytes);
         self.appended_before = census.generation + 1;
         self.measure();
         Ok(())
+    }
+
+    /// Prepares the account of a batch; it holds once the batch is in a file.
+    fn prepare(&mut self, census: &Census<'_>, withdrawn: u64) {
+        self.teller.begin(census.generation);
+        census.shares(&mut |source, events, bytes| {
+            let (adopted_events, adopted_bytes) = if self.adopts { (events, bytes) } else { (0, 0) };
+            self.teller.prepare(source, &Tally { events, bytes, adopted_events, adopted_bytes, ..Tally::default() });
+        });
+        self.teller.prepare(None, &Tally { withdrawn, ..broken(census) });
+        self.teller.prepare_untold(&[]);
     }
 
     /// Adds the batch that was just written to the histograms.
@@ -315,9 +360,18 @@ impl Keeper {
         self.sizes.sizes.clear();
     }
 
+    fn is_late(&self) -> bool {
+        self.stop_by.is_some_and(|by| Instant::now() >= by)
+    }
+
+    /// Whether a batch that the disk refused stays in memory.
+    fn leaves(&self) -> bool {
+        self.outlives && self.is_late() && self.settings.storage.when_full != WhenFull::Drop
+    }
+
     /// Why a batch that the disk refused is lost; None if it is to be tried again.
     fn give_up_cause(&self, refusal: &WriteError) -> Option<Cause> {
-        let late = self.stop_by.is_some_and(|by| Instant::now() >= by);
+        let late = self.is_late();
         let drop = self.settings.storage.when_full == WhenFull::Drop;
         match refusal {
             WriteError::Full(_) if drop || late => Some(Cause::Full),
@@ -327,7 +381,8 @@ impl Keeper {
     }
 
     fn give_up(&mut self, census: &Census<'_>, cause: Cause, refusal: &WriteError) {
-        let events = self.losses.give_up(census, cause, &self.counters);
+        let events = census.events;
+        self.losses.give_up(census, cause, &mut self.teller);
         self.sizes.sizes.clear();
         self.progress.note_lost(census.generation);
         if self.progress.durable_before() >= self.appended_before {
@@ -364,7 +419,13 @@ impl Keeper {
     }
 }
 
-fn now_ns() -> u64 {
+/// How many events could not be read in memory, nobody knows: one stands for them.
+fn broken(census: &Census<'_>) -> Tally {
+    let events = u64::from(census.broken_bytes > 0);
+    Tally { adopted_events: events, ..Tally::lost(Cause::Malformed, events, 0) }
+}
+
+pub(super) fn now_ns() -> u64 {
     // A clock before 1970 is a clock that was never set: 0 says so better than a refusal to run.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }

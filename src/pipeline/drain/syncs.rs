@@ -8,14 +8,12 @@ use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::record::Cause;
 use crate::pipeline::store::Durable;
-use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Arc, Mutex};
 
 /// The requests that wait, and where the outcome of a sync goes.
 pub(super) struct Syncs {
     waiting: Mutex<Vec<(u64, Reply)>>,
-    /// Events that a failing disk took back after they had been persisted, until the reader reports them in the data.
-    taken_back: AtomicU64,
     counters: Arc<Counters>,
     progress: Arc<Progress>,
     measured: Arc<Mutex<Measured>>,
@@ -23,7 +21,7 @@ pub(super) struct Syncs {
 
 impl Syncs {
     pub(super) fn new(counters: Arc<Counters>, progress: Arc<Progress>, measured: Arc<Mutex<Measured>>) -> Self {
-        Self { waiting: Mutex::new(Vec::new()), taken_back: AtomicU64::new(0), counters, progress, measured }
+        Self { waiting: Mutex::new(Vec::new()), counters, progress, measured }
     }
 
     /// `reply` is answered once every generation below `before` is durable.
@@ -38,7 +36,7 @@ impl Syncs {
     /// A sync has returned.
     pub(super) fn durable(&self, durable: &Durable) {
         self.take_back(durable);
-        self.counters.reader.0.durable_events.fetch_add(durable.events, Relaxed);
+        self.counters.durable_events.fetch_add(durable.events, Relaxed);
         let took_us = u64::try_from(durable.took.as_micros()).unwrap_or(u64::MAX);
         self.measured.lock().expect("no thread panics while it holds the measurements").sync_us.record(took_us, 1);
         self.progress.set_durable(durable.before_generation);
@@ -46,28 +44,20 @@ impl Syncs {
     }
 
     /// What a failed sync has cost was counted as persisted, and is lost: the one case in which that count falls, for
-    /// a count that did not would say that they are in a file.
+    /// a count that did not would say that they are in a file. The reader tells of it in the data.
     fn take_back(&self, durable: &Durable) {
         if durable.lost_events == 0 {
             return;
         }
-        let reader = &self.counters.reader.0;
-        reader.persisted_events.fetch_sub(durable.lost_events, Relaxed);
-        reader.lost.add(Cause::Disk, durable.lost_events);
+        self.counters.account.withdraw(durable.lost_events);
         for generation in &durable.lost_generations {
             self.progress.note_lost(*generation);
         }
-        self.taken_back.fetch_add(durable.lost_events, Relaxed);
         tracing::error!(
             events = durable.lost_events,
             cause = Cause::Disk.name(),
             "events lost: a sync failed, and they cannot be read back"
         );
-    }
-
-    /// The reader takes the events that it is to report as lost.
-    pub(super) fn taken_back(&self) -> u64 {
-        self.taken_back.swap(0, Relaxed)
     }
 
     fn answer(&self, durable_before: u64) {

@@ -120,13 +120,14 @@ impl Rig {
         change(&mut settings);
         let (buffer, reader) =
             DoubleBuffer::new(&buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 }).unwrap();
-        let counters = Arc::new(Counters::new(1));
+        let counters = Arc::new(Counters::new(1).unwrap());
         let progress = Arc::new(Progress::new(1).unwrap());
         let options = Options {
             reader,
             waker: buffer.waker(),
             old: Vec::new(),
             has_predecessor: false,
+            outlives: false,
             disk,
             counters: Arc::clone(&counters),
             progress: Arc::clone(&progress),
@@ -205,7 +206,7 @@ fn what_was_published_is_in_the_file_and_counted() {
     let (events, losses, stopped) = rig.finish();
     assert_eq!(events, (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
     assert!(losses.is_empty() && stopped.error.is_none());
-    let totals = counters.totals();
+    let totals = counters.account.totals();
     assert_eq!((totals.persisted_events, totals.persisted_bytes), (100, 10 + 2 * 90));
     let measured = handle.measured();
     assert_eq!((measured.event_size.count(), measured.event_size.max(), measured.persist_us.count()), (100, 2, 100));
@@ -232,7 +233,7 @@ fn a_disk_that_is_full_makes_writers_wait_and_loses_nothing() {
     let (events, losses, _) = rig.finish();
     assert_eq!(events, (0..1000).map(|n| n.to_string()).collect::<Vec<_>>());
     assert!(losses.is_empty());
-    assert_eq!(counters.totals().lost_total(), 0);
+    assert_eq!(counters.account.totals().lost_total(), 0);
 }
 
 #[test]
@@ -253,9 +254,9 @@ fn the_policy_to_drop_counts_each_event_and_says_so_in_the_data() {
         rig.wait_persisted(last);
         assert!(lost.iter().all(|generation| rig.progress.was_lost(*generation)));
         assert!(!rig.progress.was_lost(kept) && !rig.progress.was_lost(last));
-        let totals = rig.counters.totals();
+        let totals = rig.counters.account.totals();
         assert_eq!((totals.persisted_events, totals.lost[cause as usize], totals.lost_total()), (2, 3, 3));
-        assert_eq!(rig.counters.busiest(1)[0].lost, 3, "its producer is named");
+        assert_eq!(rig.counters.account.busiest(1)[0].lost_total(), 3, "its producer is named");
         let (events, losses, _) = rig.finish();
         assert_eq!(events, ["kept", "kept again"]);
         assert_eq!(losses, [(cause.name().to_string(), 3)]);
@@ -270,7 +271,68 @@ fn a_disk_that_refuses_to_the_end_costs_a_counted_loss_and_not_the_exit() {
     let counters = Arc::clone(&rig.counters);
     drop(rig.writer);
     rig.drain.stop(Duration::ZERO);
-    assert_eq!(counters.totals().lost[Cause::Disk as usize], 1);
+    assert_eq!(counters.account.totals().lost[Cause::Disk as usize], 1);
+}
+
+/// A life of a reader over memory that outlives it.
+fn life(memory: &std::os::fd::OwnedFd, disk: Arc<MoodyDisk>, directory: &Path) -> (DoubleBuffer, Arc<Counters>, Drain) {
+    let options = buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 };
+    let (buffer, reader, has_predecessor) = match DoubleBuffer::of_predecessor(memory, 2) {
+        Ok(heritage) => (heritage.buffer, heritage.reader, true),
+        Err(_) => {
+            let (buffer, reader) = DoubleBuffer::in_memory(&options, 1, memory).unwrap();
+            (buffer, reader, false)
+        }
+    };
+    let mut storage = Config::default().storage;
+    storage.directory = directory.to_owned();
+    (storage.retain, storage.min_free, storage.sync) = (None, None, SyncPolicy::Never);
+    storage.when_full = WhenFull::Wait;
+    let counters = Arc::new(Counters::new(1).unwrap());
+    let options = Options {
+        reader,
+        waker: buffer.waker(),
+        old: Vec::new(),
+        has_predecessor,
+        outlives: true,
+        disk,
+        counters: Arc::clone(&counters),
+        progress: Arc::new(Progress::new(1).unwrap()),
+        settings: Settings { storage, linger: Duration::ZERO, measure: true },
+        cpu: None,
+    };
+    (buffer, counters, Drain::start(options).unwrap().0)
+}
+
+#[test]
+fn what_the_disk_refuses_to_the_end_stays_in_memory_for_a_successor() {
+    let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
+    let memory = rustix::fs::memfd_create("test", flags).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(MoodyDisk::default());
+    let (buffer, counters, drain) = life(&memory, Arc::clone(&disk), folder.path());
+    disk.mood.store(nix::libc::ENOSPC, Relaxed);
+    let mut writer = buffer.writer().unwrap();
+    for payload in [&b"one"[..], b"two"] {
+        let event = Event { time_ns: 1_000, pri: 6, payload, ..Event::default() };
+        // A swap may come between: then once more.
+        while {
+            let mut claim = writer.claim(event.record_bytes()).unwrap();
+            event.encode(&mut claim);
+            claim.publish().is_err()
+        } {}
+    }
+    drain.stop(Duration::ZERO);
+    assert_eq!(counters.account.totals().lost_total(), 0);
+    drop((writer, buffer));
+    // A start that meets the same disk leaves it there, too.
+    let (_buffer, counters, drain) = life(&memory, Arc::clone(&disk), folder.path());
+    drain.stop(Duration::ZERO);
+    assert_eq!(counters.account.totals(), crate::pipeline::account::Totals::default());
+    disk.mood.store(0, Relaxed);
+    let (_buffer, counters, drain) = life(&memory, Arc::clone(&disk), folder.path());
+    drain.stop(Duration::ZERO);
+    assert_eq!((counters.account.totals().persisted_events, counters.account.totals().lost_total()), (2, 0));
 }
 
 #[test]
@@ -279,7 +341,7 @@ fn a_sync_covers_what_was_published_before_it_was_asked_for() {
     let generation = rig.publish(b"waits for company, long");
     rig.ask(Command::Sync).unwrap();
     assert!(rig.progress.durable_before() > generation);
-    assert_eq!(rig.counters.totals().durable_events, 1);
+    assert_eq!(rig.counters.durable_events.load(Relaxed), 1);
     rig.ask(Command::Sync).unwrap();
     assert_eq!(rig.drain.handle().measured().sync_us.count(), 1, "nothing new needs no second sync");
     rig.finish();
@@ -322,7 +384,7 @@ fn settings_change_while_the_reader_waits_for_the_disk() {
     settings.storage.when_full = WhenFull::Drop;
     rig.drain.handle().command(Command::Reconfigure(Box::new(settings)));
     rig.wait_persisted(generation);
-    assert_eq!(rig.counters.totals().lost[Cause::Full as usize], 1);
+    assert_eq!(rig.counters.account.totals().lost[Cause::Full as usize], 1);
     rig.mood.store(0, Relaxed);
     rig.finish();
 }
@@ -336,6 +398,6 @@ fn the_size_of_an_event_in_pieces_is_that_of_the_whole() {
     let (counters, handle) = (Arc::clone(&rig.counters), rig.drain.handle());
     rig.finish();
     let measured = handle.measured();
-    assert_eq!((counters.totals().persisted_events, counters.totals().persisted_bytes), (1, 5));
+    assert_eq!((counters.account.totals().persisted_events, counters.account.totals().persisted_bytes), (1, 5));
     assert_eq!((measured.event_size.count(), measured.event_size.max()), (1, 5));
 }

@@ -393,6 +393,12 @@ impl Store {
         self.active.as_ref()?.first_batch?.checked_add(self.storage.segment_age)
     }
 
+    /// Which stream of segments this is.
+    #[must_use]
+    pub fn stream_id(&self) -> u128 {
+        self.shared.stream.stream_id
+    }
+
     /// The sequence of the next event.
     #[must_use]
     pub fn next_sequence(&self) -> u64 {

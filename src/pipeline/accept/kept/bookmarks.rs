@@ -30,7 +30,7 @@ use crc32c::{crc32c, crc32c_append};
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
 
 use crate::pipeline::accept::lines::Until;
-use crate::pipeline::counters::Identity;
+use crate::pipeline::account::Identity;
 use crate::pipeline::record::{COMM_BYTES_MAX, MAX_EVENT_BYTES_MAX, TAG_BYTES_MAX, Transport, UNIT_BYTES_MAX};
 
 /// The most connections that are kept. Their names have to fit one environment variable of 128 KiB.

@@ -18,7 +18,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 pub(super) use self::bookmarks::{Bookmark, Mark, Ongoing};
 use self::bookmarks::{Bookmarks, Found, PAGES_UNKNOWN, PLACES_MAX};
-use crate::pipeline::counters::Identity;
+use crate::pipeline::account::Identity;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::sys::fdstore::FdStore;

@@ -16,8 +16,9 @@ use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::kept::testing::Manager;
 use crate::pipeline::accept::kept::{Inherited, KeptConnections};
 use crate::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
+use crate::pipeline::account::{Identity, Totals};
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader, Waker};
-use crate::pipeline::counters::{Counters, Identity};
+use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::record::{Kind, Loss, Record};
 use crate::sys::fdstore::FdStore;
@@ -198,7 +199,7 @@ impl Rig {
             writers_max: plan.writers,
         })
         .unwrap();
-        let counters = Arc::new(Counters::new(plan.writers));
+        let counters = Arc::new(Counters::new(plan.writers).unwrap());
         let progress = Arc::new(Progress::new(plan.writers).unwrap());
         let drained = Drained { seen: Mutex::new(before), ..Drained::default() };
         let (drained, waker) = (Arc::new(drained), buffer.waker());
@@ -274,6 +275,12 @@ impl Rig {
             assert!(Instant::now() < deadline, "waited in vain until {what}");
             std::thread::yield_now();
         }
+    }
+
+    /// The account when so many events were received: a writer counts right after its publish, which may be seen before.
+    pub(super) fn totals_of(&self, received: u64) -> Totals {
+        self.wait_until("all is counted", |counters| counters.account.totals().received_events >= received);
+        self.counters.account.totals()
     }
 
     /// Keeps the reader from swapping, or lets it go on.

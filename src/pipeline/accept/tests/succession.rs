@@ -9,7 +9,7 @@ use super::{assert_ended, event, hello, is_durable, replies};
 use crate::pipeline::accept::desk::{Desks, Subject};
 use crate::pipeline::accept::kept::Mark;
 use crate::pipeline::accept::kept::testing::Manager;
-use crate::pipeline::counters::Identity;
+use crate::pipeline::account::Identity;
 use crate::sync::atomic::Ordering::Relaxed;
 use dbuf_client::wire::Level;
 

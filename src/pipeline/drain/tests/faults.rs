@@ -56,7 +56,7 @@ fn settle(rig: Rig, disk: &ForgetfulDisk, published: u64, case: &str) -> u64 {
         disk.watch(None);
         disk.kernel().export(to);
     });
-    let totals = counters.totals();
+    let totals = counters.account.totals();
     let (persisted, lost) = (totals.persisted_events, totals.lost_total());
     assert_eq!(persisted + lost, published, "{case}: persisted and lost");
     let numbers: Vec<u64> = events.iter().map(|event| event.parse().unwrap()).collect();

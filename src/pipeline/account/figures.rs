@@ -1,0 +1,179 @@
+//! Figures, and what they add up to.
+
+use super::Identity;
+use crate::pipeline::record::Cause;
+
+/// What one thread has counted of one producer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Events: for a writer, published; for the reader, persisted.
+    pub events: u64,
+    /// Payload bytes of these.
+    pub bytes: u64,
+    /// Events lost, in the order of [`Cause::ALL`].
+    pub lost: [u64; Cause::COUNT],
+    /// Payload bytes of these, as far as they are known.
+    pub lost_bytes: u64,
+    /// Events that the reader found in memory, of which no writer's count is left.
+    pub adopted_events: u64,
+    /// Payload bytes of these.
+    pub adopted_bytes: u64,
+    /// Events that a failed sync has taken back, as far as the data tells of it.
+    pub withdrawn: u64,
+}
+
+impl Tally {
+    pub(super) const FIGURES: usize = 6 + Cause::COUNT;
+
+    /// So many events lost.
+    #[must_use]
+    pub fn lost(cause: Cause, events: u64, bytes: u64) -> Self {
+        let mut tally = Self { lost_bytes: bytes, ..Self::default() };
+        tally.lost[cause as usize] = events;
+        tally
+    }
+
+    /// Lost events of all causes.
+    #[must_use]
+    pub fn lost_total(&self) -> u64 {
+        self.lost.iter().sum()
+    }
+
+    /// The sum of both.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        let (a, b) = (self.to_words(), other.to_words());
+        Self::from_words(std::array::from_fn(|at| a[at].wrapping_add(b[at])))
+    }
+
+    #[inline]
+    pub(super) fn to_words(self) -> [u64; Self::FIGURES] {
+        let [full, too_big, malformed, disk, abandoned] = self.lost;
+        [
+            self.events,
+            self.bytes,
+            full,
+            too_big,
+            malformed,
+            disk,
+            abandoned,
+            self.lost_bytes,
+            self.adopted_events,
+            self.adopted_bytes,
+            self.withdrawn,
+        ]
+    }
+
+    pub(super) fn from_words(words: [u64; Self::FIGURES]) -> Self {
+        let [
+            events,
+            bytes,
+            full,
+            too_big,
+            malformed,
+            disk,
+            abandoned,
+            lost_bytes,
+            adopted_events,
+            adopted_bytes,
+            withdrawn,
+        ] = words;
+        let lost = [full, too_big, malformed, disk, abandoned];
+        Self { events, bytes, lost, lost_bytes, adopted_events, adopted_bytes, withdrawn }
+    }
+}
+
+/// The account of one producer, at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    /// Who it is; None for all that are not told apart.
+    pub identity: Option<Identity>,
+    /// Events that it sent.
+    pub sent: u64,
+    /// Payload bytes of these.
+    pub sent_bytes: u64,
+    /// Events that are in files, or were.
+    pub stored: u64,
+    /// Payload bytes of these.
+    pub stored_bytes: u64,
+    /// Events lost, in the order of [`Cause::ALL`].
+    pub lost: [u64; Cause::COUNT],
+}
+
+impl Row {
+    /// Lost events of all causes.
+    #[must_use]
+    pub fn lost_total(&self) -> u64 {
+        self.lost.iter().sum()
+    }
+
+    /// Whether nothing was counted in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self { identity: self.identity.clone(), ..Self::default() }
+    }
+
+    /// Events that are on their way.
+    #[must_use]
+    pub fn in_memory(&self) -> u64 {
+        self.sent.saturating_sub(self.stored + self.lost_total())
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.sent_bytes += other.sent_bytes;
+        self.stored += other.stored;
+        self.stored_bytes += other.stored_bytes;
+        self.lost.iter_mut().zip(other.lost).for_each(|(sum, n)| *sum += n);
+    }
+}
+
+/// Sums over all producers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Events that came in, lost ones included.
+    pub received_events: u64,
+    /// Payload bytes of these.
+    pub received_bytes: u64,
+    /// Events in files.
+    pub persisted_events: u64,
+    /// Payload bytes of these.
+    pub persisted_bytes: u64,
+    /// Bytes written to files, heads and all.
+    pub written_bytes: u64,
+    /// Lost events by cause, in the order of [`Cause::ALL`].
+    pub lost: [u64; Cause::COUNT],
+}
+
+impl Totals {
+    /// Lost events of all causes.
+    #[must_use]
+    pub fn lost_total(&self) -> u64 {
+        self.lost.iter().sum()
+    }
+}
+
+/// The whole account at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Statement {
+    /// When it began, nanoseconds of the wall clock, and the sequence of the first event that it covers.
+    pub since: Option<(u64, u64)>,
+    /// The stream of segments that it is of.
+    pub stream_id: u128,
+    /// The sequence after the last event that is counted as stored.
+    pub next_sequence: u64,
+    /// Events that are counted as stored, and that a failed sync has taken back.
+    pub withdrawn: u64,
+    /// Each producer; those that are not told apart come last.
+    pub rows: Vec<Row>,
+}
+
+impl Row {
+    /// For people: what is stored or lost was sent, even if the count of that is a moment behind: a writer counts right after its
+    /// publish, and the reader may have been faster.
+    pub(super) fn not_behind(mut self) -> Self {
+        self.sent = self.sent.max(self.stored.saturating_add(self.lost_total()));
+        self.sent_bytes = self.sent_bytes.max(self.stored_bytes);
+        self
+    }
+}

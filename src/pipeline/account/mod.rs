@@ -1,0 +1,323 @@
+//! The account: for each producer, *sent = stored + lost, by cause + in memory*, also over the daemon's death.
+//!
+//! Enters: what a writer is about to publish, what the reader has persisted or given up. Leaves: sums, for people, and for
+//! `dbufctl account`, which holds them against the files. Each thread that counts has a [`Teller`] and a cell of its own in
+//! each row; the table of rows has a lock, taken when a sender is first seen and once a batch, never for each event. What
+//! can fail: there is no memory at the start.
+//!
+//! What was sent is counted where it comes in, what is stored where it leaves: two counts that have nothing in common but
+//! the events. So their difference says something.
+//!
+//! A producer keeps its row for as long as a connection holds it or anything of it is in memory. When all rows are taken,
+//! the quietest of the others make room; their figures go to one row for all of them, on both sides alike.
+//!
+//! Where a store keeps the memory, figures outlive the process: see `memory`. Without one they begin with it.
+
+mod figures;
+mod identity;
+mod memory;
+mod teller;
+#[cfg(test)]
+mod tests;
+
+pub use figures::{Row, Statement, Tally, Totals};
+pub use identity::Identity;
+pub use teller::{ReaderTeller, Teller};
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::buffer::Spot;
+use super::record::{Cause, Record};
+use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::sys::fdstore::FdStore;
+use memory::{FOLDED, Memory, READER, ROWS, UNNAMED, UNTOLD_MAX};
+
+/// The most producers that are told apart; more come under one row that names them all.
+pub const PRODUCERS_MAX: usize = 1024;
+/// Losses that can wait to be told of; more are told of as dbufd's own.
+pub const UNTOLD_LOSSES_MAX: usize = UNTOLD_MAX;
+/// Names, in the store, of the account's memory; two, for the moment in which one takes the place of the other.
+pub const NAMES: [&str; 2] = ["account", "account-2"];
+/// How often a look is taken again because a batch came between.
+const LOOKS_MAX: usize = 100;
+
+/// A producer that is told apart.
+#[derive(Debug)]
+pub struct Producer {
+    /// Who it is.
+    pub identity: Identity,
+    row: u32,
+}
+
+/// The account of a daemon, or of a benchmark in one process.
+#[derive(Debug)]
+pub struct Account {
+    memory: Memory,
+    table: Mutex<Table>,
+    /// Its predecessor's account is not there, although what that left in the buffer is.
+    adopts: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// By the content of the source record.
+    known: HashMap<Box<[u8]>, Arc<Producer>>,
+    free: Vec<u32>,
+}
+
+impl Account {
+    /// An account at zero for so many writers, which ends with the process.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn new(writers: usize) -> io::Result<Self> {
+        Ok(Self::over(Memory::new(writers + 1, 0)?.0))
+    }
+
+    fn over(memory: Memory) -> Self {
+        let mut table = Table::default();
+        for row in (FOLDED + 1..ROWS as u32).rev() {
+            match memory.identity(row) {
+                Some(identity) => {
+                    let producer = Arc::new(Producer { identity, row });
+                    table.known.insert(key(&producer.identity), producer);
+                }
+                None => table.free.push(row),
+            }
+        }
+        Self { memory, table: Mutex::new(table), adopts: AtomicBool::new(false) }
+    }
+
+    /// An account that `store` keeps for a successor, gone on with from what is `left` in it. `was_published` says what
+    /// became of a publish, if the buffer is gone on with as well.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn take_over(
+        writers: usize,
+        store: &FdStore,
+        left: &[(OwnedFd, String)],
+        was_published: Option<&dyn Fn(Spot) -> bool>,
+    ) -> io::Result<Self> {
+        let found = left.iter().filter_map(|(memory, name)| Some((Memory::of_predecessor(memory)?, name.as_str())));
+        let newest = found.max_by_key(|(memory, _)| memory.serial());
+        let drop_others = |keep: &str| {
+            let others = left.iter().filter(|(_, name)| name != keep);
+            others.for_each(|(_, name)| store.remove(name));
+        };
+        if let Some((memory, _)) = &newest {
+            memory.settle(was_published.unwrap_or(&|_| false));
+            if was_published.is_none() {
+                memory.forget_generations();
+            }
+        } else if !left.is_empty() {
+            tracing::warn!("the account of the process before cannot be read; it begins anew");
+        }
+        match newest {
+            Some((memory, name)) if memory.cells() > writers => {
+                drop_others(name);
+                Ok(Self::over(memory))
+            }
+            newest => {
+                let (memory, descriptor) =
+                    Memory::new(writers + 1, newest.as_ref().map_or(0, |(old, _)| old.serial() + 1))?;
+                let name = NAMES.into_iter().find(|name| newest.as_ref().is_none_or(|(_, old)| old != name));
+                let name = name.unwrap_or(NAMES[0]);
+                if let Some((old, _)) = &newest {
+                    memory.take_over(old);
+                }
+                if newest.is_none() {
+                    store.remove(name);
+                }
+                if !store.put(name, descriptor.as_fd()) {
+                    tracing::warn!("systemd takes no descriptors; the account will not outlive this process");
+                }
+                drop_others(name);
+                let this = Self::over(memory);
+                // Relaxed: no other thread knows it yet.
+                this.adopts.store(newest.is_none() && was_published.is_some(), Relaxed);
+                Ok(this)
+            }
+        }
+    }
+
+    /// The account is of the stream of segments that goes on with this sequence. If it was of another one it begins anew.
+    /// Before any thread counts.
+    pub fn belongs_to(&self, stream_id: u128, next_sequence: u64, now_ns: u64) {
+        let is_other = self.memory.since().is_some() && self.memory.stream_id() != stream_id;
+        if is_other {
+            self.memory.restart();
+            // Relaxed: no other thread counts yet.
+            self.adopts.store(true, Relaxed);
+        }
+        if self.memory.since().is_none() {
+            self.memory.begin_account(now_ns, next_sequence, stream_id);
+        }
+    }
+
+    /// The row that events of `identity` are counted in, new or known; kept for as long as the value is held.
+    ///
+    /// Takes a lock; called when a sender is first seen, never for each event.
+    pub fn producer(&self, identity: &Identity) -> Arc<Producer> {
+        let key = key(identity);
+        let mut table = self.table();
+        if let Some(known) = table.known.get(&key) {
+            return Arc::clone(known);
+        }
+        if table.free.is_empty() {
+            self.make_room(&mut table);
+        }
+        let Some(row) = table.free.pop().filter(|_| *identity != Identity::unnamed()) else {
+            return Arc::new(Producer { identity: identity.clone(), row: UNNAMED });
+        };
+        self.memory.begin(row, identity);
+        let producer = Arc::new(Producer { identity: identity.clone(), row });
+        table.known.insert(key, Arc::clone(&producer));
+        producer
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("no thread panics while it holds the producers")
+    }
+
+    /// Makes room for a quarter of the table at once, so that a flood of new senders pays for the search only now and
+    /// then. Only rows that nobody holds can go, and of which nothing is in memory.
+    fn make_room(&self, table: &mut Table) {
+        let quiet = table.known.values().filter(|producer| Arc::strong_count(producer) == 1);
+        let quiet = quiet.map(|producer| (self.row_of(producer.row, None), producer.row));
+        let mut quiet: Vec<(u64, u32)> =
+            quiet.filter(|(row, _)| row.in_memory() == 0).map(|(row, index)| (row.sent, index)).collect();
+        quiet.sort_unstable();
+        quiet.truncate(PRODUCERS_MAX / 4);
+        let quiet: std::collections::HashSet<u32> = quiet.into_iter().map(|(_, row)| row).collect();
+        table.known.retain(|_, producer| !quiet.contains(&producer.row));
+        for row in quiet {
+            self.memory.fold(row);
+            table.free.push(row);
+        }
+    }
+
+    /// The row in which records of this source are counted.
+    fn producer_of(&self, record: &Record<'_>) -> Arc<Producer> {
+        if let Some(known) = self.table().known.get(record.payload()) {
+            return Arc::clone(known);
+        }
+        let identity = record.as_source().map_or_else(|_| Identity::unnamed(), |source| Identity::of(&source));
+        self.producer(&identity)
+    }
+
+    fn row_of(&self, row: u32, identity: Option<Identity>) -> Row {
+        let writers = (READER + 1..self.memory.cells()).map(|cell| self.memory.looked(row, cell));
+        let writers = writers.fold(Tally::default(), Tally::plus);
+        let reader = self.memory.looked(row, READER);
+        let lost: [u64; Cause::COUNT] = std::array::from_fn(|at| writers.lost[at].wrapping_add(reader.lost[at]));
+        let sum = |parts: &[u64]| parts.iter().fold(0_u64, |sum, part| sum.wrapping_add(*part));
+        Row {
+            identity,
+            sent: sum(&[writers.events, writers.lost_total(), reader.adopted_events]),
+            sent_bytes: sum(&[writers.bytes, writers.lost_bytes, reader.adopted_bytes]),
+            stored: reader.events,
+            stored_bytes: reader.bytes,
+            lost,
+        }
+    }
+
+    /// All rows that hold anything; those that are not told apart come last, in one.
+    fn rows(&self) -> Vec<Row> {
+        // Held throughout, so that no row changes hands meanwhile.
+        let table = self.table();
+        let mut known: Vec<&Arc<Producer>> = table.known.values().collect();
+        known.sort_unstable_by_key(|producer| producer.row);
+        let row = |producer: &Arc<Producer>| self.row_of(producer.row, Some(producer.identity.clone()));
+        let mut rows: Vec<Row> = known.into_iter().map(row).collect();
+        let mut others = self.row_of(UNNAMED, None);
+        others.add(&self.row_of(FOLDED, None));
+        rows.push(others);
+        rows.retain(|row| !row.is_empty());
+        rows
+    }
+
+    /// The `most` busiest producers, busiest first, and the row of all others if it holds anything.
+    pub fn busiest(&self, most: usize) -> Vec<Row> {
+        let rows = self.rows().into_iter().map(Row::not_behind);
+        let (mut rows, mut others): (Vec<Row>, Vec<Row>) = rows.partition(|row| row.identity.is_some());
+        rows.sort_by_key(|row| std::cmp::Reverse((row.sent, row.lost_total())));
+        let mut sum = others.pop().unwrap_or_default();
+        for row in rows.drain(most.min(rows.len())..) {
+            sum.add(&row);
+        }
+        if sum.sent > 0 {
+            rows.push(sum);
+        }
+        rows
+    }
+
+    /// Sums over all producers, now.
+    pub fn totals(&self) -> Totals {
+        let (rows, withdrawn) = (self.rows(), self.memory.withdrawn());
+        let mut all = Row::default();
+        rows.iter().for_each(|row| all.add(row));
+        let mut all = all.not_behind();
+        all.lost[Cause::Disk as usize] += withdrawn;
+        Totals {
+            received_events: all.sent,
+            received_bytes: all.sent_bytes,
+            persisted_events: all.stored.saturating_sub(withdrawn),
+            persisted_bytes: all.stored_bytes,
+            written_bytes: self.memory.written(),
+            lost: all.lost,
+        }
+    }
+
+    /// Events and payload bytes that one writer has published, as long as their rows were its own.
+    pub fn of_writer(&self, writer: usize) -> (u64, u64) {
+        let cell = READER + 1 + writer;
+        if cell >= self.memory.cells() {
+            return (0, 0);
+        }
+        let table = self.table();
+        let rows = table.known.values().map(|producer| producer.row).chain([UNNAMED, FOLDED]);
+        let sum = rows.map(|row| self.memory.looked(row, cell)).fold(Tally::default(), Tally::plus);
+        (sum.events, sum.bytes)
+    }
+
+    /// When it began, nanoseconds of the wall clock; None until it has.
+    pub fn since_ns(&self) -> Option<u64> {
+        self.memory.since().map(|(time_ns, _)| time_ns)
+    }
+
+    /// Everything, as of the end of one batch if that can be had.
+    pub fn statement(&self) -> Statement {
+        self.memory.consistent(LOOKS_MAX, || Statement {
+            since: self.memory.since(),
+            stream_id: self.memory.stream_id(),
+            next_sequence: self.memory.next_sequence(),
+            withdrawn: self.memory.withdrawn(),
+            rows: self.rows(),
+        })
+    }
+
+    /// A failed sync has taken back so many events that were persisted. The syncer's thread only.
+    pub fn withdraw(&self, events: u64) {
+        self.memory.add_withdrawn(events);
+    }
+
+    /// The way to count for writer `writer`. One at a time.
+    pub fn teller(self: &Arc<Self>, writer: usize) -> Teller {
+        Teller::new(Arc::clone(self), READER + 1 + writer)
+    }
+
+    /// The way to count for the reader. One at a time.
+    pub fn reader_teller(self: &Arc<Self>) -> ReaderTeller {
+        ReaderTeller::new(Arc::clone(self))
+    }
+}
+
+fn key(identity: &Identity) -> Box<[u8]> {
+    let record = identity.to_record();
+    // Whole, for it was just written.
+    Record::decode(&record).map_or_else(|_| Box::default(), |(record, _)| record.payload().into())
+}

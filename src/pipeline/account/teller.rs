@@ -1,0 +1,194 @@
+//! How threads count: each has a cell of its own in every row, and prepares there what a publish or a batch will bring.
+
+use super::memory::{Memory, READER, ROWS, UNNAMED};
+use super::{Account, Identity, Producer, Tally};
+use crate::pipeline::buffer::Spot;
+use crate::pipeline::record::{Loss, Record};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering::Relaxed;
+
+/// How a writer counts: what a publish will bring is prepared before it, and holds after it.
+#[derive(Debug)]
+pub struct Teller {
+    pub(super) account: Arc<Account>,
+    pub(super) cell: usize,
+    pub(super) number: u64,
+    /// Rows that are prepared.
+    pub(super) touched: Vec<u32>,
+    /// For each row, the round in which it was prepared last.
+    rounds: Box<[u64]>,
+    round: u64,
+}
+
+impl Teller {
+    pub(super) fn new(account: Arc<Account>, cell: usize) -> Self {
+        // The next number may have been prepared by a predecessor that did not come to noting it.
+        let number = account.memory.number(cell) + 2;
+        Self { account, cell, number, touched: Vec::new(), rounds: vec![0; ROWS].into(), round: 1 }
+    }
+
+    /// Adds to what the next publish brings of a producer.
+    #[inline]
+    pub fn prepare(&mut self, producer: &Producer, add: &Tally) {
+        self.prepare_row(producer.row, add);
+    }
+
+    #[inline]
+    fn prepare_row(&mut self, row: u32, add: &Tally) {
+        let is_first = self.rounds[row as usize] != self.round;
+        if is_first {
+            self.rounds[row as usize] = self.round;
+            self.touched.push(row);
+        }
+        self.account.memory.prepare(row, self.cell, self.number, is_first, add);
+    }
+
+    /// What is prepared is about to be published at `spot`.
+    #[inline]
+    pub fn about_to(&self, spot: Spot) {
+        self.account.memory.about_to(self.cell, self.number, spot);
+    }
+
+    /// That has failed: nothing of it counts. Called before the spot can become another's.
+    pub fn take_back(&mut self) {
+        self.account.memory.end_note(self.cell);
+        self.begin_round();
+    }
+
+    /// It is published.
+    #[inline]
+    pub fn published(&mut self) {
+        self.hold();
+        self.account.memory.end_note(self.cell);
+        self.begin_round();
+    }
+
+    /// Counts what goes with no publish. If the process dies meanwhile, parts of it may be missing.
+    pub fn count_now(&mut self) {
+        self.account.memory.set_number(self.cell, self.number);
+        self.hold();
+        self.begin_round();
+    }
+
+    #[inline]
+    fn hold(&mut self) {
+        for row in &self.touched {
+            self.account.memory.hold(*row, self.cell, self.number);
+        }
+    }
+
+    #[inline]
+    fn begin_round(&mut self) {
+        self.touched.clear();
+        self.round += 1;
+        self.number += 1;
+    }
+}
+
+/// How the reader counts: batch by batch, under the batch's generation.
+#[derive(Debug)]
+pub struct ReaderTeller {
+    teller: Teller,
+    /// Producers of the batch, whose rows must not change hands until it is counted.
+    held: Vec<Arc<Producer>>,
+}
+
+impl ReaderTeller {
+    pub(super) fn new(account: Arc<Account>) -> Self {
+        Self { teller: Teller::new(account, READER), held: Vec::new() }
+    }
+
+    /// Whether what a predecessor left in the buffer has to be counted as received here, for its account is not there.
+    #[must_use]
+    pub fn adopts(&self) -> bool {
+        // Relaxed: decided before this thread began.
+        self.teller.account.adopts.load(Relaxed)
+    }
+
+    /// A batch is about to be persisted, or given up; whatever was prepared before is forgotten.
+    pub fn begin(&mut self, generation: u64) {
+        self.held.clear();
+        self.teller.begin_round();
+        self.teller.number = generation;
+        // Also if nothing of it is counted there this time: an earlier try may have left something.
+        self.teller.prepare_row(UNNAMED, &Tally::default());
+    }
+
+    /// Adds to what the batch brings of the producer whose source record this is, or of the unnamed.
+    pub fn prepare(&mut self, source: Option<&Record<'_>>, add: &Tally) {
+        let Some(record) = source else { return self.teller.prepare_row(UNNAMED, add) };
+        let producer = self.teller.account.producer_of(record);
+        self.teller.prepare(&producer, add);
+        self.held.push(producer);
+    }
+
+    /// Once the batch has come, these losses, and no others, wait to be told of in the data.
+    pub fn prepare_untold(&mut self, losses: &[(Arc<Producer>, Loss)]) {
+        let rows = losses.iter().map(|(producer, loss)| (producer.row, *loss));
+        self.teller.account.memory.prepare_untold(self.teller.number, rows);
+    }
+
+    /// The batch is in a file; the next event will have this sequence.
+    pub fn persisted(&mut self, next_sequence: u64, written_bytes: u64) {
+        self.come(|memory| {
+            memory.set_next_sequence(next_sequence);
+            memory.add_written(written_bytes);
+        });
+    }
+
+    /// The batch is given up.
+    pub fn given_up(&mut self) {
+        self.teller.account.memory.give_up(self.teller.number);
+        self.come(|_| ());
+    }
+
+    fn come(&mut self, more: impl FnOnce(&Memory)) {
+        let account = Arc::clone(&self.teller.account);
+        account.memory.change(|| {
+            self.teller.hold();
+            account.memory.hold_untold(self.teller.number);
+            more(&account.memory);
+        });
+        self.teller.begin_round();
+    }
+
+    /// A predecessor's batch of this generation is in the files: all that it had prepared for that holds.
+    pub fn settle_persisted(&self, generation: u64, next_sequence: u64) {
+        let memory = &self.teller.account.memory;
+        memory.hold_all(READER, generation);
+        memory.hold_untold(generation);
+        memory.set_next_sequence(next_sequence);
+    }
+
+    /// Whether a predecessor had given up the batch of this generation; then all that it had prepared for that holds.
+    pub fn settle_given_up(&self, generation: u64) -> bool {
+        let memory = &self.teller.account.memory;
+        let is_given_up = memory.was_given_up(generation);
+        if is_given_up {
+            memory.hold_all(READER, generation);
+            memory.hold_untold(generation);
+        }
+        is_given_up
+    }
+
+    /// Losses that a predecessor could not tell of in the data.
+    pub fn untold(&self) -> Vec<(Arc<Producer>, Loss)> {
+        let account = &self.teller.account;
+        let named = |row: u32| {
+            let identity = account.memory.identity(row).unwrap_or_else(Identity::unnamed);
+            account.producer(&identity)
+        };
+        account.memory.untold().into_iter().map(|(row, loss)| (named(row), loss)).collect()
+    }
+
+    /// Events that a failed sync has taken back, and of which no batch has told.
+    pub fn withdrawn(&self) -> u64 {
+        let memory = &self.teller.account.memory;
+        memory.withdrawn().wrapping_sub(memory.looked(UNNAMED, READER).withdrawn)
+    }
+
+    /// See [`Account::producer`].
+    pub fn producer(&self, identity: &Identity) -> Arc<Producer> {
+        self.teller.account.producer(identity)
+    }
+}

@@ -1,0 +1,340 @@
+//! What a successor finds of the account, whatever step its predecessor died at.
+
+use super::*;
+use crate::pipeline::record::{Loss, Transport};
+
+fn identity(pid: u32) -> Identity {
+    Identity { pid, ..Identity::default() }
+}
+
+fn events(events: u64) -> Tally {
+    Tally { events, bytes: 10 * events, ..Tally::default() }
+}
+
+fn spot() -> Spot {
+    Spot::from_words([9, 3 << 32 | 64]).unwrap()
+}
+
+/// An account, and what outlives it.
+fn account() -> (Arc<Account>, OwnedFd) {
+    let (memory, descriptor) = Memory::new(3, 0).unwrap();
+    let account = Account::over(memory);
+    account.belongs_to(7, 100, 1);
+    (Arc::new(account), descriptor)
+}
+
+/// What the next process finds, and the one after it, which asks nobody any more.
+fn successor(memory: &OwnedFd, was_published: bool) -> Arc<Account> {
+    let found = Memory::of_predecessor(memory).unwrap();
+    found.settle(&|asked| {
+        assert_eq!(asked.to_words(), spot().to_words());
+        was_published
+    });
+    let rows = Account::over(found).rows();
+    let again = Memory::of_predecessor(memory).unwrap();
+    again.settle(&|_| panic!("asked again"));
+    let account = Account::over(again);
+    assert_eq!(account.rows(), rows);
+    Arc::new(account)
+}
+
+fn sent(account: &Account) -> u64 {
+    account.totals().received_events
+}
+
+#[test]
+fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_else() {
+    type Step = fn(&mut Teller);
+    let steps: [(Step, bool, u64); 6] = [
+        (|_| (), false, 5),
+        (|teller| teller.about_to(spot()), false, 5),
+        (|teller| teller.about_to(spot()), true, 8),
+        // The publish came; of two rows one is said to hold.
+        (
+            |teller| {
+                teller.about_to(spot());
+                teller.account.memory.hold(teller.touched[1], teller.cell, teller.number);
+            },
+            true,
+            8,
+        ),
+        (
+            |teller| {
+                teller.about_to(spot());
+                teller.published();
+            },
+            true,
+            8,
+        ),
+        (
+            |teller| {
+                teller.about_to(spot());
+                teller.take_back();
+            },
+            true,
+            5,
+        ),
+    ];
+    for (number, (step, was_published, expected)) in steps.into_iter().enumerate() {
+        let (account, memory) = account();
+        let mut teller = account.teller(1);
+        let (a, b) = (account.producer(&identity(1)), account.producer(&identity(2)));
+        teller.prepare(&a, &events(5));
+        teller.about_to(Spot::from_words([1, 0]).unwrap());
+        teller.published();
+        teller.prepare(&a, &events(1));
+        teller.prepare(&b, &events(1));
+        teller.prepare(&a, &events(1));
+        step(&mut teller);
+        drop((teller, account));
+        let account = successor(&memory, was_published);
+        assert_eq!(sent(&account), expected, "step {number}");
+        // It goes on, with the same producers, and nothing that was prepared comes back.
+        let mut teller = account.teller(1);
+        teller.prepare(&account.producer(&identity(1)), &events(10));
+        teller.about_to(spot());
+        drop((teller, account));
+        assert_eq!(sent(&successor(&memory, true)), expected + 10, "step {number}");
+    }
+}
+
+fn record_of(identity: &Identity) -> Vec<u8> {
+    identity.to_record()
+}
+
+/// A batch of four events of one producer, prepared by the reader.
+fn prepare(teller: &mut ReaderTeller, generation: u64, stored: bool) {
+    let record = record_of(&identity(1));
+    let record = Record::decode(&record).unwrap().0;
+    teller.begin(generation);
+    let tally = if stored { events(4) } else { Tally::lost(Cause::Disk, 4, 40) };
+    teller.prepare(Some(&record), &tally);
+}
+
+#[test]
+fn a_reader_that_dies_at_any_step_leaves_a_batch_counted_once() {
+    let states: [(bool, bool); 3] = [(false, false), (false, true), (true, true)];
+    for (is_said, is_in_file) in states {
+        let (account, memory) = account();
+        let mut writer = account.teller(0);
+        writer.prepare(&account.producer(&identity(1)), &events(4));
+        writer.about_to(Spot::from_words([1, 0]).unwrap());
+        writer.published();
+        let mut teller = account.reader_teller();
+        prepare(&mut teller, 6, true);
+        if is_said {
+            teller.persisted(104, 1);
+        }
+        drop((teller, writer, account));
+        let account = successor(&memory, false);
+        let mut teller = account.reader_teller();
+        if is_in_file {
+            teller.settle_persisted(6, 104);
+        } else {
+            assert!(!teller.settle_given_up(6));
+            assert_eq!(account.totals().persisted_events, 0);
+            prepare(&mut teller, 6, true);
+            teller.persisted(104, 1);
+        }
+        let (totals, statement) = (account.totals(), account.statement());
+        assert_eq!((totals.received_events, totals.persisted_events, statement.next_sequence), (4, 4, 104));
+    }
+}
+
+#[test]
+fn a_batch_that_was_given_up_is_lost_once_and_its_report_waits_for_the_successor() {
+    for has_come in [false, true] {
+        let (account, memory) = account();
+        let mut teller = account.reader_teller();
+        // A try to write it, which failed.
+        teller.begin(6);
+        teller.prepare(None, &Tally { withdrawn: 3, ..Tally::default() });
+        teller.prepare_untold(&[]);
+        prepare(&mut teller, 6, false);
+        let loss = Loss { cause: Cause::Disk, events: 4, bytes: 40, first_ns: 1, last_ns: 2 };
+        teller.prepare_untold(&[(account.producer(&identity(1)), loss)]);
+        if has_come {
+            teller.given_up();
+        } else {
+            account.memory.give_up(6);
+        }
+        drop((teller, account));
+        let account = successor(&memory, false);
+        let mut teller = account.reader_teller();
+        assert!(teller.settle_given_up(6));
+        assert_eq!(account.totals().lost[Cause::Disk as usize], 4);
+        let untold = teller.untold();
+        assert_eq!(
+            untold.iter().map(|(producer, loss)| (producer.identity.pid, *loss)).collect::<Vec<_>>(),
+            [(1, loss)]
+        );
+        assert_eq!(account.memory.looked(UNNAMED, READER).withdrawn, 0, "of the failed try nothing is left");
+        // A batch that tells of it: then nothing waits any more, if it is in a file.
+        prepare(&mut teller, 7, true);
+        teller.prepare_untold(&[]);
+        drop((teller, account));
+        let account = successor(&memory, false);
+        let teller = account.reader_teller();
+        assert_eq!(teller.untold().len(), 1);
+        teller.settle_persisted(7, 108);
+        assert_eq!(teller.untold().len(), 0);
+    }
+}
+
+#[test]
+fn what_a_sync_took_back_is_lost_and_no_longer_stored_and_told_of_once() {
+    let (account, _memory) = account();
+    let mut teller = account.reader_teller();
+    prepare(&mut teller, 6, true);
+    teller.persisted(104, 1);
+    account.withdraw(3);
+    let totals = account.totals();
+    assert_eq!((totals.received_events, totals.persisted_events, totals.lost[Cause::Disk as usize]), (4, 1, 3));
+    assert_eq!(teller.withdrawn(), 3);
+    prepare(&mut teller, 7, true);
+    teller.prepare(None, &Tally { withdrawn: 3, ..Tally::default() });
+    teller.persisted(108, 1);
+    assert_eq!((teller.withdrawn(), account.totals().lost_total()), (0, 3));
+}
+
+#[test]
+fn the_table_of_producers_is_bounded_and_forgets_no_count() {
+    let (account, memory) = account();
+    let mut teller = account.teller(0);
+    let held = account.producer(&identity(u32::MAX));
+    teller.prepare(&held, &events(1));
+    teller.published();
+    let total = PRODUCERS_MAX as u32 * 3;
+    let mut reader = account.reader_teller();
+    for pid in 0..total {
+        teller.prepare(&account.producer(&identity(pid)), &events(1));
+        teller.published();
+        let record = record_of(&identity(pid));
+        reader.begin(u64::from(pid) + 2);
+        reader.prepare(Some(&Record::decode(&record).unwrap().0), &events(1));
+        reader.persisted(101 + u64::from(pid), 1);
+    }
+    let rows = account.rows();
+    assert!(rows.len() <= PRODUCERS_MAX + 1);
+    assert!(rows.iter().any(|row| row.identity == Some(identity(u32::MAX))), "whoever is held stays");
+    assert!(rows.iter().all(|row| row.in_memory() <= 1), "both sides of a row go together");
+    assert_eq!((sent(&account), account.totals().persisted_events), (u64::from(total) + 1, u64::from(total)));
+    drop((teller, reader, account));
+    assert_eq!(sent(&successor(&memory, false)), u64::from(total) + 1);
+}
+
+#[test]
+fn producers_of_whom_something_is_in_memory_do_not_make_room() {
+    let (account, _memory) = account();
+    let mut teller = account.teller(0);
+    for pid in 0..PRODUCERS_MAX as u32 {
+        teller.prepare(&account.producer(&identity(pid)), &events(1));
+        teller.published();
+    }
+    teller.prepare(&account.producer(&identity(9999)), &events(1));
+    teller.published();
+    let rows = account.busiest(usize::MAX);
+    assert_eq!((rows.len(), sent(&account)), (PRODUCERS_MAX + 1, PRODUCERS_MAX as u64 + 1));
+    assert_eq!(rows.last().unwrap().identity, None);
+}
+
+#[test]
+fn a_death_while_a_row_is_folded_counts_it_once() {
+    for steps in 0..3 {
+        let (account, memory) = account();
+        let mut teller = account.teller(1);
+        let producer = account.producer(&identity(1));
+        teller.prepare(&producer, &events(5));
+        teller.published();
+        let row = producer.row;
+        match steps {
+            0 => {}
+            1 => account.memory.begin_fold(row),
+            _ => account.memory.fold(row),
+        }
+        drop((teller, producer, account));
+        let account = successor(&memory, false);
+        assert_eq!(sent(&account), 5, "after {steps} steps");
+        assert_eq!(account.rows()[0].identity.is_some(), steps == 0);
+    }
+}
+
+#[test]
+fn more_writers_than_before_take_over_all_figures() {
+    let (account, old) = account();
+    for writer in 0..2 {
+        let mut teller = account.teller(writer);
+        teller.prepare(&account.producer(&identity(1)), &events(5));
+        teller.published();
+    }
+    let mut reader = account.reader_teller();
+    prepare(&mut reader, 6, true);
+    reader.persisted(104, 77);
+    let (rows, totals) = (account.rows(), account.totals());
+    drop((reader, account));
+    let (memory, _new) = Memory::new(9, 1).unwrap();
+    memory.take_over(&Memory::of_predecessor(&old).unwrap());
+    let account = Arc::new(Account::over(memory));
+    assert_eq!((account.rows(), account.totals()), (rows, totals));
+    assert_eq!(account.statement().since, Some((1, 100)));
+    let mut teller = account.teller(0);
+    teller.prepare(&account.producer(&identity(1)), &events(1));
+    teller.about_to(spot());
+    teller.published();
+    assert_eq!(sent(&account), 11);
+}
+
+#[test]
+fn an_account_of_other_segments_begins_anew() {
+    let (account, memory) = account();
+    let mut teller = account.teller(0);
+    teller.prepare(&account.producer(&identity(1)), &events(5));
+    teller.published();
+    drop((teller, account));
+    let account = successor(&memory, false);
+    account.belongs_to(7, 105, 9);
+    assert_eq!((sent(&account), account.statement().since), (5, Some((1, 100))));
+    account.belongs_to(8, 1, 9);
+    assert_eq!((sent(&account), account.statement().since), (0, Some((9, 1))));
+    assert!(account.reader_teller().adopts(), "what is in memory was counted in the other one");
+}
+
+#[test]
+fn memory_of_another_version_or_without_sense_is_refused() {
+    let (_, memory) = Memory::new(3, 0).unwrap();
+    let damaged = |at: usize, value: u64| {
+        let words = crate::sys::words::Words::of_sparse_memory(memory.as_fd(), 16).unwrap();
+        // Relaxed: nobody else has it.
+        let before = words.all()[at].swap(value, Relaxed);
+        let is_refused = Memory::of_predecessor(&memory).is_none();
+        words.all()[at].store(before, Relaxed);
+        is_refused
+    };
+    for (at, value) in [(0, 1), (1, 2), (2, 0), (2, 1), (2, 66), (2, 65), (2, u64::MAX)] {
+        assert!(damaged(at, value), "word {at} is {value}");
+    }
+    assert!(!damaged(3, 9));
+    let empty = tempfile::tempfile().unwrap().into();
+    assert!(Memory::of_predecessor(&empty).is_none());
+}
+
+#[test]
+fn identities_are_kept_whole() {
+    let (account, memory) = account();
+    let identity = Identity {
+        pid: 1,
+        uid: 2,
+        gid: 3,
+        claimed_pid: 4,
+        session: 5 << 70,
+        transport: Transport::Syslog,
+        tag: vec![b't'; 64].into(),
+        comm: vec![b'c'; 32].into(),
+        unit: vec![b'u'; 255].into(),
+    };
+    let mut teller = account.teller(0);
+    teller.prepare(&account.producer(&identity), &events(1));
+    teller.published();
+    drop((teller, account));
+    assert_eq!(successor(&memory, false).rows()[0].identity, Some(identity));
+}
