@@ -4,6 +4,7 @@
 //! order and taken apart in order, answers, notes to systemd, the report. What can fail: starting, with one sentence.
 //! Once it serves, nothing here ends the daemon but a wish to.
 
+mod account;
 mod args;
 mod cores;
 mod daemon;

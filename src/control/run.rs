@@ -13,6 +13,7 @@ use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use super::account;
 use super::daemon::{Daemon, Ended, Live, Parts};
 use super::log::Log;
 use super::reload::Change;
@@ -117,7 +118,7 @@ impl Shared {
     }
 
     fn look(&self) {
-        let totals = self.live.figures.counters.totals();
+        let totals = self.live.figures.counters.account.totals();
         let storage = self.live.figures.storage_state();
         let status = format!(
             "{} events received, {} persisted, {} lost; {} payload; storage {}",
@@ -170,7 +171,7 @@ impl Shared {
     }
 
     fn progress(&self) -> (u64, u64) {
-        let totals = self.live.figures.counters.totals();
+        let totals = self.live.figures.counters.account.totals();
         (totals.received_events, totals.persisted_events + totals.lost_total())
     }
 }
@@ -187,6 +188,7 @@ fn answer(shared: Arc<Shared>, command: Command) -> Answer {
             Command::Ping => Ok(ping(&shared)),
             Command::Config => Ok(json!({"toml": keys::render(&shared.config())})),
             Command::Stats => serde_json::to_value(shared.live.figures.take()).map_err(|error| error.to_string()),
+            Command::Account => Ok(account::to_json(&shared.live.figures.counters.account.statement())),
             Command::Rotate => ask_reader(&shared, drain::Command::Rotate).await,
             Command::Sync => ask_reader(&shared, drain::Command::Sync).await,
             Command::Reload => reload(shared).await,

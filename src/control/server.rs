@@ -43,6 +43,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 pub enum Command {
     /// All counters.
     Stats,
+    /// What became of each producer's events.
+    Account,
     /// Seal the active segment and begin the next.
     Rotate,
     /// Answer when all that was accepted before is durable.

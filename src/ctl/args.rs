@@ -76,6 +76,14 @@ pub enum Command {
         after_help = "Example:\n  dbufctl verify && echo all is well\n\nExit code 3 if anything is damaged, torn or missing, or if the files tell of lost events."
     )]
     Verify(VerifyArgs),
+    /// Prove what became of every event: for each producer, sent = stored + lost + in memory
+    #[command(
+        after_help = "Examples:\n  dbufctl account\n  dbufctl account --json | jq '.producers[] | select(.lost_total > 0)'\n\n\
+                      Every event in the files is counted, and held against what the daemon has counted when the events \
+                      came in and when they were written. Without a daemon the files speak alone.\n\n\
+                      Exit code 3 if events were lost, if anything is damaged or missing, or if it does not add up."
+    )]
+    Account(ObjectArgs),
     /// Send one event, or one for each line of standard input
     #[command(after_help = "Examples:\n  dbufctl send -t backup -p notice 'done after 3 h'\n  \
                       journalctl -o cat -n 1000 | dbufctl send -t old --sync")]
@@ -272,6 +280,14 @@ pub enum Format {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct JsonArgs {
     /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `account`
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ObjectArgs {
+    /// Print one JSON object
     #[arg(long)]
     pub json: bool,
 }

@@ -51,7 +51,7 @@ impl Findings {
         }
     }
 
-    fn sentence(&self) -> Option<String> {
+    pub(crate) fn sentence(&self) -> Option<String> {
         let mut parts = Vec::new();
         if self.damaged_places > 0 {
             parts.push(format!(

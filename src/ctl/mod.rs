@@ -6,6 +6,7 @@
 //! [`args`] is the one table of commands; [`completions`] and [`pages`] print it for shells and for man. Those that read ([`cat`], [`segments`], [`verify`]) work on the files alone;
 //! the others ask the daemon over its control socket ([`daemon`]).
 
+mod account;
 pub mod args;
 mod bench;
 mod cat;
@@ -48,6 +49,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Tail(args) => cat::run(&args.into(), &context),
         Command::Segments(args) => segments::run(args, &context),
         Command::Verify(args) => verify::run(&args, &context),
+        Command::Account(args) => account::run(args, &context),
         Command::Stats(args) => stats::run(args, &context),
         Command::Send(args) => send::run(&args, &context),
         Command::Bench(args) => bench::run(&args, &context, directory.as_deref()),
@@ -70,7 +72,9 @@ impl Command {
             Self::Config(args) if args.defaults => Needs::Nothing,
             Self::Completions(_) | Self::Man(_) => Needs::Nothing,
             Self::Bench(args) if args.via == bench::Via::Buffer => Needs::Nothing,
-            Self::Cat(_) | Self::Bench(_) | Self::Tail(_) | Self::Segments(_) | Self::Verify(_) => Needs::Segments,
+            Self::Cat(_) | Self::Bench(_) | Self::Tail(_) | Self::Segments(_) | Self::Verify(_) | Self::Account(_) => {
+                Needs::Segments
+            }
             Self::Send(_)
             | Self::Stats(_)
             | Self::Rotate

@@ -79,6 +79,6 @@ fn table(rows: &[(String, Described)], zone: &TimeZone) -> String {
 }
 
 /// Any 64 bits of nanoseconds are in the calendar: they end in 2554.
-fn timestamp(ns: u64) -> Timestamp {
+pub(super) fn timestamp(ns: u64) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(ns)).unwrap_or_default()
 }

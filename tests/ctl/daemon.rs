@@ -1,23 +1,6 @@
 //! dbufctl beside something that answers, or does not, on the control socket.
 
 use super::fixture::*;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixListener;
-use std::path::Path;
-
-/// Answers one question after the other with `answer`, until the test ends.
-fn serve(runtime: &Path, answer: impl Fn(&str) -> String + Send + 'static) {
-    let listener = UnixListener::bind(runtime.join("control.sock")).unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut line = String::new();
-            BufReader::new(&stream).read_line(&mut line).unwrap();
-            let request: serde_json::Value = serde_json::from_str(&line).unwrap();
-            stream.write_all(format!("{}\n", answer(request["command"].as_str().unwrap())).as_bytes()).unwrap();
-        }
-    });
-}
 
 #[test]
 fn without_a_daemon_commands_that_need_one_end_with_exit_code_4() {

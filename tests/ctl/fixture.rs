@@ -1,5 +1,7 @@
 //! Segments made from events, and dbufctl run over them.
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -143,6 +145,11 @@ impl Fixture {
         self
     }
 
+    /// The stream of the segments, as the daemon writes it.
+    pub(crate) fn stream(&mut self) -> String {
+        format!("{:032x}", self.store().stream_id())
+    }
+
     fn store(&mut self) -> &mut Store {
         self.store.as_mut().unwrap()
     }
@@ -208,4 +215,18 @@ impl Ran {
         assert!(self.err.starts_with("dbufctl: ") && self.err.lines().count() == 1, "{:?}", self.err);
         self.err
     }
+}
+
+/// Answers one question after the other with `answer`, until the test ends.
+pub(crate) fn serve(runtime: &Path, answer: impl Fn(&str) -> String + Send + 'static) {
+    let listener = UnixListener::bind(runtime.join("control.sock")).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut line = String::new();
+            BufReader::new(&stream).read_line(&mut line).unwrap();
+            let request: serde_json::Value = serde_json::from_str(&line).unwrap();
+            stream.write_all(format!("{}\n", answer(request["command"].as_str().unwrap())).as_bytes()).unwrap();
+        }
+    });
 }

@@ -1,5 +1,6 @@
 //! `dbufctl` as people use it: the program itself, over segments that the store has written.
 
+mod account;
 mod cat;
 mod completions;
 mod daemon;

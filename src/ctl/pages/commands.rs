@@ -13,7 +13,7 @@ use crate::config::paths::{SYSTEM_RUNTIME_DIR, SYSTEM_SEGMENTS_DIR};
 use crate::ctl::args::Cli;
 
 /// The commands that read segments.
-const READS_SEGMENTS: [&str; 4] = ["cat", "tail", "segments", "verify"];
+const READS_SEGMENTS: [&str; 5] = ["cat", "tail", "segments", "verify", "account"];
 
 /// dbufctl(1).
 pub(super) fn dbufctl() -> Page {
@@ -21,7 +21,7 @@ pub(super) fn dbufctl() -> Page {
     let mut page = Page::new("dbufctl", 1, &about(&table));
     head(&mut page, &table);
     page.paragraph(
-        "The commands `cat`, `tail`, `segments` and `verify` work on the files alone: they need no daemon, and no \
+        "The commands `cat`, `tail`, `segments`, `verify` and `account` work on the files alone: they need no daemon, and no \
          privileges beyond read access to the files. Most others ask dbufd(8) over its control socket, or send to it.",
     );
     for note in notes(&table) {

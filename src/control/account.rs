@@ -1,0 +1,40 @@
+//! The account, as dbufctl asks for it, to hold it against the files.
+//!
+//! Enters: a statement of the running threads. Leaves: JSON. Control thread. Nothing can fail.
+//!
+//! A producer is named by the content of its source record, in hexadecimal: so it is told from any other exactly as in the
+//! files, whatever bytes its tag has.
+
+use serde_json::{Value, json};
+
+use crate::pipeline::account::{Row, Statement};
+use crate::pipeline::record::Cause;
+
+/// `{"since_ns", "first_sequence", "next_sequence", "stream", "withdrawn", "producers": [{"source", "sent", "stored",
+/// "lost": {CAUSE: n}}]}`; the source of all that are not told apart is null.
+pub(super) fn to_json(statement: &Statement) -> Value {
+    let (since_ns, first_sequence) = statement.since.unwrap_or((0, statement.next_sequence));
+    json!({
+        "since_ns": since_ns,
+        "first_sequence": first_sequence,
+        "next_sequence": statement.next_sequence,
+        "stream": format!("{:032x}", statement.stream_id),
+        "withdrawn": statement.withdrawn,
+        "producers": statement.rows.iter().map(row).collect::<Value>(),
+    })
+}
+
+fn row(row: &Row) -> Value {
+    let lost: serde_json::Map<String, Value> =
+        Cause::ALL.iter().zip(row.lost).map(|(cause, events)| (cause.name().to_owned(), events.into())).collect();
+    json!({
+        "source": row.identity.as_ref().map(|identity| hexadecimal(&identity.to_record())),
+        "sent": row.sent,
+        "stored": row.stored,
+        "lost": lost,
+    })
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
