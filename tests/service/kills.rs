@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use dbuf_client::wire::Level;
 use dbuf_client::{Client, ClientOptions};
+use serde_json::Value;
 
 use crate::load::Load;
 use crate::machine::Machine;
@@ -88,7 +89,15 @@ fn kill_9_at_random_moments_loses_no_frame_and_no_line_and_stores_none_twice() {
     let sent: Vec<u64> = clients.into_iter().map(|client| client.join().expect("a client ends")).collect();
     let lines = lines.stop();
     let missing: usize = lines.missing(&machine).iter().map(Vec::len).sum();
-    check_framed(&machine.settled_texts(), &sent);
+    let texts = machine.settled_texts();
+    check_framed(&texts, &sent);
+    // The account was kept through all lives: it says of each client what that says of itself.
+    let account = machine.account_of(&texts);
+    for (session, sent) in (1_u128..).zip(&sent) {
+        let is_its = |row: &&Value| row["session"] == format!("{session:032x}");
+        let rows = account["producers"].as_array().into_iter().flatten().filter(is_its);
+        assert_eq!(rows.map(|row| row["stored"].as_u64().unwrap_or(0)).sum::<u64>(), *sent, "{account}");
+    }
     println!(
         "{kills} kills: {} frames, {} lines, {missing} lines lost",
         sent.iter().sum::<u64>(),

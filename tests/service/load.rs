@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::machine::Machine;
 use crate::support::wait_for;
 
@@ -146,6 +148,16 @@ fn line(index: usize, number: u64) -> String {
 }
 
 impl Machine {
+    /// The account, which adds up, covers these events and no others since the first start, and knows of no loss.
+    pub(crate) fn account_of(&self, texts: &[String]) -> Value {
+        let account: Value = serde_json::from_str(&self.run(&["dbufctl", "account", "--json"])).expect("JSON");
+        assert!(account["ok"] == true && account["daemon"] == true, "{account}");
+        let figures = ["sent", "stored", "in_files"].map(|name| account[name].as_u64());
+        assert_eq!(figures, [Some(texts.len() as u64); 3], "{account}");
+        assert_eq!((account["lost_total"].as_u64(), account["in_memory"].as_u64()), (Some(0), Some(0)), "{account}");
+        account
+    }
+
     /// The text of each event, when the senders' connections have been read to their end and all is durable.
     pub(crate) fn settled_texts(&self) -> Vec<String> {
         wait_for("the end of each connection", || {

@@ -4,6 +4,7 @@
 //! `systemd/` where a package would, and goes by what systemd, the journal and dbufctl say. Where that cannot work, one
 //! line says why and the tests are skipped.
 
+mod account;
 mod activation;
 mod configuration;
 mod identity;

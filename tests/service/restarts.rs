@@ -89,4 +89,5 @@ fn kill_9_under_load_breaks_no_connection_and_loses_nothing() {
     assert_eq!(missing_datagrams(&machine, datagrams), Vec::<u64>::new(), "of {datagrams}");
     assert_eq!(machine.property("NRestarts"), TIMES.to_string());
     machine.run(&["dbufctl", "verify"]);
+    machine.account_of(&machine.settled_texts());
 }
