@@ -123,9 +123,10 @@ impl Machine {
     /// Paths with dbufd in their names, below all that a package could write to.
     fn traces(&self) -> Vec<String> {
         let script = "find /etc /usr /lib /run /var /opt -name '*dbufd*' -o -name '*dbufctl*' -o -name 'dbuf-*'";
-        // Caches of man-db and lists of apt are theirs, and so is what systemd writes of units that there were.
-        let foreign =
-            |path: &&str| ["/var/cache/", "/run/dbufd-box", "/run/log/"].iter().any(|at| path.starts_with(at));
+        // Caches of man-db and lists of apt are theirs, and so is what systemd writes of units that there were. Who works
+        // with dbufd on this machine has things of its name in /var/tmp.
+        let foreign = ["/var/cache/", "/run/dbufd-box", "/run/log/", "/var/tmp/"];
+        let foreign = |path: &&str| foreign.iter().any(|at| path.starts_with(at));
         self.shell(script).lines().filter(|path| !foreign(path)).map(str::to_owned).collect()
     }
 }
