@@ -3,12 +3,11 @@
 //! Enters: a length, and a memfd. Leaves: an address. Any thread; what is done with the bytes is the caller's business.
 //! What can fail: there is no memory, or the memfd could lose bytes under its mapping.
 //!
-//! Memory in huge units saves a fifth of the time that it takes to lay an event down and to write it out, where it is
-//! more than the processor's table of addresses covers in small ones. Anonymous memory gets them for the asking as most
-//! systems are set up (`transparent_hugepage/enabled` is `madvise` or `always`); that of a memfd does not
-//! (`shmem_enabled` is `never`), and is put together on demand, which no setting stands against: MADV_COLLAPSE, from
-//! Linux 6.1 on. It takes no more memory, for all of it is touched anyway. (Rejected: MFD_HUGETLB, which takes pages that
-//! an administrator has to set aside.)
+//! Large memory is in huge units where they can be had: the halves are more than a processor's table of addresses covers
+//! in small ones, and to lay events down, to walk over them and to write them out took a sixth longer. Anonymous memory
+//! gets them for the asking, as most systems are set up; that of a memfd does not (`shmem_enabled` is `never`), unless it
+//! is put together on demand: MADV_COLLAPSE, from Linux 6.1 on, at an address that fits. It takes no more memory, for all
+//! of it is touched anyway. (Rejected: MFD_HUGETLB, which takes pages that an administrator has to set aside.)
 
 use std::io;
 use std::os::fd::BorrowedFd;
