@@ -103,7 +103,7 @@ impl Daemon {
         let plan = cores::plan(config, &cores::allowed());
         warn_of(&plan);
         let writers = plan.writers.len();
-        let Passed { sockets, left, halves, sessions, desks, .. } = passed;
+        let Passed { sockets, mut left, halves, sessions, desks, .. } = passed;
         let in_store = store.as_ref().map(|(store, _)| store);
         let halves = halves::take_over(in_store, halves, &buffer_options(config, writers))?;
         // Before the reader runs: what was published can be told only as long as the buffer is as it was left.
@@ -112,6 +112,7 @@ impl Daemon {
         let was_published = |spot| predecessor.as_ref().is_some_and(|(buffer, _)| buffer.was_published(spot));
         let desks = Desks::take_over(writers, in_store.map(|store| &**store), desks, &was_published)
             .context("there is no memory for what the writers read")?;
+        left.on_desks = desks.iter().flat_map(Desks::places).collect();
         let counters = Arc::new(Counters::new(writers));
         let progress = Arc::new(Progress::new(writers).context("cannot make the writers' bells")?);
         let (drain, recovery) = Drain::start(drain::Options {
