@@ -279,6 +279,15 @@ impl Connection {
         }
     }
 
+    /// The end that this process makes of it. Half a frame of a session was not accepted, and its client, who sees the end,
+    /// sends it again: it is not lost.
+    pub(super) fn cut_off(&mut self, intake: &mut Intake) -> Result<Fate, Closed> {
+        if matches!(&self.protocol, Protocol::Frames(session) if session.session() != 0) {
+            self.carry.clear();
+        }
+        self.end(intake)
+    }
+
     /// Does `work` and keeps the account of carried memory.
     fn counted<T>(
         &mut self,
