@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 
 use serde_json::Value;
 
-use crate::payload;
+use crate::payload::{self, SHORT};
 use crate::senders::Sent;
 
 /// Of each thing that is wrong, so many are named.
@@ -18,6 +18,8 @@ pub(crate) struct Figures {
     pub(crate) refused: u64,
     pub(crate) stored: u64,
     pub(crate) missing: u64,
+    /// Of connections that are gone as a whole.
+    pub(crate) unaccepted: u64,
     pub(crate) twice: u64,
     pub(crate) late: u64,
     pub(crate) bytes: u64,
@@ -29,6 +31,9 @@ pub(crate) struct Found {
     pub(crate) kinds: BTreeMap<String, Figures>,
     /// Events that nobody has sent like this.
     pub(crate) bent: u64,
+    /// Short connections of which nothing is there. A daemon that dies after it has accepted one, and before it has read
+    /// from it, takes it along; that is known, and happens once for a death and writer at most.
+    pub(crate) unaccepted: u64,
     /// Lost events by cause and transport.
     pub(crate) lost: BTreeMap<(String, String), u64>,
     pub(crate) wrong: Vec<String>,
@@ -63,7 +68,10 @@ impl Found {
         }
         for (name, expected) in expected {
             let missing: Vec<u64> = expected.missing.into_iter().chain(expected.next..expected.end).collect();
-            if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
+            if payload::kind(name) == SHORT && missing.len() as u64 == expected.end {
+                self.kind(name).unaccepted += expected.end;
+                self.unaccepted += 1;
+            } else if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
                 self.kind(name).missing += missing.len() as u64;
                 self.wrong.push(format!("{name}: {} missing, from {first} to {last}", missing.len()));
             }

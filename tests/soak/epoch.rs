@@ -13,11 +13,15 @@ use crate::disturb::{Disturber, used_bytes};
 use crate::loads::Loads;
 use crate::machine::Machine;
 use crate::senders::Sent;
-use crate::support::{PATIENCE, wait_for};
+use crate::support::wait_for;
 use crate::table;
 
 /// The longest epoch of a long run.
 const EPOCH: Duration = Duration::from_secs(90);
+/// Longer than it takes until all that was sent is in the files; what is not there then is missing.
+const SETTLED: Duration = Duration::from_secs(20);
+/// Each of so many writers may have a connection in its hands that was accepted and is not kept yet.
+const WRITERS_MAX: u64 = 4;
 /// An epoch ends when so much of the disk is in use.
 const USED_BYTES_MAX: u64 = 500 << 20;
 /// What a process of the daemon may have in memory at any time, with the largest halves that the settings have.
@@ -47,6 +51,8 @@ pub(crate) struct Soak<'m> {
     kinds: BTreeMap<String, Figures>,
     lost: BTreeMap<String, u64>,
     bent: u64,
+    /// Short connections that a kill met between their acceptance and their first read.
+    unaccepted: u64,
     pub(crate) wrong: Vec<String>,
 }
 
@@ -64,6 +70,7 @@ impl<'m> Soak<'m> {
             kinds: BTreeMap::new(),
             lost: BTreeMap::new(),
             bent: 0,
+            unaccepted: 0,
             wrong: Vec::new(),
         };
         this.delete_by_hand();
@@ -73,16 +80,26 @@ impl<'m> Soak<'m> {
     /// One epoch. What is wrong is kept for the end: the next one begins afresh.
     pub(crate) fn epoch(&mut self, length: Length) {
         let begun = Instant::now();
+        let kills = self.disturber.counts.kills;
         self.disturber.begin_epoch();
         let loads = self.loads.take().expect("the producers rest between epochs");
         let running = loads.start(self.machine, self.epochs);
         self.disturb(length, begun);
         let (loads, sent, mut wrong) = running.stop();
         self.loads = Some(loads);
-        wrong.extend(self.settle(&sent));
+        let kills = self.disturber.counts.kills - kills;
+        let absent = self.settle(&sent);
         let sent_for = begun.elapsed();
         let mut found = self.read(&sent);
         wrong.append(&mut found.wrong);
+        let known: u64 = found.kinds.values().map(|kind| kind.missing + kind.unaccepted).sum();
+        if absent != known.cast_signed() {
+            wrong.push(format!("{known} events are missing, and by the sequences {absent}"));
+        }
+        if found.unaccepted > kills * WRITERS_MAX {
+            wrong.push(format!("{} connections are gone after {kills} kills", found.unaccepted));
+        }
+        self.unaccepted += found.unaccepted;
         wrong.extend(self.quiet());
         wrong.extend(account_is_right(self.machine, &sent));
         self.add(&found);
@@ -96,10 +113,12 @@ impl<'m> Soak<'m> {
         );
         if !wrong.is_empty() {
             let what_happened = self.disturber.log.join("; ");
-            self.wrong.push(format!("epoch {}: {}\n  {what_happened}", self.epochs, wrong.join("\n  ")));
+            let wrong = format!("epoch {}: {}\n  {what_happened}", self.epochs, wrong.join("\n  "));
+            println!("{wrong}");
+            self.wrong.push(wrong);
         }
         self.last_sequence = self.machine.last_sequence();
-        if self.epochs % 2 == 0 {
+        if self.epochs.is_multiple_of(2) {
             self.delete_by_retention()
         } else {
             self.delete_by_hand()
@@ -125,16 +144,17 @@ impl<'m> Soak<'m> {
 
     /// Waits until all that was sent is durable. What a producer has sent may be the kernel's for a while yet, and a sync
     /// covers only what was accepted; but sequences are dense, so the last one tells.
-    fn settle(&self, sent: &[Sent]) -> Option<String> {
+    /// Gives how many events are not there.
+    fn settle(&self, sent: &[Sent]) -> i64 {
         let due = self.last_sequence + Found::due(sent);
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + SETTLED;
         let mut last = 0;
         while last < due && Instant::now() < until {
             last = self.machine.last_sequence();
             thread::sleep(Duration::from_millis(20));
         }
         self.machine.ctl_ok(&["sync"]);
-        (last != due).then(|| format!("the last sequence is {last}, and should be {due}"))
+        due.cast_signed() - last.cast_signed()
     }
 
     fn read(&self, sent: &[Sent]) -> Found {
@@ -153,7 +173,8 @@ impl<'m> Soak<'m> {
         let verified = self.machine.ctl(&["verify"]);
         let said = String::from_utf8_lossy(&verified.stdout);
         if !matches!(verified.status.code(), Some(0 | 3)) || !said.contains("all well") {
-            found.wrong.push(format!("verify: {}", said.lines().last().unwrap_or_default()));
+            let what = said.lines().filter(|line| !line.contains(": ok, "));
+            found.wrong.push(format!("verify: {}", what.collect::<Vec<_>>().join("; ")));
         }
         found
     }
@@ -221,6 +242,6 @@ impl<'m> Soak<'m> {
     }
 
     pub(crate) fn table(&self, lasted: Duration) -> String {
-        table::table(lasted, self.epochs, &self.disturber.counts, &self.kinds, &self.lost, self.bent)
+        table::table(lasted, self.epochs, &self.disturber.counts, &self.kinds, &self.lost, (self.bent, self.unaccepted))
     }
 }

@@ -17,8 +17,8 @@ use crate::support::PATIENCE;
 /// Frames that a client sends before it looks what the daemon says.
 const BURST: u64 = 200;
 /// What a client sends in an epoch as fast as it can. The disk is finite, so it goes on slowly then.
-const FULL_SPEED_BYTES: u64 = 96 << 20;
-const SLOW: Duration = Duration::from_millis(50);
+const FULL_SPEED_BYTES: u64 = 48 << 20;
+const SLOW: Duration = Duration::from_millis(100);
 /// Spares the machine while the daemon is away, or still reads the connection before this one.
 const RETRY: Duration = Duration::from_millis(5);
 

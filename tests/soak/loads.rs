@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::frames::{Framed, RefusedFrames};
 use crate::machine::Machine;
-use crate::payload::PIECES;
+use crate::payload::{PIECES, SHORT};
 use crate::senders::{Datagrams, Envelope, Lines, Sender, Sent, Short};
 
 /// Between two steps of a producer at a steady rate.
@@ -42,7 +42,7 @@ impl Loads {
             }
         };
         let short = |index: usize| -> Box<dyn Sender> {
-            Box::new(Short::new(format!("short{index}"), socket.clone(), index as u64))
+            Box::new(Short::new(format!("{SHORT}{index}"), socket.clone(), index as u64))
         };
         let datagrams = |name: &str, envelope| -> Box<dyn Sender> {
             Box::new(Datagrams::new(name.to_owned(), machine.datagrams(), envelope))

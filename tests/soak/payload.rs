@@ -10,6 +10,8 @@ pub(crate) const MAX_EVENT: usize = 16 << 10;
 const LINE_BYTES_MAX: usize = 4 * MAX_EVENT;
 /// Of the lines of a producer of this kind, one in [`LONG_ONE_IN`] is longer than [`MAX_EVENT`].
 pub(crate) const PIECES: &str = "pieces";
+/// Short connections are producers of this kind.
+pub(crate) const SHORT: &str = "short";
 const LONG_ONE_IN: u64 = 16;
 const SIZE_MIN: f64 = 10.0;
 const SIZE_MAX: f64 = 10_000.0;

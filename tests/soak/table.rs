@@ -13,6 +13,7 @@ impl Figures {
         self.refused += other.refused;
         self.stored += other.stored;
         self.missing += other.missing;
+        self.unaccepted += other.unaccepted;
         self.twice += other.twice;
         self.late += other.late;
         self.bytes += other.bytes;
@@ -25,7 +26,7 @@ pub(crate) fn table(
     counts: &Counts,
     kinds: &BTreeMap<String, Figures>,
     lost: &BTreeMap<String, u64>,
-    bent: u64,
+    (bent, unaccepted): (u64, u64),
 ) -> String {
     let mut text = format!(
         "{:.1} minutes, {epochs} epochs: {} kills, {} restarts, {} reloads, {} wrong ones, {} rotations, {} syncs, \
@@ -48,7 +49,7 @@ pub(crate) fn table(
         "", "sent", "stored", "refused", "missing", "twice", "late", "MB stored"
     );
     for (kind, figures) in kinds.iter().map(|(kind, figures)| (kind.as_str(), figures)).chain([("all", &all)]) {
-        let Figures { sent, refused, stored, missing, twice, late, bytes } = figures;
+        let Figures { sent, refused, stored, missing, twice, late, bytes, .. } = figures;
         let megabytes = bytes / 1_000_000;
         let _ = writeln!(
             text,
@@ -58,6 +59,11 @@ pub(crate) fn table(
     let causes: Vec<String> = lost.iter().map(|(cause, events)| format!("{events} {cause}")).collect();
     let causes = if causes.is_empty() { "none".to_owned() } else { causes.join(", ") };
     let _ = writeln!(text, "bent: {bent}; lost, by the records in the data: {causes}");
+    let events = all.unaccepted;
+    let _ = writeln!(
+        text,
+        "gone between acceptance and first read, at a kill: {unaccepted} short connections, {events} events"
+    );
     let _ = writeln!(
         text,
         "slowest recovery to READY: {} ms; peak resident memory: {:.1} MB",
