@@ -103,7 +103,7 @@ impl Daemon {
         let plan = cores::plan(config, &cores::allowed());
         warn_of(&plan);
         let writers = plan.writers.len();
-        let Passed { sockets, mut left, halves, sessions, desks, .. } = passed;
+        let Passed { sockets, left, halves, sessions, desks, .. } = passed;
         let in_store = store.as_ref().map(|(store, _)| store);
         let halves = halves::take_over(in_store, halves, &buffer_options(config, writers))?;
         // Before the reader runs: what was published can be told only as long as the buffer is as it was left.
@@ -112,7 +112,6 @@ impl Daemon {
         let was_published = |spot| predecessor.as_ref().is_some_and(|(buffer, _)| buffer.was_published(spot));
         let desks = Desks::take_over(writers, in_store.map(|store| &**store), desks, &was_published)
             .context("there is no memory for what the writers read")?;
-        left.on_desks = desks.iter().flat_map(Desks::places).collect();
         let counters = Arc::new(Counters::new(writers));
         let progress = Arc::new(Progress::new(writers).context("cannot make the writers' bells")?);
         let (drain, recovery) = Drain::start(drain::Options {
@@ -129,7 +128,7 @@ impl Daemon {
         // What fails from here on must not leave the reader and its lock on the directory behind.
         let rest = runtime.open(&config.ingest, group, sockets).and_then(|sockets| {
             let desks_store = store.as_ref().map(|(store, _)| Arc::clone(store));
-            let (kept, inherited) = keep_connections(store, left, writers)?;
+            let (kept, inherited) = keep_connections(store, left, &desks)?;
             let accept = Accept::start(AcceptOptions {
                 sockets: accept::Sockets {
                     stream: sockets.stream,
@@ -199,11 +198,12 @@ fn take_over_sessions(
 /// Keeps connections for a successor, where there is a store; and those of a predecessor.
 fn keep_connections(
     store: Option<(Arc<FdStore>, usize)>,
-    left: Left,
-    writers: usize,
+    mut left: Left,
+    desks: &[Desks],
 ) -> Result<(Option<Arc<KeptConnections>>, Vec<Inherited>)> {
+    left.on_desks = desks.iter().flat_map(Desks::places).collect();
     // A desk for each writer, the sessions, and the buffer, of which there may be two for a moment.
-    let room_for = |room: usize| room.saturating_sub(writers + 1 + halves::NAMES.len());
+    let room_for = |room: usize| room.saturating_sub(desks.len() + 1 + halves::NAMES.len());
     let kept = store.map(|(store, room)| KeptConnections::open(store, room_for(room), left));
     let (kept, inherited) = kept.transpose().context("cannot keep connections over a restart")?.unzip();
     let inherited: Vec<Inherited> = inherited.unwrap_or_default();

@@ -40,9 +40,8 @@ impl Worker {
         // The kernel still knows who connected; command and unit only as long as that process lives. Of a connection that
         // was only noted, it knows nothing any more.
         let mut identity = peer::of_stream(&kept.socket);
-        if kept.is_noted() {
-            identity = noted;
-        } else if identity.comm.is_empty() && (identity.pid, identity.uid) == (noted.pid, noted.uid) {
+        let is_silent = identity.comm.is_empty() && (identity.pid, identity.uid) == (noted.pid, noted.uid);
+        if kept.is_noted() || is_silent {
             identity = noted;
         }
         self.shared.count_connection(self.index);
