@@ -125,7 +125,7 @@ impl Daemon {
         // What fails from here on must not leave the reader and its lock on the directory behind.
         let rest = runtime.open(&config.ingest, group, sockets).and_then(|sockets| {
             let desks_store = store.as_ref().map(|(store, _)| Arc::clone(store));
-            let (kept, inherited) = keep_connections(store, left, writers)?;
+            let (kept, inherited) = keep_connections(store, left, &desks)?;
             let accept = Accept::start(AcceptOptions {
                 sockets: accept::Sockets {
                     stream: sockets.stream,
@@ -232,11 +232,12 @@ fn take_over_sessions(
 /// Keeps connections for a successor, where there is a store; and those of a predecessor.
 fn keep_connections(
     store: Option<(Arc<FdStore>, usize)>,
-    left: Left,
-    writers: usize,
+    mut left: Left,
+    desks: &[Desks],
 ) -> Result<(Option<Arc<KeptConnections>>, Vec<Inherited>)> {
+    left.on_desks = desks.iter().flat_map(Desks::places).collect();
     // A desk for each writer, the sessions; the buffer and the account, of which there may be two each for a moment.
-    let room_for = |room: usize| room.saturating_sub(writers + 1 + halves::NAMES.len() + account::NAMES.len());
+    let room_for = |room: usize| room.saturating_sub(desks.len() + 1 + halves::NAMES.len() + account::NAMES.len());
     let kept = store.map(|(store, room)| KeptConnections::open(store, room_for(room), left));
     let (kept, inherited) = kept.transpose().context("cannot keep connections over a restart")?.unzip();
     let inherited: Vec<Inherited> = inherited.unwrap_or_default();

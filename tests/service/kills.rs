@@ -3,6 +3,7 @@
 //! `DBUFD_KILLS` says how often; 4 without it, which takes some seconds.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,4 +105,38 @@ fn kill_9_at_random_moments_loses_no_frame_and_no_line_and_stores_none_twice() {
         lines.lines.iter().sum::<u64>()
     );
     assert_eq!(missing, 0, "lines are lost");
+}
+
+#[test]
+fn kill_9_while_writers_wait_for_the_disk_loses_no_connection_that_has_said_all() {
+    const DISK: &str = "/var/log/dbufd";
+    let Some(machine) = Machine::boot_with_disk(DISK) else { return };
+    machine.write("/etc/dbufd/dbufd.toml", "[buffer]\ncapacity = \"256KiB\"\n");
+    machine.run(&["systemctl", "start", "dbufd"]);
+    machine.run(&["fsfreeze", "--freeze", DISK]);
+    // More than both halves hold, by connections that have each said all by the time they are accepted. When there is no
+    // more room, each writer has in its hands what one of them has said.
+    let lines = |client: u32| (0..10).map(move |line| format!("short {client} {line} {}", "x".repeat(2000)));
+    let sent: Vec<Vec<String>> = (0..60).map(|client| lines(client).collect()).collect();
+    for lines in &sent {
+        machine.stream().write_all(lines.join("\n").as_bytes()).expect("it fits the kernel's queue");
+    }
+    let mut received = Value::Null;
+    machine.wait_for_stats("both writers to wait for room", |stats| {
+        let now = stats["events"]["received"].clone();
+        let writers = stats["writers"].as_array().expect("an array");
+        let goes_on = std::mem::replace(&mut received, now.clone()) != now;
+        !goes_on && writers.iter().all(|writer| writer["connections"] != 0)
+    });
+    let before = machine.property("NRestarts");
+    machine.run(&["systemctl", "kill", "--signal=KILL", "--kill-whom=main", "dbufd"]);
+    machine.run(&["fsfreeze", "--unfreeze", DISK]);
+    wait_for("the next life", || (machine.property("NRestarts") != before).then_some(()));
+    machine.wait_for_property("ActiveState", "active");
+    let mut texts = machine.settled_texts();
+    let mut sent = sent.concat();
+    texts.sort();
+    sent.sort();
+    let missing = sent.iter().filter(|line| texts.binary_search(line).is_err()).count();
+    assert!(texts == sent, "of {} lines, {missing} are missing; there are {}", sent.len(), texts.len());
 }

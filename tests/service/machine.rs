@@ -141,8 +141,8 @@ impl Machine {
     }
 
     /// Waits until `stats` satisfies the condition, asking again and again.
-    pub(crate) fn wait_for_stats(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
-        wait_for(what, || self.try_stats().filter(&condition))
+    pub(crate) fn wait_for_stats(&self, what: &str, mut condition: impl FnMut(&Value) -> bool) -> Value {
+        wait_for(what, || self.try_stats().filter(&mut condition))
     }
 
     /// Every event in the segments, as `dbufctl cat -o json` shows it.

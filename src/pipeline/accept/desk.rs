@@ -81,7 +81,7 @@ const OF_DATAGRAMS: u64 = 2 << 32;
 /// Whose bytes lie on the desk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Subject {
-    /// Those of the connection that is kept at this place.
+    /// Those of the connection that has this place.
     Stream(u32),
     /// Those of the datagram socket.
     Datagrams,
@@ -172,6 +172,15 @@ impl Desks {
             all[turn % writers].others.push(desk);
         }
         Ok(all)
+    }
+
+    /// The places of the connections whose bytes lie on them.
+    pub fn places(&self) -> impl Iterator<Item = u32> + '_ {
+        let subjects = std::iter::once(&self.own).chain(&self.others).filter_map(|desk| Some(desk.unfinished?.subject));
+        subjects.filter_map(|subject| match subject {
+            Subject::Stream(place) => Some(place),
+            Subject::Datagrams => None,
+        })
     }
 
     /// Whether what lies on one of the desks came from the connection at this place.

@@ -332,6 +332,14 @@ impl Shared {
         }
     }
 
+    /// Notes whose a new connection is whose peer has said all, where that can be.
+    fn note(&self, socket: OwnedFd, identity: &Identity) -> Kept {
+        match &self.kept {
+            Some(kept) => kept.note(socket, identity),
+            None => Kept::not(socket),
+        }
+    }
+
     /// Gives a client to another writer; gives it back if that one stops.
     fn hand_over(&self, index: usize, newcomer: Newcomer) -> Option<Newcomer> {
         let mut inbox = self.inbox(index);

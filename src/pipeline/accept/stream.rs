@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 
 use dbuf_client::wire::{CONTROL_BYTES_MAX, HEAD_BYTES, MAGIC, is_framed};
 use nix::sys::epoll::EpollFlags;
+use rustix::io::ioctl_fionread;
 use rustix::net::{SendFlags, send};
 
 use super::desk::{Desk, Subject};
@@ -150,7 +151,7 @@ impl Connection {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Read::Nothing,
             // A reset means that the peer closed without reading our replies: an end like any other.
             Ok(0) | Err(_) => Read::End(self.counted(intake, Self::end)?),
-            Ok(bytes) => Read::Some(self.counted(intake, |this, intake| this.take(&desk.stream[..bytes], intake))?),
+            Ok(bytes) => self.take_read(&desk.stream[..bytes], intake)?,
         };
         let keeps = self.mark(number);
         // Before its place can become another's.
@@ -170,10 +171,13 @@ impl Connection {
             return Ok(Fate::Close);
         }
         intake.begin();
-        let fate = if bytes.is_empty() {
-            self.counted(intake, Self::end)?
-        } else {
-            self.counted(intake, |this, intake| this.take(bytes, intake))?
+        let read = match bytes {
+            [] => Read::End(self.counted(intake, Self::end)?),
+            bytes => self.take_read(bytes, intake)?,
+        };
+        let fate = match read {
+            Read::Some(fate) | Read::End(fate) => fate,
+            Read::Nothing => Fate::Open,
         };
         let keeps = self.mark(number);
         desk.notes.end();
@@ -181,6 +185,15 @@ impl Connection {
             self.kept.let_go();
         }
         Ok(fate)
+    }
+
+    /// Lays down what one read has brought. The end of text that is only noted belongs to the read that brought all of it:
+    /// a last line without its newline is then on the desk until it is published, like all others.
+    fn take_read(&mut self, bytes: &[u8], intake: &mut Intake) -> Result<Read, Closed> {
+        let fate = self.counted(intake, |this, intake| this.take(bytes, intake))?;
+        let is_text = !matches!(self.protocol, Protocol::Frames(_));
+        let is_all = is_text && self.kept.is_noted() && ioctl_fionread(&self.kept.socket) == Ok(0);
+        Ok(if is_all { Read::End(self.counted(intake, Self::end)?) } else { Read::Some(fate) })
     }
 
     /// Notes how far it has been read, the read of this number included, for a successor. False if a successor could not
@@ -194,7 +207,7 @@ impl Connection {
         }
     }
 
-    /// Its place, if it is kept.
+    /// Its place, if it has one.
     pub(super) fn place(&self) -> Option<u32> {
         self.kept.place()
     }
@@ -264,6 +277,15 @@ impl Connection {
                 Ok(self.answer(intake))
             }
         }
+    }
+
+    /// The end that this process makes of it. Half a frame of a session was not accepted, and its client, who sees the end,
+    /// sends it again: it is not lost.
+    pub(super) fn cut_off(&mut self, intake: &mut Intake) -> Result<Fate, Closed> {
+        if matches!(&self.protocol, Protocol::Frames(session) if session.session() != 0) {
+            self.carry.clear();
+        }
+        self.end(intake)
     }
 
     /// Does `work` and keeps the account of carried memory.

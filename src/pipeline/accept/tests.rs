@@ -392,6 +392,20 @@ fn a_client_that_dies_in_the_middle_of_a_frame_leaves_a_loss_and_nothing_else() 
 }
 
 #[test]
+fn half_a_frame_that_a_stop_cuts_off_is_lost_only_where_nobody_sends_it_again() {
+    for (session, losses) in [(7, 0), (0, 1)] {
+        let rig = rig();
+        let mut stream = rig.connect();
+        let cut = event(2, b"never whole");
+        let sent = [&hello(session, Level::None)[..], &event(1, b"one"), &cut[..cut.len() - 3]].concat();
+        stream.write_all(&sent).unwrap();
+        rig.wait_for_events(1);
+        let seen = rig.stop();
+        assert_eq!((seen.events.len(), seen.losses.len()), (1, losses), "session {session}");
+    }
+}
+
+#[test]
 fn a_length_of_two_gibibytes_ends_the_connection_from_the_head_alone() {
     let rig = rig();
     let mut stream = rig.connect();

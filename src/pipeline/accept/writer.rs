@@ -20,11 +20,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::ioctl_fionread;
 
 use super::datagram::Datagrams;
 use super::desk::{Desk, Subject};
 use super::intake::Intake;
-use super::kept::{Inherited, Kept};
+use super::kept::Inherited;
 use super::layer::Closed;
 use super::listener::{Accepted, Listener};
 use super::peer;
@@ -36,6 +37,7 @@ use crate::sync::atomic::Ordering::Relaxed;
 
 /// Bytes of one read: large enough to make system calls rare, small enough to stay in the core's own cache.
 pub(super) const READ_BYTES: usize = 256 << 10;
+const READ_BYTES_MAX: u64 = READ_BYTES as u64;
 /// Events of one round.
 const READY_MAX: usize = 256;
 /// Clients that are accepted in one round, so that a storm of them keeps no connection waiting.
@@ -237,17 +239,23 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes in a client that was accepted. One that has said all that it had to say is read on the spot, for systemd
-    /// need not hear of it; any other is kept for a successor before anything is read from it.
+    /// Takes in a client that was accepted. One that has said all that it had to say, no more than one read brings, is
+    /// read on the spot, for systemd need not hear of it; any other is kept for a successor before anything is read from
+    /// it.
     fn receive_client(&mut self, socket: OwnedFd) -> Result<(), Closed> {
         let identity = peer::of_stream(&socket);
-        if self.shared.kept.is_none() || !has_said_all(&socket) {
-            let kept = self.shared.keep(socket, &identity);
-            self.place(Newcomer { kept, identity });
-            return Ok(());
-        }
+        let kept = match ioctl_fionread(&socket) {
+            Ok(0..=READ_BYTES_MAX) if self.shared.kept.is_some() && has_said_all(&socket) => {
+                self.shared.note(socket, &identity)
+            }
+            _ => {
+                let kept = self.shared.keep(socket, &identity);
+                self.place(Newcomer { kept, identity });
+                return Ok(());
+            }
+        };
         self.shared.count_connection(self.index);
-        if let Some(index) = self.admit(Newcomer { kept: Kept::not(socket), identity }) {
+        if let Some(index) = self.admit(Newcomer { kept, identity }) {
             while self.drain_once(index)? {}
         }
         Ok(())

@@ -9,6 +9,7 @@
 //! | `.active` with a footer | renamed to a sealed one: only that was missing |
 //! | `.active` without a batch | the sequence in its name counts; removed, unless no other file says it |
 //! | `.active` with batches | a torn end is cut, a footer written, and it is sealed; damage in the middle stays |
+//! | the same, and there is no room for the footer | a torn end is cut; the next start tries again |
 //! | `.active` that needs a newer version | left alone; the next sequence is beyond what it can hold |
 //! | `.active` whose header cannot be read | named torn |
 //! | a sealed or torn one | left alone; the newest says where the sequence goes on |
@@ -20,6 +21,7 @@ use std::path::Path;
 
 use super::Recovery;
 use super::disk::{self, Disk, DiskFile, ReadAt, write_all};
+use super::footer::Footer;
 use super::format::{BatchHeader, Broken, SEGMENT_BYTES};
 use super::name::{Name, REPAIR, State};
 use super::scan::segment::{Batch, OpenError, Segment, Step};
@@ -133,8 +135,8 @@ impl Work<'_> {
     }
 
     fn seal(&mut self, name: Name, file: &dyn DiskFile, segment: &Segment) -> io::Result<()> {
-        let footer = match &segment.footer {
-            Ok(footer) => footer.clone(),
+        let (footer, is_written) = match &segment.footer {
+            Ok(footer) => (footer.clone(), true),
             Err(_) => self.rebuild(name, file, segment)?,
         };
         if footer.batches == 0 {
@@ -143,11 +145,12 @@ impl Work<'_> {
         }
         self.count_sequence(footer.next_sequence);
         self.recovery.events += footer.events;
-        self.rename(name, Name { state: State::Sealed, ..name })
+        // A sealed segment has its footer: without, nobody could tell it from one that something has cut off.
+        if is_written { self.rename(name, Name { state: State::Sealed, ..name }) } else { Ok(()) }
     }
 
-    /// Cuts a torn end and writes the footer.
-    fn rebuild(&mut self, name: Name, file: &dyn DiskFile, segment: &Segment) -> io::Result<super::footer::Footer> {
+    /// Cuts a torn end and writes the footer. Returns it, and whether it is in the file.
+    fn rebuild(&mut self, name: Name, file: &dyn DiskFile, segment: &Segment) -> io::Result<(Footer, bool)> {
         let mut damaged = Vec::new();
         let (footer, torn_bytes) = segment.rebuild(true, &mut |damage| damaged.push(damage))?;
         for damage in &damaged {
@@ -159,7 +162,7 @@ impl Work<'_> {
                 self.recovery.torn_bytes += torn_bytes;
                 self.note(name, format_args!("a torn batch of {torn_bytes} bytes, and no whole one: it is removed"));
             }
-            return Ok(footer);
+            return Ok((footer, false));
         }
         // An end that is a footer, cut off, has cost nothing.
         if torn_bytes > 0 && !segment.is_footer(footer.offset)? {
@@ -172,11 +175,13 @@ impl Work<'_> {
             .truncate(footer.offset)
             .and_then(|()| write_all(file, &mut [IoSlice::new(&bytes)], footer.offset))
             .and_then(|()| file.sync());
+        let is_written = sealed.is_ok();
         if let Err(e) = sealed {
-            // A footer is a cache, and readers find the torn end by themselves.
-            self.note(name, format_args!("its footer cannot be written: {e}"));
+            // Part of it may have found room. A footer is a cache, and readers do without.
+            let _ = file.truncate(footer.offset);
+            self.note(name, format_args!("its footer cannot be written: {e}; it is sealed at the next start"));
         }
-        Ok(footer)
+        Ok((footer, is_written))
     }
 
     /// Looks into the newest sealed segment, and into the newest file if that is another, for the next sequence.

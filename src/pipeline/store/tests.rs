@@ -475,6 +475,35 @@ fn a_torn_end_is_cut_at_the_last_whole_batch_wherever_it_is_torn() {
     }
 }
 
+#[test]
+fn a_segment_whose_footer_finds_no_room_at_a_start_is_sealed_at_the_next() {
+    let bench = Bench::new(SyncPolicy::Never);
+    let (mut store, _) = bench.open();
+    for generation in 1..=2 {
+        append(&mut store, &batch(generation)).unwrap();
+    }
+    drop(store);
+    {
+        // A part of the footer finds room, as the rest of the last block does on a real disk.
+        let mut faults = bench.disk.faults();
+        (faults.short_bytes, faults.fail_write) = (Some(64), Some((faults.writes + 2, Errno::ENOSPC)));
+    }
+    let (mut store, recovery) = bench.open();
+    bench.disk.faults().short_bytes = None;
+    assert_eq!((recovery.next_sequence, recovery.damaged_ranges), (7, 0));
+    assert!(recovery.notes.iter().any(|note| note.contains("footer cannot be written")), "{:?}", recovery.notes);
+    assert_eq!(read(bench.path()), expected(2));
+    append(&mut store, &batch(3)).unwrap();
+    store.close().unwrap();
+    let (mut store, recovery) = bench.open();
+    assert_eq!((recovery.next_sequence, recovery.torn_bytes), (10, 0));
+    append(&mut store, &batch(4)).unwrap();
+    store.close().unwrap();
+    assert_eq!(read(bench.path()), expected(4));
+    assert!(bench.names().iter().all(|name| name.state == State::Sealed), "{:?}", bench.names());
+    assert_whole(bench.path());
+}
+
 /// The directory holds one active segment with these bytes.
 fn reset(bench: &Bench, path: &Path, bytes: &[u8]) {
     for name in bench.names() {

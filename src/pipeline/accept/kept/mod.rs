@@ -8,6 +8,9 @@
 //! A connection that is kept is one of the kernel's objects with two holders. So closing it here does not end it: its
 //! peer sees the end when it is shut down, and systemd lets go of it when it is told to. A [`Place`] that is dropped
 //! without [`Kept::close`] stays in the store, which is what a crash and an orderly stop have in common.
+//!
+//! A connection whose peer has said all and left is only noted: it has a place, so that a successor can tell whose bytes
+//! lie on a desk, and systemd does not hear of it. What is left of it after a death is those bytes.
 
 mod bookmarks;
 
@@ -15,6 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::sys::socket::{Shutdown, shutdown};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 pub(super) use self::bookmarks::{Bookmark, Mark, Ongoing};
 use self::bookmarks::{Bookmarks, Found, PAGES_UNKNOWN, PLACES_MAX};
@@ -55,6 +59,8 @@ pub struct Left {
     pub connections: Vec<(u32, OwnedFd)>,
     /// What was kept as [`BOOKMARKS_NAME`].
     pub bookmarks: Option<OwnedFd>,
+    /// The places of connections whose bytes lie on a desk (`Desks::places`).
+    pub on_desks: Vec<u32>,
 }
 
 /// A connection that a predecessor left.
@@ -79,6 +85,8 @@ pub(super) struct Kept {
 struct Place {
     all: Arc<KeptConnections>,
     index: u32,
+    /// systemd has the connection; else it is only noted.
+    is_in_store: bool,
     /// Pages of the bookmark's memory that are taken.
     pages: u16,
     /// The bookmark says something, so that it has to be changed when that is no longer true.
@@ -106,16 +114,22 @@ impl KeptConnections {
                 bookmarks
             }
         };
-        let mut connections = left.connections;
-        connections.sort_by_key(|(place, _)| *place);
-        let used = connections.last().map_or(0, |(place, _)| place + 1);
-        let free = (0..used).rev().filter(|index| connections.iter().all(|(place, _)| place != index));
+        let mut connections: Vec<_> =
+            left.connections.into_iter().map(|(place, socket)| (place, socket, true)).collect();
+        for place in left.on_desks {
+            if connections.iter().all(|(known, ..)| *known != place) && (place as usize) < PLACES_MAX {
+                connections.push((place, ended_socket()?, false));
+            }
+        }
+        connections.sort_by_key(|(place, ..)| *place);
+        let used = connections.last().map_or(0, |(place, ..)| place + 1);
+        let free = (0..used).rev().filter(|index| connections.iter().all(|(place, ..)| place != index));
         let places = Mutex::new(Places { used, free: free.collect() });
         let places_max = room.saturating_sub(1).min(PLACES_MAX);
         let all = Arc::new(Self { store, bookmarks, places, places_max, unkept: AtomicU64::new(0) });
-        let inherit = |(index, socket): (u32, OwnedFd)| {
+        let inherit = |(index, socket, is_in_store): (u32, OwnedFd, bool)| {
             let Found { peer, bookmark, read, turn } = all.bookmarks.read(index);
-            let place = Place { all: Arc::clone(&all), index, pages: PAGES_UNKNOWN, says: true, turn };
+            let place = Place { all: Arc::clone(&all), index, is_in_store, pages: PAGES_UNKNOWN, says: true, turn };
             Inherited { kept: Kept { socket, place: Some(place) }, identity: peer, bookmark, read }
         };
         let inherited = connections.into_iter().map(inherit).collect();
@@ -130,11 +144,24 @@ impl KeptConnections {
                 self.places().free.push(index);
                 return None;
             }
-            Some(Place { all: Arc::clone(self), index, pages: 0, says: false, turn: 0 })
+            Some(Place { all: Arc::clone(self), index, is_in_store: true, pages: 0, says: false, turn: 0 })
         });
         if place.is_none() {
             self.tell_unkept();
         }
+        Kept { socket, place }
+    }
+
+    /// Notes whose a new connection is whose peer has said all. Of one that finds no place, what is read ends with this
+    /// process.
+    pub(super) fn note(self: &Arc<Self>, socket: OwnedFd, identity: &Identity) -> Kept {
+        let place = self.take_place().and_then(|index| {
+            if self.bookmarks.begin(index, identity).is_err() {
+                self.places().free.push(index);
+                return None;
+            }
+            Some(Place { all: Arc::clone(self), index, is_in_store: false, pages: 0, says: false, turn: 0 })
+        });
         Kept { socket, place }
     }
 
@@ -188,6 +215,12 @@ pub fn place_of(name: &str) -> Option<u32> {
     ((place as usize) < PLACES_MAX).then_some(place)
 }
 
+/// In the place of a socket that has gone with its process: nothing more will come from it.
+fn ended_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?.0)
+}
+
 fn name_of(index: u32) -> String {
     format!("{CONNECTION_PREFIX}{index}")
 }
@@ -195,7 +228,9 @@ fn name_of(index: u32) -> String {
 impl Place {
     fn give_back(self) {
         self.all.bookmarks.clear(self.index);
-        self.all.store.remove(&name_of(self.index));
+        if self.is_in_store {
+            self.all.store.remove(&name_of(self.index));
+        }
         self.all.places().free.push(self.index);
     }
 }
@@ -208,10 +243,15 @@ impl Kept {
 
     /// Whether a successor would go on with it.
     pub(super) fn is_kept(&self) -> bool {
-        self.place.is_some()
+        self.place.as_ref().is_some_and(|place| place.is_in_store)
     }
 
-    /// Its place, if it is kept.
+    /// Whether its peer had said all when it came, and it is noted; or that is all that a predecessor has left of it.
+    pub(super) fn is_noted(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| !place.is_in_store)
+    }
+
+    /// Its place, if it has one.
     pub(super) fn place(&self) -> Option<u32> {
         self.place.as_ref().map(|place| place.index)
     }
@@ -248,8 +288,8 @@ impl Kept {
         if self.is_kept() {
             // systemd may let go of it later; the peer is to see the end now. One that has left already is no error.
             let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
-            self.let_go();
         }
+        self.let_go();
     }
 }
 

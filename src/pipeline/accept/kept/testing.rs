@@ -97,8 +97,17 @@ impl Manager {
 
     /// A successor's start: it is given copies, for the manager goes on keeping them; the latest first.
     pub(in crate::pipeline::accept) fn successor(&mut self, room: usize) -> (Arc<KeptConnections>, Vec<Inherited>) {
+        self.successor_with(room, Vec::new())
+    }
+
+    /// The same, where bytes of connections at these places lie on desks.
+    pub(in crate::pipeline::accept) fn successor_with(
+        &mut self,
+        room: usize,
+        on_desks: Vec<u32>,
+    ) -> (Arc<KeptConnections>, Vec<Inherited>) {
         self.read_notes();
-        let mut left = Left::default();
+        let mut left = Left { on_desks, ..Left::default() };
         for (name, kept) in self.kept.iter().rev() {
             let copy = kept.try_clone().unwrap();
             match place_of(name) {

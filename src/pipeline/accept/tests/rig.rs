@@ -175,7 +175,7 @@ impl Rig {
 
     /// The same, with desks of one's own.
     pub(super) fn with_desks(manager: &mut Manager, plan: &Plan, before: Seen, desks: Vec<Desks>) -> Self {
-        let successor = manager.successor(16);
+        let successor = manager.successor_with(16, desks.iter().flat_map(Desks::places).collect());
         Self::start(plan, Some(successor), before, desks, Some(manager.store()))
     }
 

@@ -189,3 +189,62 @@ fn a_client_of_the_framed_protocol_that_was_just_being_greeted_has_to_come_again
     let greeting = [hello(1, Level::Durable), event(1, b"framed")].concat();
     assert_eq!(died_in_a_read(&LINE_START, &greeting, 0, b"and more frames"), [""; 0]);
 }
+
+/// As [`died_in_a_read`], of a client that has said all and left, so that nothing but the desk is left of it.
+fn died_in_the_read_of_all(said: &[u8], published: u64) -> Vec<(String, u32)> {
+    let mut manager = Manager::new();
+    let client = Identity { pid: 4_000_001, uid: 7, comm: b"short"[..].into(), ..Identity::default() };
+    {
+        let (mut stream, ours) = UnixStream::pair().unwrap();
+        stream.write_all(said).unwrap();
+        drop(stream);
+        let (connections, _) = manager.successor(16);
+        let kept = connections.note(ours.into(), &client);
+        let mut desks = Desks::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
+        let desk = &mut desks[0].own;
+        let (notes, place) = (Arc::clone(&desk.notes), kept.place().unwrap());
+        let begin = || _ = notes.begin(Subject::Stream(place), 77, plan().max_event_bytes);
+        assert_eq!(desk.headers.receive_stream(&kept.socket, &mut desk.stream, begin).unwrap(), said.len());
+        notes.published(published);
+    }
+    assert_eq!(manager.names(), ["bookmarks", "desk0"], "systemd has not heard of it");
+    let left = vec![(manager.copy_of("desk0"), "desk0".to_owned())];
+    let desks = Desks::take_over(2, Some(&manager.store()), left, &|_| false).unwrap();
+    let rig = Rig::with_desks(&mut manager, &plan(), Seen::default(), desks);
+    rig.wait_until("it is done with", |counters| {
+        counters.writers.iter().all(|writer| writer.0.connections.load(Relaxed) == 0)
+    });
+    // A client of its own, whose place is given to nobody else meanwhile.
+    rig.connect().write_all(b"of another\n").unwrap();
+    let seen = rig.stop();
+    assert!(seen.losses.is_empty());
+    let others = seen.events.iter().filter(|event| event.text() != "of another");
+    others.map(|event| (event.text(), event.source.pid)).collect()
+}
+
+#[test]
+fn what_was_read_of_a_client_that_had_said_all_and_left_outlives_the_process() {
+    let said = b"one\ntwo\nlast without its end";
+    for (published, expected) in
+        [(0, &["one", "two", "last without its end"][..]), (2, &["last without its end"]), (3, &[])]
+    {
+        let laid_down = died_in_the_read_of_all(said, published);
+        assert!(laid_down.iter().all(|(_, pid)| *pid == 4_000_001), "it is known whose it is: {laid_down:?}");
+        let texts: Vec<&str> = laid_down.iter().map(|(text, _)| text.as_str()).collect();
+        assert_eq!(texts, expected, "{published} were published");
+    }
+}
+
+#[test]
+fn a_client_that_has_said_all_and_left_is_read_to_its_end_in_one_go() {
+    let mut manager = Manager::new();
+    let rig = Rig::under(&mut manager, &plan(), Seen::default());
+    for said in [&b"one\ntwo\n"[..], b"three\nfour", b"five", b"", b"\n"] {
+        rig.connect().write_all(said).unwrap();
+    }
+    let mut texts: Vec<String> = rig.wait_for_events(5).iter().map(|event| event.text()).collect();
+    texts.sort();
+    assert_eq!(texts, ["five", "four", "one", "three", "two"]);
+    rig.stop();
+    assert_eq!(manager.names(), ["bookmarks"], "no place is taken for longer");
+}

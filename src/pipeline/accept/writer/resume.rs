@@ -37,9 +37,11 @@ impl Worker {
     /// Watches a connection of a predecessor, from where it stood.
     fn take_in(&mut self, inherited: Inherited) -> Result<(), Closed> {
         let Inherited { kept, identity: noted, bookmark, .. } = inherited;
-        // The kernel still knows who connected; command and unit only as long as that process lives.
+        // The kernel still knows who connected; command and unit only as long as that process lives. Of a connection that
+        // was only noted, it knows nothing any more.
         let mut identity = peer::of_stream(&kept.socket);
-        if identity.comm.is_empty() && (identity.pid, identity.uid) == (noted.pid, noted.uid) {
+        let is_silent = identity.comm.is_empty() && (identity.pid, identity.uid) == (noted.pid, noted.uid);
+        if kept.is_noted() || is_silent {
             identity = noted;
         }
         self.shared.count_connection(self.index);

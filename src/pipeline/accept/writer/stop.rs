@@ -37,7 +37,7 @@ impl Worker {
                 && !connection.is_kept()
             {
                 self.intake.begin();
-                let fate = connection.end(&mut self.intake)?;
+                let fate = connection.cut_off(&mut self.intake)?;
                 self.settle(index, fate);
             }
         }
