@@ -4,7 +4,7 @@
 
 use dbuf_client::wire::Frame;
 use dbufd::pipeline::accept::frames::{
-    FrameSession, Greeting, OUTBOX_BYTES_MAX, Sessions, Step, frame_bytes_max, greet,
+    Brought, FrameSession, Greeting, OUTBOX_BYTES_MAX, Sessions, Step, frame_bytes_max, greet,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -43,7 +43,7 @@ fuzz_target!(|bytes: &[u8]| {
         let given = &rest[..rest.len().min(1 + 97 * generation as usize)];
         let (consumed, last, ended) = round(&mut session, given);
         if let Some(last) = last {
-            session.published_up_to(generation, last);
+            session.published(generation, Brought { sequence: Some(last), is_all: false });
         }
         let _ = session.take_sync();
         session.progress(generation, generation / 2, |range| range.contains(&3));

@@ -18,11 +18,7 @@ pub(super) fn report(stats: &Stats) -> String {
     let events = &stats.events;
     row("events", &format!("received {}", number(events.received)));
     row("", &format!("persisted {}   durable {}", number(events.persisted), number(events.durable)));
-    row("", &format!("lost {}{}", number(events.lost_total), causes(stats)));
-    let in_memory = events.received.saturating_sub(events.persisted + events.lost_total);
-    if in_memory > 0 {
-        row("", &format!("in memory {}", number(in_memory)));
-    }
+    row("", &format!("lost {}{}{}", number(events.lost_total), causes(stats), in_memory(stats)));
     let bytes = &stats.bytes;
     let (received, written) = (size(bytes.received), size(bytes.written));
     row("payload", &format!("received {received}   persisted {}   written {written}", size(bytes.persisted)));
@@ -80,6 +76,13 @@ pub(super) fn report(stats: &Stats) -> String {
         &format!("cpu {:.2} s user, {:.2} s system   memory {}", cpu.user, cpu.system, size(stats.rss_bytes)),
     );
     text
+}
+
+/// What a stop leaves there, because the disk refuses it, is taken up by the next start where systemd keeps it.
+fn in_memory(stats: &Stats) -> String {
+    let events = &stats.events;
+    let left = events.received.saturating_sub(events.persisted + events.lost_total);
+    if left == 0 { String::new() } else { format!("   in memory {}", number(left)) }
 }
 
 fn causes(stats: &Stats) -> String {

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::account::account_is_right;
+use crate::account::Account;
 use crate::check::{Figures, Found};
 use crate::daemon::Usage;
 use crate::disturb::{Card, Disturber, used_bytes};
@@ -46,6 +46,7 @@ pub(crate) struct Soak<'m> {
     loads: Option<Loads>,
     /// The last sequence of the epoch before.
     last_sequence: u64,
+    account: Account,
     epochs: u64,
     first_usage: Option<Usage>,
     kinds: BTreeMap<String, Figures>,
@@ -65,6 +66,7 @@ impl<'m> Soak<'m> {
             disturber,
             loads: Some(Loads::new(machine)),
             last_sequence: machine.last_sequence(),
+            account: Account::new(machine),
             epochs: 0,
             first_usage: None,
             kinds: BTreeMap::new(),
@@ -101,7 +103,8 @@ impl<'m> Soak<'m> {
         }
         self.unaccepted += found.unaccepted;
         wrong.extend(self.quiet());
-        wrong.extend(account_is_right(self.machine, &sent));
+        let sum = |of: fn(&Figures) -> u64| found.kinds.values().map(of).sum::<u64>();
+        wrong.extend(self.account.is_wrong(self.machine, sum(|kind| kind.stored), sum(|kind| kind.refused)));
         self.add(&found);
         println!(
             "epoch {}: {} events in {:.0} s, compared in {:.0} s: {}",

@@ -12,23 +12,23 @@ use rustix::net::{SendFlags, send};
 
 use super::frames::{FrameSession, Step};
 use super::intake::Intake;
-use super::layer::{Closed, Extra, Nobody, Witness};
+use super::layer::{Brought, Closed, Extra, Nobody, Witness};
 use super::source::Peer;
 use crate::pipeline::buffer::Spot;
 use crate::pipeline::record::Transport;
 use crate::sync::atomic::Ordering::Relaxed;
 
 impl Witness for FrameSession {
-    fn about_to_publish(&mut self, spot: Spot, sequence: u64) {
-        FrameSession::about_to_publish(self, spot, sequence);
+    fn about_to_publish(&mut self, spot: Spot, brought: Brought) {
+        FrameSession::about_to_publish(self, spot, brought);
     }
 
     fn take_back(&mut self) {
         FrameSession::take_back(self);
     }
 
-    fn published(&mut self, generation: u64, sequence: u64) {
-        self.published_up_to(generation, sequence);
+    fn published(&mut self, generation: u64, brought: Brought) {
+        FrameSession::published(self, generation, brought);
     }
 }
 

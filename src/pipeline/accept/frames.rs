@@ -12,7 +12,7 @@
 //!    [`Step::More`], [`Step::Bye`] or [`Step::Broken`]. What a [`Step::Event`] brings, and a loss record for a
 //!    [`Step::Refused`], is to be laid down.
 //! 3. It is laid down in as many claims as it takes, each of which is redone if it was sealed. After each publish
-//!    [`FrameSession::published_up_to`] is told the claim's generation.
+//!    `FrameSession::published` is told the claim's generation.
 //! 4. If [`FrameSession::take_sync`] says so, the reader is asked for a sync. [`FrameSession::progress`] is told how far
 //!    the reader is; [`FrameSession::outgoing`] is sent without blocking, and [`FrameSession::sent`] told how much
 //!    went. All this after each round, and whenever the bell rings for what [`FrameSession::wants`]. The connection is
@@ -34,6 +34,7 @@ use std::ops::RangeInclusive;
 
 use dbuf_client::wire::{self, Code, Event, Fault, Frame, HEAD_BYTES, Head, Hello, Welcome, kind};
 
+pub use super::layer::Brought;
 use crate::pipeline::buffer::Spot;
 use crate::pipeline::record::Cause;
 use crate::sync::Arc;
@@ -296,9 +297,16 @@ impl FrameSession {
         Frame::Error(Fault { code: code as u8, first, last, text: text.as_bytes() }).encode(&mut self.outbox);
     }
 
-    /// The events since the last publish, up to the one with this sequence, are about to be published at `spot`.
-    pub fn about_to_publish(&self, spot: Spot, sequence: u64) {
-        self.seat.about_to(spot, sequence);
+    /// The events since the last publish, as far as that brings them, are about to be published at `spot`. Where it brings
+    /// all, the refused ones are as good as published, too: the records that name them are among it.
+    pub fn about_to_publish(&self, spot: Spot, brought: Brought) {
+        if let Some(last) = self.brings_up_to(brought) {
+            self.seat.about_to(spot, last);
+        }
+    }
+
+    fn brings_up_to(&self, brought: Brought) -> Option<u64> {
+        if brought.is_all { Some(self.last) } else { brought.sequence }
     }
 
     /// That has failed, and nothing of it counts.
@@ -306,11 +314,13 @@ impl FrameSession {
         self.seat.take_back();
     }
 
-    /// The events since the last publish, up to the one with this sequence, are published in `generation`.
-    pub fn published_up_to(&mut self, generation: u64, sequence: u64) {
+    /// The events since the last publish, as far as that has brought them, are published in `generation`.
+    pub fn published(&mut self, generation: u64, brought: Brought) {
+        if let Some(last) = self.brings_up_to(brought) {
+            self.seat.settle(last);
+        }
         // Invariant 1.
-        let Some((first, last)) = self.unpublished else { return };
-        self.seat.settle(sequence);
+        let (Some((first, last)), Some(sequence)) = (self.unpublished, brought.sequence) else { return };
         self.acks.published(generation, (first, sequence));
         self.unpublished = (sequence < last).then(|| (sequence + 1, last));
     }

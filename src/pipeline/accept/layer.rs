@@ -42,14 +42,23 @@ pub(super) struct Extra {
 
 /// Who has to know what becomes of each publish.
 pub(super) trait Witness {
-    /// All up to this sequence of the producer's own is about to be published at `spot`.
-    fn about_to_publish(&mut self, _spot: Spot, _sequence: u64) {}
+    /// This is about to be published at `spot`.
+    fn about_to_publish(&mut self, _spot: Spot, _brought: Brought) {}
 
     /// That has failed; it comes again. Called before the spot can become another's.
     fn take_back(&mut self) {}
 
     /// It is published in this generation.
-    fn published(&mut self, _generation: u64, _sequence: u64) {}
+    fn published(&mut self, _generation: u64, _brought: Brought) {}
+}
+
+/// What a publish brings of a producer that numbers its events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brought {
+    /// The producer's own sequence of the last event that has one; None if there is none among them.
+    pub sequence: Option<u64>,
+    /// Nothing of what was read waits any more: neither an event nor the record of one that was refused.
+    pub is_all: bool,
 }
 
 /// Producers without sequences of their own need no witness.
@@ -95,7 +104,7 @@ pub(super) struct Layer {
     teller: Teller,
     counters: Arc<Counters>,
     pulse: Arc<Pulse>,
-    /// For a successor: how many records of what is on the desk are published, those of losses included.
+    /// For a successor: how many records of what is on the desk are published; of losses, how many events they tell of.
     notes: Arc<Notes>,
     records: u64,
     /// So many records that come next are published already, by a predecessor.
@@ -196,7 +205,7 @@ impl Layer {
     }
 
     /// Publishes all that waits; waits for room if need be. The payloads are ranges of `input`. `witness` is told of each
-    /// publish with the producer's own sequence of the last event that has one.
+    /// publish.
     ///
     /// # Errors
     /// [`Closed`]; what could not be published is counted as lost, unless a successor finds it.
@@ -227,10 +236,10 @@ impl Layer {
     /// Leaves out what a predecessor has published of this read. Returns the first event that it has not.
     fn skip_published(&mut self) -> usize {
         let events = self.skip.min(self.events.all.len() as u64);
-        let losses = (self.skip - events).min(self.losses.all().len() as u64);
-        self.skip -= events + losses;
-        self.records += events + losses;
-        self.losses.published(losses as usize);
+        self.skip -= events;
+        let lost = self.losses.skip(self.skip);
+        self.skip -= lost;
+        self.records += events + lost;
         events as usize
     }
 
@@ -253,12 +262,13 @@ impl Layer {
         let all = to == self.events.all.len();
         let losses = if all { self.losses.put(&mut claim, &mut self.sources, self.time_ns) } else { 0 };
         prepare(&mut self.teller, &self.sources, &self.carried, &self.losses.all()[..losses]);
-        let (sequence, records) = (self.carried.sequence, self.records + (to - done + losses) as u64);
+        let lost: u64 = self.losses.all()[..losses].iter().map(|(_, loss)| loss.events).sum();
+        let records = self.records + (to - done) as u64 + lost;
+        let is_all = all && losses == self.losses.all().len();
+        let brought = Brought { sequence: self.carried.sequence, is_all };
         self.teller.about_to(claim.spot());
         self.notes.about_to(claim.spot(), records);
-        if let Some(sequence) = sequence {
-            witness.about_to_publish(claim.spot(), sequence);
-        }
+        witness.about_to_publish(claim.spot(), brought);
         let sealed = || {
             self.teller.take_back();
             self.notes.take_back();
@@ -270,9 +280,7 @@ impl Layer {
         self.teller.published();
         self.notes.published(records);
         self.records = records;
-        if let Some(sequence) = sequence {
-            witness.published(generation, sequence);
-        }
+        witness.published(generation, brought);
         self.publishes += 1;
         self.losses.published(losses);
         Ok(Some(to))

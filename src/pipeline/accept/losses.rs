@@ -53,6 +53,19 @@ impl Losses {
         &self.0
     }
 
+    /// Leaves out up to so many lost events, the first ones, for a predecessor has published what says so. They may have been
+    /// fewer records then: who sent them may have ended since, and each is a stranger's now. Returns how many there were.
+    pub(super) fn skip(&mut self, events: u64) -> u64 {
+        let mut left = events;
+        for (_, loss) in &mut self.0 {
+            let skipped = loss.events.min(left);
+            loss.events -= skipped;
+            left -= skipped;
+        }
+        self.0.retain(|(_, loss)| loss.events > 0);
+        events - left
+    }
+
     /// The first so many are published.
     pub(super) fn published(&mut self, count: usize) {
         self.0.drain(..count);

@@ -47,7 +47,7 @@ impl Tap {
         let (buffer, reader) = DoubleBuffer::new(&options).expect("a small buffer");
         assert!(max_event_bytes + OVERHEAD_BYTES_MAX < buffer.largest_claim());
         let writer = buffer.writer().expect("the only writer");
-        let layer = Layer::new(writer, 0, Arc::new(Counters::new(1).unwrap()), Arc::default());
+        let layer = Layer::new(writer, 0, Arc::new(Counters::new(1).expect("a little memory")), Arc::default());
         let progress = Arc::new(Progress::new(1).expect("an eventfd"));
         let mut intake = Intake::new(layer, 0, max_event_bytes, Sessions::new(), progress, buffer.waker());
         let peer = intake.peer(Identity::default());

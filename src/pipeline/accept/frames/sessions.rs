@@ -122,6 +122,12 @@ impl Sessions {
         Ok(Arc::new(Self { table: Mutex::default(), book: Some(book) }))
     }
 
+    /// A table with this memory and no store.
+    #[cfg(test)]
+    pub(super) fn with_book(book: Book) -> Arc<Self> {
+        Arc::new(Self { table: Mutex::default(), book: Some(book) })
+    }
+
     /// Opens the session `id` of user `uid`, and says where it stood if it was known. None if it is open already, or
     /// if all places are taken by open ones. The id 0 stands for no session: it is neither remembered nor refused.
     pub(super) fn sit(sessions: &Arc<Self>, uid: u32, id: u128) -> Option<(Seat, Option<Standing>)> {

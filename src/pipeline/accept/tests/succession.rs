@@ -1,7 +1,7 @@
 //! Connections that outlive their daemon: one life ends, and the next goes on.
 
 use std::io::Write;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::Arc;
 
 use super::rig::{Plan, Rig, Seen};
@@ -149,6 +149,37 @@ fn what_was_read_and_not_published_is_laid_down_by_the_successor_and_nothing_twi
     let read = b"one\ntwo\nthree\nfo";
     for (published, expected) in [(0, &["one", "two", "three", "four"][..]), (2, &["three", "four"]), (3, &["four"])] {
         assert_eq!(died_in_a_read(&LINE_START, read, published, b"ur"), expected, "{published} were published");
+    }
+}
+
+#[test]
+fn a_refusal_that_was_published_is_not_counted_again_by_the_successor() {
+    // Two events, and behind them the record of both refusals: so many of these four are published.
+    for (published, events, lost) in [(0, 2, 2), (1, 1, 2), (2, 0, 2), (4, 0, 0)] {
+        let mut manager = Manager::new();
+        {
+            let (client, ours) = UnixDatagram::pair().unwrap();
+            let mut desks = Desks::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
+            let desk = &mut desks[0].own;
+            for bytes in [2000, 10, 3000, 20] {
+                client.send(&vec![b'x'; bytes]).unwrap();
+            }
+            let notes = Arc::clone(&desk.notes);
+            let begin = || _ = notes.begin(Subject::Datagrams, 77, plan().max_event_bytes);
+            let bytes_max = plan().max_event_bytes;
+            assert_eq!(desk.headers.receive_datagrams(&ours, &mut desk.arena, bytes_max, begin).unwrap(), 4);
+            notes.published(published);
+        }
+        let left = vec![(manager.copy_of("desk0"), "desk0".to_owned())];
+        let desks = Desks::take_over(1, Some(&manager.store()), left, &|_| false).unwrap();
+        let rig = Rig::with_desks(&mut manager, &Plan { writers: 1, ..plan() }, Seen::default(), desks);
+        // What it inherits comes before anything that is new.
+        rig.send(b"new\n");
+        rig.wait_for_events(events + 1);
+        let totals = rig.totals_of(events as u64 + 1 + lost);
+        assert_eq!((totals.received_events, totals.lost_total()), (events as u64 + 1 + lost, lost), "{published}");
+        let seen = rig.stop();
+        assert_eq!(seen.losses.iter().map(|(_, loss)| loss.events).sum::<u64>(), lost, "{published}");
     }
 }
 
