@@ -20,6 +20,7 @@ use super::frames::{FrameSession, Greeting, greet};
 use super::intake::Intake;
 use super::kept::{Bookmark, Kept, Mark};
 use super::layer::{Closed, Nobody};
+use super::peer;
 use super::source::Peer;
 use super::text::Text;
 use crate::pipeline::record::{Cause, Transport};
@@ -61,6 +62,8 @@ pub(super) struct Connection {
     line: Line,
     /// Nothing more is read; it stays for the answers that its client waits for.
     is_lingering: bool,
+    /// Its peer is known by numbers alone, until something is read.
+    pub(super) is_unnamed: bool,
     /// It is in its writer's list of those that wait for the reader's progress.
     pub(super) is_listed: bool,
     /// The last field, so that it is dropped last, as [`Connection::close`] does.
@@ -84,6 +87,7 @@ impl Connection {
             interest: EpollFlags::EPOLLIN,
             line: Line::Clear,
             is_lingering: false,
+            is_unnamed: false,
             is_listed: false,
             kept,
         }
@@ -145,6 +149,9 @@ impl Connection {
         };
         let got = desk.headers.receive_stream(&self.kept.socket, &mut desk.stream, begin);
         intake.begin();
+        if std::mem::take(&mut self.is_unnamed) {
+            self.peer.identity = peer::named(std::mem::take(&mut self.peer.identity), &self.kept.socket);
+        }
         let read = match got {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Read::Nothing,
             // Asked again in the next round.

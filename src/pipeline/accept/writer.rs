@@ -243,19 +243,22 @@ impl Worker {
     /// read on the spot, for systemd need not hear of it; any other is kept for a successor before anything is read from
     /// it.
     fn receive_client(&mut self, socket: OwnedFd) -> Result<(), Closed> {
-        let identity = peer::of_stream(&socket);
-        let kept = match ioctl_fionread(&socket) {
-            Ok(0..=READ_BYTES_MAX) if self.shared.kept.is_some() && has_said_all(&socket) => {
-                self.shared.note(socket, &identity)
-            }
-            _ => {
-                let kept = self.shared.keep(socket, &identity);
-                self.place(Newcomer { kept, identity });
-                return Ok(());
-            }
-        };
+        let is_short = matches!(ioctl_fionread(&socket), Ok(0..=READ_BYTES_MAX));
+        if !is_short || self.shared.kept.is_none() || !has_said_all(&socket) {
+            let identity = peer::of_stream(&socket);
+            let kept = self.shared.keep(socket, &identity);
+            self.place(Newcomer { kept, identity });
+            return Ok(());
+        }
+        // Its names can wait. What it has said is lost, and its sender does not notice, if this process dies before it is
+        // read.
+        let identity = peer::by_credentials(&socket);
+        let kept = self.shared.note(socket, &identity);
         self.shared.count_connection(self.index);
         if let Some(index) = self.admit(Newcomer { kept, identity }) {
+            if let Some(connection) = &mut self.connections[index as usize] {
+                connection.is_unnamed = true;
+            }
             while self.drain_once(index)? {}
         }
         Ok(())
