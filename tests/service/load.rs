@@ -14,6 +14,8 @@ use crate::support::wait_for;
 
 /// Connections that one thread serves.
 const CONNECTIONS_A_THREAD: usize = 16;
+/// A hundred kills leave tens of millions of events.
+const ALL_READ: Duration = Duration::from_secs(600);
 /// Between two lines of a connection.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -150,7 +152,8 @@ fn line(index: usize, number: u64) -> String {
 impl Machine {
     /// The account, which adds up, covers these events and no others since the first start, and knows of no loss.
     pub(crate) fn account_of(&self, texts: &[String]) -> Value {
-        let account: Value = serde_json::from_str(&self.run(&["dbufctl", "account", "--json"])).expect("JSON");
+        let output = self.exec_within(ALL_READ, &["dbufctl", "account", "--json"]);
+        let account: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         assert!(account["ok"] == true && account["daemon"] == true, "{account}");
         let figures = ["sent", "stored", "in_files"].map(|name| account[name].as_u64());
         assert_eq!(figures, [Some(texts.len() as u64); 3], "{account}");
@@ -166,7 +169,7 @@ impl Machine {
             writers.iter().all(|writer| writer["connections"] == 0).then_some(())
         });
         self.run(&["dbufctl", "sync"]);
-        let output = self.exec(&["dbufctl", "cat", "-o", "cat"]);
+        let output = self.exec_within(ALL_READ, &["dbufctl", "cat", "-o", "cat"]);
         // 3 says that there were losses, which is for the test to judge.
         assert!(matches!(output.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -99,7 +100,12 @@ impl Machine {
     /// Runs a command as root.
     pub(crate) fn exec(&self, command: &[&str]) -> Output {
         // systemctl would wait for a start as long as the unit allows it.
-        let patience = PATIENCE.as_secs().to_string();
+        self.exec_within(PATIENCE, command)
+    }
+
+    /// As [`Machine::exec`], for what takes longer.
+    pub(crate) fn exec_within(&self, patience: Duration, command: &[&str]) -> Output {
+        let patience = patience.as_secs().to_string();
         let output = the_box().args(["exec", &self.name, "timeout", &patience]).args(command).output();
         let output = output.expect("bash runs");
         assert_ne!(output.status.code(), Some(TIMED_OUT), "{command:?} takes longer than {patience} s");

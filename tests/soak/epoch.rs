@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::account::Account;
 use crate::check::{Figures, Found};
 use crate::daemon::Usage;
-use crate::disturb::{Card, Disturber, used_bytes};
+use crate::disturb::{Disturber, used_bytes};
 use crate::loads::Loads;
 use crate::machine::Machine;
 use crate::senders::Sent;
@@ -121,10 +121,6 @@ impl<'m> Soak<'m> {
             self.wrong.push(wrong);
         }
         self.last_sequence = self.machine.last_sequence();
-        if self.machine.segments("active").len() > 1 {
-            // One whose footer found no room at a start is sealed at the next, and cannot be deleted before.
-            self.disturber.play(Card::Restart);
-        }
         if self.epochs.is_multiple_of(2) {
             self.delete_by_retention()
         } else {
@@ -227,8 +223,9 @@ impl<'m> Soak<'m> {
     fn delete_by_hand(&self) {
         self.machine.ctl_ok(&["rotate"]);
         wait_for("all events to be gone", || {
-            for path in self.machine.segments("segment") {
-                fs::remove_file(path).expect("a sealed segment stays until it is removed");
+            // Torn are those whose footer found no room on the full disk.
+            for path in ["segment", "torn"].into_iter().flat_map(|state| self.machine.segments(state)) {
+                fs::remove_file(path).expect("what is not active stays until it is removed");
             }
             self.is_empty().then_some(())
         });

@@ -9,7 +9,7 @@
 //! | `.active` with a footer | renamed to a sealed one: only that was missing |
 //! | `.active` without a batch | the sequence in its name counts; removed, unless no other file says it |
 //! | `.active` with batches | a torn end is cut, a footer written, and it is sealed; damage in the middle stays |
-//! | the same, and there is no room for the footer | a torn end is cut; the next start tries again |
+//! | the same, and there is no room for the footer | a torn end is cut, and it is named torn: whole, but without an index |
 //! | `.active` that needs a newer version | left alone; the next sequence is beyond what it can hold |
 //! | `.active` whose header cannot be read | named torn |
 //! | a sealed or torn one | left alone; the newest says where the sequence goes on |
@@ -145,8 +145,10 @@ impl Work<'_> {
         }
         self.count_sequence(footer.next_sequence);
         self.recovery.events += footer.events;
-        // A sealed segment has its footer: without, nobody could tell it from one that something has cut off.
-        if is_written { self.rename(name, Name { state: State::Sealed, ..name }) } else { Ok(()) }
+        // A sealed segment has its footer: without, nobody could tell it from one that something has cut off. And an active
+        // one would be out of the reach of retention, just when there is no room.
+        let state = if is_written { State::Sealed } else { State::Torn };
+        self.rename(name, Name { state, ..name })
     }
 
     /// Cuts a torn end and writes the footer. Returns it, and whether it is in the file.
@@ -179,7 +181,7 @@ impl Work<'_> {
         if let Err(e) = sealed {
             // Part of it may have found room. A footer is a cache, and readers do without.
             let _ = file.truncate(footer.offset);
-            self.note(name, format_args!("its footer cannot be written: {e}; it is sealed at the next start"));
+            self.note(name, format_args!("its footer cannot be written: {e}; it is kept as torn, and whole"));
         }
         Ok((footer, is_written))
     }
