@@ -102,7 +102,7 @@ fn hello() -> Vec<u8> {
 
 fn event_frame(sequence: u64, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    wire::Event { sequence, pri: 6, time_ns: 0, tag: b"badly", payload }.encode(&mut bytes);
+    wire::Event { sequence, pri: 6, tag: b"badly", payload, ..wire::Event::default() }.encode(&mut bytes);
     bytes
 }
 

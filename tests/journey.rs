@@ -54,6 +54,47 @@ fn what_nc_logger_socat_and_send_put_in_is_read_back() {
 }
 
 #[test]
+fn fields_are_stored_beside_the_text_and_events_are_found_by_them() {
+    let home = Home::new();
+    let daemon = home.start(QUICK);
+    for (order, user) in [("17", "ann"), ("18", "ben"), ("17", "ben")] {
+        let (order_is, user_is) = (format!("ORDER={order}"), format!("USER={user}"));
+        home.ctl_ok(&[
+            "send",
+            "--sync",
+            "-F",
+            &order_is,
+            "-F",
+            &user_is,
+            "-F",
+            "_PID=1",
+            &format!("{order} of {user}"),
+        ]);
+    }
+    home.ctl_ok(&["send", "--sync", "nobody's"]);
+    let events = home.json();
+    assert_eq!(
+        (&events[0]["ORDER"], &events[0]["USER"], &events[0]["MESSAGE"]),
+        (&"17".into(), &"ann".into(), &"17 of ann".into())
+    );
+    assert_eq!(events[0]["FIELD__PID"], "1", "what the kernel vouches for cannot be forged");
+    assert_ne!(events[0]["_PID"], "1");
+    assert!(events[3].get("ORDER").is_none());
+    let found = |what: &[&str]| {
+        home.ctl_ok(&[&["cat", "-o", "cat"], what].concat()).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&["ORDER=17"]), ["17 of ann", "17 of ben"]);
+    assert_eq!(found(&["ORDER=17", "USER=ben"]), ["17 of ben"]);
+    assert_eq!(found(&["USER=ben", "USER=ann"]).len(), 3, "of one name any value will do");
+    assert_eq!(found(&["ORDER=1"]), [""; 0]);
+    assert_eq!(found(&["MESSAGE=nobody's", "PRIORITY=6"]), ["nobody's"]);
+    for format in ["verbose", "export"] {
+        assert!(home.ctl_ok(&["cat", "-o", format, "USER=ann"]).contains("ORDER=17"), "{format}");
+    }
+    drop(daemon);
+}
+
+#[test]
 fn each_line_is_there_once_and_in_the_order_of_its_connection() {
     const CONNECTIONS: u64 = 4;
     const LINES: u64 = 100_000;

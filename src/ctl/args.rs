@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -62,7 +63,9 @@ pub enum Command {
     /// Print events, oldest first
     #[command(
         after_help = "Examples:\n  dbufctl cat -n 100 -t backup\n  dbufctl cat --since today --until -10min -p err -o json\n  \
-                            dbufctl cat -r -g 'time.?out' -u nginx\n  dbufctl cat old.segment"
+                            dbufctl cat -r -g 'time.?out' -u nginx\n  dbufctl cat ORDER=17 _UID=1000\n  dbufctl cat old.segment\n\n\
+                            FIELD=VALUE is any name that -o json prints; different names must all be there, of one that is \
+                            given more than once any value may."
     )]
     Cat(CatArgs),
     /// Print the last events, then new ones as they come, until Ctrl-C
@@ -86,6 +89,7 @@ pub enum Command {
     Account(ObjectArgs),
     /// Send one event, or one for each line of standard input
     #[command(after_help = "Examples:\n  dbufctl send -t backup -p notice 'done after 3 h'\n  \
+                      dbufctl send -F ORDER=17 -F CUSTOMER=4711 'card refused'\n  \
                       journalctl -o cat -n 1000 | dbufctl send -t old --sync")]
     Send(SendArgs),
     /// Measure: send seeded blocks, and prove that each arrived once
@@ -147,8 +151,8 @@ pub struct CatArgs {
     /// How to print them
     #[command(flatten)]
     pub format: FormatArgs,
-    /// Read these files instead of the directory
-    #[arg(help_heading = NO_HEADING, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    /// Events with this field, and these files instead of the directory
+    #[arg(help_heading = NO_HEADING, value_name = "FIELD=VALUE|FILE", value_hint = ValueHint::FilePath)]
     pub files: Vec<PathBuf>,
 }
 
@@ -167,6 +171,9 @@ pub struct TailArgs {
     /// How to print them
     #[command(flatten)]
     pub format: FormatArgs,
+    /// Events with this field
+    #[arg(help_heading = NO_HEADING, value_name = "FIELD=VALUE", value_parser = field)]
+    pub fields: Vec<(String, Vec<u8>)>,
 }
 
 /// Which events. Different filters must all hold; of one that is given more than once any may.
@@ -206,6 +213,33 @@ pub struct SelectionArgs {
     /// Events of the current boot, or of the one with this id
     #[arg(short, long, value_name = "ID", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = boot)]
     pub boot: Option<Boot>,
+    /// Fields that must be there; values of one name are alternatives.
+    #[arg(skip)]
+    pub fields: Vec<(String, Vec<u8>)>,
+}
+
+/// A field as journalctl has it: a name of capital letters, digits and underscores, and the value that it must have.
+pub(crate) fn field(text: &str) -> Result<(String, Vec<u8>), String> {
+    as_field(text.as_bytes()).ok_or_else(|| {
+        format!("'{}' is no FIELD=VALUE; a field's name has capitals, digits and _", text.escape_default())
+    })
+}
+
+fn as_field(text: &[u8]) -> Option<(String, Vec<u8>)> {
+    let equals = memchr::memchr(b'=', text)?;
+    let is_plain = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_';
+    let name = std::str::from_utf8(&text[..equals])
+        .ok()
+        .filter(|name| !name.is_empty() && name.bytes().all(|b| is_plain(&b)))?;
+    Some((name.to_owned(), text[equals + 1..].to_vec()))
+}
+
+impl CatArgs {
+    /// Takes the fields from among the files. A file of such a name is to be written as `./FIELD=VALUE`.
+    fn sort_out(&mut self) {
+        let fields = self.files.extract_if(.., |file| as_field(file.as_os_str().as_bytes()).is_some());
+        self.selection.fields = fields.filter_map(|file| as_field(file.as_os_str().as_bytes())).collect();
+    }
 }
 
 /// A boot of the machine.
@@ -336,7 +370,13 @@ pub struct ConfigArgs {
 /// # Errors
 /// The exit code to end with.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
-    Cli::try_parse_from(words).map_err(|error| match error.kind() {
+    let parsed = Cli::try_parse_from(words).map(|mut cli| {
+        if let Command::Cat(args) = &mut cli.command {
+            args.sort_out();
+        }
+        cli
+    });
+    parsed.map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // A reader that has gone (`dbufctl --help | head`) is nothing to complain about.
             let _ = error.print();

@@ -10,8 +10,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use dbuf_client::{Client, ClientOptions, Error, wire};
+use dbuf_client::wire::{self, FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX};
+use dbuf_client::{Client, ClientOptions, Error};
 
+use super::args::field;
 use super::context::Context;
 use super::daemon::DISK_TIMEOUT;
 use super::failure::Failure;
@@ -28,6 +30,9 @@ pub struct SendArgs {
     /// The events' tag, at most 64 bytes
     #[arg(short, long, value_name = "TAG", value_parser = tag)]
     pub tag: Option<OsString>,
+    /// A field beside the text; may be given more than once
+    #[arg(short = 'F', long = "field", value_name = "FIELD=VALUE", value_parser = field)]
+    pub fields: Vec<(String, Vec<u8>)>,
     /// Return only when all is durable: a loss of power takes nothing of it
     #[arg(long)]
     pub sync: bool,
@@ -51,8 +56,13 @@ fn tag(text: &str) -> Result<OsString, String> {
 pub(super) fn run(args: &SendArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let options = ClientOptions::default();
     let mut client = Client::connect(context.runtime.join(STREAM_SOCKET), &options).map_err(failed)?;
-    let mut sender =
-        Sender { client: &mut client, pri: args.priority, tag: args.tag.as_deref().map_or(b"", OsStrExt::as_bytes) };
+    let mut fields = Vec::new();
+    if !args.fields.iter().all(|(name, value)| wire::put_field(&mut fields, name.as_bytes(), value)) {
+        let bounds = format!("a name has at most {} bytes, all fields {}", FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX);
+        return Err(Failure::Usage(format!("--field: {bounds}")).into());
+    }
+    let tag = args.tag.as_deref().map_or(&b""[..], OsStrExt::as_bytes);
+    let mut sender = Sender { client: &mut client, pri: args.priority, tag, fields: &fields };
     let sent = if args.words.is_empty() {
         sender.lines(BufReader::with_capacity(64 << 10, io::stdin().lock()))
     } else {
@@ -92,11 +102,12 @@ struct Sender<'a> {
     client: &'a mut Client,
     pri: u8,
     tag: &'a [u8],
+    fields: &'a [u8],
 }
 
 impl Sender<'_> {
     fn send(&mut self, payload: &[u8]) -> anyhow::Result<()> {
-        match self.client.send(self.pri, self.tag, 0, payload) {
+        match self.client.send_with_fields(self.pri, self.tag, 0, self.fields, payload) {
             Err(Error::Invalid(_)) if payload.is_empty() => {
                 Err(Failure::Usage("an event has at least one byte; give some text".into()).into())
             }
@@ -188,7 +199,7 @@ mod tests {
             bytes
         });
         let mut client = Client::connect(&path, &ClientOptions::default()).unwrap();
-        let result = act(&mut Sender { client: &mut client, pri: 3, tag: b"tag" });
+        let result = act(&mut Sender { client: &mut client, pri: 3, tag: b"tag", fields: b"" });
         client.close().unwrap();
         let bytes = daemon.join().unwrap();
         let mut rest = &bytes[MAGIC.len()..];
@@ -234,7 +245,7 @@ mod tests {
     fn no_daemon_is_an_ending_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let context = Context { runtime: dir.path().into(), directory: dir.path().into(), color: false };
-        let args = SendArgs { priority: 6, tag: None, sync: false, words: vec!["hi".into()] };
+        let args = SendArgs { priority: 6, tag: None, fields: Vec::new(), sync: false, words: vec!["hi".into()] };
         let error = run(&args, &context).unwrap_err();
         assert!(matches!(error.downcast_ref(), Some(Failure::NoDaemon(_))));
     }

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::wire::{self, Code, Event, Fault, Frame, Hello, Level, Welcome};
+use crate::wire::{self, Code, Event, Fault, Frame, Hello, Level, Welcome, feature};
 
 /// Frames are gathered up to this many bytes before they are written.
 const GATHER_BYTES: usize = 64 << 10;
@@ -122,7 +122,8 @@ impl Client {
         }
         let stream = UnixStream::connect(path).map_err(|source| Error::Connect { path: path.to_path_buf(), source })?;
         let mut opening = wire::MAGIC.to_vec();
-        let hello = Hello { session: options.session, ack: options.ack, ..Hello::new(options.name.as_bytes()) };
+        let (session, ack, compatible) = (options.session, options.ack, feature::FIELDS);
+        let hello = Hello { session, ack, compatible, ..Hello::new(options.name.as_bytes()) };
         Frame::Hello(hello).encode(&mut opening);
         let mut client = Self {
             stream,
@@ -168,6 +169,34 @@ impl Client {
     /// # Errors
     /// [`Error::TooBig`] and [`Error::Invalid`] concern this event alone; all others the connection.
     pub fn send(&mut self, pri: u8, tag: &[u8], time_ns: u64, payload: &[u8]) -> Result<u64, Error> {
+        self.send_with_fields(pri, tag, time_ns, &[], payload)
+    }
+
+    /// Whether the daemon takes fields beside the payload; those before version 0.2 do not.
+    #[must_use]
+    pub fn takes_fields(&self) -> bool {
+        self.welcome.compatible & feature::FIELDS != 0
+    }
+
+    /// As [`Client::send`], with fields beside the payload: made by [`wire::put_field`], shown by `dbufctl cat -o json` under
+    /// their names, found by `dbufctl cat NAME=VALUE`. Names are best of capital letters, digits and underscores.
+    ///
+    /// # Errors
+    /// As [`Client::send`]; [`Error::Invalid`] also if the daemon takes no fields.
+    pub fn send_with_fields(
+        &mut self,
+        pri: u8,
+        tag: &[u8],
+        time_ns: u64,
+        fields: &[u8],
+        payload: &[u8],
+    ) -> Result<u64, Error> {
+        if !fields.is_empty() && !self.takes_fields() {
+            return Err(Error::Invalid("this dbufd takes no fields"));
+        }
+        if fields.len() > wire::FIELDS_BYTES_MAX {
+            return Err(Error::Invalid("the fields are longer than 16 KiB"));
+        }
         if payload.len() > self.max_event() {
             return Err(Error::TooBig { bytes: payload.len(), max_event: self.max_event() });
         }
@@ -180,11 +209,12 @@ impl Client {
         if pri > wire::PRI_MAX {
             return Err(Error::Invalid("pri is above 191"));
         }
-        if self.gathered.len() + wire::HEAD_BYTES + tag.len() + payload.len() > GATHER_BYTES {
+        let fields_bytes = if fields.is_empty() { 0 } else { wire::FIELDS_LENGTH_BYTES + fields.len() };
+        if self.gathered.len() + wire::HEAD_BYTES + tag.len() + fields_bytes + payload.len() > GATHER_BYTES {
             self.push()?;
         }
         self.sequence += 1;
-        Event { pri, tag, time_ns, sequence: self.sequence, payload }.encode(&mut self.gathered);
+        Event { pri, tag, time_ns, sequence: self.sequence, fields, payload }.encode(&mut self.gathered);
         Ok(self.sequence)
     }
 

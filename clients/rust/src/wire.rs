@@ -13,16 +13,20 @@
 //! - features are asked for in HELLO and granted in WELCOME: one that may be refused is *compatible*, one without
 //!   which the client cannot go on is *incompatible*.
 
+mod fields;
 mod numbers;
 
+pub use fields::{fields, put_field, split_fields};
 pub use numbers::{
-    CONTROL_BYTES_MAX, Code, HEAD_BYTES, IGNORABLE, LENGTH_MAX, Level, MAGIC, PRI_MAX, TAG_BYTES_MAX, VERSION,
-    VERSION_MIN, kind,
+    CONTROL_BYTES_MAX, Code, FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX, HEAD_BYTES, IGNORABLE, LENGTH_MAX, Level, MAGIC,
+    PRI_MAX, TAG_BYTES_MAX, VERSION, VERSION_MIN, feature, kind,
 };
 
 const HELLO_BYTES: usize = 40;
 const WELCOME_BYTES: usize = 24;
 const ERROR_FIXED_BYTES: usize = 8;
+/// The length before an event's fields.
+pub const FIELDS_LENGTH_BYTES: usize = 4;
 
 /// The bytes are not frames of this protocol; what follows them cannot be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +75,7 @@ impl Head {
         if u32::from(head.tag_length) > head.length {
             return Err(WireError("a frame's tag is longer than the frame"));
         }
-        if head.kind != kind::EVENT && head.kind & IGNORABLE == 0 && head.length > CONTROL_BYTES_MAX {
+        if !head.is_event() && head.kind & IGNORABLE == 0 && head.length > CONTROL_BYTES_MAX {
             return Err(WireError("a frame that is no event is too long"));
         }
         Ok(Some(head))
@@ -89,13 +93,19 @@ impl Head {
         to.extend_from_slice(&head);
     }
 
+    /// Whether it is the head of an event, with fields or without.
+    #[must_use]
+    pub const fn is_event(&self) -> bool {
+        matches!(self.kind, kind::EVENT | kind::EVENT_WITH_FIELDS)
+    }
+
     /// Bytes of the whole frame.
     #[must_use]
     pub const fn frame_bytes(&self) -> usize {
         HEAD_BYTES + self.length as usize
     }
 
-    /// Bytes of the payload.
+    /// Bytes of the payload; of an event with fields, those and their length as well.
     #[must_use]
     pub const fn payload_bytes(&self) -> usize {
         self.length as usize - self.tag_length as usize
@@ -132,6 +142,8 @@ pub struct Event<'a> {
     pub time_ns: u64,
     /// The producer's sequence: from 1, rising within a session.
     pub sequence: u64,
+    /// Names and values beside the payload, as [`put_field`] encodes them; empty if there are none.
+    pub fields: &'a [u8],
     /// At least one byte.
     pub payload: &'a [u8],
 }
@@ -216,8 +228,11 @@ impl<'a> Frame<'a> {
             .split_at_checked(usize::from(head.tag_length))
             .ok_or(WireError("a frame's tag is longer than the frame"))?;
         Ok(match head.kind {
-            kind::EVENT => {
-                Self::Event(Event { pri: head.detail, tag, time_ns: head.time_ns, sequence: head.sequence, payload })
+            kind::EVENT | kind::EVENT_WITH_FIELDS => {
+                let (fields, payload) =
+                    if head.kind == kind::EVENT { (&[][..], payload) } else { split_fields(payload)? };
+                let (pri, time_ns, sequence) = (head.detail, head.time_ns, head.sequence);
+                Self::Event(Event { pri, tag, time_ns, sequence, fields, payload })
             }
             kind::HELLO => Self::Hello(Hello::from_parts(head, tag, payload)?),
             kind::SYNC => Self::Sync,
@@ -260,9 +275,11 @@ impl Event<'_> {
     /// Appends the event's frame to `to`. The tag is cut to [`TAG_BYTES_MAX`].
     pub fn encode(&self, to: &mut Vec<u8>) {
         let tag = cut(self.tag);
+        let has_fields = !self.fields.is_empty();
+        let fields_bytes = if has_fields { FIELDS_LENGTH_BYTES + self.fields.len() } else { 0 };
         Head {
-            length: (tag.len() + self.payload.len()) as u32,
-            kind: kind::EVENT,
+            length: (tag.len() + fields_bytes + self.payload.len()) as u32,
+            kind: if has_fields { kind::EVENT_WITH_FIELDS } else { kind::EVENT },
             detail: self.pri,
             tag_length: tag.len() as u16,
             sequence: self.sequence,
@@ -270,6 +287,10 @@ impl Event<'_> {
         }
         .encode(to);
         to.extend_from_slice(tag);
+        if has_fields {
+            to.extend_from_slice(&(self.fields.len() as u32).to_le_bytes());
+            to.extend_from_slice(self.fields);
+        }
         to.extend_from_slice(self.payload);
     }
 }

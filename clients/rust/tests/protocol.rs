@@ -24,12 +24,13 @@ fn dump(document: &str, name: &str) -> Vec<u8> {
 fn from_client() -> [Frame<'static>; 5] {
     [
         Frame::Hello(Hello { session: SESSION, ack: Level::Durable, ..Hello::new(b"shop") }),
-        Frame::Event(Event { pri: 6, tag: b"", time_ns: 0, sequence: 1, payload: b"order 17 accepted" }),
+        Frame::Event(Event { pri: 6, sequence: 1, payload: b"order 17 accepted", ..Event::default() }),
         Frame::Event(Event {
             pri: 3,
             tag: b"billing",
             time_ns: 1_700_000_000_000_000_000,
             sequence: 2,
+            fields: b"",
             payload: b"card refused",
         }),
         Frame::Sync,
@@ -82,6 +83,7 @@ fn the_tables_have_every_number_under_its_name() {
         (kind::EVENT, "EVENT"),
         (kind::SYNC, "SYNC"),
         (kind::BYE, "BYE"),
+        (kind::EVENT_WITH_FIELDS, "EVENT_WITH_FIELDS"),
         (kind::WELCOME, "WELCOME"),
         (kind::ACK, "ACK"),
         (kind::ERROR, "ERROR"),
@@ -97,7 +99,9 @@ fn the_tables_have_every_number_under_its_name() {
     for level in [Level::None, Level::Persisted, Level::Durable] {
         has(format!("| {} | {} |", level as u8, format!("{level:?}").to_lowercase()));
     }
-    for bound in [wire::LENGTH_MAX, wire::CONTROL_BYTES_MAX, u32::from(wire::PRI_MAX), wire::TAG_BYTES_MAX as u32] {
+    has(format!("| FIELDS | {} |", wire::feature::FIELDS.trailing_zeros()));
+    let (tag, fields) = (wire::TAG_BYTES_MAX as u32, wire::FIELDS_BYTES_MAX as u32);
+    for bound in [wire::LENGTH_MAX, wire::CONTROL_BYTES_MAX, u32::from(wire::PRI_MAX), tag, fields] {
         assert!(document.contains(&format!("**{bound}**")), "docs/PROTOCOL.md does not state the bound {bound}");
     }
 }

@@ -35,7 +35,8 @@ const PIECES_NS: u64 = 1_000_000_000;
 
 impl From<TailArgs> for CatArgs {
     fn from(tail: TailArgs) -> Self {
-        let TailArgs { lines, follow: _, selection, format } = tail;
+        let TailArgs { lines, follow: _, mut selection, format, fields } = tail;
+        selection.fields = fields;
         Self { lines: Some(lines), follow: true, reverse: false, selection, format, files: Vec::new() }
     }
 }

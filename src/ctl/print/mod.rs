@@ -37,6 +37,11 @@ pub(crate) struct LossView<'a> {
     pub(crate) source: Source<'a>,
 }
 
+/// Gives `take` all names under which an event is printed, each with its values.
+pub(crate) fn names(event: &EventView<'_>, take: &mut dyn FnMut(&str, &[&[u8]])) {
+    fields::Names::default().event(event, take);
+}
+
 /// Prints events in one format.
 #[derive(Debug)]
 pub(crate) struct Printer {

@@ -17,6 +17,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use super::args::{Boot, SelectionArgs, parse_id};
 use super::failure::Failure;
+use super::print::{self, EventView};
 use crate::pipeline::record::{Record, Source};
 use crate::pipeline::store::scan::Event;
 
@@ -51,6 +52,8 @@ pub(crate) struct Selection {
     priority: Option<RangeInclusive<u8>>,
     who: Who,
     grep: Option<Regex>,
+    /// Names, and the values of which an event must have one.
+    fields: Vec<(String, Vec<Vec<u8>>)>,
 }
 
 /// Filters on the sender. Each list is empty if it does not matter.
@@ -107,6 +110,7 @@ impl Selection {
                 uids: args.uid.clone(),
             },
             grep: args.grep.as_deref().map(grep).transpose()?,
+            fields: by_name(&args.fields),
         })
     }
 
@@ -120,6 +124,20 @@ impl Selection {
     pub(crate) fn wants_event(&self, event: &Event<'_>, payload: &[u8]) -> bool {
         event.sequence.is_some_and(|sequence| self.wants(sequence, &event.record, &event.source, payload))
             && self.boot.is_none_or(|boot| boot == event.boot_id)
+            && (self.fields.is_empty() || self.finds_fields(event, payload))
+    }
+
+    /// Whether it has each field that is asked for, under the names by which it is printed.
+    fn finds_fields(&self, event: &Event<'_>, payload: &[u8]) -> bool {
+        let cursor = Cursor { stream: event.stream_id, sequence: event.sequence.unwrap_or(0) };
+        let (boot, record, source) = (event.boot_id, event.record, event.source);
+        let mut found = vec![false; self.fields.len()];
+        print::names(&EventView { cursor, boot, record, payload, source }, &mut |name, values| {
+            for ((wanted, any), found) in self.fields.iter().zip(&mut found) {
+                *found |= wanted == name && any.iter().any(|one| values.contains(&one.as_slice()));
+            }
+        });
+        found.into_iter().all(|found| found)
     }
 
     /// The cheapest questions come first, the text last.
@@ -175,6 +193,18 @@ fn unit(text: &str) -> Result<Unit, Failure> {
     let pattern = regex::escape(&name).replace("\\*", ".*").replace("\\?", ".");
     let built = RegexBuilder::new(&format!("^{pattern}$")).unicode(false).dot_matches_new_line(true).build();
     built.map(Unit::Pattern).map_err(|error| Failure::Usage(format!("--unit: '{text}': {}", first_line(&error))))
+}
+
+/// The values that are asked for under each name.
+fn by_name(fields: &[(String, Vec<u8>)]) -> Vec<(String, Vec<Vec<u8>>)> {
+    let mut by_name: Vec<(String, Vec<Vec<u8>>)> = Vec::new();
+    for (name, value) in fields {
+        match by_name.iter_mut().find(|(known, _)| known == name) {
+            Some((_, values)) => values.push(value.clone()),
+            None => by_name.push((name.clone(), vec![value.clone()])),
+        }
+    }
+    by_name
 }
 
 /// As in journalctl, a pattern without a capital letter does not care about case.

@@ -87,7 +87,7 @@ fn steps(session: &mut FrameSession, bytes: &[u8], peer: &Peer, intake: &mut Int
                     piece: None,
                 };
                 at += consumed;
-                intake.layer.add_with(slot, event.pri, at - event.payload.len()..at, extra, &[]);
+                intake.layer.add_with(slot, event.pri, at - event.payload.len()..at, extra, event.fields);
             }
             Step::Refused { cause, payload_bytes, consumed } => {
                 let slot = intake.layer.slot(peer, Transport::Frames, 0, session.name());

@@ -32,7 +32,7 @@ mod sessions;
 
 use std::ops::RangeInclusive;
 
-use dbuf_client::wire::{self, Code, Event, Fault, Frame, HEAD_BYTES, Head, Hello, Welcome, kind};
+use dbuf_client::wire::{self, Code, Event, Fault, Frame, HEAD_BYTES, Head, Hello, Welcome, feature, kind};
 
 pub use super::layer::Brought;
 use crate::pipeline::buffer::Spot;
@@ -97,10 +97,13 @@ pub enum Step<'a> {
 /// The largest frame that a writer has to hold whole, for this `max_event`, in bytes.
 #[must_use]
 pub const fn frame_bytes_max(max_event_bytes: usize) -> usize {
-    let event = wire::TAG_BYTES_MAX + max_event_bytes;
+    let event = wire::TAG_BYTES_MAX + wire::FIELDS_LENGTH_BYTES + wire::FIELDS_BYTES_MAX + max_event_bytes;
     let control = wire::CONTROL_BYTES_MAX as usize;
     HEAD_BYTES + if event > control { event } else { control }
 }
+
+/// Features that this daemon has.
+const FEATURES: u64 = feature::FIELDS;
 
 /// What [`greet`] made of a connection's first bytes.
 #[derive(Debug)]
@@ -154,7 +157,7 @@ pub fn greet(bytes: &[u8], max_event_bytes: usize, uid: u32, sessions: &Arc<Sess
     if hello.version < wire::VERSION_MIN || hello.version_min > wire::VERSION {
         return refused(Code::Version, "no version of the protocol that both sides speak");
     }
-    if hello.incompatible != 0 {
+    if hello.incompatible & !FEATURES != 0 {
         return refused(Code::Version, "a feature is asked for that this daemon does not have");
     }
     let Some((seat, known)) = Sessions::sit(sessions, uid, hello.session) else {
@@ -169,6 +172,8 @@ pub fn greet(bytes: &[u8], max_event_bytes: usize, uid: u32, sessions: &Arc<Sess
 pub struct FrameSession {
     name: Box<[u8]>,
     max_event_bytes: usize,
+    /// Its events may have fields.
+    has_fields: bool,
     /// The highest sequence that was accepted or refused.
     last: u64,
     /// Bytes of a refused or ignored frame that are still to come.
@@ -191,14 +196,15 @@ impl FrameSession {
         Frame::Welcome(Welcome {
             version: hello.version.min(wire::VERSION),
             max_event: max_event_bytes as u32,
-            compatible: 0,
-            incompatible: 0,
+            compatible: hello.compatible & FEATURES,
+            incompatible: hello.incompatible,
             last,
         })
         .encode(&mut outbox);
         Self {
             name: hello.name.into(),
             max_event_bytes,
+            has_fields: (hello.compatible | hello.incompatible) & feature::FIELDS != 0,
             last,
             skip: 0,
             unpublished: None,
@@ -242,6 +248,7 @@ impl FrameSession {
         };
         match head.kind {
             kind::EVENT => self.event(&head, bytes),
+            kind::EVENT_WITH_FIELDS if self.has_fields => self.event(&head, bytes),
             kind::SYNC => {
                 self.sync = Some(self.last);
                 self.pass(&head)
@@ -263,11 +270,23 @@ impl FrameSession {
         }
         let frame_bytes = head.frame_bytes();
         let Some(body) = bytes.get(HEAD_BYTES..frame_bytes) else { return Step::More { frame_bytes } };
-        let (tag, payload) = body.split_at(usize::from(head.tag_length));
+        let (tag, rest) = body.split_at(usize::from(head.tag_length));
+        let (fields, payload) = if head.kind == kind::EVENT {
+            (&[][..], rest)
+        } else {
+            match wire::split_fields(rest) {
+                Ok((_, [])) => return self.refuse(head, Code::Malformed, "an event without payload"),
+                Ok((_, payload)) if payload.len() > self.max_event_bytes => {
+                    return self.refuse(head, Code::TooBig, TOO_BIG);
+                }
+                Ok(parts) => parts,
+                Err(error) => return self.refuse(head, Code::Malformed, error.0),
+            }
+        };
         self.last = head.sequence;
         let first = self.unpublished.map_or(head.sequence, |(first, _)| first);
         self.unpublished = Some((first, head.sequence));
-        let event = Event { pri: head.detail, tag, time_ns: head.time_ns, sequence: head.sequence, payload };
+        let event = Event { pri: head.detail, tag, time_ns: head.time_ns, sequence: head.sequence, fields, payload };
         Step::Event { event, consumed: frame_bytes }
     }
 
@@ -392,7 +411,7 @@ impl FrameSession {
     /// What the connection's end means for `rest`, the bytes that no step has consumed: the cause if an event was cut.
     #[must_use]
     pub fn at_end(&self, rest: &[u8]) -> Option<Cause> {
-        let begins_event = rest.get(4).is_none_or(|&kind| kind == kind::EVENT);
+        let begins_event = rest.get(4).is_none_or(|kind| matches!(*kind, kind::EVENT | kind::EVENT_WITH_FIELDS));
         (self.skip == 0 && !rest.is_empty() && begins_event).then_some(Cause::Abandoned)
     }
 }
@@ -403,10 +422,13 @@ impl Drop for FrameSession {
     }
 }
 
+const TOO_BIG: &str = "the payload is larger than max_event";
+
 /// What is wrong with the event of this head, as far as its sender alone is hurt by it.
 fn fault_of(head: &Head, max_event_bytes: usize) -> Option<(Code, &'static str)> {
-    if head.payload_bytes() > max_event_bytes {
-        Some((Code::TooBig, "the payload is larger than max_event"))
+    let more = if head.kind == kind::EVENT { 0 } else { wire::FIELDS_LENGTH_BYTES + wire::FIELDS_BYTES_MAX };
+    if head.payload_bytes() > max_event_bytes + more {
+        Some((Code::TooBig, TOO_BIG))
     } else if head.payload_bytes() == 0 {
         Some((Code::Malformed, "an event without payload"))
     } else if usize::from(head.tag_length) > wire::TAG_BYTES_MAX {

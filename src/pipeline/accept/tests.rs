@@ -265,7 +265,7 @@ fn hello(session: u128, ack: Level) -> Vec<u8> {
 
 fn event(sequence: u64, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    Event { pri: 5, tag: b"", time_ns: 0, sequence, payload }.encode(&mut bytes);
+    Event { pri: 5, sequence, payload, ..Event::default() }.encode(&mut bytes);
     bytes
 }
 

@@ -166,19 +166,13 @@ impl<'a> Record<'a> {
 
     /// The fields of an event: name and value. Ends early where they are damaged.
     pub fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
-        let mut rest: &'a [u8] = if self.flags & flag::FIELDS == 0 {
+        let all: &'a [u8] = if self.flags & flag::FIELDS == 0 {
             &[]
         } else {
             let at = self.words_bytes();
             &self.body[at + 4..][..u32_at(self.body, at) as usize]
         };
-        std::iter::from_fn(move || {
-            let (fixed, tail) = rest.split_at_checked(5)?;
-            let (name, tail) = tail.split_at_checked(usize::from(fixed[0]))?;
-            let (value, tail) = tail.split_at_checked(u32_at(fixed, 1) as usize)?;
-            rest = tail;
-            Some((name, value))
-        })
+        dbuf_client::wire::fields(all)
     }
 
     /// What a source record says.

@@ -16,6 +16,7 @@ mod decode;
 #[cfg(test)]
 mod tests;
 
+pub use dbuf_client::wire::{FIELDS_BYTES_MAX, put_field};
 pub use decode::{Malformed, Record};
 
 /// Records start at multiples of this many bytes.
@@ -39,8 +40,6 @@ pub const LOSS_PAYLOAD_BYTES: usize = 40;
 pub const LOSS_BYTES: usize = HEAD_BYTES + LOSS_PAYLOAD_BYTES;
 /// The highest value that `ingest.max_event` may have, in bytes.
 pub const MAX_EVENT_BYTES_MAX: usize = 1 << 20;
-/// The most bytes that the fields of one event may take, all names and values together.
-pub const FIELDS_BYTES_MAX: usize = 16 << 10;
 /// The most bytes that stand between an event's head and its payload.
 pub const EXTENSION_BYTES_MAX: usize = 3 * 8 + padded(4 + FIELDS_BYTES_MAX);
 
@@ -390,19 +389,4 @@ pub fn encode_loss(to: &mut impl Sink, id: u32, time_ns: u64, loss: &Loss) {
     to.put(&loss.bytes.to_le_bytes());
     to.put(&loss.first_ns.to_le_bytes());
     to.put(&loss.last_ns.to_le_bytes());
-}
-
-/// Adds one field to an event's fields: name length (u8), value length (u32), name, value.
-///
-/// Returns false, and adds nothing, if the name is empty or longer than 64 bytes or if the fields would take more
-/// than [`FIELDS_BYTES_MAX`].
-pub fn put_field(fields: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
-    if name.is_empty() || name.len() > 64 || fields.len() + 5 + name.len() + value.len() > FIELDS_BYTES_MAX {
-        return false;
-    }
-    fields.push(name.len() as u8);
-    fields.extend_from_slice(&(value.len() as u32).to_le_bytes());
-    fields.extend_from_slice(name);
-    fields.extend_from_slice(value);
-    true
 }

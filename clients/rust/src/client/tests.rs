@@ -63,8 +63,8 @@ fn what_is_sent_arrives_and_sync_waits_for_the_durable_acknowledgement() {
             .into_iter()
             .filter_map(|frame| if let Frame::Event(event) = frame { Some(event) } else { None })
             .collect();
-        assert_eq!(events[0], Event { pri: 6, tag: b"", time_ns: 0, sequence: 1, payload: b"one" });
-        assert_eq!(events[1], Event { pri: 3, tag: b"tag", time_ns: 9, sequence: 2, payload: b"two" });
+        assert_eq!(events[0], Event { pri: 6, tag: b"", time_ns: 0, sequence: 1, fields: b"", payload: b"one" });
+        assert_eq!(events[1], Event { pri: 3, tag: b"tag", time_ns: 9, sequence: 2, fields: b"", payload: b"two" });
         reply(stream, &[Frame::Ack { level: Level::Durable, sequence: 1 }]);
         reply(stream, &[Frame::Ack { level: Level::Durable, sequence: 2 }]);
     });

@@ -17,6 +17,10 @@ pub const LENGTH_MAX: u32 = 64 << 20;
 pub const CONTROL_BYTES_MAX: u32 = 4 << 10;
 /// The bit of a frame type that lets a receiver skip it unread.
 pub const IGNORABLE: u8 = 0x80;
+/// The most bytes that the fields of one event may take, all names and values together.
+pub const FIELDS_BYTES_MAX: usize = 16 << 10;
+/// The longest name of a field, in bytes.
+pub const FIELD_NAME_BYTES_MAX: usize = 64;
 /// The highest value of an event's `pri`: facility 23, priority 7.
 pub const PRI_MAX: u8 = 191;
 
@@ -30,12 +34,20 @@ pub mod kind {
     pub const SYNC: u8 = 0x03;
     /// Client: nothing more will come.
     pub const BYE: u8 = 0x04;
+    /// Client: one event with fields beside its payload; only where [`feature::FIELDS`](super::feature::FIELDS) is granted.
+    pub const EVENT_WITH_FIELDS: u8 = 0x05;
     /// Daemon: the answer to HELLO.
     pub const WELCOME: u8 = 0x41;
     /// Daemon: how far events are persisted or durable.
     pub const ACK: u8 = 0x42;
     /// Daemon: events that are not and will not be stored, or why the connection ends.
     pub const ERROR: u8 = 0x43;
+}
+
+/// Features; bits of HELLO and WELCOME.
+pub mod feature {
+    /// Compatible: events may have fields beside the payload.
+    pub const FIELDS: u64 = 1 << 0;
 }
 
 /// What an acknowledgement promises.

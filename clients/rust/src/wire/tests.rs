@@ -22,8 +22,11 @@ proptest! {
         pri: u8, time_ns: u64, sequence: u64,
         tag in prop::collection::vec(any::<u8>(), 0..=TAG_BYTES_MAX),
         payload in prop::collection::vec(any::<u8>(), 0..300),
+        named in prop::collection::vec((prop::collection::vec(any::<u8>(), 1..=64), prop::collection::vec(any::<u8>(), 0..99)), 0..4),
     ) {
-        round_trip(&Frame::Event(Event { pri, tag: &tag, time_ns, sequence, payload: &payload }));
+        let mut fields = Vec::new();
+        assert!(named.iter().all(|(name, value)| put_field(&mut fields, name, value)));
+        round_trip(&Frame::Event(Event { pri, tag: &tag, time_ns, sequence, fields: &fields, payload: &payload }));
     }
 
     #[test]
@@ -79,7 +82,16 @@ fn a_frame_of_unknown_type_is_skipped_only_if_it_says_so() {
         let mut bytes = Vec::new();
         Head { length: 40, kind, ..Head::default() }.encode(&mut bytes);
         bytes.extend_from_slice(&[0; 40]);
-        let known = [kind::HELLO, kind::EVENT, kind::SYNC, kind::BYE, kind::WELCOME, kind::ACK, kind::ERROR];
+        let known = [
+            kind::HELLO,
+            kind::EVENT,
+            kind::EVENT_WITH_FIELDS,
+            kind::SYNC,
+            kind::BYE,
+            kind::WELCOME,
+            kind::ACK,
+            kind::ERROR,
+        ];
         let understood = matches!(Frame::decode(&bytes), Ok(Some((_, 64))));
         assert_eq!(understood, known.contains(&kind) || kind >= IGNORABLE, "type {kind:#04x}");
     }

@@ -33,7 +33,7 @@ fn up_to(sequence: u64) -> Brought {
 }
 
 fn event(sequence: u64, payload: &[u8]) -> Vec<u8> {
-    encoded(&Frame::Event(Event { pri: 6, tag: b"", time_ns: 0, sequence, payload }))
+    encoded(&Frame::Event(Event { pri: 6, sequence, payload, ..Event::default() }))
 }
 
 fn encoded(frame: &Frame<'_>) -> Vec<u8> {
@@ -151,7 +151,7 @@ fn a_client_that_cannot_be_understood_is_told_why_and_not_let_in() {
 #[test]
 fn a_client_of_a_later_version_is_met_at_ours() {
     let mut bytes = wire::MAGIC.to_vec();
-    Frame::Hello(Hello { version: 9, compatible: 0b11, ..Hello::new(b"") }).encode(&mut bytes);
+    Frame::Hello(Hello { version: 9, compatible: 0b110, ..Hello::new(b"") }).encode(&mut bytes);
     let Greeting::Open { mut session, .. } = greet(&bytes, MAX_EVENT, 0, &Sessions::new()) else { panic!() };
     let Frame::Welcome(welcome) = Frame::decode(session.outgoing()).unwrap().unwrap().0 else { panic!() };
     assert_eq!((welcome.version, welcome.compatible), (1, 0));
@@ -160,9 +160,65 @@ fn a_client_of_a_later_version_is_met_at_ours() {
 #[test]
 fn events_come_out_as_they_were_sent() {
     let mut session = opened(Level::None);
-    let full = Event { pri: 191, tag: b"tag", time_ns: 5, sequence: 9, payload: b"payload" };
+    let full = Event { pri: 191, tag: b"tag", time_ns: 5, sequence: 9, fields: b"", payload: b"payload" };
     let bytes = encoded(&Frame::Event(full));
     assert_eq!(session.next(&bytes), Step::Event { event: full, consumed: bytes.len() });
+}
+
+/// A session whose events may have fields.
+fn with_fields() -> FrameSession {
+    let mut bytes = wire::MAGIC.to_vec();
+    Frame::Hello(Hello { compatible: feature::FIELDS, ..Hello::new(b"app") }).encode(&mut bytes);
+    let Greeting::Open { mut session, .. } = greet(&bytes, MAX_EVENT, 0, &Sessions::new()) else { panic!() };
+    let Frame::Welcome(welcome) = Frame::decode(session.outgoing()).unwrap().unwrap().0 else { panic!() };
+    assert_eq!(welcome.compatible, feature::FIELDS);
+    let welcome = session.outgoing().len();
+    session.sent(welcome);
+    *session
+}
+
+#[test]
+fn events_have_fields_where_they_were_asked_for_and_nowhere_else() {
+    let mut fields = Vec::new();
+    assert!(wire::put_field(&mut fields, b"ORDER", b"17"));
+    let event = Event { pri: 6, tag: b"tag", time_ns: 5, sequence: 9, fields: &fields, payload: b"payload" };
+    let bytes = encoded(&Frame::Event(event));
+    for cut in 0..bytes.len() {
+        assert!(matches!(with_fields().next(&bytes[..cut]), Step::More { .. }), "cut at {cut}");
+    }
+    assert_eq!(with_fields().next(&bytes), Step::Event { event, consumed: bytes.len() });
+    let (seen, _) = run(&mut opened(Level::None), &bytes);
+    assert_eq!(seen, [Seen::Broken(Some(Cause::Malformed))]);
+}
+
+#[test]
+fn an_event_whose_fields_are_none_costs_itself_and_is_named() {
+    let framed = |fields: &[u8], payload: &[u8]| {
+        encoded(&Frame::Event(Event { sequence: 1, fields, payload, ..Event::default() }))
+    };
+    let mut good = Vec::new();
+    assert!(wire::put_field(&mut good, b"ORDER", b"17"));
+    let mut cut_off = framed(&good, b"x");
+    cut_off[HEAD_BYTES] = 200;
+    for (bad, cause) in [
+        (framed(b"no fields at all", b"x"), Cause::Malformed),
+        (framed(&good, b""), Cause::Malformed),
+        (cut_off, Cause::Malformed),
+        (framed(&good, &[1; MAX_EVENT + 1]), Cause::TooBig),
+        (framed(&[0; wire::FIELDS_BYTES_MAX + 1], &[1; MAX_EVENT]), Cause::TooBig),
+    ] {
+        let mut session = with_fields();
+        let (seen, rest) = run(&mut session, &[bad, event(2, b"good")].concat());
+        assert!(matches!(seen[0], Seen::Refused(refused, _) if refused == cause), "{seen:?}");
+        assert_eq!((&seen[1..], rest), (&[Seen::Event(2, b"good".to_vec())][..], 0));
+        assert_eq!(replies(&mut session), [(None, 1, 1)]);
+    }
+    // The longest that there can be.
+    let payload = [1; MAX_EVENT];
+    let mut longest = Vec::new();
+    assert!(wire::put_field(&mut longest, b"N", &[b'x'; wire::FIELDS_BYTES_MAX - 6]));
+    let (seen, _) = run(&mut with_fields(), &framed(&longest, &payload));
+    assert_eq!(seen, [Seen::Event(1, payload.to_vec())]);
 }
 
 #[test]
