@@ -1,0 +1,286 @@
+"""What a client still owes to the daemon, and what the daemon has said of the rest.
+
+Enters: events of the application's threads; what the daemon says, from the thread of the connection. Leaves: frames to
+write, and counts. Whoever calls holds ``changed``; nothing here waits, reads or writes. What can fail: a daemon that
+speaks of what it cannot know.
+
+An event waits until its frame is made, then it is under way until it is settled: acknowledged at the client's level, or
+named by an ERROR; at level none, handed to the kernel. When the connection is lost, what is under way waits again, and
+WELCOME says which of that the daemon has already.
+
+Events have numbers, from 1. A frame's sequence is the number, above what the daemon had of the session before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Deque, Dict, NamedTuple, Optional, Tuple
+
+from . import wire
+from .errors import SessionTaken
+from .wire import Level
+
+EVENT_COST = 256
+"""What keeping an event takes beside its bytes, about."""
+
+
+class Kept(NamedTuple):
+    """An event that is not settled."""
+
+    number: int
+    payload: bytes
+    pri: int
+    tag: bytes
+    time_ns: int
+
+    def cost(self) -> int:
+        return EVENT_COST + len(self.payload) + len(self.tag)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Events that the daemon did not store."""
+
+    first: int
+    """The number of the first, as :meth:`dbuf.Client.send` returned it. Below 1: of an earlier client's, in a session
+    that was given."""
+    last: int
+    """The number of the last. Of a range that is ``lost``, some may have been stored."""
+    code: int
+    """Why; a :class:`dbuf.Code`, or a number of a later version."""
+    text: str
+    """The daemon's words."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What became of a client's events: ``accepted`` = ``settled`` + ``kept`` + ``lost["abandoned"]``."""
+
+    accepted: int
+    """Events that :meth:`dbuf.Client.send` took."""
+    settled: int
+    """Acknowledged at the client's level or named by an ERROR; at level none, written."""
+    durable: int
+    """Every event up to this number is known to be durable, or was named by an ERROR."""
+    kept: int
+    """Events that are kept, because they are not settled."""
+    kept_bytes: int
+    """Memory that they take, about."""
+    resent: int
+    """Frames that were sent once more after a connection was lost."""
+    unconfirmed: int
+    """At level none: events that were written to a daemon that is gone, and that the next does not know of."""
+    connections: int
+    """Connections that the daemon welcomed."""
+    connected: bool
+    """Whether there is one now."""
+    last_error: Optional[str]
+    """Why the last connection ended, or none could be made."""
+    lost: Dict[str, int] = field(default_factory=dict)
+    """Events by cause. ``full``: never accepted; ``too_big``, ``malformed`` and ``lost``: the daemon said so;
+    ``abandoned``: the client was closed before they were settled."""
+
+
+class Ledger:
+    """The state of one client in one process."""
+
+    def __init__(self, level: Level, capacity_bytes: int, session: int) -> None:
+        self.changed = threading.Condition()
+        self.level = level
+        self.session = session
+        self.capacity_bytes = capacity_bytes
+        self.kept_bytes = 0
+        self.number = 0
+        self.settled = 0
+        self.durable = 0
+        self.synced = 0
+        """Each SYNC for an event up to here is answered."""
+        self.sync_wanted = 0
+        self.refused_untold = 0
+        self.unconfirmed_untold = 0
+        self.lost: Dict[str, int] = {}
+
+        # What the connection's thread and the callers tell each other.
+        self.welcome: Optional[wire.Welcome] = None
+        self.callers = 0
+        """Callers that wait for a connection, so that one is wanted although there is no event."""
+        self.hurry = False
+        """The next attempt to connect is not to wait."""
+        self.failures = 0
+        self.closing = False
+        self.stopping = False
+        self.failed: Optional[Exception] = None
+        """Why this client can never do anything again."""
+        self.last_error: Optional[str] = None
+
+        self._waiting: Deque[Kept] = deque()
+        self._under_way: Deque[Kept] = deque()
+        self._made = 0
+        """The highest number of which a frame was made."""
+        self._base: Optional[int] = None
+        """What the daemon had of this session before."""
+        self._syncs: Deque[Tuple[int, int]] = deque()
+        """SYNCs on this connection: the number that it is for, and the sequence of its answer."""
+        self._sync_made = 0
+        self._told = 0
+        """The last sequence that the daemon knows of this session once it has read all that was made for it."""
+        self._doubted = 0
+        """Up to here it has been counted what nobody can confirm."""
+        self._resent = 0
+        self._unconfirmed = 0
+        self._connections = 0
+
+    # The application's side.
+
+    def is_empty(self) -> bool:
+        """Whether everything is settled."""
+        return not self._waiting and not self._under_way
+
+    def has_room(self, cost: int) -> bool:
+        return self.kept_bytes + cost <= self.capacity_bytes
+
+    def add(self, payload: bytes, pri: int, tag: bytes, time_ns: int) -> int:
+        """Takes an event and returns its number."""
+        self.number += 1
+        kept = Kept(self.number, payload, pri, tag, time_ns)
+        self.kept_bytes += kept.cost()
+        self._waiting.append(kept)
+        return self.number
+
+    def count_lost(self, cause: str, events: int = 1) -> None:
+        self.lost[cause] = self.lost.get(cause, 0) + events
+
+    def abandon(self) -> None:
+        """The client ends here; what is kept is lost."""
+        left = len(self._waiting) + len(self._under_way)
+        if left:
+            self.count_lost("abandoned", left)
+        self._waiting.clear()
+        self._under_way.clear()
+        self.kept_bytes = 0
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            accepted=self.number,
+            settled=self.settled,
+            durable=self.durable,
+            kept=len(self._waiting) + len(self._under_way),
+            kept_bytes=self.kept_bytes,
+            resent=self._resent,
+            unconfirmed=self._unconfirmed,
+            connections=self._connections,
+            connected=self.welcome is not None,
+            last_error=self.last_error,
+            lost=dict(self.lost),
+        )
+
+    @property
+    def last_before(self) -> int:
+        """The last sequence of this session that the daemon had accepted before this client."""
+        return self._base or 0
+
+    # The connection's side.
+
+    def needs_connection(self) -> bool:
+        """Whether there is anything to talk about; an idle client lets the daemon alone."""
+        return not self.is_empty() or self.sync_wanted > self.synced or self.callers > 0
+
+    def welcomed(self, welcome: wire.Welcome) -> None:
+        """The daemon says where the session stands."""
+        if self._base is None:
+            self._base = welcome.last
+        elif welcome.last > self._base + self._made:
+            raise SessionTaken("the daemon has accepted what this client never sent: another sends in its session")
+        known = welcome.last - self._base
+        # What has left, and was never confirmed as durable, is this daemon's to confirm, or nobody's.
+        unknown = self.settled - max(known, self.durable, self._doubted)
+        if unknown > 0:
+            self.unconfirmed_untold += unknown
+            if self.level is Level.NONE:
+                self._unconfirmed += unknown
+            self._doubted = self.settled
+        while self._waiting and self._waiting[0].number <= known:
+            self._under_way.append(self._waiting.popleft())
+        if self.level is Level.NONE:
+            self.handed_over()
+        self.welcome = welcome
+        self._told = welcome.last
+        self._connections += 1
+        self.last_error = None
+        self.changed.notify_all()
+
+    def disconnected(self, why: str) -> None:
+        """What is under way waits again."""
+        self._waiting.extendleft(reversed(self._under_way))
+        self._under_way.clear()
+        self._syncs.clear()
+        self._sync_made = self.synced
+        if self.welcome is None:
+            self.failures += 1
+        self.welcome = None
+        self.last_error = why
+        self.changed.notify_all()
+
+    def gather(self, bytes_max: int) -> bytes:
+        """Frames of what waits, at least one if anything does; about ``bytes_max`` bytes of them."""
+        assert self.welcome is not None and self._base is not None, "the sequences are known"
+        frames = bytearray()
+        waiting, under_way = self._waiting, self._under_way
+        while waiting and len(frames) < bytes_max:
+            event = waiting.popleft()
+            under_way.append(event)
+            if event.number <= self._made:
+                self._resent += 1
+            else:
+                self._made = event.number
+            self._told = self._base + event.number
+            frames += wire.encode_event(self._told, event.payload, event.pri, event.tag, event.time_ns)
+        wanted = self.sync_wanted
+        if wanted > max(self._sync_made, self.synced) and (not waiting or waiting[0].number > wanted):
+            # The answer names what the daemon knows, and one that has forgotten the session may not know `wanted`.
+            self._syncs.append((wanted, self._told))
+            self._sync_made = wanted
+            frames += wire.encode(wire.Sync())
+        return bytes(frames)
+
+    def handed_over(self) -> None:
+        """All frames that were gathered are in the kernel's hands: at level none, that settles them."""
+        if self.level is Level.NONE and self._under_way:
+            self._settle(self._under_way[-1].number)
+
+    def acknowledged(self, level: Level, sequence: int) -> None:
+        """Every event up to this sequence has reached the level, or was named before."""
+        assert self._base is not None, "after WELCOME"
+        number = min(sequence - self._base, self._made)
+        if level >= self.level and self.level is not Level.NONE:
+            self._settle(number)
+        if level is Level.DURABLE:
+            self.durable = max(self.durable, number)
+            self.synced = max(self.synced, self.durable)
+            while self._syncs and self._syncs[0][1] <= sequence:
+                self.synced = max(self.synced, self._syncs.popleft()[0])
+        self.changed.notify_all()
+
+    def refused(self, fault: wire.Fault) -> Refusal:
+        """The daemon names events that it did not store."""
+        events = max(fault.last - fault.first + 1, 1)
+        self.count_lost(wire.code_name(fault.code), events)
+        self.refused_untold += events
+        base = self._base or 0
+        return Refusal(fault.first - base, fault.last - base, fault.code, fault.text.decode("utf-8", "replace"))
+
+    def fail(self, why: Exception) -> None:
+        """Nothing will ever come of this client."""
+        self.failed = why
+        self.last_error = str(why)
+        self.changed.notify_all()
+
+    def _settle(self, number: int) -> None:
+        under_way = self._under_way
+        while under_way and under_way[0].number <= number:
+            event = under_way.popleft()
+            self.kept_bytes -= event.cost()
+            self.settled = event.number
+        self.changed.notify_all()
