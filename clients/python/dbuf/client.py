@@ -14,8 +14,8 @@ from typing import Callable, Optional, Type, Union
 
 from . import process, wire
 from .errors import Closed, Full, Invalid, NotConnected, NotStored, SessionTaken, TimedOut, TooBig
-from .ledger import EVENT_COST, Ledger, Refusal, Statistics
-from .link import Link, WELCOME_TIMEOUT_S
+from .ledger import EVENT_COST, Ledger, Refusal, Statistics, cost
+from .link import WELCOME_TIMEOUT_S, Link
 from .paths import default_path
 from .wire import Level
 
@@ -137,7 +137,7 @@ class Client:
             if self._when_down == "fail":
                 self._require_connection(ledger, link)
             self._check_size(ledger, len(payload), len(label))
-            if not self._waits_for_room(ledger, link, EVENT_COST + len(payload) + len(label)):
+            if not self._waits_for_room(ledger, link, cost(payload, label)):
                 if is_counted:
                     ledger.count_lost("full")
                 if self._when_full == "drop":
@@ -256,15 +256,25 @@ class Client:
         if ledger.closing:
             raise Closed("the client is closed")
         if self._link is None:
-            link = Link(ledger, self._find, self._name, self._on_refused)
-            try:
-                link.thread.start()
-            except RuntimeError as error:
-                link.let_go()
-                raise Closed(f"the interpreter is ending: {error}") from error
-            self._link = link
-            process.before_child_ends(lambda: self.drain(self._close_timeout))
+            self._start(ledger)
+        assert self._link is not None, "started"
         return self._link
+
+    def _start(self, ledger: Ledger) -> None:
+        link = Link(ledger, self._find, self._name, self._on_refused)
+        if self._link is not None:
+            # A signal handler that sends came in between, and has begun one.
+            link.let_go()
+            return
+        # Known before it runs, for the same reason.
+        self._link = link
+        try:
+            link.thread.start()
+        except RuntimeError as error:
+            self._link = None
+            link.let_go()
+            raise Closed(f"the interpreter is ending: {error}") from error
+        process.before_child_ends(lambda: self.drain(self._close_timeout))
 
     def _find(self) -> str:
         return default_path() if self._path is None else os.fspath(self._path)
@@ -293,14 +303,14 @@ class Client:
         if payload_bytes + tag_bytes > room:
             raise TooBig(f"the event has {payload_bytes} bytes, and the client keeps {room} at most (buffer_bytes)")
 
-    def _waits_for_room(self, ledger: Ledger, link: Link, cost: int) -> bool:
+    def _waits_for_room(self, ledger: Ledger, link: Link, needed: int) -> bool:
         # The callback's thread is the one that makes room: it must not wait for itself.
-        if not ledger.has_room(cost) and self._when_full == "block" and not link.is_current():
+        if not ledger.has_room(needed) and self._when_full == "block" and not link.is_current():
             ledger.changed.wait_for(
-                lambda: ledger.has_room(cost) or ledger.closing or self._is_over(ledger), self._block_timeout
+                lambda: ledger.has_room(needed) or ledger.closing or self._is_over(ledger), self._block_timeout
             )
             self._started(ledger)
-        return ledger.has_room(cost)
+        return ledger.has_room(needed)
 
     def _require_connection(self, ledger: Ledger, link: Link) -> None:
         failures = ledger.failures

@@ -17,7 +17,13 @@ from .errors import Closed, Full
 from .ledger import Statistics
 from .wire import Level
 
-_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO + 5, 5), (logging.INFO, 6))
+_PRIORITIES = (
+    (logging.CRITICAL, 2),
+    (logging.ERROR, 3),
+    (logging.WARNING, 4),
+    (logging.INFO + 5, 5),
+    (logging.INFO, 6),
+)
 
 
 class Handler(logging.Handler):

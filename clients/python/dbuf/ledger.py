@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Deque, Dict, NamedTuple, Optional, Tuple
+from typing import Deque, Dict, Optional, Tuple
 
 from . import wire
 from .errors import SessionTaken
@@ -26,17 +26,9 @@ EVENT_COST = 256
 """What keeping an event takes beside its bytes, about."""
 
 
-class Kept(NamedTuple):
-    """An event that is not settled."""
-
-    number: int
-    payload: bytes
-    pri: int
-    tag: bytes
-    time_ns: int
-
-    def cost(self) -> int:
-        return EVENT_COST + len(self.payload) + len(self.tag)
+Kept = Tuple[bytes, int, bytes, int]
+"""An event that is not settled: payload, pri, tag, time in nanoseconds. Its number is implied by its place: a signal
+handler that sends while its thread does can then not break the order of the numbers."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +75,11 @@ class Statistics:
     ``abandoned``: the client was closed before they were settled."""
 
 
+def cost(payload: bytes, tag: bytes) -> int:
+    """What keeping such an event takes, about."""
+    return EVENT_COST + len(payload) + len(tag)
+
+
 class Ledger:
     """The state of one client in one process."""
 
@@ -92,8 +89,8 @@ class Ledger:
         self.session = session
         self.capacity_bytes = capacity_bytes
         self.kept_bytes = 0
-        self.number = 0
         self.settled = 0
+        """The number of the last event that is settled; the next is the first that is under way or waits."""
         self.durable = 0
         self.synced = 0
         """Each SYNC for an event up to here is answered."""
@@ -134,19 +131,25 @@ class Ledger:
 
     # The application's side.
 
+    @property
+    def number(self) -> int:
+        """The number of the last event that was taken."""
+        return self._number_under_way() + len(self._waiting) + self.lost.get("abandoned", 0)
+
+    def _number_under_way(self) -> int:
+        return self.settled + len(self._under_way)
+
     def is_empty(self) -> bool:
         """Whether everything is settled."""
         return not self._waiting and not self._under_way
 
-    def has_room(self, cost: int) -> bool:
-        return self.kept_bytes + cost <= self.capacity_bytes
+    def has_room(self, needed: int) -> bool:
+        return self.kept_bytes + needed <= self.capacity_bytes
 
     def add(self, payload: bytes, pri: int, tag: bytes, time_ns: int) -> int:
         """Takes an event and returns its number."""
-        self.number += 1
-        kept = Kept(self.number, payload, pri, tag, time_ns)
-        self.kept_bytes += kept.cost()
-        self._waiting.append(kept)
+        self.kept_bytes += cost(payload, tag)
+        self._waiting.append((payload, pri, tag, time_ns))
         return self.number
 
     def count_lost(self, cause: str, events: int = 1) -> None:
@@ -155,11 +158,11 @@ class Ledger:
     def abandon(self) -> None:
         """The client ends here; what is kept is lost."""
         left = len(self._waiting) + len(self._under_way)
-        if left:
-            self.count_lost("abandoned", left)
         self._waiting.clear()
         self._under_way.clear()
         self.kept_bytes = 0
+        if left:
+            self.count_lost("abandoned", left)
 
     def statistics(self) -> Statistics:
         return Statistics(
@@ -201,7 +204,7 @@ class Ledger:
             if self.level is Level.NONE:
                 self._unconfirmed += unknown
             self._doubted = self.settled
-        while self._waiting and self._waiting[0].number <= known:
+        while self._waiting and self._number_under_way() < known:
             self._under_way.append(self._waiting.popleft())
         if self.level is Level.NONE:
             self.handed_over()
@@ -231,14 +234,16 @@ class Ledger:
         while waiting and len(frames) < bytes_max:
             event = waiting.popleft()
             under_way.append(event)
-            if event.number <= self._made:
+            payload, pri, tag, time_ns = event
+            number = self._number_under_way()
+            if number <= self._made:
                 self._resent += 1
             else:
-                self._made = event.number
-            self._told = self._base + event.number
-            frames += wire.encode_event(self._told, event.payload, event.pri, event.tag, event.time_ns)
+                self._made = number
+            self._told = self._base + number
+            frames += wire.encode_event(self._told, payload, pri, tag, time_ns)
         wanted = self.sync_wanted
-        if wanted > max(self._sync_made, self.synced) and (not waiting or waiting[0].number > wanted):
+        if wanted > max(self._sync_made, self.synced) and self._number_under_way() >= wanted:
             # The answer names what the daemon knows, and one that has forgotten the session may not know `wanted`.
             self._syncs.append((wanted, self._told))
             self._sync_made = wanted
@@ -248,7 +253,7 @@ class Ledger:
     def handed_over(self) -> None:
         """All frames that were gathered are in the kernel's hands: at level none, that settles them."""
         if self.level is Level.NONE and self._under_way:
-            self._settle(self._under_way[-1].number)
+            self._settle(self._number_under_way())
 
     def acknowledged(self, level: Level, sequence: int) -> None:
         """Every event up to this sequence has reached the level, or was named before."""
@@ -279,8 +284,11 @@ class Ledger:
 
     def _settle(self, number: int) -> None:
         under_way = self._under_way
-        while under_way and under_way[0].number <= number:
-            event = under_way.popleft()
-            self.kept_bytes -= event.cost()
-            self.settled = event.number
+        while under_way and self.settled < number:
+            payload, _, tag, _ = under_way.popleft()
+            self.kept_bytes -= cost(payload, tag)
+            self.settled += 1
+        if self.is_empty():
+            # What an addition of a signal handler's may have bent is right again.
+            self.kept_bytes = 0
         self.changed.notify_all()

@@ -92,6 +92,38 @@ class ProcessTest(Folder):
         for each in floods:
             each.result()
 
+    def test_a_signal_handler_may_log_while_the_program_does(self):
+        process = self.run_to_the_end(
+            "import itertools, logging, signal, dbuf\n"
+            "handler = dbuf.Handler(path=sys.argv[1], flush_timeout=60)\n"
+            "logging.getLogger().addHandler(handler)\n"
+            "signals = itertools.count(1)\n"
+            "enough = False\n"
+            "def on_signal(number, frame):\n"
+            "    global enough\n"
+            "    if next(signals) >= 500: enough = True\n"
+            "    logging.warning('of the signal')\n"
+            "signal.signal(signal.SIGALRM, on_signal)\n"
+            "signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)\n"
+            "sent = 0\n"
+            "while not enough:\n"
+            "    logging.warning('of the program')\n"
+            "    sent += 1\n"
+            "signal.setitimer(signal.ITIMER_REAL, 0)\n"
+            "taken = handler.statistics().accepted\n"
+            "assert taken == next(signals) - 1 + sent, (taken, next(signals) - 2, sent)\n"
+            "logging.warning('last')"
+        )
+        link = self.daemon.accept().welcome()
+        sequence, payload = 0, b""
+        while payload != b"last":
+            event = link.events(1)[0]
+            self.assertEqual(event.sequence, sequence + 1, "no number twice, and none left out")
+            sequence, payload = event.sequence, event.payload
+            link.persisted(sequence)
+        self.assertEqual(link.frame(), wire.Bye())
+        self.assertQuiet(process)
+
     def test_a_child_of_multiprocessing_delivers_what_it_logged_before_it_ends(self):
         handler = dbuf.Handler(path=self.path, close_timeout=PATIENCE_S)
         logger = logging.Logger("worker")

@@ -1,6 +1,7 @@
 """The bytes of the protocol, against the vectors that every client is held by, and against the document's example."""
 
 import json
+import random
 import unittest
 
 from dbuf import wire
@@ -109,6 +110,19 @@ class WireTest(unittest.TestCase):
                 self.assertEqual(wire.decode(data)[1], 64, f"type {kind:#04x}")
             else:
                 self.assertRaises(wire.WireError, wire.decode, data)
+
+    def test_arbitrary_bytes_never_harm_the_decoder(self):
+        numbers = random.Random(1)
+        for _ in range(5000):
+            length = numbers.randrange(60)
+            head = wire._HEAD.pack(length, numbers.randrange(256), numbers.randrange(4), numbers.randrange(9), 1, 2)
+            data = numbers.choice((b"", head)) + bytes(numbers.randrange(256) for _ in range(length))
+            try:
+                found = wire.decode(data)
+            except wire.WireError:
+                continue
+            if found is not None:
+                self.assertTrue(wire.HEAD_BYTES <= found[1] <= len(data))
 
     def test_a_number_that_does_not_fit_is_a_wrong_argument(self):
         for frame in (Event(1 << 64, b"x"), Event(-1, b"x"), Hello(session=1 << 128), Ack(Level.NONE, -1)):
