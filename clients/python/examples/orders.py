@@ -1,4 +1,4 @@
-"""Events that must not be lost: each is kept until the daemon has it in a file, and the last line waits for the disk."""
+"""Events that must not be lost: each is kept until it is in a file, and the last call waits for the disk."""
 
 import os
 
