@@ -21,12 +21,19 @@ from .ledger import Ledger, Refusal
 
 BATCH_BYTES = 64 << 10
 """Frames are gathered up to about this many bytes before they are written."""
+LINGER_S = 0.001
+"""How long the first event after a silence waits for company, so that the events of a busy program do not each get a
+turn of the thread. A record of logging was cheaper with it in each of three pairs of runs, by a factor of 1.1 to 1.7."""
 WELCOME_TIMEOUT_S = 10.0
 """The longest that the daemon may take to answer HELLO."""
 RETRY_MIN_S = 0.02
 """How long after a failure the next attempt to connect is made; twice as long after the next failure."""
 RETRY_MAX_S = 1.0
 """The longest that this becomes."""
+
+# What the bell says: an event has come, or somebody waits for an answer.
+_EVENT = b"e"
+_CALLER = b"c"
 
 
 class Link:
@@ -57,16 +64,16 @@ class Link:
         """Whether an event is a reason to ring: not while others wait for the socket, or for a connection."""
         self.thread = threading.Thread(target=self._run, name="dbuf", daemon=True)
 
-    def wake(self) -> None:
+    def wake(self, why: bytes = _CALLER) -> None:
         """Tells the thread to look at the ledger; the caller holds its lock."""
         if self._asleep:
             self._asleep = self._idle = False
-            os.write(self._rope, b"\0")
+            os.write(self._rope, why)
 
     def wake_for_event(self) -> None:
         """As :meth:`wake`, if the thread has nothing to do until an event comes."""
         if self._idle:
-            self.wake()
+            self.wake(_EVENT)
 
     def is_current(self) -> bool:
         """Whether it is the link's own thread that asks."""
@@ -145,7 +152,8 @@ class Link:
         # Rounded up, or the last millisecond would be spent in a spin.
         events = dict(poll.poll(None if wait_s is None else int(wait_s * 1000) + 1))
         if self._bell in events:
-            os.read(self._bell, 64)
+            if _EVENT in os.read(self._bell, 64):
+                time.sleep(LINGER_S)
         link = self._socket
         if link is None:
             return
