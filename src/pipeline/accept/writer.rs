@@ -243,16 +243,17 @@ impl Worker {
     /// read on the spot, for systemd need not hear of it; any other is kept for a successor before anything is read from
     /// it.
     fn receive_client(&mut self, socket: OwnedFd) -> Result<(), Closed> {
+        // Names can wait: if this process dies before systemd has the connection, or before it is read that has said all, it
+        // is gone, and in the second case its sender does not even notice.
+        let identity = peer::by_credentials(&socket);
         let is_short = matches!(ioctl_fionread(&socket), Ok(0..=READ_BYTES_MAX));
         if !is_short || self.shared.kept.is_none() || !has_said_all(&socket) {
-            let identity = peer::of_stream(&socket);
             let kept = self.shared.keep(socket, &identity);
+            let identity = peer::named(identity, &kept.socket);
+            kept.note_names(&identity);
             self.place(Newcomer { kept, identity });
             return Ok(());
         }
-        // Its names can wait. What it has said is lost, and its sender does not notice, if this process dies before it is
-        // read.
-        let identity = peer::by_credentials(&socket);
         let kept = self.shared.note(socket, &identity);
         self.shared.count_connection(self.index);
         if let Some(index) = self.admit(Newcomer { kept, identity }) {

@@ -241,6 +241,13 @@ impl Kept {
         Self { socket, place: None }
     }
 
+    /// Its peer's names, learned since it was kept; nothing has been read of it yet. Without them a successor knows the numbers.
+    pub(super) fn note_names(&self, identity: &Identity) {
+        if let Some(Place { all, index, .. }) = &self.place {
+            let _ = all.bookmarks.begin(*index, identity);
+        }
+    }
+
     /// Whether a successor would go on with it.
     pub(super) fn is_kept(&self) -> bool {
         self.place.as_ref().is_some_and(|place| place.is_in_store)

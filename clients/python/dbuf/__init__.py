@@ -1,0 +1,54 @@
+"""Send events to dbufd.
+
+* :class:`Client` sends frames: it learns what is persisted, durable or lost, and outlives the daemon's restarts.
+* :class:`Handler` does so for the :mod:`logging` module.
+* :class:`LineClient` sends text lines, and learns nothing.
+* :mod:`dbuf.wire` is the framed protocol itself, as ``docs/PROTOCOL.md`` draws it.
+
+>>> import dbuf
+>>> with dbuf.Client("shop") as client:                           # doctest: +SKIP
+...     client.send("order 17 accepted")
+...     client.send("card refused", priority=3, tag="billing")
+...     client.sync()                                             # both are on the disk now
+"""
+
+from .client import Client
+from .errors import (
+    Closed,
+    DbufError,
+    Full,
+    Invalid,
+    NotConnected,
+    NotStored,
+    SessionTaken,
+    TimedOut,
+    TooBig,
+)
+from .handler import Handler
+from .ledger import Refusal, Statistics
+from .lines import LineClient
+from .paths import default_path
+from .wire import Code, Level, WireError
+
+__all__ = [
+    "Client",
+    "Closed",
+    "Code",
+    "DbufError",
+    "Full",
+    "Handler",
+    "Invalid",
+    "Level",
+    "LineClient",
+    "NotConnected",
+    "NotStored",
+    "Refusal",
+    "SessionTaken",
+    "Statistics",
+    "TimedOut",
+    "TooBig",
+    "WireError",
+    "default_path",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,303 @@
+"""What a client still owes to the daemon, and what the daemon has said of the rest.
+
+Enters: events of the application's threads; what the daemon says, from the thread of the connection. Leaves: frames to
+write, and counts. Whoever calls holds ``changed``; nothing here waits, reads or writes. What can fail: a daemon that
+speaks of what it cannot know.
+
+An event waits until its frame is made, then it is under way until it is settled: acknowledged at the client's level, or
+named by an ERROR; at level none, handed to the kernel. When the connection is lost, what is under way waits again, and
+WELCOME says which of that the daemon has already.
+
+Events have numbers, from 1. A frame's sequence is the number, above what the daemon had of the session before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Deque, Dict, Optional, Tuple
+
+from . import wire
+from .errors import SessionTaken
+from .wire import Level
+
+EVENT_COST = 256
+"""What keeping an event takes beside its bytes, about."""
+
+
+Kept = Tuple[bytes, int, bytes, int, bytes]
+"""An event that is not settled: payload, pri, tag, time in nanoseconds, packed fields. Its number is implied by its place: a signal
+handler that sends while its thread does can then not break the order of the numbers."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Events that the daemon did not store."""
+
+    first: int
+    """The number of the first, as :meth:`dbuf.Client.send` returned it. Below 1: of an earlier client's, in a session
+    that was given."""
+    last: int
+    """The number of the last. Of a range that is ``lost``, some may have been stored."""
+    code: int
+    """Why; a :class:`dbuf.Code`, or a number of a later version."""
+    text: str
+    """The daemon's words."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What became of a client's events: ``accepted`` = ``settled`` + ``kept`` + ``lost["abandoned"]``."""
+
+    accepted: int
+    """Events that :meth:`dbuf.Client.send` took."""
+    settled: int
+    """Acknowledged at the client's level or named by an ERROR; at level none, written."""
+    durable: int
+    """Every event up to this number is known to be durable, or was named by an ERROR."""
+    kept: int
+    """Events that are kept, because they are not settled."""
+    kept_bytes: int
+    """Memory that they take, about."""
+    without_fields: int
+    """Events that were sent without their fields, for the daemon takes none (before its version 0.2)."""
+    resent: int
+    """Frames that were sent once more after a connection was lost."""
+    unconfirmed: int
+    """At level none: events that were written to a daemon that is gone, and that the next does not know of."""
+    connections: int
+    """Connections that the daemon welcomed."""
+    connected: bool
+    """Whether there is one now."""
+    last_error: Optional[str]
+    """Why the last connection ended, or none could be made."""
+    lost: Dict[str, int] = field(default_factory=dict)
+    """Events by cause. ``full``: never accepted; ``too_big``, ``malformed`` and ``lost``: the daemon said so;
+    ``abandoned``: the client was closed before they were settled."""
+
+
+def cost(payload: bytes, tag: bytes, fields: bytes) -> int:
+    """What keeping such an event takes, about."""
+    return EVENT_COST + len(payload) + len(tag) + len(fields)
+
+
+class Ledger:
+    """The state of one client in one process."""
+
+    def __init__(self, level: Level, capacity_bytes: int, session: int) -> None:
+        self.changed = threading.Condition()
+        self.level = level
+        self.session = session
+        self.capacity_bytes = capacity_bytes
+        self.kept_bytes = 0
+        self.settled = 0
+        """The number of the last event that is settled; the next is the first that is under way or waits."""
+        self.durable = 0
+        self.synced = 0
+        """Each SYNC for an event up to here is answered."""
+        self.sync_wanted = 0
+        self.refused_untold = 0
+        self.unconfirmed_untold = 0
+        self.lost: Dict[str, int] = {}
+
+        # What the connection's thread and the callers tell each other.
+        self.welcome: Optional[wire.Welcome] = None
+        self.callers = 0
+        """Callers that wait for a connection, so that one is wanted although there is no event."""
+        self.hurry = False
+        """The next attempt to connect is not to wait."""
+        self.failures = 0
+        self.closing = False
+        self.stopping = False
+        self.failed: Optional[Exception] = None
+        """Why this client can never do anything again."""
+        self.last_error: Optional[str] = None
+
+        self._waiting: Deque[Kept] = deque()
+        self._under_way: Deque[Kept] = deque()
+        self._made = 0
+        """The highest number of which a frame was made."""
+        self._base: Optional[int] = None
+        """What the daemon had of this session before."""
+        self._syncs: Deque[Tuple[int, int]] = deque()
+        """SYNCs on this connection: the number that it is for, and the sequence of its answer."""
+        self._sync_made = 0
+        self._told = 0
+        """The last sequence that the daemon knows of this session once it has read all that was made for it."""
+        self._doubted = 0
+        """Up to here it has been counted what nobody can confirm."""
+        self._resent = 0
+        self._without_fields = 0
+        self._unconfirmed = 0
+        self._connections = 0
+
+    # The application's side.
+
+    @property
+    def number(self) -> int:
+        """The number of the last event that was taken."""
+        return self._number_under_way() + len(self._waiting) + self.lost.get("abandoned", 0)
+
+    def _number_under_way(self) -> int:
+        return self.settled + len(self._under_way)
+
+    def is_empty(self) -> bool:
+        """Whether everything is settled."""
+        return not self._waiting and not self._under_way
+
+    def has_room(self, needed: int) -> bool:
+        return self.kept_bytes + needed <= self.capacity_bytes
+
+    def add(self, payload: bytes, pri: int, tag: bytes, time_ns: int, fields: bytes = b"") -> int:
+        """Takes an event and returns its number."""
+        self.kept_bytes += cost(payload, tag, fields)
+        self._waiting.append((payload, pri, tag, time_ns, fields))
+        return self.number
+
+    def count_lost(self, cause: str, events: int = 1) -> None:
+        self.lost[cause] = self.lost.get(cause, 0) + events
+
+    def abandon(self) -> None:
+        """The client ends here; what is kept is lost."""
+        left = len(self._waiting) + len(self._under_way)
+        self._waiting.clear()
+        self._under_way.clear()
+        self.kept_bytes = 0
+        if left:
+            self.count_lost("abandoned", left)
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            accepted=self.number,
+            settled=self.settled,
+            durable=self.durable,
+            kept=len(self._waiting) + len(self._under_way),
+            kept_bytes=self.kept_bytes,
+            without_fields=self._without_fields,
+            resent=self._resent,
+            unconfirmed=self._unconfirmed,
+            connections=self._connections,
+            connected=self.welcome is not None,
+            last_error=self.last_error,
+            lost=dict(self.lost),
+        )
+
+    @property
+    def last_before(self) -> int:
+        """The last sequence of this session that the daemon had accepted before this client."""
+        return self._base or 0
+
+    # The connection's side.
+
+    def needs_connection(self) -> bool:
+        """Whether there is anything to talk about; an idle client lets the daemon alone."""
+        return not self.is_empty() or self.sync_wanted > self.synced or self.callers > 0
+
+    def welcomed(self, welcome: wire.Welcome) -> None:
+        """The daemon says where the session stands."""
+        if self._base is None:
+            self._base = welcome.last
+        elif welcome.last > self._base + self._made:
+            raise SessionTaken("the daemon has accepted what this client never sent: another sends in its session")
+        known = welcome.last - self._base
+        # What has left, and was never confirmed as durable, is this daemon's to confirm, or nobody's.
+        unknown = self.settled - max(known, self.durable, self._doubted)
+        if unknown > 0:
+            self.unconfirmed_untold += unknown
+            if self.level is Level.NONE:
+                self._unconfirmed += unknown
+            self._doubted = self.settled
+        while self._waiting and self._number_under_way() < known:
+            self._under_way.append(self._waiting.popleft())
+        if self.level is Level.NONE:
+            self.handed_over()
+        self.welcome = welcome
+        self._told = welcome.last
+        self._connections += 1
+        self.last_error = None
+        self.changed.notify_all()
+
+    def disconnected(self, why: str) -> None:
+        """What is under way waits again."""
+        self._waiting.extendleft(reversed(self._under_way))
+        self._under_way.clear()
+        self._syncs.clear()
+        self._sync_made = self.synced
+        if self.welcome is None:
+            self.failures += 1
+        self.welcome = None
+        self.last_error = why
+        self.changed.notify_all()
+
+    def gather(self, bytes_max: int) -> bytes:
+        """Frames of what waits, at least one if anything does; about ``bytes_max`` bytes of them."""
+        assert self.welcome is not None and self._base is not None, "the sequences are known"
+        frames = bytearray()
+        waiting, under_way = self._waiting, self._under_way
+        takes_fields = self.welcome.compatible & wire.FEATURE_FIELDS
+        while waiting and len(frames) < bytes_max:
+            event = waiting.popleft()
+            under_way.append(event)
+            payload, pri, tag, time_ns, fields = event
+            number = self._number_under_way()
+            if number <= self._made:
+                self._resent += 1
+            else:
+                self._made = number
+            self._told = self._base + number
+            if fields and not takes_fields:
+                # The text says most; an event that is refused says nothing.
+                self._without_fields += 1
+                fields = b""
+            frames += wire.encode_event(self._told, payload, pri, tag, time_ns, fields)
+        wanted = self.sync_wanted
+        if wanted > max(self._sync_made, self.synced) and self._number_under_way() >= wanted:
+            # The answer names what the daemon knows, and one that has forgotten the session may not know `wanted`.
+            self._syncs.append((wanted, self._told))
+            self._sync_made = wanted
+            frames += wire.encode(wire.Sync())
+        return bytes(frames)
+
+    def handed_over(self) -> None:
+        """All frames that were gathered are in the kernel's hands: at level none, that settles them."""
+        if self.level is Level.NONE and self._under_way:
+            self._settle(self._number_under_way())
+
+    def acknowledged(self, level: Level, sequence: int) -> None:
+        """Every event up to this sequence has reached the level, or was named before."""
+        assert self._base is not None, "after WELCOME"
+        number = min(sequence - self._base, self._made)
+        if level >= self.level and self.level is not Level.NONE:
+            self._settle(number)
+        if level is Level.DURABLE:
+            self.durable = max(self.durable, number)
+            self.synced = max(self.synced, self.durable)
+            while self._syncs and self._syncs[0][1] <= sequence:
+                self.synced = max(self.synced, self._syncs.popleft()[0])
+        self.changed.notify_all()
+
+    def refused(self, fault: wire.Fault) -> Refusal:
+        """The daemon names events that it did not store."""
+        events = max(fault.last - fault.first + 1, 1)
+        self.count_lost(wire.code_name(fault.code), events)
+        self.refused_untold += events
+        base = self._base or 0
+        return Refusal(fault.first - base, fault.last - base, fault.code, fault.text.decode("utf-8", "replace"))
+
+    def fail(self, why: Exception) -> None:
+        """Nothing will ever come of this client."""
+        self.failed = why
+        self.last_error = str(why)
+        self.changed.notify_all()
+
+    def _settle(self, number: int) -> None:
+        under_way = self._under_way
+        while under_way and self.settled < number:
+            payload, _, tag, _, fields = under_way.popleft()
+            self.kept_bytes -= cost(payload, tag, fields)
+            self.settled += 1
+        if self.is_empty():
+            # What an addition of a signal handler's may have bent is right again.
+            self.kept_bytes = 0
+        self.changed.notify_all()

@@ -1,0 +1,212 @@
+"""The clients with the real daemon: what they send is read back by dbufctl."""
+
+import collections
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import unittest
+
+import dbuf
+from tests.support import PATIENCE_S, PYTHON_DIR, Call, Home, needs_daemon, numbered
+
+
+@needs_daemon
+class DaemonTest(Home):
+    def client(self, name="app", **options):
+        client = dbuf.Client(name, path=self.path, **options)
+        self.addCleanup(client.close, 0)
+        return client
+
+    def test_ten_thousand_events_of_four_threads_land_once_and_in_each_threads_order(self):
+        self.start("storage.sync=50ms")
+        client = self.client()
+
+        def send(name):
+            for text in numbered(name, 2500):
+                client.send(text)
+
+        threads = [threading.Thread(target=send, args=(name,)) for name in "abcd"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        client.sync(PATIENCE_S)
+        by_thread = collections.defaultdict(list)
+        for text in self.texts():
+            by_thread[text[0]].append(text)
+        self.assertEqual(by_thread, {name: list(numbered(name, 2500)) for name in "abcd"})
+        statistics = client.statistics()
+        self.assertEqual((statistics.settled, statistics.durable, statistics.lost), (10000, 10000, {}))
+
+    def test_an_event_keeps_its_tag_its_time_its_priority_and_who_the_kernel_says_sent_it(self):
+        self.start()
+        client = self.client("shop")
+        client.send("card refused", priority=3, tag="billing", time_ns=1_700_000_000_123_456_789)
+        client.send(b"\xff\0")
+        client.sync(PATIENCE_S)
+        first, second = self.stored()
+        self.assertEqual((first["SYSLOG_IDENTIFIER"], first["PRIORITY"]), ("billing", "3"))
+        self.assertEqual(first["_SOURCE_REALTIME_TIMESTAMP"], "1700000000123456")
+        self.assertEqual((second["SYSLOG_IDENTIFIER"], second["MESSAGE"]), ("shop", [255, 0]))
+        for event in (first, second):
+            self.assertEqual((event["_TRANSPORT"], event["_PID"]), ("frames", str(os.getpid())))
+
+    def test_fields_are_stored_beside_the_text_also_those_of_a_logging_record(self):
+        self.start()
+        client = self.client("shop")
+        client.send("card refused", fields={"ORDER": "17", "RAW": b"\xff"})
+        client.sync(PATIENCE_S)
+        handler = dbuf.Handler(path=self.path)
+        self.addCleanup(handler.close)
+        logger = logging.Logger("shop.cart")
+        logger.addHandler(handler)
+        logger.warning("no stock", extra={"order": 18, "too much": "x" * 20000})
+        handler.flush()
+        first, second = self.stored()
+        self.assertEqual((first["ORDER"], first["RAW"]), ("17", [255]))
+        self.assertEqual((second["ORDER"], second["LOGGER"]), ("18", "shop.cart"))
+        self.assertEqual(second["CODE_FUNC"], self._testMethodName)
+        self.assertTrue(second["CODE_FILE"].endswith("test_daemon.py") and int(second["CODE_LINE"]) > 0)
+        for name in ("", "N" * 65):
+            self.assertRaises(dbuf.Invalid, client.send, "x", fields={name: "x"})
+        self.assertRaises(dbuf.Invalid, client.send, "x", fields={"N": "x" * (16 << 10)})
+
+    def test_what_a_sync_returned_for_is_there_after_kill_9(self):
+        self.start("storage.sync=never")
+        client = self.client()
+        for text in numbered("event", 1000):
+            client.send(text)
+        client.sync(PATIENCE_S)
+        self.kill()
+        self.assertEqual(self.texts(), list(numbered("event", 1000)))
+
+    def test_kill_9_and_a_new_daemon_lose_nothing_that_was_not_acknowledged(self):
+        # Without systemd the new daemon knows no session, so what was stored but not acknowledged may be there twice.
+        self.start("storage.sync=50ms")
+        client = self.client(ack="durable")
+        half = threading.Event()
+
+        def send():
+            for number, text in enumerate(numbered("event", 20000)):
+                client.send(text)
+                if number == 10000:
+                    half.set()
+
+        sending = Call(send)
+        self.assertTrue(half.wait(PATIENCE_S))
+        self.kill()
+        self.start("storage.sync=50ms")
+        sending.result()
+        client.sync(PATIENCE_S)
+        texts = self.texts()
+        self.assertEqual(list(dict.fromkeys(texts)), list(numbered("event", 20000)))
+        self.assertLessEqual(len(texts), 20000 + client.statistics().resent)
+        self.assertGreaterEqual(client.statistics().connections, 2)
+
+    def test_events_of_a_time_without_a_daemon_arrive_with_their_own_time(self):
+        client = self.client()
+        for text in numbered("early", 100):
+            client.send(text, time_ns=1_700_000_000_000_000_000)
+        self.start()
+        client.sync(PATIENCE_S)
+        stored = self.stored()
+        self.assertEqual([event["MESSAGE"] for event in stored], list(numbered("early", 100)))
+        self.assertEqual({event["_SOURCE_REALTIME_TIMESTAMP"] for event in stored}, {"1700000000000000"})
+
+    def test_a_given_session_of_an_earlier_client_is_not_stored_twice(self):
+        self.start()
+        first = self.client(session=77)
+        for text in numbered("line", 100):
+            first.send(text)
+        self.assertTrue(first.close(PATIENCE_S))
+        second = self.client(session=77)
+        self.assertEqual(second.connect(PATIENCE_S), 100)
+        for text in list(numbered("line", 150))[100:]:
+            second.send(text)
+        second.sync(PATIENCE_S)
+        self.assertEqual(self.texts(), list(numbered("line", 150)))
+
+    def test_an_event_too_big_for_the_daemon_is_refused_there_and_counted_on_both_sides(self):
+        refusals = []
+        client = self.client(on_refused=refusals.append)
+        # Before the daemon has said how much it takes.
+        client.send("x" * 2000)
+        client.send("small")
+        self.start("ingest.max_event=1KiB")
+        with self.assertRaisesRegex(dbuf.NotStored, "^1 events were not stored$"):
+            client.sync(PATIENCE_S)
+        self.assertEqual([(refusal.first, refusal.code) for refusal in refusals], [(1, dbuf.Code.TOO_BIG)])
+        self.assertEqual(client.statistics().lost, {"too_big": 1})
+        self.assertRaises(dbuf.TooBig, client.send, "x" * 1025)
+        output = self.ctl("cat", "-o", "cat")
+        self.assertEqual(output.returncode, 3, "a loss is told")
+        self.assertIn(b"small\n", output.stdout)
+
+    def test_every_way_to_end_the_daemon_is_survived_by_the_same_client(self):
+        client = self.client()
+        for number, end in enumerate((self.stop, self.kill, self.stop)):
+            self.start()
+            client.send(f"life {number}")
+            client.sync(PATIENCE_S)
+            end()
+        self.assertEqual(self.texts(), list(numbered("life", 3)))
+
+    def test_the_handlers_tracebacks_are_read_back_whole(self):
+        self.start()
+        handler = dbuf.Handler(path=self.path, flush_timeout=PATIENCE_S, close_timeout=PATIENCE_S)
+        logger = logging.Logger("shop.cart")
+        logger.addHandler(handler)
+        try:
+            raise KeyError("gone")
+        except KeyError:
+            logger.exception("it\nfailed")
+        logger.debug("%s", "fine")
+        handler.flush()
+        first, second = self.stored()
+        self.assertEqual((first["SYSLOG_IDENTIFIER"], first["PRIORITY"]), ("shop.cart", "3"))
+        self.assertRegex(first["MESSAGE"], r"(?s)^it\nfailed\nTraceback .*KeyError: 'gone'$")
+        self.assertEqual((second["MESSAGE"], second["PRIORITY"]), ("fine", "7"))
+        handler.close()
+
+    def test_the_handler_goes_on_over_kill_9(self):
+        self.start()
+        handler = dbuf.Handler(path=self.path, flush_timeout=PATIENCE_S, close_timeout=PATIENCE_S)
+        logger = logging.Logger("worker")
+        logger.addHandler(handler)
+        logger.info("before")
+        handler.flush()
+        self.kill(signal.SIGKILL)
+        logger.info("while there is none")
+        self.start()
+        logger.info("after")
+        handler.close()
+        self.assertEqual(self.texts(), ["before", "while there is none", "after"])
+
+    def test_text_lines_arrive_one_event_each_with_their_priority(self):
+        self.start()
+        with dbuf.LineClient(self.path) as client:
+            client.send("one\ntwo", priority=3)
+            client.send("three")
+        self.stop()
+        stored = [(event["MESSAGE"], event["PRIORITY"], event["_TRANSPORT"]) for event in self.stored()]
+        self.assertEqual(stored, [("one", "3", "lines"), ("two", "3", "lines"), ("three", "6", "lines")])
+
+    def test_the_examples_run(self):
+        self.start()
+        environment = {**os.environ, "PYTHONPATH": str(PYTHON_DIR), "DBUF_SOCKET": self.path}
+        examples = sorted((PYTHON_DIR / "examples").glob("*.py"))
+        self.assertGreaterEqual(len(examples), 3)
+        for example in examples:
+            with self.subTest(example.name):
+                run = subprocess.run(
+                    [sys.executable, str(example)],
+                    env=environment, input=b"a line\nanother\n", capture_output=True, timeout=PATIENCE_S,
+                )  # fmt: skip
+                self.assertEqual((run.returncode, run.stderr), (0, b""))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,199 @@
+"""The handler for logging, against a daemon that the test plays."""
+
+import logging
+import logging.config
+import threading
+import unittest
+
+import dbuf
+from dbuf import wire
+from dbuf.ledger import EVENT_COST
+from tests.support import PATIENCE_S, Call, Folder, PlayedDaemon
+
+
+class HandlerTest(Folder):
+    def setUp(self):
+        super().setUp()
+        self.daemon = PlayedDaemon(self, self.path)
+
+    def handler(self, **options):
+        handler = dbuf.Handler(path=self.path, close_timeout=0, **options)
+        self.addCleanup(handler.close)
+        return handler
+
+    def logger(self, handler, name="shop.cart"):
+        logger = logging.Logger(name)
+        logger.addHandler(handler)
+        return logger
+
+    def test_levels_become_priorities_and_the_logger_becomes_the_tag(self):
+        logger = self.logger(self.handler())
+        levels = [(logging.CRITICAL + 10, 2), (logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4),
+                  (25, 5), (logging.INFO, 6), (21, 6), (logging.DEBUG, 7), (1, 7)]  # fmt: skip
+        for level, _ in levels:
+            logger.log(level, "level %d", level)
+        link = self.daemon.accept().welcome()
+        for (level, priority), event in zip(levels, link.events(len(levels))):
+            self.assertEqual((event.payload, event.pri), (b"level %d" % level, priority))
+            self.assertEqual(event.tag, b"shop.cart")
+            self.assertGreater(event.time_ns, 1_600_000_000_000_000_000)
+
+    def test_a_given_tag_is_that_of_all_and_a_long_name_is_cut_where_a_character_begins(self):
+        self.logger(self.handler(tag="one")).warning("x")
+        link = self.daemon.accept().welcome()
+        self.assertEqual((link.hello.name, link.events(1)[0].tag), (b"one", b"one"))
+        self.logger(self.handler(), "ü" * 31 + "-ü").warning("x")
+        self.assertEqual(self.daemon.accept().welcome().events(1)[0].tag, ("ü" * 31 + "-").encode())
+
+    def test_a_traceback_and_a_text_of_many_lines_are_one_event_each(self):
+        logger = self.logger(self.handler())
+        logger.info("one\ntwo\n")
+        try:
+            raise KeyError("gone")
+        except KeyError:
+            logger.exception("it failed")
+        first, second = self.daemon.accept().welcome().payloads(2)
+        self.assertEqual(first, b"one\ntwo\n")
+        self.assertRegex(second, rb"(?s)^it failed\nTraceback .*\n.*KeyError: 'gone'$")
+
+    def test_a_text_that_is_no_unicode_arrives_and_an_empty_one_is_no_event(self):
+        logger = self.logger(self.handler())
+        logger.info("")
+        logger.info("name \udcff")
+        logger.info("half \ud800")
+        payloads = self.daemon.accept().welcome().payloads(2)
+        self.assertEqual(payloads, [b"name \xff", b"half \\ud800"])
+
+    def test_a_deaf_daemon_never_makes_the_program_wait_and_what_is_lost_is_told_where_it_was(self):
+        text = "x" * 100
+        room = 10 * (EVENT_COST + len(text) + len("shop.cart"))
+        handler = self.handler(buffer_bytes=room, fields=False)
+        logger = self.logger(handler)
+        # Nobody accepts; that this ends is the proof.
+        for _ in range(10):
+            logger.info(text)
+        for _ in range(17):
+            logger.info("lost")
+        statistics = handler.statistics()
+        self.assertEqual((statistics.kept, statistics.lost), (10, {"full": 17}))
+        link = self.daemon.accept().welcome()
+        link.events(10)
+        link.persisted(10)
+        handler._client.drain(PATIENCE_S)
+        logger.info("after")
+        logger.info("and on")
+        told, after, on = link.events(3)
+        self.assertRegex(told.payload, rb"^dbuf: 17 events were lost here")
+        self.assertEqual((told.pri, after.payload, on.payload), (4, b"after", b"and on"), "told once")
+
+    def test_what_was_lost_last_is_told_by_a_flush(self):
+        handler = self.handler(buffer_bytes=2 * EVENT_COST, flush_timeout=PATIENCE_S)
+        logger = self.logger(handler)
+        logger.info("kept")
+        logger.info("lost")
+        link = self.daemon.accept().welcome()
+        link.events(1)
+        link.persisted(1)
+        handler._client.drain(PATIENCE_S)
+        flush = Call(handler.flush)
+        self.assertRegex(link.payloads(1)[0], rb"^dbuf: 1 events were lost here")
+        self.assertTrue(flush.is_waiting())
+        link.persisted(2)
+        flush.result()
+
+    def test_a_handler_that_may_block_waits_until_there_is_room(self):
+        handler = self.handler(buffer_bytes=2 * EVENT_COST, block=True, block_timeout=PATIENCE_S)
+        logger = self.logger(handler)
+        logger.info("1")
+        second = Call(lambda: logger.info("2"))
+        link = self.daemon.accept().welcome()
+        link.events(1)
+        self.assertTrue(second.is_waiting())
+        link.persisted(1)
+        second.result()
+        self.assertEqual(link.payloads(1), [b"2"])
+        self.assertEqual(handler.statistics().lost, {})
+
+    def test_a_handler_that_may_block_does_so_until_its_deadline_and_then_counts(self):
+        handler = self.handler(buffer_bytes=2 * EVENT_COST, block=True, block_timeout=0.01)
+        logger = self.logger(handler)
+        logger.info("1")
+        logger.info("2")
+        self.assertEqual(handler.statistics().lost, {"full": 1})
+
+    def test_flush_and_close_end_in_time_when_nobody_answers(self):
+        handler = dbuf.Handler(path=self.path, flush_timeout=0.01, close_timeout=0.01)
+        self.logger(handler).info("x")
+        handler.flush()
+        handler.close()
+        handler.close()
+        handler.flush()
+        self.assertEqual(handler.statistics().lost, {"abandoned": 1})
+
+    def test_records_survive_a_restart_of_the_daemon(self):
+        logger = self.logger(self.handler())
+        logger.info("1")
+        link = self.daemon.accept().welcome()
+        link.events(1)
+        self.daemon.stop()
+        logger.info("2")
+        self.daemon = PlayedDaemon(self, self.path)
+        again = self.daemon.accept().welcome(last=1)
+        self.assertEqual((again.hello.session, again.payloads(1)), (link.hello.session, [b"2"]))
+
+    def test_an_event_too_big_for_the_daemon_is_reported_as_logging_reports(self):
+        handler = self.handler()
+        failed = []
+        handler.handleError = failed.append
+        logger = self.logger(handler)
+        connecting = Call(lambda: handler._client.connect(PATIENCE_S))
+        self.daemon.accept().welcome(max_event=10)
+        connecting.result()
+        logger.info("x" * 11)
+        self.assertEqual([len(record.msg) for record in failed], [11])
+
+    def test_dict_config_makes_one(self):
+        config = {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"plain": {"format": "%(levelname)s %(message)s"}},
+            "handlers": {
+                "dbuf": {
+                    "class": "dbuf.Handler",
+                    "level": "WARNING",
+                    "formatter": "plain",
+                    "path": self.path,
+                    "tag": "shop",
+                    "ack": "durable",
+                }
+            },
+            "loggers": {"dbuf.tests": {"handlers": ["dbuf"], "level": "DEBUG", "propagate": False}},
+        }
+        logging.config.dictConfig(config)
+        logger = logging.getLogger("dbuf.tests")
+        (handler,) = logger.handlers
+        self.addCleanup(logger.removeHandler, handler)
+        logger.info("below")
+        logger.warning("above")
+        link = self.daemon.accept().welcome()
+        self.assertEqual((link.hello.ack, link.hello.name), (wire.Level.DURABLE, b"shop"))
+        self.assertEqual(link.payloads(1), [b"WARNING above"])
+        link.durable(1)
+        handler.close()
+
+    def test_many_threads_log_and_each_record_lands_once(self):
+        logger = self.logger(self.handler())
+        threads = [
+            threading.Thread(target=lambda name=name: [logger.info("%s %d", name, n) for n in range(250)])
+            for name in "abcd"
+        ]
+        for thread in threads:
+            thread.start()
+        payloads = self.daemon.accept().welcome().payloads(1000)
+        for thread in threads:
+            thread.join()
+        self.assertEqual(len(set(payloads)), 1000)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,175 @@
+"""Forks and the end of a process, against a daemon that the test plays."""
+
+import logging
+import multiprocessing
+import os
+import subprocess
+import unittest
+import warnings
+
+import dbuf
+from dbuf import wire
+from tests.support import PATIENCE_S, Call, Folder, PlayedDaemon, run_python
+
+
+def in_child(work):
+    """Runs this in a forked child, which ends at once after it; returns its id."""
+    with warnings.catch_warnings():
+        # Newer Pythons warn of forks in a process with threads, and that is what is tried here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+class ProcessTest(Folder):
+    def setUp(self):
+        super().setUp()
+        self.daemon = PlayedDaemon(self, self.path)
+
+    def assertEnded(self, pid):
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
+
+    def test_a_forked_child_has_a_session_of_its_own_and_nothing_of_its_parents(self):
+        client = dbuf.Client(path=self.path)
+        self.addCleanup(client.close, 0)
+        client.send("of the parent")
+        parent = self.daemon.accept().welcome()
+        self.assertEqual(parent.payloads(1), [b"of the parent"])
+
+        def work():
+            assert client.send("of the child") == 1
+            assert client.close(PATIENCE_S)
+
+        pid = in_child(work)
+        child = self.daemon.accept().welcome()
+        self.assertNotEqual(child.hello.session, parent.hello.session)
+        self.assertEqual(child.payloads(1), [b"of the child"])
+        child.persisted(1)
+        self.assertEqual(child.frame(), wire.Bye())
+        self.assertEnded(pid)
+
+        client.send("of the parent again")
+        event = parent.events(1)[0]
+        self.assertEqual((event.sequence, event.payload), (2, b"of the parent again"))
+        parent.persisted(2)
+        self.assertTrue(client.drain(PATIENCE_S))
+        closing = Call(lambda: client.close(PATIENCE_S))
+        self.assertEqual(parent.frame(), wire.Bye())
+        self.assertTrue(parent.at_end(), "the child has left no descriptor open")
+        closing.result()
+
+    def test_a_fork_while_other_threads_send_leaves_no_lock_behind_in_the_child(self):
+        client = dbuf.Client(path=self.path, when_full="drop")
+        handler = dbuf.Handler(path=self.path, close_timeout=0)
+        self.addCleanup(client.close, 0)
+        self.addCleanup(handler.close)
+        logger = logging.Logger("x")
+        logger.addHandler(handler)
+        stop = []
+
+        def flood():
+            while not stop:
+                client.send("x")
+                logger.info("x")
+
+        floods = [Call(flood) for _ in range(2)]
+
+        def work():
+            client.send("x")
+            logger.info("x")
+            client.statistics()
+
+        for _ in range(20):
+            self.assertEnded(in_child(work))
+        stop.append(True)
+        for each in floods:
+            each.result()
+
+    def test_a_signal_handler_may_log_while_the_program_does(self):
+        process = self.run_to_the_end(
+            "import itertools, logging, signal, dbuf\n"
+            "handler = dbuf.Handler(path=sys.argv[1], flush_timeout=60)\n"
+            "logging.getLogger().addHandler(handler)\n"
+            "signals = itertools.count(1)\n"
+            "enough = False\n"
+            "def on_signal(number, frame):\n"
+            "    global enough\n"
+            "    if next(signals) >= 500: enough = True\n"
+            "    logging.warning('of the signal')\n"
+            "signal.signal(signal.SIGALRM, on_signal)\n"
+            "signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)\n"
+            "sent = 0\n"
+            "while not enough:\n"
+            "    logging.warning('of the program')\n"
+            "    sent += 1\n"
+            "signal.setitimer(signal.ITIMER_REAL, 0)\n"
+            "taken = handler.statistics().accepted\n"
+            "assert taken == next(signals) - 1 + sent, (taken, next(signals) - 2, sent)\n"
+            "logging.warning('last')"
+        )
+        link = self.daemon.accept().welcome()
+        sequence, payload = 0, b""
+        while payload != b"last":
+            event = link.events(1)[0]
+            self.assertEqual(event.sequence, sequence + 1, "no number twice, and none left out")
+            sequence, payload = event.sequence, event.payload
+            link.persisted(sequence)
+        self.assertEqual(link.frame(), wire.Bye())
+        self.assertQuiet(process)
+
+    def test_a_child_of_multiprocessing_delivers_what_it_logged_before_it_ends(self):
+        handler = dbuf.Handler(path=self.path, close_timeout=PATIENCE_S)
+        logger = logging.Logger("worker")
+        logger.addHandler(handler)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process = multiprocessing.get_context("fork").Process(target=logger.info, args=("done",))
+            process.start()
+        link = self.daemon.accept().welcome()
+        self.assertEqual(link.payloads(1), [b"done"])
+        self.assertTrue(process.is_alive(), "it waits for the acknowledgement")
+        link.persisted(1)
+        process.join(PATIENCE_S)
+        self.assertEqual(process.exitcode, 0)
+        handler.close()
+
+    def run_to_the_end(self, code):
+        process = subprocess.Popen(run_python(code, self.path), stderr=subprocess.PIPE)
+        self.addCleanup(process.stderr.close)
+        return process
+
+    def assertQuiet(self, process):
+        self.assertEqual((process.wait(PATIENCE_S), process.stderr.read()), (0, b""))
+
+    def test_a_client_that_nobody_closed_delivers_when_the_interpreter_ends(self):
+        process = self.run_to_the_end("import dbuf; dbuf.Client(path=sys.argv[1]).send('last words')")
+        link = self.daemon.accept().welcome()
+        self.assertEqual(link.payloads(1), [b"last words"])
+        link.persisted(1)
+        self.assertEqual(link.frame(), wire.Bye())
+        self.assertQuiet(process)
+
+    def test_a_handler_delivers_at_the_end_also_what_others_log_there(self):
+        process = self.run_to_the_end(
+            "import atexit, logging\n"
+            "atexit.register(lambda: logging.warning('at the very end'))\n"
+            "import dbuf\n"
+            "logging.getLogger().addHandler(dbuf.Handler(path=sys.argv[1], flush_timeout=60))\n"
+            "logging.warning('before')"
+        )
+        link = self.daemon.accept().welcome()
+        self.assertEqual(link.payloads(2), [b"before", b"at the very end"])
+        link.persisted(2)
+        self.assertEqual(link.frame(), wire.Bye())
+        self.assertQuiet(process)
+
+
+if __name__ == "__main__":
+    unittest.main()
