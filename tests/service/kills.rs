@@ -15,7 +15,7 @@ use dbuf_client::wire::Level;
 use dbuf_client::{Client, ClientOptions};
 use serde_json::Value;
 
-use crate::load::Load;
+use crate::load::{Datagrams, Load, missing_datagrams};
 use crate::machine::Machine;
 use crate::support::{PATIENCE, wait_for};
 
@@ -80,6 +80,7 @@ fn kill_9_at_random_moments_loses_no_frame_and_no_line_and_stores_none_twice() {
     let socket = machine.path("/run/dbufd/stream.sock");
     let clients: Vec<_> = (1..=FRAMED).map(|session| framed(socket.clone(), session, Arc::clone(&stop))).collect();
     let lines = Load::start(&machine, PLAIN);
+    let datagrams = Datagrams::start(&machine);
     for kill in 0..kills {
         // Somewhere between two swaps: the pauses differ, and nothing depends on them.
         thread::sleep(Duration::from_micros(150_000 + kill * 7_919_000 % 100_000));
@@ -90,10 +91,13 @@ fn kill_9_at_random_moments_loses_no_frame_and_no_line_and_stores_none_twice() {
     }
     stop.store(true, Ordering::Relaxed);
     let sent: Vec<u64> = clients.into_iter().map(|client| client.join().expect("a client ends")).collect();
-    let lines = lines.stop();
+    let (lines, datagrams) = (lines.stop(), datagrams.stop());
+    let all = sent.iter().sum::<u64>() + lines.lines.iter().sum::<u64>() + datagrams;
+    machine.wait_for_stats("all to come", |stats| stats["events"]["received"].as_u64() >= Some(all));
     let missing: usize = lines.missing(&machine).iter().map(Vec::len).sum();
     let texts = machine.settled_texts();
     check_framed(&texts, &sent);
+    assert_eq!(missing_datagrams(&texts, datagrams), Vec::<u64>::new(), "of {datagrams}");
     // The account was kept through all lives: it says of each client what that says of itself.
     let account = machine.account_of(&texts);
     for (session, sent) in (1_u128..).zip(&sent) {
@@ -102,7 +106,7 @@ fn kill_9_at_random_moments_loses_no_frame_and_no_line_and_stores_none_twice() {
         assert_eq!(rows.map(|row| row["stored"].as_u64().unwrap_or(0)).sum::<u64>(), *sent, "{account}");
     }
     println!(
-        "{kills} kills: {} frames, {} lines, {missing} lines lost",
+        "{kills} kills: {} frames, {} lines, {datagrams} datagrams; {missing} lines lost",
         sent.iter().sum::<u64>(),
         lines.lines.iter().sum::<u64>()
     );

@@ -149,6 +149,43 @@ fn line(index: usize, number: u64) -> String {
     format!("line of {index} {number} with {} more", number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40)
 }
 
+/// A sender of datagrams at a steady rate, to whom an error is a failure.
+pub(crate) struct Datagrams {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<u64>,
+}
+
+impl Datagrams {
+    pub(crate) fn start(machine: &Machine) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let socket = machine.datagrams();
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut number = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let text = format!("datagram {number}");
+                assert_eq!(socket.send(text.as_bytes()).expect("a sender sees no error"), text.len());
+                number += 1;
+                thread::sleep(PAUSE);
+            }
+            number
+        });
+        Self { stop, thread }
+    }
+
+    pub(crate) fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("no datagram is refused")
+    }
+}
+
+/// The numbers of the datagrams that are missing; none is twice there or out of order.
+pub(crate) fn missing_datagrams(texts: &[String], sent: u64) -> Vec<u64> {
+    let there: Vec<u64> = texts.iter().filter_map(|text| text.strip_prefix("datagram ")?.parse().ok()).collect();
+    assert!(there.is_sorted_by(|a, b| a < b), "{there:?}");
+    (0..sent).filter(|number| there.binary_search(number).is_err()).collect()
+}
+
 impl Machine {
     /// The account, which adds up, covers these events and no others since the first start, and knows of no loss.
     pub(crate) fn account_of(&self, texts: &[String]) -> Value {
