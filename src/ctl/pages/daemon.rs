@@ -93,7 +93,8 @@ fn environment(page: &mut Page) {
     page.item(
         "`FDSTORE`",
         "The number of descriptors that systemd's file-descriptor store takes for this unit. Connections are kept \
-         there, so that they outlive a restart of the daemon; those that the store has no room for end with it. \
+         there, and the memory through which events go, so that they outlive the daemon, however it ends; \
+         connections that the store has no room for end with it. \
          systemd 254 and later sets it; for older ones the unit does.",
     );
     page.item("`NOTIFY_SOCKET`", "Where systemd wants to hear of the daemon's state, as in sd_notify(3).");
