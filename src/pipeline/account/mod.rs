@@ -167,10 +167,11 @@ impl Account {
         if let Some(known) = table.known.get(&key) {
             return Arc::clone(known);
         }
-        if table.free.is_empty() {
+        let is_unnamed = *identity == Identity::unnamed();
+        if table.free.is_empty() && !is_unnamed {
             self.make_room(&mut table);
         }
-        let Some(row) = table.free.pop().filter(|_| *identity != Identity::unnamed()) else {
+        let Some(row) = (if is_unnamed { None } else { table.free.pop() }) else {
             return Arc::new(Producer { identity: identity.clone(), row: UNNAMED });
         };
         self.memory.begin(row, identity);
@@ -200,13 +201,21 @@ impl Account {
         }
     }
 
-    /// The row in which records of this source are counted.
-    fn producer_of(&self, record: &Record<'_>) -> Arc<Producer> {
-        if let Some(known) = self.table().known.get(record.payload()) {
-            return Arc::clone(known);
+    /// The row in which a writer has counted `identity`: that of the unnamed, if it found no room for it. So both sides of
+    /// each row speak of the same events.
+    fn counted_as(&self, identity: &Identity) -> Arc<Producer> {
+        let known = self.table().known.get(&key(identity)).cloned();
+        known.unwrap_or_else(|| Arc::new(Producer { identity: identity.clone(), row: UNNAMED }))
+    }
+
+    /// The same of a source record; None for the unnamed. What no writer's count is left of gets a row of its own.
+    fn producer_of(&self, record: &Record<'_>) -> Option<Arc<Producer>> {
+        let known = self.table().known.get(record.payload()).cloned();
+        // Relaxed: decided before any thread began.
+        if known.is_some() || !self.adopts.load(Relaxed) {
+            return known;
         }
-        let identity = record.as_source().map_or_else(|_| Identity::unnamed(), |source| Identity::of(&source));
-        self.producer(&identity)
+        record.as_source().ok().map(|source| self.producer(&Identity::of(&source)))
     }
 
     fn row_of(&self, row: u32, identity: Option<Identity>) -> Row {

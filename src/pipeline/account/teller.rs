@@ -116,8 +116,9 @@ impl ReaderTeller {
 
     /// Adds to what the batch brings of the producer whose source record this is, or of the unnamed.
     pub fn prepare(&mut self, source: Option<&Record<'_>>, add: &Tally) {
-        let Some(record) = source else { return self.teller.prepare_row(UNNAMED, add) };
-        let producer = self.teller.account.producer_of(record);
+        let Some(producer) = source.and_then(|record| self.teller.account.producer_of(record)) else {
+            return self.teller.prepare_row(UNNAMED, add);
+        };
         self.teller.prepare(&producer, add);
         self.held.push(producer);
     }
@@ -176,7 +177,7 @@ impl ReaderTeller {
         let account = &self.teller.account;
         let named = |row: u32| {
             let identity = account.memory.identity(row).unwrap_or_else(Identity::unnamed);
-            account.producer(&identity)
+            account.counted_as(&identity)
         };
         account.memory.untold().into_iter().map(|(row, loss)| (named(row), loss)).collect()
     }
@@ -187,8 +188,9 @@ impl ReaderTeller {
         memory.withdrawn().wrapping_sub(memory.looked(UNNAMED, READER).withdrawn)
     }
 
-    /// See [`Account::producer`].
+    /// The producer as which a writer has counted `identity`.
+    #[must_use]
     pub fn producer(&self, identity: &Identity) -> Arc<Producer> {
-        self.teller.account.producer(identity)
+        self.teller.account.counted_as(identity)
     }
 }

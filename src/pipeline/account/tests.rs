@@ -239,6 +239,35 @@ fn producers_of_whom_something_is_in_memory_do_not_make_room() {
 }
 
 #[test]
+fn producers_beyond_the_table_are_counted_together_on_both_sides() {
+    let (account, _memory) = account();
+    let (mut writer, mut reader) = (account.teller(0), account.reader_teller());
+    let held: Vec<_> = (0..PRODUCERS_MAX as u32 + 9).map(|pid| account.producer(&identity(pid))).collect();
+    for producer in &held {
+        writer.prepare(producer, &events(1));
+    }
+    writer.published();
+    // Room comes before the reader has counted them.
+    let (named, _) = held.split_at(PRODUCERS_MAX);
+    let unnamed: Vec<Identity> = held[PRODUCERS_MAX..].iter().map(|producer| producer.identity.clone()).collect();
+    reader.begin(6);
+    for producer in named {
+        reader.prepare(Some(&Record::decode(&record_of(&producer.identity)).unwrap().0), &events(1));
+    }
+    reader.persisted(100, 1);
+    drop(held);
+    account.producer(&identity(9999));
+    reader.begin(7);
+    for identity in &unnamed {
+        reader.prepare(Some(&Record::decode(&record_of(identity)).unwrap().0), &events(1));
+    }
+    reader.persisted(109, 1);
+    let rows = account.rows();
+    assert!(rows.iter().all(|row| row.sent == row.stored), "{:?}", rows.iter().find(|row| row.sent != row.stored));
+    assert_eq!(sent(&account), PRODUCERS_MAX as u64 + 9);
+}
+
+#[test]
 fn a_death_while_a_row_is_folded_counts_it_once() {
     for steps in 0..3 {
         let (account, memory) = account();
