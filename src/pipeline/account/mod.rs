@@ -208,11 +208,10 @@ impl Account {
         known.unwrap_or_else(|| Arc::new(Producer { identity: identity.clone(), row: UNNAMED }))
     }
 
-    /// The same of a source record; None for the unnamed. What no writer's count is left of gets a row of its own.
-    fn producer_of(&self, record: &Record<'_>) -> Option<Arc<Producer>> {
+    /// The same of a source record; None for the unnamed. What is adopted gets a row of its own.
+    fn producer_of(&self, record: &Record<'_>, adopts: bool) -> Option<Arc<Producer>> {
         let known = self.table().known.get(record.payload()).cloned();
-        // Relaxed: decided before any thread began.
-        if known.is_some() || !self.adopts.load(Relaxed) {
+        if known.is_some() || !adopts {
             return known;
         }
         record.as_source().ok().map(|source| self.producer(&Identity::of(&source)))

@@ -91,18 +91,19 @@ pub struct ReaderTeller {
     teller: Teller,
     /// Producers of the batch, whose rows must not change hands until it is counted.
     held: Vec<Arc<Producer>>,
+    /// What is counted now was found in memory, and no writer's count of it is left: it is counted as received as well.
+    adopts: bool,
 }
 
 impl ReaderTeller {
     pub(super) fn new(account: Arc<Account>) -> Self {
-        Self { teller: Teller::new(account, READER), held: Vec::new() }
+        Self { teller: Teller::new(account, READER), held: Vec::new(), adopts: false }
     }
 
-    /// Whether what a predecessor left in the buffer has to be counted as received here, for its account is not there.
-    #[must_use]
-    pub fn adopts(&self) -> bool {
+    /// Whether the batches that come now are what a predecessor left in the buffer.
+    pub fn set_inherited(&mut self, is_inherited: bool) {
         // Relaxed: decided before this thread began.
-        self.teller.account.adopts.load(Relaxed)
+        self.adopts = is_inherited && self.teller.account.adopts.load(Relaxed);
     }
 
     /// A batch is about to be persisted, or given up; whatever was prepared before is forgotten.
@@ -116,10 +117,14 @@ impl ReaderTeller {
 
     /// Adds to what the batch brings of the producer whose source record this is, or of the unnamed.
     pub fn prepare(&mut self, source: Option<&Record<'_>>, add: &Tally) {
-        let Some(producer) = source.and_then(|record| self.teller.account.producer_of(record)) else {
-            return self.teller.prepare_row(UNNAMED, add);
+        let mut add = *add;
+        if self.adopts {
+            (add.adopted_events, add.adopted_bytes) = (add.events + add.lost_total(), add.bytes);
+        }
+        let Some(producer) = source.and_then(|record| self.teller.account.producer_of(record, self.adopts)) else {
+            return self.teller.prepare_row(UNNAMED, &add);
         };
-        self.teller.prepare(&producer, add);
+        self.teller.prepare(&producer, &add);
         self.held.push(producer);
     }
 

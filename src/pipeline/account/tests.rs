@@ -325,7 +325,20 @@ fn an_account_of_other_segments_begins_anew() {
     assert_eq!((sent(&account), account.statement().since), (5, Some((1, 100))));
     account.belongs_to(8, 1, 9);
     assert_eq!((sent(&account), account.statement().since), (0, Some((9, 1))));
-    assert!(account.reader_teller().adopts(), "what is in memory was counted in the other one");
+    assert!(account.adopts.load(Relaxed), "what is in memory was counted in the other one");
+}
+
+#[test]
+fn what_is_found_in_memory_without_its_account_is_counted_as_received_and_nothing_else_is() {
+    let (account, _memory) = account();
+    account.belongs_to(8, 100, 1);
+    let mut teller = account.reader_teller();
+    for (generation, is_inherited, expected) in [(6, true, 4), (7, false, 4)] {
+        teller.set_inherited(is_inherited);
+        prepare(&mut teller, generation, true);
+        teller.persisted(104, 1);
+        assert_eq!(account.rows().iter().map(|row| row.sent).sum::<u64>(), expected, "generation {generation}");
+    }
 }
 
 #[test]

@@ -40,11 +40,9 @@ impl Losses {
             }
             Kind::Source => {}
         });
-        let adopts = teller.adopts();
         teller.begin(census.generation);
         census.shares(&mut |source, events, bytes| {
-            let adopted_events = if adopts { events } else { 0 };
-            teller.prepare(source, &Tally { adopted_events, ..Tally::lost(cause, events, bytes) });
+            teller.prepare(source, &Tally::lost(cause, events, bytes));
         });
         teller.prepare_untold(&self.rows);
         teller.given_up();

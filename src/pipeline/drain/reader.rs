@@ -69,8 +69,6 @@ struct Keeper {
     outlives: bool,
     /// The disk has not taken a batch by the end, and it stays where it is.
     is_left: bool,
-    /// Whether what is persisted now has to be counted as received as well.
-    adopts: bool,
     /// Events that this process has persisted.
     persisted_events: u64,
     /// Every generation below this one has been appended to a file.
@@ -112,7 +110,6 @@ impl ReaderThread {
             sizes: Sizes::default(),
             losses: Losses::of_predecessor(&teller),
             teller,
-            adopts: false,
             outlives,
             is_left: false,
             persisted_events: 0,
@@ -226,9 +223,9 @@ impl Keeper {
                 self.teller.settle_persisted(generation, self.store.next_sequence());
             } else if !self.teller.settle_given_up(generation) {
                 tracing::info!(events = census.events, "persists what the process before left in memory");
-                self.adopts = self.teller.adopts();
+                self.teller.set_inherited(true);
                 self.persist(&census);
-                self.adopts = false;
+                self.teller.set_inherited(false);
             }
             if self.is_left {
                 return;
@@ -338,8 +335,7 @@ impl Keeper {
     fn prepare(&mut self, census: &Census<'_>, withdrawn: u64) {
         self.teller.begin(census.generation);
         census.shares(&mut |source, events, bytes| {
-            let (adopted_events, adopted_bytes) = if self.adopts { (events, bytes) } else { (0, 0) };
-            self.teller.prepare(source, &Tally { events, bytes, adopted_events, adopted_bytes, ..Tally::default() });
+            self.teller.prepare(source, &Tally { events, bytes, ..Tally::default() });
         });
         self.teller.prepare(None, &Tally { withdrawn, ..broken(census) });
         self.teller.prepare_untold(&[]);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::settings::{Config, SyncPolicy, WhenFull};
+use crate::pipeline::account::{Identity, Tally};
 use crate::pipeline::buffer::{DoubleBuffer, Writer};
 use crate::pipeline::progress::want;
 use crate::pipeline::record::{Cause, Event, Piece, Source, encode_source};
@@ -112,6 +113,10 @@ impl Rig {
     }
 
     fn on(disk: Arc<dyn Disk>, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::counting(disk, Arc::new(Counters::new(1).unwrap()), change)
+    }
+
+    fn counting(disk: Arc<dyn Disk>, counters: Arc<Counters>, change: impl FnOnce(&mut Settings)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut storage = Config::default().storage;
         storage.directory = folder.path().join("segments");
@@ -120,7 +125,6 @@ impl Rig {
         change(&mut settings);
         let (buffer, reader) =
             DoubleBuffer::new(&buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 }).unwrap();
-        let counters = Arc::new(Counters::new(1).unwrap());
         let progress = Arc::new(Progress::new(1).unwrap());
         let options = Options {
             reader,
@@ -333,6 +337,26 @@ fn what_the_disk_refuses_to_the_end_stays_in_memory_for_a_successor() {
     let (_buffer, counters, drain) = life(&memory, Arc::clone(&disk), folder.path());
     drain.stop(Duration::ZERO);
     assert_eq!((counters.account.totals().persisted_events, counters.account.totals().lost_total()), (2, 0));
+}
+
+#[test]
+fn only_what_was_found_in_memory_is_adopted_also_where_batches_are_given_up() {
+    let counters = Arc::new(Counters::new(1).unwrap());
+    // The account was of other segments, so that of what is inherited no count is left.
+    counters.account.belongs_to(1, 1, 1);
+    let disk = MoodyDisk::default();
+    let mood = Arc::clone(&disk.mood);
+    let mut rig = Rig::counting(Arc::new(disk), counters, |settings| settings.storage.when_full = WhenFull::Drop);
+    let mut teller = rig.counters.account.teller(0);
+    let producer = rig.counters.account.producer(&Identity { pid: 7, tag: b"app"[..].into(), ..Identity::default() });
+    mood.store(nix::libc::ENOSPC, Relaxed);
+    let generation = rig.publish(b"lost");
+    teller.prepare(&producer, &Tally { events: 1, bytes: 4, ..Tally::default() });
+    teller.published();
+    rig.wait_persisted(generation);
+    let totals = rig.counters.account.totals();
+    assert_eq!((totals.received_events, totals.lost_total()), (1, 1));
+    rig.finish();
 }
 
 #[test]
