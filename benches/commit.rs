@@ -5,9 +5,10 @@
 //! `cargo bench --bench commit [-- RUNS [SECONDS]]`. Prints a table; writes only into a temporary folder of its own, below
 //! `BENCH_DIR` if that is set: the file system matters.
 
+mod support;
+
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -97,7 +98,7 @@ fn run_plain(folder: &Path, time: Duration) -> Run {
 
 fn run_dbufd(folder: &Path, threads: usize, time: Duration) -> Run {
     let (runtime, segments) = (folder.join("run"), folder.join("segments"));
-    let mut daemon = start(folder, &runtime, &segments);
+    let mut daemon = support::start(folder, &[]);
     let socket = runtime.join("stream.sock");
     let waits_us = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..threads)
@@ -119,30 +120,4 @@ fn run_dbufd(folder: &Path, threads: usize, time: Duration) -> Run {
     assert!(daemon.wait().expect("it ends").success());
     fs::remove_dir_all(&segments).expect("segments");
     summed(waits_us, time)
-}
-
-fn start(folder: &Path, runtime: &Path, segments: &Path) -> Child {
-    let notify = folder.join("notify.sock");
-    let ready = UnixDatagram::bind(&notify).expect("a socket");
-    let daemon = Command::new(env!("CARGO_BIN_EXE_dbufd"))
-        .arg("--runtime")
-        .arg(runtime)
-        .arg("--directory")
-        .arg(segments)
-        .args(["--config", "/dev/null"])
-        .env("NOTIFY_SOCKET", &notify)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("dbufd starts");
-    let mut notice = [0; 1024];
-    loop {
-        let n = ready.recv(&mut notice).expect("a notice");
-        if notice[..n].windows(7).any(|w| w == b"READY=1") {
-            break;
-        }
-    }
-    fs::remove_file(&notify).expect("a socket");
-    daemon
 }

@@ -3,9 +3,11 @@
 //!
 //! `cargo bench --bench lines [-- RUNS]`. Prints a table; writes only into a temporary folder of its own.
 
+mod support;
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -156,27 +158,8 @@ fn run_barest(folder: &Path) -> Run {
 
 fn run_dbufd(folder: &Path, sync: &str) -> Run {
     warm(folder);
-    let (runtime, segments, notify) = (folder.join("run"), folder.join("segments"), folder.join("notify.sock"));
-    let ready = UnixDatagram::bind(&notify).expect("a socket");
-    let mut daemon = Command::new(env!("CARGO_BIN_EXE_dbufd"))
-        .arg("--runtime")
-        .arg(&runtime)
-        .arg("--directory")
-        .arg(&segments)
-        .args(["--config", "/dev/null", "--set", &format!("storage.sync={sync}")])
-        .env("NOTIFY_SOCKET", &notify)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("dbufd starts");
-    let mut notice = [0; 1024];
-    loop {
-        let n = ready.recv(&mut notice).expect("a notice");
-        if notice[..n].windows(7).any(|w| w == b"READY=1") {
-            break;
-        }
-    }
+    let (runtime, segments) = (folder.join("run"), folder.join("segments"));
+    let mut daemon = support::start(folder, &[&format!("storage.sync={sync}")]);
     let socket = runtime.join("stream.sock");
     let half = (LINES / 2).to_string();
     let mut senders: Vec<Child> = (0..2).map(|_| child(&["send", socket.to_str().expect("UTF-8"), &half])).collect();
@@ -194,7 +177,6 @@ fn run_dbufd(folder: &Path, sync: &str) -> Run {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("the daemon is there");
     assert!(daemon.wait().expect("it ends").success());
     fs::remove_dir_all(&segments).expect("segments");
-    fs::remove_file(&notify).expect("a socket");
     run
 }
 
