@@ -10,7 +10,6 @@ mod support;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dbuf_client::{Client, ClientOptions};
