@@ -15,6 +15,8 @@ pub use loom::thread;
 
 use std::time::Duration;
 
+pub use dbuf_client::sync::Edge;
+
 use atomic::{AtomicU32, Ordering};
 
 /// Keeps a value on cache lines of its own: 128 bytes, since the prefetcher brings lines in pairs.
@@ -24,84 +26,6 @@ pub struct CacheLine<T>(
     /// The value.
     pub T,
 );
-
-/// A named edge between threads: what one releases, the other acquires.
-///
-/// Outside the models these are the constants `Release` and `Acquire`. Inside them, `DBUF_WEAKEN=name:release` or
-/// `DBUF_WEAKEN=name:acquire` makes that end `Relaxed` when the program runs, so that `.ci/weaken` can see a model
-/// fail for each end of each edge, without building again.
-#[derive(Clone, Copy, Debug)]
-pub struct Edge(&'static str);
-
-impl Edge {
-    /// The edge of this name. The name stands in the table at the head of the module that owns it.
-    #[must_use]
-    pub const fn new(name: &'static str) -> Self {
-        Self(name)
-    }
-
-    /// The name.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        self.0
-    }
-
-    /// The ordering of the releasing site.
-    #[cfg(not(dbuf_loom))]
-    #[inline(always)]
-    #[must_use]
-    pub const fn release(self) -> Ordering {
-        Ordering::Release
-    }
-
-    /// The ordering of the acquiring site.
-    #[cfg(not(dbuf_loom))]
-    #[inline(always)]
-    #[must_use]
-    pub const fn acquire(self) -> Ordering {
-        Ordering::Acquire
-    }
-
-    /// The ordering of a site that acquires this edge and releases `other`.
-    #[cfg(not(dbuf_loom))]
-    #[inline(always)]
-    #[must_use]
-    pub const fn acquire_and_release(self, _other: Self) -> Ordering {
-        Ordering::AcqRel
-    }
-
-    /// The ordering of the releasing site, unless this run weakens it.
-    #[cfg(dbuf_loom)]
-    #[must_use]
-    pub fn release(self) -> Ordering {
-        if self.is_weakened("release") { Ordering::Relaxed } else { Ordering::Release }
-    }
-
-    /// The ordering of the acquiring site, unless this run weakens it.
-    #[cfg(dbuf_loom)]
-    #[must_use]
-    pub fn acquire(self) -> Ordering {
-        if self.is_weakened("acquire") { Ordering::Relaxed } else { Ordering::Acquire }
-    }
-
-    /// The ordering of a site that acquires this edge and releases `other`, unless this run weakens either.
-    #[cfg(dbuf_loom)]
-    #[must_use]
-    pub fn acquire_and_release(self, other: Self) -> Ordering {
-        match (self.acquire(), other.release()) {
-            (Ordering::Acquire, Ordering::Release) => Ordering::AcqRel,
-            (Ordering::Acquire, _) => Ordering::Acquire,
-            (_, release) => release,
-        }
-    }
-
-    #[cfg(dbuf_loom)]
-    fn is_weakened(self, end: &str) -> bool {
-        static WEAKENED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-        let weakened = WEAKENED.get_or_init(|| std::env::var("DBUF_WEAKEN").unwrap_or_default());
-        weakened.split_once(':') == Some((self.0, end))
-    }
-}
 
 /// A word that threads can sleep on. Spurious returns are allowed: who sleeps looks again.
 ///

@@ -18,9 +18,15 @@
 //! # }
 //! ```
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+#[cfg(not(dbuf_loom))]
 mod client;
+#[doc(hidden)]
+pub mod ring;
+#[doc(hidden)]
+pub mod sync;
 pub mod wire;
 
+#[cfg(not(dbuf_loom))]
 pub use client::{Client, ClientOptions, Error, Refusal};

@@ -1,0 +1,137 @@
+//! The only door to atomics: the standard library's, or loom's under `--cfg dbuf_loom`. The daemon comes through it, too.
+//!
+//! It also holds [`Edge`], by which every ordering that carries something has a name, with barriers
+//! for those that a single ordering cannot carry.
+//!
+//! Not part of the crate's interface: it may change with any version.
+
+#[cfg(not(dbuf_loom))]
+pub use std::sync::atomic;
+
+#[cfg(dbuf_loom)]
+pub use loom::sync::atomic;
+
+use atomic::Ordering;
+
+/// A named edge between threads: what one releases, the other acquires.
+///
+/// Outside the models these are the constants `Release` and `Acquire`. Inside them, `DBUF_WEAKEN=name:release` or
+/// `DBUF_WEAKEN=name:acquire` makes that end `Relaxed` when the program runs, so that `.ci/weaken` can see a model
+/// fail for each end of each edge, without building again.
+#[derive(Clone, Copy, Debug)]
+pub struct Edge(&'static str);
+
+impl Edge {
+    /// The edge of this name. The name stands in the table at the head of the module that owns it.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self(name)
+    }
+
+    /// The name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.0
+    }
+
+    /// The ordering of the releasing site.
+    #[cfg(not(dbuf_loom))]
+    #[inline(always)]
+    #[must_use]
+    pub const fn release(self) -> Ordering {
+        Ordering::Release
+    }
+
+    /// The ordering of the acquiring site.
+    #[cfg(not(dbuf_loom))]
+    #[inline(always)]
+    #[must_use]
+    pub const fn acquire(self) -> Ordering {
+        Ordering::Acquire
+    }
+
+    /// The ordering of a site that acquires this edge and releases `other`.
+    #[cfg(not(dbuf_loom))]
+    #[inline(always)]
+    #[must_use]
+    pub const fn acquire_and_release(self, _other: Self) -> Ordering {
+        Ordering::AcqRel
+    }
+
+    /// The releasing half of an asymmetric barrier: the stores before it come before the loads behind it, for a thread that
+    /// has passed the other half. It is no instruction: the other half has the kernel put one here (membarrier(2)).
+    #[cfg(not(dbuf_loom))]
+    #[inline(always)]
+    pub fn light(self) {
+        atomic::compiler_fence(Ordering::SeqCst);
+    }
+
+    /// A full barrier, for the releasing side of an edge whose other side passes one as well: of two threads that each store
+    /// and then load what the other stores, one sees the other's store.
+    #[cfg(not(dbuf_loom))]
+    #[inline(always)]
+    pub fn full_releasing(self) {
+        atomic::fence(Ordering::SeqCst);
+    }
+
+    /// The same for the acquiring side.
+    #[cfg(not(dbuf_loom))]
+    #[inline(always)]
+    pub fn full_acquiring(self) {
+        atomic::fence(Ordering::SeqCst);
+    }
+
+    /// The ordering of the releasing site, unless this run weakens it.
+    #[cfg(dbuf_loom)]
+    #[must_use]
+    pub fn release(self) -> Ordering {
+        if self.is_weakened("release") { Ordering::Relaxed } else { Ordering::Release }
+    }
+
+    /// The ordering of the acquiring site, unless this run weakens it.
+    #[cfg(dbuf_loom)]
+    #[must_use]
+    pub fn acquire(self) -> Ordering {
+        if self.is_weakened("acquire") { Ordering::Relaxed } else { Ordering::Acquire }
+    }
+
+    /// The ordering of a site that acquires this edge and releases `other`, unless this run weakens either.
+    #[cfg(dbuf_loom)]
+    #[must_use]
+    pub fn acquire_and_release(self, other: Self) -> Ordering {
+        match (self.acquire(), other.release()) {
+            (Ordering::Acquire, Ordering::Release) => Ordering::AcqRel,
+            (Ordering::Acquire, _) => Ordering::Acquire,
+            (_, release) => release,
+        }
+    }
+
+    /// As [`Edge::full_releasing`]: a model has no membarrier(2).
+    #[cfg(dbuf_loom)]
+    pub fn light(self) {
+        self.full_releasing();
+    }
+
+    /// The barrier of the releasing side, unless this run weakens it.
+    #[cfg(dbuf_loom)]
+    pub fn full_releasing(self) {
+        if !self.is_weakened("release") {
+            atomic::fence(Ordering::SeqCst);
+        }
+    }
+
+    /// The barrier of the acquiring side, unless this run weakens it.
+    #[cfg(dbuf_loom)]
+    pub fn full_acquiring(self) {
+        if !self.is_weakened("acquire") {
+            atomic::fence(Ordering::SeqCst);
+        }
+    }
+
+    #[cfg(dbuf_loom)]
+    fn is_weakened(self, end: &str) -> bool {
+        static WEAKENED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+        let weakened = WEAKENED.get_or_init(|| std::env::var("DBUF_WEAKEN").unwrap_or_default());
+        weakened.split_once(':') == Some((self.0, end))
+    }
+}
