@@ -46,9 +46,11 @@ EVENT = 0x02
 SYNC = 0x03
 BYE = 0x04
 EVENT_WITH_FIELDS = 0x05
+RING = 0x06
 WELCOME = 0x41
 ACK = 0x42
 ERROR = 0x43
+GRANT = 0x44
 
 _HEAD = struct.Struct("<IBBHQQ")
 _HELLO = struct.Struct("<HH4xQQ16s")
@@ -89,6 +91,8 @@ class Code(enum.IntEnum):
     TOO_BIG = 0x01
     MALFORMED = 0x02
     LOST = 0x03
+    NO_RING = 0x04
+    """There is no ring for this client now."""
     BROKEN = 0x80
     VERSION = 0x81
     BUSY = 0x82
@@ -144,6 +148,13 @@ class Bye:
 
 
 @dataclass(frozen=True)
+class Ring:
+    """Client: asks for a ring of so many bytes of data. This package has no use for one."""
+
+    capacity: int
+
+
+@dataclass(frozen=True)
 class Welcome:
     """Daemon: the answer to HELLO."""
 
@@ -173,13 +184,20 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Grant:
+    """Daemon: here is the ring."""
+
+    capacity: int
+
+
+@dataclass(frozen=True)
 class Ignored:
     """A frame of a later version that may be skipped."""
 
     kind: int
 
 
-Frame = Union[Hello, Event, Sync, Bye, Welcome, Ack, Fault, Ignored]
+Frame = Union[Hello, Event, Sync, Bye, Ring, Welcome, Ack, Fault, Grant, Ignored]
 
 
 class Head(NamedTuple):
@@ -246,6 +264,11 @@ def _from_parts(head: Head, tag: bytes, payload: bytes) -> Frame:
         if len(payload) < _U64.size:
             raise WireError("an ERROR cut short")
         return Fault(head.detail, head.sequence, _U64.unpack_from(payload)[0], payload[_U64.size :])
+    if kind in (RING, GRANT):
+        if len(payload) < _U64.size:
+            raise WireError("a RING or a GRANT cut short")
+        (capacity,) = _U64.unpack_from(payload)
+        return Ring(capacity) if kind == RING else Grant(capacity)
     if kind & IGNORABLE:
         return Ignored(kind)
     raise WireError("a frame of unknown type")
@@ -334,6 +357,8 @@ def _encode(frame: Frame) -> bytes:
     if isinstance(frame, Fault):
         body = _U64.pack(frame.last) + frame.text[: CONTROL_BYTES_MAX - _U64.size]
         return _control(ERROR, frame.code, frame.first, body)
+    if isinstance(frame, (Ring, Grant)):
+        return _control(RING if isinstance(frame, Ring) else GRANT, body=_U64.pack(frame.capacity))
     if isinstance(frame, Sync):
         return _control(SYNC)
     if isinstance(frame, Bye):

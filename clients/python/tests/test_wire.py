@@ -5,7 +5,7 @@ import random
 import unittest
 
 from dbuf import wire
-from dbuf.wire import Ack, Bye, Event, Fault, Hello, Ignored, Level, Sync, Welcome
+from dbuf.wire import Ack, Bye, Event, Fault, Grant, Hello, Ignored, Level, Ring, Sync, Welcome
 from tests.support import ROOT
 
 KINDS = {
@@ -13,6 +13,8 @@ KINDS = {
     "event": Event,
     "sync": Sync,
     "bye": Bye,
+    "ring": Ring,
+    "grant": Grant,
     "welcome": Welcome,
     "ack": Ack,
     "error": Fault,
@@ -97,7 +99,7 @@ class WireTest(unittest.TestCase):
 
     def test_the_tables_of_the_document_have_every_number_under_its_name(self):
         document = (ROOT / "docs/PROTOCOL.md").read_text()
-        for name in ("HELLO", "EVENT", "EVENT_WITH_FIELDS", "SYNC", "BYE", "WELCOME", "ACK", "ERROR"):
+        for name in ("HELLO", "EVENT", "EVENT_WITH_FIELDS", "SYNC", "BYE", "RING", "WELCOME", "ACK", "ERROR", "GRANT"):
             self.assertIn(f"| `0x{getattr(wire, name):02X}` | {name} |", document)
         for code in wire.Code:
             ends = "yes" if wire.is_final(code) else "no"
@@ -110,7 +112,7 @@ class WireTest(unittest.TestCase):
     def test_a_frame_of_unknown_type_is_skipped_only_if_it_says_so(self):
         for kind in range(256):
             data = wire._HEAD.pack(40, kind, 0, 0, 0, 0) + bytes(40)
-            if kind in (0x01, 0x02, 0x03, 0x04, 0x05, 0x41, 0x42, 0x43) or kind >= wire.IGNORABLE:
+            if kind in (0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x41, 0x42, 0x43, 0x44) or kind >= wire.IGNORABLE:
                 self.assertEqual(wire.decode(data)[1], 64, f"type {kind:#04x}")
             else:
                 self.assertRaises(wire.WireError, wire.decode, data)

@@ -371,7 +371,8 @@ impl Client {
                 Frame::Ack { level, sequence } => self.take_ack(level, sequence),
                 Frame::Error(fault) => self.take_fault(&fault)?,
                 Frame::Ignored { .. } => (),
-                Frame::Hello(_) | Frame::Event(_) | Frame::Sync | Frame::Bye => {
+                Frame::Grant { .. } => return Err(Error::Wire(wire::WireError("a ring that nobody asked for"))),
+                Frame::Hello(_) | Frame::Event(_) | Frame::Sync | Frame::Bye | Frame::Ring { .. } => {
                     return Err(Error::Wire(wire::WireError("a frame that only clients send")));
                 }
             }

@@ -25,6 +25,7 @@ pub use numbers::{
 const HELLO_BYTES: usize = 40;
 const WELCOME_BYTES: usize = 24;
 const ERROR_FIXED_BYTES: usize = 8;
+const CAPACITY_BYTES: usize = 8;
 /// The length before an event's fields.
 pub const FIELDS_LENGTH_BYTES: usize = 4;
 
@@ -187,6 +188,11 @@ pub enum Frame<'a> {
     Sync,
     /// Client: nothing more will come.
     Bye,
+    /// Client: asks for a ring.
+    Ring {
+        /// Bytes of data.
+        capacity: u64,
+    },
     /// Daemon: the answer to HELLO.
     Welcome(Welcome),
     /// Daemon: every event up to `sequence` has reached `level`, or was named by an ERROR before this.
@@ -198,6 +204,11 @@ pub enum Frame<'a> {
     },
     /// Daemon: what is not stored, or why the connection ends.
     Error(Fault<'a>),
+    /// Daemon: here is the ring.
+    Grant {
+        /// Bytes of data.
+        capacity: u64,
+    },
     /// A frame of a later version that may be skipped.
     Ignored {
         /// Its type.
@@ -237,6 +248,8 @@ impl<'a> Frame<'a> {
             kind::HELLO => Self::Hello(Hello::from_parts(head, tag, payload)?),
             kind::SYNC => Self::Sync,
             kind::BYE => Self::Bye,
+            kind::RING => Self::Ring { capacity: capacity(payload)? },
+            kind::GRANT => Self::Grant { capacity: capacity(payload)? },
             kind::WELCOME => Self::Welcome(Welcome::from_parts(head, payload)?),
             kind::ACK => Self::Ack {
                 level: Level::from_number(head.detail).ok_or(WireError("an ACK of unknown level"))?,
@@ -261,11 +274,13 @@ impl<'a> Frame<'a> {
             Self::Hello(hello) => hello.encode(to),
             Self::Sync => Head { kind: kind::SYNC, ..Head::default() }.encode(to),
             Self::Bye => Head { kind: kind::BYE, ..Head::default() }.encode(to),
+            Self::Ring { capacity } => encode_capacity(kind::RING, *capacity, to),
             Self::Welcome(welcome) => welcome.encode(to),
             Self::Ack { level, sequence } => {
                 Head { kind: kind::ACK, detail: *level as u8, sequence: *sequence, ..Head::default() }.encode(to);
             }
             Self::Error(fault) => fault.encode(to),
+            Self::Grant { capacity } => encode_capacity(kind::GRANT, *capacity, to),
             Self::Ignored { kind } => Head { kind: *kind, ..Head::default() }.encode(to),
         }
     }
@@ -390,6 +405,17 @@ impl Fault<'_> {
         to.extend_from_slice(&self.last.to_le_bytes());
         to.extend_from_slice(text);
     }
+}
+
+/// The payload of RING and of GRANT.
+fn capacity(payload: &[u8]) -> Result<u64, WireError> {
+    let fixed = payload.get(..CAPACITY_BYTES).ok_or(WireError("a RING or a GRANT cut short"))?;
+    Ok(u64_at(fixed, 0))
+}
+
+fn encode_capacity(kind: u8, capacity: u64, to: &mut Vec<u8>) {
+    Head { length: CAPACITY_BYTES as u32, kind, ..Head::default() }.encode(to);
+    to.extend_from_slice(&capacity.to_le_bytes());
 }
 
 /// Whether a connection that begins with `bytes` is framed: None while they could still become [`MAGIC`].

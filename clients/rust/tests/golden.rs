@@ -64,6 +64,8 @@ fn frame<'a>(fields: &Value, kept: &'a mut [Vec<u8>; 3]) -> Frame<'a> {
         }),
         "sync" => Frame::Sync,
         "bye" => Frame::Bye,
+        "ring" => Frame::Ring { capacity: number(fields, "capacity") },
+        "grant" => Frame::Grant { capacity: number(fields, "capacity") },
         "welcome" => Frame::Welcome(Welcome {
             version: number(fields, "version"),
             max_event: number(fields, "max_event"),

@@ -87,6 +87,8 @@ fn the_tables_have_every_number_under_its_name() {
         (kind::WELCOME, "WELCOME"),
         (kind::ACK, "ACK"),
         (kind::ERROR, "ERROR"),
+        (kind::RING, "RING"),
+        (kind::GRANT, "GRANT"),
     ] {
         has(format!("| `0x{number:02X}` | {name} |"));
     }
@@ -95,11 +97,12 @@ fn the_tables_have_every_number_under_its_name() {
         has(format!("| `0x{:02X}` | {} | {} |", code as u8, code.name(), if code.is_final() { "yes" } else { "no" }));
         codes += 1;
     }
-    assert_eq!(codes, 6);
+    assert_eq!(codes, 7);
     for level in [Level::None, Level::Persisted, Level::Durable] {
         has(format!("| {} | {} |", level as u8, format!("{level:?}").to_lowercase()));
     }
     has(format!("| FIELDS | {} |", wire::feature::FIELDS.trailing_zeros()));
+    has(format!("| RING | {} |", wire::feature::RING.trailing_zeros()));
     let (tag, fields) = (wire::TAG_BYTES_MAX as u32, wire::FIELDS_BYTES_MAX as u32);
     for bound in [wire::LENGTH_MAX, wire::CONTROL_BYTES_MAX, u32::from(wire::PRI_MAX), tag, fields] {
         assert!(document.contains(&format!("**{bound}**")), "docs/PROTOCOL.md does not state the bound {bound}");

@@ -213,11 +213,12 @@ impl RingConsumer {
         self.memory.words().max_event_bytes.store(bytes, Relaxed);
     }
 
-    /// Wakes whoever sleeps on the turn. To be called when something has been done that was wanted.
+    /// Wakes whoever sleeps on the turn. To be called when something has been done that [`RingConsumer::wants`] says is wanted.
     pub fn wake(&mut self) {
         self.turn = self.turn.wrapping_add(1);
         let words = self.memory.words();
-        // Relaxed: the kernel's own lock orders it against a sleeper's look (futex(2)).
+        // Relaxed: the barrier of edge `turn`, passed in `wants`, has released what was done. The kernel's own lock orders this
+        // against a sleeper's look (futex(2)).
         words.turn.store(self.turn, Relaxed);
         #[cfg(not(dbuf_loom))]
         {

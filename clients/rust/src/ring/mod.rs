@@ -14,7 +14,7 @@
 //! | `asleep` | [`RingProducer::push`]: head, then state | [`RingConsumer::after_barrier`]: state, then head | one of the two sees the other's store | an event lies there, the daemon sleeps, and nobody rings |
 //! | `turn` | [`RingProducer::want`]: wish, then a look | [`RingConsumer::wants`]: the deed, then a look | as above | a producer sleeps, and nobody wakes it |
 //!
-//! The last two are races of a store and a load on each side (Dekker's), which no acquire or release closes. For `asleep` the
+//! `asleep` and `turn` are races of a store and a load on each side (Dekker's), which no acquire or release closes. For `asleep` the
 //! producer's half must cost nothing: it is a barrier for the compiler alone, and the daemon, before it sleeps, has the kernel
 //! put one into every thread of every process that has registered for it (MEMBARRIER_CMD_GLOBAL_EXPEDITED). `turn` is the slow
 //! path of both sides, and has a fence on each.

@@ -250,8 +250,9 @@ impl RingProducer {
         // edge `turn`, releasing: the wish is there before the caller looks. Either the daemon sees it after what it did, or the
         // caller sees what that was.
         TURN.full_releasing();
-        // Relaxed: as above.
-        words.turn.load(Relaxed)
+        // edge `turn`, acquiring, as well: whoever sees this turn sees what it was changed for. Relaxed would let the caller see the new
+        // turn, miss what has come, and sleep on.
+        words.turn.load(TURN.acquire())
     }
 
     /// Takes wishes back.

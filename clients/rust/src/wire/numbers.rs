@@ -36,18 +36,24 @@ pub mod kind {
     pub const BYE: u8 = 0x04;
     /// Client: one event with fields beside its payload; only where [`feature::FIELDS`](super::feature::FIELDS) is granted.
     pub const EVENT_WITH_FIELDS: u8 = 0x05;
+    /// Client: asks for a ring; only where [`feature::RING`](super::feature::RING) is granted, and before any event.
+    pub const RING: u8 = 0x06;
     /// Daemon: the answer to HELLO.
     pub const WELCOME: u8 = 0x41;
     /// Daemon: how far events are persisted or durable.
     pub const ACK: u8 = 0x42;
     /// Daemon: events that are not and will not be stored, or why the connection ends.
     pub const ERROR: u8 = 0x43;
+    /// Daemon: here is the ring; its memory and its doorbell come with the first byte.
+    pub const GRANT: u8 = 0x44;
 }
 
 /// Features; bits of HELLO and WELCOME.
 pub mod feature {
     /// Compatible: events may have fields beside the payload.
     pub const FIELDS: u64 = 1 << 0;
+    /// Compatible: the client may ask for a ring.
+    pub const RING: u64 = 1 << 1;
 }
 
 /// What an acknowledgement promises.
@@ -86,6 +92,8 @@ pub enum Code {
     Malformed = 0x02,
     /// Events that were accepted could not be stored.
     Lost = 0x03,
+    /// There is no ring for this client now.
+    NoRing = 0x04,
     /// The bytes are no frames.
     Broken = 0x80,
     /// No common version, or a feature that the daemon does not have.
@@ -102,6 +110,7 @@ impl Code {
             0x01 => Self::TooBig,
             0x02 => Self::Malformed,
             0x03 => Self::Lost,
+            0x04 => Self::NoRing,
             0x80 => Self::Broken,
             0x81 => Self::Version,
             0x82 => Self::Busy,
@@ -116,6 +125,7 @@ impl Code {
             Self::TooBig => "too_big",
             Self::Malformed => "malformed",
             Self::Lost => "lost",
+            Self::NoRing => "no_ring",
             Self::Broken => "broken",
             Self::Version => "version",
             Self::Busy => "busy",

@@ -88,6 +88,8 @@ fn a_frame_of_unknown_type_is_skipped_only_if_it_says_so() {
             kind::EVENT_WITH_FIELDS,
             kind::SYNC,
             kind::BYE,
+            kind::RING,
+            kind::GRANT,
             kind::WELCOME,
             kind::ACK,
             kind::ERROR,
