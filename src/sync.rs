@@ -1,7 +1,7 @@
 //! The only door to atomics and threads: the standard library's, or loom's under `--cfg dbuf_loom`.
 //!
-//! It also holds what the lock-free parts need beside them: [`CacheLine`], [`Futex`], and [`Edge`], by which every
-//! ordering that carries something has a name.
+//! Those of the clients' crate, which shares rings with the daemon, are the same. It also holds what the lock-free parts need
+//! beside them: [`CacheLine`], [`Futex`], and [`Edge`], by which every ordering that carries something has a name.
 
 #[cfg(not(dbuf_loom))]
 pub use std::sync::{Arc, Condvar, Mutex, MutexGuard, atomic, mpsc};
@@ -17,7 +17,9 @@ use std::time::Duration;
 
 pub use dbuf_client::sync::Edge;
 
-use atomic::{AtomicU32, Ordering};
+use atomic::AtomicU32;
+#[cfg(dbuf_loom)]
+use atomic::Ordering;
 
 /// Keeps a value on cache lines of its own: 128 bytes, since the prefetcher brings lines in pairs.
 #[derive(Debug, Default)]

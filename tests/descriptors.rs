@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use dbufd::pipeline::accept::desk::Desks;
 use dbufd::pipeline::accept::frames::Sessions;
+use dbufd::pipeline::accept::ring::rings::{Limits, Rings};
 use dbufd::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reader, Waker};
 use dbufd::pipeline::counters::Counters;
@@ -51,6 +52,7 @@ impl Daemon {
             kept: None,
             inherited: Vec::new(),
             sessions: Sessions::new(),
+            rings: Rings::new(Limits { rings: 0, bytes: 0 }),
             desks: Desks::take_over(WRITERS, None, Vec::new(), &|_| false).unwrap(),
             store: None,
             buffer,

@@ -4,12 +4,16 @@
 //! Enters: a value as it stands in a file or a flag. Leaves: a field of [`Config`], or text for people. Any thread.
 //! What can fail: [`Key::set`], with a sentence that says what is allowed.
 
-use std::fmt::Write as _;
+mod file;
+
 use std::path::PathBuf;
+
+pub use file::{documented, render};
 
 use super::settings::{Config, Cpus, Level, SyncPolicy, WhenFull};
 use super::units::{format_amount, format_duration, format_size};
 use super::value::{Bounds, Given, Value, quoted};
+use crate::pipeline::accept::ring::RINGS_MAX;
 use crate::pipeline::record::MAX_EVENT_BYTES_MAX;
 
 const MS: u64 = 1_000_000;
@@ -111,55 +115,6 @@ impl Key {
 /// The keys whose values differ.
 pub fn changed<'a>(old: &'a Config, new: &'a Config) -> impl Iterator<Item = &'static Key> + 'a {
     KEYS.iter().filter(|key| key.get(old) != key.get(new))
-}
-
-/// `config` as a file that reads back as the same.
-#[must_use]
-pub fn render(config: &Config) -> String {
-    by_section(|text, key| {
-        let _ = writeln!(text, "{} = {}", key.parts().1, key.get(config));
-    })
-}
-
-/// The file that shows every key with its default, unit and bounds: `etc/dbufd.toml`.
-#[must_use]
-pub fn documented() -> String {
-    let head = format!(
-        "\
-# The configuration of dbufd. No key is needed: what follows a `#` without a space is the default, or an example where
-# it says that there is none. Files in dbufd.toml.d/ beside this one are read after it, in the order of their names;
-# `--set section.key=value` comes last.
-#
-# {UNITS}
-# `dbufd --check-config` checks without starting anything, `dbufctl config` shows what is in force,
-# `systemctl reload dbufd` or `dbufctl reload` takes a change over where that is possible without a restart.
-"
-    );
-    let body = by_section(|text, key| {
-        for line in key.meaning {
-            let _ = writeln!(text, "# {line}");
-        }
-        let _ = writeln!(text, "# Allowed: {}.", key.bounds);
-        let default = if key.has_default { "" } else { " No default; an example:" };
-        let _ = writeln!(text, "# Takes effect {}.{default}", key.applies.when());
-        let _ = writeln!(text, "#{} = {}\n", key.parts().1, key.shown);
-    });
-    format!("{head}\n{}\n", body.trim_end())
-}
-
-fn by_section(mut each: impl FnMut(&mut String, &Key)) -> String {
-    let mut text = String::new();
-    let mut open = "";
-    for key in KEYS {
-        let (section, _) = key.parts();
-        if section != open {
-            let gap = if text.is_empty() || text.ends_with("\n\n") { "" } else { "\n" };
-            let _ = writeln!(text, "{gap}[{section}]");
-            open = section;
-        }
-        each(&mut text, key);
-    }
-    text
 }
 
 fn or_none<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
@@ -296,6 +251,35 @@ pub static KEYS: &[Key] = &[
             Some(())
         },
         get: |config| or_none(config.ingest.socket_group.clone(), |group| group),
+    },
+    Key {
+        name: "ingest.rings",
+        shown: "256",
+        has_default: true,
+        bounds: Bounds::Number { min: 0, max: RINGS_MAX },
+        meaning: &[
+            "The most rings of producers that write to shared memory; a user has at most a quarter of them, root all.",
+            "Who gets none sends by the socket.",
+        ],
+        applies: Applies::Restart,
+        set: |config, given| {
+            config.ingest.rings = given.number_within()?;
+            Some(())
+        },
+        get: |config| config.ingest.rings.to_string(),
+    },
+    Key {
+        name: "ingest.ring_bytes",
+        shown: r#""512MiB""#,
+        has_default: true,
+        bounds: Bounds::Size { min: 64 << 10, max: 64 << 30 },
+        meaning: &["The most memory of all rings together; those of a user take at most a quarter of it, root's all."],
+        applies: Applies::Restart,
+        set: |config, given| {
+            config.ingest.ring_bytes = given.size()?;
+            Some(())
+        },
+        get: |config| quoted(&format_size(config.ingest.ring_bytes)),
     },
     Key {
         name: "storage.directory",

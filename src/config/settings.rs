@@ -72,6 +72,10 @@ pub struct Ingest {
     pub socket_mode: u32,
     /// Group of these sockets.
     pub socket_group: Option<String>,
+    /// The most rings, of all users.
+    pub rings: usize,
+    /// The most bytes of all rings together.
+    pub ring_bytes: u64,
 }
 
 impl Ingest {
@@ -180,7 +184,13 @@ impl Default for Config {
             buffer: Buffer { capacity_bytes: 8 << 20, linger: Duration::from_millis(2) },
             writers: Writers { count: None, cpus: Cpus::Auto },
             reader: Reader { cpu: Cpus::Auto },
-            ingest: Ingest { max_event_bytes: 64 << 10, socket_mode: 0o666, socket_group: None },
+            ingest: Ingest {
+                max_event_bytes: 64 << 10,
+                socket_mode: 0o666,
+                socket_group: None,
+                rings: 256,
+                ring_bytes: 512 << 20,
+            },
             storage: Storage {
                 directory: PathBuf::new(),
                 segment_bytes: 256 << 20,

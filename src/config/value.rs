@@ -129,6 +129,13 @@ pub enum Bounds {
         /// The least, as a share.
         min_percent: f64,
     },
+    /// So many.
+    Number {
+        /// The least.
+        min: usize,
+        /// The most.
+        max: usize,
+    },
     /// "auto" or so many.
     Count {
         /// The least.
@@ -172,6 +179,7 @@ impl fmt::Display for Bounds {
                 let bytes = format_size(min_bytes);
                 write!(f, "\"none\", a share from \"{min_percent}%\" to \"100%\" or a size from \"{bytes}\"")
             }
+            Self::Number { min, max } => write!(f, "a number from {min} to {max}"),
             Self::Count { min, max } => write!(f, "\"auto\" or a number from {min} to {max}"),
             Self::Cores => f.write_str("\"auto\", \"none\", a core such as 0 or a list of cores such as [0, 1]"),
             Self::Core => f.write_str("\"auto\", \"none\" or a core such as 0"),
@@ -261,6 +269,11 @@ impl Given<'_> {
             Value::Text(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
             _ => None,
         }
+    }
+
+    pub(super) fn number_within(&self) -> Option<usize> {
+        let Bounds::Number { min, max } = self.bounds else { return None };
+        Self::number(self.value).filter(|number| (min..=max).contains(number))
     }
 
     pub(super) fn count(&self) -> Option<Option<usize>> {

@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::pipeline::accept::desk::Desks;
 use crate::pipeline::accept::frames::{Predecessor, Sessions};
 use crate::pipeline::accept::kept::{Inherited, KeptConnections, Left};
+use crate::pipeline::accept::ring::rings::{self, LeftRings, Limits, Rings};
 use crate::pipeline::accept::{self, Accept, AcceptOptions};
 use crate::pipeline::account::{self, Account};
 use crate::pipeline::buffer::{self, DoubleBuffer, Spot};
@@ -38,6 +39,8 @@ use crate::pipeline::store::{RealDisk, Recovery};
 use crate::sync::Arc;
 use crate::sys::fdstore::FdStore;
 
+/// Rings have no more than this part of the store.
+const RINGS_SHARE: usize = 2;
 /// How long the writers may take to empty what the kernel holds of their connections.
 const WRITERS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a disk that refuses is tried before what it did not take is left to a successor, or counted as lost.
@@ -104,11 +107,12 @@ impl Daemon {
         let plan = cores::plan(config, &cores::allowed());
         warn_of(&plan);
         let writers = plan.writers.len();
-        let Passed { sockets, left, halves, sessions, desks, account, .. } = passed;
+        let Passed { sockets, left, halves, sessions, desks, account, rings, .. } = passed;
         let kept = [halves, desks, account];
         let memory =
             Memory::take_over(config, writers, store.as_ref().map(|(store, _)| store), kept, sessions.as_ref())?;
         let Memory { halves: Halves { buffer, reader, old, predecessor }, sessions, desks, counters } = memory;
+        let rings = take_over_rings(config, store.as_ref(), rings, predecessor.as_ref())?;
         let progress = Arc::new(Progress::new(writers).context("cannot make the writers' bells")?);
         let (drain, recovery) = Drain::start(drain::Options {
             reader,
@@ -125,7 +129,7 @@ impl Daemon {
         // What fails from here on must not leave the reader and its lock on the directory behind.
         let rest = runtime.open(&config.ingest, group, sockets).and_then(|sockets| {
             let desks_store = store.as_ref().map(|(store, _)| Arc::clone(store));
-            let (kept, inherited) = keep_connections(store, left, &desks)?;
+            let (kept, inherited) = keep_connections(store, left, &desks, rings_room(config))?;
             let accept = Accept::start(AcceptOptions {
                 sockets: accept::Sockets {
                     stream: sockets.stream,
@@ -140,6 +144,7 @@ impl Daemon {
                 kept: kept.clone(),
                 inherited,
                 sessions,
+                rings: Arc::clone(&rings),
                 desks,
                 store: desks_store,
             })?;
@@ -152,7 +157,7 @@ impl Daemon {
                 return Err(error);
             }
         };
-        let figures = Figures { started, counters, buffer, drain: drain.handle(), kept };
+        let figures = Figures { started, counters, buffer, drain: drain.handle(), kept, rings };
         let parts = Parts { control, recovery, live: Live { figures, writers: accept.pulses() } };
         Ok((Self { files, accept, drain, _runtime: runtime }, parts))
     }
@@ -229,15 +234,37 @@ fn take_over_sessions(
     Sessions::kept(store, predecessor.as_ref()).context("cannot keep sessions over a restart")
 }
 
+/// Descriptors that rings may take in the store, and one for how far each was taken.
+fn rings_room(config: &Config) -> usize {
+    config.ingest.rings * rings::DESCRIPTORS + 1
+}
+
+/// The rings, also those of a predecessor. Before the reader runs.
+fn take_over_rings(
+    config: &Config,
+    store: Option<&(Arc<FdStore>, usize)>,
+    left: LeftRings,
+    predecessor: Option<&(DoubleBuffer, u64)>,
+) -> Result<Arc<Rings>> {
+    let ingest = &config.ingest;
+    let limits = Limits { rings: ingest.rings, bytes: ingest.ring_bytes };
+    let Some((store, room)) = store else { return Ok(Rings::new(limits)) };
+    let was_published = |spot: Spot| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
+    Rings::kept(limits, store, rings_room(config).min(room / RINGS_SHARE), left, &was_published)
+        .context("there is no memory for what is known of rings")
+}
+
 /// Keeps connections for a successor, where there is a store; and those of a predecessor.
 fn keep_connections(
     store: Option<(Arc<FdStore>, usize)>,
     mut left: Left,
     desks: &[Desks],
+    rings_room: usize,
 ) -> Result<(Option<Arc<KeptConnections>>, Vec<Inherited>)> {
     left.on_desks = desks.iter().flat_map(Desks::places).collect();
     // A desk for each writer, the sessions; the buffer and the account, of which there may be two each for a moment.
-    let room_for = |room: usize| room.saturating_sub(desks.len() + 1 + halves::NAMES.len() + account::NAMES.len());
+    let memory = desks.len() + 1 + halves::NAMES.len() + account::NAMES.len();
+    let room_for = |room: usize| room.saturating_sub(memory + rings_room.min(room / RINGS_SHARE));
     let kept = store.map(|(store, room)| KeptConnections::open(store, room_for(room), left));
     let (kept, inherited) = kept.transpose().context("cannot keep connections over a restart")?.unzip();
     let inherited: Vec<Inherited> = inherited.unwrap_or_default();

@@ -11,6 +11,7 @@ use super::halves;
 use crate::pipeline::accept::desk;
 use crate::pipeline::accept::frames::SESSIONS_NAME;
 use crate::pipeline::accept::kept::{BOOKMARKS_NAME, Left, place_of};
+use crate::pipeline::accept::ring::rings::{self, LeftRings, RINGS_NAME};
 use crate::pipeline::account;
 use crate::sync::Arc;
 use crate::sys::fdstore::{FdStore, room_from_environment};
@@ -31,6 +32,8 @@ pub(super) struct Passed {
     pub(super) account: Vec<(OwnedFd, String)>,
     /// The sessions of a predecessor.
     pub(super) sessions: Option<OwnedFd>,
+    /// The rings of a predecessor, with the names of their parts.
+    pub(super) rings: LeftRings,
     /// Names of what nothing can be done with.
     strange: Vec<String>,
 }
@@ -44,12 +47,14 @@ impl Passed {
             let is_connected =
                 kind == Some(SockType::Stream) && getsockopt(&descriptor, sockopt::AcceptConn) == Ok(false);
             match (kind, name.as_str()) {
+                (_, ring) if rings::is_name(ring) => sorted.rings.parts.push((descriptor, name)),
                 (Some(_), name) if is_connected => match place_of(name) {
                     Some(place) => sorted.left.connections.push((place, descriptor)),
                     None => sorted.strange.push(name.to_owned()),
                 },
                 (Some(_), _) => sorted.sockets.push((descriptor, name)),
                 (None, BOOKMARKS_NAME) => sorted.left.bookmarks = Some(descriptor),
+                (None, RINGS_NAME) => sorted.rings.book = Some(descriptor),
                 (None, SESSIONS_NAME) => sorted.sessions = Some(descriptor),
                 (None, account) if account::NAMES.contains(&account) => sorted.account.push((descriptor, name)),
                 (None, desk) if desk::is_name(desk) => sorted.desks.push((descriptor, name)),
@@ -62,14 +67,15 @@ impl Passed {
 
     /// The store, and how many descriptors it takes; None where no manager listens, or it has no room and kept nothing.
     pub(super) fn store(&self) -> std::io::Result<Option<(Arc<FdStore>, usize)>> {
-        let Self { left, halves, sessions, desks, account, strange, .. } = self;
+        let Self { left, halves, sessions, desks, account, rings, strange, .. } = self;
         let room = room_from_environment();
         let no_memory = left.bookmarks.is_none()
             && halves.is_empty()
             && sessions.is_none()
             && desks.is_empty()
-            && account.is_empty();
-        let kept_nothing = left.connections.is_empty() && no_memory && strange.is_empty();
+            && account.is_empty()
+            && rings.book.is_none();
+        let kept_nothing = left.connections.is_empty() && rings.parts.is_empty() && no_memory && strange.is_empty();
         // What is wrong with the variable is told where notes about the daemon's state are sent.
         let notifier = Notifier::from_environment().unwrap_or_default();
         let Some(notifier) = notifier.filter(|_| room > 0 || !kept_nothing) else { return Ok(None) };

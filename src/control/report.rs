@@ -203,6 +203,7 @@ mod tests {
             connections: Connections::default(),
             writers: vec![Writer { index: 0, cpu: Some(0), connections: 0, events: 1_234_560, bytes: 0 }],
             producers: Vec::new(),
+            rings: Vec::new(),
             storage: Storage {
                 directory: "/d".into(),
                 segments: 3,

@@ -262,7 +262,7 @@ mod tests {
     use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
     fn ingest(mode: u32) -> Ingest {
-        Ingest { max_event_bytes: 1024, socket_mode: mode, socket_group: None }
+        Ingest { max_event_bytes: 1024, socket_mode: mode, socket_group: None, rings: 0, ring_bytes: 0 }
     }
 
     fn mode_of(path: &Path) -> u32 {

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::config::keys::sync_name;
 use crate::pipeline::accept::kept::KeptConnections;
+use crate::pipeline::accept::ring::rings::{Rings, Seen};
 use crate::pipeline::account::{Row, Totals};
 use crate::pipeline::buffer::DoubleBuffer;
 use crate::pipeline::counters::{Counters, WriterCounters};
@@ -35,6 +36,7 @@ pub(super) struct Figures {
     pub(super) buffer: DoubleBuffer,
     pub(super) drain: DrainHandle,
     pub(super) kept: Option<Arc<KeptConnections>>,
+    pub(super) rings: Arc<Rings>,
 }
 
 /// All figures of one moment.
@@ -52,6 +54,7 @@ pub(super) struct Stats {
     pub(super) connections: Connections,
     pub(super) writers: Vec<Writer>,
     pub(super) producers: Vec<Producer>,
+    pub(super) rings: Vec<Ring>,
     pub(super) storage: Storage,
     pub(super) cpu_seconds: Cpu,
     pub(super) rss_bytes: u64,
@@ -161,6 +164,24 @@ pub(super) struct Producer {
     pub(super) lost: u64,
 }
 
+/// A ring that is there now.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Ring {
+    pub(super) tag: String,
+    pub(super) pid: u32,
+    pub(super) uid: u32,
+    pub(super) unit: String,
+    pub(super) capacity_bytes: u64,
+    /// Found waiting at the last look, and at most.
+    pub(super) waiting_bytes: u64,
+    pub(super) high_water_bytes: u64,
+    /// Taken from it since it began, those that were refused included.
+    pub(super) events: u64,
+    /// Found no room in it.
+    pub(super) lost: u64,
+    pub(super) refused: u64,
+}
+
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Storage {
     pub(super) directory: String,
@@ -210,6 +231,7 @@ impl Figures {
             connections: self.connections(),
             writers: writers(&self.counters),
             producers: self.counters.account.busiest(PRODUCERS_SHOWN).into_iter().map(producer).collect(),
+            rings: self.rings.all().iter().map(ring).collect(),
             storage: storage(self.drain.store_status().snapshot()),
             cpu_seconds: cpu(),
             rss_bytes: rss_bytes(),
@@ -305,6 +327,25 @@ fn writers(counters: &Counters) -> Vec<Writer> {
         Writer { index, cpu: cpu.checked_sub(1), connections, events, bytes }
     };
     counters.writers.iter().enumerate().map(row).collect()
+}
+
+fn ring(seen: &Seen) -> Ring {
+    let Seen { identity, capacity_bytes, figures } = seen;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    // Relaxed: see the head of the counters.
+    let figure = |figure: &AtomicU64| figure.load(Relaxed);
+    Ring {
+        tag: text(if identity.tag.is_empty() { &identity.comm } else { &identity.tag }),
+        pid: identity.pid,
+        uid: identity.uid,
+        unit: text(&identity.unit),
+        capacity_bytes: *capacity_bytes,
+        waiting_bytes: figure(&figures.waiting_bytes),
+        high_water_bytes: figure(&figures.high_water_bytes),
+        events: figure(&figures.events),
+        lost: figure(&figures.lost),
+        refused: figure(&figures.refused),
+    }
 }
 
 fn producer(row: Row) -> Producer {

@@ -3,8 +3,10 @@
 pub mod fdstore;
 pub mod listen_fds;
 pub mod mapping;
+pub mod membarrier;
 pub mod notify;
 pub mod recvmmsg;
 pub mod sync_file_range;
 pub mod task;
+pub mod ticks;
 pub mod words;

@@ -74,6 +74,11 @@ const LISTED: &[(&str, &str, &str, &str, &str)] = &[
     ("producer_events_total", "counter", "producers", "events", "Events of one of the busiest producers."),
     ("producer_bytes_total", "counter", "producers", "bytes", "Payload bytes of one of the busiest producers."),
     ("producer_lost_total", "counter", "producers", "lost", "Lost events of one of the busiest producers."),
+    ("ring_capacity_bytes", "gauge", "rings", "capacity_bytes", "Bytes of data of a ring."),
+    ("ring_waiting_bytes", "gauge", "rings", "waiting_bytes", "Bytes that the last look into a ring has found."),
+    ("ring_high_water_bytes", "gauge", "rings", "high_water_bytes", "The most bytes that were found in a ring."),
+    ("ring_events_total", "counter", "rings", "events", "Events taken from a ring."),
+    ("ring_lost_total", "counter", "rings", "lost", "Events that found no room in a ring."),
 ];
 
 /// All of `data` as Prometheus reads it.
@@ -164,8 +169,11 @@ fn latency(out: &mut String, data: &Value, name: &str, path: &str, members: &[&s
 }
 
 fn listed(out: &mut String, rows: &[Value], name: &str, kind: &str, member: &str, help: &str) {
-    let labels: &[&str] =
-        if name.starts_with("writer") { &["index", "cpu"] } else { &["tag", "pid", "uid", "unit", "transport"] };
+    let labels: &[&str] = match name.split('_').next() {
+        Some("writer") => &["index", "cpu"],
+        Some("ring") => &["tag", "pid", "uid", "unit"],
+        _ => &["tag", "pid", "uid", "unit", "transport"],
+    };
     // The daemon tells producers apart by more than it shows; a series must stand here once, so they are added up.
     let mut sums: BTreeMap<Vec<String>, f64> = BTreeMap::new();
     for row in rows {

@@ -33,6 +33,7 @@ pub(super) fn render(data: &Value, since: Option<(Duration, &Value)>, color: boo
     table.latencies();
     table.writers();
     table.producers();
+    table.rings();
     table.storage();
     table.out
 }
@@ -232,6 +233,32 @@ impl Table<'_> {
         }
         if producers.len() > PRODUCERS_SHOWN {
             self.row("", &format!("{} more, see --json", producers.len() - PRODUCERS_SHOWN));
+        }
+        self.gap();
+    }
+
+    fn rings(&mut self) {
+        let rings = rows(self.data, "rings");
+        if rings.is_empty() {
+            return;
+        }
+        let title = format!("{:<28} {:>12} {:>10} {:>10} {:>8}", "", "events", "size", "most full", "lost");
+        self.row("rings", &title);
+        for ring in &rings[..rings.len().min(PRODUCERS_SHOWN)] {
+            let value = |path: &str| number(ring, path).unwrap_or(0.0);
+            let fill = ratio(value("high_water_bytes"), value("capacity_bytes")) * 100.0;
+            let line = format!(
+                "{:<28} {:>12} {:>10} {:>8.0} % {:>8}",
+                fit(&producer_name(ring), 28),
+                count(value("events")),
+                bytes(value("capacity_bytes")),
+                fill,
+                count(value("lost"))
+            );
+            self.row("", &line);
+        }
+        if rings.len() > PRODUCERS_SHOWN {
+            self.row("", &format!("{} more, see --json", rings.len() - PRODUCERS_SHOWN));
         }
         self.gap();
     }

@@ -37,6 +37,8 @@ impl Witness for FrameSession {
 pub(super) enum End {
     /// More is to come; the frame that is not whole takes so many bytes.
     More(usize),
+    /// The client asks for a ring of so many bytes; nothing is left of what was read.
+    Ring(u64),
     /// The client is done: answer, then close.
     Bye,
     /// The client broke the protocol: close.
@@ -100,6 +102,11 @@ fn steps(session: &mut FrameSession, bytes: &[u8], peer: &Peer, intake: &mut Int
             }
             Step::Passed { consumed } => at += consumed,
             Step::More { frame_bytes } => break End::More(frame_bytes),
+            Step::Ring { capacity, consumed } => {
+                at += consumed;
+                // Whoever sends more before the answer does not know yet whether that is to be frames.
+                break if at == bytes.len() { End::Ring(capacity) } else { End::Broken };
+            }
             Step::Bye => break End::Bye,
             Step::Broken { cause, why } => {
                 if let Some(cause) = cause {

@@ -38,7 +38,7 @@ pub use super::layer::Brought;
 use crate::pipeline::buffer::Spot;
 use crate::pipeline::record::Cause;
 use crate::sync::Arc;
-use acks::Acks;
+pub(super) use acks::Acks;
 pub use acks::SPANS_MAX;
 pub use sessions::{Predecessor, SESSIONS_MAX, SESSIONS_NAME, Sessions};
 use sessions::{Seat, Standing};
@@ -83,6 +83,13 @@ pub enum Step<'a> {
         /// Bytes that it takes, from the first that was given; never more than [`frame_bytes_max`].
         frame_bytes: usize,
     },
+    /// The client asks for a ring of so many bytes, and has sent no event: give it one, or [`FrameSession::no_ring`].
+    Ring {
+        /// Bytes of data.
+        capacity: u64,
+        /// Bytes that are done.
+        consumed: usize,
+    },
     /// The client said that nothing more will come: publish, answer, and close.
     Bye,
     /// The connection has to end: publish what came before, answer, and close.
@@ -103,7 +110,7 @@ pub const fn frame_bytes_max(max_event_bytes: usize) -> usize {
 }
 
 /// Features that this daemon has.
-const FEATURES: u64 = feature::FIELDS;
+const FEATURES: u64 = feature::FIELDS | feature::RING;
 
 /// What [`greet`] made of a connection's first bytes.
 #[derive(Debug)]
@@ -174,6 +181,8 @@ pub struct FrameSession {
     max_event_bytes: usize,
     /// Its events may have fields.
     has_fields: bool,
+    /// It may ask for a ring.
+    may_have_ring: bool,
     /// The highest sequence that was accepted or refused.
     last: u64,
     /// Bytes of a refused or ignored frame that are still to come.
@@ -205,6 +214,7 @@ impl FrameSession {
             name: hello.name.into(),
             max_event_bytes,
             has_fields: (hello.compatible | hello.incompatible) & feature::FIELDS != 0,
+            may_have_ring: (hello.compatible | hello.incompatible) & feature::RING != 0,
             last,
             skip: 0,
             unpublished: None,
@@ -254,6 +264,7 @@ impl FrameSession {
                 self.pass(&head)
             }
             kind::BYE => Step::Bye,
+            kind::RING if self.may_have_ring => self.ring(&head, bytes),
             kind if kind & wire::IGNORABLE != 0 => self.pass(&head),
             _ => self.broken(Some(Cause::Malformed), "a frame of a type that has no place here"),
         }
@@ -283,11 +294,25 @@ impl FrameSession {
                 Err(error) => return self.refuse(head, Code::Malformed, error.0),
             }
         };
+        self.may_have_ring = false;
         self.last = head.sequence;
         let first = self.unpublished.map_or(head.sequence, |(first, _)| first);
         self.unpublished = Some((first, head.sequence));
         let event = Event { pri: head.detail, tag, time_ns: head.time_ns, sequence: head.sequence, fields, payload };
         Step::Event { event, consumed: frame_bytes }
+    }
+
+    fn ring(&mut self, head: &Head, bytes: &[u8]) -> Step<'static> {
+        match Frame::decode(bytes) {
+            Ok(Some((Frame::Ring { capacity }, consumed))) => Step::Ring { capacity, consumed },
+            Ok(_) => Step::More { frame_bytes: head.frame_bytes() },
+            Err(error) => self.broken(None, error.0),
+        }
+    }
+
+    /// The ring that was asked for is not granted; frames work as ever.
+    pub fn no_ring(&mut self, why: &str) {
+        self.error(Code::NoRing, 0, 0, why);
     }
 
     fn refuse(&mut self, head: &Head, code: Code, text: &'static str) -> Step<'static> {

@@ -8,12 +8,14 @@ use jiff::tz::TimeZone;
 
 use super::frames::Sessions;
 use super::layer::Layer;
+use super::ring::rings::Rings;
 use super::source::Peer;
 use super::syslog::Parser;
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::Waker;
 use crate::pipeline::progress::Progress;
 use crate::sync::Arc;
+use crate::sys::ticks::{self, Moment, Rate};
 
 /// The writer's index is in the upper bits of every piece's id, so that ids of two writers never meet.
 const PIECE_ID_BITS: u32 = 48;
@@ -32,6 +34,9 @@ pub(super) struct Intake {
     pub(super) sessions: Arc<Sessions>,
     pub(super) progress: Arc<Progress>,
     pub(super) waker: Waker,
+    pub(super) rings: Arc<Rings>,
+    /// What ticks mean; None where nobody is to use them.
+    rate: Option<Rate>,
     pub(super) index: usize,
     peers: u64,
     /// The id of the next event that is stored in pieces.
@@ -46,6 +51,7 @@ impl Intake {
         sessions: Arc<Sessions>,
         progress: Arc<Progress>,
         waker: Waker,
+        rings: Arc<Rings>,
     ) -> Self {
         Self {
             layer,
@@ -56,6 +62,8 @@ impl Intake {
             sessions,
             progress,
             waker,
+            rings,
+            rate: ticks::are_reliable().then(Rate::begin),
             index,
             peers: 0,
             // A successor goes on with a line of which its predecessor laid down pieces: their ids must not meet.
@@ -66,6 +74,11 @@ impl Intake {
     /// What is read from here on is accepted now.
     pub(super) fn begin(&mut self) {
         self.layer.begin(now_ns());
+    }
+
+    /// What ticks mean now.
+    pub(super) fn moment(&self) -> Option<Moment> {
+        self.rate.map(|rate| rate.moment())
     }
 
     /// A peer that this writer has not had before.

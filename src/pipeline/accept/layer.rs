@@ -50,6 +50,11 @@ pub(super) trait Witness {
 
     /// It is published in this generation.
     fn published(&mut self, _generation: u64, _brought: Brought) {}
+
+    /// Whether a successor would find what cannot be published any more.
+    fn outlives(&self) -> bool {
+        false
+    }
 }
 
 /// What a publish brings of a producer that numbers its events.
@@ -57,6 +62,8 @@ pub(super) trait Witness {
 pub struct Brought {
     /// The producer's own sequence of the last event that has one; None if there is none among them.
     pub sequence: Option<u64>,
+    /// How many of the events that were added are published with it, from the first on.
+    pub events: usize,
     /// Nothing of what was read waits any more: neither an event nor the record of one that was refused.
     pub is_all: bool,
 }
@@ -201,7 +208,12 @@ impl Layer {
 
     /// Adds an event that was lost before it could be added as one. It is counted with the record that says so.
     pub(super) fn lose(&mut self, slot: u32, cause: Cause, bytes: u64) {
-        self.losses.add(slot, cause, bytes, self.time_ns);
+        self.lose_many(slot, cause, (1, bytes));
+    }
+
+    /// Adds so many of them, with so many bytes in all.
+    pub(super) fn lose_many(&mut self, slot: u32, cause: Cause, lost: (u64, u64)) {
+        self.losses.add(slot, cause, lost, self.time_ns);
     }
 
     /// Publishes all that waits; waits for room if need be. The payloads are ranges of `input`. `witness` is told of each
@@ -223,7 +235,7 @@ impl Layer {
                     self.records += 1;
                 }
                 Err(_) => {
-                    self.abandon(done);
+                    self.abandon(done, witness);
                     return Err(Closed);
                 }
             }
@@ -265,7 +277,7 @@ impl Layer {
         let lost: u64 = self.losses.all()[..losses].iter().map(|(_, loss)| loss.events).sum();
         let records = self.records + (to - done) as u64 + lost;
         let is_all = all && losses == self.losses.all().len();
-        let brought = Brought { sequence: self.carried.sequence, is_all };
+        let brought = Brought { sequence: self.carried.sequence, events: to, is_all };
         self.teller.about_to(claim.spot());
         self.notes.about_to(claim.spot(), records);
         witness.about_to_publish(claim.spot(), brought);
@@ -295,9 +307,9 @@ impl Layer {
         Some(bytes + self.sources.producer(slot).identity.as_source().record_bytes())
     }
 
-    /// Counts as lost what can never be published; what a successor finds on the desk is not.
-    fn abandon(&mut self, done: usize) {
-        if self.notes.outlive() {
+    /// Counts as lost what can never be published; what a successor finds, on the desk or in a ring, is not.
+    fn abandon(&mut self, done: usize, witness: &impl Witness) {
+        if self.notes.outlive() || witness.outlives() {
             self.losses.published(self.losses.all().len());
             self.events.clear();
             return;

@@ -15,15 +15,15 @@ pub(super) const LOSSES_MAX: usize = 64;
 pub(super) struct Losses(Vec<(u32, Loss)>);
 
 impl Losses {
-    /// Adds one lost event; those of one source and one cause become one record.
-    pub(super) fn add(&mut self, slot: u32, cause: Cause, bytes: u64, time_ns: u64) {
+    /// Adds lost events and their bytes; those of one source and one cause become one record.
+    pub(super) fn add(&mut self, slot: u32, cause: Cause, (events, bytes): (u64, u64), time_ns: u64) {
         match self.0.iter_mut().find(|(s, known)| *s == slot && known.cause == cause) {
             Some((_, known)) => {
-                known.events += 1;
+                known.events += events;
                 known.bytes += bytes;
                 known.last_ns = time_ns;
             }
-            None => self.0.push((slot, Loss { cause, events: 1, bytes, first_ns: time_ns, last_ns: time_ns })),
+            None => self.0.push((slot, Loss { cause, events, bytes, first_ns: time_ns, last_ns: time_ns })),
         }
     }
 

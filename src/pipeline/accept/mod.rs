@@ -11,7 +11,8 @@
 //!
 //! The way through the files: `listener` → `stream` (→ `text` → `lines`, `meaning`, `syslog`; or → `framed`, [`frames`])
 //! and `datagram` (→ `senders`, `meaning`) → `layer` (→ `source`, `losses`). `writer` is the thread, `peer` says who,
-//! [`kept`] keeps connections for a successor, [`desk`] what is just being read.
+//! [`kept`] keeps connections for a successor, [`desk`] what is just being read. [`ring`] is the way without a socket: memory
+//! that a program shares with its writer.
 
 mod datagram;
 pub mod desk;
@@ -25,6 +26,7 @@ mod listener;
 mod losses;
 mod meaning;
 mod peer;
+pub mod ring;
 mod senders;
 mod source;
 mod stream;
@@ -51,6 +53,8 @@ use self::intake::Intake;
 use self::kept::{Inherited, Kept, KeptConnections};
 use self::layer::Layer;
 use self::listener::Listener;
+use self::ring::Ring;
+use self::ring::rings::Rings;
 use self::writer::Worker;
 use super::account::Identity;
 use super::buffer::{DoubleBuffer, TooManyWriters};
@@ -97,6 +101,8 @@ pub struct AcceptOptions {
     pub inherited: Vec<Inherited>,
     /// The sessions of the framed protocol.
     pub sessions: Arc<Sessions>,
+    /// The rings, also those that a predecessor left.
+    pub rings: Arc<Rings>,
     /// Where the writers read; one for each of `cpus`.
     pub desks: Vec<Desks>,
     /// Where desks of writers that there are no more are kept until they are finished.
@@ -173,6 +179,8 @@ struct Inbox {
 struct Left {
     desks: Desks,
     inherited: Vec<Inherited>,
+    /// Each with its connection.
+    rings: Vec<(OwnedFd, Ring)>,
 }
 
 /// A client that was accepted by one writer for another.
@@ -201,6 +209,7 @@ impl Accept {
             kept,
             inherited,
             sessions,
+            rings,
             desks,
             store,
         } = options;
@@ -227,13 +236,18 @@ impl Accept {
         assert_eq!(desks.len(), cpus.len(), "each writer has its desk");
         let inherited = by_writer(&desks, inherited);
         let of_each = desks.into_iter().zip(inherited);
+        let mut inherited_rings: Vec<Vec<_>> = cpus.iter().map(|_| Vec::new()).collect();
+        for (turn, ring) in rings.take_inherited().into_iter().enumerate() {
+            inherited_rings[turn % cpus.len()].push(ring);
+        }
         let workers = (0..cpus.len()).zip(of_each).map(|(index, (desks, inherited))| -> Result<Worker, StartError> {
             let pulse = Arc::clone(&shared.desks[index].pulse);
             let layer = Layer::new(buffer.writer()?, index, Arc::clone(&shared.counters), pulse);
             let (sessions, progress) = (Arc::clone(&sessions), Arc::clone(&progress));
-            let intake = Intake::new(layer, index, max_event_bytes, sessions, progress, buffer.waker());
+            let intake =
+                Intake::new(layer, index, max_event_bytes, sessions, progress, buffer.waker(), Arc::clone(&rings));
             let listener = Listener::new(Arc::clone(&stream));
-            let left = Left { desks, inherited };
+            let left = Left { desks, inherited, rings: std::mem::take(&mut inherited_rings[index]) };
             Ok(Worker::new(index, Arc::clone(&shared), intake, listener, datagram.take(), left)?)
         });
         // All that can fail comes before the first thread, except for the threads themselves.

@@ -6,11 +6,14 @@
 //! The first bytes decide: the framed protocol's magic, or else text. A connection that says nothing is a descriptor
 //! and this structure; memory beyond that is taken only while an event has come in part.
 
+mod ring;
+
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use dbuf_client::wire::{CONTROL_BYTES_MAX, HEAD_BYTES, MAGIC, is_framed};
 use nix::sys::epoll::EpollFlags;
+use nix::sys::socket::{Shutdown, shutdown};
 use rustix::io::ioctl_fionread;
 use rustix::net::{SendFlags, send};
 
@@ -21,6 +24,7 @@ use super::intake::Intake;
 use super::kept::{Bookmark, Kept, Mark};
 use super::layer::{Closed, Nobody};
 use super::peer;
+use super::ring::Ring;
 use super::source::Peer;
 use super::text::Text;
 use crate::pipeline::record::{Cause, Transport};
@@ -62,6 +66,8 @@ pub(super) struct Connection {
     line: Line,
     /// Nothing more is read; it stays for the answers that its client waits for.
     is_lingering: bool,
+    /// Its ring's doorbell is in its writer's epoll set.
+    pub(super) is_bell_watched: bool,
     /// Its peer is known by numbers alone, until something is read.
     pub(super) is_unnamed: bool,
     /// It is in its writer's list of those that wait for the reader's progress.
@@ -75,6 +81,7 @@ enum Protocol {
     Undecided,
     Text(Text),
     Frames(Box<FrameSession>),
+    Ring(Box<Ring>),
 }
 
 impl Connection {
@@ -87,6 +94,7 @@ impl Connection {
             interest: EpollFlags::EPOLLIN,
             line: Line::Clear,
             is_lingering: false,
+            is_bell_watched: false,
             is_unnamed: false,
             is_listed: false,
             kept,
@@ -120,25 +128,51 @@ impl Connection {
         })
     }
 
+    /// One with a ring that a predecessor left.
+    pub(super) fn with_ring(socket: OwnedFd, peer: Peer, ring: Ring) -> Self {
+        Self { protocol: Protocol::Ring(Box::new(ring)), ..Self::new(Kept::not(socket), peer) }
+    }
+
+    /// Its ring, if it has one.
+    pub(super) fn ring(&mut self) -> Option<&mut Ring> {
+        match &mut self.protocol {
+            Protocol::Ring(ring) => Some(ring),
+            Protocol::Undecided | Protocol::Text(_) | Protocol::Frames(_) => None,
+        }
+    }
+
     pub(super) fn socket(&self) -> &OwnedFd {
         &self.kept.socket
     }
 
     /// Whether a successor would go on with it.
     pub(super) fn is_kept(&self) -> bool {
-        self.kept.is_kept()
+        match &self.protocol {
+            Protocol::Ring(ring) => ring.is_kept(),
+            Protocol::Undecided | Protocol::Text(_) | Protocol::Frames(_) => self.kept.is_kept(),
+        }
     }
 
     /// Ends it, for its peer as well.
     pub(super) fn close(self) {
         let Self { protocol, kept, .. } = self;
-        // The session first: a client that sees the end may open it again at once.
-        drop(protocol);
+        match protocol {
+            Protocol::Ring(ring) => {
+                // systemd may hold the connection on; the client is to see the end now. One that has left is no error.
+                let _ = shutdown(kept.socket.as_raw_fd(), Shutdown::Both);
+                ring.close();
+            }
+            // The session first: a client that sees the end may open it again at once.
+            protocol => drop(protocol),
+        }
         kept.close();
     }
 
     /// Reads once, and lays down what came.
     pub(super) fn read(&mut self, desk: &mut Desk, intake: &mut Intake) -> Result<Read, Closed> {
+        if let Protocol::Ring(_) = self.protocol {
+            return self.read_ring(desk, intake);
+        }
         let mut number = 0;
         let subject = self.kept.place().map(Subject::Stream);
         let begin = || {
@@ -211,6 +245,8 @@ impl Connection {
             Protocol::Text(text) => self.kept.mark(&text.mark(&self.carry), number),
             // Its client connects again, asks where it stands and sends the rest; nobody could go on in mid-frame.
             Protocol::Frames(_) => false,
+            // It is kept as a ring's.
+            Protocol::Ring(_) => false,
         }
     }
 
@@ -221,7 +257,14 @@ impl Connection {
 
     /// Sends what the client is owed by now.
     pub(super) fn answer(&mut self, intake: &Intake) -> Fate {
-        let Protocol::Frames(session) = &mut self.protocol else { return Fate::Open };
+        let session = match &mut self.protocol {
+            Protocol::Frames(session) => session,
+            Protocol::Ring(ring) => {
+                ring.answer(false, intake);
+                return Fate::Open;
+            }
+            Protocol::Undecided | Protocol::Text(_) => return Fate::Open,
+        };
         // What a client has sent is good even if it reads no more: a line that is gone does not end the connection.
         if self.line != Line::Gone {
             self.line = framed::answer(session, &self.kept.socket, intake);
@@ -232,7 +275,11 @@ impl Connection {
 
     /// Whether its client waits for the reader's progress.
     pub(super) fn waits_for_progress(&self) -> bool {
-        matches!(&self.protocol, Protocol::Frames(session) if session.wants() != 0) && self.line != Line::Gone
+        match &self.protocol {
+            Protocol::Frames(session) => session.wants() != 0 && self.line != Line::Gone,
+            Protocol::Ring(ring) => ring.wanted_progress() != 0,
+            Protocol::Undecided | Protocol::Text(_) => false,
+        }
     }
 
     /// What its epoll set should wait for now.
@@ -256,7 +303,7 @@ impl Connection {
         intake.begin();
         let fate = self.counted(intake, |this, intake| match &mut this.protocol {
             Protocol::Text(text) => text.shed(&mut this.carry, &this.peer, intake).map(|()| Fate::Open),
-            Protocol::Frames(_) | Protocol::Undecided => this.end(intake).map(|_| Fate::Close),
+            Protocol::Frames(_) | Protocol::Undecided | Protocol::Ring(_) => this.end(intake).map(|_| Fate::Close),
         })?;
         // It was not read, so there is nothing on the desk.
         if !self.mark(0) {
@@ -275,7 +322,7 @@ impl Connection {
             self.protocol = Protocol::Text(Text::default());
         }
         match &mut self.protocol {
-            Protocol::Undecided => Ok(Fate::Close),
+            Protocol::Undecided | Protocol::Ring(_) => Ok(Fate::Close),
             Protocol::Text(text) => text.end(&mut self.carry, &self.peer, intake).map(|()| Fate::Close),
             Protocol::Frames(session) => {
                 framed::end(session, &self.carry, &self.peer, intake)?;
@@ -320,9 +367,13 @@ impl Connection {
                     self.carry.clear();
                     self.is_lingering = true;
                 }
+                if let End::Ring(capacity) = end {
+                    return Ok(self.grant(capacity, intake));
+                }
                 let fate = self.answer(intake);
                 Ok(if end == End::Broken { Fate::Close } else { fate })
             }
+            Protocol::Ring(_) => self.cut_off_ring("there are bytes on the connection of a ring", intake),
         }
     }
 

@@ -6,11 +6,12 @@
 use super::intake::Intake;
 use super::layer::{Extra, Layer, Nobody};
 use super::meaning::meaning;
+use super::ring::rings::{Limits, Rings};
 use super::source::Peer;
 use super::text::Text;
 use super::{Arc, Counters, Identity, OVERHEAD_BYTES_MAX, Progress, Sessions};
 use crate::pipeline::buffer::{DoubleBuffer, Options, Reader};
-use crate::pipeline::record::{FIELDS_BYTES_MAX, Kind, Record, Transport};
+use crate::pipeline::record::{Cause, FIELDS_BYTES_MAX, Kind, Record, Transport};
 
 /// The most bytes that are taken at a time, so that all events of them fit one half.
 pub const INPUT_BYTES_MAX: usize = 4 << 10;
@@ -34,6 +35,7 @@ pub struct Tap {
     intake: Intake,
     reader: Reader,
     peer: Peer,
+    counters: Arc<Counters>,
 }
 
 impl Tap {
@@ -47,11 +49,13 @@ impl Tap {
         let (buffer, reader) = DoubleBuffer::new(&options).expect("a small buffer");
         assert!(max_event_bytes + OVERHEAD_BYTES_MAX < buffer.largest_claim());
         let writer = buffer.writer().expect("the only writer");
-        let layer = Layer::new(writer, 0, Arc::new(Counters::new(1).expect("a little memory")), Arc::default());
+        let counters = Arc::new(Counters::new(1).expect("a little memory"));
+        let layer = Layer::new(writer, 0, Arc::clone(&counters), Arc::default());
+        let rings = Rings::new(Limits { rings: 0, bytes: 0 });
         let progress = Arc::new(Progress::new(1).expect("an eventfd"));
-        let mut intake = Intake::new(layer, 0, max_event_bytes, Sessions::new(), progress, buffer.waker());
+        let mut intake = Intake::new(layer, 0, max_event_bytes, Sessions::new(), progress, buffer.waker(), rings);
         let peer = intake.peer(Identity::default());
-        Self { intake, reader, peer }
+        Self { intake, reader, peer, counters }
     }
 
     /// What a text connection becomes that sends these parts and ends.
@@ -93,7 +97,24 @@ impl Tap {
         self.tapped()
     }
 
-    fn tapped(&mut self) -> Vec<Tapped> {
+    /// One more sender.
+    pub(super) fn another_peer(&mut self) -> Peer {
+        self.intake.peer(Identity::default())
+    }
+
+    /// What everything goes through.
+    pub(super) fn intake(&mut self) -> &mut Intake {
+        &mut self.intake
+    }
+
+    /// Events lost so far for this cause.
+    pub(super) fn lost(&self, cause: Cause) -> u64 {
+        let totals = self.counters.account.totals();
+        Cause::ALL.into_iter().zip(totals.lost).find(|(known, _)| *known == cause).map_or(0, |(_, lost)| lost)
+    }
+
+    /// What the reader finds by now.
+    pub(super) fn tapped(&mut self) -> Vec<Tapped> {
         let batch = self.reader.swap();
         let (mut tags, mut events) = (Vec::new(), Vec::<Tapped>::new());
         let mut goes_on = false;
@@ -104,6 +125,9 @@ impl Tap {
                 if record.kind == Kind::Source {
                     assert_eq!(record.source as usize, tags.len(), "sources are numbered in order");
                     tags.push(record.as_source().expect("a source").tag.to_vec());
+                    continue;
+                }
+                if record.kind == Kind::Loss {
                     continue;
                 }
                 assert_eq!(record.kind, Kind::Event);

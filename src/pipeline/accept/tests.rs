@@ -1,6 +1,7 @@
 //! The writers as clients see them: real sockets, the real buffer, and everything that a client can do wrong.
 
 mod rig;
+mod rings;
 mod succession;
 
 use std::io::{ErrorKind, Read, Write};

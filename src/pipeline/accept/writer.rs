@@ -12,6 +12,7 @@
 //! datagrams behind it (see `senders`).
 
 mod resume;
+mod rings;
 mod stop;
 
 use std::io;
@@ -29,11 +30,13 @@ use super::kept::Inherited;
 use super::layer::Closed;
 use super::listener::{Accepted, Listener};
 use super::peer;
+use super::ring::Ring;
 use super::stream::{Connection, Fate, Read};
 use super::{Left, Newcomer, Shared};
 use crate::pipeline::pulse::Activity;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering::Relaxed;
+use rings::Rings;
 
 /// Bytes of one read: large enough to make system calls rare, small enough to stay in the core's own cache.
 pub(super) const READ_BYTES: usize = 256 << 10;
@@ -64,6 +67,8 @@ enum Token {
     Process(u32),
     /// The connection with this index.
     Connection(u32),
+    /// The doorbell of the ring of that connection.
+    Doorbell(u32),
 }
 
 impl Token {
@@ -75,6 +80,7 @@ impl Token {
             Self::Datagrams => 3,
             Self::Process(pid) => 1 << 32 | u64::from(pid),
             Self::Connection(index) => 2 << 32 | u64::from(index),
+            Self::Doorbell(index) => 3 << 32 | u64::from(index),
         }
     }
 
@@ -86,6 +92,7 @@ impl Token {
             (0, 2) => Self::Progress,
             (0, _) => Self::Datagrams,
             (1, _) => Self::Process(low),
+            (3, _) => Self::Doorbell(low),
             _ => Self::Connection(low),
         }
     }
@@ -111,6 +118,9 @@ pub(super) struct Worker {
     waiting: Vec<u32>,
     /// What predecessors left, until the thread runs.
     inherited: Vec<Inherited>,
+    /// The connections that have rings, and what predecessors left of them.
+    rings: Rings,
+    inherited_rings: Vec<(OwnedFd, Ring)>,
     /// Its own desk first; until the thread runs, those that it has to finish for others as well.
     desks: Vec<Desk>,
     round: u64,
@@ -147,6 +157,8 @@ impl Worker {
             freed: Vec::new(),
             waiting: Vec::new(),
             inherited: left.inherited,
+            rings: Rings::default(),
+            inherited_rings: left.rings,
             desks: std::iter::once(left.desks.own).chain(left.desks.others).collect(),
             round: 0,
         };
@@ -171,7 +183,9 @@ impl Worker {
     fn rounds(&mut self) -> Result<Instant, Closed> {
         let mut ready = [EpollEvent::empty(); READY_MAX];
         loop {
-            let count = self.wait(&mut ready, self.exhausted_until);
+            let rest = self.before_sleep();
+            let count = self.wait(&mut ready, rest);
+            self.after_sleep();
             self.intake.max_event_bytes = self.shared.max_event_bytes.load(Relaxed);
             self.round += 1;
             let ready = &ready[..count];
@@ -192,8 +206,11 @@ impl Worker {
                     }
                     Token::Process(_) => {}
                     Token::Connection(index) => self.on_connection(index, flags)?,
+                    // Every ring is looked into in every round.
+                    Token::Doorbell(_) => {}
                 }
             }
+            self.look_into_rings()?;
             self.free.append(&mut self.freed);
             if is_rung && let Some(stop_by) = self.on_bell() {
                 return Ok(stop_by);
@@ -202,15 +219,15 @@ impl Worker {
         }
     }
 
-    /// Sleeps until something is ready, or until `deadline`. Returns how many are.
-    fn wait(&self, ready: &mut [EpollEvent], deadline: Option<Instant>) -> usize {
-        let timeout = match deadline {
-            None => EpollTimeout::NONE,
+    /// Sleeps until something is ready, or for as long as `rest` says. Returns how many are.
+    fn wait(&self, ready: &mut [EpollEvent], rest: Option<Duration>) -> usize {
+        let until = self.exhausted_until.map(|until| {
             // Rounded up, so as not to wake a moment too early and spin.
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-                EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
-            }
+            until.saturating_duration_since(Instant::now()) + Duration::from_millis(1)
+        });
+        let timeout = match [rest, until].into_iter().flatten().min() {
+            None => EpollTimeout::NONE,
+            Some(time) => EpollTimeout::try_from(time).unwrap_or(EpollTimeout::MAX),
         };
         let pulse = &self.shared.desks[self.index].pulse;
         pulse.beat(Activity::Parked);
@@ -298,6 +315,11 @@ impl Worker {
     fn admit(&mut self, newcomer: Newcomer) -> Option<u32> {
         let Newcomer { kept, identity } = newcomer;
         let connection = Connection::new(kept, self.intake.peer(identity));
+        self.watch(connection)
+    }
+
+    /// Watches a connection, which is counted already, and gives its index.
+    fn watch(&mut self, connection: Connection) -> Option<u32> {
         let index = self.free.pop().unwrap_or_else(|| {
             self.connections.push(None);
             self.connections.len() as u32 - 1
@@ -380,9 +402,15 @@ impl Worker {
         } else {
             fate
         };
+        let fate =
+            if fate == Fate::Open { watch_doorbell(connection, index, &self.epoll, &mut self.rings) } else { fate };
         if fate == Fate::Close {
             self.intake.carried_bytes -= connection.carried_bytes();
-            if let Some(connection) = place.take() {
+            if let Some(mut connection) = place.take() {
+                if let Some(ring) = connection.ring() {
+                    let _ = self.epoll.delete(ring.bell());
+                }
+                self.rings.forget(index);
                 // By hand: an epoll set forgets a socket when its last holder closes it, and systemd may hold this one on.
                 let _ = self.epoll.delete(connection.socket());
                 connection.close();
@@ -435,6 +463,22 @@ impl Worker {
         }
         Ok(matches!(read, Read::Some(Fate::Open)))
     }
+}
+
+/// Has the doorbell of a connection's new ring wake the writer.
+fn watch_doorbell(connection: &mut Connection, index: u32, epoll: &Epoll, rings: &mut Rings) -> Fate {
+    if connection.is_bell_watched {
+        return Fate::Open;
+    }
+    let Some(ring) = connection.ring() else { return Fate::Open };
+    // Edge-triggered: nobody has to silence it by a read, which the program could have made wait.
+    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+    if epoll.add(ring.bell(), EpollEvent::new(flags, Token::Doorbell(index).number())).is_err() {
+        return Fate::Close;
+    }
+    connection.is_bell_watched = true;
+    rings.add(index);
+    Fate::Open
 }
 
 /// Whether the peer has closed its sending side: all that it will ever send is there.

@@ -37,7 +37,7 @@ impl Span {
 
 /// The bookkeeping of one session.
 #[derive(Debug)]
-pub(super) struct Acks {
+pub(in crate::pipeline::accept) struct Acks {
     level: Level,
     /// Published, and not known to be persisted or lost. As many as there are generations in the buffer: two or three.
     in_buffer: VecDeque<Span>,
@@ -54,7 +54,7 @@ pub(super) struct Acks {
 
 impl Acks {
     /// For a session that is new.
-    pub(super) fn new(level: Level) -> Self {
+    pub(in crate::pipeline::accept) fn new(level: Level) -> Self {
         Self {
             level,
             in_buffer: VecDeque::new(),
@@ -77,7 +77,7 @@ impl Acks {
     }
 
     /// Events with these sequences are published in `generation`.
-    pub(super) fn published(&mut self, generation: u64, sequences: (u64, u64)) {
+    pub(in crate::pipeline::accept) fn published(&mut self, generation: u64, sequences: (u64, u64)) {
         let span = Span { generations: (generation, generation), sequences };
         match self.in_buffer.back_mut() {
             Some(back) if back.generations.1 == generation => *back = back.with(span),
@@ -94,7 +94,7 @@ impl Acks {
 
     /// Takes in the reader's progress. `last` is the highest sequence that was accepted or refused, all published;
     /// `lost` is told each stretch that was lost, before an acknowledgement passes it.
-    pub(super) fn progress(
+    pub(in crate::pipeline::accept) fn progress(
         &mut self,
         (persisted_before, durable_before): (u64, u64),
         last: u64,
@@ -121,8 +121,7 @@ impl Acks {
     }
 
     fn decide(&mut self, last: u64) {
-        let persisted = self.in_buffer.front().map_or(last, |span| span.sequences.0 - 1);
-        let durable = self.in_file.front().map_or(persisted, |span| span.sequences.0 - 1);
+        let (persisted, durable) = self.reached(last);
         if self.level == Level::Persisted && self.told_persisted != Some(persisted) {
             self.due_persisted = Some(persisted);
         }
@@ -136,6 +135,18 @@ impl Acks {
         if owed {
             self.due_durable = Some(durable);
         }
+    }
+
+    /// The sequences up to which everything is persisted and durable, or was told as lost. `last` as above.
+    pub(in crate::pipeline::accept) fn reached(&self, last: u64) -> (u64, u64) {
+        let persisted = self.in_buffer.front().map_or(last, |span| span.sequences.0 - 1);
+        let durable = self.in_file.front().map_or(persisted, |span| span.sequences.0 - 1);
+        (persisted, durable)
+    }
+
+    /// Whether something is not known to be persisted, and whether something is persisted and not known to be durable.
+    pub(in crate::pipeline::accept) fn pending_kinds(&self) -> (bool, bool) {
+        (!self.in_buffer.is_empty(), !self.in_file.is_empty())
     }
 
     /// The acknowledgements that are due; the caller sends them.

@@ -29,7 +29,7 @@ fn opened(ack: Level) -> FrameSession {
 }
 
 fn up_to(sequence: u64) -> Brought {
-    Brought { sequence: Some(sequence), is_all: false }
+    Brought { sequence: Some(sequence), events: 0, is_all: false }
 }
 
 fn event(sequence: u64, payload: &[u8]) -> Vec<u8> {
@@ -48,6 +48,7 @@ enum Seen {
     Event(u64, Vec<u8>),
     Refused(Cause, u64),
     Duplicate,
+    Ring(u64),
     Bye,
     Broken(Option<Cause>),
 }
@@ -64,6 +65,10 @@ fn run(session: &mut FrameSession, bytes: &[u8]) -> (Vec<Seen>, usize) {
             }
             Step::Refused { cause, payload_bytes, consumed } => {
                 seen.push(Seen::Refused(cause, payload_bytes));
+                at += consumed;
+            }
+            Step::Ring { capacity, consumed } => {
+                seen.push(Seen::Ring(capacity));
                 at += consumed;
             }
             Step::Duplicate { consumed } => {
@@ -324,7 +329,7 @@ fn a_refused_event_is_remembered_once_the_record_that_names_it_is_published() {
     session.about_to_publish(spot, up_to(1));
     assert_eq!(known(), 1, "the record of the refusal had no room in that claim");
     session.published(1, up_to(1));
-    let rest = Brought { sequence: None, is_all: true };
+    let rest = Brought { sequence: None, events: 0, is_all: true };
     session.about_to_publish(spot, rest);
     assert_eq!(known(), 3);
     session.published(1, rest);
@@ -493,4 +498,23 @@ proptest! {
         run(&mut session, &bytes);
         let _ = greet(&bytes, MAX_EVENT, 0, &Sessions::new());
     }
+}
+
+#[test]
+fn a_ring_is_asked_for_before_any_event_and_only_where_it_was_granted() {
+    let ask = |compatible: u64, first: &[u8]| {
+        let sessions = Sessions::new();
+        let mut opening = wire::MAGIC.to_vec();
+        Frame::Hello(Hello { compatible, ..Hello::new(b"app") }).encode(&mut opening);
+        let Greeting::Open { mut session, .. } = greet(&opening, 1000, 0, &sessions) else { panic!("it is let in") };
+        let mut bytes = first.to_vec();
+        Frame::Ring { capacity: 65_536 }.encode(&mut bytes);
+        run(&mut session, &bytes).0.pop()
+    };
+    let mut event = Vec::new();
+    Event { sequence: 1, payload: b"x", ..Event::default() }.encode(&mut event);
+    let broken = Some(Seen::Broken(Some(Cause::Malformed)));
+    assert_eq!(ask(feature::RING, &[]), Some(Seen::Ring(65_536)));
+    assert_eq!(ask(feature::RING, &event), broken);
+    assert_eq!(ask(0, &[]), broken);
 }

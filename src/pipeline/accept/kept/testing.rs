@@ -10,6 +10,7 @@ use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::{BOOKMARKS_NAME, Inherited, KeptConnections, Left, place_of};
+use crate::pipeline::accept::ring::rings::{self, LeftRings, RINGS_NAME};
 use crate::sync::{Arc, thread};
 use crate::sys::fdstore::FdStore;
 use crate::sys::notify::Notifier;
@@ -98,6 +99,21 @@ impl Manager {
     /// A successor's start: it is given copies, for the manager goes on keeping them; the latest first.
     pub(in crate::pipeline::accept) fn successor(&mut self, room: usize) -> (Arc<KeptConnections>, Vec<Inherited>) {
         self.successor_with(room, Vec::new())
+    }
+
+    /// What it keeps of rings.
+    pub(in crate::pipeline::accept) fn left_rings(&mut self) -> LeftRings {
+        self.read_notes();
+        let mut left = LeftRings::default();
+        for (name, kept) in &self.kept {
+            let copy = kept.try_clone().unwrap();
+            if name == RINGS_NAME {
+                left.book = Some(copy);
+            } else if rings::is_name(name) {
+                left.parts.push((copy, name.clone()));
+            }
+        }
+        left
     }
 
     /// The same, where bytes of connections at these places lie on desks.

@@ -15,6 +15,7 @@ use crate::pipeline::accept::desk::Desks;
 use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::kept::testing::Manager;
 use crate::pipeline::accept::kept::{Inherited, KeptConnections};
+use crate::pipeline::accept::ring::rings::{Limits, Rings};
 use crate::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use crate::pipeline::account::{Identity, Totals};
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader, Waker};
@@ -23,6 +24,8 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::record::{Kind, Loss, Record};
 use crate::sys::fdstore::FdStore;
 
+/// What rings may take.
+const LIMITS: Limits = Limits { rings: 4, bytes: 1 << 20 };
 /// A test that waits longer than this has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -137,6 +140,8 @@ pub(super) struct Plan {
     pub(super) keep: fn(&[u8]) -> bool,
     /// Clients that have sent a line each and left before the writers run.
     pub(super) early: usize,
+    /// Rings outlive a life under a service manager.
+    pub(super) keeps_rings: bool,
 }
 
 impl Default for Plan {
@@ -148,6 +153,7 @@ impl Default for Plan {
             chunk_bytes: 64 << 10,
             keep: |_| true,
             early: 0,
+            keeps_rings: false,
         }
     }
 }
@@ -164,7 +170,7 @@ pub(super) struct Rig {
 impl Rig {
     pub(super) fn new(plan: &Plan) -> Self {
         let desks = Desks::take_over(plan.writers, None, Vec::new(), &|_| false).unwrap();
-        Self::start(plan, None, Seen::default(), desks, None)
+        Self::start(plan, None, Seen::default(), desks, None, None)
     }
 
     /// One life under a service manager, after the one that saw `before`.
@@ -176,7 +182,10 @@ impl Rig {
     /// The same, with desks of one's own.
     pub(super) fn with_desks(manager: &mut Manager, plan: &Plan, before: Seen, desks: Vec<Desks>) -> Self {
         let successor = manager.successor_with(16, desks.iter().flat_map(Desks::places).collect());
-        Self::start(plan, Some(successor), before, desks, Some(manager.store()))
+        let rings = plan
+            .keeps_rings
+            .then(|| Rings::kept(LIMITS, &manager.store(), 16, manager.left_rings(), &|_| false).unwrap());
+        Self::start(plan, Some(successor), before, desks, Some(manager.store()), rings)
     }
 
     fn start(
@@ -185,8 +194,10 @@ impl Rig {
         before: Seen,
         desks: Vec<Desks>,
         store: Option<Arc<FdStore>>,
+        rings: Option<Arc<Rings>>,
     ) -> Self {
         let (kept, inherited) = kept.unzip();
+        let rings = rings.unwrap_or_else(|| Rings::new(LIMITS));
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("stream.sock")).unwrap();
         let datagram = UnixDatagram::bind(directory.path().join("dgram.sock")).unwrap();
@@ -213,6 +224,7 @@ impl Rig {
             kept,
             inherited: inherited.unwrap_or_default(),
             sessions: Sessions::new(),
+            rings,
             desks,
             store,
         })

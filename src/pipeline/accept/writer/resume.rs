@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
-use super::{Closed, Desk, Inherited, Newcomer, Subject, Token, Worker, peer};
+use super::{Closed, Connection, Desk, Fate, Inherited, Newcomer, Ring, Subject, Token, Worker, peer};
 
 impl Worker {
     /// Goes on with what predecessors left.
@@ -19,6 +19,9 @@ impl Worker {
                 reads.insert(place, inherited.read);
             }
             self.take_in(inherited)?;
+        }
+        for (socket, ring) in std::mem::take(&mut self.inherited_rings) {
+            self.take_in_ring(socket, ring);
         }
         let mut desks = std::mem::take(&mut self.desks);
         for desk in &mut desks {
@@ -31,7 +34,21 @@ impl Worker {
         }
         self.intake.layer.set_notes(&desks[0].notes);
         self.desks = desks;
-        Ok(())
+        self.look_into_rings()
+    }
+
+    /// Watches the ring of a predecessor.
+    fn take_in_ring(&mut self, socket: OwnedFd, ring: Ring) {
+        let noted = ring.identity();
+        let mut identity = peer::of_stream(&socket);
+        if identity.comm.is_empty() {
+            (identity.comm, identity.unit) = (noted.comm, noted.unit);
+        }
+        self.shared.count_connection(self.index);
+        let connection = Connection::with_ring(socket, self.intake.peer(identity), ring);
+        if let Some(index) = self.watch(connection) {
+            self.settle(index, Fate::Open);
+        }
     }
 
     /// Watches a connection of a predecessor, from where it stood.

@@ -1,0 +1,57 @@
+//! The table of keys as a file.
+//!
+//! Enters: a [`Config`], or nothing. Leaves: text. Any thread; nothing can fail.
+
+use std::fmt::Write as _;
+
+use super::{KEYS, Key, UNITS};
+use crate::config::settings::Config;
+
+/// `config` as a file that reads back as the same.
+#[must_use]
+pub fn render(config: &Config) -> String {
+    by_section(|text, key| {
+        let _ = writeln!(text, "{} = {}", key.parts().1, key.get(config));
+    })
+}
+
+/// The file that shows every key with its default, unit and bounds: `etc/dbufd.toml`.
+#[must_use]
+pub fn documented() -> String {
+    let head = format!(
+        "\
+# The configuration of dbufd. No key is needed: what follows a `#` without a space is the default, or an example where
+# it says that there is none. Files in dbufd.toml.d/ beside this one are read after it, in the order of their names;
+# `--set section.key=value` comes last.
+#
+# {UNITS}
+# `dbufd --check-config` checks without starting anything, `dbufctl config` shows what is in force,
+# `systemctl reload dbufd` or `dbufctl reload` takes a change over where that is possible without a restart.
+"
+    );
+    let body = by_section(|text, key| {
+        for line in key.meaning {
+            let _ = writeln!(text, "# {line}");
+        }
+        let _ = writeln!(text, "# Allowed: {}.", key.bounds);
+        let default = if key.has_default { "" } else { " No default; an example:" };
+        let _ = writeln!(text, "# Takes effect {}.{default}", key.applies.when());
+        let _ = writeln!(text, "#{} = {}\n", key.parts().1, key.shown);
+    });
+    format!("{head}\n{}\n", body.trim_end())
+}
+
+fn by_section(mut each: impl FnMut(&mut String, &Key)) -> String {
+    let mut text = String::new();
+    let mut open = "";
+    for key in KEYS {
+        let (section, _) = key.parts();
+        if section != open {
+            let gap = if text.is_empty() || text.ends_with("\n\n") { "" } else { "\n" };
+            let _ = writeln!(text, "{gap}[{section}]");
+            open = section;
+        }
+        each(&mut text, key);
+    }
+    text
+}

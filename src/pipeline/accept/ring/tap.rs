@@ -1,0 +1,98 @@
+//! A ring without thread or socket, for fuzzing and for tests: what a program writes into it, and what the reader would find.
+//!
+//! Enters: the client's end, to do with as it likes. Leaves: the events, and why it was cut off. One thread. What can fail: its
+//! assertions.
+
+use std::os::fd::OwnedFd;
+
+use dbuf_client::ring::{Memory, RingProducer};
+
+use super::rings::{Limits, Rings};
+use super::{Ring, Taken};
+use crate::pipeline::accept::source::Peer;
+use crate::pipeline::accept::tap::{Tap, Tapped};
+use crate::pipeline::accept::writer::READ_BYTES;
+use crate::pipeline::account::Identity;
+use crate::pipeline::record::Cause;
+
+/// Bytes of data of the ring.
+pub const CAPACITY: u64 = 64 << 10;
+
+/// A ring with its writer and its reader, and the client's memory.
+#[derive(Debug)]
+pub struct RingTap {
+    tap: Tap,
+    ring: Ring,
+    peer: Peer,
+    memory: OwnedFd,
+    desk: Vec<u8>,
+}
+
+impl RingTap {
+    /// A new ring, for events of at most `max_event_bytes`.
+    ///
+    /// # Panics
+    /// When the kernel gives no memory.
+    #[must_use]
+    pub fn new(max_event_bytes: usize) -> Self {
+        let rings = Rings::new(Limits { rings: 1, bytes: CAPACITY });
+        let identity = Identity { tag: b"tap"[..].into(), ..Identity::default() };
+        let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
+        let mut tap = Tap::new(max_event_bytes);
+        let peer = tap.another_peer();
+        Self { tap, ring, peer, memory, desk: vec![0; READ_BYTES] }
+    }
+
+    /// The client's end of an honest client.
+    ///
+    /// # Panics
+    /// When the kernel gives no memory.
+    #[must_use]
+    pub fn producer(&self) -> RingProducer {
+        RingProducer::new(self.client_memory(), true)
+    }
+
+    /// The memory as the client has it.
+    ///
+    /// # Panics
+    /// When the kernel gives no memory.
+    #[must_use]
+    pub fn client_memory(&self) -> Memory {
+        Memory::of_file(&self.memory).expect("a ring")
+    }
+
+    /// What one look of the writer brings; or why the client is cut off.
+    ///
+    /// # Errors
+    /// The reason.
+    ///
+    /// # Panics
+    /// When a promise of the ring does not hold.
+    pub fn take(&mut self) -> Result<Vec<Tapped>, &'static str> {
+        let taken = self.ring.take(&mut self.desk, &self.peer, self.tap.intake()).expect("the reader is there");
+        self.ring.answer(true, self.tap.intake());
+        let events = self.tap.tapped();
+        match taken {
+            Taken::Bytes(bytes) => {
+                assert!(bytes <= CAPACITY);
+                Ok(events)
+            }
+            Taken::Broken(why) => Err(why),
+        }
+    }
+
+    /// The client has gone.
+    ///
+    /// # Panics
+    /// When the reader is not there.
+    pub fn end(&mut self) {
+        self.ring.end(&self.peer, self.tap.intake()).expect("the reader is there");
+        self.tap.tapped();
+    }
+
+    /// Events lost so far for this cause.
+    #[must_use]
+    pub fn lost(&mut self, cause: Cause) -> u64 {
+        self.tap.lost(cause)
+    }
+}

@@ -1,0 +1,142 @@
+use dbuf_client::ring::record::Stamp;
+use dbuf_client::ring::{Bell, RingProducer};
+use dbuf_client::wire::{Event, put_field};
+use proptest::prelude::*;
+
+use super::tap::{CAPACITY, RingTap};
+use crate::pipeline::record::Cause;
+use crate::sync::atomic::Ordering::Relaxed;
+
+fn event(payload: &[u8]) -> Event<'_> {
+    Event { pri: 6, payload, ..Event::default() }
+}
+
+fn push(producer: &mut RingProducer, event: &Event<'_>) {
+    assert_eq!(producer.push(event, Stamp::None), Ok(Bell::Silent));
+}
+
+fn texts(tap: &mut RingTap) -> Vec<String> {
+    let events = tap.take().unwrap();
+    events.iter().map(|event| String::from_utf8_lossy(&event.payload).into_owned()).collect()
+}
+
+#[test]
+fn an_event_of_a_ring_has_its_tag_priority_time_and_payload() {
+    let mut tap = RingTap::new(4096);
+    let mut producer = tap.producer();
+    push(&mut producer, &event(b"plain"));
+    let mut fields = Vec::new();
+    assert!(put_field(&mut fields, b"ORDER", b"17"));
+    let full = Event { pri: 3, tag: b"billing", fields: &fields, payload: b"card refused", ..Event::default() };
+    assert_eq!(producer.push(&full, Stamp::Nanoseconds(42)), Ok(Bell::Silent));
+    let events = tap.take().unwrap();
+    assert_eq!((&events[0].tag[..], events[0].pri, events[0].source_time_ns), (&b"tap"[..], 6, None));
+    assert_eq!((&events[1].tag[..], events[1].pri, events[1].source_time_ns), (&b"billing"[..], 3, Some(42)));
+    assert_eq!(events[1].payload, b"card refused");
+    assert_eq!(producer.memory().words().taken.load(Relaxed), 2);
+    assert_eq!(producer.positions(), (32 + 64, 96), "its room is given back");
+}
+
+#[test]
+fn an_event_that_breaks_a_rule_is_refused_alone_and_counted() {
+    let mut tap = RingTap::new(1000);
+    let mut producer = tap.producer();
+    push(&mut producer, &event(b"before"));
+    push(&mut producer, &event(&[b'x'; 1001]));
+    push(&mut producer, &event(b""));
+    push(&mut producer, &Event { pri: 200, ..event(b"high") });
+    push(&mut producer, &Event { tag: &[b't'; 65], ..event(b"long") });
+    push(&mut producer, &event(&[b'x'; 30_000]));
+    push(&mut producer, &event(b"after"));
+    assert_eq!(texts(&mut tap), ["before", "after"]);
+    assert_eq!((tap.lost(Cause::TooBig), tap.lost(Cause::Malformed)), (2, 3));
+    let words = producer.memory().words();
+    assert_eq!((words.taken.load(Relaxed), words.refused.load(Relaxed)), (7, 5));
+}
+
+#[test]
+fn what_found_no_room_is_counted_once() {
+    let mut tap = RingTap::new(4096);
+    let mut producer = tap.producer();
+    producer.lose(100);
+    producer.lose(7);
+    push(&mut producer, &event(b"one"));
+    assert_eq!(texts(&mut tap), ["one"]);
+    assert_eq!((texts(&mut tap).len(), tap.lost(Cause::Full)), (0, 2));
+    assert_eq!(producer.memory().words().lost_events_told.load(Relaxed), 2);
+    producer.lose(1);
+    let _ = tap.take();
+    assert_eq!(tap.lost(Cause::Full), 3, "also where no event came with it");
+}
+
+#[test]
+fn an_event_that_was_torn_is_counted() {
+    let mut tap = RingTap::new(4096);
+    let mut producer = tap.producer();
+    push(&mut producer, &event(b"whole"));
+    producer.memory().words().writing.store(1024, Relaxed);
+    assert_eq!(texts(&mut tap), ["whole"]);
+    tap.end();
+    assert_eq!(tap.lost(Cause::Abandoned), 1);
+}
+
+#[test]
+fn what_cannot_be_true_ends_the_ring_and_what_came_before_it_is_kept() {
+    let spoil = |spoil: &dyn Fn(&RingProducer)| {
+        let mut tap = RingTap::new(4096);
+        let mut producer = tap.producer();
+        push(&mut producer, &event(b"good"));
+        push(&mut producer, &event(b"bad"));
+        spoil(&producer);
+        tap.take().map(|events| events.len())
+    };
+    let beyond = Err("a record reaches beyond the ring's end or head");
+    let strange = Err("a record of a type that there is not");
+    assert_eq!(spoil(&|producer| producer.memory().put(32, &u32::MAX.to_le_bytes())), beyond);
+    assert_eq!(spoil(&|producer| producer.memory().put(32, &32_u32.to_le_bytes())), beyond);
+    assert_eq!(spoil(&|producer| producer.memory().put(36, &[9])), strange);
+    assert_eq!(spoil(&|producer| producer.memory().put(36, &[3])), strange, "a pad is only at the end");
+    let head = Err("the ring's head is where it cannot be");
+    assert_eq!(spoil(&|producer| producer.memory().words().head.store(CAPACITY * 2, Relaxed)), head);
+    let losses = Err("the ring's count of losses cannot be true");
+    assert_eq!(spoil(&|producer| producer.memory().words().lost_events.store(1 << 40, Relaxed)), losses);
+    assert_eq!(spoil(&|_| ()), Ok(2));
+}
+
+#[test]
+fn events_go_round_the_ring_in_their_order() {
+    let mut tap = RingTap::new(4096);
+    let mut producer = tap.producer();
+    let mut number = 0;
+    for _ in 0..200 {
+        let mut sent = Vec::new();
+        for size in [10, 100, 3000] {
+            let text = format!("{number:0size$}");
+            push(&mut producer, &event(text.as_bytes()));
+            sent.push(text);
+            number += 1;
+        }
+        assert_eq!(texts(&mut tap), sent);
+    }
+    assert!(producer.positions().0 > 5 * CAPACITY);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn nothing_that_a_program_writes_harms_more_than_its_ring(
+        bytes in proptest::collection::vec(any::<u8>(), 0..400),
+        head in prop_oneof![any::<u64>(), (0_u64..40).prop_map(|n| n * 16), Just(CAPACITY)],
+        lost in any::<u64>(),
+    ) {
+        let mut tap = RingTap::new(500);
+        let memory = tap.client_memory();
+        memory.put(0, &bytes);
+        memory.words().head.store(head, Relaxed);
+        memory.words().lost_events.store(lost, Relaxed);
+        memory.words().sync.store(lost, Relaxed);
+        if let Ok(events) = tap.take() {
+            prop_assert!(events.iter().all(|event| (1..=500).contains(&event.payload.len())));
+        }
+    }
+}
