@@ -60,6 +60,12 @@ impl Connection {
         Ok(Self { socket, incoming: Vec::new(), descriptors: Vec::new() })
     }
 
+    /// One that is there, with what its peer has sent along.
+    #[cfg(test)]
+    pub(super) fn with(socket: OwnedFd, descriptors: Vec<OwnedFd>) -> Self {
+        Self { socket, incoming: Vec::new(), descriptors }
+    }
+
     /// Writes what it can, and says how much that was.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {

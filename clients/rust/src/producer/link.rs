@@ -182,7 +182,7 @@ impl Producer {
         }
     }
 
-    fn take(&mut self, said: Said) {
+    pub(super) fn take(&mut self, said: Said) {
         let phase = match &self.link {
             Link::Framed(framed) => Some(framed.phase),
             Link::None | Link::Ring(_) => None,
