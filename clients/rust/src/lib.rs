@@ -22,6 +22,10 @@
 
 #[cfg(not(dbuf_loom))]
 mod client;
+#[cfg(not(dbuf_loom))]
+mod producer;
+#[cfg(not(dbuf_loom))]
+mod sys;
 #[doc(hidden)]
 pub mod ring;
 #[doc(hidden)]
@@ -30,3 +34,7 @@ pub mod wire;
 
 #[cfg(not(dbuf_loom))]
 pub use client::{Client, ClientOptions, Error, Refusal};
+#[cfg(not(dbuf_loom))]
+pub use producer::{
+    Claim, LinkKind, OpenError, Producer, ProducerOptions, SendError, Statistics, SyncError, WhenFull, WithoutDaemon,
+};
