@@ -24,12 +24,12 @@
 mod client;
 #[cfg(not(dbuf_loom))]
 mod producer;
-#[cfg(not(dbuf_loom))]
-mod sys;
 #[doc(hidden)]
 pub mod ring;
 #[doc(hidden)]
 pub mod sync;
+#[cfg(not(dbuf_loom))]
+mod sys;
 pub mod wire;
 
 #[cfg(not(dbuf_loom))]
