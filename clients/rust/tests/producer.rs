@@ -146,7 +146,10 @@ fn an_event_that_finds_no_room_is_counted_and_told_to_the_daemon() {
     let daemon = Daemon::new();
     let (mut producer, _talk, mut ring) = daemon.ring(daemon.options());
     let sent = fill(&mut producer);
-    assert_eq!((producer.send(6, &[1; 500]), producer.send(6, &[1; 700])), (Err(SendError::Full), Err(SendError::Full)));
+    assert_eq!(
+        (producer.send(6, &[1; 500]), producer.send(6, &[1; 700])),
+        (Err(SendError::Full), Err(SendError::Full))
+    );
     let told = producer.statistics();
     assert_eq!((told.events, told.lost_full, told.lost_full_bytes, told.waits), (sent as u64, 2, 1200, 0));
     assert_eq!(ring.consumer.losses(), Ok((2, 1200)));
@@ -785,7 +788,8 @@ fn a_forked_child_begins_anew_and_does_not_disturb_its_parent() {
     assert_eq!((producer.statistics().link, producer.statistics().links), (LinkKind::Ring, 1));
     talk.stream.set_nonblocking(true).unwrap();
     let mut byte = [0];
-    let silent = std::io::Read::read(&mut talk.stream, &mut byte).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock);
+    let silent =
+        std::io::Read::read(&mut talk.stream, &mut byte).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock);
     assert!(silent, "and its connection is neither closed nor spoken on");
 }
 

@@ -142,7 +142,12 @@ impl Producer {
     fn hello(&self) -> Vec<u8> {
         let mut bytes = wire::MAGIC.to_vec();
         let compatible = feature::FIELDS | if self.options.ring { feature::RING } else { 0 };
-        let hello = Hello { session: self.session, ack: Level::Persisted, compatible, ..Hello::new(self.options.name.as_bytes()) };
+        let hello = Hello {
+            session: self.session,
+            ack: Level::Persisted,
+            compatible,
+            ..Hello::new(self.options.name.as_bytes())
+        };
         Frame::Hello(hello).encode(&mut bytes);
         bytes
     }

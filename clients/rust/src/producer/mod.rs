@@ -37,9 +37,7 @@ mod waiting;
 use std::time::{Duration, Instant};
 
 pub use claim::Claim;
-pub use options::{
-    LinkKind, OpenError, ProducerOptions, SendError, Statistics, SyncError, WhenFull, WithoutDaemon,
-};
+pub use options::{LinkKind, OpenError, ProducerOptions, SendError, Statistics, SyncError, WhenFull, WithoutDaemon};
 
 use self::clock::{Moment, Stamping};
 use self::link::Link;
@@ -173,7 +171,9 @@ impl Producer {
         this.stamp_by_clock();
         this.tend_for(ANSWER_WAIT_MAX);
         if this.must_fail() {
-            return Err(OpenError::NoDaemon(this.book.last_error.take().unwrap_or_else(|| "it does not say why".into())));
+            return Err(OpenError::NoDaemon(
+                this.book.last_error.take().unwrap_or_else(|| "it does not say why".into()),
+            ));
         }
         Ok(this)
     }

@@ -47,7 +47,9 @@ fn is_private(path: &Path, uid: u32) -> bool {
 
 /// The program's short name.
 pub(super) fn program_name() -> String {
-    std::fs::read("/proc/self/comm").map(|name| String::from_utf8_lossy(name.trim_ascii()).into_owned()).unwrap_or_default()
+    std::fs::read("/proc/self/comm")
+        .map(|name| String::from_utf8_lossy(name.trim_ascii()).into_owned())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -27,7 +27,8 @@ impl Producer {
     #[inline(never)]
     pub(super) fn send_slowly(&mut self, event: &Event<'_>, patience: Duration, counts: bool) -> Result<(), SendError> {
         self.make_room(event, event.payload.len(), patience, counts)?;
-        let stamp = if event.time_ns == 0 { self.stamp_slow() } else { crate::ring::record::Stamp::Nanoseconds(event.time_ns) };
+        let stamp =
+            if event.time_ns == 0 { self.stamp_slow() } else { crate::ring::record::Stamp::Nanoseconds(event.time_ns) };
         let bell = self.ring.push(event, stamp).map_err(|_| SendError::Full)?;
         self.bytes += event.payload.len() as u64;
         self.after_publish(bell);
