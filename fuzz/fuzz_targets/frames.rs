@@ -22,7 +22,10 @@ fn round(session: &mut FrameSession, bytes: &[u8]) -> (usize, Option<u64>, bool)
                 last = Some(event.sequence);
                 consumed
             }
-            Step::Refused { consumed, .. } | Step::Duplicate { consumed } | Step::Passed { consumed } => consumed,
+            Step::Refused { consumed, .. }
+            | Step::Ring { consumed, .. }
+            | Step::Duplicate { consumed }
+            | Step::Passed { consumed } => consumed,
             Step::More { frame_bytes } => {
                 assert!(frame_bytes > bytes.len() - at && frame_bytes <= frame_bytes_max(MAX_EVENT));
                 return (at, last, false);

@@ -205,7 +205,7 @@ impl RingProducer {
             }
         }
         // Relaxed: only whoever finds this process dead looks at it, and that comes after everything it did. The fence is for
-        // the compiler: the bytes come after it.
+        // the compiler alone, which must not write the record first; what carries the record is edge `head`.
         self.memory.words().writing.store(end, Relaxed);
         compiler_fence(SeqCst);
         if pad > 0 {
