@@ -151,6 +151,7 @@ impl RingProducer {
     ///
     /// # Errors
     /// [`NoRoom`].
+    #[inline]
     pub fn claim(&mut self, length_max: usize) -> Result<Reserved, NoRoom> {
         self.reserve(length_max)
     }
@@ -159,6 +160,7 @@ impl RingProducer {
     ///
     /// # Panics
     /// When they would reach beyond it.
+    #[inline]
     pub fn fill(&self, place: &Reserved, offset: usize, bytes: &[u8]) {
         let at = place.at + (HEAD_BYTES + offset) as u64;
         assert!(at + bytes.len() as u64 <= place.end, "more bytes than were reserved");
@@ -169,6 +171,7 @@ impl RingProducer {
     ///
     /// # Panics
     /// When that is more than was reserved.
+    #[inline]
     #[allow(clippy::needless_pass_by_value, reason = "a place is used once")]
     pub fn publish_claim(&mut self, place: Reserved, head: RecordHead) -> Bell {
         let place = Reserved { at: place.at, end: (place.at + head.record_bytes()).min(place.end) };
@@ -180,6 +183,7 @@ impl RingProducer {
     }
 
     /// Gives a reserved place back: nothing was published.
+    #[inline]
     #[allow(clippy::needless_pass_by_value, reason = "a place is used once")]
     pub fn give_back(&mut self, place: Reserved) {
         debug_assert!(place.at >= self.head, "the place is behind what was published");

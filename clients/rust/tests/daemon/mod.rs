@@ -217,6 +217,19 @@ impl Talk {
         }
     }
 
+    /// All events until the client says goodbye.
+    pub fn events_until_bye(&mut self) -> Vec<Came> {
+        let mut came = Vec::new();
+        loop {
+            let bytes = self.frame().expect("an end without goodbye");
+            match Frame::decode(&bytes).unwrap().unwrap().0 {
+                Frame::Event(event) => came.push(Came::new(&event, Stamp::None)),
+                Frame::Bye => return came,
+                other => panic!("no event: {other:?}"),
+            }
+        }
+    }
+
     pub fn is_kind(&mut self, kind: u8) -> bool {
         self.frame().is_some_and(|bytes| bytes[4] == kind)
     }
