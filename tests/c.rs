@@ -564,3 +564,670 @@ fn every_golden_vector_is_what_the_header_writes_and_reads() {
     drop(to);
     assert!(child.wait().expect("it ends").success());
 }
+
+#[test]
+fn events_arrive_whole_and_in_order_through_the_ring() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    let mut next = 1;
+    // Sizes that meet the end of the data at every place, many times over.
+    for round in 0..60 {
+        for bytes in [10, 100, 1000 + round, 5000, 9973] {
+            driver.ok(&format!("send {bytes}"));
+        }
+        driver.ok("send 33 100");
+        let events = ring.take_all();
+        assert_eq!(events.iter().map(|event| event.payload.len()).take(5).last(), Some(9973));
+        assert_eq!(events.iter().map(Owned::number).collect::<Vec<_>>(), numbers(next..=next + 104));
+        next += 105;
+    }
+    assert!(ring.consumer.tail() > 15 * CAPACITY && !ring.consumer.is_torn());
+    assert_eq!(driver.count("events"), next - 1);
+    assert_eq!((driver.count("waiting"), driver.count("full_events"), driver.count("bells")), (0, 0, 0));
+}
+
+#[test]
+fn an_event_has_its_tag_its_fields_and_its_time_whichever_way_it_takes() {
+    let wanted = Owned {
+        pri: 3,
+        tag: b"billing".to_vec(),
+        fields: vec![(b"ORDER".to_vec(), b"17".to_vec()), (b"NOTE".to_vec(), Vec::new())],
+        payload: b"refused".to_vec(),
+        time_ns: 1_700_000_000_000_000_000,
+    };
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    driver.ok("event refused");
+    assert_eq!(ring.take_all(), [wanted.clone()]);
+
+    let mut driver = Driver::new();
+    let mut line = fake.with_frames(&mut driver, 0);
+    driver.ok("event refused");
+    assert_eq!(line.read_event(), (1, wanted.clone()));
+
+    // A daemon that takes no fields gets the rest.
+    let mut driver = Driver::new();
+    driver.tell(&fake.open(0, "-"));
+    let mut line = fake.accept().welcome(0, 0);
+    assert_eq!(driver.answer(), "0");
+    driver.ok("until frames");
+    driver.ok("event refused");
+    driver.ok("send 20");
+    assert_eq!(line.read_event(), (1, Owned { fields: Vec::new(), ..wanted }));
+    assert_eq!(line.read_event().1.number(), 2);
+}
+
+#[test]
+fn events_are_stamped_with_ticks_only_where_the_ring_allows_it_and_not_at_all_if_nobody_wants_it() {
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let clock_of = |ring: &mut Ring| {
+        ring.consumer.look().unwrap();
+        let mut head = [0; HEAD_BYTES];
+        ring.consumer.copy(0, &mut head);
+        ring.take_all();
+        Head::of_bytes(&head).stamp
+    };
+    let fake = Fake::new();
+    let mut driver = Driver::new();
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    driver.ok("send 9");
+    assert!(matches!(clock_of(&mut ring), Stamp::Ticks(1..)));
+
+    let mut driver = Driver::new();
+    driver.tell(&fake.open(0, "-"));
+    let mut ring = fake.accept().welcome(EVERYTHING, 0).grant(0);
+    assert_eq!(driver.answer(), "0");
+    driver.ok("until ring");
+    let before = now();
+    driver.ok("send 9");
+    let Stamp::Nanoseconds(time) = clock_of(&mut ring) else { panic!("nanoseconds") };
+    assert!(before <= time && time <= now());
+
+    let mut driver = Driver::new();
+    let mut ring = fake.with_ring(&mut driver, 0, "s");
+    driver.ok("send 9 200");
+    assert_eq!(clock_of(&mut ring), Stamp::None);
+}
+
+#[test]
+fn events_go_by_frames_where_the_ring_is_refused() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut line = fake.with_frames(&mut driver, 0);
+    assert!(line.session != 0 && line.asks == EVERYTHING);
+    // More than a socket holds, so that frames are cut anywhere.
+    driver.tell("fill 3000");
+    let sent: u64 = driver.answer().parse().expect("a number");
+    assert!(sent >= 20);
+    for sequence in 1..=sent {
+        let (is, event) = line.read_event();
+        assert_eq!((is, event.number(), event.payload.len()), (sequence, sequence, 3000));
+    }
+    // Nothing is acknowledged: there is no room.
+    driver.expect("send 3000", FULL);
+    assert_eq!(driver.count("full_events"), 1);
+    line.ack(Level::Persisted, sent - 1);
+    wait_for("room", || (driver.ask("send 3000") == "0").then_some(()));
+    assert_eq!(line.read_event().0, sent + 1);
+    assert_eq!(driver.count("persisted"), sent - 1);
+    line.ack(Level::Persisted, sent + 1);
+    driver.ok("close");
+    assert_eq!((line.read(), line.read()), (Sent::Bye, Sent::End));
+}
+
+#[test]
+fn who_wants_no_ring_does_not_ask_for_one() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    driver.tell(&fake.open(0, "r"));
+    let mut line = fake.accept();
+    assert_eq!(line.asks, feature::FIELDS);
+    line = line.welcome(EVERYTHING, 0);
+    assert_eq!(driver.answer(), "0");
+    driver.ok("send 9");
+    assert_eq!(line.read_event().0, 1);
+}
+
+#[test]
+fn events_are_kept_without_a_daemon_and_delivered_when_one_comes() {
+    let (mut fake, mut driver) = (Fake::new(), Driver::new());
+    fake.stop();
+    driver.ok(&fake.open(0, "-"));
+    driver.ok("send 100 50");
+    driver.ok("errno");
+    assert_eq!((driver.count("events"), driver.count("link")), (51, 0));
+    assert!(driver.ask("error").starts_with("cannot connect to "));
+    // As many as fit, and the rest is counted.
+    let kept: u64 = driver.ask("fill 1000").parse().expect("a number");
+    driver.expect("send 1000", FULL);
+    fake.listen();
+    driver.tell("until ring");
+    let mut ring = fake.give_ring();
+    assert_eq!(driver.answer(), "0");
+    let events = ring.take_all();
+    assert_eq!(events.len() as u64, 51 + kept);
+    assert_eq!(events[50].payload, b"kept");
+    assert_eq!(events[49].number(), 50);
+    assert!(events.iter().all(|event| event.time_ns > 0), "they have the time at which they were sent");
+    assert_eq!(ring.consumer.losses(), Ok((1, 1000)), "the daemon is told of what found no room");
+    driver.ok("send 9");
+    assert_eq!(ring.numbers(), [51 + kept]);
+}
+
+#[test]
+fn who_cannot_do_without_a_daemon_is_told_that_there_is_none() {
+    let (mut fake, mut driver) = (Fake::new(), Driver::new());
+    fake.stop();
+    driver.tell(&fake.open(0, "f"));
+    assert_eq!(driver.answer(), NO_DAEMON);
+    fake.listen();
+    let ring = fake.with_ring(&mut driver, 0, "f");
+    driver.ok("send 9");
+    fake.stop();
+    drop(ring);
+    driver.ok("until none");
+    driver.expect("send 9", NO_DAEMON);
+    driver.expect("sync 60000", NO_DAEMON);
+    assert_eq!(driver.count("events"), 1);
+}
+
+#[test]
+fn what_a_ring_still_had_moves_into_the_next_and_nothing_comes_twice() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    driver.ok("send 500 70");
+    let mut all: Vec<u64> = ring.take(30).iter().map(Owned::number).collect();
+    driver.expect("send 9000 4", "0");
+    let full: u64 = driver.ask("fill 2000").parse().expect("a number");
+    driver.expect("send 2000", FULL);
+    ring.line.error(Code::Broken, 0, 0, "an end with a reason");
+    drop(ring);
+    driver.ok("until none");
+    assert_eq!(driver.ask("error"), "dbufd: an end with a reason");
+    driver.ok("try 9");
+    driver.tell("until ring");
+    let mut ring = fake.give_ring();
+    assert_eq!(driver.answer(), "0");
+    let events = ring.take_all();
+    let age = |event: &Owned| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+        now - event.time_ns
+    };
+    assert!(events.iter().all(|event| age(event) < PATIENCE.as_nanos() as u64), "their ticks have become a time");
+    assert!(events.windows(2).all(|two| two[0].time_ns <= two[1].time_ns));
+    all.extend(events.iter().map(Owned::number));
+    driver.ok("send 20");
+    all.extend(ring.numbers());
+    assert_eq!(all, numbers(1..=76 + full));
+    assert_eq!(ring.consumer.losses(), Ok((1, 2000)));
+    // Nobody vouches for what the first daemon took.
+    driver.tell("sync 60000");
+    ring.wait_for_wish(want::DURABLE);
+    assert_eq!(ring.consumer.sync_wanted(), ring.events);
+    ring.consumer.tell(ring.events, ring.events, 0, 0);
+    ring.consumer.wake();
+    assert_eq!(driver.answer(), NOT_STORED);
+    assert_eq!((driver.count("unconfirmed"), driver.count("durable"), driver.count("links")), (30, 76 + full, 2));
+    driver.ok("sync 0");
+}
+
+#[test]
+fn frames_that_the_daemon_has_are_not_sent_again_and_all_others_are() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut line = fake.with_frames(&mut driver, 0);
+    driver.ok("send 100 10");
+    for sequence in 1..=10 {
+        assert_eq!(line.read_event().0, sequence);
+    }
+    line.ack(Level::Persisted, 4);
+    let session = line.session;
+    drop(line);
+    driver.ok("until none");
+    driver.ok("send 100 5");
+    driver.tell("until frames");
+    // It has 7, of which it has told 4; and a ring would know nothing of these.
+    let mut line = fake.accept().welcome(EVERYTHING, 7);
+    assert_eq!(line.session, session);
+    assert_eq!(driver.answer(), "0");
+    for sequence in 8..=15 {
+        let (is, event) = line.read_event();
+        assert_eq!((is, event.number()), (sequence, sequence));
+    }
+    line.ack(Level::Persisted, 15);
+    drop(line);
+    driver.ok("until none");
+    driver.ok("send 100");
+    // Now all is settled but the last, and that is what a ring gets.
+    driver.tell("until ring");
+    let mut ring = fake.accept().welcome(EVERYTHING, 15).grant(flag::TICKS);
+    assert_eq!(driver.answer(), "0");
+    assert_eq!(ring.numbers(), [16]);
+    assert_eq!(driver.count("persisted"), 15);
+}
+
+#[test]
+fn what_the_daemon_refuses_or_loses_is_counted() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut line = fake.with_frames(&mut driver, 0);
+    driver.ok("send 100 10");
+    line.error(Code::TooBig, 2, 2, "too big");
+    line.error(Code::Lost, 4, 6, "no disk");
+    line.ack(Level::Persisted, 10);
+    wait_for("the answer", || (driver.ask("pump") == "0" && driver.count("persisted") == 10).then_some(()));
+    assert_eq!((driver.count("refused"), driver.count("lost"), driver.count("waiting")), (1, 3, 0));
+    assert_eq!(driver.ask("error"), "dbufd: no disk");
+
+    let mut driver = Driver::new();
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    driver.ok("send 100 10");
+    ring.take_all();
+    ring.consumer.tell(10, 8, 2, 1);
+    assert_eq!((driver.count("refused"), driver.count("lost")), (1, 2));
+    assert_eq!((driver.count("persisted"), driver.count("durable")), (10, 8));
+    ring.consumer.tell(u64::MAX, u64::MAX, 2, 1);
+    assert_eq!((driver.count("persisted"), driver.count("durable")), (10, 10), "no more than was sent");
+}
+
+#[test]
+fn an_event_that_finds_no_room_is_counted_unless_it_was_only_a_try() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    let sent: u64 = driver.ask("fill 1000").parse().expect("a number");
+    assert_eq!((sent, driver.count("full_events")), (CAPACITY / 1024, 0));
+    driver.expect("try 1000", FULL);
+    driver.expect("send 1000", FULL);
+    driver.expect("send 500", FULL);
+    assert_eq!((driver.count("full_events"), driver.count("full_bytes"), driver.count("waits")), (2, 1500, 0));
+    assert_eq!(ring.consumer.losses(), Ok((2, 1500)));
+    assert_eq!(ring.numbers(), numbers(1..=sent));
+    driver.ok("send 1000");
+    assert_eq!((driver.count("events"), driver.count("high_water")), (sent + 1, CAPACITY));
+}
+
+#[test]
+fn a_send_that_may_wait_gives_up_in_time() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 30, "-");
+    driver.ask("fill 1000");
+    for (question, at_least_ms) in [("send 1000", 30), ("within 1000 250", 250), ("within 1000 0", 0)] {
+        let begin = Instant::now();
+        driver.expect(question, FULL);
+        assert!(begin.elapsed() >= Duration::from_millis(at_least_ms), "{question}: {:?}", begin.elapsed());
+        assert!(begin.elapsed() < PATIENCE);
+    }
+    assert_eq!((driver.count("full_events"), driver.count("waits")), (3, 2));
+    assert_eq!(ring.consumer.wants(), 0, "nothing is wished for any more");
+    assert_eq!(ring.rings(), 2, "once for each wait");
+    let full = ring.take_all().len() as u64;
+    driver.ok("send 9");
+    assert_eq!(ring.numbers(), [full + 1]);
+}
+
+#[test]
+fn room_wakes_a_send_that_waits() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    let sent: u64 = driver.ask("fill 1000").parse().expect("a number");
+    driver.tell("within 5000 60000");
+    ring.wait_for_wish(want::ROOM);
+    // What is not enough wakes it, too, and it sleeps on.
+    ring.take(1);
+    ring.consumer.wake();
+    wait_for("the bell", || (ring.rings() > 0).then_some(()));
+    ring.take_all();
+    ring.consumer.wake();
+    assert_eq!(driver.answer(), "0");
+    assert_eq!(ring.numbers(), [sent + 1]);
+    assert_eq!(driver.count("waits"), 1);
+
+    let mut driver = Driver::new();
+    let mut line = fake.with_frames(&mut driver, 60_000);
+    let sent: u64 = driver.ask("fill 1000").parse().expect("a number");
+    driver.tell("send 1000");
+    for _ in 0..sent {
+        line.read_event();
+    }
+    line.ack(Level::Persisted, 1);
+    assert_eq!(driver.answer(), "0");
+    assert_eq!(line.read_event().0, sent + 1);
+}
+
+#[test]
+fn a_send_that_waits_goes_on_when_the_ring_ends_and_another_comes() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let ring = fake.with_ring(&mut driver, 0, "-");
+    let sent: u64 = driver.ask("fill 1000").parse().expect("a number");
+    driver.tell("within 1000 60000");
+    ring.wait_for_wish(want::ROOM);
+    drop(ring);
+    let mut ring = fake.give_ring();
+    ring.wait_for_wish(want::ROOM);
+    assert_eq!(ring.numbers(), numbers(1..=sent));
+    ring.consumer.wake();
+    assert_eq!(driver.answer(), "0");
+    assert_eq!(ring.numbers(), [sent + 1]);
+}
+
+#[test]
+fn a_ring_that_nobody_empties_is_kept_as_long_as_its_connection_is() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    let sent: u64 = driver.ask("fill 1000").parse().expect("a number");
+    for _ in 0..3 {
+        driver.expect("within 1000 150", FULL);
+        driver.ok("pump");
+    }
+    assert_eq!((driver.count("link"), driver.count("links")), (1, 1));
+    assert_eq!(ring.numbers(), numbers(1..=sent));
+}
+
+#[test]
+fn the_bell_is_rung_once_for_each_time_that_the_daemon_falls_asleep() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    driver.ok("send 9 10");
+    assert_eq!(ring.rings(), 0, "it is awake");
+    for _ in 0..2 {
+        ring.consumer.set_state(state::ASLEEP);
+        driver.ok("send 9 10");
+        assert_eq!(ring.rings(), 1);
+        ring.consumer.set_state(state::AWAKE);
+    }
+    ring.take_all();
+    ring.consumer.set_state(state::DOZING);
+    driver.ok("send 1000 32");
+    assert_eq!(ring.rings(), 0, "just half full");
+    driver.ok("send 1000 3");
+    assert_eq!(ring.rings(), 1, "more than half full");
+    assert_eq!(driver.count("bells"), 3);
+}
+
+#[test]
+fn an_event_that_wakes_nobody_finds_the_next_daemon_at_once() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    ring.consumer.set_state(state::ASLEEP);
+    drop(ring);
+    // This one rings, and sees that the connection has ended.
+    wait_for("the end", || (driver.ask("send 9") == "0" && driver.count("link") == 0).then_some(()));
+    let sent = driver.count("events");
+    driver.tell("until ring");
+    ring = fake.give_ring();
+    assert_eq!(driver.answer(), "0");
+    assert_eq!(ring.numbers(), numbers(1..=sent));
+}
+
+#[test]
+fn a_daemon_that_died_awake_is_found_out_although_the_ring_is_not_full() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let ring = fake.with_ring(&mut driver, 0, "-");
+    drop(ring);
+    // Its last word was that it is awake: no bell. The sends themselves look, about once a second.
+    wait_for("the end", || (driver.ask("send 1") == "0" && driver.count("link") == 0).then_some(()));
+}
+
+#[test]
+fn a_forked_child_has_a_ring_of_its_own_and_does_not_disturb_its_parent() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    driver.ok("send 100 3");
+    driver.tell("child");
+    let mut of_child = fake.give_ring();
+    assert_eq!(driver.answer(), "0");
+    let of_child: Vec<Vec<u8>> = of_child.take_all().into_iter().map(|event| event.payload).collect();
+    assert_eq!(of_child, [b"child".to_vec()]);
+    driver.ok("send 100 2");
+    assert_eq!(ring.numbers(), numbers(1..=5));
+    assert_eq!((driver.count("link"), driver.count("events")), (1, 5));
+    driver.ok("close");
+    assert_eq!(ring.line.read(), Sent::End);
+}
+
+#[test]
+fn sync_waits_until_everything_is_durable() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    driver.ok("sync 0");
+    driver.ok("send 100 5");
+    driver.expect("sync 20", TIMEOUT);
+    driver.tell("sync 60000");
+    ring.wait_for_wish(want::DURABLE);
+    wait_for("the bell", || (ring.rings() > 0).then_some(()));
+    assert_eq!(ring.consumer.sync_wanted(), 5);
+    ring.take_all();
+    ring.consumer.tell(5, 4, 0, 0);
+    ring.consumer.wake();
+    ring.consumer.tell(5, 5, 1, 0);
+    ring.consumer.wake();
+    assert_eq!(driver.answer(), NOT_STORED);
+    assert_eq!(driver.ask("error"), "1 events were not stored, or nobody can vouch for them");
+    driver.ok("sync 60000");
+
+    let mut driver = Driver::new();
+    let mut line = fake.with_frames(&mut driver, 0);
+    driver.ok("send 100 5");
+    driver.tell("sync 60000");
+    for _ in 0..5 {
+        line.read_event();
+    }
+    assert_eq!(line.read(), Sent::Sync);
+    line.ack(Level::Persisted, 5);
+    line.ack(Level::Durable, 3);
+    line.ack(Level::Durable, 5);
+    assert_eq!(driver.answer(), "0");
+    assert_eq!(driver.count("durable"), 5);
+}
+
+#[test]
+fn sync_outlives_the_daemon_that_it_asked() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let ring = fake.with_ring(&mut driver, 0, "-");
+    driver.ok("send 100 5");
+    driver.tell("sync 60000");
+    ring.wait_for_wish(want::DURABLE);
+    drop(ring);
+    // The next gives no ring.
+    let mut line = fake.accept().welcome(EVERYTHING, 0);
+    line.refuse_ring();
+    for sequence in 1..=5 {
+        assert_eq!(line.read_event().0, sequence);
+    }
+    assert_eq!(line.read(), Sent::Sync);
+    line.ack(Level::Durable, 5);
+    assert_eq!(driver.answer(), "0");
+}
+
+#[test]
+fn a_claim_is_published_with_the_length_that_it_became_or_leaves_no_trace() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    driver.expect("publish 1", CLAIM);
+    driver.ok("claim 9000");
+    assert!(ring.consumer.look() == Ok(0) && ring.consumer.is_torn(), "it is being written");
+    driver.expect("claim 10", CLAIM);
+    driver.expect("send 10", CLAIM);
+    driver.expect("sync 10", CLAIM);
+    driver.expect("publish 9001", INVALID);
+    driver.expect("publish 0", INVALID);
+    driver.ok("publish 10");
+    driver.ok("claim 9000");
+    driver.ok("discard");
+    assert!(ring.consumer.look() == Ok(32) && !ring.consumer.is_torn());
+    driver.ok("send 10");
+    let events = ring.take_all();
+    assert_eq!(events.iter().map(Owned::number).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!((events[0].pri, events[0].payload.len()), (5, 10));
+    // Over the end of the data, again and again.
+    for number in 3..60 {
+        driver.ok("claim 9000");
+        driver.ok("publish 4000");
+        assert_eq!(ring.numbers(), [number]);
+    }
+    ring.consumer.set_state(state::ASLEEP);
+    driver.ok("claim 20");
+    driver.ok("publish 20");
+    assert_eq!(ring.rings(), 1);
+}
+
+#[test]
+fn a_formatted_text_is_one_event_without_the_newline_at_its_end() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    driver.ok("print hello");
+    // Beyond what is claimed for a text before its length is known, and at its bound.
+    for bytes in [1022, 1023, 1024, 5000, 20_000] {
+        driver.ok(&format!("long {bytes}"));
+    }
+    driver.expect("long 20001", TOO_BIG);
+    driver.expect("long 0", INVALID);
+    let lengths: Vec<usize> = ring.take_all().iter().map(|event| event.payload.len()).collect();
+    assert_eq!(lengths, [5, 1022, 1023, 1024, 5000, 20_000]);
+    // Less room than is claimed at first is enough, if the text fits.
+    driver.ask("fill 1000");
+    ring.take(1);
+    driver.ok("long 900");
+    driver.expect("long 900", FULL);
+    assert_eq!((driver.count("full_events"), driver.count("full_bytes")), (1, 900));
+}
+
+#[test]
+fn an_event_that_is_too_big_is_refused_before_it_is_written() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    driver.ok("send 20000");
+    driver.expect("send 20001", TOO_BIG);
+    driver.expect("send 0", INVALID);
+    // The daemon takes larger ones by now; half the ring is the bound that stays.
+    ring.consumer.tell_max_event(1 << 20);
+    ring.take_all();
+    driver.ok("send 32752");
+    driver.expect("send 32753", TOO_BIG);
+    driver.expect("claim 32753", TOO_BIG);
+    assert_eq!((driver.count("events"), driver.count("full_events")), (2, 0));
+    assert_eq!(ring.numbers(), [2]);
+}
+
+#[test]
+fn a_ring_that_is_none_is_not_used_and_frames_are() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    driver.tell(&fake.open(0, "-"));
+    let mut line = fake.accept().welcome(EVERYTHING, 0);
+    assert_eq!(line.read(), Sent::Ring(CAPACITY));
+    // A file that could shrink.
+    let file: OwnedFd = tempfile::tempfile().expect("a file").into();
+    let mut reply = Vec::new();
+    Frame::Grant { capacity: CAPACITY }.encode(&mut reply);
+    let passed = [file.as_raw_fd(), file.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&passed)];
+    let pieces = [std::io::IoSlice::new(&reply)];
+    sendmsg::<()>(line.stream.as_raw_fd(), &pieces, &rights, MsgFlags::empty(), None).expect("the client is there");
+    assert_eq!((line.read(), driver.answer()), (Sent::End, "0".into()));
+    driver.tell("pump");
+    let line = fake.accept();
+    assert_eq!((driver.answer().as_str(), line.asks), ("0", feature::FIELDS), "it does not ask again");
+    let mut line = line.welcome(EVERYTHING, 0);
+    driver.ok("until frames");
+    driver.ok("send 9");
+    assert_eq!(line.read_event().0, 1);
+}
+
+#[test]
+fn frames_of_a_later_version_are_skipped_where_they_may_be() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut line = fake.with_frames(&mut driver, 0);
+    driver.ok("send 100");
+    // 100 kB that mean nothing, and an ACK behind them.
+    let mut bytes = vec![0xa0, 0x86, 0x01, 0, 0x80];
+    bytes.resize(24 + 100_000, 0);
+    line.stream.write_all(&bytes).expect("the client reads");
+    line.ack(Level::Persisted, 1);
+    wait_for("the ACK", || (driver.ask("pump") == "0" && driver.count("persisted") == 1).then_some(()));
+    line.write(&Frame::Sync);
+    driver.ok("until none");
+    assert_eq!(driver.ask("error"), "dbufd sent something that this client does not understand");
+}
+
+#[test]
+fn closing_tries_to_get_rid_of_what_no_daemon_has() {
+    let (mut fake, mut driver) = (Fake::new(), Driver::new());
+    fake.stop();
+    driver.ok(&fake.open(0, "-"));
+    driver.ok("send 100 5");
+    driver.ok("closing 60000");
+    fake.listen();
+    driver.tell("close");
+    let mut ring = fake.give_ring();
+    assert_eq!(driver.answer(), "0");
+    assert_eq!(ring.numbers(), numbers(1..=5));
+    assert_eq!(ring.line.read(), Sent::End);
+
+    fake.stop();
+    let mut driver = Driver::new();
+    driver.ok(&fake.open(0, "-"));
+    driver.ok("close");
+    driver.ok(&fake.open(0, "-"));
+    driver.ok("send 100");
+    driver.ok("closing 0");
+    assert_eq!(driver.ask("close"), TIMEOUT);
+}
+
+#[test]
+fn a_thread_that_logs_has_a_producer_of_its_own_which_ends_with_it() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let _ring = fake.with_ring(&mut driver, 0, "-");
+    for round in 0..2 {
+        driver.tell(&format!("log round{round}"));
+        let mut ring = fake.give_ring();
+        assert_eq!(driver.answer(), "0");
+        assert_eq!(ring.line.read(), Sent::End, "the thread is over");
+        let payloads: Vec<Vec<u8>> = ring.take_all().into_iter().map(|event| event.payload).collect();
+        assert_eq!(payloads, [format!("round{round}").into_bytes()]);
+    }
+}
+
+#[test]
+fn a_hostile_count_of_taken_bytes_is_not_believed() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    driver.ask("fill 1000");
+    let words = ring.consumer.memory().words();
+    for tail in [u64::MAX, CAPACITY + 16, CAPACITY * 2] {
+        words.tail.store(tail, Relaxed);
+        assert_eq!(driver.count("waiting"), CAPACITY);
+        driver.expect("send 1000", FULL);
+    }
+    words.tail.store(0, Relaxed);
+    assert_eq!(ring.numbers(), numbers(1..=driver.count("events")), "nothing was written over");
+}
+
+#[test]
+fn the_real_daemon_stores_what_a_program_in_c_sends_over_its_restarts() {
+    let home = Home::new();
+    let daemon = home.start(&[]);
+    let mut driver = Driver::new();
+    let path = home.socket("stream.sock");
+    driver.ok(&format!("open {} {} 5000 -", path.display(), 1 << 20));
+    driver.ok("until ring");
+    driver.ok("send 100 20000");
+    driver.ok("event refused");
+    driver.ok("sync 60000");
+    daemon.stop();
+    driver.ok("send 50 1000");
+    driver.ok("until none");
+    let daemon = home.start(&["ingest.rings=0"]);
+    driver.ok("until frames");
+    driver.ok("send 50 1000");
+    driver.ok("sync 60000");
+    driver.ok("close");
+    daemon.stop();
+    let cat = home.cat();
+    let lines: Vec<&str> = cat.lines().filter(|line| *line != "refused").collect();
+    assert_eq!(lines.len(), 22_000);
+    assert_eq!(cat.lines().count(), 22_001);
+    for (at, line) in lines.iter().enumerate() {
+        // The event with fields has taken a number, too.
+        let number = if at < 20_000 { at + 1 } else { at + 2 };
+        assert_eq!(line.trim_end_matches('x'), format!("{number}:"));
+    }
+    let refused = home.ctl_ok(&["cat", "ORDER=17", "-o", "json"]);
+    let refused: Value = serde_json::from_str(refused.trim()).expect("one event");
+    assert_eq!((&refused["_TRANSPORT"], &refused["SYSLOG_IDENTIFIER"]), (&"ring".into(), &"billing".into()));
+}

@@ -46,10 +46,10 @@
 #error "dbuf.h is for Linux on x86-64"
 #endif
 #if defined(_FEATURES_H) && !defined(__USE_MISC)
-#error "dbuf.h needs more than ISO C of the C library: include it first, or compile with -D_GNU_SOURCE or -std=gnu11"
+#error "dbuf.h needs more than ISO C of the C library: include it first, or compile with -std=gnu11 or -D_DEFAULT_SOURCE"
 #endif
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE 1
+#ifndef _DEFAULT_SOURCE
+#define _DEFAULT_SOURCE 1
 #endif
 
 #include <errno.h>
@@ -1150,6 +1150,9 @@ DBUF__FUNCTION void dbuf__pump_frames(dbuf_producer *p) {
  * The ring's link: granted, rung, waited for, lost
  * --------------------------------------------------------------------------------------------------------------------- */
 
+/* F_GET_SEALS and F_SEAL_SHRINK of fcntl(2), which the C library has for _GNU_SOURCE alone. */
+enum { DBUF__GET_SEALS = 1034, DBUF__SEAL_SHRINK = 2 };
+
 /* Has the daemon's barrier reach this process: once in each. */
 DBUF__FUNCTION int dbuf__is_ordered(void) {
     int is = __atomic_load_n(&dbuf__process.barrier, __ATOMIC_RELAXED);
@@ -1173,9 +1176,9 @@ DBUF__FUNCTION dbuf__words *dbuf__map_ring(const dbuf_producer *p, int memory) {
     struct stat status;
     dbuf__words *words;
     void *mapped;
-    int seals = fcntl(memory, F_GET_SEALS);
+    int seals = fcntl(memory, DBUF__GET_SEALS);
     /* Without the seal a daemon that shrinks it could end this program by SIGBUS. */
-    if (seals < 0 || !(seals & F_SEAL_SHRINK)) return NULL;
+    if (seals < 0 || !(seals & DBUF__SEAL_SHRINK)) return NULL;
     if (fstat(memory, &status) != 0 || (uint64_t)status.st_size != bytes) return NULL;
     mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
     if (mapped == MAP_FAILED) return NULL;
