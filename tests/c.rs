@@ -982,6 +982,18 @@ fn a_forked_child_has_a_ring_of_its_own_and_does_not_disturb_its_parent() {
 }
 
 #[test]
+fn a_child_that_never_sends_does_not_keep_its_parents_connection_open() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    // The child is there until the driver is dead, with copies of all that it had.
+    assert!(driver.ask("idle").parse::<i32>().expect("a number") > 0);
+    driver.ok("send 100");
+    driver.ok("close");
+    assert_eq!(ring.line.read(), Sent::End);
+    assert_eq!(ring.numbers(), [1]);
+}
+
+#[test]
 fn sync_waits_until_everything_is_durable() {
     let (fake, mut driver) = (Fake::new(), Driver::new());
     let mut ring = fake.with_ring(&mut driver, 0, "-");

@@ -378,6 +378,9 @@ struct dbuf_producer {
     uint64_t first_ticks, first_ns; /* a moment, for the rate of ticks */
     char error[192];
 
+    /* What a fork and a new beginning leave as it is: first, all producers of the process in a list. */
+    dbuf_producer *next, **link;
+
     /* Options. */
     int wait_ms, close_wait_ms;
     uint8_t fail_when_down, stamps, asks_ring;
@@ -390,7 +393,9 @@ struct dbuf_producer {
 typedef struct dbuf__process_state {
     uint32_t forks;         /* how many forks lie between this process and the first */
     int barrier;            /* whether the daemon's barrier reaches this process: 0 unknown, 1 yes, -1 no */
-    pthread_once_t at_fork; /* the handler below is registered */
+    pthread_mutex_t lock;   /* of the list of producers; taken by open, close and fork alone */
+    dbuf_producer *first;   /* so that a child closes its copies of their descriptors at once */
+    pthread_once_t at_fork; /* handlers are registered */
     pthread_once_t at_exit;
     pthread_key_t key; /* whose destructor closes a thread's own producer */
     int has_key;
@@ -403,7 +408,7 @@ typedef struct dbuf__process_state {
 extern dbuf__process_state dbuf__process;
 extern DBUF__THREAD dbuf_producer *dbuf__own;
 DBUF__ONCE dbuf__process_state dbuf__process = {
-    0, 0, PTHREAD_ONCE_INIT, PTHREAD_ONCE_INIT, 0, 0, {NULL, NULL, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
+    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, PTHREAD_ONCE_INIT, PTHREAD_ONCE_INIT, 0, 0, {NULL, NULL, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
 DBUF__ONCE DBUF__THREAD dbuf_producer *dbuf__own = NULL;
 
 /* An event's parts as they are laid down. */
@@ -572,6 +577,13 @@ DBUF__INLINE uint64_t dbuf__u64(const uint8_t *at) {
 DBUF__FUNCTION void dbuf__close_descriptor(int *descriptor) {
     if (*descriptor >= 0) close(*descriptor);
     *descriptor = -1;
+}
+
+DBUF__FUNCTION void dbuf__close_descriptors(dbuf_producer *p) {
+    dbuf__close_descriptor(&p->fd);
+    dbuf__close_descriptor(&p->bell);
+    dbuf__close_descriptor(&p->descriptors[0]);
+    dbuf__close_descriptor(&p->descriptors[1]);
 }
 
 /* Milliseconds from now to a moment, rounded up, for poll(2): at most a slice. */
@@ -1205,8 +1217,9 @@ DBUF__FUNCTION uint64_t dbuf__move(dbuf_producer *p, dbuf__words *to) {
         head += bytes;
     }
     /* So are the losses of which no daemon knows; the bytes first. */
-    to->lost_bytes = p->words->lost_bytes - p->words->lost_bytes_told;
-    __atomic_store_n(&to->lost_events, p->words->lost_events - p->words->lost_events_told, __ATOMIC_RELEASE);
+    to->lost_bytes = p->words->lost_bytes - dbuf__min(p->words->lost_bytes, p->words->lost_bytes_told);
+    __atomic_store_n(&to->lost_events, p->words->lost_events - dbuf__min(p->words->lost_events, p->words->lost_events_told),
+                     __ATOMIC_RELEASE);
     __atomic_store_n(&to->writing, head, __ATOMIC_RELAXED);
     return head;
 }
@@ -1320,10 +1333,7 @@ DBUF__FUNCTION void dbuf__lose_link(dbuf_producer *p, const char *why) {
     uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
     if (why != NULL) dbuf__say(p, "%s", why);
     if (p->stage == DBUF__RING) dbuf__keep_memory(p);
-    dbuf__close_descriptor(&p->fd);
-    dbuf__close_descriptor(&p->bell);
-    dbuf__close_descriptor(&p->descriptors[0]);
-    dbuf__close_descriptor(&p->descriptors[1]);
+    dbuf__close_descriptors(p);
     p->stage = DBUF__DOWN;
     p->fence = 0;
     dbuf__set_clock(p, 0);
@@ -1435,18 +1445,41 @@ DBUF__FUNCTION void dbuf__sleep(dbuf_producer *p, uint32_t turn, uint64_t now_ns
  * A producer's beginning
  * --------------------------------------------------------------------------------------------------------------------- */
 
+DBUF__FUNCTION void dbuf__before_fork(void) { pthread_mutex_lock(&dbuf__process.lock); }
+DBUF__FUNCTION void dbuf__in_parent(void) { pthread_mutex_unlock(&dbuf__process.lock); }
+
+/* The daemon must not take a child that never sends for its parent: a connection lives as long as one copy of it does. */
 DBUF__FUNCTION void dbuf__in_child(void) {
+    dbuf_producer *p;
     dbuf__process.forks++;
     dbuf__process.barrier = 0;
+    for (p = dbuf__process.first; p != NULL; p = p->next) dbuf__close_descriptors(p);
+    pthread_mutex_unlock(&dbuf__process.lock);
 }
 
-DBUF__FUNCTION void dbuf__watch_forks(void) { pthread_atfork(NULL, NULL, dbuf__in_child); }
+DBUF__FUNCTION void dbuf__watch_forks(void) { pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child); }
+
+DBUF__FUNCTION void dbuf__enlist(dbuf_producer *p) {
+    pthread_mutex_lock(&dbuf__process.lock);
+    p->next = dbuf__process.first;
+    p->link = &dbuf__process.first;
+    if (p->next != NULL) p->next->link = &p->next;
+    dbuf__process.first = p;
+    pthread_mutex_unlock(&dbuf__process.lock);
+}
+
+DBUF__FUNCTION void dbuf__strike_off(dbuf_producer *p) {
+    pthread_mutex_lock(&dbuf__process.lock);
+    *p->link = p->next;
+    if (p->next != NULL) p->next->link = p->link;
+    pthread_mutex_unlock(&dbuf__process.lock);
+}
 
 /* Begins with what the options say and nothing else. 0, or DBUF_ERR_NO_MEMORY. */
 DBUF__FUNCTION int dbuf__begin(dbuf_producer *p) {
     uint64_t capacity = p->capacity, seed = dbuf__clock_ns(CLOCK_REALTIME) ^ (uint64_t)getpid() << 40 ^ (uint64_t)(uintptr_t)p;
     void *memory = mmap(NULL, DBUF__HEADER_BYTES + (size_t)capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    memset(p, 0, offsetof(struct dbuf_producer, wait_ms));
+    memset(p, 0, offsetof(struct dbuf_producer, next));
     p->capacity = capacity;
     p->fd = p->bell = p->descriptors[0] = p->descriptors[1] = -1;
     p->retry_ns = DBUF__RETRY_MIN_NS;
@@ -1463,12 +1496,15 @@ DBUF__FUNCTION int dbuf__begin(dbuf_producer *p) {
 
 /* Lets go of memory and descriptors, and says nothing to anybody. */
 DBUF__FUNCTION void dbuf__let_go(dbuf_producer *p) {
-    dbuf__close_descriptor(&p->fd);
-    dbuf__close_descriptor(&p->bell);
-    dbuf__close_descriptor(&p->descriptors[0]);
-    dbuf__close_descriptor(&p->descriptors[1]);
+    dbuf__close_descriptors(p);
     if (p->words != NULL) munmap(p->words, DBUF__HEADER_BYTES + (size_t)p->capacity);
     p->words = NULL;
+}
+
+DBUF__FUNCTION void dbuf__free(dbuf_producer *p) {
+    dbuf__strike_off(p);
+    dbuf__let_go(p);
+    free(p);
 }
 
 /* In a child of the process in which it was opened: the ring, the connection and the events are the parent's. */
@@ -1518,13 +1554,11 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
         memcpy(p->name, o->name, p->name_bytes);
     } else p->name_bytes = (uint8_t)dbuf__program_name(p->name, sizeof p->name);
     error = dbuf__begin(p);
+    dbuf__enlist(p);
     if (error == 0) dbuf__tend(p, DBUF__OPEN_PATIENCE_MS);
     if (error == 0 && p->fail_when_down && !dbuf__has_link(p)) error = DBUF_ERR_NO_DAEMON;
     if (error == 0) *producer = p;
-    else {
-        dbuf__let_go(p);
-        free(p);
-    }
+    else dbuf__free(p);
     errno = saved;
     return error;
 }
@@ -1762,8 +1796,11 @@ DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms) {
     uint64_t wanted, until_ns = dbuf__deadline(timeout_ms), rung = 0, sure = 0, not_stored;
     int saved = errno, error = dbuf__begin_if_forked(p);
     dbuf__counts counts;
-    if (error != 0) return error;
-    if (p->claim_is_open) return dbuf__fail(p, DBUF_ERR_CLAIM);
+    if (error == 0 && p->claim_is_open) error = dbuf__fail(p, DBUF_ERR_CLAIM);
+    if (error != 0) {
+        errno = saved;
+        return error;
+    }
     wanted = p->events;
     dbuf__tend(p, (int)dbuf__min((uint64_t)(timeout_ms > 0 ? timeout_ms : 0), DBUF__OPEN_PATIENCE_MS));
     for (;;) {
@@ -1854,8 +1891,7 @@ DBUF__FUNCTION int dbuf_close(dbuf_producer *producer) {
             dbuf__write(p, bye, sizeof bye);
         } else if (p->stage != DBUF__RING && p->settled < p->events) error = DBUF_ERR_TIMEOUT;
     }
-    dbuf__let_go(p);
-    free(p);
+    dbuf__free(p);
     errno = saved;
     return error;
 }

@@ -8,6 +8,7 @@
  *     log TEXT                by a thread that ends then
  *     sync MS     pump     until LINK (ring, frames, none)     stats     error     errno     close     closing MS
  *     child                   forks: the child sends one event "child" and closes; its results are the answer
+ *     idle                    forks: the child does nothing until its parent, the driver, is dead; answers its number
  */
 #include "dbuf.h"
 
@@ -97,6 +98,13 @@ static int in_child(void) {
     return child > 0 && waitpid(child, &status, 0) == child ? status : 1;
 }
 
+static int idle_child(void) {
+    const pid_t parent = getpid(), child = fork();
+    if (child != 0) return (int)child;
+    while (getppid() == parent) poll(NULL, 0, 10);
+    _exit(0);
+}
+
 static void print_statistics(void) {
     dbuf_statistics s;
     dbuf_get_statistics(producer, &s);
@@ -149,6 +157,7 @@ static int obey(char **part) {
     if (strcmp(part[0], "pump") == 0) return dbuf_pump(producer);
     if (strcmp(part[0], "until") == 0) return until(part[1]);
     if (strcmp(part[0], "child") == 0) return in_child();
+    if (strcmp(part[0], "idle") == 0) return idle_child();
     if (strcmp(part[0], "errno") == 0) return errno = EDOM, dbuf_printf(producer, DBUF_INFO, "kept"), errno == EDOM ? 0 : 1;
     if (strcmp(part[0], "closing") == 0) return producer->close_wait_ms = atoi(part[1]), 0;
     if (strcmp(part[0], "close") == 0) return dbuf_close(producer);
