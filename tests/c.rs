@@ -431,7 +431,8 @@ fn files_of_c_and_of_cpp_make_one_program_with_one_state() {
     let (one, two, all) = (folder.path().join("one.o"), folder.path().join("two.o"), folder.path().join("all"));
     compile("gcc", &["-std=c11", "-c"], &c, &one).expect("it compiles");
     compile("g++", &["-std=c++17", "-c"], &cpp, &two).expect("it compiles");
-    let linked = Command::new("g++").arg(&one).arg(&two).arg("-pthread").arg("-o").arg(&all).status().expect("g++ runs");
+    let linked =
+        Command::new("g++").arg(&one).arg(&two).arg("-pthread").arg("-o").arg(&all).status().expect("g++ runs");
     assert!(linked.success());
     assert!(Command::new(&all).status().expect("it runs").success(), "each file has its own");
 }
