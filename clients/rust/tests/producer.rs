@@ -191,7 +191,7 @@ fn a_wait_for_room_ends_in_time_and_never_gives_the_ring_up() {
 #[test]
 fn a_send_that_waits_rings_the_bell_and_is_woken_by_room() {
     let daemon = Daemon::new();
-    let options = ProducerOptions { when_full: WhenFull::Wait(PATIENCE), ..daemon.options() };
+    let options = ProducerOptions { when_full: WhenFull::Wait(Duration::MAX), ..daemon.options() };
     let (mut producer, _talk, mut ring) = daemon.ring(options);
     let sent = fill(&mut producer);
     let taker = std::thread::spawn(move || {
