@@ -140,7 +140,6 @@ mod with_tracing {
         impl std::fmt::Debug for Talker {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 tracing::info!("within");
-                let _ = dbuf_client::local::with(|producer| producer.statistics());
                 f.write_str("talker")
             }
         }

@@ -191,7 +191,7 @@ fn a_wait_for_room_ends_in_time_and_never_gives_the_ring_up() {
 #[test]
 fn a_send_that_waits_rings_the_bell_and_is_woken_by_room() {
     let daemon = Daemon::new();
-    let options = ProducerOptions { when_full: WhenFull::Wait(PATIENCE), ..daemon.options() };
+    let options = ProducerOptions { when_full: WhenFull::Wait(Duration::MAX), ..daemon.options() };
     let (mut producer, _talk, mut ring) = daemon.ring(options);
     let sent = fill(&mut producer);
     let taker = std::thread::spawn(move || {
@@ -223,6 +223,7 @@ fn a_claim_is_an_event_once_it_is_published_and_never_if_it_is_dropped() {
     let mut claim = producer.claim(3, 1000).unwrap();
     claim.write_all(b"never mind").unwrap();
     drop(claim);
+    assert!(ring.consumer.look().is_ok() && !ring.consumer.is_torn(), "as if it had never been");
     let whole = Event { pri: 4, tag: b"billing", time_ns: 9, fields: &fields, ..Event::default() };
     let mut claim = producer.claim_event(&whole, 10).unwrap();
     claim.write_all(b"abc").unwrap();
@@ -355,6 +356,19 @@ fn events_that_the_daemon_names_are_counted_by_what_it_says() {
 }
 
 #[test]
+fn an_acknowledgement_of_what_was_never_sent_says_nothing_more() {
+    let daemon = Daemon::new();
+    let (mut producer, mut talk) = daemon.frames(daemon.options());
+    send_numbers(&mut producer, 1, 3);
+    talk.ack(Level::Persisted, 1000);
+    until(&mut producer, |producer| producer.statistics().waiting_bytes == 0);
+    assert_eq!(producer.statistics().persisted, 3);
+    send_numbers(&mut producer, 4, 5);
+    assert_eq!(texts(&talk.events(5)), numbers(1, 5));
+    assert!(producer.statistics().waiting_bytes > 0);
+}
+
+#[test]
 fn a_daemon_without_fields_gets_the_text() {
     let daemon = Daemon::new();
     let (mut producer, mut talk) = daemon.open(daemon.options(), |daemon| {
@@ -428,6 +442,17 @@ fn what_a_daemon_has_not_taken_is_moved_into_the_next_ring_once() {
     }
     let told = producer.statistics();
     assert_eq!((told.events, told.links, told.unconfirmed), (655, 2, 250));
+}
+
+#[test]
+fn a_daemon_that_sleeps_is_rung_for_what_is_moved_into_its_ring() {
+    let mut daemon = Daemon::absent();
+    let mut producer = Producer::open(daemon.options()).unwrap();
+    send_numbers(&mut producer, 1, 3);
+    daemon.come();
+    let play = |daemon: &Daemon| daemon.accept().into_ring_in(state::ASLEEP, 0, 0);
+    let (_talk, mut ring) = daemon.again(&mut producer, play);
+    assert_eq!((ring.rings(), texts(&ring.take_all()).len()), (1, 3));
 }
 
 #[test]
@@ -525,22 +550,23 @@ fn what_a_daemon_says_before_it_ends_a_ring_is_kept() {
 fn a_ring_that_is_not_the_one_asked_for_is_not_used_and_events_are_kept() {
     let daemon = Daemon::new();
     let mut producer = None;
-    let wrong = |talk: &mut Talk| {
+    // A memory that is larger than the frame says; and a frame that says as much.
+    let wrong = |talk: &mut Talk, times: u64| {
         talk.welcome(0, BOTH);
         let capacity = talk.asks_for_ring();
-        talk.grant(capacity, &Memory::create(2 * CAPACITY, 0).unwrap().1);
+        talk.grant(capacity * times, &Memory::create(2 * CAPACITY, 0).unwrap().1);
+        assert!(talk.frame().is_none(), "the client ends it");
     };
     std::thread::scope(|scope| {
         let player = scope.spawn(|| {
-            let mut talk = daemon.accept();
-            wrong(&mut talk);
-            assert!(talk.frame().is_none(), "the client ends it");
+            wrong(&mut daemon.accept(), 1);
+            wrong(&mut daemon.accept(), 2);
         });
         let mut opened = Producer::open(daemon.options()).unwrap();
-        until(&mut opened, |producer| {
-            producer.statistics().last_error.is_some_and(|error| error.contains("another ring than was asked for"))
-        });
+        until(&mut opened, |_| player.is_finished());
         player.join().unwrap();
+        let why = opened.statistics().last_error.unwrap();
+        assert!(why.contains("another ring than was asked for"), "{why}");
         producer = Some(opened);
     });
     let mut producer = producer.unwrap();
@@ -668,6 +694,47 @@ fn a_sync_by_frames_is_asked_for_behind_the_events_and_answered() {
     assert_eq!(producer.sync(PATIENCE), Err(SyncError::NotStored { lost: 1, unconfirmed: 0 }));
     let _talk = player.join().unwrap();
     assert_eq!((producer.statistics().durable, producer.sync(PATIENCE)), (3, Ok(())));
+}
+
+#[test]
+fn a_sync_by_frames_covers_more_than_is_written_at_a_time() {
+    let daemon = Daemon::new();
+    let options = ProducerOptions { capacity_bytes: 1 << 20, ..daemon.options() };
+    let (mut producer, mut talk) = daemon.frames(options);
+    let sent = fill(&mut producer);
+    assert!(sent > 500);
+    let player = std::thread::spawn(move || {
+        talk.events(sent);
+        assert!(talk.is_kind(kind::SYNC));
+        talk.ack(Level::Durable, sent as u64);
+        talk
+    });
+    producer.sync(PATIENCE).unwrap();
+    player.join().unwrap();
+}
+
+#[test]
+fn a_sync_is_answered_also_by_a_daemon_that_knows_of_nothing() {
+    let daemon = Daemon::new();
+    let (mut producer, mut talk) = daemon.frames(daemon.options());
+    send_numbers(&mut producer, 1, 3);
+    talk.ack(Level::Persisted, 3);
+    until(&mut producer, |producer| producer.statistics().persisted == 3);
+    drop(talk);
+    let mut talk = daemon.again(&mut producer, |daemon| {
+        let mut talk = daemon.accept();
+        talk.welcome(0, feature::FIELDS);
+        talk
+    });
+    let player = std::thread::spawn(move || {
+        assert!(talk.is_kind(kind::SYNC));
+        talk.ack(Level::Durable, 0);
+        talk
+    });
+    // It is done, and nobody can say it of those.
+    assert_eq!(producer.sync(PATIENCE), Err(SyncError::NotStored { lost: 0, unconfirmed: 3 }));
+    player.join().unwrap();
+    assert_eq!(producer.sync(PATIENCE), Ok(()));
 }
 
 #[test]

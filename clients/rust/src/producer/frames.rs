@@ -92,14 +92,14 @@ impl Framed {
     /// Of so many events, of which so many were taken, how many the daemon has not been given.
     pub(super) fn left(&self, number: u64, taken: u64) -> u64 {
         if self.phase == Phase::Greeting {
-            return number - taken;
+            return number.saturating_sub(taken);
         }
         let (mut at, mut unwritten) = (0, 0);
         while let Ok(Some(head)) = Head::decode(&self.outgoing[at..]) {
             at += head.frame_bytes();
             unwritten += u64::from(head.is_event() && at > self.written);
         }
-        number - self.number + unwritten
+        number.saturating_sub(self.number) + unwritten
     }
 
     /// Every event up to this one has reached the level, or was named before: it is not needed any more.
@@ -144,7 +144,7 @@ impl Framed {
                 Err(_) => {
                     // A daemon that had its hands in this memory has spoilt it.
                     let last = book.base + ring.events();
-                    book.lost += last - self.number;
+                    book.lost += last.saturating_sub(self.number);
                     (self.at, self.number) = (ring.positions().0, last);
                 }
             }

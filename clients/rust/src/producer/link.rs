@@ -305,7 +305,8 @@ impl Producer {
         let (persisted, durable) = (self.persisted(), self.durable());
         // Relaxed: its writer is gone.
         let high_water_bytes = words.high_water_bytes.load(Relaxed);
-        let taken = self.number() - self.ring.events_from(tail);
+        // Whatever the daemon has left there.
+        let taken = self.number().saturating_sub(self.ring.events_from(tail));
         let book = &mut self.book;
         (book.refused, book.lost, book.persisted, book.durable) = (refused, lost, persisted, durable);
         book.high_water_bytes = book.high_water_bytes.max(high_water_bytes);

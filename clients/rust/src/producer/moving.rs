@@ -81,8 +81,9 @@ impl Producer {
         ring.carry_losses(self.ring.losses_untold());
         let number = self.number();
         let book = &mut self.book;
-        book.lost += number - first - ring.events();
-        book.base = number - ring.events();
+        // Where a daemon has spoilt the memory, it may be less, or more, than it was.
+        book.lost += number.saturating_sub(first + ring.events());
+        book.base = number.saturating_sub(ring.events());
         // Of what another connection was given, this one says nothing.
         book.doubt(first, 0);
         let (head, tail) = self.ring.positions();

@@ -15,6 +15,12 @@ use crate::wire::{self, Event, FIELDS_LENGTH_BYTES, Frame};
 /// The longest sleep, so that the end of a daemon is seen.
 const SLICE: Duration = Duration::from_millis(100);
 
+/// A time that far away; where that is beyond all times, one that nobody sees.
+fn after(begun: Instant, patience: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    begun.checked_add(patience).unwrap_or_else(|| begun + YEAR)
+}
+
 /// Bytes of an event's record after its head.
 pub(super) fn record_length(event: &Event<'_>, payload_bytes: usize) -> usize {
     let fields_bytes = if event.fields.is_empty() { 0 } else { FIELDS_LENGTH_BYTES + event.fields.len() };
@@ -58,7 +64,7 @@ impl Producer {
         }
         if !patience.is_zero() {
             self.book.waits += 1;
-            if self.wait_until(begun + patience, want::ROOM, |this| this.ring.has_room(length)) {
+            if self.wait_until(after(begun, patience), want::ROOM, |this| this.ring.has_room(length)) {
                 return Ok(());
             }
             if self.must_fail() {
@@ -101,7 +107,7 @@ impl Producer {
     /// # Errors
     /// [`SyncError`].
     pub fn sync(&mut self, timeout: Duration) -> Result<(), SyncError> {
-        let deadline = Instant::now() + timeout;
+        let deadline = after(Instant::now(), timeout);
         self.renew_after_fork().map_err(|_| SyncError::NoDaemon)?;
         let goal = self.number();
         self.sync_goal = goal;
@@ -162,7 +168,7 @@ impl Producer {
             self.link = Link::None;
             return 0;
         }
-        let deadline = Instant::now() + self.options.close_wait;
+        let deadline = after(Instant::now(), self.options.close_wait);
         self.retry_at = self.retry_at.min(Instant::now());
         let left = loop {
             if self.left() > 0 {
@@ -194,7 +200,7 @@ impl Producer {
     fn left(&self) -> u64 {
         match &self.link {
             Link::Ring(_) => 0,
-            Link::None => self.number() - self.book.taken,
+            Link::None => self.number().saturating_sub(self.book.taken),
             Link::Framed(framed) => framed.left(self.number(), self.book.taken),
         }
     }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use dbuf_client::ring::record::{self, Head as RecordHead, Stamp, kind};
-use dbuf_client::ring::{Memory, Position, RingConsumer, flag};
+use dbuf_client::ring::{Memory, Position, RingConsumer, flag, state};
 use dbuf_client::wire::{self, Code, Fault, Frame, HEAD_BYTES, Head, Level, MAGIC, Welcome, feature};
 use dbuf_client::{LinkKind, Producer, ProducerOptions};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -63,7 +63,9 @@ impl Daemon {
 
     /// The next connection, whose HELLO was read.
     pub fn accept(&self) -> Talk {
-        let (stream, _) = self.listener.as_ref().unwrap().accept().unwrap();
+        let listener = self.listener.as_ref().unwrap();
+        assert!(is_ready(listener), "nobody connects");
+        let (stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut talk = Talk { stream, session: 0, compatible: 0, ack: Level::None, name: Vec::new() };
         let mut magic = [0; MAGIC.len()];
@@ -114,6 +116,13 @@ impl Daemon {
             player.join().unwrap()
         })
     }
+}
+
+/// Waits until something can be read.
+fn is_ready(descriptor: &impl AsFd) -> bool {
+    let mut polled = [rustix::event::PollFd::new(descriptor, rustix::event::PollFlags::IN)];
+    let patience = rustix::event::Timespec::try_from(PATIENCE).unwrap();
+    rustix::event::poll(&mut polled, Some(&patience)) == Ok(1)
 }
 
 /// Has the producer do what a send would do besides, until it is so.
@@ -235,13 +244,19 @@ impl Talk {
     }
 
     /// Answers HELLO, reads RING, and gives one.
-    pub fn into_ring(mut self, last: u64, flags: u64) -> (Self, Ring) {
+    pub fn into_ring(self, last: u64, flags: u64) -> (Self, Ring) {
+        self.into_ring_in(state::AWAKE, last, flags)
+    }
+
+    /// The same of a daemon in this state.
+    pub fn into_ring_in(mut self, state: u64, last: u64, flags: u64) -> (Self, Ring) {
         self.welcome(last, BOTH);
         let capacity = self.asks_for_ring();
         let (memory, file) = Memory::create(capacity, flags).unwrap();
-        let bell = self.grant(capacity, &file);
-        let consumer = RingConsumer::new(memory, &Position::default());
+        let mut consumer = RingConsumer::new(memory, &Position::default());
+        consumer.set_state(state);
         consumer.tell_max_event(20_000);
+        let bell = self.grant(capacity, &file);
         (self, Ring { consumer, bell, events: 0 })
     }
 
@@ -308,9 +323,7 @@ impl Ring {
 
     /// Waits until the bell is rung.
     pub fn wait_for_bell(&self) {
-        let mut bells = [rustix::event::PollFd::new(&self.bell, rustix::event::PollFlags::IN)];
-        let patience = rustix::event::Timespec::try_from(PATIENCE).unwrap();
-        assert_eq!(rustix::event::poll(&mut bells, Some(&patience)), Ok(1), "the bell is not rung");
+        assert!(is_ready(&self.bell), "the bell is not rung");
         assert!(self.rings() > 0);
     }
 }
