@@ -1,0 +1,182 @@
+/* Does with dbuf.h what the lines on its standard input say, for tests/c.rs, which plays the daemon. Each line is answered by one.
+ *
+ *     open SOCKET RING_BYTES WAIT_MS OPTIONS   options: letters of f (fail_when_down), s (no_stamp), r (no_ring), or -
+ *     send BYTES [TIMES]      within BYTES MS      try BYTES      events of "NUMBER:" and x; NUMBER counts what was taken
+ *     fill BYTES              tries until there is no room; answers how many found some
+ *     event TEXT              with a tag, fields and a time       claim BYTES   publish BYTES   discard
+ *     print TEXT              through dbuf_printf("%s")           long BYTES    the same, of so many x
+ *     log TEXT                by a thread that ends then
+ *     sync MS     pump     until LINK (ring, frames, none)     stats     error     errno     close     closing MS
+ *     child                   forks: the child sends one event "child" and closes; its results are the answer
+ *     idle                    forks: the child does nothing until its parent, the driver, is dead; answers its number
+ */
+#include "dbuf.h"
+
+#include <sys/wait.h>
+
+static dbuf_producer *producer;
+static unsigned long number = 1;
+static uint8_t text[1 << 20];
+
+/* The next event: its number, and as many x as it takes. Too short a one has only x. */
+static const void *event_of(size_t bytes) {
+    char begin[32];
+    int length = snprintf(begin, sizeof begin, "%lu:", number);
+    memset(text, 'x', bytes);
+    if (length > 0 && (size_t)length <= bytes) memcpy(text, begin, (size_t)length);
+    return text;
+}
+
+static int counted(int error) {
+    if (error == 0) number++;
+    return error;
+}
+
+static int open_by(char **part) {
+    dbuf_options options = dbuf_options_default();
+    options.socket = part[1];
+    options.name = "driver";
+    options.ring_bytes = strtoull(part[2], NULL, 10);
+    options.wait_ms = atoi(part[3]);
+    options.fail_when_down = strchr(part[4], 'f') != NULL;
+    options.no_stamp = strchr(part[4], 's') != NULL;
+    options.no_ring = strchr(part[4], 'r') != NULL;
+    dbuf_log_options(&options);
+    return dbuf_open(&producer, &options);
+}
+
+static int send_with_everything(const char *payload) {
+    dbuf_field fields[2];
+    dbuf_event event;
+    fields[0] = dbuf_field_text("ORDER", "17");
+    fields[1] = dbuf_field_text("NOTE", "");
+    memset(&event, 0, sizeof event);
+    event.pri = DBUF_ERR;
+    event.payload = payload;
+    event.payload_bytes = strlen(payload);
+    event.tag = "billing";
+    event.fields = fields;
+    event.field_count = 2;
+    event.time_ns = 1700000000000000000u;
+    return dbuf_send_event(producer, &event);
+}
+
+static void *log_once(void *payload) {
+    return (void *)(intptr_t)dbuf_log(DBUF_INFO, "%s", (const char *)payload);
+}
+
+static int log_in_thread(char *payload) {
+    pthread_t thread;
+    void *result;
+    if (pthread_create(&thread, NULL, log_once, payload) != 0 || pthread_join(thread, &result) != 0) return 1;
+    return (int)(intptr_t)result;
+}
+
+/* Pumps until the link is as it should be. */
+static int until(const char *wanted) {
+    int turns;
+    for (turns = 0; turns < 60000; turns++) {
+        static const char *const names[] = {"none", "ring", "frames"};
+        dbuf_statistics now;
+        dbuf_get_statistics(producer, &now);
+        if (strcmp(names[now.link], wanted) == 0) return 0;
+        dbuf_pump(producer);
+        poll(NULL, 0, 1);
+    }
+    return 1;
+}
+
+static int in_child(void) {
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        int error = dbuf_send(producer, DBUF_INFO, "child", 5);
+        if (error == 0) error = until("ring");
+        if (error == 0) error = dbuf_close(producer);
+        _exit(error == 0 ? 0 : 1);
+    }
+    return child > 0 && waitpid(child, &status, 0) == child ? status : 1;
+}
+
+static int idle_child(void) {
+    const pid_t parent = getpid(), child = fork();
+    if (child != 0) return (int)child;
+    while (getppid() == parent) poll(NULL, 0, 10);
+    _exit(0);
+}
+
+static void print_statistics(void) {
+    dbuf_statistics s;
+    dbuf_get_statistics(producer, &s);
+    printf("{\"events\":%llu,\"bytes\":%llu,\"full_events\":%llu,\"full_bytes\":%llu,\"refused\":%llu,\"lost\":%llu,",
+           (unsigned long long)s.events, (unsigned long long)s.bytes, (unsigned long long)s.full_events,
+           (unsigned long long)s.full_bytes, (unsigned long long)s.refused, (unsigned long long)s.lost);
+    printf("\"unconfirmed\":%llu,\"persisted\":%llu,\"durable\":%llu,\"capacity\":%llu,\"waiting\":%llu,\"high_water\":%llu,",
+           (unsigned long long)s.unconfirmed, (unsigned long long)s.persisted, (unsigned long long)s.durable,
+           (unsigned long long)s.capacity_bytes, (unsigned long long)s.waiting_bytes, (unsigned long long)s.high_water_bytes);
+    printf("\"bells\":%llu,\"waits\":%llu,\"links\":%llu,\"link\":%d}\n", (unsigned long long)s.bells, (unsigned long long)s.waits,
+           (unsigned long long)s.links, (int)s.link);
+}
+
+static int fill(size_t bytes) {
+    int sent = 0;
+    while (counted(dbuf_try_send(producer, DBUF_INFO, event_of(bytes), bytes)) == 0) sent++;
+    return sent;
+}
+
+static int claim(size_t bytes) {
+    void *place;
+    int error = dbuf_claim(producer, DBUF_NOTICE, bytes, &place);
+    if (error == 0) memcpy(place, event_of(bytes), bytes);
+    return error;
+}
+
+static int send_times(char **part) {
+    size_t bytes = strtoull(part[1], NULL, 10);
+    int times = part[2] == NULL ? 1 : atoi(part[2]), error = 0;
+    while (error == 0 && times-- > 0) error = counted(dbuf_send(producer, DBUF_INFO, event_of(bytes), bytes));
+    return error;
+}
+
+static int obey(char **part) {
+    size_t bytes = part[1] == NULL ? 0 : strtoull(part[1], NULL, 10);
+    if (strcmp(part[0], "open") == 0) return open_by(part);
+    if (strcmp(part[0], "send") == 0) return send_times(part);
+    if (strcmp(part[0], "within") == 0)
+        return counted(dbuf_send_within(producer, DBUF_INFO, event_of(bytes), bytes, atoi(part[2])));
+    if (strcmp(part[0], "try") == 0) return counted(dbuf_try_send(producer, DBUF_INFO, event_of(bytes), bytes));
+    if (strcmp(part[0], "fill") == 0) return fill(bytes);
+    if (strcmp(part[0], "event") == 0) return counted(send_with_everything(part[1]));
+    if (strcmp(part[0], "claim") == 0) return claim(bytes);
+    if (strcmp(part[0], "publish") == 0) return counted(dbuf_publish(producer, bytes));
+    if (strcmp(part[0], "discard") == 0) return dbuf_discard(producer), 0;
+    if (strcmp(part[0], "print") == 0) return dbuf_printf(producer, DBUF_INFO, "%s\n", part[1]);
+    if (strcmp(part[0], "long") == 0) return dbuf_printf(producer, DBUF_INFO, "%s", (const char *)memset(text, 'x', bytes));
+    if (strcmp(part[0], "log") == 0) return log_in_thread(part[1]);
+    if (strcmp(part[0], "sync") == 0) return dbuf_sync(producer, (int)bytes);
+    if (strcmp(part[0], "pump") == 0) return dbuf_pump(producer);
+    if (strcmp(part[0], "until") == 0) return until(part[1]);
+    if (strcmp(part[0], "child") == 0) return in_child();
+    if (strcmp(part[0], "idle") == 0) return idle_child();
+    if (strcmp(part[0], "errno") == 0) return errno = EDOM, dbuf_printf(producer, DBUF_INFO, "kept"), errno == EDOM ? 0 : 1;
+    if (strcmp(part[0], "closing") == 0) return producer->close_wait_ms = atoi(part[1]), 0;
+    if (strcmp(part[0], "close") == 0) return dbuf_close(producer);
+    return 1000;
+}
+
+int main(void) {
+    char line[512];
+    while (fgets(line, sizeof line, stdin) != NULL) {
+        char *part[6] = {NULL}, *rest = line;
+        size_t count = 0;
+        while (count < 6 && (part[count] = strtok_r(rest, " \n", &rest)) != NULL) count++;
+        if (strcmp(part[0], "stats") == 0) print_statistics();
+        else if (strcmp(part[0], "error") == 0) printf("%s\n", dbuf_last_error(producer));
+        else {
+            memset(text, 0, sizeof text);
+            printf("%d\n", obey(part));
+        }
+        fflush(stdout);
+    }
+    return 0;
+}
