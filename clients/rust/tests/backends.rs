@@ -124,7 +124,9 @@ mod with_tracing {
         let daemon = Daemon::new();
         let came = events_with(LayerOptions::default(), &daemon, || {
             tracing::info!(large = "x".repeat(20_000), small = 1, "{}", "\u{e4}".repeat(50_000));
+            tracing::info!("y{}", "\u{e4}".repeat(50_000));
         });
+        assert!(came.iter().all(|came| !came.text().contains('\u{fffd}')), "and not in the middle of a character");
         let text = came[0].text();
         assert!(
             text.len() <= 32 << 10 && text.starts_with('\u{e4}') && text.ends_with(" bytes cut]"),

@@ -776,6 +776,7 @@ fn a_producer_that_is_closed_writes_what_it_has_and_says_goodbye() {
     producer.close().unwrap();
     assert_eq!(texts(&talk.events(3)), numbers(1, 3));
     assert!(talk.is_kind(kind::BYE) && talk.frame().is_none());
+    assert!(!daemon.is_called(), "once");
 }
 
 #[test]

@@ -51,6 +51,11 @@ impl Daemon {
         std::fs::remove_file(self.path()).unwrap();
     }
 
+    /// Whether somebody has connected and is not accepted yet.
+    pub fn is_called(&self) -> bool {
+        is_ready_within(self.listener.as_ref().unwrap(), Duration::ZERO)
+    }
+
     pub fn options(&self) -> ProducerOptions {
         ProducerOptions {
             name: "tests".into(),
@@ -120,8 +125,12 @@ impl Daemon {
 
 /// Waits until something can be read.
 fn is_ready(descriptor: &impl AsFd) -> bool {
+    is_ready_within(descriptor, PATIENCE)
+}
+
+fn is_ready_within(descriptor: &impl AsFd, patience: Duration) -> bool {
     let mut polled = [rustix::event::PollFd::new(descriptor, rustix::event::PollFlags::IN)];
-    let patience = rustix::event::Timespec::try_from(PATIENCE).unwrap();
+    let patience = rustix::event::Timespec::try_from(patience).unwrap();
     rustix::event::poll(&mut polled, Some(&patience)) == Ok(1)
 }
 
