@@ -1,5 +1,6 @@
-//! Text lines of 100 bytes over two stream connections to a file, beside the barest possible program: one thread that
-//! read()s 256 KiB from one such connection and write()s it to a file. Alternating runs in one process, medians, ratios.
+//! Events of 100 bytes to a file, as text lines over two stream connections and through two rings, beside the barest possible
+//! program: one thread that read()s 256 KiB from one such connection and write()s it to a file. Alternating runs in one process,
+//! medians, ratios.
 //!
 //! `cargo bench --bench lines [-- RUNS]`. Prints a table; writes only into a temporary folder of its own.
 
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use dbuf_client::{LinkKind, Producer, ProducerOptions, WhenFull, WithoutDaemon};
 use serde_json::Value;
 
 const LINE_BYTES: usize = 100;
@@ -29,6 +31,7 @@ fn main() {
         match (mode.as_str(), rest) {
             ("barest", [socket, file]) => return barest(socket, file),
             ("send", [socket, lines]) => return send(socket, lines.parse().expect("a count")),
+            ("ring", [socket, events]) => return ring(socket, events.parse().expect("a count")),
             _ => (),
         }
     }
@@ -38,18 +41,29 @@ fn main() {
         .tempdir_in(std::env::var_os("BENCH_DIR").map_or_else(std::env::temp_dir, Into::into))
         .expect("a folder");
     // The first round does not count.
-    let mut rows: [(&str, Vec<Run>); 3] =
-        [("barest read/write", vec![]), ("dbufd, sync = never", vec![]), ("dbufd, sync = 1s", vec![])];
+    let mut rows: [(&str, Vec<Run>); 5] = [
+        ("barest read/write", vec![]),
+        ("lines, sync = never", vec![]),
+        ("lines, sync = 1s", vec![]),
+        ("rings, sync = never", vec![]),
+        ("rings, sync = 1s", vec![]),
+    ];
     for round in 0..=runs {
-        let measured = [run_barest(folder.path()), run_dbufd(folder.path(), "never"), run_dbufd(folder.path(), "1s")];
+        let measured = [
+            run_barest(folder.path()),
+            run_dbufd(folder.path(), "never", "send"),
+            run_dbufd(folder.path(), "1s", "send"),
+            run_dbufd(folder.path(), "never", "ring"),
+            run_dbufd(folder.path(), "1s", "ring"),
+        ];
         for ((_, kept), run) in rows.iter_mut().zip(measured) {
             if round > 0 {
                 kept.push(run);
             }
         }
     }
-    println!("{LINES} lines of {LINE_BYTES} bytes; medians of {runs} alternating runs");
-    println!("{:<22} {:>12} {:>9} {:>14} {:>7}", "", "lines/s", "MB/s", "CPU us/line", "ratio");
+    println!("{LINES} events of {LINE_BYTES} bytes; medians of {runs} alternating runs");
+    println!("{:<22} {:>12} {:>9} {:>14} {:>7}", "", "events/s", "MB/s", "CPU us/event", "ratio");
     let base = median(&rows[0].1, |r| r.seconds);
     for (name, kept) in &rows {
         let seconds = median(kept, |r| r.seconds);
@@ -97,6 +111,23 @@ fn send(socket: &str, lines: u64) {
         let now = left.min(BLOCK_LINES);
         stream.write_all(&block[..now * LINE_BYTES]).expect("somebody reads");
         left -= now;
+    }
+}
+
+/// The child that sends through a ring of its own, and waits where that is full.
+fn ring(socket: &str, events: u64) {
+    let mut producer = Producer::open(ProducerOptions {
+        path: Some(socket.into()),
+        when_full: WhenFull::Wait(Duration::from_secs(60)),
+        without_daemon: WithoutDaemon::Fail,
+        ..ProducerOptions::default()
+    })
+    .expect("a daemon");
+    assert_eq!(producer.statistics().link, LinkKind::Ring);
+    println!("ready");
+    std::io::stdin().read_line(&mut String::new()).expect("the word to go");
+    for _ in 0..events {
+        producer.send(6, &[b'x'; LINE_BYTES]).expect("room within a minute");
     }
 }
 
@@ -156,13 +187,13 @@ fn run_barest(folder: &Path) -> Run {
     run
 }
 
-fn run_dbufd(folder: &Path, sync: &str) -> Run {
+fn run_dbufd(folder: &Path, sync: &str, mode: &str) -> Run {
     warm(folder);
     let (runtime, segments) = (folder.join("run"), folder.join("segments"));
     let mut daemon = support::start(folder, &[&format!("storage.sync={sync}")]);
     let socket = runtime.join("stream.sock");
     let half = (LINES / 2).to_string();
-    let mut senders: Vec<Child> = (0..2).map(|_| child(&["send", socket.to_str().expect("UTF-8"), &half])).collect();
+    let mut senders: Vec<Child> = (0..2).map(|_| child(&[mode, socket.to_str().expect("UTF-8"), &half])).collect();
     let mut control = BufReader::new(UnixStream::connect(runtime.join("control.sock")).expect("the daemon listens"));
     let before = cpu_seconds(daemon.id());
     let start = go(&mut senders);

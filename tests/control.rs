@@ -174,6 +174,7 @@ fn the_control_socket_answers_several_requests_and_keeps_its_head() {
             "connections",
             "writers",
             "producers",
+            "rings",
             "storage",
             "cpu_seconds",
             "rss_bytes"

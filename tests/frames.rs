@@ -133,7 +133,7 @@ fn send_takes_words_or_lines_and_returns_when_they_are_durable() {
 fn the_benchmark_proves_each_way_through_the_daemon() {
     let home = Home::new();
     let _daemon = home.start(&[]);
-    for via in ["frames", "lines", "dgram"] {
+    for via in ["ring", "frames", "lines", "dgram"] {
         let report = home.ctl_ok(&["bench", "--via", via, "--events", "3000", "--json"]);
         let report: Value = serde_json::from_str(&report).unwrap();
         assert_eq!((&report["proof"]["proven"], &report["proof"]["found"]), (&true.into(), &3000.into()), "{report}");

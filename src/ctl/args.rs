@@ -96,6 +96,7 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  dbufctl bench                                  in this process, no daemon\n  \
                             dbufctl bench --via lines --writers 2 --size 100..100 --events 1000000\n  \
+                            dbufctl bench --via ring --writers 2 --size 100..100\n  \
                             dbufctl bench --via frames --rate 5000 --duration 30s --json\n\n\
                             Exit code 1 if the proof fails."
     )]

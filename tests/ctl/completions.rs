@@ -73,7 +73,7 @@ fn bash_offers_what_fits_where_the_cursor_is() {
             &["short", "short-iso", "short-precise", "cat", "raw", "json", "verbose", "export"],
         ),
         (&["dbufctl", "tail", "-p", "e"], &["emerg", "err"]),
-        (&["dbufctl", "bench", "--via", ""], &["buffer", "frames", "lines", "dgram"]),
+        (&["dbufctl", "bench", "--via", ""], &["buffer", "ring", "frames", "lines", "dgram"]),
         (&["dbufctl", "cat", "--fo"], &["--follow", "--format"]),
         // Nothing of its own: bash then offers files.
         (&["dbufctl", "cat", ""], &[]),

@@ -14,6 +14,7 @@ mod load;
 mod machine;
 mod package;
 mod restarts;
+mod rings;
 #[path = "../support/mod.rs"]
 mod support;
 mod units;

@@ -1,8 +1,28 @@
 //! What an application links to send events to `dbufd`.
 //!
-//! [`Client`] sends events over the daemon's `stream.sock` and learns which of them are persisted or durable.
+//! | | what it is for | what it does |
+//! |---|---|---|
+//! | [`Producer`] | programs that log a lot, and must not wait | an event is written into memory that the daemon reads: some 20 ns, no system call. While there is no daemon, events are kept |
+//! | [`log()`], [`mod@local`] | the same without a handle to carry around | one producer for each thread |
+//! | the features `tracing` and `log` | programs that use those crates | an event with fields for each of theirs, by one producer for each thread |
+//! | [`Client`] | few events that matter each | frames over `stream.sock`; waits where the daemon does, and learns which events are persisted, durable, refused or lost, by their numbers |
+//!
+//! A producer gives an event up where there is no room, unless it is told to wait; a client's send waits. Both have a `sync` that
+//! returns when everything so far is durable. Nothing here starts a thread, and nothing depends on tokio.
 //! [`wire`] is the framed protocol itself, both directions; the daemon decodes with the same code. The bytes are
 //! drawn in `docs/PROTOCOL.md`.
+//!
+//! ```no_run
+//! use dbuf_client::{Producer, ProducerOptions};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut producer = Producer::open(ProducerOptions { name: "shop".into(), ..Default::default() })?;
+//! producer.send(6, b"order 17 accepted")?;
+//! producer.sync(Duration::from_secs(5))?; // it is on the disk now
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! ```no_run
 //! use dbuf_client::{Client, ClientOptions};
@@ -20,13 +40,31 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(all(not(dbuf_loom), any(feature = "log", feature = "tracing")))]
+mod backend;
 #[cfg(not(dbuf_loom))]
 mod client;
+#[cfg(not(dbuf_loom))]
+pub mod local;
+#[cfg(all(not(dbuf_loom), feature = "log"))]
+pub mod log;
+#[cfg(not(dbuf_loom))]
+mod producer;
 #[doc(hidden)]
 pub mod ring;
 #[doc(hidden)]
 pub mod sync;
+#[cfg(not(dbuf_loom))]
+mod sys;
+#[cfg(all(not(dbuf_loom), feature = "tracing"))]
+pub mod tracing;
 pub mod wire;
 
 #[cfg(not(dbuf_loom))]
 pub use client::{Client, ClientOptions, Error, Refusal};
+#[cfg(not(dbuf_loom))]
+pub use local::log;
+#[cfg(not(dbuf_loom))]
+pub use producer::{
+    Claim, LinkKind, OpenError, Producer, ProducerOptions, SendError, Statistics, SyncError, WhenFull, WithoutDaemon,
+};

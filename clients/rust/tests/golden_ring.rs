@@ -38,7 +38,8 @@ fn bring_to(start: u64, producer: &mut RingProducer, consumer: &mut RingConsumer
         let to_end = producer.memory().capacity() - producer.positions().0 % producer.memory().capacity();
         let record = (start - producer.positions().0).min(largest).min(to_end);
         let payload = vec![0xee; record as usize - 16];
-        let _ = producer.push(&Event { payload: &payload, ..Event::default() }, Stamp::None).expect("the ring is empty");
+        let _ =
+            producer.push(&Event { payload: &payload, ..Event::default() }, Stamp::None).expect("the ring is empty");
         let waiting = consumer.look().expect("an honest producer");
         consumer.take(waiting, producer.events());
     }

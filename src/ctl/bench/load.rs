@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use dbuf_client::Client;
+use dbuf_client::{Client, LinkKind, Producer, ProducerOptions, WhenFull, WithoutDaemon};
 
 use super::blocks::{Blocks, INDEX_MAX};
 use super::progress::Shown;
@@ -73,6 +73,41 @@ impl Way for Frames {
 
     fn finish(&mut self) -> anyhow::Result<()> {
         self.0.sync(DISK_TIMEOUT).map_err(failed)
+    }
+}
+
+/// A ring, which is waited for where it is full; durable in the end.
+pub(super) struct Ring(Producer);
+
+impl Ring {
+    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+        let producer = Producer::open(ProducerOptions {
+            name: "bench".into(),
+            path: Some(path.to_path_buf()),
+            when_full: WhenFull::Wait(DISK_TIMEOUT),
+            without_daemon: WithoutDaemon::Fail,
+            ..ProducerOptions::default()
+        })?;
+        let statistics = producer.statistics();
+        if statistics.link != LinkKind::Ring {
+            let why = statistics.last_error.unwrap_or_else(|| "this dbufd has none".into());
+            anyhow::bail!("no ring: {why}; take fewer --writers, or raise ingest.rings and ingest.ring_bytes");
+        }
+        Ok(Self(producer))
+    }
+}
+
+impl Way for Ring {
+    fn put(&mut self, block: &[u8]) -> anyhow::Result<()> {
+        Ok(self.0.send(6, block)?)
+    }
+
+    fn push(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn finish(&mut self) -> anyhow::Result<()> {
+        Ok(self.0.sync(DISK_TIMEOUT)?)
     }
 }
 

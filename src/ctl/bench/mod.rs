@@ -33,7 +33,7 @@ use crate::pipeline::record::MAX_EVENT_BYTES_MAX;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, thread};
 use blocks::{BLOCK_BYTES_MIN, Blocks, INDEX_MAX, WRITERS_MAX};
-use load::{Datagrams, Frames, Lines, Plan, Share, Way};
+use load::{Datagrams, Frames, Lines, Plan, Ring, Share, Way};
 use local::{Pipeline, Place};
 use progress::Shown;
 use proof::{Proof, Verdict};
@@ -82,8 +82,7 @@ pub enum Via {
     /// Double buffer, reader and files in this process
     #[default]
     Buffer,
-    /// The daemon's shared-memory ring: not in this version
-    #[value(hide = true)]
+    /// Memory shared with the daemon, durable in the end
     Ring,
     /// The daemon's framed protocol, durable in the end
     Frames,
@@ -131,10 +130,6 @@ fn sizes(text: &str) -> Result<RangeInclusive<usize>, String> {
 pub(super) fn run(args: &BenchArgs, context: &Context, directory: Option<&Path>) -> anyhow::Result<ExitCode> {
     let bench = Bench::new(args)?;
     let report = match args.via {
-        Via::Ring => {
-            let text = "--via ring is not in this version; use buffer, frames, lines or dgram";
-            return Err(Failure::Usage(text.into()).into());
-        }
         Via::Buffer => bench.local(directory)?,
         via => bench.daemon(via, context)?,
     };
@@ -199,6 +194,7 @@ impl Bench {
         }
         let ways = self.ways(|| {
             Ok(match via {
+                Via::Ring => Box::new(Ring::open(&stream)?),
                 Via::Lines => Box::new(Lines::connect(&stream)?),
                 Via::Dgram => Box::new(Datagrams::connect(&context.runtime.join(DATAGRAM_SOCKET))?),
                 _ => Box::new(Frames(connect().map_err(failed)?)),
@@ -365,10 +361,10 @@ mod tests {
             assert!(error.contains(reason), "{line}: {error}");
         }
         let context = Context { runtime: "/nowhere".into(), directory: "/nowhere".into(), color: false };
-        let ring = run(&parsed("--via ring").unwrap(), &context, None).unwrap_err();
-        assert!(ring.to_string().contains("not in this version"));
-        let nobody = run(&parsed("--via lines").unwrap(), &context, None).unwrap_err();
-        assert!(matches!(nobody.downcast_ref(), Some(Failure::NoDaemon(_))));
+        for via in ["--via lines", "--via ring"] {
+            let nobody = run(&parsed(via).unwrap(), &context, None).unwrap_err();
+            assert!(matches!(nobody.downcast_ref(), Some(Failure::NoDaemon(_))));
+        }
         let many = run(&parsed("--writers 1 --events 99999999999").unwrap(), &context, None).unwrap_err();
         assert!(matches!(many.downcast_ref(), Some(Failure::Usage(_))));
     }

@@ -145,6 +145,16 @@ impl Connection {
         &self.kept.socket
     }
 
+    /// Bytes that it has sent and nobody has taken.
+    pub(super) fn waiting_bytes(&mut self) -> u64 {
+        match &mut self.protocol {
+            Protocol::Ring(ring) => ring.waiting_bytes(),
+            Protocol::Undecided | Protocol::Text(_) | Protocol::Frames(_) => {
+                ioctl_fionread(&self.kept.socket).unwrap_or(0)
+            }
+        }
+    }
+
     /// Whether a successor would go on with it.
     pub(super) fn is_kept(&self) -> bool {
         match &self.protocol {

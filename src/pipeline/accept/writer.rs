@@ -185,11 +185,11 @@ impl Worker {
         loop {
             let rest = self.before_sleep();
             let count = self.wait(&mut ready, rest);
-            self.after_sleep();
             self.intake.max_event_bytes = self.shared.max_event_bytes.load(Relaxed);
             self.round += 1;
             let ready = &ready[..count];
             let tokens = || ready.iter().map(|event| (Token::of(event.data()), event.events()));
+            self.after_sleep(tokens().any(|(token, _)| matches!(token, Token::Doorbell(_))));
             for (token, _) in tokens() {
                 if let (Token::Process(pid), Some(datagrams)) = (token, &mut self.datagrams) {
                     datagrams.process_ended(pid);
@@ -206,7 +206,7 @@ impl Worker {
                     }
                     Token::Process(_) => {}
                     Token::Connection(index) => self.on_connection(index, flags)?,
-                    // Every ring is looked into in every round.
+                    // All rings are looked into below.
                     Token::Doorbell(_) => {}
                 }
             }

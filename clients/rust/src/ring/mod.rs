@@ -26,6 +26,7 @@ mod layout;
 mod memory;
 #[cfg(all(test, dbuf_loom))]
 mod models;
+mod outbox;
 mod producer;
 pub mod record;
 #[cfg(all(test, not(dbuf_loom)))]
@@ -34,7 +35,8 @@ mod tests;
 pub use consumer::{Broken, Position, RingConsumer};
 pub use layout::{CAPACITY_BYTES, HEADER_BYTES, Words, flag, state, want};
 pub use memory::Memory;
-pub use producer::{Bell, NoRoom, RingProducer};
+pub use outbox::Found;
+pub use producer::{Bell, NoRoom, Reserved, RingProducer};
 
 use crate::sync::Edge;
 

@@ -30,11 +30,11 @@ pub enum Bell {
 /// The producer's end.
 #[derive(Debug)]
 pub struct RingProducer {
-    memory: Memory,
+    pub(super) memory: Memory,
     /// Bytes published; the word in the ring says the same.
-    head: u64,
+    pub(super) head: u64,
     /// Bytes taken, as last seen.
-    tail: u64,
+    pub(super) tail: u64,
     /// The state of the daemon for which the bell was rung last.
     rung: u64,
     events: u64,
@@ -44,7 +44,8 @@ pub struct RingProducer {
 
 /// A place for one record, which counts when it is published.
 #[derive(Debug)]
-struct Reserved {
+#[must_use]
+pub struct Reserved {
     /// Where it begins.
     at: u64,
     /// Where the next one does.
@@ -144,6 +145,52 @@ impl RingProducer {
         Ok(self.publish(&place))
     }
 
+    /// Reserves a place for a record of which at most so many bytes come after its head. It is filled by
+    /// [`RingProducer::fill`] and published by [`RingProducer::publish_claim`]; nothing else may be sent before that, or before
+    /// [`RingProducer::give_back`].
+    ///
+    /// # Errors
+    /// [`NoRoom`].
+    #[inline]
+    pub fn claim(&mut self, length_max: usize) -> Result<Reserved, NoRoom> {
+        self.reserve(length_max)
+    }
+
+    /// Copies bytes into a reserved place, so many bytes after its record's head.
+    ///
+    /// # Panics
+    /// When they would reach beyond it.
+    #[inline]
+    pub fn fill(&self, place: &Reserved, offset: usize, bytes: &[u8]) {
+        let at = place.at + (HEAD_BYTES + offset) as u64;
+        assert!(at + bytes.len() as u64 <= place.end, "more bytes than were reserved");
+        self.memory.put(at, bytes);
+    }
+
+    /// Publishes what a reserved place was filled with; `head` says how many bytes that became, and the rest is room again.
+    ///
+    /// # Panics
+    /// When that is more than was reserved.
+    #[inline]
+    #[allow(clippy::needless_pass_by_value, reason = "a place is used once")]
+    pub fn publish_claim(&mut self, place: Reserved, head: RecordHead) -> Bell {
+        let place = Reserved { at: place.at, end: (place.at + head.record_bytes()).min(place.end) };
+        assert!(place.at + head.record_bytes() == place.end, "more bytes than were reserved");
+        self.put_head(&place, head);
+        // Relaxed: as where the place was reserved; it says again what head is about to be.
+        self.memory.words().writing.store(place.end, Relaxed);
+        self.publish(&place)
+    }
+
+    /// Gives a reserved place back: nothing was published.
+    #[inline]
+    #[allow(clippy::needless_pass_by_value, reason = "a place is used once")]
+    pub fn give_back(&mut self, place: Reserved) {
+        debug_assert!(place.at >= self.head, "the place is behind what was published");
+        // Relaxed: as above.
+        self.memory.words().writing.store(self.head, Relaxed);
+    }
+
     /// Finds room for a record of which so many bytes come after its head; fills up the rest before the end of the data if
     /// it would reach beyond.
     #[inline]
@@ -176,7 +223,7 @@ impl RingProducer {
     }
 
     /// The daemon's tail. It is believed as far as it can be true: another process of this user could have written it.
-    fn seen_tail(&self) -> u64 {
+    pub(super) fn seen_tail(&self) -> u64 {
         // edge `room`, acquiring: the daemon's copies of what lay before it are over. Relaxed would let the bytes of the next
         // record run into them.
         let tail = self.memory.words().tail.load(ROOM.acquire());

@@ -160,3 +160,68 @@ fn memory_that_could_shrink_or_is_no_power_of_two_is_refused() {
     memory.words().version.store(2, Relaxed);
     assert!(!memory.is_known());
 }
+
+#[test]
+fn a_claim_is_published_with_the_length_that_it_became() {
+    let (mut producer, mut consumer) = ends();
+    let head = |length| Head { length, kind: record::kind::EVENT, pri: 6, tag_length: 0, stamp: Stamp::None };
+    for round in 0..1000 {
+        let place = producer.claim(5000).unwrap();
+        producer.fill(&place, 0, b"ab");
+        producer.fill(&place, 2, b"c");
+        assert!(consumer.look().unwrap() == 0 && consumer.is_torn(), "nothing is there before it is published");
+        if round % 2 == 0 {
+            producer.give_back(place);
+            assert!(take_all(&mut consumer).is_empty() && !consumer.is_torn());
+        } else {
+            let _ = producer.publish_claim(place, head(3));
+            assert_eq!(take_all(&mut consumer), [b"abc"]);
+            assert!(!consumer.is_torn());
+        }
+    }
+    assert!(producer.positions().0 > 0 && producer.events() == 500);
+}
+
+#[test]
+fn a_producer_without_a_daemon_reads_back_what_it_has_written_and_takes_it_itself() {
+    let mut producer = RingProducer::new(Memory::private(CAPACITY).unwrap(), true);
+    let (mut at, mut sent, mut body) = (0, 0_u32, Vec::new());
+    let mut found_numbers = Vec::new();
+    for _ in 0..50 {
+        while producer.push(&event(&[&sent.to_le_bytes()[..], &[7; 3000]].concat()), Stamp::None).is_ok() {
+            sent += 1;
+        }
+        assert_eq!(producer.events_from(at), u64::from(sent) - found_numbers.len() as u64);
+        while let Some(found) = producer.find(at).unwrap() {
+            producer.copy_body(&found, &mut body);
+            found_numbers.push(u32::from_le_bytes(body[..4].try_into().unwrap()));
+            at = found.end;
+        }
+        producer.take_to(at);
+    }
+    assert!(sent > 500 && found_numbers == (0..sent).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_no_record_is_not_read_back() {
+    let (mut producer, _consumer) = ends();
+    let _ = producer.push(&event(b"one"), Stamp::None).unwrap();
+    let _ = producer.push(&event(b"two"), Stamp::None).unwrap();
+    assert!(producer.find(8).is_err());
+    producer.memory().put(32 + 4, &[9]);
+    assert!(producer.find(32).is_err() && producer.events_from(0) == 1);
+    producer.memory().put(32, &[0xFF, 0xFF, 0, 0, 1]);
+    assert!(producer.find(32).is_err() && producer.find(0).unwrap().is_some());
+}
+
+#[test]
+fn losses_that_were_not_told_are_carried_into_the_next_ring() {
+    let (mut producer, mut consumer) = ends();
+    producer.lose(10);
+    consumer.take_losses(consumer.losses().unwrap());
+    producer.lose(20);
+    producer.lose(30);
+    let (mut next, next_consumer) = ends();
+    next.carry_losses(producer.losses_untold());
+    assert_eq!(next_consumer.losses(), Ok((2, 50)));
+}

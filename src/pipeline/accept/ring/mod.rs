@@ -188,6 +188,11 @@ impl Ring {
         self.consumer.look() != Ok(0)
     }
 
+    /// Bytes that wait in it, as far as that can be true.
+    pub(super) fn waiting_bytes(&mut self) -> u64 {
+        self.consumer.look().unwrap_or(0)
+    }
+
     /// Looks that see all of it, also where each ends before a record that did not fit.
     pub(super) fn looks_max(&self) -> u64 {
         2 * (self.consumer.memory().capacity() / DESK_BYTES) + 2

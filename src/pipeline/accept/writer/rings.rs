@@ -32,12 +32,15 @@ pub(super) struct Rings {
     brought_bytes: u64,
     /// Looks in vain, one after the other.
     vain: u32,
+    /// Producers have been told that nobody looks; until one rings, nobody has to.
+    are_asleep: bool,
 }
 
 impl Rings {
     pub(super) fn add(&mut self, index: u32) {
         self.indices.push(index);
         self.vain = 0;
+        self.are_asleep = false;
     }
 
     pub(super) fn forget(&mut self, index: u32) {
@@ -48,6 +51,9 @@ impl Rings {
 impl Worker {
     /// Looks into each ring once.
     pub(super) fn look_into_rings(&mut self) -> Result<(), Closed> {
+        if self.rings.are_asleep {
+            return Ok(());
+        }
         self.rings.brought_bytes = 0;
         let mut at = 0;
         while let Some(&index) = self.rings.indices.get(at) {
@@ -69,7 +75,7 @@ impl Worker {
 
     /// How long the writer may rest; None for as long as nothing happens.
     pub(super) fn before_sleep(&mut self) -> Option<Duration> {
-        if self.rings.indices.is_empty() {
+        if self.rings.indices.is_empty() || self.rings.are_asleep {
             return None;
         }
         if self.rings.brought_bytes >= MUCH_BYTES {
@@ -88,12 +94,16 @@ impl Worker {
             has_something |=
                 connection.and_then(|connection| connection.ring()).is_some_and(|ring| ring.has_something());
         }
+        self.rings.are_asleep = !has_something;
         has_something.then_some(Duration::ZERO)
     }
 
-    /// Producers need not ring from here on.
-    pub(super) fn after_sleep(&mut self) {
-        self.set_state(state::AWAKE);
+    /// Producers need not ring from here on. While they sleep it takes a bell, for what else wakes the writer is nothing to them.
+    pub(super) fn after_sleep(&mut self, is_bell: bool) {
+        if is_bell || !self.rings.are_asleep {
+            self.rings.are_asleep = false;
+            self.set_state(state::AWAKE);
+        }
     }
 
     fn set_state(&mut self, kind: u64) {

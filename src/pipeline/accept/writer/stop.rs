@@ -10,7 +10,6 @@
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::io::ioctl_fionread;
 
 use super::{Accepted, Closed, Newcomer, READ_BYTES, RECEIVES_A_ROUND, Worker, peer};
 use crate::sync::Arc;
@@ -70,13 +69,12 @@ impl Worker {
     /// Reads the connections in turn: kept ones as often as it takes for what they held at first, the others until they
     /// are empty once.
     fn read_what_is_there(&mut self, stop_by: Instant) -> Result<(), Closed> {
-        let reads = |connection: &super::Connection| {
-            let waiting_bytes = || ioctl_fionread(connection.socket()).unwrap_or(0);
-            if connection.is_kept() { waiting_bytes() / READ_BYTES as u64 + 1 } else { u64::MAX }
+        let reads = |connection: &mut super::Connection| {
+            if connection.is_kept() { connection.waiting_bytes() / READ_BYTES as u64 + 1 } else { u64::MAX }
         };
-        let connections = self.connections.iter().enumerate();
+        let connections = self.connections.iter_mut().enumerate();
         let mut unread: Vec<(u32, u64)> =
-            connections.filter_map(|(index, connection)| Some((index as u32, reads(connection.as_ref()?)))).collect();
+            connections.filter_map(|(index, connection)| Some((index as u32, reads(connection.as_mut()?)))).collect();
         while !unread.is_empty() && Instant::now() < stop_by {
             let mut still = Vec::new();
             for (index, reads) in unread {

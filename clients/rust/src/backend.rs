@@ -1,0 +1,120 @@
+//! What the backends of `tracing` and `log` have in common: an event is put together in memory of the thread, then sent.
+//!
+//! Enters: a text and named values. Leaves: an event with fields. Any thread, each with its own memory. What can fail: single
+//! values that do not fit, which are left out; an event that cannot be sent, which is counted.
+
+use std::cell::RefCell;
+use std::fmt::{Display, Write};
+
+use crate::SendError;
+use crate::local::Handles;
+use crate::wire::{Event, FIELD_NAME_BYTES_MAX, put_field};
+
+/// More memory than this is not kept for the next event.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
+}
+
+/// Where an event is put together.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    pub(crate) text: String,
+    pub(crate) fields: Vec<u8>,
+    value: String,
+}
+
+impl Scratch {
+    const fn new() -> Self {
+        Self { text: String::new(), fields: Vec::new(), value: String::new() }
+    }
+
+    /// This thread's. While it is taken, as by a value that sends events when it is formatted, there is another one.
+    pub(crate) fn take() -> Self {
+        SCRATCH
+            .try_with(|scratch| scratch.try_borrow_mut().map(|mut it| std::mem::take(&mut *it)))
+            .map_or_else(|_| Self::default(), |taken| taken.unwrap_or_default())
+    }
+
+    /// Gives it back.
+    pub(crate) fn give(mut self) {
+        if self.text.capacity() + self.value.capacity() > KEPT_BYTES_MAX {
+            return;
+        }
+        self.text.clear();
+        self.fields.clear();
+        let _ = SCRATCH.try_with(|scratch| scratch.try_borrow_mut().map(|mut it| *it = self));
+    }
+
+    /// Adds a field; a value that has no room is left out.
+    pub(crate) fn put(&mut self, prefix: &str, name: &str, value: impl Display) {
+        self.value.clear();
+        // A value that cannot be formatted is as far as it came.
+        let _ = write!(self.value, "{value}");
+        put_named(&mut self.fields, prefix, name, self.value.as_bytes());
+    }
+}
+
+/// Adds a field under a name as it should be.
+pub(crate) fn put_named(fields: &mut Vec<u8>, prefix: &str, name: &str, value: &[u8]) {
+    let mut bytes = [0; FIELD_NAME_BYTES_MAX];
+    let name = field_name(prefix, name, &mut bytes);
+    let _ = put_field(fields, name, value);
+}
+
+/// The name in capital letters, digits and underscores, the first a letter, cut to what a name may have.
+fn field_name<'a>(prefix: &str, name: &str, into: &'a mut [u8; FIELD_NAME_BYTES_MAX]) -> &'a [u8] {
+    let name = name.strip_prefix("r#").unwrap_or(name);
+    let letters = prefix.bytes().chain(name.bytes()).map(|byte| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => byte.to_ascii_uppercase(),
+        _ => b'_',
+    });
+    let mut length = 0;
+    for letter in letters.skip_while(|letter| !letter.is_ascii_uppercase()).take(FIELD_NAME_BYTES_MAX) {
+        into[length] = letter;
+        length += 1;
+    }
+    if length == 0 { b"FIELD" } else { &into[..length] }
+}
+
+/// Sends an event of this thread. One that is too large is cut, and says so.
+pub(crate) fn deliver(handles: &Handles, event: &Event<'_>) {
+    let sent = match handles.send(event) {
+        Err(SendError::TooBig { bytes, bytes_max }) => {
+            // The words, and a character that is not cut in the middle.
+            const WORDS_BYTES: usize = 40;
+            let kept = event.payload.len().saturating_sub(bytes - bytes_max + WORDS_BYTES);
+            let text = String::from_utf8_lossy(&event.payload[..kept]);
+            let text = format!("{} [{} bytes cut]", text.trim_end_matches('\u{FFFD}'), event.payload.len() - kept);
+            handles.send(&Event { payload: text.as_bytes(), ..*event })
+        }
+        sent => sent,
+    };
+    match sent {
+        // The producer counts those.
+        Ok(()) | Err(SendError::Full) => {}
+        Err(_) => handles.miss(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_what_names_of_fields_should_be() {
+        let name = |prefix: &str, name: &str| {
+            String::from_utf8(field_name(prefix, name, &mut [0; FIELD_NAME_BYTES_MAX]).to_vec()).unwrap()
+        };
+        assert_eq!(name("", "http.status-code"), "HTTP_STATUS_CODE");
+        assert_eq!(name("", "r#type"), "TYPE");
+        assert_eq!(name("", "_2nd"), "ND");
+        assert_eq!(
+            (name("", ""), name("", "__"), name("", "\u{e4}")),
+            ("FIELD".into(), "FIELD".into(), "FIELD".into())
+        );
+        assert_eq!(name("app_", "2nd"), "APP_2ND");
+        assert_eq!(name("", &"x".repeat(100)), "X".repeat(64));
+    }
+}

@@ -1,0 +1,202 @@
+//! The memory's way out where there is no ring: frames on a connection.
+//!
+//! Enters: events that lie in the memory; acknowledgements. Leaves: frames; room, when events are persisted. The producer's
+//! thread, which is never made to wait here. What can fail: the connection; then all that is not acknowledged is still in the
+//! memory, and the next WELCOME says what need not be sent again.
+
+use std::time::Instant;
+
+use super::clock::Moment;
+use super::connection::Connection;
+use super::link::Link;
+use super::{Book, Producer};
+use crate::ring::record::{self, Stamp};
+use crate::ring::{Found, RingProducer};
+use crate::wire::{Event, Frame, Head, Level, Welcome, feature};
+
+/// Frames are gathered up to about this many bytes before they are written.
+const GATHER_BYTES: usize = 64 << 10;
+
+/// How far the conversation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// HELLO is sent.
+    Greeting,
+    /// RING is sent.
+    Asking,
+    /// Events may be.
+    Open,
+}
+
+/// A connection that speaks frames.
+#[derive(Debug)]
+pub(super) struct Framed {
+    pub(super) connection: Connection,
+    pub(super) since: Instant,
+    pub(super) phase: Phase,
+    welcome: Option<Welcome>,
+    /// Where the next event is of which a frame is to be made, and the number of the one before it.
+    pub(super) at: u64,
+    pub(super) number: u64,
+    outgoing: Vec<u8>,
+    written: usize,
+    /// The last number that the daemon knows once it has read all that is gathered; 0 if it has forgotten the session.
+    told: u64,
+    /// SYNCs that are not answered: the number that each is for, and what its answer will say at least.
+    syncs: Vec<(u64, u64)>,
+    sync_made: u64,
+    body: Vec<u8>,
+}
+
+impl Framed {
+    pub(super) fn new(connection: Connection, since: Instant) -> Self {
+        Self {
+            connection,
+            since,
+            phase: Phase::Greeting,
+            welcome: None,
+            at: 0,
+            number: 0,
+            outgoing: Vec::new(),
+            written: 0,
+            told: 0,
+            syncs: Vec::new(),
+            sync_made: 0,
+            body: Vec::new(),
+        }
+    }
+
+    /// The daemon says what it has of the session: the rest is to be sent.
+    pub(super) fn begin(&mut self, ring: &RingProducer, book: &Book, welcome: Welcome) {
+        self.welcome = Some(welcome);
+        self.told = welcome.last;
+        (self.at, self.number) = (ring.positions().1, book.taken);
+        while self.number < welcome.last
+            && let Ok(Some(found)) = ring.find(self.at)
+        {
+            self.at = found.end;
+            self.number += 1;
+        }
+    }
+
+    /// The largest payload that the daemon takes.
+    pub(super) fn max_event(&self) -> u64 {
+        self.welcome.map_or(0, |welcome| u64::from(welcome.max_event))
+    }
+
+    /// Everything that was gathered is written.
+    pub(super) fn is_written(&self) -> bool {
+        self.written == self.outgoing.len()
+    }
+
+    /// Of so many events, of which so many were taken, how many the daemon has not been given.
+    pub(super) fn left(&self, number: u64, taken: u64) -> u64 {
+        if self.phase == Phase::Greeting {
+            return number.saturating_sub(taken);
+        }
+        let (mut at, mut unwritten) = (0, 0);
+        while let Ok(Some(head)) = Head::decode(&self.outgoing[at..]) {
+            at += head.frame_bytes();
+            unwritten += u64::from(head.is_event() && at > self.written);
+        }
+        number.saturating_sub(self.number) + unwritten
+    }
+
+    /// Every event up to this one has reached the level, or was named before: it is not needed any more.
+    pub(super) fn acknowledged(&mut self, ring: &mut RingProducer, book: &mut Book, level: Level, sequence: u64) {
+        let number = sequence.min(self.number);
+        if level == Level::Durable {
+            book.durable = book.durable.max(number);
+            self.syncs.retain(|&(goal, told)| {
+                if told <= sequence {
+                    book.durable = book.durable.max(goal);
+                }
+                told > sequence
+            });
+        }
+        if level == Level::None || number <= book.taken {
+            return;
+        }
+        let mut at = ring.positions().1;
+        while book.taken < number {
+            match ring.find(at) {
+                Ok(Some(found)) if found.end <= self.at => at = found.end,
+                // Bytes that are no record were passed over when frames were made.
+                _ => {
+                    (at, book.taken) = (self.at, self.number);
+                    break;
+                }
+            }
+            book.taken += 1;
+        }
+        ring.take_to(at);
+        book.persisted = book.persisted.max(number);
+    }
+
+    /// Makes frames of what waits, in place of those that are written; and a SYNC, if one is wanted for what they reach.
+    fn gather(&mut self, ring: &RingProducer, book: &mut Book, opened: &Moment, sync_goal: u64) {
+        self.outgoing.clear();
+        self.written = 0;
+        while self.outgoing.len() < GATHER_BYTES {
+            match ring.find(self.at) {
+                Ok(None) => break,
+                Ok(Some(found)) => self.add(ring, &found, book, opened),
+                Err(_) => {
+                    // A daemon that had its hands in this memory has spoilt it.
+                    let last = book.base + ring.events();
+                    book.lost += last.saturating_sub(self.number);
+                    (self.at, self.number) = (ring.positions().0, last);
+                }
+            }
+        }
+        if sync_goal > self.sync_made && self.number >= sync_goal {
+            self.sync_made = sync_goal;
+            self.syncs.push((sync_goal, self.told));
+            Frame::Sync.encode(&mut self.outgoing);
+        }
+    }
+
+    fn add(&mut self, ring: &RingProducer, found: &Found, book: &mut Book, opened: &Moment) {
+        ring.copy_body(found, &mut self.body);
+        self.at = found.end;
+        self.number += 1;
+        let Ok(event) = record::event(&found.head, &self.body) else {
+            book.lost += 1;
+            return;
+        };
+        let stamp = match found.head.stamp {
+            Stamp::Ticks(_) => Moment::now().without_ticks(opened, found.head.stamp),
+            stamp => stamp,
+        };
+        let time_ns = if let Stamp::Nanoseconds(time_ns) = stamp { time_ns } else { 0 };
+        let takes_fields = self.welcome.is_some_and(|welcome| welcome.compatible & feature::FIELDS != 0);
+        // The text says most; an event that is refused says nothing.
+        let fields = if takes_fields { event.fields } else { &[] };
+        self.told = self.number;
+        Event { time_ns, fields, sequence: self.number, ..event }.encode(&mut self.outgoing);
+    }
+}
+
+impl Producer {
+    /// Writes what can be written, and takes in what has come; where the link is frames.
+    pub(super) fn pump(&mut self) {
+        self.hear();
+        loop {
+            let Link::Framed(framed) = &mut self.link else { return };
+            if framed.phase != Phase::Open {
+                return;
+            }
+            if framed.is_written() {
+                framed.gather(&self.ring, &mut self.book, &self.opened, self.sync_goal);
+            }
+            if framed.is_written() {
+                return;
+            }
+            match framed.connection.send(&framed.outgoing[framed.written..]) {
+                Ok(0) => return,
+                Ok(sent) => framed.written += sent,
+                Err(error) => return self.end_after_hearing(format!("the connection to dbufd failed: {error}")),
+            }
+        }
+    }
+}

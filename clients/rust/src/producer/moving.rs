@@ -1,0 +1,94 @@
+//! To go over to a ring: what waits in the memory is moved into it, in order, and then it is the memory.
+//!
+//! Enters: what a GRANT has brought. Leaves: the ring. The producer's thread. What can fail: a ring that is none; then the link
+//! ends, and the memory stays as it is.
+
+use std::sync::OnceLock;
+
+use rustix::thread::{MembarrierCommand, membarrier};
+
+use super::clock::{Moment, Stamping};
+use super::link::{Link, RingLink};
+use super::{CLOSED, Producer};
+use crate::ring::{Bell, Memory, RingProducer};
+use crate::sys;
+
+/// Whether the daemon can order this process's steps from afar; registers for it, once for each process.
+pub(super) fn is_ordered() -> bool {
+    static REGISTERED: OnceLock<(u64, bool)> = OnceLock::new();
+    let register = || membarrier(MembarrierCommand::RegisterGlobalExpedited).is_ok();
+    let forks = sys::forks();
+    match *REGISTERED.get_or_init(|| (forks, register())) {
+        (of, is_ordered) if of == forks => is_ordered,
+        // A child; to register again does no harm.
+        _ => register(),
+    }
+}
+
+impl Producer {
+    /// The daemon gives a ring.
+    pub(super) fn granted(&mut self, capacity: u64) {
+        let Link::Framed(framed) = &mut self.link else { return };
+        let Some([memory, bell]) = framed.connection.take_descriptors() else {
+            return self.end_link(Some("dbufd is not understood: a ring without its descriptors".into()));
+        };
+        let memory = match Memory::of_file(&memory) {
+            Ok(memory) => memory,
+            Err(error) => return self.end_link(Some(format!("no use of a ring: {error}"))),
+        };
+        if !memory.is_known() || memory.capacity() != self.options.capacity_bytes || capacity != memory.capacity() {
+            return self.end_link(Some("dbufd is not understood: another ring than was asked for".into()));
+        }
+        if self.options.populate {
+            // Where there is no memory now, there may be when it is needed.
+            let _ = memory.populate();
+        }
+        // Before the link is one to a ring, whose words say other limits.
+        self.learn_limits();
+        let must_ring = self.move_to(RingProducer::new(memory, is_ordered()));
+        let Link::Framed(framed) = std::mem::replace(&mut self.link, Link::None) else { return };
+        self.link = Link::Ring(RingLink { connection: framed.connection, bell });
+        self.fast_for = self.forks;
+        debug_assert!(self.forks != CLOSED, "nobody forks so often");
+        if self.options.stamp && sys::HAS_TICKS && self.ring.takes_ticks() {
+            self.stamping = Stamping::Ticks;
+        }
+        self.looked_at = std::time::Instant::now();
+        self.looked_ticks = sys::ticks();
+        self.linked();
+        if must_ring {
+            self.ring_bell();
+        }
+    }
+
+    /// Moves what no daemon has into `ring`, which is empty and as large as the memory that it replaces. Whether its bell is to
+    /// be rung.
+    fn move_to(&mut self, mut ring: RingProducer) -> bool {
+        let Link::Framed(framed) = &self.link else { return false };
+        let (mut at, first, now) = (framed.at, framed.number, Moment::now());
+        let (mut body, mut must_ring) = (Vec::new(), false);
+        while let Ok(Some(found)) = self.ring.find(at) {
+            self.ring.copy_body(&found, &mut body);
+            let mut head = found.head;
+            head.stamp = now.without_ticks(&self.opened, head.stamp);
+            match ring.push_record(head, &body) {
+                Ok(bell) => must_ring |= bell == Bell::Ring,
+                // It cannot be: without a pad the same events take no more.
+                Err(_) => break,
+            }
+            at = found.end;
+        }
+        ring.carry_losses(self.ring.losses_untold());
+        let number = self.number();
+        let book = &mut self.book;
+        // Where a daemon has spoilt the memory, it may be less, or more, than it was.
+        book.lost += number.saturating_sub(first + ring.events());
+        book.base = number.saturating_sub(ring.events());
+        // Of what another connection was given, this one says nothing.
+        book.doubt(first, 0);
+        let (head, tail) = self.ring.positions();
+        book.high_water_bytes = book.high_water_bytes.max(head - tail);
+        self.ring = ring;
+        must_ring
+    }
+}

@@ -1,0 +1,89 @@
+//! Where the daemon listens, and what this program is called: the rules of dbufctl, so that both mean the same daemon.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+const SYSTEM_RUNTIME_DIR: &str = "/run/dbufd";
+const STREAM_SOCKET: &str = "stream.sock";
+
+/// The path of `stream.sock`: this user's daemon's, or that of the whole machine where there is only that.
+pub(super) fn default_path() -> PathBuf {
+    let temporary = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).unwrap_or_else(|| "/tmp".into());
+    let uid = rustix::process::geteuid().as_raw();
+    let system = Path::new(SYSTEM_RUNTIME_DIR).join(STREAM_SOCKET);
+    match runtime_dir(|name| std::env::var_os(name), uid, Path::new(&temporary)) {
+        None => system,
+        Some(own) => {
+            let path = own.join(STREAM_SOCKET);
+            if !path.exists() && system.exists() { system } else { path }
+        }
+    }
+}
+
+/// Where this user's daemon has its sockets; None if the only place may be somebody else's.
+fn runtime_dir(variable: impl Fn(&str) -> Option<OsString>, uid: u32, temporary: &Path) -> Option<PathBuf> {
+    let listed = variable("RUNTIME_DIRECTORY").unwrap_or_default();
+    if let Some(first) = listed.as_bytes().split(|byte| *byte == b':').find(|part| !part.is_empty()) {
+        return Some(PathBuf::from(std::ffi::OsStr::from_bytes(first)));
+    }
+    if uid == 0 {
+        return Some(SYSTEM_RUNTIME_DIR.into());
+    }
+    // The XDG specification says that a relative path is to be ignored.
+    let xdg = PathBuf::from(variable("XDG_RUNTIME_DIR").unwrap_or_default());
+    if xdg.is_absolute() {
+        return Some(xdg.join("dbufd"));
+    }
+    let private = temporary.join(format!("dbufd-{uid}"));
+    is_private(&private, uid).then_some(private)
+}
+
+fn is_private(path: &Path, uid: u32) -> bool {
+    // Everybody can make a folder in the temporary directory, and would then answer in the daemon's name.
+    std::fs::symlink_metadata(path).map_or(true, |it| it.is_dir() && it.uid() == uid && it.mode() & 0o077 == 0)
+}
+
+/// The program's short name.
+pub(super) fn program_name() -> String {
+    std::fs::read("/proc/self/comm")
+        .map(|name| String::from_utf8_lossy(name.trim_ascii()).into_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir(variables: &[(&str, &str)], uid: u32, temporary: &str) -> Option<PathBuf> {
+        let variable = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        runtime_dir(variable, uid, Path::new(temporary))
+    }
+
+    #[test]
+    fn the_daemon_is_sought_where_dbufctl_seeks_it() {
+        let xdg = ("XDG_RUNTIME_DIR", "/run/user/7");
+        assert_eq!(dir(&[("RUNTIME_DIRECTORY", ":/a:/b"), xdg], 0, "/tmp"), Some("/a".into()));
+        assert_eq!(dir(&[xdg], 0, "/tmp"), Some("/run/dbufd".into()));
+        assert_eq!(dir(&[xdg], 7, "/tmp"), Some("/run/user/7/dbufd".into()));
+        let relative = [("XDG_RUNTIME_DIR", "run")];
+        assert_eq!(dir(&relative, 7, "/nowhere"), Some("/nowhere/dbufd-7".into()));
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_is_no_daemons() {
+        use std::os::unix::fs::PermissionsExt;
+        let temporary = tempfile::tempdir().unwrap();
+        let uid = rustix::process::geteuid().as_raw().max(1);
+        let folder = temporary.path().join(format!("dbufd-{uid}"));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(dir(&[], uid, temporary.path().to_str().unwrap()), None);
+    }
+
+    #[test]
+    fn the_programs_name_is_known() {
+        assert!(!program_name().is_empty());
+    }
+}

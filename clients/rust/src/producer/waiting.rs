@@ -1,0 +1,207 @@
+//! All that may take time: an event that is not sent at once, room, a sync, the end.
+//!
+//! Enters: what is waited for, and for how long. Leaves: whether it has come. The producer's thread, which sleeps on the ring's
+//! turn, or on the connection, and looks after the link whenever it wakes.
+
+use std::time::{Duration, Instant};
+
+use super::link::Link;
+use super::options::{LinkKind, SendError, SyncError};
+use super::{ANSWER_WAIT_MAX, ANSWER_WAIT_MIN, Producer};
+use crate::ring::want;
+use crate::sys;
+use crate::wire::{self, Event, FIELDS_LENGTH_BYTES, Frame};
+
+/// The longest sleep, so that the end of a daemon is seen.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// A time that far away; where that is beyond all times, one that nobody sees.
+fn after(begun: Instant, patience: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    begun.checked_add(patience).unwrap_or_else(|| begun + YEAR)
+}
+
+/// Bytes of an event's record after its head.
+pub(super) fn record_length(event: &Event<'_>, payload_bytes: usize) -> usize {
+    let fields_bytes = if event.fields.is_empty() { 0 } else { FIELDS_LENGTH_BYTES + event.fields.len() };
+    event.tag.len() + fields_bytes + payload_bytes
+}
+
+impl Producer {
+    /// The way of events that something is in the way of.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn send_slowly(&mut self, event: &Event<'_>, patience: Duration, counts: bool) -> Result<(), SendError> {
+        self.make_room(event, event.payload.len(), patience, counts)?;
+        let stamp =
+            if event.time_ns == 0 { self.stamp_slow() } else { crate::ring::record::Stamp::Nanoseconds(event.time_ns) };
+        let bell = self.ring.push(event, stamp).map_err(|_| SendError::Full)?;
+        self.bytes += event.payload.len() as u64;
+        self.after_publish(bell);
+        Ok(())
+    }
+
+    /// Sees to it that there is room for such an event with so large a payload. Where none comes, the event is given up, and
+    /// counted if it `counts`.
+    pub(super) fn make_room(
+        &mut self,
+        event: &Event<'_>,
+        payload_bytes: usize,
+        patience: Duration,
+        counts: bool,
+    ) -> Result<(), SendError> {
+        self.renew_after_fork()?;
+        let begun = Instant::now();
+        let answer_wait = if counts { patience.clamp(ANSWER_WAIT_MIN, ANSWER_WAIT_MAX) } else { Duration::ZERO };
+        self.tend_for(answer_wait);
+        self.check(event, payload_bytes)?;
+        if self.must_fail() {
+            return Err(SendError::NoDaemon);
+        }
+        let length = record_length(event, payload_bytes);
+        if self.ring.has_room(length) {
+            return Ok(());
+        }
+        if !patience.is_zero() {
+            self.book.waits += 1;
+            if self.wait_until(after(begun, patience), want::ROOM, |this| this.ring.has_room(length)) {
+                return Ok(());
+            }
+            if self.must_fail() {
+                return Err(SendError::NoDaemon);
+            }
+        }
+        if counts {
+            self.ring.lose(payload_bytes);
+            self.book.lost_full.0 += 1;
+            self.book.lost_full.1 += payload_bytes as u64;
+        }
+        Err(SendError::Full)
+    }
+
+    /// Says what is wrong with an event, if anything is.
+    fn check(&mut self, event: &Event<'_>, payload_bytes: usize) -> Result<(), SendError> {
+        if payload_bytes == 0 {
+            return Err(SendError::Invalid("the payload is empty"));
+        }
+        if event.tag.len() > wire::TAG_BYTES_MAX {
+            return Err(SendError::Invalid("the tag is longer than 64 bytes"));
+        }
+        if event.pri > wire::PRI_MAX {
+            return Err(SendError::Invalid("pri is above 191"));
+        }
+        if event.fields.len() > wire::FIELDS_BYTES_MAX {
+            return Err(SendError::Invalid("the fields are longer than 16 KiB"));
+        }
+        self.learn_limits();
+        if payload_bytes > self.payload_bytes_max {
+            return Err(SendError::TooBig { bytes: payload_bytes, bytes_max: self.payload_bytes_max });
+        }
+        let (bytes, bytes_max) = (record_length(event, payload_bytes), self.ring.event_bytes_max());
+        if bytes > bytes_max { Err(SendError::TooBig { bytes, bytes_max }) } else { Ok(()) }
+    }
+
+    /// Waits until every event so far is durable: a power cut does not take it any more. An event that is refused or lost does not
+    /// hold it up, but makes it an error, once. Without a daemon it waits for one.
+    ///
+    /// # Errors
+    /// [`SyncError`].
+    pub fn sync(&mut self, timeout: Duration) -> Result<(), SyncError> {
+        let deadline = after(Instant::now(), timeout);
+        self.renew_after_fork().map_err(|_| SyncError::NoDaemon)?;
+        let goal = self.number();
+        self.sync_goal = goal;
+        if !self.wait_until(deadline, want::DURABLE, |this| this.durable() >= goal) {
+            let is_linked = self.link.kind() != LinkKind::None;
+            return Err(if is_linked { SyncError::Timeout(timeout) } else { SyncError::NoDaemon });
+        }
+        let (refused, lost) = self.failures();
+        let now = (refused + lost, self.book.unconfirmed);
+        let told = std::mem::replace(&mut self.book.told, now);
+        match (now.0.saturating_sub(told.0), now.1 - told.1) {
+            (0, 0) => Ok(()),
+            (lost, unconfirmed) => Err(SyncError::NotStored { lost, unconfirmed }),
+        }
+    }
+
+    /// Waits until it `is_done`, or until the deadline, or until the options say that it is of no use. The link may end and come
+    /// again meanwhile.
+    fn wait_until(&mut self, deadline: Instant, wants: u32, is_done: impl Fn(&mut Self) -> bool) -> bool {
+        // The link for which the bell was rung.
+        let mut rung_for = None;
+        let has_come = loop {
+            self.tend();
+            let turn = matches!(self.link, Link::Ring(_)).then(|| {
+                if wants & want::DURABLE != 0 {
+                    self.ring.ask_sync();
+                }
+                self.ring.want(wants)
+            });
+            if is_done(self) {
+                break true;
+            }
+            let now = Instant::now();
+            if now >= deadline || self.must_fail() {
+                break false;
+            }
+            let slice = SLICE.min(deadline - now);
+            match (&self.link, turn) {
+                (Link::Ring(_), Some(turn)) => {
+                    let link = Some(self.book.links);
+                    if rung_for != link {
+                        rung_for = link;
+                        self.ring_bell();
+                    }
+                    self.ring.sleep(turn, slice);
+                }
+                (Link::Framed(framed), _) => framed.connection.wait(!framed.is_written(), slice),
+                _ => std::thread::sleep(self.retry_at.saturating_duration_since(now).min(slice)),
+            }
+        };
+        self.ring.want_no_more(wants);
+        has_come
+    }
+
+    /// Writes what only this side can write, if that is done soon, and says goodbye. How many events are left behind.
+    pub(super) fn say_goodbye(&mut self) -> u64 {
+        if self.forks != sys::forks() || matches!(self.link, Link::Ring(_)) {
+            self.link = Link::None;
+            return 0;
+        }
+        let deadline = after(Instant::now(), self.options.close_wait);
+        self.retry_at = self.retry_at.min(Instant::now());
+        let left = loop {
+            if self.left() > 0 {
+                self.tend();
+            }
+            let (left, now) = (self.left(), Instant::now());
+            // A daemon that does not even answer a call is not waited for.
+            let Link::Framed(framed) = &self.link else { break left };
+            if left == 0 || now >= deadline {
+                break left;
+            }
+            framed.connection.wait(!framed.is_written(), deadline - now);
+        };
+        if let Link::Framed(framed) = &self.link
+            && framed.is_written()
+        {
+            let mut bytes = Vec::new();
+            Frame::Bye.encode(&mut bytes);
+            // Nobody is left to tell if that fails.
+            let _ = framed.connection.send(&bytes);
+        }
+        self.link = Link::None;
+        // Nothing is done a second time.
+        self.book.taken = self.number();
+        left
+    }
+
+    /// Events that no daemon has been given.
+    fn left(&self) -> u64 {
+        match &self.link {
+            Link::Ring(_) => 0,
+            Link::None => self.number().saturating_sub(self.book.taken),
+            Link::Framed(framed) => framed.left(self.number(), self.book.taken),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Events of `tracing`, sent to dbufd with their fields: a layer of `tracing_subscriber`.
+//!
+//! Enters: events and spans of any thread. Leaves: an event of dbufd for each, by a producer of that thread. What can fail: what
+//! [`crate::Producer`] can; nobody is told, but it is counted. It never panics, and sends nothing of its own.
+//!
+//! The text is the payload, the level the priority. Fields are named as journald would have them: `order.id = 17` is found by
+//! `dbufctl cat ORDER_ID=17`. Beside them stand TARGET, CODE_FILE and CODE_LINE, then SPAN for each span that the event is in, from
+//! the outermost, each with its own fields.
+//!
+//! ```no_run
+//! # #[cfg(all())] {
+//! use tracing_subscriber::layer::SubscriberExt;
+//!
+//! let subscriber = tracing_subscriber::registry().with(dbuf_client::tracing::DbufLayer::new());
+//! tracing::subscriber::set_global_default(subscriber).expect("the first");
+//! tracing::info!(order = 17, "accepted");
+//! # }
+//! ```
+
+use std::fmt::{self, Debug, Write};
+
+use tracing_core::field::{Field, Visit};
+use tracing_core::span::{Attributes, Id, Record};
+use tracing_core::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::backend::{self, Scratch};
+use crate::local::Handles;
+use crate::{ProducerOptions, wire};
+
+/// What a [`DbufLayer`] is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerOptions {
+    /// What the producers are to be, one for each thread.
+    pub producer: ProducerOptions,
+    /// Whether TARGET, CODE_FILE and CODE_LINE say where an event comes from.
+    pub location: bool,
+    /// Whether SPAN and the fields of spans stand beside those of an event.
+    pub spans: bool,
+    /// What the names of all fields but those begin with.
+    pub prefix: String,
+}
+
+impl Default for LayerOptions {
+    fn default() -> Self {
+        Self { producer: ProducerOptions::default(), location: true, spans: true, prefix: String::new() }
+    }
+}
+
+/// Sends each event to dbufd.
+#[derive(Debug)]
+pub struct DbufLayer {
+    handles: Handles,
+    options: LayerOptions,
+}
+
+/// The fields of a span, for each layer that has some.
+#[derive(Debug, Default)]
+struct SpanFields(Vec<(u64, Vec<u8>)>);
+
+impl DbufLayer {
+    /// With the options as they are by default: the daemon where `dbufctl` finds it, the program's name as tag.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_options(LayerOptions::default())
+    }
+
+    /// With these options.
+    #[must_use]
+    pub fn with_options(options: LayerOptions) -> Self {
+        Self { handles: Handles::new(options.producer.clone()), options }
+    }
+
+    /// Events that could not be sent for another reason than a full ring, which the producers count.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.handles.missed()
+    }
+
+    fn keep<S>(&self, id: &Id, context: &Context<'_, S>, record: impl FnOnce(&mut dyn Visit))
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        if !self.options.spans {
+            return;
+        }
+        let Some(span) = context.span(id) else { return };
+        // First the values, whose formatting may do anything, then the span's lock.
+        let mut scratch = Scratch::take();
+        record(&mut Visitor { scratch: &mut scratch, prefix: &self.options.prefix, text: Text::IsField });
+        if !scratch.fields.is_empty() {
+            let mut extensions = span.extensions_mut();
+            if extensions.get_mut::<SpanFields>().is_none() {
+                extensions.insert(SpanFields::default());
+            }
+            if let Some(SpanFields(all)) = extensions.get_mut() {
+                match all.iter_mut().find(|(id, _)| *id == self.handles.id()) {
+                    Some((_, fields)) => fields.extend_from_slice(&scratch.fields),
+                    None => all.push((self.handles.id(), scratch.fields.clone())),
+                }
+            }
+        }
+        scratch.give();
+    }
+}
+
+impl Default for DbufLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> Layer<S> for DbufLayer
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        self.keep(id, &context, |visitor| attributes.record(visitor));
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        self.keep(id, &context, |visitor| values.record(visitor));
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut scratch = Scratch::take();
+        event.record(&mut Visitor { scratch: &mut scratch, prefix: &self.options.prefix, text: Text::IsPayload });
+        let metadata = event.metadata();
+        if scratch.text.is_empty() {
+            scratch.text.push_str(metadata.name());
+        }
+        if self.options.location {
+            scratch.put("", "TARGET", metadata.target());
+            if let Some(file) = metadata.file() {
+                scratch.put("", "CODE_FILE", file);
+            }
+            if let Some(line) = metadata.line() {
+                scratch.put("", "CODE_LINE", line);
+            }
+        }
+        if self.options.spans
+            && let Some(scope) = context.event_scope(event)
+        {
+            for span in scope.from_root() {
+                scratch.put("", "SPAN", span.name());
+                let extensions = span.extensions();
+                let kept = extensions.get::<SpanFields>().map_or(&[][..], |SpanFields(all)| all);
+                let own = kept.iter().filter(|(id, _)| *id == self.handles.id());
+                for (name, value) in own.flat_map(|(_, fields)| wire::fields(fields)) {
+                    // What has no room is left out.
+                    let _ = wire::put_field(&mut scratch.fields, name, value);
+                }
+            }
+        }
+        let pri = priority(metadata.level());
+        let payload = scratch.text.as_bytes();
+        backend::deliver(&self.handles, &wire::Event { pri, fields: &scratch.fields, payload, ..Default::default() });
+        scratch.give();
+    }
+}
+
+/// The priority of a level, as sd-daemon(3) numbers them.
+fn priority(level: &Level) -> u8 {
+    match *level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+/// What becomes of the value that is called `message`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Text {
+    IsPayload,
+    IsField,
+}
+
+#[derive(Debug)]
+struct Visitor<'a> {
+    scratch: &'a mut Scratch,
+    prefix: &'a str,
+    text: Text,
+}
+
+impl Visitor<'_> {
+    fn put(&mut self, field: &Field, value: impl fmt::Display) {
+        if self.text == Text::IsPayload && field.name() == "message" {
+            // A value that cannot be formatted is as far as it came.
+            let _ = write!(self.scratch.text, "{value}");
+        } else {
+            self.scratch.put(self.prefix, field.name(), value);
+        }
+    }
+}
+
+impl Visit for Visitor<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.put(field, format_args!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value);
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.put(field, value);
+    }
+}

@@ -1,0 +1,199 @@
+//! Producers that threads have without asking: by themselves, behind `tracing`, behind `log`.
+
+mod daemon;
+
+use daemon::{Came, Daemon, texts};
+use dbuf_client::local::{self, Handles};
+use dbuf_client::wire::{Event, feature};
+use dbuf_client::{LinkKind, ProducerOptions, SendError, WithoutDaemon};
+
+/// What comes of `work`, which a thread of its own does; that thread's end is the end of its producer.
+fn events_of(daemon: &Daemon, work: impl FnOnce() + Send) -> Vec<Came> {
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(work);
+        let mut talk = daemon.accept();
+        talk.welcome(0, feature::FIELDS);
+        let came = talk.events_until_bye();
+        worker.join().unwrap();
+        came
+    })
+}
+
+#[test]
+fn each_thread_has_its_own_producer_which_ends_with_it() {
+    let daemon = Daemon::new();
+    assert!(local::configure(ProducerOptions { ring: false, ..daemon.options() }));
+    for thread in ["one", "two"] {
+        let came = events_of(&daemon, || {
+            dbuf_client::log(3, thread.as_bytes()).unwrap();
+            local::with(|producer| producer.send(4, b"again")).unwrap().unwrap();
+        });
+        assert_eq!((texts(&came), came[0].pri, came[1].sequence), (vec![thread, "again"], 3, 2));
+    }
+    assert!(!local::configure(ProducerOptions::default()), "they are in use");
+}
+
+#[test]
+fn a_producer_that_is_in_use_or_cannot_be_opened_is_no_panic() {
+    let daemon = Daemon::absent();
+    let handles = Handles::new(daemon.options());
+    let event = Event { pri: 6, payload: b"x", ..Event::default() };
+    let within = handles.with(|_| (handles.send(&event), handles.with(|_| ())));
+    assert_eq!(within, Some((Err(SendError::NoProducer), None)));
+    assert_eq!(handles.with(|producer| producer.statistics().link), Some(LinkKind::None));
+    let failing = Handles::new(ProducerOptions { without_daemon: WithoutDaemon::Fail, ..daemon.options() });
+    assert_eq!((failing.send(&event), failing.send(&event)), (Err(SendError::NoProducer), Err(SendError::NoProducer)));
+}
+
+#[cfg(feature = "tracing")]
+mod with_tracing {
+    use super::*;
+    use dbuf_client::tracing::{DbufLayer, LayerOptions};
+    use tracing_subscriber::layer::SubscriberExt;
+
+    fn events_with(options: LayerOptions, daemon: &Daemon, work: impl FnOnce() + Send) -> Vec<Came> {
+        let producer = ProducerOptions { ring: false, ..daemon.options() };
+        let layer = DbufLayer::with_options(LayerOptions { producer, ..options });
+        let subscriber = tracing_subscriber::registry().with(layer);
+        events_of(daemon, || tracing::subscriber::with_default(subscriber, work))
+    }
+
+    #[test]
+    fn an_event_has_its_text_its_level_and_its_fields() {
+        let daemon = Daemon::new();
+        let came = events_with(LayerOptions::default(), &daemon, || {
+            let error = std::io::Error::other("no paper");
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(order.id = 17, ok = false, share = 0.5, who = ?"ann", name = "bob", error, "card of {} refused", 3);
+            tracing::warn!("w");
+            tracing::info!("i");
+            tracing::debug!("d");
+            tracing::trace!("t");
+        });
+        assert_eq!(texts(&came), ["card of 3 refused", "w", "i", "d", "t"]);
+        assert_eq!(came.iter().map(|came| came.pri).collect::<Vec<_>>(), [3, 4, 6, 7, 7]);
+        let fields = [
+            ("ORDER_ID", "17"),
+            ("OK", "false"),
+            ("SHARE", "0.5"),
+            ("WHO", "\"ann\""),
+            ("NAME", "bob"),
+            ("ERROR", "no paper"),
+            ("TARGET", "backends::with_tracing"),
+        ];
+        for (name, value) in fields {
+            assert_eq!(came[0].field(name), Some(value), "{name}");
+        }
+        assert!(came[0].field("CODE_FILE").unwrap().ends_with("backends.rs"));
+        assert!(came[0].field("CODE_LINE").unwrap().parse::<u32>().unwrap() > 50);
+        assert_eq!(came[0].field("MESSAGE"), None);
+    }
+
+    #[test]
+    fn an_event_has_the_names_and_fields_of_its_spans_from_the_outermost() {
+        let daemon = Daemon::new();
+        let came = events_with(LayerOptions::default(), &daemon, || {
+            let outer = tracing::info_span!("request", id = 7, user = tracing::field::Empty);
+            let _outer = outer.enter();
+            outer.record("user", "ann");
+            tracing::info_span!("query", table = "orders").in_scope(|| tracing::info!(rows = 3, "done"));
+            tracing::info!("outside");
+        });
+        let of = |came: &Came| {
+            let own = came.fields.iter().filter(|(name, _)| !name.starts_with("CODE") && name != "TARGET");
+            own.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&came[0]), ["ROWS=3", "SPAN=request", "ID=7", "USER=ann", "SPAN=query", "TABLE=orders"]);
+        assert_eq!(of(&came[1]), ["SPAN=request", "ID=7", "USER=ann"]);
+    }
+
+    #[test]
+    fn options_say_what_stands_beside_the_text() {
+        let daemon = Daemon::new();
+        let options = LayerOptions { location: false, spans: false, prefix: "app_".into(), ..LayerOptions::default() };
+        let came = events_with(options, &daemon, || {
+            tracing::info_span!("request", id = 7).in_scope(|| tracing::info!(rows = 3, "done"));
+            tracing::info!(rows = 4);
+        });
+        assert_eq!(came[0].fields, [("APP_ROWS".into(), "3".into())]);
+        assert!(came[1].text().starts_with("event "), "an event without text has its place: {}", came[1].text());
+    }
+
+    #[test]
+    fn what_is_too_large_is_cut_and_says_so() {
+        let daemon = Daemon::new();
+        let came = events_with(LayerOptions::default(), &daemon, || {
+            tracing::info!(large = "x".repeat(20_000), small = 1, "{}", "\u{e4}".repeat(50_000));
+            tracing::info!("y{}", "\u{e4}".repeat(50_000));
+        });
+        assert!(came.iter().all(|came| !came.text().contains('\u{fffd}')), "and not in the middle of a character");
+        let text = came[0].text();
+        assert!(
+            text.len() <= 32 << 10 && text.starts_with('\u{e4}') && text.ends_with(" bytes cut]"),
+            "{}",
+            text.len()
+        );
+        assert_eq!((came[0].field("LARGE"), came[0].field("SMALL")), (None, Some("1")));
+    }
+
+    #[test]
+    fn a_value_that_sends_events_while_it_is_formatted_disturbs_nothing() {
+        struct Talker;
+        impl std::fmt::Debug for Talker {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                tracing::info!("within");
+                f.write_str("talker")
+            }
+        }
+        let daemon = Daemon::new();
+        let came =
+            events_with(LayerOptions::default(), &daemon, || tracing::info!(a = 1, who = ?Talker, b = 2, "outer"));
+        let outer = came.iter().find(|came| came.text() == "outer").unwrap();
+        assert_eq!((outer.field("A"), outer.field("WHO"), outer.field("B")), (Some("1"), Some("talker"), Some("2")));
+    }
+}
+
+#[cfg(feature = "log")]
+mod with_log {
+    use super::*;
+    use dbuf_client::log::{LogOptions, Logger};
+    use log::{Level, LevelFilter, Log, Record};
+
+    #[test]
+    fn a_record_has_its_text_its_level_and_its_values() {
+        let daemon = Daemon::new();
+        let producer = ProducerOptions { ring: false, ..daemon.options() };
+        let logger = Logger::new(LogOptions { producer, level: LevelFilter::Debug, ..LogOptions::default() });
+        let came = events_of(&daemon, || {
+            let values = [("order.id", 17), ("attempts", 3)];
+            for level in [Level::Error, Level::Warn, Level::Info, Level::Debug, Level::Trace] {
+                logger.log(
+                    &Record::builder()
+                        .level(level)
+                        .target("shop::orders")
+                        .file(Some("orders.rs"))
+                        .line(Some(9))
+                        .key_values(&values)
+                        .args(format_args!("card of {} refused", 3))
+                        .build(),
+                );
+            }
+            logger.log(&Record::builder().level(Level::Info).target("shop").build());
+            logger.flush();
+        });
+        assert_eq!(came.iter().map(|came| came.pri).collect::<Vec<_>>(), [3, 4, 6, 7, 6], "trace is beyond the level");
+        assert_eq!(texts(&came)[3..], ["card of 3 refused", "shop"]);
+        let fields = came[0].fields.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
+        assert_eq!(fields, ["ORDER_ID=17", "ATTEMPTS=3", "TARGET=shop::orders", "CODE_FILE=orders.rs", "CODE_LINE=9"]);
+        assert_eq!(logger.missed(), 0);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_sent_is_counted() {
+        let daemon = Daemon::absent();
+        let producer = ProducerOptions { without_daemon: WithoutDaemon::Fail, ..daemon.options() };
+        let logger = Logger::new(LogOptions { producer, ..LogOptions::default() });
+        logger.log(&Record::builder().level(Level::Info).args(format_args!("x")).build());
+        assert_eq!(logger.missed(), 1);
+    }
+}
