@@ -32,7 +32,7 @@
  * What a program published to a daemon's ring survives the program, however it ends.
  *
  * Nothing runs in the background. Where there is no ring, what could not be written yet goes out with the next call:
- * dbuf_send(), dbuf_pump(), dbuf_sync() or dbuf_close().
+ * dbuf_send(), dbuf_tend(), dbuf_sync() or dbuf_close().
  *
  * Why there is no DBUF_IMPLEMENTATION to define: any number of files of a program may include this one. What a program must have
  * once (the count of forks, the thread's own producer) is a weak symbol, which the linker merges. The functions are static in
@@ -158,10 +158,11 @@ typedef struct dbuf_options {
     int fail_when_down;  /* 0, the default: without a daemon events are kept, as many as fit. 1: open and sends fail */
     int no_stamp;        /* 1: events carry no time of their own, and get that of the daemon taking them; default 0 */
     int no_ring;         /* 1: do not ask for a ring, send frames; default 0 */
+    int populate;        /* 1: take all memory of a ring at once, not page by page as it is first used; default 0 */
 } dbuf_options;
 
 DBUF__INLINE dbuf_options dbuf_options_default(void) {
-    dbuf_options options = {NULL, NULL, (uint64_t)1 << 20, 0, 100, 0, 0, 0};
+    dbuf_options options = {NULL, NULL, (uint64_t)1 << 20, 0, 100, 0, 0, 0, 0};
     return options;
 }
 
@@ -218,10 +219,14 @@ DBUF__FUNCTION int dbuf_vprintf(dbuf_producer *producer, int pri, const char *fo
  * became, or dbuf_discard(). One claim at a time; while it is open every other call but statistics and close is
  * DBUF_ERR_CLAIM, and the daemon waits for nothing. Errors and waiting as with dbuf_send(). */
 DBUF__FUNCTION int dbuf_claim(dbuf_producer *producer, int pri, size_t bytes_max, void **payload);
+
 /* The same with a tag, fields and a time; the event's own payload is not looked at. */
 DBUF__FUNCTION int dbuf_claim_event(dbuf_producer *producer, const dbuf_event *event, size_t bytes_max, void **payload);
-/* Publishes the claimed event with this many bytes, at least 1 and at most what was claimed. DBUF_ERR_INVALID leaves the claim open. */
+
+/* Publishes the claimed event with this many bytes, at least 1 and at most what was claimed: else DBUF_ERR_INVALID, and the
+ * claim stays open. */
 DBUF__FUNCTION int dbuf_publish(dbuf_producer *producer, size_t bytes);
+
 /* Gives the claimed room back, as if nothing had been. */
 DBUF__FUNCTION void dbuf_discard(dbuf_producer *producer);
 
@@ -232,7 +237,7 @@ DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms);
 
 /* Does what is due beside sending: connects, writes frames, reads answers. Never waits. Of use to a program that keeps events
  * without a ring and has nothing to send for a while. */
-DBUF__FUNCTION int dbuf_pump(dbuf_producer *producer);
+DBUF__FUNCTION int dbuf_tend(dbuf_producer *producer);
 
 typedef enum dbuf_link { DBUF_LINK_NONE = 0, DBUF_LINK_RING = 1, DBUF_LINK_FRAMES = 2 } dbuf_link;
 
@@ -240,8 +245,8 @@ typedef enum dbuf_link { DBUF_LINK_NONE = 0, DBUF_LINK_RING = 1, DBUF_LINK_FRAME
 typedef struct dbuf_statistics {
     uint64_t events;           /* published */
     uint64_t bytes;            /* of their payloads */
-    uint64_t full_events;      /* given up because there was no room; not among `events` */
-    uint64_t full_bytes;       /* of their payloads */
+    uint64_t lost_full;      /* given up because there was no room; not among `events` */
+    uint64_t lost_full_bytes;       /* of their payloads */
     uint64_t refused;          /* events that the daemon refused: they break a rule */
     uint64_t lost;             /* events that the daemon took and could not store */
     uint64_t unconfirmed;      /* events taken by a daemon that ended before it called them durable */
@@ -250,7 +255,7 @@ typedef struct dbuf_statistics {
     uint64_t capacity_bytes;   /* of the ring */
     uint64_t waiting_bytes;    /* in the ring now, not taken or not acknowledged */
     uint64_t high_water_bytes; /* the most of these that were seen */
-    uint64_t bells;            /* times that the daemon had to be woken */
+    uint64_t doorbells;            /* times that the daemon had to be woken */
     uint64_t waits;            /* calls that had to wait for room */
     uint64_t links;            /* rings that were granted and connections that took frames */
     dbuf_link link;            /* what there is now */
@@ -263,9 +268,11 @@ DBUF__FUNCTION const char *dbuf_last_error(const dbuf_producer *producer);
 
 /* As dbuf_printf(), with a producer of the calling thread's own, opened at the first use and closed when the thread ends. */
 DBUF__FUNCTION int dbuf_log(int pri, const char *format, ...) DBUF__PRINTF(2, 3);
+
 /* That producer, for all other calls but dbuf_close(). NULL if it could not be opened. */
 DBUF__FUNCTION dbuf_producer *dbuf_log_producer(void);
-/* The options of those that are opened from here on. Texts are copied (a socket's path up to 107 bytes). Not while other threads log. */
+
+/* The options of those that are opened from here on; NULL: the defaults. Not while other threads log. DBUF_ERR_INVALID. */
 DBUF__FUNCTION int dbuf_log_options(const dbuf_options *options);
 
 /* ------------------------------------------------------------------------------------------------------------------------
@@ -373,8 +380,8 @@ struct dbuf_producer {
     uint64_t doubted;      /* events up to here are durable or counted as unconfirmed */
 
     /* Counts. Those of the ring at hand are in its words. */
-    uint64_t persisted, durable, lost, refused, unconfirmed, not_stored_told;
-    uint64_t full_events, full_bytes, high_water, bells, waits, links;
+    uint64_t persisted, durable, lost, refused, unconfirmed, not_stored_told, unconfirmed_told;
+    uint64_t lost_full, lost_full_bytes, high_water, doorbells, waits, links;
     uint64_t first_ticks, first_ns; /* a moment, for the rate of ticks */
     char error[192];
 
@@ -383,7 +390,7 @@ struct dbuf_producer {
 
     /* Options. */
     int wait_ms, close_wait_ms;
-    uint8_t fail_when_down, stamps, asks_ring;
+    uint8_t fail_when_down, stamps, asks_ring, populates;
     uint8_t name_bytes;
     char name[DBUF_TAG_BYTES_MAX];
     char socket[sizeof(((struct sockaddr_un *)0)->sun_path)];
@@ -408,7 +415,7 @@ typedef struct dbuf__process_state {
 extern dbuf__process_state dbuf__process;
 extern DBUF__THREAD dbuf_producer *dbuf__own;
 DBUF__ONCE dbuf__process_state dbuf__process = {
-    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, PTHREAD_ONCE_INIT, PTHREAD_ONCE_INIT, 0, 0, {NULL, NULL, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
+    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, PTHREAD_ONCE_INIT, PTHREAD_ONCE_INIT, 0, 0, {NULL, NULL, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
 DBUF__ONCE DBUF__THREAD dbuf_producer *dbuf__own = NULL;
 
 /* An event's parts as they are laid down. */
@@ -1164,6 +1171,8 @@ DBUF__FUNCTION void dbuf__pump_frames(dbuf_producer *p) {
 
 /* F_GET_SEALS and F_SEAL_SHRINK of fcntl(2), which the C library has for _GNU_SOURCE alone. */
 enum { DBUF__GET_SEALS = 1034, DBUF__SEAL_SHRINK = 2 };
+/* MADV_POPULATE_WRITE of madvise(2), which older headers lack. */
+enum { DBUF__POPULATE_WRITE = 23 };
 
 /* Has the daemon's barrier reach this process: once in each. */
 DBUF__FUNCTION int dbuf__is_ordered(void) {
@@ -1226,7 +1235,7 @@ DBUF__FUNCTION uint64_t dbuf__move(dbuf_producer *p, dbuf__words *to) {
 
 DBUF__FUNCTION void dbuf__ring_bell(dbuf_producer *p) {
     uint64_t one = 1;
-    p->bells++;
+    p->doorbells++;
     /* It fails only if somebody has rung 2^64 times. */
     if (write(p->bell, &one, sizeof one) != (ssize_t)sizeof one) dbuf__say(p, "the doorbell: %s", strerror(errno));
 }
@@ -1257,6 +1266,8 @@ DBUF__FUNCTION void dbuf__adopt_ring(dbuf_producer *p) {
         p->unconfirmed += p->settled - dbuf__max(p->durable, p->doubted);
         p->doubted = p->settled;
     }
+    /* Where the kernel cannot, it may be able to when a page is needed. */
+    if (p->populates) (void)madvise(words, DBUF__HEADER_BYTES + (size_t)p->capacity, DBUF__POPULATE_WRITE);
     head = dbuf__move(p, words);
     munmap(p->words, DBUF__HEADER_BYTES + (size_t)p->capacity);
     p->words = words;
@@ -1385,12 +1396,9 @@ DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64
     int saved = errno;
     if (p->stage != DBUF__RING) return;
     if (dbuf__is_bell_due(p, state)) {
-        uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
         dbuf__ring_bell(p);
-        if (now_ns - p->looked_ns >= DBUF__LOOK_EVERY_NS) {
-            p->looked_ns = now_ns;
-            dbuf__receive(p);
-        }
+        p->looked_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
+        dbuf__receive(p); /* whoever is rung for is still there */
     }
     if (p->stage == DBUF__RING && glance_time - p->glanced >= p->glance_every) {
         /* A daemon that was killed while it was awake rings no bell and takes nothing: then, and only then, the connection says
@@ -1548,6 +1556,7 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     p->fail_when_down = o->fail_when_down != 0;
     p->stamps = !o->no_stamp;
     p->asks_ring = !o->no_ring;
+    p->populates = o->populate != 0;
     if (o->socket != NULL) memcpy(p->socket, o->socket, strlen(o->socket) + 1);
     if (o->name != NULL) {
         p->name_bytes = (uint8_t)strlen(o->name);
@@ -1569,8 +1578,8 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
 
 /* Counts an event that found no room; the bytes first, for the daemon. */
 DBUF__FUNCTION void dbuf__give_up(dbuf_producer *p, size_t payload_bytes) {
-    p->full_events++;
-    p->full_bytes += payload_bytes;
+    p->lost_full++;
+    p->lost_full_bytes += payload_bytes;
     __atomic_store_n(&p->words->lost_bytes, p->words->lost_bytes + payload_bytes, __ATOMIC_RELAXED);
     __atomic_store_n(&p->words->lost_events, p->words->lost_events + 1, __ATOMIC_RELEASE);
 }
@@ -1816,20 +1825,22 @@ DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms) {
         dbuf__tend(p, 0);
     }
     __atomic_store_n(&p->words->wants, 0, __ATOMIC_RELAXED);
-    not_stored = counts.lost + counts.refused + p->unconfirmed;
+    not_stored = counts.lost + counts.refused;
     if (sure < wanted) {
         error = dbuf__has_link(p) ? DBUF_ERR_TIMEOUT : DBUF_ERR_NO_DAEMON;
         if (error == DBUF_ERR_TIMEOUT) dbuf__fail(p, error);
-    } else if (not_stored > p->not_stored_told) {
-        dbuf__say(p, "%llu events were not stored, or nobody can vouch for them", (unsigned long long)(not_stored - p->not_stored_told));
+    } else if (not_stored > p->not_stored_told || p->unconfirmed > p->unconfirmed_told) {
+        dbuf__say(p, "%llu events were not stored, and of %llu a daemon that is gone did not say so",
+                  (unsigned long long)(not_stored - p->not_stored_told), (unsigned long long)(p->unconfirmed - p->unconfirmed_told));
         p->not_stored_told = not_stored;
+        p->unconfirmed_told = p->unconfirmed;
         error = DBUF_ERR_NOT_STORED;
     }
     errno = saved;
     return error;
 }
 
-DBUF__FUNCTION int dbuf_pump(dbuf_producer *producer) {
+DBUF__FUNCTION int dbuf_tend(dbuf_producer *producer) {
     int saved = errno, error = dbuf__begin_if_forked(producer);
     if (error == 0 && producer->claim_is_open) error = dbuf__fail(producer, DBUF_ERR_CLAIM);
     if (error == 0) dbuf__tend(producer, 0);
@@ -1846,8 +1857,8 @@ DBUF__FUNCTION void dbuf_get_statistics(const dbuf_producer *producer, dbuf_stat
     counts = dbuf__count(p);
     statistics->events = p->events;
     statistics->bytes = p->bytes;
-    statistics->full_events = p->full_events;
-    statistics->full_bytes = p->full_bytes;
+    statistics->lost_full = p->lost_full;
+    statistics->lost_full_bytes = p->lost_full_bytes;
     statistics->refused = counts.refused;
     statistics->lost = counts.lost;
     statistics->unconfirmed = p->unconfirmed;
@@ -1857,7 +1868,7 @@ DBUF__FUNCTION void dbuf_get_statistics(const dbuf_producer *producer, dbuf_stat
     statistics->high_water_bytes = dbuf__max(p->high_water, statistics->waiting_bytes);
     if (p->stage == DBUF__RING)
         statistics->high_water_bytes = dbuf__max(statistics->high_water_bytes, dbuf__min(p->words->high_water, p->capacity));
-    statistics->bells = p->bells;
+    statistics->doorbells = p->doorbells;
     statistics->waits = p->waits;
     statistics->links = p->links;
     statistics->link = p->stage == DBUF__RING ? DBUF_LINK_RING : p->stage == DBUF__FRAMES ? DBUF_LINK_FRAMES : DBUF_LINK_NONE;

@@ -31,7 +31,7 @@ static void report(const char *what, double *ns, size_t count) {
 static void drain(dbuf_producer *p) {
     dbuf_statistics s;
     do {
-        dbuf_pump(p);
+        dbuf_tend(p);
         dbuf_get_statistics(p, &s);
     } while (s.waiting_bytes > 0 && s.link == DBUF_LINK_RING);
 }
@@ -60,11 +60,11 @@ int main(int count, char **arguments) {
         for (i = 0; i < BATCH; i++) dbuf_send(p, DBUF_INFO, payload, sizeof payload);
         ns = (double)(now_ns() - begin) / BATCH;
         dbuf_get_statistics(p, &after);
-        if (after.bells == before.bells) awake[awake_count++] = ns;
+        if (after.doorbells == before.doorbells) awake[awake_count++] = ns;
         else asleep[asleep_count++] = ns;
     }
     report("no bell in the batch", awake, awake_count);
     report("the bell was rung in it", asleep, asleep_count);
-    printf("%llu events, %llu found no room\n", (unsigned long long)after.events, (unsigned long long)after.full_events);
+    printf("%llu events, %llu found no room\n", (unsigned long long)after.events, (unsigned long long)after.lost_full);
     return dbuf_close(p) != 0;
 }

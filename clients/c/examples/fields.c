@@ -48,6 +48,6 @@ int main(void) {
 
     dbuf_get_statistics(p, &statistics);
     printf("%llu events, %llu durable, %llu found no room\n", (unsigned long long)statistics.events,
-           (unsigned long long)statistics.durable, (unsigned long long)statistics.full_events);
+           (unsigned long long)statistics.durable, (unsigned long long)statistics.lost_full);
     return (dbuf_close(p) != 0 || error != 0) ? 1 : 0;
 }

@@ -6,7 +6,7 @@
  *     event TEXT              with a tag, fields and a time       claim BYTES   publish BYTES   discard
  *     print TEXT              through dbuf_printf("%s")           long BYTES    the same, of so many x
  *     log TEXT                by a thread that ends then
- *     sync MS     pump     until LINK (ring, frames, none)     stats     error     errno     close     closing MS
+ *     sync MS     tend     until LINK (ring, frames, none)     stats     error     errno     close     closing MS
  *     child                   forks: the child sends one event "child" and closes; its results are the answer
  *     idle                    forks: the child does nothing until its parent, the driver, is dead; answers its number
  */
@@ -72,7 +72,7 @@ static int log_in_thread(char *payload) {
     return (int)(intptr_t)result;
 }
 
-/* Pumps until the link is as it should be. */
+/* Tends until the link is as it should be. */
 static int until(const char *wanted) {
     int turns;
     for (turns = 0; turns < 60000; turns++) {
@@ -80,7 +80,7 @@ static int until(const char *wanted) {
         dbuf_statistics now;
         dbuf_get_statistics(producer, &now);
         if (strcmp(names[now.link], wanted) == 0) return 0;
-        dbuf_pump(producer);
+        dbuf_tend(producer);
         poll(NULL, 0, 1);
     }
     return 1;
@@ -108,13 +108,13 @@ static int idle_child(void) {
 static void print_statistics(void) {
     dbuf_statistics s;
     dbuf_get_statistics(producer, &s);
-    printf("{\"events\":%llu,\"bytes\":%llu,\"full_events\":%llu,\"full_bytes\":%llu,\"refused\":%llu,\"lost\":%llu,",
-           (unsigned long long)s.events, (unsigned long long)s.bytes, (unsigned long long)s.full_events,
-           (unsigned long long)s.full_bytes, (unsigned long long)s.refused, (unsigned long long)s.lost);
+    printf("{\"events\":%llu,\"bytes\":%llu,\"lost_full\":%llu,\"lost_full_bytes\":%llu,\"refused\":%llu,\"lost\":%llu,",
+           (unsigned long long)s.events, (unsigned long long)s.bytes, (unsigned long long)s.lost_full,
+           (unsigned long long)s.lost_full_bytes, (unsigned long long)s.refused, (unsigned long long)s.lost);
     printf("\"unconfirmed\":%llu,\"persisted\":%llu,\"durable\":%llu,\"capacity\":%llu,\"waiting\":%llu,\"high_water\":%llu,",
            (unsigned long long)s.unconfirmed, (unsigned long long)s.persisted, (unsigned long long)s.durable,
            (unsigned long long)s.capacity_bytes, (unsigned long long)s.waiting_bytes, (unsigned long long)s.high_water_bytes);
-    printf("\"bells\":%llu,\"waits\":%llu,\"links\":%llu,\"link\":%d}\n", (unsigned long long)s.bells, (unsigned long long)s.waits,
+    printf("\"doorbells\":%llu,\"waits\":%llu,\"links\":%llu,\"link\":%d}\n", (unsigned long long)s.doorbells, (unsigned long long)s.waits,
            (unsigned long long)s.links, (int)s.link);
 }
 
@@ -154,7 +154,7 @@ static int obey(char **part) {
     if (strcmp(part[0], "long") == 0) return dbuf_printf(producer, DBUF_INFO, "%s", (const char *)memset(text, 'x', bytes));
     if (strcmp(part[0], "log") == 0) return log_in_thread(part[1]);
     if (strcmp(part[0], "sync") == 0) return dbuf_sync(producer, (int)bytes);
-    if (strcmp(part[0], "pump") == 0) return dbuf_pump(producer);
+    if (strcmp(part[0], "tend") == 0) return dbuf_tend(producer);
     if (strcmp(part[0], "until") == 0) return until(part[1]);
     if (strcmp(part[0], "child") == 0) return in_child();
     if (strcmp(part[0], "idle") == 0) return idle_child();
