@@ -43,6 +43,21 @@ impl RingTap {
         Self { tap, ring, peer, memory, desk: vec![0; READ_BYTES] }
     }
 
+    /// Another ring in the place of this one, which has ended; the writer and its reader stay.
+    ///
+    /// # Panics
+    /// When the kernel gives no memory.
+    pub fn renew(&mut self) {
+        let rings = Rings::new(Limits { rings: 1, bytes: CAPACITY });
+        let identity = Identity { tag: b"tap"[..].into(), ..Identity::default() };
+        let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
+        std::mem::replace(&mut self.ring, ring).close();
+        self.memory = memory;
+        self.peer = self.tap.another_peer();
+        // What the last look has left in the half belongs to the ring before.
+        self.tap.tapped();
+    }
+
     /// The client's end of an honest client.
     ///
     /// # Panics
