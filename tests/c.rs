@@ -714,7 +714,7 @@ fn events_are_kept_without_a_daemon_and_delivered_when_one_comes() {
     driver.ok(&fake.open(0, "-"));
     driver.ok("send 100 50");
     driver.ok("errno");
-    assert_eq!((driver.count("events"), driver.count("link")), (51, 0));
+    assert_eq!((driver.count("events"), driver.count("link")), (52, 0));
     assert!(driver.ask("error").starts_with("cannot connect to "));
     // As many as fit, and the rest is counted.
     let kept: u64 = driver.ask("fill 1000").parse().expect("a number");
@@ -724,7 +724,7 @@ fn events_are_kept_without_a_daemon_and_delivered_when_one_comes() {
     let mut ring = fake.give_ring();
     assert_eq!(driver.answer(), "0");
     let events = ring.take_all();
-    assert_eq!(events.len() as u64, 51 + kept);
+    assert_eq!(events.len() as u64, 52 + kept);
     assert_eq!(events[50].payload, b"kept");
     assert_eq!(events[49].number(), 50);
     assert!(events.iter().all(|event| event.time_ns > 0), "they have the time at which they were sent");
@@ -758,6 +758,9 @@ fn what_a_ring_still_had_moves_into_the_next_and_nothing_comes_twice() {
     let mut all: Vec<u64> = ring.take(30).iter().map(Owned::number).collect();
     driver.expect("send 9000 4", "0");
     let full: u64 = driver.ask("fill 2000").parse().expect("a number");
+    driver.expect("send 1999", FULL);
+    let told = ring.consumer.losses().expect("a loss");
+    ring.consumer.take_losses(told);
     driver.expect("send 2000", FULL);
     ring.line.error(Code::Broken, 0, 0, "an end with a reason");
     drop(ring);
@@ -818,10 +821,14 @@ fn frames_that_the_daemon_has_are_not_sent_again_and_all_others_are() {
     driver.ok("send 100");
     // Now all is settled but the last, and that is what a ring gets.
     driver.tell("until ring");
-    let mut ring = fake.accept().welcome(EVERYTHING, 15).grant(flag::TICKS);
+    let mut line = fake.accept().welcome(EVERYTHING, 15);
+    line.error(Code::Lost, 3, 3, "no disk");
+    line.ack(Level::Durable, 15);
+    let mut ring = line.grant(flag::TICKS);
     assert_eq!(driver.answer(), "0");
     assert_eq!(ring.numbers(), [16]);
-    assert_eq!(driver.count("persisted"), 15);
+    assert_eq!((driver.count("persisted"), driver.count("durable"), driver.count("lost")), (15, 15, 1));
+    assert_eq!(driver.count("unconfirmed"), 0);
 }
 
 #[test]
