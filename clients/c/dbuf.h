@@ -36,7 +36,7 @@
  *
  * Why there is no DBUF_IMPLEMENTATION to define: any number of files of a program may include this one. What a program must have
  * once (the count of forks, the thread's own producer) is a weak symbol, which the linker merges. The functions are static in
- * C and inline in C++; a C file that sends carries a copy of the rest of them (16 KB), one that does not carries nothing.
+ * C and inline in C++: each C file that sends carries a copy of the rest of them (16 to 20 KB), one that does not carries no code.
  * Names that begin with dbuf__ or DBUF__ are not for use.
  */
 #ifndef DBUF_H
