@@ -36,7 +36,7 @@
  *
  * Why there is no DBUF_IMPLEMENTATION to define: any number of files of a program may include this one. What a program must have
  * once (the count of forks, the thread's own producer) is a weak symbol, which the linker merges. The functions are static in
- * C and inline in C++; a C file that sends carries a copy of the rest of them (16 KB), one that does not carries nothing.
+ * C and inline in C++: each C file that sends carries a copy of the rest of them (16 to 20 KB), one that does not carries no code.
  * Names that begin with dbuf__ or DBUF__ are not for use.
  */
 #ifndef DBUF_H
@@ -1043,7 +1043,7 @@ DBUF__FUNCTION void dbuf__welcomed(dbuf_producer *p, const dbuf__frame *welcome)
 
 /* Events reached a level, or were named by an ERROR before. */
 DBUF__FUNCTION void dbuf__acknowledged(dbuf_producer *p, unsigned level, uint64_t sequence) {
-    uint64_t number = dbuf__min(sequence, p->send_number - 1);
+    uint64_t number = dbuf__min(sequence, p->known);
     if (level >= DBUF__LEVEL_PERSISTED) {
         p->persisted = dbuf__max(p->persisted, number);
         dbuf__settle(p, number);
@@ -1086,8 +1086,8 @@ DBUF__FUNCTION void dbuf__take_frames(dbuf_producer *p) {
         if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ERROR && p->stage != DBUF__DOWN) dbuf__errored(p, &frame);
         else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_WELCOME && p->stage == DBUF__HELLO) dbuf__welcomed(p, &frame);
         else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_GRANT && p->stage == DBUF__ASKED) dbuf__adopt_ring(p);
-        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ACK && p->stage == DBUF__FRAMES)
-            dbuf__acknowledged(p, frame.detail, frame.sequence);
+        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ACK && (p->stage == DBUF__FRAMES || p->stage == DBUF__ASKED))
+            dbuf__acknowledged(p, frame.detail, frame.sequence); /* before a GRANT: of earlier connections */
         else dbuf__lose_link(p, "dbufd sent something that this client does not understand");
     }
     if (p->fd < 0) at = p->in_bytes;

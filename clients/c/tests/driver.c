@@ -6,7 +6,8 @@
  *     event TEXT              with a tag, fields and a time       claim BYTES   publish BYTES   discard
  *     print TEXT              through dbuf_printf("%s")           long BYTES    the same, of so many x
  *     log TEXT                by a thread that ends then
- *     sync MS     tend     until LINK (ring, frames, none)     stats     error     errno     close     closing MS
+ *     errno                   two events "kept", by calls that must leave errno as it is
+ *     sync MS     tend     until LINK (ring, frames, none)     stats     error     close     closing MS
  *     child                   forks: the child sends one event "child" and closes; its results are the answer
  *     idle                    forks: the child does nothing until its parent, the driver, is dead; answers its number
  */
@@ -138,6 +139,12 @@ static int send_times(char **part) {
     return error;
 }
 
+static int keeps_errno(void) {
+    errno = EDOM;
+    if (dbuf_printf(producer, DBUF_INFO, "kept") != 0 || errno != EDOM) return 1;
+    return dbuf_send(producer, DBUF_INFO, "kept", 4) != 0 || errno != EDOM;
+}
+
 static int obey(char **part) {
     size_t bytes = part[1] == NULL ? 0 : strtoull(part[1], NULL, 10);
     if (strcmp(part[0], "open") == 0) return open_by(part);
@@ -158,7 +165,7 @@ static int obey(char **part) {
     if (strcmp(part[0], "until") == 0) return until(part[1]);
     if (strcmp(part[0], "child") == 0) return in_child();
     if (strcmp(part[0], "idle") == 0) return idle_child();
-    if (strcmp(part[0], "errno") == 0) return errno = EDOM, dbuf_printf(producer, DBUF_INFO, "kept"), errno == EDOM ? 0 : 1;
+    if (strcmp(part[0], "errno") == 0) return keeps_errno();
     if (strcmp(part[0], "closing") == 0) return producer->close_wait_ms = atoi(part[1]), 0;
     if (strcmp(part[0], "close") == 0) return dbuf_close(producer);
     return 1000;
