@@ -250,7 +250,8 @@ fn take_over_rings(
     let limits = Limits { rings: ingest.rings, bytes: ingest.ring_bytes };
     let Some((store, room)) = store else { return Ok(Rings::new(limits)) };
     let was_published = |spot: Spot| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
-    Rings::kept(limits, store, rings_room(config).min(room / RINGS_SHARE), left, &was_published)
+    let generation = predecessor.map_or(0, |(_, generation)| *generation);
+    Rings::kept(limits, store, rings_room(config).min(room / RINGS_SHARE), left, (&was_published, generation))
         .context("there is no memory for what is known of rings")
 }
 

@@ -38,8 +38,8 @@ pub use super::layer::Brought;
 use crate::pipeline::buffer::Spot;
 use crate::pipeline::record::Cause;
 use crate::sync::Arc;
-pub(super) use acks::Acks;
 pub use acks::SPANS_MAX;
+pub(super) use acks::{Acks, Span};
 pub use sessions::{Predecessor, SESSIONS_MAX, SESSIONS_NAME, Sessions};
 use sessions::{Seat, Standing};
 

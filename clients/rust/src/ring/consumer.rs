@@ -207,6 +207,15 @@ impl RingConsumer {
         words.persisted.store(persisted, Relaxed);
     }
 
+    /// What was told last: persisted, durable, lost, refused. An earlier daemon may have told it; the producer may have changed
+    /// it, which misleads nobody but itself.
+    #[must_use]
+    pub fn told(&self) -> [u64; 4] {
+        let words = self.memory.words();
+        // Relaxed: whoever wrote them is this side, or dead.
+        [&words.persisted, &words.durable, &words.lost, &words.refused].map(|word| word.load(Relaxed))
+    }
+
     /// Says how large a payload may be.
     pub fn tell_max_event(&self, bytes: u64) {
         // Relaxed: a limit hands nothing over.

@@ -18,7 +18,7 @@ pub const SPANS_MAX: usize = 1024;
 
 /// Events of one generation, or of some neighbouring ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
+pub(in crate::pipeline::accept) struct Span {
     /// First and last generation.
     pub generations: (u64, u64),
     /// First and last sequence.
@@ -68,7 +68,7 @@ impl Acks {
     }
 
     /// For a session that was open before: its client has to be told where it stands, whether or not that changes.
-    pub(super) fn resumed(level: Level, pending: Option<Span>) -> Self {
+    pub(in crate::pipeline::accept) fn resumed(level: Level, pending: Option<Span>) -> Self {
         let mut acks = Self::new(level);
         acks.in_buffer.extend(pending);
         acks.told_persisted = None;

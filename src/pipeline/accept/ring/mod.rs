@@ -23,7 +23,7 @@ use dbuf_client::ring::{Broken, Position, RingConsumer, want};
 use dbuf_client::wire::Level;
 
 use self::rings::Row;
-use super::frames::Acks;
+use super::frames::{Acks, Span};
 use super::intake::Intake;
 use super::layer::{Brought, Closed, Extra, Witness};
 use super::source::Peer;
@@ -137,18 +137,25 @@ impl Witness for Told<'_> {
 }
 
 impl Ring {
-    fn new(consumer: RingConsumer, bell: OwnedFd, row: Row, name: &[u8], position: &Position) -> Self {
+    /// `generation` is the last that may hold events of it which a predecessor has taken. Of these nobody knows yet whether they
+    /// are persisted; what was told of them stays told.
+    fn new(consumer: RingConsumer, bell: OwnedFd, row: Row, position: &Position, generation: u64) -> Self {
+        let pending = (position.events > 0)
+            .then_some(Span { generations: (generation, generation), sequences: (1, position.events) });
+        let [persisted, durable, lost, refused] = consumer.told();
+        let told = (persisted.min(position.events), durable.min(position.events));
+        let name = row.identity().tag;
         Self {
             consumer,
             bell,
             row,
-            name: name.into(),
+            name,
             position: *position,
-            acks: Acks::new(Level::None),
-            lost: 0,
-            refused: 0,
+            acks: Acks::resumed(Level::None, pending),
+            lost,
+            refused,
             sync_asked: 0,
-            told: (0, 0),
+            told,
             wants: 0,
             max_event_told: 0,
             refusing: 0,
@@ -311,7 +318,7 @@ impl Ring {
     fn refuse(&mut self, cause: Cause, bytes: u64, pass: &mut Pass<'_>) -> bool {
         let slot = pass.intake.layer.slot(pass.peer, Transport::Ring, 0, &self.name);
         pass.intake.layer.lose(slot, cause, bytes);
-        self.refused += 1;
+        self.refused = self.refused.saturating_add(1);
         self.refusing += 1;
         false
     }
@@ -400,8 +407,9 @@ impl Ring {
         let mut lost = 0;
         let was_lost = |generations| progress.was_lost_among(&generations);
         self.acks.progress(before, self.position.events, was_lost, |first, last| lost += last - first + 1);
-        self.lost += lost;
-        let reached = self.acks.reached(self.position.events);
+        self.lost = self.lost.saturating_add(lost);
+        let (persisted, durable) = self.acks.reached(self.position.events);
+        let reached = (persisted.max(self.told.0), durable.max(self.told.1));
         let is_news = self.told != reached || lost > 0;
         if is_news || took {
             self.told = reached;

@@ -144,7 +144,7 @@ impl Rings {
     }
 
     /// Rings of which the first so many are kept in a store that has `room` for so many descriptors, and those of a
-    /// predecessor. `was_published` says what became of a publish.
+    /// predecessor. `was_published` says what became of a publish, `generation` is the last that may hold what was taken.
     ///
     /// # Errors
     /// When there is no memory.
@@ -153,7 +153,7 @@ impl Rings {
         store: &Arc<FdStore>,
         room: usize,
         left: LeftRings,
-        was_published: &dyn Fn(Spot) -> bool,
+        (was_published, generation): (&dyn Fn(Spot) -> bool, u64),
     ) -> io::Result<Arc<Self>> {
         let known = left.book.as_ref().and_then(RingBook::of_predecessor);
         let is_known = known.is_some();
@@ -178,7 +178,7 @@ impl Rings {
             }
         }
         for (row, parts) in parts {
-            this.inherit(row, parts, is_known, was_published);
+            this.inherit(row, parts, is_known, (was_published, generation));
         }
         Ok(this)
     }
@@ -189,14 +189,14 @@ impl Rings {
         row: u32,
         parts: [Option<OwnedFd>; DESCRIPTORS],
         is_known: bool,
-        was_published: &dyn Fn(Spot) -> bool,
+        (was_published, generation): (&dyn Fn(Spot) -> bool, u64),
     ) {
         let Some(KeptRings { store, book, .. }) = &self.kept else { return };
         let found = is_known.then(|| book.find(row, was_published)).flatten();
         if let (Some(Found { identity, position }), [Some(memory), Some(bell), Some(line)]) = (found, parts)
             && let Ok(memory) = Memory::of_file(&memory)
         {
-            let ring = self.enter(row, true, identity, memory, bell, &position);
+            let ring = self.enter(row, true, identity, memory, bell, (&position, generation));
             self.table().inherited.push((line, ring));
             return;
         }
@@ -212,7 +212,7 @@ impl Rings {
         identity: Identity,
         memory: Memory,
         bell: OwnedFd,
-        position: &Position,
+        (position, generation): (&Position, u64),
     ) -> Ring {
         let figures: Arc<Figures> = Arc::default();
         let capacity_bytes = memory.capacity();
@@ -220,7 +220,7 @@ impl Rings {
         let seen = Seen { identity: Arc::clone(&identity), capacity_bytes, figures: Arc::clone(&figures) };
         self.table().rings.insert(row, seen);
         let row = Row { all: Arc::clone(self), row, is_kept, figures, identity: Arc::clone(&identity) };
-        Ring::new(RingConsumer::new(memory, position), bell, row, &identity.tag, position)
+        Ring::new(RingConsumer::new(memory, position), bell, row, position, generation)
     }
 
     /// The rings that a predecessor left, each with its connection. Once.
@@ -247,7 +247,7 @@ impl Rings {
         });
         match made {
             Ok((memory, file, bell)) => {
-                let ring = self.enter(row, false, identity, memory, bell.into(), &Position::default());
+                let ring = self.enter(row, false, identity, memory, bell.into(), (&Position::default(), 0));
                 Ok((ring, file))
             }
             Err(error) => {

@@ -142,6 +142,8 @@ pub(super) struct Plan {
     pub(super) early: usize,
     /// Rings outlive a life under a service manager.
     pub(super) keeps_rings: bool,
+    /// The last generation in which a predecessor's events may lie.
+    pub(super) generation_left: u64,
 }
 
 impl Default for Plan {
@@ -154,6 +156,7 @@ impl Default for Plan {
             keep: |_| true,
             early: 0,
             keeps_rings: false,
+            generation_left: 0,
         }
     }
 }
@@ -182,9 +185,9 @@ impl Rig {
     /// The same, with desks of one's own.
     pub(super) fn with_desks(manager: &mut Manager, plan: &Plan, before: Seen, desks: Vec<Desks>) -> Self {
         let successor = manager.successor_with(16, desks.iter().flat_map(Desks::places).collect());
-        let rings = plan
-            .keeps_rings
-            .then(|| Rings::kept(LIMITS, &manager.store(), 16, manager.left_rings(), &|_| false).unwrap());
+        let rings = plan.keeps_rings.then(|| {
+            Rings::kept(LIMITS, &manager.store(), 16, manager.left_rings(), (&|_| false, plan.generation_left)).unwrap()
+        });
         Self::start(plan, Some(successor), before, desks, Some(manager.store()), rings)
     }
 

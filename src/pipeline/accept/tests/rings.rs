@@ -230,6 +230,27 @@ fn a_ring_is_gone_on_with_after_the_daemon_and_its_program_notices_nothing() {
 }
 
 #[test]
+fn what_a_dead_daemon_has_taken_is_not_told_as_persisted_before_it_is() {
+    let plan = Plan { keeps_rings: true, ..Plan::default() };
+    let mut manager = Manager::new();
+    let first = Rig::under(&mut manager, &plan, Seen::default());
+    let mut client = Client::open(&first);
+    client.send("one");
+    first.wait_for_events(1);
+    let seen = first.stop();
+    // The reader never comes to what the dead one has left.
+    let second = Rig::under(&mut manager, &Plan { generation_left: 1 << 40, ..plan }, seen);
+    client.send("two");
+    second.wait_for_events(2);
+    client.send("three");
+    second.wait_for_events(3);
+    client.wait_for(want::ROOM, |ring| ring.memory().words().taken.load(Relaxed) == 3);
+    drop(second);
+    assert!(client.ring.memory().words().persisted.load(Relaxed) <= 1);
+    assert!(client.ring.memory().words().durable.load(Relaxed) <= 1);
+}
+
+#[test]
 fn of_a_ring_that_is_not_wholly_there_nothing_is_kept_and_its_program_sees_the_end() {
     let plan = Plan { keeps_rings: true, ..Plan::default() };
     let mut manager = Manager::new();
