@@ -270,6 +270,13 @@ impl Sink for Slot {
         self.bytes[self.filled..][..bytes.len()].copy_from_slice(bytes);
         self.filled += bytes.len();
     }
+
+    #[inline(always)]
+    fn open(&mut self, len: usize) -> &mut [u8] {
+        let at = self.filled;
+        self.filled += len;
+        &mut self.bytes[at..][..len]
+    }
 }
 
 fn fill(mut producer: impl Producer<Slot>, events: usize) {

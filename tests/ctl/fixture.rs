@@ -120,8 +120,9 @@ impl Fixture {
         }
         let runs = [RunView { writer: 0, events, slices: &slices }];
         let generation = self.generation;
-        let sources = &sources;
-        let view = BatchView { generation, events, payload_bytes, time_min_ns, time_max_ns, runs: &runs, sources };
+        let (sources, runs, content_crc) = (&sources, &runs, crc32c::crc32c(slices[0]));
+        let view =
+            BatchView { generation, events, payload_bytes, time_min_ns, time_max_ns, content_crc, runs, sources };
         self.store().append(&view).unwrap();
         self
     }

@@ -7,7 +7,10 @@
 //! down again, and nothing that was read has to be read, decided or counted twice. What waits in between is a few words
 //! an event, in a list that stays in the cache; the payload is copied once, from the socket's bytes into the claim.
 //! (Rejected: to read straight into the claim and take back, on a seal, what the reading had changed. It saves the
-//! list, and makes every parser carry its own way back.)
+//! list, and makes every parser carry its own way back. A ring, which keeps its bytes until they are published, goes that way:
+//! [`pour`].)
+
+mod pour;
 
 use std::ops::Range;
 
@@ -20,6 +23,8 @@ use crate::pipeline::counters::{Counters, WriterCounters};
 use crate::pipeline::pulse::{Activity, Pulse};
 use crate::pipeline::record::{Cause, Event, Loss, Piece, Transport, padded};
 use crate::sync::Arc;
+
+pub(super) use self::pour::{Feed, Tray};
 
 /// Events that wait at a time: what a chunk holds of small ones.
 const EVENTS_MAX: usize = 512;
@@ -62,8 +67,6 @@ pub(super) trait Witness {
 pub struct Brought {
     /// The producer's own sequence of the last event that has one; None if there is none among them.
     pub sequence: Option<u64>,
-    /// How many of the events that were added are published with it, from the first on.
-    pub events: usize,
     /// Nothing of what was read waits any more: neither an event nor the record of one that was refused.
     pub is_all: bool,
 }
@@ -277,7 +280,7 @@ impl Layer {
         let lost: u64 = self.losses.all()[..losses].iter().map(|(_, loss)| loss.events).sum();
         let records = self.records + (to - done) as u64 + lost;
         let is_all = all && losses == self.losses.all().len();
-        let brought = Brought { sequence: self.carried.sequence, events: to, is_all };
+        let brought = Brought { sequence: self.carried.sequence, is_all };
         self.teller.about_to(claim.spot());
         self.notes.about_to(claim.spot(), records);
         witness.about_to_publish(claim.spot(), brought);

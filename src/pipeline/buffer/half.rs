@@ -170,6 +170,21 @@ impl Memory {
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
 
+    /// The `len` bytes of the window behind its first `filled` ones, to be written. What is there before is of no meaning. Only
+    /// while its owner has set BUSY (invariant 2), and for one borrower at a time: the claim is borrowed as long.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref, reason = "the bytes are the owner's alone, whose claim is borrowed exclusively")]
+    pub(super) fn open(&self, window: &Window, filled: usize, len: usize) -> &mut [u8] {
+        assert!(filled + len <= window.len, "more bytes than the claim has room for");
+        let at = window.start + filled;
+        self.mapping.watch_write(at, len);
+        // SAFETY: as in `put`.
+        let start = unsafe { self.mapping.bytes().add(at) };
+        // SAFETY: the bytes are there and initialised (the mapping starts as zeros), and nobody else reads or writes them while the
+        // slice lives: as in `put`, and the slice ends before the claim is written to again or published.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+
     /// The first `len` bytes of a chunk, or of the span that starts there.
     ///
     /// Only for the reader, and at most as many as its seal has counted (invariant 5).

@@ -331,6 +331,17 @@ impl Claim<'_> {
         self.filled += bytes.len();
     }
 
+    /// The next `len` bytes, for the caller to write: they count as put, and what is there before is of no meaning.
+    ///
+    /// # Panics
+    /// When they are more than [`Claim::room`].
+    #[inline(always)]
+    pub fn open(&mut self, len: usize) -> &mut [u8] {
+        let filled = self.filled;
+        self.filled += len;
+        self.writer.shared.memory.open(&self.writer.held.window, filled, len)
+    }
+
     /// Where the bytes that were put will count from, for a note that outlives this process; see [`Spot`].
     #[inline]
     #[must_use]
@@ -416,5 +427,10 @@ impl Sink for Claim<'_> {
     #[inline(always)]
     fn put(&mut self, bytes: &[u8]) {
         Claim::put(self, bytes);
+    }
+
+    #[inline(always)]
+    fn open(&mut self, len: usize) -> &mut [u8] {
+        Claim::open(self, len)
     }
 }

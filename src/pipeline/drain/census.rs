@@ -83,6 +83,8 @@ pub(super) struct Census<'a> {
     pub(super) payload_bytes: u64,
     pub(super) time_min_ns: u64,
     pub(super) time_max_ns: u64,
+    /// CRC-32C of the slices of all runs, one after the other.
+    pub(super) content_crc: u32,
     /// Bytes that could not be walked.
     pub(super) broken_bytes: u64,
 }
@@ -144,6 +146,7 @@ impl<'a> Census<'a> {
             payload_bytes: 0,
             time_min_ns: u64::MAX,
             time_max_ns: 0,
+            content_crc: 0,
             broken_bytes: 0,
         };
         if let Some(sizes) = sizes.as_deref_mut() {
@@ -164,10 +167,14 @@ impl<'a> Census<'a> {
     }
 
     fn walk(&mut self, chunk: &'a [u8], run: &mut RunCensus<'a>, mut sizes: Option<&mut Sizes>) {
+        // First of all, for it goes through memory in one line, which brings the chunk into the cache faster than the walk would.
+        let before = self.content_crc;
+        self.content_crc = crc32c::crc32c_append(before, chunk);
         let mut at = 0;
         while at < chunk.len() {
             let Ok((record, bytes)) = Record::decode(&chunk[at..]) else {
                 self.broken_bytes += (chunk.len() - at) as u64;
+                self.content_crc = crc32c::crc32c_append(before, &chunk[..at]);
                 break;
             };
             if record.kind == Kind::Event {

@@ -315,6 +315,7 @@ impl Keeper {
             payload_bytes: census.payload_bytes,
             time_min_ns: census.time_min_ns,
             time_max_ns: census.time_max_ns,
+            content_crc: crc32c::crc32c_append(census.content_crc, report),
             runs: &runs,
             sources: &sources,
         };

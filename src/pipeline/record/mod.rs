@@ -256,11 +256,20 @@ pub struct Piece {
 pub trait Sink {
     /// Appends `bytes`. The caller has made sure that they fit.
     fn put(&mut self, bytes: &[u8]);
+
+    /// Appends `len` bytes, for the caller to write. The caller has made sure that they fit.
+    fn open(&mut self, len: usize) -> &mut [u8];
 }
 
 impl Sink for Vec<u8> {
     fn put(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
+    }
+
+    fn open(&mut self, len: usize) -> &mut [u8] {
+        let at = self.len();
+        self.resize(at + len, 0);
+        &mut self[at..]
     }
 }
 
@@ -344,6 +353,24 @@ impl Event<'_> {
             self.encode_extensions(to);
         }
         put_padded(to, self.payload);
+    }
+
+    /// Writes the record of an event that has neither fields, pieces nor a sequence, and whose payload `fill` copies from where it lies. `to` has
+    /// room for [`Event::record_bytes`] and the payload.
+    #[inline(always)]
+    pub fn encode_around(&self, payload_bytes: usize, to: &mut impl Sink, fill: impl FnOnce(&mut [u8])) {
+        debug_assert!(self.fields.is_empty() && self.piece.is_none() && self.producer_sequence.is_none());
+        let length = self.extension_bytes() + payload_bytes;
+        let flags = if self.source_time_ns.is_some() { flag::SOURCE_TIME } else { 0 };
+        put_head(to, length, Kind::Event, self.pri, flags, self.time_ns, self.source);
+        if let Some(time) = self.source_time_ns {
+            to.put(&time.to_le_bytes());
+        }
+        let place = to.open(padded(payload_bytes));
+        if let Some(last) = place.last_chunk_mut::<ALIGN>() {
+            *last = [0; ALIGN];
+        }
+        fill(&mut place[..payload_bytes]);
     }
 
     fn encode_extensions(&self, to: &mut impl Sink) {

@@ -177,7 +177,7 @@ impl Active {
             time_max_ns: batch.time_max_ns,
             offset: self.footer.offset,
             payload_bytes: batch.payload_bytes,
-            content_crc: slices().fold(0, |crc, slice| crc32c::crc32c_append(crc, slice)),
+            content_crc: batch.content_crc,
             runs: batch.runs.iter().map(row).collect(),
         }
     }

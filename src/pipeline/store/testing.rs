@@ -79,6 +79,7 @@ impl TestBatch {
             payload_bytes: self.records().filter(|r| r.kind == Kind::Event).map(|r| r.payload().len() as u64).sum(),
             time_min_ns: self.records().map(|r| r.time_ns).min().unwrap_or(0),
             time_max_ns: self.records().map(|r| r.time_ns).max().unwrap_or(0),
+            content_crc: self.runs.iter().fold(0, |crc, run| crc32c::crc32c_append(crc, run)),
             runs: &runs,
             sources: &self.sources(),
         })

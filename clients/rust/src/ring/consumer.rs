@@ -68,6 +68,7 @@ impl RingConsumer {
     }
 
     /// Bytes taken.
+    #[inline]
     #[must_use]
     pub fn tail(&self) -> u64 {
         self.tail
@@ -103,6 +104,7 @@ impl RingConsumer {
     ///
     /// # Panics
     /// When it asks for more than [`RingConsumer::look`] has found.
+    #[inline]
     pub fn copy(&self, skip: u64, into: &mut [u8]) {
         assert!(skip + into.len() as u64 <= self.head - self.tail, "more than was published");
         self.memory.copy(self.tail + skip, into);

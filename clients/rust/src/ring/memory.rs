@@ -16,9 +16,10 @@ use std::io;
 use std::os::fd::BorrowedFd;
 #[cfg(not(dbuf_loom))]
 use std::os::fd::OwnedFd;
+use std::sync::atomic::compiler_fence;
 
 use super::layout::{CAPACITY_BYTES, HEADER_BYTES, MAGIC, VERSION, Words};
-use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 #[cfg(not(dbuf_loom))]
 use mapped::Mapping;
@@ -155,12 +156,22 @@ impl Memory {
     ///
     /// # Panics
     /// When that is more than there is.
+    #[inline]
     pub fn copy(&self, position: u64, into: &mut [u8]) {
         assert!(into.len() as u64 <= self.capacity, "more bytes than the ring has");
         let at = self.offset(position);
-        let (first, second) = into.split_at_mut(into.len().min(self.capacity as usize - at));
-        self.mapping.read(at, first);
-        self.mapping.read(0, second);
+        let to_end = self.capacity as usize - at;
+        if into.len() <= to_end {
+            self.mapping.read(at, into);
+        } else {
+            let (first, second) = into.split_at_mut(to_end);
+            self.mapping.read(at, first);
+            self.mapping.read(0, second);
+        }
+        // Whoever looks at the bytes looks at the copy. A compiler that knew both to be the same could go back to the ring for
+        // them, where they may be others by now; behind this, which is for it alone, it does not know that. What makes the bytes
+        // visible is edge `head`.
+        compiler_fence(SeqCst);
     }
 }
 

@@ -65,6 +65,7 @@ impl Head {
     }
 
     /// From its bytes; a clock of a later version says nothing.
+    #[inline]
     #[must_use]
     pub fn of_bytes(bytes: &[u8; HEAD_BYTES]) -> Self {
         let [l0, l1, l2, l3, kind, pri, tag_length, clock, ref time @ ..] = *bytes;
@@ -99,17 +100,37 @@ pub struct Malformed(
     pub &'static str,
 );
 
-/// The event of a record: its head, and the bytes after that. The sequence is 0 and the time is the head's own business.
+/// Bytes of the payload of an event without fields: all but the tag.
 ///
 /// # Errors
 /// [`Malformed`]; it concerns this event alone.
-pub fn event<'a>(head: &Head, body: &'a [u8]) -> Result<Event<'a>, Malformed> {
+#[inline]
+pub fn payload_bytes(head: &Head) -> Result<usize, Malformed> {
+    check(head)?;
+    match (head.length as usize).checked_sub(usize::from(head.tag_length)) {
+        None => Err(Malformed("the tag is longer than the event")),
+        Some(0) => Err(Malformed("an event without payload")),
+        Some(bytes) => Ok(bytes),
+    }
+}
+
+#[inline]
+fn check(head: &Head) -> Result<(), Malformed> {
     if usize::from(head.tag_length) > wire::TAG_BYTES_MAX {
         return Err(Malformed("the tag is longer than 64 bytes"));
     }
     if head.pri > wire::PRI_MAX {
         return Err(Malformed("pri is above 191"));
     }
+    Ok(())
+}
+
+/// The event of a record: its head, and the bytes after that. The sequence is 0 and the time is the head's own business.
+///
+/// # Errors
+/// [`Malformed`]; it concerns this event alone.
+pub fn event<'a>(head: &Head, body: &'a [u8]) -> Result<Event<'a>, Malformed> {
+    check(head)?;
     let (tag, rest) =
         body.split_at_checked(usize::from(head.tag_length)).ok_or(Malformed("the tag is longer than the event"))?;
     let (fields, payload) = if head.kind == kind::EVENT_WITH_FIELDS {
@@ -144,6 +165,11 @@ mod tests {
         assert_eq!(why(Head { pri: 192, ..head }, b"abc"), "pri is above 191");
         assert_eq!(why(Head { tag_length: 4, ..head }, b"abc"), "the tag is longer than the event");
         assert_eq!(why(Head { tag_length: 3, ..head }, b"abc"), "an event without payload");
+        for wrong in [Head { tag_length: 65, ..head }, Head { pri: 192, ..head }, Head { tag_length: 4, ..head }] {
+            assert_eq!(payload_bytes(&wrong).unwrap_err().0, why(wrong, b"abc"));
+        }
+        assert_eq!(payload_bytes(&Head { tag_length: 3, ..head }).unwrap_err().0, "an event without payload");
+        assert_eq!(payload_bytes(&Head { tag_length: 1, ..head }), Ok(2));
         let with_fields = Head { kind: kind::EVENT_WITH_FIELDS, ..head };
         assert_eq!(why(with_fields, b"abc"), "an event whose fields are cut off");
         assert_eq!(event(&head, b"abc").unwrap().payload, b"abc");

@@ -4,12 +4,13 @@
 //! writer's thread. What can fail: the reader can go; and what the program has written cannot be true, and then it is cut off
 //! with its ring, by name ([`Taken::Broken`]).
 //!
-//! The other end may be hostile. So bytes are copied out first, and only the copy is looked at; no number is read twice; what
-//! is copied at a time is bounded by the writer's desk. What a program can reach is its own ring and nobody else's.
+//! The other end may be hostile. What a look believes of its bytes is said in `pass`; no number is read twice; what is taken at a
+//! time is bounded. What a program can reach is its own ring and nobody else's.
 //!
-//! The way through the files: [`rings`] gives a ring and keeps it, `book` says how far it was taken.
+//! The way through the files: [`rings`] gives a ring and keeps it, `pass` takes what lies in it, `book` says how far it was taken.
 
 mod book;
+mod pass;
 pub mod rings;
 #[cfg(any(test, fuzzing))]
 pub mod tap;
@@ -18,27 +19,24 @@ mod tests;
 
 use std::os::fd::OwnedFd;
 
-use dbuf_client::ring::record::{self, HEAD_BYTES, Head, Malformed, Stamp, kind};
 use dbuf_client::ring::{Broken, Position, RingConsumer, want};
 use dbuf_client::wire::Level;
 
+use self::pass::Pass;
 use self::rings::Row;
 use super::frames::{Acks, Span};
 use super::intake::Intake;
-use super::layer::{Brought, Closed, Extra, Witness};
+use super::layer::Closed;
 use super::source::Peer;
-use super::writer::READ_BYTES;
 use crate::pipeline::account::Identity;
-use crate::pipeline::buffer::Spot;
 use crate::pipeline::progress;
-use crate::pipeline::record::{Cause, Transport};
-use crate::sys::ticks::Moment;
+use crate::pipeline::record::Cause;
 
 /// The most rings that a daemon can have.
 pub const RINGS_MAX: usize = 1024;
 
-/// Bytes that are copied at a time: what a desk holds.
-const DESK_BYTES: u64 = READ_BYTES as u64;
+/// The most bytes that a look takes.
+const LOOK_BYTES_MAX: u64 = 1 << 20;
 
 /// What was in a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,72 +66,6 @@ pub(super) struct Ring {
     told: (u64, u64),
     wants: u32,
     max_event_told: u64,
-    /// Refusals, and losses of the program's own, that wait in the layer.
-    refusing: u64,
-    losing: (u64, u64),
-    /// Where each event that waits in the layer ends.
-    ends: Vec<u64>,
-}
-
-/// What a stretch of bytes ended with.
-enum Stretch {
-    /// All of it is done with, or the rest is no whole record.
-    End,
-    /// The layer is to be laid down before more is added.
-    Full,
-    /// This record alone is larger than the stretch.
-    Large(u64),
-    /// It cannot be true.
-    Broken(&'static str),
-}
-
-/// What the layer says of the ring's events while it lays them down.
-struct Told<'a> {
-    row: &'a Row,
-    acks: &'a mut Acks,
-    ends: &'a [u64],
-    /// How far it was before, and how far it is when all is published.
-    before: Position,
-    after: Position,
-    /// Events that were told of in this.
-    events: u64,
-}
-
-impl Told<'_> {
-    fn position(&self, brought: Brought) -> Position {
-        match brought.events.checked_sub(1) {
-            _ if brought.is_all => self.after,
-            None => self.before,
-            Some(last) => Position {
-                tail: self.ends[last],
-                events: self.before.events + brought.events as u64,
-                lost: self.before.lost,
-            },
-        }
-    }
-}
-
-impl Witness for Told<'_> {
-    fn about_to_publish(&mut self, spot: Spot, brought: Brought) {
-        self.row.about_to(spot, &self.position(brought));
-    }
-
-    fn take_back(&mut self) {
-        self.row.take_back();
-    }
-
-    fn published(&mut self, generation: u64, brought: Brought) {
-        let position = self.position(brought);
-        self.row.settle(&position);
-        if position.events > self.events {
-            self.acks.published(generation, (self.events + 1, position.events));
-            self.events = position.events;
-        }
-    }
-
-    fn outlives(&self) -> bool {
-        self.row.is_kept
-    }
 }
 
 impl Ring {
@@ -158,9 +90,6 @@ impl Ring {
             told,
             wants: 0,
             max_event_told: 0,
-            refusing: 0,
-            losing: (0, 0),
-            ends: Vec::new(),
         }
     }
 
@@ -200,12 +129,18 @@ impl Ring {
         self.consumer.look().unwrap_or(0)
     }
 
-    /// Looks that see all of it, also where each ends before a record that did not fit.
+    /// Looks that see all of it.
     pub(super) fn looks_max(&self) -> u64 {
-        2 * (self.consumer.memory().capacity() / DESK_BYTES) + 2
+        self.consumer.memory().capacity() / self.look_bytes() + 1
     }
 
-    /// Copies and lays down what waits, as much as the desk holds.
+    /// Bytes with which a look is content: half of the ring, so that its program, which may wait for room, goes on while the writer
+    /// takes the other half; and no more than is fair to others.
+    fn look_bytes(&self) -> u64 {
+        (self.consumer.memory().capacity() / 2).min(LOOK_BYTES_MAX)
+    }
+
+    /// Lays down what waits, up to a measure.
     pub(super) fn take(&mut self, desk: &mut [u8], peer: &Peer, intake: &mut Intake) -> Result<Taken, Closed> {
         let max_event = intake.max_event_bytes as u64;
         if self.max_event_told != max_event {
@@ -224,151 +159,40 @@ impl Ring {
             return Ok(Taken::Bytes(0));
         }
         intake.begin();
-        let copy = &mut desk[..waiting.min(DESK_BYTES) as usize];
-        self.consumer.copy(0, copy);
-        let mut pass = Pass { peer, moment: intake.moment(), intake, waiting, done: 0 };
-        let why = loop {
-            match self.stretch(copy, &mut pass) {
-                Stretch::Full => self.lay_down(copy, &mut pass)?,
-                Stretch::End => break None,
-                Stretch::Broken(why) => break Some(why),
-                Stretch::Large(record_bytes) => {
-                    self.take_large(record_bytes, &mut pass)?;
-                    break None;
-                }
-            }
-        };
+        let look_bytes = self.look_bytes();
+        let before = self.position.tail;
+        let mut pass = self.pass(desk, peer, intake, waiting);
+        let why = pass.run(look_bytes, &mut intake.layer)?;
         if lost.0 > 0 {
-            let slot = pass.intake.layer.slot(peer, Transport::Ring, 0, &self.name);
-            pass.intake.layer.lose_many(slot, Cause::Full, lost);
-            self.losing = lost;
+            pass.lose(lost, &mut intake.layer)?;
         }
-        self.lay_down(copy, &mut pass)?;
-        let taken = pass.done;
-        self.consumer.take(taken, self.position.events);
+        (self.position, self.refused) = (pass.position, pass.refused);
         self.row.say(waiting, self.consumer.high_water_bytes(), &self.position, self.refused);
-        Ok(why.map_or(Taken::Bytes(taken), Taken::Broken))
+        Ok(why.map_or(Taken::Bytes(self.position.tail - before), Taken::Broken))
     }
 
-    /// Adds what is whole in `copy`, from where the pass is, to the layer.
-    fn stretch(&mut self, copy: &[u8], pass: &mut Pass<'_>) -> Stretch {
-        loop {
-            let at = pass.done as usize;
-            let Some(head) = copy.get(at..at + HEAD_BYTES) else { return Stretch::End };
-            let head = Head::of_bytes(head.try_into().expect("so many bytes"));
-            let record_bytes = head.record_bytes();
-            let memory = self.consumer.memory();
-            let to_end = memory.capacity() - memory.offset(self.consumer.tail() + pass.done) as u64;
-            if record_bytes > to_end.min(pass.waiting - pass.done) {
-                return Stretch::Broken("a record reaches beyond the ring's end or head");
-            }
-            match head.kind {
-                kind::PAD if record_bytes == to_end => {
-                    pass.done += record_bytes;
-                    continue;
-                }
-                kind::EVENT | kind::EVENT_WITH_FIELDS => {}
-                _ => return Stretch::Broken("a record of a type that there is not"),
-            }
-            if head.length as usize > pass.intake.max_event_bytes + record::OVERHEAD_BYTES_MAX {
-                pass.done += record_bytes;
-                self.refuse(Cause::TooBig, u64::from(head.length), pass);
-                return Stretch::Full;
-            }
-            let start = at + HEAD_BYTES;
-            let Some(body) = copy.get(start..start + head.length as usize) else {
-                let is_large = at == 0 && record_bytes > copy.len() as u64;
-                return if is_large { Stretch::Large(record_bytes) } else { Stretch::End };
-            };
-            pass.done += record_bytes;
-            if !self.add(&head, body, start, pass) || pass.intake.layer.is_full() {
-                return Stretch::Full;
-            }
+    fn pass<'a>(&'a mut self, desk: &'a mut [u8], peer: &'a Peer, intake: &Intake, waiting: u64) -> Pass<'a> {
+        Pass {
+            end: self.consumer.tail() + waiting,
+            consumer: &mut self.consumer,
+            row: &self.row,
+            acks: &mut self.acks,
+            name: &self.name,
+            peer,
+            moment: intake.moment(),
+            max_event_bytes: intake.max_event_bytes,
+            desk,
+            position: self.position,
+            next: self.position,
+            refused: self.refused,
         }
-    }
-
-    /// Adds one event, whose body is at `start` of what will be laid down. False if it was refused.
-    #[inline]
-    fn add(&mut self, head: &Head, body: &[u8], start: usize, pass: &mut Pass<'_>) -> bool {
-        let event = match record::event(head, body) {
-            Ok(event) if event.payload.len() <= pass.intake.max_event_bytes => event,
-            Ok(event) => return self.refuse(Cause::TooBig, event.payload.len() as u64, pass),
-            Err(Malformed(_)) => return self.refuse(Cause::Malformed, u64::from(head.length), pass),
-        };
-        let tag = if event.tag.is_empty() { &self.name } else { event.tag };
-        let layer = &mut pass.intake.layer;
-        let slot = layer.slot(pass.peer, Transport::Ring, 0, tag);
-        let end = start + body.len();
-        let range = end - event.payload.len()..end;
-        let source_time_ns = match head.stamp {
-            Stamp::None => None,
-            Stamp::Nanoseconds(time_ns) => Some(time_ns),
-            Stamp::Ticks(ticks) => pass.moment.as_ref().map(|moment| moment.time_ns(ticks)),
-        };
-        if source_time_ns.is_none() && event.fields.is_empty() {
-            layer.add(slot, event.pri, range);
-        } else {
-            layer.add_with(slot, event.pri, range, Extra { source_time_ns, ..Extra::default() }, event.fields);
-        }
-        self.ends.push(self.consumer.tail() + pass.done);
-        true
-    }
-
-    /// It ends what is laid down together, so that the record which tells of it is published with the last of that.
-    fn refuse(&mut self, cause: Cause, bytes: u64, pass: &mut Pass<'_>) -> bool {
-        let slot = pass.intake.layer.slot(pass.peer, Transport::Ring, 0, &self.name);
-        pass.intake.layer.lose(slot, cause, bytes);
-        self.refused = self.refused.saturating_add(1);
-        self.refusing += 1;
-        false
-    }
-
-    /// An event larger than the desk: copied by itself, into memory that goes again.
-    fn take_large(&mut self, record_bytes: u64, pass: &mut Pass<'_>) -> Result<(), Closed> {
-        let mut large = vec![0; record_bytes as usize];
-        self.consumer.copy(pass.done, &mut large);
-        pass.done += record_bytes;
-        // The head again, from this copy: it may be another by now.
-        let head = Head::of_bytes(large[..HEAD_BYTES].try_into().expect("so many bytes"));
-        match large.get(HEAD_BYTES..HEAD_BYTES + head.length as usize) {
-            Some(body) if matches!(head.kind, kind::EVENT | kind::EVENT_WITH_FIELDS) => {
-                self.add(&head, body, HEAD_BYTES, pass);
-            }
-            _ => {
-                self.refuse(Cause::Malformed, record_bytes, pass);
-            }
-        }
-        self.lay_down(&large, pass)
-    }
-
-    /// Publishes what waits in the layer: all up to where the pass is.
-    fn lay_down(&mut self, input: &[u8], pass: &mut Pass<'_>) -> Result<(), Closed> {
-        let before = self.position;
-        let (refusing, losing) = (std::mem::take(&mut self.refusing), std::mem::take(&mut self.losing));
-        let after = Position {
-            tail: self.consumer.tail() + pass.done,
-            events: before.events + self.ends.len() as u64 + refusing,
-            lost: (before.lost.0.wrapping_add(losing.0), before.lost.1.wrapping_add(losing.1)),
-        };
-        let (row, acks, ends) = (&self.row, &mut self.acks, &self.ends[..]);
-        let mut told = Told { row, acks, ends, before, after, events: before.events };
-        pass.intake.layer.lay_down(input, &mut told)?;
-        self.ends.clear();
-        if before.tail != after.tail {
-            // Also where nothing was published: a pad alone.
-            self.row.settle(&after);
-        }
-        self.consumer.take_losses(losing);
-        self.position = after;
-        Ok(())
     }
 
     /// Its program is gone, or has said that it is done: an event in the middle of which it was is lost.
     pub(super) fn end(&mut self, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
         if self.consumer.is_torn() {
             intake.begin();
-            let mut pass = Pass { peer, moment: None, intake, waiting: 0, done: 0 };
-            self.lose_one(Cause::Abandoned, &mut pass)?;
+            self.pass(&mut [], peer, intake, 0).lose_one(Cause::Abandoned, &mut intake.layer)?;
         }
         Ok(())
     }
@@ -378,14 +202,7 @@ impl Ring {
         let identity = &peer.identity;
         tracing::warn!(pid = identity.pid, uid = identity.uid, why, "a program is cut off with its ring");
         intake.begin();
-        let mut pass = Pass { peer, moment: None, intake, waiting: 0, done: 0 };
-        self.lose_one(Cause::Malformed, &mut pass)
-    }
-
-    fn lose_one(&mut self, cause: Cause, pass: &mut Pass<'_>) -> Result<(), Closed> {
-        let slot = pass.intake.layer.slot(pass.peer, Transport::Ring, 0, &self.name);
-        pass.intake.layer.lose(slot, cause, 0);
-        self.lay_down(&[], pass)
+        self.pass(&mut [], peer, intake, 0).lose_one(Cause::Malformed, &mut intake.layer)
     }
 
     /// Tells the program how far its events are, as far as it wants to know; wakes it if it sleeps for that.
@@ -433,16 +250,4 @@ impl Ring {
     pub(super) fn close(self) {
         self.row.give_back();
     }
-}
-
-/// One pass over what lies in a ring.
-struct Pass<'a> {
-    peer: &'a Peer,
-    /// What ticks mean; None where nobody is to use them.
-    moment: Option<Moment>,
-    intake: &'a mut Intake,
-    /// Bytes that were published when it began.
-    waiting: u64,
-    /// Bytes that are done with.
-    done: u64,
 }

@@ -11,12 +11,14 @@ use super::rings::{Limits, Rings};
 use super::{Ring, Taken};
 use crate::pipeline::accept::source::Peer;
 use crate::pipeline::accept::tap::{Tap, Tapped};
-use crate::pipeline::accept::writer::READ_BYTES;
 use crate::pipeline::account::Identity;
 use crate::pipeline::record::Cause;
 
 /// Bytes of data of the ring.
 pub const CAPACITY: u64 = 64 << 10;
+
+/// Less than a writer's own, so that events with fields come that are larger.
+const DESK_BYTES: usize = 8 << 10;
 
 /// A ring with its writer and its reader, and the client's memory.
 #[derive(Debug)]
@@ -40,7 +42,7 @@ impl RingTap {
         let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
         let mut tap = Tap::new(max_event_bytes);
         let peer = tap.another_peer();
-        Self { tap, ring, peer, memory, desk: vec![0; READ_BYTES] }
+        Self { tap, ring, peer, memory, desk: vec![0; DESK_BYTES] }
     }
 
     /// Another ring in the place of this one, which has ended; the writer and its reader stay.

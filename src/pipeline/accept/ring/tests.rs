@@ -38,6 +38,37 @@ fn an_event_of_a_ring_has_its_tag_priority_time_and_payload() {
 }
 
 #[test]
+fn an_event_with_fields_may_be_larger_than_the_desk() {
+    let mut tap = RingTap::new(30_000);
+    let mut producer = tap.producer();
+    let mut fields = Vec::new();
+    assert!(put_field(&mut fields, b"ORDER", b"17"));
+    for size in [1, 8_000, 20_000] {
+        let payload = vec![b'x'; size];
+        push(&mut producer, &Event { fields: &fields, ..event(&payload) });
+        let events = tap.take().unwrap();
+        assert_eq!((events.len(), &events[0].payload), (1, &payload));
+    }
+}
+
+#[test]
+fn each_of_many_tags_is_its_own_events_alone() {
+    let mut tap = RingTap::new(4096);
+    let mut producer = tap.producer();
+    for number in 0..1300 {
+        let (tag, text) = (format!("t{number}"), format!("event {number}"));
+        push(&mut producer, &Event { tag: tag.as_bytes(), ..event(text.as_bytes()) });
+    }
+    let mut number = 0;
+    while number < 1300 {
+        for event in tap.take().unwrap() {
+            assert_eq!((event.tag, event.payload), (format!("t{number}").into(), format!("event {number}").into()));
+            number += 1;
+        }
+    }
+}
+
+#[test]
 fn an_event_that_breaks_a_rule_is_refused_alone_and_counted() {
     let mut tap = RingTap::new(1000);
     let mut producer = tap.producer();

@@ -1,0 +1,296 @@
+//! One pass over what lies in a ring: its events go straight into the half.
+//!
+//! Enters: what was published when it began. Leaves: published records, and how far the ring is taken. The ring's writer. What can
+//! fail: the reader can go; and what the program has written cannot be true.
+//!
+//! The program may change any byte at any time. So a head, a tag, and fields are copied first and only the copy is looked at. Of
+//! a payload nothing is looked at: it is copied once, from the ring to its place in the half. No two copies of a thing are taken
+//! to be alike: what a claim is asked for is decided by the same copy of the head that is laid down then, so that each step takes
+//! one record at least, whatever the program does meanwhile.
+
+use dbuf_client::ring::record::{self, HEAD_BYTES, Head, Stamp, kind};
+use dbuf_client::ring::{Position, RingConsumer};
+use dbuf_client::wire::TAG_BYTES_MAX;
+
+use super::rings::Row;
+use crate::pipeline::accept::frames::Acks;
+use crate::pipeline::accept::layer::{Brought, Closed, Feed, Layer, Tray, Witness};
+use crate::pipeline::accept::source::Peer;
+use crate::pipeline::buffer::Spot;
+use crate::pipeline::record::{Cause, Event, SOURCE_BYTES_MAX, Transport};
+use crate::sys::ticks::Moment;
+
+/// The most that a record in the half has beside its source, and what follows the head in the ring: its own head, a time, and the
+/// filling up of fields and payload.
+const RECORD_OVERHEAD_BYTES: usize = 64;
+
+/// One pass.
+pub(super) struct Pass<'a> {
+    pub(super) consumer: &'a mut RingConsumer,
+    pub(super) row: &'a Row,
+    pub(super) acks: &'a mut Acks,
+    pub(super) name: &'a [u8],
+    pub(super) peer: &'a Peer,
+    /// What ticks mean; None where nobody is to use them.
+    pub(super) moment: Option<Moment>,
+    pub(super) max_event_bytes: usize,
+    /// Where fields are copied to.
+    pub(super) desk: &'a mut [u8],
+    /// How far the ring is taken.
+    pub(super) position: Position,
+    /// How far it is once the claim at hand is published.
+    pub(super) next: Position,
+    /// Where what was published ends.
+    pub(super) end: u64,
+    /// Events that were refused.
+    pub(super) refused: u64,
+}
+
+/// Why the laying down of events has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// It goes on with another claim.
+    Pause,
+    /// The event that begins here breaks a rule.
+    Refused(u64, Rule),
+    /// It cannot be true.
+    Broken(&'static str),
+}
+
+/// The rule that an event breaks, and the bytes that it has.
+type Rule = (Cause, u64);
+
+/// What a record's head says.
+enum Meaning {
+    /// Nothing is here; so many bytes are to be passed over.
+    Pad(u64),
+    /// An event.
+    Event,
+    Refused(Rule),
+    Broken(&'static str),
+}
+
+/// A pass while it lays down events, from one whose head it has seen.
+struct Flow<'p, 'a> {
+    pass: &'p mut Pass<'a>,
+    first: Head,
+    stop: Stop,
+}
+
+impl Pass<'_> {
+    /// Takes what lies there, until so much is taken or nothing is left. Says why the program is to be cut off.
+    pub(super) fn run(&mut self, enough_bytes: u64, layer: &mut Layer) -> Result<Option<&'static str>, Closed> {
+        let enough = self.position.tail + enough_bytes;
+        while self.position.tail < self.end.min(enough) {
+            let first = self.head(self.position.tail);
+            // What breaks a rule needs no room.
+            let length = (first.length as usize).min(self.max_event_bytes + record::OVERHEAD_BYTES_MAX);
+            let need = SOURCE_BYTES_MAX + RECORD_OVERHEAD_BYTES + length;
+            let mut flow = Flow { pass: self, first, stop: Stop::Pause };
+            let is_poured = layer.pour(need, &mut flow)?;
+            match flow.stop {
+                _ if !is_poured => {
+                    // No claim can ever hold it.
+                    let end = self.position.tail + first.record_bytes().min(self.end - self.position.tail);
+                    self.refuse(end, (Cause::TooBig, u64::from(first.length)), layer)?;
+                }
+                Stop::Pause => {}
+                Stop::Refused(end, rule) => self.refuse(end, rule, layer)?,
+                Stop::Broken(why) => return Ok(Some(why)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Counts events that found no room, as their program says.
+    pub(super) fn lose(&mut self, lost: (u64, u64), layer: &mut Layer) -> Result<(), Closed> {
+        let slot = layer.slot(self.peer, Transport::Ring, 0, self.name);
+        layer.lose_many(slot, Cause::Full, lost);
+        let before = self.position.lost;
+        self.next.lost = (before.0.wrapping_add(lost.0), before.1.wrapping_add(lost.1));
+        layer.lay_down(&[], self)?;
+        self.consumer.take_losses(lost);
+        Ok(())
+    }
+
+    /// Counts an event that was torn, or whatever a program had still written that is cut off.
+    pub(super) fn lose_one(&mut self, cause: Cause, layer: &mut Layer) -> Result<(), Closed> {
+        let slot = layer.slot(self.peer, Transport::Ring, 0, self.name);
+        layer.lose(slot, cause, 0);
+        layer.lay_down(&[], self)
+    }
+
+    /// Takes an event that breaks a rule; the record which tells of it is published by itself.
+    fn refuse(&mut self, end: u64, (cause, bytes): Rule, layer: &mut Layer) -> Result<(), Closed> {
+        let slot = layer.slot(self.peer, Transport::Ring, 0, self.name);
+        layer.lose(slot, cause, bytes);
+        self.next.tail = end;
+        self.next.events += 1;
+        self.refused = self.refused.saturating_add(1);
+        layer.lay_down(&[], self)
+    }
+
+    #[inline]
+    fn head(&self, at: u64) -> Head {
+        let mut head = [0; HEAD_BYTES];
+        self.consumer.copy(at - self.consumer.tail(), &mut head);
+        Head::of_bytes(&head)
+    }
+
+    /// What the head of the record at `at` says.
+    #[inline]
+    fn meaning(&self, at: u64, head: &Head) -> Meaning {
+        let memory = self.consumer.memory();
+        let to_end = memory.capacity() - memory.offset(at) as u64;
+        let record_bytes = head.record_bytes();
+        if record_bytes > to_end.min(self.end - at) {
+            return Meaning::Broken("a record reaches beyond the ring's end or head");
+        }
+        match head.kind {
+            kind::EVENT | kind::EVENT_WITH_FIELDS => {}
+            kind::PAD if record_bytes == to_end => return Meaning::Pad(record_bytes),
+            _ => return Meaning::Broken("a record of a type that there is not"),
+        }
+        if head.length as usize > self.max_event_bytes + record::OVERHEAD_BYTES_MAX {
+            return Meaning::Refused((Cause::TooBig, u64::from(head.length)));
+        }
+        Meaning::Event
+    }
+
+    /// Settles what was taken without anything to be published: a pad alone.
+    fn settle(&mut self) {
+        self.row.settle(&self.next);
+        self.consumer.take(self.next.tail - self.position.tail, self.next.events);
+        self.position = self.next;
+    }
+
+    #[inline]
+    fn source_time_ns(&self, stamp: Stamp) -> Option<u64> {
+        match stamp {
+            Stamp::None => None,
+            Stamp::Nanoseconds(time_ns) => Some(time_ns),
+            Stamp::Ticks(ticks) => self.moment.as_ref().map(|moment| moment.time_ns(ticks)),
+        }
+    }
+
+    /// Lays down the event that begins at `at`. False if it has no room.
+    #[inline]
+    fn event(&mut self, at: u64, head: &Head, tray: &mut Tray<'_, '_>) -> Result<bool, Rule> {
+        let malformed = |_| (Cause::Malformed, u64::from(head.length));
+        let body = at + HEAD_BYTES as u64 - self.consumer.tail();
+        if head.kind == kind::EVENT_WITH_FIELDS {
+            return self.event_with_fields(body, head, tray);
+        }
+        let payload_bytes = record::payload_bytes(head).map_err(malformed)?;
+        if payload_bytes > self.max_event_bytes {
+            return Err((Cause::TooBig, payload_bytes as u64));
+        }
+        let tag_bytes = usize::from(head.tag_length);
+        let slot = if tag_bytes == 0 {
+            tray.slot(self.peer, Transport::Ring, self.name)
+        } else {
+            let mut tag = [0; TAG_BYTES_MAX];
+            self.consumer.copy(body, &mut tag[..tag_bytes]);
+            tray.slot(self.peer, Transport::Ring, &tag[..tag_bytes])
+        };
+        let event = Event { pri: head.pri, source_time_ns: self.source_time_ns(head.stamp), ..Event::default() };
+        let fill = |payload: &mut [u8]| self.consumer.copy(body + tag_bytes as u64, payload);
+        Ok(tray.add_around(slot, &event, payload_bytes, fill))
+    }
+
+    fn event_with_fields(&mut self, body: u64, head: &Head, tray: &mut Tray<'_, '_>) -> Result<bool, Rule> {
+        let source_time_ns = self.source_time_ns(head.stamp);
+        let length = head.length as usize;
+        let mut large = Vec::new();
+        let copy = match self.desk.get_mut(..length) {
+            Some(copy) => copy,
+            None => {
+                large.resize(length, 0);
+                &mut large[..]
+            }
+        };
+        self.consumer.copy(body, copy);
+        let event = record::event(head, copy).map_err(|_| (Cause::Malformed, u64::from(head.length)))?;
+        if event.payload.len() > self.max_event_bytes {
+            return Err((Cause::TooBig, event.payload.len() as u64));
+        }
+        let tag = if event.tag.is_empty() { self.name } else { event.tag };
+        let slot = tray.slot(self.peer, Transport::Ring, tag);
+        let (fields, payload) = (event.fields, event.payload);
+        Ok(tray.add(slot, &Event { pri: event.pri, source_time_ns, fields, payload, ..Event::default() }))
+    }
+}
+
+impl Feed for Flow<'_, '_> {
+    fn put(&mut self, tray: &mut Tray<'_, '_>) {
+        let pass = &mut *self.pass;
+        let (mut at, mut head) = (pass.position.tail, self.first);
+        let mut events = 0;
+        self.stop = loop {
+            match pass.meaning(at, &head) {
+                Meaning::Event => match pass.event(at, &head, tray) {
+                    Ok(true) => {
+                        at += head.record_bytes();
+                        events += 1;
+                    }
+                    Ok(false) => break Stop::Pause,
+                    Err(rule) => break Stop::Refused(at + head.record_bytes(), rule),
+                },
+                Meaning::Pad(bytes) => at += bytes,
+                Meaning::Refused(rule) => break Stop::Refused(at + head.record_bytes(), rule),
+                Meaning::Broken(why) => break Stop::Broken(why),
+            }
+            if at == pass.end {
+                break Stop::Pause;
+            }
+            head = pass.head(at);
+        };
+        pass.next = Position { tail: at, events: pass.position.events + events, lost: pass.position.lost };
+        if events == 0 && at != pass.position.tail {
+            pass.settle();
+        }
+    }
+}
+
+impl Witness for Flow<'_, '_> {
+    fn about_to_publish(&mut self, spot: Spot, brought: Brought) {
+        self.pass.about_to_publish(spot, brought);
+    }
+
+    fn take_back(&mut self) {
+        self.pass.take_back();
+    }
+
+    fn published(&mut self, generation: u64, brought: Brought) {
+        self.pass.published(generation, brought);
+    }
+
+    fn outlives(&self) -> bool {
+        self.pass.outlives()
+    }
+}
+
+impl Witness for Pass<'_> {
+    fn about_to_publish(&mut self, spot: Spot, brought: Brought) {
+        self.row.about_to(spot, if brought.is_all { &self.next } else { &self.position });
+    }
+
+    fn take_back(&mut self) {
+        self.row.take_back();
+    }
+
+    fn published(&mut self, generation: u64, brought: Brought) {
+        if !brought.is_all {
+            self.row.settle(&self.position);
+            return;
+        }
+        if self.next.events > self.position.events {
+            self.acks.published(generation, (self.position.events + 1, self.next.events));
+        }
+        self.settle();
+    }
+
+    fn outlives(&self) -> bool {
+        self.row.is_kept
+    }
+}
