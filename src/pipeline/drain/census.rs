@@ -95,6 +95,8 @@ pub(super) struct Sizes {
     pub(super) sizes: Histogram,
     /// Acceptance times and how many events have each; neighbours are merged, for all events of one read share one.
     pub(super) times: Vec<(u64, u64)>,
+    /// The size of the last events, and how many of them in a row have had it: one addition for all, since neighbours are often alike.
+    alike: (u64, u64),
     open_pieces: Vec<(u64, u64)>,
 }
 
@@ -110,11 +112,22 @@ impl Sizes {
                 None => return,
             }
         }
-        self.sizes.record(size, 1);
+        if size == self.alike.0 {
+            self.alike.1 += 1;
+        } else {
+            self.count_alike();
+            self.alike = (size, 1);
+        }
         match self.times.last_mut() {
             Some((time, n)) if *time == record.time_ns => *n += 1,
             _ => self.times.push((record.time_ns, 1)),
         }
+    }
+
+    /// Counts those that have not been counted yet.
+    fn count_alike(&mut self) {
+        let (size, n) = std::mem::take(&mut self.alike);
+        self.sizes.record(size, n);
     }
 
     /// The size of the whole event once its last piece is there.
@@ -162,6 +175,9 @@ impl<'a> Census<'a> {
                 census.events += u64::from(of_run.events);
                 census.runs.push(of_run);
             }
+        }
+        if let Some(sizes) = sizes {
+            sizes.count_alike();
         }
         census
     }

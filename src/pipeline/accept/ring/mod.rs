@@ -185,6 +185,7 @@ impl Ring {
             position: self.position,
             next: self.position,
             refused: self.refused,
+            own_slot: None,
         }
     }
 

@@ -44,6 +44,8 @@ pub(super) struct Pass<'a> {
     pub(super) end: u64,
     /// Events that were refused.
     pub(super) refused: u64,
+    /// The slot of events without a tag of their own, once there was one in the claim at hand.
+    pub(super) own_slot: Option<u32>,
 }
 
 /// Why the laying down of events has ended.
@@ -187,7 +189,7 @@ impl Pass<'_> {
         }
         let tag_bytes = usize::from(head.tag_length);
         let slot = if tag_bytes == 0 {
-            tray.slot(self.peer, Transport::Ring, self.name)
+            *self.own_slot.get_or_insert_with(|| tray.slot(self.peer, Transport::Ring, self.name))
         } else {
             let mut tag = [0; TAG_BYTES_MAX];
             self.consumer.copy(body, &mut tag[..tag_bytes]);
@@ -224,6 +226,7 @@ impl Pass<'_> {
 impl Feed for Flow<'_, '_> {
     fn put(&mut self, tray: &mut Tray<'_, '_>) {
         let pass = &mut *self.pass;
+        pass.own_slot = None;
         let (mut at, mut head) = (pass.position.tail, self.first);
         let mut events = 0;
         self.stop = loop {
