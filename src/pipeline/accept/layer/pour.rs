@@ -120,3 +120,104 @@ impl Layer {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::account::Identity;
+    use crate::pipeline::buffer::{DoubleBuffer, Options, Reader, Spot};
+    use crate::pipeline::counters::Counters;
+    use crate::pipeline::record::{Kind, Record};
+    use crate::sync::Arc;
+
+    /// Events with a tag each, and a reader that swaps under the first of them so many times.
+    struct Tags<'a> {
+        reader: &'a mut Reader,
+        peer: Peer,
+        swaps: usize,
+        next: usize,
+        put: usize,
+        end: usize,
+        /// What the layer has said, in order.
+        said: Vec<&'static str>,
+    }
+
+    impl Feed for Tags<'_> {
+        fn put(&mut self, tray: &mut Tray<'_, '_>) {
+            self.put = 0;
+            while self.next + self.put < self.end {
+                let tag = format!("t{}", self.next + self.put);
+                let slot = tray.slot(&self.peer, Transport::Ring, tag.as_bytes());
+                if !tray.add(slot, &Event { payload: tag.as_bytes(), ..Event::default() }) {
+                    break;
+                }
+                self.put += 1;
+            }
+            if self.swaps > 0 {
+                self.swaps -= 1;
+                assert!(self.reader.swap().is_empty(), "what is not published is not seen");
+            }
+        }
+    }
+
+    impl Witness for Tags<'_> {
+        fn about_to_publish(&mut self, _spot: Spot, _brought: Brought) {
+            self.said.push("about to");
+        }
+
+        fn take_back(&mut self) {
+            self.said.push("back");
+        }
+
+        fn published(&mut self, _generation: u64, _brought: Brought) {
+            self.said.push("published");
+            self.next += self.put;
+        }
+    }
+
+    fn pour(events: usize, swaps: usize) -> (Vec<&'static str>, Vec<String>, u64) {
+        let options = Options { capacity_bytes: 4 << 20, chunk_bytes: 1 << 20, writers_max: 1 };
+        let (buffer, mut reader) = DoubleBuffer::new(&options).unwrap();
+        let counters = Arc::new(Counters::new(1).unwrap());
+        let mut layer = Layer::new(buffer.writer().unwrap(), 0, Arc::clone(&counters), Arc::default());
+        layer.begin(1);
+        let peer = Peer { number: 1, identity: Identity::default() };
+        let mut tags = Tags { reader: &mut reader, peer, swaps, next: 0, put: 0, end: events, said: Vec::new() };
+        while tags.next < events {
+            assert_eq!(layer.pour(1000, &mut tags), Ok(true));
+        }
+        assert_eq!(layer.pour(8 << 20, &mut tags), Ok(false), "no claim is as large");
+        let said = tags.said;
+        let (mut texts, mut names) = (Vec::new(), Vec::new());
+        for mut bytes in reader.swap().runs().flat_map(|run| run.chunks()) {
+            while !bytes.is_empty() {
+                let (record, taken) = Record::decode(bytes).unwrap();
+                bytes = &bytes[taken..];
+                match record.kind {
+                    Kind::Source => names.push(String::from_utf8_lossy(record.as_source().unwrap().tag).into_owned()),
+                    _ => {
+                        let text = String::from_utf8_lossy(record.payload()).into_owned();
+                        assert_eq!(text, names[record.source as usize]);
+                        texts.push(text);
+                    }
+                }
+            }
+        }
+        (said, texts, counters.account.totals().received_events)
+    }
+
+    #[test]
+    fn what_the_reader_swaps_away_is_taken_back_and_laid_down_again() {
+        let (said, texts, counted) = pour(3, 2);
+        assert_eq!(said, ["about to", "back", "about to", "back", "about to", "published"]);
+        assert_eq!((texts, counted), (vec!["t0".to_owned(), "t1".to_owned(), "t2".to_owned()], 3));
+    }
+
+    #[test]
+    fn a_claim_ends_before_it_names_more_sources_than_are_kept_at_hand() {
+        let (said, texts, counted) = pour(3000, 0);
+        assert!(said.len() >= 2 * 3000 / EVENTS_MAX, "{}", said.len());
+        assert!(texts.iter().enumerate().all(|(number, text)| *text == format!("t{number}")));
+        assert_eq!((texts.len(), counted), (3000, 3000));
+    }
+}

@@ -98,6 +98,18 @@ impl RingTap {
         }
     }
 
+    /// The reader has persisted every generation below this one.
+    #[cfg(test)]
+    pub(super) fn persisted_before(&mut self, generation: u64) {
+        self.tap.intake().progress.set_persisted(generation);
+    }
+
+    /// Every generation below this one is durable.
+    #[cfg(test)]
+    pub(super) fn durable_before(&mut self, generation: u64) {
+        self.tap.intake().progress.set_durable(generation);
+    }
+
     /// The client has gone.
     ///
     /// # Panics

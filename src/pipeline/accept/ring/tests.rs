@@ -55,17 +55,43 @@ fn an_event_with_fields_may_be_larger_than_the_desk() {
 fn each_of_many_tags_is_its_own_events_alone() {
     let mut tap = RingTap::new(4096);
     let mut producer = tap.producer();
+    push(&mut producer, &event(b"of the ring itself"));
     for number in 0..1300 {
         let (tag, text) = (format!("t{number}"), format!("event {number}"));
         push(&mut producer, &Event { tag: tag.as_bytes(), ..event(text.as_bytes()) });
     }
+    push(&mut producer, &event(b"of the ring itself"));
     let mut number = 0;
-    while number < 1300 {
+    while number < 1302 {
         for event in tap.take().unwrap() {
-            assert_eq!((event.tag, event.payload), (format!("t{number}").into(), format!("event {number}").into()));
+            let of_ring = number == 0 || number == 1301;
+            let (tag, text) = (format!("t{}", number.max(1) - 1), format!("event {}", number.max(1) - 1));
+            let wanted = if of_ring { ("tap".into(), "of the ring itself".into()) } else { (tag, text) };
+            assert_eq!((event.tag, event.payload), (wanted.0.into_bytes(), wanted.1.into_bytes()));
             number += 1;
         }
     }
+    assert_eq!(number, 1302);
+}
+
+#[test]
+fn an_event_is_told_as_persisted_and_durable_when_it_is_and_not_when_it_is_taken() {
+    let mut tap = RingTap::new(4096);
+    let mut producer = tap.producer();
+    push(&mut producer, &event(b"one"));
+    push(&mut producer, &event(b"two"));
+    assert_eq!(texts(&mut tap), ["one", "two"]);
+    let told = |tap: &mut RingTap, producer: &RingProducer| {
+        assert_eq!(texts(tap).len(), 0);
+        let words = producer.memory().words();
+        assert_eq!(words.taken.load(Relaxed), 2);
+        (words.persisted.load(Relaxed), words.durable.load(Relaxed))
+    };
+    assert_eq!(told(&mut tap, &producer), (0, 0));
+    tap.persisted_before(1 << 40);
+    assert_eq!(told(&mut tap, &producer), (2, 0));
+    tap.durable_before(1 << 40);
+    assert_eq!(told(&mut tap, &producer), (2, 2));
 }
 
 #[test]
