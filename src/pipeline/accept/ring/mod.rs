@@ -185,7 +185,6 @@ impl Ring {
             position: self.position,
             next: self.position,
             refused: self.refused,
-            own_slot: None,
         }
     }
 

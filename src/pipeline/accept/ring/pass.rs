@@ -44,8 +44,6 @@ pub(super) struct Pass<'a> {
     pub(super) end: u64,
     /// Events that were refused.
     pub(super) refused: u64,
-    /// The slot of events without a tag of their own, once there was one in the claim at hand.
-    pub(super) own_slot: Option<u32>,
 }
 
 /// Why the laying down of events has ended.
@@ -175,9 +173,16 @@ impl Pass<'_> {
         }
     }
 
-    /// Lays down the event that begins at `at`. False if it has no room.
+    /// Lays down the event that begins at `at`; `own_slot` is that of events without a tag of their own, once there was one. False if it
+    /// has no room.
     #[inline]
-    fn event(&mut self, at: u64, head: &Head, tray: &mut Tray<'_, '_>) -> Result<bool, Rule> {
+    fn event(
+        &mut self,
+        at: u64,
+        head: &Head,
+        own_slot: &mut Option<u32>,
+        tray: &mut Tray<'_, '_>,
+    ) -> Result<bool, Rule> {
         let malformed = |_| (Cause::Malformed, u64::from(head.length));
         let body = at + HEAD_BYTES as u64 - self.consumer.tail();
         if head.kind == kind::EVENT_WITH_FIELDS {
@@ -189,7 +194,7 @@ impl Pass<'_> {
         }
         let tag_bytes = usize::from(head.tag_length);
         let slot = if tag_bytes == 0 {
-            *self.own_slot.get_or_insert_with(|| tray.slot(self.peer, Transport::Ring, self.name))
+            *own_slot.get_or_insert_with(|| tray.slot(self.peer, Transport::Ring, self.name))
         } else {
             let mut tag = [0; TAG_BYTES_MAX];
             self.consumer.copy(body, &mut tag[..tag_bytes]);
@@ -226,12 +231,13 @@ impl Pass<'_> {
 impl Feed for Flow<'_, '_> {
     fn put(&mut self, tray: &mut Tray<'_, '_>) {
         let pass = &mut *self.pass;
-        pass.own_slot = None;
+        // Looked up once for a claim: that is how long a slot is sure to last.
+        let mut own_slot = None;
         let (mut at, mut head) = (pass.position.tail, self.first);
         let mut events = 0;
         self.stop = loop {
             match pass.meaning(at, &head) {
-                Meaning::Event => match pass.event(at, &head, tray) {
+                Meaning::Event => match pass.event(at, &head, &mut own_slot, tray) {
                     Ok(true) => {
                         at += head.record_bytes();
                         events += 1;
