@@ -31,7 +31,7 @@ mod senders;
 mod source;
 mod stream;
 mod syslog;
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, fuzzing, feature = "tap"))]
 pub mod tap;
 mod text;
 mod writer;

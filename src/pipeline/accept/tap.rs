@@ -1,4 +1,4 @@
-//! A writer without thread or socket, for fuzzing and for properties: bytes in, events out, over the real buffer.
+//! A writer without thread or socket, for fuzzing, for properties and for counting instructions: bytes in, events out, over the real buffer.
 //!
 //! Enters: what a socket would have brought, in parts. Leaves: the events that the reader would find, their pieces
 //! joined. One thread. What can fail: its assertions.
@@ -10,7 +10,7 @@ use super::ring::rings::{Limits, Rings};
 use super::source::Peer;
 use super::text::Text;
 use super::{Arc, Counters, Identity, OVERHEAD_BYTES_MAX, Progress, Sessions};
-use crate::pipeline::buffer::{DoubleBuffer, Options, Reader};
+use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader};
 use crate::pipeline::record::{Cause, FIELDS_BYTES_MAX, Kind, Record, Transport};
 
 /// The most bytes that are taken at a time, so that all events of them fit one half.
@@ -45,8 +45,17 @@ impl Tap {
     /// When the kernel gives no memory.
     #[must_use]
     pub fn new(max_event_bytes: usize) -> Self {
-        let options = Options { capacity_bytes: 1 << 20, chunk_bytes: 1 << 10, writers_max: 1 };
-        let (buffer, reader) = DoubleBuffer::new(&options).expect("a small buffer");
+        // Small chunks, so that claims of more than one are common.
+        Self::over(max_event_bytes, &Options { capacity_bytes: 1 << 20, chunk_bytes: 1 << 10, writers_max: 1 })
+    }
+
+    /// The same over a buffer of these sizes.
+    ///
+    /// # Panics
+    /// When the kernel gives no memory, or the buffer is too small for the events.
+    #[must_use]
+    pub fn over(max_event_bytes: usize, options: &Options) -> Self {
+        let (buffer, reader) = DoubleBuffer::new(options).expect("a small buffer");
         assert!(max_event_bytes + OVERHEAD_BYTES_MAX < buffer.largest_claim());
         let writer = buffer.writer().expect("the only writer");
         let counters = Arc::new(Counters::new(1).expect("a little memory"));
@@ -80,6 +89,15 @@ impl Tap {
     /// # Panics
     /// When a promise of the datagram path does not hold.
     pub fn datagram(&mut self, bytes: &[u8]) -> Vec<Tapped> {
+        self.lay_down_datagram(bytes);
+        self.tapped()
+    }
+
+    /// Lays one datagram down, and leaves it in the half.
+    ///
+    /// # Panics
+    /// As [`Tap::datagram`].
+    pub fn lay_down_datagram(&mut self, bytes: &[u8]) {
         let Self { intake, peer, .. } = self;
         intake.begin();
         intake.fields.clear();
@@ -94,7 +112,20 @@ impl Tap {
             intake.layer.add_with(slot, meaning.pri, range, extra, &intake.fields);
         }
         intake.layer.lay_down(bytes, &mut Nobody).expect("the reader is there");
-        self.tapped()
+    }
+
+    /// Lays down what a text connection brings, whole lines, and leaves it in the half.
+    ///
+    /// # Panics
+    /// When the reader is not there.
+    pub fn lay_down_text(&mut self, lines: &[u8]) {
+        self.intake.begin();
+        Text::default().take(&mut Vec::new(), lines, &self.peer, &mut self.intake).expect("the reader is there");
+    }
+
+    /// Swaps the halves: what was laid down since the last time.
+    pub fn swap(&mut self) -> Batch<'_> {
+        self.reader.swap()
     }
 
     /// One more sender.

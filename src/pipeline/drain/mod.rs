@@ -16,6 +16,8 @@ mod census;
 mod losses;
 mod reader;
 mod syncs;
+#[cfg(any(test, feature = "tap"))]
+pub mod tap;
 #[cfg(test)]
 mod tests;
 

@@ -12,7 +12,7 @@
 mod book;
 mod pass;
 pub mod rings;
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, fuzzing, feature = "tap"))]
 pub mod tap;
 #[cfg(test)]
 mod tests;

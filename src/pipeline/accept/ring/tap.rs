@@ -12,6 +12,7 @@ use super::{Ring, Taken};
 use crate::pipeline::accept::source::Peer;
 use crate::pipeline::accept::tap::{Tap, Tapped};
 use crate::pipeline::account::Identity;
+use crate::pipeline::buffer::Batch;
 use crate::pipeline::record::Cause;
 
 /// Bytes of data of the ring.
@@ -37,10 +38,18 @@ impl RingTap {
     /// When the kernel gives no memory.
     #[must_use]
     pub fn new(max_event_bytes: usize) -> Self {
+        Self::over(Tap::new(max_event_bytes))
+    }
+
+    /// The same with this writer and reader.
+    ///
+    /// # Panics
+    /// As [`RingTap::new`].
+    #[must_use]
+    pub fn over(mut tap: Tap) -> Self {
         let rings = Rings::new(Limits { rings: 1, bytes: CAPACITY });
         let identity = Identity { tag: b"tap"[..].into(), ..Identity::default() };
         let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
-        let mut tap = Tap::new(max_event_bytes);
         let peer = tap.another_peer();
         Self { tap, ring, peer, memory, desk: vec![0; DESK_BYTES] }
     }
@@ -78,6 +87,25 @@ impl RingTap {
         Memory::of_file(&self.memory).expect("a ring")
     }
 
+    /// One look of the writer, which leaves what it has laid down in the half. Returns the bytes taken.
+    ///
+    /// # Errors
+    /// The reason why the client is cut off.
+    ///
+    /// # Panics
+    /// When the reader is not there.
+    pub fn lay_down(&mut self) -> Result<u64, &'static str> {
+        match self.ring.take(&mut self.desk, &self.peer, self.tap.intake()).expect("the reader is there") {
+            Taken::Bytes(bytes) => Ok(bytes),
+            Taken::Broken(why) => Err(why),
+        }
+    }
+
+    /// Swaps the halves: what was laid down since the last time.
+    pub fn swap(&mut self) -> Batch<'_> {
+        self.tap.swap()
+    }
+
     /// What one look of the writer brings; or why the client is cut off.
     ///
     /// # Errors
@@ -86,16 +114,13 @@ impl RingTap {
     /// # Panics
     /// When a promise of the ring does not hold.
     pub fn take(&mut self) -> Result<Vec<Tapped>, &'static str> {
-        let taken = self.ring.take(&mut self.desk, &self.peer, self.tap.intake()).expect("the reader is there");
+        let taken = self.lay_down();
         self.ring.answer(true, self.tap.intake());
         let events = self.tap.tapped();
-        match taken {
-            Taken::Bytes(bytes) => {
-                assert!(bytes <= CAPACITY);
-                Ok(events)
-            }
-            Taken::Broken(why) => Err(why),
-        }
+        taken.map(|bytes| {
+            assert!(bytes <= CAPACITY);
+            events
+        })
     }
 
     /// The reader has persisted every generation below this one.
