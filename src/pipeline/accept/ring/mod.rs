@@ -164,6 +164,14 @@ impl Ring {
         }
     }
 
+    /// Wakes whoever waits for what a predecessor has done: it may have died after that and before the wake-up, or left it to
+    /// be noticed here that it had published what it took.
+    pub(super) fn wake_for_predecessor(&mut self) {
+        if self.consumer.wants() != 0 {
+            self.consumer.wake();
+        }
+    }
+
     /// The eventfd that its program rings. Nothing is ever read from it: the program could have made that wait.
     pub(super) fn bell(&self) -> &OwnedFd {
         &self.bell

@@ -251,6 +251,26 @@ fn what_a_dead_daemon_has_taken_is_not_told_as_persisted_before_it_is() {
 }
 
 #[test]
+fn a_successor_wakes_who_waits_for_its_predecessor_may_have_died_before_it_did() {
+    let plan = Plan { keeps_rings: true, ..Plan::default() };
+    let mut manager = Manager::new();
+    let first = Rig::under(&mut manager, &plan, Seen::default());
+    let mut client = Client::open(&first);
+    client.send("one");
+    client.wait_for(want::ROOM, |ring| ring.memory().words().taken.load(Relaxed) == 1);
+    let seen = first.stop();
+    // There is room and nothing to take, as when a daemon dies between its last two steps.
+    let turn = client.ring.want(want::ROOM);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let second = Rig::under(&mut manager, &plan, seen);
+    while client.ring.memory().words().turn.load(Relaxed) == turn {
+        assert!(Instant::now() < deadline, "it sleeps on");
+        client.ring.sleep(turn, Duration::from_secs(20));
+    }
+    drop(second);
+}
+
+#[test]
 fn of_a_ring_that_is_not_wholly_there_nothing_is_kept_and_its_program_sees_the_end() {
     let plan = Plan { keeps_rings: true, ..Plan::default() };
     let mut manager = Manager::new();
