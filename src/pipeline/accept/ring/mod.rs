@@ -164,6 +164,12 @@ impl Ring {
         }
     }
 
+    /// Says how large a payload may be, before its program has it. If that changes later, a look says so.
+    pub(super) fn tell_max_event(&mut self, bytes: usize) {
+        self.max_event_told = bytes as u64;
+        self.consumer.tell_max_event(self.max_event_told);
+    }
+
     /// Wakes whoever waits for what a predecessor has done: it may have died after that and before the wake-up, or left it to
     /// be noticed here that it had published what it took.
     pub(super) fn wake_for_predecessor(&mut self) {

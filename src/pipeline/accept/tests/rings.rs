@@ -121,6 +121,15 @@ fn events_of_a_ring_are_the_programs_own_in_their_order() {
 }
 
 #[test]
+fn a_ring_says_from_its_beginning_how_large_an_event_may_be() {
+    let rig = Rig::new(&Plan { max_event_bytes: 5000, ..Plan::default() });
+    for _ in 0..20 {
+        let client = Client::open(&rig);
+        assert_eq!(client.ring.memory().words().max_event_bytes.load(Relaxed), 5000);
+    }
+}
+
+#[test]
 fn an_event_for_a_writer_that_sleeps_wakes_it() {
     let rig = Rig::new(&Plan::default());
     let mut client = Client::open(&rig);
