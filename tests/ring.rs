@@ -12,11 +12,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use dbuf_client::ring::want;
+use dbuf_client::{LinkKind, Producer, ProducerOptions};
 use nix::sys::signal::Signal;
 use program::{Client, Program};
 use serde_json::{Value, json};
 use support::ring::RingClient;
-use support::{Home, wait_for};
+use support::{Home, PATIENCE, wait_for};
 
 const RING: u64 = 1 << 20;
 #[test]
@@ -71,6 +72,35 @@ fn an_event_that_was_being_written_when_its_program_was_killed_is_counted_as_aba
         assert_eq!(events_of(&home, 1), [program.returned()]);
         assert_eq!(torn_by_client(&home), HashMap::from([(client.name().to_owned(), 1)]));
     }
+}
+
+#[test]
+fn of_what_a_daemon_took_that_ends_in_order_nothing_is_unconfirmed() {
+    let home = Home::new();
+    // By itself nothing becomes durable.
+    let daemon = home.start(&["storage.sync=1h"]);
+    let options = ProducerOptions { path: Some(home.socket("stream.sock")), ..Default::default() };
+    let mut producer = Producer::open(options).unwrap();
+    assert_eq!(producer.statistics().link, LinkKind::Ring);
+    let send = |producer: &mut Producer, events: std::ops::RangeInclusive<u64>| {
+        events.for_each(|event| producer.send(6, program::text(0, event).as_bytes()).unwrap());
+    };
+    send(&mut producer, 1..=1000);
+    home.wait_persisted(1000);
+    assert_eq!(producer.statistics().durable, 0);
+    // Of these it takes what it comes to.
+    send(&mut producer, 1001..=1500);
+    daemon.stop();
+    wait_for("it to notice", || {
+        producer.tend();
+        (producer.statistics().link == LinkKind::None).then_some(())
+    });
+    let told = producer.statistics();
+    assert!(told.persisted == told.durable && told.durable >= 1000 && told.unconfirmed == 0, "{told:?}");
+    send(&mut producer, 1501..=1600);
+    let _daemon = home.start(&[]);
+    producer.sync(PATIENCE).unwrap();
+    assert_eq!(events_of(&home, 1), [1600]);
 }
 
 /// How many events of each program are there: whole, in order, and each once.

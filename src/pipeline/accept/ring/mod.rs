@@ -67,6 +67,8 @@ pub(super) struct Ring {
     /// What the program was told last: persisted, durable.
     told: (u64, u64),
     wants: u32,
+    /// Nothing more is taken; it stays until everything that was is durable, and told.
+    is_over: bool,
     max_event_told: u64,
     /// Refusals, and losses of the program's own, that wait in the layer.
     refusing: u64,
@@ -157,6 +159,7 @@ impl Ring {
             sync_asked: 0,
             told,
             wants: 0,
+            is_over: false,
             max_event_told: 0,
             refusing: 0,
             losing: (0, 0),
@@ -435,9 +438,22 @@ impl Ring {
         }
     }
 
+    /// The daemon ends, and no successor goes on with it: its program is to know of all that was taken.
+    pub(super) fn finish(&mut self) {
+        self.is_over = true;
+    }
+
+    /// Whether its program has been told that everything that was taken is durable, or lost.
+    pub(super) fn is_told(&self) -> bool {
+        self.told.1 >= self.position.events
+    }
+
     /// Which progress its program waits for, as bits of `progress::want`.
     pub(super) fn wanted_progress(&self) -> u32 {
         let (in_buffer, in_file) = self.acks.pending_kinds();
+        if self.is_over && (in_buffer || in_file) {
+            return progress::want::DURABLE;
+        }
         let persisted = self.wants & want::PERSISTED != 0 && in_buffer;
         let durable = self.wants & want::DURABLE != 0 && (in_buffer || in_file);
         (if persisted { progress::want::PERSISTED } else { 0 }) | (if durable { progress::want::DURABLE } else { 0 })
