@@ -8,7 +8,7 @@ usage() {
     cat <<'HELP'
 packaging/install.sh [PREFIX=DIR] [DESTDIR=DIR] [--profile NAME] [--dry-run]
 
-Installs dbufd, dbufctl, the units, the manual and the completions, after `cargo build --release`. A daemon that runs is
+Installs dbufd, dbufctl, dbuf.h, the units, the manual and the completions, after `cargo build --release`. A daemon that runs is
 restarted, and its senders do not notice. Configuration that is there already stays; where it differs from what would be
 installed, that is put beside it as FILE.new. packaging/uninstall.sh with the same PREFIX and DESTDIR removes it all.
 

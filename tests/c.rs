@@ -17,10 +17,9 @@ use dbuf_client::ring::{Memory, Position, RingConsumer, flag, state, want};
 use dbuf_client::wire::{Code, Event, Fault, Frame, Level, MAGIC, Welcome, feature, fields};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::Value;
+use support::c::{self, FOLDER, compile};
 use support::{Home, PATIENCE, wait_for};
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/c");
-const WARNINGS: &[&str] = &["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"];
 const CAPACITY: u64 = 64 << 10;
 const EVERYTHING: u64 = feature::FIELDS | feature::RING;
 
@@ -33,34 +32,12 @@ const TIMEOUT: &str = "-5";
 const NOT_STORED: &str = "-6";
 const CLAIM: &str = "-7";
 
-/// Compiles a source below clients/c; what the compiler says is the error.
-fn compile(compiler: &str, arguments: &[&str], source: &Path, to: &Path) -> Result<(), String> {
-    let mut command = Command::new(compiler);
-    command.args(WARNINGS).args(arguments).arg(format!("-I{FOLDER}")).arg(source).arg("-o").arg(to);
-    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{compiler}: {error}"))?;
-    let report = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(()) } else { Err(format!("{command:?}: {report}")) }
-}
-
-fn is_there(compiler: &str) -> bool {
-    Command::new(compiler).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
-}
-
 /// A program of clients/c/tests, built once, so that it stops at the first wrong access.
 fn program(name: &str) -> PathBuf {
     static BUILT: [OnceLock<PathBuf>; 2] = [OnceLock::new(), OnceLock::new()];
     let built = &BUILT[usize::from(name == "driver")];
-    let build = || {
-        let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("c-{name}"));
-        let built = to.with_extension(std::process::id().to_string());
-        let source = Path::new(FOLDER).join("tests").join(format!("{name}.c"));
-        let checks = ["-std=c11", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"];
-        compile("gcc", &checks, &source, &built).expect("the test program compiles");
-        // Another run of these tests may be using the one that is there.
-        std::fs::rename(&built, &to).expect("a place for it");
-        to
-    };
-    built.get_or_init(build).clone()
+    let checks = ["-std=c11", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"];
+    built.get_or_init(|| c::build(name, &checks)).clone()
 }
 
 fn command(name: &str) -> Command {
@@ -401,8 +378,7 @@ fn the_header_compiles_without_a_warning_as_c_and_as_cpp() {
             ("gcc", &["-std=gnu11", "-O0", "-c"], std::slice::from_ref(&twice)),
             ("g++", &["-x", "c++", "-std=c++20", "-O3", "-c"], std::slice::from_ref(&twice)),
         ] {
-            if compiler.starts_with("clang") && std::env::var_os("DBUF_CI").is_none() && !is_there(compiler) {
-                eprintln!("skipped: there is no {compiler}");
+            if compiler.starts_with("clang") && c::is_skipped(compiler) {
                 continue;
             }
             let to = to.with_extension(format!("{compiler}{}", mode.len()));

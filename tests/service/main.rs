@@ -13,6 +13,8 @@ mod kills;
 mod load;
 mod machine;
 mod package;
+#[path = "../support/program.rs"]
+mod program;
 mod restarts;
 mod rings;
 #[path = "../support/mod.rs"]

@@ -122,7 +122,8 @@ impl Machine {
 
     /// Paths with dbufd in their names, below all that a package could write to.
     fn traces(&self) -> Vec<String> {
-        let script = "find /etc /usr /lib /run /var /opt -name '*dbufd*' -o -name '*dbufctl*' -o -name 'dbuf-*'";
+        let script =
+            "find /etc /usr /lib /run /var /opt -name '*dbufd*' -o -name '*dbufctl*' -o -name 'dbuf-*' -o -name dbuf.h";
         // Caches of man-db and lists of apt are theirs, and so is what systemd writes of units that there were. Who works
         // with dbufd on this machine has things of its name in /var/tmp.
         let foreign = ["/var/cache/", "/run/dbufd-box", "/run/log/", "/var/tmp/"];
@@ -148,7 +149,24 @@ fn a_package_installs_offline_starts_and_is_complete() {
         machine.run(&["systemctl", "reload", "dbufd"]);
         the_manual_is_found(&machine);
         bash_completes(&machine);
+        a_program_in_c_sends(&machine);
     }
+}
+
+/// It includes the header by its name alone, and finds the daemon by itself.
+fn a_program_in_c_sends(machine: &Machine) {
+    if !machine.exec(&["sh", "-c", "command -v cc"]).status.success() {
+        say_once("skipped: the header of the package, for there is no C compiler");
+        return;
+    }
+    let source = "#include <dbuf.h>
+        int main(void) {
+            dbuf_producer *p;
+            return dbuf_open(&p, NULL) != 0 || dbuf_printf(p, DBUF_INFO, \"hello in %s\", \"C\") != 0 || dbuf_close(p) != 0;
+        }";
+    machine.write("/root/hello.c", source);
+    machine.shell("cc -o /root/hello /root/hello.c -pthread && /root/hello");
+    assert_eq!(machine.wait_for_event("hello in C")["_TRANSPORT"], "ring");
 }
 
 fn the_manual_is_found(machine: &Machine) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::account::Account;
 use crate::check::{Figures, Found};
 use crate::daemon::Usage;
-use crate::disturb::{Disturber, used_bytes};
+use crate::disturb::{Card, Disturber, used_bytes};
 use crate::loads::Loads;
 use crate::machine::Machine;
 use crate::senders::Sent;
@@ -121,6 +121,10 @@ impl<'m> Soak<'m> {
             self.wrong.push(wrong);
         }
         self.last_sequence = self.machine.last_sequence();
+        if self.machine.segments("active").len() > 1 {
+            // What could not be renamed on the full disk is at the next start, and cannot be deleted before.
+            self.disturber.play(Card::Restart);
+        }
         if self.epochs.is_multiple_of(2) {
             self.delete_by_retention()
         } else {

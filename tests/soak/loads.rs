@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::frames::{Framed, RefusedFrames};
 use crate::machine::Machine;
 use crate::payload::{PIECES, SHORT};
+use crate::rings::{Ring, ShortRings};
 use crate::senders::{Datagrams, Envelope, Lines, Sender, Sent, Short};
 
 /// Between two steps of a producer at a steady rate.
@@ -47,6 +48,9 @@ impl Loads {
         let datagrams = |name: &str, envelope| -> Box<dyn Sender> {
             Box::new(Datagrams::new(name.to_owned(), machine.datagrams(), envelope))
         };
+        let ring = |index: usize, capacity| -> Group {
+            vec![Box::new(Ring::new(format!("ring{index}"), socket.clone(), capacity))]
+        };
         let groups: Vec<Group> = vec![
             (0..8).map(lines).collect(),
             (8..16).map(lines).collect(),
@@ -62,6 +66,10 @@ impl Loads {
                 datagrams("syslog1", Envelope::Rfc5424),
                 Box::new(Datagrams::refused("refused0".to_owned(), machine.datagrams())),
             ],
+            // Each may have to wait for room, and no other is to wait with it.
+            ring(0, 1 << 20),
+            ring(1, 64 << 10),
+            vec![Box::new(ShortRings::new("shortrings0".to_owned(), socket.clone(), 1))],
             vec![Box::new(RefusedFrames::new("refusedframes0".to_owned(), socket.clone(), FIRST_SESSION + 1))],
         ];
         Self { groups, framed: vec![Framed::new(socket, "frames0".to_owned(), FIRST_SESSION)] }

@@ -18,6 +18,7 @@ mod loads;
 #[allow(dead_code, reason = "the tests of the service use the rest")]
 mod machine;
 mod payload;
+mod rings;
 mod senders;
 #[path = "../support/mod.rs"]
 mod support;

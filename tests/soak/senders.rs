@@ -33,22 +33,22 @@ pub(crate) trait Sender: Send {
 }
 
 /// Numbers that go on from one epoch to the next.
-struct Count {
-    name: String,
+pub(crate) struct Count {
+    pub(crate) name: String,
     asked: u64,
-    next: u64,
+    pub(crate) next: u64,
 }
 
 impl Count {
-    fn new(name: String) -> Self {
+    pub(crate) fn new(name: String) -> Self {
         Self { name, asked: 0, next: 0 }
     }
 
-    fn text(&self) -> Vec<u8> {
+    pub(crate) fn text(&self) -> Vec<u8> {
         payload::text(&self.name, self.next)
     }
 
-    fn sent(&mut self, too_big: u64) -> Vec<Sent> {
+    pub(crate) fn sent(&mut self, too_big: u64) -> Vec<Sent> {
         let numbers = std::mem::replace(&mut self.asked, self.next)..self.next;
         vec![Sent { name: self.name.clone(), numbers, too_big }]
     }

@@ -271,7 +271,7 @@ impl Connection {
             Protocol::Frames(session) => session,
             Protocol::Ring(ring) => {
                 ring.answer(false, intake);
-                return Fate::Open;
+                return if self.is_lingering && ring.is_told() { Fate::Close } else { Fate::Open };
             }
             Protocol::Undecided | Protocol::Text(_) => return Fate::Open,
         };
@@ -346,8 +346,15 @@ impl Connection {
     /// The end that this process makes of it. Half a frame of a session was not accepted, and its client, who sees the end,
     /// sends it again: it is not lost.
     pub(super) fn cut_off(&mut self, intake: &mut Intake) -> Result<Fate, Closed> {
-        if matches!(&self.protocol, Protocol::Frames(session) if session.session() != 0) {
-            self.carry.clear();
+        match &mut self.protocol {
+            Protocol::Frames(session) if session.session() != 0 => self.carry.clear(),
+            // What its program publishes from here on is its own to send again. Of what was taken it can ask nobody later.
+            Protocol::Ring(ring) => {
+                ring.finish();
+                self.is_lingering = true;
+                return Ok(self.answer(intake));
+            }
+            _ => {}
         }
         self.end(intake)
     }

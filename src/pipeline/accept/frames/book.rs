@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! word 0..8        magic, version, rows, and nothing
-//! 8 words a row    uid and in-use bit, session (2 words), last, spot (2 words), last if that was published, nothing
+//! 8 words a row    uid and in-use bit, session (2 words), last, spot (2 words), last if that was published,
+//!                  closing: by their order the longest closed is forgotten first; 0 while it is open
 //! ```
 //!
 //! `last` alone would be behind, if the process dies between a publish and the note of it, and the same events would be
@@ -48,6 +49,7 @@ const LAST: usize = 3;
 const SPOT: usize = 4;
 const SPOT_PLACE: usize = 5;
 const LAST_IF: usize = 6;
+const CLOSING: usize = 7;
 
 /// The memory.
 #[derive(Debug)]
@@ -60,6 +62,8 @@ pub(super) struct Found {
     pub(super) uid: u32,
     pub(super) session: u128,
     pub(super) last: u64,
+    /// When it was closed, among all; 0 if it was open.
+    pub(super) closing: u64,
 }
 
 impl Book {
@@ -91,8 +95,8 @@ impl Book {
     fn find(&self, row: u32, was_published: &dyn Fn(Spot) -> bool) -> Option<Found> {
         let words = self.row(row);
         // edge `book`, acquiring: as above.
-        let [user, low, high, last, spot, place, last_if] =
-            [USER, SESSION_LOW, SESSION_HIGH, LAST, SPOT, SPOT_PLACE, LAST_IF]
+        let [user, low, high, last, spot, place, last_if, closing] =
+            [USER, SESSION_LOW, SESSION_HIGH, LAST, SPOT, SPOT_PLACE, LAST_IF, CLOSING]
                 .map(|at| words[at].load(Ordering::Acquire));
         if user & IN_USE == 0 {
             return None;
@@ -101,7 +105,7 @@ impl Book {
         let last = if published { last.max(last_if) } else { last };
         // Decided once: when the buffer goes on, the spot means something else.
         self.settle(row, last);
-        Some(Found { row, uid: user as u32, session: u128::from(high) << 64 | u128::from(low), last })
+        Some(Found { row, uid: user as u32, session: u128::from(high) << 64 | u128::from(low), last, closing })
     }
 
     fn row(&self, row: u32) -> &[AtomicU64] {
@@ -113,12 +117,24 @@ impl Book {
     pub(super) fn begin(&self, row: u32, uid: u32, session: u128) {
         let words = self.row(row);
         self.settle(row, 0);
+        self.opened(row);
         for (at, value) in [(SESSION_LOW, session as u64), (SESSION_HIGH, (session >> 64) as u64)] {
             // Relaxed: the store of USER, which makes the row one in use, releases them.
             words[at].store(value, Ordering::Relaxed);
         }
         // edge `book`, releasing: a row in use has its session, and no note of an earlier one.
         words[USER].store(IN_USE | u64::from(uid), Ordering::Release);
+    }
+
+    /// A session is open, perhaps again.
+    pub(super) fn opened(&self, row: u32) {
+        self.closed(row, 0);
+    }
+
+    /// A session is closed, as this one among all.
+    pub(super) fn closed(&self, row: u32, closing: u64) {
+        // Relaxed: an order in which to forget, which hands nothing over.
+        self.row(row)[CLOSING].store(closing, Ordering::Relaxed);
     }
 
     /// A session is forgotten.

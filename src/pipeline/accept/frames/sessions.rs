@@ -27,7 +27,8 @@ type Key = (u32, u128);
 /// The name, in the store, of the memory that says how far each session was published.
 pub const SESSIONS_NAME: &str = "sessions";
 
-/// All sessions, up to [`SESSIONS_MAX`]: those that have been closed longest are forgotten first.
+/// All sessions, up to [`SESSIONS_MAX`]: those that have been closed longest are forgotten first. One of which no event has come
+/// is not remembered: there is nothing to know of it, and each program with a ring has one.
 #[derive(Debug, Default)]
 pub struct Sessions {
     table: Mutex<Table>,
@@ -102,13 +103,20 @@ impl Sessions {
             && let Some((book, found)) = Book::of_predecessor(memory, was_published)
         {
             let mut table = Table::default();
-            for Found { row, uid, session, last } in found {
+            let last_closing = found.iter().map(|found| found.closing).max().unwrap_or(0);
+            for Found { row, uid, session, last, closing } in found {
+                if last == 0 {
+                    book.forget(row);
+                    continue;
+                }
                 // Not known to be durable: the predecessor may have died before it was.
-                let pending =
-                    (last > 0).then_some(Span { generations: (generation, generation), sequences: (1, last) });
-                let state = State::Closed { closing: 0, standing: Standing { last, pending } };
+                let pending = Some(Span { generations: (generation, generation), sequences: (1, last) });
+                // What was open when it died has been closed by that, after all others.
+                let closing = if closing == 0 { last_closing + 1 } else { closing };
+                let state = State::Closed { closing, standing: Standing { last, pending } };
                 table.places.insert((uid, session), Place { row, state });
             }
+            table.closings = last_closing + 1;
             let rows: HashSet<u32> = table.places.values().map(|place| place.row).collect();
             table.used = rows.iter().max().map_or(0, |row| row + 1);
             table.free = (0..table.used).filter(|row| !rows.contains(row)).collect();
@@ -147,6 +155,9 @@ impl Table {
         if let Some(place) = self.places.get_mut(&key) {
             let State::Closed { standing, .. } = place.state else { return None };
             place.state = State::Open;
+            if let Some(book) = book {
+                book.opened(place.row);
+            }
             return Some((place.row, Some(standing)));
         }
         self.make_room(book)?;
@@ -170,12 +181,31 @@ impl Table {
             State::Closed { closing, .. } => Some((closing, *key)),
         });
         let (_, oldest) = closed.min()?;
-        let place = self.places.remove(&oldest)?;
+        self.forget(&oldest, book)
+    }
+
+    fn forget(&mut self, key: &Key, book: Option<&Book>) -> Option<()> {
+        let place = self.places.remove(key)?;
         if let Some(book) = book {
             book.forget(place.row);
         }
         self.free.push(place.row);
         Some(())
+    }
+
+    fn close(&mut self, key: &Key, standing: Standing, book: Option<&Book>) {
+        if standing.last == 0 {
+            self.forget(key, book);
+            return;
+        }
+        self.closings += 1;
+        let closing = self.closings;
+        if let Some(place) = self.places.get_mut(key) {
+            place.state = State::Closed { closing, standing };
+            if let Some(book) = book {
+                book.closed(place.row, closing);
+            }
+        }
     }
 }
 
@@ -216,18 +246,25 @@ impl Drop for Seat {
         if self.key.1 == 0 {
             return;
         }
-        let mut table = self.sessions.table();
-        table.closings += 1;
-        let closing = table.closings;
-        if let Some(place) = table.places.get_mut(&self.key) {
-            place.state = State::Closed { closing, standing: self.standing };
-        }
+        self.sessions.table().close(&self.key, self.standing, self.sessions.book.as_ref());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::accept::kept::testing::Manager;
+
+    /// Opens a session and closes it, with one event.
+    fn sit_and_send(sessions: &Arc<Sessions>, id: u128) {
+        let (mut seat, _) = Sessions::sit(sessions, 0, id).unwrap();
+        seat.settle(1);
+        seat.standing.last = 1;
+    }
+
+    fn is_known(sessions: &Arc<Sessions>, id: u128) -> bool {
+        sessions.table().places.contains_key(&(0, id))
+    }
 
     #[test]
     fn a_session_is_open_on_one_connection_at_a_time_and_remembered_after() {
@@ -256,12 +293,42 @@ mod tests {
         let sessions = Sessions::new();
         let open: Vec<_> = (1..=8).map(|id| Sessions::sit(&sessions, 0, id).unwrap()).collect();
         for id in 9..=SESSIONS_MAX as u128 + 1 {
-            drop(Sessions::sit(&sessions, 0, id).unwrap());
+            sit_and_send(&sessions, id);
         }
         assert_eq!(sessions.table().places.len(), SESSIONS_MAX);
-        assert!(!sessions.table().places.contains_key(&(0, 9)), "the first that was closed is gone");
+        assert!(!is_known(&sessions, 9), "the first that was closed is gone");
         assert!(Sessions::sit(&sessions, 0, 1).is_none(), "an open one stays");
         drop(open);
+    }
+
+    #[test]
+    fn a_session_that_has_sent_nothing_takes_the_place_of_no_other() {
+        let sessions = Sessions::new();
+        sit_and_send(&sessions, 1);
+        for id in 2..=2 * SESSIONS_MAX as u128 {
+            drop(Sessions::sit(&sessions, 0, id).unwrap());
+        }
+        assert!(is_known(&sessions, 1) && !is_known(&sessions, 2));
+    }
+
+    #[test]
+    fn after_a_death_the_longest_closed_is_still_the_first_to_be_forgotten() {
+        let store = Manager::new().store();
+        let (book, memory) = Book::new().unwrap();
+        let first = Sessions::with_book(book);
+        // The higher the number, the longer closed. 1 and 2 are open when it dies, and of 2 nothing has come.
+        (3..=SESSIONS_MAX as u128).rev().for_each(|id| sit_and_send(&first, id));
+        let open = [1, 2].map(|id| Sessions::sit(&first, 0, id).unwrap().0);
+        open[0].settle(1);
+        let predecessor = Predecessor { memory: &memory, was_published: &|_| false, generation: 7 };
+        let second = Sessions::kept(&store, Some(&predecessor)).unwrap();
+        assert!(is_known(&second, 1) && !is_known(&second, 2));
+        sit_and_send(&second, 1 << 70);
+        for oldest in (3..=SESSIONS_MAX as u128).rev() {
+            assert!(is_known(&second, oldest));
+            sit_and_send(&second, (1 << 70) + oldest);
+            assert!(!is_known(&second, oldest) && is_known(&second, 1));
+        }
     }
 
     #[test]

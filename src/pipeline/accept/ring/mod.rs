@@ -65,6 +65,8 @@ pub(super) struct Ring {
     /// What the program was told last: persisted, durable.
     told: (u64, u64),
     wants: u32,
+    /// Nothing more is taken; it stays until everything that was is durable, and told.
+    is_over: bool,
     max_event_told: u64,
 }
 
@@ -89,7 +91,22 @@ impl Ring {
             sync_asked: 0,
             told,
             wants: 0,
+            is_over: false,
             max_event_told: 0,
+        }
+    }
+
+    /// Says how large a payload may be, before its program has it. If that changes later, a look says so.
+    pub(super) fn tell_max_event(&mut self, bytes: usize) {
+        self.max_event_told = bytes as u64;
+        self.consumer.tell_max_event(self.max_event_told);
+    }
+
+    /// Wakes whoever waits for what a predecessor has done: it may have died after that and before the wake-up, or left it to
+    /// be noticed here that it had published what it took.
+    pub(super) fn wake_for_predecessor(&mut self) {
+        if self.consumer.wants() != 0 {
+            self.consumer.wake();
         }
     }
 
@@ -238,9 +255,22 @@ impl Ring {
         }
     }
 
+    /// The daemon ends, and no successor goes on with it: its program is to know of all that was taken.
+    pub(super) fn finish(&mut self) {
+        self.is_over = true;
+    }
+
+    /// Whether its program has been told that everything that was taken is durable, or lost.
+    pub(super) fn is_told(&self) -> bool {
+        self.told.1 >= self.position.events
+    }
+
     /// Which progress its program waits for, as bits of `progress::want`.
     pub(super) fn wanted_progress(&self) -> u32 {
         let (in_buffer, in_file) = self.acks.pending_kinds();
+        if self.is_over && (in_buffer || in_file) {
+            return progress::want::DURABLE;
+        }
         let persisted = self.wants & want::PERSISTED != 0 && in_buffer;
         let durable = self.wants & want::DURABLE != 0 && (in_buffer || in_file);
         (if persisted { progress::want::PERSISTED } else { 0 }) | (if durable { progress::want::DURABLE } else { 0 })

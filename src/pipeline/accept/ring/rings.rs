@@ -196,7 +196,8 @@ impl Rings {
         if let (Some(Found { identity, position }), [Some(memory), Some(bell), Some(line)]) = (found, parts)
             && let Ok(memory) = Memory::of_file(&memory)
         {
-            let ring = self.enter(row, true, identity, memory, bell, (&position, generation));
+            let mut ring = self.enter(row, true, identity, memory, bell, (&position, generation));
+            ring.wake_for_predecessor();
             self.table().inherited.push((line, ring));
             return;
         }

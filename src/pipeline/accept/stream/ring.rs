@@ -93,6 +93,7 @@ impl Connection {
                 return self.answer(intake);
             }
         };
+        ring.tell_max_event(intake.max_event_bytes);
         let mut reply = Vec::new();
         Frame::Grant { capacity }.encode(&mut reply);
         let descriptors = [memory.as_raw_fd(), ring.bell().as_raw_fd()];

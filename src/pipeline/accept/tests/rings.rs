@@ -121,6 +121,15 @@ fn events_of_a_ring_are_the_programs_own_in_their_order() {
 }
 
 #[test]
+fn a_ring_says_from_its_beginning_how_large_an_event_may_be() {
+    let rig = Rig::new(&Plan { max_event_bytes: 5000, ..Plan::default() });
+    for _ in 0..20 {
+        let client = Client::open(&rig);
+        assert_eq!(client.ring.memory().words().max_event_bytes.load(Relaxed), 5000);
+    }
+}
+
+#[test]
 fn an_event_for_a_writer_that_sleeps_wakes_it() {
     let rig = Rig::new(&Plan::default());
     let mut client = Client::open(&rig);
@@ -248,6 +257,26 @@ fn what_a_dead_daemon_has_taken_is_not_told_as_persisted_before_it_is() {
     drop(second);
     assert!(client.ring.memory().words().persisted.load(Relaxed) <= 1);
     assert!(client.ring.memory().words().durable.load(Relaxed) <= 1);
+}
+
+#[test]
+fn a_successor_wakes_who_waits_for_its_predecessor_may_have_died_before_it_did() {
+    let plan = Plan { keeps_rings: true, ..Plan::default() };
+    let mut manager = Manager::new();
+    let first = Rig::under(&mut manager, &plan, Seen::default());
+    let mut client = Client::open(&first);
+    client.send("one");
+    client.wait_for(want::ROOM, |ring| ring.memory().words().taken.load(Relaxed) == 1);
+    let seen = first.stop();
+    // There is room and nothing to take, as when a daemon dies between its last two steps.
+    let turn = client.ring.want(want::ROOM);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let second = Rig::under(&mut manager, &plan, seen);
+    while client.ring.memory().words().turn.load(Relaxed) == turn {
+        assert!(Instant::now() < deadline, "it sleeps on");
+        client.ring.sleep(turn, Duration::from_secs(20));
+    }
+    drop(second);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A writer's end: what the kernel holds is taken in, and clients that wait for an answer get it.
+//! A writer's end: what the kernel holds is taken in, and clients that wait for an answer get it. So do programs whose rings
+//! end with this process: that what was taken of them is durable.
 //!
 //! Enters: the order to stop, and by when. Leaves: events in the buffer, answers, ended connections; connections that
 //! are kept for a successor are left as they are. The writer's thread. What can fail: the reader can go; what is lost by
