@@ -56,7 +56,7 @@ class Programs:
         return target
 
     def build_plain(self, name, target):
-        self.compile(name + ".c", target)
+        self.compile(name + ".c", target, "-ldl")
 
     def build_send_lttng(self, name, target):
         require_header("lttng/tracepoint.h", "liblttng-ust-dev", "c")

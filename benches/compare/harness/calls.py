@@ -21,7 +21,7 @@ def measure(programs, binary, folder, turns):
     try:
         daemon = dbufd.Daemon(binary, folder / "run", folder / "segments")
         try:
-            session = lttng.Session(folder / "lttng")
+            session = lttng.Session(folder / "lttng", folder / "trace", 32)
             environment, who = session.environment, session.who
         except processes.Failure as failure:
             left_out.append({"name": "LTTng-UST: one tracepoint", "error": str(failure)})

@@ -7,22 +7,10 @@ one of their own in the temporary folder.
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 from . import processes
 
 NOBODY = 65534
-# Two processors' worth of these is what a producer may be ahead of the disk.
-SUBBUFFER = ["--subbuf-size=1M", "--num-subbuf=8"]
-# A wait for the data as `lttng stop` does it, which asks five times a second: too seldom to measure with.
-STOP = """
-import ctypes, time
-control = ctypes.CDLL("liblttng-ctl.so.0")
-assert control.lttng_stop_tracing_no_wait(b"compare") >= 0
-while control.lttng_data_pending(b"compare") != 0:
-    time.sleep(0.001)
-"""
 
 
 def programs():
@@ -34,14 +22,15 @@ def programs():
 
 
 class Session:
-    def __init__(self, folder):
-        self.lttng, sessiond = programs()
-        self.folder, self.trace = folder, folder / "trace"
-        folder.mkdir()
-        self.who = {}
+    def __init__(self, folder, trace, buffers_mib):
+        self.lttng, self.sessiond = programs()
+        self.folder, self.trace, self.who = folder, trace, {}
         if os.geteuid() == 0:
             self.who = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-            os.chown(folder, NOBODY, NOBODY)
+        for made in (folder, trace):
+            made.mkdir()
+            if self.who:
+                os.chown(made, NOBODY, NOBODY)
         # An application waits until it is traced, and where there is no room, so that nothing is lost.
         self.environment = os.environ | {
             "HOME": str(folder),
@@ -50,12 +39,20 @@ class Session:
             "LTTNG_UST_REGISTER_TIMEOUT": "-1",
         }
         self.shared = set(os.listdir("/dev/shm"))
-        self.daemon = self.start([sessiond, "--no-kernel", "--quiet"], "lttng-sessiond.log")
-        self.was_started = False
+        self.daemon = self.start([self.sessiond, "--no-kernel", "--quiet"], "lttng-sessiond.log")
+        try:
+            self.trace_events(buffers_mib)
+        except processes.Failure:
+            self.stop()
+            raise
+
+    def trace_events(self, buffers_mib):
+        """With buffers of so many MiB for each processor, in parts of one."""
         processes.wait_until("lttng-sessiond", self.answers, process=self.daemon)
         self.run("create", "compare", f"--output={self.trace}")
         channel = ["--userspace", "--session=compare"]
-        self.run("enable-channel", *channel, *SUBBUFFER, "--blocking-timeout=inf", "main")
+        buffers = ["--buffers-uid", "--subbuf-size=1M", f"--num-subbuf={buffers_mib}"]
+        self.run("enable-channel", *channel, *buffers, "--blocking-timeout=inf", "main")
         self.run("enable-event", *channel, "--channel=main", "compare:event")
         self.run("start", "compare")
 
@@ -72,12 +69,12 @@ class Session:
             return False
         return True
 
-    def stop_tracing(self):
+    def stop_tracing(self, program):
         """Returns when all is in the files."""
-        processes.run([sys.executable, "-c", STOP], env=self.environment, timeout=120, **self.who)
+        processes.run([program, "compare"], env=self.environment, timeout=120, **self.who)
 
     def files(self):
-        return sorted(self.trace.glob("ust/*/*/*/main_*"))
+        return sorted(file for file in self.trace.rglob("main_*") if file.suffix != ".idx")
 
     def stop(self):
         if self.daemon.poll() is None:

@@ -1,5 +1,6 @@
 """One run of one subject, from its start to the proof that all is there."""
 
+import contextlib
 import os
 import shutil
 import time
@@ -69,8 +70,7 @@ def daemon(subject, run):
         begin = time.monotonic()
         processes.go(senders)
         reports = [processes.report_of(sender, SENDER_SECONDS) for sender in senders]
-        subject.wait(run)
-        seconds = time.monotonic() - begin
+        seconds = (subject.wait(run) or time.monotonic()) - begin
         # It may have begun others meanwhile.
         cpu = processes.cpu_seconds(processes.tree(subject.pids)) - before
         peak = memory.stop()
@@ -79,10 +79,11 @@ def daemon(subject, run):
         stopped = True
         subject.stop(run)
         found = subject.verify(run)
+        sender_cpu_us = sum(report["cpu_us"] for report in reports)
         return {
             "seconds": seconds,
-            "cpu_us": cpu * 1e6,
-            "sender_cpu_us": sum(report["cpu_us"] for report in reports),
+            "cpu_us": subject.daemon_cpu_us(cpu * 1e6, sender_cpu_us),
+            "sender_cpu_us": sender_cpu_us,
             "memory_bytes": peak,
             "disk_bytes": subject.disk_bytes(run),
             "found": found,
@@ -93,5 +94,7 @@ def daemon(subject, run):
         for sender in senders:
             processes.end(sender, patience=0)
         if not stopped:
-            # After a failure nothing that this subject has started is to be left.
+            # After a failure nothing that this subject has started is to be left; what it says now is of no interest.
+            with contextlib.suppress(Exception):
+                subject.stop(run)
             processes.end_all()

@@ -75,9 +75,17 @@ def row(subject, summaries, errors):
     return "| " + " | ".join(cells) + " |"
 
 
-def table(subjects, summaries, errors):
+def table(workload, subjects, results, errors):
+    summaries = {title: summary(runs) for title, runs in results.items()}
     rows = [row(subject, summaries, errors) for subject in subjects]
-    return "\n".join([HEAD, *[r for r in rows if r]]) + "\n"
+    return "\n".join([f"## Events of {workload.name}\n", HEAD, *[r for r in rows if r]]) + "\n"
+
+
+def heading(workloads, chosen):
+    kinds = " and ".join(f"{workload.events:,} of {workload.name}" for workload in workloads)
+    if chosen.quick:
+        return f"A trial, not to be quoted: one run of each, of up to {kinds}.\n"
+    return f"Medians of {chosen.runs} alternating runs, of up to {kinds}; who is slow gets fewer events.\n"
 
 
 def machine(facts):

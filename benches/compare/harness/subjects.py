@@ -51,7 +51,11 @@ class Subject:
         ]
 
     def wait(self, run):
-        """Returns when all that the senders have sent is in the file, or when nothing happens any more."""
+        """Returns when all that the senders have sent is in the file, or when nothing happens any more; the time of that, if it is over."""
+
+    def daemon_cpu_us(self, all_us, senders_us):
+        """Of what `pids` have used, what is not the senders'."""
+        return all_us
 
     def stop(self, run):
         pass
@@ -79,11 +83,11 @@ def wait_for_bytes(files, wanted, process=None):
     while True:
         have = sum(os.stat(file).st_size for file in files if os.path.exists(file))
         if have >= wanted:
-            return
+            return None
         if have != last:
             last, changed = have, time.monotonic()
         if time.monotonic() - changed > STALL_SECONDS:
-            return
+            return changed
         if process is not None and process.poll() is not None:
             raise processes.Failure(f"it ended with {process.returncode}: {processes.said(process)}")
         time.sleep(0.001)
@@ -154,11 +158,11 @@ class Dbufd(Subject):
         while True:
             have = self.daemon.events()
             if sum(have) >= run.events:
-                return
+                return None
             if have != last:
                 last, changed = have, time.monotonic()
             if time.monotonic() - changed > STALL_SECONDS:
-                return
+                return changed
             time.sleep(0.002)
 
     def stop(self, run):
