@@ -4,13 +4,17 @@ Root's session daemon is the machine's, so root has one started as `nobody`, who
 one of their own in the temporary folder.
 """
 
+import contextlib
 import os
+import select
 import shutil
 import signal
 
 from . import processes
 
 NOBODY = 65534
+# How long what is told to end may take.
+END_SECONDS = 5
 
 
 def programs():
@@ -42,7 +46,7 @@ class Session:
         self.daemon = self.start([self.sessiond, "--no-kernel", "--quiet"], "lttng-sessiond.log")
         try:
             self.trace_events(buffers_mib)
-        except processes.Failure:
+        except BaseException:
             self.stop()
             raise
 
@@ -78,18 +82,19 @@ class Session:
 
     def stop(self):
         if self.daemon.poll() is None:
-            try:
+            with contextlib.suppress(processes.Failure):
                 self.run("destroy", "--no-wait", "compare")
-            except processes.Failure:
-                pass
-        below = processes.tree([self.daemon.pid])
+        # By descriptors, which cannot come to mean another process.
+        below = [os.pidfd_open(pid) for pid in processes.tree([self.daemon.pid])[1:]]
         processes.end(self.daemon)
         # Its consumers end by themselves when it has ended; none is left in any case.
-        for pid in below[1:]:
-            try:
-                os.kill(pid, signal.SIGTERM)
-            except ProcessLookupError:
-                pass
+        for descriptor in below:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, number)
+                if select.select([descriptor], [], [], END_SECONDS)[0]:
+                    break
+            os.close(descriptor)
         # What LTTng leaves in shared memory, if it was not there before.
         for name in set(os.listdir("/dev/shm")) - self.shared:
             if name.startswith("lttng-ust-wait-"):

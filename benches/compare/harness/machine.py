@@ -1,5 +1,6 @@
 """The machine's facts, without which no figure means anything."""
 
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -16,9 +17,10 @@ CLONE_NEWNET = 0x40000000
 def use_systemds_queue():
     """Datagram queues as long as systemd makes them on nearly every machine, in a network namespace of this program's own: that takes root.
     Otherwise they stay as they are, and the facts say how long."""
-    if os.geteuid() == 0 and int(QUEUE.read_text()) < QUEUE_LENGTH:
-        if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) == 0:
-            QUEUE.write_text(str(QUEUE_LENGTH))
+    if os.geteuid() != 0 or int(QUEUE.read_text()) >= QUEUE_LENGTH or ctypes.CDLL(None).unshare(CLONE_NEWNET) != 0:
+        return
+    with contextlib.suppress(OSError):
+        QUEUE.write_text(str(QUEUE_LENGTH))
 
 
 def first(path, key):

@@ -32,8 +32,6 @@ def warm(folder, size):
         for _ in range(0, size, len(BLOCK)):
             file.write(BLOCK)
     path.unlink()
-    # What the run before has left to write is not this one's.
-    os.sync()
 
 
 def measure(bench, subject, workload):
@@ -41,7 +39,10 @@ def measure(bench, subject, workload):
     share = subject.share[0 if "." not in workload.sizes else 1]
     events = max(int(workload.events * share), min(workload.events, 1000))
     run = Run(bench, workload, events)
-    warm(bench.folder, 2 * workload.bytes_of(workload.events // 2))
+    if not bench.chosen.quick:
+        warm(bench.folder, 2 * workload.bytes_of(workload.events // 2))
+        # What the run before has left to write is not this one's.
+        os.sync()
     try:
         result = floor(subject, run) if isinstance(subject, Floor) else daemon(subject, run)
     finally:

@@ -7,12 +7,11 @@ alone, which is less than it writes for its users.
 import os
 import pathlib
 import shutil
+import sys
 import time
 
 from . import lttng, processes
 from .subjects import PRODUCERS, SENDER_SECONDS, STALL_SECONDS, Subject, verify, wait_for_bytes
-
-LIBRARIES = "x86_64-linux-gnu"
 
 
 def find(variable, names, package):
@@ -271,7 +270,7 @@ class Journald(Subject):
         command = [find("UNSHARE", ["unshare"], "util-linux"), "--mount"]
         if os.geteuid() != 0:
             command += ["--user", "--map-root-user"]
-        self.process = processes.start([*command, "python3", box, run.folder, journald], run.sockets / "log")
+        self.process = processes.start([*command, sys.executable, box, run.folder, journald], run.sockets / "log")
         self.pids = [self.process.pid]
         processes.wait_until("journald", lambda: self.entries(run) > 0, process=self.process)
         self.before = self.entries(run)

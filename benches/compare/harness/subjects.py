@@ -133,7 +133,7 @@ class Dbufd(Subject):
         self.sync = sync
 
     def version(self, bench):
-        return processes.run([bench.dbufd, "--version"]).strip()
+        return processes.run([bench.dbufd, "--version"]).strip() if bench.dbufd else None
 
     def target(self, run):
         return run.sockets / "run" / ("dgram.sock" if self.transport == "datagrams" else "stream.sock")
