@@ -13,7 +13,7 @@
 
 #include "calls.h"
 
-enum { BATCHES_A_TURN = 10, TURNS_MAX = 10000, CALLS_MAX = 16 };
+enum { BATCHES_A_TURN = 10, TURNS_MAX = 10000, CALLS_MAX = 16, DATAGRAMS_MAX = 100 };
 
 static const char *sockets;
 
@@ -134,7 +134,8 @@ static void drain_datagrams(void) {
 
 static int close_datagrams(void) { return close(datagrams); }
 
-/* As many datagrams as a socket's queue holds without making the sender wait, and one less. */
+/* As many datagrams as a socket's queue holds without making the sender wait, and one less; and not more than its memory surely holds, which is
+ * some hundreds of this size. */
 static unsigned datagrams_a_batch(void) {
     FILE *file = fopen("/proc/sys/net/unix/max_dgram_qlen", "r");
     unsigned length = 10;
@@ -142,7 +143,7 @@ static unsigned datagrams_a_batch(void) {
         if (fscanf(file, "%u", &length) != 1) length = 10;
         fclose(file);
     }
-    return length > CALL_BATCH ? CALL_BATCH : length > 1 ? length - 1 : 1;
+    return length > DATAGRAMS_MAX ? DATAGRAMS_MAX : length > 1 ? length - 1 : 1;
 }
 
 int main(int count, char **arguments) {
