@@ -1,0 +1,51 @@
+"""A dbufd of one's own: its sockets, its segments, its end."""
+
+import json
+import os
+import socket
+
+from . import processes
+
+
+class Daemon:
+    def __init__(self, binary, runtime, segments, sync="never"):
+        self.runtime, self.segments, self.ctl = runtime, segments, binary.parent / "dbufctl"
+        self.control = self.answers = None
+        notify = runtime.with_suffix(".notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+            ready.bind(str(notify))
+            ready.settimeout(processes.READY_SECONDS)
+            command = [binary, "--runtime", runtime, "--directory", segments, "--config", "/dev/null"]
+            # None is deleted that was not verified yet.
+            for setting in (f"storage.sync={sync}", "storage.retain_bytes=none", "storage.when_full=wait"):
+                command += ["--set", setting]
+            environment = {k: v for k, v in os.environ.items() if k not in ("JOURNAL_STREAM", "INVOCATION_ID")}
+            environment["NOTIFY_SOCKET"] = str(notify)
+            self.process = processes.start(command, runtime.with_suffix(".log"), env=environment)
+            try:
+                while b"READY=1" not in ready.recv(4096):
+                    pass
+            except OSError as problem:
+                raise processes.Failure(f"dbufd is not ready: {processes.said(self.process)}") from problem
+            finally:
+                notify.unlink()
+        self.control = socket.socket(socket.AF_UNIX)
+        self.control.connect(str(runtime / "control.sock"))
+        self.answers = self.control.makefile("r")
+
+    def events(self):
+        """How many events were persisted, and how many lost."""
+        self.control.sendall(b'{"command":"stats"}\n')
+        events = json.loads(self.answers.readline())["data"]["events"]
+        return events["persisted"], events["lost_total"]
+
+    def stop(self):
+        self.answers.close()
+        self.control.close()
+        processes.end(self.process)
+        if self.process.returncode != 0:
+            raise processes.Failure(f"dbufd ended with {self.process.returncode}: {processes.said(self.process)}")
+
+    def cat(self):
+        """The command that prints all payloads, a line each."""
+        return [self.ctl, "--runtime", self.runtime, "--directory", self.segments, "cat", "-o", "cat"]
