@@ -6,8 +6,9 @@
 //!
 //! Each path is run twice under `valgrind --tool=callgrind`, with so many events and with three times as many; the difference is
 //! what the events cost, without the program's start. A count that is more than [`MARGIN`] off fails: above, the path has become
-//! slower; below, the file is to follow, or it would hide the next step back. Another compiler counts otherwise, so with one
-//! the counts are shown and nothing is compared.
+//! slower; below, the file is to follow, or it would hide the next step back. Another compiler, another C library (its copies are
+//! counted, too) and another kind of processor, for which that chooses other copies, count otherwise: where they are not those of the file the
+//! counts are shown and nothing is compared.
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -25,6 +26,8 @@ use dbufd::pipeline::record::{Event, Record};
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.tsv");
 /// How far a count may be from the one in the file.
 const MARGIN: f64 = 0.04;
+/// What the C library's choice of a copy depends on.
+const FLAGS: [&str; 5] = ["avx2", "avx512vl", "avx512f", "erms", "fsrm"];
 const EVENTS: usize = 10_000;
 const MAX_EVENT: usize = 64 << 10;
 /// What a read of a socket brings when much comes.
@@ -53,28 +56,36 @@ fn main() -> ExitCode {
         PATHS[path].1(events.parse().expect("a count"));
         return ExitCode::SUCCESS;
     }
-    let compiler = compiler();
+    let circumstances = circumstances();
     let counts: Vec<f64> = (0..PATHS.len()).map(count).collect();
     if arguments == ["--accept"] {
-        let mut text = format!("{compiler}\n");
+        let mut text = format!("{circumstances}\n");
         for ((name, _), count) in PATHS.iter().zip(&counts) {
             writeln!(text, "{count:.1}\t{name}").expect("a string takes all");
         }
         std::fs::write(REFERENCE, text).expect("the file can be written");
     }
-    compare(&compiler, &counts)
+    compare(&circumstances, &counts)
 }
 
-fn compiler() -> String {
-    let output = Command::new("rustc").arg("--version").output().expect("rustc is there, for it has built this");
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+/// What counts depend on beside the code.
+fn circumstances() -> String {
+    let said = |program: &str, argument: &str| {
+        let output = Command::new(program).arg(argument).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = processor.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let flags: Vec<&str> = flags.split_whitespace().filter(|flag| FLAGS.contains(flag)).collect();
+    let flags = flags.join(" ");
+    [said("rustc", "--version"), said("getconf", "GNU_LIBC_VERSION"), said("valgrind", "--version"), flags].join("; ")
 }
 
 /// Prints the table. Fails where a count has changed.
-fn compare(compiler: &str, counts: &[f64]) -> ExitCode {
+fn compare(circumstances: &str, counts: &[f64]) -> ExitCode {
     let known = std::fs::read_to_string(REFERENCE).unwrap_or_default();
     let mut known = known.lines();
-    let is_same_compiler = known.next() == Some(compiler);
+    let of = known.next().unwrap_or_default();
     let known: Vec<(&str, f64)> = known
         .filter_map(|line| line.split_once('\t'))
         .map(|(count, name)| (name, count.parse().expect("a count")))
@@ -93,8 +104,8 @@ fn compare(compiler: &str, counts: &[f64]) -> ExitCode {
         let before = before.map_or("-".to_owned(), |before| format!("{before:.1}"));
         println!("{name:<52} {count:>8.1} {before:>8}{verdict}");
     }
-    if !is_same_compiler {
-        println!("not compared: benches/instructions.tsv is of another compiler than {compiler}");
+    if of != circumstances {
+        println!("not compared: benches/instructions.tsv is of\n  {of}\nand this is\n  {circumstances}");
         return ExitCode::SUCCESS;
     }
     if has_changed {

@@ -155,6 +155,25 @@ fn the_verifier_of_the_comparison_sees_what_is_missing_doubled_swapped_or_bent()
 }
 
 #[test]
+fn how_the_cost_grows_is_measured_with_nothing_lost() {
+    if !is_there("cc") || !is_there("python3") {
+        return;
+    }
+    let temporary = tempfile::Builder::new().prefix("dbufd-test-").tempdir().expect("a temporary folder");
+    let mut command = Command::new(Path::new(FOLDER).join("growth"));
+    command.args(["--quick", "--events", "2000", "--dbufd", env!("CARGO_BIN_EXE_dbufd")]);
+    command.env("GROWTH_MOST", "10").env("TMPDIR", temporary.path()).env("PYTHONDONTWRITEBYTECODE", "1");
+    let output = command.stdin(Stdio::null()).output().expect("it starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    for row in ["## connections", "| 10 | ", "## writers", "| 8 | ", "## halves", "| 8 MiB | ", "## segments", "| 2 | "]
+    {
+        assert!(text.contains(row), "{row}: {text}");
+    }
+    assert_eq!(std::fs::read_dir(temporary.path()).expect("a folder").count(), 0, "nothing is left");
+}
+
+#[test]
 fn the_comparison_says_what_there_is_and_what_is_to_be_installed() {
     if !is_there("python3") {
         return;

@@ -8,7 +8,7 @@ from . import processes
 
 
 class Daemon:
-    def __init__(self, binary, runtime, segments, sync="never"):
+    def __init__(self, binary, runtime, segments, sync="never", settings=()):
         self.runtime, self.segments, self.ctl = runtime, segments, binary.parent / "dbufctl"
         self.control = self.answers = None
         notify = runtime.with_suffix(".notify")
@@ -17,7 +17,7 @@ class Daemon:
             ready.settimeout(processes.READY_SECONDS)
             command = [binary, "--runtime", runtime, "--directory", segments, "--config", "/dev/null"]
             # None is deleted that was not verified yet.
-            for setting in (f"storage.sync={sync}", "storage.retain_bytes=none", "storage.when_full=wait"):
+            for setting in (f"storage.sync={sync}", "storage.retain_bytes=none", "storage.when_full=wait", *settings):
                 command += ["--set", setting]
             environment = {k: v for k, v in os.environ.items() if k not in ("JOURNAL_STREAM", "INVOCATION_ID")}
             environment["NOTIFY_SOCKET"] = str(notify)

@@ -40,9 +40,9 @@ def measure(bench, subject, workload):
     events = max(int(workload.events * share), min(workload.events, 1000))
     run = Run(bench, workload, events)
     if not bench.chosen.quick:
-        warm(bench.folder, 2 * workload.bytes_of(workload.events // 2))
-        # What the run before has left to write is not this one's.
+        # What the run before has left to write is not this one's. First, for it takes a while, in which memory cools.
         os.sync()
+        warm(bench.folder, 2 * workload.bytes_of(workload.events // 2))
     try:
         result = floor(subject, run) if isinstance(subject, Floor) else daemon(subject, run)
     finally:

@@ -159,10 +159,8 @@ impl Ring {
 
     /// Lays down what waits, up to a measure.
     pub(super) fn take(&mut self, desk: &mut [u8], peer: &Peer, intake: &mut Intake) -> Result<Taken, Closed> {
-        let max_event = intake.max_event_bytes as u64;
-        if self.max_event_told != max_event {
-            self.max_event_told = max_event;
-            self.consumer.tell_max_event(max_event);
+        if self.max_event_told != intake.max_event_bytes as u64 {
+            self.tell_max_event(intake.max_event_bytes);
         }
         let waiting = match self.consumer.look() {
             Ok(waiting) => waiting,
