@@ -174,6 +174,33 @@ fn how_the_cost_grows_is_measured_with_nothing_lost() {
 }
 
 #[test]
+fn how_long_it_takes_is_measured_also_with_a_disk_that_stalls() {
+    if !is_there("cc") || !is_there("python3") {
+        return;
+    }
+    let home = tempfile::Builder::new().prefix("dbufd-test-").tempdir().expect("a temporary folder");
+    let (results, temporary) = (home.path().join("results"), home.path().join("temporary"));
+    std::fs::create_dir(&temporary).expect("a folder");
+    let mut command = Command::new(Path::new(FOLDER).join("latency"));
+    command.args(["--quick", "--dbufd", env!("CARGO_BIN_EXE_dbufd")]).arg("--output").arg(&results);
+    command.env("TMPDIR", &temporary).env("PYTHONDONTWRITEBYTECODE", "1");
+    let output = command.stdin(Stdio::null()).output().expect("it starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = std::fs::read(results.join("latency.json")).expect("results");
+    let all: Value = serde_json::from_slice(&text).expect("JSON");
+    let runs = all["runs"].as_object().expect("an object");
+    assert_eq!(runs.len(), 3, "{all}");
+    for (name, run) in runs {
+        let count = |what: &str| run[what].as_array().expect("a list").len();
+        assert!(count("persisted_us") > 0 && run["unseen"] == 0, "{name}");
+        assert_eq!(count("persisted_us"), count("visible_us"), "{name}");
+    }
+    let drawing = std::fs::read_to_string(results.join("latency.svg")).expect("a drawing");
+    assert_eq!(drawing.matches("<polyline").count(), 3);
+    assert_eq!(std::fs::read_dir(&temporary).expect("a folder").count(), 0, "nothing is left");
+}
+
+#[test]
 fn the_comparison_says_what_there_is_and_what_is_to_be_installed() {
     if !is_there("python3") {
         return;

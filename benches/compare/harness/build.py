@@ -43,7 +43,7 @@ class Programs:
         return self.built[name]
 
     def build(self, name):
-        make = {"send_lttng": self.build_send_lttng, "send_spdlog": self.build_send_spdlog, "calls": self.build_calls}
+        make = {"send_lttng": self.build_send_lttng, "send_spdlog": self.build_send_spdlog, "calls": self.build_calls, "slow_disk": self.build_library}
         target = self.folder / name
         make.get(name, self.build_plain)(name, target)
         return target
@@ -57,6 +57,9 @@ class Programs:
 
     def build_plain(self, name, target):
         self.compile(name + ".c", target, "-ldl")
+
+    def build_library(self, name, target):
+        self.compile(name + ".c", target, "-shared", "-fPIC", "-ldl")
 
     def build_send_lttng(self, name, target):
         require_header("lttng/tracepoint.h", "liblttng-ust-dev", "c")

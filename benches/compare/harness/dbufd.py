@@ -8,7 +8,7 @@ from . import processes
 
 
 class Daemon:
-    def __init__(self, binary, runtime, segments, sync="never", settings=()):
+    def __init__(self, binary, runtime, segments, sync="never", settings=(), environment=None):
         self.runtime, self.segments, self.ctl = runtime, segments, binary.parent / "dbufctl"
         self.control = self.answers = None
         notify = runtime.with_suffix(".notify")
@@ -19,9 +19,9 @@ class Daemon:
             # None is deleted that was not verified yet.
             for setting in (f"storage.sync={sync}", "storage.retain_bytes=none", "storage.when_full=wait", *settings):
                 command += ["--set", setting]
-            environment = {k: v for k, v in os.environ.items() if k not in ("JOURNAL_STREAM", "INVOCATION_ID")}
-            environment["NOTIFY_SOCKET"] = str(notify)
-            self.process = processes.start(command, runtime.with_suffix(".log"), env=environment)
+            own = {k: v for k, v in os.environ.items() if k not in ("JOURNAL_STREAM", "INVOCATION_ID")}
+            own |= {"NOTIFY_SOCKET": str(notify)} | (environment or {})
+            self.process = processes.start(command, runtime.with_suffix(".log"), env=own)
             try:
                 while b"READY=1" not in ready.recv(4096):
                     pass

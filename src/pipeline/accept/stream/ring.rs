@@ -49,7 +49,7 @@ impl Connection {
         Ok(Read::End(Fate::Close))
     }
 
-    /// Lays down what lies in its ring, as much as the desk holds, and says how many bytes that were.
+    /// Lays down what lies in its ring, up to a measure, and says how many bytes that were.
     pub(in crate::pipeline::accept) fn look(
         &mut self,
         desk: &mut Desk,
