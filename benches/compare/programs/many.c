@@ -6,31 +6,10 @@
  * a busy machine are. A connection that is full is waited for.
  */
 #define _GNU_SOURCE
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 #include "sender.h"
 
 enum { LINE_BYTES = 100, LINES_IN_A_BLOCK = 10, BLOCK_BYTES = LINE_BYTES * LINES_IN_A_BLOCK };
-
-static int connect_to(const char *path) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int to = socket(AF_UNIX, SOCK_STREAM, 0);
-    if (to < 0 || strlen(path) >= sizeof address.sun_path) sender_fail(path);
-    memcpy(address.sun_path, path, strlen(path) + 1);
-    if (connect(to, (struct sockaddr *)&address, sizeof address) != 0) sender_fail(path);
-    return to;
-}
-
-static void write_all(int to, const char *bytes, size_t count) {
-    while (count > 0) {
-        ssize_t written = write(to, bytes, count);
-        if (written < 0) sender_fail("write");
-        bytes += written;
-        count -= (size_t)written;
-    }
-}
 
 int main(int argc, char **argv) {
     static char block[BLOCK_BYTES];
@@ -46,12 +25,12 @@ int main(int argc, char **argv) {
     setrlimit(RLIMIT_NOFILE, &files);
     to = malloc(connections * sizeof *to);
     if (to == NULL) sender_fail("memory");
-    for (i = 0; i < connections; i++) to[i] = connect_to(argv[1]);
+    for (i = 0; i < connections; i++) to[i] = sender_connect(argv[1], SOCK_STREAM);
     for (i = 0; i < BLOCK_BYTES; i++) block[i] = (i + 1) % LINE_BYTES == 0 ? '\n' : 'x';
     sender_ready();
     for (i = 0; left > 0; i = (i + 1) % connections) {
         uint64_t now = left < LINES_IN_A_BLOCK ? left : LINES_IN_A_BLOCK;
-        write_all(to[i], block, now * LINE_BYTES);
+        sender_write_all(to[i], block, now * LINE_BYTES);
         left -= now;
     }
     sender_report(sender_cpu_us(RUSAGE_SELF));

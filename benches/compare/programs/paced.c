@@ -6,8 +6,6 @@
  * longest time that a portion's sends took is what a program would have been held up.
  */
 #define _GNU_SOURCE
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 
 #include "dbuf.h"
@@ -29,15 +27,6 @@ static void sleep_until(uint64_t ns) {
     }
 }
 
-static int connect_to(const char *path) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int to = socket(AF_UNIX, SOCK_STREAM, 0);
-    if (to < 0 || strlen(path) >= sizeof address.sun_path) sender_fail(path);
-    memcpy(address.sun_path, path, strlen(path) + 1);
-    if (connect(to, (struct sockaddr *)&address, sizeof address) != 0) sender_fail(path);
-    return to;
-}
-
 static dbuf_producer *open_ring(const char *path) {
     dbuf_options options = dbuf_options_default();
     dbuf_statistics statistics;
@@ -51,16 +40,6 @@ static dbuf_producer *open_ring(const char *path) {
     dbuf_get_statistics(producer, &statistics);
     if (statistics.link != DBUF_LINK_RING) sender_fail("no ring");
     return producer;
-}
-
-static void send_lines(int to, const char *lines, uint64_t count) {
-    size_t left = (size_t)count * EVENT_BYTES;
-    while (left > 0) {
-        ssize_t written = write(to, lines, left);
-        if (written < 0) sender_fail("write");
-        lines += written;
-        left -= (size_t)written;
-    }
 }
 
 static void send_events(dbuf_producer *producer, const char *event, uint64_t count) {
@@ -85,7 +64,7 @@ int main(int argc, char **argv) {
         lines[EVENT_BYTES - 1] = 'x';
         producer = open_ring(argv[2]);
     } else {
-        to = connect_to(argv[2]);
+        to = sender_connect(argv[2], SOCK_STREAM);
     }
     sender_ready();
     start = at = now_ns();
@@ -104,7 +83,7 @@ int main(int argc, char **argv) {
         if (producer != NULL)
             send_events(producer, lines, count);
         else
-            send_lines(to, lines, count);
+            sender_write_all(to, lines, (size_t)count * EVENT_BYTES);
         took = now_ns() - before;
         if (rate == 0) at = before + took;
         if (took > longest) longest = took;

@@ -10,35 +10,12 @@
  * journal-lines PATH  lines to journald, as a service's output goes there
  */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 #include "sender.h"
 
 enum { BLOCK_BYTES = 64 << 10, SMALL_BLOCK_BYTES = 4 << 10 };
 
 static events the_events;
-
-static int connect_to(const char *path, int type) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int to = socket(AF_UNIX, type, 0);
-    if (to < 0 || strlen(path) >= sizeof address.sun_path) sender_fail(path);
-    memcpy(address.sun_path, path, strlen(path) + 1);
-    if (connect(to, (struct sockaddr *)&address, sizeof address) != 0) sender_fail(path);
-    return to;
-}
-
-static void write_all(int to, const char *bytes, size_t count) {
-    while (count > 0) {
-        ssize_t written = write(to, bytes, count);
-        if (written < 0 && errno != EINTR) sender_fail("write");
-        if (written > 0) {
-            bytes += written;
-            count -= (size_t)written;
-        }
-    }
-}
 
 /* Where all have one size, a block is laid out once, and only its numbers change: what is measured is not the making of letters. */
 static void send_same_lines(int to, unsigned producer, uint64_t count, size_t block_bytes) {
@@ -59,7 +36,7 @@ static void send_same_lines(int to, unsigned producer, uint64_t count, size_t bl
             memcpy(block + i * line, head.bytes, EVENT_HEAD_BYTES);
             events_head_next(&head);
         }
-        write_all(to, block, now * line);
+        sender_write_all(to, block, now * line);
         count -= now;
     }
     free(block);
@@ -74,7 +51,7 @@ static void send_mixed_lines(int to, unsigned producer, uint64_t count, size_t b
     for (number = 0; number < count; number++) {
         size_t line = events_size(&the_events, producer, number) + 1;
         if (filled > 0 && filled + line > block_bytes) {
-            write_all(to, block, filled);
+            sender_write_all(to, block, filled);
             filled = 0;
         }
         events_write(&the_events, producer, number, &head, block + filled);
@@ -82,7 +59,7 @@ static void send_mixed_lines(int to, unsigned producer, uint64_t count, size_t b
         block[filled - 1] = '\n';
         events_head_next(&head);
     }
-    write_all(to, block, filled);
+    sender_write_all(to, block, filled);
     free(block);
 }
 
@@ -121,7 +98,7 @@ int main(int argument_count, char **arguments) {
     count = strtoull(arguments[4], NULL, 10);
     events_init(&the_events, arguments[5]);
     if (strcmp(transport, "pipe") == 0 || strcmp(transport, "small-pipe") == 0) to = atoi(target);
-    else to = connect_to(target, strstr(transport, "lines") != NULL ? SOCK_STREAM : SOCK_DGRAM);
+    else to = sender_connect(target, strstr(transport, "lines") != NULL ? SOCK_STREAM : SOCK_DGRAM);
     sender_ready();
     before = sender_cpu_us(RUSAGE_SELF);
     if (strcmp(transport, "lines") == 0 || strcmp(transport, "pipe") == 0) {
@@ -135,7 +112,7 @@ int main(int argument_count, char **arguments) {
     } else if (strcmp(transport, "journal-lines") == 0) {
         /* Identifier, unit, priority, level prefixes, and whether to forward: to syslog, the kernel's log, the console. */
         const char header[] = "compare\n\n6\n0\n0\n0\n0\n";
-        write_all(to, header, sizeof header - 1);
+        sender_write_all(to, header, sizeof header - 1);
         send_lines(to, producer, count, BLOCK_BYTES);
     } else {
         return 2;
