@@ -18,20 +18,37 @@ fn is_there(tool: &str) -> bool {
     is_there
 }
 
+/// One of the programs of `benches/compare`, for the daemon of this build, with a temporary folder of its own.
+fn program(name: &str, temporary: &Path) -> Command {
+    let mut command = Command::new(Path::new(FOLDER).join(name));
+    command.arg("--dbufd").arg(env!("CARGO_BIN_EXE_dbufd")).stdin(Stdio::null());
+    command.env("TMPDIR", temporary).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
+/// Folders for results and for what is temporary, below one that goes away.
+fn folders() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let home = tempfile::Builder::new().prefix("dbufd-test-").tempdir().expect("a temporary folder");
+    let (results, temporary) = (home.path().join("results"), home.path().join("temporary"));
+    std::fs::create_dir(&temporary).expect("a folder");
+    (home, results, temporary)
+}
+
+fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).expect("a folder").next().is_none()
+}
+
 #[test]
 fn the_comparison_runs_and_proves_that_all_events_are_there() {
     if !is_there("cc") || !is_there("python3") {
         return;
     }
-    let home = tempfile::Builder::new().prefix("dbufd-test-").tempdir().expect("a temporary folder");
-    let (results, temporary) = (home.path().join("results"), home.path().join("temporary"));
-    std::fs::create_dir(&temporary).expect("a folder");
-    let mut command = Command::new(Path::new(FOLDER).join("run"));
+    let (_home, results, temporary) = folders();
+    let mut command = program("run", &temporary);
     command.args(["--quick", "--events", "4000", "--only", "^(floor|dbufd|rsyslog: lines)"]);
-    command.arg("--dbufd").arg(env!("CARGO_BIN_EXE_dbufd")).arg("--output").arg(&results);
     // A peer that does not work is a row that says why.
-    command.env("RSYSLOGD", "/bin/false").env("TMPDIR", &temporary).env("PYTHONDONTWRITEBYTECODE", "1");
-    let output = command.stdin(Stdio::null()).output().expect("it starts");
+    command.arg("--output").arg(&results).env("RSYSLOGD", "/bin/false");
+    let output = command.output().expect("it starts");
     let report = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{report}");
 
@@ -58,7 +75,7 @@ fn the_comparison_runs_and_proves_that_all_events_are_there() {
     );
     let plot = std::fs::read_to_string(results.join("plot.svg")).expect("a drawing");
     assert!(plot.starts_with("<svg ") && plot.ends_with("</svg>\n"), "{plot}");
-    assert_eq!(std::fs::read_dir(&temporary).expect("a folder").count(), 0, "nothing is left");
+    assert!(is_empty(&temporary), "nothing is left");
 }
 
 /// The verifier, and the lines of two producers that it takes for whole.
@@ -159,18 +176,16 @@ fn how_the_cost_grows_is_measured_with_nothing_lost() {
     if !is_there("cc") || !is_there("python3") {
         return;
     }
-    let temporary = tempfile::Builder::new().prefix("dbufd-test-").tempdir().expect("a temporary folder");
-    let mut command = Command::new(Path::new(FOLDER).join("growth"));
-    command.args(["--quick", "--events", "2000", "--dbufd", env!("CARGO_BIN_EXE_dbufd")]);
-    command.env("GROWTH_MOST", "10").env("TMPDIR", temporary.path()).env("PYTHONDONTWRITEBYTECODE", "1");
-    let output = command.stdin(Stdio::null()).output().expect("it starts");
+    let (_home, _, temporary) = folders();
+    let mut command = program("growth", &temporary);
+    let output = command.args(["--quick", "--events", "2000"]).env("GROWTH_MOST", "10").output().expect("it starts");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     for row in ["## connections", "| 10 | ", "## writers", "| 8 | ", "## halves", "| 8 MiB | ", "## segments", "| 2 | "]
     {
         assert!(text.contains(row), "{row}: {text}");
     }
-    assert_eq!(std::fs::read_dir(temporary.path()).expect("a folder").count(), 0, "nothing is left");
+    assert!(is_empty(&temporary), "nothing is left");
 }
 
 #[test]
@@ -178,13 +193,9 @@ fn how_long_it_takes_is_measured_also_with_a_disk_that_stalls() {
     if !is_there("cc") || !is_there("python3") {
         return;
     }
-    let home = tempfile::Builder::new().prefix("dbufd-test-").tempdir().expect("a temporary folder");
-    let (results, temporary) = (home.path().join("results"), home.path().join("temporary"));
-    std::fs::create_dir(&temporary).expect("a folder");
-    let mut command = Command::new(Path::new(FOLDER).join("latency"));
-    command.args(["--quick", "--dbufd", env!("CARGO_BIN_EXE_dbufd")]).arg("--output").arg(&results);
-    command.env("TMPDIR", &temporary).env("PYTHONDONTWRITEBYTECODE", "1");
-    let output = command.stdin(Stdio::null()).output().expect("it starts");
+    let (_home, results, temporary) = folders();
+    let output =
+        program("latency", &temporary).arg("--quick").arg("--output").arg(&results).output().expect("it starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = std::fs::read(results.join("latency.json")).expect("results");
     let all: Value = serde_json::from_slice(&text).expect("JSON");
@@ -197,7 +208,7 @@ fn how_long_it_takes_is_measured_also_with_a_disk_that_stalls() {
     }
     let drawing = std::fs::read_to_string(results.join("latency.svg")).expect("a drawing");
     assert_eq!(drawing.matches("<polyline").count(), 3);
-    assert_eq!(std::fs::read_dir(&temporary).expect("a folder").count(), 0, "nothing is left");
+    assert!(is_empty(&temporary), "nothing is left");
 }
 
 #[test]
@@ -205,10 +216,8 @@ fn the_comparison_says_what_there_is_and_what_is_to_be_installed() {
     if !is_there("python3") {
         return;
     }
-    let mut command = Command::new(Path::new(FOLDER).join("run"));
-    command.args(["--list", "--dbufd", env!("CARGO_BIN_EXE_dbufd")]).env("PYTHONDONTWRITEBYTECODE", "1");
-    command.env("S6_LOG", "/nowhere/s6-log").stdin(Stdio::null());
-    let output = command.output().expect("it starts");
+    let (_home, _, temporary) = folders();
+    let output = program("run", &temporary).arg("--list").env("S6_LOG", "/nowhere/s6-log").output().expect("it starts");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("s6-log: one pipe: apt install s6, or say where it is with S6_LOG="), "{text}");

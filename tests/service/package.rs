@@ -164,8 +164,8 @@ fn a_program_in_c_sends(machine: &Machine) {
             dbuf_producer *p;
             return dbuf_open(&p, NULL) != 0 || dbuf_printf(p, DBUF_INFO, \"hello in %s\", \"C\") != 0 || dbuf_close(p) != 0;
         }";
-    machine.write("/root/hello.c", source);
-    machine.shell("cc -o /root/hello /root/hello.c -pthread && /root/hello");
+    machine.write("/var/tmp/hello.c", source);
+    machine.shell("cc -o /var/tmp/hello /var/tmp/hello.c -pthread && /var/tmp/hello");
     assert_eq!(machine.wait_for_event("hello in C")["_TRANSPORT"], "ring");
 }
 

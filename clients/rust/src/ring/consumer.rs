@@ -152,12 +152,6 @@ impl RingConsumer {
         words.lost_events_told.store(self.lost.0, Relaxed);
     }
 
-    /// Losses that were taken, since the ring began.
-    #[must_use]
-    pub fn lost(&self) -> (u64, u64) {
-        self.lost
-    }
-
     /// Whether the producer was in the middle of an event. It means something once the producer is gone.
     #[must_use]
     pub fn is_torn(&self) -> bool {
