@@ -26,6 +26,9 @@ class Subject:
     """A thing to measure. `share` is the part of the events that it gets, with 100 bytes and with mixed sizes: who is slow gets fewer,
     so that a run of each takes about as long."""
 
+    # The program of both senders.
+    sender = "send"
+
     def __init__(self, group, name, transport, share):
         self.group, self.name, self.transport, self.share = group, name, transport, share
         self.title = f"{group}: {name}"
@@ -42,7 +45,7 @@ class Subject:
         """Starts it, and sets `pids`; returns when senders may come."""
 
     def senders(self, run):
-        send = run.programs.get("send")
+        send = run.programs.get(self.sender)
         return [
             processes.start_sender(
                 [send, self.transport, self.target(run), producer, run.each, run.sizes], run.sockets / f"sender{producer}"
@@ -131,6 +134,8 @@ class Dbufd(Subject):
     def __init__(self, transport, sync, share):
         super().__init__("dbufd", f"{transport}, sync = {sync}", transport, share)
         self.sync = sync
+        if transport in ("ring", "frames"):
+            self.sender = "send_dbuf"
 
     def version(self, bench):
         return processes.run([bench.dbufd, "--version"]).strip() if bench.dbufd else None
@@ -141,17 +146,6 @@ class Dbufd(Subject):
     def start(self, run):
         self.daemon = dbufd.Daemon(run.bench.dbufd, run.sockets / "run", run.folder / "segments", self.sync)
         self.pids = [self.daemon.process.pid]
-
-    def senders(self, run):
-        if self.transport in ("lines", "datagrams"):
-            return super().senders(run)
-        send = run.programs.get("send_dbuf")
-        return [
-            processes.start_sender(
-                [send, self.transport, self.target(run), producer, run.each, run.sizes], run.sockets / f"sender{producer}"
-            )
-            for producer in range(PRODUCERS)
-        ]
 
     def wait(self, run):
         last, changed = None, time.monotonic()
