@@ -33,7 +33,7 @@ pub struct Sources {
 
 /// Why a configuration is not taken: one sentence with the place, the key, and what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
+#[error("{}", .0.replace(char::is_control, " "))]
 pub struct Wrong(String);
 
 impl Sources {
@@ -256,6 +256,13 @@ mod tests {
 
     fn wrong(text: &str) -> String {
         check_text("FILE", text).expect_err("the text is wrong").to_string()
+    }
+
+    #[test]
+    fn what_is_wrong_is_one_line_whatever_stands_in_the_file() {
+        for text in ["buffer.capacity = 83886_a\0\0\0", "buffer.capacity = 1a\u{1}", "x = 1\u{7f}_"] {
+            assert!(!wrong(text).contains(char::is_control), "{text:?}");
+        }
     }
 
     #[test]
