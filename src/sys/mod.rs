@@ -1,4 +1,4 @@
-//! One kernel facility a file, where neither nix nor rustix wraps it. `unsafe` is allowed here.
+//! One facility of the kernel or the processor a file, where neither nix nor rustix wraps it. `unsafe` is allowed here.
 
 pub mod fdstore;
 pub mod listen_fds;
@@ -9,4 +9,5 @@ pub mod recvmmsg;
 pub mod sync_file_range;
 pub mod task;
 pub mod ticks;
+pub mod vector;
 pub mod words;

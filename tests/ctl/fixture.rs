@@ -108,8 +108,8 @@ impl Fixture {
         let mut rest = slices[0];
         while !rest.is_empty() {
             let (record, bytes) = Record::decode(rest).unwrap();
-            events += u32::from(record.ends_event());
-            payload_bytes += if record.ends_event() { record.payload().len() as u64 } else { 0 };
+            events += record.event_count() as u32;
+            payload_bytes += if record.event_count() > 0 { record.payload().len() as u64 } else { 0 };
             if record.kind == Kind::Source {
                 sources.push(&rest[..bytes]);
             } else {
@@ -121,8 +121,18 @@ impl Fixture {
         let runs = [RunView { writer: 0, events, slices: &slices }];
         let generation = self.generation;
         let (sources, runs, content_crc) = (&sources, &runs, crc32c::crc32c(slices[0]));
-        let view =
-            BatchView { generation, events, payload_bytes, time_min_ns, time_max_ns, content_crc, runs, sources };
+        let has_lines = false;
+        let view = BatchView {
+            generation,
+            events,
+            payload_bytes,
+            time_min_ns,
+            time_max_ns,
+            content_crc,
+            has_lines,
+            runs,
+            sources,
+        };
         self.store().append(&view).unwrap();
         self
     }

@@ -5,28 +5,29 @@
 //! left may be of another version, and says nothing then.
 //!
 //! ```text
-//! offset 0        words: magic, version, subject, read, piece, max_event, records, spot (2), records-if
+//! offset 0        words: magic, version, subject, read, piece, max_event, count, spot (2), count-if
 //!        4096     headers of recvmmsg(2): how much was received
 //!        8192     credentials of datagrams
 //!        12288    what a stream brought, 256 KiB
 //!        274432   what datagrams brought, 4 MiB; touched by the one writer that reads them
 //! ```
 //!
-//! A successor reads the desk as if the read had been its own: the same bytes, cut in the same way, give the same records,
-//! of which the first so many are published. So it lays down the others, once.
+//! A successor reads the desk as if the read had been its own: the same bytes, cut in the same way, give the same events,
+//! pieces and losses, of which the first so many are published: the count. So it lays down the others, once. (Records are not what is counted,
+//! for the next version may put the same lines into others.)
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
-//! | 1 | nothing received; read, piece, max_event, no records; subject | nothing was read |
+//! | 1 | nothing received; read, piece, max_event, a count of 0; subject | nothing was read |
 //! | 2 | the kernel: bytes, and how many | all of it is laid down |
-//! | 3 | records-if, spot | the successor looks at the spot (see `buffer::Spot`) |
-//! | 4 | the publish; then records, no spot; and again from 3 | the rest is laid down |
+//! | 3 | count-if, spot | the successor looks at the spot (see `buffer::Spot`) |
+//! | 4 | the publish; then the count, no spot; and again from 3 | the rest is laid down |
 //! | 5 | the bookmark, with this read's number | nothing: the bookmark includes the read |
 //! | 6 | no subject | nothing |
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
 //! |---|---|---|---|---|
-//! | `desk` | [`Notes::begin`], [`Notes::about_to`], [`Notes::published`], [`Notes::end`] | a successor, after this process is dead | each step is in memory before the next | a successor believes in a step whose predecessor never came: a record twice, or never |
+//! | `desk` | [`Notes::begin`], [`Notes::about_to`], [`Notes::published`], [`Notes::end`] | a successor, after this process is dead | each step is in memory before the next | a successor believes in a step whose predecessor never came: an event twice, or never |
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -58,10 +59,10 @@ const SUBJECT: usize = 2;
 const READ: usize = 3;
 const PIECE: usize = 4;
 const MAX_EVENT: usize = 5;
-const RECORDS: usize = 6;
+const COUNT: usize = 6;
 const SPOT: usize = 7;
 const SPOT_PLACE: usize = 8;
-const RECORDS_IF: usize = 9;
+const COUNT_IF: usize = 9;
 const WORDS: usize = 16;
 /// The desk's index is in the upper bits of the numbers of its reads.
 const READ_INDEX_SHIFT: u32 = 48;
@@ -97,8 +98,8 @@ pub(super) struct Unfinished {
     pub(super) piece: u64,
     /// `ingest.max_event` at that time.
     pub(super) max_event_bytes: usize,
-    /// So many records of it are published.
-    pub(super) records: u64,
+    /// So much of it is published: events, pieces, and events that losses tell of.
+    pub(super) count: u64,
 }
 
 /// A desk.
@@ -284,24 +285,24 @@ impl Notes {
             (READ, read),
             (PIECE, piece),
             (MAX_EVENT, max_event_bytes as u64),
-            (RECORDS, 0),
+            (COUNT, 0),
             (SPOT, 0),
             (SUBJECT, subject),
         ]);
         read
     }
 
-    /// The records of the read up to this number are about to be published at `spot`.
+    /// So much of the read, from its start, is about to be published at `spot`.
     #[inline]
-    pub(super) fn about_to(&self, spot: Spot, records: u64) {
+    pub(super) fn about_to(&self, spot: Spot, count: u64) {
         let [generation, place] = spot.to_words();
-        self.set([(RECORDS_IF, records), (SPOT_PLACE, place), (SPOT, generation)]);
+        self.set([(COUNT_IF, count), (SPOT_PLACE, place), (SPOT, generation)]);
     }
 
     /// They are.
     #[inline]
-    pub(super) fn published(&self, records: u64) {
-        self.set([(RECORDS, records), (SPOT, 0)]);
+    pub(super) fn published(&self, count: u64) {
+        self.set([(COUNT, count), (SPOT, 0)]);
     }
 
     /// They are not, and come again.
@@ -321,12 +322,12 @@ impl Notes {
     }
 
     fn unfinished(&self, was_published: &dyn Fn(Spot) -> bool) -> Option<Unfinished> {
-        let [subject, read, piece, max_event, records, spot, place, records_if] =
-            self.get([SUBJECT, READ, PIECE, MAX_EVENT, RECORDS, SPOT, SPOT_PLACE, RECORDS_IF]);
+        let [subject, read, piece, max_event, count, spot, place, count_if] =
+            self.get([SUBJECT, READ, PIECE, MAX_EVENT, COUNT, SPOT, SPOT_PLACE, COUNT_IF]);
         let published = Spot::from_words([spot, place]).is_some_and(was_published);
-        let records = if published { records.max(records_if) } else { records };
+        let count = if published { count.max(count_if) } else { count };
         // Decided once: when the buffer goes on, the spot means something else.
-        self.published(records);
+        self.published(count);
         let subject = match (subject & !u64::from(u32::MAX), subject as u32) {
             (OF_STREAM, place) => Subject::Stream(place),
             (OF_DATAGRAMS, _) => Subject::Datagrams,
@@ -334,7 +335,7 @@ impl Notes {
         };
         let max_event_bytes =
             usize::try_from(max_event).ok().filter(|bytes| (1..=MAX_EVENT_BYTES_MAX).contains(bytes))?;
-        Some(Unfinished { subject, read, piece, max_event_bytes, records })
+        Some(Unfinished { subject, read, piece, max_event_bytes, count })
     }
 }
 

@@ -11,6 +11,8 @@
 //! [`pour`].)
 
 mod pour;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
@@ -21,7 +23,9 @@ use crate::pipeline::account::{Tally, Teller};
 use crate::pipeline::buffer::{Claim, Refused, Spot, Writer};
 use crate::pipeline::counters::{Counters, WriterCounters};
 use crate::pipeline::pulse::{Activity, Pulse};
-use crate::pipeline::record::{Cause, Event, Loss, Piece, Transport, padded};
+use crate::pipeline::record::{
+    Cause, Event, Loss, Newlines, Piece, Transport, encode_lines, lines_record_bytes, padded,
+};
 use crate::sync::Arc;
 
 pub(super) use self::pour::{Feed, Tray};
@@ -76,15 +80,38 @@ pub(super) struct Nobody;
 
 impl Witness for Nobody {}
 
-/// An event that waits, as a range of the bytes that were read.
+/// An event that waits, or a block of lines, as a range of the bytes that were read.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     start: u32,
     bytes: u32,
     slot: u32,
+    /// How many lines of a block; 0 if it is an event by itself.
+    lines: u32,
     /// Index of its extra, plus one; 0 if it has none.
     extra: u32,
     pri: u8,
+}
+
+impl Waiting {
+    /// What a successor is told of it: events and pieces.
+    fn count(&self) -> u64 {
+        u64::from(self.lines.max(1))
+    }
+
+    /// Bytes of its payloads.
+    fn payload_bytes(&self) -> u64 {
+        u64::from(self.bytes - self.lines)
+    }
+
+    /// Leaves out so many lines of a block at its front; some stay.
+    fn skip_lines(&mut self, lines: u64, input: &[u8]) {
+        let bytes = &input[self.start as usize..][..self.bytes as usize];
+        let skipped = Newlines::new(bytes).nth(lines as usize - 1).map_or(0, |newline| newline as u32 + 1);
+        self.start += skipped;
+        self.bytes -= skipped;
+        self.lines -= lines as u32;
+    }
 }
 
 /// The events that wait.
@@ -114,10 +141,11 @@ pub(super) struct Layer {
     teller: Teller,
     counters: Arc<Counters>,
     pulse: Arc<Pulse>,
-    /// For a successor: how many records of what is on the desk are published; of losses, how many events they tell of.
+    /// For a successor: how much of what is on the desk is published. Events and pieces count, and the events that losses tell of; not
+    /// records, which another version may make otherwise of the same bytes.
     notes: Arc<Notes>,
-    records: u64,
-    /// So many records that come next are published already, by a predecessor.
+    count: u64,
+    /// So much of what comes next is published already, by a predecessor.
     skip: u64,
     time_ns: u64,
     publishes: u64,
@@ -129,7 +157,7 @@ impl Layer {
         let sources = Sources::new(Arc::clone(&counters.account));
         let teller = counters.account.teller(index);
         let (events, losses, carried) = (Events::default(), Losses::default(), Carried::default());
-        let (notes, records, skip, time_ns, publishes) = (Arc::default(), 0, 0, 0, 0);
+        let (notes, count, skip, time_ns, publishes) = (Arc::default(), 0, 0, 0, 0);
         Self {
             writer,
             index,
@@ -141,7 +169,7 @@ impl Layer {
             counters,
             pulse,
             notes,
-            records,
+            count,
             skip,
             time_ns,
             publishes,
@@ -153,9 +181,9 @@ impl Layer {
         self.notes = Arc::clone(notes);
     }
 
-    /// A read begins, of which so many records are published already.
+    /// A read begins, of which so much is published already, as [`Notes::published`] says.
     pub(super) fn begin_read(&mut self, published: u64) {
-        (self.records, self.skip) = (0, published);
+        (self.count, self.skip) = (0, published);
     }
 
     /// This writer's counters.
@@ -195,7 +223,14 @@ impl Layer {
     #[inline]
     pub(super) fn add(&mut self, slot: u32, pri: u8, range: Range<usize>) {
         let (start, bytes) = (range.start as u32, range.len() as u32);
-        self.events.all.push(Waiting { start, bytes, slot, extra: 0, pri });
+        self.events.all.push(Waiting { start, bytes, slot, lines: 0, extra: 0, pri });
+    }
+
+    /// Adds so many events that came as lines: `range` is all of them, each with its newline, and none of them is empty.
+    #[inline]
+    pub(super) fn add_lines(&mut self, slot: u32, pri: u8, range: Range<usize>, lines: usize) {
+        let (start, bytes, lines) = (range.start as u32, range.len() as u32, lines as u32);
+        self.events.all.push(Waiting { start, bytes, slot, lines, extra: 0, pri });
     }
 
     /// Adds an event with more to it.
@@ -225,17 +260,17 @@ impl Layer {
     /// # Errors
     /// [`Closed`]; what could not be published is counted as lost, unless a successor finds it.
     pub(super) fn lay_down(&mut self, input: &[u8], witness: &mut impl Witness) -> Result<(), Closed> {
-        let mut done = self.skip_published();
+        let mut done = self.skip_published(input);
         while let Some(need) = self.need(done) {
             match self.lay_down_once(done, need, input, witness) {
                 Ok(Some(to)) => done = to,
                 // Sealed: nothing of the claim counts. Round again, with the same events and a higher generation.
                 Ok(None) => {}
                 Err(Refused::TooLarge) if done < self.events.all.len() => {
-                    let Waiting { slot, bytes, .. } = self.events.all[done];
-                    self.lose(slot, Cause::TooBig, u64::from(bytes));
+                    let waiting = self.events.all[done];
+                    self.lose_many(waiting.slot, Cause::TooBig, (waiting.count(), waiting.payload_bytes()));
+                    self.count += waiting.count();
                     done += 1;
-                    self.records += 1;
                 }
                 Err(_) => {
                     self.abandon(done, witness);
@@ -249,13 +284,24 @@ impl Layer {
     }
 
     /// Leaves out what a predecessor has published of this read. Returns the first event that it has not.
-    fn skip_published(&mut self) -> usize {
-        let events = self.skip.min(self.events.all.len() as u64);
-        self.skip -= events;
+    fn skip_published(&mut self, input: &[u8]) -> usize {
+        let mut done = 0;
+        while self.skip > 0
+            && let Some(waiting) = self.events.all.get_mut(done)
+        {
+            let skipped = waiting.count().min(self.skip);
+            if skipped < waiting.count() {
+                waiting.skip_lines(skipped, input);
+            } else {
+                done += 1;
+            }
+            self.skip -= skipped;
+            self.count += skipped;
+        }
         let lost = self.losses.skip(self.skip);
         self.skip -= lost;
-        self.records += events + lost;
-        events as usize
+        self.count += lost;
+        done
     }
 
     /// One claim with as much as fits, from the event `done` on. Returns how far it went, or None if it was sealed.
@@ -278,11 +324,11 @@ impl Layer {
         let losses = if all { self.losses.put(&mut claim, &mut self.sources, self.time_ns) } else { 0 };
         prepare(&mut self.teller, &self.sources, &self.carried, &self.losses.all()[..losses]);
         let lost: u64 = self.losses.all()[..losses].iter().map(|(_, loss)| loss.events).sum();
-        let records = self.records + (to - done) as u64 + lost;
+        let count = self.count + self.events.all[done..to].iter().map(Waiting::count).sum::<u64>() + lost;
         let is_all = all && losses == self.losses.all().len();
         let brought = Brought { sequence: self.carried.sequence, is_all };
         self.teller.about_to(claim.spot());
-        self.notes.about_to(claim.spot(), records);
+        self.notes.about_to(claim.spot(), count);
         witness.about_to_publish(claim.spot(), brought);
         let sealed = || {
             self.teller.take_back();
@@ -293,8 +339,8 @@ impl Layer {
             return Ok(None);
         }
         self.teller.published();
-        self.notes.published(records);
-        self.records = records;
+        self.notes.published(count);
+        self.count = count;
         witness.published(generation, brought);
         self.publishes += 1;
         self.losses.published(losses);
@@ -318,7 +364,7 @@ impl Layer {
             return;
         }
         for waiting in self.events.all.iter().skip(done).filter(|waiting| self.events.ends(waiting)) {
-            let lost = Tally::lost(Cause::Abandoned, 1, u64::from(waiting.bytes));
+            let lost = Tally::lost(Cause::Abandoned, waiting.count(), waiting.payload_bytes());
             self.teller.prepare(self.sources.producer(waiting.slot), &lost);
         }
         prepare(&mut self.teller, &self.sources, &Carried::default(), self.losses.all());
@@ -404,6 +450,15 @@ impl Events {
     ) -> usize {
         for (index, waiting) in self.all.iter().enumerate().skip(first) {
             let payload = &input[waiting.start as usize..][..waiting.bytes as usize];
+            if waiting.lines > 0 {
+                if sources.introduction_bytes(waiting.slot) + lines_record_bytes(payload.len()) > claim.room() {
+                    return index;
+                }
+                let source = sources.introduce(waiting.slot, time_ns, claim);
+                encode_lines(claim, source, time_ns, waiting.pri, payload);
+                carried.add(waiting.slot, u64::from(waiting.lines), waiting.payload_bytes());
+                continue;
+            }
             let mut event = Event { payload, ..self.event(waiting, time_ns) };
             if sources.introduction_bytes(waiting.slot) + event.record_bytes() > claim.room() {
                 return index;

@@ -12,6 +12,7 @@
 use memchr::memchr;
 
 use super::syslog::{Look, looks_like_syslog};
+use crate::pipeline::record::Newlines;
 
 /// Digits of the longest octet count that is believed.
 const COUNT_DIGITS_MAX: usize = 7;
@@ -42,6 +43,34 @@ impl Cut {
     fn whole(start: usize, end: usize, next: usize) -> Option<Self> {
         Some(Self { start, end, next, rest: None })
     }
+}
+
+/// Whole lines that are text and nothing else, one behind the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Block {
+    /// So many bytes from the front, newlines included.
+    pub(super) bytes: usize,
+    /// How many lines they are.
+    pub(super) lines: usize,
+}
+
+/// The longest block at the front of `bytes` with at most `bytes_max`: up to the first line that is empty, has a priority, or is
+/// counted in octets (or may be: that shows when more has come).
+#[inline]
+pub(super) fn block(bytes: &[u8], bytes_max: usize) -> Block {
+    let mut block = Block::default();
+    for newline in Newlines::new(&bytes[..bytes.len().min(bytes_max)]) {
+        let is_plain = match bytes[block.bytes] {
+            b'\n' | b'<' => false,
+            b'0'..=b'9' => octet_count(&bytes[block.bytes..]).0 == Look::No,
+            _ => true,
+        };
+        if !is_plain {
+            break;
+        }
+        block = Block { bytes: newline + 1, lines: block.lines + 1 };
+    }
+    block
 }
 
 /// Cuts the next event from the front of `bytes`, or the next piece of the event that goes on `until`.
@@ -114,8 +143,11 @@ fn cut_octets(bytes: &[u8], start: usize, count: usize, max_bytes: usize) -> Opt
 
 /// Whether `bytes` begin with an octet count and syslog; where the syslog begins, and how long it is.
 fn octet_count(bytes: &[u8]) -> (Look, usize, usize) {
+    if bytes[0] == b'0' {
+        return (Look::No, 0, 0);
+    }
     let digits = bytes.iter().take(COUNT_DIGITS_MAX + 1).take_while(|b| b.is_ascii_digit()).count();
-    if digits > COUNT_DIGITS_MAX || bytes[0] == b'0' {
+    if digits > COUNT_DIGITS_MAX {
         return (Look::No, 0, 0);
     }
     match bytes.get(digits) {
@@ -166,6 +198,26 @@ mod tests {
 
     fn strings(input: &[u8], step: usize, max_bytes: usize) -> Vec<String> {
         events(input, step, max_bytes).iter().map(|event| event.escape_ascii().to_string()).collect()
+    }
+
+    #[test]
+    fn a_block_ends_before_what_is_more_than_a_line_of_text() {
+        for (input, bytes, lines) in [
+            (&b"one\ntwo\nhalf"[..], 8, 2),
+            (b"one\n\ntwo\n", 4, 1),
+            (b"one\n<3>two\n", 4, 1),
+            (b"one\n29 <13>Nov 23 05:26:33 root: hi", 4, 1),
+            (b"one\n29 <1", 4, 1),
+            (b"one\n29\n", 7, 2),
+            (b"2026-11-27 one\n12 monkeys\n0123456789\n", 37, 3),
+            (b"29 <13>Nov 23 05:26:33 root: hi", 0, 0),
+            (b"\none\n", 0, 0),
+            (b"half", 0, 0),
+            (b"", 0, 0),
+        ] {
+            assert_eq!(block(input, 100), Block { bytes, lines }, "{}", input.escape_ascii());
+        }
+        assert_eq!(block(b"one\ntwo\nthree\n", 8), Block { bytes: 8, lines: 2 }, "no more than may be");
     }
 
     #[test]

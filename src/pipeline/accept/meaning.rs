@@ -17,7 +17,7 @@ use super::syslog::{Parser, split_pri};
 use crate::pipeline::record::Transport;
 
 /// User-level facility would be a claim that nobody made: facility 0, priority 6 (info).
-const PRI_DEFAULT: u8 = 6;
+pub(super) const PRI_DEFAULT: u8 = 6;
 /// The highest `<N>` that is a priority alone.
 const PRIORITY_MAX: u8 = 7;
 

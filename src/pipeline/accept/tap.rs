@@ -163,18 +163,20 @@ impl Tap {
                 }
                 assert_eq!(record.kind, Kind::Event);
                 assert!(record.payload().len() <= self.intake.max_event_bytes.max(INPUT_BYTES_MAX));
-                let piece = record.piece();
-                assert_eq!(piece.is_some_and(|piece| piece.continued), goes_on, "pieces follow each other");
-                match events.last_mut().filter(|_| goes_on) {
-                    Some(first) => first.payload.extend_from_slice(record.payload()),
-                    None => events.push(Tapped {
-                        pri: record.pri,
-                        tag: tags[record.source as usize].clone(),
-                        source_time_ns: record.source_time_ns(),
-                        payload: record.payload().to_vec(),
-                    }),
+                for record in record.singles() {
+                    let piece = record.piece();
+                    assert_eq!(piece.is_some_and(|piece| piece.continued), goes_on, "pieces follow each other");
+                    match events.last_mut().filter(|_| goes_on) {
+                        Some(first) => first.payload.extend_from_slice(record.payload()),
+                        None => events.push(Tapped {
+                            pri: record.pri,
+                            tag: tags[record.source as usize].clone(),
+                            source_time_ns: record.source_time_ns(),
+                            payload: record.payload().to_vec(),
+                        }),
+                    }
+                    goes_on = piece.is_some_and(|piece| piece.continues);
                 }
-                goes_on = piece.is_some_and(|piece| piece.continues);
             }
         }
         assert!(!goes_on, "every event is ended");

@@ -4,7 +4,8 @@
 //! fail: only that the reader is gone.
 //!
 //! Whole events are laid down from where they were read. Only what has not come whole is copied, into the connection's
-//! `carry`, and it is ended there when the rest comes.
+//! `carry`, and it is ended there when the rest comes. Lines that are text and nothing else stay together, as they came: a block
+//! of them is one record.
 
 use std::ops::Range;
 
@@ -13,13 +14,16 @@ use memchr::memchr;
 use super::intake::Intake;
 use super::kept::{Mark, Ongoing};
 use super::layer::{Closed, Extra, Nobody};
-use super::lines::{Cut, Until, cut, cut_at_end, cut_early};
-use super::meaning::{Meaning, meaning};
+use super::lines::{Block, Cut, Until, block, cut, cut_at_end, cut_early};
+use super::meaning::{Meaning, PRI_DEFAULT, meaning};
 use super::source::Peer;
 use crate::pipeline::record::{Piece, Transport};
 
 /// What may stand before an event in the carry: an octet count and its space.
 const COUNT_BYTES: usize = 8;
+/// The most bytes of lines in one record. What a chunk has no room for it leaves empty, so this is an eighth of a chunk; a copy of more
+/// at a time is no faster.
+const BLOCK_BYTES_MAX: usize = 8 << 10;
 
 /// The state of a text connection.
 #[derive(Debug, Default)]
@@ -64,9 +68,15 @@ impl Text {
             }
         }
         let mut at = 0;
-        while let Some(cut) = cut(&data[at..], self.until(), max_bytes) {
-            self.add(data, at, &cut, peer, intake);
-            at += cut.next;
+        loop {
+            if let Some(bytes) = self.add_block(&data[at..], at, peer, intake) {
+                at += bytes;
+            } else if let Some(cut) = cut(&data[at..], self.until(), max_bytes) {
+                self.add(data, at, &cut, peer, intake);
+                at += cut.next;
+            } else {
+                break;
+            }
             if intake.layer.is_full() {
                 intake.layer.lay_down(data, &mut Nobody)?;
             }
@@ -96,6 +106,26 @@ impl Text {
 
     fn until(&self) -> Option<Until> {
         self.ongoing.as_ref().map(|ongoing| ongoing.until)
+    }
+
+    /// Adds what comes next as plain lines, which begins at `at`. Returns its bytes; None if nothing does.
+    #[inline]
+    fn add_block(&self, bytes: &[u8], at: usize, peer: &Peer, intake: &mut Intake) -> Option<usize> {
+        if self.ongoing.is_some() {
+            return None;
+        }
+        // No more than an event may have: then a claim has room for it.
+        let Block { bytes, lines } = block(bytes, BLOCK_BYTES_MAX.min(intake.max_event_bytes));
+        if lines == 0 {
+            return None;
+        }
+        let slot = intake.layer.slot(peer, Transport::Lines, 0, b"");
+        if lines == 1 {
+            intake.layer.add(slot, PRI_DEFAULT, at..at + bytes - 1);
+        } else {
+            intake.layer.add_lines(slot, PRI_DEFAULT, at..at + bytes, lines);
+        }
+        Some(bytes)
     }
 
     /// Adds the event or piece that was cut from `input` at `at`.

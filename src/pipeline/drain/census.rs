@@ -85,6 +85,8 @@ pub(super) struct Census<'a> {
     pub(super) time_max_ns: u64,
     /// CRC-32C of the slices of all runs, one after the other.
     pub(super) content_crc: u32,
+    /// Whether records of lines are among them.
+    pub(super) has_lines: bool,
     /// Bytes that could not be walked.
     pub(super) broken_bytes: u64,
 }
@@ -112,15 +114,25 @@ impl Sizes {
                 None => return,
             }
         }
+        self.see_size(size);
+        self.see_time(record.time_ns, 1);
+    }
+
+    #[inline]
+    fn see_size(&mut self, size: u64) {
         if size == self.alike.0 {
             self.alike.1 += 1;
         } else {
             self.count_alike();
             self.alike = (size, 1);
         }
+    }
+
+    #[inline]
+    fn see_time(&mut self, time_ns: u64, events: u64) {
         match self.times.last_mut() {
-            Some((time, n)) if *time == record.time_ns => *n += 1,
-            _ => self.times.push((record.time_ns, 1)),
+            Some((time, n)) if *time == time_ns => *n += events,
+            _ => self.times.push((time_ns, events)),
         }
     }
 
@@ -160,6 +172,7 @@ impl<'a> Census<'a> {
             time_min_ns: u64::MAX,
             time_max_ns: 0,
             content_crc: 0,
+            has_lines: false,
             broken_bytes: 0,
         };
         if let Some(sizes) = sizes.as_deref_mut() {
@@ -193,10 +206,12 @@ impl<'a> Census<'a> {
                 self.content_crc = crc32c::crc32c_append(before, &chunk[..at]);
                 break;
             };
-            if record.kind == Kind::Event {
-                let (ends, payload) = (record.ends_event(), record.payload().len() as u64);
-                run.events += u32::from(ends);
-                run.shares.add(record.source, u64::from(ends), payload);
+            if record.is_lines() {
+                self.lines(&record, run, sizes.as_deref_mut());
+            } else if record.kind == Kind::Event {
+                let (ends, payload) = (record.event_count(), record.payload().len() as u64);
+                run.events += ends as u32;
+                run.shares.add(record.source, ends as u64, payload);
                 self.payload_bytes += payload;
                 if let Some(sizes) = sizes.as_deref_mut() {
                     sizes.see(&record);
@@ -212,6 +227,22 @@ impl<'a> Census<'a> {
         if at > 0 {
             run.slices.push(&chunk[..at]);
         }
+    }
+
+    fn lines(&mut self, record: &Record<'_>, run: &mut RunCensus<'a>, sizes: Option<&mut Sizes>) {
+        let events = match sizes {
+            None => record.event_count(),
+            Some(sizes) => {
+                let events = record.lines().map(|line| sizes.see_size(line.len() as u64)).count();
+                sizes.see_time(record.time_ns, events as u64);
+                events
+            }
+        };
+        let payload = (record.payload().len() - events) as u64;
+        run.events += events as u32;
+        run.shares.add(record.source, events as u64, payload);
+        self.payload_bytes += payload;
+        self.has_lines = true;
     }
 
     /// Whether there is nothing to write.

@@ -88,8 +88,8 @@ impl Losses {
 fn loss_of(record: &Record<'_>, cause: Cause) -> Loss {
     Loss {
         cause,
-        events: u64::from(record.ends_event()),
-        bytes: record.payload().len() as u64,
+        events: record.event_count() as u64,
+        bytes: record.payload_bytes() as u64,
         first_ns: record.time_ns,
         last_ns: record.time_ns,
     }

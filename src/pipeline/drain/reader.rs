@@ -311,11 +311,12 @@ impl Keeper {
         }
         let view = BatchView {
             generation: census.generation,
-            events: u32::try_from(census.events).expect("a half of under 4 GiB holds fewer than 2^32 records"),
+            events: u32::try_from(census.events).expect("a half of under 4 GiB holds fewer than 2^32 events"),
             payload_bytes: census.payload_bytes,
             time_min_ns: census.time_min_ns,
             time_max_ns: census.time_max_ns,
             content_crc: crc32c::crc32c_append(census.content_crc, report),
+            has_lines: census.has_lines,
             runs: &runs,
             sources: &sources,
         };

@@ -1,9 +1,11 @@
 //! Reading records: a borrowed view over bytes that are not trusted.
 
 use std::fmt;
+use std::ops::Range;
 
 use super::{
-    Cause, HEAD_BYTES, Kind, LOSS_PAYLOAD_BYTES, Loss, Piece, SOURCE_FIXED_BYTES, Source, Transport, flag, padded,
+    Cause, HEAD_BYTES, Kind, LOSS_PAYLOAD_BYTES, Loss, Newlines, Piece, SOURCE_FIXED_BYTES, Source, Transport, flag,
+    newlines, padded, put_head, put_padded,
 };
 
 /// The bytes are not a record.
@@ -97,6 +99,10 @@ impl<'a> Record<'a> {
         if self.flags & !flag::KNOWN != 0 {
             return Err(Malformed("a record with unknown flags"));
         }
+        if self.is_lines() {
+            let is_whole = self.flags == flag::LINES && self.body.ends_with(b"\n");
+            return if is_whole { Ok(()) } else { Err(Malformed("a record of lines that is none")) };
+        }
         let words = self.words_bytes();
         if words > self.body.len() {
             return Err(Malformed("a record is shorter than its extensions"));
@@ -120,11 +126,62 @@ impl<'a> Record<'a> {
         (self.flags & which != 0).then(|| u64_at(self.body, bytes_of_words(self.flags & (which - 1))))
     }
 
-    /// Whether this record takes a sequence: an event, or the last piece of one.
+    /// Whether this is a record of lines: several events, with one head for all.
     #[inline]
     #[must_use]
-    pub fn ends_event(&self) -> bool {
-        self.kind == Kind::Event && self.flags & flag::CONTINUES == 0
+    pub fn is_lines(&self) -> bool {
+        self.flags & flag::LINES != 0 && self.kind == Kind::Event
+    }
+
+    /// How many sequences it takes: one for an event or the last piece of one, one for each line of a record of lines.
+    #[inline]
+    #[must_use]
+    pub fn event_count(&self) -> usize {
+        if self.is_lines() {
+            newlines::count(self.body)
+        } else {
+            usize::from(self.kind == Kind::Event && self.flags & flag::CONTINUES == 0)
+        }
+    }
+
+    /// Bytes of the payloads of its events.
+    #[inline]
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        let newlines = if self.is_lines() { self.event_count() } else { 0 };
+        self.payload().len() - newlines
+    }
+
+    /// Where each event of a record of lines stands in its payload, without its newline. Nothing for any other record.
+    #[inline]
+    pub fn lines(&self) -> impl Iterator<Item = Range<usize>> + use<'a> {
+        let mut start = 0;
+        let body = if self.is_lines() { self.body } else { &[] };
+        Newlines::new(body).map(move |newline| {
+            let line = start..newline;
+            start = newline + 1;
+            line
+        })
+    }
+
+    /// The event of a record of lines that stands there in its payload, as a record by itself.
+    #[inline]
+    #[must_use]
+    pub fn line(&self, at: Range<usize>) -> Self {
+        Self { flags: self.flags & !flag::LINES, body: &self.body[at], ..*self }
+    }
+
+    /// The record, or, of a record of lines, one for each.
+    pub fn singles(&self) -> impl Iterator<Item = Self> + use<'a> {
+        let record = *self;
+        let whole = (!record.is_lines()).then_some(record);
+        whole.into_iter().chain(record.lines().map(move |at| record.line(at)))
+    }
+
+    /// Writes it, as it was read.
+    pub fn encode(&self, to: &mut Vec<u8>) {
+        put_head(to, self.body.len(), self.kind, self.pri, self.flags, self.time_ns, self.source);
+        put_padded(to, self.body);
     }
 
     /// Priority, 0 (emergency) to 7 (debug).
@@ -161,7 +218,7 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// The payload of an event.
+    /// The payload of an event; of a record of lines all of them, each with its newline.
     #[inline]
     #[must_use]
     pub fn payload(&self) -> &'a [u8] {

@@ -9,15 +9,20 @@
 //! Invariants, cited by number:
 //! 1. A record starts and ends at a multiple of [`ALIGN`] from the start of its run; padding bytes are zero.
 //! 2. A source record precedes, in the same run, the first record that names its source: a run stands alone.
-//! 3. Only an event that is complete ([`Record::ends_event`]) takes a sequence; a piece that is continued does not,
-//!    and neither does a source or a loss record.
+//! 3. Only an event that is complete takes a sequence; a piece that is continued does not, and neither does a source or a
+//!    loss record. A record of lines takes one for each ([`Record::event_count`]).
+//!
+//! A record of lines ([`flag::LINES`]) holds events that came as lines of text, one behind the other as they came, under one head: they
+//! share all that it says. So a line costs its own bytes, and a copy of many is one copy.
 
 mod decode;
+mod newlines;
 #[cfg(test)]
 mod tests;
 
 pub use dbuf_client::wire::{FIELDS_BYTES_MAX, put_field};
 pub use decode::{Malformed, Record};
+pub use newlines::Newlines;
 
 /// Records start at multiples of this many bytes.
 pub const ALIGN: usize = 8;
@@ -77,8 +82,10 @@ pub mod flag {
     pub const CONTINUES: u16 = 1 << 4;
     /// This piece continues an earlier one.
     pub const CONTINUED: u16 = 1 << 5;
+    /// The payload is several events, one a line, each ended by a newline that is not part of it. Goes with no other flag.
+    pub const LINES: u16 = 1 << 6;
     /// All bits that this version knows.
-    pub const KNOWN: u16 = (1 << 6) - 1;
+    pub const KNOWN: u16 = (1 << 7) - 1;
 }
 
 /// How an event came in. The numbers are stored.
@@ -389,6 +396,19 @@ impl Event<'_> {
             put_padding(to, 4 + self.fields.len());
         }
     }
+}
+
+/// Bytes of a record of lines, head and padding included; `lines_bytes` is theirs, newlines included.
+#[must_use]
+pub const fn lines_record_bytes(lines_bytes: usize) -> usize {
+    padded(HEAD_BYTES + lines_bytes)
+}
+
+/// Writes a record of lines. `lines` ends with a newline, and none of them is empty. `to` has room for [`lines_record_bytes`].
+pub fn encode_lines(to: &mut impl Sink, source: u32, time_ns: u64, pri: u8, lines: &[u8]) {
+    debug_assert!(lines.ends_with(b"\n"));
+    put_head(to, lines.len(), Kind::Event, pri, flag::LINES, time_ns, source);
+    put_padded(to, lines);
 }
 
 /// Writes the record that gives `source` the id `id` in this run. `to` has room for [`Source::record_bytes`].

@@ -12,7 +12,7 @@ fn a_plain_event_is_read_back_as_it_was_written() {
     assert_eq!(total, bytes.len());
     assert_eq!((record.time_ns, record.source, record.priority(), record.facility()), (7, 3, 6, 1));
     assert_eq!(record.payload(), b"hello");
-    assert!(record.ends_event());
+    assert_eq!((record.event_count(), record.payload_bytes()), (1, 5));
 }
 
 #[test]
@@ -26,6 +26,44 @@ fn a_payload_of_any_length_is_padded_with_zeros() {
         assert_eq!(bytes[HEAD_BYTES..][..length], payload[..length]);
         assert!(bytes[HEAD_BYTES + length..].iter().all(|byte| *byte == 0), "after {length} bytes");
     }
+}
+
+#[test]
+fn a_record_of_lines_is_read_back_as_one_event_a_line() {
+    let mut bytes = Vec::new();
+    encode_lines(&mut bytes, 3, 7, 14, b"one\ntwo and more\n3\n");
+    assert_eq!(bytes.len(), lines_record_bytes(19));
+    let (record, total) = Record::decode(&bytes).unwrap();
+    assert_eq!((total, record.event_count(), record.payload_bytes()), (bytes.len(), 3, 16));
+    let singles: Vec<_> = record.singles().collect();
+    let payloads: Vec<_> = singles.iter().map(Record::payload).collect();
+    assert_eq!(payloads, [&b"one"[..], b"two and more", b"3"]);
+    for single in singles {
+        assert_eq!((single.time_ns, single.source, single.pri, single.event_count()), (7, 3, 14, 1));
+        let mut copy = Vec::new();
+        single.encode(&mut copy);
+        assert_eq!(Record::decode(&copy).unwrap().0.payload(), single.payload(), "it stands by itself");
+    }
+    let mut event = Vec::new();
+    Event { payload: b"a\nb\n", ..Event::default() }.encode(&mut event);
+    let (event, _) = Record::decode(&event).unwrap();
+    assert_eq!((event.event_count(), event.lines().count(), event.singles().count()), (1, 0, 1));
+}
+
+#[test]
+fn a_record_of_lines_that_does_not_end_with_one_is_refused() {
+    let mut whole = Vec::new();
+    encode_lines(&mut whole, 3, 7, 14, b"one\ntwo\n");
+    let mut cut = whole.clone();
+    cut[0] -= 1;
+    let mut empty = whole.clone();
+    empty[0] = 0;
+    let mut in_pieces = whole.clone();
+    in_pieces[6] |= flag::CONTINUED as u8;
+    for (what, bytes) in [("cut off", cut), ("empty", empty), ("in pieces", in_pieces)] {
+        assert!(Record::decode(&bytes).is_err(), "{what}");
+    }
+    assert!(Record::decode(&whole).is_ok());
 }
 
 #[test]
@@ -50,7 +88,7 @@ fn every_extension_is_read_back_beside_every_other() {
         assert_eq!(record.producer_sequence(), event.producer_sequence);
         assert_eq!(record.piece(), event.piece);
         assert_eq!(record.payload(), b"payload");
-        assert_eq!(record.ends_event(), event.piece.is_none());
+        assert_eq!(record.event_count(), usize::from(event.piece.is_none()));
         let read: Vec<_> = record.fields().collect();
         if bits & 8 != 0 {
             assert_eq!(read, [(&b"SYSLOG_MSGID"[..], &b"ID47"[..]), (b"EMPTY", b"")]);

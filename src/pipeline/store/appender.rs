@@ -178,6 +178,7 @@ impl Active {
             offset: self.footer.offset,
             payload_bytes: batch.payload_bytes,
             content_crc: batch.content_crc,
+            has_lines: batch.has_lines,
             runs: batch.runs.iter().map(row).collect(),
         }
     }

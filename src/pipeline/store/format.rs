@@ -16,8 +16,12 @@ use std::fmt;
 
 /// The version that this code writes.
 pub const VERSION: u16 = 1;
-/// Incompatible features that this code knows.
+/// Incompatible features of a segment and of a footer that this code knows.
 pub const INCOMPAT_KNOWN: u32 = 0;
+/// An incompatible feature of a batch: it holds records of lines.
+pub const INCOMPAT_LINES: u32 = 1 << 0;
+/// Incompatible features of a batch that this code knows.
+pub const BATCH_INCOMPAT_KNOWN: u32 = INCOMPAT_LINES;
 /// First bytes of a segment.
 pub const SEGMENT_MAGIC: [u8; 8] = *b"dbufseg\x1a";
 /// First bytes of a batch.
@@ -223,8 +227,8 @@ pub(super) fn has(bytes: &[u8], field: Field, value: &[u8]) -> bool {
 }
 
 /// Refuses what this version must not read.
-fn check_features(version: u64, incompat: u32, what: &'static str) -> Result<(), Broken> {
-    if version == u64::from(VERSION) && incompat & !INCOMPAT_KNOWN == 0 { Ok(()) } else { Err(Broken::Unknown(what)) }
+fn check_features(version: u64, unknown: u32, what: &'static str) -> Result<(), Broken> {
+    if version == u64::from(VERSION) && unknown == 0 { Ok(()) } else { Err(Broken::Unknown(what)) }
 }
 
 /// The header of a segment.
@@ -271,7 +275,7 @@ impl SegmentHeader {
         if checksum(&bytes[..segment::header_crc.at]) != get_u32(bytes, segment::header_crc) {
             return Err(Broken::Damaged("the checksum of the segment's header is wrong"));
         }
-        check_features(get(bytes, segment::version), get_u32(bytes, segment::incompat), "a segment")?;
+        check_features(get(bytes, segment::version), get_u32(bytes, segment::incompat) & !INCOMPAT_KNOWN, "a segment")?;
         if get(bytes, segment::header_bytes) != SEGMENT_BYTES as u64 {
             return Err(Broken::Unknown("a segment's header"));
         }
@@ -318,6 +322,8 @@ pub struct BatchHeader {
     pub payload_bytes: u64,
     /// CRC-32C of its records.
     pub content_crc: u32,
+    /// Whether records of lines are among them.
+    pub has_lines: bool,
     /// Its runs, in the order in which they lie in it.
     pub runs: Vec<RunRow>,
 }
@@ -349,6 +355,7 @@ impl BatchHeader {
         put_bytes(bytes, batch::magic, &BATCH_MAGIC);
         put(bytes, batch::version, u64::from(VERSION));
         put(bytes, batch::runs, self.runs.len() as u64);
+        put(bytes, batch::incompat, u64::from(if self.has_lines { INCOMPAT_LINES } else { 0 }));
         put(bytes, batch::generation, self.generation);
         put(bytes, batch::first_sequence, self.first_sequence);
         put(bytes, batch::events, u64::from(self.events));
@@ -413,7 +420,9 @@ impl BatchHeader {
         if !self.content_bytes.is_multiple_of(8) || self.content_bytes > 1 << 48 || self.first_sequence > 1 << 62 {
             return Err(Broken::Damaged("a batch has an impossible size"));
         }
-        check_features(get(bytes, batch::version), get_u32(bytes, batch::incompat), "a batch")?;
+        let incompat = get_u32(bytes, batch::incompat);
+        check_features(get(bytes, batch::version), incompat & !BATCH_INCOMPAT_KNOWN, "a batch")?;
+        self.has_lines = incompat & INCOMPAT_LINES != 0;
         let runs = get(bytes, batch::runs) as usize;
         let table = bytes[BATCH_FIXED_BYTES..]
             .get(..runs * RUN_BYTES)

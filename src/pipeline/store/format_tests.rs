@@ -15,6 +15,7 @@ use crate::pipeline::record::{
 
 const FORMAT: &str = include_str!("../../../docs/FORMAT.md");
 const GOLDEN: &[u8] = include_bytes!("../../../tests/golden/v1.segment");
+const GOLDEN_LINES: &[u8] = include_bytes!("../../../tests/golden/lines.segment");
 
 /// The rows of the table below ``Layout `name` ``: offset, bytes, name, meaning.
 fn table(name: &str) -> Vec<(usize, usize, String, String)> {
@@ -127,6 +128,7 @@ fn flags_causes_and_transports_are_those_of_the_code() {
         ("fields", flag::FIELDS),
         ("continues", flag::CONTINUES),
         ("continued", flag::CONTINUED),
+        ("lines", flag::LINES),
     ];
     assert_eq!(flags.iter().fold(0, |all, (_, bit)| all | bit), flag::KNOWN);
     for (name, bit) in flags {
@@ -158,8 +160,16 @@ fn golden_batches() -> [TestBatch; 2] {
     [first, second]
 }
 
-/// The golden file, as today's writer makes it.
-fn write_golden() -> Vec<u8> {
+/// A batch with records of lines, and one without.
+fn golden_batches_of_lines() -> [TestBatch; 2] {
+    let mut first = TestBatch::new(3);
+    first.run("web", &[(1_000, "alone")]).lines(2_000, "one\ntwo\nthree\n").run("db", &[(1_500, "between")]);
+    first.lines(2_000, "of the same time\nbut of a later run\n");
+    [first, TestBatch::of(4, &[(3_000, "without lines")])]
+}
+
+/// A golden file, as today's writer makes it.
+fn write_golden(batches: &[TestBatch]) -> Vec<u8> {
     let header = SegmentHeader {
         stream_id: 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff,
         boot_id: 0xb007,
@@ -171,7 +181,7 @@ fn write_golden() -> Vec<u8> {
     let file = RealDisk.create(&name.in_directory(directory.path())).unwrap();
     write_all(&*file, &mut [IoSlice::new(&header.encode())], 0).unwrap();
     let mut active = Active::new(file, name, header.stream_id, 0);
-    for batch in golden_batches() {
+    for batch in batches {
         batch.lend(64, |view| {
             let header = active.write(view, active.footer.next_sequence).unwrap();
             active.accept(&header, view);
@@ -185,13 +195,57 @@ fn write_golden() -> Vec<u8> {
 
 #[test]
 fn todays_writer_makes_the_bytes_of_the_golden_file() {
-    let bytes = write_golden();
-    let differ = bytes.iter().zip(GOLDEN).position(|(ours, theirs)| ours != theirs);
-    assert_eq!(
-        (bytes.len(), differ),
-        (GOLDEN.len(), None),
-        "a change of the format needs a feature bit and a new file"
-    );
+    for (golden, batches) in [(GOLDEN, golden_batches()), (GOLDEN_LINES, golden_batches_of_lines())] {
+        let bytes = write_golden(&batches);
+        let differ = bytes.iter().zip(golden).position(|(ours, theirs)| ours != theirs);
+        assert_eq!(
+            (bytes.len(), differ),
+            (golden.len(), None),
+            "a change of the format needs a feature bit and a new file"
+        );
+    }
+}
+
+#[test]
+fn the_golden_file_of_lines_stays_readable_and_says_that_it_has_them() {
+    assert_eq!(verify_bytes(Arc::new(GOLDEN_LINES.to_vec())), []);
+    let directory = directory();
+    std::fs::write(directory.path().join("00000000000000000101.segment"), GOLDEN_LINES).unwrap();
+    let listed = Directory::open(directory.path()).unwrap();
+    let mut all = vec![
+        "101 web alone",
+        "102 db between",
+        "103 web one",
+        "104 web two",
+        "105 web three",
+        "106 db of the same time",
+        "107 db but of a later run",
+        "108 app without lines",
+    ];
+    assert_eq!(forward(&listed, &scan::Wanted::default()), all);
+    all.reverse();
+    assert_eq!(backward(&listed, &scan::Wanted::default()), all);
+    let first = &GOLDEN_LINES[format::SEGMENT_BYTES..];
+    assert_eq!(format::get_u32(first, format::batch::incompat), format::INCOMPAT_LINES, "older readers step over it");
+    assert_eq!(format::get_u32(&GOLDEN[format::SEGMENT_BYTES..], format::batch::incompat), 0);
+}
+
+#[test]
+fn lines_in_a_batch_that_does_not_say_so_are_damage() {
+    let mut bytes = Vec::new();
+    golden_batches_of_lines()[0].lend(usize::MAX, |view| {
+        let directory = directory();
+        let name = Name::new(101, State::Active);
+        let file = RealDisk.create(&name.in_directory(directory.path())).unwrap();
+        let header = SegmentHeader { stream_id: 1, boot_id: 2, created_ns: 3, first_sequence: 101 };
+        write_all(&*file, &mut [IoSlice::new(&header.encode())], 0).unwrap();
+        let mut active = Active::new(file, name, 1, 0);
+        active.write(&BatchView { has_lines: false, ..*view }, 101).unwrap();
+        bytes.resize(active.file.bytes().unwrap() as usize, 0);
+        active.file.read_at(&mut bytes, 0).unwrap();
+    });
+    let damage = verify_bytes(Arc::new(bytes));
+    assert!(damage[0].what.contains("lines"), "{damage:?}");
 }
 
 #[test]

@@ -68,6 +68,8 @@ pub struct BatchView<'a> {
     pub time_max_ns: u64,
     /// CRC-32C of all its slices, one after the other. Whoever walks the records has them in its cache, and this wants that.
     pub content_crc: u32,
+    /// Whether records of lines are among them.
+    pub has_lines: bool,
     /// Its runs, by ascending writer.
     pub runs: &'a [RunView<'a>],
     /// The source records in them. The caller has walked the records already, so the store need not.

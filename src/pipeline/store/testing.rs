@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::scan::{self, Directory, Item, Wanted};
 use super::{BatchView, RunView};
 use crate::config::settings::{Storage, SyncPolicy, WhenFull};
-use crate::pipeline::record::{Event, Kind, Loss, Record, Source, encode_loss, encode_source};
+use crate::pipeline::record::{Event, Kind, Loss, Record, Source, encode_lines, encode_loss, encode_source};
 
 /// A batch that owns its bytes.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +46,13 @@ impl TestBatch {
         self
     }
 
+    /// Adds a record of lines of the first source to the last run.
+    pub(crate) fn lines(&mut self, time_ns: u64, lines: &str) -> &mut Self {
+        let run = self.runs.last_mut().expect("a run was added before");
+        encode_lines(run, 0, time_ns, 6, lines.as_bytes());
+        self
+    }
+
     /// Adds a loss of the first source to the last run.
     pub(crate) fn loss(&mut self, time_ns: u64, loss: &Loss) -> &mut Self {
         encode_loss(self.runs.last_mut().expect("a run was added before"), 0, time_ns, loss);
@@ -69,17 +76,18 @@ impl TestBatch {
             .enumerate()
             .map(|(writer, slices)| RunView {
                 writer: writer as u8,
-                events: records(&self.runs[writer]).filter(Record::ends_event).count() as u32,
+                events: records(&self.runs[writer]).map(|record| record.event_count()).sum::<usize>() as u32,
                 slices,
             })
             .collect();
         to(&BatchView {
             generation: self.generation,
             events: runs.iter().map(|run| run.events).sum(),
-            payload_bytes: self.records().filter(|r| r.kind == Kind::Event).map(|r| r.payload().len() as u64).sum(),
+            payload_bytes: self.records().filter(|r| r.kind == Kind::Event).map(|r| r.payload_bytes() as u64).sum(),
             time_min_ns: self.records().map(|r| r.time_ns).min().unwrap_or(0),
             time_max_ns: self.records().map(|r| r.time_ns).max().unwrap_or(0),
             content_crc: self.runs.iter().fold(0, |crc, run| crc32c::crc32c_append(crc, run)),
+            has_lines: self.records().any(|r| r.is_lines()),
             runs: &runs,
             sources: &self.sources(),
         })

@@ -27,7 +27,7 @@ fn found(steps: impl Fn(&Notes), was_published: bool) -> Option<(Subject, u64)> 
     assert_eq!(again.unfinished, unfinished);
     unfinished.map(|unfinished| {
         assert_eq!((unfinished.piece, unfinished.max_event_bytes), (5, 100));
-        (unfinished.subject, unfinished.records)
+        (unfinished.subject, unfinished.count)
     })
 }
 

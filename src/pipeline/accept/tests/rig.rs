@@ -77,11 +77,12 @@ impl Seen {
                         Kind::Loss => {
                             self.losses.push((sources[&record.source].clone(), record.as_loss().unwrap()));
                         }
-                        Kind::Event if !keep(record.payload()) => {}
                         Kind::Event => {
-                            // Invariant 2 of records: the source came before, in this run.
-                            let source = sources[&record.source].clone();
-                            self.event(run.writer(), source, &record);
+                            for record in record.singles().filter(|record| keep(record.payload())) {
+                                // Invariant 2 of records: the source came before, in this run.
+                                let source = sources[&record.source].clone();
+                                self.event(run.writer(), source, &record);
+                            }
                         }
                     }
                 }

@@ -73,11 +73,11 @@ impl Worker {
     /// Lays down what lies on a desk and is not published. `reads` says which read each bookmark includes.
     fn finish(&mut self, desk: &mut Desk, reads: &HashMap<u32, u64>) -> Result<(), Closed> {
         let Some(unfinished) = desk.unfinished.take() else { return Ok(()) };
-        // As it was when the read began, so that the same bytes give the same records.
+        // As it was when the read began, so that the same bytes give the same events.
         let now = (self.intake.max_event_bytes, self.intake.next_piece);
         (self.intake.max_event_bytes, self.intake.next_piece) = (unfinished.max_event_bytes, unfinished.piece);
         self.intake.layer.set_notes(&desk.notes);
-        self.intake.layer.begin_read(unfinished.records);
+        self.intake.layer.begin_read(unfinished.count);
         match unfinished.subject {
             Subject::Stream(place) if reads.get(&place) == Some(&unfinished.read) => {}
             Subject::Stream(place) => {

@@ -171,13 +171,14 @@ impl Joiner {
 
 impl Held {
     fn new(event: &Event<'_>, awaits: Option<u64>) -> Self {
-        let mut source = Vec::new();
+        let (mut source, mut record) = (Vec::new(), Vec::new());
         encode_source(&mut source, 0, 0, &event.source);
+        event.record.encode(&mut record);
         Self {
             sequence: event.sequence,
             stream_id: event.stream_id,
             boot_id: event.boot_id,
-            record: event.bytes.to_vec(),
+            record,
             source,
             awaits,
             pieces: Vec::new(),
@@ -193,14 +194,7 @@ impl Held {
         let Ok((record, _)) = Record::decode(&self.record) else { return ControlFlow::Continue(()) };
         let Ok((source, _)) = Record::decode(&self.source) else { return ControlFlow::Continue(()) };
         let Ok(source) = source.as_source() else { return ControlFlow::Continue(()) };
-        let event = Event {
-            sequence: self.sequence,
-            record,
-            bytes: &self.record,
-            source,
-            stream_id: self.stream_id,
-            boot_id: self.boot_id,
-        };
+        let event = Event { sequence: self.sequence, record, source, stream_id: self.stream_id, boot_id: self.boot_id };
         let is_whole = self.awaits.is_none();
         if self.pieces.is_empty() {
             return each(Joined { event, payload: record.payload(), is_whole });

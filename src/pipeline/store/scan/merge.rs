@@ -7,6 +7,7 @@
 //! lies first. The order within a run is never changed, even where the clock jumped back.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::segment::Batch;
 use crate::pipeline::record::{Kind, Malformed, Record, Source};
@@ -14,10 +15,12 @@ use crate::pipeline::record::{Kind, Malformed, Record, Source};
 /// No source, no sequence.
 const NONE: u64 = u64::MAX;
 
-/// A record's place.
-#[derive(Clone, Copy, Debug)]
+/// A record's place, or that of a line of one.
+#[derive(Clone, Debug)]
 struct Slot {
     at: usize,
+    /// Where the line stands in the record's payload; empty for a record that is none of lines.
+    line: Range<u32>,
     source_at: u64,
     sequence: u64,
 }
@@ -104,13 +107,17 @@ impl Merged {
             if record.kind == Kind::Loss {
                 record.as_loss()?;
             }
-            let takes = record.ends_event();
-            self.slots.push(Slot {
-                at: run.at,
-                source_at: run.sources.get(&record.source).copied().unwrap_or(NONE),
-                sequence: if takes { *sequence } else { NONE },
-            });
-            *sequence += u64::from(takes);
+            let (at, source_at) = (run.at, run.sources.get(&record.source).copied().unwrap_or(NONE));
+            let mut place = |line, takes| {
+                self.slots.push(Slot { at, line, source_at, sequence: if takes { *sequence } else { NONE } });
+                *sequence += u64::from(takes);
+            };
+            if record.is_lines() {
+                // A record's length has 32 bits.
+                record.lines().for_each(|line| place(line.start as u32..line.end as u32, true));
+            } else {
+                place(0..0, record.event_count() > 0);
+            }
         }
         run.at += bytes;
         run.look(content)
@@ -132,10 +139,8 @@ impl Merged {
 pub struct Placed<'a> {
     /// The sequence of the event that it ends.
     pub sequence: Option<u64>,
-    /// The record: an event, a piece of one, or a loss.
+    /// The record: an event, a piece of one, or a loss. Of a record of lines, one of them.
     pub record: Record<'a>,
-    /// Its bytes.
-    pub bytes: &'a [u8],
     /// Who it comes from.
     pub source: Source<'a>,
 }
@@ -145,12 +150,15 @@ fn place<'a>(batch: &'a Batch, slots: impl Iterator<Item = &'a Slot>) -> impl It
     slots.filter_map(move |slot| {
         // Both were decoded when they were ordered.
         let rest = &batch.content[slot.at..];
-        let (record, bytes) = Record::decode(rest).ok()?;
+        let (mut record, _) = Record::decode(rest).ok()?;
+        if record.is_lines() {
+            record = record.line(slot.line.start as usize..slot.line.end as usize);
+        }
         if slot.source_at != last.0 {
             last = (slot.source_at, source_at(batch, slot.source_at).unwrap_or_default());
         }
         let sequence = (slot.sequence != NONE).then_some(slot.sequence);
-        Some(Placed { sequence, record, bytes: &rest[..bytes], source: last.1 })
+        Some(Placed { sequence, record, source: last.1 })
     })
 }
 

@@ -129,10 +129,8 @@ pub enum Item<'a> {
 pub struct Event<'a> {
     /// Its sequence; None for a piece that is continued.
     pub sequence: Option<u64>,
-    /// What was written.
+    /// What was written; of a record of lines, one of them.
     pub record: Record<'a>,
-    /// The record's bytes.
-    pub bytes: &'a [u8],
     /// Who it comes from.
     pub source: Source<'a>,
     /// The stream that it belongs to.
@@ -211,12 +209,12 @@ fn bound(file: &SegmentFile, next: Option<&SegmentFile>) -> u64 {
 }
 
 fn item(placed: merge::Placed<'_>, stream_id: u128, boot_id: u128) -> Item<'_> {
-    let merge::Placed { sequence, record, bytes, source } = placed;
+    let merge::Placed { sequence, record, source } = placed;
     match record.kind {
         Kind::Loss => match record.as_loss() {
             Ok(loss) => Item::Loss { loss, time_ns: record.time_ns, source },
             Err(_) => unreachable!("it was decoded when it was ordered"),
         },
-        _ => Item::Event(Event { sequence, record, bytes, source, stream_id, boot_id }),
+        _ => Item::Event(Event { sequence, record, source, stream_id, boot_id }),
     }
 }

@@ -12,7 +12,7 @@ use super::super::name::State;
 use super::merge::Merged;
 use super::segment::{Batch, Damage, Segment, Step};
 use super::{Directory, SegmentFile, malformed, open_file, unreadable};
-use crate::pipeline::record::{Kind, Record};
+use crate::pipeline::record::{Kind, Malformed, Record};
 use crate::sync::Arc;
 
 /// What a file holds.
@@ -204,26 +204,29 @@ fn check_batches(segment: &Segment, rebuilt: &mut Footer, report: &mut FileRepor
 }
 
 /// Whether the header of a batch tells the truth about its records. Returns how many events they name as lost.
-fn agree(batch: &Batch) -> Result<u64, crate::pipeline::record::Malformed> {
+fn agree(batch: &Batch) -> Result<u64, Malformed> {
     let (mut payload_bytes, mut lost_events) = (0, 0);
     for (run, row) in batch.runs().zip(&batch.header.runs) {
         let (mut rest, mut events) = (run, 0);
         while !rest.is_empty() {
             let (record, bytes) = Record::decode(rest)?;
-            events += u32::from(record.ends_event());
+            if record.is_lines() && !batch.header.has_lines {
+                return Err(Malformed("a batch has lines and does not say so"));
+            }
+            events += record.event_count() as u32;
             match record.kind {
-                Kind::Event => payload_bytes += record.payload().len() as u64,
+                Kind::Event => payload_bytes += record.payload_bytes() as u64,
                 Kind::Loss => lost_events += record.as_loss()?.events,
                 Kind::Source => {}
             }
             rest = &rest[bytes..];
         }
         if events != row.events {
-            return Err(crate::pipeline::record::Malformed("a run has other events than its row says"));
+            return Err(Malformed("a run has other events than its row says"));
         }
     }
     if payload_bytes != batch.header.payload_bytes {
-        return Err(crate::pipeline::record::Malformed("a batch has other payload bytes than its header says"));
+        return Err(Malformed("a batch has other payload bytes than its header says"));
     }
     Ok(lost_events)
 }

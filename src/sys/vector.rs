@@ -1,0 +1,38 @@
+//! What the processor compares in one instruction.
+//!
+//! Enters: 64 bytes. Leaves: a bit for each. Pure, any thread; cannot fail.
+
+use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi8};
+
+/// Which of the bytes are `wanted`: the lowest bit stands for the first.
+///
+/// Intel's manual, 2B: PCMPEQB and PMOVMSKB of SSE2, which every x86-64 has.
+#[inline]
+#[must_use]
+pub fn equal(bytes: &[u8; 64], wanted: u8) -> u64 {
+    let mut found = 0;
+    for (index, part) in bytes.as_chunks::<16>().0.iter().enumerate() {
+        // SAFETY: SSE2 is part of every x86-64 processor, and the load, which asks for no alignment, is of the 16 bytes of `part`.
+        let equal = unsafe {
+            let part = _mm_loadu_si128(part.as_ptr().cast());
+            _mm_movemask_epi8(_mm_cmpeq_epi8(part, _mm_set1_epi8(wanted as i8)))
+        };
+        found |= u64::from(equal as u16) << (16 * index);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn each_byte_has_its_bit(bytes: [u8; 64], wanted: u8, places: u64) {
+            let bytes: [u8; 64] = std::array::from_fn(|at| if places >> at & 1 == 1 { wanted } else { bytes[at] });
+            let expected = (0..64).filter(|at| bytes[*at] == wanted).fold(0, |all, at| all | 1 << at);
+            prop_assert_eq!(equal(&bytes, wanted), expected);
+        }
+    }
+}
