@@ -306,6 +306,9 @@ fn cat_inside(home: &Home, daemon: &Daemon, format: &str) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
+/// What lines begin with that are to fill a small disk.
+const WIDE: &str = "a_line_that_takes_some_room";
+
 /// Runs the daemon over a file system of a few megabytes of its own, where root is at hand to mount one.
 fn on_a_small_disk(home: &Home, settings: &[&str]) -> Option<Daemon> {
     let root = nix::unistd::geteuid().is_root() && has("unshare");
@@ -333,7 +336,7 @@ fn a_full_disk_makes_producers_wait_and_heals_by_itself() {
     let ballast = format!("{}/ballast", inside(&home, &daemon));
     std::fs::write(&ballast, vec![1; 4 << 20]).expect("room for ballast");
     let path = home.socket("stream.sock");
-    let sender = std::thread::spawn(move || send_numbered(&path, "a", 0..150_000));
+    let sender = std::thread::spawn(move || send_numbered(&path, WIDE, 0..150_000));
     home.wait_for_stats("the disk to be full", |s| s["storage"]["state"].as_str() == Some("full"));
     assert_eq!(home.stats()["events"]["lost_total"], 0);
     assert!(daemon.is_alive());
@@ -356,7 +359,7 @@ fn a_full_disk_with_the_policy_to_drop_counts_each_event() {
     let Some(mut daemon) = on_a_small_disk(&home, &settings) else { return };
     let ballast = format!("{}/ballast", inside(&home, &daemon));
     std::fs::write(&ballast, vec![1; 4 << 20]).expect("room for ballast");
-    send_numbered(&home.socket("stream.sock"), "a", 0..400_000);
+    send_numbered(&home.socket("stream.sock"), WIDE, 0..400_000);
     let stats = home.wait_for_stats("each event to be accounted for", |s| {
         let count = |name: &str| s["events"][name].as_u64().unwrap_or_default();
         count("received") == 400_000 && count("persisted") + count("lost_total") == 400_000
@@ -383,14 +386,14 @@ fn a_full_disk_with_the_policy_to_delete_keeps_the_newest() {
     let settings =
         ["buffer.capacity=512KiB", "storage.segment_size=1MiB", "storage.retain_bytes=none", "storage.min_free=none"];
     let Some(mut daemon) = on_a_small_disk(&home, &settings) else { return };
-    send_numbered(&home.socket("stream.sock"), "a", 0..400_000);
+    send_numbered(&home.socket("stream.sock"), WIDE, 0..400_000);
     let stats = home.wait_persisted(400_000);
     assert_eq!(stats["events"]["lost_total"], 0);
     assert!(daemon.is_alive());
     let kept = cat_inside(&home, &daemon, "cat");
     let first = 400_000 - kept.lines().count();
     assert!(first > 0 && first < 400_000, "the oldest went: {first}");
-    assert!(kept.lines().zip(first..).all(|(line, number)| line == format!("a {number}")), "the newest are there");
+    assert!(kept.lines().zip(first..).all(|(line, number)| line == format!("{WIDE} {number}")), "the newest are there");
 }
 
 #[test]

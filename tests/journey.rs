@@ -99,7 +99,8 @@ fn each_line_is_there_once_and_in_the_order_of_its_connection() {
     const CONNECTIONS: u64 = 4;
     const LINES: u64 = 100_000;
     let home = Home::new();
-    let daemon = home.start(&["storage.segment_size=1MiB", "storage.sync=50ms"]);
+    // Small halves, for a batch is never parted between two segments.
+    let daemon = home.start(&["storage.segment_size=1MiB", "buffer.capacity=512KiB", "storage.sync=50ms"]);
     let mut tail =
         home.ctl_command(&["tail", "-n", "0", "-o", "cat"]).stdout(Stdio::piped()).spawn().expect("dbufctl tail");
     let followed = std::thread::spawn({
@@ -110,7 +111,7 @@ fn each_line_is_there_once_and_in_the_order_of_its_connection() {
     std::thread::scope(|scope| {
         for connection in 0..CONNECTIONS {
             let path = home.socket("stream.sock");
-            scope.spawn(move || send_numbered(&path, &format!("c{connection}"), 0..LINES));
+            scope.spawn(move || send_numbered(&path, &format!("c{connection}_that_takes_some_room"), 0..LINES));
         }
     });
     let stats = home.wait_persisted(CONNECTIONS * LINES);
