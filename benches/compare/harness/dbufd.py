@@ -33,11 +33,21 @@ class Daemon:
         self.control.connect(str(runtime / "control.sock"))
         self.answers = self.control.makefile("r")
 
+    def ask(self, command):
+        self.control.sendall(json.dumps({"command": command}).encode() + b"\n")
+        answer = json.loads(self.answers.readline())
+        if not answer["ok"]:
+            raise processes.Failure(f"dbufd does not {command}: {answer}")
+        return answer.get("data")
+
     def events(self):
         """How many events were persisted, and how many lost."""
-        self.control.sendall(b'{"command":"stats"}\n')
-        events = json.loads(self.answers.readline())["data"]["events"]
+        events = self.ask("stats")["events"]
         return events["persisted"], events["lost_total"]
+
+    def sync(self):
+        """Returns when all that is persisted is durable."""
+        self.ask("sync")
 
     def stop(self):
         self.answers.close()

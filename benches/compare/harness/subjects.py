@@ -131,9 +131,10 @@ class Barest(Subject):
 
 
 class Dbufd(Subject):
-    def __init__(self, transport, sync, share):
-        super().__init__("dbufd", f"{transport}, sync = {sync}", transport, share)
-        self.sync = sync
+    def __init__(self, transport, sync, share, until_durable=False):
+        end = ", then a sync" if until_durable else ""
+        super().__init__("dbufd", f"{transport}, sync = {sync}{end}", transport, share)
+        self.sync, self.until_durable = sync, until_durable
         if transport in ("ring", "frames"):
             self.sender = "send_dbuf"
 
@@ -152,6 +153,8 @@ class Dbufd(Subject):
         while True:
             have = self.daemon.events()
             if sum(have) >= run.events:
+                if self.until_durable:
+                    self.daemon.sync()
                 return None
             if have != last:
                 last, changed = have, time.monotonic()
@@ -179,3 +182,6 @@ def all_of_them():
     for transport, share in (("ring", (1, 1)), ("lines", (1, 1)), ("frames", (0.1, 1)), ("datagrams", (0.1, 1))):
         for sync in ("never", "1s"):
             yield Dbufd(transport, sync, share)
+        if transport == "lines":
+            # What "disk, write, fdatasync" is to be held against.
+            yield Dbufd(transport, "1s", share, until_durable=True)
