@@ -150,16 +150,6 @@ impl Active {
         }
     }
 
-    /// Writes the footer and gives back what was allocated beyond it. Returns the footer if it could not be written.
-    pub(super) fn write_footer(&mut self) -> Option<Vec<u8>> {
-        let bytes = self.footer.encode();
-        let is_written = write_all(&*self.file, &mut [IoSlice::new(&bytes)], self.footer.offset).is_ok();
-        let end = self.footer.offset + if is_written { bytes.len() as u64 } else { 0 };
-        // What could not be given back stays allocated until the file goes.
-        let _ = self.file.truncate(end);
-        (!is_written).then_some(bytes)
-    }
-
     fn header_of(&self, batch: &BatchView<'_>, first_sequence: u64) -> BatchHeader {
         let slices = || batch.runs.iter().flat_map(|run| run.slices);
         let row = |run: &RunView<'_>| RunRow {
@@ -193,6 +183,15 @@ impl Active {
         let _ = self.file.allocate(self.allocated, to - self.allocated);
         self.allocated = to;
     }
+}
+
+/// Writes a footer where the batches end, and gives back what was allocated beyond it. Without a footer a segment takes longer to read,
+/// and that is all; what could not be given back stays allocated until the file goes.
+pub(super) fn end_file(file: &dyn DiskFile, footer: &[u8], offset: u64) {
+    let write = || write_all(file, &mut [IoSlice::new(footer)], offset).is_ok();
+    // Twice, for a refusal may be that of a moment, and this chance is the only one.
+    let is_written = write() || write();
+    let _ = file.truncate(offset + if is_written { footer.len() as u64 } else { 0 });
 }
 
 /// Bytes that a batch takes in a file.

@@ -84,8 +84,8 @@ pub(super) struct Tracked {
     pub(super) dirty: Option<Dirty>,
     /// The first batch in it that came after the sync that is under way began.
     dirty_after: Option<Dirty>,
-    /// A footer that the reader thread could not write.
-    pub(super) unwritten_footer: Option<Arc<[u8]>>,
+    /// Of a complete file, its footer, which the syncer writes.
+    pub(super) footer: Arc<[u8]>,
     written_back: u64,
     looked_at: u64,
 }
@@ -198,7 +198,7 @@ impl Shared {
             durable: mark,
             dirty: None,
             dirty_after: None,
-            unwritten_footer: None,
+            footer: Arc::default(),
             written_back: offset,
             looked_at: offset,
         });
@@ -259,13 +259,13 @@ impl Shared {
         events
     }
 
-    /// A file gets no more batches. The syncer tries to write the footer if the reader thread could not.
-    pub(super) fn closed(&self, id: u64, unwritten_footer: Option<Vec<u8>>) {
+    /// A file gets no more batches; this is its footer. One that is broken is repaired as it is.
+    pub(super) fn closed(&self, id: u64, footer: Vec<u8>) {
         let mut ledger = self.lock();
         if let Some(tracked) = ledger.file(id) {
             tracked.writing = false;
             if tracked.phase == Phase::Growing {
-                (tracked.phase, tracked.unwritten_footer) = (Phase::Closed, unwritten_footer.map(Arc::from));
+                (tracked.phase, tracked.footer) = (Phase::Closed, Arc::from(footer));
             }
         }
         self.work.notify_one();

@@ -354,19 +354,16 @@ impl Store {
             self.shared.forget(active.id);
             let _ = self.shared.stream.disk.remove(&active.name.in_directory(&self.shared.stream.directory));
         } else {
-            self.shared.closed(active.id, Some(active.footer.encode()));
+            self.shared.closed(active.id, active.footer.encode());
         }
     }
 
-    /// Seals the active segment, if it has batches: the footer here, sync and name by the syncer.
+    /// Seals the active segment, if it has batches. What the disk has to do for that is the syncer's: on a file system that discards
+    /// what is freed, giving back a file's unused end alone was seen to take 0.2 s.
     fn seal(&mut self) {
-        if let Some(mut active) = self.active.take_if(|active| active.footer.batches > 0) {
+        if let Some(active) = self.active.take_if(|active| active.footer.batches > 0) {
             self.shared.status.closed();
-            // A broken file is repaired as it is.
-            if self.shared.begin_write(active.id).is_some() {
-                let unwritten = active.write_footer();
-                self.shared.closed(active.id, unwritten);
-            }
+            self.shared.closed(active.id, active.footer.encode());
         }
     }
 

@@ -3,14 +3,14 @@
 //! Enters: jobs from the [ledger](super::ledger). Leaves: syncs, renames, deletions, repairs, and word of what is durable.
 //! What can fail: the disk, at each step; then the state says so and the step comes again, except a sync.
 //!
-//! How a file goes: growing, then closed by the reader thread (its footer is written), then synced, renamed, and forgotten.
+//! How a file goes: growing, then closed by the reader thread, then ended by its footer, synced, renamed, and forgotten.
 //! With `sync = "never"` it is renamed without a sync, and remembered, for a sync may be asked for.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::time::{Duration, Instant};
 
-use super::appender::Stream;
-use super::disk::{self, write_all};
+use super::appender::{Stream, end_file};
+use super::disk;
 use super::ledger::{Job, Lost, Shared, Tracked};
 use super::name::{Name, State};
 use super::status::Caller;
@@ -76,13 +76,10 @@ fn sync(shared: &Shared, tracked: &Tracked) -> bool {
     }
 }
 
-/// Syncs a complete file and gives it the name of a sealed one.
+/// Ends a complete file, syncs it and gives it the name of a sealed one.
 fn finish(shared: &Shared, tracked: &Tracked) {
     let never = shared.policy() == SyncPolicy::Never;
-    if let Some(footer) = &tracked.unwritten_footer {
-        // Without it the segment takes longer to read, and that is all.
-        let _ = guarded(shared, || write_all(&*tracked.file, &mut [IoSlice::new(footer)], tracked.end.offset));
-    }
+    guarded(shared, || end_file(&*tracked.file, &tracked.footer, tracked.end.offset));
     if !never && tracked.dirty.is_some() && !sync(shared, tracked) {
         return;
     }
