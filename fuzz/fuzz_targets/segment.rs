@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use dbufd::pipeline::record::Record;
 use dbufd::pipeline::store::footer::{Footer, Trailer};
 use dbufd::pipeline::store::format::{BatchHeader, RunRow, SEGMENT_BYTES, SegmentHeader, checksum};
 use dbufd::pipeline::store::scan::verify_bytes;
@@ -30,6 +31,17 @@ fn as_footer(bytes: &[u8]) {
     }
 }
 
+/// How many events the records of a run are, as far as they can be read.
+fn events(mut run: &[u8]) -> u32 {
+    let mut events = 0;
+    while let Ok((record, bytes)) = Record::decode(run) {
+        events += record.event_count() as u32;
+        assert_eq!(record.lines().count(), record.lines_backward().count());
+        run = &run[bytes..];
+    }
+    events
+}
+
 /// A segment of one batch with so many runs, whose records are hostile.
 fn as_records(runs: usize, bytes: &[u8]) {
     let mut content = bytes.to_vec();
@@ -39,15 +51,18 @@ fn as_records(runs: usize, bytes: &[u8]) {
     let mut row = |writer: usize| {
         let bytes = if writer + 1 == runs { left } else { each.min(left) };
         left -= bytes;
-        RunRow { writer: writer as u16, events: 1, bytes: bytes as u64 }
+        let run = &content[content.len() - left - bytes..][..bytes];
+        RunRow { writer: writer as u16, events: events(run), bytes: bytes as u64 }
     };
+    let runs: Vec<_> = (0..runs).map(&mut row).collect();
     let header = BatchHeader {
         first_sequence: 1,
-        events: runs as u32,
+        events: runs.iter().map(|run| run.events).sum(),
         content_bytes: content.len() as u64,
         offset: SEGMENT_BYTES as u64,
         content_crc: checksum(&content),
-        runs: (0..runs).map(&mut row).collect(),
+        has_lines: true,
+        runs,
         ..BatchHeader::default()
     };
     let segment = SegmentHeader { stream_id: STREAM_ID, boot_id: 0, created_ns: 0, first_sequence: 1 };

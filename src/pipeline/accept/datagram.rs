@@ -58,7 +58,7 @@ impl Datagrams {
         Ok(is_more)
     }
 
-    /// Lays down what a predecessor has received, but for the records that it has published.
+    /// Lays down what a predecessor has received, but for the events that it has published.
     pub(super) fn replay(&mut self, desk: &Desk, intake: &mut Intake, watch: &mut Watch<'_>) -> Result<(), Closed> {
         let received = (0..COUNT_MAX).take_while(|index| desk.headers.received(*index).is_some()).count();
         self.lay_down(desk, received.min(desk.arena.len() / intake.max_event_bytes), intake, watch)

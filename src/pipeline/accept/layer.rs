@@ -268,6 +268,10 @@ impl Layer {
                 Ok(None) => {}
                 Err(Refused::TooLarge) if done < self.events.all.len() => {
                     let waiting = self.events.all[done];
+                    debug_assert_eq!(
+                        waiting.lines, 0,
+                        "a block is no longer than an event may be, for which there is room"
+                    );
                     self.lose_many(waiting.slot, Cause::TooBig, (waiting.count(), waiting.payload_bytes()));
                     self.count += waiting.count();
                     done += 1;

@@ -213,7 +213,7 @@ impl Connection {
         Ok(read)
     }
 
-    /// Lays down what a predecessor has read, but for the records that it has published.
+    /// Lays down what a predecessor has read, but for the events that it has published.
     pub(super) fn replay(&mut self, desk: &Desk, number: u64, intake: &mut Intake) -> Result<Fate, Closed> {
         let bytes = &desk.stream[..desk.headers.received(0).unwrap_or(0).min(desk.stream.len())];
         let begins_framed = || is_framed(&[&self.carry, bytes].concat()) != Some(false);

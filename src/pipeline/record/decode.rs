@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use memchr::memrchr;
+
 use super::{
     Cause, HEAD_BYTES, Kind, LOSS_PAYLOAD_BYTES, Loss, Newlines, Piece, SOURCE_FIXED_BYTES, Source, Transport, flag,
     newlines, padded, put_head, put_padded,
@@ -161,6 +163,18 @@ impl<'a> Record<'a> {
             let line = start..newline;
             start = newline + 1;
             line
+        })
+    }
+
+    /// As [`Record::lines`], from the last on.
+    pub fn lines_backward(&self) -> impl Iterator<Item = Range<usize>> + use<'a> {
+        let mut rest = if self.is_lines() { self.body } else { &[] };
+        std::iter::from_fn(move || {
+            // It ends with a newline, as was checked, and so does all that is in front of a line.
+            let newline = rest.len().checked_sub(1)?;
+            let start = memrchr(b'\n', &rest[..newline]).map_or(0, |newline| newline + 1);
+            rest = &rest[..start];
+            Some(start..newline)
         })
     }
 

@@ -35,6 +35,9 @@ fn a_record_of_lines_is_read_back_as_one_event_a_line() {
     assert_eq!(bytes.len(), lines_record_bytes(19));
     let (record, total) = Record::decode(&bytes).unwrap();
     assert_eq!((total, record.event_count(), record.payload_bytes()), (bytes.len(), 3, 16));
+    let mut backward: Vec<_> = record.lines_backward().collect();
+    backward.reverse();
+    assert_eq!(backward, record.lines().collect::<Vec<_>>());
     let singles: Vec<_> = record.singles().collect();
     let payloads: Vec<_> = singles.iter().map(Record::payload).collect();
     assert_eq!(payloads, [&b"one"[..], b"two and more", b"3"]);
@@ -47,7 +50,10 @@ fn a_record_of_lines_is_read_back_as_one_event_a_line() {
     let mut event = Vec::new();
     Event { payload: b"a\nb\n", ..Event::default() }.encode(&mut event);
     let (event, _) = Record::decode(&event).unwrap();
-    assert_eq!((event.event_count(), event.lines().count(), event.singles().count()), (1, 0, 1));
+    assert_eq!(
+        (event.event_count(), event.lines().chain(event.lines_backward()).count(), event.singles().count()),
+        (1, 0, 1)
+    );
 }
 
 #[test]

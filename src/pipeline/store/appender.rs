@@ -125,11 +125,17 @@ impl Active {
     }
 
     /// Writes a batch whose first event has `first_sequence`. It counts once [`Active::accept`] has been told.
-    pub(super) fn write(&mut self, batch: &BatchView<'_>, first_sequence: u64) -> io::Result<BatchHeader> {
+    /// Nothing is allocated beyond `bytes_max` but for the batch.
+    pub(super) fn write(
+        &mut self,
+        batch: &BatchView<'_>,
+        first_sequence: u64,
+        bytes_max: u64,
+    ) -> io::Result<BatchHeader> {
         let header = self.header_of(batch, first_sequence);
         let mut head = Vec::new();
         header.encode(self.footer.stream_id, &mut head);
-        self.allocate(header.end());
+        self.allocate(header.end(), bytes_max);
         let slices = batch.runs.iter().flat_map(|run| run.slices);
         let mut slices: Vec<_> = std::iter::once(&head[..]).chain(slices.copied()).map(IoSlice::new).collect();
         if let Err(e) = write_all(&*self.file, &mut slices, self.footer.offset) {
@@ -174,24 +180,29 @@ impl Active {
     }
 
     /// Allocates ahead, so that a file lies in one piece and its blocks are not looked for at each write.
-    fn allocate(&mut self, needed: u64) {
+    fn allocate(&mut self, needed: u64, bytes_max: u64) {
         if needed <= self.allocated {
             return;
         }
-        let to = needed + needed.clamp(ALLOCATE_BYTES_MIN, ALLOCATE_BYTES_MAX);
+        // What a full segment does not need shall not be missing where the next one is made, before the syncer has given it back.
+        let ahead = needed + needed.clamp(ALLOCATE_BYTES_MIN, ALLOCATE_BYTES_MAX);
+        let to = ahead.min(bytes_max.max(needed));
         // A file system that cannot, or has no room for it, will say so when it is written to.
         let _ = self.file.allocate(self.allocated, to - self.allocated);
         self.allocated = to;
     }
 }
 
-/// Writes a footer where the batches end, and gives back what was allocated beyond it. Without a footer a segment takes longer to read,
-/// and that is all; what could not be given back stays allocated until the file goes.
-pub(super) fn end_file(file: &dyn DiskFile, footer: &[u8], offset: u64) {
+/// Writes a footer where the batches end. Returns whether it is there; if not, nothing is behind the batches.
+pub(super) fn end_file(file: &dyn DiskFile, footer: &[u8], offset: u64) -> bool {
     let write = || write_all(file, &mut [IoSlice::new(footer)], offset).is_ok();
-    // Twice, for a refusal may be that of a moment, and this chance is the only one.
-    let is_written = write() || write();
-    let _ = file.truncate(offset + if is_written { footer.len() as u64 } else { 0 });
+    // Again where there was no room: what the file has allocated beyond its end has some.
+    let is_written = write() || (file.truncate(offset).is_ok() && write());
+    if !is_written {
+        // Part of it may have found room. What could not be cut is a tail that readers leave out.
+        let _ = file.truncate(offset);
+    }
+    is_written
 }
 
 /// Bytes that a batch takes in a file.

@@ -349,13 +349,18 @@ impl BatchHeader {
 
     /// Writes the header's bytes into `bytes`, from its start. `header_bytes` is set by the number of runs.
     pub fn encode(&self, stream_id: u128, bytes: &mut Vec<u8>) {
+        self.encode_with(stream_id, if self.has_lines { INCOMPAT_LINES } else { 0 }, bytes);
+    }
+
+    /// The same with these incompatible features.
+    pub(super) fn encode_with(&self, stream_id: u128, incompat: u32, bytes: &mut Vec<u8>) {
         assert!(self.runs.len() <= RUNS_MAX, "a batch has at most {RUNS_MAX} runs");
         bytes.clear();
         bytes.resize(Self::bytes_for(self.runs.len()), 0);
         put_bytes(bytes, batch::magic, &BATCH_MAGIC);
         put(bytes, batch::version, u64::from(VERSION));
         put(bytes, batch::runs, self.runs.len() as u64);
-        put(bytes, batch::incompat, u64::from(if self.has_lines { INCOMPAT_LINES } else { 0 }));
+        put(bytes, batch::incompat, u64::from(incompat));
         put(bytes, batch::generation, self.generation);
         put(bytes, batch::first_sequence, self.first_sequence);
         put(bytes, batch::events, u64::from(self.events));

@@ -183,7 +183,7 @@ fn write_golden(batches: &[TestBatch]) -> Vec<u8> {
     let mut active = Active::new(file, name, header.stream_id, 0);
     for batch in batches {
         batch.lend(64, |view| {
-            let header = active.write(view, active.footer.next_sequence).unwrap();
+            let header = active.write(view, active.footer.next_sequence, u64::MAX).unwrap();
             active.accept(&header, view);
         });
     }
@@ -240,7 +240,7 @@ fn lines_in_a_batch_that_does_not_say_so_are_damage() {
         let header = SegmentHeader { stream_id: 1, boot_id: 2, created_ns: 3, first_sequence: 101 };
         write_all(&*file, &mut [IoSlice::new(&header.encode())], 0).unwrap();
         let mut active = Active::new(file, name, 1, 0);
-        active.write(&BatchView { has_lines: false, ..*view }, 101).unwrap();
+        active.write(&BatchView { has_lines: false, ..*view }, 101, u64::MAX).unwrap();
         bytes.resize(active.file.bytes().unwrap() as usize, 0);
         active.file.read_at(&mut bytes, 0).unwrap();
     });

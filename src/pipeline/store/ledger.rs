@@ -90,6 +90,13 @@ pub(super) struct Tracked {
     looked_at: u64,
 }
 
+impl Tracked {
+    /// The length of a complete file, its footer included.
+    pub(super) fn ended_bytes(&self) -> u64 {
+        self.end.offset + self.footer.len() as u64
+    }
+}
+
 /// How the thread is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
@@ -129,7 +136,7 @@ pub(super) struct Shared {
 pub(super) enum Job {
     /// Write again what was not durable in a broken file.
     Repair(Tracked),
-    /// Sync a closed file and name it a sealed one.
+    /// End a closed file by its footer, sync it and name it a sealed one.
     Finish(Tracked),
     /// Sync a file.
     Sync(Tracked),
@@ -355,7 +362,7 @@ impl Shared {
         ledger.retain_due = true;
         let Some(file) = ledger.file(id) else { return };
         if file.dirty.is_some() {
-            file.phase = Phase::Unsynced;
+            (file.phase, file.footer) = (Phase::Unsynced, Arc::default());
             file.name = name.unwrap_or(file.name);
         } else {
             ledger.files.retain(|file| file.id != id);

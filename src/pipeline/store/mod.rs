@@ -304,7 +304,7 @@ impl Store {
             self.shared.status.closed();
             return Err(Refused::ByFile(WriteError::Failed(appender::deleted())));
         }
-        let header = match active.write(batch, self.next_sequence) {
+        let header = match active.write(batch, self.next_sequence, self.limits.segment_bytes) {
             Ok(header) => header,
             Err(e) => {
                 self.shared.unwritten(active.id);

@@ -10,7 +10,7 @@
 //! | `.active` without a batch | the sequence in its name counts; removed, unless no other file says it |
 //! | `.active` with batches | a torn end is cut, a footer written, and it is sealed; damage in the middle stays |
 //! | the same, and there is no room for the footer | a torn end is cut, and it is named torn: whole, but without an index |
-//! | `.active` that needs a newer version | left alone; the next sequence is beyond what it can hold |
+//! | `.active` that needs a newer version, or a batch of it does | left alone; the next sequence is beyond what it can hold |
 //! | `.active` whose header cannot be read | named torn |
 //! | a sealed or torn one | left alone; the newest says where the sequence goes on |
 //!
@@ -25,8 +25,10 @@ use super::footer::Footer;
 use super::format::{BatchHeader, Broken, SEGMENT_BYTES};
 use super::name::{Name, REPAIR, State};
 use super::scan::segment::{Batch, OpenError, Segment, Step};
-use crate::pipeline::record::HEAD_BYTES;
 use crate::sync::Arc;
+
+/// The least that an event takes of a file: a line of one byte, and its newline.
+const EVENT_BYTES_MIN: u64 = 2;
 
 /// Recovers `directory`. Returns what was found, and the stream that its segments belong to, if there is one.
 ///
@@ -137,6 +139,8 @@ impl Work<'_> {
     fn seal(&mut self, name: Name, file: &dyn DiskFile, segment: &Segment) -> io::Result<()> {
         let (footer, is_written) = match &segment.footer {
             Ok(footer) => (footer.clone(), true),
+            // To cut it behind the last batch that is known would take those that are not.
+            Err(_) if segment.needs_newer()? => return Err(io::Error::other(Broken::Unknown("a batch"))),
             Err(_) => self.rebuild(name, file, segment)?,
         };
         if footer.batches == 0 {
@@ -234,7 +238,7 @@ impl Work<'_> {
 
     /// The next sequence is beyond what a file of that size can hold: a gap is better than a sequence given out twice.
     fn beyond(&mut self, name: Name, bytes: u64) {
-        self.count_sequence(name.first_sequence.saturating_add(bytes / HEAD_BYTES as u64));
+        self.count_sequence(name.first_sequence.saturating_add(bytes / EVENT_BYTES_MIN));
     }
 
     fn rename(&self, from: Name, to: Name) -> io::Result<()> {

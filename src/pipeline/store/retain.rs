@@ -88,7 +88,7 @@ pub(super) fn retain(disk: &dyn Disk, storage: &Storage, status: &Status) -> io:
         if !over && !tight && !is_past(disk, storage, segment) {
             break;
         }
-        remove(disk, directory, segment)?;
+        remove(disk, directory, segment, gone + 1 == old.len())?;
         bytes -= segment.bytes;
         free_bytes = free_bytes.saturating_add(segment.bytes);
         gone += 1;
@@ -107,12 +107,18 @@ pub(super) fn delete_oldest(disk: &dyn Disk, directory: &Path, status: &Status) 
     if old.is_empty() {
         return Ok(false);
     }
-    remove(disk, directory, &old.remove(0))?;
+    let oldest = old.remove(0);
+    remove(disk, directory, &oldest, old.is_empty())?;
     tell(disk, directory, &old, status);
     Ok(true)
 }
 
-fn remove(disk: &dyn Disk, directory: &Path, segment: &Old) -> io::Result<()> {
+/// Deletes a segment. The last one that is not active says where the sequence goes on, until the name of the active one, which says it too,
+/// is sure to stay: a loss of power that took the one and not the other would give sequences out again.
+fn remove(disk: &dyn Disk, directory: &Path, segment: &Old, is_last: bool) -> io::Result<()> {
+    if is_last {
+        disk.sync_directory(directory)?;
+    }
     match disk.remove(&segment.name.in_directory(directory)) {
         // Someone else was faster.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),

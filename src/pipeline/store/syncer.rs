@@ -79,12 +79,13 @@ fn sync(shared: &Shared, tracked: &Tracked) -> bool {
 /// Ends a complete file, syncs it and gives it the name of a sealed one.
 fn finish(shared: &Shared, tracked: &Tracked) {
     let never = shared.policy() == SyncPolicy::Never;
-    guarded(shared, || end_file(&*tracked.file, &tracked.footer, tracked.end.offset));
+    let is_ended = guarded(shared, || end_file(&*tracked.file, &tracked.footer, tracked.end.offset));
     if !never && tracked.dirty.is_some() && !sync(shared, tracked) {
         return;
     }
     let Stream { disk, directory, .. } = &shared.stream;
-    let to = Name { state: State::Sealed, ..tracked.name };
+    // A sealed segment has its footer: without, nobody could tell it from one that something has cut off.
+    let to = Name { state: if is_ended { State::Sealed } else { State::Torn }, ..tracked.name };
     let renamed = guarded(shared, || {
         let path = disk::rename_to_free(&**disk, directory, &tracked.name.in_directory(directory), to);
         if !never {
@@ -100,6 +101,11 @@ fn finish(shared: &Shared, tracked: &Tracked) {
     }
     if let Err(e) = &renamed {
         shared.status.note(format!("{} cannot be renamed: {e}; the next start does it", tracked.name));
+    }
+    if is_ended {
+        // Last, for it can take a while: on a file system that discards what is freed, 0.2 s were seen. What could not be given back stays
+        // allocated until the file goes.
+        let _ = guarded(shared, || tracked.file.truncate(tracked.ended_bytes()));
     }
     shared.finished(tracked.id, renamed.ok().as_deref().and_then(Name::of_path));
 }

@@ -73,6 +73,15 @@ fn batch(generation: u64) -> TestBatch {
     batch
 }
 
+const SHORT_LINES: u64 = 400;
+
+/// So many lines of a byte each.
+fn short_lines(generation: u64) -> TestBatch {
+    let mut batch = TestBatch::new(generation);
+    batch.run("a", &[]).lines(generation * 10, &"x\n".repeat(SHORT_LINES as usize));
+    batch
+}
+
 fn append(store: &mut Store, batch: &TestBatch) -> Result<Appended, WriteError> {
     batch.lend(100, |view| store.append(view))
 }
@@ -413,7 +422,7 @@ fn a_batch_that_cannot_be_synced_may_come_again_and_another_gets_no_sequence_tha
 fn a_segment_of_a_later_version_is_refused_with_the_reason_and_left_alone() {
     let bench = Bench::new(SyncPolicy::Never);
     let (mut store, _) = bench.open();
-    append(&mut store, &batch(1)).unwrap();
+    append(&mut store, &short_lines(1)).unwrap();
     drop(store);
     let path = bench.names()[0].in_directory(bench.path());
     let mut bytes = fs::read(&path).unwrap();
@@ -423,12 +432,72 @@ fn a_segment_of_a_later_version_is_refused_with_the_reason_and_left_alone() {
     fs::write(&path, &bytes).unwrap();
     let (mut store, recovery) = bench.open();
     assert!(recovery.notes[0].contains("newer version"), "{recovery:?}");
-    assert!(recovery.next_sequence > 4, "beyond what the file can hold");
+    assert!(recovery.next_sequence > SHORT_LINES, "beyond what the file can hold: {}", recovery.next_sequence);
     append(&mut store, &batch(2)).unwrap();
     store.close().unwrap();
     assert_eq!(fs::read(&path).unwrap(), bytes);
     let all = read(bench.path());
     assert!(all.len() == 4 && all[0].starts_with("damage") && all[0].contains("newer version"), "{all:?}");
+}
+
+#[test]
+fn a_batch_of_a_later_version_is_not_cut_off_by_recovery() {
+    let bench = Bench::new(SyncPolicy::Never);
+    let (mut store, _) = bench.open();
+    append(&mut store, &batch(1)).unwrap();
+    append(&mut store, &short_lines(2)).unwrap();
+    drop(store);
+    let path = bench.names()[0].in_directory(bench.path());
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.windows(4).rposition(|bytes| bytes == format::BATCH_MAGIC).unwrap();
+    let header = {
+        let mut header = format::BatchHeader::default();
+        let stream_id = format::SegmentHeader::decode(&bytes).unwrap().stream_id;
+        header.decode_from(stream_id, at as u64, &bytes[at..]).unwrap();
+        let mut again = Vec::new();
+        header.encode_with(stream_id, 0x80, &mut again);
+        again
+    };
+    bytes[at..][..header.len()].copy_from_slice(&header);
+    fs::write(&path, &bytes).unwrap();
+    let (store, recovery) = bench.open();
+    assert!(recovery.notes[0].contains("newer version"), "{recovery:?}");
+    assert!(recovery.next_sequence > SHORT_LINES, "beyond what the file can hold: {}", recovery.next_sequence);
+    store.close().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), bytes, "nothing of it is touched");
+}
+
+#[test]
+fn a_segment_is_ended_by_the_syncer_and_not_by_who_writes() {
+    let bench = Bench::new(SyncPolicy::Never);
+    let options = Options { storage: bench.storage.clone(), on_durable: Box::new(|_| {}) };
+    let (mut store, _) = Store::open_without_syncer(options, Arc::new(bench.disk.clone())).unwrap();
+    append(&mut store, &batch(1)).unwrap();
+    let writes = bench.disk.faults().writes;
+    store.rotate().unwrap();
+    assert_eq!(bench.disk.faults().writes, writes + 1, "the next segment's header");
+    assert!(bench.names().iter().all(|name| name.state == State::Active));
+    while syncer::perform(&store.shared, store.shared.job_now()) && bench.names()[0].state == State::Active {}
+    assert_eq!(bench.names()[0].state, State::Sealed);
+    drop(store);
+    assert_whole(bench.path());
+}
+
+#[test]
+fn a_segment_without_room_for_its_footer_is_kept_as_torn_and_whole() {
+    let bench = Bench::new(SyncPolicy::Never);
+    let options = Options { storage: bench.storage.clone(), on_durable: Box::new(|_| {}) };
+    let (mut store, _) = Store::open_without_syncer(options, Arc::new(bench.disk.clone())).unwrap();
+    append(&mut store, &batch(1)).unwrap();
+    store.rotate().unwrap();
+    bench.disk.faults().room_bytes = Some(0);
+    while syncer::perform(&store.shared, store.shared.job_now()) && bench.names()[0].state == State::Active {}
+    bench.disk.faults().room_bytes = None;
+    assert_eq!(bench.names()[0].state, State::Torn);
+    append(&mut store, &batch(2)).unwrap();
+    drop(store);
+    assert_eq!(read(bench.path()), expected(2));
+    assert_whole(bench.path());
 }
 
 #[test]

@@ -15,13 +15,13 @@ use crate::pipeline::record::{Kind, Malformed, Record, Source};
 /// No source, no sequence.
 const NONE: u64 = u64::MAX;
 
-/// A record's place, or that of a line of one.
-#[derive(Clone, Debug)]
+/// A record's place. One for all events of a record of lines, which may be of two bytes each: a batch of them would have many times its
+/// own size in places.
+#[derive(Clone, Copy, Debug)]
 struct Slot {
     at: usize,
-    /// Where the line stands in the record's payload; empty for a record that is none of lines.
-    line: Range<u32>,
     source_at: u64,
+    /// Of its first event.
     sequence: u64,
 }
 
@@ -107,30 +107,26 @@ impl Merged {
             if record.kind == Kind::Loss {
                 record.as_loss()?;
             }
-            let (at, source_at) = (run.at, run.sources.get(&record.source).copied().unwrap_or(NONE));
-            let mut place = |line, takes| {
-                self.slots.push(Slot { at, line, source_at, sequence: if takes { *sequence } else { NONE } });
-                *sequence += u64::from(takes);
-            };
-            if record.is_lines() {
-                // A record's length has 32 bits.
-                record.lines().for_each(|line| place(line.start as u32..line.end as u32, true));
-            } else {
-                place(0..0, record.event_count() > 0);
-            }
+            let events = record.event_count() as u64;
+            self.slots.push(Slot {
+                at: run.at,
+                source_at: run.sources.get(&record.source).copied().unwrap_or(NONE),
+                sequence: if events > 0 { *sequence } else { NONE },
+            });
+            *sequence += events;
         }
         run.at += bytes;
         run.look(content)
     }
 
-    /// The records in their order, forward.
+    /// The events and losses in their order, forward.
     pub fn forward<'a>(&'a self, batch: &'a Batch) -> impl Iterator<Item = Placed<'a>> {
-        place(batch, self.slots.iter())
+        place(batch, self.slots.iter()).flat_map(Placed::forward)
     }
 
-    /// The records in their order, backward.
+    /// The events and losses in their order, backward.
     pub fn backward<'a>(&'a self, batch: &'a Batch) -> impl Iterator<Item = Placed<'a>> {
-        place(batch, self.slots.iter().rev())
+        place(batch, self.slots.iter().rev()).flat_map(Placed::backward)
     }
 }
 
@@ -145,15 +141,36 @@ pub struct Placed<'a> {
     pub source: Source<'a>,
 }
 
+impl<'a> Placed<'a> {
+    /// Itself; of a record of lines each, from the first on.
+    fn forward(self) -> impl Iterator<Item = Self> {
+        let first = self.sequence.unwrap_or_default();
+        let lines = self.record.lines().zip(first..).map(move |(at, sequence)| self.line(at, sequence));
+        self.alone().into_iter().chain(lines)
+    }
+
+    /// Itself; of a record of lines each, from the last on.
+    fn backward(self) -> impl Iterator<Item = Self> {
+        let first = self.sequence.unwrap_or_default();
+        let sequences = (first..first + self.record.event_count() as u64).rev();
+        let lines = self.record.lines_backward().zip(sequences).map(move |(at, sequence)| self.line(at, sequence));
+        self.alone().into_iter().chain(lines)
+    }
+
+    fn alone(self) -> Option<Self> {
+        (!self.record.is_lines()).then_some(self)
+    }
+
+    fn line(self, at: Range<usize>, sequence: u64) -> Self {
+        Self { sequence: Some(sequence), record: self.record.line(at), ..self }
+    }
+}
+
 fn place<'a>(batch: &'a Batch, slots: impl Iterator<Item = &'a Slot>) -> impl Iterator<Item = Placed<'a>> {
     let mut last = (NONE, Source::default());
     slots.filter_map(move |slot| {
         // Both were decoded when they were ordered.
-        let rest = &batch.content[slot.at..];
-        let (mut record, _) = Record::decode(rest).ok()?;
-        if record.is_lines() {
-            record = record.line(slot.line.start as usize..slot.line.end as usize);
-        }
+        let (record, _) = Record::decode(&batch.content[slot.at..]).ok()?;
         if slot.source_at != last.0 {
             last = (slot.source_at, source_at(batch, slot.source_at).unwrap_or_default());
         }

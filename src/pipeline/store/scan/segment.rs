@@ -189,6 +189,24 @@ impl Segment {
         Ok(read_full(&*self.file, &mut start, at)? == start.len() && start == FOOTER_MAGIC)
     }
 
+    /// Whether a batch in it is of a newer version.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn needs_newer(&self) -> io::Result<bool> {
+        let (mut batch, mut at) = (Batch::default(), Self::FIRST);
+        loop {
+            if at < self.limit() && matches!(self.read_header(at, &mut batch)?, Err(Broken::Unknown(_))) {
+                return Ok(true);
+            }
+            match self.step(at, &mut batch, &|_| false)? {
+                Step::Batch => at = batch.header.end(),
+                Step::Damage { next, .. } => at = next,
+                Step::End { .. } => return Ok(false),
+            }
+        }
+    }
+
     fn read_header(&self, at: u64, batch: &mut Batch) -> io::Result<Result<(), Broken>> {
         batch.head.resize(HEAD_READ_BYTES, 0);
         let read = read_full(&*self.file, &mut batch.head, at)?;
