@@ -10,14 +10,20 @@ use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_
 #[inline]
 #[must_use]
 pub fn equal(bytes: &[u8; 64], wanted: u8) -> u64 {
+    // SAFETY: SSE2 is part of every x86-64 processor.
+    unsafe { equal_by_sse2(bytes, wanted) }
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn equal_by_sse2(bytes: &[u8; 64], wanted: u8) -> u64 {
+    let wanted = _mm_set1_epi8(wanted as i8);
     let mut found = 0;
     for (index, part) in bytes.as_chunks::<16>().0.iter().enumerate() {
-        // SAFETY: SSE2 is part of every x86-64 processor, and the load, which asks for no alignment, is of the 16 bytes of `part`.
-        let equal = unsafe {
-            let part = _mm_loadu_si128(part.as_ptr().cast());
-            _mm_movemask_epi8(_mm_cmpeq_epi8(part, _mm_set1_epi8(wanted as i8)))
-        };
-        found |= u64::from(equal as u16) << (16 * index);
+        // SAFETY: the load asks for no alignment, and is of the 16 bytes of `part`.
+        let part = unsafe { _mm_loadu_si128(part.as_ptr().cast()) };
+        let equal = _mm_movemask_epi8(_mm_cmpeq_epi8(part, wanted)) as u16;
+        found |= u64::from(equal) << (16 * index);
     }
     found
 }
