@@ -58,7 +58,7 @@ fn the_comparison_runs_and_proves_that_all_events_are_there() {
         let errors = all["errors"][workload].as_object().expect("an object");
         assert_eq!(errors.keys().collect::<Vec<_>>(), ["rsyslog: lines"], "{report}");
         let subjects = all["results"][workload].as_object().expect("an object");
-        assert_eq!(subjects.len(), 14, "{report}");
+        assert_eq!(subjects.len(), 15, "{report}");
         for (name, runs) in subjects {
             let run = &runs[0];
             assert!(run["seconds"].as_f64() > Some(0.0), "{name}: {run}");
