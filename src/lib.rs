@@ -24,5 +24,4 @@ pub mod control;
 pub mod ctl;
 pub mod pipeline;
 pub mod sync;
-#[cfg(not(dbuf_loom))]
 pub mod sys;
