@@ -24,4 +24,10 @@ pub mod control;
 pub mod ctl;
 pub mod pipeline;
 pub mod sync;
+#[cfg(not(dbuf_loom))]
 pub mod sys;
+/// All of it that [`pipeline::buffer`] needs.
+#[cfg(dbuf_loom)]
+pub mod sys {
+    pub mod vector;
+}

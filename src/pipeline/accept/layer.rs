@@ -267,13 +267,10 @@ impl Layer {
                 // Sealed: nothing of the claim counts. Round again, with the same events and a higher generation.
                 Ok(None) => {}
                 Err(Refused::TooLarge) if done < self.events.all.len() => {
-                    let waiting = self.events.all[done];
-                    debug_assert_eq!(
-                        waiting.lines, 0,
-                        "a block is no longer than an event may be, for which there is room"
-                    );
-                    self.lose_many(waiting.slot, Cause::TooBig, (waiting.count(), waiting.payload_bytes()));
-                    self.count += waiting.count();
+                    let Waiting { slot, bytes, lines, .. } = self.events.all[done];
+                    debug_assert_eq!(lines, 0, "a block is no longer than an event may be, for which there is room");
+                    self.lose(slot, Cause::TooBig, u64::from(bytes));
+                    self.count += 1;
                     done += 1;
                 }
                 Err(_) => {

@@ -21,8 +21,7 @@ use crate::pipeline::record::{Piece, Transport};
 
 /// What may stand before an event in the carry: an octet count and its space.
 const COUNT_BYTES: usize = 8;
-/// The most bytes of lines in one record. What a chunk has no room for it leaves empty, so this is an eighth of a chunk; a copy of more
-/// at a time is no faster.
+/// The most bytes of lines in one record. What a chunk has no room for it leaves empty, so this is an eighth of a chunk.
 const BLOCK_BYTES_MAX: usize = 8 << 10;
 
 /// The state of a text connection.

@@ -37,6 +37,8 @@ pub(crate) struct Faults {
     pub(crate) holds_syncs: bool,
     /// Files opened so far.
     pub(crate) opens: u64,
+    /// How far a file was to be allocated ahead at most.
+    pub(crate) allocated_bytes: u64,
     /// What [`Disk::space`] says.
     pub(crate) space: Option<Space>,
 }
@@ -182,7 +184,9 @@ impl DiskFile for FaultyFile {
         DiskFile::has_name(&self.file)
     }
 
-    fn allocate(&self, _: u64, _: u64) -> io::Result<()> {
+    fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let mut faults = self.disk.faults();
+        faults.allocated_bytes = faults.allocated_bytes.max(offset + bytes);
         Err(Errno::EOPNOTSUPP.into())
     }
 

@@ -206,13 +206,20 @@ fn todays_writer_makes_the_bytes_of_the_golden_file() {
     }
 }
 
+/// A golden file is whole, and this is what it holds, forward and backward.
+fn assert_is_read(golden: &[u8], all: &[&str]) {
+    assert_eq!(verify_bytes(Arc::new(golden.to_vec())), []);
+    let directory = directory();
+    std::fs::write(directory.path().join("00000000000000000101.segment"), golden).unwrap();
+    let listed = Directory::open(directory.path()).unwrap();
+    assert_eq!(forward(&listed, &scan::Wanted::default()), all);
+    let reversed: Vec<_> = all.iter().rev().copied().collect();
+    assert_eq!(backward(&listed, &scan::Wanted::default()), reversed);
+}
+
 #[test]
 fn the_golden_file_of_lines_stays_readable_and_says_that_it_has_them() {
-    assert_eq!(verify_bytes(Arc::new(GOLDEN_LINES.to_vec())), []);
-    let directory = directory();
-    std::fs::write(directory.path().join("00000000000000000101.segment"), GOLDEN_LINES).unwrap();
-    let listed = Directory::open(directory.path()).unwrap();
-    let mut all = vec![
+    let all = [
         "101 web alone",
         "102 db between",
         "103 web one",
@@ -222,9 +229,7 @@ fn the_golden_file_of_lines_stays_readable_and_says_that_it_has_them() {
         "107 db but of a later run",
         "108 app without lines",
     ];
-    assert_eq!(forward(&listed, &scan::Wanted::default()), all);
-    all.reverse();
-    assert_eq!(backward(&listed, &scan::Wanted::default()), all);
+    assert_is_read(GOLDEN_LINES, &all);
     let first = &GOLDEN_LINES[format::SEGMENT_BYTES..];
     assert_eq!(format::get_u32(first, format::batch::incompat), format::INCOMPAT_LINES, "older readers step over it");
     assert_eq!(format::get_u32(&GOLDEN[format::SEGMENT_BYTES..], format::batch::incompat), 0);
@@ -250,11 +255,7 @@ fn lines_in_a_batch_that_does_not_say_so_are_damage() {
 
 #[test]
 fn the_golden_file_stays_readable() {
-    assert_eq!(verify_bytes(Arc::new(GOLDEN.to_vec())), []);
-    let directory = directory();
-    std::fs::write(directory.path().join("00000000000000000101.segment"), GOLDEN).unwrap();
-    let listed = Directory::open(directory.path()).unwrap();
-    let mut all = vec![
+    let all = [
         "101 web first",
         "102 db second",
         "103 db the clock jumped back",
@@ -265,7 +266,5 @@ fn the_golden_file_stays_readable() {
         "106 web line",
         "107 web \u{fffd}\0 bytes",
     ];
-    assert_eq!(forward(&listed, &scan::Wanted::default()), all);
-    all.reverse();
-    assert_eq!(backward(&listed, &scan::Wanted::default()), all);
+    assert_is_read(GOLDEN, &all);
 }

@@ -2,6 +2,8 @@
 
 mod crash;
 mod power;
+mod recovery;
+mod sealing;
 mod world;
 
 use std::fs;
@@ -70,15 +72,6 @@ fn batch(generation: u64) -> TestBatch {
     let mut batch = TestBatch::new(generation);
     let time = generation * 10;
     batch.run("a", &[(time, "even"), (time + 2, "odd")]).run("b", &[(time + 1, &"x".repeat(200))]);
-    batch
-}
-
-const SHORT_LINES: u64 = 400;
-
-/// So many lines of a byte each.
-fn short_lines(generation: u64) -> TestBatch {
-    let mut batch = TestBatch::new(generation);
-    batch.run("a", &[]).lines(generation * 10, &"x\n".repeat(SHORT_LINES as usize));
     batch
 }
 
@@ -419,88 +412,6 @@ fn a_batch_that_cannot_be_synced_may_come_again_and_another_gets_no_sequence_tha
 }
 
 #[test]
-fn a_segment_of_a_later_version_is_refused_with_the_reason_and_left_alone() {
-    let bench = Bench::new(SyncPolicy::Never);
-    let (mut store, _) = bench.open();
-    append(&mut store, &short_lines(1)).unwrap();
-    drop(store);
-    let path = bench.names()[0].in_directory(bench.path());
-    let mut bytes = fs::read(&path).unwrap();
-    bytes[format::segment::incompat.at] = 0x80;
-    let crc = format::checksum(&bytes[..format::segment::header_crc.at]);
-    bytes[format::segment::header_crc.at..][..4].copy_from_slice(&crc.to_le_bytes());
-    fs::write(&path, &bytes).unwrap();
-    let (mut store, recovery) = bench.open();
-    assert!(recovery.notes[0].contains("newer version"), "{recovery:?}");
-    assert!(recovery.next_sequence > SHORT_LINES, "beyond what the file can hold: {}", recovery.next_sequence);
-    append(&mut store, &batch(2)).unwrap();
-    store.close().unwrap();
-    assert_eq!(fs::read(&path).unwrap(), bytes);
-    let all = read(bench.path());
-    assert!(all.len() == 4 && all[0].starts_with("damage") && all[0].contains("newer version"), "{all:?}");
-}
-
-#[test]
-fn a_batch_of_a_later_version_is_not_cut_off_by_recovery() {
-    let bench = Bench::new(SyncPolicy::Never);
-    let (mut store, _) = bench.open();
-    append(&mut store, &batch(1)).unwrap();
-    append(&mut store, &short_lines(2)).unwrap();
-    drop(store);
-    let path = bench.names()[0].in_directory(bench.path());
-    let mut bytes = fs::read(&path).unwrap();
-    let at = bytes.windows(4).rposition(|bytes| bytes == format::BATCH_MAGIC).unwrap();
-    let header = {
-        let mut header = format::BatchHeader::default();
-        let stream_id = format::SegmentHeader::decode(&bytes).unwrap().stream_id;
-        header.decode_from(stream_id, at as u64, &bytes[at..]).unwrap();
-        let mut again = Vec::new();
-        header.encode_with(stream_id, 0x80, &mut again);
-        again
-    };
-    bytes[at..][..header.len()].copy_from_slice(&header);
-    fs::write(&path, &bytes).unwrap();
-    let (store, recovery) = bench.open();
-    assert!(recovery.notes[0].contains("newer version"), "{recovery:?}");
-    assert!(recovery.next_sequence > SHORT_LINES, "beyond what the file can hold: {}", recovery.next_sequence);
-    store.close().unwrap();
-    assert_eq!(fs::read(&path).unwrap(), bytes, "nothing of it is touched");
-}
-
-#[test]
-fn a_segment_is_ended_by_the_syncer_and_not_by_who_writes() {
-    let bench = Bench::new(SyncPolicy::Never);
-    let options = Options { storage: bench.storage.clone(), on_durable: Box::new(|_| {}) };
-    let (mut store, _) = Store::open_without_syncer(options, Arc::new(bench.disk.clone())).unwrap();
-    append(&mut store, &batch(1)).unwrap();
-    let writes = bench.disk.faults().writes;
-    store.rotate().unwrap();
-    assert_eq!(bench.disk.faults().writes, writes + 1, "the next segment's header");
-    assert!(bench.names().iter().all(|name| name.state == State::Active));
-    while syncer::perform(&store.shared, store.shared.job_now()) && bench.names()[0].state == State::Active {}
-    assert_eq!(bench.names()[0].state, State::Sealed);
-    drop(store);
-    assert_whole(bench.path());
-}
-
-#[test]
-fn a_segment_without_room_for_its_footer_is_kept_as_torn_and_whole() {
-    let bench = Bench::new(SyncPolicy::Never);
-    let options = Options { storage: bench.storage.clone(), on_durable: Box::new(|_| {}) };
-    let (mut store, _) = Store::open_without_syncer(options, Arc::new(bench.disk.clone())).unwrap();
-    append(&mut store, &batch(1)).unwrap();
-    store.rotate().unwrap();
-    bench.disk.faults().room_bytes = Some(0);
-    while syncer::perform(&store.shared, store.shared.job_now()) && bench.names()[0].state == State::Active {}
-    bench.disk.faults().room_bytes = None;
-    assert_eq!(bench.names()[0].state, State::Torn);
-    append(&mut store, &batch(2)).unwrap();
-    drop(store);
-    assert_eq!(read(bench.path()), expected(2));
-    assert_whole(bench.path());
-}
-
-#[test]
 fn a_repair_that_fails_is_tried_again_until_it_succeeds() {
     let bench = Bench::new(SyncPolicy::Interval(Duration::from_secs(3600)));
     let (mut store, _) = bench.open();
@@ -513,116 +424,6 @@ fn a_repair_that_fails_is_tried_again_until_it_succeeds() {
     assert_eq!(told.last().unwrap().events, 3);
     store.close().unwrap();
     assert_eq!(read(bench.path()), expected(1));
-}
-
-#[test]
-fn a_torn_end_is_cut_at_the_last_whole_batch_wherever_it_is_torn() {
-    let bench = Bench::new(SyncPolicy::Never);
-    let (mut store, _) = bench.open();
-    for generation in 1..=2 {
-        append(&mut store, &batch(generation)).unwrap();
-    }
-    let path = bench.names()[0].in_directory(bench.path());
-    let two = fs::read(&path).unwrap();
-    append(&mut store, &batch(3)).unwrap();
-    drop(store);
-    let three = fs::read(&path).unwrap();
-    for cut in two.len()..three.len() {
-        for zeros in [0, 4096] {
-            let mut torn = three[..cut].to_vec();
-            torn.resize(cut + zeros, 0);
-            reset(&bench, &path, &torn);
-            let (mut store, recovery) = bench.open();
-            let torn_bytes = (torn.len() - two.len()) as u64;
-            assert_eq!((recovery.torn_bytes, recovery.next_sequence), (torn_bytes, 7), "cut at {cut}");
-            assert_eq!(read(bench.path()), expected(2));
-            append(&mut store, &batch(3)).unwrap();
-            store.close().unwrap();
-            assert_eq!(read(bench.path()), expected(3));
-            assert_whole(bench.path());
-        }
-    }
-}
-
-#[test]
-fn a_segment_whose_footer_finds_no_room_at_a_start_is_torn_and_whole() {
-    let bench = Bench::new(SyncPolicy::Never);
-    let (mut store, _) = bench.open();
-    for generation in 1..=2 {
-        append(&mut store, &batch(generation)).unwrap();
-    }
-    drop(store);
-    {
-        // A part of the footer finds room, as the rest of the last block does on a real disk.
-        let mut faults = bench.disk.faults();
-        (faults.short_bytes, faults.fail_write) = (Some(64), Some((faults.writes + 2, Errno::ENOSPC)));
-    }
-    let (mut store, recovery) = bench.open();
-    bench.disk.faults().short_bytes = None;
-    assert_eq!((recovery.next_sequence, recovery.damaged_ranges), (7, 0));
-    assert!(recovery.notes.iter().any(|note| note.contains("footer cannot be written")), "{:?}", recovery.notes);
-    assert_eq!(read(bench.path()), expected(2));
-    append(&mut store, &batch(3)).unwrap();
-    store.close().unwrap();
-    let (mut store, recovery) = bench.open();
-    assert_eq!((recovery.next_sequence, recovery.torn_bytes), (10, 0));
-    append(&mut store, &batch(4)).unwrap();
-    store.close().unwrap();
-    assert_eq!(read(bench.path()), expected(4));
-    let states: Vec<State> = bench.names().iter().map(|name| name.state).collect();
-    assert_eq!(states, [State::Torn, State::Sealed, State::Sealed]);
-    assert_whole(bench.path());
-}
-
-/// The directory holds one active segment with these bytes.
-fn reset(bench: &Bench, path: &Path, bytes: &[u8]) {
-    for name in bench.names() {
-        fs::remove_file(name.in_directory(bench.path())).unwrap();
-    }
-    fs::write(path, bytes).unwrap();
-}
-
-#[test]
-fn a_damaged_middle_is_kept_counted_and_skipped() {
-    let bench = Bench::new(SyncPolicy::Never);
-    let (mut store, _) = bench.open();
-    for generation in 1..=3 {
-        append(&mut store, &batch(generation)).unwrap();
-    }
-    drop(store);
-    let path = bench.names()[0].in_directory(bench.path());
-    let mut bytes = fs::read(&path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    reset(&bench, &path, &bytes);
-    let (_store, recovery) = bench.open();
-    assert_eq!((recovery.damaged_ranges, recovery.torn_bytes, recovery.next_sequence), (1, 0, 10));
-    let all = read(bench.path());
-    assert!(all.len() == 7 && all[3].starts_with("damage"), "{all:?}");
-}
-
-#[test]
-fn files_that_make_no_sense_stop_nothing() {
-    let bench = Bench::new(SyncPolicy::Never);
-    let (mut store, _) = bench.open();
-    append(&mut store, &batch(1)).unwrap();
-    drop(store);
-    let write = |name: &str, bytes: &[u8]| fs::write(bench.path().join(name), bytes).unwrap();
-    write("00000000000000000050.active", b"");
-    write("00000000000000000060.active", &[7; 5000]);
-    write("00000000000000000070.segment", b"short");
-    write("00000000000000000080.torn", &[0; 300]);
-    write("00000000000000000004.repair", b"half");
-    write("notes.txt", b"mine");
-    fs::create_dir(bench.path().join("00000000000000000090.segment")).unwrap();
-    let (mut store, recovery) = bench.open();
-    assert!(recovery.next_sequence >= 80, "{recovery:?}");
-    assert!(!recovery.notes.is_empty());
-    append(&mut store, &batch(1)).unwrap();
-    store.close().unwrap();
-    assert!(bench.path().join("notes.txt").exists() && !bench.path().join("00000000000000000004.repair").exists());
-    let all = read(bench.path());
-    assert!(all[..3] == expected(1) && all.last().unwrap().ends_with("odd"), "{all:?}");
 }
 
 #[test]
