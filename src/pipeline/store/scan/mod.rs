@@ -23,7 +23,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::disk::RealDisk;
 use super::format::{BatchHeader, SEGMENT_BYTES};
 use super::name::{Name, State};
 use crate::pipeline::record::{Kind, Loss, Malformed, Record, Source};
@@ -35,9 +34,6 @@ pub use join::{Joined, Joiner};
 pub use segment::Damage;
 use segment::{OpenError, Segment};
 pub use verify::{Described, FileReport, describe, verify, verify_bytes};
-
-/// How often a directory is listed at most, until two lists are the same.
-const LISTINGS_MAX: usize = 100;
 
 /// A file of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,27 +54,21 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Lists the segments in `path`.
+    /// Lists the segments in `path`: all that were there when this began, also if files are made and renamed meanwhile; maybe some
+    /// that have come since, and of those none without the one before it.
     ///
-    /// A file that is renamed while a directory is listed may be missing under either name, so a list counts only when a
-    /// second one has the same names. An active file that has no header yet holds nothing and is left out.
+    /// An active file that has no header yet holds nothing and is left out.
     ///
     /// # Errors
     /// What the disk says.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let mut segments = super::disk::segments(&RealDisk, path)?;
-        for _ in 0..LISTINGS_MAX {
-            let before = std::mem::replace(&mut segments, super::disk::segments(&RealDisk, path)?);
-            if before.iter().map(|(name, _)| name).eq(segments.iter().map(|(name, _)| name)) {
-                break;
-            }
-        }
-        let files = segments
-            .into_iter()
-            .filter(|(name, bytes)| name.state != State::Active || *bytes >= SEGMENT_BYTES as u64)
-            .map(|(name, bytes)| SegmentFile { path: name.in_directory(path), name: Some(name), bytes })
-            .collect();
-        Ok(Self { files })
+        let names = settled(|| names(path))?;
+        let files =
+            names.into_iter().filter_map(|name| listed(path, name).transpose()).collect::<io::Result<Vec<_>>>()?;
+        let holds_something = |file: &SegmentFile| {
+            file.name.is_some_and(|name| name.state != State::Active) || file.bytes >= SEGMENT_BYTES as u64
+        };
+        Ok(Self { files: files.into_iter().filter(holds_something).collect() })
     }
 
     /// These files, in this order.
@@ -92,6 +82,51 @@ impl Directory {
         };
         Ok(Self { files: paths.iter().map(file).collect::<io::Result<_>>()? })
     }
+}
+
+/// The names of the segments in a directory.
+fn names(directory: &Path) -> io::Result<Vec<Name>> {
+    let found = fs::read_dir(directory)?.map(|found| Ok(Name::of_path(&found?.path())));
+    found.filter_map(io::Result::transpose).collect()
+}
+
+/// The file that was listed under this name. None if it is gone, or no file.
+fn listed(directory: &Path, name: Name) -> io::Result<Option<SegmentFile>> {
+    for name in names_of(name) {
+        let path = name.in_directory(directory);
+        match fs::metadata(&path) {
+            Ok(about) if about.is_file() => {
+                return Ok(Some(SegmentFile { path, name: Some(name), bytes: about.len() }));
+            }
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(None)
+}
+
+/// The names of all files that were there when the first listing began.
+///
+/// A listing may miss a file that is renamed while it is made, under either name, and one that comes while it is made may be in it or not. A
+/// file is renamed once. So what was made before a listing began is in that one or in the next. The first two say up to which sequence
+/// that is true of all, for the newest that is in them was made before the third began.
+fn settled(mut list: impl FnMut() -> io::Result<Vec<Name>>) -> io::Result<Vec<Name>> {
+    let newest = list()?.into_iter().chain(list()?).map(|name| name.first_sequence).max();
+    let before = list()?;
+    let mut names = list()?;
+    let is_missed = |name: &Name| name.state == State::Active && !names_of(*name).any(|name| names.contains(&name));
+    let missed: Vec<_> = before.into_iter().filter(is_missed).collect();
+    names.extend(missed);
+    names.retain(|name| Some(name.first_sequence) <= newest);
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The names that a file may have, once it is listed under this one: the daemon may have sealed it since, or named it torn.
+fn names_of(name: Name) -> impl Iterator<Item = Name> {
+    let later = if name.state == State::Active { &[State::Sealed, State::Torn][..] } else { &[] };
+    std::iter::once(name).chain(later.iter().map(move |state| Name { state: *state, ..name }))
 }
 
 /// What is read.
@@ -174,11 +209,9 @@ impl Wanted<'_> {
 
 /// Opens a file of a directory. None if it is no longer there: retention took it since it was listed.
 fn open_file(file: &SegmentFile, stream_id: Option<u128>) -> Option<Result<Segment, OpenError>> {
-    // The daemon may have sealed it, or named it torn, since it was listed.
-    let renamed = [State::Sealed, State::Torn].into_iter().filter_map(|state| {
-        let name = Name { state, ..file.name? };
-        Some(name.in_directory(file.path.parent()?))
-    });
+    let directory = file.path.parent();
+    let later = file.name.into_iter().flat_map(|name| names_of(name).skip(1));
+    let renamed = later.filter_map(|name| Some(name.in_directory(directory?)));
     for path in std::iter::once(file.path.clone()).chain(renamed) {
         match fs::File::open(path) {
             Ok(opened) => return Some(Segment::open(Arc::new(opened), stream_id)),
