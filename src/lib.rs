@@ -6,7 +6,7 @@
 //! 2. [`pipeline::buffer`]: the writer copies them into the **front** half of the double buffer and publishes them.
 //! 3. [`pipeline::drain`]: the reader swaps the halves with one atomic operation and seals the **back** half as a batch.
 //! 4. [`pipeline::store`]: the batch is appended to the active segment; segments rotate, are retained, are read again.
-//! 5. [`control`]: signals, systemd and dbufctl's socket, on a thread of their own. The only place that knows tokio.
+//! 5. [`daemon`]: signals, systemd and dbufctl's socket, on a thread of their own. The only place that knows tokio.
 //! 6. [`config`]: what the file says, and so what the daemon will do.
 //! 7. [`ctl`]: `dbufctl`, the command that people type.
 //!
@@ -19,9 +19,9 @@
 #[cfg(not(dbuf_loom))]
 pub mod config;
 #[cfg(not(dbuf_loom))]
-pub mod control;
-#[cfg(not(dbuf_loom))]
 pub mod ctl;
+#[cfg(not(dbuf_loom))]
+pub mod daemon;
 pub mod pipeline;
 pub mod sync;
 #[cfg(not(dbuf_loom))]

@@ -86,11 +86,11 @@ fn only_the_control_plane_names_tokio() {
     let mut found = Vec::new();
     for (name, text) in sources() {
         let lines = text.lines().enumerate().filter(|(_, l)| !is_comment(l) && l.contains("tokio"));
-        if !name.starts_with("src/control/") {
+        if !name.starts_with("src/daemon/") {
             found.extend(lines.map(|(at, _)| format!("{name}:{}", at + 1)));
         }
     }
-    complain("tokio is named outside src/control", &found);
+    complain("tokio is named outside src/daemon", &found);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A request on dbufctl's socket: whatever the bytes are, there is a command or one line that says what is wrong.
 #![no_main]
 
-use dbufd::control::server::parse_request;
+use dbufd::daemon::server::parse_request;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|line: &[u8]| {

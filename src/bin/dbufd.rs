@@ -1,5 +1,5 @@
 //! The daemon. Everything it does is in the library.
 
 fn main() -> std::process::ExitCode {
-    dbufd::control::main()
+    dbufd::daemon::main()
 }

@@ -13,7 +13,7 @@ use super::args::Cli;
 use super::output::say;
 use super::select::priority;
 use crate::config::keys::KEYS;
-use crate::control;
+use crate::daemon;
 
 /// `completions`
 #[derive(Clone, Copy, Debug, Args)]
@@ -48,7 +48,7 @@ pub(super) fn run(args: CompletionsArgs) -> anyhow::Result<ExitCode> {
 fn script(shell: Shell, program: Program) -> String {
     let (name, table) = match program {
         Program::Dbufctl => ("dbufctl", Cli::command()),
-        Program::Dbufd => ("dbufd", control::command()),
+        Program::Dbufd => ("dbufd", daemon::command()),
     };
     let mut table = with_values(table);
     let mut script = Vec::new();
@@ -147,7 +147,7 @@ mod tests {
         }
         for key in KEYS {
             let set = format!("{}={}", key.name, key.shown);
-            assert!(control::command().try_get_matches_from(["dbufd", "--set", &set]).is_ok());
+            assert!(daemon::command().try_get_matches_from(["dbufd", "--set", &set]).is_ok());
         }
     }
 }

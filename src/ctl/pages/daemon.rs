@@ -7,11 +7,11 @@ use super::page::Page;
 use crate::config::paths::{
     CONTROL_SOCKET, DATAGRAM_SOCKET, STREAM_SOCKET, SYSTEM_CONFIG_DIR, SYSTEM_RUNTIME_DIR, SYSTEM_SEGMENTS_DIR,
 };
-use crate::control;
+use crate::daemon;
 
 /// dbufd(8).
 pub(super) fn dbufd() -> Page {
-    let mut table = control::command();
+    let mut table = daemon::command();
     table.build();
     let mut page = Page::new("dbufd", 8, "A logging daemon with a lock-free double buffer");
     commands::head(&mut page, &table);

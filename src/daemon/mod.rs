@@ -7,9 +7,9 @@
 mod account;
 mod args;
 mod cores;
-mod daemon;
 mod greeting;
 mod halves;
+mod lifecycle;
 mod log;
 mod passed;
 mod reload;
@@ -35,8 +35,8 @@ use crate::sync::thread;
 use crate::sys::listen_fds;
 use args::Args;
 pub(crate) use args::command;
-use daemon::Daemon;
 use greeting::Greeting;
+use lifecycle::Daemon;
 use run::Serving;
 
 /// Exit code for a wrong command line or configuration.

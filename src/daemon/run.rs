@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::account;
-use super::daemon::{Daemon, Ended, Live, Parts};
+use super::lifecycle::{Daemon, Ended, Live, Parts};
 use super::log::Log;
 use super::reload::Change;
 use super::report::{self, report};
