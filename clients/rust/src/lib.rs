@@ -52,8 +52,6 @@ pub mod log;
 mod producer;
 #[doc(hidden)]
 pub mod ring;
-#[doc(hidden)]
-pub mod sync;
 #[cfg(not(dbuf_loom))]
 mod sys;
 #[cfg(all(not(dbuf_loom), feature = "tracing"))]

@@ -19,6 +19,8 @@
 //! In the models (`cfg(dbuf_loom)`) the words are loom's, and each byte has a cell beside it by which loom sees two
 //! threads that use the byte without an edge between them.
 
+#![allow(unsafe_code, reason = "memory that threads share")]
+
 use std::io;
 use std::ptr;
 

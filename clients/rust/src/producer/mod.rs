@@ -43,9 +43,9 @@ use self::clock::{Moment, Stamping};
 use self::link::Link;
 use crate::ring::record::Stamp;
 use crate::ring::{Bell, CAPACITY_BYTES, Memory, NoRoom, RingProducer};
-use crate::sync::atomic::Ordering::Relaxed;
 use crate::sys;
 use crate::wire::{self, Event};
+use dbuf_sync::atomic::Ordering::Relaxed;
 
 /// What the largest payload is taken to be before a daemon has said it.
 const PAYLOAD_BYTES_ASSUMED: usize = 64 << 10;

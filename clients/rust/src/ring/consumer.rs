@@ -8,7 +8,7 @@ use super::layout::{state, want};
 use super::memory::Memory;
 use super::record::ALIGN;
 use super::{ASLEEP, HEAD, ROOM, TURN};
-use crate::sync::atomic::Ordering::Relaxed;
+use dbuf_sync::atomic::Ordering::Relaxed;
 
 /// What the producer has written cannot be true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

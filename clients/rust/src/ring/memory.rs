@@ -19,7 +19,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::compiler_fence;
 
 use super::layout::{CAPACITY_BYTES, HEADER_BYTES, MAGIC, VERSION, Words};
-use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+use dbuf_sync::atomic::Ordering::{Relaxed, SeqCst};
 
 #[cfg(not(dbuf_loom))]
 use mapped::Mapping;

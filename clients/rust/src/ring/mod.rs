@@ -38,7 +38,7 @@ pub use memory::Memory;
 pub use outbox::Found;
 pub use producer::{Bell, NoRoom, Reserved, RingProducer};
 
-use crate::sync::Edge;
+use dbuf_sync::Edge;
 
 const HEAD: Edge = Edge::new("head");
 const ROOM: Edge = Edge::new("room");

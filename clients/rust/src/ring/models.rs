@@ -122,7 +122,7 @@ fn models_a_producer_that_waits_for_room_is_woken() {
                 }
                 let bucket = sleepers.0.lock().expect("no model panics while it holds a bucket");
                 // Relaxed: the bucket's lock orders it.
-                if producer.memory().words().turn.load(crate::sync::atomic::Ordering::Relaxed) == turn {
+                if producer.memory().words().turn.load(dbuf_sync::atomic::Ordering::Relaxed) == turn {
                     drop(sleepers.1.wait(bucket));
                 }
             }

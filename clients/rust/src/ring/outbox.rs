@@ -6,7 +6,7 @@
 use super::consumer::Broken;
 use super::producer::RingProducer;
 use super::record::{ALIGN, HEAD_BYTES, Head, kind};
-use crate::sync::atomic::Ordering::Relaxed;
+use dbuf_sync::atomic::Ordering::Relaxed;
 
 /// An event that was found in the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use super::record::{HEAD_BYTES, Head as RecordHead, Stamp, kind, record_bytes};
 use super::{ASLEEP, HEAD, ROOM, TURN};
 use std::sync::atomic::compiler_fence;
 
-use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
-use crate::sync::atomic::fence;
 use crate::wire::{Event, FIELDS_LENGTH_BYTES};
+use dbuf_sync::atomic::Ordering::{Relaxed, SeqCst};
+use dbuf_sync::atomic::fence;
 
 /// There is no room for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
