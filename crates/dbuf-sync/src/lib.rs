@@ -20,10 +20,16 @@ pub use std::sync::{Arc, Condvar, Mutex, MutexGuard, atomic, mpsc};
 #[cfg(not(dbuf_loom))]
 pub use std::thread;
 
+/// A barrier for the compiler alone. loom has none: it reorders no plain code.
+pub use std::sync::atomic::compiler_fence;
+
 #[cfg(dbuf_loom)]
 pub use loom::sync::{Arc, Condvar, Mutex, MutexGuard, atomic};
 #[cfg(dbuf_loom)]
 pub use loom::thread;
+/// For models: runs a closure under every order of steps, and cells that report two threads at one byte.
+#[cfg(dbuf_loom)]
+pub use loom::{cell, model};
 
 pub use edge::Edge;
 pub use futex::Futex;

@@ -376,7 +376,7 @@ mod modelled {
         header: Header,
         words: Vec<CacheLine<AtomicU64>>,
         bytes: Box<[UnsafeCell<u8>]>,
-        watches: Vec<loom::cell::UnsafeCell<()>>,
+        watches: Vec<dbuf_sync::cell::UnsafeCell<()>>,
     }
 
     // SAFETY: loom runs all threads of a model on one thread, one at a time.
@@ -392,7 +392,7 @@ mod modelled {
             bytes: usize,
             _place: Place<'_>,
         ) -> io::Result<Self> {
-            let watches = (0..bytes).map(|_| loom::cell::UnsafeCell::new(())).collect();
+            let watches = (0..bytes).map(|_| dbuf_sync::cell::UnsafeCell::new(())).collect();
             let bytes = (0..bytes).map(|_| UnsafeCell::new(0)).collect();
             Ok(Self { header, words: words.collect(), bytes, watches })
         }

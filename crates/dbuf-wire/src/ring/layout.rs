@@ -1,7 +1,7 @@
 //! Where each word of a ring stands. `docs/PROTOCOL.md` draws the same.
 //!
-//! Words that one side writes share cache lines with no word of the other, for each line that both write is sent back and
-//! forth between their cores. Everything here may be changed by the other process at any time.
+//! Words that one side writes share cache lines with no word of the other, for each line that both write is sent back
+//! and forth between their cores. Everything here may be changed by the other process at any time.
 
 use dbuf_sync::atomic::{AtomicU32, AtomicU64};
 

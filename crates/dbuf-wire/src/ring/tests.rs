@@ -1,6 +1,6 @@
 use super::record::{Head, Stamp};
 use super::*;
-use crate::wire::Event;
+use crate::frames::Event;
 use dbuf_sync::atomic::Ordering::Relaxed;
 
 const CAPACITY: u64 = 64 << 10;
