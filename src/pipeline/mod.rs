@@ -22,3 +22,5 @@ pub mod pulse;
 pub mod record;
 #[cfg(not(dbuf_loom))]
 pub mod store;
+#[cfg(not(dbuf_loom))]
+pub mod takeover;
