@@ -1,8 +1,8 @@
 //! How many instructions an event costs on each hot path, counted by valgrind: a figure that does not change with the weather, so
 //! that a change which makes a path longer is seen on a noisy machine, too.
 //!
-//! `cargo bench --features tap --bench instructions`             counts, and compares with benches/instructions.tsv
-//! `cargo bench --features tap --bench instructions -- --accept` counts, and writes that file
+//! `cargo bench --features harness --bench instructions`             counts, and compares with benches/instructions.tsv
+//! `cargo bench --features harness --bench instructions -- --accept` counts, and writes that file
 //!
 //! Each path is run twice under `valgrind --tool=callgrind`, with so many events and with three times as many; the difference is
 //! what the events cost, without the program's start. A count that is more than [`MARGIN`] off fails: above, the path has become
@@ -17,10 +17,10 @@ use std::process::{Command, ExitCode};
 use dbuf_client::ring::record::Stamp;
 use dbuf_client::ring::{Memory, RingProducer};
 use dbuf_client::wire::Event as Sent;
-use dbufd::pipeline::accept::ring::tap::RingTap;
-use dbufd::pipeline::accept::tap::Tap;
 use dbufd::pipeline::buffer::{DoubleBuffer, Options};
-use dbufd::pipeline::drain::tap::CensusTap;
+use dbufd::pipeline::harness::CensusTap;
+use dbufd::pipeline::harness::RingTap;
+use dbufd::pipeline::harness::Tap;
 use dbufd::pipeline::record::{Event, Record};
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.tsv");

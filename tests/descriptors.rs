@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dbufd::pipeline::accept::desk::Desks;
 use dbufd::pipeline::accept::frames::Sessions;
-use dbufd::pipeline::accept::ring::rings::{Limits, Rings};
+use dbufd::pipeline::accept::ring::registry::{Limits, Rings};
+use dbufd::pipeline::accept::writer::receive_buffer::Desks;
 use dbufd::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reader, Waker};
 use dbufd::pipeline::counters::Counters;

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use dbuf_client::ring::RingProducer;
 use dbuf_client::ring::record::Stamp;
 use dbuf_client::wire::Event;
-use dbufd::pipeline::accept::ring::tap::{CAPACITY, RingTap};
+use dbufd::pipeline::harness::{CAPACITY, RingTap};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 

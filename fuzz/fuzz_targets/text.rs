@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 
-use dbufd::pipeline::accept::tap::{INPUT_BYTES_MAX, Tap};
+use dbufd::pipeline::harness::{INPUT_BYTES_MAX, Tap};
 use libfuzzer_sys::fuzz_target;
 
 thread_local! {

@@ -11,8 +11,8 @@ use nix::sys::time::TimeValLike;
 use serde::Serialize;
 
 use crate::config::keys::sync_name;
-use crate::pipeline::accept::kept::KeptConnections;
-use crate::pipeline::accept::ring::rings::{Rings, Seen};
+use crate::pipeline::accept::connection::stored::KeptConnections;
+use crate::pipeline::accept::ring::registry::{Rings, Seen};
 use crate::pipeline::account::{Row, Totals};
 use crate::pipeline::buffer::DoubleBuffer;
 use crate::pipeline::counters::{Counters, WriterCounters};

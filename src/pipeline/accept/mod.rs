@@ -14,27 +14,14 @@
 //! [`kept`] keeps connections for a successor, [`desk`] what is just being read. [`ring`] is the way without a socket: memory
 //! that a program shares with its writer.
 
-mod datagram;
-pub mod desk;
-mod framed;
+pub mod connection;
+pub(crate) mod datagram;
 pub mod frames;
-mod intake;
-pub mod kept;
-mod layer;
-mod lines;
-mod listener;
-mod losses;
-mod meaning;
-mod peer;
+pub mod limits;
+pub(crate) mod publish;
 pub mod ring;
-mod senders;
-mod source;
-mod stream;
-mod syslog;
-#[cfg(any(test, fuzzing, feature = "tap"))]
-pub mod tap;
-mod text;
-mod writer;
+pub(crate) mod text;
+pub mod writer;
 
 #[cfg(test)]
 mod tests;
@@ -47,27 +34,25 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{setsockopt, sockopt::PassCred};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use self::desk::Desks;
+use self::connection::listener::Listener;
+use self::connection::stored::{Inherited, Kept, KeptConnections};
 use self::frames::Sessions;
-use self::intake::Intake;
-use self::kept::{Inherited, Kept, KeptConnections};
-use self::layer::Layer;
-use self::listener::Listener;
+use self::limits::OVERHEAD_BYTES_MAX;
+use self::publish::Layer;
 use self::ring::Ring;
-use self::ring::rings::Rings;
+use self::ring::registry::Rings;
 use self::writer::Worker;
+use self::writer::context::Intake;
+use self::writer::receive_buffer::Desks;
 use super::account::Identity;
 use super::buffer::{DoubleBuffer, TooManyWriters};
 use super::counters::Counters;
 use super::progress::Progress;
 use super::pulse::Pulse;
-use super::record::{EXTENSION_BYTES_MAX, HEAD_BYTES, LOSS_BYTES, SOURCE_BYTES_MAX, padded};
+use super::record::padded;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard, mpsc, thread};
 use crate::sys::fdstore::FdStore;
-
-/// What one event takes at most beside its payload, with its source record, in bytes.
-pub const OVERHEAD_BYTES_MAX: usize = HEAD_BYTES + EXTENSION_BYTES_MAX + SOURCE_BYTES_MAX + LOSS_BYTES;
 
 /// The sockets that events come in by.
 #[derive(Debug)]
@@ -149,45 +134,45 @@ pub struct Stopped {
 
 /// What all writers see.
 #[derive(Debug)]
-struct Shared {
-    desks: Box<[Desk]>,
-    counters: Arc<Counters>,
-    max_event_bytes: AtomicUsize,
-    kept: Option<Arc<KeptConnections>>,
-    store: Option<Arc<FdStore>>,
-    sockets_are_passed: bool,
+pub(crate) struct Shared {
+    pub(crate) desks: Box<[Desk]>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) max_event_bytes: AtomicUsize,
+    pub(crate) kept: Option<Arc<KeptConnections>>,
+    pub(crate) store: Option<Arc<FdStore>>,
+    pub(crate) sockets_are_passed: bool,
 }
 
 /// One writer, as others see it.
 #[derive(Debug)]
-struct Desk {
-    inbox: Mutex<Inbox>,
-    bell: EventFd,
-    pulse: Arc<Pulse>,
+pub(crate) struct Desk {
+    pub(crate) inbox: Mutex<Inbox>,
+    pub(crate) bell: EventFd,
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 #[derive(Debug, Default)]
-struct Inbox {
-    newcomers: Vec<Newcomer>,
+pub(crate) struct Inbox {
+    pub(crate) newcomers: Vec<Newcomer>,
     /// When to have stopped; None while there is no such order.
-    stop_by: Option<Instant>,
-    is_closed: bool,
+    pub(crate) stop_by: Option<Instant>,
+    pub(crate) is_closed: bool,
 }
 
 /// What predecessors left for one writer, and its own desk.
 #[derive(Debug)]
-struct Left {
-    desks: Desks,
-    inherited: Vec<Inherited>,
+pub(crate) struct Left {
+    pub(crate) desks: Desks,
+    pub(crate) inherited: Vec<Inherited>,
     /// Each with its connection.
-    rings: Vec<(OwnedFd, Ring)>,
+    pub(crate) rings: Vec<(OwnedFd, Ring)>,
 }
 
 /// A client that was accepted by one writer for another.
 #[derive(Debug)]
-struct Newcomer {
-    kept: Kept,
-    identity: Identity,
+pub(crate) struct Newcomer {
+    pub(crate) kept: Kept,
+    pub(crate) identity: Identity,
 }
 
 impl Accept {
@@ -324,22 +309,22 @@ impl Accept {
 }
 
 impl Shared {
-    fn inbox(&self, index: usize) -> MutexGuard<'_, Inbox> {
+    pub(crate) fn inbox(&self, index: usize) -> MutexGuard<'_, Inbox> {
         self.desks[index].inbox.lock().expect("no thread panics while it holds an inbox")
     }
 
-    fn ring(&self, index: usize) {
+    pub(crate) fn ring(&self, index: usize) {
         // It can only fail when the bell's count would overflow, and then the bell rings already.
         let _ = self.desks[index].bell.write(1);
     }
 
-    fn count_connection(&self, index: usize) {
+    pub(crate) fn count_connection(&self, index: usize) {
         // Relaxed: a plain counter.
         self.counters.writers[index].0.connections.fetch_add(1, Relaxed);
     }
 
     /// Keeps a new connection for a successor, where that can be.
-    fn keep(&self, socket: OwnedFd, identity: &Identity) -> Kept {
+    pub(crate) fn keep(&self, socket: OwnedFd, identity: &Identity) -> Kept {
         match &self.kept {
             Some(kept) => kept.keep(socket, identity),
             None => Kept::not(socket),
@@ -347,7 +332,7 @@ impl Shared {
     }
 
     /// Notes whose a new connection is whose peer has said all, where that can be.
-    fn note(&self, socket: OwnedFd, identity: &Identity) -> Kept {
+    pub(crate) fn note(&self, socket: OwnedFd, identity: &Identity) -> Kept {
         match &self.kept {
             Some(kept) => kept.note(socket, identity),
             None => Kept::not(socket),
@@ -355,7 +340,7 @@ impl Shared {
     }
 
     /// Gives a client to another writer; gives it back if that one stops.
-    fn hand_over(&self, index: usize, newcomer: Newcomer) -> Option<Newcomer> {
+    pub(crate) fn hand_over(&self, index: usize, newcomer: Newcomer) -> Option<Newcomer> {
         let mut inbox = self.inbox(index);
         if inbox.is_closed {
             return Some(newcomer);
@@ -369,7 +354,7 @@ impl Shared {
     }
 
     /// Silences the bell and takes what is in the inbox: clients, and when to have stopped.
-    fn take_inbox(&self, index: usize) -> (Vec<Newcomer>, Option<Instant>) {
+    pub(crate) fn take_inbox(&self, index: usize) -> (Vec<Newcomer>, Option<Instant>) {
         // The bell first: what comes into the inbox after this rings it again. Nothing to read is no error.
         let _ = self.desks[index].bell.read();
         let mut inbox = self.inbox(index);
@@ -377,7 +362,7 @@ impl Shared {
     }
 
     /// Closes the inbox for good, and takes what was in it.
-    fn close_inbox(&self, index: usize) -> Vec<Newcomer> {
+    pub(crate) fn close_inbox(&self, index: usize) -> Vec<Newcomer> {
         let mut inbox = self.inbox(index);
         inbox.is_closed = true;
         std::mem::take(&mut inbox.newcomers)

@@ -4,7 +4,7 @@
 //! Enters: the census of a batch that is given up. Leaves: a run of source and loss records for the next batch.
 //! Reader thread. Nothing here can fail; memory is bounded. The same stands in the account's memory, for a successor.
 
-use super::census::Census;
+use super::batch_summary::Census;
 use crate::pipeline::account::{Identity, Producer, ReaderTeller, Tally, UNTOLD_LOSSES_MAX};
 use crate::pipeline::record::{self, Cause, Kind, Loss, Record, Source};
 use crate::sync::Arc;

@@ -12,12 +12,10 @@
 //!    in the files before it is written.
 //! 4. A sync that is asked for covers all that was published before it was asked.
 
-mod census;
+pub(crate) mod batch_summary;
 mod losses;
 mod reader;
 mod syncs;
-#[cfg(any(test, feature = "tap"))]
-pub mod tap;
 #[cfg(test)]
 mod tests;
 

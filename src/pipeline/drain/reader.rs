@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::census::{Census, Sizes, records};
+use super::batch_summary::{Census, Sizes, records};
 use super::losses::{Losses, READER_RUN};
 use super::syncs::Syncs;
 use super::{Command, Measured, Old, Reply, Settings, Stopped};

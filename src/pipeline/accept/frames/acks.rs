@@ -18,7 +18,7 @@ pub const SPANS_MAX: usize = 1024;
 
 /// Events of one generation, or of some neighbouring ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::pipeline::accept) struct Span {
+pub(crate) struct Span {
     /// First and last generation.
     pub generations: (u64, u64),
     /// First and last sequence.
@@ -37,7 +37,7 @@ impl Span {
 
 /// The bookkeeping of one session.
 #[derive(Debug)]
-pub(in crate::pipeline::accept) struct Acks {
+pub(crate) struct Acks {
     level: Level,
     /// Published, and not known to be persisted or lost. As many as there are generations in the buffer: two or three.
     in_buffer: VecDeque<Span>,
@@ -54,7 +54,7 @@ pub(in crate::pipeline::accept) struct Acks {
 
 impl Acks {
     /// For a session that is new.
-    pub(in crate::pipeline::accept) fn new(level: Level) -> Self {
+    pub(crate) fn new(level: Level) -> Self {
         Self {
             level,
             in_buffer: VecDeque::new(),
@@ -68,7 +68,7 @@ impl Acks {
     }
 
     /// For a session that was open before: its client has to be told where it stands, whether or not that changes.
-    pub(in crate::pipeline::accept) fn resumed(level: Level, pending: Option<Span>) -> Self {
+    pub(crate) fn resumed(level: Level, pending: Option<Span>) -> Self {
         let mut acks = Self::new(level);
         acks.in_buffer.extend(pending);
         acks.told_persisted = None;
@@ -77,7 +77,7 @@ impl Acks {
     }
 
     /// Events with these sequences are published in `generation`.
-    pub(in crate::pipeline::accept) fn published(&mut self, generation: u64, sequences: (u64, u64)) {
+    pub(crate) fn published(&mut self, generation: u64, sequences: (u64, u64)) {
         let span = Span { generations: (generation, generation), sequences };
         match self.in_buffer.back_mut() {
             Some(back) if back.generations.1 == generation => *back = back.with(span),
@@ -87,14 +87,14 @@ impl Acks {
     }
 
     /// A SYNC waits until everything up to `sequence` is durable.
-    pub(super) fn sync(&mut self, sequence: u64) {
+    pub(crate) fn sync(&mut self, sequence: u64) {
         let oldest = self.syncs.map_or(sequence, |(oldest, _)| oldest);
         self.syncs = Some((oldest, sequence));
     }
 
     /// Takes in the reader's progress. `last` is the highest sequence that was accepted or refused, all published;
     /// `lost` is told each stretch that was lost, before an acknowledgement passes it.
-    pub(in crate::pipeline::accept) fn progress(
+    pub(crate) fn progress(
         &mut self,
         (persisted_before, durable_before): (u64, u64),
         last: u64,
@@ -138,19 +138,19 @@ impl Acks {
     }
 
     /// The sequences up to which everything is persisted and durable, or was told as lost. `last` as above.
-    pub(in crate::pipeline::accept) fn reached(&self, last: u64) -> (u64, u64) {
+    pub(crate) fn reached(&self, last: u64) -> (u64, u64) {
         let persisted = self.in_buffer.front().map_or(last, |span| span.sequences.0 - 1);
         let durable = self.in_file.front().map_or(persisted, |span| span.sequences.0 - 1);
         (persisted, durable)
     }
 
     /// Whether something is not known to be persisted, and whether something is persisted and not known to be durable.
-    pub(in crate::pipeline::accept) fn pending_kinds(&self) -> (bool, bool) {
+    pub(crate) fn pending_kinds(&self) -> (bool, bool) {
         (!self.in_buffer.is_empty(), !self.in_file.is_empty())
     }
 
     /// The acknowledgements that are due; the caller sends them.
-    pub(super) fn take_due(&mut self) -> impl Iterator<Item = (Level, u64)> + use<> {
+    pub(crate) fn take_due(&mut self) -> impl Iterator<Item = (Level, u64)> + use<> {
         let persisted = self.due_persisted.take();
         let durable = self.due_durable.take();
         self.told_persisted = persisted.or(self.told_persisted);
@@ -160,7 +160,7 @@ impl Acks {
     }
 
     /// Which progress could make something due, as bits of [`want`].
-    pub(super) fn wants(&self) -> u32 {
+    pub(crate) fn wants(&self) -> u32 {
         let in_buffer = !self.in_buffer.is_empty();
         let anything = in_buffer || !self.in_file.is_empty();
         let persisted = self.level == Level::Persisted && in_buffer;
@@ -169,7 +169,7 @@ impl Acks {
     }
 
     /// What is not known to be durable, as one span.
-    pub(super) fn pending(&self) -> Option<Span> {
+    pub(crate) fn pending(&self) -> Option<Span> {
         let oldest = *self.in_file.front().or(self.in_buffer.front())?;
         let newest = *self.in_buffer.back().or(self.in_file.back())?;
         Some(oldest.with(newest))

@@ -13,13 +13,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::acks::Span;
-use super::book::{Book, Found};
+use super::session_table::{Book, Found};
+use crate::pipeline::accept::limits::SESSIONS_MAX;
 use crate::pipeline::buffer::Spot;
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::sys::fdstore::FdStore;
-
-/// The most sessions that are remembered.
-pub const SESSIONS_MAX: usize = 4096;
 
 /// The user and the session's id. A session belongs to a user, so that nobody can occupy or silence that of another.
 type Key = (u32, u128);
@@ -70,7 +68,7 @@ enum State {
 
 /// What is known of a session's events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(crate) struct Standing {
     /// The highest sequence that was accepted or refused.
     pub last: u64,
     /// Its events that were not known to be durable, as one span.
@@ -79,7 +77,7 @@ pub(super) struct Standing {
 
 /// An open session's place in the table; dropping it closes the session.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(crate) struct Seat {
     key: Key,
     row: u32,
     sessions: Arc<Sessions>,
@@ -132,13 +130,13 @@ impl Sessions {
 
     /// A table with this memory and no store.
     #[cfg(test)]
-    pub(super) fn with_book(book: Book) -> Arc<Self> {
+    pub(crate) fn with_book(book: Book) -> Arc<Self> {
         Arc::new(Self { table: Mutex::default(), book: Some(book) })
     }
 
     /// Opens the session `id` of user `uid`, and says where it stood if it was known. None if it is open already, or
     /// if all places are taken by open ones. The id 0 stands for no session: it is neither remembered nor refused.
-    pub(super) fn sit(sessions: &Arc<Self>, uid: u32, id: u128) -> Option<(Seat, Option<Standing>)> {
+    pub(crate) fn sit(sessions: &Arc<Self>, uid: u32, id: u128) -> Option<(Seat, Option<Standing>)> {
         let key = (uid, id);
         let (row, known) = if id == 0 { (0, None) } else { sessions.table().open(key, sessions.book.as_ref())? };
         let seat = Seat { key, row, sessions: Arc::clone(sessions), standing: known.unwrap_or_default() };
@@ -211,7 +209,7 @@ impl Table {
 
 impl Seat {
     /// The session's id; 0 if there is none.
-    pub(super) fn id(&self) -> u128 {
+    pub(crate) fn id(&self) -> u128 {
         self.key.1
     }
 
@@ -220,21 +218,21 @@ impl Seat {
     }
 
     /// Events up to `last` are about to be published at `spot`.
-    pub(super) fn about_to(&self, spot: Spot, last: u64) {
+    pub(crate) fn about_to(&self, spot: Spot, last: u64) {
         if let Some(book) = self.book() {
             book.about_to(self.row, spot, last);
         }
     }
 
     /// That has failed.
-    pub(super) fn take_back(&self) {
+    pub(crate) fn take_back(&self) {
         if let Some(book) = self.book() {
             book.take_back(self.row);
         }
     }
 
     /// Everything up to `last` is published, or refused.
-    pub(super) fn settle(&self, last: u64) {
+    pub(crate) fn settle(&self, last: u64) {
         if let Some(book) = self.book() {
             book.settle(self.row, last);
         }
@@ -253,7 +251,7 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::accept::kept::testing::Manager;
+    use crate::pipeline::accept::connection::stored::testing::Manager;
 
     /// Opens a session and closes it, with one event.
     fn sit_and_send(sessions: &Arc<Sessions>, id: u128) {

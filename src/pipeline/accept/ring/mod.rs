@@ -9,11 +9,10 @@
 //!
 //! The way through the files: [`rings`] gives a ring and keeps it, `pass` takes what lies in it, `book` says how far it was taken.
 
-mod book;
+mod connection;
 mod pass;
-pub mod rings;
-#[cfg(any(test, fuzzing, feature = "tap"))]
-pub mod tap;
+pub mod registry;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -23,24 +22,20 @@ use dbuf_client::ring::{Broken, Position, RingConsumer, want};
 use dbuf_client::wire::Level;
 
 use self::pass::Pass;
-use self::rings::Row;
-use super::frames::{Acks, Span};
-use super::intake::Intake;
-use super::layer::Closed;
-use super::source::Peer;
+use self::registry::Row;
+use crate::pipeline::accept::frames::{Acks, Span};
+use crate::pipeline::accept::publish::{Closed, Peer};
+use crate::pipeline::accept::writer::context::Intake;
 use crate::pipeline::account::Identity;
 use crate::pipeline::progress;
 use crate::pipeline::record::Cause;
-
-/// The most rings that a daemon can have.
-pub const RINGS_MAX: usize = 1024;
 
 /// The most bytes that a look takes.
 const LOOK_BYTES_MAX: u64 = 1 << 20;
 
 /// What was in a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(crate) enum Taken {
     /// So many bytes were taken.
     Bytes(u64),
     /// What the program has written cannot be true.
@@ -49,7 +44,7 @@ pub(super) enum Taken {
 
 /// A ring.
 #[derive(Debug)]
-pub(super) struct Ring {
+pub(crate) struct Ring {
     consumer: RingConsumer,
     bell: OwnedFd,
     row: Row,
@@ -73,7 +68,7 @@ pub(super) struct Ring {
 impl Ring {
     /// `generation` is the last that may hold events of it which a predecessor has taken. Of these nobody knows yet whether they
     /// are persisted; what was told of them stays told.
-    fn new(consumer: RingConsumer, bell: OwnedFd, row: Row, position: &Position, generation: u64) -> Self {
+    pub(crate) fn new(consumer: RingConsumer, bell: OwnedFd, row: Row, position: &Position, generation: u64) -> Self {
         let pending = (position.events > 0)
             .then_some(Span { generations: (generation, generation), sequences: (1, position.events) });
         let [persisted, durable, lost, refused] = consumer.told();
@@ -97,57 +92,57 @@ impl Ring {
     }
 
     /// Says how large a payload may be, before its program has it. If that changes later, a look says so.
-    pub(super) fn tell_max_event(&mut self, bytes: usize) {
+    pub(crate) fn tell_max_event(&mut self, bytes: usize) {
         self.max_event_told = bytes as u64;
         self.consumer.tell_max_event(self.max_event_told);
     }
 
     /// Wakes whoever waits for what a predecessor has done: it may have died after that and before the wake-up, or left it to
     /// be noticed here that it had published what it took.
-    pub(super) fn wake_for_predecessor(&mut self) {
+    pub(crate) fn wake_for_predecessor(&mut self) {
         if self.consumer.wants() != 0 {
             self.consumer.wake();
         }
     }
 
     /// The eventfd that its program rings. Nothing is ever read from it: the program could have made that wait.
-    pub(super) fn bell(&self) -> &OwnedFd {
+    pub(crate) fn bell(&self) -> &OwnedFd {
         &self.bell
     }
 
     /// Whether a successor would go on with it.
-    pub(super) fn is_kept(&self) -> bool {
+    pub(crate) fn is_kept(&self) -> bool {
         self.row.is_kept
     }
 
     /// Who fills it; the tag is its name.
-    pub(super) fn identity(&self) -> Identity {
+    pub(crate) fn identity(&self) -> Identity {
         self.row.identity()
     }
 
     /// Keeps it for a successor. Its program has it by now, and nothing is taken yet.
-    pub(super) fn keep(&mut self, identity: &Identity, memory: &OwnedFd, line: &OwnedFd) {
+    pub(crate) fn keep(&mut self, identity: &Identity, memory: &OwnedFd, line: &OwnedFd) {
         let identity = Identity { tag: self.name.clone(), ..identity.clone() };
         self.row.keep(&identity, [memory, &self.bell, line]);
     }
 
     /// Says, before its writer sleeps, whether it will look by itself.
-    pub(super) fn set_state(&mut self, kind: u64) {
+    pub(crate) fn set_state(&mut self, kind: u64) {
         self.consumer.set_state(kind);
     }
 
     /// Whether something waits in it, or what is there cannot be true, which is for the next look to find.
-    pub(super) fn has_something(&mut self) -> bool {
+    pub(crate) fn has_something(&mut self) -> bool {
         self.consumer.look() != Ok(0)
     }
 
     /// Bytes that wait in it, as far as that can be true.
-    pub(super) fn waiting_bytes(&mut self) -> u64 {
+    pub(crate) fn waiting_bytes(&mut self) -> u64 {
         self.consumer.look().unwrap_or(0)
     }
 
     /// Looks that see all of it.
-    pub(super) fn looks_max(&self) -> u64 {
+    pub(crate) fn looks_max(&self) -> u64 {
         self.consumer.memory().capacity() / self.look_bytes() + 1
     }
 
@@ -158,7 +153,7 @@ impl Ring {
     }
 
     /// Lays down what waits, up to a measure.
-    pub(super) fn take(&mut self, desk: &mut [u8], peer: &Peer, intake: &mut Intake) -> Result<Taken, Closed> {
+    pub(crate) fn take(&mut self, desk: &mut [u8], peer: &Peer, intake: &mut Intake) -> Result<Taken, Closed> {
         if self.max_event_told != intake.max_event_bytes as u64 {
             self.tell_max_event(intake.max_event_bytes);
         }
@@ -204,7 +199,7 @@ impl Ring {
     }
 
     /// Its program is gone, or has said that it is done: an event in the middle of which it was is lost.
-    pub(super) fn end(&mut self, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
+    pub(crate) fn end(&mut self, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
         if self.consumer.is_torn() {
             intake.begin();
             self.pass(&mut [], peer, intake, 0).lose_one(Cause::Abandoned, &mut intake.layer)?;
@@ -213,7 +208,7 @@ impl Ring {
     }
 
     /// It is cut off: whatever it had still written is not to be understood.
-    pub(super) fn cut_off(&mut self, why: &str, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
+    pub(crate) fn cut_off(&mut self, why: &str, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
         let identity = &peer.identity;
         tracing::warn!(pid = identity.pid, uid = identity.uid, why, "a program is cut off with its ring");
         intake.begin();
@@ -221,7 +216,7 @@ impl Ring {
     }
 
     /// Tells the program how far its events are, as far as it wants to know; wakes it if it sleeps for that.
-    pub(super) fn answer(&mut self, took: bool, intake: &Intake) {
+    pub(crate) fn answer(&mut self, took: bool, intake: &Intake) {
         let progress = &intake.progress;
         self.wants = self.consumer.wants();
         let sync = self.consumer.sync_wanted();
@@ -254,17 +249,17 @@ impl Ring {
     }
 
     /// The daemon ends, and no successor goes on with it: its program is to know of all that was taken.
-    pub(super) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.is_over = true;
     }
 
     /// Whether its program has been told that everything that was taken is durable, or lost.
-    pub(super) fn is_told(&self) -> bool {
+    pub(crate) fn is_told(&self) -> bool {
         self.told.1 >= self.position.events
     }
 
     /// Which progress its program waits for, as bits of `progress::want`.
-    pub(super) fn wanted_progress(&self) -> u32 {
+    pub(crate) fn wanted_progress(&self) -> u32 {
         let (in_buffer, in_file) = self.acks.pending_kinds();
         if self.is_over && (in_buffer || in_file) {
             return progress::want::DURABLE;
@@ -275,7 +270,7 @@ impl Ring {
     }
 
     /// It has ended, here and for a successor.
-    pub(super) fn close(self) {
+    pub(crate) fn close(self) {
         self.row.give_back();
     }
 }

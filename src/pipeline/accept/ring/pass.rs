@@ -12,10 +12,9 @@ use dbuf_client::ring::record::{self, HEAD_BYTES, Head, Stamp, kind};
 use dbuf_client::ring::{Position, RingConsumer};
 use dbuf_client::wire::TAG_BYTES_MAX;
 
-use super::rings::Row;
+use super::registry::Row;
 use crate::pipeline::accept::frames::Acks;
-use crate::pipeline::accept::layer::{Brought, Closed, Feed, Layer, Tray, Witness};
-use crate::pipeline::accept::source::Peer;
+use crate::pipeline::accept::publish::{Brought, Closed, Feed, Layer, Peer, Tray, Witness};
 use crate::pipeline::buffer::Spot;
 use crate::pipeline::record::{Cause, Event, SOURCE_BYTES_MAX, Transport};
 use crate::sys::ticks::Moment;
@@ -25,25 +24,25 @@ use crate::sys::ticks::Moment;
 const RECORD_OVERHEAD_BYTES: usize = 64;
 
 /// One pass.
-pub(super) struct Pass<'a> {
-    pub(super) consumer: &'a mut RingConsumer,
-    pub(super) row: &'a Row,
-    pub(super) acks: &'a mut Acks,
-    pub(super) name: &'a [u8],
-    pub(super) peer: &'a Peer,
+pub(crate) struct Pass<'a> {
+    pub(crate) consumer: &'a mut RingConsumer,
+    pub(crate) row: &'a Row,
+    pub(crate) acks: &'a mut Acks,
+    pub(crate) name: &'a [u8],
+    pub(crate) peer: &'a Peer,
     /// What ticks mean; None where nobody is to use them.
-    pub(super) moment: Option<Moment>,
-    pub(super) max_event_bytes: usize,
+    pub(crate) moment: Option<Moment>,
+    pub(crate) max_event_bytes: usize,
     /// Where fields are copied to.
-    pub(super) desk: &'a mut [u8],
+    pub(crate) desk: &'a mut [u8],
     /// How far the ring is taken.
-    pub(super) position: Position,
+    pub(crate) position: Position,
     /// How far it is once the claim at hand is published.
-    pub(super) next: Position,
+    pub(crate) next: Position,
     /// Where what was published ends.
-    pub(super) end: u64,
+    pub(crate) end: u64,
     /// Events that were refused.
-    pub(super) refused: u64,
+    pub(crate) refused: u64,
 }
 
 /// Why the laying down of events has ended.
@@ -79,7 +78,7 @@ struct Flow<'p, 'a> {
 
 impl Pass<'_> {
     /// Takes what lies there, until so much is taken or nothing is left. Says why the program is to be cut off.
-    pub(super) fn run(&mut self, enough_bytes: u64, layer: &mut Layer) -> Result<Option<&'static str>, Closed> {
+    pub(crate) fn run(&mut self, enough_bytes: u64, layer: &mut Layer) -> Result<Option<&'static str>, Closed> {
         let enough = self.position.tail + enough_bytes;
         while self.position.tail < self.end.min(enough) {
             let first = self.head(self.position.tail);
@@ -103,7 +102,7 @@ impl Pass<'_> {
     }
 
     /// Counts events that found no room, as their program says.
-    pub(super) fn lose(&mut self, lost: (u64, u64), layer: &mut Layer) -> Result<(), Closed> {
+    pub(crate) fn lose(&mut self, lost: (u64, u64), layer: &mut Layer) -> Result<(), Closed> {
         let slot = layer.slot(self.peer, Transport::Ring, 0, self.name);
         layer.lose_many(slot, Cause::Full, lost);
         let before = self.position.lost;
@@ -114,7 +113,7 @@ impl Pass<'_> {
     }
 
     /// Counts an event that was torn, or whatever a program had still written that is cut off.
-    pub(super) fn lose_one(&mut self, cause: Cause, layer: &mut Layer) -> Result<(), Closed> {
+    pub(crate) fn lose_one(&mut self, cause: Cause, layer: &mut Layer) -> Result<(), Closed> {
         let slot = layer.slot(self.peer, Transport::Ring, 0, self.name);
         layer.lose(slot, cause, 0);
         layer.lay_down(&[], self)

@@ -3,7 +3,7 @@ use dbuf_client::ring::{Bell, RingProducer};
 use dbuf_client::wire::{Event, put_field};
 use proptest::prelude::*;
 
-use super::tap::{CAPACITY, RingTap};
+use crate::pipeline::harness::{CAPACITY, RingTap};
 use crate::pipeline::record::Cause;
 use crate::sync::atomic::Ordering::Relaxed;
 

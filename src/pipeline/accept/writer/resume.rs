@@ -8,11 +8,18 @@ use std::os::fd::OwnedFd;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
-use super::{Closed, Connection, Desk, Fate, Inherited, Newcomer, Ring, Subject, Token, Worker, peer};
+use super::receive_buffer::{Desk, Subject};
+use super::thread::Worker;
+use super::token::Token;
+use crate::pipeline::accept::Newcomer;
+use crate::pipeline::accept::connection::stored::Inherited;
+use crate::pipeline::accept::connection::{Connection, Fate, peer};
+use crate::pipeline::accept::publish::Closed;
+use crate::pipeline::accept::ring::Ring;
 
 impl Worker {
     /// Goes on with what predecessors left.
-    pub(super) fn resume(&mut self) -> Result<(), Closed> {
+    pub(crate) fn resume(&mut self) -> Result<(), Closed> {
         let mut reads = HashMap::new();
         for inherited in std::mem::take(&mut self.inherited) {
             if let Some(place) = inherited.kept.place() {
@@ -82,7 +89,7 @@ impl Worker {
             Subject::Stream(place) if reads.get(&place) == Some(&unfinished.read) => {}
             Subject::Stream(place) => {
                 let of_place =
-                    |connection: &Option<_>| connection.as_ref().and_then(super::Connection::place) == Some(place);
+                    |connection: &Option<_>| connection.as_ref().and_then(Connection::place) == Some(place);
                 if let Some(index) = self.connections.iter().position(of_place)
                     && let Some(connection) = &mut self.connections[index]
                 {

@@ -12,7 +12,12 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Accepted, Closed, Newcomer, READ_BYTES, RECEIVES_A_ROUND, Worker, peer};
+use super::thread::{RECEIVES_A_ROUND, Worker};
+use crate::pipeline::accept::Newcomer;
+use crate::pipeline::accept::connection::listener::Accepted;
+use crate::pipeline::accept::connection::{Connection, peer};
+use crate::pipeline::accept::limits::READ_BYTES;
+use crate::pipeline::accept::publish::Closed;
 use crate::sync::Arc;
 
 /// Clients that wait in the queue of a socket of systemd's, at most; see `Backlog=` of its unit.
@@ -22,7 +27,7 @@ const RECEIVE_ROUNDS: usize = 8;
 
 impl Worker {
     /// Takes what the kernel holds: clients that wait to be accepted, and what every socket has, until it is empty once.
-    pub(super) fn drain(&mut self, stop_by: Instant) -> Result<(), Closed> {
+    pub(crate) fn drain(&mut self, stop_by: Instant) -> Result<(), Closed> {
         // No event of an earlier round names these any more.
         self.free.append(&mut self.freed);
         self.accept_the_last(stop_by);
@@ -70,7 +75,7 @@ impl Worker {
     /// Reads the connections in turn: kept ones as often as it takes for what they held at first, the others until they
     /// are empty once.
     fn read_what_is_there(&mut self, stop_by: Instant) -> Result<(), Closed> {
-        let reads = |connection: &mut super::Connection| {
+        let reads = |connection: &mut Connection| {
             if connection.is_kept() { connection.waiting_bytes() / READ_BYTES as u64 + 1 } else { u64::MAX }
         };
         let connections = self.connections.iter_mut().enumerate();

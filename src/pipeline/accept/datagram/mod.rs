@@ -1,0 +1,112 @@
+//! The datagram socket. It belongs to one writer alone, so that the order of each sender is kept.
+//!
+//! Enters: datagrams with the credentials of their senders. Leaves: events in the layer. One writer thread. What can
+//! fail: only that the reader is gone; a datagram too large is refused whole, counted, and its sender named.
+
+mod senders;
+
+use std::os::fd::OwnedFd;
+
+use self::senders::{Senders, Watch};
+use crate::pipeline::accept::publish::{Closed, Extra, Nobody};
+use crate::pipeline::accept::text::classify::meaning;
+use crate::pipeline::accept::writer::context::Intake;
+use crate::pipeline::accept::writer::receive_buffer::{Desk, Subject};
+use crate::pipeline::record::{Cause, Transport};
+use crate::sys::recvmmsg::{COUNT_MAX, Credentials};
+
+/// What the kernel itself says where it knows nobody: no process, the overflow user and group.
+const NOBODY: Credentials = Credentials { pid: 0, uid: 65_534, gid: 65_534 };
+
+/// The datagram socket and its senders.
+#[derive(Debug)]
+pub(crate) struct Datagrams {
+    socket: OwnedFd,
+    senders: Senders,
+}
+
+impl Datagrams {
+    pub(crate) fn new(socket: OwnedFd) -> Self {
+        Self { socket, senders: Senders::default() }
+    }
+
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// The process has ended that was watched under this number.
+    pub(crate) fn process_ended(&mut self, pid: u32) {
+        self.senders.ended(pid);
+    }
+
+    /// Receives once and lays down what came. False if that was all there is.
+    pub(crate) fn receive(
+        &mut self,
+        desk: &mut Desk,
+        intake: &mut Intake,
+        watch: &mut Watch<'_>,
+    ) -> Result<bool, Closed> {
+        let bytes_max = intake.max_event_bytes;
+        let begin = || {
+            intake.layer.begin_read(0);
+            desk.notes.begin(Subject::Datagrams, intake.next_piece, bytes_max);
+        };
+        let count = (desk.arena.len() / bytes_max).min(COUNT_MAX);
+        // An error is nothing to read: the next round asks again.
+        let received = desk.headers.receive_datagrams(&self.socket, &mut desk.arena, bytes_max, begin).unwrap_or(0);
+        self.lay_down(desk, received, intake, watch)?;
+        let is_more = received == count;
+        self.senders.end_read(!is_more);
+        Ok(is_more)
+    }
+
+    /// Lays down what a predecessor has received, but for the events that it has published.
+    pub(crate) fn replay(&mut self, desk: &Desk, intake: &mut Intake, watch: &mut Watch<'_>) -> Result<(), Closed> {
+        let received = (0..COUNT_MAX).take_while(|index| desk.headers.received(*index).is_some()).count();
+        self.lay_down(desk, received.min(desk.arena.len() / intake.max_event_bytes), intake, watch)
+    }
+
+    fn lay_down(
+        &mut self,
+        desk: &Desk,
+        received: usize,
+        intake: &mut Intake,
+        watch: &mut Watch<'_>,
+    ) -> Result<(), Closed> {
+        intake.begin();
+        for index in 0..received {
+            self.take(index, desk, intake, watch);
+            if intake.layer.is_full() {
+                intake.layer.lay_down(&desk.arena, &mut Nobody)?;
+            }
+        }
+        intake.layer.lay_down(&desk.arena, &mut Nobody)?;
+        desk.notes.end();
+        Ok(())
+    }
+
+    fn take(&mut self, index: usize, desk: &Desk, intake: &mut Intake, watch: &mut Watch<'_>) {
+        let (start, bytes_max) = (index * intake.max_event_bytes, intake.max_event_bytes);
+        let bytes = desk.headers.received(index).unwrap_or(0);
+        if bytes == 0 {
+            return;
+        }
+        let peer = self.senders.peer(desk.headers.sender(index).unwrap_or(NOBODY), intake, watch);
+        if bytes > bytes_max {
+            let slot = intake.layer.slot(peer, Transport::Datagram, 0, b"");
+            return intake.layer.lose(slot, Cause::TooBig, bytes as u64);
+        }
+        let bytes = &desk.arena[start..][..bytes];
+        intake.fields.clear();
+        let now_ns = intake.layer.time_ns();
+        let meaning = meaning(Transport::Datagram, bytes, now_ns, &mut intake.parser, &mut intake.fields);
+        if meaning.text.is_empty() {
+            return;
+        }
+        let start = start + meaning.text_start;
+        let range = start..start + meaning.text.len();
+        let slot = intake.layer.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
+        let extra = Extra { source_time_ns: meaning.source_time_ns, ..Extra::default() };
+        intake.layer.add_with(slot, meaning.pri, range, extra, &intake.fields);
+    }
+}

@@ -1,0 +1,16 @@
+//! Publishes what was read: events, blocks of lines and losses become records in the front half.
+//!
+//! Input: events as ranges of the bytes that were read, or an [`Feed`] that encodes them into a claim. Output: published
+//! records and their account. Thread: the writer that owns the [`Layer`]. Failure: only that the reader is gone.
+
+mod encoder;
+mod losses;
+mod observer;
+mod publisher;
+mod sources;
+
+pub(crate) use self::encoder::{Feed, Tray};
+pub(crate) use self::observer::{Nobody, Witness};
+pub use self::observer::Brought;
+pub(crate) use self::publisher::{Closed, Extra, Layer};
+pub(crate) use self::sources::{Peer, Sources};

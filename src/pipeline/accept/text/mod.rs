@@ -1,0 +1,191 @@
+//! A connection that sends text: lines, priorities, syslog.
+//!
+//! Enters: bytes of one connection, in order. Leaves: events in the layer. The connection's writer thread. What can
+//! fail: only that the reader is gone.
+//!
+//! Whole events are laid down from where they were read. Only what has not come whole is copied, into the connection's
+//! `carry`, and it is ended there when the rest comes. Lines that are text and nothing else stay together, as they came: a block
+//! of them is one record.
+
+pub(crate) mod classify;
+pub(crate) mod cut;
+pub(crate) mod syslog;
+
+use std::ops::Range;
+
+use memchr::memchr;
+
+use self::classify::{Meaning, PRI_DEFAULT, meaning};
+use self::cut::{Block, Cut, Until, block, cut, cut_at_end, cut_early};
+use crate::pipeline::accept::connection::read_position::{Mark, Ongoing};
+use crate::pipeline::accept::publish::{Closed, Extra, Nobody, Peer};
+use crate::pipeline::accept::writer::context::Intake;
+use crate::pipeline::record::{Piece, Transport};
+
+/// What may stand before an event in the carry: an octet count and its space.
+const COUNT_BYTES: usize = 8;
+/// The most bytes of lines in one record. What a chunk has no room for it leaves empty, so this is an eighth of a chunk.
+const BLOCK_BYTES_MAX: usize = 8 << 10;
+
+/// The state of a text connection.
+#[derive(Debug, Default)]
+pub(crate) struct Text {
+    /// The event that pieces were cut from and that goes on. Boxed, since few connections ever have one.
+    ongoing: Option<Box<Ongoing>>,
+}
+
+impl Text {
+    /// Goes on where a predecessor stood.
+    pub(crate) fn resume(ongoing: Option<Ongoing>) -> Self {
+        Self { ongoing: ongoing.map(Box::new) }
+    }
+
+    /// Where it stands, with what is in `carry`.
+    pub(crate) fn mark<'a>(&'a self, carry: &'a [u8]) -> Mark<'a> {
+        Mark::Text { ongoing: self.ongoing.as_deref(), carry }
+    }
+
+    /// Takes in what was read. What has not come whole is left in `carry`.
+    pub(crate) fn take(
+        &mut self,
+        carry: &mut Vec<u8>,
+        mut data: &[u8],
+        peer: &Peer,
+        intake: &mut Intake,
+    ) -> Result<(), Closed> {
+        let max_bytes = intake.max_event_bytes;
+        while !carry.is_empty() {
+            if let Some(cut) = cut(carry, self.until(), max_bytes) {
+                self.add(carry, 0, &cut, peer, intake);
+                intake.layer.lay_down(carry, &mut Nobody)?;
+                carry.drain(..cut.next);
+            } else if data.is_empty() {
+                return Ok(());
+            } else {
+                // To the next newline, so that the carry ends where the event does and the rest stays where it is.
+                let room = (max_bytes + 1 + COUNT_BYTES).saturating_sub(carry.len()).clamp(1, data.len());
+                let part = memchr(b'\n', &data[..room]).map_or(room, |newline| newline + 1);
+                carry.extend_from_slice(&data[..part]);
+                data = &data[part..];
+            }
+        }
+        let mut at = 0;
+        loop {
+            if let Some(bytes) = self.add_block(&data[at..], at, peer, intake) {
+                at += bytes;
+            } else if let Some(cut) = cut(&data[at..], self.until(), max_bytes) {
+                self.add(data, at, &cut, peer, intake);
+                at += cut.next;
+            } else {
+                break;
+            }
+            if intake.layer.is_full() {
+                intake.layer.lay_down(data, &mut Nobody)?;
+            }
+        }
+        intake.layer.lay_down(data, &mut Nobody)?;
+        carry.extend_from_slice(&data[at..]);
+        Ok(())
+    }
+
+    /// The connection has ended: what is left counts, as if a newline had come.
+    pub(crate) fn end(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
+        while let Some(cut) = cut_at_end(carry, self.until(), intake.max_event_bytes) {
+            self.add(carry, 0, &cut, peer, intake);
+            intake.layer.lay_down(carry, &mut Nobody)?;
+            carry.drain(..cut.next);
+        }
+        Ok(())
+    }
+
+    /// Lays down what is carried as a piece, so that it takes no memory here.
+    pub(crate) fn shed(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
+        self.add(carry, 0, &cut_early(carry, self.until()), peer, intake);
+        intake.layer.lay_down(carry, &mut Nobody)?;
+        carry.clear();
+        Ok(())
+    }
+
+    fn until(&self) -> Option<Until> {
+        self.ongoing.as_ref().map(|ongoing| ongoing.until)
+    }
+
+    /// Adds what comes next as plain lines, which begins at `at`. Returns its bytes; None if nothing does.
+    #[inline]
+    fn add_block(&self, bytes: &[u8], at: usize, peer: &Peer, intake: &mut Intake) -> Option<usize> {
+        if self.ongoing.is_some() {
+            return None;
+        }
+        // No more than an event may have: then a claim has room for it.
+        let Block { bytes, lines } = block(bytes, BLOCK_BYTES_MAX.min(intake.max_event_bytes));
+        if lines == 0 {
+            return None;
+        }
+        let slot = intake.layer.slot(peer, Transport::Lines, 0, b"");
+        if lines == 1 {
+            intake.layer.add(slot, PRI_DEFAULT, at..at + bytes - 1);
+        } else {
+            intake.layer.add_lines(slot, PRI_DEFAULT, at..at + bytes, lines);
+        }
+        Some(bytes)
+    }
+
+    /// Adds the event or piece that was cut from `input` at `at`.
+    #[inline]
+    fn add(&mut self, input: &[u8], at: usize, cut: &Cut, peer: &Peer, intake: &mut Intake) {
+        let range = at + cut.start..at + cut.end;
+        if self.ongoing.is_some() {
+            return self.add_piece(range, cut.rest, peer, intake);
+        }
+        intake.fields.clear();
+        let bytes = &input[range.clone()];
+        let now_ns = intake.layer.time_ns();
+        let meaning = meaning(Transport::Lines, bytes, now_ns, &mut intake.parser, &mut intake.fields);
+        let start = range.start + meaning.text_start;
+        if let Some(until) = cut.rest {
+            // To the end of the piece: what syslog senders put behind their text, and is dropped, cannot be there yet.
+            return self.add_first_piece(start..range.end, until, &meaning, peer, intake);
+        }
+        let range = start..start + meaning.text.len();
+        if range.is_empty() {
+            return;
+        }
+        let slot = intake.layer.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
+        if meaning.source_time_ns.is_none() && intake.fields.is_empty() {
+            intake.layer.add(slot, meaning.pri, range);
+        } else {
+            let extra = Extra { source_time_ns: meaning.source_time_ns, ..Extra::default() };
+            intake.layer.add_with(slot, meaning.pri, range, extra, &intake.fields);
+        }
+    }
+
+    #[cold]
+    fn add_first_piece(
+        &mut self,
+        range: Range<usize>,
+        until: Until,
+        meaning: &Meaning<'_>,
+        peer: &Peer,
+        intake: &mut Intake,
+    ) {
+        let &Meaning { transport, pri, tag, claimed_pid, source_time_ns, .. } = meaning;
+        let id = intake.piece_id();
+        let piece = Some(Piece { id, continued: false, continues: true });
+        let slot = intake.layer.slot(peer, transport, claimed_pid, tag);
+        let extra = Extra { source_time_ns, piece, ..Extra::default() };
+        intake.layer.add_with(slot, pri, range, extra, &intake.fields);
+        self.ongoing = Some(Box::new(Ongoing { id, until, pri, transport, claimed_pid, tag: tag.into() }));
+    }
+
+    #[cold]
+    fn add_piece(&mut self, range: Range<usize>, rest: Option<Until>, peer: &Peer, intake: &mut Intake) {
+        let Some(mut ongoing) = self.ongoing.take() else { return };
+        let slot = intake.layer.slot(peer, ongoing.transport, ongoing.claimed_pid, &ongoing.tag);
+        let piece = Some(Piece { id: ongoing.id, continued: true, continues: rest.is_some() });
+        intake.layer.add_with(slot, ongoing.pri, range, Extra { piece, ..Extra::default() }, &[]);
+        if let Some(until) = rest {
+            ongoing.until = until;
+            self.ongoing = Some(ongoing);
+        }
+    }
+}
