@@ -47,7 +47,7 @@ impl Passed {
             let is_connected =
                 kind == Some(SockType::Stream) && getsockopt(&descriptor, sockopt::AcceptConn) == Ok(false);
             match (kind, name.as_str()) {
-                (_, ring) if rings::is_name(ring) => sorted.rings.parts.push((descriptor, name)),
+                (_, ring) if registry::is_name(ring) => sorted.rings.parts.push((descriptor, name)),
                 (Some(_), name) if is_connected => match place_of(name) {
                     Some(place) => sorted.left.connections.push((place, descriptor)),
                     None => sorted.strange.push(name.to_owned()),
@@ -57,7 +57,7 @@ impl Passed {
                 (None, RINGS_NAME) => sorted.rings.book = Some(descriptor),
                 (None, SESSIONS_NAME) => sorted.sessions = Some(descriptor),
                 (None, account) if account::NAMES.contains(&account) => sorted.account.push((descriptor, name)),
-                (None, desk) if desk::is_name(desk) => sorted.desks.push((descriptor, name)),
+                (None, desk) if receive_buffer::is_name(desk) => sorted.desks.push((descriptor, name)),
                 (None, halves) if halves::NAMES.contains(&halves) => sorted.halves.push((descriptor, name)),
                 (None, _) => sorted.strange.push(name),
             }

@@ -236,7 +236,7 @@ fn take_over_sessions(
 
 /// Descriptors that rings may take in the store, and one for how far each was taken.
 fn rings_room(config: &Config) -> usize {
-    config.ingest.rings * rings::DESCRIPTORS + 1
+    config.ingest.rings * registry::DESCRIPTORS + 1
 }
 
 /// The rings, also those of a predecessor. Before the reader runs.

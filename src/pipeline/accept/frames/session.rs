@@ -35,7 +35,6 @@ use super::sessions::{Seat, Standing};
 use crate::pipeline::accept::publish::Brought;
 use crate::pipeline::buffer::Spot;
 use crate::pipeline::record::Cause;
-use crate::sync::Arc;
 
 /// The most bytes of replies that wait for a client to read them; a client that lets more come together is cut off.
 pub const OUTBOX_BYTES_MAX: usize = 64 << 10;

@@ -1,6 +1,12 @@
-use super::*;
-use dbuf_client::wire::Level;
+use std::ops::RangeInclusive;
+
+use dbuf_client::wire::{self, Code, Event, Fault, Frame, HEAD_BYTES, Hello, Level, Welcome, feature, kind};
 use proptest::prelude::*;
+
+use super::*;
+use crate::pipeline::buffer::Spot;
+use crate::pipeline::record::Cause;
+use crate::sync::Arc;
 
 const MAX_EVENT: usize = 1000;
 

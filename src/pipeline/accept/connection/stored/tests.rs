@@ -4,6 +4,7 @@ use std::os::unix::net::UnixStream;
 
 use super::testing::Manager;
 use super::*;
+use crate::pipeline::accept::connection::read_position::Ongoing;
 use crate::pipeline::accept::text::cut::Until;
 use crate::pipeline::record::Transport;
 
