@@ -17,16 +17,16 @@ const OPEN_PIECES_MAX: usize = 256;
 
 /// One writer's part of a batch.
 #[derive(Debug)]
-pub(super) struct RunCensus<'a> {
-    pub(super) writer: u8,
-    pub(super) events: u32,
-    pub(super) slices: Vec<&'a [u8]>,
-    pub(super) shares: Shares<'a>,
+pub(crate) struct RunCensus<'a> {
+    pub(crate) writer: u8,
+    pub(crate) events: u32,
+    pub(crate) slices: Vec<&'a [u8]>,
+    pub(crate) shares: Shares<'a>,
 }
 
 /// What each source has sent of a run.
 #[derive(Debug, Default)]
-pub(super) struct Shares<'a> {
+pub(crate) struct Shares<'a> {
     /// As writers number their sources from zero, in the order of first use, a source's id is its index here.
     all: Vec<Share<'a>>,
     /// Those of whom it is not.
@@ -37,11 +37,11 @@ pub(super) struct Shares<'a> {
 
 /// What one source has sent of a run.
 #[derive(Debug)]
-pub(super) struct Share<'a> {
+pub(crate) struct Share<'a> {
     id: u32,
-    pub(super) source: Record<'a>,
-    pub(super) events: u64,
-    pub(super) bytes: u64,
+    pub(crate) source: Record<'a>,
+    pub(crate) events: u64,
+    pub(crate) bytes: u64,
 }
 
 impl<'a> Shares<'a> {
@@ -74,29 +74,29 @@ impl<'a> Shares<'a> {
 
 /// What a batch holds.
 #[derive(Debug)]
-pub(super) struct Census<'a> {
-    pub(super) generation: u64,
-    pub(super) runs: Vec<RunCensus<'a>>,
+pub(crate) struct Census<'a> {
+    pub(crate) generation: u64,
+    pub(crate) runs: Vec<RunCensus<'a>>,
     /// Every source record.
-    pub(super) sources: Vec<&'a [u8]>,
-    pub(super) events: u64,
-    pub(super) payload_bytes: u64,
-    pub(super) time_min_ns: u64,
-    pub(super) time_max_ns: u64,
+    pub(crate) sources: Vec<&'a [u8]>,
+    pub(crate) events: u64,
+    pub(crate) payload_bytes: u64,
+    pub(crate) time_min_ns: u64,
+    pub(crate) time_max_ns: u64,
     /// CRC-32C of the slices of all runs, one after the other.
-    pub(super) content_crc: u32,
+    pub(crate) content_crc: u32,
     /// Whether records of lines are among them.
-    pub(super) has_lines: bool,
+    pub(crate) has_lines: bool,
     /// Bytes that could not be walked.
-    pub(super) broken_bytes: u64,
+    pub(crate) broken_bytes: u64,
 }
 
 /// Sizes and times of a batch's events, and what is known of events whose last piece has not come yet.
 #[derive(Debug, Default)]
-pub(super) struct Sizes {
-    pub(super) sizes: Histogram,
+pub(crate) struct Sizes {
+    pub(crate) sizes: Histogram,
     /// Acceptance times and how many events have each; neighbours are merged, for all events of one read share one.
-    pub(super) times: Vec<(u64, u64)>,
+    pub(crate) times: Vec<(u64, u64)>,
     /// The size of the last events, and how many of them in a row have had it: one addition for all, since neighbours are often alike.
     alike: (u64, u64),
     open_pieces: Vec<(u64, u64)>,
@@ -162,7 +162,7 @@ impl Sizes {
 
 impl<'a> Census<'a> {
     /// Walks all records of `batch`. Sizes and times go to `sizes` if there is one.
-    pub(super) fn take(batch: &'a Batch<'_>, mut sizes: Option<&mut Sizes>) -> Self {
+    pub(crate) fn take(batch: &'a Batch<'_>, mut sizes: Option<&mut Sizes>) -> Self {
         let mut census = Self {
             generation: batch.generation(),
             runs: Vec::new(),
@@ -246,13 +246,13 @@ impl<'a> Census<'a> {
     }
 
     /// Whether there is nothing to write.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
     /// Whether it is the batch with this header. The generation alone could be that of a buffer of long ago; with counts
     /// and times it is not.
-    pub(super) fn is_in(&self, header: &BatchHeader) -> bool {
+    pub(crate) fn is_in(&self, header: &BatchHeader) -> bool {
         (self.generation, self.events, self.payload_bytes, self.time_min_ns, self.time_max_ns)
             == (
                 header.generation,
@@ -264,7 +264,7 @@ impl<'a> Census<'a> {
     }
 
     /// Walks all records once more, each with its source. For what is rare: a batch that is given up.
-    pub(super) fn each(&self, f: &mut dyn FnMut(&Source<'_>, &Record<'_>)) {
+    pub(crate) fn each(&self, f: &mut dyn FnMut(&Source<'_>, &Record<'_>)) {
         for run in &self.runs {
             let mut sources: HashMap<u32, Source<'_>> = HashMap::new();
             for (record, _) in run.slices.iter().flat_map(|slice| records(slice)) {
@@ -277,7 +277,7 @@ impl<'a> Census<'a> {
     }
 
     /// How many events, and bytes of payload, there are of each source, run by run; None for one that is not known.
-    pub(super) fn shares(&self, f: &mut dyn FnMut(Option<&Record<'_>>, u64, u64)) {
+    pub(crate) fn shares(&self, f: &mut dyn FnMut(Option<&Record<'_>>, u64, u64)) {
         for Shares { all, unknown, .. } in self.runs.iter().map(|run| &run.shares) {
             for share in all.iter().filter(|share| share.events + share.bytes > 0) {
                 f(Some(&share.source), share.events, share.bytes);
@@ -290,7 +290,7 @@ impl<'a> Census<'a> {
 }
 
 /// The records of a slice that is whole, each with its bytes.
-pub(super) fn records(mut rest: &[u8]) -> impl Iterator<Item = (Record<'_>, &[u8])> {
+pub(crate) fn records(mut rest: &[u8]) -> impl Iterator<Item = (Record<'_>, &[u8])> {
     std::iter::from_fn(move || {
         let (record, bytes) = Record::decode(rest).ok()?;
         let (this, behind) = rest.split_at(bytes);

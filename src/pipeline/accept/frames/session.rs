@@ -39,7 +39,7 @@ use crate::pipeline::record::Cause;
 /// The most bytes of replies that wait for a client to read them; a client that lets more come together is cut off.
 pub const OUTBOX_BYTES_MAX: usize = 64 << 10;
 /// While so many bytes wait, no acknowledgement joins them: the next that does says more.
-const OUTBOX_BYTES_CALM: usize = 4 << 10;
+pub(super) const OUTBOX_BYTES_CALM: usize = 4 << 10;
 
 /// What a writer does next with a connection's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

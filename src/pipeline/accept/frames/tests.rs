@@ -1,8 +1,9 @@
 use std::ops::RangeInclusive;
 
-use dbuf_client::wire::{self, Code, Event, Fault, Frame, HEAD_BYTES, Hello, Level, Welcome, feature, kind};
+use dbuf_client::wire::{self, Code, Event, Frame, HEAD_BYTES, Head, Hello, Level, Welcome, feature, kind};
 use proptest::prelude::*;
 
+use super::session::OUTBOX_BYTES_CALM;
 use super::*;
 use crate::pipeline::buffer::Spot;
 use crate::pipeline::record::Cause;

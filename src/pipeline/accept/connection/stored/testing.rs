@@ -109,7 +109,7 @@ impl Manager {
             let copy = kept.try_clone().unwrap();
             if name == RINGS_NAME {
                 left.book = Some(copy);
-            } else if rings::is_name(name) {
+            } else if registry::is_name(name) {
                 left.parts.push((copy, name.clone()));
             }
         }

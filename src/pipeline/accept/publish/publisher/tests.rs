@@ -1,6 +1,7 @@
 //! What a predecessor has published is not laid down again, also in the middle of a block of lines.
 
 use super::*;
+use crate::pipeline::accept::publish::Nobody;
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::{DoubleBuffer, Options};
 use crate::pipeline::record::{Kind, Record};
