@@ -20,7 +20,7 @@ use crate::sys::fdstore::FdStore;
 pub(super) const NAMES: [&str; 2] = ["halves", "halves-2"];
 
 /// The buffer, and what has to be persisted before anything of it.
-pub(super) struct Halves {
+pub(super) struct BufferMemory {
     pub(super) buffer: DoubleBuffer,
     pub(super) reader: Reader,
     pub(super) old: Vec<Old>,
@@ -33,10 +33,10 @@ pub(super) fn take_over(
     store: Option<&Arc<FdStore>>,
     left: Vec<(OwnedFd, String)>,
     options: &Options,
-) -> Result<Halves, BuildError> {
+) -> Result<BufferMemory, BuildError> {
     let Some(store) = store else {
         let (buffer, reader) = DoubleBuffer::new(options)?;
-        return Ok(Halves { buffer, reader, old: Vec::new(), predecessor: None });
+        return Ok(BufferMemory { buffer, reader, old: Vec::new(), predecessor: None });
     };
     let mut found: Vec<(String, Heritage)> = Vec::new();
     for (memory, name) in left {
@@ -68,7 +68,7 @@ pub(super) fn take_over(
         Some((_, heritage)) => (heritage.buffer, heritage.reader),
         None => make(store, name, generation, options)?,
     };
-    Ok(Halves { buffer, reader, old, predecessor })
+    Ok(BufferMemory { buffer, reader, old, predecessor })
 }
 
 fn make(store: &FdStore, name: &str, generation: u64, options: &Options) -> Result<(DoubleBuffer, Reader), BuildError> {

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
-use super::halves;
+use super::buffer_memory;
 use crate::pipeline::accept::writer::receive_buffer;
 use crate::pipeline::accept::frames::SESSIONS_NAME;
 use crate::pipeline::accept::connection::stored::{BOOKMARKS_NAME, Left, place_of};
@@ -19,7 +19,7 @@ use crate::sys::notify::Notifier;
 
 /// What systemd passed.
 #[derive(Debug, Default)]
-pub(super) struct Passed {
+pub(super) struct InheritedFds {
     /// Sockets that listen or take datagrams, with their names.
     pub(super) sockets: Vec<(OwnedFd, String)>,
     /// The connections of a predecessor.
@@ -38,7 +38,7 @@ pub(super) struct Passed {
     strange: Vec<String>,
 }
 
-impl Passed {
+impl InheritedFds {
     /// Sorts by names, and by what they are: a socket unit may have any name.
     pub(super) fn sort(passed: Vec<(OwnedFd, String)>) -> Self {
         let mut sorted = Self::default();
@@ -58,7 +58,7 @@ impl Passed {
                 (None, SESSIONS_NAME) => sorted.sessions = Some(descriptor),
                 (None, account) if account::NAMES.contains(&account) => sorted.account.push((descriptor, name)),
                 (None, desk) if receive_buffer::is_name(desk) => sorted.desks.push((descriptor, name)),
-                (None, halves) if halves::NAMES.contains(&halves) => sorted.halves.push((descriptor, name)),
+                (None, halves) if buffer_memory::NAMES.contains(&halves) => sorted.halves.push((descriptor, name)),
                 (None, _) => sorted.strange.push(name),
             }
         }
@@ -100,7 +100,7 @@ mod tests {
         let datagram = UnixDatagram::bind(dir.path().join("d")).unwrap();
         let connection = || UnixStream::pair().unwrap().0.into();
         let memory = || tempfile::tempfile().unwrap().into();
-        let passed = Passed::sort(vec![
+        let passed = InheritedFds::sort(vec![
             (listener.into(), "c1".into()),
             (datagram.into(), "ingest".into()),
             (connection(), "c7".into()),

@@ -19,8 +19,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Gid;
 
 use super::cores::{self, Plan};
-use super::halves::{self, Halves};
-use super::passed::Passed;
+use super::buffer_memory::{self, BufferMemory};
+use super::inherited_fds::InheritedFds;
 use super::sockets::{Files, Runtime};
 use super::stats::Figures;
 use crate::config::Config;
@@ -102,16 +102,16 @@ impl Daemon {
         let started = Instant::now();
         raise_descriptor_limit();
         let runtime = Runtime::take(runtime)?;
-        let passed = Passed::sort(passed);
+        let passed = InheritedFds::sort(passed);
         let store = passed.store().context("cannot use systemd's file-descriptor store")?;
         let plan = cores::plan(config, &cores::allowed());
         warn_of(&plan);
         let writers = plan.writers.len();
-        let Passed { sockets, left, halves, sessions, desks, account, rings, .. } = passed;
+        let InheritedFds { sockets, left, halves, sessions, desks, account, rings, .. } = passed;
         let kept = [halves, desks, account];
         let memory =
             Memory::take_over(config, writers, store.as_ref().map(|(store, _)| store), kept, sessions.as_ref())?;
-        let Memory { halves: Halves { buffer, reader, old, predecessor }, sessions, desks, counters } = memory;
+        let Memory { halves: BufferMemory { buffer, reader, old, predecessor }, sessions, desks, counters } = memory;
         let rings = take_over_rings(config, store.as_ref(), rings, predecessor.as_ref())?;
         let progress = Arc::new(Progress::new(writers).context("cannot make the writers' bells")?);
         let (drain, recovery) = Drain::start(drain::Options {
@@ -186,7 +186,7 @@ impl Daemon {
 
 /// All that outlives the daemon, beside its connections.
 struct Memory {
-    halves: Halves,
+    halves: BufferMemory,
     sessions: Arc<Sessions>,
     desks: Vec<Desks>,
     counters: Arc<Counters>,
@@ -203,7 +203,7 @@ impl Memory {
         [halves, desks, account]: [Vec<(OwnedFd, String)>; 3],
         sessions: Option<&OwnedFd>,
     ) -> Result<Self> {
-        let halves = halves::take_over(store, halves, &buffer_options(config, writers))?;
+        let halves = buffer_memory::take_over(store, halves, &buffer_options(config, writers))?;
         let predecessor = halves.predecessor.as_ref();
         let sessions = take_over_sessions(store, sessions, predecessor)?;
         let was_published = |spot: Spot| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
@@ -264,7 +264,7 @@ fn keep_connections(
 ) -> Result<(Option<Arc<KeptConnections>>, Vec<Inherited>)> {
     left.on_desks = desks.iter().flat_map(Desks::places).collect();
     // A desk for each writer, the sessions; the buffer and the account, of which there may be two each for a moment.
-    let memory = desks.len() + 1 + halves::NAMES.len() + account::NAMES.len();
+    let memory = desks.len() + 1 + buffer_memory::NAMES.len() + account::NAMES.len();
     let room_for = |room: usize| room.saturating_sub(memory + rings_room.min(room / RINGS_SHARE));
     let kept = store.map(|(store, room)| KeptConnections::open(store, room_for(room), left));
     let (kept, inherited) = kept.transpose().context("cannot keep connections over a restart")?.unzip();
