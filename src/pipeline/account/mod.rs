@@ -1,7 +1,7 @@
 //! The account: for each producer, *sent = stored + lost, by cause + in memory*, also over the daemon's death.
 //!
 //! Enters: what a writer is about to publish, what the reader has persisted or given up. Leaves: sums, for people, and for
-//! `dbufctl account`, which holds them against the files. Each thread that counts has a [`Teller`] and a cell of its own in
+//! `dbufctl account`, which holds them against the files. Each thread that counts has a [`Recorder`] and a cell of its own in
 //! each row; the table of rows has a lock, taken when a sender is first seen and once a batch, never for each event. What
 //! can fail: there is no memory at the start.
 //!
@@ -16,13 +16,13 @@
 mod figures;
 mod identity;
 mod memory;
-mod teller;
+mod recorder;
 #[cfg(test)]
 mod tests;
 
 pub use figures::{Row, Statement, Tally, Totals};
 pub use identity::Identity;
-pub use teller::{ReaderTeller, Teller};
+pub use recorder::{ReaderRecorder, Recorder};
 
 use std::collections::HashMap;
 use std::io;
@@ -314,13 +314,13 @@ impl Account {
     }
 
     /// The way to count for writer `writer`. One at a time.
-    pub fn teller(self: &Arc<Self>, writer: usize) -> Teller {
-        Teller::new(Arc::clone(self), READER + 1 + writer)
+    pub fn recorder(self: &Arc<Self>, writer: usize) -> Recorder {
+        Recorder::new(Arc::clone(self), READER + 1 + writer)
     }
 
     /// The way to count for the reader. One at a time.
-    pub fn reader_teller(self: &Arc<Self>) -> ReaderTeller {
-        ReaderTeller::new(Arc::clone(self))
+    pub fn reader_recorder(self: &Arc<Self>) -> ReaderRecorder {
+        ReaderRecorder::new(Arc::clone(self))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::sync::atomic::Ordering::Relaxed;
 
 /// How a writer counts: what a publish will bring is prepared before it, and holds after it.
 #[derive(Debug)]
-pub struct Teller {
+pub struct Recorder {
     pub(super) account: Arc<Account>,
     pub(super) cell: usize,
     pub(super) number: u64,
@@ -20,7 +20,7 @@ pub struct Teller {
     round: u64,
 }
 
-impl Teller {
+impl Recorder {
     pub(super) fn new(account: Arc<Account>, cell: usize) -> Self {
         // The next number may have been prepared by a predecessor that did not come to noting it.
         let number = account.memory.number(cell) + 2;
@@ -87,32 +87,32 @@ impl Teller {
 
 /// How the reader counts: batch by batch, under the batch's generation.
 #[derive(Debug)]
-pub struct ReaderTeller {
-    teller: Teller,
+pub struct ReaderRecorder {
+    recorder: Recorder,
     /// Producers of the batch, whose rows must not change hands until it is counted.
     held: Vec<Arc<Producer>>,
     /// What is counted now was found in memory, and no writer's count of it is left: it is counted as received as well.
     adopts: bool,
 }
 
-impl ReaderTeller {
+impl ReaderRecorder {
     pub(super) fn new(account: Arc<Account>) -> Self {
-        Self { teller: Teller::new(account, READER), held: Vec::new(), adopts: false }
+        Self { recorder: Recorder::new(account, READER), held: Vec::new(), adopts: false }
     }
 
     /// Whether the batches that come now are what a predecessor left in the buffer.
     pub fn set_inherited(&mut self, is_inherited: bool) {
         // Relaxed: decided before this thread began.
-        self.adopts = is_inherited && self.teller.account.adopts.load(Relaxed);
+        self.adopts = is_inherited && self.recorder.account.adopts.load(Relaxed);
     }
 
     /// A batch is about to be persisted, or given up; whatever was prepared before is forgotten.
     pub fn begin(&mut self, generation: u64) {
         self.held.clear();
-        self.teller.begin_round();
-        self.teller.number = generation;
+        self.recorder.begin_round();
+        self.recorder.number = generation;
         // Also if nothing of it is counted there this time: an earlier try may have left something.
-        self.teller.prepare_row(UNNAMED, &Tally::default());
+        self.recorder.prepare_row(UNNAMED, &Tally::default());
     }
 
     /// Adds to what the batch brings of the producer whose source record this is, or of the unnamed.
@@ -121,17 +121,17 @@ impl ReaderTeller {
         if self.adopts {
             (add.adopted_events, add.adopted_bytes) = (add.events + add.lost_total(), add.bytes);
         }
-        let Some(producer) = source.and_then(|record| self.teller.account.producer_of(record, self.adopts)) else {
-            return self.teller.prepare_row(UNNAMED, &add);
+        let Some(producer) = source.and_then(|record| self.recorder.account.producer_of(record, self.adopts)) else {
+            return self.recorder.prepare_row(UNNAMED, &add);
         };
-        self.teller.prepare(&producer, &add);
+        self.recorder.prepare(&producer, &add);
         self.held.push(producer);
     }
 
     /// Once the batch has come, these losses, and no others, wait to be told of in the data.
     pub fn prepare_untold(&mut self, losses: &[(Arc<Producer>, Loss)]) {
         let rows = losses.iter().map(|(producer, loss)| (producer.row, *loss));
-        self.teller.account.memory.prepare_untold(self.teller.number, rows);
+        self.recorder.account.memory.prepare_untold(self.recorder.number, rows);
     }
 
     /// The batch is in a file; the next event will have this sequence.
@@ -144,23 +144,23 @@ impl ReaderTeller {
 
     /// The batch is given up.
     pub fn given_up(&mut self) {
-        self.teller.account.memory.give_up(self.teller.number);
+        self.recorder.account.memory.give_up(self.recorder.number);
         self.come(|_| ());
     }
 
     fn come(&mut self, more: impl FnOnce(&Memory)) {
-        let account = Arc::clone(&self.teller.account);
+        let account = Arc::clone(&self.recorder.account);
         account.memory.change(|| {
-            self.teller.hold();
-            account.memory.hold_untold(self.teller.number);
+            self.recorder.hold();
+            account.memory.hold_untold(self.recorder.number);
             more(&account.memory);
         });
-        self.teller.begin_round();
+        self.recorder.begin_round();
     }
 
     /// A predecessor's batch of this generation is in the files: all that it had prepared for that holds.
     pub fn settle_persisted(&self, generation: u64, next_sequence: u64) {
-        let memory = &self.teller.account.memory;
+        let memory = &self.recorder.account.memory;
         memory.hold_all(READER, generation);
         memory.hold_untold(generation);
         memory.set_next_sequence(next_sequence);
@@ -168,7 +168,7 @@ impl ReaderTeller {
 
     /// Whether a predecessor had given up the batch of this generation; then all that it had prepared for that holds.
     pub fn settle_given_up(&self, generation: u64) -> bool {
-        let memory = &self.teller.account.memory;
+        let memory = &self.recorder.account.memory;
         let is_given_up = memory.was_given_up(generation);
         if is_given_up {
             memory.hold_all(READER, generation);
@@ -179,7 +179,7 @@ impl ReaderTeller {
 
     /// Losses that a predecessor could not tell of in the data.
     pub fn untold(&self) -> Vec<(Arc<Producer>, Loss)> {
-        let account = &self.teller.account;
+        let account = &self.recorder.account;
         let named = |row: u32| {
             let identity = account.memory.identity(row).unwrap_or_else(Identity::unnamed);
             account.counted_as(&identity)
@@ -189,13 +189,13 @@ impl ReaderTeller {
 
     /// Events that a failed sync has taken back, and of which no batch has told.
     pub fn withdrawn(&self) -> u64 {
-        let memory = &self.teller.account.memory;
+        let memory = &self.recorder.account.memory;
         memory.withdrawn().wrapping_sub(memory.looked(UNNAMED, READER).withdrawn)
     }
 
     /// The producer as which a writer has counted `identity`.
     #[must_use]
     pub fn producer(&self, identity: &Identity) -> Arc<Producer> {
-        self.teller.account.counted_as(identity)
+        self.recorder.account.counted_as(identity)
     }
 }

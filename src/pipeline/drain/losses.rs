@@ -5,7 +5,7 @@
 //! Reader thread. Nothing here can fail; memory is bounded. The same stands in the account's memory, for a successor.
 
 use super::batch_summary::Census;
-use crate::pipeline::account::{Identity, Producer, ReaderTeller, Tally, UNTOLD_LOSSES_MAX};
+use crate::pipeline::account::{Identity, Producer, ReaderRecorder, Tally, UNTOLD_LOSSES_MAX};
 use crate::pipeline::record::{self, Cause, Kind, Loss, Record, Source};
 use crate::sync::Arc;
 
@@ -24,31 +24,31 @@ pub(super) struct Losses {
 
 impl Losses {
     /// What a predecessor could not report.
-    pub(super) fn of_predecessor(teller: &ReaderTeller) -> Self {
-        Self { rows: teller.untold(), encoded: Vec::new() }
+    pub(super) fn of_predecessor(recorder: &ReaderRecorder) -> Self {
+        Self { rows: recorder.untold(), encoded: Vec::new() }
     }
 
     /// Counts all events of `census` as lost, with their producers, and keeps the report.
-    pub(super) fn give_up(&mut self, census: &Census<'_>, cause: Cause, teller: &mut ReaderTeller) {
+    pub(super) fn give_up(&mut self, census: &Census<'_>, cause: Cause, recorder: &mut ReaderRecorder) {
         census.each(&mut |source, record| match record.kind {
-            Kind::Event => self.add(source, loss_of(record, cause), teller),
+            Kind::Event => self.add(source, loss_of(record, cause), recorder),
             // Counted when it happened; only its report would be lost with the batch.
             Kind::Loss => {
                 if let Ok(loss) = record.as_loss() {
-                    self.add(source, loss, teller);
+                    self.add(source, loss, recorder);
                 }
             }
             Kind::Source => {}
         });
-        teller.begin(census.generation);
+        recorder.begin(census.generation);
         census.shares(&mut |source, events, bytes| {
-            teller.prepare(source, &Tally::lost(cause, events, bytes));
+            recorder.prepare(source, &Tally::lost(cause, events, bytes));
         });
-        teller.prepare_untold(&self.rows);
-        teller.given_up();
+        recorder.prepare_untold(&self.rows);
+        recorder.given_up();
     }
 
-    fn add(&mut self, source: &Source<'_>, loss: Loss, teller: &ReaderTeller) {
+    fn add(&mut self, source: &Source<'_>, loss: Loss, recorder: &ReaderRecorder) {
         let known = self
             .rows
             .iter_mut()
@@ -60,7 +60,7 @@ impl Losses {
         let identity = if self.rows.len() < NAMED_MAX { Identity::of(source) } else { Identity::unnamed() };
         match self.rows.iter_mut().find(|(producer, row)| row.cause == loss.cause && producer.identity == identity) {
             Some((_, row)) => row.merge(&loss),
-            None => self.rows.push((teller.producer(&identity), loss)),
+            None => self.rows.push((recorder.producer(&identity), loss)),
         }
     }
 

@@ -10,7 +10,7 @@ use super::losses::{Losses, READER_RUN};
 use super::syncs::Syncs;
 use super::{Command, Measured, Old, Reply, Settings, Stopped};
 use crate::config::settings::WhenFull;
-use crate::pipeline::account::{ReaderTeller, Tally};
+use crate::pipeline::account::{ReaderRecorder, Tally};
 use crate::pipeline::buffer;
 use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
@@ -63,7 +63,7 @@ struct Keeper {
     progress: Arc<Progress>,
     settings: Settings,
     sizes: Sizes,
-    teller: ReaderTeller,
+    recorder: ReaderRecorder,
     losses: Losses,
     /// Whether the buffer outlives this process: what the disk has not taken at the end is for a successor.
     outlives: bool,
@@ -97,7 +97,7 @@ impl ReaderThread {
             outlives,
             newest,
         } = parts;
-        let teller = counters.account.reader_teller();
+        let recorder = counters.account.reader_recorder();
         let keeper = Keeper {
             store,
             inbox,
@@ -108,8 +108,8 @@ impl ReaderThread {
             progress,
             settings,
             sizes: Sizes::default(),
-            losses: Losses::of_predecessor(&teller),
-            teller,
+            losses: Losses::of_predecessor(&recorder),
+            recorder,
             outlives,
             is_left: false,
             persisted_events: 0,
@@ -220,12 +220,12 @@ impl Keeper {
             let generation = batch.generation();
             let census = self.census(&batch);
             if newest.is_some_and(|newest| census.is_in(newest)) {
-                self.teller.settle_persisted(generation, self.store.next_sequence());
-            } else if !self.teller.settle_given_up(generation) {
+                self.recorder.settle_persisted(generation, self.store.next_sequence());
+            } else if !self.recorder.settle_given_up(generation) {
                 tracing::info!(events = census.events, "persists what the process before left in memory");
-                self.teller.set_inherited(true);
+                self.recorder.set_inherited(true);
                 self.persist(&census);
-                self.teller.set_inherited(false);
+                self.recorder.set_inherited(false);
             }
             if self.is_left {
                 return;
@@ -272,9 +272,9 @@ impl Keeper {
             self.progress.note_lost(generation);
         }
         if census.is_empty() {
-            self.teller.begin(generation);
-            self.teller.prepare(None, &broken(census));
-            self.teller.given_up();
+            self.recorder.begin(generation);
+            self.recorder.prepare(None, &broken(census));
+            self.recorder.given_up();
         } else {
             while let Err(refusal) = self.append(census) {
                 if self.leaves() {
@@ -294,7 +294,7 @@ impl Keeper {
 
     fn append(&mut self, census: &Census<'_>) -> Result<(), WriteError> {
         self.pulse.beat(Activity::Disk);
-        let withdrawn = self.teller.withdrawn();
+        let withdrawn = self.recorder.withdrawn();
         self.prepare(census, withdrawn);
         let report = self.losses.run(withdrawn, now_ns());
         let reporting = !report.is_empty();
@@ -327,7 +327,7 @@ impl Keeper {
             self.losses.reported();
         }
         self.persisted_events += census.events;
-        self.teller.persisted(self.store.next_sequence(), appended.written_bytes);
+        self.recorder.persisted(self.store.next_sequence(), appended.written_bytes);
         self.appended_before = census.generation + 1;
         self.measure();
         Ok(())
@@ -335,12 +335,12 @@ impl Keeper {
 
     /// Prepares the account of a batch; it holds once the batch is in a file.
     fn prepare(&mut self, census: &Census<'_>, withdrawn: u64) {
-        self.teller.begin(census.generation);
+        self.recorder.begin(census.generation);
         census.shares(&mut |source, events, bytes| {
-            self.teller.prepare(source, &Tally { events, bytes, ..Tally::default() });
+            self.recorder.prepare(source, &Tally { events, bytes, ..Tally::default() });
         });
-        self.teller.prepare(None, &Tally { withdrawn, ..broken(census) });
-        self.teller.prepare_untold(&[]);
+        self.recorder.prepare(None, &Tally { withdrawn, ..broken(census) });
+        self.recorder.prepare_untold(&[]);
     }
 
     /// Adds the batch that was just written to the histograms.
@@ -380,7 +380,7 @@ impl Keeper {
 
     fn give_up(&mut self, census: &Census<'_>, cause: Cause, refusal: &WriteError) {
         let events = census.events;
-        self.losses.give_up(census, cause, &mut self.teller);
+        self.losses.give_up(census, cause, &mut self.recorder);
         self.sizes.sizes.clear();
         self.progress.note_lost(census.generation);
         if self.progress.durable_before() >= self.appended_before {

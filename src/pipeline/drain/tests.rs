@@ -347,12 +347,12 @@ fn only_what_was_found_in_memory_is_adopted_also_where_batches_are_given_up() {
     let disk = MoodyDisk::default();
     let mood = Arc::clone(&disk.mood);
     let mut rig = Rig::counting(Arc::new(disk), counters, |settings| settings.storage.when_full = WhenFull::Drop);
-    let mut teller = rig.counters.account.teller(0);
+    let mut recorder = rig.counters.account.recorder(0);
     let producer = rig.counters.account.producer(&Identity { pid: 7, tag: b"app"[..].into(), ..Identity::default() });
     mood.store(nix::libc::ENOSPC, Relaxed);
     let generation = rig.publish(b"lost");
-    teller.prepare(&producer, &Tally { events: 1, bytes: 4, ..Tally::default() });
-    teller.published();
+    recorder.prepare(&producer, &Tally { events: 1, bytes: 4, ..Tally::default() });
+    recorder.published();
     rig.wait_persisted(generation);
     let totals = rig.counters.account.totals();
     assert_eq!((totals.received_events, totals.lost_total()), (1, 1));

@@ -101,16 +101,16 @@ impl Layer {
             if claim.is_empty() {
                 break;
             }
-            prepare(&mut self.teller, &self.sources, &self.carried, &[]);
+            prepare(&mut self.recorder, &self.sources, &self.carried, &[]);
             let brought = Brought { sequence: None, is_all: true };
-            self.teller.about_to(claim.spot());
+            self.recorder.about_to(claim.spot());
             feed.about_to_publish(claim.spot(), brought);
             let sealed = || {
-                self.teller.take_back();
+                self.recorder.take_back();
                 feed.take_back();
             };
             if claim.publish_or(sealed).is_ok() {
-                self.teller.published();
+                self.recorder.published();
                 feed.published(generation, brought);
                 self.publishes += 1;
                 break;

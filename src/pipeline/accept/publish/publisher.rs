@@ -19,7 +19,7 @@ use super::losses::{LOSSES_MAX, Losses};
 use super::observer::{Brought, Witness};
 use super::sources::{Peer, SLOTS_MAX, Sources};
 use crate::pipeline::accept::writer::receive_buffer::Notes;
-use crate::pipeline::account::{Tally, Teller};
+use crate::pipeline::account::{Tally, Recorder};
 use crate::pipeline::buffer::{Claim, Refused, Writer};
 use crate::pipeline::counters::{Counters, WriterCounters};
 use crate::pipeline::pulse::{Activity, Pulse};
@@ -105,7 +105,7 @@ pub(crate) struct Layer {
     pub(super) events: Events,
     pub(super) losses: Losses,
     pub(super) carried: Carried,
-    pub(super) teller: Teller,
+    pub(super) recorder: Recorder,
     counters: Arc<Counters>,
     pub(super) pulse: Arc<Pulse>,
     /// For a successor: how much of what is on the desk is published. Events and pieces count, and the events that losses tell of; not
@@ -122,7 +122,7 @@ impl Layer {
     /// For the writer thread `index`, which counts there.
     pub(crate) fn new(writer: Writer, index: usize, counters: Arc<Counters>, pulse: Arc<Pulse>) -> Self {
         let sources = Sources::new(Arc::clone(&counters.account));
-        let teller = counters.account.teller(index);
+        let recorder = counters.account.recorder(index);
         let (events, losses, carried) = (Events::default(), Losses::default(), Carried::default());
         let (notes, count, skip, time_ns, publishes) = (Arc::default(), 0, 0, 0, 0);
         Self {
@@ -132,7 +132,7 @@ impl Layer {
             events,
             losses,
             carried,
-            teller,
+            recorder,
             counters,
             pulse,
             notes,
@@ -290,23 +290,23 @@ impl Layer {
         let to = self.events.put(&mut claim, &mut self.sources, &mut self.carried, (done, self.time_ns, input));
         let all = to == self.events.all.len();
         let losses = if all { self.losses.put(&mut claim, &mut self.sources, self.time_ns) } else { 0 };
-        prepare(&mut self.teller, &self.sources, &self.carried, &self.losses.all()[..losses]);
+        prepare(&mut self.recorder, &self.sources, &self.carried, &self.losses.all()[..losses]);
         let lost: u64 = self.losses.all()[..losses].iter().map(|(_, loss)| loss.events).sum();
         let count = self.count + self.events.all[done..to].iter().map(Waiting::count).sum::<u64>() + lost;
         let is_all = all && losses == self.losses.all().len();
         let brought = Brought { sequence: self.carried.sequence, is_all };
-        self.teller.about_to(claim.spot());
+        self.recorder.about_to(claim.spot());
         self.notes.about_to(claim.spot(), count);
         witness.about_to_publish(claim.spot(), brought);
         let sealed = || {
-            self.teller.take_back();
+            self.recorder.take_back();
             self.notes.take_back();
             witness.take_back();
         };
         if claim.publish_or(sealed).is_err() {
             return Ok(None);
         }
-        self.teller.published();
+        self.recorder.published();
         self.notes.published(count);
         self.count = count;
         witness.published(generation, brought);
@@ -333,22 +333,22 @@ impl Layer {
         }
         for waiting in self.events.all.iter().skip(done).filter(|waiting| self.events.ends(waiting)) {
             let lost = Tally::lost(Cause::Abandoned, waiting.count(), waiting.payload_bytes());
-            self.teller.prepare(self.sources.producer(waiting.slot), &lost);
+            self.recorder.prepare(self.sources.producer(waiting.slot), &lost);
         }
-        prepare(&mut self.teller, &self.sources, &Carried::default(), self.losses.all());
-        self.teller.count_now();
+        prepare(&mut self.recorder, &self.sources, &Carried::default(), self.losses.all());
+        self.recorder.count_now();
         self.losses.published(self.losses.all().len());
         self.events.clear();
     }
 }
 
 /// Prepares the account of what a claim carries.
-pub(crate) fn prepare(teller: &mut Teller, sources: &Sources, carried: &Carried, losses: &[(u32, Loss)]) {
+pub(crate) fn prepare(recorder: &mut Recorder, sources: &Sources, carried: &Carried, losses: &[(u32, Loss)]) {
     for &(slot, events, bytes) in &carried.by_slot {
-        teller.prepare(sources.producer(slot), &Tally { events, bytes, ..Tally::default() });
+        recorder.prepare(sources.producer(slot), &Tally { events, bytes, ..Tally::default() });
     }
     for (slot, loss) in losses {
-        teller.prepare(sources.producer(*slot), &Tally::lost(loss.cause, loss.events, loss.bytes));
+        recorder.prepare(sources.producer(*slot), &Tally::lost(loss.cause, loss.events, loss.bytes));
     }
 }
 
