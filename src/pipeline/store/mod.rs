@@ -14,7 +14,7 @@ pub(crate) mod forgetful;
 pub mod format;
 #[cfg(test)]
 mod format_tests;
-mod ledger;
+mod sync_queue;
 mod lock;
 pub mod name;
 mod recover;
@@ -36,7 +36,7 @@ use crate::sync::{Arc, thread};
 use appender::{Active, Stream};
 pub use disk::{Disk, RealDisk};
 use format::BatchHeader;
-use ledger::{Lost, Mark, Shared, UNSYNCED_MAX};
+use sync_queue::{Lost, Mark, Shared, UNSYNCED_MAX};
 use lock::Lock;
 use retain::Limits;
 use status::Caller;

@@ -11,7 +11,7 @@
 //! 3. What counts as durable is a prefix: the first batch that is not durable yet, in whatever file, ends it.
 //! 4. While all is durable, the syncer sleeps without a deadline.
 
-mod company;
+mod group_commit;
 mod jobs;
 
 use std::collections::VecDeque;
@@ -25,7 +25,7 @@ use super::retain::Limits;
 use super::status::Status;
 use crate::config::settings::{Storage, SyncPolicy};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
-use company::Company;
+use group_commit::GroupCommit;
 
 /// Write-back is started each time a file has grown by this much, so that a sync finds little left to do, and the kernel
 /// never stalls the reader thread on a flood of dirty memory.
@@ -107,7 +107,7 @@ enum Stop {
     Now,
 }
 
-struct Ledger {
+struct SyncQueue {
     /// Oldest first.
     files: VecDeque<Tracked>,
     next_id: u64,
@@ -116,7 +116,7 @@ struct Ledger {
     persisted_before: u64,
     told_before: u64,
     requested: Option<u64>,
-    company: Company,
+    group_commit: GroupCommit,
     retain_due: bool,
     retry: Duration,
     retry_at: Option<Instant>,
@@ -128,7 +128,7 @@ pub(super) struct Shared {
     pub(super) stream: Stream,
     pub(super) status: Arc<Status>,
     on_durable: Box<dyn Fn(Durable) + Send + Sync>,
-    ledger: Mutex<Ledger>,
+    queue: Mutex<SyncQueue>,
     work: Condvar,
 }
 
@@ -166,7 +166,7 @@ impl Shared {
         limits: Limits,
         on_durable: Box<dyn Fn(Durable) + Send + Sync>,
     ) -> Self {
-        let ledger = Ledger {
+        let queue = SyncQueue {
             files: VecDeque::new(),
             next_id: 0,
             storage,
@@ -174,27 +174,27 @@ impl Shared {
             persisted_before: 0,
             told_before: 0,
             requested: None,
-            company: Company::default(),
+            group_commit: GroupCommit::default(),
             retain_due: true,
             retry: RETRY_MIN,
             retry_at: None,
             stop: Stop::No,
         };
-        Self { stream, status, on_durable, ledger: Mutex::new(ledger), work: Condvar::new() }
+        Self { stream, status, on_durable, queue: Mutex::new(queue), work: Condvar::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().expect("no thread panics while it holds the ledger")
+    fn lock(&self) -> MutexGuard<'_, SyncQueue> {
+        self.queue.lock().expect("no thread panics while it holds the ledger")
     }
 
     /// A file was made. Returns the number that it goes by.
     pub(super) fn made(&self, file: Arc<dyn DiskFile>, name: Name, offset: u64) -> u64 {
-        let mut ledger = self.lock();
-        let id = ledger.next_id;
-        ledger.next_id += 1;
-        let generation = ledger.persisted_before;
+        let mut queue = self.lock();
+        let id = queue.next_id;
+        queue.next_id += 1;
+        let generation = queue.persisted_before;
         let mark = Mark { offset, sequence: name.first_sequence, events: 0, generation };
-        ledger.files.push_back(Tracked {
+        queue.files.push_back(Tracked {
             id,
             file,
             name,
@@ -214,8 +214,8 @@ impl Shared {
 
     /// The reader thread is about to write to a file. None if it must not (invariants 1 and 2).
     pub(super) fn begin_write(&self, id: u64) -> Option<Permit> {
-        let mut ledger = self.lock();
-        let tracked = ledger.file(id)?;
+        let mut queue = self.lock();
+        let tracked = queue.file(id)?;
         if tracked.phase != Phase::Growing {
             return None;
         }
@@ -234,11 +234,11 @@ impl Shared {
     /// The write has added a batch, up to `end`; `durable` if a sync has covered it. Returns the events that have become
     /// durable by that.
     pub(super) fn wrote(&self, id: u64, end: Mark, durable: bool) -> u64 {
-        let mut ledger = self.lock();
-        ledger.persisted_before = end.generation;
-        let step_bytes = ledger.step_bytes;
-        let policy = ledger.storage.sync;
-        let Some(tracked) = ledger.file(id) else { return 0 };
+        let mut queue = self.lock();
+        queue.persisted_before = end.generation;
+        let step_bytes = queue.step_bytes;
+        let policy = queue.storage.sync;
+        let Some(tracked) = queue.file(id) else { return 0 };
         tracked.writing = false;
         tracked.end = end;
         let events = if durable { end.events - tracked.durable.events } else { 0 };
@@ -256,7 +256,7 @@ impl Shared {
         let look = end.offset - tracked.looked_at >= step_bytes;
         if look {
             tracked.looked_at = end.offset;
-            ledger.retain_due = true;
+            queue.retain_due = true;
         }
         // The syncer sleeps until there is a reason: the first batch of a while, or enough of them.
         let interval = matches!(policy, SyncPolicy::Interval(_));
@@ -268,8 +268,8 @@ impl Shared {
 
     /// A file gets no more batches; this is its footer. One that is broken is repaired as it is.
     pub(super) fn closed(&self, id: u64, footer: Vec<u8>) {
-        let mut ledger = self.lock();
-        if let Some(tracked) = ledger.file(id) {
+        let mut queue = self.lock();
+        if let Some(tracked) = queue.file(id) {
             tracked.writing = false;
             if tracked.phase == Phase::Growing {
                 (tracked.phase, tracked.footer) = (Phase::Closed, Arc::from(footer));
@@ -293,39 +293,39 @@ impl Shared {
 
     /// So many ask for a sync now of all that was appended.
     pub(super) fn request(&self, before_generation: u64, askers: usize) {
-        let mut ledger = self.lock();
-        let prior = ledger.requested;
-        ledger.requested = prior.max(Some(before_generation));
-        ledger.company.ask(askers);
+        let mut queue = self.lock();
+        let prior = queue.requested;
+        queue.requested = prior.max(Some(before_generation));
+        queue.group_commit.ask(askers);
         // A syncer that waits for company already is woken by the time, or when all are there.
-        if prior.is_none() || ledger.company.put_off(Instant::now()).is_none() {
+        if prior.is_none() || queue.group_commit.put_off(Instant::now()).is_none() {
             self.work.notify_one();
         }
     }
 
     /// Other settings.
     pub(super) fn reconfigure(&self, storage: Storage, limits: Limits) {
-        let mut ledger = self.lock();
-        (ledger.storage, ledger.step_bytes, ledger.retain_due) = (storage, limits.step_bytes, true);
+        let mut queue = self.lock();
+        (queue.storage, queue.step_bytes, queue.retain_due) = (storage, limits.step_bytes, true);
         self.work.notify_one();
     }
 
     /// Ends the syncer: once all is done, or at once.
     pub(super) fn stop(&self, once_done: bool) {
-        let mut ledger = self.lock();
-        ledger.stop = if once_done { Stop::Done } else { Stop::Now };
-        ledger.retry_at = None;
+        let mut queue = self.lock();
+        queue.stop = if once_done { Stop::Done } else { Stop::Now };
+        queue.retry_at = None;
         self.work.notify_one();
     }
 
     /// The syncer's next job; sleeps, once, if there is none.
     pub(super) fn next_job(&self) -> Job {
-        let mut ledger = self.lock();
-        let job = ledger.next_job(Instant::now());
+        let mut queue = self.lock();
+        let job = queue.next_job(Instant::now());
         // A reason that comes after this look finds the thread asleep, since the ledger stays locked until it is.
         let woken = match job {
-            Job::Wait(Some(timeout)) => self.work.wait_timeout(ledger, timeout).map(drop).is_ok(),
-            Job::Wait(None) => self.work.wait(ledger).map(drop).is_ok(),
+            Job::Wait(Some(timeout)) => self.work.wait_timeout(queue, timeout).map(drop).is_ok(),
+            Job::Wait(None) => self.work.wait(queue).map(drop).is_ok(),
             _ => true,
         };
         assert!(woken, "no thread panics while it holds the ledger");
@@ -335,17 +335,17 @@ impl Shared {
     /// The next job without waiting for one, and with what was put off done now: for tests, which have no time to lose.
     #[cfg(test)]
     pub(super) fn job_now(&self) -> Job {
-        let mut ledger = self.lock();
-        (ledger.retry_at, ledger.company) = (None, Company::default());
-        ledger.next_job(Instant::now())
+        let mut queue = self.lock();
+        (queue.retry_at, queue.group_commit) = (None, GroupCommit::default());
+        queue.next_job(Instant::now())
     }
 
     /// A sync has succeeded. Returns the events that have become durable by it.
     pub(super) fn synced(&self, done: &Tracked, took: Duration) -> u64 {
-        let mut ledger = self.lock();
-        ledger.company.done(Instant::now(), took);
-        let events = ledger.synced(done);
-        ledger.files.retain(|file| file.id != done.id || file.phase != Phase::Unsynced);
+        let mut queue = self.lock();
+        queue.group_commit.done(Instant::now(), took);
+        let events = queue.synced(done);
+        queue.files.retain(|file| file.id != done.id || file.phase != Phase::Unsynced);
         events
     }
 
@@ -358,33 +358,33 @@ impl Shared {
 
     /// A closed file has its last name, or keeps its old one because it could not be renamed.
     pub(super) fn finished(&self, id: u64, name: Option<Name>) {
-        let mut ledger = self.lock();
-        ledger.retain_due = true;
-        let Some(file) = ledger.file(id) else { return };
+        let mut queue = self.lock();
+        queue.retain_due = true;
+        let Some(file) = queue.file(id) else { return };
         if file.dirty.is_some() {
             (file.phase, file.footer) = (Phase::Unsynced, Arc::default());
             file.name = name.unwrap_or(file.name);
         } else {
-            ledger.files.retain(|file| file.id != id);
+            queue.files.retain(|file| file.id != id);
         }
     }
 
     /// A file is repaired. Returns whether no other is broken.
     pub(super) fn repaired(&self, id: u64) -> bool {
-        let mut ledger = self.lock();
-        ledger.files.retain(|file| file.id != id);
-        (ledger.retry, ledger.retry_at, ledger.retain_due) = (RETRY_MIN, None, true);
-        !ledger.files.iter().any(|file| file.phase == Phase::Broken)
+        let mut queue = self.lock();
+        queue.files.retain(|file| file.id != id);
+        (queue.retry, queue.retry_at, queue.retain_due) = (RETRY_MIN, None, true);
+        !queue.files.iter().any(|file| file.phase == Phase::Broken)
     }
 
     /// A file, now of this name, could not be repaired; it is tried again later.
     pub(super) fn repair_failed(&self, id: u64, name: Name) {
-        let mut ledger = self.lock();
-        if let Some(file) = ledger.file(id) {
+        let mut queue = self.lock();
+        if let Some(file) = queue.file(id) {
             file.name = name;
         }
-        ledger.retry_at = Some(Instant::now() + ledger.retry);
-        ledger.retry = (ledger.retry * 2).min(RETRY_MAX);
+        queue.retry_at = Some(Instant::now() + queue.retry);
+        queue.retry = (queue.retry * 2).min(RETRY_MAX);
     }
 
     /// The settings for syncs.
@@ -394,22 +394,22 @@ impl Shared {
 
     /// Whether batches are left that no sync could cover although the settings ask for it.
     pub(super) fn is_owing(&self) -> bool {
-        let ledger = self.lock();
-        ledger.files.iter().any(|tracked| tracked.phase != Phase::Unsynced && tracked.dirty.is_some())
+        let queue = self.lock();
+        queue.files.iter().any(|tracked| tracked.phase != Phase::Unsynced && tracked.dirty.is_some())
     }
 
     /// Tells what is durable now, if that is news.
     pub(super) fn tell(&self, events: u64, took: Duration, lost: Lost) {
-        let mut ledger = self.lock();
-        let first_dirty = ledger.files.iter().filter_map(|tracked| Some(tracked.dirty?.generation)).min();
-        let all = ledger.persisted_before.max(ledger.requested.unwrap_or(0));
+        let mut queue = self.lock();
+        let first_dirty = queue.files.iter().filter_map(|tracked| Some(tracked.dirty?.generation)).min();
+        let all = queue.persisted_before.max(queue.requested.unwrap_or(0));
         let before_generation = first_dirty.unwrap_or(all);
-        if ledger.requested.is_some_and(|requested| requested <= before_generation) {
-            ledger.requested = None;
+        if queue.requested.is_some_and(|requested| requested <= before_generation) {
+            queue.requested = None;
         }
-        let news = before_generation > ledger.told_before || events > 0 || lost.events > 0;
-        ledger.told_before = ledger.told_before.max(before_generation);
-        drop(ledger);
+        let news = before_generation > queue.told_before || events > 0 || lost.events > 0;
+        queue.told_before = queue.told_before.max(before_generation);
+        drop(queue);
         if news {
             let (lost_events, lost_generations) = (lost.events, lost.generations);
             (self.on_durable)(Durable { before_generation, events, took, lost_events, lost_generations });
@@ -424,7 +424,7 @@ pub(super) struct Lost {
     pub(super) generations: Vec<u64>,
 }
 
-impl Ledger {
+impl SyncQueue {
     fn file(&mut self, id: u64) -> Option<&mut Tracked> {
         self.files.iter_mut().find(|tracked| tracked.id == id)
     }

@@ -18,7 +18,7 @@ const TOO_SLOW_SYNCS: u32 = 16;
 
 /// Who waits.
 #[derive(Debug, Default)]
-pub(super) struct Company {
+pub(super) struct GroupCommit {
     waiting: usize,
     /// Whom the sync that is under way covers.
     covered: usize,
@@ -28,7 +28,7 @@ pub(super) struct Company {
     hurried: u32,
 }
 
-impl Company {
+impl GroupCommit {
     /// So many more ask.
     pub(super) fn ask(&mut self, askers: usize) {
         self.waiting += askers;
@@ -64,54 +64,54 @@ mod tests {
 
     #[test]
     fn one_who_asks_alone_never_waits_for_company() {
-        let (mut company, now) = (Company::default(), Instant::now());
+        let (mut group_commit, now) = (GroupCommit::default(), Instant::now());
         for _ in 0..3 {
-            company.ask(1);
-            assert_eq!(company.put_off(now), None);
-            company.begin(now);
-            company.done(now, TOOK);
+            group_commit.ask(1);
+            assert_eq!(group_commit.put_off(now), None);
+            group_commit.begin(now);
+            group_commit.done(now, TOOK);
         }
     }
 
     #[test]
     fn two_parties_become_one_and_who_stays_away_is_waited_for_once() {
-        let (mut company, now) = (Company::default(), Instant::now());
-        company.ask(4);
-        company.begin(now);
-        company.ask(4);
-        company.done(now, TOOK);
-        assert_eq!(company.put_off(now), Some(now + TOOK / 2), "for the first four, who will be back");
-        company.ask(4);
-        assert_eq!(company.put_off(now), None, "all are there");
-        company.begin(now);
-        company.done(now, TOOK);
-        company.ask(3);
-        assert!(company.put_off(now).is_some());
-        assert_eq!(company.put_off(now + TOOK / 2), None, "not for long");
-        company.begin(now);
-        company.done(now, TOOK);
-        company.ask(3);
-        assert_eq!(company.put_off(now), None, "five have stayed away");
-        company.begin(now);
-        company.done(now, TOOK * 100);
-        company.ask(1);
-        assert_eq!(company.put_off(now), Some(now + PUT_OFF_MAX));
+        let (mut group_commit, now) = (GroupCommit::default(), Instant::now());
+        group_commit.ask(4);
+        group_commit.begin(now);
+        group_commit.ask(4);
+        group_commit.done(now, TOOK);
+        assert_eq!(group_commit.put_off(now), Some(now + TOOK / 2), "for the first four, who will be back");
+        group_commit.ask(4);
+        assert_eq!(group_commit.put_off(now), None, "all are there");
+        group_commit.begin(now);
+        group_commit.done(now, TOOK);
+        group_commit.ask(3);
+        assert!(group_commit.put_off(now).is_some());
+        assert_eq!(group_commit.put_off(now + TOOK / 2), None, "not for long");
+        group_commit.begin(now);
+        group_commit.done(now, TOOK);
+        group_commit.ask(3);
+        assert_eq!(group_commit.put_off(now), None, "five have stayed away");
+        group_commit.begin(now);
+        group_commit.done(now, TOOK * 100);
+        group_commit.ask(1);
+        assert_eq!(group_commit.put_off(now), Some(now + PUT_OFF_MAX));
     }
 
     #[test]
     fn a_crowd_that_is_too_slow_is_not_waited_for_each_time() {
-        let (mut company, now) = (Company::default(), Instant::now());
-        company.ask(32);
-        company.begin(now);
-        company.done(now, TOOK);
+        let (mut group_commit, now) = (GroupCommit::default(), Instant::now());
+        group_commit.ask(32);
+        group_commit.begin(now);
+        group_commit.done(now, TOOK);
         let mut put_off = 0;
         for _ in 0..TOO_SLOW_SYNCS * 2 {
-            company.ask(10);
-            put_off += u32::from(company.put_off(now).is_some());
-            company.begin(now + TOOK);
-            company.ask(22);
-            company.done(now, TOOK);
-            company.waiting = 0;
+            group_commit.ask(10);
+            put_off += u32::from(group_commit.put_off(now).is_some());
+            group_commit.begin(now + TOOK);
+            group_commit.ask(22);
+            group_commit.done(now, TOOK);
+            group_commit.waiting = 0;
         }
         assert!((1..=3).contains(&put_off), "{put_off}");
     }

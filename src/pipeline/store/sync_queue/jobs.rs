@@ -4,11 +4,11 @@
 
 use std::time::Instant;
 
-use super::{Job, Ledger, Phase, Stop, Tracked, UNSYNCED_MAX, WRITE_BACK_BYTES};
+use super::{Job, SyncQueue, Phase, Stop, Tracked, UNSYNCED_MAX, WRITE_BACK_BYTES};
 use crate::config::settings::SyncPolicy;
 use crate::sync::Arc;
 
-impl Ledger {
+impl SyncQueue {
     pub(super) fn next_job(&mut self, now: Instant) -> Job {
         if self.stop == Stop::Now {
             return Job::End;
@@ -50,7 +50,7 @@ impl Ledger {
         if let Some(tracked) = self.files.iter_mut().find(can) {
             tracked.dirty_after = None;
             let job = Job::Sync(tracked.clone());
-            self.company.begin(now);
+            self.group_commit.begin(now);
             return Some(job);
         }
         if self.requested.is_some() && self.files.iter().all(|tracked| tracked.dirty.is_none()) {
@@ -77,7 +77,7 @@ impl Ledger {
 
     /// Until when a sync that was asked for waits for more who ask.
     fn put_off(&self, now: Instant) -> Option<Instant> {
-        self.requested.and_then(|_| self.company.put_off(now)).filter(|_| self.stop == Stop::No)
+        self.requested.and_then(|_| self.group_commit.put_off(now)).filter(|_| self.stop == Stop::No)
     }
 
     /// Takes a sync that succeeded into account. Returns the events that have become durable.

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use super::super::forgetful::{Call, Choices, ForgetfulDisk, Kernel, Kind, Operation, Verdict, Watch, random};
-use super::super::ledger::{Job, Shared};
+use super::super::sync_queue::{Job, Shared};
 use super::super::syncer;
 use super::*;
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
