@@ -18,7 +18,7 @@ use dbuf_client::ring::record::Stamp;
 use dbuf_client::ring::{Memory, RingProducer};
 use dbuf_client::wire::Event as Sent;
 use dbufd::pipeline::buffer::{DoubleBuffer, Options};
-use dbufd::pipeline::harness::CensusTap;
+use dbufd::pipeline::harness::ReaderHarness;
 use dbufd::pipeline::harness::RingTap;
 use dbufd::pipeline::harness::Tap;
 use dbufd::pipeline::record::{Event, Record};
@@ -45,7 +45,7 @@ const PATHS: [(&str, Path); 7] = [
     ("datagrams: one syslog message into the half", datagrams),
     ("ring: send, and from the ring into the half", ring),
     ("ring: send alone", send),
-    ("reader: census and checksum", census),
+    ("reader: census and checksum", summary),
     ("records: decode", decode),
 ];
 
@@ -200,15 +200,15 @@ fn send(events: usize) {
     }
 }
 
-fn census(events: usize) {
+fn summary(events: usize) {
     let mut tap = Tap::over(MAX_EVENT, &options());
     let mut line = PAYLOAD.to_vec();
     line.push(b'\n');
     tap.lay_down_text(&line.repeat(EVENTS));
     let batch = tap.swap();
-    let mut census = CensusTap::default();
+    let mut summary = ReaderHarness::default();
     for _ in 0..events / EVENTS {
-        black_box(census.take(black_box(&batch)));
+        black_box(summary.take(black_box(&batch)));
     }
 }
 

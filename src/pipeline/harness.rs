@@ -18,7 +18,7 @@ use crate::pipeline::accept::writer::context::Intake;
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader};
 use crate::pipeline::counters::Counters;
-use crate::pipeline::drain::batch_summary::{Census, Sizes};
+use crate::pipeline::drain::batch_summary::{BatchSummary, Sizes};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::record::{Cause, FIELDS_BYTES_MAX, Kind, Record, Transport};
 use crate::sync::Arc;
@@ -332,13 +332,13 @@ impl RingTap {
 
 /// The reader's look at batches, with its memory for sizes.
 #[derive(Debug, Default)]
-pub struct CensusTap(Sizes);
+pub struct ReaderHarness(Sizes);
 
-impl CensusTap {
+impl ReaderHarness {
     /// Walks a batch as the reader does where statistics are on: its events, and the checksum of its content.
     pub fn take(&mut self, batch: &Batch<'_>) -> (u64, u32) {
-        let census = Census::take(batch, Some(&mut self.0));
-        (census.events, census.content_crc)
+        let summary = BatchSummary::take(batch, Some(&mut self.0));
+        (summary.events, summary.content_crc)
     }
 }
 
@@ -397,6 +397,6 @@ mod tests {
             writer.append(&bytes).unwrap();
             all.extend_from_slice(&bytes);
         }
-        assert_eq!(CensusTap::default().take(&reader.swap()), (20, crc32c::crc32c(&all)));
+        assert_eq!(ReaderHarness::default().take(&reader.swap()), (20, crc32c::crc32c(&all)));
     }
 }

@@ -17,7 +17,7 @@ const OPEN_PIECES_MAX: usize = 256;
 
 /// One writer's part of a batch.
 #[derive(Debug)]
-pub(crate) struct RunCensus<'a> {
+pub(crate) struct RunSummary<'a> {
     pub(crate) writer: u8,
     pub(crate) events: u32,
     pub(crate) slices: Vec<&'a [u8]>,
@@ -74,9 +74,9 @@ impl<'a> Shares<'a> {
 
 /// What a batch holds.
 #[derive(Debug)]
-pub(crate) struct Census<'a> {
+pub(crate) struct BatchSummary<'a> {
     pub(crate) generation: u64,
-    pub(crate) runs: Vec<RunCensus<'a>>,
+    pub(crate) runs: Vec<RunSummary<'a>>,
     /// Every source record.
     pub(crate) sources: Vec<&'a [u8]>,
     pub(crate) events: u64,
@@ -160,10 +160,10 @@ impl Sizes {
     }
 }
 
-impl<'a> Census<'a> {
+impl<'a> BatchSummary<'a> {
     /// Walks all records of `batch`. Sizes and times go to `sizes` if there is one.
     pub(crate) fn take(batch: &'a Batch<'_>, mut sizes: Option<&mut Sizes>) -> Self {
-        let mut census = Self {
+        let mut summary = Self {
             generation: batch.generation(),
             runs: Vec::new(),
             sources: Vec::new(),
@@ -180,22 +180,22 @@ impl<'a> Census<'a> {
         }
         for run in batch.runs() {
             let mut of_run =
-                RunCensus { writer: run.writer(), events: 0, slices: Vec::new(), shares: Shares::default() };
+                RunSummary { writer: run.writer(), events: 0, slices: Vec::new(), shares: Shares::default() };
             for chunk in run.chunks() {
-                census.walk(chunk, &mut of_run, sizes.as_deref_mut());
+                summary.walk(chunk, &mut of_run, sizes.as_deref_mut());
             }
             if !of_run.slices.is_empty() {
-                census.events += u64::from(of_run.events);
-                census.runs.push(of_run);
+                summary.events += u64::from(of_run.events);
+                summary.runs.push(of_run);
             }
         }
         if let Some(sizes) = sizes {
             sizes.count_alike();
         }
-        census
+        summary
     }
 
-    fn walk(&mut self, chunk: &'a [u8], run: &mut RunCensus<'a>, mut sizes: Option<&mut Sizes>) {
+    fn walk(&mut self, chunk: &'a [u8], run: &mut RunSummary<'a>, mut sizes: Option<&mut Sizes>) {
         // First of all, for it goes through memory in one line, which brings the chunk into the cache faster than the walk would.
         let before = self.content_crc;
         self.content_crc = crc32c::crc32c_append(before, chunk);
@@ -229,7 +229,7 @@ impl<'a> Census<'a> {
         }
     }
 
-    fn lines(&mut self, record: &Record<'_>, run: &mut RunCensus<'a>, sizes: Option<&mut Sizes>) {
+    fn lines(&mut self, record: &Record<'_>, run: &mut RunSummary<'a>, sizes: Option<&mut Sizes>) {
         let events = match sizes {
             None => record.event_count(),
             Some(sizes) => {

@@ -4,7 +4,7 @@
 //! Enters: the census of a batch that is given up. Leaves: a run of source and loss records for the next batch.
 //! Reader thread. Nothing here can fail; memory is bounded. The same stands in the account's memory, for a successor.
 
-use super::batch_summary::Census;
+use super::batch_summary::BatchSummary;
 use crate::pipeline::account::{Identity, Producer, ReaderRecorder, Tally, UNTOLD_LOSSES_MAX};
 use crate::pipeline::record::{self, Cause, Kind, Loss, Record, Source};
 use crate::sync::Arc;
@@ -28,9 +28,9 @@ impl Losses {
         Self { rows: recorder.untold(), encoded: Vec::new() }
     }
 
-    /// Counts all events of `census` as lost, with their producers, and keeps the report.
-    pub(super) fn give_up(&mut self, census: &Census<'_>, cause: Cause, recorder: &mut ReaderRecorder) {
-        census.each(&mut |source, record| match record.kind {
+    /// Counts all events of `batch_summary` as lost, with their producers, and keeps the report.
+    pub(super) fn give_up(&mut self, summary: &BatchSummary<'_>, cause: Cause, recorder: &mut ReaderRecorder) {
+        summary.each(&mut |source, record| match record.kind {
             Kind::Event => self.add(source, loss_of(record, cause), recorder),
             // Counted when it happened; only its report would be lost with the batch.
             Kind::Loss => {
@@ -40,8 +40,8 @@ impl Losses {
             }
             Kind::Source => {}
         });
-        recorder.begin(census.generation);
-        census.shares(&mut |source, events, bytes| {
+        recorder.begin(summary.generation);
+        summary.shares(&mut |source, events, bytes| {
             recorder.prepare(source, &Tally::lost(cause, events, bytes));
         });
         recorder.prepare_untold(&self.rows);

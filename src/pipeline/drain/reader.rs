@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::batch_summary::{Census, Sizes, records};
+use super::batch_summary::{BatchSummary, Sizes, records};
 use super::losses::{Losses, READER_RUN};
 use super::syncs::Syncs;
 use super::{Command, Measured, Old, Reply, Settings, Stopped};
@@ -207,8 +207,8 @@ impl Keeper {
     fn swap(&mut self, buffer: &mut buffer::Reader) {
         let batch = buffer.swap();
         let generation = batch.generation();
-        let census = self.census(&batch);
-        self.persist(&census);
+        let summary = self.summary(&batch);
+        self.persist(&summary);
         if !self.is_left {
             buffer.done_with(generation);
         }
@@ -218,13 +218,13 @@ impl Keeper {
     fn persist_inherited(&mut self, buffer: &mut buffer::Reader, newest: Option<&BatchHeader>) {
         while let Some(batch) = buffer.inherited() {
             let generation = batch.generation();
-            let census = self.census(&batch);
-            if newest.is_some_and(|newest| census.is_in(newest)) {
+            let summary = self.summary(&batch);
+            if newest.is_some_and(|newest| summary.is_in(newest)) {
                 self.recorder.settle_persisted(generation, self.store.next_sequence());
             } else if !self.recorder.settle_given_up(generation) {
-                tracing::info!(events = census.events, "persists what the process before left in memory");
+                tracing::info!(events = summary.events, "persists what the process before left in memory");
                 self.recorder.set_inherited(true);
-                self.persist(&census);
+                self.persist(&summary);
                 self.recorder.set_inherited(false);
             }
             if self.is_left {
@@ -254,36 +254,36 @@ impl Keeper {
         self.pulse.beat(Activity::Running);
     }
 
-    fn census<'b>(&mut self, batch: &'b buffer::Batch<'_>) -> Census<'b> {
+    fn summary<'b>(&mut self, batch: &'b buffer::Batch<'_>) -> BatchSummary<'b> {
         let mut sizes = std::mem::take(&mut self.sizes);
-        let census = Census::take(batch, self.settings.measure.then_some(&mut sizes));
+        let summary = BatchSummary::take(batch, self.settings.measure.then_some(&mut sizes));
         self.sizes = sizes;
-        census
+        summary
     }
 
     /// Writes a batch, or gives it up where the policy says so; waits for the disk otherwise.
-    fn persist(&mut self, census: &Census<'_>) {
-        let generation = census.generation;
-        if census.broken_bytes > 0 {
+    fn persist(&mut self, summary: &BatchSummary<'_>) {
+        let generation = summary.generation;
+        if summary.broken_bytes > 0 {
             tracing::error!(
-                bytes = census.broken_bytes,
+                bytes = summary.broken_bytes,
                 "a record in memory cannot be read; this is a bug in dbufd or broken memory"
             );
             self.progress.note_lost(generation);
         }
-        if census.is_empty() {
+        if summary.is_empty() {
             self.recorder.begin(generation);
-            self.recorder.prepare(None, &broken(census));
+            self.recorder.prepare(None, &broken(summary));
             self.recorder.given_up();
         } else {
-            while let Err(refusal) = self.append(census) {
+            while let Err(refusal) = self.append(summary) {
                 if self.leaves() {
-                    tracing::warn!(events = census.events, "left in memory, for the next start: {refusal}");
+                    tracing::warn!(events = summary.events, "left in memory, for the next start: {refusal}");
                     self.is_left = true;
                     return;
                 }
                 if let Some(cause) = self.give_up_cause(&refusal) {
-                    self.give_up(census, cause, &refusal);
+                    self.give_up(summary, cause, &refusal);
                     break;
                 }
                 self.wait_for_disk();
@@ -292,31 +292,31 @@ impl Keeper {
         self.progress.set_persisted(generation + 1);
     }
 
-    fn append(&mut self, census: &Census<'_>) -> Result<(), WriteError> {
+    fn append(&mut self, summary: &BatchSummary<'_>) -> Result<(), WriteError> {
         self.pulse.beat(Activity::Disk);
         let withdrawn = self.recorder.withdrawn();
-        self.prepare(census, withdrawn);
+        self.prepare(summary, withdrawn);
         let report = self.losses.run(withdrawn, now_ns());
         let reporting = !report.is_empty();
         let report_slices = [report];
-        let mut runs: Vec<RunView<'_>> = census
+        let mut runs: Vec<RunView<'_>> = summary
             .runs
             .iter()
             .map(|run| RunView { writer: run.writer, events: run.events, slices: &run.slices })
             .collect();
-        let mut sources = census.sources.clone();
+        let mut sources = summary.sources.clone();
         if reporting {
             sources.extend(records(report).filter(|(record, _)| record.kind == Kind::Source).map(|(_, bytes)| bytes));
             runs.push(RunView { writer: READER_RUN, events: 0, slices: &report_slices });
         }
         let view = BatchView {
-            generation: census.generation,
-            events: u32::try_from(census.events).expect("a half of under 4 GiB holds fewer than 2^32 events"),
-            payload_bytes: census.payload_bytes,
-            time_min_ns: census.time_min_ns,
-            time_max_ns: census.time_max_ns,
-            content_crc: crc32c::crc32c_append(census.content_crc, report),
-            has_lines: census.has_lines,
+            generation: summary.generation,
+            events: u32::try_from(summary.events).expect("a half of under 4 GiB holds fewer than 2^32 events"),
+            payload_bytes: summary.payload_bytes,
+            time_min_ns: summary.time_min_ns,
+            time_max_ns: summary.time_max_ns,
+            content_crc: crc32c::crc32c_append(summary.content_crc, report),
+            has_lines: summary.has_lines,
             runs: &runs,
             sources: &sources,
         };
@@ -326,20 +326,20 @@ impl Keeper {
         if reporting {
             self.losses.reported();
         }
-        self.persisted_events += census.events;
+        self.persisted_events += summary.events;
         self.recorder.persisted(self.store.next_sequence(), appended.written_bytes);
-        self.appended_before = census.generation + 1;
+        self.appended_before = summary.generation + 1;
         self.measure();
         Ok(())
     }
 
     /// Prepares the account of a batch; it holds once the batch is in a file.
-    fn prepare(&mut self, census: &Census<'_>, withdrawn: u64) {
-        self.recorder.begin(census.generation);
-        census.shares(&mut |source, events, bytes| {
+    fn prepare(&mut self, summary: &BatchSummary<'_>, withdrawn: u64) {
+        self.recorder.begin(summary.generation);
+        summary.shares(&mut |source, events, bytes| {
             self.recorder.prepare(source, &Tally { events, bytes, ..Tally::default() });
         });
-        self.recorder.prepare(None, &Tally { withdrawn, ..broken(census) });
+        self.recorder.prepare(None, &Tally { withdrawn, ..broken(summary) });
         self.recorder.prepare_untold(&[]);
     }
 
@@ -378,14 +378,14 @@ impl Keeper {
         }
     }
 
-    fn give_up(&mut self, census: &Census<'_>, cause: Cause, refusal: &WriteError) {
-        let events = census.events;
-        self.losses.give_up(census, cause, &mut self.recorder);
+    fn give_up(&mut self, summary: &BatchSummary<'_>, cause: Cause, refusal: &WriteError) {
+        let events = summary.events;
+        self.losses.give_up(summary, cause, &mut self.recorder);
         self.sizes.sizes.clear();
-        self.progress.note_lost(census.generation);
+        self.progress.note_lost(summary.generation);
         if self.progress.durable_before() >= self.appended_before {
             // Nothing persisted waits for a sync, so nothing else would ever say that this generation is done with.
-            self.progress.set_durable(census.generation + 1);
+            self.progress.set_durable(summary.generation + 1);
         }
         tracing::warn!(events, cause = cause.name(), "events lost: {refusal}");
     }
@@ -418,8 +418,8 @@ impl Keeper {
 }
 
 /// How many events could not be read in memory, nobody knows: one stands for them.
-fn broken(census: &Census<'_>) -> Tally {
-    let events = u64::from(census.broken_bytes > 0);
+fn broken(summary: &BatchSummary<'_>) -> Tally {
+    let events = u64::from(summary.broken_bytes > 0);
     Tally { adopted_events: events, ..Tally::lost(Cause::Malformed, events, 0) }
 }
 
