@@ -55,18 +55,18 @@ impl Faults {
 }
 
 #[derive(Clone, Default)]
-pub(crate) struct FaultyDisk(Arc<(Mutex<Faults>, Condvar)>);
+pub(crate) struct FaultDisk(Arc<(Mutex<Faults>, Condvar)>);
 
 struct FaultyFile {
     file: fs::File,
     directory: PathBuf,
-    disk: FaultyDisk,
+    disk: FaultDisk,
     /// Where the bytes that a sync has covered end.
     synced: Mutex<u64>,
     has_failed: AtomicBool,
 }
 
-impl FaultyDisk {
+impl FaultDisk {
     pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {
         self.0.0.lock().unwrap()
     }
@@ -85,7 +85,7 @@ impl FaultyDisk {
     }
 }
 
-impl Disk for FaultyDisk {
+impl Disk for FaultDisk {
     fn make_directory(&self, path: &Path) -> io::Result<()> {
         RealDisk.make_directory(path)
     }

@@ -7,10 +7,10 @@
 mod appender;
 pub mod disk;
 #[cfg(test)]
-mod faulty;
+mod fault_disk;
 pub mod footer;
 #[cfg(test)]
-pub(crate) mod forgetful;
+pub(crate) mod sim_disk;
 pub mod format;
 #[cfg(test)]
 mod format_tests;

@@ -124,14 +124,14 @@ struct Inner {
 }
 
 #[derive(Clone, Default)]
-pub(crate) struct ForgetfulDisk(Arc<Mutex<Inner>>);
+pub(crate) struct SimDisk(Arc<Mutex<Inner>>);
 
 struct ForgetfulFile {
-    disk: ForgetfulDisk,
+    disk: SimDisk,
     inode: usize,
 }
 
-impl ForgetfulDisk {
+impl SimDisk {
     /// A disk that goes on from there.
     pub(crate) fn of(kernel: Kernel) -> Self {
         Self(Arc::new(Mutex::new(Inner { kernel, ..Inner::default() })))
@@ -203,7 +203,7 @@ fn name_of(path: &Path) -> String {
     path.file_name().and_then(|name| name.to_str()).expect("a name of ours").to_string()
 }
 
-impl Disk for ForgetfulDisk {
+impl Disk for SimDisk {
     fn make_directory(&self, path: &Path) -> io::Result<()> {
         // The lock lies there.
         fs::create_dir_all(path)
