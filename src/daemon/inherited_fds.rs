@@ -8,10 +8,10 @@ use std::os::fd::OwnedFd;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use super::buffer_memory;
-use crate::pipeline::accept::writer::receive_buffer;
-use crate::pipeline::accept::frames::SESSIONS_NAME;
 use crate::pipeline::accept::connection::stored::{BOOKMARKS_NAME, Left, place_of};
+use crate::pipeline::accept::frames::SESSIONS_NAME;
 use crate::pipeline::accept::ring::registry::{self, LeftRings, RINGS_NAME};
+use crate::pipeline::accept::writer::receive_buffer;
 use crate::pipeline::account;
 use crate::sync::Arc;
 use crate::sys::fdstore::{FdStore, room_from_environment};

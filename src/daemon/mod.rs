@@ -6,12 +6,12 @@
 
 mod account;
 mod args;
+mod buffer_memory;
 mod cores;
 mod greeting;
-mod buffer_memory;
+mod inherited_fds;
 mod lifecycle;
 mod log;
-mod inherited_fds;
 mod reload;
 mod report;
 mod run;

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use super::load::Way;
 use crate::config::settings::{Config, Storage, WhenFull};
 use crate::ctl::failure::Failure;
-use crate::pipeline::account::{Identity, Producer, Tally, Recorder};
+use crate::pipeline::account::{Identity, Producer, Recorder, Tally};
 use crate::pipeline::buffer::{DoubleBuffer, Options, Refused, Sealed, Writer};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::drain::{self, Drain, Measured};

@@ -31,7 +31,7 @@
 //! |---|---|---|---|---|
 //! | `account` | every store here | a successor, after this process is dead; [`Memory::looked`] | each step is in memory before the next | a successor counts a publish twice or never; a look sees half a batch |
 
-mod untold;
+mod pending_losses;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -60,7 +60,7 @@ pub(super) const READER: usize = 0;
 /// The most cells: as many writers as there can be, and the reader.
 const CELLS_MAX: usize = 65;
 /// Losses that can wait to be told of.
-pub(super) const UNTOLD_MAX: usize = 256;
+pub(super) const PENDING_LOSSES_MAX: usize = 256;
 
 // Words of the head.
 const AT_MAGIC: usize = 0;
@@ -76,7 +76,7 @@ const WITHDRAWN: usize = 9;
 const WRITTEN: usize = 10;
 const GIVEN_UP: usize = 11;
 const TURN: usize = 12;
-const UNTOLD: usize = 13;
+const PENDING_LOSSES: usize = 13;
 const FOLD_NUMBER: usize = 14;
 const FOLD_ROW: usize = 15;
 
@@ -86,11 +86,11 @@ const NUMBER: usize = 0;
 const SPOT: usize = 1;
 const SPOT_PLACE: usize = 2;
 
-const UNTOLD_AT: usize = NOTES_AT + CELLS_MAX * NOTE_WORDS;
+const PENDING_LOSSES_AT: usize = NOTES_AT + CELLS_MAX * NOTE_WORDS;
 const LOSS_WORDS: usize = 6;
-const UNTOLD_WORDS: usize = 2 + UNTOLD_MAX * LOSS_WORDS + 10;
+const PENDING_LOSSES_WORDS: usize = 2 + PENDING_LOSSES_MAX * LOSS_WORDS + 10;
 const ROWS_AT: usize = 4096;
-const _: () = assert!(UNTOLD_AT + 2 * UNTOLD_WORDS <= ROWS_AT);
+const _: () = assert!(PENDING_LOSSES_AT + 2 * PENDING_LOSSES_WORDS <= ROWS_AT);
 
 const IDENTITY_WORDS: usize = 64;
 const _: () = assert!(SOURCE_BYTES_MAX <= (IDENTITY_WORDS - 1) * 8);
@@ -338,7 +338,7 @@ impl Memory {
         }
         self.give_up(0);
         for copy in 0..2 {
-            set(&self.untold_copy(copy)[0], 0);
+            set(&self.pending_losses_copy(copy)[0], 0);
         }
     }
 
@@ -390,7 +390,7 @@ impl Memory {
             set(self.head(at), 0);
         }
         for copy in 0..2 {
-            set(&self.untold_copy(copy)[1], 0);
+            set(&self.pending_losses_copy(copy)[1], 0);
         }
     }
 
@@ -446,10 +446,10 @@ impl Memory {
         }
         // Its numbers are those of folds, which begin anew.
         (0..self.cells).for_each(|cell| self.forget_numbers(FOLDED, cell));
-        for at in UNTOLD_AT..UNTOLD_AT + 2 * UNTOLD_WORDS {
+        for at in PENDING_LOSSES_AT..PENDING_LOSSES_AT + 2 * PENDING_LOSSES_WORDS {
             set(&self.words.all()[at], get(&old.words.all()[at]));
         }
-        set(self.head(UNTOLD), get(old.head(UNTOLD)));
+        set(self.head(PENDING_LOSSES), get(old.head(PENDING_LOSSES)));
     }
 }
 

@@ -33,12 +33,12 @@ use super::record::{Cause, Record};
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::sys::fdstore::FdStore;
-use memory::{FOLDED, Memory, READER, ROWS, UNNAMED, UNTOLD_MAX};
+use memory::{FOLDED, Memory, PENDING_LOSSES_MAX, READER, ROWS, UNNAMED};
 
 /// The most producers that are told apart; more come under one row that names them all.
 pub const PRODUCERS_MAX: usize = 1024;
 /// Losses that can wait to be told of; more are told of as dbufd's own.
-pub const UNTOLD_LOSSES_MAX: usize = UNTOLD_MAX;
+pub const PENDING_LOSSES_LOSSES_MAX: usize = PENDING_LOSSES_MAX;
 /// Names, in the store, of the account's memory; two, for the moment in which one takes the place of the other.
 pub const NAMES: [&str; 2] = ["account", "account-2"];
 /// How often a look is taken again because a batch came between.

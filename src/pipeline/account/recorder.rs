@@ -129,9 +129,9 @@ impl ReaderRecorder {
     }
 
     /// Once the batch has come, these losses, and no others, wait to be told of in the data.
-    pub fn prepare_untold(&mut self, losses: &[(Arc<Producer>, Loss)]) {
+    pub fn prepare_pending_losses(&mut self, losses: &[(Arc<Producer>, Loss)]) {
         let rows = losses.iter().map(|(producer, loss)| (producer.row, *loss));
-        self.recorder.account.memory.prepare_untold(self.recorder.number, rows);
+        self.recorder.account.memory.prepare_pending_losses(self.recorder.number, rows);
     }
 
     /// The batch is in a file; the next event will have this sequence.
@@ -152,7 +152,7 @@ impl ReaderRecorder {
         let account = Arc::clone(&self.recorder.account);
         account.memory.change(|| {
             self.recorder.hold();
-            account.memory.hold_untold(self.recorder.number);
+            account.memory.hold_pending_losses(self.recorder.number);
             more(&account.memory);
         });
         self.recorder.begin_round();
@@ -162,7 +162,7 @@ impl ReaderRecorder {
     pub fn settle_persisted(&self, generation: u64, next_sequence: u64) {
         let memory = &self.recorder.account.memory;
         memory.hold_all(READER, generation);
-        memory.hold_untold(generation);
+        memory.hold_pending_losses(generation);
         memory.set_next_sequence(next_sequence);
     }
 
@@ -172,19 +172,19 @@ impl ReaderRecorder {
         let is_given_up = memory.was_given_up(generation);
         if is_given_up {
             memory.hold_all(READER, generation);
-            memory.hold_untold(generation);
+            memory.hold_pending_losses(generation);
         }
         is_given_up
     }
 
     /// Losses that a predecessor could not tell of in the data.
-    pub fn untold(&self) -> Vec<(Arc<Producer>, Loss)> {
+    pub fn pending_losses(&self) -> Vec<(Arc<Producer>, Loss)> {
         let account = &self.recorder.account;
         let named = |row: u32| {
             let identity = account.memory.identity(row).unwrap_or_else(Identity::unnamed);
             account.counted_as(&identity)
         };
-        account.memory.untold().into_iter().map(|(row, loss)| (named(row), loss)).collect()
+        account.memory.pending_losses().into_iter().map(|(row, loss)| (named(row), loss)).collect()
     }
 
     /// Events that a failed sync has taken back, and of which no batch has told.

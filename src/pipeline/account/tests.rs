@@ -149,10 +149,10 @@ fn a_batch_that_was_given_up_is_lost_once_and_its_report_waits_for_the_successor
         // A try to write it, which failed.
         recorder.begin(6);
         recorder.prepare(None, &Tally { withdrawn: 3, ..Tally::default() });
-        recorder.prepare_untold(&[]);
+        recorder.prepare_pending_losses(&[]);
         prepare(&mut recorder, 6, false);
         let loss = Loss { cause: Cause::Disk, events: 4, bytes: 40, first_ns: 1, last_ns: 2 };
-        recorder.prepare_untold(&[(account.producer(&identity(1)), loss)]);
+        recorder.prepare_pending_losses(&[(account.producer(&identity(1)), loss)]);
         if has_come {
             recorder.given_up();
         } else {
@@ -163,21 +163,21 @@ fn a_batch_that_was_given_up_is_lost_once_and_its_report_waits_for_the_successor
         let mut recorder = account.reader_recorder();
         assert!(recorder.settle_given_up(6));
         assert_eq!(account.totals().lost[Cause::Disk as usize], 4);
-        let untold = recorder.untold();
+        let pending_losses = recorder.pending_losses();
         assert_eq!(
-            untold.iter().map(|(producer, loss)| (producer.identity.pid, *loss)).collect::<Vec<_>>(),
+            pending_losses.iter().map(|(producer, loss)| (producer.identity.pid, *loss)).collect::<Vec<_>>(),
             [(1, loss)]
         );
         assert_eq!(account.memory.looked(UNNAMED, READER).withdrawn, 0, "of the failed try nothing is left");
         // A batch that tells of it: then nothing waits any more, if it is in a file.
         prepare(&mut recorder, 7, true);
-        recorder.prepare_untold(&[]);
+        recorder.prepare_pending_losses(&[]);
         drop((recorder, account));
         let account = successor(&memory, false);
         let recorder = account.reader_recorder();
-        assert_eq!(recorder.untold().len(), 1);
+        assert_eq!(recorder.pending_losses().len(), 1);
         recorder.settle_persisted(7, 108);
-        assert_eq!(recorder.untold().len(), 0);
+        assert_eq!(recorder.pending_losses().len(), 0);
     }
 }
 

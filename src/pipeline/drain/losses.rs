@@ -5,7 +5,7 @@
 //! Reader thread. Nothing here can fail; memory is bounded. The same stands in the account's memory, for a successor.
 
 use super::batch_summary::BatchSummary;
-use crate::pipeline::account::{Identity, Producer, ReaderRecorder, Tally, UNTOLD_LOSSES_MAX};
+use crate::pipeline::account::{Identity, PENDING_LOSSES_LOSSES_MAX, Producer, ReaderRecorder, Tally};
 use crate::pipeline::record::{self, Cause, Kind, Loss, Record, Source};
 use crate::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::sync::Arc;
 pub(super) const READER_RUN: u8 = u8::MAX;
 
 /// The most senders and causes that are told apart among unreported losses; more are reported as dbufd's own.
-const NAMED_MAX: usize = UNTOLD_LOSSES_MAX - Cause::COUNT;
+const NAMED_MAX: usize = PENDING_LOSSES_LOSSES_MAX - Cause::COUNT;
 
 /// Losses that no batch has reported yet.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ pub(super) struct Losses {
 impl Losses {
     /// What a predecessor could not report.
     pub(super) fn of_predecessor(recorder: &ReaderRecorder) -> Self {
-        Self { rows: recorder.untold(), encoded: Vec::new() }
+        Self { rows: recorder.pending_losses(), encoded: Vec::new() }
     }
 
     /// Counts all events of `batch_summary` as lost, with their producers, and keeps the report.
@@ -44,7 +44,7 @@ impl Losses {
         summary.shares(&mut |source, events, bytes| {
             recorder.prepare(source, &Tally::lost(cause, events, bytes));
         });
-        recorder.prepare_untold(&self.rows);
+        recorder.prepare_pending_losses(&self.rows);
         recorder.given_up();
     }
 

@@ -340,7 +340,7 @@ impl Keeper {
             self.recorder.prepare(source, &Tally { events, bytes, ..Tally::default() });
         });
         self.recorder.prepare(None, &Tally { withdrawn, ..broken(summary) });
-        self.recorder.prepare_untold(&[]);
+        self.recorder.prepare_pending_losses(&[]);
     }
 
     /// Adds the batch that was just written to the histograms.

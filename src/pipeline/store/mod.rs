@@ -9,19 +9,19 @@ pub mod disk;
 #[cfg(test)]
 mod fault_disk;
 pub mod footer;
-#[cfg(test)]
-pub(crate) mod sim_disk;
 pub mod format;
 #[cfg(test)]
 mod format_tests;
-mod sync_queue;
 mod lock;
 pub mod name;
 mod recover;
 mod repair;
 mod retain;
 pub mod scan;
+#[cfg(test)]
+pub(crate) mod sim_disk;
 pub mod status;
+mod sync_queue;
 mod syncer;
 #[cfg(test)]
 mod testing;
@@ -36,11 +36,11 @@ use crate::sync::{Arc, thread};
 use appender::{Active, Stream};
 pub use disk::{Disk, RealDisk};
 use format::BatchHeader;
-use sync_queue::{Lost, Mark, Shared, UNSYNCED_MAX};
 use lock::Lock;
 use retain::Limits;
 use status::Caller;
 pub use status::{Condition, Status, StatusSnapshot};
+use sync_queue::{Lost, Mark, Shared, UNSYNCED_MAX};
 
 /// One writer's part of a batch.
 #[derive(Clone, Copy, Debug)]

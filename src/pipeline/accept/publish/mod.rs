@@ -10,7 +10,7 @@ mod publisher;
 mod sources;
 
 pub(crate) use self::encoder::{Feed, Tray};
-pub(crate) use self::observer::{Nobody, Witness};
 pub use self::observer::Brought;
+pub(crate) use self::observer::{Nobody, Witness};
 pub(crate) use self::publisher::{Closed, Extra, Layer};
 pub(crate) use self::sources::{Peer, Sources};

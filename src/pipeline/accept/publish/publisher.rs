@@ -19,7 +19,7 @@ use super::losses::{LOSSES_MAX, Losses};
 use super::observer::{Brought, Witness};
 use super::sources::{Peer, SLOTS_MAX, Sources};
 use crate::pipeline::accept::writer::receive_buffer::Notes;
-use crate::pipeline::account::{Tally, Recorder};
+use crate::pipeline::account::{Recorder, Tally};
 use crate::pipeline::buffer::{Claim, Refused, Writer};
 use crate::pipeline::counters::{Counters, WriterCounters};
 use crate::pipeline::pulse::{Activity, Pulse};

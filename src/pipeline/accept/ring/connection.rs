@@ -54,11 +54,7 @@ impl Connection {
     }
 
     /// Lays down what lies in its ring, up to a measure, and says how many bytes that were.
-    pub(crate) fn look(
-        &mut self,
-        desk: &mut Desk,
-        intake: &mut Intake,
-    ) -> Result<(Fate, u64), Closed> {
+    pub(crate) fn look(&mut self, desk: &mut Desk, intake: &mut Intake) -> Result<(Fate, u64), Closed> {
         let Self { protocol, peer, .. } = self;
         let Protocol::Ring(ring) = protocol else { return Ok((Fate::Open, 0)) };
         match ring.take(&mut desk.stream, peer, intake)? {

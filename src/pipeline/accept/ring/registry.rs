@@ -234,11 +234,7 @@ impl Rings {
     ///
     /// # Errors
     /// Why there is none, for its client.
-    pub(crate) fn grant(
-        self: &Arc<Self>,
-        identity: Identity,
-        capacity: u64,
-    ) -> Result<(Ring, OwnedFd), String> {
+    pub(crate) fn grant(self: &Arc<Self>, identity: Identity, capacity: u64) -> Result<(Ring, OwnedFd), String> {
         if !capacity.is_power_of_two() || !CAPACITY_BYTES.contains(&capacity) {
             return Err("a ring has a power of two of bytes, from 64 KiB to 64 MiB".into());
         }

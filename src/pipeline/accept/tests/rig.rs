@@ -11,11 +11,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::pipeline::accept::writer::receive_buffer::Desks;
-use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::connection::stored::testing::Manager;
 use crate::pipeline::accept::connection::stored::{Inherited, KeptConnections};
+use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::ring::registry::{Limits, Rings};
+use crate::pipeline::accept::writer::receive_buffer::Desks;
 use crate::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use crate::pipeline::account::{Identity, Totals};
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader, Waker};

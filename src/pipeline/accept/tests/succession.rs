@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::rig::{Plan, Rig, Seen};
 use super::{assert_ended, event, hello, is_durable, replies};
-use crate::pipeline::accept::writer::receive_buffer::{Desks, Subject};
 use crate::pipeline::accept::connection::read_position::Mark;
 use crate::pipeline::accept::connection::stored::testing::Manager;
+use crate::pipeline::accept::writer::receive_buffer::{Desks, Subject};
 use crate::pipeline::account::Identity;
 use crate::sync::atomic::Ordering::Relaxed;
 use dbuf_client::wire::Level;

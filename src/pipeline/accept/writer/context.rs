@@ -8,8 +8,8 @@ use jiff::tz::TimeZone;
 
 use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::publish::Layer;
-use crate::pipeline::accept::ring::registry::Rings;
 use crate::pipeline::accept::publish::Peer;
+use crate::pipeline::accept::ring::registry::Rings;
 use crate::pipeline::accept::text::syslog::Parser;
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::Waker;

@@ -88,8 +88,7 @@ impl Worker {
         match unfinished.subject {
             Subject::Stream(place) if reads.get(&place) == Some(&unfinished.read) => {}
             Subject::Stream(place) => {
-                let of_place =
-                    |connection: &Option<_>| connection.as_ref().and_then(Connection::place) == Some(place);
+                let of_place = |connection: &Option<_>| connection.as_ref().and_then(Connection::place) == Some(place);
                 if let Some(index) = self.connections.iter().position(of_place)
                     && let Some(connection) = &mut self.connections[index]
                 {

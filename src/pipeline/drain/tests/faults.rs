@@ -4,7 +4,7 @@
 use nix::errno::Errno;
 
 use super::*;
-use crate::pipeline::store::sim_disk::{Call, SimDisk, Kind, Operation, Verdict, Watch};
+use crate::pipeline::store::sim_disk::{Call, Kind, Operation, SimDisk, Verdict, Watch};
 use crate::pipeline::store::{Condition, status::STALL_AFTER};
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{Condvar, Mutex};

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use super::{Job, SyncQueue, Phase, Stop, Tracked, UNSYNCED_MAX, WRITE_BACK_BYTES};
+use super::{Job, Phase, Stop, SyncQueue, Tracked, UNSYNCED_MAX, WRITE_BACK_BYTES};
 use crate::config::settings::SyncPolicy;
 use crate::sync::Arc;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::sim_disk::{Call, SimDisk, Kind, Operation, Verdict, Watch};
+use super::super::sim_disk::{Call, Kind, Operation, SimDisk, Verdict, Watch};
 use super::world::{Act, End, Judge, Moment, Plan, World, reopen};
 use super::*;
 

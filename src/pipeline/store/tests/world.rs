@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
-use super::super::sim_disk::{Call, Choices, SimDisk, Kernel, Kind, Operation, Verdict, Watch, random};
+use super::super::sim_disk::{Call, Choices, Kernel, Kind, Operation, SimDisk, Verdict, Watch, random};
 use super::super::sync_queue::{Job, Shared};
 use super::super::syncer;
 use super::*;

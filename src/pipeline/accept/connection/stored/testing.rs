@@ -117,11 +117,7 @@ impl Manager {
     }
 
     /// The same, where bytes of connections at these places lie on desks.
-    pub(crate) fn successor_with(
-        &mut self,
-        room: usize,
-        on_desks: Vec<u32>,
-    ) -> (Arc<KeptConnections>, Vec<Inherited>) {
+    pub(crate) fn successor_with(&mut self, room: usize, on_desks: Vec<u32>) -> (Arc<KeptConnections>, Vec<Inherited>) {
         self.read_notes();
         let mut left = Left { on_desks, ..Left::default() };
         for (name, kept) in self.kept.iter().rev() {
