@@ -158,7 +158,7 @@ fn lines(events: usize) {
     line.push(b'\n');
     let read = line.repeat(LINES_A_READ);
     for _ in 0..events / LINES_A_READ {
-        tap.lay_down_text(black_box(&read));
+        tap.publish_text(black_box(&read));
         black_box(tap.swap().bytes());
     }
 }
@@ -167,7 +167,7 @@ fn datagrams(events: usize) {
     let mut tap = Tap::over(MAX_EVENT, &options());
     let message = format!("<13>Nov 23 05:26:33 shop[4711]: {}", "x".repeat(68));
     for number in 0..events {
-        tap.lay_down_datagram(black_box(message.as_bytes()));
+        tap.publish_datagram(black_box(message.as_bytes()));
         if number % LINES_A_READ == LINES_A_READ - 1 {
             black_box(tap.swap().bytes());
         }
@@ -181,7 +181,7 @@ fn ring(events: usize) {
     for number in 1..=events {
         let _ = producer.push(black_box(&event), Stamp::Ticks(number as u64)).expect("there is room");
         if number % EVENTS_A_LOOK == 0 {
-            black_box(tap.lay_down()).expect("an honest client");
+            black_box(tap.publish_pending()).expect("an honest client");
             black_box(tap.swap().bytes());
         }
     }
@@ -204,7 +204,7 @@ fn summary(events: usize) {
     let mut tap = Tap::over(MAX_EVENT, &options());
     let mut line = PAYLOAD.to_vec();
     line.push(b'\n');
-    tap.lay_down_text(&line.repeat(EVENTS));
+    tap.publish_text(&line.repeat(EVENTS));
     let batch = tap.swap();
     let mut summary = ReaderHarness::default();
     for _ in 0..events / EVENTS {

@@ -9,7 +9,7 @@ use dbuf_client::ring::{Memory, RingProducer};
 
 use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::limits::OVERHEAD_BYTES_MAX;
-use crate::pipeline::accept::publish::{Extra, Layer, Nobody, Peer};
+use crate::pipeline::accept::publish::{Extra, Nobody, Peer, Publisher};
 use crate::pipeline::accept::ring::registry::{Limits, Rings};
 use crate::pipeline::accept::ring::{Ring, Taken};
 use crate::pipeline::accept::text::Text;
@@ -69,10 +69,10 @@ impl Tap {
         assert!(max_event_bytes + OVERHEAD_BYTES_MAX < buffer.largest_claim());
         let writer = buffer.writer().expect("the only writer");
         let counters = Arc::new(Counters::new(1).expect("a little memory"));
-        let layer = Layer::new(writer, 0, Arc::clone(&counters), Arc::default());
+        let publisher = Publisher::new(writer, 0, Arc::clone(&counters), Arc::default());
         let rings = Rings::new(Limits { rings: 0, bytes: 0 });
         let progress = Arc::new(Progress::new(1).expect("an eventfd"));
-        let mut intake = Intake::new(layer, 0, max_event_bytes, Sessions::new(), progress, buffer.waker(), rings);
+        let mut intake = Intake::new(publisher, 0, max_event_bytes, Sessions::new(), progress, buffer.waker(), rings);
         let peer = intake.peer(Identity::default());
         Self { intake, reader, peer, counters }
     }
@@ -99,7 +99,7 @@ impl Tap {
     /// # Panics
     /// When a promise of the datagram path does not hold.
     pub fn datagram(&mut self, bytes: &[u8]) -> Vec<Tapped> {
-        self.lay_down_datagram(bytes);
+        self.publish_datagram(bytes);
         self.tapped()
     }
 
@@ -107,28 +107,28 @@ impl Tap {
     ///
     /// # Panics
     /// As [`Tap::datagram`].
-    pub fn lay_down_datagram(&mut self, bytes: &[u8]) {
+    pub fn publish_datagram(&mut self, bytes: &[u8]) {
         let Self { intake, peer, .. } = self;
         intake.begin();
         intake.fields.clear();
-        let now_ns = intake.layer.time_ns();
+        let now_ns = intake.publisher.time_ns();
         let meaning = meaning(Transport::Datagram, bytes, now_ns, &mut intake.parser, &mut intake.fields);
         assert!(intake.fields.len() <= FIELDS_BYTES_MAX && meaning.pri <= 191);
         assert_eq!(&bytes[meaning.text_start..][..meaning.text.len()], meaning.text);
         if !meaning.text.is_empty() {
-            let slot = intake.layer.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
+            let slot = intake.publisher.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
             let extra = Extra { source_time_ns: meaning.source_time_ns, ..Extra::default() };
             let range = meaning.text_start..meaning.text_start + meaning.text.len();
-            intake.layer.add_with(slot, meaning.pri, range, extra, &intake.fields);
+            intake.publisher.add_with(slot, meaning.pri, range, extra, &intake.fields);
         }
-        intake.layer.lay_down(bytes, &mut Nobody).expect("the reader is there");
+        intake.publisher.publish_pending(bytes, &mut Nobody).expect("the reader is there");
     }
 
     /// Lays down what a text connection brings, whole lines, and leaves it in the half.
     ///
     /// # Panics
     /// When the reader is not there.
-    pub fn lay_down_text(&mut self, lines: &[u8]) {
+    pub fn publish_text(&mut self, lines: &[u8]) {
         self.intake.begin();
         Text::default().take(&mut Vec::new(), lines, &self.peer, &mut self.intake).expect("the reader is there");
     }
@@ -273,7 +273,7 @@ impl RingTap {
     ///
     /// # Panics
     /// When the reader is not there.
-    pub fn lay_down(&mut self) -> Result<u64, &'static str> {
+    pub fn publish_pending(&mut self) -> Result<u64, &'static str> {
         match self.ring.take(&mut self.desk, &self.peer, self.tap.intake()).expect("the reader is there") {
             Taken::Bytes(bytes) => Ok(bytes),
             Taken::Broken(why) => Err(why),
@@ -293,7 +293,7 @@ impl RingTap {
     /// # Panics
     /// When a promise of the ring does not hold.
     pub fn take(&mut self) -> Result<Vec<Tapped>, &'static str> {
-        let taken = self.lay_down();
+        let taken = self.publish_pending();
         self.ring.answer(true, self.tap.intake());
         let events = self.tap.tapped();
         taken.map(|bytes| {

@@ -6,11 +6,11 @@
 //!
 //! - Each writer has an epoll set of its own and listens on the stream socket; a client goes to the writer with the
 //!   fewest connections and stays there, so that its order needs no effort. The datagram socket is the first writer's.
-//! - One read of a socket is one acceptance time, and one claim of the buffer as a rule (see `layer`).
+//! - One read of a socket is one acceptance time, and one claim of the buffer as a rule (see `publish`).
 //! - While the buffer is full a writer waits for room and reads nothing: the kernel's queues push back on the senders.
 //!
 //! The way through the files: `listener` → `stream` (→ `text` → `lines`, `meaning`, `syslog`; or → `framed`, [`frames`])
-//! and `datagram` (→ `senders`, `meaning`) → `layer` (→ `source`, `losses`). `writer` is the thread, `peer` says who,
+//! and `datagram` (→ `senders`, `meaning`) → `publish` (→ `source`, `losses`). `writer` is the thread, `peer` says who,
 //! [`kept`] keeps connections for a successor, [`desk`] what is just being read. [`ring`] is the way without a socket: memory
 //! that a program shares with its writer.
 
@@ -38,7 +38,7 @@ use self::connection::listener::Listener;
 use self::connection::stored::{Inherited, Kept, KeptConnections};
 use self::frames::Sessions;
 use self::limits::OVERHEAD_BYTES_MAX;
-use self::publish::Layer;
+use self::publish::Publisher;
 use self::ring::Ring;
 use self::ring::registry::Rings;
 use self::writer::Worker;
@@ -227,10 +227,10 @@ impl Accept {
         }
         let workers = (0..cpus.len()).zip(of_each).map(|(index, (desks, inherited))| -> Result<Worker, StartError> {
             let pulse = Arc::clone(&shared.desks[index].pulse);
-            let layer = Layer::new(buffer.writer()?, index, Arc::clone(&shared.counters), pulse);
+            let publisher = Publisher::new(buffer.writer()?, index, Arc::clone(&shared.counters), pulse);
             let (sessions, progress) = (Arc::clone(&sessions), Arc::clone(&progress));
             let intake =
-                Intake::new(layer, index, max_event_bytes, sessions, progress, buffer.waker(), Arc::clone(&rings));
+                Intake::new(publisher, index, max_event_bytes, sessions, progress, buffer.waker(), Arc::clone(&rings));
             let listener = Listener::new(Arc::clone(&stream));
             let left = Left { desks, inherited, rings: std::mem::take(&mut inherited_rings[index]) };
             Ok(Worker::new(index, Arc::clone(&shared), intake, listener, datagram.take(), left)?)

@@ -1,6 +1,6 @@
 //! One connection of the stream socket.
 //!
-//! Enters: what its socket holds, whenever it holds something. Leaves: events in the layer, replies on the socket, and
+//! Enters: what its socket holds, whenever it holds something. Leaves: events in the publisher, replies on the socket, and
 //! a [`Fate`]. The connection's writer thread. What can fail: only that the reader is gone.
 //!
 //! The first bytes decide: the framed protocol's magic, or else text. A connection that says nothing is a descriptor
@@ -120,9 +120,9 @@ impl Connection {
             }
             Bookmark::Lost => {
                 this.protocol = Protocol::Text(Text::default());
-                let slot = intake.layer.slot(&this.peer, Transport::Lines, 0, b"");
-                intake.layer.lose(slot, Cause::Abandoned, 0);
-                intake.layer.lay_down(&[], &mut Nobody)?;
+                let slot = intake.publisher.slot(&this.peer, Transport::Lines, 0, b"");
+                intake.publisher.lose(slot, Cause::Abandoned, 0);
+                intake.publisher.publish_pending(&[], &mut Nobody)?;
                 Ok(Fate::Open)
             }
             // It had not said yet what it is. As a rule that is a client of the framed protocol, which comes again.
@@ -188,7 +188,7 @@ impl Connection {
         let mut number = 0;
         let subject = self.kept.place().map(Subject::Stream);
         let begin = || {
-            intake.layer.begin_read(0);
+            intake.publisher.begin_read(0);
             if let Some(subject) = subject {
                 number = desk.notes.begin(subject, intake.next_piece, intake.max_event_bytes);
             }
@@ -435,9 +435,9 @@ impl Connection {
         // A fresh socket has room for one reply.
         let _ = send(&self.kept.socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         if malformed {
-            let slot = intake.layer.slot(&self.peer, Transport::Frames, 0, b"");
-            intake.layer.lose(slot, Cause::Malformed, 0);
-            intake.layer.lay_down(&[], &mut Nobody)?;
+            let slot = intake.publisher.slot(&self.peer, Transport::Frames, 0, b"");
+            intake.publisher.lose(slot, Cause::Malformed, 0);
+            intake.publisher.publish_pending(&[], &mut Nobody)?;
         }
         self.carry.clear();
         Ok(Fate::Close)

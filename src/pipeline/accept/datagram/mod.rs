@@ -1,6 +1,6 @@
 //! The datagram socket. It belongs to one writer alone, so that the order of each sender is kept.
 //!
-//! Enters: datagrams with the credentials of their senders. Leaves: events in the layer. One writer thread. What can
+//! Enters: datagrams with the credentials of their senders. Leaves: events in the publisher. One writer thread. What can
 //! fail: only that the reader is gone; a datagram too large is refused whole, counted, and its sender named.
 
 mod senders;
@@ -48,13 +48,13 @@ impl Datagrams {
     ) -> Result<bool, Closed> {
         let bytes_max = intake.max_event_bytes;
         let begin = || {
-            intake.layer.begin_read(0);
+            intake.publisher.begin_read(0);
             desk.notes.begin(Subject::Datagrams, intake.next_piece, bytes_max);
         };
         let count = (desk.arena.len() / bytes_max).min(COUNT_MAX);
         // An error is nothing to read: the next round asks again.
         let received = desk.headers.receive_datagrams(&self.socket, &mut desk.arena, bytes_max, begin).unwrap_or(0);
-        self.lay_down(desk, received, intake, watch)?;
+        self.publish_pending(desk, received, intake, watch)?;
         let is_more = received == count;
         self.senders.end_read(!is_more);
         Ok(is_more)
@@ -63,10 +63,10 @@ impl Datagrams {
     /// Lays down what a predecessor has received, but for the events that it has published.
     pub(crate) fn replay(&mut self, desk: &Desk, intake: &mut Intake, watch: &mut Watch<'_>) -> Result<(), Closed> {
         let received = (0..COUNT_MAX).take_while(|index| desk.headers.received(*index).is_some()).count();
-        self.lay_down(desk, received.min(desk.arena.len() / intake.max_event_bytes), intake, watch)
+        self.publish_pending(desk, received.min(desk.arena.len() / intake.max_event_bytes), intake, watch)
     }
 
-    fn lay_down(
+    fn publish_pending(
         &mut self,
         desk: &Desk,
         received: usize,
@@ -76,11 +76,11 @@ impl Datagrams {
         intake.begin();
         for index in 0..received {
             self.take(index, desk, intake, watch);
-            if intake.layer.is_full() {
-                intake.layer.lay_down(&desk.arena, &mut Nobody)?;
+            if intake.publisher.is_full() {
+                intake.publisher.publish_pending(&desk.arena, &mut Nobody)?;
             }
         }
-        intake.layer.lay_down(&desk.arena, &mut Nobody)?;
+        intake.publisher.publish_pending(&desk.arena, &mut Nobody)?;
         desk.notes.end();
         Ok(())
     }
@@ -93,20 +93,20 @@ impl Datagrams {
         }
         let peer = self.senders.peer(desk.headers.sender(index).unwrap_or(NOBODY), intake, watch);
         if bytes > bytes_max {
-            let slot = intake.layer.slot(peer, Transport::Datagram, 0, b"");
-            return intake.layer.lose(slot, Cause::TooBig, bytes as u64);
+            let slot = intake.publisher.slot(peer, Transport::Datagram, 0, b"");
+            return intake.publisher.lose(slot, Cause::TooBig, bytes as u64);
         }
         let bytes = &desk.arena[start..][..bytes];
         intake.fields.clear();
-        let now_ns = intake.layer.time_ns();
+        let now_ns = intake.publisher.time_ns();
         let meaning = meaning(Transport::Datagram, bytes, now_ns, &mut intake.parser, &mut intake.fields);
         if meaning.text.is_empty() {
             return;
         }
         let start = start + meaning.text_start;
         let range = start..start + meaning.text.len();
-        let slot = intake.layer.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
+        let slot = intake.publisher.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
         let extra = Extra { source_time_ns: meaning.source_time_ns, ..Extra::default() };
-        intake.layer.add_with(slot, meaning.pri, range, extra, &intake.fields);
+        intake.publisher.add_with(slot, meaning.pri, range, extra, &intake.fields);
     }
 }

@@ -1,6 +1,6 @@
 //! A connection that speaks the framed protocol: drives its [`FrameSession`].
 //!
-//! Enters: bytes of one connection, in order, and the reader's progress. Leaves: events in the layer, and replies on the
+//! Enters: bytes of one connection, in order, and the reader's progress. Leaves: events in the publisher, and replies on the
 //! socket. The connection's writer thread. What can fail: only that the reader is gone; a client's faults end its
 //! connection at most.
 
@@ -81,22 +81,22 @@ fn steps(session: &mut FrameSession, bytes: &[u8], peer: &Peer, intake: &mut Int
         match session.next(&bytes[at..]) {
             Step::Event { event, consumed } => {
                 let tag = if event.tag.is_empty() { session.name() } else { event.tag };
-                let slot = intake.layer.slot(peer, Transport::Frames, 0, tag);
+                let slot = intake.publisher.slot(peer, Transport::Frames, 0, tag);
                 let extra = Extra {
                     source_time_ns: (event.time_ns != 0).then_some(event.time_ns),
                     producer_sequence: Some(event.sequence),
                     piece: None,
                 };
                 at += consumed;
-                intake.layer.add_with(slot, event.pri, at - event.payload.len()..at, extra, event.fields);
+                intake.publisher.add_with(slot, event.pri, at - event.payload.len()..at, extra, event.fields);
             }
             Step::Refused { cause, payload_bytes, consumed } => {
-                let slot = intake.layer.slot(peer, Transport::Frames, 0, session.name());
-                intake.layer.lose(slot, cause, payload_bytes);
+                let slot = intake.publisher.slot(peer, Transport::Frames, 0, session.name());
+                intake.publisher.lose(slot, cause, payload_bytes);
                 at += consumed;
             }
             Step::Duplicate { consumed } => {
-                intake.layer.counters().duplicates.fetch_add(1, Relaxed);
+                intake.publisher.counters().duplicates.fetch_add(1, Relaxed);
                 at += consumed;
             }
             Step::Passed { consumed } => at += consumed,
@@ -109,27 +109,27 @@ fn steps(session: &mut FrameSession, bytes: &[u8], peer: &Peer, intake: &mut Int
             Step::Bye => break End::Bye,
             Step::Broken { cause, why } => {
                 if let Some(cause) = cause {
-                    let slot = intake.layer.slot(peer, Transport::Frames, 0, session.name());
-                    intake.layer.lose(slot, cause, 0);
+                    let slot = intake.publisher.slot(peer, Transport::Frames, 0, session.name());
+                    intake.publisher.lose(slot, cause, 0);
                 }
                 tracing::debug!(pid = peer.identity.pid, why, "a framed connection ends");
                 break End::Broken;
             }
         }
-        if intake.layer.is_full() {
-            intake.layer.lay_down(bytes, session)?;
+        if intake.publisher.is_full() {
+            intake.publisher.publish_pending(bytes, session)?;
         }
     };
-    intake.layer.lay_down(bytes, session)?;
+    intake.publisher.publish_pending(bytes, session)?;
     Ok((at, end))
 }
 
 /// The connection has ended with `rest` of a frame unread: an event that was cut is lost.
 pub(crate) fn end(session: &FrameSession, rest: &[u8], peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
     if let Some(cause) = session.at_end(rest) {
-        let slot = intake.layer.slot(peer, Transport::Frames, 0, session.name());
-        intake.layer.lose(slot, cause, rest.len().saturating_sub(HEAD_BYTES) as u64);
-        intake.layer.lay_down(&[], &mut Nobody)?;
+        let slot = intake.publisher.slot(peer, Transport::Frames, 0, session.name());
+        intake.publisher.lose(slot, cause, rest.len().saturating_sub(HEAD_BYTES) as u64);
+        intake.publisher.publish_pending(&[], &mut Nobody)?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Events that go from where they lie straight into a claim, without waiting in the layer's list.
+//! Events that go from where they lie straight into a claim, without waiting in the publisher's list.
 //!
 //! Enters: a [`Feed`], which looks at events as it lays them down. Leaves: published records, and counts. The layer's thread. What
 //! can fail: the reader is gone.
@@ -6,7 +6,7 @@
 //! It is for memory that keeps its events until they are published: a ring's. Where the reader swaps meanwhile, the feed looks at
 //! the same events again. A socket's bytes cannot do that without taking back what the look has changed (see [`super`]).
 
-use super::publisher::{Carried, EVENTS_MAX, Layer, prepare};
+use super::publisher::{Carried, EVENTS_MAX, Publisher, prepare};
 use super::{Brought, Closed, Peer, Sources, Witness};
 use crate::pipeline::buffer::{Claim, Refused};
 use crate::pipeline::pulse::Activity;
@@ -28,7 +28,7 @@ pub(crate) struct Tray<'a, 'c> {
 }
 
 impl Tray<'_, '_> {
-    /// See [`Layer::slot`].
+    /// See [`Publisher::slot`].
     #[inline]
     pub(crate) fn slot(&mut self, peer: &Peer, transport: Transport, tag: &[u8]) -> u32 {
         self.sources.slot(peer, transport, 0, tag)
@@ -76,9 +76,9 @@ impl Tray<'_, '_> {
     }
 }
 
-impl Layer {
+impl Publisher {
     /// Publishes what `feed` lays down into one claim of at least `need` bytes; waits for room if need be. False if no claim is as
-    /// large. Nothing waits in the layer at this moment.
+    /// large. Nothing waits in the publisher at this moment.
     ///
     /// # Errors
     /// [`Closed`]; what lies in the feed stays there.
@@ -138,7 +138,7 @@ mod tests {
         next: usize,
         put: usize,
         end: usize,
-        /// What the layer has said, in order.
+        /// What the publisher has said, in order.
         said: Vec<&'static str>,
     }
 
@@ -179,14 +179,14 @@ mod tests {
         let options = Options { capacity_bytes: 4 << 20, chunk_bytes: 1 << 20, writers_max: 1 };
         let (buffer, mut reader) = DoubleBuffer::new(&options).unwrap();
         let counters = Arc::new(Counters::new(1).unwrap());
-        let mut layer = Layer::new(buffer.writer().unwrap(), 0, Arc::clone(&counters), Arc::default());
-        layer.begin(1);
+        let mut publisher = Publisher::new(buffer.writer().unwrap(), 0, Arc::clone(&counters), Arc::default());
+        publisher.begin(1);
         let peer = Peer { number: 1, identity: Identity::default() };
         let mut tags = Tags { reader: &mut reader, peer, swaps, next: 0, put: 0, end: events, said: Vec::new() };
         while tags.next < events {
-            assert_eq!(layer.pour(1000, &mut tags), Ok(true));
+            assert_eq!(publisher.pour(1000, &mut tags), Ok(true));
         }
-        assert_eq!(layer.pour(8 << 20, &mut tags), Ok(false), "no claim is as large");
+        assert_eq!(publisher.pour(8 << 20, &mut tags), Ok(false), "no claim is as large");
         let said = tags.said;
         let (mut texts, mut names) = (Vec::new(), Vec::new());
         for mut bytes in reader.swap().runs().flat_map(|run| run.chunks()) {

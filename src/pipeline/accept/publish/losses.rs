@@ -7,7 +7,7 @@ use super::sources::Sources;
 use crate::pipeline::buffer::Claim;
 use crate::pipeline::record::{Cause, LOSS_BYTES, Loss, encode_loss};
 
-/// Losses of different source or cause that wait at a time; the layer lays them down when there are as many.
+/// Losses of different source or cause that wait at a time; the publisher lays them down when there are as many.
 pub(crate) const LOSSES_MAX: usize = 64;
 
 /// Losses that wait.

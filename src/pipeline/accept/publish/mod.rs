@@ -1,7 +1,7 @@
 //! Publishes what was read: events, blocks of lines and losses become records in the front half.
 //!
 //! Input: events as ranges of the bytes that were read, or an [`Feed`] that encodes them into a claim. Output: published
-//! records and their account. Thread: the writer that owns the [`Layer`]. Failure: only that the reader is gone.
+//! records and their account. Thread: the writer that owns the [`Publisher`]. Failure: only that the reader is gone.
 
 mod encoder;
 mod losses;
@@ -12,5 +12,5 @@ mod sources;
 pub(crate) use self::encoder::{Feed, Tray};
 pub use self::observer::Brought;
 pub(crate) use self::observer::{Nobody, Witness};
-pub(crate) use self::publisher::{Closed, Extra, Layer};
+pub(crate) use self::publisher::{Closed, Extra, Publisher};
 pub(crate) use self::sources::{Peer, Sources};

@@ -1,6 +1,6 @@
 //! Events that a read brought are laid down in the front half, as many as fit with one claim.
 //!
-//! Enters: events as ranges of the bytes that were read, and losses. Leaves: published records, and counts. One layer a
+//! Enters: events as ranges of the bytes that were read, and losses. Leaves: published records, and counts. One publisher a
 //! writer, on its thread. What can fail: the reader is gone ([`Closed`]), and then the writer ends.
 //!
 //! Reading and laying down are apart, because a publish can fail when the reader swaps: then the same events are laid
@@ -30,7 +30,7 @@ use crate::sync::Arc;
 
 /// Events that wait at a time: what a chunk holds of small ones.
 pub(crate) const EVENTS_MAX: usize = 512;
-/// Bytes of fields with which the layer counts as full.
+/// Bytes of fields with which the publisher counts as full.
 const FIELDS_BYTES_FULL: usize = 256 << 10;
 
 const _: () = assert!(EVENTS_MAX + LOSSES_MAX < SLOTS_MAX, "invariant 1 of the sources");
@@ -98,7 +98,7 @@ pub(crate) struct Carried {
 
 /// Lays down what one writer thread has read.
 #[derive(Debug)]
-pub(crate) struct Layer {
+pub(crate) struct Publisher {
     pub(super) writer: Writer,
     index: usize,
     pub(super) sources: Sources,
@@ -118,7 +118,7 @@ pub(crate) struct Layer {
     pub(super) publishes: u64,
 }
 
-impl Layer {
+impl Publisher {
     /// For the writer thread `index`, which counts there.
     pub(crate) fn new(writer: Writer, index: usize, counters: Arc<Counters>, pulse: Arc<Pulse>) -> Self {
         let sources = Sources::new(Arc::clone(&counters.account));
@@ -174,7 +174,7 @@ impl Layer {
         self.publishes
     }
 
-    /// See [`Sources::slot`]. Good until the next [`Layer::lay_down`].
+    /// See [`Sources::slot`]. Good until the next [`Publisher::publish_pending`].
     #[inline]
     pub(crate) fn slot(&mut self, peer: &Peer, transport: Transport, claimed_pid: u32, tag: &[u8]) -> u32 {
         self.sources.slot(peer, transport, claimed_pid, tag)
@@ -186,7 +186,7 @@ impl Layer {
         self.events.all.len() >= EVENTS_MAX || self.losses.is_full() || self.events.fields.len() >= FIELDS_BYTES_FULL
     }
 
-    /// Adds an event whose payload is `range` of the bytes that will be given to [`Layer::lay_down`].
+    /// Adds an event whose payload is `range` of the bytes that will be given to [`Publisher::publish_pending`].
     #[inline]
     pub(crate) fn add(&mut self, slot: u32, pri: u8, range: Range<usize>) {
         let (start, bytes) = (range.start as u32, range.len() as u32);
@@ -226,10 +226,10 @@ impl Layer {
     ///
     /// # Errors
     /// [`Closed`]; what could not be published is counted as lost, unless a successor finds it.
-    pub(crate) fn lay_down(&mut self, input: &[u8], witness: &mut impl Witness) -> Result<(), Closed> {
+    pub(crate) fn publish_pending(&mut self, input: &[u8], witness: &mut impl Witness) -> Result<(), Closed> {
         let mut done = self.skip_published(input);
         while let Some(need) = self.need(done) {
-            match self.lay_down_once(done, need, input, witness) {
+            match self.publish_claim(done, need, input, witness) {
                 Ok(Some(to)) => done = to,
                 // Sealed: nothing of the claim counts. Round again, with the same events and a higher generation.
                 Ok(None) => {}
@@ -273,7 +273,7 @@ impl Layer {
     }
 
     /// One claim with as much as fits, from the event `done` on. Returns how far it went, or None if it was sealed.
-    fn lay_down_once(
+    fn publish_claim(
         &mut self,
         done: usize,
         need: usize,

@@ -1,6 +1,6 @@
 //! A connection that has a ring: it carries nothing more, and its end is the ring's.
 //!
-//! Enters: the request for a ring, and the client's end. Leaves: the ring's descriptors for the client; events in the layer. The
+//! Enters: the request for a ring, and the client's end. Leaves: the ring's descriptors for the client; events in the publisher. The
 //! connection's writer thread. What can fail: only that the reader is gone; a client's faults end its ring at most.
 
 use std::io::IoSlice;

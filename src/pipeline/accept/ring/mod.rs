@@ -1,6 +1,6 @@
 //! A ring, as the writer that empties it sees it: memory that a program fills without calling anybody.
 //!
-//! Enters: what the program has published. Leaves: events in the layer, and words that tell the program how far they are. The
+//! Enters: what the program has published. Leaves: events in the publisher, and words that tell the program how far they are. The
 //! writer's thread. What can fail: the reader can go; and what the program has written cannot be true, and then it is cut off
 //! with its ring, by name ([`Taken::Broken`]).
 //!
@@ -172,9 +172,9 @@ impl Ring {
         let look_bytes = self.look_bytes();
         let before = self.position.tail;
         let mut pass = self.pass(desk, peer, intake, waiting);
-        let why = pass.run(look_bytes, &mut intake.layer)?;
+        let why = pass.run(look_bytes, &mut intake.publisher)?;
         if lost.0 > 0 {
-            pass.lose(lost, &mut intake.layer)?;
+            pass.lose(lost, &mut intake.publisher)?;
         }
         (self.position, self.refused) = (pass.position, pass.refused);
         self.row.say(waiting, self.consumer.high_water_bytes(), &self.position, self.refused);
@@ -202,7 +202,7 @@ impl Ring {
     pub(crate) fn end(&mut self, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
         if self.consumer.is_torn() {
             intake.begin();
-            self.pass(&mut [], peer, intake, 0).lose_one(Cause::Abandoned, &mut intake.layer)?;
+            self.pass(&mut [], peer, intake, 0).lose_one(Cause::Abandoned, &mut intake.publisher)?;
         }
         Ok(())
     }
@@ -212,7 +212,7 @@ impl Ring {
         let identity = &peer.identity;
         tracing::warn!(pid = identity.pid, uid = identity.uid, why, "a program is cut off with its ring");
         intake.begin();
-        self.pass(&mut [], peer, intake, 0).lose_one(Cause::Malformed, &mut intake.layer)
+        self.pass(&mut [], peer, intake, 0).lose_one(Cause::Malformed, &mut intake.publisher)
     }
 
     /// Tells the program how far its events are, as far as it wants to know; wakes it if it sleeps for that.

@@ -14,7 +14,7 @@ use dbuf_client::wire::TAG_BYTES_MAX;
 
 use super::registry::Row;
 use crate::pipeline::accept::frames::Acks;
-use crate::pipeline::accept::publish::{Brought, Closed, Feed, Layer, Peer, Tray, Witness};
+use crate::pipeline::accept::publish::{Brought, Closed, Feed, Peer, Publisher, Tray, Witness};
 use crate::pipeline::buffer::Spot;
 use crate::pipeline::record::{Cause, Event, SOURCE_BYTES_MAX, Transport};
 use crate::sys::ticks::Moment;
@@ -78,7 +78,7 @@ struct Flow<'p, 'a> {
 
 impl Pass<'_> {
     /// Takes what lies there, until so much is taken or nothing is left. Says why the program is to be cut off.
-    pub(crate) fn run(&mut self, enough_bytes: u64, layer: &mut Layer) -> Result<Option<&'static str>, Closed> {
+    pub(crate) fn run(&mut self, enough_bytes: u64, publisher: &mut Publisher) -> Result<Option<&'static str>, Closed> {
         let enough = self.position.tail + enough_bytes;
         while self.position.tail < self.end.min(enough) {
             let first = self.head(self.position.tail);
@@ -86,15 +86,15 @@ impl Pass<'_> {
             let length = (first.length as usize).min(self.max_event_bytes + record::OVERHEAD_BYTES_MAX);
             let need = SOURCE_BYTES_MAX + RECORD_OVERHEAD_BYTES + length;
             let mut flow = Flow { pass: self, first, stop: Stop::Pause };
-            let is_poured = layer.pour(need, &mut flow)?;
+            let is_poured = publisher.pour(need, &mut flow)?;
             match flow.stop {
                 _ if !is_poured => {
                     // No claim can ever hold it.
                     let end = self.position.tail + first.record_bytes().min(self.end - self.position.tail);
-                    self.refuse(end, (Cause::TooBig, u64::from(first.length)), layer)?;
+                    self.refuse(end, (Cause::TooBig, u64::from(first.length)), publisher)?;
                 }
                 Stop::Pause => {}
-                Stop::Refused(end, rule) => self.refuse(end, rule, layer)?,
+                Stop::Refused(end, rule) => self.refuse(end, rule, publisher)?,
                 Stop::Broken(why) => return Ok(Some(why)),
             }
         }
@@ -102,31 +102,31 @@ impl Pass<'_> {
     }
 
     /// Counts events that found no room, as their program says.
-    pub(crate) fn lose(&mut self, lost: (u64, u64), layer: &mut Layer) -> Result<(), Closed> {
-        let slot = layer.slot(self.peer, Transport::Ring, 0, self.name);
-        layer.lose_many(slot, Cause::Full, lost);
+    pub(crate) fn lose(&mut self, lost: (u64, u64), publisher: &mut Publisher) -> Result<(), Closed> {
+        let slot = publisher.slot(self.peer, Transport::Ring, 0, self.name);
+        publisher.lose_many(slot, Cause::Full, lost);
         let before = self.position.lost;
         self.next.lost = (before.0.wrapping_add(lost.0), before.1.wrapping_add(lost.1));
-        layer.lay_down(&[], self)?;
+        publisher.publish_pending(&[], self)?;
         self.consumer.take_losses(lost);
         Ok(())
     }
 
     /// Counts an event that was torn, or whatever a program had still written that is cut off.
-    pub(crate) fn lose_one(&mut self, cause: Cause, layer: &mut Layer) -> Result<(), Closed> {
-        let slot = layer.slot(self.peer, Transport::Ring, 0, self.name);
-        layer.lose(slot, cause, 0);
-        layer.lay_down(&[], self)
+    pub(crate) fn lose_one(&mut self, cause: Cause, publisher: &mut Publisher) -> Result<(), Closed> {
+        let slot = publisher.slot(self.peer, Transport::Ring, 0, self.name);
+        publisher.lose(slot, cause, 0);
+        publisher.publish_pending(&[], self)
     }
 
     /// Takes an event that breaks a rule; the record which tells of it is published by itself.
-    fn refuse(&mut self, end: u64, (cause, bytes): Rule, layer: &mut Layer) -> Result<(), Closed> {
-        let slot = layer.slot(self.peer, Transport::Ring, 0, self.name);
-        layer.lose(slot, cause, bytes);
+    fn refuse(&mut self, end: u64, (cause, bytes): Rule, publisher: &mut Publisher) -> Result<(), Closed> {
+        let slot = publisher.slot(self.peer, Transport::Ring, 0, self.name);
+        publisher.lose(slot, cause, bytes);
         self.next.tail = end;
         self.next.events += 1;
         self.refused = self.refused.saturating_add(1);
-        layer.lay_down(&[], self)
+        publisher.publish_pending(&[], self)
     }
 
     #[inline]

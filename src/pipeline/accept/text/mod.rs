@@ -1,6 +1,6 @@
 //! A connection that sends text: lines, priorities, syslog.
 //!
-//! Enters: bytes of one connection, in order. Leaves: events in the layer. The connection's writer thread. What can
+//! Enters: bytes of one connection, in order. Leaves: events in the publisher. The connection's writer thread. What can
 //! fail: only that the reader is gone.
 //!
 //! Whole events are laid down from where they were read. Only what has not come whole is copied, into the connection's
@@ -57,7 +57,7 @@ impl Text {
         while !carry.is_empty() {
             if let Some(cut) = cut(carry, self.until(), max_bytes) {
                 self.add(carry, 0, &cut, peer, intake);
-                intake.layer.lay_down(carry, &mut Nobody)?;
+                intake.publisher.publish_pending(carry, &mut Nobody)?;
                 carry.drain(..cut.next);
             } else if data.is_empty() {
                 return Ok(());
@@ -79,11 +79,11 @@ impl Text {
             } else {
                 break;
             }
-            if intake.layer.is_full() {
-                intake.layer.lay_down(data, &mut Nobody)?;
+            if intake.publisher.is_full() {
+                intake.publisher.publish_pending(data, &mut Nobody)?;
             }
         }
-        intake.layer.lay_down(data, &mut Nobody)?;
+        intake.publisher.publish_pending(data, &mut Nobody)?;
         carry.extend_from_slice(&data[at..]);
         Ok(())
     }
@@ -92,7 +92,7 @@ impl Text {
     pub(crate) fn end(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
         while let Some(cut) = cut_at_end(carry, self.until(), intake.max_event_bytes) {
             self.add(carry, 0, &cut, peer, intake);
-            intake.layer.lay_down(carry, &mut Nobody)?;
+            intake.publisher.publish_pending(carry, &mut Nobody)?;
             carry.drain(..cut.next);
         }
         Ok(())
@@ -101,7 +101,7 @@ impl Text {
     /// Lays down what is carried as a piece, so that it takes no memory here.
     pub(crate) fn shed(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
         self.add(carry, 0, &cut_early(carry, self.until()), peer, intake);
-        intake.layer.lay_down(carry, &mut Nobody)?;
+        intake.publisher.publish_pending(carry, &mut Nobody)?;
         carry.clear();
         Ok(())
     }
@@ -121,11 +121,11 @@ impl Text {
         if lines == 0 {
             return None;
         }
-        let slot = intake.layer.slot(peer, Transport::Lines, 0, b"");
+        let slot = intake.publisher.slot(peer, Transport::Lines, 0, b"");
         if lines == 1 {
-            intake.layer.add(slot, PRI_DEFAULT, at..at + bytes - 1);
+            intake.publisher.add(slot, PRI_DEFAULT, at..at + bytes - 1);
         } else {
-            intake.layer.add_lines(slot, PRI_DEFAULT, at..at + bytes, lines);
+            intake.publisher.add_lines(slot, PRI_DEFAULT, at..at + bytes, lines);
         }
         Some(bytes)
     }
@@ -139,7 +139,7 @@ impl Text {
         }
         intake.fields.clear();
         let bytes = &input[range.clone()];
-        let now_ns = intake.layer.time_ns();
+        let now_ns = intake.publisher.time_ns();
         let meaning = meaning(Transport::Lines, bytes, now_ns, &mut intake.parser, &mut intake.fields);
         let start = range.start + meaning.text_start;
         if let Some(until) = cut.rest {
@@ -150,12 +150,12 @@ impl Text {
         if range.is_empty() {
             return;
         }
-        let slot = intake.layer.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
+        let slot = intake.publisher.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
         if meaning.source_time_ns.is_none() && intake.fields.is_empty() {
-            intake.layer.add(slot, meaning.pri, range);
+            intake.publisher.add(slot, meaning.pri, range);
         } else {
             let extra = Extra { source_time_ns: meaning.source_time_ns, ..Extra::default() };
-            intake.layer.add_with(slot, meaning.pri, range, extra, &intake.fields);
+            intake.publisher.add_with(slot, meaning.pri, range, extra, &intake.fields);
         }
     }
 
@@ -171,18 +171,18 @@ impl Text {
         let &Meaning { transport, pri, tag, claimed_pid, source_time_ns, .. } = meaning;
         let id = intake.piece_id();
         let piece = Some(Piece { id, continued: false, continues: true });
-        let slot = intake.layer.slot(peer, transport, claimed_pid, tag);
+        let slot = intake.publisher.slot(peer, transport, claimed_pid, tag);
         let extra = Extra { source_time_ns, piece, ..Extra::default() };
-        intake.layer.add_with(slot, pri, range, extra, &intake.fields);
+        intake.publisher.add_with(slot, pri, range, extra, &intake.fields);
         self.ongoing = Some(Box::new(Ongoing { id, until, pri, transport, claimed_pid, tag: tag.into() }));
     }
 
     #[cold]
     fn add_piece(&mut self, range: Range<usize>, rest: Option<Until>, peer: &Peer, intake: &mut Intake) {
         let Some(mut ongoing) = self.ongoing.take() else { return };
-        let slot = intake.layer.slot(peer, ongoing.transport, ongoing.claimed_pid, &ongoing.tag);
+        let slot = intake.publisher.slot(peer, ongoing.transport, ongoing.claimed_pid, &ongoing.tag);
         let piece = Some(Piece { id: ongoing.id, continued: true, continues: rest.is_some() });
-        intake.layer.add_with(slot, ongoing.pri, range, Extra { piece, ..Extra::default() }, &[]);
+        intake.publisher.add_with(slot, ongoing.pri, range, Extra { piece, ..Extra::default() }, &[]);
         if let Some(until) = rest {
             ongoing.until = until;
             self.ongoing = Some(ongoing);

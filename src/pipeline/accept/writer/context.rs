@@ -1,4 +1,4 @@
-//! What all sockets of one writer share: the layer, the syslog reader, limits and numbers.
+//! What all sockets of one writer share: the publisher, the syslog reader, limits and numbers.
 //!
 //! One a writer, on its thread. Nothing here can fail.
 
@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use jiff::tz::TimeZone;
 
 use crate::pipeline::accept::frames::Sessions;
-use crate::pipeline::accept::publish::Layer;
 use crate::pipeline::accept::publish::Peer;
+use crate::pipeline::accept::publish::Publisher;
 use crate::pipeline::accept::ring::registry::Rings;
 use crate::pipeline::accept::text::syslog::Parser;
 use crate::pipeline::account::Identity;
@@ -24,7 +24,7 @@ const PIECE_COUNT_MASK: u64 = (1 << PIECE_ID_BITS) - 1;
 /// What a socket's bytes go through.
 #[derive(Debug)]
 pub(crate) struct Intake {
-    pub(crate) layer: Layer,
+    pub(crate) publisher: Publisher,
     pub(crate) parser: Parser,
     /// Fields of the event at hand; kept for its memory.
     pub(crate) fields: Vec<u8>,
@@ -45,7 +45,7 @@ pub(crate) struct Intake {
 
 impl Intake {
     pub(crate) fn new(
-        layer: Layer,
+        publisher: Publisher,
         index: usize,
         max_event_bytes: usize,
         sessions: Arc<Sessions>,
@@ -54,7 +54,7 @@ impl Intake {
         rings: Arc<Rings>,
     ) -> Self {
         Self {
-            layer,
+            publisher,
             parser: Parser::new(TimeZone::system()),
             fields: Vec::new(),
             max_event_bytes,
@@ -73,7 +73,7 @@ impl Intake {
 
     /// What is read from here on is accepted now.
     pub(crate) fn begin(&mut self) {
-        self.layer.begin(now_ns());
+        self.publisher.begin(now_ns());
     }
 
     /// What ticks mean now.

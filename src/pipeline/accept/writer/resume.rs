@@ -39,7 +39,7 @@ impl Worker {
                 desk.let_go(store);
             }
         }
-        self.intake.layer.set_notes(&desks[0].notes);
+        self.intake.publisher.set_notes(&desks[0].notes);
         self.desks = desks;
         self.look_into_rings()
     }
@@ -83,8 +83,8 @@ impl Worker {
         // As it was when the read began, so that the same bytes give the same events.
         let now = (self.intake.max_event_bytes, self.intake.next_piece);
         (self.intake.max_event_bytes, self.intake.next_piece) = (unfinished.max_event_bytes, unfinished.piece);
-        self.intake.layer.set_notes(&desk.notes);
-        self.intake.layer.begin_read(unfinished.count);
+        self.intake.publisher.set_notes(&desk.notes);
+        self.intake.publisher.begin_read(unfinished.count);
         match unfinished.subject {
             Subject::Stream(place) if reads.get(&place) == Some(&unfinished.read) => {}
             Subject::Stream(place) => {
@@ -107,7 +107,7 @@ impl Worker {
             }
         }
         desk.notes.end();
-        self.intake.layer.begin_read(0);
+        self.intake.publisher.begin_read(0);
         (self.intake.max_event_bytes, self.intake.next_piece) = now;
         Ok(())
     }

@@ -241,7 +241,7 @@ impl Worker {
     }
 
     pub(super) fn turned_away(&self) {
-        self.intake.layer.counters().refused_connections.fetch_add(1, Relaxed);
+        self.intake.publisher.counters().refused_connections.fetch_add(1, Relaxed);
     }
 
     /// Gives a newcomer to the writer with the fewest connections.
@@ -277,7 +277,7 @@ impl Worker {
         if self.epoll.add(connection.socket(), event).is_err() {
             // fs.epoll.max_user_watches is reached.
             self.free.push(index);
-            self.intake.layer.counters().connections.fetch_sub(1, Relaxed);
+            self.intake.publisher.counters().connections.fetch_sub(1, Relaxed);
             connection.close();
             self.turned_away();
             return None;
@@ -324,13 +324,13 @@ impl Worker {
                 fate = Fate::Close;
             }
         } else if has_left || flags.contains(EpollFlags::EPOLLIN) {
-            let before = (connection.carried_bytes(), self.intake.layer.publishes());
+            let before = (connection.carried_bytes(), self.intake.publisher.publishes());
             fate = match connection.read(&mut self.desks[0], &mut self.intake)? {
                 Read::Some(fate) | Read::End(fate) => fate,
                 Read::Nothing => fate,
             };
             // What is carried now is not what was carried before, if there was nothing, or if something came whole.
-            if before.0 == 0 || before.1 != self.intake.layer.publishes() {
+            if before.0 == 0 || before.1 != self.intake.publisher.publishes() {
                 connection.carried_since = self.round;
             }
         }
@@ -365,7 +365,7 @@ impl Worker {
                 connection.close();
             }
             self.freed.push(index);
-            self.intake.layer.counters().connections.fetch_sub(1, Relaxed);
+            self.intake.publisher.counters().connections.fetch_sub(1, Relaxed);
         } else if connection.waits_for_progress() && !connection.is_listed {
             connection.is_listed = true;
             self.waiting.push(index);

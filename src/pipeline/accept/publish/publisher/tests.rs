@@ -13,16 +13,16 @@ fn what_a_predecessor_has_published_of_a_read_is_left_out_line_by_line() {
         let options = Options { capacity_bytes: 1 << 20, chunk_bytes: 1 << 16, writers_max: 1 };
         let (buffer, mut reader) = DoubleBuffer::new(&options).unwrap();
         let counters = Arc::new(Counters::new(1).unwrap());
-        let mut layer = Layer::new(buffer.writer().unwrap(), 0, Arc::clone(&counters), Arc::default());
-        layer.begin_read(published);
-        layer.begin(1);
+        let mut publisher = Publisher::new(buffer.writer().unwrap(), 0, Arc::clone(&counters), Arc::default());
+        publisher.begin_read(published);
+        publisher.begin(1);
         let peer = Peer { number: 1, identity: Identity::default() };
-        let slot = layer.slot(&peer, Transport::Lines, 0, b"");
-        layer.add(slot, 6, 0..3);
-        layer.add_lines(slot, 6, 4..19, 3);
-        layer.add_lines(slot, 6, 19..28, 2);
-        layer.lay_down(INPUT, &mut Nobody).unwrap();
-        assert_eq!(layer.count, 6, "all of it is published now");
+        let slot = publisher.slot(&peer, Transport::Lines, 0, b"");
+        publisher.add(slot, 6, 0..3);
+        publisher.add_lines(slot, 6, 4..19, 3);
+        publisher.add_lines(slot, 6, 19..28, 2);
+        publisher.publish_pending(INPUT, &mut Nobody).unwrap();
+        assert_eq!(publisher.count, 6, "all of it is published now");
 
         let mut texts = Vec::new();
         for mut bytes in reader.swap().runs().flat_map(|run| run.chunks()) {
