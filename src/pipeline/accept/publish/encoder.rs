@@ -1,6 +1,6 @@
 //! Events that go from where they lie straight into a claim, without waiting in the publisher's list.
 //!
-//! Enters: a [`Feed`], which looks at events as it lays them down. Leaves: published records, and counts. The layer's thread. What
+//! Enters: a [`EventSource`], which looks at events as it lays them down. Leaves: published records, and counts. The layer's thread. What
 //! can fail: the reader is gone.
 //!
 //! It is for memory that keeps its events until they are published: a ring's. Where the reader swaps meanwhile, the feed looks at
@@ -13,21 +13,21 @@ use crate::pipeline::pulse::Activity;
 use crate::pipeline::record::{Event, Transport, padded};
 
 /// Where events lie that are laid down as they are looked at.
-pub(crate) trait Feed: Witness {
+pub(crate) trait EventSource: Witness {
     /// Lays down as many as have room, one at least of what was asked for. It is called again, from the same event on, if what it
     /// has laid down does not count.
-    fn put(&mut self, tray: &mut Tray<'_, '_>);
+    fn put(&mut self, encoder: &mut ClaimEncoder<'_, '_>);
 }
 
 /// Room for a feed's events.
-pub(crate) struct Tray<'a, 'c> {
+pub(crate) struct ClaimEncoder<'a, 'c> {
     claim: &'a mut Claim<'c>,
     sources: &'a mut Sources,
     carried: &'a mut Carried,
     time_ns: u64,
 }
 
-impl Tray<'_, '_> {
+impl ClaimEncoder<'_, '_> {
     /// See [`Publisher::slot`].
     #[inline]
     pub(crate) fn slot(&mut self, peer: &Peer, transport: Transport, tag: &[u8]) -> u32 {
@@ -82,7 +82,7 @@ impl Publisher {
     ///
     /// # Errors
     /// [`Closed`]; what lies in the feed stays there.
-    pub(crate) fn pour(&mut self, need: usize, feed: &mut impl Feed) -> Result<bool, Closed> {
+    pub(crate) fn publish_from(&mut self, need: usize, source: &mut impl EventSource) -> Result<bool, Closed> {
         debug_assert!(self.events.all.is_empty() && self.losses.all().is_empty(), "nothing is overtaken");
         loop {
             self.pulse.beat(Activity::WaitsForRoom);
@@ -97,21 +97,21 @@ impl Publisher {
             self.sources.enter(generation);
             self.carried.clear();
             let (sources, carried, time_ns) = (&mut self.sources, &mut self.carried, self.time_ns);
-            feed.put(&mut Tray { claim: &mut claim, sources, carried, time_ns });
+            source.put(&mut ClaimEncoder { claim: &mut claim, sources, carried, time_ns });
             if claim.is_empty() {
                 break;
             }
             prepare(&mut self.recorder, &self.sources, &self.carried, &[]);
             let brought = Brought { sequence: None, is_all: true };
             self.recorder.about_to(claim.spot());
-            feed.about_to_publish(claim.spot(), brought);
+            source.about_to_publish(claim.spot(), brought);
             let sealed = || {
                 self.recorder.take_back();
-                feed.take_back();
+                source.take_back();
             };
             if claim.publish_or(sealed).is_ok() {
                 self.recorder.published();
-                feed.published(generation, brought);
+                source.published(generation, brought);
                 self.publishes += 1;
                 break;
             }
@@ -142,13 +142,13 @@ mod tests {
         said: Vec<&'static str>,
     }
 
-    impl Feed for Tags<'_> {
-        fn put(&mut self, tray: &mut Tray<'_, '_>) {
+    impl EventSource for Tags<'_> {
+        fn put(&mut self, encoder: &mut ClaimEncoder<'_, '_>) {
             self.put = 0;
             while self.next + self.put < self.end {
                 let tag = format!("t{}", self.next + self.put);
-                let slot = tray.slot(&self.peer, Transport::Ring, tag.as_bytes());
-                if !tray.add(slot, &Event { payload: tag.as_bytes(), ..Event::default() }) {
+                let slot = encoder.slot(&self.peer, Transport::Ring, tag.as_bytes());
+                if !encoder.add(slot, &Event { payload: tag.as_bytes(), ..Event::default() }) {
                     break;
                 }
                 self.put += 1;
@@ -175,7 +175,7 @@ mod tests {
         }
     }
 
-    fn pour(events: usize, swaps: usize) -> (Vec<&'static str>, Vec<String>, u64) {
+    fn publish_from(events: usize, swaps: usize) -> (Vec<&'static str>, Vec<String>, u64) {
         let options = Options { capacity_bytes: 4 << 20, chunk_bytes: 1 << 20, writers_max: 1 };
         let (buffer, mut reader) = DoubleBuffer::new(&options).unwrap();
         let counters = Arc::new(Counters::new(1).unwrap());
@@ -184,9 +184,9 @@ mod tests {
         let peer = Peer { number: 1, identity: Identity::default() };
         let mut tags = Tags { reader: &mut reader, peer, swaps, next: 0, put: 0, end: events, said: Vec::new() };
         while tags.next < events {
-            assert_eq!(publisher.pour(1000, &mut tags), Ok(true));
+            assert_eq!(publisher.publish_from(1000, &mut tags), Ok(true));
         }
-        assert_eq!(publisher.pour(8 << 20, &mut tags), Ok(false), "no claim is as large");
+        assert_eq!(publisher.publish_from(8 << 20, &mut tags), Ok(false), "no claim is as large");
         let said = tags.said;
         let (mut texts, mut names) = (Vec::new(), Vec::new());
         for mut bytes in reader.swap().runs().flat_map(|run| run.chunks()) {
@@ -208,14 +208,14 @@ mod tests {
 
     #[test]
     fn what_the_reader_swaps_away_is_taken_back_and_laid_down_again() {
-        let (said, texts, counted) = pour(3, 2);
+        let (said, texts, counted) = publish_from(3, 2);
         assert_eq!(said, ["about to", "back", "about to", "back", "about to", "published"]);
         assert_eq!((texts, counted), (vec!["t0".to_owned(), "t1".to_owned(), "t2".to_owned()], 3));
     }
 
     #[test]
     fn a_claim_ends_before_it_names_more_sources_than_are_kept_at_hand() {
-        let (said, texts, counted) = pour(3000, 0);
+        let (said, texts, counted) = publish_from(3000, 0);
         assert!(said.len() >= 2 * 3000 / EVENTS_MAX, "{}", said.len());
         assert!(texts.iter().enumerate().all(|(number, text)| *text == format!("t{number}")));
         assert_eq!((texts.len(), counted), (3000, 3000));

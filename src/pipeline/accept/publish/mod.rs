@@ -1,6 +1,6 @@
 //! Publishes what was read: events, blocks of lines and losses become records in the front half.
 //!
-//! Input: events as ranges of the bytes that were read, or an [`Feed`] that encodes them into a claim. Output: published
+//! Input: events as ranges of the bytes that were read, or an [`EventSource`] that encodes them into a claim. Output: published
 //! records and their account. Thread: the writer that owns the [`Publisher`]. Failure: only that the reader is gone.
 
 mod encoder;
@@ -9,7 +9,7 @@ mod observer;
 mod publisher;
 mod sources;
 
-pub(crate) use self::encoder::{Feed, Tray};
+pub(crate) use self::encoder::{ClaimEncoder, EventSource};
 pub use self::observer::Brought;
 pub(crate) use self::observer::{Nobody, Witness};
 pub(crate) use self::publisher::{Closed, Extra, Publisher};

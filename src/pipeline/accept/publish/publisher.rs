@@ -8,7 +8,7 @@
 //! an event, in a list that stays in the cache; the payload is copied once, from the socket's bytes into the claim.
 //! (Rejected: to read straight into the claim and take back, on a seal, what the reading had changed. It saves the
 //! list, and makes every parser carry its own way back. A ring, which keeps its bytes until they are published, goes that way:
-//! [`pour`].)
+//! [`Publisher::publish_from`].)
 
 #[cfg(test)]
 mod tests;

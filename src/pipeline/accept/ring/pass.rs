@@ -14,7 +14,7 @@ use dbuf_client::wire::TAG_BYTES_MAX;
 
 use super::registry::Row;
 use crate::pipeline::accept::frames::Acks;
-use crate::pipeline::accept::publish::{Brought, Closed, Feed, Peer, Publisher, Tray, Witness};
+use crate::pipeline::accept::publish::{Brought, ClaimEncoder, Closed, EventSource, Peer, Publisher, Witness};
 use crate::pipeline::buffer::Spot;
 use crate::pipeline::record::{Cause, Event, SOURCE_BYTES_MAX, Transport};
 use crate::sys::ticks::Moment;
@@ -86,9 +86,9 @@ impl Pass<'_> {
             let length = (first.length as usize).min(self.max_event_bytes + record::OVERHEAD_BYTES_MAX);
             let need = SOURCE_BYTES_MAX + RECORD_OVERHEAD_BYTES + length;
             let mut flow = Flow { pass: self, first, stop: Stop::Pause };
-            let is_poured = publisher.pour(need, &mut flow)?;
+            let has_claim = publisher.publish_from(need, &mut flow)?;
             match flow.stop {
-                _ if !is_poured => {
+                _ if !has_claim => {
                     // No claim can ever hold it.
                     let end = self.position.tail + first.record_bytes().min(self.end - self.position.tail);
                     self.refuse(end, (Cause::TooBig, u64::from(first.length)), publisher)?;
@@ -180,12 +180,12 @@ impl Pass<'_> {
         at: u64,
         head: &Head,
         own_slot: &mut Option<u32>,
-        tray: &mut Tray<'_, '_>,
+        encoder: &mut ClaimEncoder<'_, '_>,
     ) -> Result<bool, Rule> {
         let malformed = |_| (Cause::Malformed, u64::from(head.length));
         let body = at + HEAD_BYTES as u64 - self.consumer.tail();
         if head.kind == kind::EVENT_WITH_FIELDS {
-            return self.event_with_fields(body, head, tray);
+            return self.event_with_fields(body, head, encoder);
         }
         let payload_bytes = record::payload_bytes(head).map_err(malformed)?;
         if payload_bytes > self.max_event_bytes {
@@ -193,18 +193,18 @@ impl Pass<'_> {
         }
         let tag_bytes = usize::from(head.tag_length);
         let slot = if tag_bytes == 0 {
-            *own_slot.get_or_insert_with(|| tray.slot(self.peer, Transport::Ring, self.name))
+            *own_slot.get_or_insert_with(|| encoder.slot(self.peer, Transport::Ring, self.name))
         } else {
             let mut tag = [0; TAG_BYTES_MAX];
             self.consumer.copy(body, &mut tag[..tag_bytes]);
-            tray.slot(self.peer, Transport::Ring, &tag[..tag_bytes])
+            encoder.slot(self.peer, Transport::Ring, &tag[..tag_bytes])
         };
         let event = Event { pri: head.pri, source_time_ns: self.source_time_ns(head.stamp), ..Event::default() };
         let fill = |payload: &mut [u8]| self.consumer.copy(body + tag_bytes as u64, payload);
-        Ok(tray.add_around(slot, &event, payload_bytes, fill))
+        Ok(encoder.add_around(slot, &event, payload_bytes, fill))
     }
 
-    fn event_with_fields(&mut self, body: u64, head: &Head, tray: &mut Tray<'_, '_>) -> Result<bool, Rule> {
+    fn event_with_fields(&mut self, body: u64, head: &Head, encoder: &mut ClaimEncoder<'_, '_>) -> Result<bool, Rule> {
         let source_time_ns = self.source_time_ns(head.stamp);
         let length = head.length as usize;
         let mut large = Vec::new();
@@ -221,14 +221,14 @@ impl Pass<'_> {
             return Err((Cause::TooBig, event.payload.len() as u64));
         }
         let tag = if event.tag.is_empty() { self.name } else { event.tag };
-        let slot = tray.slot(self.peer, Transport::Ring, tag);
+        let slot = encoder.slot(self.peer, Transport::Ring, tag);
         let (fields, payload) = (event.fields, event.payload);
-        Ok(tray.add(slot, &Event { pri: event.pri, source_time_ns, fields, payload, ..Event::default() }))
+        Ok(encoder.add(slot, &Event { pri: event.pri, source_time_ns, fields, payload, ..Event::default() }))
     }
 }
 
-impl Feed for Flow<'_, '_> {
-    fn put(&mut self, tray: &mut Tray<'_, '_>) {
+impl EventSource for Flow<'_, '_> {
+    fn put(&mut self, encoder: &mut ClaimEncoder<'_, '_>) {
         let pass = &mut *self.pass;
         // Looked up once for a claim: that is how long a slot is sure to last.
         let mut own_slot = None;
@@ -236,7 +236,7 @@ impl Feed for Flow<'_, '_> {
         let mut events = 0;
         self.stop = loop {
             match pass.meaning(at, &head) {
-                Meaning::Event => match pass.event(at, &head, &mut own_slot, tray) {
+                Meaning::Event => match pass.event(at, &head, &mut own_slot, encoder) {
                     Ok(true) => {
                         at += head.record_bytes();
                         events += 1;
