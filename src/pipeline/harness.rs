@@ -9,7 +9,7 @@ use dbuf_client::ring::{Memory, RingProducer};
 
 use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::limits::OVERHEAD_BYTES_MAX;
-use crate::pipeline::accept::publish::{Extra, Nobody, Peer, Publisher};
+use crate::pipeline::accept::publish::{Extra, NoObserver, Peer, Publisher};
 use crate::pipeline::accept::ring::registry::{Limits, Rings};
 use crate::pipeline::accept::ring::{Ring, Taken};
 use crate::pipeline::accept::text::Text;
@@ -121,7 +121,7 @@ impl Tap {
             let range = meaning.text_start..meaning.text_start + meaning.text.len();
             intake.publisher.add_with(slot, meaning.pri, range, extra, &intake.fields);
         }
-        intake.publisher.publish_pending(bytes, &mut Nobody).expect("the reader is there");
+        intake.publisher.publish_pending(bytes, &mut NoObserver).expect("the reader is there");
     }
 
     /// Lays down what a text connection brings, whole lines, and leaves it in the half.

@@ -24,7 +24,7 @@ pub(crate) enum Accepted {
     /// A client that was turned away.
     TurnedAway,
     /// Nobody is waiting.
-    Nobody,
+    NoClient,
     /// There is not even a descriptor to turn anybody away with: leave the socket alone for a while.
     Exhausted,
 }
@@ -51,7 +51,7 @@ impl Listener {
                 self.spare = spare();
                 Accepted::TurnedAway
             }
-            Err(Errno::AGAIN) => Accepted::Nobody,
+            Err(Errno::AGAIN) => Accepted::NoClient,
             Err(Errno::MFILE | Errno::NFILE) => {
                 self.spare = None;
                 let accepted = match self.accept_one() {
@@ -60,7 +60,7 @@ impl Listener {
                         Accepted::TurnedAway
                     }
                     // The kernel looks for a descriptor first, and only then whether anybody is waiting.
-                    Err(Errno::AGAIN) => Accepted::Nobody,
+                    Err(Errno::AGAIN) => Accepted::NoClient,
                     // Another thread has taken the descriptor that this freed.
                     Err(_) => Accepted::Exhausted,
                 };
@@ -102,6 +102,6 @@ mod tests {
         let _client = UnixStream::connect(&path).unwrap();
         assert!(matches!(listener.accept(), Accepted::Client(_)));
         assert!(listener.spare.is_some(), "a client was taken while there was no spare");
-        assert!(matches!(listener.accept(), Accepted::Nobody));
+        assert!(matches!(listener.accept(), Accepted::NoClient));
     }
 }

@@ -24,7 +24,7 @@ use self::read_position::{Bookmark, Mark};
 use self::stored::Kept;
 use crate::pipeline::accept::frames::connection::{self as framed, End, Line};
 use crate::pipeline::accept::frames::{FrameSession, Greeting, greet};
-use crate::pipeline::accept::publish::{Closed, Nobody, Peer};
+use crate::pipeline::accept::publish::{Closed, NoObserver, Peer};
 use crate::pipeline::accept::ring::Ring;
 use crate::pipeline::accept::text::Text;
 use crate::pipeline::accept::writer::context::Intake;
@@ -122,7 +122,7 @@ impl Connection {
                 this.protocol = Protocol::Text(Text::default());
                 let slot = intake.publisher.slot(&this.peer, Transport::Lines, 0, b"");
                 intake.publisher.lose(slot, Cause::Abandoned, 0);
-                intake.publisher.publish_pending(&[], &mut Nobody)?;
+                intake.publisher.publish_pending(&[], &mut NoObserver)?;
                 Ok(Fate::Open)
             }
             // It had not said yet what it is. As a rule that is a client of the framed protocol, which comes again.
@@ -437,7 +437,7 @@ impl Connection {
         if malformed {
             let slot = intake.publisher.slot(&self.peer, Transport::Frames, 0, b"");
             intake.publisher.lose(slot, Cause::Malformed, 0);
-            intake.publisher.publish_pending(&[], &mut Nobody)?;
+            intake.publisher.publish_pending(&[], &mut NoObserver)?;
         }
         self.carry.clear();
         Ok(Fate::Close)

@@ -8,7 +8,7 @@ mod senders;
 use std::os::fd::OwnedFd;
 
 use self::senders::{Senders, Watch};
-use crate::pipeline::accept::publish::{Closed, Extra, Nobody};
+use crate::pipeline::accept::publish::{Closed, Extra, NoObserver};
 use crate::pipeline::accept::text::classify::meaning;
 use crate::pipeline::accept::writer::context::Intake;
 use crate::pipeline::accept::writer::receive_buffer::{Desk, Subject};
@@ -77,10 +77,10 @@ impl Datagrams {
         for index in 0..received {
             self.take(index, desk, intake, watch);
             if intake.publisher.is_full() {
-                intake.publisher.publish_pending(&desk.arena, &mut Nobody)?;
+                intake.publisher.publish_pending(&desk.arena, &mut NoObserver)?;
             }
         }
-        intake.publisher.publish_pending(&desk.arena, &mut Nobody)?;
+        intake.publisher.publish_pending(&desk.arena, &mut NoObserver)?;
         desk.notes.end();
         Ok(())
     }

@@ -11,23 +11,23 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
 use super::{FrameSession, Step};
-use crate::pipeline::accept::publish::{Brought, Closed, Extra, Nobody, Peer, Witness};
+use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer, PublishObserver, Published};
 use crate::pipeline::accept::writer::context::Intake;
 use crate::pipeline::buffer::Spot;
 use crate::pipeline::record::Transport;
 use crate::sync::atomic::Ordering::Relaxed;
 
-impl Witness for FrameSession {
-    fn about_to_publish(&mut self, spot: Spot, brought: Brought) {
-        FrameSession::about_to_publish(self, spot, brought);
+impl PublishObserver for FrameSession {
+    fn about_to_publish(&mut self, spot: Spot, published: Published) {
+        FrameSession::about_to_publish(self, spot, published);
     }
 
     fn take_back(&mut self) {
         FrameSession::take_back(self);
     }
 
-    fn published(&mut self, generation: u64, brought: Brought) {
-        FrameSession::published(self, generation, brought);
+    fn published(&mut self, generation: u64, published: Published) {
+        FrameSession::published(self, generation, published);
     }
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn end(session: &FrameSession, rest: &[u8], peer: &Peer, intake: &mut
     if let Some(cause) = session.at_end(rest) {
         let slot = intake.publisher.slot(peer, Transport::Frames, 0, session.name());
         intake.publisher.lose(slot, cause, rest.len().saturating_sub(HEAD_BYTES) as u64);
-        intake.publisher.publish_pending(&[], &mut Nobody)?;
+        intake.publisher.publish_pending(&[], &mut NoObserver)?;
     }
     Ok(())
 }

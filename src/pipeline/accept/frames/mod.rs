@@ -18,4 +18,4 @@ pub use self::handshake::{Greeting, greet};
 pub use self::session::{FrameSession, OUTBOX_BYTES_MAX, Step, frame_bytes_max};
 pub use self::sessions::{Predecessor, SESSIONS_NAME, Sessions};
 pub use super::limits::SESSIONS_MAX;
-pub use super::publish::Brought;
+pub use super::publish::Published;

@@ -32,7 +32,7 @@ use dbuf_client::wire::{self, Code, Event, Fault, Frame, HEAD_BYTES, Head, Hello
 
 use super::acks::Acks;
 use super::sessions::{Seat, Standing};
-use crate::pipeline::accept::publish::Brought;
+use crate::pipeline::accept::publish::Published;
 use crate::pipeline::buffer::Spot;
 use crate::pipeline::record::Cause;
 
@@ -274,14 +274,14 @@ impl FrameSession {
 
     /// The events since the last publish, as far as that brings them, are about to be published at `spot`. Where it brings
     /// all, the refused ones are as good as published, too: the records that name them are among it.
-    pub fn about_to_publish(&self, spot: Spot, brought: Brought) {
-        if let Some(last) = self.brings_up_to(brought) {
+    pub fn about_to_publish(&self, spot: Spot, published: Published) {
+        if let Some(last) = self.brings_up_to(published) {
             self.seat.about_to(spot, last);
         }
     }
 
-    fn brings_up_to(&self, brought: Brought) -> Option<u64> {
-        if brought.is_all { Some(self.last) } else { brought.sequence }
+    fn brings_up_to(&self, published: Published) -> Option<u64> {
+        if published.is_all { Some(self.last) } else { published.sequence }
     }
 
     /// That has failed, and nothing of it counts.
@@ -290,12 +290,12 @@ impl FrameSession {
     }
 
     /// The events since the last publish, as far as that has brought them, are published in `generation`.
-    pub fn published(&mut self, generation: u64, brought: Brought) {
-        if let Some(last) = self.brings_up_to(brought) {
+    pub fn published(&mut self, generation: u64, published: Published) {
+        if let Some(last) = self.brings_up_to(published) {
             self.seat.settle(last);
         }
         // Invariant 1.
-        let (Some((first, last)), Some(sequence)) = (self.unpublished, brought.sequence) else { return };
+        let (Some((first, last)), Some(sequence)) = (self.unpublished, published.sequence) else { return };
         self.acks.published(generation, (first, sequence));
         self.unpublished = (sequence < last).then(|| (sequence + 1, last));
     }

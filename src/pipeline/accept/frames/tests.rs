@@ -35,8 +35,8 @@ fn opened(ack: Level) -> FrameSession {
     session
 }
 
-fn up_to(sequence: u64) -> Brought {
-    Brought { sequence: Some(sequence), is_all: false }
+fn up_to(sequence: u64) -> Published {
+    Published { sequence: Some(sequence), is_all: false }
 }
 
 fn event(sequence: u64, payload: &[u8]) -> Vec<u8> {
@@ -336,7 +336,7 @@ fn a_refused_event_is_remembered_once_the_record_that_names_it_is_published() {
     session.about_to_publish(spot, up_to(1));
     assert_eq!(known(), 1, "the record of the refusal had no room in that claim");
     session.published(1, up_to(1));
-    let rest = Brought { sequence: None, is_all: true };
+    let rest = Published { sequence: None, is_all: true };
     session.about_to_publish(spot, rest);
     assert_eq!(known(), 3);
     session.published(1, rest);

@@ -7,13 +7,13 @@
 //! the same events again. A socket's bytes cannot do that without taking back what the look has changed (see [`super`]).
 
 use super::publisher::{Carried, EVENTS_MAX, Publisher, prepare};
-use super::{Brought, Closed, Peer, Sources, Witness};
+use super::{Closed, Peer, PublishObserver, Published, Sources};
 use crate::pipeline::buffer::{Claim, Refused};
 use crate::pipeline::pulse::Activity;
 use crate::pipeline::record::{Event, Transport, padded};
 
 /// Where events lie that are laid down as they are looked at.
-pub(crate) trait EventSource: Witness {
+pub(crate) trait EventSource: PublishObserver {
     /// Lays down as many as have room, one at least of what was asked for. It is called again, from the same event on, if what it
     /// has laid down does not count.
     fn put(&mut self, encoder: &mut ClaimEncoder<'_, '_>);
@@ -102,16 +102,16 @@ impl Publisher {
                 break;
             }
             prepare(&mut self.recorder, &self.sources, &self.carried, &[]);
-            let brought = Brought { sequence: None, is_all: true };
+            let published = Published { sequence: None, is_all: true };
             self.recorder.about_to(claim.spot());
-            source.about_to_publish(claim.spot(), brought);
+            source.about_to_publish(claim.spot(), published);
             let sealed = || {
                 self.recorder.take_back();
                 source.take_back();
             };
             if claim.publish_or(sealed).is_ok() {
                 self.recorder.published();
-                source.published(generation, brought);
+                source.published(generation, published);
                 self.publishes += 1;
                 break;
             }
@@ -160,8 +160,8 @@ mod tests {
         }
     }
 
-    impl Witness for Tags<'_> {
-        fn about_to_publish(&mut self, _spot: Spot, _brought: Brought) {
+    impl PublishObserver for Tags<'_> {
+        fn about_to_publish(&mut self, _spot: Spot, _brought: Published) {
             self.said.push("about to");
         }
 
@@ -169,7 +169,7 @@ mod tests {
             self.said.push("back");
         }
 
-        fn published(&mut self, _generation: u64, _brought: Brought) {
+        fn published(&mut self, _generation: u64, _brought: Published) {
             self.said.push("published");
             self.next += self.put;
         }

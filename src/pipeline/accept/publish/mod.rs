@@ -10,7 +10,7 @@ mod publisher;
 mod sources;
 
 pub(crate) use self::encoder::{ClaimEncoder, EventSource};
-pub use self::observer::Brought;
-pub(crate) use self::observer::{Nobody, Witness};
+pub use self::observer::Published;
+pub(crate) use self::observer::{NoObserver, PublishObserver};
 pub(crate) use self::publisher::{Closed, Extra, Publisher};
 pub(crate) use self::sources::{Peer, Sources};

@@ -1,19 +1,19 @@
 //! Tells the owner of what is published, step by step, what becomes of it.
 //!
-//! Input: the position of a publish and what it brings. Output: calls of a [`Witness`], on the writer's thread. Nothing here can fail.
+//! Input: the position of a publish and what it brings. Output: calls of a [`PublishObserver`], on the writer's thread. Nothing here can fail.
 
 use crate::pipeline::buffer::Spot;
 
 /// Who has to know what becomes of each publish.
-pub(crate) trait Witness {
+pub(crate) trait PublishObserver {
     /// This is about to be published at `spot`.
-    fn about_to_publish(&mut self, _spot: Spot, _brought: Brought) {}
+    fn about_to_publish(&mut self, _spot: Spot, _brought: Published) {}
 
     /// That has failed; it comes again. Called before the spot can become another's.
     fn take_back(&mut self) {}
 
     /// It is published in this generation.
-    fn published(&mut self, _generation: u64, _brought: Brought) {}
+    fn published(&mut self, _generation: u64, _brought: Published) {}
 
     /// Whether a successor would find what cannot be published any more.
     fn outlives(&self) -> bool {
@@ -23,7 +23,7 @@ pub(crate) trait Witness {
 
 /// What a publish brings of a producer that numbers its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Brought {
+pub struct Published {
     /// The producer's own sequence of the last event that has one; None if there is none among them.
     pub sequence: Option<u64>,
     /// Nothing of what was read waits any more: neither an event nor the record of one that was refused.
@@ -31,6 +31,6 @@ pub struct Brought {
 }
 
 /// Producers without sequences of their own need no witness.
-pub(crate) struct Nobody;
+pub(crate) struct NoObserver;
 
-impl Witness for Nobody {}
+impl PublishObserver for NoObserver {}

@@ -16,7 +16,7 @@ mod tests;
 use std::ops::Range;
 
 use super::losses::{LOSSES_MAX, Losses};
-use super::observer::{Brought, Witness};
+use super::observer::{PublishObserver, Published};
 use super::sources::{Peer, SLOTS_MAX, Sources};
 use crate::pipeline::accept::writer::receive_buffer::Notes;
 use crate::pipeline::account::{Recorder, Tally};
@@ -221,15 +221,15 @@ impl Publisher {
         self.losses.add(slot, cause, lost, self.time_ns);
     }
 
-    /// Publishes all that waits; waits for room if need be. The payloads are ranges of `input`. `witness` is told of each
+    /// Publishes all that waits; waits for room if need be. The payloads are ranges of `input`. `observer` is told of each
     /// publish.
     ///
     /// # Errors
     /// [`Closed`]; what could not be published is counted as lost, unless a successor finds it.
-    pub(crate) fn publish_pending(&mut self, input: &[u8], witness: &mut impl Witness) -> Result<(), Closed> {
+    pub(crate) fn publish_pending(&mut self, input: &[u8], observer: &mut impl PublishObserver) -> Result<(), Closed> {
         let mut done = self.skip_published(input);
         while let Some(need) = self.need(done) {
-            match self.publish_claim(done, need, input, witness) {
+            match self.publish_claim(done, need, input, observer) {
                 Ok(Some(to)) => done = to,
                 // Sealed: nothing of the claim counts. Round again, with the same events and a higher generation.
                 Ok(None) => {}
@@ -241,7 +241,7 @@ impl Publisher {
                     done += 1;
                 }
                 Err(_) => {
-                    self.abandon(done, witness);
+                    self.abandon(done, observer);
                     return Err(Closed);
                 }
             }
@@ -278,7 +278,7 @@ impl Publisher {
         done: usize,
         need: usize,
         input: &[u8],
-        witness: &mut impl Witness,
+        observer: &mut impl PublishObserver,
     ) -> Result<Option<usize>, Refused> {
         self.pulse.beat(Activity::WaitsForRoom);
         let claim = self.writer.claim(need);
@@ -294,14 +294,14 @@ impl Publisher {
         let lost: u64 = self.losses.all()[..losses].iter().map(|(_, loss)| loss.events).sum();
         let count = self.count + self.events.all[done..to].iter().map(Waiting::count).sum::<u64>() + lost;
         let is_all = all && losses == self.losses.all().len();
-        let brought = Brought { sequence: self.carried.sequence, is_all };
+        let published = Published { sequence: self.carried.sequence, is_all };
         self.recorder.about_to(claim.spot());
         self.notes.about_to(claim.spot(), count);
-        witness.about_to_publish(claim.spot(), brought);
+        observer.about_to_publish(claim.spot(), published);
         let sealed = || {
             self.recorder.take_back();
             self.notes.take_back();
-            witness.take_back();
+            observer.take_back();
         };
         if claim.publish_or(sealed).is_err() {
             return Ok(None);
@@ -309,7 +309,7 @@ impl Publisher {
         self.recorder.published();
         self.notes.published(count);
         self.count = count;
-        witness.published(generation, brought);
+        observer.published(generation, published);
         self.publishes += 1;
         self.losses.published(losses);
         Ok(Some(to))
@@ -325,8 +325,8 @@ impl Publisher {
     }
 
     /// Counts as lost what can never be published; what a successor finds, on the desk or in a ring, is not.
-    fn abandon(&mut self, done: usize, witness: &impl Witness) {
-        if self.notes.outlive() || witness.outlives() {
+    fn abandon(&mut self, done: usize, observer: &impl PublishObserver) {
+        if self.notes.outlive() || observer.outlives() {
             self.losses.published(self.losses.all().len());
             self.events.clear();
             return;

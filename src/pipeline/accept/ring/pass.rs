@@ -14,7 +14,9 @@ use dbuf_client::wire::TAG_BYTES_MAX;
 
 use super::registry::Row;
 use crate::pipeline::accept::frames::Acks;
-use crate::pipeline::accept::publish::{Brought, ClaimEncoder, Closed, EventSource, Peer, Publisher, Witness};
+use crate::pipeline::accept::publish::{
+    ClaimEncoder, Closed, EventSource, Peer, PublishObserver, Published, Publisher,
+};
 use crate::pipeline::buffer::Spot;
 use crate::pipeline::record::{Cause, Event, SOURCE_BYTES_MAX, Transport};
 use crate::sys::ticks::Moment;
@@ -260,17 +262,17 @@ impl EventSource for Flow<'_, '_> {
     }
 }
 
-impl Witness for Flow<'_, '_> {
-    fn about_to_publish(&mut self, spot: Spot, brought: Brought) {
-        self.pass.about_to_publish(spot, brought);
+impl PublishObserver for Flow<'_, '_> {
+    fn about_to_publish(&mut self, spot: Spot, published: Published) {
+        self.pass.about_to_publish(spot, published);
     }
 
     fn take_back(&mut self) {
         self.pass.take_back();
     }
 
-    fn published(&mut self, generation: u64, brought: Brought) {
-        self.pass.published(generation, brought);
+    fn published(&mut self, generation: u64, published: Published) {
+        self.pass.published(generation, published);
     }
 
     fn outlives(&self) -> bool {
@@ -278,17 +280,17 @@ impl Witness for Flow<'_, '_> {
     }
 }
 
-impl Witness for Pass<'_> {
-    fn about_to_publish(&mut self, spot: Spot, brought: Brought) {
-        self.row.about_to(spot, if brought.is_all { &self.next } else { &self.position });
+impl PublishObserver for Pass<'_> {
+    fn about_to_publish(&mut self, spot: Spot, published: Published) {
+        self.row.about_to(spot, if published.is_all { &self.next } else { &self.position });
     }
 
     fn take_back(&mut self) {
         self.row.take_back();
     }
 
-    fn published(&mut self, generation: u64, brought: Brought) {
-        if !brought.is_all {
+    fn published(&mut self, generation: u64, published: Published) {
+        if !published.is_all {
             self.row.settle(&self.position);
             return;
         }

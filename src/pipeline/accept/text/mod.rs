@@ -18,7 +18,7 @@ use memchr::memchr;
 use self::classify::{Meaning, PRI_DEFAULT, meaning};
 use self::cut::{Block, Cut, Until, block, cut, cut_at_end, cut_early};
 use crate::pipeline::accept::connection::read_position::{Mark, Ongoing};
-use crate::pipeline::accept::publish::{Closed, Extra, Nobody, Peer};
+use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer};
 use crate::pipeline::accept::writer::context::Intake;
 use crate::pipeline::record::{Piece, Transport};
 
@@ -57,7 +57,7 @@ impl Text {
         while !carry.is_empty() {
             if let Some(cut) = cut(carry, self.until(), max_bytes) {
                 self.add(carry, 0, &cut, peer, intake);
-                intake.publisher.publish_pending(carry, &mut Nobody)?;
+                intake.publisher.publish_pending(carry, &mut NoObserver)?;
                 carry.drain(..cut.next);
             } else if data.is_empty() {
                 return Ok(());
@@ -80,10 +80,10 @@ impl Text {
                 break;
             }
             if intake.publisher.is_full() {
-                intake.publisher.publish_pending(data, &mut Nobody)?;
+                intake.publisher.publish_pending(data, &mut NoObserver)?;
             }
         }
-        intake.publisher.publish_pending(data, &mut Nobody)?;
+        intake.publisher.publish_pending(data, &mut NoObserver)?;
         carry.extend_from_slice(&data[at..]);
         Ok(())
     }
@@ -92,7 +92,7 @@ impl Text {
     pub(crate) fn end(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
         while let Some(cut) = cut_at_end(carry, self.until(), intake.max_event_bytes) {
             self.add(carry, 0, &cut, peer, intake);
-            intake.publisher.publish_pending(carry, &mut Nobody)?;
+            intake.publisher.publish_pending(carry, &mut NoObserver)?;
             carry.drain(..cut.next);
         }
         Ok(())
@@ -101,7 +101,7 @@ impl Text {
     /// Lays down what is carried as a piece, so that it takes no memory here.
     pub(crate) fn shed(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
         self.add(carry, 0, &cut_early(carry, self.until()), peer, intake);
-        intake.publisher.publish_pending(carry, &mut Nobody)?;
+        intake.publisher.publish_pending(carry, &mut NoObserver)?;
         carry.clear();
         Ok(())
     }

@@ -61,7 +61,7 @@ impl Worker {
                     self.admit(Newcomer { kept, identity });
                 }
                 Accepted::TurnedAway => self.turned_away(),
-                Accepted::Nobody | Accepted::Exhausted => break,
+                Accepted::NoClient | Accepted::Exhausted => break,
             }
             clients -= 1;
         }

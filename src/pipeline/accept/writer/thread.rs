@@ -193,7 +193,7 @@ impl Worker {
             match self.listener.accept() {
                 Accepted::Client(socket) => self.receive_client(socket)?,
                 Accepted::TurnedAway => self.turned_away(),
-                Accepted::Nobody => break,
+                Accepted::NoClient => break,
                 Accepted::Exhausted => {
                     // A level-triggered socket that nobody can accept from would spin.
                     let _ = self.epoll.delete(&*self.listener.socket);

@@ -1,7 +1,7 @@
 //! What a predecessor has published is not laid down again, also in the middle of a block of lines.
 
 use super::*;
-use crate::pipeline::accept::publish::Nobody;
+use crate::pipeline::accept::publish::NoObserver;
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::{DoubleBuffer, Options};
 use crate::pipeline::record::{Kind, Record};
@@ -21,7 +21,7 @@ fn what_a_predecessor_has_published_of_a_read_is_left_out_line_by_line() {
         publisher.add(slot, 6, 0..3);
         publisher.add_lines(slot, 6, 4..19, 3);
         publisher.add_lines(slot, 6, 19..28, 2);
-        publisher.publish_pending(INPUT, &mut Nobody).unwrap();
+        publisher.publish_pending(INPUT, &mut NoObserver).unwrap();
         assert_eq!(publisher.count, 6, "all of it is published now");
 
         let mut texts = Vec::new();
