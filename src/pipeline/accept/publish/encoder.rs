@@ -6,7 +6,7 @@
 //! It is for memory that keeps its events until they are published: a ring's. Where the reader swaps meanwhile, the feed looks at
 //! the same events again. A socket's bytes cannot do that without taking back what the look has changed (see [`super`]).
 
-use super::publisher::{Carried, EVENTS_MAX, Publisher, prepare};
+use super::publisher::{ClaimTally, EVENTS_MAX, Publisher, prepare};
 use super::{Closed, Peer, PublishObserver, Published, Sources};
 use crate::pipeline::buffer::{Claim, Refused};
 use crate::pipeline::pulse::Activity;
@@ -23,7 +23,7 @@ pub(crate) trait EventSource: PublishObserver {
 pub(crate) struct ClaimEncoder<'a, 'c> {
     claim: &'a mut Claim<'c>,
     sources: &'a mut Sources,
-    carried: &'a mut Carried,
+    tally: &'a mut ClaimTally,
     time_ns: u64,
 }
 
@@ -41,7 +41,7 @@ impl ClaimEncoder<'_, '_> {
         }
         let event = Event { source: self.introduce(slot), time_ns: self.time_ns, ..*event };
         event.encode(self.claim);
-        self.carried.add(slot, 1, event.payload.len() as u64);
+        self.tally.add(slot, 1, event.payload.len() as u64);
         true
     }
 
@@ -59,14 +59,14 @@ impl ClaimEncoder<'_, '_> {
         }
         let event = Event { source: self.introduce(slot), time_ns: self.time_ns, ..*event };
         event.encode_around(payload_bytes, self.claim, fill);
-        self.carried.add(slot, 1, payload_bytes as u64);
+        self.tally.add(slot, 1, payload_bytes as u64);
         true
     }
 
     #[inline]
     fn has_room(&self, slot: u32, record_bytes: usize) -> bool {
         // The slots of what a claim carries are looked up until it is published (invariant 1 of the sources).
-        let has_slots = self.carried.by_slot.len() < EVENTS_MAX;
+        let has_slots = self.tally.by_slot.len() < EVENTS_MAX;
         has_slots && self.sources.introduction_bytes(slot) + record_bytes <= self.claim.room()
     }
 
@@ -95,13 +95,13 @@ impl Publisher {
             };
             let generation = claim.generation();
             self.sources.enter(generation);
-            self.carried.clear();
-            let (sources, carried, time_ns) = (&mut self.sources, &mut self.carried, self.time_ns);
-            source.put(&mut ClaimEncoder { claim: &mut claim, sources, carried, time_ns });
+            self.tally.clear();
+            let (sources, tally, time_ns) = (&mut self.sources, &mut self.tally, self.time_ns);
+            source.put(&mut ClaimEncoder { claim: &mut claim, sources, tally, time_ns });
             if claim.is_empty() {
                 break;
             }
-            prepare(&mut self.recorder, &self.sources, &self.carried, &[]);
+            prepare(&mut self.recorder, &self.sources, &self.tally, &[]);
             let published = Published { sequence: None, is_all: true };
             self.recorder.about_to(claim.spot());
             source.about_to_publish(claim.spot(), published);

@@ -49,7 +49,7 @@ pub(crate) struct Extra {
 
 /// An event that waits, or a block of lines, as a range of the bytes that were read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Waiting {
+pub(super) struct PendingEvent {
     start: u32,
     bytes: u32,
     slot: u32,
@@ -60,7 +60,7 @@ pub(super) struct Waiting {
     pri: u8,
 }
 
-impl Waiting {
+impl PendingEvent {
     /// What a successor is told of it: events and pieces.
     fn count(&self) -> u64 {
         u64::from(self.lines.max(1))
@@ -84,14 +84,14 @@ impl Waiting {
 /// The events that wait.
 #[derive(Debug, Default)]
 pub(super) struct Events {
-    pub(super) all: Vec<Waiting>,
+    pub(super) all: Vec<PendingEvent>,
     extras: Vec<(Extra, Range<usize>)>,
     fields: Vec<u8>,
 }
 
 /// The events that one claim carries, by source: how many, and their bytes.
 #[derive(Debug, Default)]
-pub(crate) struct Carried {
+pub(crate) struct ClaimTally {
     pub(super) by_slot: Vec<(u32, u64, u64)>,
     sequence: Option<u64>,
 }
@@ -104,7 +104,7 @@ pub(crate) struct Publisher {
     pub(super) sources: Sources,
     pub(super) events: Events,
     pub(super) losses: Losses,
-    pub(super) carried: Carried,
+    pub(super) tally: ClaimTally,
     pub(super) recorder: Recorder,
     counters: Arc<Counters>,
     pub(super) pulse: Arc<Pulse>,
@@ -123,7 +123,7 @@ impl Publisher {
     pub(crate) fn new(writer: Writer, index: usize, counters: Arc<Counters>, pulse: Arc<Pulse>) -> Self {
         let sources = Sources::new(Arc::clone(&counters.account));
         let recorder = counters.account.recorder(index);
-        let (events, losses, carried) = (Events::default(), Losses::default(), Carried::default());
+        let (events, losses, tally) = (Events::default(), Losses::default(), ClaimTally::default());
         let (notes, count, skip, time_ns, publishes) = (Arc::default(), 0, 0, 0, 0);
         Self {
             writer,
@@ -131,7 +131,7 @@ impl Publisher {
             sources,
             events,
             losses,
-            carried,
+            tally,
             recorder,
             counters,
             pulse,
@@ -190,14 +190,14 @@ impl Publisher {
     #[inline]
     pub(crate) fn add(&mut self, slot: u32, pri: u8, range: Range<usize>) {
         let (start, bytes) = (range.start as u32, range.len() as u32);
-        self.events.all.push(Waiting { start, bytes, slot, lines: 0, extra: 0, pri });
+        self.events.all.push(PendingEvent { start, bytes, slot, lines: 0, extra: 0, pri });
     }
 
     /// Adds so many events that came as lines: `range` is all of them, each with its newline, and none of them is empty.
     #[inline]
     pub(crate) fn add_lines(&mut self, slot: u32, pri: u8, range: Range<usize>, lines: usize) {
         let (start, bytes, lines) = (range.start as u32, range.len() as u32, lines as u32);
-        self.events.all.push(Waiting { start, bytes, slot, lines, extra: 0, pri });
+        self.events.all.push(PendingEvent { start, bytes, slot, lines, extra: 0, pri });
     }
 
     /// Adds an event with more to it.
@@ -234,7 +234,7 @@ impl Publisher {
                 // Sealed: nothing of the claim counts. Round again, with the same events and a higher generation.
                 Ok(None) => {}
                 Err(Refused::TooLarge) if done < self.events.all.len() => {
-                    let Waiting { slot, bytes, lines, .. } = self.events.all[done];
+                    let PendingEvent { slot, bytes, lines, .. } = self.events.all[done];
                     debug_assert_eq!(lines, 0, "a block is no longer than an event may be, for which there is room");
                     self.lose(slot, Cause::TooBig, u64::from(bytes));
                     self.count += 1;
@@ -255,11 +255,11 @@ impl Publisher {
     fn skip_published(&mut self, input: &[u8]) -> usize {
         let mut done = 0;
         while self.skip > 0
-            && let Some(waiting) = self.events.all.get_mut(done)
+            && let Some(pending) = self.events.all.get_mut(done)
         {
-            let skipped = waiting.count().min(self.skip);
-            if skipped < waiting.count() {
-                waiting.skip_lines(skipped, input);
+            let skipped = pending.count().min(self.skip);
+            if skipped < pending.count() {
+                pending.skip_lines(skipped, input);
             } else {
                 done += 1;
             }
@@ -286,15 +286,15 @@ impl Publisher {
         let mut claim = claim?;
         let generation = claim.generation();
         self.sources.enter(generation);
-        self.carried.clear();
-        let to = self.events.put(&mut claim, &mut self.sources, &mut self.carried, (done, self.time_ns, input));
+        self.tally.clear();
+        let to = self.events.put(&mut claim, &mut self.sources, &mut self.tally, (done, self.time_ns, input));
         let all = to == self.events.all.len();
         let losses = if all { self.losses.put(&mut claim, &mut self.sources, self.time_ns) } else { 0 };
-        prepare(&mut self.recorder, &self.sources, &self.carried, &self.losses.all()[..losses]);
+        prepare(&mut self.recorder, &self.sources, &self.tally, &self.losses.all()[..losses]);
         let lost: u64 = self.losses.all()[..losses].iter().map(|(_, loss)| loss.events).sum();
-        let count = self.count + self.events.all[done..to].iter().map(Waiting::count).sum::<u64>() + lost;
+        let count = self.count + self.events.all[done..to].iter().map(PendingEvent::count).sum::<u64>() + lost;
         let is_all = all && losses == self.losses.all().len();
-        let published = Published { sequence: self.carried.sequence, is_all };
+        let published = Published { sequence: self.tally.sequence, is_all };
         self.recorder.about_to(claim.spot());
         self.notes.about_to(claim.spot(), count);
         observer.about_to_publish(claim.spot(), published);
@@ -318,7 +318,7 @@ impl Publisher {
     /// Bytes of the first record that is not laid down, and of its source record.
     fn need(&self, done: usize) -> Option<usize> {
         let (slot, bytes) = match self.events.all.get(done) {
-            Some(waiting) => (waiting.slot, self.events.record_bytes(waiting)),
+            Some(pending) => (pending.slot, self.events.record_bytes(pending)),
             None => self.losses.first()?,
         };
         Some(bytes + self.sources.producer(slot).identity.as_source().record_bytes())
@@ -331,11 +331,11 @@ impl Publisher {
             self.events.clear();
             return;
         }
-        for waiting in self.events.all.iter().skip(done).filter(|waiting| self.events.ends(waiting)) {
-            let lost = Tally::lost(Cause::Abandoned, waiting.count(), waiting.payload_bytes());
-            self.recorder.prepare(self.sources.producer(waiting.slot), &lost);
+        for pending in self.events.all.iter().skip(done).filter(|pending| self.events.ends(pending)) {
+            let lost = Tally::lost(Cause::Abandoned, pending.count(), pending.payload_bytes());
+            self.recorder.prepare(self.sources.producer(pending.slot), &lost);
         }
-        prepare(&mut self.recorder, &self.sources, &Carried::default(), self.losses.all());
+        prepare(&mut self.recorder, &self.sources, &ClaimTally::default(), self.losses.all());
         self.recorder.count_now();
         self.losses.published(self.losses.all().len());
         self.events.clear();
@@ -343,8 +343,8 @@ impl Publisher {
 }
 
 /// Prepares the account of what a claim carries.
-pub(crate) fn prepare(recorder: &mut Recorder, sources: &Sources, carried: &Carried, losses: &[(u32, Loss)]) {
-    for &(slot, events, bytes) in &carried.by_slot {
+pub(crate) fn prepare(recorder: &mut Recorder, sources: &Sources, tally: &ClaimTally, losses: &[(u32, Loss)]) {
+    for &(slot, events, bytes) in &tally.by_slot {
         recorder.prepare(sources.producer(slot), &Tally { events, bytes, ..Tally::default() });
     }
     for (slot, loss) in losses {
@@ -352,7 +352,7 @@ pub(crate) fn prepare(recorder: &mut Recorder, sources: &Sources, carried: &Carr
     }
 }
 
-impl Carried {
+impl ClaimTally {
     pub(super) fn clear(&mut self) {
         self.by_slot.clear();
         self.sequence = None;
@@ -377,25 +377,25 @@ impl Events {
         self.fields.clear();
     }
 
-    fn extra(&self, waiting: &Waiting) -> Option<&(Extra, Range<usize>)> {
-        waiting.extra.checked_sub(1).map(|index| &self.extras[index as usize])
+    fn extra(&self, pending: &PendingEvent) -> Option<&(Extra, Range<usize>)> {
+        pending.extra.checked_sub(1).map(|index| &self.extras[index as usize])
     }
 
     /// Whether this event takes a sequence: it is whole, or the last piece.
-    fn ends(&self, waiting: &Waiting) -> bool {
-        self.extra(waiting).and_then(|(extra, _)| extra.piece).is_none_or(|piece| !piece.continues)
+    fn ends(&self, pending: &PendingEvent) -> bool {
+        self.extra(pending).and_then(|(extra, _)| extra.piece).is_none_or(|piece| !piece.continues)
     }
 
-    fn record_bytes(&self, waiting: &Waiting) -> usize {
+    fn record_bytes(&self, pending: &PendingEvent) -> usize {
         // The payload's bytes do not matter for the length, so any will do.
-        self.event(waiting, 0).record_bytes() + padded(waiting.bytes as usize)
+        self.event(pending, 0).record_bytes() + padded(pending.bytes as usize)
     }
 
     /// The event without its payload.
     #[inline]
-    fn event(&self, waiting: &Waiting, time_ns: u64) -> Event<'_> {
-        let event = Event { time_ns, pri: waiting.pri, ..Event::default() };
-        match self.extra(waiting) {
+    fn event(&self, pending: &PendingEvent, time_ns: u64) -> Event<'_> {
+        let event = Event { time_ns, pri: pending.pri, ..Event::default() };
+        match self.extra(pending) {
             None => event,
             Some((extra, fields)) => Event {
                 source_time_ns: extra.source_time_ns,
@@ -413,29 +413,29 @@ impl Events {
         &self,
         claim: &mut Claim<'_>,
         sources: &mut Sources,
-        carried: &mut Carried,
+        tally: &mut ClaimTally,
         (first, time_ns, input): (usize, u64, &[u8]),
     ) -> usize {
-        for (index, waiting) in self.all.iter().enumerate().skip(first) {
-            let payload = &input[waiting.start as usize..][..waiting.bytes as usize];
-            if waiting.lines > 0 {
-                if sources.introduction_bytes(waiting.slot) + lines_record_bytes(payload.len()) > claim.room() {
+        for (index, pending) in self.all.iter().enumerate().skip(first) {
+            let payload = &input[pending.start as usize..][..pending.bytes as usize];
+            if pending.lines > 0 {
+                if sources.introduction_bytes(pending.slot) + lines_record_bytes(payload.len()) > claim.room() {
                     return index;
                 }
-                let source = sources.introduce(waiting.slot, time_ns, claim);
-                encode_lines(claim, source, time_ns, waiting.pri, payload);
-                carried.add(waiting.slot, u64::from(waiting.lines), waiting.payload_bytes());
+                let source = sources.introduce(pending.slot, time_ns, claim);
+                encode_lines(claim, source, time_ns, pending.pri, payload);
+                tally.add(pending.slot, u64::from(pending.lines), pending.payload_bytes());
                 continue;
             }
-            let mut event = Event { payload, ..self.event(waiting, time_ns) };
-            if sources.introduction_bytes(waiting.slot) + event.record_bytes() > claim.room() {
+            let mut event = Event { payload, ..self.event(pending, time_ns) };
+            if sources.introduction_bytes(pending.slot) + event.record_bytes() > claim.room() {
                 return index;
             }
-            event.source = sources.introduce(waiting.slot, time_ns, claim);
+            event.source = sources.introduce(pending.slot, time_ns, claim);
             event.encode(claim);
             let ends = event.piece.is_none_or(|piece| !piece.continues);
-            carried.add(waiting.slot, u64::from(ends), payload.len() as u64);
-            carried.sequence = event.producer_sequence.or(carried.sequence);
+            tally.add(pending.slot, u64::from(ends), payload.len() as u64);
+            tally.sequence = event.producer_sequence.or(tally.sequence);
         }
         self.all.len()
     }
