@@ -30,7 +30,7 @@ use crate::pipeline::accept::ring::registry::{self, LeftRings, Limits, Rings};
 use crate::pipeline::accept::writer::receive_buffer::Desks;
 use crate::pipeline::accept::{self, Accept, AcceptOptions};
 use crate::pipeline::account::{self, Account};
-use crate::pipeline::buffer::{self, DoubleBuffer, Spot};
+use crate::pipeline::buffer::{self, DoubleBuffer, PublishPosition};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::drain::{self, Drain, DrainHandle};
 use crate::pipeline::progress::Progress;
@@ -206,10 +206,10 @@ impl Memory {
         let halves = buffer_memory::take_over(store, halves, &buffer_options(config, writers))?;
         let predecessor = halves.predecessor.as_ref();
         let sessions = take_over_sessions(store, sessions, predecessor)?;
-        let was_published = |spot: Spot| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
+        let was_published = |spot: PublishPosition| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
         let account = match store {
             Some(store) => {
-                let ask: &dyn Fn(Spot) -> bool = &was_published;
+                let ask: &dyn Fn(PublishPosition) -> bool = &was_published;
                 Account::take_over(writers, store, &account, predecessor.is_some().then_some(ask))
             }
             None => Account::new(writers),
@@ -249,7 +249,7 @@ fn take_over_rings(
     let ingest = &config.ingest;
     let limits = Limits { rings: ingest.rings, bytes: ingest.ring_bytes };
     let Some((store, room)) = store else { return Ok(Rings::new(limits)) };
-    let was_published = |spot: Spot| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
+    let was_published = |spot: PublishPosition| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
     let generation = predecessor.map_or(0, |(_, generation)| *generation);
     Rings::kept(limits, store, rings_room(config).min(room / RINGS_SHARE), left, (&was_published, generation))
         .context("there is no memory for what is known of rings")

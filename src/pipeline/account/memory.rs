@@ -19,7 +19,7 @@
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
 //! | 1 | the other slots of all rows that the publish concerns, with its number | nothing: no note has that number |
-//! | 2 | the note: the number, and the publish's spot | the successor looks at the spot (see `buffer::Spot`): not published, the slots stay |
+//! | 2 | the note: the number, and the publish's spot | the successor looks at the spot (see `buffer::PublishPosition`): not published, the slots stay |
 //! | 3 | the publish | the successor looks at the spot: published, so it does step 4 |
 //! | 4 | which slot holds, row by row | it does the rest of step 4 |
 //! | 5 | no spot | nothing |
@@ -40,7 +40,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::Tally;
 use super::identity::Identity;
-use crate::pipeline::buffer::Spot;
+use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::SOURCE_BYTES_MAX;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::mapping::fix_size;
@@ -288,7 +288,7 @@ impl Memory {
 
     /// What is prepared under `number` is about to be published at `spot`.
     #[inline]
-    pub(super) fn about_to(&self, cell: usize, number: u64, spot: Spot) {
+    pub(super) fn about_to(&self, cell: usize, number: u64, spot: PublishPosition) {
         let [generation, place] = spot.to_words();
         let note = self.note(cell);
         set(&note[NUMBER], number);
@@ -313,11 +313,11 @@ impl Memory {
     }
 
     /// Settles what writers of a predecessor have left, and a row that was being folded.
-    pub(super) fn settle(&self, was_published: &dyn Fn(Spot) -> bool) {
+    pub(super) fn settle(&self, was_published: &dyn Fn(PublishPosition) -> bool) {
         self.finish_fold();
         for cell in READER + 1..self.cells {
             let [number, generation, place] = [NUMBER, SPOT, SPOT_PLACE].map(|at| get(&self.note(cell)[at]));
-            if Spot::from_words([generation, place]).is_some_and(was_published) {
+            if PublishPosition::from_words([generation, place]).is_some_and(was_published) {
                 self.hold_all(cell, number);
             }
             self.end_note(cell);

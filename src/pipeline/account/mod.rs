@@ -28,7 +28,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::buffer::Spot;
+use super::buffer::PublishPosition;
 use super::record::{Cause, Record};
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard};
@@ -100,7 +100,7 @@ impl Account {
         writers: usize,
         store: &FdStore,
         left: &[(OwnedFd, String)],
-        was_published: Option<&dyn Fn(Spot) -> bool>,
+        was_published: Option<&dyn Fn(PublishPosition) -> bool>,
     ) -> io::Result<Self> {
         let found = left.iter().filter_map(|(memory, name)| Some((Memory::of_predecessor(memory)?, name.as_str())));
         let newest = found.max_by_key(|(memory, _)| memory.serial());

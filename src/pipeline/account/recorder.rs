@@ -2,7 +2,7 @@
 
 use super::memory::{Memory, READER, ROWS, UNNAMED};
 use super::{Account, Identity, Producer, Tally};
-use crate::pipeline::buffer::Spot;
+use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::{Loss, Record};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -45,7 +45,7 @@ impl Recorder {
 
     /// What is prepared is about to be published at `spot`.
     #[inline]
-    pub fn about_to(&self, spot: Spot) {
+    pub fn about_to(&self, spot: PublishPosition) {
         self.account.memory.about_to(self.cell, self.number, spot);
     }
 

@@ -11,8 +11,8 @@ fn events(events: u64) -> Tally {
     Tally { events, bytes: 10 * events, ..Tally::default() }
 }
 
-fn spot() -> Spot {
-    Spot::from_words([9, 3 << 32 | 64]).unwrap()
+fn spot() -> PublishPosition {
+    PublishPosition::from_words([9, 3 << 32 | 64]).unwrap()
 }
 
 /// An account, and what outlives it.
@@ -80,7 +80,7 @@ fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_e
         let mut recorder = account.recorder(1);
         let (a, b) = (account.producer(&identity(1)), account.producer(&identity(2)));
         recorder.prepare(&a, &events(5));
-        recorder.about_to(Spot::from_words([1, 0]).unwrap());
+        recorder.about_to(PublishPosition::from_words([1, 0]).unwrap());
         recorder.published();
         recorder.prepare(&a, &events(1));
         recorder.prepare(&b, &events(1));
@@ -118,7 +118,7 @@ fn a_reader_that_dies_at_any_step_leaves_a_batch_counted_once() {
         let (account, memory) = account();
         let mut writer = account.recorder(0);
         writer.prepare(&account.producer(&identity(1)), &events(4));
-        writer.about_to(Spot::from_words([1, 0]).unwrap());
+        writer.about_to(PublishPosition::from_words([1, 0]).unwrap());
         writer.published();
         let mut recorder = account.reader_recorder();
         prepare(&mut recorder, 6, true);

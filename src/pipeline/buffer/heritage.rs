@@ -25,7 +25,7 @@ use super::chunk::{AWAITED, BUSY, SPAN_BYTES_MAX, Word};
 use super::gate::{Gate, half_of};
 use super::half::{Memory, Unusable};
 use super::reader::Left;
-use super::{Arc, CHUNK_ALIGN, DoubleBuffer, Reader, Shared, Spot};
+use super::{Arc, CHUNK_ALIGN, DoubleBuffer, PublishPosition, Reader, Shared};
 use crate::sync::CacheLine;
 use crate::sync::atomic::Ordering::Relaxed;
 
@@ -51,7 +51,7 @@ impl DoubleBuffer {
     /// Of a predecessor's buffer: whether what that was about to publish at `spot` is in it, or has been. To be asked before
     /// the reader does anything.
     #[must_use]
-    pub fn was_published(&self, spot: Spot) -> bool {
+    pub fn was_published(&self, spot: PublishPosition) -> bool {
         let Shared { memory, chunks, .. } = &*self.shared;
         if spot.word_index >= 2 * chunks {
             return false;

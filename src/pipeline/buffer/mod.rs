@@ -74,7 +74,7 @@ mod writer;
 pub use heritage::{Heritage, Unreadable};
 pub use reader::{Batch, Reader, Reason, Run};
 pub use wake::Waker;
-pub use writer::{Claim, Refused, Sealed, Spot, Writer};
+pub use writer::{Claim, PublishPosition, Refused, Sealed, Writer};
 
 use std::io;
 

@@ -13,12 +13,12 @@ use rustix::net::{SendFlags, send};
 use super::{FrameSession, Step};
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer, PublishObserver, Published};
 use crate::pipeline::accept::writer::context::Intake;
-use crate::pipeline::buffer::Spot;
+use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::Transport;
 use crate::sync::atomic::Ordering::Relaxed;
 
 impl PublishObserver for FrameSession {
-    fn about_to_publish(&mut self, spot: Spot, published: Published) {
+    fn about_to_publish(&mut self, spot: PublishPosition, published: Published) {
         FrameSession::about_to_publish(self, spot, published);
     }
 

@@ -33,7 +33,7 @@ use dbuf_client::wire::{self, Code, Event, Fault, Frame, HEAD_BYTES, Head, Hello
 use super::acks::Acks;
 use super::sessions::{Seat, Standing};
 use crate::pipeline::accept::publish::Published;
-use crate::pipeline::buffer::Spot;
+use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::Cause;
 
 /// The most bytes of replies that wait for a client to read them; a client that lets more come together is cut off.
@@ -274,7 +274,7 @@ impl FrameSession {
 
     /// The events since the last publish, as far as that brings them, are about to be published at `spot`. Where it brings
     /// all, the refused ones are as good as published, too: the records that name them are among it.
-    pub fn about_to_publish(&self, spot: Spot, published: Published) {
+    pub fn about_to_publish(&self, spot: PublishPosition, published: Published) {
         if let Some(last) = self.brings_up_to(published) {
             self.seat.about_to(spot, last);
         }

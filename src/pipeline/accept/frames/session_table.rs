@@ -11,7 +11,7 @@
 //! ```
 //!
 //! `last` alone would be behind, if the process dies between a publish and the note of it, and the same events would be
-//! taken once more. So the spot where they are going to be is noted first (see `buffer::Spot`): a successor looks whether
+//! taken once more. So the spot where they are going to be is noted first (see `buffer::PublishPosition`): a successor looks whether
 //! they are there.
 //!
 //! | step | writes | if the process dies after it |
@@ -31,7 +31,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::pipeline::accept::limits::SESSIONS_MAX;
-use crate::pipeline::buffer::Spot;
+use crate::pipeline::buffer::PublishPosition;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::mapping::fix_size;
 use crate::sys::words::Words;
@@ -80,7 +80,10 @@ impl Book {
     }
 
     /// What a predecessor left; None if it is of another version. `was_published` says what became of a note.
-    pub(crate) fn of_predecessor(memory: &OwnedFd, was_published: &dyn Fn(Spot) -> bool) -> Option<(Self, Vec<Found>)> {
+    pub(crate) fn of_predecessor(
+        memory: &OwnedFd,
+        was_published: &dyn Fn(PublishPosition) -> bool,
+    ) -> Option<(Self, Vec<Found>)> {
         let words = Words::of_memory(memory.as_fd(), 0, WORDS).ok()?;
         // edge `book`, acquiring: the process that wrote it is dead, so all that it wrote is there; Relaxed would do.
         let is_ours = words.all().iter().zip([MAGIC, VERSION, SESSIONS_MAX as u64]);
@@ -92,7 +95,7 @@ impl Book {
         Some((book, found))
     }
 
-    fn find(&self, row: u32, was_published: &dyn Fn(Spot) -> bool) -> Option<Found> {
+    fn find(&self, row: u32, was_published: &dyn Fn(PublishPosition) -> bool) -> Option<Found> {
         let words = self.row(row);
         // edge `book`, acquiring: as above.
         let [user, low, high, last, spot, place, last_if, closing] =
@@ -101,7 +104,7 @@ impl Book {
         if user & IN_USE == 0 {
             return None;
         }
-        let published = Spot::from_words([spot, place]).is_some_and(was_published);
+        let published = PublishPosition::from_words([spot, place]).is_some_and(was_published);
         let last = if published { last.max(last_if) } else { last };
         // Decided once: when the buffer goes on, the spot means something else.
         self.settle(row, last);
@@ -144,7 +147,7 @@ impl Book {
     }
 
     /// Events up to `last` are about to be published at `spot`.
-    pub(crate) fn about_to(&self, row: u32, spot: Spot, last: u64) {
+    pub(crate) fn about_to(&self, row: u32, spot: PublishPosition, last: u64) {
         let words = self.row(row);
         let [generation, place] = spot.to_words();
         // Relaxed: the store of the spot releases them. It said nothing until then.
@@ -182,7 +185,7 @@ mod tests {
         let (book, memory) = Book::new().unwrap();
         book.begin(5, 1000, 7 << 70 | 1);
         steps(&book);
-        let asked = |spot: Spot| {
+        let asked = |spot: PublishPosition| {
             assert_eq!(spot.to_words(), SPOT);
             was_published
         };
@@ -197,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_process_that_dies_at_any_step_leaves_how_far_the_session_was_published() {
-        let spot = Spot::from_words(SPOT).unwrap();
+        let spot = PublishPosition::from_words(SPOT).unwrap();
         let is = |last| vec![(5, 7 << 70 | 1, last)];
         assert_eq!(found(|_| (), false), is(0));
         let noted = |book: &Book| {
@@ -221,7 +224,7 @@ mod tests {
     #[test]
     fn a_row_that_is_used_again_says_nothing_of_the_session_before() {
         let again = |book: &Book| {
-            book.about_to(5, Spot::from_words(SPOT).unwrap(), 50);
+            book.about_to(5, PublishPosition::from_words(SPOT).unwrap(), 50);
             book.forget(5);
             book.begin(5, 1, 2);
         };

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::acks::Span;
 use super::session_table::{Book, Found};
 use crate::pipeline::accept::limits::SESSIONS_MAX;
-use crate::pipeline::buffer::Spot;
+use crate::pipeline::buffer::PublishPosition;
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::sys::fdstore::FdStore;
 
@@ -39,7 +39,7 @@ pub struct Predecessor<'a> {
     /// What was kept as [`SESSIONS_NAME`].
     pub memory: &'a OwnedFd,
     /// Whether what was about to be published is; see `DoubleBuffer::was_published`.
-    pub was_published: &'a dyn Fn(Spot) -> bool,
+    pub was_published: &'a dyn Fn(PublishPosition) -> bool,
     /// The last generation that may hold events of these sessions.
     pub generation: u64,
 }
@@ -218,7 +218,7 @@ impl Seat {
     }
 
     /// Events up to `last` are about to be published at `spot`.
-    pub(crate) fn about_to(&self, spot: Spot, last: u64) {
+    pub(crate) fn about_to(&self, spot: PublishPosition, last: u64) {
         if let Some(book) = self.book() {
             book.about_to(self.row, spot, last);
         }

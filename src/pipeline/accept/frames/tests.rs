@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::session::OUTBOX_BYTES_CALM;
 use super::*;
-use crate::pipeline::buffer::Spot;
+use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::Cause;
 use crate::sync::Arc;
 
@@ -332,7 +332,7 @@ fn a_refused_event_is_remembered_once_the_record_that_names_it_is_published() {
     let mut session = open(&sessions, 9, Level::None);
     let (seen, _) = run(&mut session, &[event(1, b"a"), too_big].concat());
     assert_eq!(seen, [Seen::Event(1, b"a".to_vec()), refused]);
-    let spot = Spot::from_words([1, 0]).unwrap();
+    let spot = PublishPosition::from_words([1, 0]).unwrap();
     session.about_to_publish(spot, up_to(1));
     assert_eq!(known(), 1, "the record of the refusal had no room in that claim");
     session.published(1, up_to(1));

@@ -125,7 +125,7 @@ impl Publisher {
 mod tests {
     use super::*;
     use crate::pipeline::account::Identity;
-    use crate::pipeline::buffer::{DoubleBuffer, Options, Reader, Spot};
+    use crate::pipeline::buffer::{DoubleBuffer, Options, PublishPosition, Reader};
     use crate::pipeline::counters::Counters;
     use crate::pipeline::record::{Kind, Record};
     use crate::sync::Arc;
@@ -161,7 +161,7 @@ mod tests {
     }
 
     impl PublishObserver for Tags<'_> {
-        fn about_to_publish(&mut self, _spot: Spot, _brought: Published) {
+        fn about_to_publish(&mut self, _spot: PublishPosition, _brought: Published) {
             self.said.push("about to");
         }
 

@@ -2,12 +2,12 @@
 //!
 //! Input: the position of a publish and what it brings. Output: calls of a [`PublishObserver`], on the writer's thread. Nothing here can fail.
 
-use crate::pipeline::buffer::Spot;
+use crate::pipeline::buffer::PublishPosition;
 
 /// Who has to know what becomes of each publish.
 pub(crate) trait PublishObserver {
     /// This is about to be published at `spot`.
-    fn about_to_publish(&mut self, _spot: Spot, _brought: Published) {}
+    fn about_to_publish(&mut self, _spot: PublishPosition, _brought: Published) {}
 
     /// That has failed; it comes again. Called before the spot can become another's.
     fn take_back(&mut self) {}

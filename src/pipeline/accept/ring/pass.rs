@@ -17,7 +17,7 @@ use crate::pipeline::accept::frames::Acks;
 use crate::pipeline::accept::publish::{
     ClaimEncoder, Closed, EventSource, Peer, PublishObserver, Published, Publisher,
 };
-use crate::pipeline::buffer::Spot;
+use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::{Cause, Event, SOURCE_BYTES_MAX, Transport};
 use crate::sys::ticks::Moment;
 
@@ -263,7 +263,7 @@ impl EventSource for Flow<'_, '_> {
 }
 
 impl PublishObserver for Flow<'_, '_> {
-    fn about_to_publish(&mut self, spot: Spot, published: Published) {
+    fn about_to_publish(&mut self, spot: PublishPosition, published: Published) {
         self.pass.about_to_publish(spot, published);
     }
 
@@ -281,7 +281,7 @@ impl PublishObserver for Flow<'_, '_> {
 }
 
 impl PublishObserver for Pass<'_> {
-    fn about_to_publish(&mut self, spot: Spot, published: Published) {
+    fn about_to_publish(&mut self, spot: PublishPosition, published: Published) {
         self.row.about_to(spot, if published.is_all { &self.next } else { &self.position });
     }
 

@@ -19,7 +19,7 @@ use super::Ring;
 use super::table::{Found, RingBook};
 use crate::pipeline::accept::limits::RINGS_MAX;
 use crate::pipeline::account::Identity;
-use crate::pipeline::buffer::Spot;
+use crate::pipeline::buffer::PublishPosition;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::sys::fdstore::FdStore;
@@ -154,7 +154,7 @@ impl Rings {
         store: &Arc<FdStore>,
         room: usize,
         left: LeftRings,
-        (was_published, generation): (&dyn Fn(Spot) -> bool, u64),
+        (was_published, generation): (&dyn Fn(PublishPosition) -> bool, u64),
     ) -> io::Result<Arc<Self>> {
         let known = left.book.as_ref().and_then(RingBook::of_predecessor);
         let is_known = known.is_some();
@@ -190,7 +190,7 @@ impl Rings {
         row: u32,
         parts: [Option<OwnedFd>; DESCRIPTORS],
         is_known: bool,
-        (was_published, generation): (&dyn Fn(Spot) -> bool, u64),
+        (was_published, generation): (&dyn Fn(PublishPosition) -> bool, u64),
     ) {
         let Some(KeptRings { store, book, .. }) = &self.kept else { return };
         let found = is_known.then(|| book.find(row, was_published)).flatten();
@@ -328,7 +328,7 @@ impl Row {
         }
     }
 
-    pub(crate) fn about_to(&self, spot: Spot, position: &Position) {
+    pub(crate) fn about_to(&self, spot: PublishPosition, position: &Position) {
         if let Some(book) = self.book() {
             book.about_to(self.row, spot, position);
         }

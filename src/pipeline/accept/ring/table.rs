@@ -25,7 +25,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::pipeline::accept::limits::RINGS_MAX;
 use crate::pipeline::account::Identity;
-use crate::pipeline::buffer::Spot;
+use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::SOURCE_BYTES_MAX;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::mapping::fix_size;
@@ -89,7 +89,7 @@ impl RingBook {
     }
 
     /// The ring of a row; None if there is none. `was_published` says what became of a note.
-    pub(crate) fn find(&self, row: u32, was_published: &dyn Fn(Spot) -> bool) -> Option<Found> {
+    pub(crate) fn find(&self, row: u32, was_published: &dyn Fn(PublishPosition) -> bool) -> Option<Found> {
         let words = self.row(row);
         // edge `ring_book`, acquiring: as above.
         let get = |at: usize| words[at].load(Ordering::Acquire);
@@ -97,7 +97,7 @@ impl RingBook {
             return None;
         }
         let four = |at: usize| of_words([get(at), get(at + 1), get(at + 2), get(at + 3)]);
-        let published = Spot::from_words([get(SPOT), get(SPOT_PLACE)]).is_some_and(was_published);
+        let published = PublishPosition::from_words([get(SPOT), get(SPOT_PLACE)]).is_some_and(was_published);
         let position = four(if published { POSITION_IF } else { POSITION });
         // Decided once: when the buffer goes on, the spot means something else.
         self.settle(row, &position);
@@ -134,7 +134,7 @@ impl RingBook {
     }
 
     /// What was taken up to `position` is about to be published at `spot`.
-    pub(crate) fn about_to(&self, row: u32, spot: Spot, position: &Position) {
+    pub(crate) fn about_to(&self, row: u32, spot: PublishPosition, position: &Position) {
         let words = self.row(row);
         let [generation, place] = spot.to_words();
         for (word, value) in words[POSITION_IF..].iter().zip(to_words(position)) {
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_process_that_dies_at_any_step_leaves_how_far_the_ring_was_published() {
-        let spot = Spot::from_words(SPOT_WORDS).unwrap();
+        let spot = PublishPosition::from_words(SPOT_WORDS).unwrap();
         assert_eq!(found(|_| (), false), Some(position(0)));
         let noted = |book: &RingBook| {
             book.settle(5, &position(64));

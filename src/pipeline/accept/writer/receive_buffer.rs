@@ -20,7 +20,7 @@
 //! |---|---|---|
 //! | 1 | nothing received; read, piece, max_event, a count of 0; subject | nothing was read |
 //! | 2 | the kernel: bytes, and how many | all of it is laid down |
-//! | 3 | count-if, spot | the successor looks at the spot (see `buffer::Spot`) |
+//! | 3 | count-if, spot | the successor looks at the spot (see `buffer::PublishPosition`) |
 //! | 4 | the publish; then the count, no spot; and again from 3 | the rest is laid down |
 //! | 5 | the bookmark, with this read's number | nothing: the bookmark includes the read |
 //! | 6 | no subject | nothing |
@@ -36,7 +36,7 @@ use std::time::SystemTime;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::pipeline::accept::limits::READ_BYTES;
-use crate::pipeline::buffer::Spot;
+use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::MAX_EVENT_BYTES_MAX;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -147,7 +147,7 @@ impl Desks {
         writers: usize,
         store: Option<&FdStore>,
         left: Vec<(OwnedFd, String)>,
-        was_published: &dyn Fn(Spot) -> bool,
+        was_published: &dyn Fn(PublishPosition) -> bool,
     ) -> io::Result<Vec<Self>> {
         let Some(store) = store else {
             let own = (0..writers).map(|index| Desk::anonymous(index == 0));
@@ -240,7 +240,7 @@ impl Desk {
         memory: &OwnedFd,
         name: &str,
         with_arena: bool,
-        was_published: &dyn Fn(Spot) -> bool,
+        was_published: &dyn Fn(PublishPosition) -> bool,
     ) -> Option<Self> {
         let words = Words::of_memory(memory.as_fd(), 0, WORDS).ok()?;
         let is_ours = Notes(Some(words)).get([AT_MAGIC, AT_VERSION]) == [MAGIC, VERSION];
@@ -294,7 +294,7 @@ impl Notes {
 
     /// So much of the read, from its start, is about to be published at `spot`.
     #[inline]
-    pub(crate) fn about_to(&self, spot: Spot, count: u64) {
+    pub(crate) fn about_to(&self, spot: PublishPosition, count: u64) {
         let [generation, place] = spot.to_words();
         self.set([(COUNT_IF, count), (SPOT_PLACE, place), (SPOT, generation)]);
     }
@@ -321,10 +321,10 @@ impl Notes {
         self.set([(SUBJECT, 0)]);
     }
 
-    fn unfinished(&self, was_published: &dyn Fn(Spot) -> bool) -> Option<Unfinished> {
+    fn unfinished(&self, was_published: &dyn Fn(PublishPosition) -> bool) -> Option<Unfinished> {
         let [subject, read, piece, max_event, count, spot, place, count_if] =
             self.get([SUBJECT, READ, PIECE, MAX_EVENT, COUNT, SPOT, SPOT_PLACE, COUNT_IF]);
-        let published = Spot::from_words([spot, place]).is_some_and(was_published);
+        let published = PublishPosition::from_words([spot, place]).is_some_and(was_published);
         let count = if published { count.max(count_if) } else { count };
         // Decided once: when the buffer goes on, the spot means something else.
         self.published(count);

@@ -33,7 +33,7 @@ fn found(steps: impl Fn(&Notes), was_published: bool) -> Option<(Subject, u64)> 
 
 #[test]
 fn a_process_that_dies_at_any_step_leaves_how_many_records_are_published() {
-    let spot = Spot::from_words(SPOT).unwrap();
+    let spot = PublishPosition::from_words(SPOT).unwrap();
     assert_eq!(found(|_| (), true), Some((SUBJECT_READ, 0)), "it was read");
     let noted = |notes: &Notes| {
         notes.published(2);
