@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::pipeline::buffer::{BuildError, DoubleBuffer, Heritage, Options, Reader};
+use crate::pipeline::buffer::{BuildError, DoubleBuffer, InheritedBuffer, Options, Reader};
 use crate::pipeline::drain::Old;
 use crate::sync::Arc;
 use crate::sys::fdstore::FdStore;
@@ -38,7 +38,7 @@ pub(super) fn take_over(
         let (buffer, reader) = DoubleBuffer::new(options)?;
         return Ok(BufferMemory { buffer, reader, old: Vec::new(), predecessor: None });
     };
-    let mut found: Vec<(String, Heritage)> = Vec::new();
+    let mut found: Vec<(String, InheritedBuffer)> = Vec::new();
     for (memory, name) in left {
         match DoubleBuffer::of_predecessor(&memory, options.writers_max) {
             Ok(heritage) => found.push((name, heritage)),

@@ -36,7 +36,7 @@ pub struct Unreadable(#[from] Unusable);
 
 /// A predecessor's buffer, ready to go on.
 #[derive(Debug)]
-pub struct Heritage {
+pub struct InheritedBuffer {
     /// The buffer.
     pub buffer: DoubleBuffer,
     /// Its reader; [`Reader::inherited`] first.
@@ -67,7 +67,7 @@ impl DoubleBuffer {
     ///
     /// # Errors
     /// [`Unreadable`]; the memory is then as it was.
-    pub fn of_predecessor(memory: impl AsFd, writers_max: usize) -> Result<Heritage, Unreadable> {
+    pub fn of_predecessor(memory: impl AsFd, writers_max: usize) -> Result<InheritedBuffer, Unreadable> {
         let memory = Memory::of_predecessor(memory.as_fd())?;
         let (chunk_bytes, chunks) = memory.sizes();
         if !chunk_bytes.is_multiple_of(CHUNK_ALIGN) || chunks < 2 {
@@ -91,7 +91,7 @@ impl DoubleBuffer {
         };
         let reader = Reader::new(Arc::clone(&shared), generation, left);
         let last_generation = if front_is_left { generation } else { generation - 1 };
-        Ok(Heritage { buffer: DoubleBuffer { shared }, reader, last_generation, cut_copies })
+        Ok(InheritedBuffer { buffer: DoubleBuffer { shared }, reader, last_generation, cut_copies })
     }
 }
 
