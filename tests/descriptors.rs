@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use dbufd::pipeline::accept::frames::Sessions;
 use dbufd::pipeline::accept::ring::registry::{Limits, Rings};
-use dbufd::pipeline::accept::writer::receive_buffer::Desks;
+use dbufd::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
 use dbufd::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reader, Waker};
 use dbufd::pipeline::counters::Counters;
@@ -53,7 +53,7 @@ impl Daemon {
             inherited: Vec::new(),
             sessions: Sessions::new(),
             rings: Rings::new(Limits { rings: 0, bytes: 0 }),
-            desks: Desks::take_over(WRITERS, None, Vec::new(), &|_| false).unwrap(),
+            receive_buffers: ReceiveBuffers::take_over(WRITERS, None, Vec::new(), &|_| false).unwrap(),
             store: None,
             buffer,
             counters: Arc::clone(&counters),

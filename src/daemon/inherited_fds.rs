@@ -26,8 +26,8 @@ pub(super) struct InheritedFds {
     pub(super) left: Left,
     /// The double buffers of predecessors, with their names.
     pub(super) halves: Vec<(OwnedFd, String)>,
-    /// The desks of a predecessor's writers, with their names.
-    pub(super) desks: Vec<(OwnedFd, String)>,
+    /// The receive buffers of a predecessor's writers, with their names.
+    pub(super) receive_buffers: Vec<(OwnedFd, String)>,
     /// The account of a predecessor, with its names.
     pub(super) account: Vec<(OwnedFd, String)>,
     /// The sessions of a predecessor.
@@ -57,7 +57,9 @@ impl InheritedFds {
                 (None, RINGS_NAME) => sorted.rings.book = Some(descriptor),
                 (None, SESSIONS_NAME) => sorted.sessions = Some(descriptor),
                 (None, account) if account::NAMES.contains(&account) => sorted.account.push((descriptor, name)),
-                (None, desk) if receive_buffer::is_name(desk) => sorted.desks.push((descriptor, name)),
+                (None, receive_buffer) if receive_buffer::is_name(receive_buffer) => {
+                    sorted.receive_buffers.push((descriptor, name))
+                }
                 (None, halves) if buffer_memory::NAMES.contains(&halves) => sorted.halves.push((descriptor, name)),
                 (None, _) => sorted.strange.push(name),
             }
@@ -67,12 +69,12 @@ impl InheritedFds {
 
     /// The store, and how many descriptors it takes; None where no manager listens, or it has no room and kept nothing.
     pub(super) fn store(&self) -> std::io::Result<Option<(Arc<FdStore>, usize)>> {
-        let Self { left, halves, sessions, desks, account, rings, strange, .. } = self;
+        let Self { left, halves, sessions, receive_buffers, account, rings, strange, .. } = self;
         let room = room_from_environment();
         let no_memory = left.bookmarks.is_none()
             && halves.is_empty()
             && sessions.is_none()
-            && desks.is_empty()
+            && receive_buffers.is_empty()
             && account.is_empty()
             && rings.book.is_none();
         let kept_nothing = left.connections.is_empty() && rings.parts.is_empty() && no_memory && strange.is_empty();
@@ -119,7 +121,7 @@ mod tests {
             passed.left.bookmarks.is_some()
                 && passed.halves.len() == 1
                 && passed.sessions.is_some()
-                && passed.desks.len() == 1
+                && passed.receive_buffers.len() == 1
                 && passed.account.len() == 1
         );
         assert_eq!(passed.strange, ["c99999999", "halves", "ring-5"]);

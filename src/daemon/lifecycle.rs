@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::pipeline::accept::connection::stored::{Inherited, KeptConnections, Left};
 use crate::pipeline::accept::frames::{Predecessor, Sessions};
 use crate::pipeline::accept::ring::registry::{self, LeftRings, Limits, Rings};
-use crate::pipeline::accept::writer::receive_buffer::Desks;
+use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
 use crate::pipeline::accept::{self, Accept, AcceptOptions};
 use crate::pipeline::account::{self, Account};
 use crate::pipeline::buffer::{self, DoubleBuffer, PublishPosition};
@@ -107,11 +107,12 @@ impl Daemon {
         let plan = cores::plan(config, &cores::allowed());
         warn_of(&plan);
         let writers = plan.writers.len();
-        let InheritedFds { sockets, left, halves, sessions, desks, account, rings, .. } = passed;
-        let kept = [halves, desks, account];
+        let InheritedFds { sockets, left, halves, sessions, receive_buffers, account, rings, .. } = passed;
+        let kept = [halves, receive_buffers, account];
         let memory =
             Memory::take_over(config, writers, store.as_ref().map(|(store, _)| store), kept, sessions.as_ref())?;
-        let Memory { halves: BufferMemory { buffer, reader, old, predecessor }, sessions, desks, counters } = memory;
+        let Memory { halves: BufferMemory { buffer, reader, old, predecessor }, sessions, receive_buffers, counters } =
+            memory;
         let rings = take_over_rings(config, store.as_ref(), rings, predecessor.as_ref())?;
         let progress = Arc::new(Progress::new(writers).context("cannot make the writers' bells")?);
         let (drain, recovery) = Drain::start(drain::Options {
@@ -128,8 +129,8 @@ impl Daemon {
         })?;
         // What fails from here on must not leave the reader and its lock on the directory behind.
         let rest = runtime.open(&config.ingest, group, sockets).and_then(|sockets| {
-            let desks_store = store.as_ref().map(|(store, _)| Arc::clone(store));
-            let (kept, inherited) = keep_connections(store, left, &desks, rings_room(config))?;
+            let receive_buffer_store = store.as_ref().map(|(store, _)| Arc::clone(store));
+            let (kept, inherited) = keep_connections(store, left, &receive_buffers, rings_room(config))?;
             let accept = Accept::start(AcceptOptions {
                 sockets: accept::Sockets {
                     stream: sockets.stream,
@@ -145,8 +146,8 @@ impl Daemon {
                 inherited,
                 sessions,
                 rings: Arc::clone(&rings),
-                desks,
-                store: desks_store,
+                receive_buffers,
+                store: receive_buffer_store,
             })?;
             Ok((accept, kept, sockets.control, sockets.files))
         });
@@ -188,7 +189,7 @@ impl Daemon {
 struct Memory {
     halves: BufferMemory,
     sessions: Arc<Sessions>,
-    desks: Vec<Desks>,
+    receive_buffers: Vec<ReceiveBuffers>,
     counters: Arc<Counters>,
 }
 
@@ -200,7 +201,7 @@ impl Memory {
         config: &Config,
         writers: usize,
         store: Option<&Arc<FdStore>>,
-        [halves, desks, account]: [Vec<(OwnedFd, String)>; 3],
+        [halves, receive_buffers, account]: [Vec<(OwnedFd, String)>; 3],
         sessions: Option<&OwnedFd>,
     ) -> Result<Self> {
         let halves = buffer_memory::take_over(store, halves, &buffer_options(config, writers))?;
@@ -215,9 +216,10 @@ impl Memory {
             None => Account::new(writers),
         };
         let account = account.context("there is no memory for the account of events")?;
-        let desks = Desks::take_over(writers, store.map(|store| &**store), desks, &was_published)
-            .context("there is no memory for what the writers read")?;
-        Ok(Self { sessions, desks, counters: Arc::new(Counters::with_account(writers, account)), halves })
+        let receive_buffers =
+            ReceiveBuffers::take_over(writers, store.map(|store| &**store), receive_buffers, &was_published)
+                .context("there is no memory for what the writers read")?;
+        Ok(Self { sessions, receive_buffers, counters: Arc::new(Counters::with_account(writers, account)), halves })
     }
 }
 
@@ -259,12 +261,12 @@ fn take_over_rings(
 fn keep_connections(
     store: Option<(Arc<FdStore>, usize)>,
     mut left: Left,
-    desks: &[Desks],
+    receive_buffers: &[ReceiveBuffers],
     rings_room: usize,
 ) -> Result<(Option<Arc<KeptConnections>>, Vec<Inherited>)> {
-    left.on_desks = desks.iter().flat_map(Desks::places).collect();
-    // A desk for each writer, the sessions; the buffer and the account, of which there may be two each for a moment.
-    let memory = desks.len() + 1 + buffer_memory::NAMES.len() + account::NAMES.len();
+    left.in_receive_buffers = receive_buffers.iter().flat_map(ReceiveBuffers::places).collect();
+    // A receive buffer for each writer, the sessions; the buffer and the account, of which there may be two each for a moment.
+    let memory = receive_buffers.len() + 1 + buffer_memory::NAMES.len() + account::NAMES.len();
     let room_for = |room: usize| room.saturating_sub(memory + rings_room.min(room / RINGS_SHARE));
     let kept = store.map(|(store, room)| KeptConnections::open(store, room_for(room), left));
     let (kept, inherited) = kept.transpose().context("cannot keep connections over a restart")?.unzip();

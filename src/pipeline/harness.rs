@@ -198,7 +198,7 @@ impl Tap {
 pub const CAPACITY: u64 = 64 << 10;
 
 /// Less than a writer's own, so that events with fields come that are larger.
-const DESK_BYTES: usize = 8 << 10;
+const SCRATCH_BYTES: usize = 8 << 10;
 
 /// A ring with its writer and its reader, and the client's memory.
 #[derive(Debug)]
@@ -207,7 +207,7 @@ pub struct RingTap {
     ring: Ring,
     peer: Peer,
     memory: OwnedFd,
-    desk: Vec<u8>,
+    scratch: Vec<u8>,
 }
 
 impl RingTap {
@@ -230,7 +230,7 @@ impl RingTap {
         let identity = Identity { tag: b"tap"[..].into(), ..Identity::default() };
         let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
         let peer = tap.another_peer();
-        Self { tap, ring, peer, memory, desk: vec![0; DESK_BYTES] }
+        Self { tap, ring, peer, memory, scratch: vec![0; SCRATCH_BYTES] }
     }
 
     /// Another ring in the place of this one, which has ended; the writer and its reader stay.
@@ -274,7 +274,7 @@ impl RingTap {
     /// # Panics
     /// When the reader is not there.
     pub fn publish_pending(&mut self) -> Result<u64, &'static str> {
-        match self.ring.take(&mut self.desk, &self.peer, self.tap.intake()).expect("the reader is there") {
+        match self.ring.take(&mut self.scratch, &self.peer, self.tap.intake()).expect("the reader is there") {
             Taken::Bytes(bytes) => Ok(bytes),
             Taken::Broken(why) => Err(why),
         }

@@ -43,7 +43,7 @@ use self::ring::Ring;
 use self::ring::registry::Rings;
 use self::writer::Worker;
 use self::writer::context::Intake;
-use self::writer::receive_buffer::Desks;
+use self::writer::receive_buffer::ReceiveBuffers;
 use super::account::Identity;
 use super::buffer::{DoubleBuffer, TooManyWriters};
 use super::counters::Counters;
@@ -89,8 +89,8 @@ pub struct AcceptOptions {
     /// The rings, also those that a predecessor left.
     pub rings: Arc<Rings>,
     /// Where the writers read; one for each of `cpus`.
-    pub desks: Vec<Desks>,
-    /// Where desks of writers that there are no more are kept until they are finished.
+    pub receive_buffers: Vec<ReceiveBuffers>,
+    /// Where receive buffers of writers that there are no more are kept until they are finished.
     pub store: Option<Arc<FdStore>>,
 }
 
@@ -135,7 +135,7 @@ pub struct Stopped {
 /// What all writers see.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) desks: Box<[Desk]>,
+    pub(crate) writers: Box<[WriterHandle]>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) max_event_bytes: AtomicUsize,
     pub(crate) kept: Option<Arc<KeptConnections>>,
@@ -145,7 +145,7 @@ pub(crate) struct Shared {
 
 /// One writer, as others see it.
 #[derive(Debug)]
-pub(crate) struct Desk {
+pub(crate) struct WriterHandle {
     pub(crate) inbox: Mutex<Inbox>,
     pub(crate) bell: EventFd,
     pub(crate) pulse: Arc<Pulse>,
@@ -159,10 +159,10 @@ pub(crate) struct Inbox {
     pub(crate) is_closed: bool,
 }
 
-/// What predecessors left for one writer, and its own desk.
+/// What predecessors left for one writer, and its own receive buffer.
 #[derive(Debug)]
 pub(crate) struct Left {
-    pub(crate) desks: Desks,
+    pub(crate) receive_buffers: ReceiveBuffers,
     pub(crate) inherited: Vec<Inherited>,
     /// Each with its connection.
     pub(crate) rings: Vec<(OwnedFd, Ring)>,
@@ -195,7 +195,7 @@ impl Accept {
             inherited,
             sessions,
             rings,
-            desks,
+            receive_buffers,
             store,
         } = options;
         let limit_bytes = buffer.largest_claim().saturating_sub(OVERHEAD_BYTES_MAX);
@@ -204,12 +204,12 @@ impl Accept {
         }
         set_nonblocking(&sockets.stream)?;
         setsockopt(&sockets.datagram, PassCred, &true).map_err(io::Error::from)?;
-        let desk = || -> io::Result<Desk> {
+        let handle = || -> io::Result<WriterHandle> {
             let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-            Ok(Desk { inbox: Mutex::default(), bell, pulse: Arc::default() })
+            Ok(WriterHandle { inbox: Mutex::default(), bell, pulse: Arc::default() })
         };
         let shared = Arc::new(Shared {
-            desks: cpus.iter().map(|_| desk()).collect::<io::Result<_>>()?,
+            writers: cpus.iter().map(|_| handle()).collect::<io::Result<_>>()?,
             counters,
             max_event_bytes: AtomicUsize::new(max_event_bytes),
             kept,
@@ -218,23 +218,31 @@ impl Accept {
         });
         let stream = Arc::new(sockets.stream);
         let mut datagram = Some(sockets.datagram);
-        assert_eq!(desks.len(), cpus.len(), "each writer has its desk");
-        let inherited = by_writer(&desks, inherited);
-        let of_each = desks.into_iter().zip(inherited);
+        assert_eq!(receive_buffers.len(), cpus.len(), "each writer has its desk");
+        let inherited = by_writer(&receive_buffers, inherited);
+        let of_each = receive_buffers.into_iter().zip(inherited);
         let mut inherited_rings: Vec<Vec<_>> = cpus.iter().map(|_| Vec::new()).collect();
         for (turn, ring) in rings.take_inherited().into_iter().enumerate() {
             inherited_rings[turn % cpus.len()].push(ring);
         }
-        let workers = (0..cpus.len()).zip(of_each).map(|(index, (desks, inherited))| -> Result<Worker, StartError> {
-            let pulse = Arc::clone(&shared.desks[index].pulse);
-            let publisher = Publisher::new(buffer.writer()?, index, Arc::clone(&shared.counters), pulse);
-            let (sessions, progress) = (Arc::clone(&sessions), Arc::clone(&progress));
-            let intake =
-                Intake::new(publisher, index, max_event_bytes, sessions, progress, buffer.waker(), Arc::clone(&rings));
-            let listener = Listener::new(Arc::clone(&stream));
-            let left = Left { desks, inherited, rings: std::mem::take(&mut inherited_rings[index]) };
-            Ok(Worker::new(index, Arc::clone(&shared), intake, listener, datagram.take(), left)?)
-        });
+        let workers =
+            (0..cpus.len()).zip(of_each).map(|(index, (receive_buffers, inherited))| -> Result<Worker, StartError> {
+                let pulse = Arc::clone(&shared.writers[index].pulse);
+                let publisher = Publisher::new(buffer.writer()?, index, Arc::clone(&shared.counters), pulse);
+                let (sessions, progress) = (Arc::clone(&sessions), Arc::clone(&progress));
+                let intake = Intake::new(
+                    publisher,
+                    index,
+                    max_event_bytes,
+                    sessions,
+                    progress,
+                    buffer.waker(),
+                    Arc::clone(&rings),
+                );
+                let listener = Listener::new(Arc::clone(&stream));
+                let left = Left { receive_buffers, inherited, rings: std::mem::take(&mut inherited_rings[index]) };
+                Ok(Worker::new(index, Arc::clone(&shared), intake, listener, datagram.take(), left)?)
+            });
         // All that can fail comes before the first thread, except for the threads themselves.
         let workers = workers.collect::<Result<Vec<_>, _>>()?;
         let (end, ended) = mpsc::channel();
@@ -279,7 +287,7 @@ impl Accept {
     /// Each writer's sign of life, by index.
     #[must_use]
     pub fn pulses(&self) -> Vec<Arc<Pulse>> {
-        self.shared.desks.iter().map(|desk| Arc::clone(&desk.pulse)).collect()
+        self.shared.writers.iter().map(|writer| Arc::clone(&writer.pulse)).collect()
     }
 
     /// Accepts no more, takes what the kernel holds for each socket until it is empty once, lets the clients of the
@@ -289,7 +297,7 @@ impl Accept {
     /// The reader has to go on meanwhile.
     pub fn stop(self, within: Duration) -> Stopped {
         let stop_by = Instant::now() + within;
-        for index in 0..self.shared.desks.len() {
+        for index in 0..self.shared.writers.len() {
             self.shared.inbox(index).stop_by = Some(stop_by);
             self.shared.ring(index);
         }
@@ -310,12 +318,12 @@ impl Accept {
 
 impl Shared {
     pub(crate) fn inbox(&self, index: usize) -> MutexGuard<'_, Inbox> {
-        self.desks[index].inbox.lock().expect("no thread panics while it holds an inbox")
+        self.writers[index].inbox.lock().expect("no thread panics while it holds an inbox")
     }
 
     pub(crate) fn ring(&self, index: usize) {
         // It can only fail when the bell's count would overflow, and then the bell rings already.
-        let _ = self.desks[index].bell.write(1);
+        let _ = self.writers[index].bell.write(1);
     }
 
     pub(crate) fn count_connection(&self, index: usize) {
@@ -356,7 +364,7 @@ impl Shared {
     /// Silences the bell and takes what is in the inbox: clients, and when to have stopped.
     pub(crate) fn take_inbox(&self, index: usize) -> (Vec<Newcomer>, Option<Instant>) {
         // The bell first: what comes into the inbox after this rings it again. Nothing to read is no error.
-        let _ = self.desks[index].bell.read();
+        let _ = self.writers[index].bell.read();
         let mut inbox = self.inbox(index);
         (std::mem::take(&mut inbox.newcomers), inbox.stop_by)
     }
@@ -370,11 +378,12 @@ impl Shared {
 }
 
 /// Shares connections out: each to the writer on whose desk lies what was read of it, the others in turn.
-fn by_writer(desks: &[Desks], inherited: Vec<Inherited>) -> Vec<Vec<Inherited>> {
-    let mut of_each: Vec<Vec<Inherited>> = desks.iter().map(|_| Vec::new()).collect();
+fn by_writer(receive_buffers: &[ReceiveBuffers], inherited: Vec<Inherited>) -> Vec<Vec<Inherited>> {
+    let mut of_each: Vec<Vec<Inherited>> = receive_buffers.iter().map(|_| Vec::new()).collect();
     for (turn, inherited) in inherited.into_iter().enumerate() {
-        let concerned = desks.iter().position(|desks| desks.concern(inherited.kept.place()));
-        of_each[concerned.unwrap_or(turn % desks.len())].push(inherited);
+        let concerned =
+            receive_buffers.iter().position(|receive_buffers| receive_buffers.concern(inherited.kept.place()));
+        of_each[concerned.unwrap_or(turn % receive_buffers.len())].push(inherited);
     }
     of_each
 }

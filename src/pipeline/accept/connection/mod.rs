@@ -28,7 +28,7 @@ use crate::pipeline::accept::publish::{Closed, NoObserver, Peer};
 use crate::pipeline::accept::ring::Ring;
 use crate::pipeline::accept::text::Text;
 use crate::pipeline::accept::writer::context::Intake;
-use crate::pipeline::accept::writer::receive_buffer::{Desk, Subject};
+use crate::pipeline::accept::writer::receive_buffer::{ReceiveBuffer, Subject};
 use crate::pipeline::record::{Cause, Transport};
 
 /// The magic and the longest HELLO.
@@ -181,19 +181,19 @@ impl Connection {
     }
 
     /// Reads once, and lays down what came.
-    pub(crate) fn read(&mut self, desk: &mut Desk, intake: &mut Intake) -> Result<Read, Closed> {
+    pub(crate) fn read(&mut self, receive_buffer: &mut ReceiveBuffer, intake: &mut Intake) -> Result<Read, Closed> {
         if let Protocol::Ring(_) = self.protocol {
-            return self.read_ring(desk, intake);
+            return self.read_ring(receive_buffer, intake);
         }
         let mut number = 0;
         let subject = self.kept.place().map(Subject::Stream);
         let begin = || {
             intake.publisher.begin_read(0);
             if let Some(subject) = subject {
-                number = desk.notes.begin(subject, intake.next_piece, intake.max_event_bytes);
+                number = receive_buffer.read_progress.begin(subject, intake.next_piece, intake.max_event_bytes);
             }
         };
-        let got = desk.headers.receive_stream(&self.kept.socket, &mut desk.stream, begin);
+        let got = receive_buffer.headers.receive_stream(&self.kept.socket, &mut receive_buffer.stream, begin);
         intake.begin();
         if std::mem::take(&mut self.is_unnamed) {
             self.peer.identity = peer::named(std::mem::take(&mut self.peer.identity), &self.kept.socket);
@@ -204,11 +204,11 @@ impl Connection {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Read::Nothing,
             // A reset means that the peer closed without reading our replies: an end like any other.
             Ok(0) | Err(_) => Read::End(self.counted(intake, Self::end)?),
-            Ok(bytes) => self.take_read(&desk.stream[..bytes], intake)?,
+            Ok(bytes) => self.take_read(&receive_buffer.stream[..bytes], intake)?,
         };
         let keeps = self.mark(number);
         // Before its place can become another's.
-        desk.notes.end();
+        receive_buffer.read_progress.end();
         if !keeps {
             self.kept.let_go();
         }
@@ -216,8 +216,14 @@ impl Connection {
     }
 
     /// Lays down what a predecessor has read, but for the events that it has published.
-    pub(crate) fn replay(&mut self, desk: &Desk, number: u64, intake: &mut Intake) -> Result<Fate, Closed> {
-        let bytes = &desk.stream[..desk.headers.received(0).unwrap_or(0).min(desk.stream.len())];
+    pub(crate) fn replay(
+        &mut self,
+        receive_buffer: &ReceiveBuffer,
+        number: u64,
+        intake: &mut Intake,
+    ) -> Result<Fate, Closed> {
+        let bytes =
+            &receive_buffer.stream[..receive_buffer.headers.received(0).unwrap_or(0).min(receive_buffer.stream.len())];
         let begins_framed = || is_framed(&[&self.carry, bytes].concat()) != Some(false);
         if matches!(self.protocol, Protocol::Undecided) && !bytes.is_empty() && begins_framed() {
             // Its client comes again, and is told where it stands.
@@ -233,7 +239,7 @@ impl Connection {
             Read::Nothing => Fate::Open,
         };
         let keeps = self.mark(number);
-        desk.notes.end();
+        receive_buffer.read_progress.end();
         if !keeps {
             self.kept.let_go();
         }
@@ -241,7 +247,7 @@ impl Connection {
     }
 
     /// Lays down what one read has brought. The end of text that is only noted belongs to the read that brought all of it:
-    /// a last line without its newline is then on the desk until it is published, like all others.
+    /// a last line without its newline is then in the receive buffer until it is published, like all others.
     fn take_read(&mut self, bytes: &[u8], intake: &mut Intake) -> Result<Read, Closed> {
         let fate = self.counted(intake, |this, intake| this.take(bytes, intake))?;
         let is_text = !matches!(self.protocol, Protocol::Frames(_));
@@ -317,7 +323,7 @@ impl Connection {
             Protocol::Text(text) => text.shed(&mut this.carry, &this.peer, intake).map(|()| Fate::Open),
             Protocol::Frames(_) | Protocol::Undecided | Protocol::Ring(_) => this.end(intake).map(|_| Fate::Close),
         })?;
-        // It was not read, so there is nothing on the desk.
+        // It was not read, so there is nothing in the receive buffer.
         if !self.mark(0) {
             self.kept.let_go();
         }

@@ -18,7 +18,7 @@
 //!                 piece id 8, octets 8 (all ones: to the newline), read 8, turn 8, tag 64, carry
 //! ```
 //!
-//! The CRC covers what follows it. All numbers are little-endian. The read is that of the desk (see [`super::super::desk`])
+//! The CRC covers what follows it. All numbers are little-endian. The read is that of the receive buffer (see [`super::super::desk`])
 //! which the mark includes.
 
 use std::fs::File;
@@ -187,7 +187,7 @@ impl Bookmarks {
         let peer = self.0.read_exact_at(&mut bytes, place(index)).ok().and_then(|()| decode_peer(&bytes));
         let peer = peer.unwrap_or_default();
         let found = |bookmark| Found { peer: peer.clone(), bookmark, read: 0, turn: 0 };
-        // One that is damaged is the one that was being written; what it was to say is on a desk.
+        // One that is damaged is the one that was being written; what it was to say is in a receive buffer.
         match [0, 1].map(|turn| self.read_mark(index, turn)) {
             [Err(KIND_UNDECIDED), Err(KIND_UNDECIDED)] => found(Bookmark::LostGreeting),
             [Err(_), Err(_)] => found(Bookmark::Lost),

@@ -10,7 +10,7 @@
 //! without [`Kept::close`] stays in the store, which is what a crash and an orderly stop have in common.
 //!
 //! A connection whose peer has said all and left is only noted: it has a place, so that a successor can tell whose bytes
-//! lie on a desk, and systemd does not hear of it. What is left of it after a death is those bytes.
+//! lie in a receive buffer, and systemd does not hear of it. What is left of it after a death is those bytes.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -56,8 +56,8 @@ pub struct Left {
     pub connections: Vec<(u32, OwnedFd)>,
     /// What was kept as [`BOOKMARKS_NAME`].
     pub bookmarks: Option<OwnedFd>,
-    /// The places of connections whose bytes lie on a desk (`Desks::places`).
-    pub on_desks: Vec<u32>,
+    /// The places of connections whose bytes lie in a receive buffer (`ReceiveBuffers::places`).
+    pub in_receive_buffers: Vec<u32>,
 }
 
 /// A connection that a predecessor left.
@@ -113,7 +113,7 @@ impl KeptConnections {
         };
         let mut connections: Vec<_> =
             left.connections.into_iter().map(|(place, socket)| (place, socket, true)).collect();
-        for place in left.on_desks {
+        for place in left.in_receive_buffers {
             if connections.iter().all(|(known, ..)| *known != place) && (place as usize) < PLACES_MAX {
                 connections.push((place, ended_socket()?, false));
             }

@@ -11,7 +11,7 @@ use self::senders::{Senders, Watch};
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver};
 use crate::pipeline::accept::text::classify::meaning;
 use crate::pipeline::accept::writer::context::Intake;
-use crate::pipeline::accept::writer::receive_buffer::{Desk, Subject};
+use crate::pipeline::accept::writer::receive_buffer::{ReceiveBuffer, Subject};
 use crate::pipeline::record::{Cause, Transport};
 use crate::sys::recvmmsg::{COUNT_MAX, Credentials};
 
@@ -42,61 +42,74 @@ impl Datagrams {
     /// Receives once and lays down what came. False if that was all there is.
     pub(crate) fn receive(
         &mut self,
-        desk: &mut Desk,
+        receive_buffer: &mut ReceiveBuffer,
         intake: &mut Intake,
         watch: &mut Watch<'_>,
     ) -> Result<bool, Closed> {
         let bytes_max = intake.max_event_bytes;
         let begin = || {
             intake.publisher.begin_read(0);
-            desk.notes.begin(Subject::Datagrams, intake.next_piece, bytes_max);
+            receive_buffer.read_progress.begin(Subject::Datagrams, intake.next_piece, bytes_max);
         };
-        let count = (desk.arena.len() / bytes_max).min(COUNT_MAX);
+        let count = (receive_buffer.arena.len() / bytes_max).min(COUNT_MAX);
         // An error is nothing to read: the next round asks again.
-        let received = desk.headers.receive_datagrams(&self.socket, &mut desk.arena, bytes_max, begin).unwrap_or(0);
-        self.publish_pending(desk, received, intake, watch)?;
+        let received = receive_buffer
+            .headers
+            .receive_datagrams(&self.socket, &mut receive_buffer.arena, bytes_max, begin)
+            .unwrap_or(0);
+        self.publish_pending(receive_buffer, received, intake, watch)?;
         let is_more = received == count;
         self.senders.end_read(!is_more);
         Ok(is_more)
     }
 
     /// Lays down what a predecessor has received, but for the events that it has published.
-    pub(crate) fn replay(&mut self, desk: &Desk, intake: &mut Intake, watch: &mut Watch<'_>) -> Result<(), Closed> {
-        let received = (0..COUNT_MAX).take_while(|index| desk.headers.received(*index).is_some()).count();
-        self.publish_pending(desk, received.min(desk.arena.len() / intake.max_event_bytes), intake, watch)
+    pub(crate) fn replay(
+        &mut self,
+        receive_buffer: &ReceiveBuffer,
+        intake: &mut Intake,
+        watch: &mut Watch<'_>,
+    ) -> Result<(), Closed> {
+        let received = (0..COUNT_MAX).take_while(|index| receive_buffer.headers.received(*index).is_some()).count();
+        self.publish_pending(
+            receive_buffer,
+            received.min(receive_buffer.arena.len() / intake.max_event_bytes),
+            intake,
+            watch,
+        )
     }
 
     fn publish_pending(
         &mut self,
-        desk: &Desk,
+        receive_buffer: &ReceiveBuffer,
         received: usize,
         intake: &mut Intake,
         watch: &mut Watch<'_>,
     ) -> Result<(), Closed> {
         intake.begin();
         for index in 0..received {
-            self.take(index, desk, intake, watch);
+            self.take(index, receive_buffer, intake, watch);
             if intake.publisher.is_full() {
-                intake.publisher.publish_pending(&desk.arena, &mut NoObserver)?;
+                intake.publisher.publish_pending(&receive_buffer.arena, &mut NoObserver)?;
             }
         }
-        intake.publisher.publish_pending(&desk.arena, &mut NoObserver)?;
-        desk.notes.end();
+        intake.publisher.publish_pending(&receive_buffer.arena, &mut NoObserver)?;
+        receive_buffer.read_progress.end();
         Ok(())
     }
 
-    fn take(&mut self, index: usize, desk: &Desk, intake: &mut Intake, watch: &mut Watch<'_>) {
+    fn take(&mut self, index: usize, receive_buffer: &ReceiveBuffer, intake: &mut Intake, watch: &mut Watch<'_>) {
         let (start, bytes_max) = (index * intake.max_event_bytes, intake.max_event_bytes);
-        let bytes = desk.headers.received(index).unwrap_or(0);
+        let bytes = receive_buffer.headers.received(index).unwrap_or(0);
         if bytes == 0 {
             return;
         }
-        let peer = self.senders.peer(desk.headers.sender(index).unwrap_or(NOBODY), intake, watch);
+        let peer = self.senders.peer(receive_buffer.headers.sender(index).unwrap_or(NOBODY), intake, watch);
         if bytes > bytes_max {
             let slot = intake.publisher.slot(peer, Transport::Datagram, 0, b"");
             return intake.publisher.lose(slot, Cause::TooBig, bytes as u64);
         }
-        let bytes = &desk.arena[start..][..bytes];
+        let bytes = &receive_buffer.arena[start..][..bytes];
         intake.fields.clear();
         let now_ns = intake.publisher.time_ns();
         let meaning = meaning(Transport::Datagram, bytes, now_ns, &mut intake.parser, &mut intake.fields);

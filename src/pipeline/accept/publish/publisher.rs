@@ -18,7 +18,7 @@ use std::ops::Range;
 use super::losses::{LOSSES_MAX, Losses};
 use super::observer::{PublishObserver, Published};
 use super::sources::{Peer, SLOTS_MAX, Sources};
-use crate::pipeline::accept::writer::receive_buffer::Notes;
+use crate::pipeline::accept::writer::receive_buffer::ReadProgress;
 use crate::pipeline::account::{Recorder, Tally};
 use crate::pipeline::buffer::{Claim, Refused, Writer};
 use crate::pipeline::counters::{Counters, WriterCounters};
@@ -108,9 +108,9 @@ pub(crate) struct Publisher {
     pub(super) recorder: Recorder,
     counters: Arc<Counters>,
     pub(super) pulse: Arc<Pulse>,
-    /// For a successor: how much of what is on the desk is published. Events and pieces count, and the events that losses tell of; not
+    /// For a successor: how much of what is in the receive buffer is published. Events and pieces count, and the events that losses tell of; not
     /// records, which another version may make otherwise of the same bytes.
-    notes: Arc<Notes>,
+    read_progress: Arc<ReadProgress>,
     count: u64,
     /// So much of what comes next is published already, by a predecessor.
     skip: u64,
@@ -124,7 +124,7 @@ impl Publisher {
         let sources = Sources::new(Arc::clone(&counters.account));
         let recorder = counters.account.recorder(index);
         let (events, losses, tally) = (Events::default(), Losses::default(), ClaimTally::default());
-        let (notes, count, skip, time_ns, publishes) = (Arc::default(), 0, 0, 0, 0);
+        let (read_progress, count, skip, time_ns, publishes) = (Arc::default(), 0, 0, 0, 0);
         Self {
             writer,
             index,
@@ -135,7 +135,7 @@ impl Publisher {
             recorder,
             counters,
             pulse,
-            notes,
+            read_progress,
             count,
             skip,
             time_ns,
@@ -143,12 +143,12 @@ impl Publisher {
         }
     }
 
-    /// What is read from here on lies on the desk with these notes.
-    pub(crate) fn set_notes(&mut self, notes: &Arc<Notes>) {
-        self.notes = Arc::clone(notes);
+    /// What is read from here on lies in the receive buffer with these notes.
+    pub(crate) fn set_read_progress(&mut self, read_progress: &Arc<ReadProgress>) {
+        self.read_progress = Arc::clone(read_progress);
     }
 
-    /// A read begins, of which so much is published already, as [`Notes::published`] says.
+    /// A read begins, of which so much is published already, as [`ReadProgress::published`] says.
     pub(crate) fn begin_read(&mut self, published: u64) {
         (self.count, self.skip) = (0, published);
     }
@@ -296,18 +296,18 @@ impl Publisher {
         let is_all = all && losses == self.losses.all().len();
         let published = Published { sequence: self.tally.sequence, is_all };
         self.recorder.about_to(claim.spot());
-        self.notes.about_to(claim.spot(), count);
+        self.read_progress.about_to(claim.spot(), count);
         observer.about_to_publish(claim.spot(), published);
         let sealed = || {
             self.recorder.take_back();
-            self.notes.take_back();
+            self.read_progress.take_back();
             observer.take_back();
         };
         if claim.publish_or(sealed).is_err() {
             return Ok(None);
         }
         self.recorder.published();
-        self.notes.published(count);
+        self.read_progress.published(count);
         self.count = count;
         observer.published(generation, published);
         self.publishes += 1;
@@ -324,9 +324,9 @@ impl Publisher {
         Some(bytes + self.sources.producer(slot).identity.as_source().record_bytes())
     }
 
-    /// Counts as lost what can never be published; what a successor finds, on the desk or in a ring, is not.
+    /// Counts as lost what can never be published; what a successor finds, in the receive buffer or in a ring, is not.
     fn abandon(&mut self, done: usize, observer: &impl PublishObserver) {
-        if self.notes.outlive() || observer.outlives() {
+        if self.read_progress.outlive() || observer.outlives() {
             self.losses.published(self.losses.all().len());
             self.events.clear();
             return;

@@ -16,12 +16,16 @@ use crate::pipeline::accept::connection::{Connection, Fate, Protocol, Read};
 use crate::pipeline::accept::frames::connection::Line;
 use crate::pipeline::accept::publish::Closed;
 use crate::pipeline::accept::writer::context::Intake;
-use crate::pipeline::accept::writer::receive_buffer::Desk;
+use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffer;
 use crate::pipeline::account::Identity;
 
 impl Connection {
     /// Looks whether its client has left, and lays down what lies in its ring.
-    pub(crate) fn read_ring(&mut self, desk: &mut Desk, intake: &mut Intake) -> Result<Read, Closed> {
+    pub(crate) fn read_ring(
+        &mut self,
+        receive_buffer: &mut ReceiveBuffer,
+        intake: &mut Intake,
+    ) -> Result<Read, Closed> {
         let mut byte = [0];
         let is_over = match recv(&self.kept.socket, &mut byte, RecvFlags::DONTWAIT) {
             Err(Errno::AGAIN | Errno::INTR) => false,
@@ -34,7 +38,7 @@ impl Connection {
         // A program that is gone adds nothing; one that has passed its ring on to another is not waited for.
         let mut looks = if is_over { self.ring().map_or(0, |ring| ring.looks_max()) } else { 1 };
         loop {
-            let (fate, bytes) = self.look(desk, intake)?;
+            let (fate, bytes) = self.look(receive_buffer, intake)?;
             if fate == Fate::Close {
                 return Ok(Read::End(fate));
             }
@@ -54,10 +58,14 @@ impl Connection {
     }
 
     /// Lays down what lies in its ring, up to a measure, and says how many bytes that were.
-    pub(crate) fn look(&mut self, desk: &mut Desk, intake: &mut Intake) -> Result<(Fate, u64), Closed> {
+    pub(crate) fn look(
+        &mut self,
+        receive_buffer: &mut ReceiveBuffer,
+        intake: &mut Intake,
+    ) -> Result<(Fate, u64), Closed> {
         let Self { protocol, peer, .. } = self;
         let Protocol::Ring(ring) = protocol else { return Ok((Fate::Open, 0)) };
-        match ring.take(&mut desk.stream, peer, intake)? {
+        match ring.take(&mut receive_buffer.stream, peer, intake)? {
             Taken::Bytes(bytes) => {
                 ring.answer(bytes > 0, intake);
                 Ok((Fate::Open, bytes))

@@ -153,7 +153,7 @@ impl Ring {
     }
 
     /// Lays down what waits, up to a measure.
-    pub(crate) fn take(&mut self, desk: &mut [u8], peer: &Peer, intake: &mut Intake) -> Result<Taken, Closed> {
+    pub(crate) fn take(&mut self, scratch: &mut [u8], peer: &Peer, intake: &mut Intake) -> Result<Taken, Closed> {
         if self.max_event_told != intake.max_event_bytes as u64 {
             self.tell_max_event(intake.max_event_bytes);
         }
@@ -171,7 +171,7 @@ impl Ring {
         intake.begin();
         let look_bytes = self.look_bytes();
         let before = self.position.tail;
-        let mut pass = self.pass(desk, peer, intake, waiting);
+        let mut pass = self.pass(scratch, peer, intake, waiting);
         let why = pass.run(look_bytes, &mut intake.publisher)?;
         if lost.0 > 0 {
             pass.lose(lost, &mut intake.publisher)?;
@@ -181,7 +181,7 @@ impl Ring {
         Ok(why.map_or(Taken::Bytes(self.position.tail - before), Taken::Broken))
     }
 
-    fn pass<'a>(&'a mut self, desk: &'a mut [u8], peer: &'a Peer, intake: &Intake, waiting: u64) -> Pass<'a> {
+    fn pass<'a>(&'a mut self, scratch: &'a mut [u8], peer: &'a Peer, intake: &Intake, waiting: u64) -> Pass<'a> {
         Pass {
             end: self.consumer.tail() + waiting,
             consumer: &mut self.consumer,
@@ -191,7 +191,7 @@ impl Ring {
             peer,
             moment: intake.moment(),
             max_event_bytes: intake.max_event_bytes,
-            desk,
+            scratch,
             position: self.position,
             next: self.position,
             refused: self.refused,

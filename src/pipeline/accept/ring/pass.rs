@@ -36,7 +36,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) moment: Option<Moment>,
     pub(crate) max_event_bytes: usize,
     /// Where fields are copied to.
-    pub(crate) desk: &'a mut [u8],
+    pub(crate) scratch: &'a mut [u8],
     /// How far the ring is taken.
     pub(crate) position: Position,
     /// How far it is once the claim at hand is published.
@@ -210,7 +210,7 @@ impl Pass<'_> {
         let source_time_ns = self.source_time_ns(head.stamp);
         let length = head.length as usize;
         let mut large = Vec::new();
-        let copy = match self.desk.get_mut(..length) {
+        let copy = match self.scratch.get_mut(..length) {
             Some(copy) => copy,
             None => {
                 large.resize(length, 0);

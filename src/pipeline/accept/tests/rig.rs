@@ -15,7 +15,7 @@ use crate::pipeline::accept::connection::stored::testing::Manager;
 use crate::pipeline::accept::connection::stored::{Inherited, KeptConnections};
 use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::ring::registry::{Limits, Rings};
-use crate::pipeline::accept::writer::receive_buffer::Desks;
+use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
 use crate::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use crate::pipeline::account::{Identity, Totals};
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader, Waker};
@@ -173,30 +173,35 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(plan: &Plan) -> Self {
-        let desks = Desks::take_over(plan.writers, None, Vec::new(), &|_| false).unwrap();
-        Self::start(plan, None, Seen::default(), desks, None, None)
+        let receive_buffers = ReceiveBuffers::take_over(plan.writers, None, Vec::new(), &|_| false).unwrap();
+        Self::start(plan, None, Seen::default(), receive_buffers, None, None)
     }
 
     /// One life under a service manager, after the one that saw `before`.
     pub(crate) fn under(manager: &mut Manager, plan: &Plan, before: Seen) -> Self {
-        let desks = Desks::take_over(plan.writers, None, Vec::new(), &|_| false).unwrap();
-        Self::with_desks(manager, plan, before, desks)
+        let receive_buffers = ReceiveBuffers::take_over(plan.writers, None, Vec::new(), &|_| false).unwrap();
+        Self::with_receive_buffers(manager, plan, before, receive_buffers)
     }
 
-    /// The same, with desks of one's own.
-    pub(crate) fn with_desks(manager: &mut Manager, plan: &Plan, before: Seen, desks: Vec<Desks>) -> Self {
-        let successor = manager.successor_with(16, desks.iter().flat_map(Desks::places).collect());
+    /// The same, with receive buffers of one's own.
+    pub(crate) fn with_receive_buffers(
+        manager: &mut Manager,
+        plan: &Plan,
+        before: Seen,
+        receive_buffers: Vec<ReceiveBuffers>,
+    ) -> Self {
+        let successor = manager.successor_with(16, receive_buffers.iter().flat_map(ReceiveBuffers::places).collect());
         let rings = plan.keeps_rings.then(|| {
             Rings::kept(LIMITS, &manager.store(), 16, manager.left_rings(), (&|_| false, plan.generation_left)).unwrap()
         });
-        Self::start(plan, Some(successor), before, desks, Some(manager.store()), rings)
+        Self::start(plan, Some(successor), before, receive_buffers, Some(manager.store()), rings)
     }
 
     fn start(
         plan: &Plan,
         kept: Option<(Arc<KeptConnections>, Vec<Inherited>)>,
         before: Seen,
-        desks: Vec<Desks>,
+        receive_buffers: Vec<ReceiveBuffers>,
         store: Option<Arc<FdStore>>,
         rings: Option<Arc<Rings>>,
     ) -> Self {
@@ -229,7 +234,7 @@ impl Rig {
             inherited: inherited.unwrap_or_default(),
             sessions: Sessions::new(),
             rings,
-            desks,
+            receive_buffers,
             store,
         })
         .unwrap();

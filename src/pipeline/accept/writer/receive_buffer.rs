@@ -12,7 +12,7 @@
 //!        274432   what datagrams brought, 4 MiB; touched by the one writer that reads them
 //! ```
 //!
-//! A successor reads the desk as if the read had been its own: the same bytes, cut in the same way, give the same events,
+//! A successor reads the receive buffer as if the read had been its own: the same bytes, cut in the same way, give the same events,
 //! pieces and losses, of which the first so many are published: the count. So it lays down the others, once. (Records are not what is counted,
 //! for the next version may put the same lines into others.)
 //!
@@ -27,7 +27,7 @@
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
 //! |---|---|---|---|---|
-//! | `desk` | [`Notes::begin`], [`Notes::about_to`], [`Notes::published`], [`Notes::end`] | a successor, after this process is dead | each step is in memory before the next | a successor believes in a step whose predecessor never came: an event twice, or never |
+//! | `desk` | [`ReadProgress::begin`], [`ReadProgress::about_to`], [`ReadProgress::published`], [`ReadProgress::end`] | a successor, after this process is dead | each step is in memory before the next | a successor believes in a step whose predecessor never came: an event twice, or never |
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -45,7 +45,7 @@ use crate::sys::mapping::fix_size;
 use crate::sys::recvmmsg::{CONTROL_BYTES, HEADER_BYTES, Headers};
 use crate::sys::words::{Region, Words};
 
-/// What a desk's name in the store begins with; the writer's index follows.
+/// What a receive buffer's name in the store begins with; the writer's index follows.
 const NAME_PREFIX: &str = "desk";
 /// The most memory for datagrams that are received at a time.
 pub(crate) const ARENA_BYTES: usize = 4 << 20;
@@ -64,7 +64,7 @@ const SPOT: usize = 7;
 const SPOT_PLACE: usize = 8;
 const COUNT_IF: usize = 9;
 const WORDS: usize = 16;
-/// The desk's index is in the upper bits of the numbers of its reads.
+/// The receive buffer's index is in the upper bits of the numbers of its reads.
 const READ_INDEX_SHIFT: u32 = 48;
 const READ_COUNT_MASK: u64 = (1 << READ_INDEX_SHIFT) - 1;
 
@@ -72,14 +72,14 @@ const HEADERS_AT: usize = 4096;
 const CONTROL_AT: usize = 8192;
 const STREAM_AT: usize = 12288;
 const ARENA_AT: usize = STREAM_AT + READ_BYTES;
-const DESK_BYTES: usize = ARENA_AT + ARENA_BYTES;
+const BUFFER_BYTES: usize = ARENA_AT + ARENA_BYTES;
 
 const _: () = assert!(HEADERS_AT + HEADER_BYTES <= CONTROL_AT && CONTROL_AT + CONTROL_BYTES <= STREAM_AT);
 
 const OF_STREAM: u64 = 1 << 32;
 const OF_DATAGRAMS: u64 = 2 << 32;
 
-/// Whose bytes lie on the desk.
+/// Whose bytes lie in the receive buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
     /// Those of the connection that has this place.
@@ -102,10 +102,10 @@ pub(crate) struct Unfinished {
     pub(crate) count: u64,
 }
 
-/// A desk.
+/// A receive buffer.
 #[derive(Debug)]
-pub struct Desk {
-    pub(crate) notes: Arc<Notes>,
+pub struct ReceiveBuffer {
+    pub(crate) read_progress: Arc<ReadProgress>,
     pub(crate) headers: Headers,
     pub(crate) stream: Region,
     /// Empty where the writer reads no datagrams.
@@ -117,16 +117,16 @@ pub struct Desk {
 
 /// The notes of what is published; None where nothing outlives the process.
 #[derive(Debug, Default)]
-pub(crate) struct Notes(Option<Words>);
+pub(crate) struct ReadProgress(Option<Words>);
 
-/// The desks of one writer: its own, and others that predecessors left unfinished, if they had more writers.
+/// The receive buffers of one writer: its own, and others that predecessors left unfinished, if they had more writers.
 #[derive(Debug)]
-pub struct Desks {
-    pub(crate) own: Desk,
-    pub(crate) others: Vec<Desk>,
+pub struct ReceiveBuffers {
+    pub(crate) own: ReceiveBuffer,
+    pub(crate) others: Vec<ReceiveBuffer>,
 }
 
-/// Whether this is the name, in the store, of a desk.
+/// Whether this is the name, in the store, of a receive buffer.
 #[must_use]
 pub fn is_name(name: &str) -> bool {
     index_of(name).is_some()
@@ -136,8 +136,8 @@ fn index_of(name: &str) -> Option<usize> {
     name.strip_prefix(NAME_PREFIX)?.parse().ok()
 }
 
-impl Desks {
-    /// Desks for so many writers, of which the first reads the datagrams. Where there is a store they are kept, and those
+impl ReceiveBuffers {
+    /// Receive buffers for so many writers, of which the first reads the datagrams. Where there is a store they are kept, and those
     /// that are `left` in it are gone on with. `was_published` says what became of a publish; see
     /// `DoubleBuffer::was_published`.
     ///
@@ -150,53 +150,55 @@ impl Desks {
         was_published: &dyn Fn(PublishPosition) -> bool,
     ) -> io::Result<Vec<Self>> {
         let Some(store) = store else {
-            let own = (0..writers).map(|index| Desk::anonymous(index == 0));
+            let own = (0..writers).map(|index| ReceiveBuffer::anonymous(index == 0));
             return own.map(|own| Ok(Self { own: own?, others: Vec::new() })).collect();
         };
-        let mut own: Vec<Option<Desk>> = (0..writers).map(|_| None).collect();
+        let mut own: Vec<Option<ReceiveBuffer>> = (0..writers).map(|_| None).collect();
         let mut others = Vec::new();
         for (memory, name) in left {
             let index = index_of(&name).unwrap_or(usize::MAX);
-            match (Desk::of_predecessor(&memory, &name, index == 0, was_published), own.get_mut(index)) {
-                (Some(desk), Some(place)) => *place = Some(desk),
-                (Some(desk), None) if desk.unfinished.is_some() => others.push(desk),
+            match (ReceiveBuffer::of_predecessor(&memory, &name, index == 0, was_published), own.get_mut(index)) {
+                (Some(receive_buffer), Some(place)) => *place = Some(receive_buffer),
+                (Some(receive_buffer), None) if receive_buffer.unfinished.is_some() => others.push(receive_buffer),
                 (None, _) | (Some(_), None) => store.remove(&name),
             }
         }
-        let own = own.into_iter().enumerate().map(|(index, desk)| match desk {
-            Some(desk) => Ok(desk),
-            None => Desk::kept(store, index),
+        let own = own.into_iter().enumerate().map(|(index, receive_buffer)| match receive_buffer {
+            Some(receive_buffer) => Ok(receive_buffer),
+            None => ReceiveBuffer::kept(store, index),
         });
         let own = own.map(|own| Ok(Self { own: own?, others: Vec::new() }));
         let mut all = own.collect::<io::Result<Vec<Self>>>()?;
-        for (turn, desk) in others.into_iter().enumerate() {
-            all[turn % writers].others.push(desk);
+        for (turn, receive_buffer) in others.into_iter().enumerate() {
+            all[turn % writers].others.push(receive_buffer);
         }
         Ok(all)
     }
 
     /// The places of the connections whose bytes lie on them.
     pub fn places(&self) -> impl Iterator<Item = u32> + '_ {
-        let subjects = std::iter::once(&self.own).chain(&self.others).filter_map(|desk| Some(desk.unfinished?.subject));
+        let subjects = std::iter::once(&self.own)
+            .chain(&self.others)
+            .filter_map(|receive_buffer| Some(receive_buffer.unfinished?.subject));
         subjects.filter_map(|subject| match subject {
             Subject::Stream(place) => Some(place),
             Subject::Datagrams => None,
         })
     }
 
-    /// Whether what lies on one of the desks came from the connection at this place.
+    /// Whether what lies in one of the receive buffers came from the connection at this place.
     pub(crate) fn concern(&self, place: Option<u32>) -> bool {
         let subject = place.map(Subject::Stream);
-        std::iter::once(&self.own)
-            .chain(&self.others)
-            .any(|desk| desk.unfinished.is_some_and(|unfinished| Some(unfinished.subject) == subject))
+        std::iter::once(&self.own).chain(&self.others).any(|receive_buffer| {
+            receive_buffer.unfinished.is_some_and(|unfinished| Some(unfinished.subject) == subject)
+        })
     }
 }
 
-impl Desk {
+impl ReceiveBuffer {
     fn anonymous(with_arena: bool) -> io::Result<Self> {
         Ok(Self {
-            notes: Arc::default(),
+            read_progress: Arc::default(),
             headers: Headers::anonymous()?,
             stream: Region::anonymous(READ_BYTES)?,
             arena: Region::anonymous(if with_arena { ARENA_BYTES } else { 1 })?,
@@ -208,17 +210,17 @@ impl Desk {
     /// A new one, which the store keeps.
     fn kept(store: &FdStore, index: usize) -> io::Result<Self> {
         let memory = memfd_create("dbufd-desk", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        fix_size(memory.as_fd(), DESK_BYTES)?;
+        fix_size(memory.as_fd(), BUFFER_BYTES)?;
         let name = format!("{NAME_PREFIX}{index}");
-        let desk = Self::map(&memory, &name, index == 0)?;
+        let receive_buffer = Self::map(&memory, &name, index == 0)?;
         // No two reads of any desk have the same number, also if this one takes the place of one that was lost.
         let first_read = ((index as u64) << READ_INDEX_SHIFT) | (wall_clock_us() & READ_COUNT_MASK);
-        desk.notes.set([(AT_MAGIC, MAGIC), (AT_VERSION, VERSION), (READ, first_read)]);
+        receive_buffer.read_progress.set([(AT_MAGIC, MAGIC), (AT_VERSION, VERSION), (READ, first_read)]);
         store.remove(&name);
         if !store.put(&name, memory.as_fd()) {
             tracing::warn!("systemd takes no descriptors; what is being read will not outlive this process");
         }
-        Ok(desk)
+        Ok(receive_buffer)
     }
 
     fn map(memory: &OwnedFd, name: &str, with_arena: bool) -> io::Result<Self> {
@@ -226,7 +228,7 @@ impl Desk {
         let region = |offset, len| Region::of_memory(memory, offset, len);
         let headers = Headers::new(region(HEADERS_AT, HEADER_BYTES)?, region(CONTROL_AT, CONTROL_BYTES)?);
         Ok(Self {
-            notes: Arc::new(Notes(Some(Words::of_memory(memory, 0, WORDS)?))),
+            read_progress: Arc::new(ReadProgress(Some(Words::of_memory(memory, 0, WORDS)?))),
             headers,
             stream: region(STREAM_AT, READ_BYTES)?,
             arena: if with_arena { region(ARENA_AT, ARENA_BYTES)? } else { Region::anonymous(1)? },
@@ -243,15 +245,15 @@ impl Desk {
         was_published: &dyn Fn(PublishPosition) -> bool,
     ) -> Option<Self> {
         let words = Words::of_memory(memory.as_fd(), 0, WORDS).ok()?;
-        let is_ours = Notes(Some(words)).get([AT_MAGIC, AT_VERSION]) == [MAGIC, VERSION];
-        let mut desk = is_ours.then(|| Self::map(memory, name, with_arena).ok())??;
-        desk.unfinished = desk.notes.unfinished(was_published);
-        if desk.headers.received(0).is_none() {
+        let is_ours = ReadProgress(Some(words)).get([AT_MAGIC, AT_VERSION]) == [MAGIC, VERSION];
+        let mut receive_buffer = is_ours.then(|| Self::map(memory, name, with_arena).ok())??;
+        receive_buffer.unfinished = receive_buffer.read_progress.unfinished(was_published);
+        if receive_buffer.headers.received(0).is_none() {
             // It died before the read.
-            desk.unfinished = None;
-            desk.notes.end();
+            receive_buffer.unfinished = None;
+            receive_buffer.read_progress.end();
         }
-        Some(desk)
+        Some(receive_buffer)
     }
 
     /// Has the store let go of it.
@@ -260,7 +262,7 @@ impl Desk {
     }
 }
 
-impl Notes {
+impl ReadProgress {
     fn set<const N: usize>(&self, values: [(usize, u64); N]) {
         let Some(words) = &self.0 else { return };
         for (at, value) in values {

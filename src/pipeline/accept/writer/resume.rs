@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
-use super::receive_buffer::{Desk, Subject};
+use super::receive_buffer::{ReceiveBuffer, Subject};
 use super::thread::Worker;
 use super::token::Token;
 use crate::pipeline::accept::Newcomer;
@@ -30,17 +30,17 @@ impl Worker {
         for (socket, ring) in std::mem::take(&mut self.inherited_rings) {
             self.take_in_ring(socket, ring);
         }
-        let mut desks = std::mem::take(&mut self.desks);
-        for desk in &mut desks {
-            self.finish(desk, &reads)?;
+        let mut receive_buffers = std::mem::take(&mut self.receive_buffers);
+        for receive_buffer in &mut receive_buffers {
+            self.finish(receive_buffer, &reads)?;
         }
-        for desk in desks.drain(1..) {
+        for receive_buffer in receive_buffers.drain(1..) {
             if let Some(store) = &self.shared.store {
-                desk.let_go(store);
+                receive_buffer.let_go(store);
             }
         }
-        self.intake.publisher.set_notes(&desks[0].notes);
-        self.desks = desks;
+        self.intake.publisher.set_read_progress(&receive_buffers[0].read_progress);
+        self.receive_buffers = receive_buffers;
         self.look_into_rings()
     }
 
@@ -77,13 +77,13 @@ impl Worker {
         Ok(())
     }
 
-    /// Lays down what lies on a desk and is not published. `reads` says which read each bookmark includes.
-    fn finish(&mut self, desk: &mut Desk, reads: &HashMap<u32, u64>) -> Result<(), Closed> {
-        let Some(unfinished) = desk.unfinished.take() else { return Ok(()) };
+    /// Lays down what lies in a receive buffer and is not published. `reads` says which read each bookmark includes.
+    fn finish(&mut self, receive_buffer: &mut ReceiveBuffer, reads: &HashMap<u32, u64>) -> Result<(), Closed> {
+        let Some(unfinished) = receive_buffer.unfinished.take() else { return Ok(()) };
         // As it was when the read began, so that the same bytes give the same events.
         let now = (self.intake.max_event_bytes, self.intake.next_piece);
         (self.intake.max_event_bytes, self.intake.next_piece) = (unfinished.max_event_bytes, unfinished.piece);
-        self.intake.publisher.set_notes(&desk.notes);
+        self.intake.publisher.set_read_progress(&receive_buffer.read_progress);
         self.intake.publisher.begin_read(unfinished.count);
         match unfinished.subject {
             Subject::Stream(place) if reads.get(&place) == Some(&unfinished.read) => {}
@@ -92,7 +92,7 @@ impl Worker {
                 if let Some(index) = self.connections.iter().position(of_place)
                     && let Some(connection) = &mut self.connections[index]
                 {
-                    let fate = connection.replay(desk, unfinished.read, &mut self.intake)?;
+                    let fate = connection.replay(receive_buffer, unfinished.read, &mut self.intake)?;
                     self.settle(index as u32, fate);
                 }
             }
@@ -102,11 +102,11 @@ impl Worker {
                     epoll.add(process, EpollEvent::new(EpollFlags::EPOLLIN, Token::Process(pid).number())).is_ok()
                 };
                 if let Some(datagrams) = &mut self.datagrams {
-                    datagrams.replay(desk, &mut self.intake, &mut watch)?;
+                    datagrams.replay(receive_buffer, &mut self.intake, &mut watch)?;
                 }
             }
         }
-        desk.notes.end();
+        receive_buffer.read_progress.end();
         self.intake.publisher.begin_read(0);
         (self.intake.max_event_bytes, self.intake.next_piece) = now;
         Ok(())

@@ -21,7 +21,7 @@ use rustix::io::ioctl_fionread;
 
 use super::context::Intake;
 use super::poll_rings::Rings;
-use super::receive_buffer::Desk;
+use super::receive_buffer::ReceiveBuffer;
 use super::token::Token;
 use crate::pipeline::accept::connection::listener::{Accepted, Listener};
 use crate::pipeline::accept::connection::stored::Inherited;
@@ -70,8 +70,8 @@ pub(crate) struct Worker {
     /// The connections that have rings, and what predecessors left of them.
     pub(super) rings: Rings,
     pub(super) inherited_rings: Vec<(OwnedFd, Ring)>,
-    /// Its own desk first; until the thread runs, those that it has to finish for others as well.
-    pub(super) desks: Vec<Desk>,
+    /// Its own receive buffer first; until the thread runs, those that it has to finish for others as well.
+    pub(super) receive_buffers: Vec<ReceiveBuffer>,
     pub(super) round: u64,
 }
 
@@ -87,7 +87,7 @@ impl Worker {
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let input = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.number());
-        epoll.add(&shared.desks[index].bell, input(Token::Bell))?;
+        epoll.add(&shared.writers[index].bell, input(Token::Bell))?;
         epoll.add(intake.progress.bell(index), input(Token::Progress))?;
         let datagrams = datagrams.map(Datagrams::new);
         if let Some(datagrams) = &datagrams {
@@ -108,7 +108,7 @@ impl Worker {
             inherited: left.inherited,
             rings: Rings::default(),
             inherited_rings: left.rings,
-            desks: std::iter::once(left.desks.own).chain(left.desks.others).collect(),
+            receive_buffers: std::iter::once(left.receive_buffers.own).chain(left.receive_buffers.others).collect(),
             round: 0,
         };
         worker.listen()?;
@@ -123,7 +123,7 @@ impl Worker {
 
     /// Runs until it is told to stop, and has then drained what the kernel holds; or until the reader is gone.
     pub(crate) fn run(mut self) {
-        self.shared.desks[self.index].pulse.begin();
+        self.shared.writers[self.index].pulse.begin();
         let Ok(stop_by) = self.resume().and_then(|()| self.rounds()) else { return };
         // The reader may go while this drains; what is lost by that is counted.
         let _ = self.drain(stop_by);
@@ -178,7 +178,7 @@ impl Worker {
             None => EpollTimeout::NONE,
             Some(time) => EpollTimeout::try_from(time).unwrap_or(EpollTimeout::MAX),
         };
-        let pulse = &self.shared.desks[self.index].pulse;
+        let pulse = &self.shared.writers[self.index].pulse;
         pulse.beat(Activity::Parked);
         // The only error that epoll_wait(2) names for what is passed here is EINTR: nothing is ready.
         let count = self.epoll.wait(ready, timeout).unwrap_or(0);
@@ -248,7 +248,7 @@ impl Worker {
     fn place(&mut self, newcomer: Newcomer) {
         // Relaxed: a count that is a little old only makes the spread a little less even.
         let count = |index: usize| self.shared.counters.writers[index].0.connections.load(Relaxed);
-        let others = (0..self.shared.desks.len()).filter(|index| *index != self.index);
+        let others = (0..self.shared.writers.len()).filter(|index| *index != self.index);
         let fewest = others.map(|index| (count(index), index)).min();
         let newcomer = match fewest {
             Some((fewest, target)) if fewest < count(self.index) => self.shared.hand_over(target, newcomer),
@@ -305,7 +305,7 @@ impl Worker {
             epoll.add(process, EpollEvent::new(EpollFlags::EPOLLIN, Token::Process(pid).number())).is_ok()
         };
         for _ in 0..times {
-            if !datagrams.receive(&mut self.desks[0], &mut self.intake, &mut watch)? {
+            if !datagrams.receive(&mut self.receive_buffers[0], &mut self.intake, &mut watch)? {
                 return Ok(false);
             }
         }
@@ -325,7 +325,7 @@ impl Worker {
             }
         } else if has_left || flags.contains(EpollFlags::EPOLLIN) {
             let before = (connection.carried_bytes(), self.intake.publisher.publishes());
-            fate = match connection.read(&mut self.desks[0], &mut self.intake)? {
+            fate = match connection.read(&mut self.receive_buffers[0], &mut self.intake)? {
                 Read::Some(fate) | Read::End(fate) => fate,
                 Read::Nothing => fate,
             };
@@ -406,7 +406,7 @@ impl Worker {
         if connection.is_lingering() {
             return Ok(false);
         }
-        let read = connection.read(&mut self.desks[0], &mut self.intake)?;
+        let read = connection.read(&mut self.receive_buffers[0], &mut self.intake)?;
         if let Read::Some(fate) | Read::End(fate) = read {
             self.settle(index, fate);
         }

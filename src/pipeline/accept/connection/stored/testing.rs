@@ -116,10 +116,14 @@ impl Manager {
         left
     }
 
-    /// The same, where bytes of connections at these places lie on desks.
-    pub(crate) fn successor_with(&mut self, room: usize, on_desks: Vec<u32>) -> (Arc<KeptConnections>, Vec<Inherited>) {
+    /// The same, where bytes of connections at these places lie in receive buffers.
+    pub(crate) fn successor_with(
+        &mut self,
+        room: usize,
+        in_receive_buffers: Vec<u32>,
+    ) -> (Arc<KeptConnections>, Vec<Inherited>) {
         self.read_notes();
-        let mut left = Left { on_desks, ..Left::default() };
+        let mut left = Left { in_receive_buffers, ..Left::default() };
         for (name, kept) in self.kept.iter().rev() {
             let copy = kept.try_clone().unwrap();
             match place_of(name) {

@@ -7,23 +7,26 @@ use crate::pipeline::accept::connection::stored::testing::Manager;
 const SPOT: [u64; 2] = [9, 3 << 32 | 64];
 const SUBJECT_READ: Subject = Subject::Stream(7);
 
-/// What a successor finds of a desk on which something was read, after `steps`.
-fn found(steps: impl Fn(&Notes), was_published: bool) -> Option<(Subject, u64)> {
+/// What a successor finds of a receive buffer on which something was read, after `steps`.
+fn found(steps: impl Fn(&ReadProgress), was_published: bool) -> Option<(Subject, u64)> {
     let mut manager = Manager::new();
-    let mut desk = Desk::kept(&manager.store(), 0).unwrap();
+    let mut receive_buffer = ReceiveBuffer::kept(&manager.store(), 0).unwrap();
     let (mut client, ours) = UnixStream::pair().unwrap();
     client.write_all(b"text").unwrap();
-    let notes = Arc::clone(&desk.notes);
-    desk.headers.receive_stream(&ours, &mut desk.stream, || _ = notes.begin(SUBJECT_READ, 5, 100)).unwrap();
-    steps(&notes);
-    drop((desk, notes));
+    let read_progress = Arc::clone(&receive_buffer.read_progress);
+    receive_buffer
+        .headers
+        .receive_stream(&ours, &mut receive_buffer.stream, || _ = read_progress.begin(SUBJECT_READ, 5, 100))
+        .unwrap();
+    steps(&read_progress);
+    drop((receive_buffer, read_progress));
     let memory = manager.copy_of("desk0");
-    let desk = Desk::of_predecessor(&memory, "desk0", true, &|_| was_published).unwrap();
-    assert_eq!(&desk.stream[..desk.headers.received(0).unwrap()], b"text");
-    let unfinished = desk.unfinished;
+    let receive_buffer = ReceiveBuffer::of_predecessor(&memory, "desk0", true, &|_| was_published).unwrap();
+    assert_eq!(&receive_buffer.stream[..receive_buffer.headers.received(0).unwrap()], b"text");
+    let unfinished = receive_buffer.unfinished;
     // It dies at once: the next must not ask again, for the buffer has gone on.
-    drop(desk);
-    let again = Desk::of_predecessor(&memory, "desk0", true, &|_| panic!("asked again")).unwrap();
+    drop(receive_buffer);
+    let again = ReceiveBuffer::of_predecessor(&memory, "desk0", true, &|_| panic!("asked again")).unwrap();
     assert_eq!(again.unfinished, unfinished);
     unfinished.map(|unfinished| {
         assert_eq!((unfinished.piece, unfinished.max_event_bytes), (5, 100));
@@ -35,32 +38,35 @@ fn found(steps: impl Fn(&Notes), was_published: bool) -> Option<(Subject, u64)> 
 fn a_process_that_dies_at_any_step_leaves_how_many_records_are_published() {
     let spot = PublishPosition::from_words(SPOT).unwrap();
     assert_eq!(found(|_| (), true), Some((SUBJECT_READ, 0)), "it was read");
-    let noted = |notes: &Notes| {
-        notes.published(2);
-        notes.about_to(spot, 5);
+    let noted = |read_progress: &ReadProgress| {
+        read_progress.published(2);
+        read_progress.about_to(spot, 5);
     };
     assert_eq!(found(noted, false), Some((SUBJECT_READ, 2)), "the publish never came");
     assert_eq!(found(noted, true), Some((SUBJECT_READ, 5)), "it came, and the note of it did not");
-    let taken_back = |notes: &Notes| {
-        noted(notes);
-        notes.take_back();
+    let taken_back = |read_progress: &ReadProgress| {
+        noted(read_progress);
+        read_progress.take_back();
     };
     assert_eq!(found(taken_back, true), Some((SUBJECT_READ, 2)), "it failed");
-    assert_eq!(found(|notes| notes.published(9), true), Some((SUBJECT_READ, 9)));
-    assert_eq!(found(Notes::end, true), None, "it is done with");
+    assert_eq!(found(|read_progress| read_progress.published(9), true), Some((SUBJECT_READ, 9)));
+    assert_eq!(found(ReadProgress::end, true), None, "it is done with");
 }
 
 #[test]
 fn a_process_that_dies_before_the_read_leaves_nothing() {
     let mut manager = Manager::new();
-    let mut desk = Desk::kept(&manager.store(), 1).unwrap();
+    let mut receive_buffer = ReceiveBuffer::kept(&manager.store(), 1).unwrap();
     let (_client, ours) = UnixStream::pair().unwrap();
-    let notes = Arc::clone(&desk.notes);
-    let begin = || _ = notes.begin(SUBJECT_READ, 5, 100);
-    assert!(desk.headers.receive_stream(&ours, &mut desk.stream, begin).is_err(), "nothing is there to be read");
-    drop(desk);
-    let desk = Desk::of_predecessor(&manager.copy_of("desk1"), "desk1", false, &|_| true).unwrap();
-    assert_eq!(desk.unfinished, None);
+    let read_progress = Arc::clone(&receive_buffer.read_progress);
+    let begin = || _ = read_progress.begin(SUBJECT_READ, 5, 100);
+    assert!(
+        receive_buffer.headers.receive_stream(&ours, &mut receive_buffer.stream, begin).is_err(),
+        "nothing is there to be read"
+    );
+    drop(receive_buffer);
+    let receive_buffer = ReceiveBuffer::of_predecessor(&manager.copy_of("desk1"), "desk1", false, &|_| true).unwrap();
+    assert_eq!(receive_buffer.unfinished, None);
 }
 
 #[test]
@@ -68,21 +74,22 @@ fn desks_of_writers_that_there_are_no_more_are_finished_by_others_and_those_of_a
     let mut manager = Manager::new();
     let store = manager.store();
     for index in [0, 1, 2, 3] {
-        let mut desk = Desk::kept(&store, index).unwrap();
+        let mut receive_buffer = ReceiveBuffer::kept(&store, index).unwrap();
         let (mut client, ours) = UnixStream::pair().unwrap();
         client.write_all(b"text").unwrap();
-        let notes = Arc::clone(&desk.notes);
-        let begin = || _ = notes.begin(Subject::Stream(index as u32), 5, 100);
-        desk.headers.receive_stream(&ours, &mut desk.stream, begin).unwrap();
+        let read_progress = Arc::clone(&receive_buffer.read_progress);
+        let begin = || _ = read_progress.begin(Subject::Stream(index as u32), 5, 100);
+        receive_buffer.headers.receive_stream(&ours, &mut receive_buffer.stream, begin).unwrap();
         match index {
-            0 => notes.set([(AT_VERSION, 2)]),
-            2 => notes.end(),
+            0 => read_progress.set([(AT_VERSION, 2)]),
+            2 => read_progress.end(),
             _ => {}
         }
     }
     let left = ["desk3", "desk2", "desk1", "desk0"].map(|name| (manager.copy_of(name), name.to_owned()));
-    let desks = Desks::take_over(2, Some(&store), left.into(), &|_| false).unwrap();
-    let places = |place| desks.iter().map(|desks| desks.concern(Some(place))).collect::<Vec<_>>();
+    let receive_buffers = ReceiveBuffers::take_over(2, Some(&store), left.into(), &|_| false).unwrap();
+    let places =
+        |place| receive_buffers.iter().map(|receive_buffers| receive_buffers.concern(Some(place))).collect::<Vec<_>>();
     assert_eq!(places(1), [false, true], "its own");
     assert_eq!(places(3), [true, false], "that of a writer that is no more");
     assert_eq!((places(0), places(2)), (vec![false; 2], vec![false; 2]), "unreadable, and finished");
