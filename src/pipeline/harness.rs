@@ -14,7 +14,7 @@ use crate::pipeline::accept::ring::registry::{Limits, Rings};
 use crate::pipeline::accept::ring::{Ring, Taken};
 use crate::pipeline::accept::text::Text;
 use crate::pipeline::accept::text::classify::meaning;
-use crate::pipeline::accept::writer::context::Intake;
+use crate::pipeline::accept::writer::context::WriterContext;
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader};
 use crate::pipeline::counters::Counters;
@@ -42,7 +42,7 @@ pub struct Tapped {
 /// The writer and its reader.
 #[derive(Debug)]
 pub struct Tap {
-    intake: Intake,
+    context: WriterContext,
     reader: Reader,
     peer: Peer,
     counters: Arc<Counters>,
@@ -72,9 +72,10 @@ impl Tap {
         let publisher = Publisher::new(writer, 0, Arc::clone(&counters), Arc::default());
         let rings = Rings::new(Limits { rings: 0, bytes: 0 });
         let progress = Arc::new(Progress::new(1).expect("an eventfd"));
-        let mut intake = Intake::new(publisher, 0, max_event_bytes, Sessions::new(), progress, buffer.waker(), rings);
-        let peer = intake.peer(Identity::default());
-        Self { intake, reader, peer, counters }
+        let mut context =
+            WriterContext::new(publisher, 0, max_event_bytes, Sessions::new(), progress, buffer.waker(), rings);
+        let peer = context.peer(Identity::default());
+        Self { context, reader, peer, counters }
     }
 
     /// What a text connection becomes that sends these parts and ends.
@@ -82,14 +83,14 @@ impl Tap {
     /// # Panics
     /// When a promise of the text path does not hold.
     pub fn text<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]>) -> Vec<Tapped> {
-        let Self { intake, peer, .. } = self;
+        let Self { context, peer, .. } = self;
         let (mut text, mut carry) = (Text::default(), Vec::new());
-        intake.begin();
+        context.begin();
         for part in parts {
-            text.take(&mut carry, part, peer, intake).expect("the reader is there");
-            assert!(carry.len() <= intake.max_event_bytes + 8, "memory is bounded");
+            text.take(&mut carry, part, peer, context).expect("the reader is there");
+            assert!(carry.len() <= context.max_event_bytes + 8, "memory is bounded");
         }
-        text.end(&mut carry, peer, intake).expect("the reader is there");
+        text.end(&mut carry, peer, context).expect("the reader is there");
         assert!(carry.is_empty());
         self.tapped()
     }
@@ -108,20 +109,20 @@ impl Tap {
     /// # Panics
     /// As [`Tap::datagram`].
     pub fn publish_datagram(&mut self, bytes: &[u8]) {
-        let Self { intake, peer, .. } = self;
-        intake.begin();
-        intake.fields.clear();
-        let now_ns = intake.publisher.time_ns();
-        let meaning = meaning(Transport::Datagram, bytes, now_ns, &mut intake.parser, &mut intake.fields);
-        assert!(intake.fields.len() <= FIELDS_BYTES_MAX && meaning.pri <= 191);
+        let Self { context, peer, .. } = self;
+        context.begin();
+        context.fields.clear();
+        let now_ns = context.publisher.time_ns();
+        let meaning = meaning(Transport::Datagram, bytes, now_ns, &mut context.parser, &mut context.fields);
+        assert!(context.fields.len() <= FIELDS_BYTES_MAX && meaning.pri <= 191);
         assert_eq!(&bytes[meaning.text_start..][..meaning.text.len()], meaning.text);
         if !meaning.text.is_empty() {
-            let slot = intake.publisher.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
+            let slot = context.publisher.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
             let extra = Extra { source_time_ns: meaning.source_time_ns, ..Extra::default() };
             let range = meaning.text_start..meaning.text_start + meaning.text.len();
-            intake.publisher.add_with(slot, meaning.pri, range, extra, &intake.fields);
+            context.publisher.add_with(slot, meaning.pri, range, extra, &context.fields);
         }
-        intake.publisher.publish_pending(bytes, &mut NoObserver).expect("the reader is there");
+        context.publisher.publish_pending(bytes, &mut NoObserver).expect("the reader is there");
     }
 
     /// Lays down what a text connection brings, whole lines, and leaves it in the half.
@@ -129,8 +130,8 @@ impl Tap {
     /// # Panics
     /// When the reader is not there.
     pub fn publish_text(&mut self, lines: &[u8]) {
-        self.intake.begin();
-        Text::default().take(&mut Vec::new(), lines, &self.peer, &mut self.intake).expect("the reader is there");
+        self.context.begin();
+        Text::default().take(&mut Vec::new(), lines, &self.peer, &mut self.context).expect("the reader is there");
     }
 
     /// Swaps the halves: what was laid down since the last time.
@@ -140,12 +141,12 @@ impl Tap {
 
     /// One more sender.
     pub(crate) fn another_peer(&mut self) -> Peer {
-        self.intake.peer(Identity::default())
+        self.context.peer(Identity::default())
     }
 
     /// What everything goes through.
-    pub(crate) fn intake(&mut self) -> &mut Intake {
-        &mut self.intake
+    pub(crate) fn context(&mut self) -> &mut WriterContext {
+        &mut self.context
     }
 
     /// Events lost so far for this cause.
@@ -172,7 +173,7 @@ impl Tap {
                     continue;
                 }
                 assert_eq!(record.kind, Kind::Event);
-                assert!(record.payload().len() <= self.intake.max_event_bytes.max(INPUT_BYTES_MAX));
+                assert!(record.payload().len() <= self.context.max_event_bytes.max(INPUT_BYTES_MAX));
                 for record in record.singles() {
                     let piece = record.piece();
                     assert_eq!(piece.is_some_and(|piece| piece.continued), goes_on, "pieces follow each other");
@@ -274,7 +275,7 @@ impl RingTap {
     /// # Panics
     /// When the reader is not there.
     pub fn publish_pending(&mut self) -> Result<u64, &'static str> {
-        match self.ring.take(&mut self.scratch, &self.peer, self.tap.intake()).expect("the reader is there") {
+        match self.ring.take(&mut self.scratch, &self.peer, self.tap.context()).expect("the reader is there") {
             Taken::Bytes(bytes) => Ok(bytes),
             Taken::Broken(why) => Err(why),
         }
@@ -294,7 +295,7 @@ impl RingTap {
     /// When a promise of the ring does not hold.
     pub fn take(&mut self) -> Result<Vec<Tapped>, &'static str> {
         let taken = self.publish_pending();
-        self.ring.answer(true, self.tap.intake());
+        self.ring.answer(true, self.tap.context());
         let events = self.tap.tapped();
         taken.map(|bytes| {
             assert!(bytes <= CAPACITY);
@@ -305,13 +306,13 @@ impl RingTap {
     /// The reader has persisted every generation below this one.
     #[cfg(test)]
     pub(crate) fn persisted_before(&mut self, generation: u64) {
-        self.tap.intake().progress.set_persisted(generation);
+        self.tap.context().progress.set_persisted(generation);
     }
 
     /// Every generation below this one is durable.
     #[cfg(test)]
     pub(crate) fn durable_before(&mut self, generation: u64) {
-        self.tap.intake().progress.set_durable(generation);
+        self.tap.context().progress.set_durable(generation);
     }
 
     /// The client has gone.
@@ -319,7 +320,7 @@ impl RingTap {
     /// # Panics
     /// When the reader is not there.
     pub fn end(&mut self) {
-        self.ring.end(&self.peer, self.tap.intake()).expect("the reader is there");
+        self.ring.end(&self.peer, self.tap.context()).expect("the reader is there");
         self.tap.tapped();
     }
 

@@ -42,7 +42,7 @@ use self::publish::Publisher;
 use self::ring::Ring;
 use self::ring::registry::Rings;
 use self::writer::Worker;
-use self::writer::context::Intake;
+use self::writer::context::WriterContext;
 use self::writer::receive_buffer::ReceiveBuffers;
 use super::account::Identity;
 use super::buffer::{DoubleBuffer, TooManyWriters};
@@ -230,7 +230,7 @@ impl Accept {
                 let pulse = Arc::clone(&shared.writers[index].pulse);
                 let publisher = Publisher::new(buffer.writer()?, index, Arc::clone(&shared.counters), pulse);
                 let (sessions, progress) = (Arc::clone(&sessions), Arc::clone(&progress));
-                let intake = Intake::new(
+                let context = WriterContext::new(
                     publisher,
                     index,
                     max_event_bytes,
@@ -241,7 +241,7 @@ impl Accept {
                 );
                 let listener = Listener::new(Arc::clone(&stream));
                 let left = Left { receive_buffers, inherited, rings: std::mem::take(&mut inherited_rings[index]) };
-                Ok(Worker::new(index, Arc::clone(&shared), intake, listener, datagram.take(), left)?)
+                Ok(Worker::new(index, Arc::clone(&shared), context, listener, datagram.take(), left)?)
             });
         // All that can fail comes before the first thread, except for the threads themselves.
         let workers = workers.collect::<Result<Vec<_>, _>>()?;

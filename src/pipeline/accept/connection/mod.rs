@@ -27,7 +27,7 @@ use crate::pipeline::accept::frames::{FrameSession, Greeting, greet};
 use crate::pipeline::accept::publish::{Closed, NoObserver, Peer};
 use crate::pipeline::accept::ring::Ring;
 use crate::pipeline::accept::text::Text;
-use crate::pipeline::accept::writer::context::Intake;
+use crate::pipeline::accept::writer::context::WriterContext;
 use crate::pipeline::accept::writer::receive_buffer::{ReceiveBuffer, Subject};
 use crate::pipeline::record::{Cause, Transport};
 
@@ -105,9 +105,9 @@ impl Connection {
 
     /// Goes on where a predecessor stood. A line that it had read in part, and of which nobody knows what became, is
     /// counted as lost.
-    pub(crate) fn resume(&mut self, bookmark: Bookmark, intake: &mut Intake) -> Result<Fate, Closed> {
-        intake.begin();
-        self.counted(intake, |this, intake| match bookmark {
+    pub(crate) fn resume(&mut self, bookmark: Bookmark, context: &mut WriterContext) -> Result<Fate, Closed> {
+        context.begin();
+        self.counted(context, |this, context| match bookmark {
             Bookmark::LineStart => Ok(Fate::Open),
             Bookmark::Undecided { carry } if carry.len() < GREETING_BYTES_MAX => {
                 this.carry = carry;
@@ -120,9 +120,9 @@ impl Connection {
             }
             Bookmark::Lost => {
                 this.protocol = Protocol::Text(Text::default());
-                let slot = intake.publisher.slot(&this.peer, Transport::Lines, 0, b"");
-                intake.publisher.lose(slot, Cause::Abandoned, 0);
-                intake.publisher.publish_pending(&[], &mut NoObserver)?;
+                let slot = context.publisher.slot(&this.peer, Transport::Lines, 0, b"");
+                context.publisher.lose(slot, Cause::Abandoned, 0);
+                context.publisher.publish_pending(&[], &mut NoObserver)?;
                 Ok(Fate::Open)
             }
             // It had not said yet what it is. As a rule that is a client of the framed protocol, which comes again.
@@ -181,20 +181,24 @@ impl Connection {
     }
 
     /// Reads once, and lays down what came.
-    pub(crate) fn read(&mut self, receive_buffer: &mut ReceiveBuffer, intake: &mut Intake) -> Result<Read, Closed> {
+    pub(crate) fn read(
+        &mut self,
+        receive_buffer: &mut ReceiveBuffer,
+        context: &mut WriterContext,
+    ) -> Result<Read, Closed> {
         if let Protocol::Ring(_) = self.protocol {
-            return self.read_ring(receive_buffer, intake);
+            return self.read_ring(receive_buffer, context);
         }
         let mut number = 0;
         let subject = self.kept.place().map(Subject::Stream);
         let begin = || {
-            intake.publisher.begin_read(0);
+            context.publisher.begin_read(0);
             if let Some(subject) = subject {
-                number = receive_buffer.read_progress.begin(subject, intake.next_piece, intake.max_event_bytes);
+                number = receive_buffer.read_progress.begin(subject, context.next_piece, context.max_event_bytes);
             }
         };
         let got = receive_buffer.headers.receive_stream(&self.kept.socket, &mut receive_buffer.stream, begin);
-        intake.begin();
+        context.begin();
         if std::mem::take(&mut self.is_unnamed) {
             self.peer.identity = peer::named(std::mem::take(&mut self.peer.identity), &self.kept.socket);
         }
@@ -203,8 +207,8 @@ impl Connection {
             // Asked again in the next round.
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Read::Nothing,
             // A reset means that the peer closed without reading our replies: an end like any other.
-            Ok(0) | Err(_) => Read::End(self.counted(intake, Self::end)?),
-            Ok(bytes) => self.take_read(&receive_buffer.stream[..bytes], intake)?,
+            Ok(0) | Err(_) => Read::End(self.counted(context, Self::end)?),
+            Ok(bytes) => self.take_read(&receive_buffer.stream[..bytes], context)?,
         };
         let keeps = self.mark(number);
         // Before its place can become another's.
@@ -220,7 +224,7 @@ impl Connection {
         &mut self,
         receive_buffer: &ReceiveBuffer,
         number: u64,
-        intake: &mut Intake,
+        context: &mut WriterContext,
     ) -> Result<Fate, Closed> {
         let bytes =
             &receive_buffer.stream[..receive_buffer.headers.received(0).unwrap_or(0).min(receive_buffer.stream.len())];
@@ -229,10 +233,10 @@ impl Connection {
             // Its client comes again, and is told where it stands.
             return Ok(Fate::Close);
         }
-        intake.begin();
+        context.begin();
         let read = match bytes {
-            [] => Read::End(self.counted(intake, Self::end)?),
-            bytes => self.take_read(bytes, intake)?,
+            [] => Read::End(self.counted(context, Self::end)?),
+            bytes => self.take_read(bytes, context)?,
         };
         let fate = match read {
             Read::Some(fate) | Read::End(fate) => fate,
@@ -248,11 +252,11 @@ impl Connection {
 
     /// Lays down what one read has brought. The end of text that is only noted belongs to the read that brought all of it:
     /// a last line without its newline is then in the receive buffer until it is published, like all others.
-    fn take_read(&mut self, bytes: &[u8], intake: &mut Intake) -> Result<Read, Closed> {
-        let fate = self.counted(intake, |this, intake| this.take(bytes, intake))?;
+    fn take_read(&mut self, bytes: &[u8], context: &mut WriterContext) -> Result<Read, Closed> {
+        let fate = self.counted(context, |this, context| this.take(bytes, context))?;
         let is_text = !matches!(self.protocol, Protocol::Frames(_));
         let is_all = is_text && self.kept.is_noted() && ioctl_fionread(&self.kept.socket) == Ok(0);
-        Ok(if is_all { Read::End(self.counted(intake, Self::end)?) } else { Read::Some(fate) })
+        Ok(if is_all { Read::End(self.counted(context, Self::end)?) } else { Read::Some(fate) })
     }
 
     /// Notes how far it has been read, the read of this number included, for a successor. False if a successor could not
@@ -274,18 +278,18 @@ impl Connection {
     }
 
     /// Sends what the client is owed by now.
-    pub(crate) fn answer(&mut self, intake: &Intake) -> Fate {
+    pub(crate) fn answer(&mut self, context: &WriterContext) -> Fate {
         let session = match &mut self.protocol {
             Protocol::Frames(session) => session,
             Protocol::Ring(ring) => {
-                ring.answer(false, intake);
+                ring.answer(false, context);
                 return if self.is_lingering && ring.is_told() { Fate::Close } else { Fate::Open };
             }
             Protocol::Undecided | Protocol::Text(_) => return Fate::Open,
         };
         // What a client has sent is good even if it reads no more: a line that is gone does not end the connection.
         if self.line != Line::Gone {
-            self.line = framed::answer(session, &self.kept.socket, intake);
+            self.line = framed::answer(session, &self.kept.socket, context);
         }
         let owed = self.line == Line::Blocked || (self.line == Line::Clear && session.wants() != 0);
         if session.is_deaf() || (self.is_lingering && !owed) { Fate::Close } else { Fate::Open }
@@ -317,11 +321,11 @@ impl Connection {
     }
 
     /// Gives up the memory of what has not come whole: text becomes a piece, a frame ends the connection.
-    pub(crate) fn shed(&mut self, intake: &mut Intake) -> Result<Fate, Closed> {
-        intake.begin();
-        let fate = self.counted(intake, |this, intake| match &mut this.protocol {
-            Protocol::Text(text) => text.shed(&mut this.carry, &this.peer, intake).map(|()| Fate::Open),
-            Protocol::Frames(_) | Protocol::Undecided | Protocol::Ring(_) => this.end(intake).map(|_| Fate::Close),
+    pub(crate) fn shed(&mut self, context: &mut WriterContext) -> Result<Fate, Closed> {
+        context.begin();
+        let fate = self.counted(context, |this, context| match &mut this.protocol {
+            Protocol::Text(text) => text.shed(&mut this.carry, &this.peer, context).map(|()| Fate::Open),
+            Protocol::Frames(_) | Protocol::Undecided | Protocol::Ring(_) => this.end(context).map(|_| Fate::Close),
         })?;
         // It was not read, so there is nothing in the receive buffer.
         if !self.mark(0) {
@@ -331,7 +335,7 @@ impl Connection {
     }
 
     /// The end of what is read: what has come in part is an event, or is lost and counted.
-    pub(crate) fn end(&mut self, intake: &mut Intake) -> Result<Fate, Closed> {
+    pub(crate) fn end(&mut self, context: &mut WriterContext) -> Result<Fate, Closed> {
         if let Protocol::Undecided = self.protocol {
             if is_framed(&self.carry) == Some(true) {
                 // It left in the middle of its greeting: nothing was offered, so nothing is lost.
@@ -341,68 +345,68 @@ impl Connection {
         }
         match &mut self.protocol {
             Protocol::Undecided | Protocol::Ring(_) => Ok(Fate::Close),
-            Protocol::Text(text) => text.end(&mut self.carry, &self.peer, intake).map(|()| Fate::Close),
+            Protocol::Text(text) => text.end(&mut self.carry, &self.peer, context).map(|()| Fate::Close),
             Protocol::Frames(session) => {
-                framed::end(session, &self.carry, &self.peer, intake)?;
+                framed::end(session, &self.carry, &self.peer, context)?;
                 self.carry.clear();
                 self.is_lingering = true;
-                Ok(self.answer(intake))
+                Ok(self.answer(context))
             }
         }
     }
 
     /// The end that this process makes of it. Half a frame of a session was not accepted, and its client, who sees the end,
     /// sends it again: it is not lost.
-    pub(crate) fn cut_off(&mut self, intake: &mut Intake) -> Result<Fate, Closed> {
+    pub(crate) fn cut_off(&mut self, context: &mut WriterContext) -> Result<Fate, Closed> {
         match &mut self.protocol {
             Protocol::Frames(session) if session.session() != 0 => self.carry.clear(),
             // What its program publishes from here on is its own to send again. Of what was taken it can ask nobody later.
             Protocol::Ring(ring) => {
                 ring.finish();
                 self.is_lingering = true;
-                return Ok(self.answer(intake));
+                return Ok(self.answer(context));
             }
             _ => {}
         }
-        self.end(intake)
+        self.end(context)
     }
 
     /// Does `work` and keeps the account of carried memory.
     fn counted<T>(
         &mut self,
-        intake: &mut Intake,
-        work: impl FnOnce(&mut Self, &mut Intake) -> Result<T, Closed>,
+        context: &mut WriterContext,
+        work: impl FnOnce(&mut Self, &mut WriterContext) -> Result<T, Closed>,
     ) -> Result<T, Closed> {
         let before = self.carry.capacity();
-        let done = work(self, intake);
+        let done = work(self, context);
         if self.carry.is_empty() {
             self.carry = Vec::new();
         }
-        intake.carried_bytes = intake.carried_bytes + self.carry.capacity() - before;
+        context.carried_bytes = context.carried_bytes + self.carry.capacity() - before;
         done
     }
 
-    fn take(&mut self, data: &[u8], intake: &mut Intake) -> Result<Fate, Closed> {
+    fn take(&mut self, data: &[u8], context: &mut WriterContext) -> Result<Fate, Closed> {
         match &mut self.protocol {
-            Protocol::Undecided => self.decide(data, intake),
-            Protocol::Text(text) => text.take(&mut self.carry, data, &self.peer, intake).map(|()| Fate::Open),
+            Protocol::Undecided => self.decide(data, context),
+            Protocol::Text(text) => text.take(&mut self.carry, data, &self.peer, context).map(|()| Fate::Open),
             Protocol::Frames(session) => {
-                let end = framed::take(session, &mut self.carry, data, &self.peer, intake)?;
+                let end = framed::take(session, &mut self.carry, data, &self.peer, context)?;
                 if let End::Bye = end {
                     self.carry.clear();
                     self.is_lingering = true;
                 }
                 if let End::Ring(capacity) = end {
-                    return Ok(self.grant(capacity, intake));
+                    return Ok(self.grant(capacity, context));
                 }
-                let fate = self.answer(intake);
+                let fate = self.answer(context);
                 Ok(if end == End::Broken { Fate::Close } else { fate })
             }
-            Protocol::Ring(_) => self.cut_off_ring("there are bytes on the connection of a ring", intake),
+            Protocol::Ring(_) => self.cut_off_ring("there are bytes on the connection of a ring", context),
         }
     }
 
-    fn decide(&mut self, data: &[u8], intake: &mut Intake) -> Result<Fate, Closed> {
+    fn decide(&mut self, data: &[u8], context: &mut WriterContext) -> Result<Fate, Closed> {
         let part = data.len().min(GREETING_BYTES_MAX - self.carry.len());
         let (first, rest) = data.split_at(part);
         let framed = if self.carry.is_empty() {
@@ -414,7 +418,7 @@ impl Connection {
         if framed == Some(false) {
             self.protocol = Protocol::Text(Text::default());
             // Nothing of it was carried, or all of `first` is by now.
-            return self.take(if self.carry.is_empty() { data } else { rest }, intake);
+            return self.take(if self.carry.is_empty() { data } else { rest }, context);
         }
         if self.carry.is_empty() {
             self.carry.extend_from_slice(first);
@@ -422,28 +426,28 @@ impl Connection {
         if framed.is_none() {
             return Ok(Fate::Open);
         }
-        match greet(&self.carry, intake.max_event_bytes, self.peer.identity.uid, &intake.sessions) {
+        match greet(&self.carry, context.max_event_bytes, self.peer.identity.uid, &context.sessions) {
             Greeting::More => Ok(Fate::Open),
             Greeting::Open { session, consumed } => {
                 self.peer.identity.session = session.session();
                 self.protocol = Protocol::Frames(session);
                 self.carry.drain(..consumed);
-                self.take(rest, intake)
+                self.take(rest, context)
             }
             Greeting::Refused { reply, why, malformed } => {
                 tracing::debug!(pid = self.peer.identity.pid, why, "a framed connection is refused");
-                self.refuse_greeting(&reply, malformed, intake)
+                self.refuse_greeting(&reply, malformed, context)
             }
         }
     }
 
-    fn refuse_greeting(&mut self, reply: &[u8], malformed: bool, intake: &mut Intake) -> Result<Fate, Closed> {
+    fn refuse_greeting(&mut self, reply: &[u8], malformed: bool, context: &mut WriterContext) -> Result<Fate, Closed> {
         // A fresh socket has room for one reply.
         let _ = send(&self.kept.socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         if malformed {
-            let slot = intake.publisher.slot(&self.peer, Transport::Frames, 0, b"");
-            intake.publisher.lose(slot, Cause::Malformed, 0);
-            intake.publisher.publish_pending(&[], &mut NoObserver)?;
+            let slot = context.publisher.slot(&self.peer, Transport::Frames, 0, b"");
+            context.publisher.lose(slot, Cause::Malformed, 0);
+            context.publisher.publish_pending(&[], &mut NoObserver)?;
         }
         self.carry.clear();
         Ok(Fate::Close)

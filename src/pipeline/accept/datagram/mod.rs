@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use self::senders::{Senders, Watch};
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver};
 use crate::pipeline::accept::text::classify::meaning;
-use crate::pipeline::accept::writer::context::Intake;
+use crate::pipeline::accept::writer::context::WriterContext;
 use crate::pipeline::accept::writer::receive_buffer::{ReceiveBuffer, Subject};
 use crate::pipeline::record::{Cause, Transport};
 use crate::sys::recvmmsg::{COUNT_MAX, Credentials};
@@ -43,13 +43,13 @@ impl Datagrams {
     pub(crate) fn receive(
         &mut self,
         receive_buffer: &mut ReceiveBuffer,
-        intake: &mut Intake,
+        context: &mut WriterContext,
         watch: &mut Watch<'_>,
     ) -> Result<bool, Closed> {
-        let bytes_max = intake.max_event_bytes;
+        let bytes_max = context.max_event_bytes;
         let begin = || {
-            intake.publisher.begin_read(0);
-            receive_buffer.read_progress.begin(Subject::Datagrams, intake.next_piece, bytes_max);
+            context.publisher.begin_read(0);
+            receive_buffer.read_progress.begin(Subject::Datagrams, context.next_piece, bytes_max);
         };
         let count = (receive_buffer.arena.len() / bytes_max).min(COUNT_MAX);
         // An error is nothing to read: the next round asks again.
@@ -57,7 +57,7 @@ impl Datagrams {
             .headers
             .receive_datagrams(&self.socket, &mut receive_buffer.arena, bytes_max, begin)
             .unwrap_or(0);
-        self.publish_pending(receive_buffer, received, intake, watch)?;
+        self.publish_pending(receive_buffer, received, context, watch)?;
         let is_more = received == count;
         self.senders.end_read(!is_more);
         Ok(is_more)
@@ -67,14 +67,14 @@ impl Datagrams {
     pub(crate) fn replay(
         &mut self,
         receive_buffer: &ReceiveBuffer,
-        intake: &mut Intake,
+        context: &mut WriterContext,
         watch: &mut Watch<'_>,
     ) -> Result<(), Closed> {
         let received = (0..COUNT_MAX).take_while(|index| receive_buffer.headers.received(*index).is_some()).count();
         self.publish_pending(
             receive_buffer,
-            received.min(receive_buffer.arena.len() / intake.max_event_bytes),
-            intake,
+            received.min(receive_buffer.arena.len() / context.max_event_bytes),
+            context,
             watch,
         )
     }
@@ -83,43 +83,49 @@ impl Datagrams {
         &mut self,
         receive_buffer: &ReceiveBuffer,
         received: usize,
-        intake: &mut Intake,
+        context: &mut WriterContext,
         watch: &mut Watch<'_>,
     ) -> Result<(), Closed> {
-        intake.begin();
+        context.begin();
         for index in 0..received {
-            self.take(index, receive_buffer, intake, watch);
-            if intake.publisher.is_full() {
-                intake.publisher.publish_pending(&receive_buffer.arena, &mut NoObserver)?;
+            self.take(index, receive_buffer, context, watch);
+            if context.publisher.is_full() {
+                context.publisher.publish_pending(&receive_buffer.arena, &mut NoObserver)?;
             }
         }
-        intake.publisher.publish_pending(&receive_buffer.arena, &mut NoObserver)?;
+        context.publisher.publish_pending(&receive_buffer.arena, &mut NoObserver)?;
         receive_buffer.read_progress.end();
         Ok(())
     }
 
-    fn take(&mut self, index: usize, receive_buffer: &ReceiveBuffer, intake: &mut Intake, watch: &mut Watch<'_>) {
-        let (start, bytes_max) = (index * intake.max_event_bytes, intake.max_event_bytes);
+    fn take(
+        &mut self,
+        index: usize,
+        receive_buffer: &ReceiveBuffer,
+        context: &mut WriterContext,
+        watch: &mut Watch<'_>,
+    ) {
+        let (start, bytes_max) = (index * context.max_event_bytes, context.max_event_bytes);
         let bytes = receive_buffer.headers.received(index).unwrap_or(0);
         if bytes == 0 {
             return;
         }
-        let peer = self.senders.peer(receive_buffer.headers.sender(index).unwrap_or(NOBODY), intake, watch);
+        let peer = self.senders.peer(receive_buffer.headers.sender(index).unwrap_or(NOBODY), context, watch);
         if bytes > bytes_max {
-            let slot = intake.publisher.slot(peer, Transport::Datagram, 0, b"");
-            return intake.publisher.lose(slot, Cause::TooBig, bytes as u64);
+            let slot = context.publisher.slot(peer, Transport::Datagram, 0, b"");
+            return context.publisher.lose(slot, Cause::TooBig, bytes as u64);
         }
         let bytes = &receive_buffer.arena[start..][..bytes];
-        intake.fields.clear();
-        let now_ns = intake.publisher.time_ns();
-        let meaning = meaning(Transport::Datagram, bytes, now_ns, &mut intake.parser, &mut intake.fields);
+        context.fields.clear();
+        let now_ns = context.publisher.time_ns();
+        let meaning = meaning(Transport::Datagram, bytes, now_ns, &mut context.parser, &mut context.fields);
         if meaning.text.is_empty() {
             return;
         }
         let start = start + meaning.text_start;
         let range = start..start + meaning.text.len();
-        let slot = intake.publisher.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
+        let slot = context.publisher.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
         let extra = Extra { source_time_ns: meaning.source_time_ns, ..Extra::default() };
-        intake.publisher.add_with(slot, meaning.pri, range, extra, &intake.fields);
+        context.publisher.add_with(slot, meaning.pri, range, extra, &context.fields);
     }
 }

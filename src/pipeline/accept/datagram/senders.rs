@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 
 use crate::pipeline::accept::connection::peer::of_datagram;
 use crate::pipeline::accept::publish::Peer;
-use crate::pipeline::accept::writer::context::Intake;
+use crate::pipeline::accept::writer::context::WriterContext;
 use crate::sys::recvmmsg::Credentials;
 
 /// Senders that are known at a time, each with a descriptor.
@@ -46,10 +46,15 @@ pub(crate) struct Senders {
 
 impl Senders {
     /// The peer with these credentials.
-    pub(crate) fn peer(&mut self, credentials: Credentials, intake: &mut Intake, watch: &mut Watch<'_>) -> &Peer {
+    pub(crate) fn peer(
+        &mut self,
+        credentials: Credentials,
+        context: &mut WriterContext,
+        watch: &mut Watch<'_>,
+    ) -> &Peer {
         if !self.known.contains_key(&credentials) {
             let (identity, process) = of_datagram(credentials);
-            let peer = intake.peer(identity);
+            let peer = context.peer(identity);
             match process {
                 Some(process) if watch(credentials.pid, &process) => self.keep(credentials, peer, process),
                 _ => return self.stranger.insert(peer),

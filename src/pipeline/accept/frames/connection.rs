@@ -12,7 +12,7 @@ use rustix::net::{SendFlags, send};
 
 use super::{FrameSession, Step};
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer, PublishObserver, Published};
-use crate::pipeline::accept::writer::context::Intake;
+use crate::pipeline::accept::writer::context::WriterContext;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::Transport;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -50,10 +50,10 @@ pub(crate) fn take(
     carry: &mut Vec<u8>,
     mut data: &[u8],
     peer: &Peer,
-    intake: &mut Intake,
+    context: &mut WriterContext,
 ) -> Result<End, Closed> {
     while !carry.is_empty() {
-        let (done, end) = steps(session, carry, peer, intake)?;
+        let (done, end) = steps(session, carry, peer, context)?;
         carry.drain(..done);
         let End::More(frame_bytes) = end else { return Ok(end) };
         if carry.is_empty() {
@@ -67,7 +67,7 @@ pub(crate) fn take(
         carry.extend_from_slice(&data[..part]);
         data = &data[part..];
     }
-    let (done, end) = steps(session, data, peer, intake)?;
+    let (done, end) = steps(session, data, peer, context)?;
     if let End::More(_) = end {
         carry.extend_from_slice(&data[done..]);
     }
@@ -75,28 +75,33 @@ pub(crate) fn take(
 }
 
 /// Takes all whole frames from the front of `bytes`. Returns how many bytes these were.
-fn steps(session: &mut FrameSession, bytes: &[u8], peer: &Peer, intake: &mut Intake) -> Result<(usize, End), Closed> {
+fn steps(
+    session: &mut FrameSession,
+    bytes: &[u8],
+    peer: &Peer,
+    context: &mut WriterContext,
+) -> Result<(usize, End), Closed> {
     let mut at = 0;
     let end = loop {
         match session.next(&bytes[at..]) {
             Step::Event { event, consumed } => {
                 let tag = if event.tag.is_empty() { session.name() } else { event.tag };
-                let slot = intake.publisher.slot(peer, Transport::Frames, 0, tag);
+                let slot = context.publisher.slot(peer, Transport::Frames, 0, tag);
                 let extra = Extra {
                     source_time_ns: (event.time_ns != 0).then_some(event.time_ns),
                     producer_sequence: Some(event.sequence),
                     piece: None,
                 };
                 at += consumed;
-                intake.publisher.add_with(slot, event.pri, at - event.payload.len()..at, extra, event.fields);
+                context.publisher.add_with(slot, event.pri, at - event.payload.len()..at, extra, event.fields);
             }
             Step::Refused { cause, payload_bytes, consumed } => {
-                let slot = intake.publisher.slot(peer, Transport::Frames, 0, session.name());
-                intake.publisher.lose(slot, cause, payload_bytes);
+                let slot = context.publisher.slot(peer, Transport::Frames, 0, session.name());
+                context.publisher.lose(slot, cause, payload_bytes);
                 at += consumed;
             }
             Step::Duplicate { consumed } => {
-                intake.publisher.counters().duplicates.fetch_add(1, Relaxed);
+                context.publisher.counters().duplicates.fetch_add(1, Relaxed);
                 at += consumed;
             }
             Step::Passed { consumed } => at += consumed,
@@ -109,27 +114,27 @@ fn steps(session: &mut FrameSession, bytes: &[u8], peer: &Peer, intake: &mut Int
             Step::Bye => break End::Bye,
             Step::Broken { cause, why } => {
                 if let Some(cause) = cause {
-                    let slot = intake.publisher.slot(peer, Transport::Frames, 0, session.name());
-                    intake.publisher.lose(slot, cause, 0);
+                    let slot = context.publisher.slot(peer, Transport::Frames, 0, session.name());
+                    context.publisher.lose(slot, cause, 0);
                 }
                 tracing::debug!(pid = peer.identity.pid, why, "a framed connection ends");
                 break End::Broken;
             }
         }
-        if intake.publisher.is_full() {
-            intake.publisher.publish_pending(bytes, session)?;
+        if context.publisher.is_full() {
+            context.publisher.publish_pending(bytes, session)?;
         }
     };
-    intake.publisher.publish_pending(bytes, session)?;
+    context.publisher.publish_pending(bytes, session)?;
     Ok((at, end))
 }
 
 /// The connection has ended with `rest` of a frame unread: an event that was cut is lost.
-pub(crate) fn end(session: &FrameSession, rest: &[u8], peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
+pub(crate) fn end(session: &FrameSession, rest: &[u8], peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
     if let Some(cause) = session.at_end(rest) {
-        let slot = intake.publisher.slot(peer, Transport::Frames, 0, session.name());
-        intake.publisher.lose(slot, cause, rest.len().saturating_sub(HEAD_BYTES) as u64);
-        intake.publisher.publish_pending(&[], &mut NoObserver)?;
+        let slot = context.publisher.slot(peer, Transport::Frames, 0, session.name());
+        context.publisher.lose(slot, cause, rest.len().saturating_sub(HEAD_BYTES) as u64);
+        context.publisher.publish_pending(&[], &mut NoObserver)?;
     }
     Ok(())
 }
@@ -146,16 +151,16 @@ pub(crate) enum Line {
 }
 
 /// Sends what is due by now.
-pub(crate) fn answer(session: &mut FrameSession, socket: &OwnedFd, intake: &Intake) -> Line {
-    let progress = &intake.progress;
+pub(crate) fn answer(session: &mut FrameSession, socket: &OwnedFd, context: &WriterContext) -> Line {
+    let progress = &context.progress;
     if session.take_sync() {
         progress.ask_sync();
-        intake.waker.ring();
+        context.waker.ring();
     }
     // First say what is wanted, then look: progress made before that rings no bell.
     let wants = session.wants();
     if wants != 0 {
-        progress.want(intake.index, wants);
+        progress.want(context.index, wants);
     }
     let (persisted_before, durable_before) = (progress.persisted_before(), progress.durable_before());
     session.progress(persisted_before, durable_before, |generations| progress.was_lost_among(&generations));

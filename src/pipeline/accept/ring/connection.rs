@@ -15,7 +15,7 @@ use super::Taken;
 use crate::pipeline::accept::connection::{Connection, Fate, Protocol, Read};
 use crate::pipeline::accept::frames::connection::Line;
 use crate::pipeline::accept::publish::Closed;
-use crate::pipeline::accept::writer::context::Intake;
+use crate::pipeline::accept::writer::context::WriterContext;
 use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffer;
 use crate::pipeline::account::Identity;
 
@@ -24,13 +24,13 @@ impl Connection {
     pub(crate) fn read_ring(
         &mut self,
         receive_buffer: &mut ReceiveBuffer,
-        intake: &mut Intake,
+        context: &mut WriterContext,
     ) -> Result<Read, Closed> {
         let mut byte = [0];
         let is_over = match recv(&self.kept.socket, &mut byte, RecvFlags::DONTWAIT) {
             Err(Errno::AGAIN | Errno::INTR) => false,
             Ok((1.., _)) => {
-                return self.cut_off_ring("there are bytes on the connection of a ring", intake).map(Read::End);
+                return self.cut_off_ring("there are bytes on the connection of a ring", context).map(Read::End);
             }
             // The end, or a reset, which is one as well.
             Ok(_) | Err(_) => true,
@@ -38,7 +38,7 @@ impl Connection {
         // A program that is gone adds nothing; one that has passed its ring on to another is not waited for.
         let mut looks = if is_over { self.ring().map_or(0, |ring| ring.looks_max()) } else { 1 };
         loop {
-            let (fate, bytes) = self.look(receive_buffer, intake)?;
+            let (fate, bytes) = self.look(receive_buffer, context)?;
             if fate == Fate::Close {
                 return Ok(Read::End(fate));
             }
@@ -52,7 +52,7 @@ impl Connection {
         }
         let Self { protocol, peer, .. } = self;
         if let Protocol::Ring(ring) = protocol {
-            ring.end(peer, intake)?;
+            ring.end(peer, context)?;
         }
         Ok(Read::End(Fate::Close))
     }
@@ -61,24 +61,24 @@ impl Connection {
     pub(crate) fn look(
         &mut self,
         receive_buffer: &mut ReceiveBuffer,
-        intake: &mut Intake,
+        context: &mut WriterContext,
     ) -> Result<(Fate, u64), Closed> {
         let Self { protocol, peer, .. } = self;
         let Protocol::Ring(ring) = protocol else { return Ok((Fate::Open, 0)) };
-        match ring.take(&mut receive_buffer.stream, peer, intake)? {
+        match ring.take(&mut receive_buffer.stream, peer, context)? {
             Taken::Bytes(bytes) => {
-                ring.answer(bytes > 0, intake);
+                ring.answer(bytes > 0, context);
                 Ok((Fate::Open, bytes))
             }
-            Taken::Broken(why) => Ok((self.cut_off_ring(why, intake)?, 0)),
+            Taken::Broken(why) => Ok((self.cut_off_ring(why, context)?, 0)),
         }
     }
 
     /// Ends a ring whose client does what none may do, and says why.
-    pub(crate) fn cut_off_ring(&mut self, why: &'static str, intake: &mut Intake) -> Result<Fate, Closed> {
+    pub(crate) fn cut_off_ring(&mut self, why: &'static str, context: &mut WriterContext) -> Result<Fate, Closed> {
         let Self { protocol, peer, kept, .. } = self;
         if let Protocol::Ring(ring) = protocol {
-            ring.cut_off(why, peer, intake)?;
+            ring.cut_off(why, peer, context)?;
         }
         let mut reply = Vec::new();
         Frame::Error(Fault { code: Code::Broken as u8, first: 0, last: 0, text: why.as_bytes() }).encode(&mut reply);
@@ -88,20 +88,20 @@ impl Connection {
     }
 
     /// Gives its client a ring, or says why there is none.
-    pub(crate) fn grant(&mut self, capacity: u64, intake: &mut Intake) -> Fate {
+    pub(crate) fn grant(&mut self, capacity: u64, context: &mut WriterContext) -> Fate {
         // WELCOME comes first.
-        let fate = self.answer(intake);
+        let fate = self.answer(context);
         let Protocol::Frames(session) = &mut self.protocol else { return fate };
         let identity = Identity { tag: session.name().into(), session: 0, ..self.peer.identity.clone() };
-        let (mut ring, memory) = match intake.rings.grant(identity.clone(), capacity) {
+        let (mut ring, memory) = match context.rings.grant(identity.clone(), capacity) {
             Ok(granted) => granted,
             Err(why) => {
                 tracing::debug!(pid = identity.pid, uid = identity.uid, why, "a ring is refused");
                 session.no_ring(&why);
-                return self.answer(intake);
+                return self.answer(context);
             }
         };
-        ring.tell_max_event(intake.max_event_bytes);
+        ring.tell_max_event(context.max_event_bytes);
         let mut reply = Vec::new();
         Frame::Grant { capacity }.encode(&mut reply);
         let descriptors = [memory.as_raw_fd(), ring.bell().as_raw_fd()];

@@ -25,7 +25,7 @@ use self::pass::Pass;
 use self::registry::Row;
 use crate::pipeline::accept::frames::{Acks, Span};
 use crate::pipeline::accept::publish::{Closed, Peer};
-use crate::pipeline::accept::writer::context::Intake;
+use crate::pipeline::accept::writer::context::WriterContext;
 use crate::pipeline::account::Identity;
 use crate::pipeline::progress;
 use crate::pipeline::record::Cause;
@@ -153,9 +153,14 @@ impl Ring {
     }
 
     /// Lays down what waits, up to a measure.
-    pub(crate) fn take(&mut self, scratch: &mut [u8], peer: &Peer, intake: &mut Intake) -> Result<Taken, Closed> {
-        if self.max_event_told != intake.max_event_bytes as u64 {
-            self.tell_max_event(intake.max_event_bytes);
+    pub(crate) fn take(
+        &mut self,
+        scratch: &mut [u8],
+        peer: &Peer,
+        context: &mut WriterContext,
+    ) -> Result<Taken, Closed> {
+        if self.max_event_told != context.max_event_bytes as u64 {
+            self.tell_max_event(context.max_event_bytes);
         }
         let waiting = match self.consumer.look() {
             Ok(waiting) => waiting,
@@ -168,20 +173,26 @@ impl Ring {
         if waiting == 0 && lost.0 == 0 {
             return Ok(Taken::Bytes(0));
         }
-        intake.begin();
+        context.begin();
         let look_bytes = self.look_bytes();
         let before = self.position.tail;
-        let mut pass = self.pass(scratch, peer, intake, waiting);
-        let why = pass.run(look_bytes, &mut intake.publisher)?;
+        let mut pass = self.pass(scratch, peer, context, waiting);
+        let why = pass.run(look_bytes, &mut context.publisher)?;
         if lost.0 > 0 {
-            pass.lose(lost, &mut intake.publisher)?;
+            pass.lose(lost, &mut context.publisher)?;
         }
         (self.position, self.refused) = (pass.position, pass.refused);
         self.row.say(waiting, self.consumer.high_water_bytes(), &self.position, self.refused);
         Ok(why.map_or(Taken::Bytes(self.position.tail - before), Taken::Broken))
     }
 
-    fn pass<'a>(&'a mut self, scratch: &'a mut [u8], peer: &'a Peer, intake: &Intake, waiting: u64) -> Pass<'a> {
+    fn pass<'a>(
+        &'a mut self,
+        scratch: &'a mut [u8],
+        peer: &'a Peer,
+        context: &WriterContext,
+        waiting: u64,
+    ) -> Pass<'a> {
         Pass {
             end: self.consumer.tail() + waiting,
             consumer: &mut self.consumer,
@@ -189,8 +200,8 @@ impl Ring {
             acks: &mut self.acks,
             name: &self.name,
             peer,
-            moment: intake.moment(),
-            max_event_bytes: intake.max_event_bytes,
+            moment: context.moment(),
+            max_event_bytes: context.max_event_bytes,
             scratch,
             position: self.position,
             next: self.position,
@@ -199,36 +210,36 @@ impl Ring {
     }
 
     /// Its program is gone, or has said that it is done: an event in the middle of which it was is lost.
-    pub(crate) fn end(&mut self, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
+    pub(crate) fn end(&mut self, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
         if self.consumer.is_torn() {
-            intake.begin();
-            self.pass(&mut [], peer, intake, 0).lose_one(Cause::Abandoned, &mut intake.publisher)?;
+            context.begin();
+            self.pass(&mut [], peer, context, 0).lose_one(Cause::Abandoned, &mut context.publisher)?;
         }
         Ok(())
     }
 
     /// It is cut off: whatever it had still written is not to be understood.
-    pub(crate) fn cut_off(&mut self, why: &str, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
+    pub(crate) fn cut_off(&mut self, why: &str, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
         let identity = &peer.identity;
         tracing::warn!(pid = identity.pid, uid = identity.uid, why, "a program is cut off with its ring");
-        intake.begin();
-        self.pass(&mut [], peer, intake, 0).lose_one(Cause::Malformed, &mut intake.publisher)
+        context.begin();
+        self.pass(&mut [], peer, context, 0).lose_one(Cause::Malformed, &mut context.publisher)
     }
 
     /// Tells the program how far its events are, as far as it wants to know; wakes it if it sleeps for that.
-    pub(crate) fn answer(&mut self, took: bool, intake: &Intake) {
-        let progress = &intake.progress;
+    pub(crate) fn answer(&mut self, took: bool, context: &WriterContext) {
+        let progress = &context.progress;
         self.wants = self.consumer.wants();
         let sync = self.consumer.sync_wanted();
         if sync > self.sync_asked && self.position.events >= sync {
             self.sync_asked = sync;
             progress.ask_sync();
-            intake.waker.ring();
+            context.waker.ring();
         }
         // First say what is wanted, then look: progress made before that rings no bell.
         let wanted = self.wanted_progress();
         if wanted != 0 {
-            progress.want(intake.index, wanted);
+            progress.want(context.index, wanted);
         }
         let before = (progress.persisted_before(), progress.durable_before());
         let mut lost = 0;

@@ -19,7 +19,7 @@ use self::classify::{Meaning, PRI_DEFAULT, meaning};
 use self::cut::{Block, Cut, Until, block, cut, cut_at_end, cut_early};
 use crate::pipeline::accept::connection::read_position::{Mark, Ongoing};
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer};
-use crate::pipeline::accept::writer::context::Intake;
+use crate::pipeline::accept::writer::context::WriterContext;
 use crate::pipeline::record::{Piece, Transport};
 
 /// What may stand before an event in the carry: an octet count and its space.
@@ -51,13 +51,13 @@ impl Text {
         carry: &mut Vec<u8>,
         mut data: &[u8],
         peer: &Peer,
-        intake: &mut Intake,
+        context: &mut WriterContext,
     ) -> Result<(), Closed> {
-        let max_bytes = intake.max_event_bytes;
+        let max_bytes = context.max_event_bytes;
         while !carry.is_empty() {
             if let Some(cut) = cut(carry, self.until(), max_bytes) {
-                self.add(carry, 0, &cut, peer, intake);
-                intake.publisher.publish_pending(carry, &mut NoObserver)?;
+                self.add(carry, 0, &cut, peer, context);
+                context.publisher.publish_pending(carry, &mut NoObserver)?;
                 carry.drain(..cut.next);
             } else if data.is_empty() {
                 return Ok(());
@@ -71,37 +71,37 @@ impl Text {
         }
         let mut at = 0;
         loop {
-            if let Some(bytes) = self.add_block(&data[at..], at, peer, intake) {
+            if let Some(bytes) = self.add_block(&data[at..], at, peer, context) {
                 at += bytes;
             } else if let Some(cut) = cut(&data[at..], self.until(), max_bytes) {
-                self.add(data, at, &cut, peer, intake);
+                self.add(data, at, &cut, peer, context);
                 at += cut.next;
             } else {
                 break;
             }
-            if intake.publisher.is_full() {
-                intake.publisher.publish_pending(data, &mut NoObserver)?;
+            if context.publisher.is_full() {
+                context.publisher.publish_pending(data, &mut NoObserver)?;
             }
         }
-        intake.publisher.publish_pending(data, &mut NoObserver)?;
+        context.publisher.publish_pending(data, &mut NoObserver)?;
         carry.extend_from_slice(&data[at..]);
         Ok(())
     }
 
     /// The connection has ended: what is left counts, as if a newline had come.
-    pub(crate) fn end(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
-        while let Some(cut) = cut_at_end(carry, self.until(), intake.max_event_bytes) {
-            self.add(carry, 0, &cut, peer, intake);
-            intake.publisher.publish_pending(carry, &mut NoObserver)?;
+    pub(crate) fn end(&mut self, carry: &mut Vec<u8>, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
+        while let Some(cut) = cut_at_end(carry, self.until(), context.max_event_bytes) {
+            self.add(carry, 0, &cut, peer, context);
+            context.publisher.publish_pending(carry, &mut NoObserver)?;
             carry.drain(..cut.next);
         }
         Ok(())
     }
 
     /// Lays down what is carried as a piece, so that it takes no memory here.
-    pub(crate) fn shed(&mut self, carry: &mut Vec<u8>, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
-        self.add(carry, 0, &cut_early(carry, self.until()), peer, intake);
-        intake.publisher.publish_pending(carry, &mut NoObserver)?;
+    pub(crate) fn shed(&mut self, carry: &mut Vec<u8>, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
+        self.add(carry, 0, &cut_early(carry, self.until()), peer, context);
+        context.publisher.publish_pending(carry, &mut NoObserver)?;
         carry.clear();
         Ok(())
     }
@@ -112,50 +112,50 @@ impl Text {
 
     /// Adds what comes next as plain lines, which begins at `at`. Returns its bytes; None if nothing does.
     #[inline]
-    fn add_block(&self, bytes: &[u8], at: usize, peer: &Peer, intake: &mut Intake) -> Option<usize> {
+    fn add_block(&self, bytes: &[u8], at: usize, peer: &Peer, context: &mut WriterContext) -> Option<usize> {
         if self.ongoing.is_some() {
             return None;
         }
         // No more than an event may have: then a claim has room for it.
-        let Block { bytes, lines } = block(bytes, BLOCK_BYTES_MAX.min(intake.max_event_bytes));
+        let Block { bytes, lines } = block(bytes, BLOCK_BYTES_MAX.min(context.max_event_bytes));
         if lines == 0 {
             return None;
         }
-        let slot = intake.publisher.slot(peer, Transport::Lines, 0, b"");
+        let slot = context.publisher.slot(peer, Transport::Lines, 0, b"");
         if lines == 1 {
-            intake.publisher.add(slot, PRI_DEFAULT, at..at + bytes - 1);
+            context.publisher.add(slot, PRI_DEFAULT, at..at + bytes - 1);
         } else {
-            intake.publisher.add_lines(slot, PRI_DEFAULT, at..at + bytes, lines);
+            context.publisher.add_lines(slot, PRI_DEFAULT, at..at + bytes, lines);
         }
         Some(bytes)
     }
 
     /// Adds the event or piece that was cut from `input` at `at`.
     #[inline]
-    fn add(&mut self, input: &[u8], at: usize, cut: &Cut, peer: &Peer, intake: &mut Intake) {
+    fn add(&mut self, input: &[u8], at: usize, cut: &Cut, peer: &Peer, context: &mut WriterContext) {
         let range = at + cut.start..at + cut.end;
         if self.ongoing.is_some() {
-            return self.add_piece(range, cut.rest, peer, intake);
+            return self.add_piece(range, cut.rest, peer, context);
         }
-        intake.fields.clear();
+        context.fields.clear();
         let bytes = &input[range.clone()];
-        let now_ns = intake.publisher.time_ns();
-        let meaning = meaning(Transport::Lines, bytes, now_ns, &mut intake.parser, &mut intake.fields);
+        let now_ns = context.publisher.time_ns();
+        let meaning = meaning(Transport::Lines, bytes, now_ns, &mut context.parser, &mut context.fields);
         let start = range.start + meaning.text_start;
         if let Some(until) = cut.rest {
             // To the end of the piece: what syslog senders put behind their text, and is dropped, cannot be there yet.
-            return self.add_first_piece(start..range.end, until, &meaning, peer, intake);
+            return self.add_first_piece(start..range.end, until, &meaning, peer, context);
         }
         let range = start..start + meaning.text.len();
         if range.is_empty() {
             return;
         }
-        let slot = intake.publisher.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
-        if meaning.source_time_ns.is_none() && intake.fields.is_empty() {
-            intake.publisher.add(slot, meaning.pri, range);
+        let slot = context.publisher.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
+        if meaning.source_time_ns.is_none() && context.fields.is_empty() {
+            context.publisher.add(slot, meaning.pri, range);
         } else {
             let extra = Extra { source_time_ns: meaning.source_time_ns, ..Extra::default() };
-            intake.publisher.add_with(slot, meaning.pri, range, extra, &intake.fields);
+            context.publisher.add_with(slot, meaning.pri, range, extra, &context.fields);
         }
     }
 
@@ -166,23 +166,23 @@ impl Text {
         until: Until,
         meaning: &Meaning<'_>,
         peer: &Peer,
-        intake: &mut Intake,
+        context: &mut WriterContext,
     ) {
         let &Meaning { transport, pri, tag, claimed_pid, source_time_ns, .. } = meaning;
-        let id = intake.piece_id();
+        let id = context.piece_id();
         let piece = Some(Piece { id, continued: false, continues: true });
-        let slot = intake.publisher.slot(peer, transport, claimed_pid, tag);
+        let slot = context.publisher.slot(peer, transport, claimed_pid, tag);
         let extra = Extra { source_time_ns, piece, ..Extra::default() };
-        intake.publisher.add_with(slot, pri, range, extra, &intake.fields);
+        context.publisher.add_with(slot, pri, range, extra, &context.fields);
         self.ongoing = Some(Box::new(Ongoing { id, until, pri, transport, claimed_pid, tag: tag.into() }));
     }
 
     #[cold]
-    fn add_piece(&mut self, range: Range<usize>, rest: Option<Until>, peer: &Peer, intake: &mut Intake) {
+    fn add_piece(&mut self, range: Range<usize>, rest: Option<Until>, peer: &Peer, context: &mut WriterContext) {
         let Some(mut ongoing) = self.ongoing.take() else { return };
-        let slot = intake.publisher.slot(peer, ongoing.transport, ongoing.claimed_pid, &ongoing.tag);
+        let slot = context.publisher.slot(peer, ongoing.transport, ongoing.claimed_pid, &ongoing.tag);
         let piece = Some(Piece { id: ongoing.id, continued: true, continues: rest.is_some() });
-        intake.publisher.add_with(slot, ongoing.pri, range, Extra { piece, ..Extra::default() }, &[]);
+        context.publisher.add_with(slot, ongoing.pri, range, Extra { piece, ..Extra::default() }, &[]);
         if let Some(until) = rest {
             ongoing.until = until;
             self.ongoing = Some(ongoing);

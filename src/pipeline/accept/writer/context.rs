@@ -23,7 +23,7 @@ const PIECE_COUNT_MASK: u64 = (1 << PIECE_ID_BITS) - 1;
 
 /// What a socket's bytes go through.
 #[derive(Debug)]
-pub(crate) struct Intake {
+pub(crate) struct WriterContext {
     pub(crate) publisher: Publisher,
     pub(crate) parser: Parser,
     /// Fields of the event at hand; kept for its memory.
@@ -43,7 +43,7 @@ pub(crate) struct Intake {
     pub(crate) next_piece: u64,
 }
 
-impl Intake {
+impl WriterContext {
     pub(crate) fn new(
         publisher: Publisher,
         index: usize,

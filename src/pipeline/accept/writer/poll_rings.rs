@@ -62,7 +62,7 @@ impl Worker {
                 self.rings.forget(index);
                 continue;
             };
-            let (fate, bytes) = connection.look(&mut self.receive_buffers[0], &mut self.intake)?;
+            let (fate, bytes) = connection.look(&mut self.receive_buffers[0], &mut self.context)?;
             self.rings.brought_bytes += bytes;
             self.settle(index, fate);
             // One that has ended is no longer there, and the next is in its place.

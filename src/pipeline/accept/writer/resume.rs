@@ -39,7 +39,7 @@ impl Worker {
                 receive_buffer.let_go(store);
             }
         }
-        self.intake.publisher.set_read_progress(&receive_buffers[0].read_progress);
+        self.context.publisher.set_read_progress(&receive_buffers[0].read_progress);
         self.receive_buffers = receive_buffers;
         self.look_into_rings()
     }
@@ -52,7 +52,7 @@ impl Worker {
             (identity.comm, identity.unit) = (noted.comm, noted.unit);
         }
         self.shared.count_connection(self.index);
-        let connection = Connection::with_ring(socket, self.intake.peer(identity), ring);
+        let connection = Connection::with_ring(socket, self.context.peer(identity), ring);
         if let Some(index) = self.watch(connection) {
             self.settle(index, Fate::Open);
         }
@@ -71,7 +71,7 @@ impl Worker {
         self.shared.count_connection(self.index);
         let Some(index) = self.admit(Newcomer { kept, identity }) else { return Ok(()) };
         if let Some(connection) = &mut self.connections[index as usize] {
-            let fate = connection.resume(bookmark, &mut self.intake)?;
+            let fate = connection.resume(bookmark, &mut self.context)?;
             self.settle(index, fate);
         }
         Ok(())
@@ -81,10 +81,10 @@ impl Worker {
     fn finish(&mut self, receive_buffer: &mut ReceiveBuffer, reads: &HashMap<u32, u64>) -> Result<(), Closed> {
         let Some(unfinished) = receive_buffer.unfinished.take() else { return Ok(()) };
         // As it was when the read began, so that the same bytes give the same events.
-        let now = (self.intake.max_event_bytes, self.intake.next_piece);
-        (self.intake.max_event_bytes, self.intake.next_piece) = (unfinished.max_event_bytes, unfinished.piece);
-        self.intake.publisher.set_read_progress(&receive_buffer.read_progress);
-        self.intake.publisher.begin_read(unfinished.count);
+        let now = (self.context.max_event_bytes, self.context.next_piece);
+        (self.context.max_event_bytes, self.context.next_piece) = (unfinished.max_event_bytes, unfinished.piece);
+        self.context.publisher.set_read_progress(&receive_buffer.read_progress);
+        self.context.publisher.begin_read(unfinished.count);
         match unfinished.subject {
             Subject::Stream(place) if reads.get(&place) == Some(&unfinished.read) => {}
             Subject::Stream(place) => {
@@ -92,7 +92,7 @@ impl Worker {
                 if let Some(index) = self.connections.iter().position(of_place)
                     && let Some(connection) = &mut self.connections[index]
                 {
-                    let fate = connection.replay(receive_buffer, unfinished.read, &mut self.intake)?;
+                    let fate = connection.replay(receive_buffer, unfinished.read, &mut self.context)?;
                     self.settle(index as u32, fate);
                 }
             }
@@ -102,13 +102,13 @@ impl Worker {
                     epoll.add(process, EpollEvent::new(EpollFlags::EPOLLIN, Token::Process(pid).number())).is_ok()
                 };
                 if let Some(datagrams) = &mut self.datagrams {
-                    datagrams.replay(receive_buffer, &mut self.intake, &mut watch)?;
+                    datagrams.replay(receive_buffer, &mut self.context, &mut watch)?;
                 }
             }
         }
         receive_buffer.read_progress.end();
-        self.intake.publisher.begin_read(0);
-        (self.intake.max_event_bytes, self.intake.next_piece) = now;
+        self.context.publisher.begin_read(0);
+        (self.context.max_event_bytes, self.context.next_piece) = now;
         Ok(())
     }
 }

@@ -41,8 +41,8 @@ impl Worker {
                 && !connection.is_lingering()
                 && !connection.is_kept()
             {
-                self.intake.begin();
-                let fate = connection.cut_off(&mut self.intake)?;
+                self.context.begin();
+                let fate = connection.cut_off(&mut self.context)?;
                 self.settle(index, fate);
             }
         }
@@ -96,10 +96,10 @@ impl Worker {
     /// Waits for the answers that clients are owed, as long as there is time.
     fn answer_until(&mut self, stop_by: Instant) {
         if !self.waiting.is_empty() {
-            self.intake.progress.ask_sync();
-            self.intake.waker.ring();
+            self.context.progress.ask_sync();
+            self.context.waker.ring();
         }
-        let progress = Arc::clone(&self.intake.progress);
+        let progress = Arc::clone(&self.context.progress);
         while !self.waiting.is_empty() {
             let left = stop_by.saturating_duration_since(Instant::now());
             let mut bell = [PollFd::new(progress.bell(self.index), PollFlags::POLLIN)];

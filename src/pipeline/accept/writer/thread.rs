@@ -19,7 +19,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionread;
 
-use super::context::Intake;
+use super::context::WriterContext;
 use super::poll_rings::Rings;
 use super::receive_buffer::ReceiveBuffer;
 use super::token::Token;
@@ -53,7 +53,7 @@ pub(crate) struct Worker {
     pub(super) index: usize,
     pub(super) shared: Arc<Shared>,
     pub(super) epoll: Epoll,
-    pub(super) intake: Intake,
+    pub(super) context: WriterContext,
     pub(super) listener: Listener,
     /// When the listening socket is watched again; None while it is.
     pub(super) exhausted_until: Option<Instant>,
@@ -80,7 +80,7 @@ impl Worker {
     pub(crate) fn new(
         index: usize,
         shared: Arc<Shared>,
-        intake: Intake,
+        context: WriterContext,
         listener: Listener,
         datagrams: Option<OwnedFd>,
         left: Left,
@@ -88,7 +88,7 @@ impl Worker {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let input = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.number());
         epoll.add(&shared.writers[index].bell, input(Token::Bell))?;
-        epoll.add(intake.progress.bell(index), input(Token::Progress))?;
+        epoll.add(context.progress.bell(index), input(Token::Progress))?;
         let datagrams = datagrams.map(Datagrams::new);
         if let Some(datagrams) = &datagrams {
             epoll.add(datagrams.socket(), input(Token::Datagrams))?;
@@ -97,7 +97,7 @@ impl Worker {
             index,
             shared,
             epoll,
-            intake,
+            context,
             listener,
             exhausted_until: None,
             datagrams,
@@ -134,7 +134,7 @@ impl Worker {
         loop {
             let rest = self.before_sleep();
             let count = self.wait(&mut ready, rest);
-            self.intake.max_event_bytes = self.shared.max_event_bytes.load(Relaxed);
+            self.context.max_event_bytes = self.shared.max_event_bytes.load(Relaxed);
             self.round += 1;
             let ready = &ready[..count];
             let tokens = || ready.iter().map(|event| (Token::of(event.data()), event.events()));
@@ -241,7 +241,7 @@ impl Worker {
     }
 
     pub(super) fn turned_away(&self) {
-        self.intake.publisher.counters().refused_connections.fetch_add(1, Relaxed);
+        self.context.publisher.counters().refused_connections.fetch_add(1, Relaxed);
     }
 
     /// Gives a newcomer to the writer with the fewest connections.
@@ -263,7 +263,7 @@ impl Worker {
     /// Watches a newcomer, which is counted already, and gives its index.
     pub(super) fn admit(&mut self, newcomer: Newcomer) -> Option<u32> {
         let Newcomer { kept, identity } = newcomer;
-        let connection = Connection::new(kept, self.intake.peer(identity));
+        let connection = Connection::new(kept, self.context.peer(identity));
         self.watch(connection)
     }
 
@@ -277,7 +277,7 @@ impl Worker {
         if self.epoll.add(connection.socket(), event).is_err() {
             // fs.epoll.max_user_watches is reached.
             self.free.push(index);
-            self.intake.publisher.counters().connections.fetch_sub(1, Relaxed);
+            self.context.publisher.counters().connections.fetch_sub(1, Relaxed);
             connection.close();
             self.turned_away();
             return None;
@@ -305,7 +305,7 @@ impl Worker {
             epoll.add(process, EpollEvent::new(EpollFlags::EPOLLIN, Token::Process(pid).number())).is_ok()
         };
         for _ in 0..times {
-            if !datagrams.receive(&mut self.receive_buffers[0], &mut self.intake, &mut watch)? {
+            if !datagrams.receive(&mut self.receive_buffers[0], &mut self.context, &mut watch)? {
                 return Ok(false);
             }
         }
@@ -317,25 +317,25 @@ impl Worker {
         let has_left = flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
         let mut fate = Fate::Open;
         if flags.contains(EpollFlags::EPOLLOUT) {
-            fate = connection.answer(&self.intake);
+            fate = connection.answer(&self.context);
         }
         if connection.is_lingering() {
             if has_left {
                 fate = Fate::Close;
             }
         } else if has_left || flags.contains(EpollFlags::EPOLLIN) {
-            let before = (connection.carried_bytes(), self.intake.publisher.publishes());
-            fate = match connection.read(&mut self.receive_buffers[0], &mut self.intake)? {
+            let before = (connection.carried_bytes(), self.context.publisher.publishes());
+            fate = match connection.read(&mut self.receive_buffers[0], &mut self.context)? {
                 Read::Some(fate) | Read::End(fate) => fate,
                 Read::Nothing => fate,
             };
             // What is carried now is not what was carried before, if there was nothing, or if something came whole.
-            if before.0 == 0 || before.1 != self.intake.publisher.publishes() {
+            if before.0 == 0 || before.1 != self.context.publisher.publishes() {
                 connection.carried_since = self.round;
             }
         }
         self.settle(index, fate);
-        while self.intake.carried_bytes > CARRIED_BYTES_MAX && self.shed_oldest()? {}
+        while self.context.carried_bytes > CARRIED_BYTES_MAX && self.shed_oldest()? {}
         Ok(())
     }
 
@@ -354,7 +354,7 @@ impl Worker {
         let fate =
             if fate == Fate::Open { watch_doorbell(connection, index, &self.epoll, &mut self.rings) } else { fate };
         if fate == Fate::Close {
-            self.intake.carried_bytes -= connection.carried_bytes();
+            self.context.carried_bytes -= connection.carried_bytes();
             if let Some(mut connection) = place.take() {
                 if let Some(ring) = connection.ring() {
                     let _ = self.epoll.delete(ring.bell());
@@ -365,7 +365,7 @@ impl Worker {
                 connection.close();
             }
             self.freed.push(index);
-            self.intake.publisher.counters().connections.fetch_sub(1, Relaxed);
+            self.context.publisher.counters().connections.fetch_sub(1, Relaxed);
         } else if connection.waits_for_progress() && !connection.is_listed {
             connection.is_listed = true;
             self.waiting.push(index);
@@ -373,11 +373,11 @@ impl Worker {
     }
 
     pub(super) fn on_progress(&mut self) {
-        self.intake.progress.silence(self.index);
+        self.context.progress.silence(self.index);
         for index in std::mem::take(&mut self.waiting) {
             if let Some(connection) = &mut self.connections[index as usize] {
                 connection.is_listed = false;
-                let fate = connection.answer(&self.intake);
+                let fate = connection.answer(&self.context);
                 self.settle(index, fate);
             }
         }
@@ -394,7 +394,7 @@ impl Worker {
         });
         let Some((_, index)) = carrying.min() else { return Ok(false) };
         if let Some(connection) = &mut self.connections[index] {
-            let fate = connection.shed(&mut self.intake)?;
+            let fate = connection.shed(&mut self.context)?;
             self.settle(index as u32, fate);
         }
         Ok(true)
@@ -406,7 +406,7 @@ impl Worker {
         if connection.is_lingering() {
             return Ok(false);
         }
-        let read = connection.read(&mut self.receive_buffers[0], &mut self.intake)?;
+        let read = connection.read(&mut self.receive_buffers[0], &mut self.context)?;
         if let Read::Some(fate) | Read::End(fate) = read {
             self.settle(index, fate);
         }
