@@ -49,7 +49,7 @@ impl Daemon {
         let waker = buffer.waker();
         let accept = Accept::start(AcceptOptions {
             sockets: Sockets { stream, datagram, are_passed: false },
-            kept: None,
+            stored: None,
             inherited: Vec::new(),
             sessions: Sessions::new(),
             rings: Rings::new(Limits { rings: 0, bytes: 0 }),

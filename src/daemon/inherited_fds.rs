@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use super::buffer_memory;
-use crate::pipeline::accept::connection::stored::{BOOKMARKS_NAME, Left, place_of};
+use crate::pipeline::accept::connection::stored::{BOOKMARKS_NAME, Left, slot_of};
 use crate::pipeline::accept::frames::SESSIONS_NAME;
 use crate::pipeline::accept::ring::registry::{self, LeftRings, RINGS_NAME};
 use crate::pipeline::accept::writer::receive_buffer;
@@ -48,7 +48,7 @@ impl InheritedFds {
                 kind == Some(SockType::Stream) && getsockopt(&descriptor, sockopt::AcceptConn) == Ok(false);
             match (kind, name.as_str()) {
                 (_, ring) if registry::is_name(ring) => sorted.rings.parts.push((descriptor, name)),
-                (Some(_), name) if is_connected => match place_of(name) {
+                (Some(_), name) if is_connected => match slot_of(name) {
                     Some(place) => sorted.left.connections.push((place, descriptor)),
                     None => sorted.strange.push(name.to_owned()),
                 },

@@ -24,7 +24,7 @@ use super::inherited_fds::InheritedFds;
 use super::sockets::{Files, Runtime};
 use super::stats::Figures;
 use crate::config::Config;
-use crate::pipeline::accept::connection::stored::{Inherited, KeptConnections, Left};
+use crate::pipeline::accept::connection::stored::{Inherited, Left, StoredConnections};
 use crate::pipeline::accept::frames::{Predecessor, Sessions};
 use crate::pipeline::accept::ring::registry::{self, LeftRings, Limits, Rings};
 use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
@@ -108,9 +108,9 @@ impl Daemon {
         warn_of(&plan);
         let writers = plan.writers.len();
         let InheritedFds { sockets, left, halves, sessions, receive_buffers, account, rings, .. } = passed;
-        let kept = [halves, receive_buffers, account];
+        let stored = [halves, receive_buffers, account];
         let memory =
-            Memory::take_over(config, writers, store.as_ref().map(|(store, _)| store), kept, sessions.as_ref())?;
+            Memory::take_over(config, writers, store.as_ref().map(|(store, _)| store), stored, sessions.as_ref())?;
         let Memory { halves: BufferMemory { buffer, reader, old, predecessor }, sessions, receive_buffers, counters } =
             memory;
         let rings = take_over_rings(config, store.as_ref(), rings, predecessor.as_ref())?;
@@ -130,7 +130,7 @@ impl Daemon {
         // What fails from here on must not leave the reader and its lock on the directory behind.
         let rest = runtime.open(&config.ingest, group, sockets).and_then(|sockets| {
             let receive_buffer_store = store.as_ref().map(|(store, _)| Arc::clone(store));
-            let (kept, inherited) = keep_connections(store, left, &receive_buffers, rings_room(config))?;
+            let (stored, inherited) = keep_connections(store, left, &receive_buffers, rings_room(config))?;
             let accept = Accept::start(AcceptOptions {
                 sockets: accept::Sockets {
                     stream: sockets.stream,
@@ -142,23 +142,23 @@ impl Daemon {
                 progress,
                 cpus: plan.writers,
                 max_event_bytes: config.ingest.max_event_bytes,
-                kept: kept.clone(),
+                stored: stored.clone(),
                 inherited,
                 sessions,
                 rings: Arc::clone(&rings),
                 receive_buffers,
                 store: receive_buffer_store,
             })?;
-            Ok((accept, kept, sockets.control, sockets.files))
+            Ok((accept, stored, sockets.control, sockets.files))
         });
-        let (accept, kept, control, files) = match rest {
+        let (accept, stored, control, files) = match rest {
             Ok(rest) => rest,
             Err(error) => {
                 drain.stop(Duration::ZERO);
                 return Err(error);
             }
         };
-        let figures = Figures { started, counters, buffer, drain: drain.handle(), kept, rings };
+        let figures = Figures { started, counters, buffer, drain: drain.handle(), stored, rings };
         let parts = Parts { control, recovery, live: Live { figures, writers: accept.pulses() } };
         Ok((Self { files, accept, drain, _runtime: runtime }, parts))
     }
@@ -233,7 +233,7 @@ fn take_over_sessions(
     let was_published = |spot| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
     let generation = predecessor.map_or(0, |(_, generation)| *generation);
     let predecessor = memory.map(|memory| Predecessor { memory, was_published: &was_published, generation });
-    Sessions::kept(store, predecessor.as_ref()).context("cannot keep sessions over a restart")
+    Sessions::stored(store, predecessor.as_ref()).context("cannot keep sessions over a restart")
 }
 
 /// Descriptors that rings may take in the store, and one for how far each was taken.
@@ -253,7 +253,7 @@ fn take_over_rings(
     let Some((store, room)) = store else { return Ok(Rings::new(limits)) };
     let was_published = |spot: PublishPosition| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
     let generation = predecessor.map_or(0, |(_, generation)| *generation);
-    Rings::kept(limits, store, rings_room(config).min(room / RINGS_SHARE), left, (&was_published, generation))
+    Rings::stored(limits, store, rings_room(config).min(room / RINGS_SHARE), left, (&was_published, generation))
         .context("there is no memory for what is known of rings")
 }
 
@@ -263,18 +263,18 @@ fn keep_connections(
     mut left: Left,
     receive_buffers: &[ReceiveBuffers],
     rings_room: usize,
-) -> Result<(Option<Arc<KeptConnections>>, Vec<Inherited>)> {
-    left.in_receive_buffers = receive_buffers.iter().flat_map(ReceiveBuffers::places).collect();
+) -> Result<(Option<Arc<StoredConnections>>, Vec<Inherited>)> {
+    left.in_receive_buffers = receive_buffers.iter().flat_map(ReceiveBuffers::slots).collect();
     // A receive buffer for each writer, the sessions; the buffer and the account, of which there may be two each for a moment.
     let memory = receive_buffers.len() + 1 + buffer_memory::NAMES.len() + account::NAMES.len();
     let room_for = |room: usize| room.saturating_sub(memory + rings_room.min(room / RINGS_SHARE));
-    let kept = store.map(|(store, room)| KeptConnections::open(store, room_for(room), left));
-    let (kept, inherited) = kept.transpose().context("cannot keep connections over a restart")?.unzip();
+    let stored = store.map(|(store, room)| StoredConnections::open(store, room_for(room), left));
+    let (stored, inherited) = stored.transpose().context("cannot keep connections over a restart")?.unzip();
     let inherited: Vec<Inherited> = inherited.unwrap_or_default();
     if !inherited.is_empty() {
         tracing::info!(connections = inherited.len(), "goes on with the connections of its predecessor");
     }
-    Ok((kept, inherited))
+    Ok((stored, inherited))
 }
 
 fn buffer_options(config: &Config, writers: usize) -> buffer::Options {

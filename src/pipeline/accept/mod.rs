@@ -35,7 +35,7 @@ use nix::sys::socket::{setsockopt, sockopt::PassCred};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use self::connection::listener::Listener;
-use self::connection::stored::{Inherited, Kept, KeptConnections};
+use self::connection::stored::{Inherited, StoredConnection, StoredConnections};
 use self::frames::Sessions;
 use self::limits::OVERHEAD_BYTES_MAX;
 use self::publish::Publisher;
@@ -81,7 +81,7 @@ pub struct AcceptOptions {
     /// `ingest.max_event`.
     pub max_event_bytes: usize,
     /// Where connections are kept for a successor, if there is such a place.
-    pub kept: Option<Arc<KeptConnections>>,
+    pub stored: Option<Arc<StoredConnections>>,
     /// Connections that a predecessor left.
     pub inherited: Vec<Inherited>,
     /// The sessions of the framed protocol.
@@ -138,7 +138,7 @@ pub(crate) struct Shared {
     pub(crate) writers: Box<[WriterHandle]>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) max_event_bytes: AtomicUsize,
-    pub(crate) kept: Option<Arc<KeptConnections>>,
+    pub(crate) stored: Option<Arc<StoredConnections>>,
     pub(crate) store: Option<Arc<FdStore>>,
     pub(crate) sockets_are_passed: bool,
 }
@@ -171,7 +171,7 @@ pub(crate) struct Left {
 /// A client that was accepted by one writer for another.
 #[derive(Debug)]
 pub(crate) struct Newcomer {
-    pub(crate) kept: Kept,
+    pub(crate) stored: StoredConnection,
     pub(crate) identity: Identity,
 }
 
@@ -191,7 +191,7 @@ impl Accept {
             progress,
             cpus,
             max_event_bytes,
-            kept,
+            stored,
             inherited,
             sessions,
             rings,
@@ -212,7 +212,7 @@ impl Accept {
             writers: cpus.iter().map(|_| handle()).collect::<io::Result<_>>()?,
             counters,
             max_event_bytes: AtomicUsize::new(max_event_bytes),
-            kept,
+            stored,
             store,
             sockets_are_passed: sockets.are_passed,
         });
@@ -332,18 +332,18 @@ impl Shared {
     }
 
     /// Keeps a new connection for a successor, where that can be.
-    pub(crate) fn keep(&self, socket: OwnedFd, identity: &Identity) -> Kept {
-        match &self.kept {
-            Some(kept) => kept.keep(socket, identity),
-            None => Kept::not(socket),
+    pub(crate) fn keep(&self, socket: OwnedFd, identity: &Identity) -> StoredConnection {
+        match &self.stored {
+            Some(stored) => stored.keep(socket, identity),
+            None => StoredConnection::unstored(socket),
         }
     }
 
     /// Notes whose a new connection is whose peer has said all, where that can be.
-    pub(crate) fn note(&self, socket: OwnedFd, identity: &Identity) -> Kept {
-        match &self.kept {
-            Some(kept) => kept.note(socket, identity),
-            None => Kept::not(socket),
+    pub(crate) fn note(&self, socket: OwnedFd, identity: &Identity) -> StoredConnection {
+        match &self.stored {
+            Some(stored) => stored.note(socket, identity),
+            None => StoredConnection::unstored(socket),
         }
     }
 
@@ -382,7 +382,7 @@ fn by_writer(receive_buffers: &[ReceiveBuffers], inherited: Vec<Inherited>) -> V
     let mut of_each: Vec<Vec<Inherited>> = receive_buffers.iter().map(|_| Vec::new()).collect();
     for (turn, inherited) in inherited.into_iter().enumerate() {
         let concerned =
-            receive_buffers.iter().position(|receive_buffers| receive_buffers.concern(inherited.kept.place()));
+            receive_buffers.iter().position(|receive_buffers| receive_buffers.concern(inherited.stored.slot()));
         of_each[concerned.unwrap_or(turn % receive_buffers.len())].push(inherited);
     }
     of_each

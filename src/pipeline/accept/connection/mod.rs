@@ -21,7 +21,7 @@ use rustix::io::ioctl_fionread;
 use rustix::net::{SendFlags, send};
 
 use self::read_position::{Bookmark, Mark};
-use self::stored::Kept;
+use self::stored::StoredConnection;
 use crate::pipeline::accept::frames::connection::{self as framed, End, Line};
 use crate::pipeline::accept::frames::{FrameSession, Greeting, greet};
 use crate::pipeline::accept::publish::{Closed, NoObserver, Peer};
@@ -75,7 +75,7 @@ pub(crate) struct Connection {
     /// It is in its writer's list of those that wait for the reader's progress.
     pub(crate) is_listed: bool,
     /// The last field, so that it is dropped last, as [`Connection::close`] does.
-    pub(crate) kept: Kept,
+    pub(crate) stored: StoredConnection,
 }
 
 #[derive(Debug)]
@@ -87,7 +87,7 @@ pub(crate) enum Protocol {
 }
 
 impl Connection {
-    pub(crate) fn new(kept: Kept, peer: Peer) -> Self {
+    pub(crate) fn new(stored: StoredConnection, peer: Peer) -> Self {
         Self {
             peer,
             protocol: Protocol::Undecided,
@@ -99,7 +99,7 @@ impl Connection {
             is_bell_watched: false,
             is_unnamed: false,
             is_listed: false,
-            kept,
+            stored,
         }
     }
 
@@ -132,7 +132,7 @@ impl Connection {
 
     /// One with a ring that a predecessor left.
     pub(crate) fn with_ring(socket: OwnedFd, peer: Peer, ring: Ring) -> Self {
-        Self { protocol: Protocol::Ring(Box::new(ring)), ..Self::new(Kept::not(socket), peer) }
+        Self { protocol: Protocol::Ring(Box::new(ring)), ..Self::new(StoredConnection::unstored(socket), peer) }
     }
 
     /// Its ring, if it has one.
@@ -144,7 +144,7 @@ impl Connection {
     }
 
     pub(crate) fn socket(&self) -> &OwnedFd {
-        &self.kept.socket
+        &self.stored.socket
     }
 
     /// Bytes that it has sent and nobody has taken.
@@ -152,32 +152,32 @@ impl Connection {
         match &mut self.protocol {
             Protocol::Ring(ring) => ring.waiting_bytes(),
             Protocol::Undecided | Protocol::Text(_) | Protocol::Frames(_) => {
-                ioctl_fionread(&self.kept.socket).unwrap_or(0)
+                ioctl_fionread(&self.stored.socket).unwrap_or(0)
             }
         }
     }
 
     /// Whether a successor would go on with it.
-    pub(crate) fn is_kept(&self) -> bool {
+    pub(crate) fn is_stored(&self) -> bool {
         match &self.protocol {
-            Protocol::Ring(ring) => ring.is_kept(),
-            Protocol::Undecided | Protocol::Text(_) | Protocol::Frames(_) => self.kept.is_kept(),
+            Protocol::Ring(ring) => ring.is_stored(),
+            Protocol::Undecided | Protocol::Text(_) | Protocol::Frames(_) => self.stored.is_stored(),
         }
     }
 
     /// Ends it, for its peer as well.
     pub(crate) fn close(self) {
-        let Self { protocol, kept, .. } = self;
+        let Self { protocol, stored, .. } = self;
         match protocol {
             Protocol::Ring(ring) => {
                 // systemd may hold the connection on; the client is to see the end now. One that has left is no error.
-                let _ = shutdown(kept.socket.as_raw_fd(), Shutdown::Both);
+                let _ = shutdown(stored.socket.as_raw_fd(), Shutdown::Both);
                 ring.close();
             }
             // The session first: a client that sees the end may open it again at once.
             protocol => drop(protocol),
         }
-        kept.close();
+        stored.close();
     }
 
     /// Reads once, and lays down what came.
@@ -190,17 +190,17 @@ impl Connection {
             return self.read_ring(receive_buffer, context);
         }
         let mut number = 0;
-        let subject = self.kept.place().map(Subject::Stream);
+        let subject = self.stored.slot().map(Subject::Stream);
         let begin = || {
             context.publisher.begin_read(0);
             if let Some(subject) = subject {
                 number = receive_buffer.read_progress.begin(subject, context.next_piece, context.max_event_bytes);
             }
         };
-        let got = receive_buffer.headers.receive_stream(&self.kept.socket, &mut receive_buffer.stream, begin);
+        let got = receive_buffer.headers.receive_stream(&self.stored.socket, &mut receive_buffer.stream, begin);
         context.begin();
         if std::mem::take(&mut self.is_unnamed) {
-            self.peer.identity = peer::named(std::mem::take(&mut self.peer.identity), &self.kept.socket);
+            self.peer.identity = peer::named(std::mem::take(&mut self.peer.identity), &self.stored.socket);
         }
         let read = match got {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Read::Nothing,
@@ -214,7 +214,7 @@ impl Connection {
         // Before its place can become another's.
         receive_buffer.read_progress.end();
         if !keeps {
-            self.kept.let_go();
+            self.stored.let_go();
         }
         Ok(read)
     }
@@ -245,7 +245,7 @@ impl Connection {
         let keeps = self.mark(number);
         receive_buffer.read_progress.end();
         if !keeps {
-            self.kept.let_go();
+            self.stored.let_go();
         }
         Ok(fate)
     }
@@ -255,7 +255,7 @@ impl Connection {
     fn take_read(&mut self, bytes: &[u8], context: &mut WriterContext) -> Result<Read, Closed> {
         let fate = self.counted(context, |this, context| this.take(bytes, context))?;
         let is_text = !matches!(self.protocol, Protocol::Frames(_));
-        let is_all = is_text && self.kept.is_noted() && ioctl_fionread(&self.kept.socket) == Ok(0);
+        let is_all = is_text && self.stored.is_noted() && ioctl_fionread(&self.stored.socket) == Ok(0);
         Ok(if is_all { Read::End(self.counted(context, Self::end)?) } else { Read::Some(fate) })
     }
 
@@ -263,8 +263,8 @@ impl Connection {
     /// go on with it.
     fn mark(&mut self, number: u64) -> bool {
         match &self.protocol {
-            Protocol::Undecided => self.kept.mark(&Mark::Undecided { carry: &self.carry }, number),
-            Protocol::Text(text) => self.kept.mark(&text.mark(&self.carry), number),
+            Protocol::Undecided => self.stored.mark(&Mark::Undecided { carry: &self.carry }, number),
+            Protocol::Text(text) => self.stored.mark(&text.mark(&self.carry), number),
             // Its client connects again, asks where it stands and sends the rest; nobody could go on in mid-frame.
             Protocol::Frames(_) => false,
             // It is kept as a ring's.
@@ -273,8 +273,8 @@ impl Connection {
     }
 
     /// Its place, if it has one.
-    pub(crate) fn place(&self) -> Option<u32> {
-        self.kept.place()
+    pub(crate) fn slot(&self) -> Option<u32> {
+        self.stored.slot()
     }
 
     /// Sends what the client is owed by now.
@@ -289,7 +289,7 @@ impl Connection {
         };
         // What a client has sent is good even if it reads no more: a line that is gone does not end the connection.
         if self.line != Line::Gone {
-            self.line = framed::answer(session, &self.kept.socket, context);
+            self.line = framed::answer(session, &self.stored.socket, context);
         }
         let owed = self.line == Line::Blocked || (self.line == Line::Clear && session.wants() != 0);
         if session.is_deaf() || (self.is_lingering && !owed) { Fate::Close } else { Fate::Open }
@@ -329,7 +329,7 @@ impl Connection {
         })?;
         // It was not read, so there is nothing in the receive buffer.
         if !self.mark(0) {
-            self.kept.let_go();
+            self.stored.let_go();
         }
         Ok(fate)
     }
@@ -443,7 +443,7 @@ impl Connection {
 
     fn refuse_greeting(&mut self, reply: &[u8], malformed: bool, context: &mut WriterContext) -> Result<Fate, Closed> {
         // A fresh socket has room for one reply.
-        let _ = send(&self.kept.socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        let _ = send(&self.stored.socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         if malformed {
             let slot = context.publisher.slot(&self.peer, Transport::Frames, 0, b"");
             context.publisher.lose(slot, Cause::Malformed, 0);

@@ -34,7 +34,7 @@ use crate::pipeline::account::Identity;
 use crate::pipeline::record::{COMM_BYTES_MAX, MAX_EVENT_BYTES_MAX, TAG_BYTES_MAX, Transport, UNIT_BYTES_MAX};
 
 /// The most connections that are kept. Their names have to fit one environment variable of 128 KiB.
-pub(crate) const PLACES_MAX: usize = 16 << 10;
+pub(crate) const SLOTS_MAX: usize = 16 << 10;
 
 const MAGIC: [u8; 8] = *b"dbufmark";
 const VERSION: u32 = 1;
@@ -42,7 +42,7 @@ const HEAD_BYTES: usize = 20;
 const PAGE_BYTES: usize = 4096;
 /// The largest carry, an octet count before it, and the heads.
 const HALF_BYTES: usize = MAX_EVENT_BYTES_MAX + (64 << 10);
-const PLACE_BYTES: usize = 2 * HALF_BYTES;
+const SLOT_BYTES: usize = 2 * HALF_BYTES;
 const MARK_AT: usize = 1024;
 const PEER_HEAD_BYTES: usize = 24;
 const MARK_HEAD_BYTES: usize = 48 + TAG_BYTES_MAX;
@@ -109,7 +109,7 @@ impl Bookmarks {
     pub(crate) fn new() -> io::Result<Self> {
         let memory = memfd_create("dbufd-bookmarks", MemfdFlags::CLOEXEC)?;
         // Sparse: it takes what is written.
-        ftruncate(&memory, (PAGE_BYTES + PLACES_MAX * PLACE_BYTES) as u64)?;
+        ftruncate(&memory, (PAGE_BYTES + SLOTS_MAX * SLOT_BYTES) as u64)?;
         let file = File::from(memory);
         file.write_all_at(&head(), 0)?;
         Ok(Self(file))
@@ -141,7 +141,7 @@ impl Bookmarks {
         text[peer.comm.len()..].copy_from_slice(&peer.unit);
         let crc = crc32c(&bytes[4..PEER_HEAD_BYTES + length]);
         bytes[..4].copy_from_slice(&crc.to_le_bytes());
-        self.0.write_all_at(&bytes, place(index))?;
+        self.0.write_all_at(&bytes, slot(index))?;
         // A place that was given back has no memory, so this costs nothing as a rule.
         if !matches!(self.read_mark(index, 1), Ok(None)) {
             self.0.write_all_at(&[0; MARK_HEAD_BYTES], mark_at(index, 1))?;
@@ -165,7 +165,7 @@ impl Bookmarks {
         }
         let keep = usize::from(needed) * PAGE_BYTES;
         for half in [0, HALF_BYTES as u64] {
-            self.punch(place(index) + half + keep as u64, HALF_BYTES - keep)?;
+            self.punch(slot(index) + half + keep as u64, HALF_BYTES - keep)?;
         }
         Ok(needed)
     }
@@ -173,7 +173,7 @@ impl Bookmarks {
     /// Nothing is at this place any more.
     pub(crate) fn clear(&self, index: u32) {
         // If it cannot be freed it is still overwritten by whoever takes the place.
-        let _ = self.punch(place(index), PLACE_BYTES);
+        let _ = self.punch(slot(index), SLOT_BYTES);
     }
 
     fn punch(&self, at: u64, bytes: usize) -> io::Result<()> {
@@ -184,7 +184,7 @@ impl Bookmarks {
     /// What a predecessor wrote at this place; what cannot be read is unknown.
     pub(crate) fn read(&self, index: u32) -> Found {
         let mut bytes = [0; MARK_AT];
-        let peer = self.0.read_exact_at(&mut bytes, place(index)).ok().and_then(|()| decode_peer(&bytes));
+        let peer = self.0.read_exact_at(&mut bytes, slot(index)).ok().and_then(|()| decode_peer(&bytes));
         let peer = peer.unwrap_or_default();
         let found = |bookmark| Found { peer: peer.clone(), bookmark, read: 0, turn: 0 };
         // One that is damaged is the one that was being written; what it was to say is in a receive buffer.
@@ -233,20 +233,20 @@ struct Decoded {
     turn: u64,
 }
 
-fn place(index: u32) -> u64 {
-    PAGE_BYTES as u64 + u64::from(index) * PLACE_BYTES as u64
+fn slot(index: u32) -> u64 {
+    PAGE_BYTES as u64 + u64::from(index) * SLOT_BYTES as u64
 }
 
 /// Where the mark of this turn begins.
 fn mark_at(index: u32, turn: u64) -> u64 {
-    place(index) + MARK_AT as u64 + (turn % 2) * HALF_BYTES as u64
+    slot(index) + MARK_AT as u64 + (turn % 2) * HALF_BYTES as u64
 }
 
 fn head() -> [u8; HEAD_BYTES] {
     let mut head = [0; HEAD_BYTES];
     head[..8].copy_from_slice(&MAGIC);
     head[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    head[12..16].copy_from_slice(&(PLACE_BYTES as u32).to_le_bytes());
+    head[12..16].copy_from_slice(&(SLOT_BYTES as u32).to_le_bytes());
     let crc = crc32c(&head[..16]);
     head[16..].copy_from_slice(&crc.to_le_bytes());
     head

@@ -6,8 +6,8 @@
 //! so many; a connection beyond that is served like any other and ends with this process.
 //!
 //! A connection that is kept is one of the kernel's objects with two holders. So closing it here does not end it: its
-//! peer sees the end when it is shut down, and systemd lets go of it when it is told to. A [`Place`] that is dropped
-//! without [`Kept::close`] stays in the store, which is what a crash and an orderly stop have in common.
+//! peer sees the end when it is shut down, and systemd lets go of it when it is told to. A [`Slot`] that is dropped
+//! without [`StoredConnection::close`] stays in the store, which is what a crash and an orderly stop have in common.
 //!
 //! A connection whose peer has said all and left is only noted: it has a place, so that a successor can tell whose bytes
 //! lie in a receive buffer, and systemd does not hear of it. What is left of it after a death is those bytes.
@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::sys::socket::{Shutdown, shutdown};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::read_position::{Bookmark, Bookmarks, Found, Mark, PAGES_UNKNOWN, PLACES_MAX};
+use super::read_position::{Bookmark, Bookmarks, Found, Mark, PAGES_UNKNOWN, SLOTS_MAX};
 use crate::pipeline::account::Identity;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard};
@@ -31,19 +31,19 @@ const CONNECTION_PREFIX: char = 'c';
 
 /// The connections in the store.
 #[derive(Debug)]
-pub struct KeptConnections {
+pub struct StoredConnections {
     store: Arc<FdStore>,
     bookmarks: Bookmarks,
-    places: Mutex<Places>,
+    slots: Mutex<Slots>,
     /// The most connections that the store takes.
-    places_max: usize,
+    slots_max: usize,
     /// Connections that found no room.
     unkept: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Places {
-    /// Places below this have been used.
+struct Slots {
+    /// Slots below this have been used.
     used: u32,
     /// Those of them that nobody has.
     free: Vec<u32>,
@@ -52,18 +52,18 @@ struct Places {
 /// What a predecessor left in the store.
 #[derive(Debug, Default)]
 pub struct Left {
-    /// Connections, each with its place ([`place_of`]).
+    /// Connections, each with its place ([`slot_of`]).
     pub connections: Vec<(u32, OwnedFd)>,
     /// What was kept as [`BOOKMARKS_NAME`].
     pub bookmarks: Option<OwnedFd>,
-    /// The places of connections whose bytes lie in a receive buffer (`ReceiveBuffers::places`).
+    /// The places of connections whose bytes lie in a receive buffer (`ReceiveBuffers::slots`).
     pub in_receive_buffers: Vec<u32>,
 }
 
 /// A connection that a predecessor left.
 #[derive(Debug)]
 pub struct Inherited {
-    pub(crate) kept: Kept,
+    pub(crate) stored: StoredConnection,
     pub(crate) identity: Identity,
     pub(crate) bookmark: Bookmark,
     /// The read that the bookmark includes.
@@ -72,15 +72,15 @@ pub struct Inherited {
 
 /// A connection, and its place in the store if it has one.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct StoredConnection {
     pub(crate) socket: OwnedFd,
-    place: Option<Place>,
+    slot: Option<Slot>,
 }
 
 /// A place in the store, and what is written in its bookmark.
 #[derive(Debug)]
-struct Place {
-    all: Arc<KeptConnections>,
+struct Slot {
+    all: Arc<StoredConnections>,
     index: u32,
     /// systemd has the connection; else it is only noted.
     is_in_store: bool,
@@ -92,7 +92,7 @@ struct Place {
     turn: u64,
 }
 
-impl KeptConnections {
+impl StoredConnections {
     /// Takes over what a predecessor left, and keeps connections for a successor from here on: as many as there is `room`
     /// for in the store, the bookmarks included.
     ///
@@ -111,65 +111,64 @@ impl KeptConnections {
                 bookmarks
             }
         };
-        let mut connections: Vec<_> =
-            left.connections.into_iter().map(|(place, socket)| (place, socket, true)).collect();
-        for place in left.in_receive_buffers {
-            if connections.iter().all(|(known, ..)| *known != place) && (place as usize) < PLACES_MAX {
-                connections.push((place, ended_socket()?, false));
+        let mut connections: Vec<_> = left.connections.into_iter().map(|(slot, socket)| (slot, socket, true)).collect();
+        for slot in left.in_receive_buffers {
+            if connections.iter().all(|(known, ..)| *known != slot) && (slot as usize) < SLOTS_MAX {
+                connections.push((slot, ended_socket()?, false));
             }
         }
-        connections.sort_by_key(|(place, ..)| *place);
-        let used = connections.last().map_or(0, |(place, ..)| place + 1);
-        let free = (0..used).rev().filter(|index| connections.iter().all(|(place, ..)| place != index));
-        let places = Mutex::new(Places { used, free: free.collect() });
-        let places_max = room.saturating_sub(1).min(PLACES_MAX);
-        let all = Arc::new(Self { store, bookmarks, places, places_max, unkept: AtomicU64::new(0) });
+        connections.sort_by_key(|(slot, ..)| *slot);
+        let used = connections.last().map_or(0, |(slot, ..)| slot + 1);
+        let free = (0..used).rev().filter(|index| connections.iter().all(|(slot, ..)| slot != index));
+        let slots = Mutex::new(Slots { used, free: free.collect() });
+        let slots_max = room.saturating_sub(1).min(SLOTS_MAX);
+        let all = Arc::new(Self { store, bookmarks, slots, slots_max, unkept: AtomicU64::new(0) });
         let inherit = |(index, socket, is_in_store): (u32, OwnedFd, bool)| {
             let Found { peer, bookmark, read, turn } = all.bookmarks.read(index);
-            let place = Place { all: Arc::clone(&all), index, is_in_store, pages: PAGES_UNKNOWN, says: true, turn };
-            Inherited { kept: Kept { socket, place: Some(place) }, identity: peer, bookmark, read }
+            let slot = Slot { all: Arc::clone(&all), index, is_in_store, pages: PAGES_UNKNOWN, says: true, turn };
+            Inherited { stored: StoredConnection { socket, slot: Some(slot) }, identity: peer, bookmark, read }
         };
         let inherited = connections.into_iter().map(inherit).collect();
         Ok((all, inherited))
     }
 
     /// Keeps a new connection. One that finds no room is served all the same, and ends with this process.
-    pub(crate) fn keep(self: &Arc<Self>, socket: OwnedFd, identity: &Identity) -> Kept {
-        let place = self.take_place().and_then(|index| {
+    pub(crate) fn keep(self: &Arc<Self>, socket: OwnedFd, identity: &Identity) -> StoredConnection {
+        let slot = self.take_slot().and_then(|index| {
             // Before systemd has it: a successor must never find what an earlier connection left here.
             if self.bookmarks.begin(index, identity).is_err() || !self.store.put(&name_of(index), socket.as_fd()) {
-                self.places().free.push(index);
+                self.slots().free.push(index);
                 return None;
             }
-            Some(Place { all: Arc::clone(self), index, is_in_store: true, pages: 0, says: false, turn: 0 })
+            Some(Slot { all: Arc::clone(self), index, is_in_store: true, pages: 0, says: false, turn: 0 })
         });
-        if place.is_none() {
-            self.tell_unkept();
+        if slot.is_none() {
+            self.warn_not_stored();
         }
-        Kept { socket, place }
+        StoredConnection { socket, slot }
     }
 
     /// Notes whose a new connection is whose peer has said all. Of one that finds no place, what is read ends with this
     /// process.
-    pub(crate) fn note(self: &Arc<Self>, socket: OwnedFd, identity: &Identity) -> Kept {
-        let place = self.take_place().and_then(|index| {
+    pub(crate) fn note(self: &Arc<Self>, socket: OwnedFd, identity: &Identity) -> StoredConnection {
+        let slot = self.take_slot().and_then(|index| {
             if self.bookmarks.begin(index, identity).is_err() {
-                self.places().free.push(index);
+                self.slots().free.push(index);
                 return None;
             }
-            Some(Place { all: Arc::clone(self), index, is_in_store: false, pages: 0, says: false, turn: 0 })
+            Some(Slot { all: Arc::clone(self), index, is_in_store: false, pages: 0, says: false, turn: 0 })
         });
-        Kept { socket, place }
+        StoredConnection { socket, slot }
     }
 
     /// Said at the first and then ever more rarely, for there may be thousands.
-    fn tell_unkept(&self) {
+    fn warn_not_stored(&self) {
         // Relaxed: a plain counter.
         let unkept = self.unkept.fetch_add(1, Relaxed) + 1;
         if unkept.is_power_of_two() {
             tracing::warn!(
                 unkept,
-                room = self.places_max,
+                room = self.slots_max,
                 "connections are not kept over a restart, for systemd's store has no room; raise FileDescriptorStoreMax= and FDSTORE"
             );
         }
@@ -177,9 +176,9 @@ impl KeptConnections {
 
     /// Connections that are kept now.
     #[must_use]
-    pub fn kept(&self) -> u64 {
-        let places = self.places();
-        u64::from(places.used) - places.free.len() as u64
+    pub fn stored(&self) -> u64 {
+        let slots = self.slots();
+        u64::from(slots.used) - slots.free.len() as u64
     }
 
     /// Connections that were not kept, since the daemon began.
@@ -188,28 +187,28 @@ impl KeptConnections {
         self.unkept.load(Relaxed)
     }
 
-    fn take_place(&self) -> Option<u32> {
-        let mut places = self.places();
-        if let Some(index) = places.free.pop() {
+    fn take_slot(&self) -> Option<u32> {
+        let mut slots = self.slots();
+        if let Some(index) = slots.free.pop() {
             return Some(index);
         }
-        let index = places.used;
-        ((index as usize) < self.places_max).then(|| {
-            places.used += 1;
+        let index = slots.used;
+        ((index as usize) < self.slots_max).then(|| {
+            slots.used += 1;
             index
         })
     }
 
-    fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().expect("no thread panics while it holds the places")
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().expect("no thread panics while it holds the places")
     }
 }
 
 /// The place of the connection that is kept under this name; None if it is not the name of one.
 #[must_use]
-pub fn place_of(name: &str) -> Option<u32> {
-    let place = name.strip_prefix(CONNECTION_PREFIX)?.parse().ok()?;
-    ((place as usize) < PLACES_MAX).then_some(place)
+pub fn slot_of(name: &str) -> Option<u32> {
+    let slot = name.strip_prefix(CONNECTION_PREFIX)?.parse().ok()?;
+    ((slot as usize) < SLOTS_MAX).then_some(slot)
 }
 
 /// In the place of a socket that has gone with its process: nothing more will come from it.
@@ -222,56 +221,56 @@ fn name_of(index: u32) -> String {
     format!("{CONNECTION_PREFIX}{index}")
 }
 
-impl Place {
+impl Slot {
     fn give_back(self) {
         self.all.bookmarks.clear(self.index);
         if self.is_in_store {
             self.all.store.remove(&name_of(self.index));
         }
-        self.all.places().free.push(self.index);
+        self.all.slots().free.push(self.index);
     }
 }
 
-impl Kept {
+impl StoredConnection {
     /// A connection that ends with this process.
-    pub(crate) fn not(socket: OwnedFd) -> Self {
-        Self { socket, place: None }
+    pub(crate) fn unstored(socket: OwnedFd) -> Self {
+        Self { socket, slot: None }
     }
 
     /// Its peer's names, learned since it was kept; nothing has been read of it yet. Without them a successor knows the numbers.
     pub(crate) fn note_names(&self, identity: &Identity) {
-        if let Some(Place { all, index, .. }) = &self.place {
+        if let Some(Slot { all, index, .. }) = &self.slot {
             let _ = all.bookmarks.begin(*index, identity);
         }
     }
 
     /// Whether a successor would go on with it.
-    pub(crate) fn is_kept(&self) -> bool {
-        self.place.as_ref().is_some_and(|place| place.is_in_store)
+    pub(crate) fn is_stored(&self) -> bool {
+        self.slot.as_ref().is_some_and(|slot| slot.is_in_store)
     }
 
     /// Whether its peer had said all when it came, and it is noted; or that is all that a predecessor has left of it.
     pub(crate) fn is_noted(&self) -> bool {
-        self.place.as_ref().is_some_and(|place| !place.is_in_store)
+        self.slot.as_ref().is_some_and(|slot| !slot.is_in_store)
     }
 
     /// Its place, if it has one.
-    pub(crate) fn place(&self) -> Option<u32> {
-        self.place.as_ref().map(|place| place.index)
+    pub(crate) fn slot(&self) -> Option<u32> {
+        self.slot.as_ref().map(|slot| slot.index)
     }
 
     /// It was read as far as `mark` says, the read of this number included. Costs nothing where that is the beginning of a
     /// line, as it was before. False if there is no memory for it: a successor that read on in the middle of a line would
     /// bend it, so the connection is to be let go.
     pub(crate) fn mark(&mut self, mark: &Mark<'_>, read: u64) -> bool {
-        let Some(place) = &mut self.place else { return true };
+        let Some(slot) = &mut self.slot else { return true };
         let says = !mark.is_line_start();
-        if !says && !place.says {
+        if !says && !slot.says {
             return true;
         }
-        place.turn += 1;
-        match place.all.bookmarks.write(place.index, mark, read, place.turn, place.pages) {
-            Ok(pages) => (place.says, place.pages) = (says, pages),
+        slot.turn += 1;
+        match slot.all.bookmarks.write(slot.index, mark, read, slot.turn, slot.pages) {
+            Ok(pages) => (slot.says, slot.pages) = (says, pages),
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be kept over a restart");
                 return false;
@@ -282,14 +281,14 @@ impl Kept {
 
     /// Serves it on, but it is nothing for a successor any more.
     pub(crate) fn let_go(&mut self) {
-        if let Some(place) = self.place.take() {
-            place.give_back();
+        if let Some(slot) = self.slot.take() {
+            slot.give_back();
         }
     }
 
     /// Ends it, here and for its peer.
     pub(crate) fn close(mut self) {
-        if self.is_kept() {
+        if self.is_stored() {
             // systemd may let go of it later; the peer is to see the end now. One that has left already is no error.
             let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
         }

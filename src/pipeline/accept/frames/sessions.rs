@@ -96,7 +96,7 @@ impl Sessions {
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn kept(store: &FdStore, predecessor: Option<&Predecessor<'_>>) -> io::Result<Arc<Self>> {
+    pub fn stored(store: &FdStore, predecessor: Option<&Predecessor<'_>>) -> io::Result<Arc<Self>> {
         if let Some(&Predecessor { memory, was_published, generation }) = predecessor
             && let Some((book, found)) = Book::of_predecessor(memory, was_published)
         {
@@ -319,7 +319,7 @@ mod tests {
         let open = [1, 2].map(|id| Sessions::sit(&first, 0, id).unwrap().0);
         open[0].settle(1);
         let predecessor = Predecessor { memory: &memory, was_published: &|_| false, generation: 7 };
-        let second = Sessions::kept(&store, Some(&predecessor)).unwrap();
+        let second = Sessions::stored(&store, Some(&predecessor)).unwrap();
         assert!(is_known(&second, 1) && !is_known(&second, 2));
         sit_and_send(&second, 1 << 70);
         for oldest in (3..=SESSIONS_MAX as u128).rev() {

@@ -27,7 +27,7 @@ impl Connection {
         context: &mut WriterContext,
     ) -> Result<Read, Closed> {
         let mut byte = [0];
-        let is_over = match recv(&self.kept.socket, &mut byte, RecvFlags::DONTWAIT) {
+        let is_over = match recv(&self.stored.socket, &mut byte, RecvFlags::DONTWAIT) {
             Err(Errno::AGAIN | Errno::INTR) => false,
             Ok((1.., _)) => {
                 return self.cut_off_ring("there are bytes on the connection of a ring", context).map(Read::End);
@@ -76,14 +76,14 @@ impl Connection {
 
     /// Ends a ring whose client does what none may do, and says why.
     pub(crate) fn cut_off_ring(&mut self, why: &'static str, context: &mut WriterContext) -> Result<Fate, Closed> {
-        let Self { protocol, peer, kept, .. } = self;
+        let Self { protocol, peer, stored, .. } = self;
         if let Protocol::Ring(ring) = protocol {
             ring.cut_off(why, peer, context)?;
         }
         let mut reply = Vec::new();
         Frame::Error(Fault { code: Code::Broken as u8, first: 0, last: 0, text: why.as_bytes() }).encode(&mut reply);
         // A client that does not read has no room for it, and does not want to know.
-        let _ = send(&kept.socket, &reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        let _ = send(&stored.socket, &reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         Ok(Fate::Close)
     }
 
@@ -107,7 +107,7 @@ impl Connection {
         let descriptors = [memory.as_raw_fd(), ring.bell().as_raw_fd()];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let message = [ControlMessage::ScmRights(&descriptors)];
-        let socket = &self.kept.socket;
+        let socket = &self.stored.socket;
         let sent = sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&reply)], &message, flags, None);
         if self.line != Line::Clear || sent != Ok(reply.len()) {
             ring.close();

@@ -111,8 +111,8 @@ impl Ring {
     }
 
     /// Whether a successor would go on with it.
-    pub(crate) fn is_kept(&self) -> bool {
-        self.row.is_kept
+    pub(crate) fn is_stored(&self) -> bool {
+        self.row.is_stored
     }
 
     /// Who fills it; the tag is its name.

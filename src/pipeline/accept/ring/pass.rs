@@ -301,6 +301,6 @@ impl PublishObserver for Pass<'_> {
     }
 
     fn outlives(&self) -> bool {
-        self.row.is_kept
+        self.row.is_stored
     }
 }

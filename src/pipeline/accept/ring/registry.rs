@@ -108,13 +108,13 @@ fn names(row: u32) -> [String; DESCRIPTORS] {
 pub struct Rings {
     limits: Limits,
     table: Mutex<Table>,
-    kept: Option<KeptRings>,
+    stored: Option<StoredRings>,
     /// Bits of `flag` for new rings.
     flags: u64,
 }
 
 #[derive(Debug)]
-struct KeptRings {
+struct StoredRings {
     store: Arc<FdStore>,
     book: RingBook,
     /// Rows below this have a place in the store.
@@ -132,7 +132,7 @@ struct Table {
 pub(crate) struct Row {
     all: Arc<Rings>,
     row: u32,
-    pub(crate) is_kept: bool,
+    pub(crate) is_stored: bool,
     figures: Arc<Figures>,
     identity: Arc<Identity>,
 }
@@ -141,7 +141,7 @@ impl Rings {
     /// Rings that end with the process.
     #[must_use]
     pub fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, table: Mutex::default(), kept: None, flags: flags() })
+        Arc::new(Self { limits, table: Mutex::default(), stored: None, flags: flags() })
     }
 
     /// Rings of which the first so many are kept in a store that has `room` for so many descriptors, and those of a
@@ -149,7 +149,7 @@ impl Rings {
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn kept(
+    pub fn stored(
         limits: Limits,
         store: &Arc<FdStore>,
         room: usize,
@@ -170,8 +170,8 @@ impl Rings {
             }
         };
         let room = (room.saturating_sub(1) / DESCRIPTORS).min(RINGS_MAX);
-        let kept = KeptRings { store: Arc::clone(store), book, room };
-        let this = Arc::new(Self { limits, table: Mutex::default(), kept: Some(kept), flags: flags() });
+        let stored = StoredRings { store: Arc::clone(store), book, room };
+        let this = Arc::new(Self { limits, table: Mutex::default(), stored: Some(stored), flags: flags() });
         let mut parts: HashMap<u32, [Option<OwnedFd>; DESCRIPTORS]> = HashMap::new();
         for (descriptor, name) in left.parts {
             if let Some((row, part)) = part_of(&name) {
@@ -192,7 +192,7 @@ impl Rings {
         is_known: bool,
         (was_published, generation): (&dyn Fn(PublishPosition) -> bool, u64),
     ) {
-        let Some(KeptRings { store, book, .. }) = &self.kept else { return };
+        let Some(StoredRings { store, book, .. }) = &self.stored else { return };
         let found = is_known.then(|| book.find(row, was_published)).flatten();
         if let (Some(Found { identity, position }), [Some(memory), Some(bell), Some(line)]) = (found, parts)
             && let Ok(memory) = Memory::of_file(&memory)
@@ -210,7 +210,7 @@ impl Rings {
     fn enter(
         self: &Arc<Self>,
         row: u32,
-        is_kept: bool,
+        is_stored: bool,
         identity: Identity,
         memory: Memory,
         bell: OwnedFd,
@@ -221,7 +221,7 @@ impl Rings {
         let identity = Arc::new(identity);
         let seen = Seen { identity: Arc::clone(&identity), capacity_bytes, figures: Arc::clone(&figures) };
         self.table().rings.insert(row, seen);
-        let row = Row { all: Arc::clone(self), row, is_kept, figures, identity: Arc::clone(&identity) };
+        let row = Row { all: Arc::clone(self), row, is_stored, figures, identity: Arc::clone(&identity) };
         Ring::new(RingConsumer::new(memory, position), bell, row, position, generation)
     }
 
@@ -303,7 +303,7 @@ fn flags() -> u64 {
 
 impl Row {
     fn book(&self) -> Option<&RingBook> {
-        self.all.kept.as_ref().filter(|_| self.is_kept).map(|kept| &kept.book)
+        self.all.stored.as_ref().filter(|_| self.is_stored).map(|stored| &stored.book)
     }
 
     pub(crate) fn identity(&self) -> Identity {
@@ -312,7 +312,7 @@ impl Row {
 
     /// Keeps the ring for a successor, where there is a store with room for it.
     pub(crate) fn keep(&mut self, identity: &Identity, descriptors: [&OwnedFd; DESCRIPTORS]) {
-        let Some(KeptRings { store, book, room }) = &self.all.kept else { return };
+        let Some(StoredRings { store, book, room }) = &self.all.stored else { return };
         if self.row as usize >= *room {
             tracing::warn!(
                 "a ring is not kept over a restart, for systemd's store has no room; raise FileDescriptorStoreMax="
@@ -321,8 +321,8 @@ impl Row {
         }
         book.begin(self.row, identity);
         let names = names(self.row);
-        self.is_kept = names.iter().zip(descriptors).all(|(name, descriptor)| store.put(name, descriptor.as_fd()));
-        if !self.is_kept {
+        self.is_stored = names.iter().zip(descriptors).all(|(name, descriptor)| store.put(name, descriptor.as_fd()));
+        if !self.is_stored {
             book.forget(self.row);
             names.iter().for_each(|name| store.remove(name));
         }
@@ -358,9 +358,9 @@ impl Row {
 
     /// The ring has ended.
     pub(crate) fn give_back(self) {
-        if let (Some(kept), true) = (&self.all.kept, self.is_kept) {
-            kept.book.forget(self.row);
-            names(self.row).iter().for_each(|name| kept.store.remove(name));
+        if let (Some(stored), true) = (&self.all.stored, self.is_stored) {
+            stored.book.forget(self.row);
+            names(self.row).iter().for_each(|name| stored.store.remove(name));
         }
         self.all.table().rings.remove(&self.row);
     }

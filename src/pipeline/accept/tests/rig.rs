@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::pipeline::accept::connection::stored::testing::Manager;
-use crate::pipeline::accept::connection::stored::{Inherited, KeptConnections};
+use crate::pipeline::accept::connection::stored::{Inherited, StoredConnections};
 use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::ring::registry::{Limits, Rings};
 use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
@@ -190,22 +190,23 @@ impl Rig {
         before: Seen,
         receive_buffers: Vec<ReceiveBuffers>,
     ) -> Self {
-        let successor = manager.successor_with(16, receive_buffers.iter().flat_map(ReceiveBuffers::places).collect());
+        let successor = manager.successor_with(16, receive_buffers.iter().flat_map(ReceiveBuffers::slots).collect());
         let rings = plan.keeps_rings.then(|| {
-            Rings::kept(LIMITS, &manager.store(), 16, manager.left_rings(), (&|_| false, plan.generation_left)).unwrap()
+            Rings::stored(LIMITS, &manager.store(), 16, manager.left_rings(), (&|_| false, plan.generation_left))
+                .unwrap()
         });
         Self::start(plan, Some(successor), before, receive_buffers, Some(manager.store()), rings)
     }
 
     fn start(
         plan: &Plan,
-        kept: Option<(Arc<KeptConnections>, Vec<Inherited>)>,
+        stored: Option<(Arc<StoredConnections>, Vec<Inherited>)>,
         before: Seen,
         receive_buffers: Vec<ReceiveBuffers>,
         store: Option<Arc<FdStore>>,
         rings: Option<Arc<Rings>>,
     ) -> Self {
-        let (kept, inherited) = kept.unzip();
+        let (stored, inherited) = stored.unzip();
         let rings = rings.unwrap_or_else(|| Rings::new(LIMITS));
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("stream.sock")).unwrap();
@@ -230,7 +231,7 @@ impl Rig {
             progress: Arc::clone(&progress),
             cpus: vec![None; plan.writers],
             max_event_bytes: plan.max_event_bytes,
-            kept,
+            stored,
             inherited: inherited.unwrap_or_default(),
             sessions: Sessions::new(),
             rings,

@@ -119,15 +119,15 @@ fn died_in_a_read(bookmark: &Mark<'_>, read: &[u8], published: u64, write_on: &[
     let (mut client, ours) = UnixStream::pair().unwrap();
     {
         let (connections, _) = manager.successor(16);
-        let mut kept = connections.keep(ours.into(), &Identity::default());
-        assert!(kept.mark(bookmark, 1));
+        let mut stored = connections.keep(ours.into(), &Identity::default());
+        assert!(stored.mark(bookmark, 1));
         let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
         let receive_buffer = &mut receive_buffers[0].own;
         client.write_all(read).unwrap();
-        let (read_progress, place) = (Arc::clone(&receive_buffer.read_progress), kept.place().unwrap());
+        let (read_progress, place) = (Arc::clone(&receive_buffer.read_progress), stored.slot().unwrap());
         let begin = || _ = read_progress.begin(Subject::Stream(place), 77, plan().max_event_bytes);
         assert_eq!(
-            receive_buffer.headers.receive_stream(&kept.socket, &mut receive_buffer.stream, begin).unwrap(),
+            receive_buffer.headers.receive_stream(&stored.socket, &mut receive_buffer.stream, begin).unwrap(),
             read.len()
         );
         read_progress.published(published);
@@ -204,16 +204,16 @@ fn a_read_that_the_bookmark_includes_is_not_laid_down_again() {
     let (mut client, ours) = UnixStream::pair().unwrap();
     {
         let (connections, _) = manager.successor(16);
-        let mut kept = connections.keep(ours.into(), &Identity::default());
+        let mut stored = connections.keep(ours.into(), &Identity::default());
         let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
-        let (receive_buffer, place) = (&mut receive_buffers[0].own, kept.place().unwrap());
+        let (receive_buffer, place) = (&mut receive_buffers[0].own, stored.slot().unwrap());
         client.write_all(b"one\nha").unwrap();
         let read_progress = Arc::clone(&receive_buffer.read_progress);
         let mut number = 0;
         let begin = || number = read_progress.begin(Subject::Stream(place), 77, plan().max_event_bytes);
-        receive_buffer.headers.receive_stream(&kept.socket, &mut receive_buffer.stream, begin).unwrap();
+        receive_buffer.headers.receive_stream(&stored.socket, &mut receive_buffer.stream, begin).unwrap();
         read_progress.published(1);
-        assert!(kept.mark(&Mark::Text { ongoing: None, carry: b"ha" }, number));
+        assert!(stored.mark(&Mark::Text { ongoing: None, carry: b"ha" }, number));
     }
     client.write_all(b"lf\n").unwrap();
     let left = vec![(manager.copy_of("desk0"), "desk0".to_owned())];
@@ -238,13 +238,13 @@ fn died_in_the_read_of_all(said: &[u8], published: u64) -> Vec<(String, u32)> {
         stream.write_all(said).unwrap();
         drop(stream);
         let (connections, _) = manager.successor(16);
-        let kept = connections.note(ours.into(), &client);
+        let stored = connections.note(ours.into(), &client);
         let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
         let receive_buffer = &mut receive_buffers[0].own;
-        let (read_progress, place) = (Arc::clone(&receive_buffer.read_progress), kept.place().unwrap());
+        let (read_progress, place) = (Arc::clone(&receive_buffer.read_progress), stored.slot().unwrap());
         let begin = || _ = read_progress.begin(Subject::Stream(place), 77, plan().max_event_bytes);
         assert_eq!(
-            receive_buffer.headers.receive_stream(&kept.socket, &mut receive_buffer.stream, begin).unwrap(),
+            receive_buffer.headers.receive_stream(&stored.socket, &mut receive_buffer.stream, begin).unwrap(),
             said.len()
         );
         read_progress.published(published);

@@ -165,7 +165,7 @@ impl ReceiveBuffers {
         }
         let own = own.into_iter().enumerate().map(|(index, receive_buffer)| match receive_buffer {
             Some(receive_buffer) => Ok(receive_buffer),
-            None => ReceiveBuffer::kept(store, index),
+            None => ReceiveBuffer::stored(store, index),
         });
         let own = own.map(|own| Ok(Self { own: own?, others: Vec::new() }));
         let mut all = own.collect::<io::Result<Vec<Self>>>()?;
@@ -176,7 +176,7 @@ impl ReceiveBuffers {
     }
 
     /// The places of the connections whose bytes lie on them.
-    pub fn places(&self) -> impl Iterator<Item = u32> + '_ {
+    pub fn slots(&self) -> impl Iterator<Item = u32> + '_ {
         let subjects = std::iter::once(&self.own)
             .chain(&self.others)
             .filter_map(|receive_buffer| Some(receive_buffer.unfinished?.subject));
@@ -208,7 +208,7 @@ impl ReceiveBuffer {
     }
 
     /// A new one, which the store keeps.
-    fn kept(store: &FdStore, index: usize) -> io::Result<Self> {
+    fn stored(store: &FdStore, index: usize) -> io::Result<Self> {
         let memory = memfd_create("dbufd-desk", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         fix_size(memory.as_fd(), BUFFER_BYTES)?;
         let name = format!("{NAME_PREFIX}{index}");

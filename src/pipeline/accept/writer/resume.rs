@@ -22,7 +22,7 @@ impl Worker {
     pub(crate) fn resume(&mut self) -> Result<(), Closed> {
         let mut reads = HashMap::new();
         for inherited in std::mem::take(&mut self.inherited) {
-            if let Some(place) = inherited.kept.place() {
+            if let Some(place) = inherited.stored.slot() {
                 reads.insert(place, inherited.read);
             }
             self.take_in(inherited)?;
@@ -60,16 +60,16 @@ impl Worker {
 
     /// Watches a connection of a predecessor, from where it stood.
     fn take_in(&mut self, inherited: Inherited) -> Result<(), Closed> {
-        let Inherited { kept, identity: noted, bookmark, .. } = inherited;
+        let Inherited { stored, identity: noted, bookmark, .. } = inherited;
         // The kernel still knows who connected; command and unit only as long as that process lives. Of a connection that
         // was only noted, it knows nothing any more.
-        let mut identity = peer::of_stream(&kept.socket);
+        let mut identity = peer::of_stream(&stored.socket);
         let is_silent = identity.comm.is_empty() && (identity.pid, identity.uid) == (noted.pid, noted.uid);
-        if kept.is_noted() || is_silent {
+        if stored.is_noted() || is_silent {
             identity = noted;
         }
         self.shared.count_connection(self.index);
-        let Some(index) = self.admit(Newcomer { kept, identity }) else { return Ok(()) };
+        let Some(index) = self.admit(Newcomer { stored, identity }) else { return Ok(()) };
         if let Some(connection) = &mut self.connections[index as usize] {
             let fate = connection.resume(bookmark, &mut self.context)?;
             self.settle(index, fate);
@@ -88,8 +88,8 @@ impl Worker {
         match unfinished.subject {
             Subject::Stream(place) if reads.get(&place) == Some(&unfinished.read) => {}
             Subject::Stream(place) => {
-                let of_place = |connection: &Option<_>| connection.as_ref().and_then(Connection::place) == Some(place);
-                if let Some(index) = self.connections.iter().position(of_place)
+                let of_slot = |connection: &Option<_>| connection.as_ref().and_then(Connection::slot) == Some(place);
+                if let Some(index) = self.connections.iter().position(of_slot)
                     && let Some(connection) = &mut self.connections[index]
                 {
                     let fate = connection.replay(receive_buffer, unfinished.read, &mut self.context)?;

@@ -39,7 +39,7 @@ impl Worker {
         for index in 0..self.connections.len() as u32 {
             if let Some(connection) = &mut self.connections[index as usize]
                 && !connection.is_lingering()
-                && !connection.is_kept()
+                && !connection.is_stored()
             {
                 self.context.begin();
                 let fate = connection.cut_off(&mut self.context)?;
@@ -56,9 +56,9 @@ impl Worker {
             match self.listener.accept() {
                 Accepted::Client(socket) => {
                     let identity = peer::of_stream(&socket);
-                    let kept = self.shared.keep(socket, &identity);
+                    let stored = self.shared.keep(socket, &identity);
                     self.shared.count_connection(self.index);
-                    self.admit(Newcomer { kept, identity });
+                    self.admit(Newcomer { stored, identity });
                 }
                 Accepted::TurnedAway => self.turned_away(),
                 Accepted::NoClient | Accepted::Exhausted => break,
@@ -76,7 +76,7 @@ impl Worker {
     /// are empty once.
     fn read_what_is_there(&mut self, stop_by: Instant) -> Result<(), Closed> {
         let reads = |connection: &mut Connection| {
-            if connection.is_kept() { connection.waiting_bytes() / READ_BYTES as u64 + 1 } else { u64::MAX }
+            if connection.is_stored() { connection.waiting_bytes() / READ_BYTES as u64 + 1 } else { u64::MAX }
         };
         let connections = self.connections.iter_mut().enumerate();
         let mut unread: Vec<(u32, u64)> =

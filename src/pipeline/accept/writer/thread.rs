@@ -213,16 +213,16 @@ impl Worker {
         // is gone, and in the second case its sender does not even notice.
         let identity = peer::by_credentials(&socket);
         let is_short = matches!(ioctl_fionread(&socket), Ok(0..=READ_BYTES_MAX));
-        if !is_short || self.shared.kept.is_none() || !has_said_all(&socket) {
-            let kept = self.shared.keep(socket, &identity);
-            let identity = peer::named(identity, &kept.socket);
-            kept.note_names(&identity);
-            self.place(Newcomer { kept, identity });
+        if !is_short || self.shared.stored.is_none() || !has_said_all(&socket) {
+            let stored = self.shared.keep(socket, &identity);
+            let identity = peer::named(identity, &stored.socket);
+            stored.note_names(&identity);
+            self.assign(Newcomer { stored, identity });
             return Ok(());
         }
-        let kept = self.shared.note(socket, &identity);
+        let stored = self.shared.note(socket, &identity);
         self.shared.count_connection(self.index);
-        if let Some(index) = self.admit(Newcomer { kept, identity }) {
+        if let Some(index) = self.admit(Newcomer { stored, identity }) {
             if let Some(connection) = &mut self.connections[index as usize] {
                 connection.is_unnamed = true;
             }
@@ -245,7 +245,7 @@ impl Worker {
     }
 
     /// Gives a newcomer to the writer with the fewest connections.
-    fn place(&mut self, newcomer: Newcomer) {
+    fn assign(&mut self, newcomer: Newcomer) {
         // Relaxed: a count that is a little old only makes the spread a little less even.
         let count = |index: usize| self.shared.counters.writers[index].0.connections.load(Relaxed);
         let others = (0..self.shared.writers.len()).filter(|index| *index != self.index);
@@ -262,8 +262,8 @@ impl Worker {
 
     /// Watches a newcomer, which is counted already, and gives its index.
     pub(super) fn admit(&mut self, newcomer: Newcomer) -> Option<u32> {
-        let Newcomer { kept, identity } = newcomer;
-        let connection = Connection::new(kept, self.context.peer(identity));
+        let Newcomer { stored, identity } = newcomer;
+        let connection = Connection::new(stored, self.context.peer(identity));
         self.watch(connection)
     }
 
@@ -341,8 +341,8 @@ impl Worker {
 
     /// After anything that a connection did: closes it, or watches for what it wants now.
     pub(super) fn settle(&mut self, index: u32, fate: Fate) {
-        let place = &mut self.connections[index as usize];
-        let Some(connection) = place else { return };
+        let slot = &mut self.connections[index as usize];
+        let Some(connection) = slot else { return };
         let interest = connection.wanted_interest();
         let fate = if fate == Fate::Open && interest != connection.interest {
             connection.interest = interest;
@@ -355,7 +355,7 @@ impl Worker {
             if fate == Fate::Open { watch_doorbell(connection, index, &self.epoll, &mut self.rings) } else { fate };
         if fate == Fate::Close {
             self.context.carried_bytes -= connection.carried_bytes();
-            if let Some(mut connection) = place.take() {
+            if let Some(mut connection) = slot.take() {
                 if let Some(ring) = connection.ring() {
                     let _ = self.epoll.delete(ring.bell());
                 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::{BOOKMARKS_NAME, Inherited, KeptConnections, Left, place_of};
+use super::{BOOKMARKS_NAME, Inherited, Left, StoredConnections, slot_of};
 use crate::pipeline::accept::ring::registry::{self, LeftRings, RINGS_NAME};
 use crate::sync::{Arc, thread};
 use crate::sys::fdstore::FdStore;
@@ -20,7 +20,7 @@ use crate::sys::notify::Notifier;
 pub(crate) struct Manager {
     directory: tempfile::TempDir,
     socket: UnixDatagram,
-    kept: Vec<(String, OwnedFd)>,
+    stored: Vec<(String, OwnedFd)>,
     /// How often it was given something.
     pub(crate) puts: usize,
 }
@@ -30,7 +30,7 @@ impl Manager {
         let directory = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
         socket.set_nonblocking(true).unwrap();
-        Self { directory, socket, kept: Vec::new(), puts: 0 }
+        Self { directory, socket, stored: Vec::new(), puts: 0 }
     }
 
     /// The way to it.
@@ -58,19 +58,19 @@ impl Manager {
     fn take(&mut self, note: &str, descriptor: Option<OwnedFd>) {
         let name = note.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap().to_owned();
         if note.contains("FDSTOREREMOVE=1") {
-            self.kept.retain(|(kept, _)| *kept != name);
+            self.stored.retain(|(stored, _)| *stored != name);
         } else {
             assert!(note.contains("FDSTORE=1") && note.contains("FDPOLL=0"), "{note}");
-            assert!(self.kept.iter().all(|(kept, _)| *kept != name), "{name} is given away twice");
+            assert!(self.stored.iter().all(|(stored, _)| *stored != name), "{name} is given away twice");
             self.puts += 1;
-            self.kept.push((name, descriptor.expect("there is something to keep")));
+            self.stored.push((name, descriptor.expect("there is something to keep")));
         }
     }
 
     /// What it keeps, sorted by name.
     pub(crate) fn names(&mut self) -> Vec<String> {
         self.read_notes();
-        let mut names: Vec<String> = self.kept.iter().map(|(name, _)| name.clone()).collect();
+        let mut names: Vec<String> = self.stored.iter().map(|(name, _)| name.clone()).collect();
         names.sort();
         names
     }
@@ -87,8 +87,8 @@ impl Manager {
     /// A copy of what it keeps under this name.
     pub(crate) fn copy_of(&mut self, name: &str) -> OwnedFd {
         self.read_notes();
-        let kept = self.kept.iter().find(|(kept, _)| kept == name);
-        kept.expect("it is kept").1.try_clone().unwrap()
+        let stored = self.stored.iter().find(|(stored, _)| stored == name);
+        stored.expect("it is kept").1.try_clone().unwrap()
     }
 
     /// The store that it is.
@@ -97,7 +97,7 @@ impl Manager {
     }
 
     /// A successor's start: it is given copies, for the manager goes on keeping them; the latest first.
-    pub(crate) fn successor(&mut self, room: usize) -> (Arc<KeptConnections>, Vec<Inherited>) {
+    pub(crate) fn successor(&mut self, room: usize) -> (Arc<StoredConnections>, Vec<Inherited>) {
         self.successor_with(room, Vec::new())
     }
 
@@ -105,8 +105,8 @@ impl Manager {
     pub(crate) fn left_rings(&mut self) -> LeftRings {
         self.read_notes();
         let mut left = LeftRings::default();
-        for (name, kept) in &self.kept {
-            let copy = kept.try_clone().unwrap();
+        for (name, stored) in &self.stored {
+            let copy = stored.try_clone().unwrap();
             if name == RINGS_NAME {
                 left.book = Some(copy);
             } else if registry::is_name(name) {
@@ -121,17 +121,17 @@ impl Manager {
         &mut self,
         room: usize,
         in_receive_buffers: Vec<u32>,
-    ) -> (Arc<KeptConnections>, Vec<Inherited>) {
+    ) -> (Arc<StoredConnections>, Vec<Inherited>) {
         self.read_notes();
         let mut left = Left { in_receive_buffers, ..Left::default() };
-        for (name, kept) in self.kept.iter().rev() {
-            let copy = kept.try_clone().unwrap();
-            match place_of(name) {
-                Some(place) => left.connections.push((place, copy)),
+        for (name, stored) in self.stored.iter().rev() {
+            let copy = stored.try_clone().unwrap();
+            match slot_of(name) {
+                Some(slot) => left.connections.push((slot, copy)),
                 None if name == BOOKMARKS_NAME => left.bookmarks = Some(copy),
                 None => {}
             }
         }
-        KeptConnections::open(self.store(), room, left).unwrap()
+        StoredConnections::open(self.store(), room, left).unwrap()
     }
 }

@@ -117,13 +117,13 @@ fn a_successor_gets_the_same_connections_and_what_their_peers_sent_meanwhile() {
     let (store, none) = manager.successor(10);
     assert!(none.is_empty());
     let (mut first, ours) = pair();
-    let mut kept = store.keep(ours, &identity(1));
-    assert!(kept.mark(&Mark::Text { ongoing: None, carry: b"half" }, 3));
+    let mut stored = store.keep(ours, &identity(1));
+    assert!(stored.mark(&Mark::Text { ongoing: None, carry: b"half" }, 3));
     let (mut second, ours) = pair();
     let other = store.keep(ours, &identity(2));
-    assert_eq!((manager.names().join(" "), store.kept()), ("bookmarks c0 c1".to_owned(), 2));
+    assert_eq!((manager.names().join(" "), store.stored()), ("bookmarks c0 c1".to_owned(), 2));
     // It dies. What is sent now is in the kernel, and stays there although the sender leaves.
-    drop((kept, other, store));
+    drop((stored, other, store));
     first.write_all(b" a line").unwrap();
     second.write_all(b"bye").unwrap();
     drop(second);
@@ -133,11 +133,11 @@ fn a_successor_gets_the_same_connections_and_what_their_peers_sent_meanwhile() {
     assert_eq!(marks, [(1, half), (2, Bookmark::LineStart)]);
     for (one, sent) in inherited.into_iter().zip([&b" a line"[..], b"bye"]) {
         let mut read = vec![0; sent.len()];
-        UnixStream::from(one.kept.socket.try_clone().unwrap()).read_exact(&mut read).unwrap();
+        UnixStream::from(one.stored.socket.try_clone().unwrap()).read_exact(&mut read).unwrap();
         assert_eq!(read, sent);
-        one.kept.close();
+        one.stored.close();
     }
-    assert_eq!((manager.names().join(" "), store.kept()), ("bookmarks".to_owned(), 0));
+    assert_eq!((manager.names().join(" "), store.stored()), ("bookmarks".to_owned(), 0));
     assert_eq!(first.read(&mut [0]).unwrap(), 0, "its peer sees the end although systemd had it, too");
 }
 
@@ -152,7 +152,7 @@ fn a_place_is_given_away_again_only_after_it_was_given_back_however_busy_systemd
     }
     let (client, ours) = pair();
     let last = store.keep(ours, &identity(9));
-    assert!(last.is_kept());
+    assert!(last.is_stored());
     // The manager itself asserts that no name is given away twice.
     while !store.store.is_settled() {
         manager.read_notes();
@@ -167,10 +167,10 @@ fn a_connection_beyond_the_room_is_served_and_counted_and_ends_with_its_process(
     let mut manager = Manager::new();
     let (store, _) = manager.successor(2);
     let (_one, ours) = pair();
-    let kept = store.keep(ours, &identity(1));
+    let stored = store.keep(ours, &identity(1));
     let (mut two, ours) = pair();
     let not = store.keep(ours, &identity(2));
-    assert_eq!((kept.is_kept(), not.is_kept(), store.unkept()), (true, false, 1));
+    assert_eq!((stored.is_stored(), not.is_stored(), store.unkept()), (true, false, 1));
     assert_eq!(manager.names(), ["bookmarks", "c0"]);
     drop(not);
     assert_eq!(two.read(&mut [0]).unwrap(), 0);

@@ -10,7 +10,7 @@ const SUBJECT_READ: Subject = Subject::Stream(7);
 /// What a successor finds of a receive buffer on which something was read, after `steps`.
 fn found(steps: impl Fn(&ReadProgress), was_published: bool) -> Option<(Subject, u64)> {
     let mut manager = Manager::new();
-    let mut receive_buffer = ReceiveBuffer::kept(&manager.store(), 0).unwrap();
+    let mut receive_buffer = ReceiveBuffer::stored(&manager.store(), 0).unwrap();
     let (mut client, ours) = UnixStream::pair().unwrap();
     client.write_all(b"text").unwrap();
     let read_progress = Arc::clone(&receive_buffer.read_progress);
@@ -56,7 +56,7 @@ fn a_process_that_dies_at_any_step_leaves_how_many_records_are_published() {
 #[test]
 fn a_process_that_dies_before_the_read_leaves_nothing() {
     let mut manager = Manager::new();
-    let mut receive_buffer = ReceiveBuffer::kept(&manager.store(), 1).unwrap();
+    let mut receive_buffer = ReceiveBuffer::stored(&manager.store(), 1).unwrap();
     let (_client, ours) = UnixStream::pair().unwrap();
     let read_progress = Arc::clone(&receive_buffer.read_progress);
     let begin = || _ = read_progress.begin(SUBJECT_READ, 5, 100);
@@ -74,7 +74,7 @@ fn desks_of_writers_that_there_are_no_more_are_finished_by_others_and_those_of_a
     let mut manager = Manager::new();
     let store = manager.store();
     for index in [0, 1, 2, 3] {
-        let mut receive_buffer = ReceiveBuffer::kept(&store, index).unwrap();
+        let mut receive_buffer = ReceiveBuffer::stored(&store, index).unwrap();
         let (mut client, ours) = UnixStream::pair().unwrap();
         client.write_all(b"text").unwrap();
         let read_progress = Arc::clone(&receive_buffer.read_progress);
