@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use super::buffer_memory;
-use crate::pipeline::accept::connection::stored::{BOOKMARKS_NAME, Left, slot_of};
+use crate::pipeline::accept::connection::stored::{Left, READ_POSITIONS_NAME, slot_of};
 use crate::pipeline::accept::frames::SESSIONS_NAME;
 use crate::pipeline::accept::ring::registry::{self, LeftRings, RINGS_NAME};
 use crate::pipeline::accept::writer::receive_buffer;
@@ -53,7 +53,7 @@ impl InheritedFds {
                     None => sorted.strange.push(name.to_owned()),
                 },
                 (Some(_), _) => sorted.sockets.push((descriptor, name)),
-                (None, BOOKMARKS_NAME) => sorted.left.bookmarks = Some(descriptor),
+                (None, READ_POSITIONS_NAME) => sorted.left.read_positions = Some(descriptor),
                 (None, RINGS_NAME) => sorted.rings.book = Some(descriptor),
                 (None, SESSIONS_NAME) => sorted.sessions = Some(descriptor),
                 (None, account) if account::NAMES.contains(&account) => sorted.account.push((descriptor, name)),
@@ -71,7 +71,7 @@ impl InheritedFds {
     pub(super) fn store(&self) -> std::io::Result<Option<(Arc<FdStore>, usize)>> {
         let Self { left, halves, sessions, receive_buffers, account, rings, strange, .. } = self;
         let room = room_from_environment();
-        let no_memory = left.bookmarks.is_none()
+        let no_memory = left.read_positions.is_none()
             && halves.is_empty()
             && sessions.is_none()
             && receive_buffers.is_empty()
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(passed.sockets.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["c1", "ingest"]);
         assert_eq!(passed.left.connections.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [7]);
         assert!(
-            passed.left.bookmarks.is_some()
+            passed.left.read_positions.is_some()
                 && passed.halves.len() == 1
                 && passed.sessions.is_some()
                 && passed.receive_buffers.len() == 1

@@ -20,7 +20,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use rustix::io::ioctl_fionread;
 use rustix::net::{SendFlags, send};
 
-use self::read_position::{Bookmark, Mark};
+use self::read_position::{InheritedPosition, ReadPosition};
 use self::stored::StoredConnection;
 use crate::pipeline::accept::frames::connection::{self as framed, End, Line};
 use crate::pipeline::accept::frames::{FrameSession, Greeting, greet};
@@ -105,20 +105,20 @@ impl Connection {
 
     /// Goes on where a predecessor stood. A line that it had read in part, and of which nobody knows what became, is
     /// counted as lost.
-    pub(crate) fn resume(&mut self, bookmark: Bookmark, context: &mut WriterContext) -> Result<Fate, Closed> {
+    pub(crate) fn resume(&mut self, position: InheritedPosition, context: &mut WriterContext) -> Result<Fate, Closed> {
         context.begin();
-        self.counted(context, |this, context| match bookmark {
-            Bookmark::LineStart => Ok(Fate::Open),
-            Bookmark::Undecided { carry } if carry.len() < GREETING_BYTES_MAX => {
+        self.counted(context, |this, context| match position {
+            InheritedPosition::LineStart => Ok(Fate::Open),
+            InheritedPosition::Undecided { carry } if carry.len() < GREETING_BYTES_MAX => {
                 this.carry = carry;
                 Ok(Fate::Open)
             }
-            Bookmark::Text { ongoing, carry } => {
-                this.protocol = Protocol::Text(Text::resume(ongoing));
+            InheritedPosition::Text { open_line, carry } => {
+                this.protocol = Protocol::Text(Text::resume(open_line));
                 this.carry = carry;
                 Ok(Fate::Open)
             }
-            Bookmark::Lost => {
+            InheritedPosition::Lost => {
                 this.protocol = Protocol::Text(Text::default());
                 let slot = context.publisher.slot(&this.peer, Transport::Lines, 0, b"");
                 context.publisher.lose(slot, Cause::Abandoned, 0);
@@ -126,7 +126,7 @@ impl Connection {
                 Ok(Fate::Open)
             }
             // It had not said yet what it is. As a rule that is a client of the framed protocol, which comes again.
-            Bookmark::Undecided { .. } | Bookmark::LostGreeting => Ok(Fate::Close),
+            InheritedPosition::Undecided { .. } | InheritedPosition::LostGreeting => Ok(Fate::Close),
         })
     }
 
@@ -210,7 +210,7 @@ impl Connection {
             Ok(0) | Err(_) => Read::End(self.counted(context, Self::end)?),
             Ok(bytes) => self.take_read(&receive_buffer.stream[..bytes], context)?,
         };
-        let keeps = self.mark(number);
+        let keeps = self.note_position(number);
         // Before its place can become another's.
         receive_buffer.read_progress.end();
         if !keeps {
@@ -242,7 +242,7 @@ impl Connection {
             Read::Some(fate) | Read::End(fate) => fate,
             Read::Nothing => Fate::Open,
         };
-        let keeps = self.mark(number);
+        let keeps = self.note_position(number);
         receive_buffer.read_progress.end();
         if !keeps {
             self.stored.let_go();
@@ -261,10 +261,10 @@ impl Connection {
 
     /// Notes how far it has been read, the read of this number included, for a successor. False if a successor could not
     /// go on with it.
-    fn mark(&mut self, number: u64) -> bool {
+    fn note_position(&mut self, number: u64) -> bool {
         match &self.protocol {
-            Protocol::Undecided => self.stored.mark(&Mark::Undecided { carry: &self.carry }, number),
-            Protocol::Text(text) => self.stored.mark(&text.mark(&self.carry), number),
+            Protocol::Undecided => self.stored.note_position(&ReadPosition::Undecided { carry: &self.carry }, number),
+            Protocol::Text(text) => self.stored.note_position(&text.position(&self.carry), number),
             // Its client connects again, asks where it stands and sends the rest; nobody could go on in mid-frame.
             Protocol::Frames(_) => false,
             // It is kept as a ring's.
@@ -328,7 +328,7 @@ impl Connection {
             Protocol::Frames(_) | Protocol::Undecided | Protocol::Ring(_) => this.end(context).map(|_| Fate::Close),
         })?;
         // It was not read, so there is nothing in the receive buffer.
-        if !self.mark(0) {
+        if !self.note_position(0) {
             self.stored.let_go();
         }
         Ok(fate)

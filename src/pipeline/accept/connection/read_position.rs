@@ -43,9 +43,9 @@ const PAGE_BYTES: usize = 4096;
 /// The largest carry, an octet count before it, and the heads.
 const HALF_BYTES: usize = MAX_EVENT_BYTES_MAX + (64 << 10);
 const SLOT_BYTES: usize = 2 * HALF_BYTES;
-const MARK_AT: usize = 1024;
+const POSITION_AT: usize = 1024;
 const PEER_HEAD_BYTES: usize = 24;
-const MARK_HEAD_BYTES: usize = 48 + TAG_BYTES_MAX;
+const POSITION_HEAD_BYTES: usize = 48 + TAG_BYTES_MAX;
 /// Pages that a place may keep beyond what it needs now.
 const SLACK_PAGES: u16 = 3;
 /// More than a place has: nobody knows how many it has taken.
@@ -53,11 +53,11 @@ pub(crate) const PAGES_UNKNOWN: u16 = u16::MAX;
 const TO_NEWLINE: u64 = u64::MAX;
 
 const _: () = assert!(HALF_BYTES.is_multiple_of(PAGE_BYTES) && HALF_BYTES / PAGE_BYTES < PAGES_UNKNOWN as usize);
-const _: () = assert!(PEER_HEAD_BYTES + COMM_BYTES_MAX + UNIT_BYTES_MAX <= MARK_AT);
+const _: () = assert!(PEER_HEAD_BYTES + COMM_BYTES_MAX + UNIT_BYTES_MAX <= POSITION_AT);
 
 /// How an event goes on of which pieces were laid down already.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Ongoing {
+pub(crate) struct OpenLine {
     pub(crate) id: u64,
     pub(crate) until: Until,
     pub(crate) pri: u8,
@@ -68,32 +68,32 @@ pub(crate) struct Ongoing {
 
 /// How far a connection has been read.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Mark<'a> {
+pub(crate) enum ReadPosition<'a> {
     /// So little has come that it may be text or the framed protocol.
     Undecided { carry: &'a [u8] },
     /// Text, of which this has come without its end.
-    Text { ongoing: Option<&'a Ongoing>, carry: &'a [u8] },
+    Text { open_line: Option<&'a OpenLine>, carry: &'a [u8] },
 }
 
-impl Mark<'_> {
+impl ReadPosition<'_> {
     /// Whether nothing has come in part: then there is nothing that a successor would have to know.
     pub(crate) fn is_line_start(&self) -> bool {
         match self {
             Self::Undecided { carry } => carry.is_empty(),
-            Self::Text { ongoing, carry } => ongoing.is_none() && carry.is_empty(),
+            Self::Text { open_line, carry } => open_line.is_none() && carry.is_empty(),
         }
     }
 }
 
-/// A [`Mark`] as a successor finds it.
+/// A [`ReadPosition`] as a successor finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Bookmark {
+pub(crate) enum InheritedPosition {
     /// Nothing had come in part, or nothing had come at all.
     LineStart,
     /// This had come, and may be text or the framed protocol.
     Undecided { carry: Vec<u8> },
     /// This had come of a line.
-    Text { ongoing: Option<Ongoing>, carry: Vec<u8> },
+    Text { open_line: Option<OpenLine>, carry: Vec<u8> },
     /// Something had come of a line, and what became of it nobody knows, for its bookmark cannot be read.
     Lost,
     /// The same of a connection that had not said yet what it is.
@@ -102,9 +102,9 @@ pub(crate) enum Bookmark {
 
 /// The memory.
 #[derive(Debug)]
-pub(crate) struct Bookmarks(File);
+pub(crate) struct ReadPositions(File);
 
-impl Bookmarks {
+impl ReadPositions {
     /// Empty ones.
     pub(crate) fn new() -> io::Result<Self> {
         let memory = memfd_create("dbufd-bookmarks", MemfdFlags::CLOEXEC)?;
@@ -132,7 +132,7 @@ impl Bookmarks {
         let length = peer.comm.len() + peer.unit.len();
         let numbers = [length as u32, peer.pid, peer.uid, peer.gid, peer.comm.len() as u32];
         // The head of a mark is among these bytes, as zeros; that of the other has a place of its own.
-        let mut bytes = [0; MARK_AT + MARK_HEAD_BYTES];
+        let mut bytes = [0; POSITION_AT + POSITION_HEAD_BYTES];
         for (at, number) in (4..).step_by(4).zip(numbers) {
             bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
         }
@@ -143,18 +143,25 @@ impl Bookmarks {
         bytes[..4].copy_from_slice(&crc.to_le_bytes());
         self.0.write_all_at(&bytes, slot(index))?;
         // A place that was given back has no memory, so this costs nothing as a rule.
-        if !matches!(self.read_mark(index, 1), Ok(None)) {
-            self.0.write_all_at(&[0; MARK_HEAD_BYTES], mark_at(index, 1))?;
+        if !matches!(self.read_at(index, 1), Ok(None)) {
+            self.0.write_all_at(&[0; POSITION_HEAD_BYTES], position_at(index, 1))?;
         }
         Ok(())
     }
 
     /// Writes how far a connection has been read, the read of this number included; `turn` is one more than the last.
     /// `taken` pages of memory were taken before; returns how many are now.
-    pub(crate) fn write(&self, index: u32, mark: &Mark<'_>, read: u64, turn: u64, taken: u16) -> io::Result<u16> {
-        let (head, carry) = encode(mark, read, turn);
-        let at = mark_at(index, turn);
-        let needed = (MARK_AT + MARK_HEAD_BYTES + carry.len()).div_ceil(PAGE_BYTES) as u16;
+    pub(crate) fn write(
+        &self,
+        index: u32,
+        position: &ReadPosition<'_>,
+        read: u64,
+        turn: u64,
+        taken: u16,
+    ) -> io::Result<u16> {
+        let (head, carry) = encode(position, read, turn);
+        let at = position_at(index, turn);
+        let needed = (POSITION_AT + POSITION_HEAD_BYTES + carry.len()).div_ceil(PAGE_BYTES) as u16;
         // The other mark is whole, whatever becomes of this one.
         let written = rustix::io::pwritev(&self.0, &[IoSlice::new(&head), IoSlice::new(carry)], at)?;
         if written < head.len() + carry.len() {
@@ -183,36 +190,36 @@ impl Bookmarks {
 
     /// What a predecessor wrote at this place; what cannot be read is unknown.
     pub(crate) fn read(&self, index: u32) -> Found {
-        let mut bytes = [0; MARK_AT];
+        let mut bytes = [0; POSITION_AT];
         let peer = self.0.read_exact_at(&mut bytes, slot(index)).ok().and_then(|()| decode_peer(&bytes));
         let peer = peer.unwrap_or_default();
-        let found = |bookmark| Found { peer: peer.clone(), bookmark, read: 0, turn: 0 };
+        let found = |position| Found { peer: peer.clone(), position, read: 0, turn: 0 };
         // One that is damaged is the one that was being written; what it was to say is in a receive buffer.
-        match [0, 1].map(|turn| self.read_mark(index, turn)) {
-            [Err(KIND_UNDECIDED), Err(KIND_UNDECIDED)] => found(Bookmark::LostGreeting),
-            [Err(_), Err(_)] => found(Bookmark::Lost),
-            marks => match marks.into_iter().flatten().flatten().max_by_key(|mark| mark.turn) {
-                Some(Decoded { bookmark, read, turn }) => Found { peer, bookmark, read, turn },
-                None => found(Bookmark::LineStart),
+        match [0, 1].map(|turn| self.read_at(index, turn)) {
+            [Err(KIND_UNDECIDED), Err(KIND_UNDECIDED)] => found(InheritedPosition::LostGreeting),
+            [Err(_), Err(_)] => found(InheritedPosition::Lost),
+            positions => match positions.into_iter().flatten().flatten().max_by_key(|position| position.turn) {
+                Some(Decoded { position, read, turn }) => Found { peer, position, read, turn },
+                None => found(InheritedPosition::LineStart),
             },
         }
     }
 
     /// None if nothing was written there; the kind, as it looks, if it is damaged.
-    fn read_mark(&self, index: u32, turn: u64) -> Result<Option<Decoded>, u8> {
-        let (mut head, at) = ([0; MARK_HEAD_BYTES], mark_at(index, turn));
+    fn read_at(&self, index: u32, turn: u64) -> Result<Option<Decoded>, u8> {
+        let (mut head, at) = ([0; POSITION_HEAD_BYTES], position_at(index, turn));
         self.0.read_exact_at(&mut head, at).map_err(|_| 0)?;
         if head.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
         let kind = head[8];
         let length = number(&head, 4) as usize;
-        if length > HALF_BYTES - MARK_AT - MARK_HEAD_BYTES {
+        if length > HALF_BYTES - POSITION_AT - POSITION_HEAD_BYTES {
             return Err(kind);
         }
         let mut carry = vec![0; length];
-        self.0.read_exact_at(&mut carry, at + MARK_HEAD_BYTES as u64).map_err(|_| kind)?;
-        decode_mark(&head, carry).ok_or(kind).map(Some)
+        self.0.read_exact_at(&mut carry, at + POSITION_HEAD_BYTES as u64).map_err(|_| kind)?;
+        decode_position(&head, carry).ok_or(kind).map(Some)
     }
 }
 
@@ -220,7 +227,7 @@ impl Bookmarks {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) peer: Identity,
-    pub(crate) bookmark: Bookmark,
+    pub(crate) position: InheritedPosition,
     /// The read that the bookmark includes.
     pub(crate) read: u64,
     pub(crate) turn: u64,
@@ -228,7 +235,7 @@ pub(crate) struct Found {
 
 #[derive(Debug)]
 struct Decoded {
-    bookmark: Bookmark,
+    position: InheritedPosition,
     read: u64,
     turn: u64,
 }
@@ -238,8 +245,8 @@ fn slot(index: u32) -> u64 {
 }
 
 /// Where the mark of this turn begins.
-fn mark_at(index: u32, turn: u64) -> u64 {
-    slot(index) + MARK_AT as u64 + (turn % 2) * HALF_BYTES as u64
+fn position_at(index: u32, turn: u64) -> u64 {
+    slot(index) + POSITION_AT as u64 + (turn % 2) * HALF_BYTES as u64
 }
 
 fn head() -> [u8; HEAD_BYTES] {
@@ -273,24 +280,24 @@ fn decode_peer(bytes: &[u8]) -> Option<Identity> {
 const KIND_UNDECIDED: u8 = 1;
 const KIND_TEXT: u8 = 2;
 
-fn encode<'a>(mark: &Mark<'a>, read: u64, turn: u64) -> ([u8; MARK_HEAD_BYTES], &'a [u8]) {
-    let (kind, ongoing, carry) = match *mark {
-        Mark::Undecided { carry } => (KIND_UNDECIDED, None, carry),
-        Mark::Text { ongoing, carry } => (KIND_TEXT, ongoing, carry),
+fn encode<'a>(position: &ReadPosition<'a>, read: u64, turn: u64) -> ([u8; POSITION_HEAD_BYTES], &'a [u8]) {
+    let (kind, open_line, carry) = match *position {
+        ReadPosition::Undecided { carry } => (KIND_UNDECIDED, None, carry),
+        ReadPosition::Text { open_line, carry } => (KIND_TEXT, open_line, carry),
     };
-    let mut head = [0; MARK_HEAD_BYTES];
+    let mut head = [0; POSITION_HEAD_BYTES];
     head[4..8].copy_from_slice(&(carry.len() as u32).to_le_bytes());
     head[8] = kind;
-    if let Some(ongoing) = ongoing {
-        let octets = match ongoing.until {
+    if let Some(open_line) = open_line {
+        let octets = match open_line.until {
             Until::Newline => TO_NEWLINE,
             Until::Octets(octets) => octets as u64,
         };
-        (head[9], head[10], head[11]) = (ongoing.pri, ongoing.transport as u8, ongoing.tag.len() as u8);
-        head[12..16].copy_from_slice(&ongoing.claimed_pid.to_le_bytes());
-        head[16..24].copy_from_slice(&ongoing.id.to_le_bytes());
+        (head[9], head[10], head[11]) = (open_line.pri, open_line.transport as u8, open_line.tag.len() as u8);
+        head[12..16].copy_from_slice(&open_line.claimed_pid.to_le_bytes());
+        head[16..24].copy_from_slice(&open_line.id.to_le_bytes());
         head[24..32].copy_from_slice(&octets.to_le_bytes());
-        head[48..48 + ongoing.tag.len()].copy_from_slice(&ongoing.tag);
+        head[48..48 + open_line.tag.len()].copy_from_slice(&open_line.tag);
     }
     head[32..40].copy_from_slice(&read.to_le_bytes());
     head[40..48].copy_from_slice(&turn.to_le_bytes());
@@ -299,12 +306,12 @@ fn encode<'a>(mark: &Mark<'a>, read: u64, turn: u64) -> ([u8; MARK_HEAD_BYTES], 
     (head, carry)
 }
 
-fn decode_mark(head: &[u8], carry: Vec<u8>) -> Option<Decoded> {
+fn decode_position(head: &[u8], carry: Vec<u8>) -> Option<Decoded> {
     if crc32c_append(crc32c(&head[4..]), &carry) != number(head, 0) {
         return None;
     }
-    let decoded = |bookmark| Some(Decoded { bookmark, read: long(head, 32), turn: long(head, 40) });
-    let ongoing = if head[10] == 0 {
+    let decoded = |position| Some(Decoded { position, read: long(head, 32), turn: long(head, 40) });
+    let open_line = if head[10] == 0 {
         None
     } else {
         let until = match long(head, 24) {
@@ -313,12 +320,12 @@ fn decode_mark(head: &[u8], carry: Vec<u8>) -> Option<Decoded> {
         };
         let tag = head.get(48..48 + usize::from(head[11]))?.into();
         let transport = Transport::from_number(head[10])?;
-        Some(Ongoing { id: long(head, 16), until, pri: head[9], transport, claimed_pid: number(head, 12), tag })
+        Some(OpenLine { id: long(head, 16), until, pri: head[9], transport, claimed_pid: number(head, 12), tag })
     };
     match head[8] {
-        KIND_UNDECIDED if carry.is_empty() => decoded(Bookmark::LineStart),
-        KIND_UNDECIDED => decoded(Bookmark::Undecided { carry }),
-        KIND_TEXT => decoded(Bookmark::Text { ongoing, carry }),
+        KIND_UNDECIDED if carry.is_empty() => decoded(InheritedPosition::LineStart),
+        KIND_UNDECIDED => decoded(InheritedPosition::Undecided { carry }),
+        KIND_TEXT => decoded(InheritedPosition::Text { open_line, carry }),
         _ => None,
     }
 }

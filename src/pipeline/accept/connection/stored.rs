@@ -1,7 +1,7 @@
 //! Connections that outlive this process: each is kept twice, here and in systemd's file-descriptor store.
 //!
 //! Enters: accepted connections, and how far each has been read. Leaves: names in the store ([`crate::sys::fdstore`]), and
-//! after a restart or a `kill -9` the same connections for the successor, each with its [`Bookmark`]. Any writer thread,
+//! after a restart or a `kill -9` the same connections for the successor, each with its [`InheritedPosition`]. Any writer thread,
 //! when a connection comes, when it goes, and after a read that ended within a line. What can fail: the store has room for
 //! so many; a connection beyond that is served like any other and ends with this process.
 //!
@@ -18,14 +18,14 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::sys::socket::{Shutdown, shutdown};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::read_position::{Bookmark, Bookmarks, Found, Mark, PAGES_UNKNOWN, SLOTS_MAX};
+use super::read_position::{Found, InheritedPosition, PAGES_UNKNOWN, ReadPosition, ReadPositions, SLOTS_MAX};
 use crate::pipeline::account::Identity;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::sys::fdstore::FdStore;
 
 /// The name, in the store, of the memory that says how far each connection has been read.
-pub const BOOKMARKS_NAME: &str = "bookmarks";
+pub const READ_POSITIONS_NAME: &str = "bookmarks";
 /// What a connection's name begins with; its place follows in decimal.
 const CONNECTION_PREFIX: char = 'c';
 
@@ -33,7 +33,7 @@ const CONNECTION_PREFIX: char = 'c';
 #[derive(Debug)]
 pub struct StoredConnections {
     store: Arc<FdStore>,
-    bookmarks: Bookmarks,
+    read_positions: ReadPositions,
     slots: Mutex<Slots>,
     /// The most connections that the store takes.
     slots_max: usize,
@@ -54,8 +54,8 @@ struct Slots {
 pub struct Left {
     /// Connections, each with its place ([`slot_of`]).
     pub connections: Vec<(u32, OwnedFd)>,
-    /// What was kept as [`BOOKMARKS_NAME`].
-    pub bookmarks: Option<OwnedFd>,
+    /// What was kept as [`READ_POSITIONS_NAME`].
+    pub read_positions: Option<OwnedFd>,
     /// The places of connections whose bytes lie in a receive buffer (`ReceiveBuffers::slots`).
     pub in_receive_buffers: Vec<u32>,
 }
@@ -65,7 +65,7 @@ pub struct Left {
 pub struct Inherited {
     pub(crate) stored: StoredConnection,
     pub(crate) identity: Identity,
-    pub(crate) bookmark: Bookmark,
+    pub(crate) position: InheritedPosition,
     /// The read that the bookmark includes.
     pub(crate) read: u64,
 }
@@ -100,15 +100,15 @@ impl StoredConnections {
     /// When there is no memory for the bookmarks.
     pub fn open(store: Arc<FdStore>, room: usize, left: Left) -> io::Result<(Arc<Self>, Vec<Inherited>)> {
         // Those of another version say nothing that could be relied on.
-        let bookmarks = match left.bookmarks.and_then(Bookmarks::open) {
-            Some(bookmarks) => bookmarks,
+        let read_positions = match left.read_positions.and_then(ReadPositions::open) {
+            Some(read_positions) => read_positions,
             None => {
-                let bookmarks = Bookmarks::new()?;
-                store.remove(BOOKMARKS_NAME);
-                if !store.put(BOOKMARKS_NAME, bookmarks.memory()) {
+                let read_positions = ReadPositions::new()?;
+                store.remove(READ_POSITIONS_NAME);
+                if !store.put(READ_POSITIONS_NAME, read_positions.memory()) {
                     tracing::warn!("systemd takes no descriptors; after a restart half a line may be taken for one");
                 }
-                bookmarks
+                read_positions
             }
         };
         let mut connections: Vec<_> = left.connections.into_iter().map(|(slot, socket)| (slot, socket, true)).collect();
@@ -122,11 +122,11 @@ impl StoredConnections {
         let free = (0..used).rev().filter(|index| connections.iter().all(|(slot, ..)| slot != index));
         let slots = Mutex::new(Slots { used, free: free.collect() });
         let slots_max = room.saturating_sub(1).min(SLOTS_MAX);
-        let all = Arc::new(Self { store, bookmarks, slots, slots_max, unkept: AtomicU64::new(0) });
+        let all = Arc::new(Self { store, read_positions, slots, slots_max, unkept: AtomicU64::new(0) });
         let inherit = |(index, socket, is_in_store): (u32, OwnedFd, bool)| {
-            let Found { peer, bookmark, read, turn } = all.bookmarks.read(index);
+            let Found { peer, position, read, turn } = all.read_positions.read(index);
             let slot = Slot { all: Arc::clone(&all), index, is_in_store, pages: PAGES_UNKNOWN, says: true, turn };
-            Inherited { stored: StoredConnection { socket, slot: Some(slot) }, identity: peer, bookmark, read }
+            Inherited { stored: StoredConnection { socket, slot: Some(slot) }, identity: peer, position, read }
         };
         let inherited = connections.into_iter().map(inherit).collect();
         Ok((all, inherited))
@@ -136,7 +136,7 @@ impl StoredConnections {
     pub(crate) fn keep(self: &Arc<Self>, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         let slot = self.take_slot().and_then(|index| {
             // Before systemd has it: a successor must never find what an earlier connection left here.
-            if self.bookmarks.begin(index, identity).is_err() || !self.store.put(&name_of(index), socket.as_fd()) {
+            if self.read_positions.begin(index, identity).is_err() || !self.store.put(&name_of(index), socket.as_fd()) {
                 self.slots().free.push(index);
                 return None;
             }
@@ -152,7 +152,7 @@ impl StoredConnections {
     /// process.
     pub(crate) fn note(self: &Arc<Self>, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         let slot = self.take_slot().and_then(|index| {
-            if self.bookmarks.begin(index, identity).is_err() {
+            if self.read_positions.begin(index, identity).is_err() {
                 self.slots().free.push(index);
                 return None;
             }
@@ -223,7 +223,7 @@ fn name_of(index: u32) -> String {
 
 impl Slot {
     fn give_back(self) {
-        self.all.bookmarks.clear(self.index);
+        self.all.read_positions.clear(self.index);
         if self.is_in_store {
             self.all.store.remove(&name_of(self.index));
         }
@@ -240,7 +240,7 @@ impl StoredConnection {
     /// Its peer's names, learned since it was kept; nothing has been read of it yet. Without them a successor knows the numbers.
     pub(crate) fn note_names(&self, identity: &Identity) {
         if let Some(Slot { all, index, .. }) = &self.slot {
-            let _ = all.bookmarks.begin(*index, identity);
+            let _ = all.read_positions.begin(*index, identity);
         }
     }
 
@@ -259,17 +259,17 @@ impl StoredConnection {
         self.slot.as_ref().map(|slot| slot.index)
     }
 
-    /// It was read as far as `mark` says, the read of this number included. Costs nothing where that is the beginning of a
+    /// It was read as far as `position` says, the read of this number included. Costs nothing where that is the beginning of a
     /// line, as it was before. False if there is no memory for it: a successor that read on in the middle of a line would
     /// bend it, so the connection is to be let go.
-    pub(crate) fn mark(&mut self, mark: &Mark<'_>, read: u64) -> bool {
+    pub(crate) fn note_position(&mut self, position: &ReadPosition<'_>, read: u64) -> bool {
         let Some(slot) = &mut self.slot else { return true };
-        let says = !mark.is_line_start();
+        let says = !position.is_line_start();
         if !says && !slot.says {
             return true;
         }
         slot.turn += 1;
-        match slot.all.bookmarks.write(slot.index, mark, read, slot.turn, slot.pages) {
+        match slot.all.read_positions.write(slot.index, position, read, slot.turn, slot.pages) {
             Ok(pages) => (slot.says, slot.pages) = (says, pages),
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be kept over a restart");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::rig::{Plan, Rig, Seen};
 use super::{assert_ended, event, hello, is_durable, replies};
-use crate::pipeline::accept::connection::read_position::Mark;
+use crate::pipeline::accept::connection::read_position::ReadPosition;
 use crate::pipeline::accept::connection::stored::testing::Manager;
 use crate::pipeline::accept::writer::receive_buffer::{ReceiveBuffers, Subject};
 use crate::pipeline::account::Identity;
@@ -114,13 +114,13 @@ fn clients_that_say_all_at_once_and_leave_are_no_work_for_the_manager() {
 
 /// A first life that reads `read` of a connection in one go, has published so many events of it, and dies; then `write_on`
 /// comes, and a second life goes on. Gives the texts that the second life has laid down.
-fn died_in_a_read(bookmark: &Mark<'_>, read: &[u8], published: u64, write_on: &[u8]) -> Vec<String> {
+fn died_in_a_read(position: &ReadPosition<'_>, read: &[u8], published: u64, write_on: &[u8]) -> Vec<String> {
     let mut manager = Manager::new();
     let (mut client, ours) = UnixStream::pair().unwrap();
     {
         let (connections, _) = manager.successor(16);
         let mut stored = connections.keep(ours.into(), &Identity::default());
-        assert!(stored.mark(bookmark, 1));
+        assert!(stored.note_position(position, 1));
         let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
         let receive_buffer = &mut receive_buffers[0].own;
         client.write_all(read).unwrap();
@@ -145,7 +145,7 @@ fn died_in_a_read(bookmark: &Mark<'_>, read: &[u8], published: u64, write_on: &[
     seen.texts()
 }
 
-const LINE_START: Mark<'_> = Mark::Undecided { carry: b"" };
+const LINE_START: ReadPosition<'_> = ReadPosition::Undecided { carry: b"" };
 
 #[test]
 fn what_was_read_and_not_published_is_laid_down_by_the_successor_and_nothing_twice() {
@@ -193,7 +193,7 @@ fn a_refusal_that_was_published_is_not_counted_again_by_the_successor() {
 
 #[test]
 fn what_was_read_after_half_a_line_ends_that_line() {
-    let half = Mark::Text { ongoing: None, carry: b"half " };
+    let half = ReadPosition::Text { open_line: None, carry: b"half " };
     assert_eq!(died_in_a_read(&half, b"a line\nnext", 0, b" line\n"), ["half a line", "next line"]);
     assert_eq!(died_in_a_read(&half, b"a line\nnext", 1, b" line\n"), ["next line"]);
 }
@@ -213,7 +213,7 @@ fn a_read_that_the_bookmark_includes_is_not_laid_down_again() {
         let begin = || number = read_progress.begin(Subject::Stream(place), 77, plan().max_event_bytes);
         receive_buffer.headers.receive_stream(&stored.socket, &mut receive_buffer.stream, begin).unwrap();
         read_progress.published(1);
-        assert!(stored.mark(&Mark::Text { ongoing: None, carry: b"ha" }, number));
+        assert!(stored.note_position(&ReadPosition::Text { open_line: None, carry: b"ha" }, number));
     }
     client.write_all(b"lf\n").unwrap();
     let left = vec![(manager.copy_of("desk0"), "desk0".to_owned())];

@@ -17,7 +17,7 @@ use memchr::memchr;
 
 use self::classify::{Meaning, PRI_DEFAULT, meaning};
 use self::cut::{Block, Cut, Until, block, cut, cut_at_end, cut_early};
-use crate::pipeline::accept::connection::read_position::{Mark, Ongoing};
+use crate::pipeline::accept::connection::read_position::{OpenLine, ReadPosition};
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer};
 use crate::pipeline::accept::writer::context::WriterContext;
 use crate::pipeline::record::{Piece, Transport};
@@ -31,18 +31,18 @@ const BLOCK_BYTES_MAX: usize = 8 << 10;
 #[derive(Debug, Default)]
 pub(crate) struct Text {
     /// The event that pieces were cut from and that goes on. Boxed, since few connections ever have one.
-    ongoing: Option<Box<Ongoing>>,
+    open_line: Option<Box<OpenLine>>,
 }
 
 impl Text {
     /// Goes on where a predecessor stood.
-    pub(crate) fn resume(ongoing: Option<Ongoing>) -> Self {
-        Self { ongoing: ongoing.map(Box::new) }
+    pub(crate) fn resume(open_line: Option<OpenLine>) -> Self {
+        Self { open_line: open_line.map(Box::new) }
     }
 
     /// Where it stands, with what is in `carry`.
-    pub(crate) fn mark<'a>(&'a self, carry: &'a [u8]) -> Mark<'a> {
-        Mark::Text { ongoing: self.ongoing.as_deref(), carry }
+    pub(crate) fn position<'a>(&'a self, carry: &'a [u8]) -> ReadPosition<'a> {
+        ReadPosition::Text { open_line: self.open_line.as_deref(), carry }
     }
 
     /// Takes in what was read. What has not come whole is left in `carry`.
@@ -107,13 +107,13 @@ impl Text {
     }
 
     fn until(&self) -> Option<Until> {
-        self.ongoing.as_ref().map(|ongoing| ongoing.until)
+        self.open_line.as_ref().map(|open_line| open_line.until)
     }
 
     /// Adds what comes next as plain lines, which begins at `at`. Returns its bytes; None if nothing does.
     #[inline]
     fn add_block(&self, bytes: &[u8], at: usize, peer: &Peer, context: &mut WriterContext) -> Option<usize> {
-        if self.ongoing.is_some() {
+        if self.open_line.is_some() {
             return None;
         }
         // No more than an event may have: then a claim has room for it.
@@ -134,7 +134,7 @@ impl Text {
     #[inline]
     fn add(&mut self, input: &[u8], at: usize, cut: &Cut, peer: &Peer, context: &mut WriterContext) {
         let range = at + cut.start..at + cut.end;
-        if self.ongoing.is_some() {
+        if self.open_line.is_some() {
             return self.add_piece(range, cut.rest, peer, context);
         }
         context.fields.clear();
@@ -174,18 +174,18 @@ impl Text {
         let slot = context.publisher.slot(peer, transport, claimed_pid, tag);
         let extra = Extra { source_time_ns, piece, ..Extra::default() };
         context.publisher.add_with(slot, pri, range, extra, &context.fields);
-        self.ongoing = Some(Box::new(Ongoing { id, until, pri, transport, claimed_pid, tag: tag.into() }));
+        self.open_line = Some(Box::new(OpenLine { id, until, pri, transport, claimed_pid, tag: tag.into() }));
     }
 
     #[cold]
     fn add_piece(&mut self, range: Range<usize>, rest: Option<Until>, peer: &Peer, context: &mut WriterContext) {
-        let Some(mut ongoing) = self.ongoing.take() else { return };
-        let slot = context.publisher.slot(peer, ongoing.transport, ongoing.claimed_pid, &ongoing.tag);
-        let piece = Some(Piece { id: ongoing.id, continued: true, continues: rest.is_some() });
-        context.publisher.add_with(slot, ongoing.pri, range, Extra { piece, ..Extra::default() }, &[]);
+        let Some(mut open_line) = self.open_line.take() else { return };
+        let slot = context.publisher.slot(peer, open_line.transport, open_line.claimed_pid, &open_line.tag);
+        let piece = Some(Piece { id: open_line.id, continued: true, continues: rest.is_some() });
+        context.publisher.add_with(slot, open_line.pri, range, Extra { piece, ..Extra::default() }, &[]);
         if let Some(until) = rest {
-            ongoing.until = until;
-            self.ongoing = Some(ongoing);
+            open_line.until = until;
+            self.open_line = Some(open_line);
         }
     }
 }

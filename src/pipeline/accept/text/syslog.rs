@@ -377,8 +377,8 @@ fn utc_time(time: &[u8]) -> Option<u64> {
         digits.iter().all(u8::is_ascii_digit).then(|| digits.iter().fold(0, |n, d| n * 10 + i16::from(d - b'0')))
     };
     let small = |at: usize| number(at..at + 2).map(|n| n as i8);
-    let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
-    if !marks.iter().all(|(at, mark)| time.get(*at) == Some(mark)) {
+    let positions = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+    if !positions.iter().all(|(at, position)| time.get(*at) == Some(position)) {
         return None;
     }
     let civil = DateTime::new(number(0..4)?, small(5)?, small(8)?, small(11)?, small(14)?, small(17)?, 0).ok()?;

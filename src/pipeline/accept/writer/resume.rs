@@ -60,7 +60,7 @@ impl Worker {
 
     /// Watches a connection of a predecessor, from where it stood.
     fn take_in(&mut self, inherited: Inherited) -> Result<(), Closed> {
-        let Inherited { stored, identity: noted, bookmark, .. } = inherited;
+        let Inherited { stored, identity: noted, position, .. } = inherited;
         // The kernel still knows who connected; command and unit only as long as that process lives. Of a connection that
         // was only noted, it knows nothing any more.
         let mut identity = peer::of_stream(&stored.socket);
@@ -71,7 +71,7 @@ impl Worker {
         self.shared.count_connection(self.index);
         let Some(index) = self.admit(Newcomer { stored, identity }) else { return Ok(()) };
         if let Some(connection) = &mut self.connections[index as usize] {
-            let fate = connection.resume(bookmark, &mut self.context)?;
+            let fate = connection.resume(position, &mut self.context)?;
             self.settle(index, fate);
         }
         Ok(())

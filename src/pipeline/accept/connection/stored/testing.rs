@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::{BOOKMARKS_NAME, Inherited, Left, StoredConnections, slot_of};
+use super::{Inherited, Left, READ_POSITIONS_NAME, StoredConnections, slot_of};
 use crate::pipeline::accept::ring::registry::{self, LeftRings, RINGS_NAME};
 use crate::sync::{Arc, thread};
 use crate::sys::fdstore::FdStore;
@@ -128,7 +128,7 @@ impl Manager {
             let copy = stored.try_clone().unwrap();
             match slot_of(name) {
                 Some(slot) => left.connections.push((slot, copy)),
-                None if name == BOOKMARKS_NAME => left.bookmarks = Some(copy),
+                None if name == READ_POSITIONS_NAME => left.read_positions = Some(copy),
                 None => {}
             }
         }

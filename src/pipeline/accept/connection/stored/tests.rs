@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 
 use super::testing::Manager;
 use super::*;
-use crate::pipeline::accept::connection::read_position::Ongoing;
+use crate::pipeline::accept::connection::read_position::OpenLine;
 use crate::pipeline::accept::text::cut::Until;
 use crate::pipeline::record::Transport;
 
@@ -12,14 +12,14 @@ fn identity(pid: u32) -> Identity {
     Identity { pid, uid: 7, gid: 8, comm: (*b"cat").into(), unit: (*b"a.service").into(), ..Identity::default() }
 }
 
-fn ongoing(until: Until) -> Ongoing {
+fn open_line(until: Until) -> OpenLine {
     let tag = (*b"app[").into();
-    Ongoing { id: 1 << 50, until, pri: 11, transport: Transport::Syslog, claimed_pid: 9, tag }
+    OpenLine { id: 1 << 50, until, pri: 11, transport: Transport::Syslog, claimed_pid: 9, tag }
 }
 
-fn found(book: &Bookmarks, index: u32) -> (Identity, Bookmark, u64) {
-    let Found { peer, bookmark, read, .. } = book.read(index);
-    (peer, bookmark, read)
+fn found(book: &ReadPositions, index: u32) -> (Identity, InheritedPosition, u64) {
+    let Found { peer, position, read, .. } = book.read(index);
+    (peer, position, read)
 }
 
 fn pair() -> (UnixStream, OwnedFd) {
@@ -29,83 +29,90 @@ fn pair() -> (UnixStream, OwnedFd) {
 
 #[test]
 fn where_each_connection_stood_is_found_again() {
-    let book = Bookmarks::new().unwrap();
-    let marks: [(Mark<'_>, Bookmark); 5] = [
-        (Mark::Undecided { carry: b"" }, Bookmark::LineStart),
-        (Mark::Undecided { carry: b"\x89d" }, Bookmark::Undecided { carry: b"\x89d".to_vec() }),
+    let book = ReadPositions::new().unwrap();
+    let positions: [(ReadPosition<'_>, InheritedPosition); 5] = [
+        (ReadPosition::Undecided { carry: b"" }, InheritedPosition::LineStart),
+        (ReadPosition::Undecided { carry: b"\x89d" }, InheritedPosition::Undecided { carry: b"\x89d".to_vec() }),
         (
-            Mark::Text { ongoing: None, carry: b"half a li" },
-            Bookmark::Text { ongoing: None, carry: b"half a li".into() },
+            ReadPosition::Text { open_line: None, carry: b"half a li" },
+            InheritedPosition::Text { open_line: None, carry: b"half a li".into() },
         ),
         (
-            Mark::Text { ongoing: Some(&ongoing(Until::Newline)), carry: b"" },
-            Bookmark::Text { ongoing: Some(ongoing(Until::Newline)), carry: Vec::new() },
+            ReadPosition::Text { open_line: Some(&open_line(Until::Newline)), carry: b"" },
+            InheritedPosition::Text { open_line: Some(open_line(Until::Newline)), carry: Vec::new() },
         ),
         (
-            Mark::Text { ongoing: Some(&ongoing(Until::Octets(77))), carry: &[b'x'; 70_000] },
-            Bookmark::Text { ongoing: Some(ongoing(Until::Octets(77))), carry: vec![b'x'; 70_000] },
+            ReadPosition::Text { open_line: Some(&open_line(Until::Octets(77))), carry: &[b'x'; 70_000] },
+            InheritedPosition::Text { open_line: Some(open_line(Until::Octets(77))), carry: vec![b'x'; 70_000] },
         ),
     ];
-    for (index, (mark, expected)) in (0..).zip(&marks) {
+    for (index, (position, expected)) in (0..).zip(&positions) {
         book.begin(index, &identity(index)).unwrap();
-        assert_eq!(found(&book, index), (identity(index), Bookmark::LineStart, 0), "nothing has been read");
-        book.write(index, &Mark::Text { ongoing: None, carry: b"older" }, 7, 1, 0).unwrap();
-        book.write(index, mark, 8, 2, 0).unwrap();
+        assert_eq!(found(&book, index), (identity(index), InheritedPosition::LineStart, 0), "nothing has been read");
+        book.write(index, &ReadPosition::Text { open_line: None, carry: b"older" }, 7, 1, 0).unwrap();
+        book.write(index, position, 8, 2, 0).unwrap();
         assert_eq!(found(&book, index), (identity(index), expected.clone(), 8));
     }
 }
 
 #[test]
 fn a_bookmark_whose_writing_was_cut_leaves_the_one_before() {
-    let book = Bookmarks::new().unwrap();
+    let book = ReadPositions::new().unwrap();
     let memory = || std::fs::File::from(book.memory().try_clone_to_owned().unwrap());
     let flip = |at: u64| {
         let mut byte = [0];
         memory().read_exact_at(&mut byte, at).unwrap();
         memory().write_all_at(&[byte[0] ^ 4], at).unwrap();
     };
-    let before = Mark::Text { ongoing: None, carry: b"before" };
-    let after = Mark::Text { ongoing: Some(&ongoing(Until::Newline)), carry: b"half" };
+    let before = ReadPosition::Text { open_line: None, carry: b"before" };
+    let after = ReadPosition::Text { open_line: Some(&open_line(Until::Newline)), carry: b"half" };
     // Turns are written to the two halves of a place.
     let [of_even, of_odd] = [4096 + 1024, 4096 + 1024 + (1 << 20) + (64 << 10)];
     for byte in 0..116 {
         book.begin(0, &identity(1)).unwrap();
         book.write(0, &after, 6, 1, 0).unwrap();
         flip(of_odd + byte);
-        assert_eq!(book.read(0).bookmark, Bookmark::LineStart, "the first of all was cut at byte {byte}");
+        assert_eq!(book.read(0).position, InheritedPosition::LineStart, "the first of all was cut at byte {byte}");
         book.write(0, &before, 7, 1, 0).unwrap();
         book.write(0, &after, 8, 2, 0).unwrap();
         flip(of_even + byte);
-        assert_eq!(found(&book, 0).1, Bookmark::Text { ongoing: None, carry: b"before".to_vec() }, "byte {byte}");
+        assert_eq!(
+            found(&book, 0).1,
+            InheritedPosition::Text { open_line: None, carry: b"before".to_vec() },
+            "byte {byte}"
+        );
         assert_eq!(found(&book, 0).2, 7);
         flip(of_odd + 64);
-        assert!(matches!(book.read(0).bookmark, Bookmark::Lost | Bookmark::LostGreeting), "both are damaged");
+        assert!(
+            matches!(book.read(0).position, InheritedPosition::Lost | InheritedPosition::LostGreeting),
+            "both are damaged"
+        );
     }
 }
 
 #[test]
 fn memory_of_another_version_is_refused() {
-    let book = Bookmarks::new().unwrap();
+    let book = ReadPositions::new().unwrap();
     let copy = || book.memory().try_clone_to_owned().unwrap();
-    assert!(Bookmarks::open(copy()).is_some());
+    assert!(ReadPositions::open(copy()).is_some());
     std::fs::File::from(copy()).write_all_at(&[9], 8).unwrap();
-    assert!(Bookmarks::open(copy()).is_none());
-    assert!(Bookmarks::open(tempfile::tempfile().unwrap().into()).is_none());
+    assert!(ReadPositions::open(copy()).is_none());
+    assert!(ReadPositions::open(tempfile::tempfile().unwrap().into()).is_none());
 }
 
 #[test]
 fn memory_that_a_long_line_took_is_given_back() {
-    let book = Bookmarks::new().unwrap();
+    let book = ReadPositions::new().unwrap();
     let taken = || std::fs::File::from(book.memory().try_clone_to_owned().unwrap()).metadata().unwrap().blocks() * 512;
     book.begin(3, &identity(3)).unwrap();
     let before = taken();
     let mut pages = 1;
     for turn in 1..=2 {
-        let long = Mark::Text { ongoing: None, carry: &vec![b'x'; 900_000] };
+        let long = ReadPosition::Text { open_line: None, carry: &vec![b'x'; 900_000] };
         pages = book.write(3, &long, 1, turn, pages).unwrap();
     }
     assert!(taken() > before + 1_600_000);
-    book.write(3, &Mark::Text { ongoing: None, carry: b"y" }, 1, 3, pages).unwrap();
+    book.write(3, &ReadPosition::Text { open_line: None, carry: b"y" }, 1, 3, pages).unwrap();
     assert!(taken() <= before + 4096, "{} and {before}", taken());
     book.clear(3);
     assert!(taken() < before);
@@ -118,7 +125,7 @@ fn a_successor_gets_the_same_connections_and_what_their_peers_sent_meanwhile() {
     assert!(none.is_empty());
     let (mut first, ours) = pair();
     let mut stored = store.keep(ours, &identity(1));
-    assert!(stored.mark(&Mark::Text { ongoing: None, carry: b"half" }, 3));
+    assert!(stored.note_position(&ReadPosition::Text { open_line: None, carry: b"half" }, 3));
     let (mut second, ours) = pair();
     let other = store.keep(ours, &identity(2));
     assert_eq!((manager.names().join(" "), store.stored()), ("bookmarks c0 c1".to_owned(), 2));
@@ -128,9 +135,9 @@ fn a_successor_gets_the_same_connections_and_what_their_peers_sent_meanwhile() {
     second.write_all(b"bye").unwrap();
     drop(second);
     let (store, inherited) = manager.successor(10);
-    let marks: Vec<_> = inherited.iter().map(|one| (one.identity.pid, one.bookmark.clone())).collect();
-    let half = Bookmark::Text { ongoing: None, carry: b"half".to_vec() };
-    assert_eq!(marks, [(1, half), (2, Bookmark::LineStart)]);
+    let positions: Vec<_> = inherited.iter().map(|one| (one.identity.pid, one.position.clone())).collect();
+    let half = InheritedPosition::Text { open_line: None, carry: b"half".to_vec() };
+    assert_eq!(positions, [(1, half), (2, InheritedPosition::LineStart)]);
     for (one, sent) in inherited.into_iter().zip([&b" a line"[..], b"bye"]) {
         let mut read = vec![0; sent.len()];
         UnixStream::from(one.stored.socket.try_clone().unwrap()).read_exact(&mut read).unwrap();
