@@ -189,17 +189,17 @@ impl ReadPositions {
     }
 
     /// What a predecessor wrote at this place; what cannot be read is unknown.
-    pub(crate) fn read(&self, index: u32) -> Found {
+    pub(crate) fn read(&self, index: u32) -> FoundPosition {
         let mut bytes = [0; POSITION_AT];
         let peer = self.0.read_exact_at(&mut bytes, slot(index)).ok().and_then(|()| decode_peer(&bytes));
         let peer = peer.unwrap_or_default();
-        let found = |position| Found { peer: peer.clone(), position, read: 0, turn: 0 };
+        let found = |position| FoundPosition { peer: peer.clone(), position, read: 0, turn: 0 };
         // One that is damaged is the one that was being written; what it was to say is in a receive buffer.
         match [0, 1].map(|turn| self.read_at(index, turn)) {
             [Err(KIND_UNDECIDED), Err(KIND_UNDECIDED)] => found(InheritedPosition::LostGreeting),
             [Err(_), Err(_)] => found(InheritedPosition::Lost),
             positions => match positions.into_iter().flatten().flatten().max_by_key(|position| position.turn) {
-                Some(Decoded { position, read, turn }) => Found { peer, position, read, turn },
+                Some(Decoded { position, read, turn }) => FoundPosition { peer, position, read, turn },
                 None => found(InheritedPosition::LineStart),
             },
         }
@@ -225,7 +225,7 @@ impl ReadPositions {
 
 /// What stands at a place.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct FoundPosition {
     pub(crate) peer: Identity,
     pub(crate) position: InheritedPosition,
     /// The read that the bookmark includes.

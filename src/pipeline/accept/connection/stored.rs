@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::sys::socket::{Shutdown, shutdown};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::read_position::{Found, InheritedPosition, PAGES_UNKNOWN, ReadPosition, ReadPositions, SLOTS_MAX};
+use super::read_position::{FoundPosition, InheritedPosition, PAGES_UNKNOWN, ReadPosition, ReadPositions, SLOTS_MAX};
 use crate::pipeline::account::Identity;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard};
@@ -124,7 +124,7 @@ impl StoredConnections {
         let slots_max = room.saturating_sub(1).min(SLOTS_MAX);
         let all = Arc::new(Self { store, read_positions, slots, slots_max, unkept: AtomicU64::new(0) });
         let inherit = |(index, socket, is_in_store): (u32, OwnedFd, bool)| {
-            let Found { peer, position, read, turn } = all.read_positions.read(index);
+            let FoundPosition { peer, position, read, turn } = all.read_positions.read(index);
             let slot = Slot { all: Arc::clone(&all), index, is_in_store, pages: PAGES_UNKNOWN, says: true, turn };
             Inherited { stored: StoredConnection { socket, slot: Some(slot) }, identity: peer, position, read }
         };

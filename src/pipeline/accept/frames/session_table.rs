@@ -57,7 +57,7 @@ pub(crate) struct Book(Words);
 
 /// A row as a successor finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct FoundSession {
     pub(crate) row: u32,
     pub(crate) uid: u32,
     pub(crate) session: u128,
@@ -83,7 +83,7 @@ impl Book {
     pub(crate) fn of_predecessor(
         memory: &OwnedFd,
         was_published: &dyn Fn(PublishPosition) -> bool,
-    ) -> Option<(Self, Vec<Found>)> {
+    ) -> Option<(Self, Vec<FoundSession>)> {
         let words = Words::of_memory(memory.as_fd(), 0, WORDS).ok()?;
         // edge `book`, acquiring: the process that wrote it is dead, so all that it wrote is there; Relaxed would do.
         let is_ours = words.all().iter().zip([MAGIC, VERSION, SESSIONS_MAX as u64]);
@@ -95,7 +95,7 @@ impl Book {
         Some((book, found))
     }
 
-    fn find(&self, row: u32, was_published: &dyn Fn(PublishPosition) -> bool) -> Option<Found> {
+    fn find(&self, row: u32, was_published: &dyn Fn(PublishPosition) -> bool) -> Option<FoundSession> {
         let words = self.row(row);
         // edge `book`, acquiring: as above.
         let [user, low, high, last, spot, place, last_if, closing] =
@@ -108,7 +108,7 @@ impl Book {
         let last = if published { last.max(last_if) } else { last };
         // Decided once: when the buffer goes on, the spot means something else.
         self.settle(row, last);
-        Some(Found { row, uid: user as u32, session: u128::from(high) << 64 | u128::from(low), last, closing })
+        Some(FoundSession { row, uid: user as u32, session: u128::from(high) << 64 | u128::from(low), last, closing })
     }
 
     fn row(&self, row: u32) -> &[AtomicU64] {

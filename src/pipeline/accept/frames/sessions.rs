@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::acks::Span;
-use super::session_table::{Book, Found};
+use super::session_table::{Book, FoundSession};
 use crate::pipeline::accept::limits::SESSIONS_MAX;
 use crate::pipeline::buffer::PublishPosition;
 use crate::sync::{Arc, Mutex, MutexGuard};
@@ -102,7 +102,7 @@ impl Sessions {
         {
             let mut table = Table::default();
             let last_closing = found.iter().map(|found| found.closing).max().unwrap_or(0);
-            for Found { row, uid, session, last, closing } in found {
+            for FoundSession { row, uid, session, last, closing } in found {
                 if last == 0 {
                     book.forget(row);
                     continue;

@@ -16,7 +16,7 @@ use dbuf_client::ring::{CAPACITY_BYTES, Memory, Position, RingConsumer, flag};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::Ring;
-use super::table::{Found, RingBook};
+use super::table::{FoundRing, RingBook};
 use crate::pipeline::accept::limits::RINGS_MAX;
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::PublishPosition;
@@ -194,7 +194,7 @@ impl Rings {
     ) {
         let Some(StoredRings { store, book, .. }) = &self.stored else { return };
         let found = is_known.then(|| book.find(row, was_published)).flatten();
-        if let (Some(Found { identity, position }), [Some(memory), Some(bell), Some(line)]) = (found, parts)
+        if let (Some(FoundRing { identity, position }), [Some(memory), Some(bell), Some(line)]) = (found, parts)
             && let Ok(memory) = Memory::of_file(&memory)
         {
             let mut ring = self.enter(row, true, identity, memory, bell, (&position, generation));

@@ -52,7 +52,7 @@ pub(crate) struct RingBook(Words);
 
 /// A ring as a successor finds it.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct FoundRing {
     /// Whose it is; the tag is its name.
     pub(crate) identity: Identity,
     /// How far it was published.
@@ -89,7 +89,7 @@ impl RingBook {
     }
 
     /// The ring of a row; None if there is none. `was_published` says what became of a note.
-    pub(crate) fn find(&self, row: u32, was_published: &dyn Fn(PublishPosition) -> bool) -> Option<Found> {
+    pub(crate) fn find(&self, row: u32, was_published: &dyn Fn(PublishPosition) -> bool) -> Option<FoundRing> {
         let words = self.row(row);
         // edge `ring_book`, acquiring: as above.
         let get = |at: usize| words[at].load(Ordering::Acquire);
@@ -103,7 +103,7 @@ impl RingBook {
         self.settle(row, &position);
         let bytes = usize::try_from(get(SOURCE_BYTES)).ok().filter(|bytes| *bytes <= SOURCE_BYTES_MAX)?;
         let record: Vec<u8> = (SOURCE..ROW_WORDS).flat_map(|at| get(at).to_le_bytes()).take(bytes).collect();
-        Some(Found { identity: Identity::from_record(&record)?, position })
+        Some(FoundRing { identity: Identity::from_record(&record)?, position })
     }
 
     fn row(&self, row: u32) -> &[AtomicU64] {

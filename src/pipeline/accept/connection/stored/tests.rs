@@ -18,7 +18,7 @@ fn open_line(until: Until) -> OpenLine {
 }
 
 fn found(book: &ReadPositions, index: u32) -> (Identity, InheritedPosition, u64) {
-    let Found { peer, position, read, .. } = book.read(index);
+    let FoundPosition { peer, position, read, .. } = book.read(index);
     (peer, position, read)
 }
 
