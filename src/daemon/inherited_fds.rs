@@ -8,9 +8,9 @@ use std::os::fd::OwnedFd;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use super::buffer_memory;
-use crate::pipeline::accept::connection::stored::{Left, READ_POSITIONS_NAME, slot_of};
+use crate::pipeline::accept::connection::stored::{InheritedConnections, READ_POSITIONS_NAME, slot_of};
 use crate::pipeline::accept::frames::SESSIONS_NAME;
-use crate::pipeline::accept::ring::registry::{self, LeftRings, RINGS_NAME};
+use crate::pipeline::accept::ring::registry::{self, InheritedRings, RINGS_NAME};
 use crate::pipeline::accept::writer::receive_buffer;
 use crate::pipeline::account;
 use crate::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) struct InheritedFds {
     /// Sockets that listen or take datagrams, with their names.
     pub(super) sockets: Vec<(OwnedFd, String)>,
     /// The connections of a predecessor.
-    pub(super) left: Left,
+    pub(super) left: InheritedConnections,
     /// The double buffers of predecessors, with their names.
     pub(super) halves: Vec<(OwnedFd, String)>,
     /// The receive buffers of a predecessor's writers, with their names.
@@ -33,7 +33,7 @@ pub(super) struct InheritedFds {
     /// The sessions of a predecessor.
     pub(super) sessions: Option<OwnedFd>,
     /// The rings of a predecessor, with the names of their parts.
-    pub(super) rings: LeftRings,
+    pub(super) rings: InheritedRings,
     /// Names of what nothing can be done with.
     strange: Vec<String>,
 }

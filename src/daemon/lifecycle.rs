@@ -24,9 +24,9 @@ use super::inherited_fds::InheritedFds;
 use super::sockets::{Files, Runtime};
 use super::stats::Figures;
 use crate::config::Config;
-use crate::pipeline::accept::connection::stored::{Inherited, Left, StoredConnections};
+use crate::pipeline::accept::connection::stored::{InheritedConnection, InheritedConnections, StoredConnections};
 use crate::pipeline::accept::frames::{Predecessor, Sessions};
-use crate::pipeline::accept::ring::registry::{self, LeftRings, Limits, Rings};
+use crate::pipeline::accept::ring::registry::{self, InheritedRings, Limits, Rings};
 use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
 use crate::pipeline::accept::{self, Accept, AcceptOptions};
 use crate::pipeline::account::{self, Account};
@@ -245,7 +245,7 @@ fn rings_room(config: &Config) -> usize {
 fn take_over_rings(
     config: &Config,
     store: Option<&(Arc<FdStore>, usize)>,
-    left: LeftRings,
+    left: InheritedRings,
     predecessor: Option<&(DoubleBuffer, u64)>,
 ) -> Result<Arc<Rings>> {
     let ingest = &config.ingest;
@@ -260,17 +260,17 @@ fn take_over_rings(
 /// Keeps connections for a successor, where there is a store; and those of a predecessor.
 fn keep_connections(
     store: Option<(Arc<FdStore>, usize)>,
-    mut left: Left,
+    mut left: InheritedConnections,
     receive_buffers: &[ReceiveBuffers],
     rings_room: usize,
-) -> Result<(Option<Arc<StoredConnections>>, Vec<Inherited>)> {
+) -> Result<(Option<Arc<StoredConnections>>, Vec<InheritedConnection>)> {
     left.in_receive_buffers = receive_buffers.iter().flat_map(ReceiveBuffers::slots).collect();
     // A receive buffer for each writer, the sessions; the buffer and the account, of which there may be two each for a moment.
     let memory = receive_buffers.len() + 1 + buffer_memory::NAMES.len() + account::NAMES.len();
     let room_for = |room: usize| room.saturating_sub(memory + rings_room.min(room / RINGS_SHARE));
     let stored = store.map(|(store, room)| StoredConnections::open(store, room_for(room), left));
     let (stored, inherited) = stored.transpose().context("cannot keep connections over a restart")?.unzip();
-    let inherited: Vec<Inherited> = inherited.unwrap_or_default();
+    let inherited: Vec<InheritedConnection> = inherited.unwrap_or_default();
     if !inherited.is_empty() {
         tracing::info!(connections = inherited.len(), "goes on with the connections of its predecessor");
     }

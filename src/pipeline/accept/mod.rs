@@ -35,7 +35,7 @@ use nix::sys::socket::{setsockopt, sockopt::PassCred};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use self::connection::listener::Listener;
-use self::connection::stored::{Inherited, StoredConnection, StoredConnections};
+use self::connection::stored::{InheritedConnection, StoredConnection, StoredConnections};
 use self::frames::Sessions;
 use self::limits::OVERHEAD_BYTES_MAX;
 use self::publish::Publisher;
@@ -83,7 +83,7 @@ pub struct AcceptOptions {
     /// Where connections are kept for a successor, if there is such a place.
     pub stored: Option<Arc<StoredConnections>>,
     /// Connections that a predecessor left.
-    pub inherited: Vec<Inherited>,
+    pub inherited: Vec<InheritedConnection>,
     /// The sessions of the framed protocol.
     pub sessions: Arc<Sessions>,
     /// The rings, also those that a predecessor left.
@@ -161,9 +161,9 @@ pub(crate) struct Inbox {
 
 /// What predecessors left for one writer, and its own receive buffer.
 #[derive(Debug)]
-pub(crate) struct Left {
+pub(crate) struct InheritedWork {
     pub(crate) receive_buffers: ReceiveBuffers,
-    pub(crate) inherited: Vec<Inherited>,
+    pub(crate) inherited: Vec<InheritedConnection>,
     /// Each with its connection.
     pub(crate) rings: Vec<(OwnedFd, Ring)>,
 }
@@ -240,7 +240,8 @@ impl Accept {
                     Arc::clone(&rings),
                 );
                 let listener = Listener::new(Arc::clone(&stream));
-                let left = Left { receive_buffers, inherited, rings: std::mem::take(&mut inherited_rings[index]) };
+                let left =
+                    InheritedWork { receive_buffers, inherited, rings: std::mem::take(&mut inherited_rings[index]) };
                 Ok(Worker::new(index, Arc::clone(&shared), context, listener, datagram.take(), left)?)
             });
         // All that can fail comes before the first thread, except for the threads themselves.
@@ -378,8 +379,8 @@ impl Shared {
 }
 
 /// Shares connections out: each to the writer on whose desk lies what was read of it, the others in turn.
-fn by_writer(receive_buffers: &[ReceiveBuffers], inherited: Vec<Inherited>) -> Vec<Vec<Inherited>> {
-    let mut of_each: Vec<Vec<Inherited>> = receive_buffers.iter().map(|_| Vec::new()).collect();
+fn by_writer(receive_buffers: &[ReceiveBuffers], inherited: Vec<InheritedConnection>) -> Vec<Vec<InheritedConnection>> {
+    let mut of_each: Vec<Vec<InheritedConnection>> = receive_buffers.iter().map(|_| Vec::new()).collect();
     for (turn, inherited) in inherited.into_iter().enumerate() {
         let concerned =
             receive_buffers.iter().position(|receive_buffers| receive_buffers.concern(inherited.stored.slot()));

@@ -51,7 +51,7 @@ struct Slots {
 
 /// What a predecessor left in the store.
 #[derive(Debug, Default)]
-pub struct Left {
+pub struct InheritedConnections {
     /// Connections, each with its place ([`slot_of`]).
     pub connections: Vec<(u32, OwnedFd)>,
     /// What was kept as [`READ_POSITIONS_NAME`].
@@ -62,7 +62,7 @@ pub struct Left {
 
 /// A connection that a predecessor left.
 #[derive(Debug)]
-pub struct Inherited {
+pub struct InheritedConnection {
     pub(crate) stored: StoredConnection,
     pub(crate) identity: Identity,
     pub(crate) position: InheritedPosition,
@@ -98,7 +98,11 @@ impl StoredConnections {
     ///
     /// # Errors
     /// When there is no memory for the bookmarks.
-    pub fn open(store: Arc<FdStore>, room: usize, left: Left) -> io::Result<(Arc<Self>, Vec<Inherited>)> {
+    pub fn open(
+        store: Arc<FdStore>,
+        room: usize,
+        left: InheritedConnections,
+    ) -> io::Result<(Arc<Self>, Vec<InheritedConnection>)> {
         // Those of another version say nothing that could be relied on.
         let read_positions = match left.read_positions.and_then(ReadPositions::open) {
             Some(read_positions) => read_positions,
@@ -126,7 +130,12 @@ impl StoredConnections {
         let inherit = |(index, socket, is_in_store): (u32, OwnedFd, bool)| {
             let FoundPosition { peer, position, read, turn } = all.read_positions.read(index);
             let slot = Slot { all: Arc::clone(&all), index, is_in_store, pages: PAGES_UNKNOWN, says: true, turn };
-            Inherited { stored: StoredConnection { socket, slot: Some(slot) }, identity: peer, position, read }
+            InheritedConnection {
+                stored: StoredConnection { socket, slot: Some(slot) },
+                identity: peer,
+                position,
+                read,
+            }
         };
         let inherited = connections.into_iter().map(inherit).collect();
         Ok((all, inherited))

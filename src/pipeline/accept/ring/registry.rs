@@ -75,7 +75,7 @@ pub struct Seen {
 
 /// What a predecessor left of its rings, by name.
 #[derive(Debug, Default)]
-pub struct LeftRings {
+pub struct InheritedRings {
     /// What was kept as [`RINGS_NAME`].
     pub book: Option<OwnedFd>,
     /// The descriptors of rings.
@@ -153,7 +153,7 @@ impl Rings {
         limits: Limits,
         store: &Arc<FdStore>,
         room: usize,
-        left: LeftRings,
+        left: InheritedRings,
         (was_published, generation): (&dyn Fn(PublishPosition) -> bool, u64),
     ) -> io::Result<Arc<Self>> {
         let known = left.book.as_ref().and_then(RingBook::of_predecessor);

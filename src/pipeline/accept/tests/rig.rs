@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::pipeline::accept::connection::stored::testing::Manager;
-use crate::pipeline::accept::connection::stored::{Inherited, StoredConnections};
+use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnections};
 use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::ring::registry::{Limits, Rings};
 use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
@@ -200,7 +200,7 @@ impl Rig {
 
     fn start(
         plan: &Plan,
-        stored: Option<(Arc<StoredConnections>, Vec<Inherited>)>,
+        stored: Option<(Arc<StoredConnections>, Vec<InheritedConnection>)>,
         before: Seen,
         receive_buffers: Vec<ReceiveBuffers>,
         store: Option<Arc<FdStore>>,

@@ -12,7 +12,7 @@ use super::receive_buffer::{ReceiveBuffer, Subject};
 use super::thread::Worker;
 use super::token::Token;
 use crate::pipeline::accept::Newcomer;
-use crate::pipeline::accept::connection::stored::Inherited;
+use crate::pipeline::accept::connection::stored::InheritedConnection;
 use crate::pipeline::accept::connection::{Connection, Fate, peer};
 use crate::pipeline::accept::publish::Closed;
 use crate::pipeline::accept::ring::Ring;
@@ -59,8 +59,8 @@ impl Worker {
     }
 
     /// Watches a connection of a predecessor, from where it stood.
-    fn take_in(&mut self, inherited: Inherited) -> Result<(), Closed> {
-        let Inherited { stored, identity: noted, position, .. } = inherited;
+    fn take_in(&mut self, inherited: InheritedConnection) -> Result<(), Closed> {
+        let InheritedConnection { stored, identity: noted, position, .. } = inherited;
         // The kernel still knows who connected; command and unit only as long as that process lives. Of a connection that
         // was only noted, it knows nothing any more.
         let mut identity = peer::of_stream(&stored.socket);

@@ -24,13 +24,13 @@ use super::poll_rings::Rings;
 use super::receive_buffer::ReceiveBuffer;
 use super::token::Token;
 use crate::pipeline::accept::connection::listener::{Accepted, Listener};
-use crate::pipeline::accept::connection::stored::Inherited;
+use crate::pipeline::accept::connection::stored::InheritedConnection;
 use crate::pipeline::accept::connection::{Connection, Fate, Read, peer};
 use crate::pipeline::accept::datagram::Datagrams;
 use crate::pipeline::accept::limits::READ_BYTES;
 use crate::pipeline::accept::publish::Closed;
 use crate::pipeline::accept::ring::Ring;
-use crate::pipeline::accept::{Left, Newcomer, Shared};
+use crate::pipeline::accept::{InheritedWork, Newcomer, Shared};
 use crate::pipeline::pulse::Activity;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -66,7 +66,7 @@ pub(crate) struct Worker {
     /// Connections whose clients wait for the reader's progress.
     pub(super) waiting: Vec<u32>,
     /// What predecessors left, until the thread runs.
-    pub(super) inherited: Vec<Inherited>,
+    pub(super) inherited: Vec<InheritedConnection>,
     /// The connections that have rings, and what predecessors left of them.
     pub(super) rings: Rings,
     pub(super) inherited_rings: Vec<(OwnedFd, Ring)>,
@@ -83,7 +83,7 @@ impl Worker {
         context: WriterContext,
         listener: Listener,
         datagrams: Option<OwnedFd>,
-        left: Left,
+        left: InheritedWork,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let input = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.number());

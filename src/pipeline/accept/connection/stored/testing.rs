@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::{Inherited, Left, READ_POSITIONS_NAME, StoredConnections, slot_of};
-use crate::pipeline::accept::ring::registry::{self, LeftRings, RINGS_NAME};
+use super::{InheritedConnection, InheritedConnections, READ_POSITIONS_NAME, StoredConnections, slot_of};
+use crate::pipeline::accept::ring::registry::{self, InheritedRings, RINGS_NAME};
 use crate::sync::{Arc, thread};
 use crate::sys::fdstore::FdStore;
 use crate::sys::notify::Notifier;
@@ -97,14 +97,14 @@ impl Manager {
     }
 
     /// A successor's start: it is given copies, for the manager goes on keeping them; the latest first.
-    pub(crate) fn successor(&mut self, room: usize) -> (Arc<StoredConnections>, Vec<Inherited>) {
+    pub(crate) fn successor(&mut self, room: usize) -> (Arc<StoredConnections>, Vec<InheritedConnection>) {
         self.successor_with(room, Vec::new())
     }
 
     /// What it keeps of rings.
-    pub(crate) fn left_rings(&mut self) -> LeftRings {
+    pub(crate) fn left_rings(&mut self) -> InheritedRings {
         self.read_notes();
-        let mut left = LeftRings::default();
+        let mut left = InheritedRings::default();
         for (name, stored) in &self.stored {
             let copy = stored.try_clone().unwrap();
             if name == RINGS_NAME {
@@ -121,9 +121,9 @@ impl Manager {
         &mut self,
         room: usize,
         in_receive_buffers: Vec<u32>,
-    ) -> (Arc<StoredConnections>, Vec<Inherited>) {
+    ) -> (Arc<StoredConnections>, Vec<InheritedConnection>) {
         self.read_notes();
-        let mut left = Left { in_receive_buffers, ..Left::default() };
+        let mut left = InheritedConnections { in_receive_buffers, ..InheritedConnections::default() };
         for (name, stored) in self.stored.iter().rev() {
             let copy = stored.try_clone().unwrap();
             match slot_of(name) {
