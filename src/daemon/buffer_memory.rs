@@ -1,10 +1,10 @@
-//! The memory of the double buffer: taken over from a predecessor, or made.
+//! The memory of the double buffer: taken over from the previous process, or made.
 //!
 //! Enters: what systemd's store kept, and the sizes that are wanted. Leaves: the buffer, and buffers of other sizes that
 //! are to be persisted first. Main thread, at start. What can fail: there is no memory.
 //!
 //! Under systemd the buffer lies in a memfd that the store keeps, so that what was published in it outlives `kill -9`. A
-//! successor goes on with the same memory; where other sizes are configured, or the memory cannot be read, it makes new
+//! next process goes on with the same memory; where other sizes are configured, or the memory cannot be read, it makes new
 //! memory, under the other of two names, and lets go of the old one when all of it is in a file.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,8 +24,8 @@ pub(super) struct BufferMemory {
     pub(super) buffer: DoubleBuffer,
     pub(super) reader: Reader,
     pub(super) old: Vec<Old>,
-    /// The buffer of the predecessor, as it left it, and the last generation in which it may have published.
-    pub(super) predecessor: Option<(DoubleBuffer, u64)>,
+    /// The buffer of the previous process, as it left it, and the last generation in which it may have published.
+    pub(super) previous: Option<(DoubleBuffer, u64)>,
 }
 
 /// Goes on with what is `left`, each with its name, or makes what `options` say.
@@ -36,7 +36,7 @@ pub(super) fn take_over(
 ) -> Result<BufferMemory, BuildError> {
     let Some(store) = store else {
         let (buffer, reader) = DoubleBuffer::new(options)?;
-        return Ok(BufferMemory { buffer, reader, old: Vec::new(), predecessor: None });
+        return Ok(BufferMemory { buffer, reader, old: Vec::new(), previous: None });
     };
     let mut found: Vec<(String, InheritedBuffer)> = Vec::new();
     for (memory, name) in left {
@@ -54,7 +54,7 @@ pub(super) fn take_over(
     if cut_copies > 0 {
         tracing::warn!(cut_copies, "the process before died while it copied events into the buffer");
     }
-    let predecessor = found.last().map(|(_, heritage)| (heritage.buffer.clone(), heritage.last_generation));
+    let previous = found.last().map(|(_, heritage)| (heritage.buffer.clone(), heritage.last_generation));
     let wanted = (options.capacity_bytes, options.chunk_bytes);
     let current = found.pop_if(|(_, heritage)| heritage.buffer.sizes() == wanted);
     let generation = found.last().map_or(1, |(_, heritage)| heritage.buffer.generation() + 2);
@@ -68,7 +68,7 @@ pub(super) fn take_over(
         Some((_, heritage)) => (heritage.buffer, heritage.reader),
         None => make(store, name, generation, options)?,
     };
-    Ok(BufferMemory { buffer, reader, old, predecessor })
+    Ok(BufferMemory { buffer, reader, old, previous })
 }
 
 fn make(store: &FdStore, name: &str, generation: u64, options: &Options) -> Result<(DoubleBuffer, Reader), BuildError> {

@@ -1,4 +1,4 @@
-//! What systemd passed to this process, sorted: sockets of the socket units, and what its store kept of a predecessor.
+//! What systemd passed to this process, sorted: sockets of the socket units, and what its store kept of the previous process.
 //!
 //! Enters: descriptors and their names. Leaves: each in its place. Main thread, at start. What can fail: nothing; what is
 //! not understood, because another version kept it, is let go of.
@@ -22,17 +22,17 @@ use crate::sys::notify::Notifier;
 pub(super) struct InheritedFds {
     /// Sockets that listen or take datagrams, with their names.
     pub(super) sockets: Vec<(OwnedFd, String)>,
-    /// The connections of a predecessor.
+    /// The connections of the previous process.
     pub(super) left: InheritedConnections,
-    /// The double buffers of predecessors, with their names.
+    /// The double buffers of previous processes, with their names.
     pub(super) halves: Vec<(OwnedFd, String)>,
-    /// The receive buffers of a predecessor's writers, with their names.
+    /// The receive buffers of the previous process's writers, with their names.
     pub(super) receive_buffers: Vec<(OwnedFd, String)>,
-    /// The account of a predecessor, with its names.
+    /// The account of the previous process, with its names.
     pub(super) account: Vec<(OwnedFd, String)>,
-    /// The sessions of a predecessor.
+    /// The sessions of the previous process.
     pub(super) sessions: Option<OwnedFd>,
-    /// The rings of a predecessor, with the names of their parts.
+    /// The rings of the previous process, with the names of their parts.
     pub(super) rings: InheritedRings,
     /// Names of what nothing can be done with.
     strange: Vec<String>,

@@ -25,7 +25,7 @@ use super::sockets::{Files, Runtime};
 use super::stats::Figures;
 use crate::config::Config;
 use crate::pipeline::accept::connection::stored::{InheritedConnection, InheritedConnections, StoredConnections};
-use crate::pipeline::accept::frames::{Predecessor, Sessions};
+use crate::pipeline::accept::frames::{PreviousSessions, Sessions};
 use crate::pipeline::accept::ring::registry::{self, InheritedRings, Limits, Rings};
 use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
 use crate::pipeline::accept::{self, Accept, AcceptOptions};
@@ -43,7 +43,7 @@ use crate::sys::fdstore::FdStore;
 const RINGS_SHARE: usize = 2;
 /// How long the writers may take to empty what the kernel holds of their connections.
 const WRITERS_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a disk that refuses is tried before what it did not take is left to a successor, or counted as lost.
+/// How long a disk that refuses is tried before what it did not take is left to the next process, or counted as lost.
 const DISK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running daemon, without its control socket and its signals.
@@ -111,15 +111,15 @@ impl Daemon {
         let stored = [halves, receive_buffers, account];
         let memory =
             Memory::take_over(config, writers, store.as_ref().map(|(store, _)| store), stored, sessions.as_ref())?;
-        let Memory { halves: BufferMemory { buffer, reader, old, predecessor }, sessions, receive_buffers, counters } =
+        let Memory { halves: BufferMemory { buffer, reader, old, previous }, sessions, receive_buffers, counters } =
             memory;
-        let rings = take_over_rings(config, store.as_ref(), rings, predecessor.as_ref())?;
+        let rings = take_over_rings(config, store.as_ref(), rings, previous.as_ref())?;
         let progress = Arc::new(Progress::new(writers).context("cannot make the writers' bells")?);
         let (drain, recovery) = Drain::start(drain::Options {
             reader,
             waker: buffer.waker(),
             old,
-            has_predecessor: predecessor.is_some(),
+            has_previous: previous.is_some(),
             outlives: store.is_some(),
             disk: Arc::new(RealDisk),
             counters: Arc::clone(&counters),
@@ -194,7 +194,7 @@ struct Memory {
 }
 
 impl Memory {
-    /// New, or that of a predecessor: what is kept of its halves, its desks and its account, and its sessions.
+    /// New, or that of the previous process: what is kept of its halves, its desks and its account, and its sessions.
     ///
     /// Before the reader runs: what was published can be told only as long as the buffer is as it was left.
     fn take_over(
@@ -205,13 +205,13 @@ impl Memory {
         sessions: Option<&OwnedFd>,
     ) -> Result<Self> {
         let halves = buffer_memory::take_over(store, halves, &buffer_options(config, writers))?;
-        let predecessor = halves.predecessor.as_ref();
-        let sessions = take_over_sessions(store, sessions, predecessor)?;
-        let was_published = |spot: PublishPosition| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
+        let previous = halves.previous.as_ref();
+        let sessions = take_over_sessions(store, sessions, previous)?;
+        let was_published = |spot: PublishPosition| previous.is_some_and(|(buffer, _)| buffer.was_published(spot));
         let account = match store {
             Some(store) => {
                 let ask: &dyn Fn(PublishPosition) -> bool = &was_published;
-                Account::take_over(writers, store, &account, predecessor.is_some().then_some(ask))
+                Account::take_over(writers, store, &account, previous.is_some().then_some(ask))
             }
             None => Account::new(writers),
         };
@@ -223,17 +223,17 @@ impl Memory {
     }
 }
 
-/// The sessions, also those of a predecessor whose buffer says what became of its last publish.
+/// The sessions, also those of the previous process whose buffer says what became of its last publish.
 fn take_over_sessions(
     store: Option<&Arc<FdStore>>,
     memory: Option<&OwnedFd>,
-    predecessor: Option<&(DoubleBuffer, u64)>,
+    previous: Option<&(DoubleBuffer, u64)>,
 ) -> Result<Arc<Sessions>> {
     let Some(store) = store else { return Ok(Sessions::new()) };
-    let was_published = |spot| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
-    let generation = predecessor.map_or(0, |(_, generation)| *generation);
-    let predecessor = memory.map(|memory| Predecessor { memory, was_published: &was_published, generation });
-    Sessions::stored(store, predecessor.as_ref()).context("cannot keep sessions over a restart")
+    let was_published = |spot| previous.is_some_and(|(buffer, _)| buffer.was_published(spot));
+    let generation = previous.map_or(0, |(_, generation)| *generation);
+    let previous = memory.map(|memory| PreviousSessions { memory, was_published: &was_published, generation });
+    Sessions::stored(store, previous.as_ref()).context("cannot keep sessions over a restart")
 }
 
 /// Descriptors that rings may take in the store, and one for how far each was taken.
@@ -241,23 +241,23 @@ fn rings_room(config: &Config) -> usize {
     config.ingest.rings * registry::DESCRIPTORS + 1
 }
 
-/// The rings, also those of a predecessor. Before the reader runs.
+/// The rings, also those of the previous process. Before the reader runs.
 fn take_over_rings(
     config: &Config,
     store: Option<&(Arc<FdStore>, usize)>,
     left: InheritedRings,
-    predecessor: Option<&(DoubleBuffer, u64)>,
+    previous: Option<&(DoubleBuffer, u64)>,
 ) -> Result<Arc<Rings>> {
     let ingest = &config.ingest;
     let limits = Limits { rings: ingest.rings, bytes: ingest.ring_bytes };
     let Some((store, room)) = store else { return Ok(Rings::new(limits)) };
-    let was_published = |spot: PublishPosition| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
-    let generation = predecessor.map_or(0, |(_, generation)| *generation);
+    let was_published = |spot: PublishPosition| previous.is_some_and(|(buffer, _)| buffer.was_published(spot));
+    let generation = previous.map_or(0, |(_, generation)| *generation);
     Rings::stored(limits, store, rings_room(config).min(room / RINGS_SHARE), left, (&was_published, generation))
         .context("there is no memory for what is known of rings")
 }
 
-/// Keeps connections for a successor, where there is a store; and those of a predecessor.
+/// Keeps connections for the next process, where there is a store; and those of the previous process.
 fn keep_connections(
     store: Option<(Arc<FdStore>, usize)>,
     mut left: InheritedConnections,

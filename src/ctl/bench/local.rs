@@ -89,7 +89,7 @@ impl Pipeline {
             reader,
             waker: buffer.waker(),
             old: Vec::new(),
-            has_predecessor: false,
+            has_previous: false,
             outlives: false,
             disk: Arc::new(RealDisk),
             counters: Arc::clone(&counters),

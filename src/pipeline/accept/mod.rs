@@ -11,7 +11,7 @@
 //!
 //! The way through the files: `listener` → `stream` (→ `text` → `lines`, `meaning`, `syslog`; or → `framed`, [`frames`])
 //! and `datagram` (→ `senders`, `meaning`) → `publish` (→ `source`, `losses`). `writer` is the thread, `peer` says who,
-//! [`kept`] keeps connections for a successor, [`desk`] what is just being read. [`ring`] is the way without a socket: memory
+//! [`kept`] keeps connections for the next process, [`desk`] what is just being read. [`ring`] is the way without a socket: memory
 //! that a program shares with its writer.
 
 pub mod connection;
@@ -80,13 +80,13 @@ pub struct AcceptOptions {
     pub cpus: Vec<Option<usize>>,
     /// `ingest.max_event`.
     pub max_event_bytes: usize,
-    /// Where connections are kept for a successor, if there is such a place.
+    /// Where connections are kept for the next process, if there is such a place.
     pub stored: Option<Arc<StoredConnections>>,
-    /// Connections that a predecessor left.
+    /// Connections that the previous process left.
     pub inherited: Vec<InheritedConnection>,
     /// The sessions of the framed protocol.
     pub sessions: Arc<Sessions>,
-    /// The rings, also those that a predecessor left.
+    /// The rings, also those that the previous process left.
     pub rings: Arc<Rings>,
     /// Where the writers read; one for each of `cpus`.
     pub receive_buffers: Vec<ReceiveBuffers>,
@@ -159,7 +159,7 @@ pub(crate) struct Inbox {
     pub(crate) is_closed: bool,
 }
 
-/// What predecessors left for one writer, and its own receive buffer.
+/// What previous processes left for one writer, and its own receive buffer.
 #[derive(Debug)]
 pub(crate) struct InheritedWork {
     pub(crate) receive_buffers: ReceiveBuffers,
@@ -332,7 +332,7 @@ impl Shared {
         self.counters.writers[index].0.connections.fetch_add(1, Relaxed);
     }
 
-    /// Keeps a new connection for a successor, where that can be.
+    /// Keeps a new connection for the next process, where that can be.
     pub(crate) fn keep(&self, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         match &self.stored {
             Some(stored) => stored.keep(socket, identity),

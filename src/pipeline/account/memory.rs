@@ -1,8 +1,8 @@
 //! The account's memory: a memfd that systemd's store may keep, so that no count dies with the daemon.
 //!
 //! Enters: figures of one thread, for one producer, and what they depend on: a publish, or a batch in a file. Leaves: the
-//! figures that hold; for a successor, too. Each cell has one thread that writes it; anyone may look. What can fail: there
-//! is no memory; or what a predecessor left is of another version, and says nothing then.
+//! figures that hold; for the next process, too. Each cell has one thread that writes it; anyone may look. What can fail: there
+//! is no memory; or what the previous process left is of another version, and says nothing then.
 //!
 //! ```text
 //! words    0..32    head: magic, version, cells, serial, and what is counted once for all
@@ -14,13 +14,13 @@
 //!
 //! A cell has two slots. What a publish (or a batch) will bring is added up in the one that does not hold, under the
 //! publish's number; when it has come, one store makes that slot the one that holds. So a process that dies leaves either
-//! sum whole, and its successor can tell which is right:
+//! sum whole, and the next process can tell which is right:
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
 //! | 1 | the other slots of all rows that the publish concerns, with its number | nothing: no note has that number |
-//! | 2 | the note: the number, and the publish's spot | the successor looks at the spot (see `buffer::PublishPosition`): not published, the slots stay |
-//! | 3 | the publish | the successor looks at the spot: published, so it does step 4 |
+//! | 2 | the note: the number, and the publish's spot | the next process looks at the spot (see `buffer::PublishPosition`): not published, the slots stay |
+//! | 3 | the publish | the next process looks at the spot: published, so it does step 4 |
 //! | 4 | which slot holds, row by row | it does the rest of step 4 |
 //! | 5 | no spot | nothing |
 //!
@@ -29,7 +29,7 @@
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
 //! |---|---|---|---|---|
-//! | `account` | every store here | a successor, after this process is dead; [`Memory::looked`] | each step is in memory before the next | a successor counts a publish twice or never; a look sees half a batch |
+//! | `account` | every store here | the next process, after this process is dead; [`Memory::looked`] | each step is in memory before the next | the next process counts a publish twice or never; a look sees half a batch |
 
 mod pending_losses;
 
@@ -135,8 +135,8 @@ impl Memory {
         Ok((this, memory))
     }
 
-    /// What a predecessor left; None if it is of another version or makes no sense.
-    pub(super) fn of_predecessor(memory: &OwnedFd) -> Option<Self> {
+    /// What the previous process left; None if it is of another version or makes no sense.
+    pub(super) fn from_previous(memory: &OwnedFd) -> Option<Self> {
         let head = Words::of_sparse_memory(memory.as_fd(), NOTES_AT).ok()?;
         let cells = usize::try_from(get(&head.all()[AT_CELLS])).ok()?;
         let is_ours = [AT_MAGIC, AT_VERSION].map(|at| get(&head.all()[at])) == [MAGIC, VERSION];
@@ -190,7 +190,7 @@ impl Memory {
         }
         let base = if is_first { holds } else { other };
         for ((word, base), add) in other[1..].iter().zip(&base[1..]).zip(add.to_words()) {
-            // Wrapping: what a predecessor left may be anything, and is no reason to end.
+            // Wrapping: what the previous process left may be anything, and is no reason to end.
             set(word, get(base).wrapping_add(add));
         }
         set(&other[0], number);
@@ -307,12 +307,12 @@ impl Memory {
         set(self.head(GIVEN_UP), generation);
     }
 
-    /// Whether a predecessor has given up the batch of this generation.
+    /// Whether the previous process has given up the batch of this generation.
     pub(super) fn was_given_up(&self, generation: u64) -> bool {
         get(self.head(GIVEN_UP)) == generation
     }
 
-    /// Settles what writers of a predecessor have left, and a row that was being folded.
+    /// Settles what writers of the previous process have left, and a row that was being folded.
     pub(super) fn settle(&self, was_published: &dyn Fn(PublishPosition) -> bool) {
         self.finish_fold();
         for cell in READER + 1..self.cells {

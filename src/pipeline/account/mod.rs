@@ -57,7 +57,7 @@ pub struct Producer {
 pub struct Account {
     memory: Memory,
     table: Mutex<Table>,
-    /// Its predecessor's account is not there, although what that left in the buffer is.
+    /// Its previous process's account is not there, although what that left in the buffer is.
     adopts: AtomicBool,
 }
 
@@ -91,7 +91,7 @@ impl Account {
         Self { memory, table: Mutex::new(table), adopts: AtomicBool::new(false) }
     }
 
-    /// An account that `store` keeps for a successor, gone on with from what is `left` in it. `was_published` says what
+    /// An account that `store` keeps for the next process, gone on with from what is `left` in it. `was_published` says what
     /// became of a publish, if the buffer is gone on with as well.
     ///
     /// # Errors
@@ -102,7 +102,7 @@ impl Account {
         left: &[(OwnedFd, String)],
         was_published: Option<&dyn Fn(PublishPosition) -> bool>,
     ) -> io::Result<Self> {
-        let found = left.iter().filter_map(|(memory, name)| Some((Memory::of_predecessor(memory)?, name.as_str())));
+        let found = left.iter().filter_map(|(memory, name)| Some((Memory::from_previous(memory)?, name.as_str())));
         let newest = found.max_by_key(|(memory, _)| memory.serial());
         let drop_others = |keep: &str| {
             let others = left.iter().filter(|(_, name)| name != keep);

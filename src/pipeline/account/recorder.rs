@@ -22,7 +22,7 @@ pub struct Recorder {
 
 impl Recorder {
     pub(super) fn new(account: Arc<Account>, cell: usize) -> Self {
-        // The next number may have been prepared by a predecessor that did not come to noting it.
+        // The next number may have been prepared by the previous process that did not come to noting it.
         let number = account.memory.number(cell) + 2;
         Self { account, cell, number, touched: Vec::new(), rounds: vec![0; ROWS].into(), round: 1 }
     }
@@ -100,7 +100,7 @@ impl ReaderRecorder {
         Self { recorder: Recorder::new(account, READER), held: Vec::new(), adopts: false }
     }
 
-    /// Whether the batches that come now are what a predecessor left in the buffer.
+    /// Whether the batches that come now are what the previous process left in the buffer.
     pub fn set_inherited(&mut self, is_inherited: bool) {
         // Relaxed: decided before this thread began.
         self.adopts = is_inherited && self.recorder.account.adopts.load(Relaxed);
@@ -158,7 +158,7 @@ impl ReaderRecorder {
         self.recorder.begin_round();
     }
 
-    /// A predecessor's batch of this generation is in the files: all that it had prepared for that holds.
+    /// The previous process's batch of this generation is in the files: all that it had prepared for that holds.
     pub fn settle_persisted(&self, generation: u64, next_sequence: u64) {
         let memory = &self.recorder.account.memory;
         memory.hold_all(READER, generation);
@@ -166,7 +166,7 @@ impl ReaderRecorder {
         memory.set_next_sequence(next_sequence);
     }
 
-    /// Whether a predecessor had given up the batch of this generation; then all that it had prepared for that holds.
+    /// Whether the previous process had given up the batch of this generation; then all that it had prepared for that holds.
     pub fn settle_given_up(&self, generation: u64) -> bool {
         let memory = &self.recorder.account.memory;
         let is_given_up = memory.was_given_up(generation);
@@ -177,7 +177,7 @@ impl ReaderRecorder {
         is_given_up
     }
 
-    /// Losses that a predecessor could not tell of in the data.
+    /// Losses that the previous process could not tell of in the data.
     pub fn pending_losses(&self) -> Vec<(Arc<Producer>, Loss)> {
         let account = &self.recorder.account;
         let named = |row: u32| {

@@ -1,4 +1,4 @@
-//! What a successor finds of the account, whatever step its predecessor died at.
+//! What the next process finds of the account, whatever step the previous process died at.
 
 use super::*;
 use crate::pipeline::record::{Loss, Transport};
@@ -24,14 +24,14 @@ fn account() -> (Arc<Account>, OwnedFd) {
 }
 
 /// What the next process finds, and the one after it, which asks nobody any more.
-fn successor(memory: &OwnedFd, was_published: bool) -> Arc<Account> {
-    let found = Memory::of_predecessor(memory).unwrap();
+fn next_process(memory: &OwnedFd, was_published: bool) -> Arc<Account> {
+    let found = Memory::from_previous(memory).unwrap();
     found.settle(&|asked| {
         assert_eq!(asked.to_words(), spot().to_words());
         was_published
     });
     let rows = Account::over(found).rows();
-    let again = Memory::of_predecessor(memory).unwrap();
+    let again = Memory::from_previous(memory).unwrap();
     again.settle(&|_| panic!("asked again"));
     let account = Account::over(again);
     assert_eq!(account.rows(), rows);
@@ -87,14 +87,14 @@ fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_e
         recorder.prepare(&a, &events(1));
         step(&mut recorder);
         drop((recorder, account));
-        let account = successor(&memory, was_published);
+        let account = next_process(&memory, was_published);
         assert_eq!(sent(&account), expected, "step {number}");
         // It goes on, with the same producers, and nothing that was prepared comes back.
         let mut recorder = account.recorder(1);
         recorder.prepare(&account.producer(&identity(1)), &events(10));
         recorder.about_to(spot());
         drop((recorder, account));
-        assert_eq!(sent(&successor(&memory, true)), expected + 10, "step {number}");
+        assert_eq!(sent(&next_process(&memory, true)), expected + 10, "step {number}");
     }
 }
 
@@ -126,7 +126,7 @@ fn a_reader_that_dies_at_any_step_leaves_a_batch_counted_once() {
             recorder.persisted(104, 1);
         }
         drop((recorder, writer, account));
-        let account = successor(&memory, false);
+        let account = next_process(&memory, false);
         let mut recorder = account.reader_recorder();
         if is_in_file {
             recorder.settle_persisted(6, 104);
@@ -159,7 +159,7 @@ fn a_batch_that_was_given_up_is_lost_once_and_its_report_waits_for_the_successor
             account.memory.give_up(6);
         }
         drop((recorder, account));
-        let account = successor(&memory, false);
+        let account = next_process(&memory, false);
         let mut recorder = account.reader_recorder();
         assert!(recorder.settle_given_up(6));
         assert_eq!(account.totals().lost[Cause::Disk as usize], 4);
@@ -173,7 +173,7 @@ fn a_batch_that_was_given_up_is_lost_once_and_its_report_waits_for_the_successor
         prepare(&mut recorder, 7, true);
         recorder.prepare_pending_losses(&[]);
         drop((recorder, account));
-        let account = successor(&memory, false);
+        let account = next_process(&memory, false);
         let recorder = account.reader_recorder();
         assert_eq!(recorder.pending_losses().len(), 1);
         recorder.settle_persisted(7, 108);
@@ -220,7 +220,7 @@ fn the_table_of_producers_is_bounded_and_forgets_no_count() {
     assert!(rows.iter().all(|row| row.in_memory() <= 1), "both sides of a row go together");
     assert_eq!((sent(&account), account.totals().persisted_events), (u64::from(total) + 1, u64::from(total)));
     drop((recorder, reader, account));
-    assert_eq!(sent(&successor(&memory, false)), u64::from(total) + 1);
+    assert_eq!(sent(&next_process(&memory, false)), u64::from(total) + 1);
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn a_death_while_a_row_is_folded_counts_it_once() {
             _ => account.memory.fold(row),
         }
         drop((recorder, producer, account));
-        let account = successor(&memory, false);
+        let account = next_process(&memory, false);
         assert_eq!(sent(&account), 5, "after {steps} steps");
         assert_eq!(account.rows()[0].identity.is_some(), steps == 0);
     }
@@ -302,7 +302,7 @@ fn more_writers_than_before_take_over_all_figures() {
     let (rows, totals) = (account.rows(), account.totals());
     drop((reader, account));
     let (memory, _new) = Memory::new(9, 1).unwrap();
-    memory.take_over(&Memory::of_predecessor(&old).unwrap());
+    memory.take_over(&Memory::from_previous(&old).unwrap());
     let account = Arc::new(Account::over(memory));
     assert_eq!((account.rows(), account.totals()), (rows, totals));
     assert_eq!(account.statement().since, Some((1, 100)));
@@ -320,7 +320,7 @@ fn an_account_of_other_segments_begins_anew() {
     recorder.prepare(&account.producer(&identity(1)), &events(5));
     recorder.published();
     drop((recorder, account));
-    let account = successor(&memory, false);
+    let account = next_process(&memory, false);
     account.belongs_to(7, 105, 9);
     assert_eq!((sent(&account), account.statement().since), (5, Some((1, 100))));
     account.belongs_to(8, 1, 9);
@@ -348,7 +348,7 @@ fn memory_of_another_version_or_without_sense_is_refused() {
         let words = crate::sys::words::Words::of_sparse_memory(memory.as_fd(), 16).unwrap();
         // Relaxed: nobody else has it.
         let before = words.all()[at].swap(value, Relaxed);
-        let is_refused = Memory::of_predecessor(&memory).is_none();
+        let is_refused = Memory::from_previous(&memory).is_none();
         words.all()[at].store(before, Relaxed);
         is_refused
     };
@@ -357,7 +357,7 @@ fn memory_of_another_version_or_without_sense_is_refused() {
     }
     assert!(!damaged(3, 9));
     let empty = tempfile::tempfile().unwrap().into();
-    assert!(Memory::of_predecessor(&empty).is_none());
+    assert!(Memory::from_previous(&empty).is_none());
 }
 
 #[test]
@@ -378,5 +378,5 @@ fn identities_are_kept_whole() {
     recorder.prepare(&account.producer(&identity), &events(1));
     recorder.published();
     drop((recorder, account));
-    assert_eq!(successor(&memory, false).rows()[0].identity, Some(identity));
+    assert_eq!(next_process(&memory, false).rows()[0].identity, Some(identity));
 }

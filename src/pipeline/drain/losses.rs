@@ -2,7 +2,7 @@
 //! counted at once, and kept here until a batch can be written that says so in the data itself.
 //!
 //! Enters: the census of a batch that is given up. Leaves: a run of source and loss records for the next batch.
-//! Reader thread. Nothing here can fail; memory is bounded. The same stands in the account's memory, for a successor.
+//! Reader thread. Nothing here can fail; memory is bounded. The same stands in the account's memory, for the next process.
 
 use super::batch_summary::BatchSummary;
 use crate::pipeline::account::{Identity, PENDING_LOSSES_LOSSES_MAX, Producer, ReaderRecorder, Tally};
@@ -23,8 +23,8 @@ pub(super) struct Losses {
 }
 
 impl Losses {
-    /// What a predecessor could not report.
-    pub(super) fn of_predecessor(recorder: &ReaderRecorder) -> Self {
+    /// What the previous process could not report.
+    pub(super) fn from_previous(recorder: &ReaderRecorder) -> Self {
         Self { rows: recorder.pending_losses(), encoded: Vec::new() }
     }
 

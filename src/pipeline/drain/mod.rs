@@ -1,6 +1,6 @@
 //! The reader: the one thread that swaps the halves of the double buffer and persists what the back half holds.
 //!
-//! Enters: sealed batches of the buffer, what a predecessor left in it, and commands of the control plane. Leaves: batches in segments, progress for
+//! Enters: sealed batches of the buffer, what the previous process left in it, and commands of the control plane. Leaves: batches in segments, progress for
 //! producers that wait, and measurements. One blocking thread, `dbufd-reader`; it sleeps without a timeout while there
 //! is nothing to do. What can fail: the disk. Then the policy decides whether producers wait or events are counted as
 //! lost; the thread itself goes on.
@@ -8,7 +8,7 @@
 //! Invariants, cited by number:
 //! 1. A generation counts as persisted only when its batch is in the file or its events are counted as lost.
 //! 2. A batch is given up as a whole or persisted as a whole.
-//! 3. A batch is persisted once, whatever process swapped it out: what a predecessor left is compared with the newest batch
+//! 3. A batch is persisted once, whatever process swapped it out: what the previous process left is compared with the newest batch
 //!    in the files before it is written.
 //! 4. A sync that is asked for covers all that was published before it was asked.
 
@@ -70,10 +70,10 @@ pub struct Options {
     pub reader: buffer::Reader,
     /// Wakes that reader.
     pub waker: buffer::Waker,
-    /// Buffers of predecessors that are not gone on with: persisted first, the oldest first.
+    /// Buffers of previous processes that are not gone on with: persisted first, the oldest first.
     pub old: Vec<Old>,
-    /// Whether a predecessor has left anything: then what it wrote may not be durable yet.
-    pub has_predecessor: bool,
+    /// Whether the previous process has left anything: then what it wrote may not be durable yet.
+    pub has_previous: bool,
     /// Whether the buffer's memory outlives the process: what a disk does not take before the end is then no loss.
     pub outlives: bool,
     /// The disk under the segments.
@@ -88,7 +88,7 @@ pub struct Options {
     pub cpu: Option<usize>,
 }
 
-/// A buffer that a predecessor left and that this process does not go on with.
+/// A buffer that the previous process left and that this process does not go on with.
 pub struct Old {
     /// Its reader.
     pub reader: buffer::Reader,
@@ -181,7 +181,7 @@ impl Drain {
             progress: options.progress,
             settings: options.settings,
             old: options.old,
-            has_predecessor: options.has_predecessor,
+            has_previous: options.has_previous,
             outlives: options.outlives,
             newest: recovery.newest.clone(),
         });

@@ -37,7 +37,7 @@ pub(super) struct Parts {
     pub(super) progress: Arc<Progress>,
     pub(super) settings: Settings,
     pub(super) old: Vec<Old>,
-    pub(super) has_predecessor: bool,
+    pub(super) has_previous: bool,
     pub(super) outlives: bool,
     pub(super) newest: Option<BatchHeader>,
 }
@@ -46,7 +46,7 @@ pub(super) struct Parts {
 pub(super) struct ReaderThread {
     buffer: buffer::Reader,
     old: Vec<Old>,
-    has_predecessor: bool,
+    has_previous: bool,
     /// The newest batch in the files when this process began.
     newest: Option<BatchHeader>,
     keeper: Keeper,
@@ -65,7 +65,7 @@ struct Keeper {
     sizes: Sizes,
     recorder: ReaderRecorder,
     losses: Losses,
-    /// Whether the buffer outlives this process: what the disk has not taken at the end is for a successor.
+    /// Whether the buffer outlives this process: what the disk has not taken at the end is for the next process.
     outlives: bool,
     /// The disk has not taken a batch by the end, and it stays where it is.
     is_left: bool,
@@ -93,7 +93,7 @@ impl ReaderThread {
             progress,
             settings,
             old,
-            has_predecessor,
+            has_previous,
             outlives,
             newest,
         } = parts;
@@ -108,7 +108,7 @@ impl ReaderThread {
             progress,
             settings,
             sizes: Sizes::default(),
-            losses: Losses::of_predecessor(&recorder),
+            losses: Losses::from_previous(&recorder),
             recorder,
             outlives,
             is_left: false,
@@ -118,7 +118,7 @@ impl ReaderThread {
             syncs_asked: Vec::new(),
             stop_by: None,
         };
-        Self { buffer, old, has_predecessor, newest, keeper }
+        Self { buffer, old, has_previous, newest, keeper }
     }
 
     pub(super) fn run(mut self) -> Stopped {
@@ -136,7 +136,7 @@ impl ReaderThread {
         if keeper.is_left {
             return self.keeper.end();
         }
-        if self.has_predecessor {
+        if self.has_previous {
             keeper.make_inherited_durable(self.buffer.generation());
         }
         while keeper.stop_by.is_none() {
@@ -214,7 +214,7 @@ impl Keeper {
         }
     }
 
-    /// Persists what a predecessor left, unless it had done so itself (invariant 3).
+    /// Persists what the previous process left, unless it had done so itself (invariant 3).
     fn persist_inherited(&mut self, buffer: &mut buffer::Reader, newest: Option<&BatchHeader>) {
         while let Some(batch) = buffer.inherited() {
             let generation = batch.generation();
@@ -234,11 +234,11 @@ impl Keeper {
         }
     }
 
-    /// Makes durable what predecessors wrote, so that clients can be told of what they sent to them.
+    /// Makes durable what previous processes wrote, so that clients can be told of what they sent to them.
     fn make_inherited_durable(&mut self, first_generation: u64) {
         self.progress.set_persisted(first_generation);
         self.pulse.beat(Activity::Disk);
-        match self.store.sync_predecessors() {
+        match self.store.sync_previous() {
             Ok(()) => {
                 self.progress.set_durable(first_generation);
                 // What this process has persisted itself is counted when a sync of its own has covered it.

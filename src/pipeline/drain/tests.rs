@@ -130,7 +130,7 @@ impl Rig {
             reader,
             waker: buffer.waker(),
             old: Vec::new(),
-            has_predecessor: false,
+            has_previous: false,
             outlives: false,
             disk,
             counters: Arc::clone(&counters),
@@ -281,7 +281,7 @@ fn a_disk_that_refuses_to_the_end_costs_a_counted_loss_and_not_the_exit() {
 /// A life of a reader over memory that outlives it.
 fn life(memory: &std::os::fd::OwnedFd, disk: Arc<MoodyDisk>, directory: &Path) -> (DoubleBuffer, Arc<Counters>, Drain) {
     let options = buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 };
-    let (buffer, reader, has_predecessor) = match DoubleBuffer::of_predecessor(memory, 2) {
+    let (buffer, reader, has_previous) = match DoubleBuffer::of_predecessor(memory, 2) {
         Ok(heritage) => (heritage.buffer, heritage.reader, true),
         Err(_) => {
             let (buffer, reader) = DoubleBuffer::in_memory(&options, 1, memory).unwrap();
@@ -297,7 +297,7 @@ fn life(memory: &std::os::fd::OwnedFd, disk: Arc<MoodyDisk>, directory: &Path) -
         reader,
         waker: buffer.waker(),
         old: Vec::new(),
-        has_predecessor,
+        has_previous,
         outlives: true,
         disk,
         counters: Arc::clone(&counters),

@@ -417,7 +417,7 @@ impl Store {
     ///
     /// # Errors
     /// What the disk says.
-    pub fn sync_predecessors(&self) -> io::Result<()> {
+    pub fn sync_previous(&self) -> io::Result<()> {
         self.shared.status.begin(Caller::Reader);
         let done = self.sync_newest();
         self.shared.status.end(Caller::Reader);

@@ -103,7 +103,7 @@ impl Connection {
         }
     }
 
-    /// Goes on where a predecessor stood. A line that it had read in part, and of which nobody knows what became, is
+    /// Goes on where the previous process stood. A line that it had read in part, and of which nobody knows what became, is
     /// counted as lost.
     pub(crate) fn resume(&mut self, position: InheritedPosition, context: &mut WriterContext) -> Result<Fate, Closed> {
         context.begin();
@@ -130,7 +130,7 @@ impl Connection {
         })
     }
 
-    /// One with a ring that a predecessor left.
+    /// One with a ring that the previous process left.
     pub(crate) fn with_ring(socket: OwnedFd, peer: Peer, ring: Ring) -> Self {
         Self { protocol: Protocol::Ring(Box::new(ring)), ..Self::new(StoredConnection::unstored(socket), peer) }
     }
@@ -157,7 +157,7 @@ impl Connection {
         }
     }
 
-    /// Whether a successor would go on with it.
+    /// Whether the next process would go on with it.
     pub(crate) fn is_stored(&self) -> bool {
         match &self.protocol {
             Protocol::Ring(ring) => ring.is_stored(),
@@ -219,7 +219,7 @@ impl Connection {
         Ok(read)
     }
 
-    /// Lays down what a predecessor has read, but for the events that it has published.
+    /// Lays down what the previous process has read, but for the events that it has published.
     pub(crate) fn replay(
         &mut self,
         receive_buffer: &ReceiveBuffer,
@@ -259,7 +259,7 @@ impl Connection {
         Ok(if is_all { Read::End(self.counted(context, Self::end)?) } else { Read::Some(fate) })
     }
 
-    /// Notes how far it has been read, the read of this number included, for a successor. False if a successor could not
+    /// Notes how far it has been read, the read of this number included, for the next process. False if the next process could not
     /// go on with it.
     fn note_position(&mut self, number: u64) -> bool {
         match &self.protocol {

@@ -1,8 +1,8 @@
 //! How far each kept connection has been read: memory that the store keeps beside the connections.
 //!
 //! Enters: at a connection's start who its peer is, later the part of a line that has come without its end. Leaves: the
-//! same for a successor. Any writer thread, each for its own connections. What can fail: there is no memory; and what a
-//! predecessor left may be of another version, or cut by its death. Then it says nothing, and is never trusted blindly.
+//! same for the next process. Any writer thread, each for its own connections. What can fail: there is no memory; and what a
+//! previous process left may be of another version, or cut by its death. Then it says nothing, and is never trusted blindly.
 //!
 //! It is written with pwrite(2) and not mapped: most connections send whole lines and never need it, and a file needs no
 //! rules for memory that is shared. For the rest it is one call a read.
@@ -76,7 +76,7 @@ pub(crate) enum ReadPosition<'a> {
 }
 
 impl ReadPosition<'_> {
-    /// Whether nothing has come in part: then there is nothing that a successor would have to know.
+    /// Whether nothing has come in part: then there is nothing that the next process would have to know.
     pub(crate) fn is_line_start(&self) -> bool {
         match self {
             Self::Undecided { carry } => carry.is_empty(),
@@ -85,7 +85,7 @@ impl ReadPosition<'_> {
     }
 }
 
-/// A [`ReadPosition`] as a successor finds it.
+/// A [`ReadPosition`] as the next process finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum InheritedPosition {
     /// Nothing had come in part, or nothing had come at all.
@@ -115,7 +115,7 @@ impl ReadPositions {
         Ok(Self(file))
     }
 
-    /// Those that a predecessor left; None if they are of another version, or none at all.
+    /// Those that the previous process left; None if they are of another version, or none at all.
     pub(crate) fn open(memory: OwnedFd) -> Option<Self> {
         let file = File::from(memory);
         let mut found = [0; HEAD_BYTES];
@@ -188,7 +188,7 @@ impl ReadPositions {
         Ok(fallocate(&self.0, flags, at, bytes as u64)?)
     }
 
-    /// What a predecessor wrote at this place; what cannot be read is unknown.
+    /// What the previous process wrote at this place; what cannot be read is unknown.
     pub(crate) fn read(&self, index: u32) -> FoundPosition {
         let mut bytes = [0; POSITION_AT];
         let peer = self.0.read_exact_at(&mut bytes, slot(index)).ok().and_then(|()| decode_peer(&bytes));

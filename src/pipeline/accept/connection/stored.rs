@@ -1,7 +1,7 @@
 //! Connections that outlive this process: each is kept twice, here and in systemd's file-descriptor store.
 //!
 //! Enters: accepted connections, and how far each has been read. Leaves: names in the store ([`crate::sys::fdstore`]), and
-//! after a restart or a `kill -9` the same connections for the successor, each with its [`InheritedPosition`]. Any writer thread,
+//! after a restart or a `kill -9` the same connections for the next process, each with its [`InheritedPosition`]. Any writer thread,
 //! when a connection comes, when it goes, and after a read that ended within a line. What can fail: the store has room for
 //! so many; a connection beyond that is served like any other and ends with this process.
 //!
@@ -9,7 +9,7 @@
 //! peer sees the end when it is shut down, and systemd lets go of it when it is told to. A [`Slot`] that is dropped
 //! without [`StoredConnection::close`] stays in the store, which is what a crash and an orderly stop have in common.
 //!
-//! A connection whose peer has said all and left is only noted: it has a place, so that a successor can tell whose bytes
+//! A connection whose peer has said all and left is only noted: it has a place, so that the next process can tell whose bytes
 //! lie in a receive buffer, and systemd does not hear of it. What is left of it after a death is those bytes.
 
 use std::io;
@@ -49,7 +49,7 @@ struct Slots {
     free: Vec<u32>,
 }
 
-/// What a predecessor left in the store.
+/// What the previous process left in the store.
 #[derive(Debug, Default)]
 pub struct InheritedConnections {
     /// Connections, each with its place ([`slot_of`]).
@@ -60,7 +60,7 @@ pub struct InheritedConnections {
     pub in_receive_buffers: Vec<u32>,
 }
 
-/// A connection that a predecessor left.
+/// A connection that the previous process left.
 #[derive(Debug)]
 pub struct InheritedConnection {
     pub(crate) stored: StoredConnection,
@@ -93,7 +93,7 @@ struct Slot {
 }
 
 impl StoredConnections {
-    /// Takes over what a predecessor left, and keeps connections for a successor from here on: as many as there is `room`
+    /// Takes over what the previous process left, and keeps connections for the next process from here on: as many as there is `room`
     /// for in the store, the bookmarks included.
     ///
     /// # Errors
@@ -144,7 +144,7 @@ impl StoredConnections {
     /// Keeps a new connection. One that finds no room is served all the same, and ends with this process.
     pub(crate) fn keep(self: &Arc<Self>, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         let slot = self.take_slot().and_then(|index| {
-            // Before systemd has it: a successor must never find what an earlier connection left here.
+            // Before systemd has it: the next process must never find what an earlier connection left here.
             if self.read_positions.begin(index, identity).is_err() || !self.store.put(&name_of(index), socket.as_fd()) {
                 self.slots().free.push(index);
                 return None;
@@ -246,19 +246,19 @@ impl StoredConnection {
         Self { socket, slot: None }
     }
 
-    /// Its peer's names, learned since it was kept; nothing has been read of it yet. Without them a successor knows the numbers.
+    /// Its peer's names, learned since it was kept; nothing has been read of it yet. Without them the next process knows the numbers.
     pub(crate) fn note_names(&self, identity: &Identity) {
         if let Some(Slot { all, index, .. }) = &self.slot {
             let _ = all.read_positions.begin(*index, identity);
         }
     }
 
-    /// Whether a successor would go on with it.
+    /// Whether the next process would go on with it.
     pub(crate) fn is_stored(&self) -> bool {
         self.slot.as_ref().is_some_and(|slot| slot.is_in_store)
     }
 
-    /// Whether its peer had said all when it came, and it is noted; or that is all that a predecessor has left of it.
+    /// Whether its peer had said all when it came, and it is noted; or that is all that the previous process has left of it.
     pub(crate) fn is_noted(&self) -> bool {
         self.slot.as_ref().is_some_and(|slot| !slot.is_in_store)
     }
@@ -269,7 +269,7 @@ impl StoredConnection {
     }
 
     /// It was read as far as `position` says, the read of this number included. Costs nothing where that is the beginning of a
-    /// line, as it was before. False if there is no memory for it: a successor that read on in the middle of a line would
+    /// line, as it was before. False if there is no memory for it: the next process that read on in the middle of a line would
     /// bend it, so the connection is to be let go.
     pub(crate) fn note_position(&mut self, position: &ReadPosition<'_>, read: u64) -> bool {
         let Some(slot) = &mut self.slot else { return true };
@@ -288,7 +288,7 @@ impl StoredConnection {
         true
     }
 
-    /// Serves it on, but it is nothing for a successor any more.
+    /// Serves it on, but it is nothing for the next process any more.
     pub(crate) fn let_go(&mut self) {
         if let Some(slot) = self.slot.take() {
             slot.give_back();

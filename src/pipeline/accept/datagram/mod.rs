@@ -63,7 +63,7 @@ impl Datagrams {
         Ok(is_more)
     }
 
-    /// Lays down what a predecessor has received, but for the events that it has published.
+    /// Lays down what the previous process has received, but for the events that it has published.
     pub(crate) fn replay(
         &mut self,
         receive_buffer: &ReceiveBuffer,

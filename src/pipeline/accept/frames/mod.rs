@@ -16,6 +16,6 @@ pub use self::acks::SPANS_MAX;
 pub(crate) use self::acks::{Acks, Span};
 pub use self::handshake::{Greeting, greet};
 pub use self::session::{FrameSession, OUTBOX_BYTES_MAX, Step, frame_bytes_max};
-pub use self::sessions::{Predecessor, SESSIONS_NAME, Sessions};
+pub use self::sessions::{PreviousSessions, SESSIONS_NAME, Sessions};
 pub use super::limits::SESSIONS_MAX;
 pub use super::publish::Published;

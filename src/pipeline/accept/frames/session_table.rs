@@ -1,8 +1,8 @@
-//! What a successor knows of sessions: memory that systemd's store keeps.
+//! What the next process knows of sessions: memory that systemd's store keeps.
 //!
-//! Enters: sessions that are opened and forgotten, and each publish of events that are theirs. Leaves: for a successor,
+//! Enters: sessions that are opened and forgotten, and each publish of events that are theirs. Leaves: for the next process,
 //! how far each was published. The session's writer, or whoever holds the table of sessions. What can fail: there is no
-//! memory; or what a predecessor left is of another version, and says nothing then.
+//! memory; or what the previous process left is of another version, and says nothing then.
 //!
 //! ```text
 //! word 0..8        magic, version, rows, and nothing
@@ -11,19 +11,19 @@
 //! ```
 //!
 //! `last` alone would be behind, if the process dies between a publish and the note of it, and the same events would be
-//! taken once more. So the spot where they are going to be is noted first (see `buffer::PublishPosition`): a successor looks whether
+//! taken once more. So the spot where they are going to be is noted first (see `buffer::PublishPosition`): the next process looks whether
 //! they are there.
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
-//! | 1 | last-if, spot | the successor looks at the spot: not published |
-//! | 2 | the publish | the successor looks at the spot: published, so last-if holds |
+//! | 1 | last-if, spot | the next process looks at the spot: not published |
+//! | 2 | the publish | the next process looks at the spot: published, so last-if holds |
 //! | 3 | last | the same |
 //! | 4 | no spot | last holds |
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
 //! |---|---|---|---|---|
-//! | `book` | [`Book::about_to`], [`Book::settle`] | a successor, after this process is dead | each step is in memory before the next | a successor believes in a step whose predecessor never came: an event twice, or never |
+//! | `book` | [`Book::about_to`], [`Book::settle`] | the next process, after this process is dead | each step is in memory before the next | the next process believes in a step whose predecessor never came: an event twice, or never |
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -55,7 +55,7 @@ const CLOSING: usize = 7;
 #[derive(Debug)]
 pub(crate) struct Book(Words);
 
-/// A row as a successor finds it.
+/// A row as the next process finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FoundSession {
     pub(crate) row: u32,
@@ -79,8 +79,8 @@ impl Book {
         Ok((Self(words), memory))
     }
 
-    /// What a predecessor left; None if it is of another version. `was_published` says what became of a note.
-    pub(crate) fn of_predecessor(
+    /// What the previous process left; None if it is of another version. `was_published` says what became of a note.
+    pub(crate) fn from_previous(
         memory: &OwnedFd,
         was_published: &dyn Fn(PublishPosition) -> bool,
     ) -> Option<(Self, Vec<FoundSession>)> {
@@ -180,7 +180,7 @@ mod tests {
 
     const SPOT: [u64; 2] = [9, 3 << 32 | 64];
 
-    /// What a successor finds of one session, after `steps`.
+    /// What the next process finds of one session, after `steps`.
     fn found(steps: impl Fn(&Book), was_published: bool) -> Vec<(u32, u128, u64)> {
         let (book, memory) = Book::new().unwrap();
         book.begin(5, 1000, 7 << 70 | 1);
@@ -189,11 +189,11 @@ mod tests {
             assert_eq!(spot.to_words(), SPOT);
             was_published
         };
-        let (successor, found) = Book::of_predecessor(&memory, &asked).unwrap();
+        let (next_process, found) = Book::from_previous(&memory, &asked).unwrap();
         let found: Vec<_> = found.iter().map(|found| (found.row, found.session, found.last)).collect();
         // It dies at once: the next must not ask again, for the buffer has gone on.
-        drop(successor);
-        let again = Book::of_predecessor(&memory, &|_| panic!("asked again")).unwrap().1;
+        drop(next_process);
+        let again = Book::from_previous(&memory, &|_| panic!("asked again")).unwrap().1;
         assert_eq!(again.iter().map(|found| (found.row, found.session, found.last)).collect::<Vec<_>>(), found);
         found
     }
@@ -237,6 +237,6 @@ mod tests {
         let (book, memory) = Book::new().unwrap();
         // Relaxed: nobody else has it.
         book.0.all()[1].store(2, Ordering::Relaxed);
-        assert!(Book::of_predecessor(&memory, &|_| true).is_none());
+        assert!(Book::from_previous(&memory, &|_| true).is_none());
     }
 }

@@ -30,12 +30,12 @@ pub const SESSIONS_NAME: &str = "sessions";
 #[derive(Debug, Default)]
 pub struct Sessions {
     table: Mutex<Table>,
-    /// For a successor.
+    /// For the next process.
     book: Option<Book>,
 }
 
-/// What a predecessor left of its sessions, and what is needed to understand it.
-pub struct Predecessor<'a> {
+/// What the previous process left of its sessions, and what is needed to understand it.
+pub struct PreviousSessions<'a> {
     /// What was kept as [`SESSIONS_NAME`].
     pub memory: &'a OwnedFd,
     /// Whether what was about to be published is; see `DoubleBuffer::was_published`.
@@ -92,13 +92,13 @@ impl Sessions {
         Arc::default()
     }
 
-    /// A table that `store` keeps for a successor, with the sessions of a predecessor.
+    /// A table that `store` keeps for the next process, with the sessions of the previous process.
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn stored(store: &FdStore, predecessor: Option<&Predecessor<'_>>) -> io::Result<Arc<Self>> {
-        if let Some(&Predecessor { memory, was_published, generation }) = predecessor
-            && let Some((book, found)) = Book::of_predecessor(memory, was_published)
+    pub fn stored(store: &FdStore, previous: Option<&PreviousSessions<'_>>) -> io::Result<Arc<Self>> {
+        if let Some(&PreviousSessions { memory, was_published, generation }) = previous
+            && let Some((book, found)) = Book::from_previous(memory, was_published)
         {
             let mut table = Table::default();
             let last_closing = found.iter().map(|found| found.closing).max().unwrap_or(0);
@@ -107,7 +107,7 @@ impl Sessions {
                     book.forget(row);
                     continue;
                 }
-                // Not known to be durable: the predecessor may have died before it was.
+                // Not known to be durable: the previous process may have died before it was.
                 let pending = Some(Span { generations: (generation, generation), sequences: (1, last) });
                 // What was open when it died has been closed by that, after all others.
                 let closing = if closing == 0 { last_closing + 1 } else { closing };
@@ -318,8 +318,8 @@ mod tests {
         (3..=SESSIONS_MAX as u128).rev().for_each(|id| sit_and_send(&first, id));
         let open = [1, 2].map(|id| Sessions::sit(&first, 0, id).unwrap().0);
         open[0].settle(1);
-        let predecessor = Predecessor { memory: &memory, was_published: &|_| false, generation: 7 };
-        let second = Sessions::stored(&store, Some(&predecessor)).unwrap();
+        let previous = PreviousSessions { memory: &memory, was_published: &|_| false, generation: 7 };
+        let second = Sessions::stored(&store, Some(&previous)).unwrap();
         assert!(is_known(&second, 1) && !is_known(&second, 2));
         sit_and_send(&second, 1 << 70);
         for oldest in (3..=SESSIONS_MAX as u128).rev() {

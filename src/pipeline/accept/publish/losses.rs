@@ -53,7 +53,7 @@ impl Losses {
         &self.0
     }
 
-    /// Leaves out up to so many lost events, the first ones, for a predecessor has published what says so. They may have been
+    /// Leaves out up to so many lost events, the first ones, for the previous process has published what says so. They may have been
     /// fewer records then: who sent them may have ended since, and each is a stranger's now. Returns how many there were.
     pub(crate) fn skip(&mut self, events: u64) -> u64 {
         let mut left = events;

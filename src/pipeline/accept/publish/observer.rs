@@ -15,7 +15,7 @@ pub(crate) trait PublishObserver {
     /// It is published in this generation.
     fn published(&mut self, _generation: u64, _brought: Published) {}
 
-    /// Whether a successor would find what cannot be published any more.
+    /// Whether the next process would find what cannot be published any more.
     fn outlives(&self) -> bool {
         false
     }

@@ -61,7 +61,7 @@ pub(super) struct PendingEvent {
 }
 
 impl PendingEvent {
-    /// What a successor is told of it: events and pieces.
+    /// What the next process is told of it: events and pieces.
     fn count(&self) -> u64 {
         u64::from(self.lines.max(1))
     }
@@ -108,11 +108,11 @@ pub(crate) struct Publisher {
     pub(super) recorder: Recorder,
     counters: Arc<Counters>,
     pub(super) pulse: Arc<Pulse>,
-    /// For a successor: how much of what is in the receive buffer is published. Events and pieces count, and the events that losses tell of; not
+    /// For the next process: how much of what is in the receive buffer is published. Events and pieces count, and the events that losses tell of; not
     /// records, which another version may make otherwise of the same bytes.
     read_progress: Arc<ReadProgress>,
     count: u64,
-    /// So much of what comes next is published already, by a predecessor.
+    /// So much of what comes next is published already, by the previous process.
     skip: u64,
     pub(super) time_ns: u64,
     pub(super) publishes: u64,
@@ -225,7 +225,7 @@ impl Publisher {
     /// publish.
     ///
     /// # Errors
-    /// [`Closed`]; what could not be published is counted as lost, unless a successor finds it.
+    /// [`Closed`]; what could not be published is counted as lost, unless the next process finds it.
     pub(crate) fn publish_pending(&mut self, input: &[u8], observer: &mut impl PublishObserver) -> Result<(), Closed> {
         let mut done = self.skip_published(input);
         while let Some(need) = self.need(done) {
@@ -251,7 +251,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Leaves out what a predecessor has published of this read. Returns the first event that it has not.
+    /// Leaves out what the previous process has published of this read. Returns the first event that it has not.
     fn skip_published(&mut self, input: &[u8]) -> usize {
         let mut done = 0;
         while self.skip > 0
@@ -324,7 +324,7 @@ impl Publisher {
         Some(bytes + self.sources.producer(slot).identity.as_source().record_bytes())
     }
 
-    /// Counts as lost what can never be published; what a successor finds, in the receive buffer or in a ring, is not.
+    /// Counts as lost what can never be published; what the next process finds, in the receive buffer or in a ring, is not.
     fn abandon(&mut self, done: usize, observer: &impl PublishObserver) {
         if self.read_progress.outlive() || observer.outlives() {
             self.losses.published(self.losses.all().len());

@@ -66,7 +66,7 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// `generation` is the last that may hold events of it which a predecessor has taken. Of these nobody knows yet whether they
+    /// `generation` is the last that may hold events of it which the previous process has taken. Of these nobody knows yet whether they
     /// are persisted; what was told of them stays told.
     pub(crate) fn new(consumer: RingConsumer, bell: OwnedFd, row: Row, position: &Position, generation: u64) -> Self {
         let pending = (position.events > 0)
@@ -97,9 +97,9 @@ impl Ring {
         self.consumer.tell_max_event(self.max_event_told);
     }
 
-    /// Wakes whoever waits for what a predecessor has done: it may have died after that and before the wake-up, or left it to
+    /// Wakes whoever waits for what the previous process has done: it may have died after that and before the wake-up, or left it to
     /// be noticed here that it had published what it took.
-    pub(crate) fn wake_for_predecessor(&mut self) {
+    pub(crate) fn wake_after_takeover(&mut self) {
         if self.consumer.wants() != 0 {
             self.consumer.wake();
         }
@@ -110,7 +110,7 @@ impl Ring {
         &self.bell
     }
 
-    /// Whether a successor would go on with it.
+    /// Whether the next process would go on with it.
     pub(crate) fn is_stored(&self) -> bool {
         self.row.is_stored
     }
@@ -120,7 +120,7 @@ impl Ring {
         self.row.identity()
     }
 
-    /// Keeps it for a successor. Its program has it by now, and nothing is taken yet.
+    /// Keeps it for the next process. Its program has it by now, and nothing is taken yet.
     pub(crate) fn keep(&mut self, identity: &Identity, memory: &OwnedFd, line: &OwnedFd) {
         let identity = Identity { tag: self.name.clone(), ..identity.clone() };
         self.row.keep(&identity, [memory, &self.bell, line]);
@@ -259,7 +259,7 @@ impl Ring {
         }
     }
 
-    /// The daemon ends, and no successor goes on with it: its program is to know of all that was taken.
+    /// The daemon ends, and no next process goes on with it: its program is to know of all that was taken.
     pub(crate) fn finish(&mut self) {
         self.is_over = true;
     }
@@ -280,7 +280,7 @@ impl Ring {
         (if persisted { progress::want::PERSISTED } else { 0 }) | (if durable { progress::want::DURABLE } else { 0 })
     }
 
-    /// It has ended, here and for a successor.
+    /// It has ended, here and for the next process.
     pub(crate) fn close(self) {
         self.row.give_back();
     }

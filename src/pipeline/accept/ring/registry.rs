@@ -1,10 +1,10 @@
 //! All rings: how many there may be, whose they are, what is told of them, and how they outlive the process.
 //!
-//! Enters: requests of clients, and the rings that a predecessor left. Leaves: [`Ring`]s for their writers; figures for people.
+//! Enters: requests of clients, and the rings that the previous process left. Leaves: [`Ring`]s for their writers; figures for people.
 //! One lock, taken when a ring begins, ends, or is looked at by people; never for an event. What can fail: a limit is reached,
 //! or there is no memory; then the client goes on without a ring.
 //!
-//! A ring is three descriptors, each with a name of its own in the store: memory, doorbell and connection. What a predecessor
+//! A ring is three descriptors, each with a name of its own in the store: memory, doorbell and connection. What the previous process
 //! left of one counts only if all three are there. A ring is passed to its client first and kept after that, before anything
 //! is taken from it: a death in between ends the connection, and the client still has all that it wrote.
 
@@ -73,7 +73,7 @@ pub struct Seen {
     pub figures: Arc<Figures>,
 }
 
-/// What a predecessor left of its rings, by name.
+/// What the previous process left of its rings, by name.
 #[derive(Debug, Default)]
 pub struct InheritedRings {
     /// What was kept as [`RINGS_NAME`].
@@ -127,7 +127,7 @@ struct Table {
     inherited: Vec<(OwnedFd, Ring)>,
 }
 
-/// A row in the table; dropping it leaves the ring to a successor, if it is kept.
+/// A row in the table; dropping it leaves the ring to the next process, if it is kept.
 #[derive(Debug)]
 pub(crate) struct Row {
     all: Arc<Rings>,
@@ -145,7 +145,7 @@ impl Rings {
     }
 
     /// Rings of which the first so many are kept in a store that has `room` for so many descriptors, and those of a
-    /// predecessor. `was_published` says what became of a publish, `generation` is the last that may hold what was taken.
+    /// previous process. `was_published` says what became of a publish, `generation` is the last that may hold what was taken.
     ///
     /// # Errors
     /// When there is no memory.
@@ -156,7 +156,7 @@ impl Rings {
         left: InheritedRings,
         (was_published, generation): (&dyn Fn(PublishPosition) -> bool, u64),
     ) -> io::Result<Arc<Self>> {
-        let known = left.book.as_ref().and_then(RingBook::of_predecessor);
+        let known = left.book.as_ref().and_then(RingBook::from_previous);
         let is_known = known.is_some();
         let book = match known {
             Some(book) => book,
@@ -184,7 +184,7 @@ impl Rings {
         Ok(this)
     }
 
-    /// Goes on with a predecessor's ring, or lets go of what is left of it.
+    /// Goes on with the previous process's ring, or lets go of what is left of it.
     fn inherit(
         self: &Arc<Self>,
         row: u32,
@@ -198,7 +198,7 @@ impl Rings {
             && let Ok(memory) = Memory::of_file(&memory)
         {
             let mut ring = self.enter(row, true, identity, memory, bell, (&position, generation));
-            ring.wake_for_predecessor();
+            ring.wake_after_takeover();
             self.table().inherited.push((line, ring));
             return;
         }
@@ -225,7 +225,7 @@ impl Rings {
         Ring::new(RingConsumer::new(memory, position), bell, row, position, generation)
     }
 
-    /// The rings that a predecessor left, each with its connection. Once.
+    /// The rings that the previous process left, each with its connection. Once.
     pub(crate) fn take_inherited(&self) -> Vec<(OwnedFd, Ring)> {
         std::mem::take(&mut self.table().inherited)
     }
@@ -310,7 +310,7 @@ impl Row {
         (*self.identity).clone()
     }
 
-    /// Keeps the ring for a successor, where there is a store with room for it.
+    /// Keeps the ring for the next process, where there is a store with room for it.
     pub(crate) fn keep(&mut self, identity: &Identity, descriptors: [&OwnedFd; DESCRIPTORS]) {
         let Some(StoredRings { store, book, room }) = &self.all.stored else { return };
         if self.row as usize >= *room {

@@ -1,8 +1,8 @@
-//! How far each ring has been taken, for a successor: memory that systemd's store keeps.
+//! How far each ring has been taken, for the next process: memory that systemd's store keeps.
 //!
-//! Enters: rings that begin and end, and each publish of what was taken from them. Leaves: for a successor, whose each ring is
+//! Enters: rings that begin and end, and each publish of what was taken from them. Leaves: for the next process, whose each ring is
 //! and how far it was published. The ring's writer, or whoever holds the table of rings. What can fail: there is no memory; or
-//! what a predecessor left is of another version, and says nothing then.
+//! what the previous process left is of another version, and says nothing then.
 //!
 //! ```text
 //! word 0..128      magic, version, rows, and nothing
@@ -15,7 +15,7 @@
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
 //! |---|---|---|---|---|
-//! | `ring_book` | [`RingBook::begin`], [`RingBook::about_to`], [`RingBook::settle`] | a successor, after this process is dead | each step is in memory before the next | a successor believes in a step whose predecessor never came: an event twice, or never |
+//! | `ring_book` | [`RingBook::begin`], [`RingBook::about_to`], [`RingBook::settle`] | the next process, after this process is dead | each step is in memory before the next | the next process believes in a step whose predecessor never came: an event twice, or never |
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -50,7 +50,7 @@ const _: () = assert!(SOURCE_BYTES_MAX <= (ROW_WORDS - SOURCE) * 8);
 #[derive(Debug)]
 pub(crate) struct RingBook(Words);
 
-/// A ring as a successor finds it.
+/// A ring as the next process finds it.
 #[derive(Debug)]
 pub(crate) struct FoundRing {
     /// Whose it is; the tag is its name.
@@ -80,8 +80,8 @@ impl RingBook {
         Ok((Self(words), memory))
     }
 
-    /// What a predecessor left; None if it is of another version.
-    pub(crate) fn of_predecessor(memory: &OwnedFd) -> Option<Self> {
+    /// What the previous process left; None if it is of another version.
+    pub(crate) fn from_previous(memory: &OwnedFd) -> Option<Self> {
         let words = Words::of_sparse_memory(memory.as_fd(), WORDS).ok()?;
         let mut is_ours = words.all().iter().zip([MAGIC, VERSION, RINGS_MAX as u64]);
         // edge `ring_book`, acquiring: the process that wrote it is dead, so all that it wrote is there; Relaxed would do.
@@ -180,16 +180,16 @@ mod tests {
             Identity { pid: 7, tag: b"shop"[..].into(), unit: b"shop.service"[..].into(), ..Identity::default() };
         book.begin(5, &identity);
         steps(&book);
-        let successor = RingBook::of_predecessor(&memory).unwrap();
-        let found = successor.find(5, &|spot| {
+        let next_process = RingBook::from_previous(&memory).unwrap();
+        let found = next_process.find(5, &|spot| {
             assert_eq!(spot.to_words(), SPOT_WORDS);
             was_published
         })?;
         assert_eq!(found.identity, identity);
         // It dies at once: the next must not ask again, for the buffer has gone on.
-        let again = RingBook::of_predecessor(&memory).unwrap().find(5, &|_| panic!("asked again")).unwrap();
+        let again = RingBook::from_previous(&memory).unwrap().find(5, &|_| panic!("asked again")).unwrap();
         assert_eq!(again.position, found.position);
-        assert!(successor.find(4, &|_| true).is_none(), "nobody's row");
+        assert!(next_process.find(4, &|_| true).is_none(), "nobody's row");
         Some(found.position)
     }
 
@@ -221,6 +221,6 @@ mod tests {
         let (book, memory) = RingBook::new().unwrap();
         // Relaxed: nobody else has it.
         book.0.all()[1].store(2, Ordering::Relaxed);
-        assert!(RingBook::of_predecessor(&memory).is_none());
+        assert!(RingBook::from_previous(&memory).is_none());
     }
 }

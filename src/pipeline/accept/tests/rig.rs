@@ -143,7 +143,7 @@ pub(crate) struct Plan {
     pub(crate) early: usize,
     /// Rings outlive a life under a service manager.
     pub(crate) keeps_rings: bool,
-    /// The last generation in which a predecessor's events may lie.
+    /// The last generation in which the previous process's events may lie.
     pub(crate) generation_left: u64,
 }
 
@@ -190,12 +190,13 @@ impl Rig {
         before: Seen,
         receive_buffers: Vec<ReceiveBuffers>,
     ) -> Self {
-        let successor = manager.successor_with(16, receive_buffers.iter().flat_map(ReceiveBuffers::slots).collect());
+        let next_process =
+            manager.next_process_with(16, receive_buffers.iter().flat_map(ReceiveBuffers::slots).collect());
         let rings = plan.keeps_rings.then(|| {
             Rings::stored(LIMITS, &manager.store(), 16, manager.left_rings(), (&|_| false, plan.generation_left))
                 .unwrap()
         });
-        Self::start(plan, Some(successor), before, receive_buffers, Some(manager.store()), rings)
+        Self::start(plan, Some(next_process), before, receive_buffers, Some(manager.store()), rings)
     }
 
     fn start(

@@ -118,7 +118,7 @@ fn died_in_a_read(position: &ReadPosition<'_>, read: &[u8], published: u64, writ
     let mut manager = Manager::new();
     let (mut client, ours) = UnixStream::pair().unwrap();
     {
-        let (connections, _) = manager.successor(16);
+        let (connections, _) = manager.next_process(16);
         let mut stored = connections.keep(ours.into(), &Identity::default());
         assert!(stored.note_position(position, 1));
         let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
@@ -203,7 +203,7 @@ fn a_read_that_the_bookmark_includes_is_not_laid_down_again() {
     let mut manager = Manager::new();
     let (mut client, ours) = UnixStream::pair().unwrap();
     {
-        let (connections, _) = manager.successor(16);
+        let (connections, _) = manager.next_process(16);
         let mut stored = connections.keep(ours.into(), &Identity::default());
         let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
         let (receive_buffer, place) = (&mut receive_buffers[0].own, stored.slot().unwrap());
@@ -237,7 +237,7 @@ fn died_in_the_read_of_all(said: &[u8], published: u64) -> Vec<(String, u32)> {
         let (mut stream, ours) = UnixStream::pair().unwrap();
         stream.write_all(said).unwrap();
         drop(stream);
-        let (connections, _) = manager.successor(16);
+        let (connections, _) = manager.next_process(16);
         let stored = connections.note(ours.into(), &client);
         let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
         let receive_buffer = &mut receive_buffers[0].own;

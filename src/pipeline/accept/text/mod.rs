@@ -35,7 +35,7 @@ pub(crate) struct Text {
 }
 
 impl Text {
-    /// Goes on where a predecessor stood.
+    /// Goes on where the previous process stood.
     pub(crate) fn resume(open_line: Option<OpenLine>) -> Self {
         Self { open_line: open_line.map(Box::new) }
     }

@@ -66,7 +66,7 @@ impl WriterContext {
             rate: ticks::are_reliable().then(Rate::begin),
             index,
             peers: 0,
-            // A successor goes on with a line of which its predecessor laid down pieces: their ids must not meet.
+            // The next process goes on with a line of which the previous process laid down pieces: their ids must not meet.
             next_piece: ((index as u64) << PIECE_ID_BITS) | ((now_ns() / 1000) & PIECE_COUNT_MASK),
         }
     }

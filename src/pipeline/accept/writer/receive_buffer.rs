@@ -1,7 +1,7 @@
 //! A writer's desk: what it is reading lies on it, with a note of how much of that is published. It outlives the process.
 //!
-//! Enters: what one read of a socket brought. Leaves: the same, for the writer; and for a successor, what its predecessor
-//! had read and not published when it died. The writer's thread. What can fail: there is no memory; and what a predecessor
+//! Enters: what one read of a socket brought. Leaves: the same, for the writer; and for the next process, what the previous process
+//! had read and not published when it died. The writer's thread. What can fail: there is no memory; and what the previous process
 //! left may be of another version, and says nothing then.
 //!
 //! ```text
@@ -12,7 +12,7 @@
 //!        274432   what datagrams brought, 4 MiB; touched by the one writer that reads them
 //! ```
 //!
-//! A successor reads the receive buffer as if the read had been its own: the same bytes, cut in the same way, give the same events,
+//! The next process reads the receive buffer as if the read had been its own: the same bytes, cut in the same way, give the same events,
 //! pieces and losses, of which the first so many are published: the count. So it lays down the others, once. (Records are not what is counted,
 //! for the next version may put the same lines into others.)
 //!
@@ -20,14 +20,14 @@
 //! |---|---|---|
 //! | 1 | nothing received; read, piece, max_event, a count of 0; subject | nothing was read |
 //! | 2 | the kernel: bytes, and how many | all of it is laid down |
-//! | 3 | count-if, spot | the successor looks at the spot (see `buffer::PublishPosition`) |
+//! | 3 | count-if, spot | the next process looks at the spot (see `buffer::PublishPosition`) |
 //! | 4 | the publish; then the count, no spot; and again from 3 | the rest is laid down |
 //! | 5 | the bookmark, with this read's number | nothing: the bookmark includes the read |
 //! | 6 | no subject | nothing |
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
 //! |---|---|---|---|---|
-//! | `desk` | [`ReadProgress::begin`], [`ReadProgress::about_to`], [`ReadProgress::published`], [`ReadProgress::end`] | a successor, after this process is dead | each step is in memory before the next | a successor believes in a step whose predecessor never came: an event twice, or never |
+//! | `desk` | [`ReadProgress::begin`], [`ReadProgress::about_to`], [`ReadProgress::published`], [`ReadProgress::end`] | the next process, after this process is dead | each step is in memory before the next | the next process believes in a step whose predecessor never came: an event twice, or never |
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -88,7 +88,7 @@ pub(crate) enum Subject {
     Datagrams,
 }
 
-/// What a predecessor was doing.
+/// What the previous process was doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unfinished {
     pub(crate) subject: Subject,
@@ -119,7 +119,7 @@ pub struct ReceiveBuffer {
 #[derive(Debug, Default)]
 pub(crate) struct ReadProgress(Option<Words>);
 
-/// The receive buffers of one writer: its own, and others that predecessors left unfinished, if they had more writers.
+/// The receive buffers of one writer: its own, and others that previous processes left unfinished, if they had more writers.
 #[derive(Debug)]
 pub struct ReceiveBuffers {
     pub(crate) own: ReceiveBuffer,
@@ -157,7 +157,7 @@ impl ReceiveBuffers {
         let mut others = Vec::new();
         for (memory, name) in left {
             let index = index_of(&name).unwrap_or(usize::MAX);
-            match (ReceiveBuffer::of_predecessor(&memory, &name, index == 0, was_published), own.get_mut(index)) {
+            match (ReceiveBuffer::from_previous(&memory, &name, index == 0, was_published), own.get_mut(index)) {
                 (Some(receive_buffer), Some(place)) => *place = Some(receive_buffer),
                 (Some(receive_buffer), None) if receive_buffer.unfinished.is_some() => others.push(receive_buffer),
                 (None, _) | (Some(_), None) => store.remove(&name),
@@ -237,8 +237,8 @@ impl ReceiveBuffer {
         })
     }
 
-    /// What a predecessor left; None if it is of another version.
-    fn of_predecessor(
+    /// What the previous process left; None if it is of another version.
+    fn from_previous(
         memory: &OwnedFd,
         name: &str,
         with_arena: bool,
@@ -312,7 +312,7 @@ impl ReadProgress {
         self.set([(SPOT, 0)]);
     }
 
-    /// Whether a successor would lay down what is not published of the read.
+    /// Whether the next process would lay down what is not published of the read.
     pub(crate) fn outlive(&self) -> bool {
         self.get([SUBJECT]) != [0]
     }

@@ -1,4 +1,4 @@
-//! A writer's beginning: what a predecessor left is gone on with, before anything new is read.
+//! A writer's beginning: what the previous process left is gone on with, before anything new is read.
 //!
 //! Enters: connections with their bookmarks, and desks on which something lies. Leaves: connections that are watched, and
 //! events in the buffer. The writer's thread. What can fail: the reader can go.
@@ -18,7 +18,7 @@ use crate::pipeline::accept::publish::Closed;
 use crate::pipeline::accept::ring::Ring;
 
 impl Worker {
-    /// Goes on with what predecessors left.
+    /// Goes on with what previous processes left.
     pub(crate) fn resume(&mut self) -> Result<(), Closed> {
         let mut reads = HashMap::new();
         for inherited in std::mem::take(&mut self.inherited) {
@@ -44,7 +44,7 @@ impl Worker {
         self.look_into_rings()
     }
 
-    /// Watches the ring of a predecessor.
+    /// Watches the ring of the previous process.
     fn take_in_ring(&mut self, socket: OwnedFd, ring: Ring) {
         let noted = ring.identity();
         let mut identity = peer::of_stream(&socket);
@@ -58,7 +58,7 @@ impl Worker {
         }
     }
 
-    /// Watches a connection of a predecessor, from where it stood.
+    /// Watches a connection of the previous process, from where it stood.
     fn take_in(&mut self, inherited: InheritedConnection) -> Result<(), Closed> {
         let InheritedConnection { stored, identity: noted, position, .. } = inherited;
         // The kernel still knows who connected; command and unit only as long as that process lives. Of a connection that

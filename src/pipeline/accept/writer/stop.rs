@@ -2,7 +2,7 @@
 //! end with this process: that what was taken of them is durable.
 //!
 //! Enters: the order to stop, and by when. Leaves: events in the buffer, answers, ended connections; connections that
-//! are kept for a successor are left as they are. The writer's thread. What can fail: the reader can go; what is lost by
+//! are kept for the next process are left as they are. The writer's thread. What can fail: the reader can go; what is lost by
 //! that is counted.
 //!
 //! Whoever sends without pause must not hold up the end. What goes on after this process (kept connections, systemd's

@@ -65,9 +65,9 @@ pub(crate) struct Worker {
     pub(super) freed: Vec<u32>,
     /// Connections whose clients wait for the reader's progress.
     pub(super) waiting: Vec<u32>,
-    /// What predecessors left, until the thread runs.
+    /// What previous processes left, until the thread runs.
     pub(super) inherited: Vec<InheritedConnection>,
-    /// The connections that have rings, and what predecessors left of them.
+    /// The connections that have rings, and what previous processes left of them.
     pub(super) rings: Rings,
     pub(super) inherited_rings: Vec<(OwnedFd, Ring)>,
     /// Its own receive buffer first; until the thread runs, those that it has to finish for others as well.
@@ -206,7 +206,7 @@ impl Worker {
     }
 
     /// Takes in a client that was accepted. One that has said all that it had to say, no more than one read brings, is
-    /// read on the spot, for systemd need not hear of it; any other is kept for a successor before anything is read from
+    /// read on the spot, for systemd need not hear of it; any other is kept for the next process before anything is read from
     /// it.
     fn receive_client(&mut self, socket: OwnedFd) -> Result<(), Closed> {
         // Names can wait: if this process dies before systemd has the connection, or before it is read that has said all, it

@@ -1,4 +1,4 @@
-//! A service manager for tests: it keeps descriptors as systemd 252 does, and hands them back to a successor.
+//! A service manager for tests: it keeps descriptors as systemd 252 does, and hands them back to the next process.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -96,9 +96,9 @@ impl Manager {
         Arc::new(FdStore::start(self.notifier()).unwrap())
     }
 
-    /// A successor's start: it is given copies, for the manager goes on keeping them; the latest first.
-    pub(crate) fn successor(&mut self, room: usize) -> (Arc<StoredConnections>, Vec<InheritedConnection>) {
-        self.successor_with(room, Vec::new())
+    /// The next process's start: it is given copies, for the manager goes on keeping them; the latest first.
+    pub(crate) fn next_process(&mut self, room: usize) -> (Arc<StoredConnections>, Vec<InheritedConnection>) {
+        self.next_process_with(room, Vec::new())
     }
 
     /// What it keeps of rings.
@@ -117,7 +117,7 @@ impl Manager {
     }
 
     /// The same, where bytes of connections at these places lie in receive buffers.
-    pub(crate) fn successor_with(
+    pub(crate) fn next_process_with(
         &mut self,
         room: usize,
         in_receive_buffers: Vec<u32>,

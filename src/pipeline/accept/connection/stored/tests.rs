@@ -121,7 +121,7 @@ fn memory_that_a_long_line_took_is_given_back() {
 #[test]
 fn a_successor_gets_the_same_connections_and_what_their_peers_sent_meanwhile() {
     let mut manager = Manager::new();
-    let (store, none) = manager.successor(10);
+    let (store, none) = manager.next_process(10);
     assert!(none.is_empty());
     let (mut first, ours) = pair();
     let mut stored = store.keep(ours, &identity(1));
@@ -134,7 +134,7 @@ fn a_successor_gets_the_same_connections_and_what_their_peers_sent_meanwhile() {
     first.write_all(b" a line").unwrap();
     second.write_all(b"bye").unwrap();
     drop(second);
-    let (store, inherited) = manager.successor(10);
+    let (store, inherited) = manager.next_process(10);
     let positions: Vec<_> = inherited.iter().map(|one| (one.identity.pid, one.position.clone())).collect();
     let half = InheritedPosition::Text { open_line: None, carry: b"half".to_vec() };
     assert_eq!(positions, [(1, half), (2, InheritedPosition::LineStart)]);
@@ -151,7 +151,7 @@ fn a_successor_gets_the_same_connections_and_what_their_peers_sent_meanwhile() {
 #[test]
 fn a_place_is_given_away_again_only_after_it_was_given_back_however_busy_systemd_is() {
     let mut manager = Manager::new();
-    let (store, _) = manager.successor(3);
+    let (store, _) = manager.next_process(3);
     // More than the manager's queue holds while it does not read.
     for round in 0..400 {
         let (_client, ours) = pair();
@@ -165,14 +165,14 @@ fn a_place_is_given_away_again_only_after_it_was_given_back_however_busy_systemd
         manager.read_notes();
     }
     manager.wait_for(&["bookmarks", "c0"]);
-    assert_eq!(manager.successor(3).1[0].identity, identity(9));
+    assert_eq!(manager.next_process(3).1[0].identity, identity(9));
     drop(client);
 }
 
 #[test]
 fn a_connection_beyond_the_room_is_served_and_counted_and_ends_with_its_process() {
     let mut manager = Manager::new();
-    let (store, _) = manager.successor(2);
+    let (store, _) = manager.next_process(2);
     let (_one, ours) = pair();
     let stored = store.keep(ours, &identity(1));
     let (mut two, ours) = pair();

@@ -1,4 +1,4 @@
-//! What a predecessor has published is not laid down again, also in the middle of a block of lines.
+//! What the previous process has published is not laid down again, also in the middle of a block of lines.
 
 use super::*;
 use crate::pipeline::accept::publish::NoObserver;

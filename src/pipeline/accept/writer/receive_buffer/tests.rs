@@ -7,7 +7,7 @@ use crate::pipeline::accept::connection::stored::testing::Manager;
 const SPOT: [u64; 2] = [9, 3 << 32 | 64];
 const SUBJECT_READ: Subject = Subject::Stream(7);
 
-/// What a successor finds of a receive buffer on which something was read, after `steps`.
+/// What the next process finds of a receive buffer on which something was read, after `steps`.
 fn found(steps: impl Fn(&ReadProgress), was_published: bool) -> Option<(Subject, u64)> {
     let mut manager = Manager::new();
     let mut receive_buffer = ReceiveBuffer::stored(&manager.store(), 0).unwrap();
@@ -21,12 +21,12 @@ fn found(steps: impl Fn(&ReadProgress), was_published: bool) -> Option<(Subject,
     steps(&read_progress);
     drop((receive_buffer, read_progress));
     let memory = manager.copy_of("desk0");
-    let receive_buffer = ReceiveBuffer::of_predecessor(&memory, "desk0", true, &|_| was_published).unwrap();
+    let receive_buffer = ReceiveBuffer::from_previous(&memory, "desk0", true, &|_| was_published).unwrap();
     assert_eq!(&receive_buffer.stream[..receive_buffer.headers.received(0).unwrap()], b"text");
     let unfinished = receive_buffer.unfinished;
     // It dies at once: the next must not ask again, for the buffer has gone on.
     drop(receive_buffer);
-    let again = ReceiveBuffer::of_predecessor(&memory, "desk0", true, &|_| panic!("asked again")).unwrap();
+    let again = ReceiveBuffer::from_previous(&memory, "desk0", true, &|_| panic!("asked again")).unwrap();
     assert_eq!(again.unfinished, unfinished);
     unfinished.map(|unfinished| {
         assert_eq!((unfinished.piece, unfinished.max_event_bytes), (5, 100));
@@ -65,7 +65,7 @@ fn a_process_that_dies_before_the_read_leaves_nothing() {
         "nothing is there to be read"
     );
     drop(receive_buffer);
-    let receive_buffer = ReceiveBuffer::of_predecessor(&manager.copy_of("desk1"), "desk1", false, &|_| true).unwrap();
+    let receive_buffer = ReceiveBuffer::from_previous(&manager.copy_of("desk1"), "desk1", false, &|_| true).unwrap();
     assert_eq!(receive_buffer.unfinished, None);
 }
 
