@@ -54,7 +54,7 @@ impl InheritedFds {
                 },
                 (Some(_), _) => sorted.sockets.push((descriptor, name)),
                 (None, READ_POSITIONS_NAME) => sorted.left.read_positions = Some(descriptor),
-                (None, RINGS_NAME) => sorted.rings.book = Some(descriptor),
+                (None, RINGS_NAME) => sorted.rings.ring_table = Some(descriptor),
                 (None, SESSIONS_NAME) => sorted.sessions = Some(descriptor),
                 (None, account) if account::NAMES.contains(&account) => sorted.account.push((descriptor, name)),
                 (None, receive_buffer) if receive_buffer::is_name(receive_buffer) => {
@@ -76,7 +76,7 @@ impl InheritedFds {
             && sessions.is_none()
             && receive_buffers.is_empty()
             && account.is_empty()
-            && rings.book.is_none();
+            && rings.ring_table.is_none();
         let kept_nothing = left.connections.is_empty() && rings.parts.is_empty() && no_memory && strange.is_empty();
         // What is wrong with the variable is told where notes about the daemon's state are sent.
         let notifier = Notifier::from_environment().unwrap_or_default();

@@ -23,7 +23,7 @@
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
 //! |---|---|---|---|---|
-//! | `book` | [`Book::about_to`], [`Book::settle`] | the next process, after this process is dead | each step is in memory before the next | the next process believes in a step whose predecessor never came: an event twice, or never |
+//! | `book` | [`SessionTable::about_to`], [`SessionTable::settle`] | the next process, after this process is dead | each step is in memory before the next | the next process believes in a step whose predecessor never came: an event twice, or never |
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -53,7 +53,7 @@ const CLOSING: usize = 7;
 
 /// The memory.
 #[derive(Debug)]
-pub(crate) struct Book(Words);
+pub(crate) struct SessionTable(Words);
 
 /// A row as the next process finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub(crate) struct FoundSession {
     pub(crate) closing: u64,
 }
 
-impl Book {
+impl SessionTable {
     /// An empty one, and its memfd.
     pub(crate) fn new() -> io::Result<(Self, OwnedFd)> {
         let memory = memfd_create("dbufd-sessions", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
@@ -90,9 +90,9 @@ impl Book {
         if !is_ours.into_iter().all(|(word, value)| word.load(Ordering::Acquire) == value) {
             return None;
         }
-        let book = Self(words);
-        let found = (0..SESSIONS_MAX as u32).filter_map(|row| book.find(row, was_published)).collect();
-        Some((book, found))
+        let session_table = Self(words);
+        let found = (0..SESSIONS_MAX as u32).filter_map(|row| session_table.find(row, was_published)).collect();
+        Some((session_table, found))
     }
 
     fn find(&self, row: u32, was_published: &dyn Fn(PublishPosition) -> bool) -> Option<FoundSession> {
@@ -181,19 +181,19 @@ mod tests {
     const SPOT: [u64; 2] = [9, 3 << 32 | 64];
 
     /// What the next process finds of one session, after `steps`.
-    fn found(steps: impl Fn(&Book), was_published: bool) -> Vec<(u32, u128, u64)> {
-        let (book, memory) = Book::new().unwrap();
-        book.begin(5, 1000, 7 << 70 | 1);
-        steps(&book);
+    fn found(steps: impl Fn(&SessionTable), was_published: bool) -> Vec<(u32, u128, u64)> {
+        let (session_table, memory) = SessionTable::new().unwrap();
+        session_table.begin(5, 1000, 7 << 70 | 1);
+        steps(&session_table);
         let asked = |spot: PublishPosition| {
             assert_eq!(spot.to_words(), SPOT);
             was_published
         };
-        let (next_process, found) = Book::from_previous(&memory, &asked).unwrap();
+        let (next_process, found) = SessionTable::from_previous(&memory, &asked).unwrap();
         let found: Vec<_> = found.iter().map(|found| (found.row, found.session, found.last)).collect();
         // It dies at once: the next must not ask again, for the buffer has gone on.
         drop(next_process);
-        let again = Book::from_previous(&memory, &|_| panic!("asked again")).unwrap().1;
+        let again = SessionTable::from_previous(&memory, &|_| panic!("asked again")).unwrap().1;
         assert_eq!(again.iter().map(|found| (found.row, found.session, found.last)).collect::<Vec<_>>(), found);
         found
     }
@@ -203,40 +203,40 @@ mod tests {
         let spot = PublishPosition::from_words(SPOT).unwrap();
         let is = |last| vec![(5, 7 << 70 | 1, last)];
         assert_eq!(found(|_| (), false), is(0));
-        let noted = |book: &Book| {
-            book.settle(5, 40);
-            book.about_to(5, spot, 50);
+        let noted = |session_table: &SessionTable| {
+            session_table.settle(5, 40);
+            session_table.about_to(5, spot, 50);
         };
         assert_eq!(found(noted, false), is(40), "the publish never came");
         assert_eq!(found(noted, true), is(50), "it came, and the note of it did not");
-        let taken_back = |book: &Book| {
-            noted(book);
-            book.take_back(5);
+        let taken_back = |session_table: &SessionTable| {
+            noted(session_table);
+            session_table.take_back(5);
         };
         assert_eq!(found(taken_back, true), is(40), "it failed");
-        let settled = |book: &Book| {
-            noted(book);
-            book.settle(5, 50);
+        let settled = |session_table: &SessionTable| {
+            noted(session_table);
+            session_table.settle(5, 50);
         };
         assert_eq!(found(settled, false), is(50));
     }
 
     #[test]
     fn a_row_that_is_used_again_says_nothing_of_the_session_before() {
-        let again = |book: &Book| {
-            book.about_to(5, PublishPosition::from_words(SPOT).unwrap(), 50);
-            book.forget(5);
-            book.begin(5, 1, 2);
+        let again = |session_table: &SessionTable| {
+            session_table.about_to(5, PublishPosition::from_words(SPOT).unwrap(), 50);
+            session_table.forget(5);
+            session_table.begin(5, 1, 2);
         };
         assert_eq!(found(again, true), [(5, 2, 0)]);
-        assert_eq!(found(|book| book.forget(5), true), []);
+        assert_eq!(found(|session_table| session_table.forget(5), true), []);
     }
 
     #[test]
     fn memory_of_another_version_is_refused() {
-        let (book, memory) = Book::new().unwrap();
+        let (session_table, memory) = SessionTable::new().unwrap();
         // Relaxed: nobody else has it.
-        book.0.all()[1].store(2, Ordering::Relaxed);
-        assert!(Book::from_previous(&memory, &|_| true).is_none());
+        session_table.0.all()[1].store(2, Ordering::Relaxed);
+        assert!(SessionTable::from_previous(&memory, &|_| true).is_none());
     }
 }

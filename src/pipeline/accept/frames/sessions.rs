@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::acks::Span;
-use super::session_table::{Book, FoundSession};
+use super::session_table::{FoundSession, SessionTable};
 use crate::pipeline::accept::limits::SESSIONS_MAX;
 use crate::pipeline::buffer::PublishPosition;
 use crate::sync::{Arc, Mutex, MutexGuard};
@@ -31,7 +31,7 @@ pub const SESSIONS_NAME: &str = "sessions";
 pub struct Sessions {
     table: Mutex<Table>,
     /// For the next process.
-    book: Option<Book>,
+    session_table: Option<SessionTable>,
 }
 
 /// What the previous process left of its sessions, and what is needed to understand it.
@@ -98,13 +98,13 @@ impl Sessions {
     /// When there is no memory.
     pub fn stored(store: &FdStore, previous: Option<&PreviousSessions<'_>>) -> io::Result<Arc<Self>> {
         if let Some(&PreviousSessions { memory, was_published, generation }) = previous
-            && let Some((book, found)) = Book::from_previous(memory, was_published)
+            && let Some((session_table, found)) = SessionTable::from_previous(memory, was_published)
         {
             let mut table = Table::default();
             let last_closing = found.iter().map(|found| found.closing).max().unwrap_or(0);
             for FoundSession { row, uid, session, last, closing } in found {
                 if last == 0 {
-                    book.forget(row);
+                    session_table.forget(row);
                     continue;
                 }
                 // Not known to be durable: the previous process may have died before it was.
@@ -118,27 +118,28 @@ impl Sessions {
             let rows: HashSet<u32> = table.places.values().map(|place| place.row).collect();
             table.used = rows.iter().max().map_or(0, |row| row + 1);
             table.free = (0..table.used).filter(|row| !rows.contains(row)).collect();
-            return Ok(Arc::new(Self { table: Mutex::new(table), book: Some(book) }));
+            return Ok(Arc::new(Self { table: Mutex::new(table), session_table: Some(session_table) }));
         }
-        let (book, memory) = Book::new()?;
+        let (session_table, memory) = SessionTable::new()?;
         store.remove(SESSIONS_NAME);
         if !store.put(SESSIONS_NAME, memory.as_fd()) {
             tracing::warn!("systemd takes no descriptors; a successor will take again what clients send again");
         }
-        Ok(Arc::new(Self { table: Mutex::default(), book: Some(book) }))
+        Ok(Arc::new(Self { table: Mutex::default(), session_table: Some(session_table) }))
     }
 
     /// A table with this memory and no store.
     #[cfg(test)]
-    pub(crate) fn with_book(book: Book) -> Arc<Self> {
-        Arc::new(Self { table: Mutex::default(), book: Some(book) })
+    pub(crate) fn with_session_table(session_table: SessionTable) -> Arc<Self> {
+        Arc::new(Self { table: Mutex::default(), session_table: Some(session_table) })
     }
 
     /// Opens the session `id` of user `uid`, and says where it stood if it was known. None if it is open already, or
     /// if all places are taken by open ones. The id 0 stands for no session: it is neither remembered nor refused.
     pub(crate) fn sit(sessions: &Arc<Self>, uid: u32, id: u128) -> Option<(Seat, Option<Standing>)> {
         let key = (uid, id);
-        let (row, known) = if id == 0 { (0, None) } else { sessions.table().open(key, sessions.book.as_ref())? };
+        let (row, known) =
+            if id == 0 { (0, None) } else { sessions.table().open(key, sessions.session_table.as_ref())? };
         let seat = Seat { key, row, sessions: Arc::clone(sessions), standing: known.unwrap_or_default() };
         Some((seat, known))
     }
@@ -149,28 +150,28 @@ impl Sessions {
 }
 
 impl Table {
-    fn open(&mut self, key: Key, book: Option<&Book>) -> Option<(u32, Option<Standing>)> {
+    fn open(&mut self, key: Key, session_table: Option<&SessionTable>) -> Option<(u32, Option<Standing>)> {
         if let Some(place) = self.places.get_mut(&key) {
             let State::Closed { standing, .. } = place.state else { return None };
             place.state = State::Open;
-            if let Some(book) = book {
-                book.opened(place.row);
+            if let Some(session_table) = session_table {
+                session_table.opened(place.row);
             }
             return Some((place.row, Some(standing)));
         }
-        self.make_room(book)?;
+        self.make_room(session_table)?;
         let row = self.free.pop().unwrap_or_else(|| {
             self.used += 1;
             self.used - 1
         });
-        if let Some(book) = book {
-            book.begin(row, key.0, key.1);
+        if let Some(session_table) = session_table {
+            session_table.begin(row, key.0, key.1);
         }
         self.places.insert(key, Place { row, state: State::Open });
         Some((row, None))
     }
 
-    fn make_room(&mut self, book: Option<&Book>) -> Option<()> {
+    fn make_room(&mut self, session_table: Option<&SessionTable>) -> Option<()> {
         if self.places.len() < SESSIONS_MAX {
             return Some(());
         }
@@ -179,29 +180,29 @@ impl Table {
             State::Closed { closing, .. } => Some((closing, *key)),
         });
         let (_, oldest) = closed.min()?;
-        self.forget(&oldest, book)
+        self.forget(&oldest, session_table)
     }
 
-    fn forget(&mut self, key: &Key, book: Option<&Book>) -> Option<()> {
+    fn forget(&mut self, key: &Key, session_table: Option<&SessionTable>) -> Option<()> {
         let place = self.places.remove(key)?;
-        if let Some(book) = book {
-            book.forget(place.row);
+        if let Some(session_table) = session_table {
+            session_table.forget(place.row);
         }
         self.free.push(place.row);
         Some(())
     }
 
-    fn close(&mut self, key: &Key, standing: Standing, book: Option<&Book>) {
+    fn close(&mut self, key: &Key, standing: Standing, session_table: Option<&SessionTable>) {
         if standing.last == 0 {
-            self.forget(key, book);
+            self.forget(key, session_table);
             return;
         }
         self.closings += 1;
         let closing = self.closings;
         if let Some(place) = self.places.get_mut(key) {
             place.state = State::Closed { closing, standing };
-            if let Some(book) = book {
-                book.closed(place.row, closing);
+            if let Some(session_table) = session_table {
+                session_table.closed(place.row, closing);
             }
         }
     }
@@ -213,28 +214,28 @@ impl Seat {
         self.key.1
     }
 
-    fn book(&self) -> Option<&Book> {
-        self.sessions.book.as_ref().filter(|_| self.key.1 != 0)
+    fn session_table(&self) -> Option<&SessionTable> {
+        self.sessions.session_table.as_ref().filter(|_| self.key.1 != 0)
     }
 
     /// Events up to `last` are about to be published at `spot`.
     pub(crate) fn about_to(&self, spot: PublishPosition, last: u64) {
-        if let Some(book) = self.book() {
-            book.about_to(self.row, spot, last);
+        if let Some(session_table) = self.session_table() {
+            session_table.about_to(self.row, spot, last);
         }
     }
 
     /// That has failed.
     pub(crate) fn take_back(&self) {
-        if let Some(book) = self.book() {
-            book.take_back(self.row);
+        if let Some(session_table) = self.session_table() {
+            session_table.take_back(self.row);
         }
     }
 
     /// Everything up to `last` is published, or refused.
     pub(crate) fn settle(&self, last: u64) {
-        if let Some(book) = self.book() {
-            book.settle(self.row, last);
+        if let Some(session_table) = self.session_table() {
+            session_table.settle(self.row, last);
         }
     }
 }
@@ -244,7 +245,7 @@ impl Drop for Seat {
         if self.key.1 == 0 {
             return;
         }
-        self.sessions.table().close(&self.key, self.standing, self.sessions.book.as_ref());
+        self.sessions.table().close(&self.key, self.standing, self.sessions.session_table.as_ref());
     }
 }
 
@@ -312,8 +313,8 @@ mod tests {
     #[test]
     fn after_a_death_the_longest_closed_is_still_the_first_to_be_forgotten() {
         let store = Manager::new().store();
-        let (book, memory) = Book::new().unwrap();
-        let first = Sessions::with_book(book);
+        let (session_table, memory) = SessionTable::new().unwrap();
+        let first = Sessions::with_session_table(session_table);
         // The higher the number, the longer closed. 1 and 2 are open when it dies, and of 2 nothing has come.
         (3..=SESSIONS_MAX as u128).rev().for_each(|id| sit_and_send(&first, id));
         let open = [1, 2].map(|id| Sessions::sit(&first, 0, id).unwrap().0);

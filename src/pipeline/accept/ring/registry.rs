@@ -16,7 +16,7 @@ use dbuf_client::ring::{CAPACITY_BYTES, Memory, Position, RingConsumer, flag};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::Ring;
-use super::table::{FoundRing, RingBook};
+use super::table::{FoundRing, RingTable};
 use crate::pipeline::accept::limits::RINGS_MAX;
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::PublishPosition;
@@ -77,7 +77,7 @@ pub struct Seen {
 #[derive(Debug, Default)]
 pub struct InheritedRings {
     /// What was kept as [`RINGS_NAME`].
-    pub book: Option<OwnedFd>,
+    pub ring_table: Option<OwnedFd>,
     /// The descriptors of rings.
     pub parts: Vec<(OwnedFd, String)>,
 }
@@ -116,7 +116,7 @@ pub struct Rings {
 #[derive(Debug)]
 struct StoredRings {
     store: Arc<FdStore>,
-    book: RingBook,
+    ring_table: RingTable,
     /// Rows below this have a place in the store.
     room: usize,
 }
@@ -156,21 +156,21 @@ impl Rings {
         left: InheritedRings,
         (was_published, generation): (&dyn Fn(PublishPosition) -> bool, u64),
     ) -> io::Result<Arc<Self>> {
-        let known = left.book.as_ref().and_then(RingBook::from_previous);
+        let known = left.ring_table.as_ref().and_then(RingTable::from_previous);
         let is_known = known.is_some();
-        let book = match known {
-            Some(book) => book,
+        let ring_table = match known {
+            Some(ring_table) => ring_table,
             None => {
-                let (book, memory) = RingBook::new()?;
+                let (ring_table, memory) = RingTable::new()?;
                 store.remove(RINGS_NAME);
                 if !store.put(RINGS_NAME, memory.as_fd()) {
                     tracing::warn!("systemd takes no descriptors; rings will not outlive this process");
                 }
-                book
+                ring_table
             }
         };
         let room = (room.saturating_sub(1) / DESCRIPTORS).min(RINGS_MAX);
-        let stored = StoredRings { store: Arc::clone(store), book, room };
+        let stored = StoredRings { store: Arc::clone(store), ring_table, room };
         let this = Arc::new(Self { limits, table: Mutex::default(), stored: Some(stored), flags: flags() });
         let mut parts: HashMap<u32, [Option<OwnedFd>; DESCRIPTORS]> = HashMap::new();
         for (descriptor, name) in left.parts {
@@ -192,8 +192,8 @@ impl Rings {
         is_known: bool,
         (was_published, generation): (&dyn Fn(PublishPosition) -> bool, u64),
     ) {
-        let Some(StoredRings { store, book, .. }) = &self.stored else { return };
-        let found = is_known.then(|| book.find(row, was_published)).flatten();
+        let Some(StoredRings { store, ring_table, .. }) = &self.stored else { return };
+        let found = is_known.then(|| ring_table.find(row, was_published)).flatten();
         if let (Some(FoundRing { identity, position }), [Some(memory), Some(bell), Some(line)]) = (found, parts)
             && let Ok(memory) = Memory::of_file(&memory)
         {
@@ -203,7 +203,7 @@ impl Rings {
             return;
         }
         // Its client sees the end, has all that was not taken, and asks for another.
-        book.forget(row);
+        ring_table.forget(row);
         names(row).iter().for_each(|name| store.remove(name));
     }
 
@@ -302,8 +302,8 @@ fn flags() -> u64 {
 }
 
 impl Row {
-    fn book(&self) -> Option<&RingBook> {
-        self.all.stored.as_ref().filter(|_| self.is_stored).map(|stored| &stored.book)
+    fn ring_table(&self) -> Option<&RingTable> {
+        self.all.stored.as_ref().filter(|_| self.is_stored).map(|stored| &stored.ring_table)
     }
 
     pub(crate) fn identity(&self) -> Identity {
@@ -312,37 +312,37 @@ impl Row {
 
     /// Keeps the ring for the next process, where there is a store with room for it.
     pub(crate) fn keep(&mut self, identity: &Identity, descriptors: [&OwnedFd; DESCRIPTORS]) {
-        let Some(StoredRings { store, book, room }) = &self.all.stored else { return };
+        let Some(StoredRings { store, ring_table, room }) = &self.all.stored else { return };
         if self.row as usize >= *room {
             tracing::warn!(
                 "a ring is not kept over a restart, for systemd's store has no room; raise FileDescriptorStoreMax="
             );
             return;
         }
-        book.begin(self.row, identity);
+        ring_table.begin(self.row, identity);
         let names = names(self.row);
         self.is_stored = names.iter().zip(descriptors).all(|(name, descriptor)| store.put(name, descriptor.as_fd()));
         if !self.is_stored {
-            book.forget(self.row);
+            ring_table.forget(self.row);
             names.iter().for_each(|name| store.remove(name));
         }
     }
 
     pub(crate) fn about_to(&self, spot: PublishPosition, position: &Position) {
-        if let Some(book) = self.book() {
-            book.about_to(self.row, spot, position);
+        if let Some(ring_table) = self.ring_table() {
+            ring_table.about_to(self.row, spot, position);
         }
     }
 
     pub(crate) fn take_back(&self) {
-        if let Some(book) = self.book() {
-            book.take_back(self.row);
+        if let Some(ring_table) = self.ring_table() {
+            ring_table.take_back(self.row);
         }
     }
 
     pub(crate) fn settle(&self, position: &Position) {
-        if let Some(book) = self.book() {
-            book.settle(self.row, position);
+        if let Some(ring_table) = self.ring_table() {
+            ring_table.settle(self.row, position);
         }
     }
 
@@ -359,7 +359,7 @@ impl Row {
     /// The ring has ended.
     pub(crate) fn give_back(self) {
         if let (Some(stored), true) = (&self.all.stored, self.is_stored) {
-            stored.book.forget(self.row);
+            stored.ring_table.forget(self.row);
             names(self.row).iter().for_each(|name| stored.store.remove(name));
         }
         self.all.table().rings.remove(&self.row);

@@ -15,7 +15,7 @@
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
 //! |---|---|---|---|---|
-//! | `ring_book` | [`RingBook::begin`], [`RingBook::about_to`], [`RingBook::settle`] | the next process, after this process is dead | each step is in memory before the next | the next process believes in a step whose predecessor never came: an event twice, or never |
+//! | `ring_book` | [`RingTable::begin`], [`RingTable::about_to`], [`RingTable::settle`] | the next process, after this process is dead | each step is in memory before the next | the next process believes in a step whose predecessor never came: an event twice, or never |
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -48,7 +48,7 @@ const _: () = assert!(SOURCE_BYTES_MAX <= (ROW_WORDS - SOURCE) * 8);
 
 /// The memory.
 #[derive(Debug)]
-pub(crate) struct RingBook(Words);
+pub(crate) struct RingTable(Words);
 
 /// A ring as the next process finds it.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ fn of_words([tail, events, lost_events, lost_bytes]: [u64; 4]) -> Position {
     Position { tail, events, lost: (lost_events, lost_bytes) }
 }
 
-impl RingBook {
+impl RingTable {
     /// An empty one, and its memfd.
     pub(crate) fn new() -> io::Result<(Self, OwnedFd)> {
         let memory = memfd_create("dbufd-rings", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
@@ -174,20 +174,20 @@ mod tests {
         Position { tail, events: tail / 16, lost: (tail / 32, tail) }
     }
 
-    fn found(steps: impl Fn(&RingBook), was_published: bool) -> Option<Position> {
-        let (book, memory) = RingBook::new().unwrap();
+    fn found(steps: impl Fn(&RingTable), was_published: bool) -> Option<Position> {
+        let (ring_table, memory) = RingTable::new().unwrap();
         let identity =
             Identity { pid: 7, tag: b"shop"[..].into(), unit: b"shop.service"[..].into(), ..Identity::default() };
-        book.begin(5, &identity);
-        steps(&book);
-        let next_process = RingBook::from_previous(&memory).unwrap();
+        ring_table.begin(5, &identity);
+        steps(&ring_table);
+        let next_process = RingTable::from_previous(&memory).unwrap();
         let found = next_process.find(5, &|spot| {
             assert_eq!(spot.to_words(), SPOT_WORDS);
             was_published
         })?;
         assert_eq!(found.identity, identity);
         // It dies at once: the next must not ask again, for the buffer has gone on.
-        let again = RingBook::from_previous(&memory).unwrap().find(5, &|_| panic!("asked again")).unwrap();
+        let again = RingTable::from_previous(&memory).unwrap().find(5, &|_| panic!("asked again")).unwrap();
         assert_eq!(again.position, found.position);
         assert!(next_process.find(4, &|_| true).is_none(), "nobody's row");
         Some(found.position)
@@ -197,30 +197,30 @@ mod tests {
     fn a_process_that_dies_at_any_step_leaves_how_far_the_ring_was_published() {
         let spot = PublishPosition::from_words(SPOT_WORDS).unwrap();
         assert_eq!(found(|_| (), false), Some(position(0)));
-        let noted = |book: &RingBook| {
-            book.settle(5, &position(64));
-            book.about_to(5, spot, &position(128));
+        let noted = |ring_table: &RingTable| {
+            ring_table.settle(5, &position(64));
+            ring_table.about_to(5, spot, &position(128));
         };
         assert_eq!(found(noted, false), Some(position(64)), "the publish never came");
         assert_eq!(found(noted, true), Some(position(128)), "it came, and the note of it did not");
-        let taken_back = |book: &RingBook| {
-            noted(book);
-            book.take_back(5);
+        let taken_back = |ring_table: &RingTable| {
+            noted(ring_table);
+            ring_table.take_back(5);
         };
         assert_eq!(found(taken_back, true), Some(position(64)), "it failed");
-        let settled = |book: &RingBook| {
-            noted(book);
-            book.settle(5, &position(128));
+        let settled = |ring_table: &RingTable| {
+            noted(ring_table);
+            ring_table.settle(5, &position(128));
         };
         assert_eq!(found(settled, false), Some(position(128)));
-        assert_eq!(found(|book| book.forget(5), true), None);
+        assert_eq!(found(|ring_table| ring_table.forget(5), true), None);
     }
 
     #[test]
     fn memory_of_another_version_is_refused() {
-        let (book, memory) = RingBook::new().unwrap();
+        let (ring_table, memory) = RingTable::new().unwrap();
         // Relaxed: nobody else has it.
-        book.0.all()[1].store(2, Ordering::Relaxed);
-        assert!(RingBook::from_previous(&memory).is_none());
+        ring_table.0.all()[1].store(2, Ordering::Relaxed);
+        assert!(RingTable::from_previous(&memory).is_none());
     }
 }

@@ -108,7 +108,7 @@ impl Manager {
         for (name, stored) in &self.stored {
             let copy = stored.try_clone().unwrap();
             if name == RINGS_NAME {
-                left.book = Some(copy);
+                left.ring_table = Some(copy);
             } else if registry::is_name(name) {
                 left.parts.push((copy, name.clone()));
             }

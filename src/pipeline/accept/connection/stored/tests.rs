@@ -17,8 +17,8 @@ fn open_line(until: Until) -> OpenLine {
     OpenLine { id: 1 << 50, until, pri: 11, transport: Transport::Syslog, claimed_pid: 9, tag }
 }
 
-fn found(book: &ReadPositions, index: u32) -> (Identity, InheritedPosition, u64) {
-    let FoundPosition { peer, position, read, .. } = book.read(index);
+fn found(read_positions: &ReadPositions, index: u32) -> (Identity, InheritedPosition, u64) {
+    let FoundPosition { peer, position, read, .. } = read_positions.read(index);
     (peer, position, read)
 }
 
@@ -29,7 +29,7 @@ fn pair() -> (UnixStream, OwnedFd) {
 
 #[test]
 fn where_each_connection_stood_is_found_again() {
-    let book = ReadPositions::new().unwrap();
+    let read_positions = ReadPositions::new().unwrap();
     let positions: [(ReadPosition<'_>, InheritedPosition); 5] = [
         (ReadPosition::Undecided { carry: b"" }, InheritedPosition::LineStart),
         (ReadPosition::Undecided { carry: b"\x89d" }, InheritedPosition::Undecided { carry: b"\x89d".to_vec() }),
@@ -47,18 +47,22 @@ fn where_each_connection_stood_is_found_again() {
         ),
     ];
     for (index, (position, expected)) in (0..).zip(&positions) {
-        book.begin(index, &identity(index)).unwrap();
-        assert_eq!(found(&book, index), (identity(index), InheritedPosition::LineStart, 0), "nothing has been read");
-        book.write(index, &ReadPosition::Text { open_line: None, carry: b"older" }, 7, 1, 0).unwrap();
-        book.write(index, position, 8, 2, 0).unwrap();
-        assert_eq!(found(&book, index), (identity(index), expected.clone(), 8));
+        read_positions.begin(index, &identity(index)).unwrap();
+        assert_eq!(
+            found(&read_positions, index),
+            (identity(index), InheritedPosition::LineStart, 0),
+            "nothing has been read"
+        );
+        read_positions.write(index, &ReadPosition::Text { open_line: None, carry: b"older" }, 7, 1, 0).unwrap();
+        read_positions.write(index, position, 8, 2, 0).unwrap();
+        assert_eq!(found(&read_positions, index), (identity(index), expected.clone(), 8));
     }
 }
 
 #[test]
 fn a_bookmark_whose_writing_was_cut_leaves_the_one_before() {
-    let book = ReadPositions::new().unwrap();
-    let memory = || std::fs::File::from(book.memory().try_clone_to_owned().unwrap());
+    let read_positions = ReadPositions::new().unwrap();
+    let memory = || std::fs::File::from(read_positions.memory().try_clone_to_owned().unwrap());
     let flip = |at: u64| {
         let mut byte = [0];
         memory().read_exact_at(&mut byte, at).unwrap();
@@ -69,22 +73,26 @@ fn a_bookmark_whose_writing_was_cut_leaves_the_one_before() {
     // Turns are written to the two halves of a place.
     let [of_even, of_odd] = [4096 + 1024, 4096 + 1024 + (1 << 20) + (64 << 10)];
     for byte in 0..116 {
-        book.begin(0, &identity(1)).unwrap();
-        book.write(0, &after, 6, 1, 0).unwrap();
+        read_positions.begin(0, &identity(1)).unwrap();
+        read_positions.write(0, &after, 6, 1, 0).unwrap();
         flip(of_odd + byte);
-        assert_eq!(book.read(0).position, InheritedPosition::LineStart, "the first of all was cut at byte {byte}");
-        book.write(0, &before, 7, 1, 0).unwrap();
-        book.write(0, &after, 8, 2, 0).unwrap();
+        assert_eq!(
+            read_positions.read(0).position,
+            InheritedPosition::LineStart,
+            "the first of all was cut at byte {byte}"
+        );
+        read_positions.write(0, &before, 7, 1, 0).unwrap();
+        read_positions.write(0, &after, 8, 2, 0).unwrap();
         flip(of_even + byte);
         assert_eq!(
-            found(&book, 0).1,
+            found(&read_positions, 0).1,
             InheritedPosition::Text { open_line: None, carry: b"before".to_vec() },
             "byte {byte}"
         );
-        assert_eq!(found(&book, 0).2, 7);
+        assert_eq!(found(&read_positions, 0).2, 7);
         flip(of_odd + 64);
         assert!(
-            matches!(book.read(0).position, InheritedPosition::Lost | InheritedPosition::LostGreeting),
+            matches!(read_positions.read(0).position, InheritedPosition::Lost | InheritedPosition::LostGreeting),
             "both are damaged"
         );
     }
@@ -92,8 +100,8 @@ fn a_bookmark_whose_writing_was_cut_leaves_the_one_before() {
 
 #[test]
 fn memory_of_another_version_is_refused() {
-    let book = ReadPositions::new().unwrap();
-    let copy = || book.memory().try_clone_to_owned().unwrap();
+    let read_positions = ReadPositions::new().unwrap();
+    let copy = || read_positions.memory().try_clone_to_owned().unwrap();
     assert!(ReadPositions::open(copy()).is_some());
     std::fs::File::from(copy()).write_all_at(&[9], 8).unwrap();
     assert!(ReadPositions::open(copy()).is_none());
@@ -102,19 +110,21 @@ fn memory_of_another_version_is_refused() {
 
 #[test]
 fn memory_that_a_long_line_took_is_given_back() {
-    let book = ReadPositions::new().unwrap();
-    let taken = || std::fs::File::from(book.memory().try_clone_to_owned().unwrap()).metadata().unwrap().blocks() * 512;
-    book.begin(3, &identity(3)).unwrap();
+    let read_positions = ReadPositions::new().unwrap();
+    let taken = || {
+        std::fs::File::from(read_positions.memory().try_clone_to_owned().unwrap()).metadata().unwrap().blocks() * 512
+    };
+    read_positions.begin(3, &identity(3)).unwrap();
     let before = taken();
     let mut pages = 1;
     for turn in 1..=2 {
         let long = ReadPosition::Text { open_line: None, carry: &vec![b'x'; 900_000] };
-        pages = book.write(3, &long, 1, turn, pages).unwrap();
+        pages = read_positions.write(3, &long, 1, turn, pages).unwrap();
     }
     assert!(taken() > before + 1_600_000);
-    book.write(3, &ReadPosition::Text { open_line: None, carry: b"y" }, 1, 3, pages).unwrap();
+    read_positions.write(3, &ReadPosition::Text { open_line: None, carry: b"y" }, 1, 3, pages).unwrap();
     assert!(taken() <= before + 4096, "{} and {before}", taken());
-    book.clear(3);
+    read_positions.clear(3);
     assert!(taken() < before);
 }
 
