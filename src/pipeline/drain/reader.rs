@@ -49,11 +49,11 @@ pub(super) struct ReaderThread {
     has_previous: bool,
     /// The newest batch in the files when this process began.
     newest: Option<BatchHeader>,
-    keeper: Keeper,
+    persister: Persister,
 }
 
 /// Everything but the buffer, so that a batch that borrows the buffer can be handed to it.
-struct Keeper {
+struct Persister {
     store: Store,
     inbox: mpsc::Receiver<Command>,
     syncs: Arc<Syncs>,
@@ -98,7 +98,7 @@ impl ReaderThread {
             newest,
         } = parts;
         let recorder = counters.account.reader_recorder();
-        let keeper = Keeper {
+        let persister = Persister {
             store,
             inbox,
             syncs,
@@ -118,53 +118,53 @@ impl ReaderThread {
             syncs_asked: Vec::new(),
             stop_by: None,
         };
-        Self { buffer, old, has_previous, newest, keeper }
+        Self { buffer, old, has_previous, newest, persister }
     }
 
     pub(super) fn run(mut self) -> Stopped {
-        let (keeper, newest) = (&mut self.keeper, self.newest.as_ref());
-        keeper.pulse.begin();
+        let (persister, newest) = (&mut self.persister, self.newest.as_ref());
+        persister.pulse.begin();
         for Old { mut reader, done } in self.old {
-            keeper.persist_inherited(&mut reader, newest);
+            persister.persist_inherited(&mut reader, newest);
             drop(reader);
-            if keeper.is_left {
-                return self.keeper.end();
+            if persister.is_left {
+                return self.persister.end();
             }
             done();
         }
-        keeper.persist_inherited(&mut self.buffer, newest);
-        if keeper.is_left {
-            return self.keeper.end();
+        persister.persist_inherited(&mut self.buffer, newest);
+        if persister.is_left {
+            return self.persister.end();
         }
         if self.has_previous {
-            keeper.make_inherited_durable(self.buffer.generation());
+            persister.make_inherited_durable(self.buffer.generation());
         }
-        while keeper.stop_by.is_none() {
-            keeper.pulse.beat(Activity::Parked);
-            let deadline = keeper.store.next_deadline();
-            self.buffer.wait(keeper.settings.linger, deadline);
-            keeper.pulse.beat(Activity::Running);
-            keeper.take_commands();
+        while persister.stop_by.is_none() {
+            persister.pulse.beat(Activity::Parked);
+            let deadline = persister.store.next_deadline();
+            self.buffer.wait(persister.settings.linger, deadline);
+            persister.pulse.beat(Activity::Running);
+            persister.take_commands();
             // Taken before the swap, so that the swap covers what was published before the request (invariant 4).
-            let sync_asked = keeper.progress.take_ask();
+            let sync_asked = persister.progress.take_ask();
             if !self.buffer.front_is_empty() {
-                keeper.swap(&mut self.buffer);
+                persister.swap(&mut self.buffer);
             }
-            keeper.store.rotate_if_due();
-            keeper.answer(sync_asked);
+            persister.store.rotate_if_due();
+            persister.answer(sync_asked);
         }
         // The writers have ended, so a swap brings all that they had still published, and nothing comes behind it.
-        while !keeper.is_left && !self.buffer.front_is_empty() {
-            keeper.swap(&mut self.buffer);
+        while !persister.is_left && !self.buffer.front_is_empty() {
+            persister.swap(&mut self.buffer);
         }
-        if !keeper.is_left {
-            keeper.answer(0);
+        if !persister.is_left {
+            persister.answer(0);
         }
-        self.keeper.end()
+        self.persister.end()
     }
 }
 
-impl Keeper {
+impl Persister {
     fn take_commands(&mut self) {
         while let Ok(command) = self.inbox.try_recv() {
             self.take(command);
