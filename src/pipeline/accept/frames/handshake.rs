@@ -64,9 +64,9 @@ pub fn greet(bytes: &[u8], max_event_bytes: usize, uid: u32, sessions: &Arc<Sess
     if hello.incompatible & !FEATURES != 0 {
         return refused(Code::Version, "a feature is asked for that this daemon does not have");
     }
-    let Some((seat, known)) = Sessions::sit(sessions, uid, hello.session) else {
+    let Some((guard, known)) = Sessions::attach(sessions, uid, hello.session) else {
         return refused(Code::Busy, "the session is open on another connection, or there are too many sessions");
     };
-    let session = Box::new(FrameSession::new(&hello, max_event_bytes, seat, known));
+    let session = Box::new(FrameSession::new(&hello, max_event_bytes, guard, known));
     Greeting::Open { session, consumed: wire::MAGIC.len() + consumed }
 }

@@ -31,7 +31,7 @@ use std::ops::RangeInclusive;
 use dbuf_client::wire::{self, Code, Event, Fault, Frame, HEAD_BYTES, Head, Hello, Welcome, feature, kind};
 
 use super::acks::Acks;
-use super::sessions::{Seat, Standing};
+use super::sessions::{SessionGuard, SessionState};
 use crate::pipeline::accept::publish::Published;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::Cause;
@@ -126,12 +126,17 @@ pub struct FrameSession {
     outbox: Vec<u8>,
     /// The client let too many replies come together.
     deaf: bool,
-    seat: Seat,
+    guard: SessionGuard,
 }
 
 impl FrameSession {
-    pub(super) fn new(hello: &Hello<'_>, max_event_bytes: usize, seat: Seat, known: Option<Standing>) -> Self {
-        let last = seat.standing.last;
+    pub(super) fn new(
+        hello: &Hello<'_>,
+        max_event_bytes: usize,
+        guard: SessionGuard,
+        known: Option<SessionState>,
+    ) -> Self {
+        let last = guard.session_state.last;
         let mut outbox = Vec::new();
         Frame::Welcome(Welcome {
             version: hello.version.min(wire::VERSION),
@@ -152,11 +157,11 @@ impl FrameSession {
             sync: None,
             acks: match known {
                 None => Acks::new(hello.ack),
-                Some(standing) => Acks::resumed(hello.ack, standing.pending),
+                Some(session_state) => Acks::resumed(hello.ack, session_state.pending),
             },
             outbox,
             deaf: false,
-            seat,
+            guard,
         }
     }
 
@@ -169,7 +174,7 @@ impl FrameSession {
     /// The session's id; 0 if the client has none.
     #[must_use]
     pub fn session(&self) -> u128 {
-        self.seat.id()
+        self.guard.id()
     }
 
     /// What the frame at the start of `bytes` asks for. The bytes of a [`Step::More`] are to be given again, with more.
@@ -276,7 +281,7 @@ impl FrameSession {
     /// all, the refused ones are as good as published, too: the records that name them are among it.
     pub fn about_to_publish(&self, spot: PublishPosition, published: Published) {
         if let Some(last) = self.brings_up_to(published) {
-            self.seat.about_to(spot, last);
+            self.guard.about_to(spot, last);
         }
     }
 
@@ -286,13 +291,13 @@ impl FrameSession {
 
     /// That has failed, and nothing of it counts.
     pub fn take_back(&self) {
-        self.seat.take_back();
+        self.guard.take_back();
     }
 
     /// The events since the last publish, as far as that has brought them, are published in `generation`.
     pub fn published(&mut self, generation: u64, published: Published) {
         if let Some(last) = self.brings_up_to(published) {
-            self.seat.settle(last);
+            self.guard.settle(last);
         }
         // Invariant 1.
         let (Some((first, last)), Some(sequence)) = (self.unpublished, published.sequence) else { return };
@@ -374,7 +379,7 @@ impl FrameSession {
 
 impl Drop for FrameSession {
     fn drop(&mut self) {
-        self.seat.standing = Standing { last: self.settled(), pending: self.acks.pending() };
+        self.guard.session_state = SessionState { last: self.settled(), pending: self.acks.pending() };
     }
 }
 
