@@ -22,7 +22,7 @@ use rustix::net::{SendFlags, send};
 
 use self::read_position::{InheritedPosition, ReadPosition};
 use self::stored::StoredConnection;
-use crate::pipeline::accept::frames::connection::{self as framed, End, Line};
+use crate::pipeline::accept::frames::connection::{self as framed, End, ReplyState};
 use crate::pipeline::accept::frames::{FrameSession, Greeting, greet};
 use crate::pipeline::accept::publish::{Closed, NoObserver, Peer};
 use crate::pipeline::accept::ring::Ring;
@@ -65,7 +65,7 @@ pub(crate) struct Connection {
     pub(crate) carried_since: u64,
     /// What its epoll set waits for.
     pub(crate) interest: EpollFlags,
-    pub(crate) line: Line,
+    pub(crate) reply_state: ReplyState,
     /// Nothing more is read; it stays for the answers that its client waits for.
     pub(crate) is_lingering: bool,
     /// Its ring's doorbell is in its writer's epoll set.
@@ -94,7 +94,7 @@ impl Connection {
             carry: Vec::new(),
             carried_since: 0,
             interest: EpollFlags::EPOLLIN,
-            line: Line::Clear,
+            reply_state: ReplyState::Clear,
             is_lingering: false,
             is_bell_watched: false,
             is_unnamed: false,
@@ -288,17 +288,18 @@ impl Connection {
             Protocol::Undecided | Protocol::Text(_) => return Fate::Open,
         };
         // What a client has sent is good even if it reads no more: a line that is gone does not end the connection.
-        if self.line != Line::Gone {
-            self.line = framed::answer(session, &self.stored.socket, context);
+        if self.reply_state != ReplyState::Gone {
+            self.reply_state = framed::answer(session, &self.stored.socket, context);
         }
-        let owed = self.line == Line::Blocked || (self.line == Line::Clear && session.wants() != 0);
+        let owed =
+            self.reply_state == ReplyState::Blocked || (self.reply_state == ReplyState::Clear && session.wants() != 0);
         if session.is_deaf() || (self.is_lingering && !owed) { Fate::Close } else { Fate::Open }
     }
 
     /// Whether its client waits for the reader's progress.
     pub(crate) fn waits_for_progress(&self) -> bool {
         match &self.protocol {
-            Protocol::Frames(session) => session.wants() != 0 && self.line != Line::Gone,
+            Protocol::Frames(session) => session.wants() != 0 && self.reply_state != ReplyState::Gone,
             Protocol::Ring(ring) => ring.wanted_progress() != 0,
             Protocol::Undecided | Protocol::Text(_) => false,
         }
@@ -307,7 +308,7 @@ impl Connection {
     /// What its epoll set should wait for now.
     pub(crate) fn wanted_interest(&self) -> EpollFlags {
         let input = if self.is_lingering { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
-        let output = if self.line == Line::Blocked { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
+        let output = if self.reply_state == ReplyState::Blocked { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
         input | output
     }
 

@@ -141,7 +141,7 @@ pub(crate) fn end(session: &FrameSession, rest: &[u8], peer: &Peer, context: &mu
 
 /// Whether replies can go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Line {
+pub(crate) enum ReplyState {
     /// All that was due is sent.
     Clear,
     /// The client has to read first.
@@ -151,7 +151,7 @@ pub(crate) enum Line {
 }
 
 /// Sends what is due by now.
-pub(crate) fn answer(session: &mut FrameSession, socket: &OwnedFd, context: &WriterContext) -> Line {
+pub(crate) fn answer(session: &mut FrameSession, socket: &OwnedFd, context: &WriterContext) -> ReplyState {
     let progress = &context.progress;
     if session.take_sync() {
         progress.ask_sync();
@@ -167,13 +167,13 @@ pub(crate) fn answer(session: &mut FrameSession, socket: &OwnedFd, context: &Wri
     loop {
         let outgoing = session.outgoing();
         if outgoing.is_empty() {
-            return Line::Clear;
+            return ReplyState::Clear;
         }
         match send(socket, outgoing, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(sent) => session.sent(sent),
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return Line::Blocked,
-            Err(_) => return Line::Gone,
+            Err(Errno::AGAIN) => return ReplyState::Blocked,
+            Err(_) => return ReplyState::Gone,
         }
     }
 }

@@ -13,7 +13,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::Taken;
 use crate::pipeline::accept::connection::{Connection, Fate, Protocol, Read};
-use crate::pipeline::accept::frames::connection::Line;
+use crate::pipeline::accept::frames::connection::ReplyState;
 use crate::pipeline::accept::publish::Closed;
 use crate::pipeline::accept::writer::context::WriterContext;
 use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffer;
@@ -109,7 +109,7 @@ impl Connection {
         let message = [ControlMessage::ScmRights(&descriptors)];
         let socket = &self.stored.socket;
         let sent = sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&reply)], &message, flags, None);
-        if self.line != Line::Clear || sent != Ok(reply.len()) {
+        if self.reply_state != ReplyState::Clear || sent != Ok(reply.len()) {
             ring.close();
             return Fate::Close;
         }
