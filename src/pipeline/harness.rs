@@ -13,7 +13,7 @@ use crate::pipeline::accept::publish::{Extra, NoObserver, Peer, Publisher};
 use crate::pipeline::accept::ring::registry::{Limits, Rings};
 use crate::pipeline::accept::ring::{Ring, Taken};
 use crate::pipeline::accept::text::Text;
-use crate::pipeline::accept::text::classify::meaning;
+use crate::pipeline::accept::text::classify::classify;
 use crate::pipeline::accept::writer::context::WriterContext;
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader};
@@ -113,14 +113,14 @@ impl Tap {
         context.begin();
         context.fields.clear();
         let now_ns = context.publisher.time_ns();
-        let meaning = meaning(Transport::Datagram, bytes, now_ns, &mut context.parser, &mut context.fields);
-        assert!(context.fields.len() <= FIELDS_BYTES_MAX && meaning.pri <= 191);
-        assert_eq!(&bytes[meaning.text_start..][..meaning.text.len()], meaning.text);
-        if !meaning.text.is_empty() {
-            let slot = context.publisher.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
-            let extra = Extra { source_time_ns: meaning.source_time_ns, ..Extra::default() };
-            let range = meaning.text_start..meaning.text_start + meaning.text.len();
-            context.publisher.add_with(slot, meaning.pri, range, extra, &context.fields);
+        let line = classify(Transport::Datagram, bytes, now_ns, &mut context.parser, &mut context.fields);
+        assert!(context.fields.len() <= FIELDS_BYTES_MAX && line.pri <= 191);
+        assert_eq!(&bytes[line.text_start..][..line.text.len()], line.text);
+        if !line.text.is_empty() {
+            let slot = context.publisher.slot(peer, line.transport, line.claimed_pid, line.tag);
+            let extra = Extra { source_time_ns: line.source_time_ns, ..Extra::default() };
+            let range = line.text_start..line.text_start + line.text.len();
+            context.publisher.add_with(slot, line.pri, range, extra, &context.fields);
         }
         context.publisher.publish_pending(bytes, &mut NoObserver).expect("the reader is there");
     }

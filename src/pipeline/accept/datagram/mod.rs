@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 
 use self::senders::{Senders, Watch};
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver};
-use crate::pipeline::accept::text::classify::meaning;
+use crate::pipeline::accept::text::classify::classify;
 use crate::pipeline::accept::writer::context::WriterContext;
 use crate::pipeline::accept::writer::receive_buffer::{ReceiveBuffer, Subject};
 use crate::pipeline::record::{Cause, Transport};
@@ -118,14 +118,14 @@ impl Datagrams {
         let bytes = &receive_buffer.arena[start..][..bytes];
         context.fields.clear();
         let now_ns = context.publisher.time_ns();
-        let meaning = meaning(Transport::Datagram, bytes, now_ns, &mut context.parser, &mut context.fields);
-        if meaning.text.is_empty() {
+        let line = classify(Transport::Datagram, bytes, now_ns, &mut context.parser, &mut context.fields);
+        if line.text.is_empty() {
             return;
         }
-        let start = start + meaning.text_start;
-        let range = start..start + meaning.text.len();
-        let slot = context.publisher.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
-        let extra = Extra { source_time_ns: meaning.source_time_ns, ..Extra::default() };
-        context.publisher.add_with(slot, meaning.pri, range, extra, &context.fields);
+        let start = start + line.text_start;
+        let range = start..start + line.text.len();
+        let slot = context.publisher.slot(peer, line.transport, line.claimed_pid, line.tag);
+        let extra = Extra { source_time_ns: line.source_time_ns, ..Extra::default() };
+        context.publisher.add_with(slot, line.pri, range, extra, &context.fields);
     }
 }

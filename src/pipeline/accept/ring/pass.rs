@@ -62,7 +62,7 @@ enum Stop {
 type Rule = (Cause, u64);
 
 /// What a record's head says.
-enum Meaning {
+enum RecordView {
     /// Nothing is here; so many bytes are to be passed over.
     Pad(u64),
     /// An event.
@@ -140,22 +140,22 @@ impl Pass<'_> {
 
     /// What the head of the record at `at` says.
     #[inline]
-    fn meaning(&self, at: u64, head: &Head) -> Meaning {
+    fn view(&self, at: u64, head: &Head) -> RecordView {
         let memory = self.consumer.memory();
         let to_end = memory.capacity() - memory.offset(at) as u64;
         let record_bytes = head.record_bytes();
         if record_bytes > to_end.min(self.end - at) {
-            return Meaning::Broken("a record reaches beyond the ring's end or head");
+            return RecordView::Broken("a record reaches beyond the ring's end or head");
         }
         match head.kind {
             kind::EVENT | kind::EVENT_WITH_FIELDS => {}
-            kind::PAD if record_bytes == to_end => return Meaning::Pad(record_bytes),
-            _ => return Meaning::Broken("a record of a type that there is not"),
+            kind::PAD if record_bytes == to_end => return RecordView::Pad(record_bytes),
+            _ => return RecordView::Broken("a record of a type that there is not"),
         }
         if head.length as usize > self.max_event_bytes + record::OVERHEAD_BYTES_MAX {
-            return Meaning::Refused((Cause::TooBig, u64::from(head.length)));
+            return RecordView::Refused((Cause::TooBig, u64::from(head.length)));
         }
-        Meaning::Event
+        RecordView::Event
     }
 
     /// Settles what was taken without anything to be published: a pad alone.
@@ -237,8 +237,8 @@ impl EventSource for Flow<'_, '_> {
         let (mut at, mut head) = (pass.position.tail, self.first);
         let mut events = 0;
         self.stop = loop {
-            match pass.meaning(at, &head) {
-                Meaning::Event => match pass.event(at, &head, &mut own_slot, encoder) {
+            match pass.view(at, &head) {
+                RecordView::Event => match pass.event(at, &head, &mut own_slot, encoder) {
                     Ok(true) => {
                         at += head.record_bytes();
                         events += 1;
@@ -246,9 +246,9 @@ impl EventSource for Flow<'_, '_> {
                     Ok(false) => break Stop::Pause,
                     Err(rule) => break Stop::Refused(at + head.record_bytes(), rule),
                 },
-                Meaning::Pad(bytes) => at += bytes,
-                Meaning::Refused(rule) => break Stop::Refused(at + head.record_bytes(), rule),
-                Meaning::Broken(why) => break Stop::Broken(why),
+                RecordView::Pad(bytes) => at += bytes,
+                RecordView::Refused(rule) => break Stop::Refused(at + head.record_bytes(), rule),
+                RecordView::Broken(why) => break Stop::Broken(why),
             }
             if at == pass.end {
                 break Stop::Pause;

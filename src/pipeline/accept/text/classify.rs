@@ -1,6 +1,6 @@
 //! What the bytes of one line or datagram mean: priority, tag, time, and the text that is left.
 //!
-//! Enters: the bytes, without the newline or octet count that framed them. Leaves: a [`Meaning`]. Any thread; cannot
+//! Enters: the bytes, without the newline or octet count that framed them. Leaves: a [`LineFields`]. Any thread; cannot
 //! fail: whatever is not understood is text.
 //!
 //! | begins with | in a line | in a datagram |
@@ -23,7 +23,7 @@ const PRIORITY_MAX: u8 = 7;
 
 /// What bytes mean, over these bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Meaning<'a> {
+pub(crate) struct LineFields<'a> {
     /// How it came in: syslog, or the transport that was asked about.
     pub(crate) transport: Transport,
     /// Facility times 8 plus priority.
@@ -40,7 +40,7 @@ pub(crate) struct Meaning<'a> {
     pub(crate) text_start: usize,
 }
 
-impl<'a> Meaning<'a> {
+impl<'a> LineFields<'a> {
     #[inline]
     fn plain(transport: Transport, text: &'a [u8]) -> Self {
         let (pri, source_time_ns) = (PRI_DEFAULT, None);
@@ -51,33 +51,33 @@ impl<'a> Meaning<'a> {
 /// What `bytes` mean that came in by `transport`, which is lines or datagrams. Fields beside the text are put into
 /// `fields`, which is empty.
 #[inline]
-pub(crate) fn meaning<'a>(
+pub(crate) fn classify<'a>(
     transport: Transport,
     bytes: &'a [u8],
     now_ns: u64,
     parser: &mut Parser,
     fields: &mut Vec<u8>,
-) -> Meaning<'a> {
+) -> LineFields<'a> {
     if bytes.first() == Some(&b'<') {
-        meaning_with_pri(transport, bytes, now_ns, parser, fields)
+        classify_with_pri(transport, bytes, now_ns, parser, fields)
     } else {
-        Meaning::plain(transport, bytes)
+        LineFields::plain(transport, bytes)
     }
 }
 
-fn meaning_with_pri<'a>(
+fn classify_with_pri<'a>(
     transport: Transport,
     bytes: &'a [u8],
     now_ns: u64,
     parser: &mut Parser,
     fields: &mut Vec<u8>,
-) -> Meaning<'a> {
-    let Some((pri, rest)) = split_pri(bytes) else { return Meaning::plain(transport, bytes) };
+) -> LineFields<'a> {
+    let Some((pri, rest)) = split_pri(bytes) else { return LineFields::plain(transport, bytes) };
     let trimmed = trim_end(bytes);
     if let Some(parsed) = parser.parse(trimmed, now_ns) {
         if parsed.put_fields(fields) {
             let text = if parsed.text.is_empty() { trimmed } else { parsed.text };
-            return Meaning {
+            return LineFields {
                 transport: Transport::Syslog,
                 pri,
                 tag: parsed.tag,
@@ -90,11 +90,13 @@ fn meaning_with_pri<'a>(
         fields.clear();
     }
     let plain = match transport {
-        Transport::Datagram => Meaning { transport: Transport::Syslog, ..Meaning::plain(transport, trim_end(rest)) },
-        _ if pri <= PRIORITY_MAX => Meaning::plain(transport, rest),
-        _ => return Meaning::plain(transport, bytes),
+        Transport::Datagram => {
+            LineFields { transport: Transport::Syslog, ..LineFields::plain(transport, trim_end(rest)) }
+        }
+        _ if pri <= PRIORITY_MAX => LineFields::plain(transport, rest),
+        _ => return LineFields::plain(transport, bytes),
     };
-    Meaning { pri, text_start: bytes.len() - rest.len(), ..plain }
+    LineFields { pri, text_start: bytes.len() - rest.len(), ..plain }
 }
 
 fn trim_end(bytes: &[u8]) -> &[u8] {
@@ -111,7 +113,7 @@ mod tests {
 
     fn read(transport: Transport, bytes: &[u8]) -> (Transport, u8, String, String) {
         let mut fields = Vec::new();
-        let m = meaning(transport, bytes, NOW_NS, &mut Parser::new(TimeZone::UTC), &mut fields);
+        let m = classify(transport, bytes, NOW_NS, &mut Parser::new(TimeZone::UTC), &mut fields);
         assert_eq!(m.text, &bytes[m.text_start..][..m.text.len()]);
         (m.transport, m.pri, m.tag.escape_ascii().to_string(), m.text.escape_ascii().to_string())
     }
@@ -168,7 +170,7 @@ mod tests {
         let bytes = format!("<13>1 - - app - - [a b=\"{}\"] hi", "c".repeat(20 << 10));
         let mut fields = Vec::new();
         let mut parser = Parser::new(TimeZone::UTC);
-        let meaning = meaning(Transport::Lines, bytes.as_bytes(), NOW_NS, &mut parser, &mut fields);
-        assert!(meaning.text == bytes.as_bytes() && fields.is_empty());
+        let line = classify(Transport::Lines, bytes.as_bytes(), NOW_NS, &mut parser, &mut fields);
+        assert!(line.text == bytes.as_bytes() && fields.is_empty());
     }
 }

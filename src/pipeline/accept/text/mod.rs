@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use memchr::memchr;
 
-use self::classify::{Meaning, PRI_DEFAULT, meaning};
+use self::classify::{LineFields, PRI_DEFAULT, classify};
 use self::cut::{Block, Cut, Until, block, cut, cut_at_end, cut_early};
 use crate::pipeline::accept::connection::read_position::{OpenLine, ReadPosition};
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer};
@@ -140,22 +140,22 @@ impl Text {
         context.fields.clear();
         let bytes = &input[range.clone()];
         let now_ns = context.publisher.time_ns();
-        let meaning = meaning(Transport::Lines, bytes, now_ns, &mut context.parser, &mut context.fields);
-        let start = range.start + meaning.text_start;
+        let line = classify(Transport::Lines, bytes, now_ns, &mut context.parser, &mut context.fields);
+        let start = range.start + line.text_start;
         if let Some(until) = cut.rest {
             // To the end of the piece: what syslog senders put behind their text, and is dropped, cannot be there yet.
-            return self.add_first_piece(start..range.end, until, &meaning, peer, context);
+            return self.add_first_piece(start..range.end, until, &line, peer, context);
         }
-        let range = start..start + meaning.text.len();
+        let range = start..start + line.text.len();
         if range.is_empty() {
             return;
         }
-        let slot = context.publisher.slot(peer, meaning.transport, meaning.claimed_pid, meaning.tag);
-        if meaning.source_time_ns.is_none() && context.fields.is_empty() {
-            context.publisher.add(slot, meaning.pri, range);
+        let slot = context.publisher.slot(peer, line.transport, line.claimed_pid, line.tag);
+        if line.source_time_ns.is_none() && context.fields.is_empty() {
+            context.publisher.add(slot, line.pri, range);
         } else {
-            let extra = Extra { source_time_ns: meaning.source_time_ns, ..Extra::default() };
-            context.publisher.add_with(slot, meaning.pri, range, extra, &context.fields);
+            let extra = Extra { source_time_ns: line.source_time_ns, ..Extra::default() };
+            context.publisher.add_with(slot, line.pri, range, extra, &context.fields);
         }
     }
 
@@ -164,11 +164,11 @@ impl Text {
         &mut self,
         range: Range<usize>,
         until: Until,
-        meaning: &Meaning<'_>,
+        line: &LineFields<'_>,
         peer: &Peer,
         context: &mut WriterContext,
     ) {
-        let &Meaning { transport, pri, tag, claimed_pid, source_time_ns, .. } = meaning;
+        let &LineFields { transport, pri, tag, claimed_pid, source_time_ns, .. } = line;
         let id = context.piece_id();
         let piece = Some(Piece { id, continued: false, continues: true });
         let slot = context.publisher.slot(peer, transport, claimed_pid, tag);
