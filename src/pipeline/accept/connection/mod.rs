@@ -1,7 +1,7 @@
 //! One connection of the stream socket.
 //!
 //! Enters: what its socket holds, whenever it holds something. Leaves: events in the publisher, replies on the socket, and
-//! a [`Fate`]. The connection's writer thread. What can fail: only that the reader is gone.
+//! a [`Next`]. The connection's writer thread. What can fail: only that the reader is gone.
 //!
 //! The first bytes decide: the framed protocol's magic, or else text. A connection that says nothing is a descriptor
 //! and this structure; memory beyond that is taken only while an event has come in part.
@@ -36,7 +36,7 @@ const GREETING_BYTES_MAX: usize = MAGIC.len() + HEAD_BYTES + CONTROL_BYTES_MAX a
 
 /// What becomes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum Next {
     /// It stays open.
     Open,
     /// It is done with.
@@ -47,11 +47,11 @@ pub(crate) enum Fate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
     /// Bytes; there may be more.
-    Some(Fate),
+    Some(Next),
     /// Nothing is there now.
     Nothing,
     /// The end.
-    End(Fate),
+    End(Next),
 }
 
 /// One connection.
@@ -105,28 +105,28 @@ impl Connection {
 
     /// Goes on where the previous process stood. A line that it had read in part, and of which nobody knows what became, is
     /// counted as lost.
-    pub(crate) fn resume(&mut self, position: InheritedPosition, context: &mut WriterContext) -> Result<Fate, Closed> {
+    pub(crate) fn resume(&mut self, position: InheritedPosition, context: &mut WriterContext) -> Result<Next, Closed> {
         context.begin();
         self.counted(context, |this, context| match position {
-            InheritedPosition::LineStart => Ok(Fate::Open),
+            InheritedPosition::LineStart => Ok(Next::Open),
             InheritedPosition::Undecided { carry } if carry.len() < GREETING_BYTES_MAX => {
                 this.carry = carry;
-                Ok(Fate::Open)
+                Ok(Next::Open)
             }
             InheritedPosition::Text { open_line, carry } => {
                 this.protocol = Protocol::Text(Text::resume(open_line));
                 this.carry = carry;
-                Ok(Fate::Open)
+                Ok(Next::Open)
             }
             InheritedPosition::Lost => {
                 this.protocol = Protocol::Text(Text::default());
                 let slot = context.publisher.slot(&this.peer, Transport::Lines, 0, b"");
                 context.publisher.lose(slot, Cause::Abandoned, 0);
                 context.publisher.publish_pending(&[], &mut NoObserver)?;
-                Ok(Fate::Open)
+                Ok(Next::Open)
             }
             // It had not said yet what it is. As a rule that is a client of the framed protocol, which comes again.
-            InheritedPosition::Undecided { .. } | InheritedPosition::LostGreeting => Ok(Fate::Close),
+            InheritedPosition::Undecided { .. } | InheritedPosition::LostGreeting => Ok(Next::Close),
         })
     }
 
@@ -225,38 +225,38 @@ impl Connection {
         receive_buffer: &ReceiveBuffer,
         number: u64,
         context: &mut WriterContext,
-    ) -> Result<Fate, Closed> {
+    ) -> Result<Next, Closed> {
         let bytes =
             &receive_buffer.stream[..receive_buffer.headers.received(0).unwrap_or(0).min(receive_buffer.stream.len())];
         let begins_framed = || is_framed(&[&self.carry, bytes].concat()) != Some(false);
         if matches!(self.protocol, Protocol::Undecided) && !bytes.is_empty() && begins_framed() {
             // Its client comes again, and is told where it stands.
-            return Ok(Fate::Close);
+            return Ok(Next::Close);
         }
         context.begin();
         let read = match bytes {
             [] => Read::End(self.counted(context, Self::end)?),
             bytes => self.take_read(bytes, context)?,
         };
-        let fate = match read {
-            Read::Some(fate) | Read::End(fate) => fate,
-            Read::Nothing => Fate::Open,
+        let next = match read {
+            Read::Some(next) | Read::End(next) => next,
+            Read::Nothing => Next::Open,
         };
         let keeps = self.note_position(number);
         receive_buffer.read_progress.end();
         if !keeps {
             self.stored.let_go();
         }
-        Ok(fate)
+        Ok(next)
     }
 
     /// Lays down what one read has brought. The end of text that is only noted belongs to the read that brought all of it:
     /// a last line without its newline is then in the receive buffer until it is published, like all others.
     fn take_read(&mut self, bytes: &[u8], context: &mut WriterContext) -> Result<Read, Closed> {
-        let fate = self.counted(context, |this, context| this.take(bytes, context))?;
+        let next = self.counted(context, |this, context| this.take(bytes, context))?;
         let is_text = !matches!(self.protocol, Protocol::Frames(_));
         let is_all = is_text && self.stored.is_noted() && ioctl_fionread(&self.stored.socket) == Ok(0);
-        Ok(if is_all { Read::End(self.counted(context, Self::end)?) } else { Read::Some(fate) })
+        Ok(if is_all { Read::End(self.counted(context, Self::end)?) } else { Read::Some(next) })
     }
 
     /// Notes how far it has been read, the read of this number included, for the next process. False if the next process could not
@@ -278,14 +278,14 @@ impl Connection {
     }
 
     /// Sends what the client is owed by now.
-    pub(crate) fn answer(&mut self, context: &WriterContext) -> Fate {
+    pub(crate) fn answer(&mut self, context: &WriterContext) -> Next {
         let session = match &mut self.protocol {
             Protocol::Frames(session) => session,
             Protocol::Ring(ring) => {
                 ring.answer(false, context);
-                return if self.is_lingering && ring.is_told() { Fate::Close } else { Fate::Open };
+                return if self.is_lingering && ring.is_told() { Next::Close } else { Next::Open };
             }
-            Protocol::Undecided | Protocol::Text(_) => return Fate::Open,
+            Protocol::Undecided | Protocol::Text(_) => return Next::Open,
         };
         // What a client has sent is good even if it reads no more: a line that is gone does not end the connection.
         if self.reply_state != ReplyState::Gone {
@@ -293,7 +293,7 @@ impl Connection {
         }
         let owed =
             self.reply_state == ReplyState::Blocked || (self.reply_state == ReplyState::Clear && session.wants() != 0);
-        if session.is_deaf() || (self.is_lingering && !owed) { Fate::Close } else { Fate::Open }
+        if session.is_deaf() || (self.is_lingering && !owed) { Next::Close } else { Next::Open }
     }
 
     /// Whether its client waits for the reader's progress.
@@ -322,31 +322,31 @@ impl Connection {
     }
 
     /// Gives up the memory of what has not come whole: text becomes a piece, a frame ends the connection.
-    pub(crate) fn shed(&mut self, context: &mut WriterContext) -> Result<Fate, Closed> {
+    pub(crate) fn shed(&mut self, context: &mut WriterContext) -> Result<Next, Closed> {
         context.begin();
-        let fate = self.counted(context, |this, context| match &mut this.protocol {
-            Protocol::Text(text) => text.shed(&mut this.carry, &this.peer, context).map(|()| Fate::Open),
-            Protocol::Frames(_) | Protocol::Undecided | Protocol::Ring(_) => this.end(context).map(|_| Fate::Close),
+        let next = self.counted(context, |this, context| match &mut this.protocol {
+            Protocol::Text(text) => text.shed(&mut this.carry, &this.peer, context).map(|()| Next::Open),
+            Protocol::Frames(_) | Protocol::Undecided | Protocol::Ring(_) => this.end(context).map(|_| Next::Close),
         })?;
         // It was not read, so there is nothing in the receive buffer.
         if !self.note_position(0) {
             self.stored.let_go();
         }
-        Ok(fate)
+        Ok(next)
     }
 
     /// The end of what is read: what has come in part is an event, or is lost and counted.
-    pub(crate) fn end(&mut self, context: &mut WriterContext) -> Result<Fate, Closed> {
+    pub(crate) fn end(&mut self, context: &mut WriterContext) -> Result<Next, Closed> {
         if let Protocol::Undecided = self.protocol {
             if is_framed(&self.carry) == Some(true) {
                 // It left in the middle of its greeting: nothing was offered, so nothing is lost.
-                return Ok(Fate::Close);
+                return Ok(Next::Close);
             }
             self.protocol = Protocol::Text(Text::default());
         }
         match &mut self.protocol {
-            Protocol::Undecided | Protocol::Ring(_) => Ok(Fate::Close),
-            Protocol::Text(text) => text.end(&mut self.carry, &self.peer, context).map(|()| Fate::Close),
+            Protocol::Undecided | Protocol::Ring(_) => Ok(Next::Close),
+            Protocol::Text(text) => text.end(&mut self.carry, &self.peer, context).map(|()| Next::Close),
             Protocol::Frames(session) => {
                 framed::end(session, &self.carry, &self.peer, context)?;
                 self.carry.clear();
@@ -358,7 +358,7 @@ impl Connection {
 
     /// The end that this process makes of it. Half a frame of a session was not accepted, and its client, who sees the end,
     /// sends it again: it is not lost.
-    pub(crate) fn cut_off(&mut self, context: &mut WriterContext) -> Result<Fate, Closed> {
+    pub(crate) fn cut_off(&mut self, context: &mut WriterContext) -> Result<Next, Closed> {
         match &mut self.protocol {
             Protocol::Frames(session) if session.session() != 0 => self.carry.clear(),
             // What its program publishes from here on is its own to send again. Of what was taken it can ask nobody later.
@@ -387,10 +387,10 @@ impl Connection {
         done
     }
 
-    fn take(&mut self, data: &[u8], context: &mut WriterContext) -> Result<Fate, Closed> {
+    fn take(&mut self, data: &[u8], context: &mut WriterContext) -> Result<Next, Closed> {
         match &mut self.protocol {
             Protocol::Undecided => self.decide(data, context),
-            Protocol::Text(text) => text.take(&mut self.carry, data, &self.peer, context).map(|()| Fate::Open),
+            Protocol::Text(text) => text.take(&mut self.carry, data, &self.peer, context).map(|()| Next::Open),
             Protocol::Frames(session) => {
                 let end = framed::take(session, &mut self.carry, data, &self.peer, context)?;
                 if let End::Bye = end {
@@ -400,14 +400,14 @@ impl Connection {
                 if let End::Ring(capacity) = end {
                     return Ok(self.grant(capacity, context));
                 }
-                let fate = self.answer(context);
-                Ok(if end == End::Broken { Fate::Close } else { fate })
+                let next = self.answer(context);
+                Ok(if end == End::Broken { Next::Close } else { next })
             }
             Protocol::Ring(_) => self.cut_off_ring("there are bytes on the connection of a ring", context),
         }
     }
 
-    fn decide(&mut self, data: &[u8], context: &mut WriterContext) -> Result<Fate, Closed> {
+    fn decide(&mut self, data: &[u8], context: &mut WriterContext) -> Result<Next, Closed> {
         let part = data.len().min(GREETING_BYTES_MAX - self.carry.len());
         let (first, rest) = data.split_at(part);
         let framed = if self.carry.is_empty() {
@@ -425,10 +425,10 @@ impl Connection {
             self.carry.extend_from_slice(first);
         }
         if framed.is_none() {
-            return Ok(Fate::Open);
+            return Ok(Next::Open);
         }
         match greet(&self.carry, context.max_event_bytes, self.peer.identity.uid, &context.sessions) {
-            Greeting::More => Ok(Fate::Open),
+            Greeting::More => Ok(Next::Open),
             Greeting::Open { session, consumed } => {
                 self.peer.identity.session = session.session();
                 self.protocol = Protocol::Frames(session);
@@ -442,7 +442,7 @@ impl Connection {
         }
     }
 
-    fn refuse_greeting(&mut self, reply: &[u8], malformed: bool, context: &mut WriterContext) -> Result<Fate, Closed> {
+    fn refuse_greeting(&mut self, reply: &[u8], malformed: bool, context: &mut WriterContext) -> Result<Next, Closed> {
         // A fresh socket has room for one reply.
         let _ = send(&self.stored.socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         if malformed {
@@ -451,7 +451,7 @@ impl Connection {
             context.publisher.publish_pending(&[], &mut NoObserver)?;
         }
         self.carry.clear();
-        Ok(Fate::Close)
+        Ok(Next::Close)
     }
 }
 

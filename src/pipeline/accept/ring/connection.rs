@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::Taken;
-use crate::pipeline::accept::connection::{Connection, Fate, Protocol, Read};
+use crate::pipeline::accept::connection::{Connection, Next, Protocol, Read};
 use crate::pipeline::accept::frames::connection::ReplyState;
 use crate::pipeline::accept::publish::Closed;
 use crate::pipeline::accept::writer::context::WriterContext;
@@ -38,23 +38,23 @@ impl Connection {
         // A program that is gone adds nothing; one that has passed its ring on to another is not waited for.
         let mut looks = if is_over { self.ring().map_or(0, |ring| ring.looks_max()) } else { 1 };
         loop {
-            let (fate, bytes) = self.look(receive_buffer, context)?;
-            if fate == Fate::Close {
-                return Ok(Read::End(fate));
+            let (next, bytes) = self.look(receive_buffer, context)?;
+            if next == Next::Close {
+                return Ok(Read::End(next));
             }
             looks -= 1;
             match (is_over, bytes) {
                 (true, 1..) if looks > 0 => {}
                 (true, _) => break,
                 (false, 0) => return Ok(Read::Nothing),
-                (false, _) => return Ok(Read::Some(Fate::Open)),
+                (false, _) => return Ok(Read::Some(Next::Open)),
             }
         }
         let Self { protocol, peer, .. } = self;
         if let Protocol::Ring(ring) = protocol {
             ring.end(peer, context)?;
         }
-        Ok(Read::End(Fate::Close))
+        Ok(Read::End(Next::Close))
     }
 
     /// Lays down what lies in its ring, up to a measure, and says how many bytes that were.
@@ -62,20 +62,20 @@ impl Connection {
         &mut self,
         receive_buffer: &mut ReceiveBuffer,
         context: &mut WriterContext,
-    ) -> Result<(Fate, u64), Closed> {
+    ) -> Result<(Next, u64), Closed> {
         let Self { protocol, peer, .. } = self;
-        let Protocol::Ring(ring) = protocol else { return Ok((Fate::Open, 0)) };
+        let Protocol::Ring(ring) = protocol else { return Ok((Next::Open, 0)) };
         match ring.take(&mut receive_buffer.stream, peer, context)? {
             Taken::Bytes(bytes) => {
                 ring.answer(bytes > 0, context);
-                Ok((Fate::Open, bytes))
+                Ok((Next::Open, bytes))
             }
             Taken::Broken(why) => Ok((self.cut_off_ring(why, context)?, 0)),
         }
     }
 
     /// Ends a ring whose client does what none may do, and says why.
-    pub(crate) fn cut_off_ring(&mut self, why: &'static str, context: &mut WriterContext) -> Result<Fate, Closed> {
+    pub(crate) fn cut_off_ring(&mut self, why: &'static str, context: &mut WriterContext) -> Result<Next, Closed> {
         let Self { protocol, peer, stored, .. } = self;
         if let Protocol::Ring(ring) = protocol {
             ring.cut_off(why, peer, context)?;
@@ -84,14 +84,14 @@ impl Connection {
         Frame::Error(Fault { code: Code::Broken as u8, first: 0, last: 0, text: why.as_bytes() }).encode(&mut reply);
         // A client that does not read has no room for it, and does not want to know.
         let _ = send(&stored.socket, &reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-        Ok(Fate::Close)
+        Ok(Next::Close)
     }
 
     /// Gives its client a ring, or says why there is none.
-    pub(crate) fn grant(&mut self, capacity: u64, context: &mut WriterContext) -> Fate {
+    pub(crate) fn grant(&mut self, capacity: u64, context: &mut WriterContext) -> Next {
         // WELCOME comes first.
-        let fate = self.answer(context);
-        let Protocol::Frames(session) = &mut self.protocol else { return fate };
+        let next = self.answer(context);
+        let Protocol::Frames(session) = &mut self.protocol else { return next };
         let identity = Identity { tag: session.name().into(), session: 0, ..self.peer.identity.clone() };
         let (mut ring, memory) = match context.rings.grant(identity.clone(), capacity) {
             Ok(granted) => granted,
@@ -111,11 +111,11 @@ impl Connection {
         let sent = sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&reply)], &message, flags, None);
         if self.reply_state != ReplyState::Clear || sent != Ok(reply.len()) {
             ring.close();
-            return Fate::Close;
+            return Next::Close;
         }
         ring.keep(&identity, &memory, socket);
         self.peer.identity.session = 0;
         self.protocol = Protocol::Ring(Box::new(ring));
-        Fate::Open
+        Next::Open
     }
 }

@@ -62,9 +62,9 @@ impl Worker {
                 self.rings.forget(index);
                 continue;
             };
-            let (fate, bytes) = connection.look(&mut self.receive_buffers[0], &mut self.context)?;
+            let (next, bytes) = connection.look(&mut self.receive_buffers[0], &mut self.context)?;
             self.rings.brought_bytes += bytes;
-            self.settle(index, fate);
+            self.settle(index, next);
             // One that has ended is no longer there, and the next is in its place.
             if self.rings.indices.get(at) == Some(&index) {
                 at += 1;

@@ -13,7 +13,7 @@ use super::thread::Worker;
 use super::token::Token;
 use crate::pipeline::accept::Newcomer;
 use crate::pipeline::accept::connection::stored::InheritedConnection;
-use crate::pipeline::accept::connection::{Connection, Fate, peer};
+use crate::pipeline::accept::connection::{Connection, Next, peer};
 use crate::pipeline::accept::publish::Closed;
 use crate::pipeline::accept::ring::Ring;
 
@@ -54,7 +54,7 @@ impl Worker {
         self.shared.count_connection(self.index);
         let connection = Connection::with_ring(socket, self.context.peer(identity), ring);
         if let Some(index) = self.watch(connection) {
-            self.settle(index, Fate::Open);
+            self.settle(index, Next::Open);
         }
     }
 
@@ -71,8 +71,8 @@ impl Worker {
         self.shared.count_connection(self.index);
         let Some(index) = self.admit(Newcomer { stored, identity }) else { return Ok(()) };
         if let Some(connection) = &mut self.connections[index as usize] {
-            let fate = connection.resume(position, &mut self.context)?;
-            self.settle(index, fate);
+            let next = connection.resume(position, &mut self.context)?;
+            self.settle(index, next);
         }
         Ok(())
     }
@@ -92,8 +92,8 @@ impl Worker {
                 if let Some(index) = self.connections.iter().position(of_slot)
                     && let Some(connection) = &mut self.connections[index]
                 {
-                    let fate = connection.replay(receive_buffer, unfinished.read, &mut self.context)?;
-                    self.settle(index as u32, fate);
+                    let next = connection.replay(receive_buffer, unfinished.read, &mut self.context)?;
+                    self.settle(index as u32, next);
                 }
             }
             Subject::Datagrams => {

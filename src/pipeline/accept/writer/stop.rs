@@ -42,8 +42,8 @@ impl Worker {
                 && !connection.is_stored()
             {
                 self.context.begin();
-                let fate = connection.cut_off(&mut self.context)?;
-                self.settle(index, fate);
+                let next = connection.cut_off(&mut self.context)?;
+                self.settle(index, next);
             }
         }
         self.answer_until(stop_by);

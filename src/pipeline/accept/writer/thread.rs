@@ -25,7 +25,7 @@ use super::receive_buffer::ReceiveBuffer;
 use super::token::Token;
 use crate::pipeline::accept::connection::listener::{Accepted, Listener};
 use crate::pipeline::accept::connection::stored::InheritedConnection;
-use crate::pipeline::accept::connection::{Connection, Fate, Read, peer};
+use crate::pipeline::accept::connection::{Connection, Next, Read, peer};
 use crate::pipeline::accept::datagram::Datagrams;
 use crate::pipeline::accept::limits::READ_BYTES;
 use crate::pipeline::accept::publish::Closed;
@@ -315,45 +315,45 @@ impl Worker {
     fn on_connection(&mut self, index: u32, flags: EpollFlags) -> Result<(), Closed> {
         let Some(connection) = &mut self.connections[index as usize] else { return Ok(()) };
         let has_left = flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
-        let mut fate = Fate::Open;
+        let mut next = Next::Open;
         if flags.contains(EpollFlags::EPOLLOUT) {
-            fate = connection.answer(&self.context);
+            next = connection.answer(&self.context);
         }
         if connection.is_lingering() {
             if has_left {
-                fate = Fate::Close;
+                next = Next::Close;
             }
         } else if has_left || flags.contains(EpollFlags::EPOLLIN) {
             let before = (connection.carried_bytes(), self.context.publisher.publishes());
-            fate = match connection.read(&mut self.receive_buffers[0], &mut self.context)? {
-                Read::Some(fate) | Read::End(fate) => fate,
-                Read::Nothing => fate,
+            next = match connection.read(&mut self.receive_buffers[0], &mut self.context)? {
+                Read::Some(next) | Read::End(next) => next,
+                Read::Nothing => next,
             };
             // What is carried now is not what was carried before, if there was nothing, or if something came whole.
             if before.0 == 0 || before.1 != self.context.publisher.publishes() {
                 connection.carried_since = self.round;
             }
         }
-        self.settle(index, fate);
+        self.settle(index, next);
         while self.context.carried_bytes > CARRIED_BYTES_MAX && self.shed_oldest()? {}
         Ok(())
     }
 
     /// After anything that a connection did: closes it, or watches for what it wants now.
-    pub(super) fn settle(&mut self, index: u32, fate: Fate) {
+    pub(super) fn settle(&mut self, index: u32, next: Next) {
         let slot = &mut self.connections[index as usize];
         let Some(connection) = slot else { return };
         let interest = connection.wanted_interest();
-        let fate = if fate == Fate::Open && interest != connection.interest {
+        let next = if next == Next::Open && interest != connection.interest {
             connection.interest = interest;
             let mut event = EpollEvent::new(interest, Token::Connection(index).number());
-            if self.epoll.modify(connection.socket(), &mut event).is_ok() { Fate::Open } else { Fate::Close }
+            if self.epoll.modify(connection.socket(), &mut event).is_ok() { Next::Open } else { Next::Close }
         } else {
-            fate
+            next
         };
-        let fate =
-            if fate == Fate::Open { watch_doorbell(connection, index, &self.epoll, &mut self.rings) } else { fate };
-        if fate == Fate::Close {
+        let next =
+            if next == Next::Open { watch_doorbell(connection, index, &self.epoll, &mut self.rings) } else { next };
+        if next == Next::Close {
             self.context.carried_bytes -= connection.carried_bytes();
             if let Some(mut connection) = slot.take() {
                 if let Some(ring) = connection.ring() {
@@ -377,8 +377,8 @@ impl Worker {
         for index in std::mem::take(&mut self.waiting) {
             if let Some(connection) = &mut self.connections[index as usize] {
                 connection.is_listed = false;
-                let fate = connection.answer(&self.context);
-                self.settle(index, fate);
+                let next = connection.answer(&self.context);
+                self.settle(index, next);
             }
         }
     }
@@ -394,8 +394,8 @@ impl Worker {
         });
         let Some((_, index)) = carrying.min() else { return Ok(false) };
         if let Some(connection) = &mut self.connections[index] {
-            let fate = connection.shed(&mut self.context)?;
-            self.settle(index as u32, fate);
+            let next = connection.shed(&mut self.context)?;
+            self.settle(index as u32, next);
         }
         Ok(true)
     }
@@ -407,27 +407,27 @@ impl Worker {
             return Ok(false);
         }
         let read = connection.read(&mut self.receive_buffers[0], &mut self.context)?;
-        if let Read::Some(fate) | Read::End(fate) = read {
-            self.settle(index, fate);
+        if let Read::Some(next) | Read::End(next) = read {
+            self.settle(index, next);
         }
-        Ok(matches!(read, Read::Some(Fate::Open)))
+        Ok(matches!(read, Read::Some(Next::Open)))
     }
 }
 
 /// Has the doorbell of a connection's new ring wake the writer.
-fn watch_doorbell(connection: &mut Connection, index: u32, epoll: &Epoll, rings: &mut Rings) -> Fate {
+fn watch_doorbell(connection: &mut Connection, index: u32, epoll: &Epoll, rings: &mut Rings) -> Next {
     if connection.is_bell_watched {
-        return Fate::Open;
+        return Next::Open;
     }
-    let Some(ring) = connection.ring() else { return Fate::Open };
+    let Some(ring) = connection.ring() else { return Next::Open };
     // Edge-triggered: nobody has to silence it by a read, which the program could have made wait.
     let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
     if epoll.add(ring.bell(), EpollEvent::new(flags, Token::Doorbell(index).number())).is_err() {
-        return Fate::Close;
+        return Next::Close;
     }
     connection.is_bell_watched = true;
     rings.add(index);
-    Fate::Open
+    Next::Open
 }
 
 /// Whether the peer has closed its sending side: all that it will ever send is there.
