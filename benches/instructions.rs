@@ -19,8 +19,8 @@ use dbuf_client::ring::{Memory, RingProducer};
 use dbuf_client::wire::Event as Sent;
 use dbufd::pipeline::buffer::{DoubleBuffer, Options};
 use dbufd::pipeline::harness::ReaderHarness;
-use dbufd::pipeline::harness::RingTap;
-use dbufd::pipeline::harness::Tap;
+use dbufd::pipeline::harness::RingHarness;
+use dbufd::pipeline::harness::WriterHarness;
 use dbufd::pipeline::record::{Event, Record};
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.tsv");
@@ -153,36 +153,36 @@ fn append(events: usize) {
 }
 
 fn lines(events: usize) {
-    let mut tap = Tap::over(MAX_EVENT, &options());
+    let mut harness = WriterHarness::over(MAX_EVENT, &options());
     let mut line = PAYLOAD.to_vec();
     line.push(b'\n');
     let read = line.repeat(LINES_A_READ);
     for _ in 0..events / LINES_A_READ {
-        tap.publish_text(black_box(&read));
-        black_box(tap.swap().bytes());
+        harness.publish_text(black_box(&read));
+        black_box(harness.swap().bytes());
     }
 }
 
 fn datagrams(events: usize) {
-    let mut tap = Tap::over(MAX_EVENT, &options());
+    let mut harness = WriterHarness::over(MAX_EVENT, &options());
     let message = format!("<13>Nov 23 05:26:33 shop[4711]: {}", "x".repeat(68));
     for number in 0..events {
-        tap.publish_datagram(black_box(message.as_bytes()));
+        harness.publish_datagram(black_box(message.as_bytes()));
         if number % LINES_A_READ == LINES_A_READ - 1 {
-            black_box(tap.swap().bytes());
+            black_box(harness.swap().bytes());
         }
     }
 }
 
 fn ring(events: usize) {
-    let mut tap = RingTap::over(Tap::over(MAX_EVENT, &options()));
-    let mut producer = tap.producer();
+    let mut harness = RingHarness::over(WriterHarness::over(MAX_EVENT, &options()));
+    let mut producer = harness.producer();
     let event = Sent { pri: 6, payload: &PAYLOAD, ..Sent::default() };
     for number in 1..=events {
         let _ = producer.push(black_box(&event), Stamp::Ticks(number as u64)).expect("there is room");
         if number % EVENTS_A_LOOK == 0 {
-            black_box(tap.publish_pending()).expect("an honest client");
-            black_box(tap.swap().bytes());
+            black_box(harness.publish_pending()).expect("an honest client");
+            black_box(harness.swap().bytes());
         }
     }
 }
@@ -201,11 +201,11 @@ fn send(events: usize) {
 }
 
 fn summary(events: usize) {
-    let mut tap = Tap::over(MAX_EVENT, &options());
+    let mut harness = WriterHarness::over(MAX_EVENT, &options());
     let mut line = PAYLOAD.to_vec();
     line.push(b'\n');
-    tap.publish_text(&line.repeat(EVENTS));
-    let batch = tap.swap();
+    harness.publish_text(&line.repeat(EVENTS));
+    let batch = harness.swap();
     let mut summary = ReaderHarness::default();
     for _ in 0..events / EVENTS {
         black_box(summary.take(black_box(&batch)));

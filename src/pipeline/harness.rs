@@ -28,7 +28,7 @@ pub const INPUT_BYTES_MAX: usize = 4 << 10;
 
 /// An event as a file would hold it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tapped {
+pub struct HarnessEvent {
     /// Facility times 8 plus priority.
     pub pri: u8,
     /// Its tag; empty if none.
@@ -41,14 +41,14 @@ pub struct Tapped {
 
 /// The writer and its reader.
 #[derive(Debug)]
-pub struct Tap {
+pub struct WriterHarness {
     context: WriterContext,
     reader: Reader,
     peer: Peer,
     counters: Arc<Counters>,
 }
 
-impl Tap {
+impl WriterHarness {
     /// For events of at most `max_event_bytes`.
     ///
     /// # Panics
@@ -82,7 +82,7 @@ impl Tap {
     ///
     /// # Panics
     /// When a promise of the text path does not hold.
-    pub fn text<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]>) -> Vec<Tapped> {
+    pub fn text<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]>) -> Vec<HarnessEvent> {
         let Self { context, peer, .. } = self;
         let (mut text, mut carry) = (Text::default(), Vec::new());
         context.begin();
@@ -92,22 +92,22 @@ impl Tap {
         }
         text.end(&mut carry, peer, context).expect("the reader is there");
         assert!(carry.is_empty());
-        self.tapped()
+        self.events()
     }
 
     /// What one datagram becomes.
     ///
     /// # Panics
     /// When a promise of the datagram path does not hold.
-    pub fn datagram(&mut self, bytes: &[u8]) -> Vec<Tapped> {
+    pub fn datagram(&mut self, bytes: &[u8]) -> Vec<HarnessEvent> {
         self.publish_datagram(bytes);
-        self.tapped()
+        self.events()
     }
 
     /// Lays one datagram down, and leaves it in the half.
     ///
     /// # Panics
-    /// As [`Tap::datagram`].
+    /// As [`WriterHarness::datagram`].
     pub fn publish_datagram(&mut self, bytes: &[u8]) {
         let Self { context, peer, .. } = self;
         context.begin();
@@ -156,9 +156,9 @@ impl Tap {
     }
 
     /// What the reader finds by now.
-    pub(crate) fn tapped(&mut self) -> Vec<Tapped> {
+    pub(crate) fn events(&mut self) -> Vec<HarnessEvent> {
         let batch = self.reader.swap();
-        let (mut tags, mut events) = (Vec::new(), Vec::<Tapped>::new());
+        let (mut tags, mut events) = (Vec::new(), Vec::<HarnessEvent>::new());
         let mut goes_on = false;
         for mut bytes in batch.runs().flat_map(|run| run.chunks()) {
             while !bytes.is_empty() {
@@ -179,7 +179,7 @@ impl Tap {
                     assert_eq!(piece.is_some_and(|piece| piece.continued), goes_on, "pieces follow each other");
                     match events.last_mut().filter(|_| goes_on) {
                         Some(first) => first.payload.extend_from_slice(record.payload()),
-                        None => events.push(Tapped {
+                        None => events.push(HarnessEvent {
                             pri: record.pri,
                             tag: tags[record.source as usize].clone(),
                             source_time_ns: record.source_time_ns(),
@@ -203,35 +203,35 @@ const SCRATCH_BYTES: usize = 8 << 10;
 
 /// A ring with its writer and its reader, and the client's memory.
 #[derive(Debug)]
-pub struct RingTap {
-    tap: Tap,
+pub struct RingHarness {
+    harness: WriterHarness,
     ring: Ring,
     peer: Peer,
     memory: OwnedFd,
     scratch: Vec<u8>,
 }
 
-impl RingTap {
+impl RingHarness {
     /// A new ring, for events of at most `max_event_bytes`.
     ///
     /// # Panics
     /// When the kernel gives no memory.
     #[must_use]
     pub fn new(max_event_bytes: usize) -> Self {
-        Self::over(Tap::new(max_event_bytes))
+        Self::over(WriterHarness::new(max_event_bytes))
     }
 
     /// The same with this writer and reader.
     ///
     /// # Panics
-    /// As [`RingTap::new`].
+    /// As [`RingHarness::new`].
     #[must_use]
-    pub fn over(mut tap: Tap) -> Self {
+    pub fn over(mut harness: WriterHarness) -> Self {
         let rings = Rings::new(Limits { rings: 1, bytes: CAPACITY });
         let identity = Identity { tag: b"tap"[..].into(), ..Identity::default() };
         let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
-        let peer = tap.another_peer();
-        Self { tap, ring, peer, memory, scratch: vec![0; SCRATCH_BYTES] }
+        let peer = harness.another_peer();
+        Self { harness, ring, peer, memory, scratch: vec![0; SCRATCH_BYTES] }
     }
 
     /// Another ring in the place of this one, which has ended; the writer and its reader stay.
@@ -244,9 +244,9 @@ impl RingTap {
         let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
         std::mem::replace(&mut self.ring, ring).close();
         self.memory = memory;
-        self.peer = self.tap.another_peer();
+        self.peer = self.harness.another_peer();
         // What the last look has left in the half belongs to the ring before.
-        self.tap.tapped();
+        self.harness.events();
     }
 
     /// The client's end of an honest client.
@@ -275,7 +275,7 @@ impl RingTap {
     /// # Panics
     /// When the reader is not there.
     pub fn publish_pending(&mut self) -> Result<u64, &'static str> {
-        match self.ring.take(&mut self.scratch, &self.peer, self.tap.context()).expect("the reader is there") {
+        match self.ring.take(&mut self.scratch, &self.peer, self.harness.context()).expect("the reader is there") {
             Taken::Bytes(bytes) => Ok(bytes),
             Taken::Broken(why) => Err(why),
         }
@@ -283,7 +283,7 @@ impl RingTap {
 
     /// Swaps the halves: what was laid down since the last time.
     pub fn swap(&mut self) -> Batch<'_> {
-        self.tap.swap()
+        self.harness.swap()
     }
 
     /// What one look of the writer brings; or why the client is cut off.
@@ -293,10 +293,10 @@ impl RingTap {
     ///
     /// # Panics
     /// When a promise of the ring does not hold.
-    pub fn take(&mut self) -> Result<Vec<Tapped>, &'static str> {
+    pub fn take(&mut self) -> Result<Vec<HarnessEvent>, &'static str> {
         let taken = self.publish_pending();
-        self.ring.answer(true, self.tap.context());
-        let events = self.tap.tapped();
+        self.ring.answer(true, self.harness.context());
+        let events = self.harness.events();
         taken.map(|bytes| {
             assert!(bytes <= CAPACITY);
             events
@@ -306,13 +306,13 @@ impl RingTap {
     /// The reader has persisted every generation below this one.
     #[cfg(test)]
     pub(crate) fn persisted_before(&mut self, generation: u64) {
-        self.tap.context().progress.set_persisted(generation);
+        self.harness.context().progress.set_persisted(generation);
     }
 
     /// Every generation below this one is durable.
     #[cfg(test)]
     pub(crate) fn durable_before(&mut self, generation: u64) {
-        self.tap.context().progress.set_durable(generation);
+        self.harness.context().progress.set_durable(generation);
     }
 
     /// The client has gone.
@@ -320,14 +320,14 @@ impl RingTap {
     /// # Panics
     /// When the reader is not there.
     pub fn end(&mut self) {
-        self.ring.end(&self.peer, self.tap.context()).expect("the reader is there");
-        self.tap.tapped();
+        self.ring.end(&self.peer, self.harness.context()).expect("the reader is there");
+        self.harness.events();
     }
 
     /// Events lost so far for this cause.
     #[must_use]
     pub fn lost(&mut self, cause: Cause) -> u64 {
-        self.tap.lost(cause)
+        self.harness.lost(cause)
     }
 }
 
@@ -369,17 +369,17 @@ mod tests {
             step in 1..200_usize,
         ) {
             let input = words.concat().into_bytes();
-            let mut tap = Tap::new(64);
-            let whole = tap.text(std::iter::once(&input[..]));
-            prop_assert_eq!(tap.text(input.chunks(step)), whole);
+            let mut harness = WriterHarness::new(64);
+            let whole = harness.text(std::iter::once(&input[..]));
+            prop_assert_eq!(harness.text(input.chunks(step)), whole);
         }
 
         #[test]
         fn a_datagram_of_any_bytes_is_one_event_at_most(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let tapped = Tap::new(4096).datagram(&bytes);
-            prop_assert!(tapped.len() <= 1);
+            let events = WriterHarness::new(4096).datagram(&bytes);
+            prop_assert!(events.len() <= 1);
             if !bytes.is_empty() && bytes[0] != b'<' {
-                prop_assert_eq!(&tapped[0].payload, &bytes);
+                prop_assert_eq!(&events[0].payload, &bytes);
             }
         }
     }
