@@ -23,7 +23,7 @@ use rustix::net::{SendFlags, send};
 use self::read_position::{InheritedPosition, ReadPosition};
 use self::stored::StoredConnection;
 use crate::pipeline::accept::frames::connection::{self as framed, End, ReplyState};
-use crate::pipeline::accept::frames::{FrameSession, Greeting, greet};
+use crate::pipeline::accept::frames::{FrameSession, Handshake, handshake};
 use crate::pipeline::accept::publish::{Closed, NoObserver, Peer};
 use crate::pipeline::accept::ring::Ring;
 use crate::pipeline::accept::text::Text;
@@ -32,7 +32,7 @@ use crate::pipeline::accept::writer::receive_buffer::{ReceiveBuffer, Subject};
 use crate::pipeline::record::{Cause, Transport};
 
 /// The magic and the longest HELLO.
-const GREETING_BYTES_MAX: usize = MAGIC.len() + HEAD_BYTES + CONTROL_BYTES_MAX as usize;
+const HANDSHAKE_BYTES_MAX: usize = MAGIC.len() + HEAD_BYTES + CONTROL_BYTES_MAX as usize;
 
 /// What becomes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl Connection {
         context.begin();
         self.counted(context, |this, context| match position {
             InheritedPosition::LineStart => Ok(Next::Open),
-            InheritedPosition::Undecided { carry } if carry.len() < GREETING_BYTES_MAX => {
+            InheritedPosition::Undecided { carry } if carry.len() < HANDSHAKE_BYTES_MAX => {
                 this.carry = carry;
                 Ok(Next::Open)
             }
@@ -126,7 +126,7 @@ impl Connection {
                 Ok(Next::Open)
             }
             // It had not said yet what it is. As a rule that is a client of the framed protocol, which comes again.
-            InheritedPosition::Undecided { .. } | InheritedPosition::LostGreeting => Ok(Next::Close),
+            InheritedPosition::Undecided { .. } | InheritedPosition::LostHandshake => Ok(Next::Close),
         })
     }
 
@@ -408,7 +408,7 @@ impl Connection {
     }
 
     fn decide(&mut self, data: &[u8], context: &mut WriterContext) -> Result<Next, Closed> {
-        let part = data.len().min(GREETING_BYTES_MAX - self.carry.len());
+        let part = data.len().min(HANDSHAKE_BYTES_MAX - self.carry.len());
         let (first, rest) = data.split_at(part);
         let framed = if self.carry.is_empty() {
             is_framed(data)
@@ -427,22 +427,22 @@ impl Connection {
         if framed.is_none() {
             return Ok(Next::Open);
         }
-        match greet(&self.carry, context.max_event_bytes, self.peer.identity.uid, &context.sessions) {
-            Greeting::More => Ok(Next::Open),
-            Greeting::Open { session, consumed } => {
+        match handshake(&self.carry, context.max_event_bytes, self.peer.identity.uid, &context.sessions) {
+            Handshake::More => Ok(Next::Open),
+            Handshake::Open { session, consumed } => {
                 self.peer.identity.session = session.session();
                 self.protocol = Protocol::Frames(session);
                 self.carry.drain(..consumed);
                 self.take(rest, context)
             }
-            Greeting::Refused { reply, why, malformed } => {
+            Handshake::Refused { reply, why, malformed } => {
                 tracing::debug!(pid = self.peer.identity.pid, why, "a framed connection is refused");
-                self.refuse_greeting(&reply, malformed, context)
+                self.refuse_handshake(&reply, malformed, context)
             }
         }
     }
 
-    fn refuse_greeting(&mut self, reply: &[u8], malformed: bool, context: &mut WriterContext) -> Result<Next, Closed> {
+    fn refuse_handshake(&mut self, reply: &[u8], malformed: bool, context: &mut WriterContext) -> Result<Next, Closed> {
         // A fresh socket has room for one reply.
         let _ = send(&self.stored.socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         if malformed {

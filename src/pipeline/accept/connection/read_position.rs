@@ -97,7 +97,7 @@ pub(crate) enum InheritedPosition {
     /// Something had come of a line, and what became of it nobody knows, for its bookmark cannot be read.
     Lost,
     /// The same of a connection that had not said yet what it is.
-    LostGreeting,
+    LostHandshake,
 }
 
 /// The memory.
@@ -196,7 +196,7 @@ impl ReadPositions {
         let found = |position| FoundPosition { peer: peer.clone(), position, read: 0, turn: 0 };
         // One that is damaged is the one that was being written; what it was to say is in a receive buffer.
         match [0, 1].map(|turn| self.read_at(index, turn)) {
-            [Err(KIND_UNDECIDED), Err(KIND_UNDECIDED)] => found(InheritedPosition::LostGreeting),
+            [Err(KIND_UNDECIDED), Err(KIND_UNDECIDED)] => found(InheritedPosition::LostHandshake),
             [Err(_), Err(_)] => found(InheritedPosition::Lost),
             positions => match positions.into_iter().flatten().flatten().max_by_key(|position| position.turn) {
                 Some(Decoded { position, read, turn }) => FoundPosition { peer, position, read, turn },

@@ -7,7 +7,7 @@
 //! event or a [`Step::Broken`] that ends the connection.
 //!
 //! How a writer drives it:
-//! 1. Bytes that begin with the magic go to [`greet`] until it returns a [`FrameSession`]; the bytes that it consumed are done.
+//! 1. Bytes that begin with the magic go to [`handshake`] until it returns a [`FrameSession`]; the bytes that it consumed are done.
 //! 2. [`FrameSession::next`] is called with the bytes from the first that is not consumed yet, until it says
 //!    [`Step::More`], [`Step::Bye`] or [`Step::Broken`]. What a [`Step::Event`] brings, and a loss record for a
 //!    [`Step::Refused`], is to be laid down.

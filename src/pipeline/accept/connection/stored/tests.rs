@@ -92,7 +92,7 @@ fn a_bookmark_whose_writing_was_cut_leaves_the_one_before() {
         assert_eq!(found(&read_positions, 0).2, 7);
         flip(of_odd + 64);
         assert!(
-            matches!(read_positions.read(0).position, InheritedPosition::Lost | InheritedPosition::LostGreeting),
+            matches!(read_positions.read(0).position, InheritedPosition::Lost | InheritedPosition::LostHandshake),
             "both are damaged"
         );
     }
