@@ -283,7 +283,7 @@ impl Connection {
             Protocol::Frames(session) => session,
             Protocol::Ring(ring) => {
                 ring.answer(false, context);
-                return if self.is_lingering && ring.is_told() { Next::Close } else { Next::Open };
+                return if self.is_lingering && ring.is_reported() { Next::Close } else { Next::Open };
             }
             Protocol::Undecided | Protocol::Text(_) => return Next::Open,
         };

@@ -46,8 +46,8 @@ pub(crate) struct Acks {
     /// The oldest and the newest sequence up to which a SYNC waits.
     syncs: Option<(u64, u64)>,
     /// What the last acknowledgements said; None if there was none and one is owed.
-    told_persisted: Option<u64>,
-    told_durable: Option<u64>,
+    reported_persisted: Option<u64>,
+    reported_durable: Option<u64>,
     due_persisted: Option<u64>,
     due_durable: Option<u64>,
 }
@@ -60,8 +60,8 @@ impl Acks {
             in_buffer: VecDeque::new(),
             in_file: VecDeque::new(),
             syncs: None,
-            told_persisted: Some(0),
-            told_durable: Some(0),
+            reported_persisted: Some(0),
+            reported_durable: Some(0),
             due_persisted: None,
             due_durable: None,
         }
@@ -71,8 +71,8 @@ impl Acks {
     pub(crate) fn resumed(level: Level, pending: Option<Span>) -> Self {
         let mut acks = Self::new(level);
         acks.in_buffer.extend(pending);
-        acks.told_persisted = None;
-        acks.told_durable = None;
+        acks.reported_persisted = None;
+        acks.reported_durable = None;
         acks
     }
 
@@ -122,10 +122,10 @@ impl Acks {
 
     fn decide(&mut self, last: u64) {
         let (persisted, durable) = self.reached(last);
-        if self.level == Level::Persisted && self.told_persisted != Some(persisted) {
+        if self.level == Level::Persisted && self.reported_persisted != Some(persisted) {
             self.due_persisted = Some(persisted);
         }
-        let mut owed = self.level == Level::Durable && self.told_durable != Some(durable);
+        let mut owed = self.level == Level::Durable && self.reported_durable != Some(durable);
         if let Some((oldest, newest)) = self.syncs
             && oldest <= durable
         {
@@ -153,8 +153,8 @@ impl Acks {
     pub(crate) fn take_due(&mut self) -> impl Iterator<Item = (Level, u64)> + use<> {
         let persisted = self.due_persisted.take();
         let durable = self.due_durable.take();
-        self.told_persisted = persisted.or(self.told_persisted);
-        self.told_durable = durable.or(self.told_durable);
+        self.reported_persisted = persisted.or(self.reported_persisted);
+        self.reported_durable = durable.or(self.reported_durable);
         let persisted = persisted.map(|sequence| (Level::Persisted, sequence));
         persisted.into_iter().chain(durable.map(|sequence| (Level::Durable, sequence)))
     }
@@ -255,8 +255,8 @@ mod tests {
             acks.published(n, (n, n));
             acks.sync(n);
             step(&mut acks, n, n, n, &[]);
-            let told = if n == 1 { vec![] } else { vec![(Level::Durable, n - 1)] };
-            assert_eq!(due(&mut acks), told);
+            let reported = if n == 1 { vec![] } else { vec![(Level::Durable, n - 1)] };
+            assert_eq!(due(&mut acks), reported);
         }
     }
 

@@ -58,11 +58,11 @@ pub(crate) struct Ring {
     /// The event up to which a sync was asked for last.
     sync_asked: u64,
     /// What the program was told last: persisted, durable.
-    told: (u64, u64),
+    reported: (u64, u64),
     wants: u32,
     /// Nothing more is taken; it stays until everything that was is durable, and told.
     is_over: bool,
-    max_event_told: u64,
+    max_event_reported: u64,
 }
 
 impl Ring {
@@ -72,7 +72,7 @@ impl Ring {
         let pending = (position.events > 0)
             .then_some(Span { generations: (generation, generation), sequences: (1, position.events) });
         let [persisted, durable, lost, refused] = consumer.told();
-        let told = (persisted.min(position.events), durable.min(position.events));
+        let reported = (persisted.min(position.events), durable.min(position.events));
         let name = row.identity().tag;
         Self {
             consumer,
@@ -84,17 +84,17 @@ impl Ring {
             lost,
             refused,
             sync_asked: 0,
-            told,
+            reported,
             wants: 0,
             is_over: false,
-            max_event_told: 0,
+            max_event_reported: 0,
         }
     }
 
     /// Says how large a payload may be, before its program has it. If that changes later, a look says so.
     pub(crate) fn tell_max_event(&mut self, bytes: usize) {
-        self.max_event_told = bytes as u64;
-        self.consumer.tell_max_event(self.max_event_told);
+        self.max_event_reported = bytes as u64;
+        self.consumer.tell_max_event(self.max_event_reported);
     }
 
     /// Wakes whoever waits for what the previous process has done: it may have died after that and before the wake-up, or left it to
@@ -159,7 +159,7 @@ impl Ring {
         peer: &Peer,
         context: &mut WriterContext,
     ) -> Result<Taken, Closed> {
-        if self.max_event_told != context.max_event_bytes as u64 {
+        if self.max_event_reported != context.max_event_bytes as u64 {
             self.tell_max_event(context.max_event_bytes);
         }
         let waiting = match self.consumer.look() {
@@ -247,10 +247,10 @@ impl Ring {
         self.acks.progress(before, self.position.events, was_lost, |first, last| lost += last - first + 1);
         self.lost = self.lost.saturating_add(lost);
         let (persisted, durable) = self.acks.reached(self.position.events);
-        let reached = (persisted.max(self.told.0), durable.max(self.told.1));
-        let is_news = self.told != reached || lost > 0;
+        let reached = (persisted.max(self.reported.0), durable.max(self.reported.1));
+        let is_news = self.reported != reached || lost > 0;
         if is_news || took {
-            self.told = reached;
+            self.reported = reached;
             self.consumer.tell(reached.0, reached.1, self.lost, self.refused);
         }
         let waits_for_progress = self.wants & (want::PERSISTED | want::DURABLE) != 0;
@@ -265,8 +265,8 @@ impl Ring {
     }
 
     /// Whether its program has been told that everything that was taken is durable, or lost.
-    pub(crate) fn is_told(&self) -> bool {
-        self.told.1 >= self.position.events
+    pub(crate) fn is_reported(&self) -> bool {
+        self.reported.1 >= self.position.events
     }
 
     /// Which progress its program waits for, as bits of `progress::want`.
