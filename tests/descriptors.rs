@@ -21,7 +21,7 @@ use dbufd::pipeline::pulse::Beat;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const WRITERS: usize = 2;
 
 /// One test at a time changes the process's limit.
@@ -92,7 +92,7 @@ impl Daemon {
     }
 
     fn wait_until(&self, what: &str, mut enough: impl FnMut(&Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !enough(self) {
             assert!(Instant::now() < deadline, "waited in vain until {what}");
             std::thread::sleep(Duration::from_millis(1));
@@ -105,7 +105,7 @@ impl Drop for Daemon {
         if std::thread::panicking() {
             return;
         }
-        assert_eq!(self.accept.take().unwrap().stop(PATIENCE), Stopped { writers_left: 0 });
+        assert_eq!(self.accept.take().unwrap().stop(TIMEOUT), Stopped { writers_left: 0 });
         self.is_over.store(true, Ordering::Release);
         self.waker.ring();
         self.reader.take().unwrap().join().unwrap();

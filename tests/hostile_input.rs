@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
 use dbuf_client::wire;
-use support::{Daemon, Home, PATIENCE, has, send_numbered, wait_for};
+use support::{Daemon, Home, TIMEOUT, has, send_numbered, wait_for};
 
 const QUICK: &[&str] = &["storage.sync=50ms"];
 const MAGIC: &[u8] = &wire::MAGIC;
@@ -78,7 +78,7 @@ fn a_frame_that_lies_about_its_length_is_refused_without_memory() {
     let mut daemon = home.start(QUICK);
     let resident = daemon.resident_bytes();
     let mut stream = home.stream();
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&hello());
     let mut lying = event_frame(1, b"x");

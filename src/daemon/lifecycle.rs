@@ -42,9 +42,9 @@ use crate::sys::fdstore::FdStore;
 /// Rings have no more than this part of the store.
 const RINGS_SHARE: usize = 2;
 /// How long the writers may take to empty what the kernel holds of their connections.
-const WRITERS_PATIENCE: Duration = Duration::from_secs(10);
+const WRITERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a disk that refuses is tried before what it did not take is left to the next process, or counted as lost.
-const DISK_PATIENCE: Duration = Duration::from_secs(30);
+const DISK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running daemon, without its control socket and its signals.
 pub(super) struct Daemon {
@@ -174,14 +174,14 @@ impl Daemon {
         Ok(())
     }
 
-    /// Drains, persists, seals. Blocks until it is done or patience is out.
+    /// Drains, persists, seals. Blocks until it is done or the time is over.
     pub(super) fn stop(mut self) -> Ended {
         self.files.remove_ingest();
-        let stopped = self.accept.stop(WRITERS_PATIENCE);
+        let stopped = self.accept.stop(WRITERS_TIMEOUT);
         if stopped.writers_left > 0 {
             tracing::warn!(writers = stopped.writers_left, "writers still wait for room in the buffer");
         }
-        Ended { error: self.drain.stop(DISK_PATIENCE).error }
+        Ended { error: self.drain.stop(DISK_TIMEOUT).error }
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::load::{Datagrams, Load, missing_datagrams};
 use crate::machine::Machine;
-use crate::support::{PATIENCE, wait_for};
+use crate::support::{TIMEOUT, wait_for};
 
 /// Clients of the framed protocol, as fast as they can.
 const FRAMED: u128 = 2;
@@ -44,7 +44,7 @@ fn framed(socket: PathBuf, session: u128, stop: Arc<AtomicBool>) -> JoinHandle<u
                     }
                     client.push()?;
                 }
-                client.sync(PATIENCE)?;
+                client.sync(TIMEOUT)?;
                 Ok(client.sequence())
             };
             if let Ok(sequence) = send() {

@@ -45,11 +45,11 @@ pub enum Command {
     Sync(Reply),
     /// Work on with these settings.
     Reconfigure(Box<Settings>),
-    /// Persist what is published, seal the active segment, and end. What the disk does not take in `patience` stays in
+    /// Persist what is published, seal the active segment, and end. What the disk does not take in `timeout` stays in
     /// memory that outlives the process, or is counted as lost.
     Stop {
         /// How long a disk that refuses is tried.
-        patience: Duration,
+        timeout: Duration,
     },
 }
 
@@ -206,9 +206,9 @@ impl Drain {
     }
 
     /// Persists what is published, seals the active segment and ends the thread. The writers must have ended before.
-    /// What a disk does not take within `patience` stays in memory that outlives the process, or is counted as lost.
-    pub fn stop(self, patience: Duration) -> Stopped {
-        self.handle.command(Command::Stop { patience });
+    /// What a disk does not take within `timeout` stays in memory that outlives the process, or is counted as lost.
+    pub fn stop(self, timeout: Duration) -> Stopped {
+        self.handle.command(Command::Stop { timeout });
         self.thread
             .join()
             .unwrap_or_else(|_| Stopped { error: Some("the reader thread failed; this is a bug in dbufd".into()) })

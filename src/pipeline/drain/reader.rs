@@ -179,7 +179,7 @@ impl Persister {
                 self.store.reconfigure(&settings.storage);
                 self.settings = *settings;
             }
-            Command::Stop { patience } => self.stop_by = Some(Instant::now() + patience),
+            Command::Stop { timeout } => self.stop_by = Some(Instant::now() + timeout),
         }
     }
 

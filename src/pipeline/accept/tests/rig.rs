@@ -27,7 +27,7 @@ use crate::sys::fdstore::FdStore;
 /// What rings may take.
 const LIMITS: Limits = Limits { rings: 4, bytes: 1 << 20 };
 /// A test that waits longer than this has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An event as it came out of the buffer, its pieces joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,8 +253,8 @@ impl Rig {
 
     pub(crate) fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.path("stream.sock")).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         stream
     }
 
@@ -271,7 +271,7 @@ impl Rig {
 
     /// Waits until what has come satisfies `enough`, and hands it out.
     pub(crate) fn wait_for<T>(&self, what: &str, mut enough: impl FnMut(&Seen) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut seen = self.drained.seen.lock().unwrap();
         loop {
             if let Some(found) = enough(&seen) {
@@ -293,7 +293,7 @@ impl Rig {
 
     /// Waits until the counters satisfy `enough`.
     pub(crate) fn wait_until(&self, what: &str, mut enough: impl FnMut(&Counters) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !enough(&self.counters) {
             assert!(Instant::now() < deadline, "waited in vain until {what}");
             std::thread::yield_now();
@@ -314,7 +314,7 @@ impl Rig {
 
     /// Ends the writers, then the reader. All that came.
     pub(crate) fn stop(mut self) -> Seen {
-        let stopped = self.accept.take().unwrap().stop(PATIENCE);
+        let stopped = self.accept.take().unwrap().stop(TIMEOUT);
         assert_eq!(stopped, Stopped { writers_left: 0 });
         self.end_reader();
         std::mem::take(&mut *self.drained.seen.lock().unwrap())
@@ -336,7 +336,7 @@ impl Drop for Rig {
             return;
         }
         if let Some(accept) = self.accept.take() {
-            assert_eq!(accept.stop(PATIENCE), Stopped { writers_left: 0 });
+            assert_eq!(accept.stop(TIMEOUT), Stopped { writers_left: 0 });
         }
         self.end_reader();
     }
