@@ -39,7 +39,7 @@ struct Sender {
 pub(crate) struct Senders {
     known: HashMap<Credentials, Sender>,
     /// The last one that could not be kept.
-    stranger: Option<Peer>,
+    unknown: Option<Peer>,
     reads: u64,
     any_ended: bool,
 }
@@ -57,7 +57,7 @@ impl Senders {
             let peer = context.peer(identity);
             match process {
                 Some(process) if watch(credentials.pid, &process) => self.keep(credentials, peer, process),
-                _ => return self.stranger.insert(peer),
+                _ => return self.unknown.insert(peer),
             }
         }
         let sender = self.known.get_mut(&credentials).expect("it was known, or is kept since just now");
