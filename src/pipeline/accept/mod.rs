@@ -41,7 +41,7 @@ use self::limits::OVERHEAD_BYTES_MAX;
 use self::publish::Publisher;
 use self::ring::Ring;
 use self::ring::registry::Rings;
-use self::writer::Worker;
+use self::writer::WriterThread;
 use self::writer::context::WriterContext;
 use self::writer::receive_buffer::ReceiveBuffers;
 use super::account::Identity;
@@ -225,8 +225,8 @@ impl Accept {
         for (turn, ring) in rings.take_inherited().into_iter().enumerate() {
             inherited_rings[turn % cpus.len()].push(ring);
         }
-        let workers =
-            (0..cpus.len()).zip(of_each).map(|(index, (receive_buffers, inherited))| -> Result<Worker, StartError> {
+        let workers = (0..cpus.len()).zip(of_each).map(
+            |(index, (receive_buffers, inherited))| -> Result<WriterThread, StartError> {
                 let pulse = Arc::clone(&shared.writers[index].pulse);
                 let publisher = Publisher::new(buffer.writer()?, index, Arc::clone(&shared.counters), pulse);
                 let (sessions, progress) = (Arc::clone(&sessions), Arc::clone(&progress));
@@ -242,8 +242,9 @@ impl Accept {
                 let listener = Listener::new(Arc::clone(&stream));
                 let left =
                     InheritedWork { receive_buffers, inherited, rings: std::mem::take(&mut inherited_rings[index]) };
-                Ok(Worker::new(index, Arc::clone(&shared), context, listener, datagram.take(), left)?)
-            });
+                Ok(WriterThread::new(index, Arc::clone(&shared), context, listener, datagram.take(), left)?)
+            },
+        );
         // All that can fail comes before the first thread, except for the threads themselves.
         let workers = workers.collect::<Result<Vec<_>, _>>()?;
         let (end, ended) = mpsc::channel();
@@ -262,7 +263,7 @@ impl Accept {
 
     fn spawn(
         &self,
-        worker: Worker,
+        worker: WriterThread,
         cpu: Option<usize>,
         end: mpsc::Sender<usize>,
     ) -> io::Result<thread::JoinHandle<()>> {

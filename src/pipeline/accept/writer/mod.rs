@@ -11,4 +11,4 @@ mod stop;
 mod thread;
 mod token;
 
-pub(crate) use self::thread::Worker;
+pub(crate) use self::thread::WriterThread;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use dbuf_client::ring::{RingConsumer, state};
 
-use super::thread::Worker;
+use super::thread::WriterThread;
 use crate::pipeline::accept::publish::Closed;
 use crate::sys::membarrier;
 
@@ -49,7 +49,7 @@ impl Rings {
     }
 }
 
-impl Worker {
+impl WriterThread {
     /// Looks into each ring once.
     pub(crate) fn look_into_rings(&mut self) -> Result<(), Closed> {
         if self.rings.are_asleep {

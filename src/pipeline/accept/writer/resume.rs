@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::receive_buffer::{ReceiveBuffer, Subject};
-use super::thread::Worker;
+use super::thread::WriterThread;
 use super::token::Token;
 use crate::pipeline::accept::Newcomer;
 use crate::pipeline::accept::connection::stored::InheritedConnection;
@@ -17,7 +17,7 @@ use crate::pipeline::accept::connection::{Connection, Next, peer};
 use crate::pipeline::accept::publish::Closed;
 use crate::pipeline::accept::ring::Ring;
 
-impl Worker {
+impl WriterThread {
     /// Goes on with what previous processes left.
     pub(crate) fn resume(&mut self) -> Result<(), Closed> {
         let mut reads = HashMap::new();

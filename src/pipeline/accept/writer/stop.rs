@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::thread::{RECEIVES_A_ROUND, Worker};
+use super::thread::{RECEIVES_A_ROUND, WriterThread};
 use crate::pipeline::accept::Newcomer;
 use crate::pipeline::accept::connection::listener::Accepted;
 use crate::pipeline::accept::connection::{Connection, peer};
@@ -25,7 +25,7 @@ const BACKLOG_MAX: usize = 4096;
 /// Rounds that take more datagrams than the kernel lets wait (`net.unix.max_dgram_qlen`, 512 under systemd).
 const RECEIVE_ROUNDS: usize = 8;
 
-impl Worker {
+impl WriterThread {
     /// Takes what the kernel holds: clients that wait to be accepted, and what every socket has, until it is empty once.
     pub(crate) fn drain(&mut self, stop_by: Instant) -> Result<(), Closed> {
         // No event of an earlier round names these any more.

@@ -49,7 +49,7 @@ const CARRIED_BYTES_MAX: usize = 32 << 20;
 
 /// What a writer thread owns.
 #[derive(Debug)]
-pub(crate) struct Worker {
+pub(crate) struct WriterThread {
     pub(super) index: usize,
     pub(super) shared: Arc<Shared>,
     pub(super) epoll: Epoll,
@@ -75,7 +75,7 @@ pub(crate) struct Worker {
     pub(super) round: u64,
 }
 
-impl Worker {
+impl WriterThread {
     /// Watches the sockets; the datagram socket too, if it is this writer's.
     pub(crate) fn new(
         index: usize,
@@ -93,7 +93,7 @@ impl Worker {
         if let Some(datagrams) = &datagrams {
             epoll.add(datagrams.socket(), input(Token::Datagrams))?;
         }
-        let worker = Self {
+        let thread = Self {
             index,
             shared,
             epoll,
@@ -111,8 +111,8 @@ impl Worker {
             receive_buffers: std::iter::once(left.receive_buffers.own).chain(left.receive_buffers.others).collect(),
             round: 0,
         };
-        worker.listen()?;
-        Ok(worker)
+        thread.listen()?;
+        Ok(thread)
     }
 
     fn listen(&self) -> io::Result<()> {
