@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dbufd::pipeline::accept::frames::Sessions;
-use dbufd::pipeline::accept::ring::registry::{Limits, Rings};
+use dbufd::pipeline::accept::ring::registry::{RingLimits, Rings};
 use dbufd::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
 use dbufd::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reader, Waker};
@@ -52,7 +52,7 @@ impl Daemon {
             stored: None,
             inherited: Vec::new(),
             sessions: Sessions::new(),
-            rings: Rings::new(Limits { rings: 0, bytes: 0 }),
+            rings: Rings::new(RingLimits { rings: 0, bytes: 0 }),
             receive_buffers: ReceiveBuffers::take_over(WRITERS, None, Vec::new(), &|_| false).unwrap(),
             store: None,
             buffer,

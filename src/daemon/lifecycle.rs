@@ -26,7 +26,7 @@ use super::stats::Figures;
 use crate::config::Config;
 use crate::pipeline::accept::connection::stored::{InheritedConnection, InheritedConnections, StoredConnections};
 use crate::pipeline::accept::frames::{PreviousSessions, Sessions};
-use crate::pipeline::accept::ring::registry::{self, InheritedRings, Limits, Rings};
+use crate::pipeline::accept::ring::registry::{self, InheritedRings, RingLimits, Rings};
 use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
 use crate::pipeline::accept::{self, Accept, AcceptOptions};
 use crate::pipeline::account::{self, Account};
@@ -249,7 +249,7 @@ fn take_over_rings(
     previous: Option<&(DoubleBuffer, u64)>,
 ) -> Result<Arc<Rings>> {
     let ingest = &config.ingest;
-    let limits = Limits { rings: ingest.rings, bytes: ingest.ring_bytes };
+    let limits = RingLimits { rings: ingest.rings, bytes: ingest.ring_bytes };
     let Some((store, room)) = store else { return Ok(Rings::new(limits)) };
     let was_published = |spot: PublishPosition| previous.is_some_and(|(buffer, _)| buffer.was_published(spot));
     let generation = previous.map_or(0, |(_, generation)| *generation);

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::config::keys::sync_name;
 use crate::pipeline::accept::connection::stored::StoredConnections;
-use crate::pipeline::accept::ring::registry::{Rings, Seen};
+use crate::pipeline::accept::ring::registry::{RingStatus, Rings};
 use crate::pipeline::account::{Row, Totals};
 use crate::pipeline::buffer::DoubleBuffer;
 use crate::pipeline::counters::{Counters, WriterCounters};
@@ -329,8 +329,8 @@ fn writers(counters: &Counters) -> Vec<Writer> {
     counters.writers.iter().enumerate().map(row).collect()
 }
 
-fn ring(seen: &Seen) -> Ring {
-    let Seen { identity, capacity_bytes, figures } = seen;
+fn ring(seen: &RingStatus) -> Ring {
+    let RingStatus { identity, capacity_bytes, figures } = seen;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     // Relaxed: see the head of the counters.
     let figure = |figure: &AtomicU64| figure.load(Relaxed);

@@ -10,7 +10,7 @@ use dbuf_client::ring::{Memory, RingProducer};
 use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::limits::OVERHEAD_BYTES_MAX;
 use crate::pipeline::accept::publish::{Extra, NoObserver, Peer, Publisher};
-use crate::pipeline::accept::ring::registry::{Limits, Rings};
+use crate::pipeline::accept::ring::registry::{RingLimits, Rings};
 use crate::pipeline::accept::ring::{Ring, Taken};
 use crate::pipeline::accept::text::Text;
 use crate::pipeline::accept::text::classify::classify;
@@ -70,7 +70,7 @@ impl WriterHarness {
         let writer = buffer.writer().expect("the only writer");
         let counters = Arc::new(Counters::new(1).expect("a little memory"));
         let publisher = Publisher::new(writer, 0, Arc::clone(&counters), Arc::default());
-        let rings = Rings::new(Limits { rings: 0, bytes: 0 });
+        let rings = Rings::new(RingLimits { rings: 0, bytes: 0 });
         let progress = Arc::new(Progress::new(1).expect("an eventfd"));
         let mut context =
             WriterContext::new(publisher, 0, max_event_bytes, Sessions::new(), progress, buffer.waker(), rings);
@@ -227,7 +227,7 @@ impl RingHarness {
     /// As [`RingHarness::new`].
     #[must_use]
     pub fn over(mut harness: WriterHarness) -> Self {
-        let rings = Rings::new(Limits { rings: 1, bytes: CAPACITY });
+        let rings = Rings::new(RingLimits { rings: 1, bytes: CAPACITY });
         let identity = Identity { tag: b"tap"[..].into(), ..Identity::default() };
         let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
         let peer = harness.another_peer();
@@ -239,7 +239,7 @@ impl RingHarness {
     /// # Panics
     /// When the kernel gives no memory.
     pub fn renew(&mut self) {
-        let rings = Rings::new(Limits { rings: 1, bytes: CAPACITY });
+        let rings = Rings::new(RingLimits { rings: 1, bytes: CAPACITY });
         let identity = Identity { tag: b"tap"[..].into(), ..Identity::default() };
         let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
         std::mem::replace(&mut self.ring, ring).close();

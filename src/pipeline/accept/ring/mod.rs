@@ -22,7 +22,7 @@ use dbuf_client::ring::{Broken, Position, RingConsumer, want};
 use dbuf_client::wire::Level;
 
 use self::pass::Pass;
-use self::registry::Row;
+use self::registry::RingRow;
 use crate::pipeline::accept::frames::{Acks, Span};
 use crate::pipeline::accept::publish::{Closed, Peer};
 use crate::pipeline::accept::writer::context::WriterContext;
@@ -47,7 +47,7 @@ pub(crate) enum Taken {
 pub(crate) struct Ring {
     consumer: RingConsumer,
     bell: OwnedFd,
-    row: Row,
+    row: RingRow,
     name: Box<[u8]>,
     position: Position,
     /// Of levels it needs none: the program reads how far its events are.
@@ -68,7 +68,13 @@ pub(crate) struct Ring {
 impl Ring {
     /// `generation` is the last that may hold events of it which the previous process has taken. Of these nobody knows yet whether they
     /// are persisted; what was told of them stays told.
-    pub(crate) fn new(consumer: RingConsumer, bell: OwnedFd, row: Row, position: &Position, generation: u64) -> Self {
+    pub(crate) fn new(
+        consumer: RingConsumer,
+        bell: OwnedFd,
+        row: RingRow,
+        position: &Position,
+        generation: u64,
+    ) -> Self {
         let pending = (position.events > 0)
             .then_some(Span { generations: (generation, generation), sequences: (1, position.events) });
         let [persisted, durable, lost, refused] = consumer.told();

@@ -12,7 +12,7 @@ use dbuf_client::ring::record::{self, HEAD_BYTES, Head, Stamp, kind};
 use dbuf_client::ring::{Position, RingConsumer};
 use dbuf_client::wire::TAG_BYTES_MAX;
 
-use super::registry::Row;
+use super::registry::RingRow;
 use crate::pipeline::accept::frames::Acks;
 use crate::pipeline::accept::publish::{
     ClaimEncoder, Closed, EventSource, Peer, PublishObserver, Published, Publisher,
@@ -28,7 +28,7 @@ const RECORD_OVERHEAD_BYTES: usize = 64;
 /// One pass.
 pub(crate) struct Pass<'a> {
     pub(crate) consumer: &'a mut RingConsumer,
-    pub(crate) row: &'a Row,
+    pub(crate) row: &'a RingRow,
     pub(crate) acks: &'a mut Acks,
     pub(crate) name: &'a [u8],
     pub(crate) peer: &'a Peer,

@@ -36,7 +36,7 @@ pub const DESCRIPTORS: usize = 3;
 
 /// How many rings there may be, and how large together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct RingLimits {
     /// Of all users.
     pub rings: usize,
     /// Bytes of data of all.
@@ -49,7 +49,7 @@ const ROOT: u32 = 0;
 
 /// What a ring's writer says of it, for people.
 #[derive(Debug, Default)]
-pub struct Figures {
+pub struct RingFigures {
     /// Bytes published and not taken, at the last look.
     pub waiting_bytes: AtomicU64,
     /// The most that this ever was.
@@ -64,13 +64,13 @@ pub struct Figures {
 
 /// A ring, as people see it.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct RingStatus {
     /// Whose it is; the tag is its name.
     pub identity: Arc<Identity>,
     /// Bytes of data.
     pub capacity_bytes: u64,
     /// What its writer says.
-    pub figures: Arc<Figures>,
+    pub figures: Arc<RingFigures>,
 }
 
 /// What the previous process left of its rings, by name.
@@ -106,7 +106,7 @@ fn names(row: u32) -> [String; DESCRIPTORS] {
 /// All rings.
 #[derive(Debug)]
 pub struct Rings {
-    limits: Limits,
+    limits: RingLimits,
     table: Mutex<Table>,
     stored: Option<StoredRings>,
     /// Bits of `flag` for new rings.
@@ -123,24 +123,24 @@ struct StoredRings {
 
 #[derive(Debug, Default)]
 struct Table {
-    rings: HashMap<u32, Seen>,
+    rings: HashMap<u32, RingStatus>,
     inherited: Vec<(OwnedFd, Ring)>,
 }
 
 /// A row in the table; dropping it leaves the ring to the next process, if it is kept.
 #[derive(Debug)]
-pub(crate) struct Row {
+pub(crate) struct RingRow {
     all: Arc<Rings>,
     row: u32,
     pub(crate) is_stored: bool,
-    figures: Arc<Figures>,
+    figures: Arc<RingFigures>,
     identity: Arc<Identity>,
 }
 
 impl Rings {
     /// Rings that end with the process.
     #[must_use]
-    pub fn new(limits: Limits) -> Arc<Self> {
+    pub fn new(limits: RingLimits) -> Arc<Self> {
         Arc::new(Self { limits, table: Mutex::default(), stored: None, flags: flags() })
     }
 
@@ -150,7 +150,7 @@ impl Rings {
     /// # Errors
     /// When there is no memory.
     pub fn stored(
-        limits: Limits,
+        limits: RingLimits,
         store: &Arc<FdStore>,
         room: usize,
         left: InheritedRings,
@@ -216,12 +216,12 @@ impl Rings {
         bell: OwnedFd,
         (position, generation): (&Position, u64),
     ) -> Ring {
-        let figures: Arc<Figures> = Arc::default();
+        let figures: Arc<RingFigures> = Arc::default();
         let capacity_bytes = memory.capacity();
         let identity = Arc::new(identity);
-        let seen = Seen { identity: Arc::clone(&identity), capacity_bytes, figures: Arc::clone(&figures) };
+        let seen = RingStatus { identity: Arc::clone(&identity), capacity_bytes, figures: Arc::clone(&figures) };
         self.table().rings.insert(row, seen);
-        let row = Row { all: Arc::clone(self), row, is_stored, figures, identity: Arc::clone(&identity) };
+        let row = RingRow { all: Arc::clone(self), row, is_stored, figures, identity: Arc::clone(&identity) };
         Ring::new(RingConsumer::new(memory, position), bell, row, position, generation)
     }
 
@@ -278,13 +278,13 @@ impl Rings {
         }
         let row = (0..RINGS_MAX as u32).find(|row| !table.rings.contains_key(row)).ok_or("there are too many rings")?;
         let (identity, figures) = (Arc::new(identity.clone()), Arc::default());
-        table.rings.insert(row, Seen { identity, capacity_bytes: capacity, figures });
+        table.rings.insert(row, RingStatus { identity, capacity_bytes: capacity, figures });
         Ok(row)
     }
 
     /// All rings, for people, in the order of their rows.
     #[must_use]
-    pub fn all(&self) -> Vec<Seen> {
+    pub fn all(&self) -> Vec<RingStatus> {
         let mut all: Vec<_> = self.table().rings.iter().map(|(row, seen)| (*row, seen.clone())).collect();
         all.sort_by_key(|(row, _)| *row);
         all.into_iter().map(|(_, seen)| seen).collect()
@@ -301,7 +301,7 @@ fn flags() -> u64 {
     ticks | if membarrier::reaches_others() { 0 } else { flag::FENCE }
 }
 
-impl Row {
+impl RingRow {
     fn ring_table(&self) -> Option<&RingTable> {
         self.all.stored.as_ref().filter(|_| self.is_stored).map(|stored| &stored.ring_table)
     }
@@ -370,8 +370,8 @@ impl Row {
 mod tests {
     use super::*;
 
-    fn limits() -> Limits {
-        Limits { rings: 8, bytes: 1 << 20 }
+    fn limits() -> RingLimits {
+        RingLimits { rings: 8, bytes: 1 << 20 }
     }
 
     fn of_user(uid: u32) -> Identity {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::pipeline::accept::connection::stored::testing::Manager;
 use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnections};
 use crate::pipeline::accept::frames::Sessions;
-use crate::pipeline::accept::ring::registry::{Limits, Rings};
+use crate::pipeline::accept::ring::registry::{RingLimits, Rings};
 use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
 use crate::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use crate::pipeline::account::{Identity, Totals};
@@ -25,7 +25,7 @@ use crate::pipeline::record::{Kind, Loss, Record};
 use crate::sys::fdstore::FdStore;
 
 /// What rings may take.
-const LIMITS: Limits = Limits { rings: 4, bytes: 1 << 20 };
+const LIMITS: RingLimits = RingLimits { rings: 4, bytes: 1 << 20 };
 /// A test that waits longer than this has failed.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
