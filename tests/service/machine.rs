@@ -108,7 +108,7 @@ impl Machine {
         let timeout = timeout.as_secs().to_string();
         let output = the_box().args(["exec", &self.name, "timeout", &timeout]).args(command).output();
         let output = output.expect("bash runs");
-        assert_ne!(output.status.code(), Some(TIMED_OUT), "{command:?} takes longer than {patience} s");
+        assert_ne!(output.status.code(), Some(TIMED_OUT), "{command:?} takes longer than {timeout} s");
         output
     }
 
