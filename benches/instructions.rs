@@ -1,8 +1,8 @@
 //! How many instructions an event costs on each hot path, counted by valgrind: a figure that does not change with the weather, so
 //! that a change which makes a path longer is seen on a noisy machine, too.
 //!
-//! `cargo bench --features tap --bench instructions`             counts, and compares with benches/instructions.tsv
-//! `cargo bench --features tap --bench instructions -- --accept` counts, and writes that file
+//! `cargo bench --features harness --bench instructions`             counts, and compares with benches/instructions.tsv
+//! `cargo bench --features harness --bench instructions -- --accept` counts, and writes that file
 //!
 //! Each path is run twice under `valgrind --tool=callgrind`, with so many events and with three times as many; the difference is
 //! what the events cost, without the program's start. A count that is more than [`MARGIN`] off fails: above, the path has become
@@ -14,13 +14,13 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 use std::process::{Command, ExitCode};
 
-use dbuf_wire::frames::Event as Sent;
 use dbuf_wire::ring::record::Stamp;
 use dbuf_wire::ring::{Memory, RingProducer};
-use dbufd::pipeline::accept::ring::tap::RingTap;
-use dbufd::pipeline::accept::tap::Tap;
+use dbuf_wire::frames::Event as Sent;
 use dbufd::pipeline::buffer::{DoubleBuffer, Options};
-use dbufd::pipeline::drain::tap::CensusTap;
+use dbufd::pipeline::harness::ReaderHarness;
+use dbufd::pipeline::harness::RingHarness;
+use dbufd::pipeline::harness::WriterHarness;
 use dbufd::pipeline::record::{Event, Record};
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.tsv");
@@ -45,7 +45,7 @@ const PATHS: [(&str, Path); 7] = [
     ("datagrams: one syslog message into the half", datagrams),
     ("ring: send, and from the ring into the half", ring),
     ("ring: send alone", send),
-    ("reader: census and checksum", census),
+    ("reader: census and checksum", summary),
     ("records: decode", decode),
 ];
 
@@ -153,36 +153,36 @@ fn append(events: usize) {
 }
 
 fn lines(events: usize) {
-    let mut tap = Tap::over(MAX_EVENT, &options());
+    let mut harness = WriterHarness::over(MAX_EVENT, &options());
     let mut line = PAYLOAD.to_vec();
     line.push(b'\n');
     let read = line.repeat(LINES_A_READ);
     for _ in 0..events / LINES_A_READ {
-        tap.lay_down_text(black_box(&read));
-        black_box(tap.swap().bytes());
+        harness.publish_text(black_box(&read));
+        black_box(harness.swap().bytes());
     }
 }
 
 fn datagrams(events: usize) {
-    let mut tap = Tap::over(MAX_EVENT, &options());
+    let mut harness = WriterHarness::over(MAX_EVENT, &options());
     let message = format!("<13>Nov 23 05:26:33 shop[4711]: {}", "x".repeat(68));
     for number in 0..events {
-        tap.lay_down_datagram(black_box(message.as_bytes()));
+        harness.publish_datagram(black_box(message.as_bytes()));
         if number % LINES_A_READ == LINES_A_READ - 1 {
-            black_box(tap.swap().bytes());
+            black_box(harness.swap().bytes());
         }
     }
 }
 
 fn ring(events: usize) {
-    let mut tap = RingTap::over(Tap::over(MAX_EVENT, &options()));
-    let mut producer = tap.producer();
+    let mut harness = RingHarness::over(WriterHarness::over(MAX_EVENT, &options()));
+    let mut producer = harness.producer();
     let event = Sent { pri: 6, payload: &PAYLOAD, ..Sent::default() };
     for number in 1..=events {
         let _ = producer.push(black_box(&event), Stamp::Ticks(number as u64)).expect("there is room");
         if number % EVENTS_A_LOOK == 0 {
-            black_box(tap.lay_down()).expect("an honest client");
-            black_box(tap.swap().bytes());
+            black_box(harness.publish_pending()).expect("an honest client");
+            black_box(harness.swap().bytes());
         }
     }
 }
@@ -200,15 +200,15 @@ fn send(events: usize) {
     }
 }
 
-fn census(events: usize) {
-    let mut tap = Tap::over(MAX_EVENT, &options());
+fn summary(events: usize) {
+    let mut harness = WriterHarness::over(MAX_EVENT, &options());
     let mut line = PAYLOAD.to_vec();
     line.push(b'\n');
-    tap.lay_down_text(&line.repeat(EVENTS));
-    let batch = tap.swap();
-    let mut census = CensusTap::default();
+    harness.publish_text(&line.repeat(EVENTS));
+    let batch = harness.swap();
+    let mut summary = ReaderHarness::default();
     for _ in 0..events / EVENTS {
-        black_box(census.take(black_box(&batch)));
+        black_box(summary.take(black_box(&batch)));
     }
 }
 

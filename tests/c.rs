@@ -18,7 +18,7 @@ use dbuf_wire::ring::{Memory, Position, RingConsumer, flag, state, want};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::Value;
 use support::c::{self, FOLDER, compile};
-use support::{Home, PATIENCE, wait_for};
+use support::{Home, TIMEOUT, wait_for};
 
 const CAPACITY: u64 = 64 << 10;
 const EVERYTHING: u64 = feature::FIELDS | feature::RING;
@@ -28,7 +28,7 @@ const FULL: &str = "-1";
 const TOO_BIG: &str = "-2";
 const INVALID: &str = "-3";
 const NO_DAEMON: &str = "-4";
-const TIMEOUT: &str = "-5";
+const TIMED_OUT: &str = "-5";
 const NOT_STORED: &str = "-6";
 const CLAIM: &str = "-7";
 
@@ -136,7 +136,7 @@ impl Fake {
     /// The next connection, as far as its HELLO.
     fn accept(&self) -> Line {
         let (stream, _) = self.listener.as_ref().expect("it listens").accept().expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
         let mut line = Line { stream, bytes: Vec::new(), session: 0, asks: 0 };
         let mut magic = [0; 8];
         line.stream.read_exact(&mut magic).expect("the magic");
@@ -754,7 +754,7 @@ fn what_a_ring_still_had_moves_into_the_next_and_nothing_comes_twice() {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
         now - event.time_ns
     };
-    assert!(events.iter().all(|event| age(event) < PATIENCE.as_nanos() as u64), "their ticks have become a time");
+    assert!(events.iter().all(|event| age(event) < TIMEOUT.as_nanos() as u64), "their ticks have become a time");
     assert!(events.windows(2).all(|two| two[0].time_ns <= two[1].time_ns));
     all.extend(events.iter().map(Owned::number));
     driver.ok("send 20");
@@ -858,7 +858,7 @@ fn a_send_that_may_wait_gives_up_in_time() {
         let begin = Instant::now();
         driver.expect(question, FULL);
         assert!(begin.elapsed() >= Duration::from_millis(at_least_ms), "{question}: {:?}", begin.elapsed());
-        assert!(begin.elapsed() < PATIENCE);
+        assert!(begin.elapsed() < TIMEOUT);
     }
     assert_eq!((driver.count("lost_full"), driver.count("waits")), (3, 2));
     assert_eq!(ring.consumer.wants(), 0, "nothing is wished for any more");
@@ -1006,7 +1006,7 @@ fn sync_waits_until_everything_is_durable() {
     let mut ring = fake.with_ring(&mut driver, 0, "-");
     driver.ok("sync 0");
     driver.ok("send 100 5");
-    driver.expect("sync 20", TIMEOUT);
+    driver.expect("sync 20", TIMED_OUT);
     driver.tell("sync 60000");
     ring.wait_for_wish(want::DURABLE);
     wait_for("the bell", || (ring.rings() > 0).then_some(()));
@@ -1209,7 +1209,7 @@ fn closing_tries_to_get_rid_of_what_no_daemon_has() {
     driver.ok(&fake.open(0, "-"));
     driver.ok("send 100");
     driver.ok("closing 0");
-    assert_eq!(driver.ask("close"), TIMEOUT);
+    assert_eq!(driver.ask("close"), TIMED_OUT);
 }
 
 #[test]

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dbufd::pipeline::accept::desk::Desks;
 use dbufd::pipeline::accept::frames::Sessions;
-use dbufd::pipeline::accept::ring::rings::{Limits, Rings};
+use dbufd::pipeline::accept::ring::registry::{RingLimits, Rings};
+use dbufd::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
 use dbufd::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reader, Waker};
 use dbufd::pipeline::counters::Counters;
@@ -21,7 +21,7 @@ use dbufd::pipeline::pulse::Beat;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const WRITERS: usize = 2;
 
 /// One test at a time changes the process's limit.
@@ -49,11 +49,11 @@ impl Daemon {
         let waker = buffer.waker();
         let accept = Accept::start(AcceptOptions {
             sockets: Sockets { stream, datagram, are_passed: false },
-            kept: None,
+            stored: None,
             inherited: Vec::new(),
             sessions: Sessions::new(),
-            rings: Rings::new(Limits { rings: 0, bytes: 0 }),
-            desks: Desks::take_over(WRITERS, None, Vec::new(), &|_| false).unwrap(),
+            rings: Rings::new(RingLimits { rings: 0, bytes: 0 }),
+            receive_buffers: ReceiveBuffers::take_over(WRITERS, None, Vec::new(), &|_| false).unwrap(),
             store: None,
             buffer,
             counters: Arc::clone(&counters),
@@ -92,7 +92,7 @@ impl Daemon {
     }
 
     fn wait_until(&self, what: &str, mut enough: impl FnMut(&Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !enough(self) {
             assert!(Instant::now() < deadline, "waited in vain until {what}");
             std::thread::sleep(Duration::from_millis(1));
@@ -105,7 +105,7 @@ impl Drop for Daemon {
         if std::thread::panicking() {
             return;
         }
-        assert_eq!(self.accept.take().unwrap().stop(PATIENCE), Stopped { writers_left: 0 });
+        assert_eq!(self.accept.take().unwrap().stop(TIMEOUT), Stopped { writers_left: 0 });
         self.is_over.store(true, Ordering::Release);
         self.waker.ring();
         self.reader.take().unwrap().join().unwrap();

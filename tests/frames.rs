@@ -9,7 +9,7 @@ use std::time::Duration;
 use dbuf_client::{Client, ClientOptions, Error};
 use dbuf_wire::frames::{Event, Frame, Hello, Level, MAGIC};
 use serde_json::Value;
-use support::{Home, PATIENCE, wait_for};
+use support::{Home, TIMEOUT, wait_for};
 
 /// Connects, again and again while the daemon still reads the session's last connection.
 fn connect(home: &Home, options: &ClientOptions<'_>) -> Client {
@@ -32,7 +32,7 @@ fn what_a_sync_returned_for_is_there_after_kill_9() {
     for payload in &sent {
         client.send(6, b"", 0, payload.as_bytes()).unwrap();
     }
-    client.sync(PATIENCE).unwrap();
+    client.sync(TIMEOUT).unwrap();
     // At once: whatever is asked in between gives the daemon the time to make a lie true.
     daemon.kill();
     assert_eq!(payloads(&home), sent);
@@ -94,7 +94,7 @@ fn a_frame_keeps_its_tag_its_time_and_who_the_kernel_says_sent_it() {
     let mut client = connect(&home, &ClientOptions { name: "shop", ..ClientOptions::default() });
     client.send(3, b"billing", 1_700_000_000_123_456_789, b"card refused").unwrap();
     client.send(6, b"", 0, b"by name").unwrap();
-    client.sync(PATIENCE).unwrap();
+    client.sync(TIMEOUT).unwrap();
     let events = home.json();
     let field = |event: &Value, name: &str| event[name].as_str().map(str::to_owned);
     assert_eq!(field(&events[0], "SYSLOG_IDENTIFIER").as_deref(), Some("billing"));
@@ -148,7 +148,7 @@ fn a_daemon_that_stops_ends_the_connection_and_the_client_can_tell() {
     let daemon = home.start(&[]);
     let mut client = connect(&home, &ClientOptions::default());
     client.send(6, b"", 0, b"before").unwrap();
-    client.sync(PATIENCE).unwrap();
+    client.sync(TIMEOUT).unwrap();
     daemon.stop();
     client.send(6, b"", 0, b"after").unwrap();
     assert!(matches!(client.sync(Duration::from_secs(10)), Err(Error::Closed | Error::Io(_))));

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use support::{Home, PATIENCE, has, send_numbered, shell, wait_for};
+use support::{Home, TIMEOUT, has, send_numbered, shell, wait_for};
 
 const QUICK: &[&str] = &["storage.sync=50ms"];
 
@@ -291,7 +291,7 @@ fn a_second_daemon_refuses_and_names_the_first() {
             .stderr(Stdio::piped())
             .spawn()
             .expect("dbufd runs");
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         while second.try_wait().expect("a child").is_none() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
         }

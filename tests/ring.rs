@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use program::{Client, Program};
 use serde_json::{Value, json};
 use support::ring::RingClient;
-use support::{Home, PATIENCE, wait_for};
+use support::{Home, TIMEOUT, wait_for};
 
 const RING: u64 = 1 << 20;
 #[test]
@@ -99,7 +99,7 @@ fn of_what_a_daemon_took_that_ends_in_order_nothing_is_unconfirmed() {
     assert!(told.persisted == told.durable && told.durable >= 1000 && told.unconfirmed == 0, "{told:?}");
     send(&mut producer, 1501..=1600);
     let _daemon = home.start(&[]);
-    producer.sync(PATIENCE).unwrap();
+    producer.sync(TIMEOUT).unwrap();
     assert_eq!(events_of(&home, 1), [1600]);
 }
 

@@ -4,7 +4,7 @@
 
 use dbuf_wire::frames::Frame;
 use dbufd::pipeline::accept::frames::{
-    Brought, FrameSession, Greeting, OUTBOX_BYTES_MAX, Sessions, Step, frame_bytes_max, greet,
+    Published, FrameSession, Handshake, OUTBOX_BYTES_MAX, Sessions, Step, frame_bytes_max, handshake,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -40,13 +40,13 @@ fn round(session: &mut FrameSession, bytes: &[u8]) -> (usize, Option<u64>, bool)
 fuzz_target!(|bytes: &[u8]| {
     let _ = Frame::decode(bytes);
     let sessions = Sessions::new();
-    let Greeting::Open { mut session, consumed } = greet(bytes, MAX_EVENT, 0, &sessions) else { return };
+    let Handshake::Open { mut session, consumed } = handshake(bytes, MAX_EVENT, 0, &sessions) else { return };
     let mut rest = &bytes[consumed..];
     for generation in 1.. {
         let given = &rest[..rest.len().min(1 + 97 * generation as usize)];
         let (consumed, last, ended) = round(&mut session, given);
         if let Some(last) = last {
-            session.published(generation, Brought { sequence: Some(last), is_all: false });
+            session.published(generation, Published { sequence: Some(last), is_all: false });
         }
         let _ = session.take_sync();
         session.progress(generation, generation / 2, |range| range.contains(&3));

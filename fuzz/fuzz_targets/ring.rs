@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use dbuf_wire::ring::RingProducer;
 use dbuf_wire::ring::record::Stamp;
 use dbuf_wire::frames::Event;
-use dbufd::pipeline::accept::ring::tap::{CAPACITY, RingTap};
+use dbufd::pipeline::harness::{CAPACITY, RingHarness};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
@@ -54,14 +54,14 @@ fn word(producer: &RingProducer, which: u8, value: u64) {
 
 thread_local! {
     // Its halves are made once: to touch their memory takes longer than all else.
-    static TAP: RefCell<RingTap> = RefCell::new(RingTap::new(MAX_EVENT));
+    static HARNESS: RefCell<RingHarness> = RefCell::new(RingHarness::new(MAX_EVENT));
 }
 
-fuzz_target!(|deeds: Vec<Deed>| TAP.with_borrow_mut(|tap| run(tap, deeds)));
+fuzz_target!(|deeds: Vec<Deed>| HARNESS.with_borrow_mut(|harness| run(harness, deeds)));
 
-fn run(tap: &mut RingTap, deeds: Vec<Deed>) {
-    tap.renew();
-    let mut producer = tap.producer();
+fn run(harness: &mut RingHarness, deeds: Vec<Deed>) {
+    harness.renew();
+    let mut producer = harness.producer();
     for deed in deeds {
         match deed {
             Deed::Event { length, pri, tag, ticks } => {
@@ -82,12 +82,12 @@ fn run(tap: &mut RingTap, deeds: Vec<Deed>) {
             }
             Deed::Word { which, value } => word(&producer, which, value),
             Deed::Look => {
-                let Ok(events) = tap.take() else { return };
+                let Ok(events) = harness.take() else { return };
                 assert!(events.iter().all(|event| (1..=MAX_EVENT).contains(&event.payload.len()) && event.pri <= 191));
             }
         }
     }
-    if tap.take().is_ok() {
-        tap.end();
+    if harness.take().is_ok() {
+        harness.end();
     }
 }

@@ -4,21 +4,21 @@
 
 use std::cell::RefCell;
 
-use dbufd::pipeline::accept::tap::{INPUT_BYTES_MAX, Tap};
+use dbufd::pipeline::harness::{INPUT_BYTES_MAX, WriterHarness};
 use libfuzzer_sys::fuzz_target;
 
 thread_local! {
     // Small, so that many events are cut into pieces.
-    static TAP: RefCell<Tap> = RefCell::new(Tap::new(100));
+    static HARNESS: RefCell<WriterHarness> = RefCell::new(WriterHarness::new(100));
 }
 
 fuzz_target!(|bytes: &[u8]| {
     // The first byte says in what parts the others arrive.
     let Some((step, bytes)) = bytes.split_first() else { return };
     let bytes = &bytes[..bytes.len().min(INPUT_BYTES_MAX)];
-    TAP.with_borrow_mut(|tap| {
-        let whole = tap.text(std::iter::once(bytes));
-        assert_eq!(tap.text(bytes.chunks(usize::from(*step) + 1)), whole);
+    HARNESS.with_borrow_mut(|harness| {
+        let whole = harness.text(std::iter::once(bytes));
+        assert_eq!(harness.text(bytes.chunks(usize::from(*step) + 1)), whole);
         assert!(whole.iter().map(|event| event.payload.len()).sum::<usize>() <= bytes.len());
     });
 });

@@ -13,7 +13,7 @@ pub use file::{documented, render};
 use super::settings::{Config, Cpus, Level, SyncPolicy, WhenFull};
 use super::units::{format_amount, format_duration, format_size};
 use super::value::{Bounds, Given, Value, quoted};
-use crate::pipeline::accept::ring::RINGS_MAX;
+use crate::pipeline::accept::limits::RINGS_MAX;
 use crate::pipeline::record::MAX_EVENT_BYTES_MAX;
 
 const MS: u64 = 1_000_000;

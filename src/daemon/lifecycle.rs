@@ -18,19 +18,19 @@ use anyhow::{Context, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Gid;
 
+use super::buffer_memory::{self, BufferMemory};
 use super::cores::{self, Plan};
-use super::halves::{self, Halves};
-use super::passed::Passed;
+use super::inherited_fds::InheritedFds;
 use super::sockets::{Files, Runtime};
 use super::stats::Figures;
 use crate::config::Config;
-use crate::pipeline::accept::desk::Desks;
-use crate::pipeline::accept::frames::{Predecessor, Sessions};
-use crate::pipeline::accept::kept::{Inherited, KeptConnections, Left};
-use crate::pipeline::accept::ring::rings::{self, LeftRings, Limits, Rings};
+use crate::pipeline::accept::connection::stored::{InheritedConnection, InheritedConnections, StoredConnections};
+use crate::pipeline::accept::frames::{PreviousSessions, Sessions};
+use crate::pipeline::accept::ring::registry::{self, InheritedRings, RingLimits, Rings};
+use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
 use crate::pipeline::accept::{self, Accept, AcceptOptions};
 use crate::pipeline::account::{self, Account};
-use crate::pipeline::buffer::{self, DoubleBuffer, Spot};
+use crate::pipeline::buffer::{self, DoubleBuffer, PublishPosition};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::drain::{self, Drain, DrainHandle};
 use crate::pipeline::progress::Progress;
@@ -42,9 +42,9 @@ use crate::sys::fdstore::FdStore;
 /// Rings have no more than this part of the store.
 const RINGS_SHARE: usize = 2;
 /// How long the writers may take to empty what the kernel holds of their connections.
-const WRITERS_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a disk that refuses is tried before what it did not take is left to a successor, or counted as lost.
-const DISK_PATIENCE: Duration = Duration::from_secs(30);
+const WRITERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a disk that refuses is tried before what it did not take is left to the next process, or counted as lost.
+const DISK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running daemon, without its control socket and its signals.
 pub(super) struct Daemon {
@@ -102,23 +102,24 @@ impl Daemon {
         let started = Instant::now();
         raise_descriptor_limit();
         let runtime = Runtime::take(runtime)?;
-        let passed = Passed::sort(passed);
+        let passed = InheritedFds::sort(passed);
         let store = passed.store().context("cannot use systemd's file-descriptor store")?;
         let plan = cores::plan(config, &cores::allowed());
         warn_of(&plan);
         let writers = plan.writers.len();
-        let Passed { sockets, left, halves, sessions, desks, account, rings, .. } = passed;
-        let kept = [halves, desks, account];
+        let InheritedFds { sockets, left, halves, sessions, receive_buffers, account, rings, .. } = passed;
+        let stored = [halves, receive_buffers, account];
         let memory =
-            Memory::take_over(config, writers, store.as_ref().map(|(store, _)| store), kept, sessions.as_ref())?;
-        let Memory { halves: Halves { buffer, reader, old, predecessor }, sessions, desks, counters } = memory;
-        let rings = take_over_rings(config, store.as_ref(), rings, predecessor.as_ref())?;
+            Memory::take_over(config, writers, store.as_ref().map(|(store, _)| store), stored, sessions.as_ref())?;
+        let Memory { halves: BufferMemory { buffer, reader, old, previous }, sessions, receive_buffers, counters } =
+            memory;
+        let rings = take_over_rings(config, store.as_ref(), rings, previous.as_ref())?;
         let progress = Arc::new(Progress::new(writers).context("cannot make the writers' bells")?);
         let (drain, recovery) = Drain::start(drain::Options {
             reader,
             waker: buffer.waker(),
             old,
-            has_predecessor: predecessor.is_some(),
+            has_previous: previous.is_some(),
             outlives: store.is_some(),
             disk: Arc::new(RealDisk),
             counters: Arc::clone(&counters),
@@ -128,8 +129,8 @@ impl Daemon {
         })?;
         // What fails from here on must not leave the reader and its lock on the directory behind.
         let rest = runtime.open(&config.ingest, group, sockets).and_then(|sockets| {
-            let desks_store = store.as_ref().map(|(store, _)| Arc::clone(store));
-            let (kept, inherited) = keep_connections(store, left, &desks, rings_room(config))?;
+            let receive_buffer_store = store.as_ref().map(|(store, _)| Arc::clone(store));
+            let (stored, inherited) = keep_connections(store, left, &receive_buffers, rings_room(config))?;
             let accept = Accept::start(AcceptOptions {
                 sockets: accept::Sockets {
                     stream: sockets.stream,
@@ -141,23 +142,23 @@ impl Daemon {
                 progress,
                 cpus: plan.writers,
                 max_event_bytes: config.ingest.max_event_bytes,
-                kept: kept.clone(),
+                stored: stored.clone(),
                 inherited,
                 sessions,
                 rings: Arc::clone(&rings),
-                desks,
-                store: desks_store,
+                receive_buffers,
+                store: receive_buffer_store,
             })?;
-            Ok((accept, kept, sockets.control, sockets.files))
+            Ok((accept, stored, sockets.control, sockets.files))
         });
-        let (accept, kept, control, files) = match rest {
+        let (accept, stored, control, files) = match rest {
             Ok(rest) => rest,
             Err(error) => {
                 drain.stop(Duration::ZERO);
                 return Err(error);
             }
         };
-        let figures = Figures { started, counters, buffer, drain: drain.handle(), kept, rings };
+        let figures = Figures { started, counters, buffer, drain: drain.handle(), stored, rings };
         let parts = Parts { control, recovery, live: Live { figures, writers: accept.pulses() } };
         Ok((Self { files, accept, drain, _runtime: runtime }, parts))
     }
@@ -173,106 +174,107 @@ impl Daemon {
         Ok(())
     }
 
-    /// Drains, persists, seals. Blocks until it is done or patience is out.
+    /// Drains, persists, seals. Blocks until it is done or the time is over.
     pub(super) fn stop(mut self) -> Ended {
         self.files.remove_ingest();
-        let stopped = self.accept.stop(WRITERS_PATIENCE);
+        let stopped = self.accept.stop(WRITERS_TIMEOUT);
         if stopped.writers_left > 0 {
             tracing::warn!(writers = stopped.writers_left, "writers still wait for room in the buffer");
         }
-        Ended { error: self.drain.stop(DISK_PATIENCE).error }
+        Ended { error: self.drain.stop(DISK_TIMEOUT).error }
     }
 }
 
 /// All that outlives the daemon, beside its connections.
 struct Memory {
-    halves: Halves,
+    halves: BufferMemory,
     sessions: Arc<Sessions>,
-    desks: Vec<Desks>,
+    receive_buffers: Vec<ReceiveBuffers>,
     counters: Arc<Counters>,
 }
 
 impl Memory {
-    /// New, or that of a predecessor: what is kept of its halves, its desks and its account, and its sessions.
+    /// New, or that of the previous process: what is kept of its halves, its desks and its account, and its sessions.
     ///
     /// Before the reader runs: what was published can be told only as long as the buffer is as it was left.
     fn take_over(
         config: &Config,
         writers: usize,
         store: Option<&Arc<FdStore>>,
-        [halves, desks, account]: [Vec<(OwnedFd, String)>; 3],
+        [halves, receive_buffers, account]: [Vec<(OwnedFd, String)>; 3],
         sessions: Option<&OwnedFd>,
     ) -> Result<Self> {
-        let halves = halves::take_over(store, halves, &buffer_options(config, writers))?;
-        let predecessor = halves.predecessor.as_ref();
-        let sessions = take_over_sessions(store, sessions, predecessor)?;
-        let was_published = |spot: Spot| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
+        let halves = buffer_memory::take_over(store, halves, &buffer_options(config, writers))?;
+        let previous = halves.previous.as_ref();
+        let sessions = take_over_sessions(store, sessions, previous)?;
+        let was_published = |spot: PublishPosition| previous.is_some_and(|(buffer, _)| buffer.was_published(spot));
         let account = match store {
             Some(store) => {
-                let ask: &dyn Fn(Spot) -> bool = &was_published;
-                Account::take_over(writers, store, &account, predecessor.is_some().then_some(ask))
+                let ask: &dyn Fn(PublishPosition) -> bool = &was_published;
+                Account::take_over(writers, store, &account, previous.is_some().then_some(ask))
             }
             None => Account::new(writers),
         };
         let account = account.context("there is no memory for the account of events")?;
-        let desks = Desks::take_over(writers, store.map(|store| &**store), desks, &was_published)
-            .context("there is no memory for what the writers read")?;
-        Ok(Self { sessions, desks, counters: Arc::new(Counters::with_account(writers, account)), halves })
+        let receive_buffers =
+            ReceiveBuffers::take_over(writers, store.map(|store| &**store), receive_buffers, &was_published)
+                .context("there is no memory for what the writers read")?;
+        Ok(Self { sessions, receive_buffers, counters: Arc::new(Counters::with_account(writers, account)), halves })
     }
 }
 
-/// The sessions, also those of a predecessor whose buffer says what became of its last publish.
+/// The sessions, also those of the previous process whose buffer says what became of its last publish.
 fn take_over_sessions(
     store: Option<&Arc<FdStore>>,
     memory: Option<&OwnedFd>,
-    predecessor: Option<&(DoubleBuffer, u64)>,
+    previous: Option<&(DoubleBuffer, u64)>,
 ) -> Result<Arc<Sessions>> {
     let Some(store) = store else { return Ok(Sessions::new()) };
-    let was_published = |spot| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
-    let generation = predecessor.map_or(0, |(_, generation)| *generation);
-    let predecessor = memory.map(|memory| Predecessor { memory, was_published: &was_published, generation });
-    Sessions::kept(store, predecessor.as_ref()).context("cannot keep sessions over a restart")
+    let was_published = |spot| previous.is_some_and(|(buffer, _)| buffer.was_published(spot));
+    let generation = previous.map_or(0, |(_, generation)| *generation);
+    let previous = memory.map(|memory| PreviousSessions { memory, was_published: &was_published, generation });
+    Sessions::stored(store, previous.as_ref()).context("cannot keep sessions over a restart")
 }
 
 /// Descriptors that rings may take in the store, and one for how far each was taken.
 fn rings_room(config: &Config) -> usize {
-    config.ingest.rings * rings::DESCRIPTORS + 1
+    config.ingest.rings * registry::DESCRIPTORS + 1
 }
 
-/// The rings, also those of a predecessor. Before the reader runs.
+/// The rings, also those of the previous process. Before the reader runs.
 fn take_over_rings(
     config: &Config,
     store: Option<&(Arc<FdStore>, usize)>,
-    left: LeftRings,
-    predecessor: Option<&(DoubleBuffer, u64)>,
+    left: InheritedRings,
+    previous: Option<&(DoubleBuffer, u64)>,
 ) -> Result<Arc<Rings>> {
     let ingest = &config.ingest;
-    let limits = Limits { rings: ingest.rings, bytes: ingest.ring_bytes };
+    let limits = RingLimits { rings: ingest.rings, bytes: ingest.ring_bytes };
     let Some((store, room)) = store else { return Ok(Rings::new(limits)) };
-    let was_published = |spot: Spot| predecessor.is_some_and(|(buffer, _)| buffer.was_published(spot));
-    let generation = predecessor.map_or(0, |(_, generation)| *generation);
-    Rings::kept(limits, store, rings_room(config).min(room / RINGS_SHARE), left, (&was_published, generation))
+    let was_published = |spot: PublishPosition| previous.is_some_and(|(buffer, _)| buffer.was_published(spot));
+    let generation = previous.map_or(0, |(_, generation)| *generation);
+    Rings::stored(limits, store, rings_room(config).min(room / RINGS_SHARE), left, (&was_published, generation))
         .context("there is no memory for what is known of rings")
 }
 
-/// Keeps connections for a successor, where there is a store; and those of a predecessor.
+/// Keeps connections for the next process, where there is a store; and those of the previous process.
 fn keep_connections(
     store: Option<(Arc<FdStore>, usize)>,
-    mut left: Left,
-    desks: &[Desks],
+    mut left: InheritedConnections,
+    receive_buffers: &[ReceiveBuffers],
     rings_room: usize,
-) -> Result<(Option<Arc<KeptConnections>>, Vec<Inherited>)> {
-    left.on_desks = desks.iter().flat_map(Desks::places).collect();
-    // A desk for each writer, the sessions; the buffer and the account, of which there may be two each for a moment.
-    let memory = desks.len() + 1 + halves::NAMES.len() + account::NAMES.len();
+) -> Result<(Option<Arc<StoredConnections>>, Vec<InheritedConnection>)> {
+    left.in_receive_buffers = receive_buffers.iter().flat_map(ReceiveBuffers::slots).collect();
+    // A receive buffer for each writer, the sessions; the buffer and the account, of which there may be two each for a moment.
+    let memory = receive_buffers.len() + 1 + buffer_memory::NAMES.len() + account::NAMES.len();
     let room_for = |room: usize| room.saturating_sub(memory + rings_room.min(room / RINGS_SHARE));
-    let kept = store.map(|(store, room)| KeptConnections::open(store, room_for(room), left));
-    let (kept, inherited) = kept.transpose().context("cannot keep connections over a restart")?.unzip();
-    let inherited: Vec<Inherited> = inherited.unwrap_or_default();
+    let stored = store.map(|(store, room)| StoredConnections::open(store, room_for(room), left));
+    let (stored, inherited) = stored.transpose().context("cannot keep connections over a restart")?.unzip();
+    let inherited: Vec<InheritedConnection> = inherited.unwrap_or_default();
     if !inherited.is_empty() {
         tracing::info!(connections = inherited.len(), "goes on with the connections of its predecessor");
     }
-    Ok((kept, inherited))
+    Ok((stored, inherited))
 }
 
 fn buffer_options(config: &Config, writers: usize) -> buffer::Options {

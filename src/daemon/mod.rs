@@ -6,12 +6,12 @@
 
 mod account;
 mod args;
+mod buffer_memory;
 mod cores;
 mod greeting;
-mod halves;
+mod inherited_fds;
 mod lifecycle;
 mod log;
-mod passed;
 mod reload;
 mod report;
 mod run;

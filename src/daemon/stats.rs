@@ -11,8 +11,8 @@ use nix::sys::time::TimeValLike;
 use serde::Serialize;
 
 use crate::config::keys::sync_name;
-use crate::pipeline::accept::kept::KeptConnections;
-use crate::pipeline::accept::ring::rings::{Rings, Seen};
+use crate::pipeline::accept::connection::stored::StoredConnections;
+use crate::pipeline::accept::ring::registry::{RingStatus, Rings};
 use crate::pipeline::account::{Row, Totals};
 use crate::pipeline::buffer::DoubleBuffer;
 use crate::pipeline::counters::{Counters, WriterCounters};
@@ -35,7 +35,7 @@ pub(super) struct Figures {
     pub(super) counters: Arc<Counters>,
     pub(super) buffer: DoubleBuffer,
     pub(super) drain: DrainHandle,
-    pub(super) kept: Option<Arc<KeptConnections>>,
+    pub(super) stored: Option<Arc<StoredConnections>>,
     pub(super) rings: Arc<Rings>,
 }
 
@@ -132,7 +132,7 @@ pub(super) struct Connections {
     /// Open now.
     pub(super) open: u64,
     /// Of these, those that a restart does not break.
-    pub(super) kept: u64,
+    pub(super) stored: u64,
     /// Turned away for want of descriptors, since the start.
     pub(super) refused: u64,
     /// Served, but not kept for want of room in systemd's store, since the start.
@@ -253,9 +253,9 @@ impl Figures {
         };
         Connections {
             open: sum(|writer| &writer.connections),
-            kept: self.kept.as_ref().map_or(0, |kept| kept.kept()),
+            stored: self.stored.as_ref().map_or(0, |stored| stored.stored()),
             refused: sum(|writer| &writer.refused_connections),
-            unkept: self.kept.as_ref().map_or(0, |kept| kept.unkept()),
+            unkept: self.stored.as_ref().map_or(0, |stored| stored.unkept()),
         }
     }
 
@@ -329,8 +329,8 @@ fn writers(counters: &Counters) -> Vec<Writer> {
     counters.writers.iter().enumerate().map(row).collect()
 }
 
-fn ring(seen: &Seen) -> Ring {
-    let Seen { identity, capacity_bytes, figures } = seen;
+fn ring(seen: &RingStatus) -> Ring {
+    let RingStatus { identity, capacity_bytes, figures } = seen;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     // Relaxed: see the head of the counters.
     let figure = |figure: &AtomicU64| figure.load(Relaxed);

@@ -13,6 +13,8 @@ pub mod buffer;
 pub mod counters;
 #[cfg(not(dbuf_loom))]
 pub mod drain;
+#[cfg(all(not(dbuf_loom), any(test, fuzzing, feature = "harness")))]
+pub mod harness;
 #[cfg(not(dbuf_loom))]
 pub mod histogram;
 #[cfg(not(dbuf_loom))]

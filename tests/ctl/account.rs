@@ -98,8 +98,8 @@ fn whatever_does_not_agree_is_found() {
     assert!(findings(more_stored).contains("10 events are counted as stored, and 9 sequences were given out"));
     let more_than_came = Told::new().but(|answer| answer["producers"][1] = claim("two", 2, 3, 0));
     assert!(findings(more_than_came).contains("two[7]: 1 events more are stored or lost than came in"));
-    let untold = Told::new().but(|answer| answer["producers"][0] = claim("one", 10, 6, 4));
-    assert!(findings(untold).contains("the files tell of more losses than were counted"));
+    let pending_losses = Told::new().but(|answer| answer["producers"][0] = claim("one", 10, 6, 4));
+    assert!(findings(pending_losses).contains("the files tell of more losses than were counted"));
     let fewer = Told::new().but(|answer| {
         answer["producers"][0] = claim("one", 12, 7, 5);
         answer["next_sequence"] = json!(11);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{PATIENCE, wait_for};
+use crate::support::{TIMEOUT, wait_for};
 
 /// What `box` ends with where it cannot work.
 const CANNOT_WORK: i32 = 77;
@@ -100,15 +100,15 @@ impl Machine {
     /// Runs a command as root.
     pub(crate) fn exec(&self, command: &[&str]) -> Output {
         // systemctl would wait for a start as long as the unit allows it.
-        self.exec_within(PATIENCE, command)
+        self.exec_within(TIMEOUT, command)
     }
 
     /// As [`Machine::exec`], for what takes longer.
-    pub(crate) fn exec_within(&self, patience: Duration, command: &[&str]) -> Output {
-        let patience = patience.as_secs().to_string();
-        let output = the_box().args(["exec", &self.name, "timeout", &patience]).args(command).output();
+    pub(crate) fn exec_within(&self, timeout: Duration, command: &[&str]) -> Output {
+        let timeout = timeout.as_secs().to_string();
+        let output = the_box().args(["exec", &self.name, "timeout", &timeout]).args(command).output();
         let output = output.expect("bash runs");
-        assert_ne!(output.status.code(), Some(TIMED_OUT), "{command:?} takes longer than {patience} s");
+        assert_ne!(output.status.code(), Some(TIMED_OUT), "{command:?} takes longer than {timeout} s");
         output
     }
 
@@ -165,7 +165,7 @@ impl Machine {
     /// A connection of this process, which the machine's own processes cannot see.
     pub(crate) fn stream(&self) -> UnixStream {
         let stream = UnixStream::connect(self.path("/run/dbufd/stream.sock")).expect("somebody listens");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_write_timeout(Some(TIMEOUT)).expect("a timeout");
         stream
     }
 
@@ -173,7 +173,7 @@ impl Machine {
     pub(crate) fn datagrams(&self) -> UnixDatagram {
         let socket = UnixDatagram::unbound().expect("a socket");
         socket.connect(self.path("/run/dbufd/dgram.sock")).expect("somebody listens");
-        socket.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+        socket.set_write_timeout(Some(TIMEOUT)).expect("a timeout");
         socket
     }
 }

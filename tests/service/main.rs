@@ -9,7 +9,7 @@ mod activation;
 mod configuration;
 mod identity;
 mod journal;
-mod kills;
+mod kill_recovery;
 mod load;
 mod machine;
 mod package;

@@ -12,7 +12,7 @@ use dbuf_wire::frames::{self as wire, Code, Event, Frame, Hello, Level};
 
 use crate::payload::{self, MAX_EVENT};
 use crate::senders::{Sender, Sent};
-use crate::support::PATIENCE;
+use crate::support::TIMEOUT;
 
 /// Frames that a client sends before it looks what the daemon says.
 const BURST: u64 = 200;
@@ -63,7 +63,7 @@ impl Framed {
     }
 
     fn connect(&self, options: &ClientOptions<'_>) -> Result<Client, String> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
             match Client::connect(&self.socket, options) {
                 Ok(client) => return Ok(client),
@@ -88,7 +88,7 @@ impl Framed {
                 thread::sleep(SLOW);
             }
         }
-        client.sync(PATIENCE)
+        client.sync(TIMEOUT)
     }
 }
 
@@ -143,7 +143,7 @@ impl Sender for RefusedFrames {
 
     fn step(&mut self) -> io::Result<()> {
         // A daemon that dies breaks framed connections: whoever sends has to come again.
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         while let Err(error) = self.exchange() {
             if Instant::now() > until {
                 return Err(error);
@@ -168,7 +168,7 @@ impl Sender for RefusedFrames {
 /// Connects, and gives the last sequence that the daemon knows of.
 fn open(socket: &Path, session: u128) -> io::Result<(u64, UnixStream)> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut bytes = wire::MAGIC.to_vec();
     Frame::Hello(Hello { session, ack: Level::Persisted, ..Hello::new(b"soak") }).encode(&mut bytes);
     stream.write_all(&bytes)?;

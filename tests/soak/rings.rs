@@ -7,13 +7,13 @@ use dbuf_client::{LinkKind, Producer, ProducerOptions, WhenFull};
 
 use crate::payload::{self, Random};
 use crate::senders::{Count, Sender, Sent};
-use crate::support::{PATIENCE, wait_for};
+use crate::support::{TIMEOUT, wait_for};
 
 /// Events of a step.
 const BURST: u64 = 5;
 
 fn options(name: &str, socket: PathBuf, capacity_bytes: u64) -> ProducerOptions {
-    let when_full = WhenFull::Wait(PATIENCE);
+    let when_full = WhenFull::Wait(TIMEOUT);
     ProducerOptions { name: name.to_owned(), path: Some(socket), capacity_bytes, when_full, ..Default::default() }
 }
 
@@ -29,7 +29,7 @@ fn send(producer: &mut Producer, number: u64, text: &[u8]) -> io::Result<()> {
 
 /// Waits until all is durable, and sees whether the producer knows of anything but that.
 fn settle(producer: &mut Producer) -> io::Result<()> {
-    producer.sync(PATIENCE).map_err(io::Error::other)?;
+    producer.sync(TIMEOUT).map_err(io::Error::other)?;
     let told = producer.statistics();
     let is_well = (told.lost_full, told.refused, told.lost, told.unconfirmed) == (0, 0, 0, 0)
         && (told.persisted, told.durable) == (told.events, told.events);

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// Longer than anything here takes on the slowest machine; a test that meets it has failed.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A folder with everything that a daemon needs; daemons come and go in it.
 pub struct Home {
@@ -59,7 +59,7 @@ impl Home {
         let notify_path = self.path("notify.sock");
         let _ = fs::remove_file(&notify_path);
         let notify = UnixDatagram::bind(&notify_path).expect("a socket for readiness");
-        notify.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        notify.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
         let mut command = match wrapper {
             [] => Command::new(env!("CARGO_BIN_EXE_dbufd")),
             [program, rest @ ..] => {
@@ -137,7 +137,7 @@ impl Home {
 
 /// Asks until there is an answer; the time in between is short and only spares the machine.
 pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     loop {
         if let Some(answer) = ask() {
             return answer;
@@ -165,7 +165,7 @@ impl Daemon {
 
     pub fn wait_for_notice(&mut self, wanted: &str) {
         let mut notice = [0; 4096];
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         self.notify.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
         loop {
             if let Ok(n) = self.notify.recv(&mut notice)

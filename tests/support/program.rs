@@ -26,7 +26,7 @@ use nix::unistd::Pid;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::support::ring::RingClient;
-use crate::support::{PATIENCE, c, wait_for};
+use crate::support::{TIMEOUT, c, wait_for};
 
 /// The longest that a send of `dbuf_client` or of `dbuf.h` may wait for room.
 pub(crate) const WAIT: Duration = Duration::from_secs(10);
@@ -261,7 +261,7 @@ fn stall(mut producer: Producer, notes: &Words) {
 }
 
 fn close(mut producer: Producer) {
-    producer.sync(PATIENCE).expect("all is durable");
+    producer.sync(TIMEOUT).expect("all is durable");
     let told = producer.statistics();
     assert_eq!((told.link, told.links), (LinkKind::Ring, 1), "it has noticed nothing: {told:?}");
     assert_eq!((told.lost_full, told.refused, told.lost, told.unconfirmed), (0, 0, 0, 0), "{told:?}");

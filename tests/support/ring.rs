@@ -13,7 +13,7 @@ use dbuf_wire::ring::{Bell, Memory, RingProducer, want};
 use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::PATIENCE;
+use super::TIMEOUT;
 
 /// A ring and its connection.
 pub struct RingClient {
@@ -29,7 +29,7 @@ impl RingClient {
     /// Asks for a ring, and gets one.
     pub fn open(socket: &Path, name: &str, capacity: u64) -> Self {
         let mut line = UnixStream::connect(socket).expect("the daemon listens");
-        line.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        line.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
         let mut opening = MAGIC.to_vec();
         Frame::Hello(Hello { compatible: feature::RING, ..Hello::new(name.as_bytes()) }).encode(&mut opening);
         line.write_all(&opening).expect("HELLO");
@@ -73,7 +73,7 @@ impl RingClient {
             if self.ring.has_room(bytes) {
                 break;
             }
-            assert!(began.elapsed() < PATIENCE, "the daemon takes nothing");
+            assert!(began.elapsed() < TIMEOUT, "the daemon takes nothing");
             self.ring_bell();
             self.ring.sleep(turn, Duration::from_millis(100));
         }

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use super::load::Way;
 use crate::config::settings::{Config, Storage, WhenFull};
 use crate::ctl::failure::Failure;
-use crate::pipeline::account::{Identity, Producer, Tally, Teller};
+use crate::pipeline::account::{Identity, Producer, Recorder, Tally};
 use crate::pipeline::buffer::{DoubleBuffer, Options, Refused, Sealed, Writer};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::drain::{self, Drain, Measured};
@@ -89,7 +89,7 @@ impl Pipeline {
             reader,
             waker: buffer.waker(),
             old: Vec::new(),
-            has_predecessor: false,
+            has_previous: false,
             outlives: false,
             disk: Arc::new(RealDisk),
             counters: Arc::clone(&counters),
@@ -103,7 +103,7 @@ impl Pipeline {
     /// A way to send, straight into the buffer.
     pub(super) fn way(&self) -> anyhow::Result<Direct> {
         let writer = self.buffer.writer()?;
-        let teller = self.counters.account.teller(usize::from(writer.index()));
+        let recorder = self.counters.account.recorder(usize::from(writer.index()));
         let identity = Identity {
             pid: std::process::id(),
             uid: nix::unistd::getuid().as_raw(),
@@ -113,7 +113,7 @@ impl Pipeline {
             ..Identity::default()
         };
         let producer = self.counters.account.producer(&identity);
-        Ok(Direct { writer, teller, producer, named_in: 0 })
+        Ok(Direct { writer, recorder, producer, named_in: 0 })
     }
 
     /// Ends it: all that was published is in the files and durable. The ways to send are gone by now.
@@ -140,7 +140,7 @@ pub(super) struct Outcome {
 /// Sends by laying records into the buffer, as a writer thread of the daemon does.
 pub(super) struct Direct {
     writer: Writer,
-    teller: Teller,
+    recorder: Recorder,
     producer: Arc<Producer>,
     /// The generation that holds the source record.
     named_in: u64,
@@ -157,14 +157,14 @@ impl Direct {
             encode_source(&mut claim, SOURCE, event.time_ns, &self.producer.identity.as_source());
         }
         event.encode(&mut claim);
-        self.teller
+        self.recorder
             .prepare(&self.producer, &Tally { events: 1, bytes: event.payload.len() as u64, ..Tally::default() });
         let published = claim.publish();
         if published.is_ok() {
             self.named_in = generation;
-            self.teller.published();
+            self.recorder.published();
         } else {
-            self.teller.take_back();
+            self.recorder.take_back();
         }
         Ok(published)
     }

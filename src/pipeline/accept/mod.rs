@@ -6,35 +6,22 @@
 //!
 //! - Each writer has an epoll set of its own and listens on the stream socket; a client goes to the writer with the
 //!   fewest connections and stays there, so that its order needs no effort. The datagram socket is the first writer's.
-//! - One read of a socket is one acceptance time, and one claim of the buffer as a rule (see `layer`).
+//! - One read of a socket is one acceptance time, and one claim of the buffer as a rule (see `publish`).
 //! - While the buffer is full a writer waits for room and reads nothing: the kernel's queues push back on the senders.
 //!
 //! The way through the files: `listener` → `stream` (→ `text` → `lines`, `meaning`, `syslog`; or → `framed`, [`frames`])
-//! and `datagram` (→ `senders`, `meaning`) → `layer` (→ `source`, `losses`). `writer` is the thread, `peer` says who,
-//! [`kept`] keeps connections for a successor, [`desk`] what is just being read. [`ring`] is the way without a socket: memory
+//! and `datagram` (→ `senders`, `meaning`) → `publish` (→ `source`, `losses`). `writer` is the thread, `peer` says who,
+//! [`kept`] keeps connections for the next process, [`desk`] what is just being read. [`ring`] is the way without a socket: memory
 //! that a program shares with its writer.
 
-mod datagram;
-pub mod desk;
-mod framed;
+pub mod connection;
+pub(crate) mod datagram;
 pub mod frames;
-mod intake;
-pub mod kept;
-mod layer;
-mod lines;
-mod listener;
-mod losses;
-mod meaning;
-mod peer;
+pub mod limits;
+pub(crate) mod publish;
 pub mod ring;
-mod senders;
-mod source;
-mod stream;
-mod syslog;
-#[cfg(any(test, fuzzing, feature = "tap"))]
-pub mod tap;
-mod text;
-mod writer;
+pub(crate) mod text;
+pub mod writer;
 
 #[cfg(test)]
 mod tests;
@@ -47,27 +34,25 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{setsockopt, sockopt::PassCred};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use self::desk::Desks;
+use self::connection::listener::Listener;
+use self::connection::stored::{InheritedConnection, StoredConnection, StoredConnections};
 use self::frames::Sessions;
-use self::intake::Intake;
-use self::kept::{Inherited, Kept, KeptConnections};
-use self::layer::Layer;
-use self::listener::Listener;
+use self::limits::OVERHEAD_BYTES_MAX;
+use self::publish::Publisher;
 use self::ring::Ring;
-use self::ring::rings::Rings;
-use self::writer::Worker;
+use self::ring::registry::Rings;
+use self::writer::WriterThread;
+use self::writer::context::WriterContext;
+use self::writer::receive_buffer::ReceiveBuffers;
 use super::account::Identity;
 use super::buffer::{DoubleBuffer, TooManyWriters};
 use super::counters::Counters;
 use super::progress::Progress;
 use super::pulse::Pulse;
-use super::record::{EXTENSION_BYTES_MAX, HEAD_BYTES, LOSS_BYTES, SOURCE_BYTES_MAX, padded};
+use super::record::padded;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard, mpsc, thread};
 use crate::sys::fdstore::FdStore;
-
-/// What one event takes at most beside its payload, with its source record, in bytes.
-pub const OVERHEAD_BYTES_MAX: usize = HEAD_BYTES + EXTENSION_BYTES_MAX + SOURCE_BYTES_MAX + LOSS_BYTES;
 
 /// The sockets that events come in by.
 #[derive(Debug)]
@@ -95,17 +80,17 @@ pub struct AcceptOptions {
     pub cpus: Vec<Option<usize>>,
     /// `ingest.max_event`.
     pub max_event_bytes: usize,
-    /// Where connections are kept for a successor, if there is such a place.
-    pub kept: Option<Arc<KeptConnections>>,
-    /// Connections that a predecessor left.
-    pub inherited: Vec<Inherited>,
+    /// Where connections are kept for the next process, if there is such a place.
+    pub stored: Option<Arc<StoredConnections>>,
+    /// Connections that the previous process left.
+    pub inherited: Vec<InheritedConnection>,
     /// The sessions of the framed protocol.
     pub sessions: Arc<Sessions>,
-    /// The rings, also those that a predecessor left.
+    /// The rings, also those that the previous process left.
     pub rings: Arc<Rings>,
     /// Where the writers read; one for each of `cpus`.
-    pub desks: Vec<Desks>,
-    /// Where desks of writers that there are no more are kept until they are finished.
+    pub receive_buffers: Vec<ReceiveBuffers>,
+    /// Where receive buffers of writers that there are no more are kept until they are finished.
     pub store: Option<Arc<FdStore>>,
 }
 
@@ -149,45 +134,45 @@ pub struct Stopped {
 
 /// What all writers see.
 #[derive(Debug)]
-struct Shared {
-    desks: Box<[Desk]>,
-    counters: Arc<Counters>,
-    max_event_bytes: AtomicUsize,
-    kept: Option<Arc<KeptConnections>>,
-    store: Option<Arc<FdStore>>,
-    sockets_are_passed: bool,
+pub(crate) struct Shared {
+    pub(crate) writers: Box<[WriterHandle]>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) max_event_bytes: AtomicUsize,
+    pub(crate) stored: Option<Arc<StoredConnections>>,
+    pub(crate) store: Option<Arc<FdStore>>,
+    pub(crate) sockets_are_passed: bool,
 }
 
 /// One writer, as others see it.
 #[derive(Debug)]
-struct Desk {
-    inbox: Mutex<Inbox>,
-    bell: EventFd,
-    pulse: Arc<Pulse>,
+pub(crate) struct WriterHandle {
+    pub(crate) inbox: Mutex<Inbox>,
+    pub(crate) bell: EventFd,
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 #[derive(Debug, Default)]
-struct Inbox {
-    newcomers: Vec<Newcomer>,
+pub(crate) struct Inbox {
+    pub(crate) newcomers: Vec<Newcomer>,
     /// When to have stopped; None while there is no such order.
-    stop_by: Option<Instant>,
-    is_closed: bool,
+    pub(crate) stop_by: Option<Instant>,
+    pub(crate) is_closed: bool,
 }
 
-/// What predecessors left for one writer, and its own desk.
+/// What previous processes left for one writer, and its own receive buffer.
 #[derive(Debug)]
-struct Left {
-    desks: Desks,
-    inherited: Vec<Inherited>,
+pub(crate) struct InheritedWork {
+    pub(crate) receive_buffers: ReceiveBuffers,
+    pub(crate) inherited: Vec<InheritedConnection>,
     /// Each with its connection.
-    rings: Vec<(OwnedFd, Ring)>,
+    pub(crate) rings: Vec<(OwnedFd, Ring)>,
 }
 
 /// A client that was accepted by one writer for another.
 #[derive(Debug)]
-struct Newcomer {
-    kept: Kept,
-    identity: Identity,
+pub(crate) struct Newcomer {
+    pub(crate) stored: StoredConnection,
+    pub(crate) identity: Identity,
 }
 
 impl Accept {
@@ -206,11 +191,11 @@ impl Accept {
             progress,
             cpus,
             max_event_bytes,
-            kept,
+            stored,
             inherited,
             sessions,
             rings,
-            desks,
+            receive_buffers,
             store,
         } = options;
         let limit_bytes = buffer.largest_claim().saturating_sub(OVERHEAD_BYTES_MAX);
@@ -219,37 +204,47 @@ impl Accept {
         }
         set_nonblocking(&sockets.stream)?;
         setsockopt(&sockets.datagram, PassCred, &true).map_err(io::Error::from)?;
-        let desk = || -> io::Result<Desk> {
+        let handle = || -> io::Result<WriterHandle> {
             let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-            Ok(Desk { inbox: Mutex::default(), bell, pulse: Arc::default() })
+            Ok(WriterHandle { inbox: Mutex::default(), bell, pulse: Arc::default() })
         };
         let shared = Arc::new(Shared {
-            desks: cpus.iter().map(|_| desk()).collect::<io::Result<_>>()?,
+            writers: cpus.iter().map(|_| handle()).collect::<io::Result<_>>()?,
             counters,
             max_event_bytes: AtomicUsize::new(max_event_bytes),
-            kept,
+            stored,
             store,
             sockets_are_passed: sockets.are_passed,
         });
         let stream = Arc::new(sockets.stream);
         let mut datagram = Some(sockets.datagram);
-        assert_eq!(desks.len(), cpus.len(), "each writer has its desk");
-        let inherited = by_writer(&desks, inherited);
-        let of_each = desks.into_iter().zip(inherited);
+        assert_eq!(receive_buffers.len(), cpus.len(), "each writer has its desk");
+        let inherited = by_writer(&receive_buffers, inherited);
+        let of_each = receive_buffers.into_iter().zip(inherited);
         let mut inherited_rings: Vec<Vec<_>> = cpus.iter().map(|_| Vec::new()).collect();
         for (turn, ring) in rings.take_inherited().into_iter().enumerate() {
             inherited_rings[turn % cpus.len()].push(ring);
         }
-        let workers = (0..cpus.len()).zip(of_each).map(|(index, (desks, inherited))| -> Result<Worker, StartError> {
-            let pulse = Arc::clone(&shared.desks[index].pulse);
-            let layer = Layer::new(buffer.writer()?, index, Arc::clone(&shared.counters), pulse);
-            let (sessions, progress) = (Arc::clone(&sessions), Arc::clone(&progress));
-            let intake =
-                Intake::new(layer, index, max_event_bytes, sessions, progress, buffer.waker(), Arc::clone(&rings));
-            let listener = Listener::new(Arc::clone(&stream));
-            let left = Left { desks, inherited, rings: std::mem::take(&mut inherited_rings[index]) };
-            Ok(Worker::new(index, Arc::clone(&shared), intake, listener, datagram.take(), left)?)
-        });
+        let workers = (0..cpus.len()).zip(of_each).map(
+            |(index, (receive_buffers, inherited))| -> Result<WriterThread, StartError> {
+                let pulse = Arc::clone(&shared.writers[index].pulse);
+                let publisher = Publisher::new(buffer.writer()?, index, Arc::clone(&shared.counters), pulse);
+                let (sessions, progress) = (Arc::clone(&sessions), Arc::clone(&progress));
+                let context = WriterContext::new(
+                    publisher,
+                    index,
+                    max_event_bytes,
+                    sessions,
+                    progress,
+                    buffer.waker(),
+                    Arc::clone(&rings),
+                );
+                let listener = Listener::new(Arc::clone(&stream));
+                let left =
+                    InheritedWork { receive_buffers, inherited, rings: std::mem::take(&mut inherited_rings[index]) };
+                Ok(WriterThread::new(index, Arc::clone(&shared), context, listener, datagram.take(), left)?)
+            },
+        );
         // All that can fail comes before the first thread, except for the threads themselves.
         let workers = workers.collect::<Result<Vec<_>, _>>()?;
         let (end, ended) = mpsc::channel();
@@ -268,7 +263,7 @@ impl Accept {
 
     fn spawn(
         &self,
-        worker: Worker,
+        worker: WriterThread,
         cpu: Option<usize>,
         end: mpsc::Sender<usize>,
     ) -> io::Result<thread::JoinHandle<()>> {
@@ -294,7 +289,7 @@ impl Accept {
     /// Each writer's sign of life, by index.
     #[must_use]
     pub fn pulses(&self) -> Vec<Arc<Pulse>> {
-        self.shared.desks.iter().map(|desk| Arc::clone(&desk.pulse)).collect()
+        self.shared.writers.iter().map(|writer| Arc::clone(&writer.pulse)).collect()
     }
 
     /// Accepts no more, takes what the kernel holds for each socket until it is empty once, lets the clients of the
@@ -304,7 +299,7 @@ impl Accept {
     /// The reader has to go on meanwhile.
     pub fn stop(self, within: Duration) -> Stopped {
         let stop_by = Instant::now() + within;
-        for index in 0..self.shared.desks.len() {
+        for index in 0..self.shared.writers.len() {
             self.shared.inbox(index).stop_by = Some(stop_by);
             self.shared.ring(index);
         }
@@ -324,38 +319,38 @@ impl Accept {
 }
 
 impl Shared {
-    fn inbox(&self, index: usize) -> MutexGuard<'_, Inbox> {
-        self.desks[index].inbox.lock().expect("no thread panics while it holds an inbox")
+    pub(crate) fn inbox(&self, index: usize) -> MutexGuard<'_, Inbox> {
+        self.writers[index].inbox.lock().expect("no thread panics while it holds an inbox")
     }
 
-    fn ring(&self, index: usize) {
+    pub(crate) fn ring(&self, index: usize) {
         // It can only fail when the bell's count would overflow, and then the bell rings already.
-        let _ = self.desks[index].bell.write(1);
+        let _ = self.writers[index].bell.write(1);
     }
 
-    fn count_connection(&self, index: usize) {
+    pub(crate) fn count_connection(&self, index: usize) {
         // Relaxed: a plain counter.
         self.counters.writers[index].0.connections.fetch_add(1, Relaxed);
     }
 
-    /// Keeps a new connection for a successor, where that can be.
-    fn keep(&self, socket: OwnedFd, identity: &Identity) -> Kept {
-        match &self.kept {
-            Some(kept) => kept.keep(socket, identity),
-            None => Kept::not(socket),
+    /// Keeps a new connection for the next process, where that can be.
+    pub(crate) fn keep(&self, socket: OwnedFd, identity: &Identity) -> StoredConnection {
+        match &self.stored {
+            Some(stored) => stored.keep(socket, identity),
+            None => StoredConnection::unstored(socket),
         }
     }
 
     /// Notes whose a new connection is whose peer has said all, where that can be.
-    fn note(&self, socket: OwnedFd, identity: &Identity) -> Kept {
-        match &self.kept {
-            Some(kept) => kept.note(socket, identity),
-            None => Kept::not(socket),
+    pub(crate) fn note(&self, socket: OwnedFd, identity: &Identity) -> StoredConnection {
+        match &self.stored {
+            Some(stored) => stored.note(socket, identity),
+            None => StoredConnection::unstored(socket),
         }
     }
 
     /// Gives a client to another writer; gives it back if that one stops.
-    fn hand_over(&self, index: usize, newcomer: Newcomer) -> Option<Newcomer> {
+    pub(crate) fn hand_over(&self, index: usize, newcomer: Newcomer) -> Option<Newcomer> {
         let mut inbox = self.inbox(index);
         if inbox.is_closed {
             return Some(newcomer);
@@ -369,15 +364,15 @@ impl Shared {
     }
 
     /// Silences the bell and takes what is in the inbox: clients, and when to have stopped.
-    fn take_inbox(&self, index: usize) -> (Vec<Newcomer>, Option<Instant>) {
+    pub(crate) fn take_inbox(&self, index: usize) -> (Vec<Newcomer>, Option<Instant>) {
         // The bell first: what comes into the inbox after this rings it again. Nothing to read is no error.
-        let _ = self.desks[index].bell.read();
+        let _ = self.writers[index].bell.read();
         let mut inbox = self.inbox(index);
         (std::mem::take(&mut inbox.newcomers), inbox.stop_by)
     }
 
     /// Closes the inbox for good, and takes what was in it.
-    fn close_inbox(&self, index: usize) -> Vec<Newcomer> {
+    pub(crate) fn close_inbox(&self, index: usize) -> Vec<Newcomer> {
         let mut inbox = self.inbox(index);
         inbox.is_closed = true;
         std::mem::take(&mut inbox.newcomers)
@@ -385,11 +380,12 @@ impl Shared {
 }
 
 /// Shares connections out: each to the writer on whose desk lies what was read of it, the others in turn.
-fn by_writer(desks: &[Desks], inherited: Vec<Inherited>) -> Vec<Vec<Inherited>> {
-    let mut of_each: Vec<Vec<Inherited>> = desks.iter().map(|_| Vec::new()).collect();
+fn by_writer(receive_buffers: &[ReceiveBuffers], inherited: Vec<InheritedConnection>) -> Vec<Vec<InheritedConnection>> {
+    let mut of_each: Vec<Vec<InheritedConnection>> = receive_buffers.iter().map(|_| Vec::new()).collect();
     for (turn, inherited) in inherited.into_iter().enumerate() {
-        let concerned = desks.iter().position(|desks| desks.concern(inherited.kept.place()));
-        of_each[concerned.unwrap_or(turn % desks.len())].push(inherited);
+        let concerned =
+            receive_buffers.iter().position(|receive_buffers| receive_buffers.concern(inherited.stored.slot()));
+        of_each[concerned.unwrap_or(turn % receive_buffers.len())].push(inherited);
     }
     of_each
 }

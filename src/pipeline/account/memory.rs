@@ -1,8 +1,8 @@
 //! The account's memory: a memfd that systemd's store may keep, so that no count dies with the daemon.
 //!
 //! Enters: figures of one thread, for one producer, and what they depend on: a publish, or a batch in a file. Leaves: the
-//! figures that hold; for a successor, too. Each cell has one thread that writes it; anyone may look. What can fail: there
-//! is no memory; or what a predecessor left is of another version, and says nothing then.
+//! figures that hold; for the next process, too. Each cell has one thread that writes it; anyone may look. What can fail: there
+//! is no memory; or what the previous process left is of another version, and says nothing then.
 //!
 //! ```text
 //! words    0..32    head: magic, version, cells, serial, and what is counted once for all
@@ -14,13 +14,13 @@
 //!
 //! A cell has two slots. What a publish (or a batch) will bring is added up in the one that does not hold, under the
 //! publish's number; when it has come, one store makes that slot the one that holds. So a process that dies leaves either
-//! sum whole, and its successor can tell which is right:
+//! sum whole, and the next process can tell which is right:
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
 //! | 1 | the other slots of all rows that the publish concerns, with its number | nothing: no note has that number |
-//! | 2 | the note: the number, and the publish's spot | the successor looks at the spot (see `buffer::Spot`): not published, the slots stay |
-//! | 3 | the publish | the successor looks at the spot: published, so it does step 4 |
+//! | 2 | the note: the number, and the publish's spot | the next process looks at the spot (see `buffer::PublishPosition`): not published, the slots stay |
+//! | 3 | the publish | the next process looks at the spot: published, so it does step 4 |
 //! | 4 | which slot holds, row by row | it does the rest of step 4 |
 //! | 5 | no spot | nothing |
 //!
@@ -29,9 +29,9 @@
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
 //! |---|---|---|---|---|
-//! | `account` | every store here | a successor, after this process is dead; [`Memory::looked`] | each step is in memory before the next | a successor counts a publish twice or never; a look sees half a batch |
+//! | `account` | every store here | the next process, after this process is dead; [`Memory::looked`] | each step is in memory before the next | the next process counts a publish twice or never; a look sees half a batch |
 
-mod untold;
+mod pending_losses;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -40,7 +40,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::Tally;
 use super::identity::Identity;
-use crate::pipeline::buffer::Spot;
+use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::SOURCE_BYTES_MAX;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::mapping::fix_size;
@@ -60,7 +60,7 @@ pub(super) const READER: usize = 0;
 /// The most cells: as many writers as there can be, and the reader.
 const CELLS_MAX: usize = 65;
 /// Losses that can wait to be told of.
-pub(super) const UNTOLD_MAX: usize = 256;
+pub(super) const PENDING_LOSSES_MAX: usize = 256;
 
 // Words of the head.
 const AT_MAGIC: usize = 0;
@@ -76,7 +76,7 @@ const WITHDRAWN: usize = 9;
 const WRITTEN: usize = 10;
 const GIVEN_UP: usize = 11;
 const TURN: usize = 12;
-const UNTOLD: usize = 13;
+const PENDING_LOSSES: usize = 13;
 const FOLD_NUMBER: usize = 14;
 const FOLD_ROW: usize = 15;
 
@@ -86,11 +86,11 @@ const NUMBER: usize = 0;
 const SPOT: usize = 1;
 const SPOT_PLACE: usize = 2;
 
-const UNTOLD_AT: usize = NOTES_AT + CELLS_MAX * NOTE_WORDS;
+const PENDING_LOSSES_AT: usize = NOTES_AT + CELLS_MAX * NOTE_WORDS;
 const LOSS_WORDS: usize = 6;
-const UNTOLD_WORDS: usize = 2 + UNTOLD_MAX * LOSS_WORDS + 10;
+const PENDING_LOSSES_WORDS: usize = 2 + PENDING_LOSSES_MAX * LOSS_WORDS + 10;
 const ROWS_AT: usize = 4096;
-const _: () = assert!(UNTOLD_AT + 2 * UNTOLD_WORDS <= ROWS_AT);
+const _: () = assert!(PENDING_LOSSES_AT + 2 * PENDING_LOSSES_WORDS <= ROWS_AT);
 
 const IDENTITY_WORDS: usize = 64;
 const _: () = assert!(SOURCE_BYTES_MAX <= (IDENTITY_WORDS - 1) * 8);
@@ -135,8 +135,8 @@ impl Memory {
         Ok((this, memory))
     }
 
-    /// What a predecessor left; None if it is of another version or makes no sense.
-    pub(super) fn of_predecessor(memory: &OwnedFd) -> Option<Self> {
+    /// What the previous process left; None if it is of another version or makes no sense.
+    pub(super) fn from_previous(memory: &OwnedFd) -> Option<Self> {
         let head = Words::of_sparse_memory(memory.as_fd(), NOTES_AT).ok()?;
         let cells = usize::try_from(get(&head.all()[AT_CELLS])).ok()?;
         let is_ours = [AT_MAGIC, AT_VERSION].map(|at| get(&head.all()[at])) == [MAGIC, VERSION];
@@ -190,7 +190,7 @@ impl Memory {
         }
         let base = if is_first { holds } else { other };
         for ((word, base), add) in other[1..].iter().zip(&base[1..]).zip(add.to_words()) {
-            // Wrapping: what a predecessor left may be anything, and is no reason to end.
+            // Wrapping: what the previous process left may be anything, and is no reason to end.
             set(word, get(base).wrapping_add(add));
         }
         set(&other[0], number);
@@ -288,7 +288,7 @@ impl Memory {
 
     /// What is prepared under `number` is about to be published at `spot`.
     #[inline]
-    pub(super) fn about_to(&self, cell: usize, number: u64, spot: Spot) {
+    pub(super) fn about_to(&self, cell: usize, number: u64, spot: PublishPosition) {
         let [generation, place] = spot.to_words();
         let note = self.note(cell);
         set(&note[NUMBER], number);
@@ -307,17 +307,17 @@ impl Memory {
         set(self.head(GIVEN_UP), generation);
     }
 
-    /// Whether a predecessor has given up the batch of this generation.
+    /// Whether the previous process has given up the batch of this generation.
     pub(super) fn was_given_up(&self, generation: u64) -> bool {
         get(self.head(GIVEN_UP)) == generation
     }
 
-    /// Settles what writers of a predecessor have left, and a row that was being folded.
-    pub(super) fn settle(&self, was_published: &dyn Fn(Spot) -> bool) {
+    /// Settles what writers of the previous process have left, and a row that was being folded.
+    pub(super) fn settle(&self, was_published: &dyn Fn(PublishPosition) -> bool) {
         self.finish_fold();
         for cell in READER + 1..self.cells {
             let [number, generation, place] = [NUMBER, SPOT, SPOT_PLACE].map(|at| get(&self.note(cell)[at]));
-            if Spot::from_words([generation, place]).is_some_and(was_published) {
+            if PublishPosition::from_words([generation, place]).is_some_and(was_published) {
                 self.hold_all(cell, number);
             }
             self.end_note(cell);
@@ -338,7 +338,7 @@ impl Memory {
         }
         self.give_up(0);
         for copy in 0..2 {
-            set(&self.untold_copy(copy)[0], 0);
+            set(&self.pending_losses_copy(copy)[0], 0);
         }
     }
 
@@ -390,7 +390,7 @@ impl Memory {
             set(self.head(at), 0);
         }
         for copy in 0..2 {
-            set(&self.untold_copy(copy)[1], 0);
+            set(&self.pending_losses_copy(copy)[1], 0);
         }
     }
 
@@ -446,10 +446,10 @@ impl Memory {
         }
         // Its numbers are those of folds, which begin anew.
         (0..self.cells).for_each(|cell| self.forget_numbers(FOLDED, cell));
-        for at in UNTOLD_AT..UNTOLD_AT + 2 * UNTOLD_WORDS {
+        for at in PENDING_LOSSES_AT..PENDING_LOSSES_AT + 2 * PENDING_LOSSES_WORDS {
             set(&self.words.all()[at], get(&old.words.all()[at]));
         }
-        set(self.head(UNTOLD), get(old.head(UNTOLD)));
+        set(self.head(PENDING_LOSSES), get(old.head(PENDING_LOSSES)));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The account: for each producer, *sent = stored + lost, by cause + in memory*, also over the daemon's death.
 //!
 //! Enters: what a writer is about to publish, what the reader has persisted or given up. Leaves: sums, for people, and for
-//! `dbufctl account`, which holds them against the files. Each thread that counts has a [`Teller`] and a cell of its own in
+//! `dbufctl account`, which holds them against the files. Each thread that counts has a [`Recorder`] and a cell of its own in
 //! each row; the table of rows has a lock, taken when a sender is first seen and once a batch, never for each event. What
 //! can fail: there is no memory at the start.
 //!
@@ -16,29 +16,29 @@
 mod figures;
 mod identity;
 mod memory;
-mod teller;
+mod recorder;
 #[cfg(test)]
 mod tests;
 
 pub use figures::{Row, Statement, Tally, Totals};
 pub use identity::Identity;
-pub use teller::{ReaderTeller, Teller};
+pub use recorder::{ReaderRecorder, Recorder};
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::buffer::Spot;
+use super::buffer::PublishPosition;
 use super::record::{Cause, Record};
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::sys::fdstore::FdStore;
-use memory::{FOLDED, Memory, READER, ROWS, UNNAMED, UNTOLD_MAX};
+use memory::{FOLDED, Memory, PENDING_LOSSES_MAX, READER, ROWS, UNNAMED};
 
 /// The most producers that are told apart; more come under one row that names them all.
 pub const PRODUCERS_MAX: usize = 1024;
 /// Losses that can wait to be told of; more are told of as dbufd's own.
-pub const UNTOLD_LOSSES_MAX: usize = UNTOLD_MAX;
+pub const PENDING_LOSSES_LOSSES_MAX: usize = PENDING_LOSSES_MAX;
 /// Names, in the store, of the account's memory; two, for the moment in which one takes the place of the other.
 pub const NAMES: [&str; 2] = ["account", "account-2"];
 /// How often a look is taken again because a batch came between.
@@ -57,7 +57,7 @@ pub struct Producer {
 pub struct Account {
     memory: Memory,
     table: Mutex<Table>,
-    /// Its predecessor's account is not there, although what that left in the buffer is.
+    /// Its previous process's account is not there, although what that left in the buffer is.
     adopts: AtomicBool,
 }
 
@@ -91,7 +91,7 @@ impl Account {
         Self { memory, table: Mutex::new(table), adopts: AtomicBool::new(false) }
     }
 
-    /// An account that `store` keeps for a successor, gone on with from what is `left` in it. `was_published` says what
+    /// An account that `store` keeps for the next process, gone on with from what is `left` in it. `was_published` says what
     /// became of a publish, if the buffer is gone on with as well.
     ///
     /// # Errors
@@ -100,9 +100,9 @@ impl Account {
         writers: usize,
         store: &FdStore,
         left: &[(OwnedFd, String)],
-        was_published: Option<&dyn Fn(Spot) -> bool>,
+        was_published: Option<&dyn Fn(PublishPosition) -> bool>,
     ) -> io::Result<Self> {
-        let found = left.iter().filter_map(|(memory, name)| Some((Memory::of_predecessor(memory)?, name.as_str())));
+        let found = left.iter().filter_map(|(memory, name)| Some((Memory::from_previous(memory)?, name.as_str())));
         let newest = found.max_by_key(|(memory, _)| memory.serial());
         let drop_others = |keep: &str| {
             let others = left.iter().filter(|(_, name)| name != keep);
@@ -314,13 +314,13 @@ impl Account {
     }
 
     /// The way to count for writer `writer`. One at a time.
-    pub fn teller(self: &Arc<Self>, writer: usize) -> Teller {
-        Teller::new(Arc::clone(self), READER + 1 + writer)
+    pub fn recorder(self: &Arc<Self>, writer: usize) -> Recorder {
+        Recorder::new(Arc::clone(self), READER + 1 + writer)
     }
 
     /// The way to count for the reader. One at a time.
-    pub fn reader_teller(self: &Arc<Self>) -> ReaderTeller {
-        ReaderTeller::new(Arc::clone(self))
+    pub fn reader_recorder(self: &Arc<Self>) -> ReaderRecorder {
+        ReaderRecorder::new(Arc::clone(self))
     }
 }
 

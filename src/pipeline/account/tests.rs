@@ -1,4 +1,4 @@
-//! What a successor finds of the account, whatever step its predecessor died at.
+//! What the next process finds of the account, whatever step the previous process died at.
 
 use super::*;
 use crate::pipeline::record::{Loss, Transport};
@@ -11,8 +11,8 @@ fn events(events: u64) -> Tally {
     Tally { events, bytes: 10 * events, ..Tally::default() }
 }
 
-fn spot() -> Spot {
-    Spot::from_words([9, 3 << 32 | 64]).unwrap()
+fn spot() -> PublishPosition {
+    PublishPosition::from_words([9, 3 << 32 | 64]).unwrap()
 }
 
 /// An account, and what outlives it.
@@ -24,14 +24,14 @@ fn account() -> (Arc<Account>, OwnedFd) {
 }
 
 /// What the next process finds, and the one after it, which asks nobody any more.
-fn successor(memory: &OwnedFd, was_published: bool) -> Arc<Account> {
-    let found = Memory::of_predecessor(memory).unwrap();
+fn next_process(memory: &OwnedFd, was_published: bool) -> Arc<Account> {
+    let found = Memory::from_previous(memory).unwrap();
     found.settle(&|asked| {
         assert_eq!(asked.to_words(), spot().to_words());
         was_published
     });
     let rows = Account::over(found).rows();
-    let again = Memory::of_predecessor(memory).unwrap();
+    let again = Memory::from_previous(memory).unwrap();
     again.settle(&|_| panic!("asked again"));
     let account = Account::over(again);
     assert_eq!(account.rows(), rows);
@@ -44,32 +44,32 @@ fn sent(account: &Account) -> u64 {
 
 #[test]
 fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_else() {
-    type Step = fn(&mut Teller);
+    type Step = fn(&mut Recorder);
     let steps: [(Step, bool, u64); 6] = [
         (|_| (), false, 5),
-        (|teller| teller.about_to(spot()), false, 5),
-        (|teller| teller.about_to(spot()), true, 8),
+        (|recorder| recorder.about_to(spot()), false, 5),
+        (|recorder| recorder.about_to(spot()), true, 8),
         // The publish came; of two rows one is said to hold.
         (
-            |teller| {
-                teller.about_to(spot());
-                teller.account.memory.hold(teller.touched[1], teller.cell, teller.number);
+            |recorder| {
+                recorder.about_to(spot());
+                recorder.account.memory.hold(recorder.touched[1], recorder.cell, recorder.number);
             },
             true,
             8,
         ),
         (
-            |teller| {
-                teller.about_to(spot());
-                teller.published();
+            |recorder| {
+                recorder.about_to(spot());
+                recorder.published();
             },
             true,
             8,
         ),
         (
-            |teller| {
-                teller.about_to(spot());
-                teller.take_back();
+            |recorder| {
+                recorder.about_to(spot());
+                recorder.take_back();
             },
             true,
             5,
@@ -77,24 +77,24 @@ fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_e
     ];
     for (number, (step, was_published, expected)) in steps.into_iter().enumerate() {
         let (account, memory) = account();
-        let mut teller = account.teller(1);
+        let mut recorder = account.recorder(1);
         let (a, b) = (account.producer(&identity(1)), account.producer(&identity(2)));
-        teller.prepare(&a, &events(5));
-        teller.about_to(Spot::from_words([1, 0]).unwrap());
-        teller.published();
-        teller.prepare(&a, &events(1));
-        teller.prepare(&b, &events(1));
-        teller.prepare(&a, &events(1));
-        step(&mut teller);
-        drop((teller, account));
-        let account = successor(&memory, was_published);
+        recorder.prepare(&a, &events(5));
+        recorder.about_to(PublishPosition::from_words([1, 0]).unwrap());
+        recorder.published();
+        recorder.prepare(&a, &events(1));
+        recorder.prepare(&b, &events(1));
+        recorder.prepare(&a, &events(1));
+        step(&mut recorder);
+        drop((recorder, account));
+        let account = next_process(&memory, was_published);
         assert_eq!(sent(&account), expected, "step {number}");
         // It goes on, with the same producers, and nothing that was prepared comes back.
-        let mut teller = account.teller(1);
-        teller.prepare(&account.producer(&identity(1)), &events(10));
-        teller.about_to(spot());
-        drop((teller, account));
-        assert_eq!(sent(&successor(&memory, true)), expected + 10, "step {number}");
+        let mut recorder = account.recorder(1);
+        recorder.prepare(&account.producer(&identity(1)), &events(10));
+        recorder.about_to(spot());
+        drop((recorder, account));
+        assert_eq!(sent(&next_process(&memory, true)), expected + 10, "step {number}");
     }
 }
 
@@ -103,12 +103,12 @@ fn record_of(identity: &Identity) -> Vec<u8> {
 }
 
 /// A batch of four events of one producer, prepared by the reader.
-fn prepare(teller: &mut ReaderTeller, generation: u64, stored: bool) {
+fn prepare(recorder: &mut ReaderRecorder, generation: u64, stored: bool) {
     let record = record_of(&identity(1));
     let record = Record::decode(&record).unwrap().0;
-    teller.begin(generation);
+    recorder.begin(generation);
     let tally = if stored { events(4) } else { Tally::lost(Cause::Disk, 4, 40) };
-    teller.prepare(Some(&record), &tally);
+    recorder.prepare(Some(&record), &tally);
 }
 
 #[test]
@@ -116,25 +116,25 @@ fn a_reader_that_dies_at_any_step_leaves_a_batch_counted_once() {
     let states: [(bool, bool); 3] = [(false, false), (false, true), (true, true)];
     for (is_said, is_in_file) in states {
         let (account, memory) = account();
-        let mut writer = account.teller(0);
+        let mut writer = account.recorder(0);
         writer.prepare(&account.producer(&identity(1)), &events(4));
-        writer.about_to(Spot::from_words([1, 0]).unwrap());
+        writer.about_to(PublishPosition::from_words([1, 0]).unwrap());
         writer.published();
-        let mut teller = account.reader_teller();
-        prepare(&mut teller, 6, true);
+        let mut recorder = account.reader_recorder();
+        prepare(&mut recorder, 6, true);
         if is_said {
-            teller.persisted(104, 1);
+            recorder.persisted(104, 1);
         }
-        drop((teller, writer, account));
-        let account = successor(&memory, false);
-        let mut teller = account.reader_teller();
+        drop((recorder, writer, account));
+        let account = next_process(&memory, false);
+        let mut recorder = account.reader_recorder();
         if is_in_file {
-            teller.settle_persisted(6, 104);
+            recorder.settle_persisted(6, 104);
         } else {
-            assert!(!teller.settle_given_up(6));
+            assert!(!recorder.settle_given_up(6));
             assert_eq!(account.totals().persisted_events, 0);
-            prepare(&mut teller, 6, true);
-            teller.persisted(104, 1);
+            prepare(&mut recorder, 6, true);
+            recorder.persisted(104, 1);
         }
         let (totals, statement) = (account.totals(), account.statement());
         assert_eq!((totals.received_events, totals.persisted_events, statement.next_sequence), (4, 4, 104));
@@ -145,70 +145,70 @@ fn a_reader_that_dies_at_any_step_leaves_a_batch_counted_once() {
 fn a_batch_that_was_given_up_is_lost_once_and_its_report_waits_for_the_successor() {
     for has_come in [false, true] {
         let (account, memory) = account();
-        let mut teller = account.reader_teller();
+        let mut recorder = account.reader_recorder();
         // A try to write it, which failed.
-        teller.begin(6);
-        teller.prepare(None, &Tally { withdrawn: 3, ..Tally::default() });
-        teller.prepare_untold(&[]);
-        prepare(&mut teller, 6, false);
+        recorder.begin(6);
+        recorder.prepare(None, &Tally { withdrawn: 3, ..Tally::default() });
+        recorder.prepare_pending_losses(&[]);
+        prepare(&mut recorder, 6, false);
         let loss = Loss { cause: Cause::Disk, events: 4, bytes: 40, first_ns: 1, last_ns: 2 };
-        teller.prepare_untold(&[(account.producer(&identity(1)), loss)]);
+        recorder.prepare_pending_losses(&[(account.producer(&identity(1)), loss)]);
         if has_come {
-            teller.given_up();
+            recorder.given_up();
         } else {
             account.memory.give_up(6);
         }
-        drop((teller, account));
-        let account = successor(&memory, false);
-        let mut teller = account.reader_teller();
-        assert!(teller.settle_given_up(6));
+        drop((recorder, account));
+        let account = next_process(&memory, false);
+        let mut recorder = account.reader_recorder();
+        assert!(recorder.settle_given_up(6));
         assert_eq!(account.totals().lost[Cause::Disk as usize], 4);
-        let untold = teller.untold();
+        let pending_losses = recorder.pending_losses();
         assert_eq!(
-            untold.iter().map(|(producer, loss)| (producer.identity.pid, *loss)).collect::<Vec<_>>(),
+            pending_losses.iter().map(|(producer, loss)| (producer.identity.pid, *loss)).collect::<Vec<_>>(),
             [(1, loss)]
         );
         assert_eq!(account.memory.looked(UNNAMED, READER).withdrawn, 0, "of the failed try nothing is left");
         // A batch that tells of it: then nothing waits any more, if it is in a file.
-        prepare(&mut teller, 7, true);
-        teller.prepare_untold(&[]);
-        drop((teller, account));
-        let account = successor(&memory, false);
-        let teller = account.reader_teller();
-        assert_eq!(teller.untold().len(), 1);
-        teller.settle_persisted(7, 108);
-        assert_eq!(teller.untold().len(), 0);
+        prepare(&mut recorder, 7, true);
+        recorder.prepare_pending_losses(&[]);
+        drop((recorder, account));
+        let account = next_process(&memory, false);
+        let recorder = account.reader_recorder();
+        assert_eq!(recorder.pending_losses().len(), 1);
+        recorder.settle_persisted(7, 108);
+        assert_eq!(recorder.pending_losses().len(), 0);
     }
 }
 
 #[test]
 fn what_a_sync_took_back_is_lost_and_no_longer_stored_and_told_of_once() {
     let (account, _memory) = account();
-    let mut teller = account.reader_teller();
-    prepare(&mut teller, 6, true);
-    teller.persisted(104, 1);
+    let mut recorder = account.reader_recorder();
+    prepare(&mut recorder, 6, true);
+    recorder.persisted(104, 1);
     account.withdraw(3);
     let totals = account.totals();
     assert_eq!((totals.received_events, totals.persisted_events, totals.lost[Cause::Disk as usize]), (4, 1, 3));
-    assert_eq!(teller.withdrawn(), 3);
-    prepare(&mut teller, 7, true);
-    teller.prepare(None, &Tally { withdrawn: 3, ..Tally::default() });
-    teller.persisted(108, 1);
-    assert_eq!((teller.withdrawn(), account.totals().lost_total()), (0, 3));
+    assert_eq!(recorder.withdrawn(), 3);
+    prepare(&mut recorder, 7, true);
+    recorder.prepare(None, &Tally { withdrawn: 3, ..Tally::default() });
+    recorder.persisted(108, 1);
+    assert_eq!((recorder.withdrawn(), account.totals().lost_total()), (0, 3));
 }
 
 #[test]
 fn the_table_of_producers_is_bounded_and_forgets_no_count() {
     let (account, memory) = account();
-    let mut teller = account.teller(0);
+    let mut recorder = account.recorder(0);
     let held = account.producer(&identity(u32::MAX));
-    teller.prepare(&held, &events(1));
-    teller.published();
+    recorder.prepare(&held, &events(1));
+    recorder.published();
     let total = PRODUCERS_MAX as u32 * 3;
-    let mut reader = account.reader_teller();
+    let mut reader = account.reader_recorder();
     for pid in 0..total {
-        teller.prepare(&account.producer(&identity(pid)), &events(1));
-        teller.published();
+        recorder.prepare(&account.producer(&identity(pid)), &events(1));
+        recorder.published();
         let record = record_of(&identity(pid));
         reader.begin(u64::from(pid) + 2);
         reader.prepare(Some(&Record::decode(&record).unwrap().0), &events(1));
@@ -219,20 +219,20 @@ fn the_table_of_producers_is_bounded_and_forgets_no_count() {
     assert!(rows.iter().any(|row| row.identity == Some(identity(u32::MAX))), "whoever is held stays");
     assert!(rows.iter().all(|row| row.in_memory() <= 1), "both sides of a row go together");
     assert_eq!((sent(&account), account.totals().persisted_events), (u64::from(total) + 1, u64::from(total)));
-    drop((teller, reader, account));
-    assert_eq!(sent(&successor(&memory, false)), u64::from(total) + 1);
+    drop((recorder, reader, account));
+    assert_eq!(sent(&next_process(&memory, false)), u64::from(total) + 1);
 }
 
 #[test]
 fn producers_of_whom_something_is_in_memory_do_not_make_room() {
     let (account, _memory) = account();
-    let mut teller = account.teller(0);
+    let mut recorder = account.recorder(0);
     for pid in 0..PRODUCERS_MAX as u32 {
-        teller.prepare(&account.producer(&identity(pid)), &events(1));
-        teller.published();
+        recorder.prepare(&account.producer(&identity(pid)), &events(1));
+        recorder.published();
     }
-    teller.prepare(&account.producer(&identity(9999)), &events(1));
-    teller.published();
+    recorder.prepare(&account.producer(&identity(9999)), &events(1));
+    recorder.published();
     let rows = account.busiest(usize::MAX);
     assert_eq!((rows.len(), sent(&account)), (PRODUCERS_MAX + 1, PRODUCERS_MAX as u64 + 1));
     assert_eq!(rows.last().unwrap().identity, None);
@@ -241,7 +241,7 @@ fn producers_of_whom_something_is_in_memory_do_not_make_room() {
 #[test]
 fn producers_beyond_the_table_are_counted_together_on_both_sides() {
     let (account, _memory) = account();
-    let (mut writer, mut reader) = (account.teller(0), account.reader_teller());
+    let (mut writer, mut reader) = (account.recorder(0), account.reader_recorder());
     let held: Vec<_> = (0..PRODUCERS_MAX as u32 + 9).map(|pid| account.producer(&identity(pid))).collect();
     for producer in &held {
         writer.prepare(producer, &events(1));
@@ -271,18 +271,18 @@ fn producers_beyond_the_table_are_counted_together_on_both_sides() {
 fn a_death_while_a_row_is_folded_counts_it_once() {
     for steps in 0..3 {
         let (account, memory) = account();
-        let mut teller = account.teller(1);
+        let mut recorder = account.recorder(1);
         let producer = account.producer(&identity(1));
-        teller.prepare(&producer, &events(5));
-        teller.published();
+        recorder.prepare(&producer, &events(5));
+        recorder.published();
         let row = producer.row;
         match steps {
             0 => {}
             1 => account.memory.begin_fold(row),
             _ => account.memory.fold(row),
         }
-        drop((teller, producer, account));
-        let account = successor(&memory, false);
+        drop((recorder, producer, account));
+        let account = next_process(&memory, false);
         assert_eq!(sent(&account), 5, "after {steps} steps");
         assert_eq!(account.rows()[0].identity.is_some(), steps == 0);
     }
@@ -292,35 +292,35 @@ fn a_death_while_a_row_is_folded_counts_it_once() {
 fn more_writers_than_before_take_over_all_figures() {
     let (account, old) = account();
     for writer in 0..2 {
-        let mut teller = account.teller(writer);
-        teller.prepare(&account.producer(&identity(1)), &events(5));
-        teller.published();
+        let mut recorder = account.recorder(writer);
+        recorder.prepare(&account.producer(&identity(1)), &events(5));
+        recorder.published();
     }
-    let mut reader = account.reader_teller();
+    let mut reader = account.reader_recorder();
     prepare(&mut reader, 6, true);
     reader.persisted(104, 77);
     let (rows, totals) = (account.rows(), account.totals());
     drop((reader, account));
     let (memory, _new) = Memory::new(9, 1).unwrap();
-    memory.take_over(&Memory::of_predecessor(&old).unwrap());
+    memory.take_over(&Memory::from_previous(&old).unwrap());
     let account = Arc::new(Account::over(memory));
     assert_eq!((account.rows(), account.totals()), (rows, totals));
     assert_eq!(account.statement().since, Some((1, 100)));
-    let mut teller = account.teller(0);
-    teller.prepare(&account.producer(&identity(1)), &events(1));
-    teller.about_to(spot());
-    teller.published();
+    let mut recorder = account.recorder(0);
+    recorder.prepare(&account.producer(&identity(1)), &events(1));
+    recorder.about_to(spot());
+    recorder.published();
     assert_eq!(sent(&account), 11);
 }
 
 #[test]
 fn an_account_of_other_segments_begins_anew() {
     let (account, memory) = account();
-    let mut teller = account.teller(0);
-    teller.prepare(&account.producer(&identity(1)), &events(5));
-    teller.published();
-    drop((teller, account));
-    let account = successor(&memory, false);
+    let mut recorder = account.recorder(0);
+    recorder.prepare(&account.producer(&identity(1)), &events(5));
+    recorder.published();
+    drop((recorder, account));
+    let account = next_process(&memory, false);
     account.belongs_to(7, 105, 9);
     assert_eq!((sent(&account), account.statement().since), (5, Some((1, 100))));
     account.belongs_to(8, 1, 9);
@@ -332,11 +332,11 @@ fn an_account_of_other_segments_begins_anew() {
 fn what_is_found_in_memory_without_its_account_is_counted_as_received_and_nothing_else_is() {
     let (account, _memory) = account();
     account.belongs_to(8, 100, 1);
-    let mut teller = account.reader_teller();
+    let mut recorder = account.reader_recorder();
     for (generation, is_inherited, expected) in [(6, true, 4), (7, false, 4)] {
-        teller.set_inherited(is_inherited);
-        prepare(&mut teller, generation, true);
-        teller.persisted(104, 1);
+        recorder.set_inherited(is_inherited);
+        prepare(&mut recorder, generation, true);
+        recorder.persisted(104, 1);
         assert_eq!(account.rows().iter().map(|row| row.sent).sum::<u64>(), expected, "generation {generation}");
     }
 }
@@ -348,7 +348,7 @@ fn memory_of_another_version_or_without_sense_is_refused() {
         let words = crate::sys::words::Words::of_sparse_memory(memory.as_fd(), 16).unwrap();
         // Relaxed: nobody else has it.
         let before = words.all()[at].swap(value, Relaxed);
-        let is_refused = Memory::of_predecessor(&memory).is_none();
+        let is_refused = Memory::from_previous(&memory).is_none();
         words.all()[at].store(before, Relaxed);
         is_refused
     };
@@ -357,7 +357,7 @@ fn memory_of_another_version_or_without_sense_is_refused() {
     }
     assert!(!damaged(3, 9));
     let empty = tempfile::tempfile().unwrap().into();
-    assert!(Memory::of_predecessor(&empty).is_none());
+    assert!(Memory::from_previous(&empty).is_none());
 }
 
 #[test]
@@ -374,9 +374,9 @@ fn identities_are_kept_whole() {
         comm: vec![b'c'; 32].into(),
         unit: vec![b'u'; 255].into(),
     };
-    let mut teller = account.teller(0);
-    teller.prepare(&account.producer(&identity), &events(1));
-    teller.published();
-    drop((teller, account));
-    assert_eq!(successor(&memory, false).rows()[0].identity, Some(identity));
+    let mut recorder = account.recorder(0);
+    recorder.prepare(&account.producer(&identity), &events(1));
+    recorder.published();
+    drop((recorder, account));
+    assert_eq!(next_process(&memory, false).rows()[0].identity, Some(identity));
 }

@@ -25,7 +25,7 @@ use super::chunk::{AWAITED, BUSY, SPAN_BYTES_MAX, Word};
 use super::gate::{Gate, half_of};
 use super::half::{Memory, Unusable};
 use super::reader::Left;
-use super::{Arc, CHUNK_ALIGN, DoubleBuffer, Reader, Shared, Spot};
+use super::{Arc, CHUNK_ALIGN, DoubleBuffer, PublishPosition, Reader, Shared};
 use crate::sync::CacheLine;
 use crate::sync::atomic::Ordering::Relaxed;
 
@@ -36,7 +36,7 @@ pub struct Unreadable(#[from] Unusable);
 
 /// A predecessor's buffer, ready to go on.
 #[derive(Debug)]
-pub struct Heritage {
+pub struct InheritedBuffer {
     /// The buffer.
     pub buffer: DoubleBuffer,
     /// Its reader; [`Reader::inherited`] first.
@@ -51,7 +51,7 @@ impl DoubleBuffer {
     /// Of a predecessor's buffer: whether what that was about to publish at `spot` is in it, or has been. To be asked before
     /// the reader does anything.
     #[must_use]
-    pub fn was_published(&self, spot: Spot) -> bool {
+    pub fn was_published(&self, spot: PublishPosition) -> bool {
         let Shared { memory, chunks, .. } = &*self.shared;
         if spot.word_index >= 2 * chunks {
             return false;
@@ -67,7 +67,7 @@ impl DoubleBuffer {
     ///
     /// # Errors
     /// [`Unreadable`]; the memory is then as it was.
-    pub fn of_predecessor(memory: impl AsFd, writers_max: usize) -> Result<Heritage, Unreadable> {
+    pub fn of_predecessor(memory: impl AsFd, writers_max: usize) -> Result<InheritedBuffer, Unreadable> {
         let memory = Memory::of_predecessor(memory.as_fd())?;
         let (chunk_bytes, chunks) = memory.sizes();
         if !chunk_bytes.is_multiple_of(CHUNK_ALIGN) || chunks < 2 {
@@ -91,7 +91,7 @@ impl DoubleBuffer {
         };
         let reader = Reader::new(Arc::clone(&shared), generation, left);
         let last_generation = if front_is_left { generation } else { generation - 1 };
-        Ok(Heritage { buffer: DoubleBuffer { shared }, reader, last_generation, cut_copies })
+        Ok(InheritedBuffer { buffer: DoubleBuffer { shared }, reader, last_generation, cut_copies })
     }
 }
 

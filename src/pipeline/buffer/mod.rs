@@ -71,10 +71,10 @@ mod wake;
 mod writer;
 
 #[cfg(not(dbuf_loom))]
-pub use heritage::{Heritage, Unreadable};
+pub use heritage::{InheritedBuffer, Unreadable};
 pub use reader::{Batch, Reader, Reason, Run};
 pub use wake::Waker;
-pub use writer::{Claim, Refused, Sealed, Spot, Writer};
+pub use writer::{Claim, PublishPosition, Refused, Sealed, Writer};
 
 use std::io;
 

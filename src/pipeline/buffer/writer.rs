@@ -342,12 +342,12 @@ impl Claim<'_> {
         self.writer.shared.memory.open(&self.writer.held.window, filled, len)
     }
 
-    /// Where the bytes that were put will count from, for a note that outlives this process; see [`Spot`].
+    /// Where the bytes that were put will count from, for a note that outlives this process; see [`PublishPosition`].
     #[inline]
     #[must_use]
-    pub fn spot(&self) -> Spot {
+    pub fn spot(&self) -> PublishPosition {
         let Held { generation, word_index, left, .. } = &self.writer.held;
-        Spot { generation: *generation, word_index: *word_index, before_bytes: left.bytes() }
+        PublishPosition { generation: *generation, word_index: *word_index, before_bytes: left.bytes() }
     }
 
     /// Makes all that was put part of the front half, in one step. A claim of nothing is let go.
@@ -393,14 +393,14 @@ impl Claim<'_> {
 /// a successor find out whether the process died before the publish or after it (`DoubleBuffer::was_published`). The note has
 /// to be taken back where the publish fails, before the chunk is let go: in [`Claim::publish_or`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spot {
+pub struct PublishPosition {
     pub(super) generation: u64,
     pub(super) word_index: usize,
     /// Bytes of the chunk that count without the claim.
     pub(super) before_bytes: usize,
 }
 
-impl Spot {
+impl PublishPosition {
     /// As two numbers, of which the first is never 0.
     #[inline]
     #[must_use]

@@ -2,10 +2,10 @@
 //! counted at once, and kept here until a batch can be written that says so in the data itself.
 //!
 //! Enters: the census of a batch that is given up. Leaves: a run of source and loss records for the next batch.
-//! Reader thread. Nothing here can fail; memory is bounded. The same stands in the account's memory, for a successor.
+//! Reader thread. Nothing here can fail; memory is bounded. The same stands in the account's memory, for the next process.
 
-use super::census::Census;
-use crate::pipeline::account::{Identity, Producer, ReaderTeller, Tally, UNTOLD_LOSSES_MAX};
+use super::batch_summary::BatchSummary;
+use crate::pipeline::account::{Identity, PENDING_LOSSES_LOSSES_MAX, Producer, ReaderRecorder, Tally};
 use crate::pipeline::record::{self, Cause, Kind, Loss, Record, Source};
 use crate::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::sync::Arc;
 pub(super) const READER_RUN: u8 = u8::MAX;
 
 /// The most senders and causes that are told apart among unreported losses; more are reported as dbufd's own.
-const NAMED_MAX: usize = UNTOLD_LOSSES_MAX - Cause::COUNT;
+const NAMED_MAX: usize = PENDING_LOSSES_LOSSES_MAX - Cause::COUNT;
 
 /// Losses that no batch has reported yet.
 #[derive(Debug, Default)]
@@ -23,32 +23,32 @@ pub(super) struct Losses {
 }
 
 impl Losses {
-    /// What a predecessor could not report.
-    pub(super) fn of_predecessor(teller: &ReaderTeller) -> Self {
-        Self { rows: teller.untold(), encoded: Vec::new() }
+    /// What the previous process could not report.
+    pub(super) fn from_previous(recorder: &ReaderRecorder) -> Self {
+        Self { rows: recorder.pending_losses(), encoded: Vec::new() }
     }
 
-    /// Counts all events of `census` as lost, with their producers, and keeps the report.
-    pub(super) fn give_up(&mut self, census: &Census<'_>, cause: Cause, teller: &mut ReaderTeller) {
-        census.each(&mut |source, record| match record.kind {
-            Kind::Event => self.add(source, loss_of(record, cause), teller),
+    /// Counts all events of `batch_summary` as lost, with their producers, and keeps the report.
+    pub(super) fn give_up(&mut self, summary: &BatchSummary<'_>, cause: Cause, recorder: &mut ReaderRecorder) {
+        summary.each(&mut |source, record| match record.kind {
+            Kind::Event => self.add(source, loss_of(record, cause), recorder),
             // Counted when it happened; only its report would be lost with the batch.
             Kind::Loss => {
                 if let Ok(loss) = record.as_loss() {
-                    self.add(source, loss, teller);
+                    self.add(source, loss, recorder);
                 }
             }
             Kind::Source => {}
         });
-        teller.begin(census.generation);
-        census.shares(&mut |source, events, bytes| {
-            teller.prepare(source, &Tally::lost(cause, events, bytes));
+        recorder.begin(summary.generation);
+        summary.shares(&mut |source, events, bytes| {
+            recorder.prepare(source, &Tally::lost(cause, events, bytes));
         });
-        teller.prepare_untold(&self.rows);
-        teller.given_up();
+        recorder.prepare_pending_losses(&self.rows);
+        recorder.given_up();
     }
 
-    fn add(&mut self, source: &Source<'_>, loss: Loss, teller: &ReaderTeller) {
+    fn add(&mut self, source: &Source<'_>, loss: Loss, recorder: &ReaderRecorder) {
         let known = self
             .rows
             .iter_mut()
@@ -60,7 +60,7 @@ impl Losses {
         let identity = if self.rows.len() < NAMED_MAX { Identity::of(source) } else { Identity::unnamed() };
         match self.rows.iter_mut().find(|(producer, row)| row.cause == loss.cause && producer.identity == identity) {
             Some((_, row)) => row.merge(&loss),
-            None => self.rows.push((teller.producer(&identity), loss)),
+            None => self.rows.push((recorder.producer(&identity), loss)),
         }
     }
 

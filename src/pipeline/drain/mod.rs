@@ -1,6 +1,6 @@
 //! The reader: the one thread that swaps the halves of the double buffer and persists what the back half holds.
 //!
-//! Enters: sealed batches of the buffer, what a predecessor left in it, and commands of the control plane. Leaves: batches in segments, progress for
+//! Enters: sealed batches of the buffer, what the previous process left in it, and commands of the control plane. Leaves: batches in segments, progress for
 //! producers that wait, and measurements. One blocking thread, `dbufd-reader`; it sleeps without a timeout while there
 //! is nothing to do. What can fail: the disk. Then the policy decides whether producers wait or events are counted as
 //! lost; the thread itself goes on.
@@ -8,16 +8,14 @@
 //! Invariants, cited by number:
 //! 1. A generation counts as persisted only when its batch is in the file or its events are counted as lost.
 //! 2. A batch is given up as a whole or persisted as a whole.
-//! 3. A batch is persisted once, whatever process swapped it out: what a predecessor left is compared with the newest batch
+//! 3. A batch is persisted once, whatever process swapped it out: what the previous process left is compared with the newest batch
 //!    in the files before it is written.
 //! 4. A sync that is asked for covers all that was published before it was asked.
 
-mod census;
+pub(crate) mod batch_summary;
 mod losses;
 mod reader;
 mod syncs;
-#[cfg(any(test, feature = "tap"))]
-pub mod tap;
 #[cfg(test)]
 mod tests;
 
@@ -47,11 +45,11 @@ pub enum Command {
     Sync(Reply),
     /// Work on with these settings.
     Reconfigure(Box<Settings>),
-    /// Persist what is published, seal the active segment, and end. What the disk does not take in `patience` stays in
+    /// Persist what is published, seal the active segment, and end. What the disk does not take in `timeout` stays in
     /// memory that outlives the process, or is counted as lost.
     Stop {
         /// How long a disk that refuses is tried.
-        patience: Duration,
+        timeout: Duration,
     },
 }
 
@@ -72,10 +70,10 @@ pub struct Options {
     pub reader: buffer::Reader,
     /// Wakes that reader.
     pub waker: buffer::Waker,
-    /// Buffers of predecessors that are not gone on with: persisted first, the oldest first.
+    /// Buffers of previous processes that are not gone on with: persisted first, the oldest first.
     pub old: Vec<Old>,
-    /// Whether a predecessor has left anything: then what it wrote may not be durable yet.
-    pub has_predecessor: bool,
+    /// Whether the previous process has left anything: then what it wrote may not be durable yet.
+    pub has_previous: bool,
     /// Whether the buffer's memory outlives the process: what a disk does not take before the end is then no loss.
     pub outlives: bool,
     /// The disk under the segments.
@@ -90,7 +88,7 @@ pub struct Options {
     pub cpu: Option<usize>,
 }
 
-/// A buffer that a predecessor left and that this process does not go on with.
+/// A buffer that the previous process left and that this process does not go on with.
 pub struct Old {
     /// Its reader.
     pub reader: buffer::Reader,
@@ -183,7 +181,7 @@ impl Drain {
             progress: options.progress,
             settings: options.settings,
             old: options.old,
-            has_predecessor: options.has_predecessor,
+            has_previous: options.has_previous,
             outlives: options.outlives,
             newest: recovery.newest.clone(),
         });
@@ -208,9 +206,9 @@ impl Drain {
     }
 
     /// Persists what is published, seals the active segment and ends the thread. The writers must have ended before.
-    /// What a disk does not take within `patience` stays in memory that outlives the process, or is counted as lost.
-    pub fn stop(self, patience: Duration) -> Stopped {
-        self.handle.command(Command::Stop { patience });
+    /// What a disk does not take within `timeout` stays in memory that outlives the process, or is counted as lost.
+    pub fn stop(self, timeout: Duration) -> Stopped {
+        self.handle.command(Command::Stop { timeout });
         self.thread
             .join()
             .unwrap_or_else(|_| Stopped { error: Some("the reader thread failed; this is a bug in dbufd".into()) })

@@ -5,12 +5,12 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::census::{Census, Sizes, records};
+use super::batch_summary::{BatchSummary, Sizes, records};
 use super::losses::{Losses, READER_RUN};
 use super::syncs::Syncs;
 use super::{Command, Measured, Old, Reply, Settings, Stopped};
 use crate::config::settings::WhenFull;
-use crate::pipeline::account::{ReaderTeller, Tally};
+use crate::pipeline::account::{ReaderRecorder, Tally};
 use crate::pipeline::buffer;
 use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
@@ -37,7 +37,7 @@ pub(super) struct Parts {
     pub(super) progress: Arc<Progress>,
     pub(super) settings: Settings,
     pub(super) old: Vec<Old>,
-    pub(super) has_predecessor: bool,
+    pub(super) has_previous: bool,
     pub(super) outlives: bool,
     pub(super) newest: Option<BatchHeader>,
 }
@@ -46,14 +46,14 @@ pub(super) struct Parts {
 pub(super) struct ReaderThread {
     buffer: buffer::Reader,
     old: Vec<Old>,
-    has_predecessor: bool,
+    has_previous: bool,
     /// The newest batch in the files when this process began.
     newest: Option<BatchHeader>,
-    keeper: Keeper,
+    persister: Persister,
 }
 
 /// Everything but the buffer, so that a batch that borrows the buffer can be handed to it.
-struct Keeper {
+struct Persister {
     store: Store,
     inbox: mpsc::Receiver<Command>,
     syncs: Arc<Syncs>,
@@ -63,9 +63,9 @@ struct Keeper {
     progress: Arc<Progress>,
     settings: Settings,
     sizes: Sizes,
-    teller: ReaderTeller,
+    recorder: ReaderRecorder,
     losses: Losses,
-    /// Whether the buffer outlives this process: what the disk has not taken at the end is for a successor.
+    /// Whether the buffer outlives this process: what the disk has not taken at the end is for the next process.
     outlives: bool,
     /// The disk has not taken a batch by the end, and it stays where it is.
     is_left: bool,
@@ -93,12 +93,12 @@ impl ReaderThread {
             progress,
             settings,
             old,
-            has_predecessor,
+            has_previous,
             outlives,
             newest,
         } = parts;
-        let teller = counters.account.reader_teller();
-        let keeper = Keeper {
+        let recorder = counters.account.reader_recorder();
+        let persister = Persister {
             store,
             inbox,
             syncs,
@@ -108,8 +108,8 @@ impl ReaderThread {
             progress,
             settings,
             sizes: Sizes::default(),
-            losses: Losses::of_predecessor(&teller),
-            teller,
+            losses: Losses::from_previous(&recorder),
+            recorder,
             outlives,
             is_left: false,
             persisted_events: 0,
@@ -118,53 +118,53 @@ impl ReaderThread {
             syncs_asked: Vec::new(),
             stop_by: None,
         };
-        Self { buffer, old, has_predecessor, newest, keeper }
+        Self { buffer, old, has_previous, newest, persister }
     }
 
     pub(super) fn run(mut self) -> Stopped {
-        let (keeper, newest) = (&mut self.keeper, self.newest.as_ref());
-        keeper.pulse.begin();
+        let (persister, newest) = (&mut self.persister, self.newest.as_ref());
+        persister.pulse.begin();
         for Old { mut reader, done } in self.old {
-            keeper.persist_inherited(&mut reader, newest);
+            persister.persist_inherited(&mut reader, newest);
             drop(reader);
-            if keeper.is_left {
-                return self.keeper.end();
+            if persister.is_left {
+                return self.persister.end();
             }
             done();
         }
-        keeper.persist_inherited(&mut self.buffer, newest);
-        if keeper.is_left {
-            return self.keeper.end();
+        persister.persist_inherited(&mut self.buffer, newest);
+        if persister.is_left {
+            return self.persister.end();
         }
-        if self.has_predecessor {
-            keeper.make_inherited_durable(self.buffer.generation());
+        if self.has_previous {
+            persister.make_inherited_durable(self.buffer.generation());
         }
-        while keeper.stop_by.is_none() {
-            keeper.pulse.beat(Activity::Parked);
-            let deadline = keeper.store.next_deadline();
-            self.buffer.wait(keeper.settings.linger, deadline);
-            keeper.pulse.beat(Activity::Running);
-            keeper.take_commands();
+        while persister.stop_by.is_none() {
+            persister.pulse.beat(Activity::Parked);
+            let deadline = persister.store.next_deadline();
+            self.buffer.wait(persister.settings.linger, deadline);
+            persister.pulse.beat(Activity::Running);
+            persister.take_commands();
             // Taken before the swap, so that the swap covers what was published before the request (invariant 4).
-            let sync_asked = keeper.progress.take_ask();
+            let sync_asked = persister.progress.take_ask();
             if !self.buffer.front_is_empty() {
-                keeper.swap(&mut self.buffer);
+                persister.swap(&mut self.buffer);
             }
-            keeper.store.rotate_if_due();
-            keeper.answer(sync_asked);
+            persister.store.rotate_if_due();
+            persister.answer(sync_asked);
         }
         // The writers have ended, so a swap brings all that they had still published, and nothing comes behind it.
-        while !keeper.is_left && !self.buffer.front_is_empty() {
-            keeper.swap(&mut self.buffer);
+        while !persister.is_left && !self.buffer.front_is_empty() {
+            persister.swap(&mut self.buffer);
         }
-        if !keeper.is_left {
-            keeper.answer(0);
+        if !persister.is_left {
+            persister.answer(0);
         }
-        self.keeper.end()
+        self.persister.end()
     }
 }
 
-impl Keeper {
+impl Persister {
     fn take_commands(&mut self) {
         while let Ok(command) = self.inbox.try_recv() {
             self.take(command);
@@ -179,7 +179,7 @@ impl Keeper {
                 self.store.reconfigure(&settings.storage);
                 self.settings = *settings;
             }
-            Command::Stop { patience } => self.stop_by = Some(Instant::now() + patience),
+            Command::Stop { timeout } => self.stop_by = Some(Instant::now() + timeout),
         }
     }
 
@@ -207,25 +207,25 @@ impl Keeper {
     fn swap(&mut self, buffer: &mut buffer::Reader) {
         let batch = buffer.swap();
         let generation = batch.generation();
-        let census = self.census(&batch);
-        self.persist(&census);
+        let summary = self.summary(&batch);
+        self.persist(&summary);
         if !self.is_left {
             buffer.done_with(generation);
         }
     }
 
-    /// Persists what a predecessor left, unless it had done so itself (invariant 3).
+    /// Persists what the previous process left, unless it had done so itself (invariant 3).
     fn persist_inherited(&mut self, buffer: &mut buffer::Reader, newest: Option<&BatchHeader>) {
         while let Some(batch) = buffer.inherited() {
             let generation = batch.generation();
-            let census = self.census(&batch);
-            if newest.is_some_and(|newest| census.is_in(newest)) {
-                self.teller.settle_persisted(generation, self.store.next_sequence());
-            } else if !self.teller.settle_given_up(generation) {
-                tracing::info!(events = census.events, "persists what the process before left in memory");
-                self.teller.set_inherited(true);
-                self.persist(&census);
-                self.teller.set_inherited(false);
+            let summary = self.summary(&batch);
+            if newest.is_some_and(|newest| summary.is_in(newest)) {
+                self.recorder.settle_persisted(generation, self.store.next_sequence());
+            } else if !self.recorder.settle_given_up(generation) {
+                tracing::info!(events = summary.events, "persists what the process before left in memory");
+                self.recorder.set_inherited(true);
+                self.persist(&summary);
+                self.recorder.set_inherited(false);
             }
             if self.is_left {
                 return;
@@ -234,11 +234,11 @@ impl Keeper {
         }
     }
 
-    /// Makes durable what predecessors wrote, so that clients can be told of what they sent to them.
+    /// Makes durable what previous processes wrote, so that clients can be told of what they sent to them.
     fn make_inherited_durable(&mut self, first_generation: u64) {
         self.progress.set_persisted(first_generation);
         self.pulse.beat(Activity::Disk);
-        match self.store.sync_predecessors() {
+        match self.store.sync_previous() {
             Ok(()) => {
                 self.progress.set_durable(first_generation);
                 // What this process has persisted itself is counted when a sync of its own has covered it.
@@ -254,36 +254,36 @@ impl Keeper {
         self.pulse.beat(Activity::Running);
     }
 
-    fn census<'b>(&mut self, batch: &'b buffer::Batch<'_>) -> Census<'b> {
+    fn summary<'b>(&mut self, batch: &'b buffer::Batch<'_>) -> BatchSummary<'b> {
         let mut sizes = std::mem::take(&mut self.sizes);
-        let census = Census::take(batch, self.settings.measure.then_some(&mut sizes));
+        let summary = BatchSummary::take(batch, self.settings.measure.then_some(&mut sizes));
         self.sizes = sizes;
-        census
+        summary
     }
 
     /// Writes a batch, or gives it up where the policy says so; waits for the disk otherwise.
-    fn persist(&mut self, census: &Census<'_>) {
-        let generation = census.generation;
-        if census.broken_bytes > 0 {
+    fn persist(&mut self, summary: &BatchSummary<'_>) {
+        let generation = summary.generation;
+        if summary.broken_bytes > 0 {
             tracing::error!(
-                bytes = census.broken_bytes,
+                bytes = summary.broken_bytes,
                 "a record in memory cannot be read; this is a bug in dbufd or broken memory"
             );
             self.progress.note_lost(generation);
         }
-        if census.is_empty() {
-            self.teller.begin(generation);
-            self.teller.prepare(None, &broken(census));
-            self.teller.given_up();
+        if summary.is_empty() {
+            self.recorder.begin(generation);
+            self.recorder.prepare(None, &broken(summary));
+            self.recorder.given_up();
         } else {
-            while let Err(refusal) = self.append(census) {
+            while let Err(refusal) = self.append(summary) {
                 if self.leaves() {
-                    tracing::warn!(events = census.events, "left in memory, for the next start: {refusal}");
+                    tracing::warn!(events = summary.events, "left in memory, for the next start: {refusal}");
                     self.is_left = true;
                     return;
                 }
                 if let Some(cause) = self.give_up_cause(&refusal) {
-                    self.give_up(census, cause, &refusal);
+                    self.give_up(summary, cause, &refusal);
                     break;
                 }
                 self.wait_for_disk();
@@ -292,31 +292,31 @@ impl Keeper {
         self.progress.set_persisted(generation + 1);
     }
 
-    fn append(&mut self, census: &Census<'_>) -> Result<(), WriteError> {
+    fn append(&mut self, summary: &BatchSummary<'_>) -> Result<(), WriteError> {
         self.pulse.beat(Activity::Disk);
-        let withdrawn = self.teller.withdrawn();
-        self.prepare(census, withdrawn);
+        let withdrawn = self.recorder.withdrawn();
+        self.prepare(summary, withdrawn);
         let report = self.losses.run(withdrawn, now_ns());
         let reporting = !report.is_empty();
         let report_slices = [report];
-        let mut runs: Vec<RunView<'_>> = census
+        let mut runs: Vec<RunView<'_>> = summary
             .runs
             .iter()
             .map(|run| RunView { writer: run.writer, events: run.events, slices: &run.slices })
             .collect();
-        let mut sources = census.sources.clone();
+        let mut sources = summary.sources.clone();
         if reporting {
             sources.extend(records(report).filter(|(record, _)| record.kind == Kind::Source).map(|(_, bytes)| bytes));
             runs.push(RunView { writer: READER_RUN, events: 0, slices: &report_slices });
         }
         let view = BatchView {
-            generation: census.generation,
-            events: u32::try_from(census.events).expect("a half of under 4 GiB holds fewer than 2^32 events"),
-            payload_bytes: census.payload_bytes,
-            time_min_ns: census.time_min_ns,
-            time_max_ns: census.time_max_ns,
-            content_crc: crc32c::crc32c_append(census.content_crc, report),
-            has_lines: census.has_lines,
+            generation: summary.generation,
+            events: u32::try_from(summary.events).expect("a half of under 4 GiB holds fewer than 2^32 events"),
+            payload_bytes: summary.payload_bytes,
+            time_min_ns: summary.time_min_ns,
+            time_max_ns: summary.time_max_ns,
+            content_crc: crc32c::crc32c_append(summary.content_crc, report),
+            has_lines: summary.has_lines,
             runs: &runs,
             sources: &sources,
         };
@@ -326,21 +326,21 @@ impl Keeper {
         if reporting {
             self.losses.reported();
         }
-        self.persisted_events += census.events;
-        self.teller.persisted(self.store.next_sequence(), appended.written_bytes);
-        self.appended_before = census.generation + 1;
+        self.persisted_events += summary.events;
+        self.recorder.persisted(self.store.next_sequence(), appended.written_bytes);
+        self.appended_before = summary.generation + 1;
         self.measure();
         Ok(())
     }
 
     /// Prepares the account of a batch; it holds once the batch is in a file.
-    fn prepare(&mut self, census: &Census<'_>, withdrawn: u64) {
-        self.teller.begin(census.generation);
-        census.shares(&mut |source, events, bytes| {
-            self.teller.prepare(source, &Tally { events, bytes, ..Tally::default() });
+    fn prepare(&mut self, summary: &BatchSummary<'_>, withdrawn: u64) {
+        self.recorder.begin(summary.generation);
+        summary.shares(&mut |source, events, bytes| {
+            self.recorder.prepare(source, &Tally { events, bytes, ..Tally::default() });
         });
-        self.teller.prepare(None, &Tally { withdrawn, ..broken(census) });
-        self.teller.prepare_untold(&[]);
+        self.recorder.prepare(None, &Tally { withdrawn, ..broken(summary) });
+        self.recorder.prepare_pending_losses(&[]);
     }
 
     /// Adds the batch that was just written to the histograms.
@@ -378,14 +378,14 @@ impl Keeper {
         }
     }
 
-    fn give_up(&mut self, census: &Census<'_>, cause: Cause, refusal: &WriteError) {
-        let events = census.events;
-        self.losses.give_up(census, cause, &mut self.teller);
+    fn give_up(&mut self, summary: &BatchSummary<'_>, cause: Cause, refusal: &WriteError) {
+        let events = summary.events;
+        self.losses.give_up(summary, cause, &mut self.recorder);
         self.sizes.sizes.clear();
-        self.progress.note_lost(census.generation);
+        self.progress.note_lost(summary.generation);
         if self.progress.durable_before() >= self.appended_before {
             // Nothing persisted waits for a sync, so nothing else would ever say that this generation is done with.
-            self.progress.set_durable(census.generation + 1);
+            self.progress.set_durable(summary.generation + 1);
         }
         tracing::warn!(events, cause = cause.name(), "events lost: {refusal}");
     }
@@ -418,8 +418,8 @@ impl Keeper {
 }
 
 /// How many events could not be read in memory, nobody knows: one stands for them.
-fn broken(census: &Census<'_>) -> Tally {
-    let events = u64::from(census.broken_bytes > 0);
+fn broken(summary: &BatchSummary<'_>) -> Tally {
+    let events = u64::from(summary.broken_bytes > 0);
     Tally { adopted_events: events, ..Tally::lost(Cause::Malformed, events, 0) }
 }
 

@@ -130,7 +130,7 @@ impl Rig {
             reader,
             waker: buffer.waker(),
             old: Vec::new(),
-            has_predecessor: false,
+            has_previous: false,
             outlives: false,
             disk,
             counters: Arc::clone(&counters),
@@ -281,7 +281,7 @@ fn a_disk_that_refuses_to_the_end_costs_a_counted_loss_and_not_the_exit() {
 /// A life of a reader over memory that outlives it.
 fn life(memory: &std::os::fd::OwnedFd, disk: Arc<MoodyDisk>, directory: &Path) -> (DoubleBuffer, Arc<Counters>, Drain) {
     let options = buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 };
-    let (buffer, reader, has_predecessor) = match DoubleBuffer::of_predecessor(memory, 2) {
+    let (buffer, reader, has_previous) = match DoubleBuffer::of_predecessor(memory, 2) {
         Ok(heritage) => (heritage.buffer, heritage.reader, true),
         Err(_) => {
             let (buffer, reader) = DoubleBuffer::in_memory(&options, 1, memory).unwrap();
@@ -297,7 +297,7 @@ fn life(memory: &std::os::fd::OwnedFd, disk: Arc<MoodyDisk>, directory: &Path) -
         reader,
         waker: buffer.waker(),
         old: Vec::new(),
-        has_predecessor,
+        has_previous,
         outlives: true,
         disk,
         counters: Arc::clone(&counters),
@@ -347,12 +347,12 @@ fn only_what_was_found_in_memory_is_adopted_also_where_batches_are_given_up() {
     let disk = MoodyDisk::default();
     let mood = Arc::clone(&disk.mood);
     let mut rig = Rig::counting(Arc::new(disk), counters, |settings| settings.storage.when_full = WhenFull::Drop);
-    let mut teller = rig.counters.account.teller(0);
+    let mut recorder = rig.counters.account.recorder(0);
     let producer = rig.counters.account.producer(&Identity { pid: 7, tag: b"app"[..].into(), ..Identity::default() });
     mood.store(nix::libc::ENOSPC, Relaxed);
     let generation = rig.publish(b"lost");
-    teller.prepare(&producer, &Tally { events: 1, bytes: 4, ..Tally::default() });
-    teller.published();
+    recorder.prepare(&producer, &Tally { events: 1, bytes: 4, ..Tally::default() });
+    recorder.published();
     rig.wait_persisted(generation);
     let totals = rig.counters.account.totals();
     assert_eq!((totals.received_events, totals.lost_total()), (1, 1));

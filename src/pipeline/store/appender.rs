@@ -15,8 +15,8 @@ use std::time::{Instant, SystemTime};
 use super::disk::{Disk, DiskFile, write_all};
 use super::footer::Footer;
 use super::format::{BatchHeader, RunRow, SEGMENT_BYTES, SegmentHeader};
-use super::ledger::Shared;
 use super::name::{Name, State};
+use super::sync_queue::Shared;
 use super::{BatchView, RunView};
 use crate::sync::Arc;
 

@@ -7,21 +7,21 @@
 mod appender;
 pub mod disk;
 #[cfg(test)]
-mod faulty;
+mod fault_disk;
 pub mod footer;
-#[cfg(test)]
-pub(crate) mod forgetful;
 pub mod format;
 #[cfg(test)]
 mod format_tests;
-mod ledger;
 mod lock;
 pub mod name;
 mod recover;
 mod repair;
 mod retain;
 pub mod scan;
+#[cfg(test)]
+pub(crate) mod sim_disk;
 pub mod status;
+mod sync_queue;
 mod syncer;
 #[cfg(test)]
 mod testing;
@@ -36,11 +36,11 @@ use crate::sync::{Arc, thread};
 use appender::{Active, Stream};
 pub use disk::{Disk, RealDisk};
 use format::BatchHeader;
-use ledger::{Lost, Mark, Shared, UNSYNCED_MAX};
 use lock::Lock;
 use retain::Limits;
 use status::Caller;
 pub use status::{Condition, Status, StatusSnapshot};
+use sync_queue::{Lost, Mark, Shared, UNSYNCED_MAX};
 
 /// One writer's part of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -417,7 +417,7 @@ impl Store {
     ///
     /// # Errors
     /// What the disk says.
-    pub fn sync_predecessors(&self) -> io::Result<()> {
+    pub fn sync_previous(&self) -> io::Result<()> {
         self.shared.status.begin(Caller::Reader);
         let done = self.sync_newest();
         self.shared.status.end(Caller::Reader);

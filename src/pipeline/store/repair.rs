@@ -20,9 +20,9 @@ use super::appender::Stream;
 use super::disk::{self, DiskFile, ReadAt, write_all};
 use super::footer::Footer;
 use super::format::{BatchHeader, SEGMENT_BYTES};
-use super::ledger::Tracked;
 use super::name::{Name, REPAIR, State};
 use super::scan::segment::{Batch, Segment, Step};
+use super::sync_queue::Tracked;
 use crate::sync::Arc;
 
 /// What was written again.

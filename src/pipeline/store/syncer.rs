@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use super::appender::{Stream, end_file};
 use super::disk;
-use super::ledger::{Job, Lost, Shared, Tracked};
 use super::name::{Name, State};
 use super::status::Caller;
+use super::sync_queue::{Job, Lost, Shared, Tracked};
 use super::{repair, retain};
 use crate::config::settings::SyncPolicy;
 

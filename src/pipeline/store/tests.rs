@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use tempfile::TempDir;
 
 use super::disk::Space;
-use super::faulty::FaultyDisk;
+use super::fault_disk::FaultDisk;
 use super::name::{Name, State};
 use super::scan::{Directory, Follower, Wanted, verify};
 use super::testing::{TestBatch, directory, read, storage, text};
@@ -37,7 +37,7 @@ impl Told {
 /// A store in a directory of its own.
 struct Bench {
     directory: TempDir,
-    disk: FaultyDisk,
+    disk: FaultDisk,
     storage: Storage,
     told: Arc<Told>,
 }
@@ -46,7 +46,7 @@ impl Bench {
     fn new(sync: SyncPolicy) -> Self {
         let directory = directory();
         let storage = Storage { sync, ..storage(directory.path()) };
-        Self { directory, disk: FaultyDisk::default(), storage, told: Arc::default() }
+        Self { directory, disk: FaultDisk::default(), storage, told: Arc::default() }
     }
 
     fn path(&self) -> &Path {

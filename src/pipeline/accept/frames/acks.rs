@@ -18,7 +18,7 @@ pub const SPANS_MAX: usize = 1024;
 
 /// Events of one generation, or of some neighbouring ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::pipeline::accept) struct Span {
+pub(crate) struct Span {
     /// First and last generation.
     pub generations: (u64, u64),
     /// First and last sequence.
@@ -37,7 +37,7 @@ impl Span {
 
 /// The bookkeeping of one session.
 #[derive(Debug)]
-pub(in crate::pipeline::accept) struct Acks {
+pub(crate) struct Acks {
     level: Level,
     /// Published, and not known to be persisted or lost. As many as there are generations in the buffer: two or three.
     in_buffer: VecDeque<Span>,
@@ -46,38 +46,38 @@ pub(in crate::pipeline::accept) struct Acks {
     /// The oldest and the newest sequence up to which a SYNC waits.
     syncs: Option<(u64, u64)>,
     /// What the last acknowledgements said; None if there was none and one is owed.
-    told_persisted: Option<u64>,
-    told_durable: Option<u64>,
+    reported_persisted: Option<u64>,
+    reported_durable: Option<u64>,
     due_persisted: Option<u64>,
     due_durable: Option<u64>,
 }
 
 impl Acks {
     /// For a session that is new.
-    pub(in crate::pipeline::accept) fn new(level: Level) -> Self {
+    pub(crate) fn new(level: Level) -> Self {
         Self {
             level,
             in_buffer: VecDeque::new(),
             in_file: VecDeque::new(),
             syncs: None,
-            told_persisted: Some(0),
-            told_durable: Some(0),
+            reported_persisted: Some(0),
+            reported_durable: Some(0),
             due_persisted: None,
             due_durable: None,
         }
     }
 
     /// For a session that was open before: its client has to be told where it stands, whether or not that changes.
-    pub(in crate::pipeline::accept) fn resumed(level: Level, pending: Option<Span>) -> Self {
+    pub(crate) fn resumed(level: Level, pending: Option<Span>) -> Self {
         let mut acks = Self::new(level);
         acks.in_buffer.extend(pending);
-        acks.told_persisted = None;
-        acks.told_durable = None;
+        acks.reported_persisted = None;
+        acks.reported_durable = None;
         acks
     }
 
     /// Events with these sequences are published in `generation`.
-    pub(in crate::pipeline::accept) fn published(&mut self, generation: u64, sequences: (u64, u64)) {
+    pub(crate) fn published(&mut self, generation: u64, sequences: (u64, u64)) {
         let span = Span { generations: (generation, generation), sequences };
         match self.in_buffer.back_mut() {
             Some(back) if back.generations.1 == generation => *back = back.with(span),
@@ -87,14 +87,14 @@ impl Acks {
     }
 
     /// A SYNC waits until everything up to `sequence` is durable.
-    pub(super) fn sync(&mut self, sequence: u64) {
+    pub(crate) fn sync(&mut self, sequence: u64) {
         let oldest = self.syncs.map_or(sequence, |(oldest, _)| oldest);
         self.syncs = Some((oldest, sequence));
     }
 
     /// Takes in the reader's progress. `last` is the highest sequence that was accepted or refused, all published;
     /// `lost` is told each stretch that was lost, before an acknowledgement passes it.
-    pub(in crate::pipeline::accept) fn progress(
+    pub(crate) fn progress(
         &mut self,
         (persisted_before, durable_before): (u64, u64),
         last: u64,
@@ -122,10 +122,10 @@ impl Acks {
 
     fn decide(&mut self, last: u64) {
         let (persisted, durable) = self.reached(last);
-        if self.level == Level::Persisted && self.told_persisted != Some(persisted) {
+        if self.level == Level::Persisted && self.reported_persisted != Some(persisted) {
             self.due_persisted = Some(persisted);
         }
-        let mut owed = self.level == Level::Durable && self.told_durable != Some(durable);
+        let mut owed = self.level == Level::Durable && self.reported_durable != Some(durable);
         if let Some((oldest, newest)) = self.syncs
             && oldest <= durable
         {
@@ -138,29 +138,29 @@ impl Acks {
     }
 
     /// The sequences up to which everything is persisted and durable, or was told as lost. `last` as above.
-    pub(in crate::pipeline::accept) fn reached(&self, last: u64) -> (u64, u64) {
+    pub(crate) fn reached(&self, last: u64) -> (u64, u64) {
         let persisted = self.in_buffer.front().map_or(last, |span| span.sequences.0 - 1);
         let durable = self.in_file.front().map_or(persisted, |span| span.sequences.0 - 1);
         (persisted, durable)
     }
 
     /// Whether something is not known to be persisted, and whether something is persisted and not known to be durable.
-    pub(in crate::pipeline::accept) fn pending_kinds(&self) -> (bool, bool) {
+    pub(crate) fn pending_kinds(&self) -> (bool, bool) {
         (!self.in_buffer.is_empty(), !self.in_file.is_empty())
     }
 
     /// The acknowledgements that are due; the caller sends them.
-    pub(super) fn take_due(&mut self) -> impl Iterator<Item = (Level, u64)> + use<> {
+    pub(crate) fn take_due(&mut self) -> impl Iterator<Item = (Level, u64)> + use<> {
         let persisted = self.due_persisted.take();
         let durable = self.due_durable.take();
-        self.told_persisted = persisted.or(self.told_persisted);
-        self.told_durable = durable.or(self.told_durable);
+        self.reported_persisted = persisted.or(self.reported_persisted);
+        self.reported_durable = durable.or(self.reported_durable);
         let persisted = persisted.map(|sequence| (Level::Persisted, sequence));
         persisted.into_iter().chain(durable.map(|sequence| (Level::Durable, sequence)))
     }
 
     /// Which progress could make something due, as bits of [`want`].
-    pub(super) fn wants(&self) -> u32 {
+    pub(crate) fn wants(&self) -> u32 {
         let in_buffer = !self.in_buffer.is_empty();
         let anything = in_buffer || !self.in_file.is_empty();
         let persisted = self.level == Level::Persisted && in_buffer;
@@ -169,7 +169,7 @@ impl Acks {
     }
 
     /// What is not known to be durable, as one span.
-    pub(super) fn pending(&self) -> Option<Span> {
+    pub(crate) fn pending(&self) -> Option<Span> {
         let oldest = *self.in_file.front().or(self.in_buffer.front())?;
         let newest = *self.in_buffer.back().or(self.in_file.back())?;
         Some(oldest.with(newest))
@@ -255,8 +255,8 @@ mod tests {
             acks.published(n, (n, n));
             acks.sync(n);
             step(&mut acks, n, n, n, &[]);
-            let told = if n == 1 { vec![] } else { vec![(Level::Durable, n - 1)] };
-            assert_eq!(due(&mut acks), told);
+            let reported = if n == 1 { vec![] } else { vec![(Level::Durable, n - 1)] };
+            assert_eq!(due(&mut acks), reported);
         }
     }
 

@@ -13,13 +13,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::acks::Span;
-use super::book::{Book, Found};
-use crate::pipeline::buffer::Spot;
+use super::session_table::{FoundSession, SessionTable};
+use crate::pipeline::accept::limits::SESSIONS_MAX;
+use crate::pipeline::buffer::PublishPosition;
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::sys::fdstore::FdStore;
-
-/// The most sessions that are remembered.
-pub const SESSIONS_MAX: usize = 4096;
 
 /// The user and the session's id. A session belongs to a user, so that nobody can occupy or silence that of another.
 type Key = (u32, u128);
@@ -32,23 +30,23 @@ pub const SESSIONS_NAME: &str = "sessions";
 #[derive(Debug, Default)]
 pub struct Sessions {
     table: Mutex<Table>,
-    /// For a successor.
-    book: Option<Book>,
+    /// For the next process.
+    session_table: Option<SessionTable>,
 }
 
-/// What a predecessor left of its sessions, and what is needed to understand it.
-pub struct Predecessor<'a> {
+/// What the previous process left of its sessions, and what is needed to understand it.
+pub struct PreviousSessions<'a> {
     /// What was kept as [`SESSIONS_NAME`].
     pub memory: &'a OwnedFd,
     /// Whether what was about to be published is; see `DoubleBuffer::was_published`.
-    pub was_published: &'a dyn Fn(Spot) -> bool,
+    pub was_published: &'a dyn Fn(PublishPosition) -> bool,
     /// The last generation that may hold events of these sessions.
     pub generation: u64,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    places: HashMap<Key, Place>,
+    entries: HashMap<Key, Entry>,
     /// Counts closings, so that they have an order.
     closings: u64,
     /// Rows of the book below this have been used; `free` are those of them that nobody has.
@@ -57,7 +55,7 @@ struct Table {
 }
 
 #[derive(Debug)]
-struct Place {
+struct Entry {
     row: u32,
     state: State,
 }
@@ -65,12 +63,12 @@ struct Place {
 #[derive(Clone, Copy, Debug)]
 enum State {
     Open,
-    Closed { closing: u64, standing: Standing },
+    Closed { closing: u64, session_state: SessionState },
 }
 
 /// What is known of a session's events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(crate) struct SessionState {
     /// The highest sequence that was accepted or refused.
     pub last: u64,
     /// Its events that were not known to be durable, as one span.
@@ -79,12 +77,12 @@ pub(super) struct Standing {
 
 /// An open session's place in the table; dropping it closes the session.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(crate) struct SessionGuard {
     key: Key,
     row: u32,
     sessions: Arc<Sessions>,
     /// What the table will remember.
-    pub standing: Standing,
+    pub session_state: SessionState,
 }
 
 impl Sessions {
@@ -94,55 +92,56 @@ impl Sessions {
         Arc::default()
     }
 
-    /// A table that `store` keeps for a successor, with the sessions of a predecessor.
+    /// A table that `store` keeps for the next process, with the sessions of the previous process.
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn kept(store: &FdStore, predecessor: Option<&Predecessor<'_>>) -> io::Result<Arc<Self>> {
-        if let Some(&Predecessor { memory, was_published, generation }) = predecessor
-            && let Some((book, found)) = Book::of_predecessor(memory, was_published)
+    pub fn stored(store: &FdStore, previous: Option<&PreviousSessions<'_>>) -> io::Result<Arc<Self>> {
+        if let Some(&PreviousSessions { memory, was_published, generation }) = previous
+            && let Some((session_table, found)) = SessionTable::from_previous(memory, was_published)
         {
             let mut table = Table::default();
             let last_closing = found.iter().map(|found| found.closing).max().unwrap_or(0);
-            for Found { row, uid, session, last, closing } in found {
+            for FoundSession { row, uid, session, last, closing } in found {
                 if last == 0 {
-                    book.forget(row);
+                    session_table.forget(row);
                     continue;
                 }
-                // Not known to be durable: the predecessor may have died before it was.
+                // Not known to be durable: the previous process may have died before it was.
                 let pending = Some(Span { generations: (generation, generation), sequences: (1, last) });
                 // What was open when it died has been closed by that, after all others.
                 let closing = if closing == 0 { last_closing + 1 } else { closing };
-                let state = State::Closed { closing, standing: Standing { last, pending } };
-                table.places.insert((uid, session), Place { row, state });
+                let state = State::Closed { closing, session_state: SessionState { last, pending } };
+                table.entries.insert((uid, session), Entry { row, state });
             }
             table.closings = last_closing + 1;
-            let rows: HashSet<u32> = table.places.values().map(|place| place.row).collect();
+            let rows: HashSet<u32> = table.entries.values().map(|entry| entry.row).collect();
             table.used = rows.iter().max().map_or(0, |row| row + 1);
             table.free = (0..table.used).filter(|row| !rows.contains(row)).collect();
-            return Ok(Arc::new(Self { table: Mutex::new(table), book: Some(book) }));
+            return Ok(Arc::new(Self { table: Mutex::new(table), session_table: Some(session_table) }));
         }
-        let (book, memory) = Book::new()?;
+        let (session_table, memory) = SessionTable::new()?;
         store.remove(SESSIONS_NAME);
         if !store.put(SESSIONS_NAME, memory.as_fd()) {
             tracing::warn!("systemd takes no descriptors; a successor will take again what clients send again");
         }
-        Ok(Arc::new(Self { table: Mutex::default(), book: Some(book) }))
+        Ok(Arc::new(Self { table: Mutex::default(), session_table: Some(session_table) }))
     }
 
     /// A table with this memory and no store.
     #[cfg(test)]
-    pub(super) fn with_book(book: Book) -> Arc<Self> {
-        Arc::new(Self { table: Mutex::default(), book: Some(book) })
+    pub(crate) fn with_session_table(session_table: SessionTable) -> Arc<Self> {
+        Arc::new(Self { table: Mutex::default(), session_table: Some(session_table) })
     }
 
     /// Opens the session `id` of user `uid`, and says where it stood if it was known. None if it is open already, or
     /// if all places are taken by open ones. The id 0 stands for no session: it is neither remembered nor refused.
-    pub(super) fn sit(sessions: &Arc<Self>, uid: u32, id: u128) -> Option<(Seat, Option<Standing>)> {
+    pub(crate) fn attach(sessions: &Arc<Self>, uid: u32, id: u128) -> Option<(SessionGuard, Option<SessionState>)> {
         let key = (uid, id);
-        let (row, known) = if id == 0 { (0, None) } else { sessions.table().open(key, sessions.book.as_ref())? };
-        let seat = Seat { key, row, sessions: Arc::clone(sessions), standing: known.unwrap_or_default() };
-        Some((seat, known))
+        let (row, known) =
+            if id == 0 { (0, None) } else { sessions.table().open(key, sessions.session_table.as_ref())? };
+        let guard = SessionGuard { key, row, sessions: Arc::clone(sessions), session_state: known.unwrap_or_default() };
+        Some((guard, known))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -151,153 +150,153 @@ impl Sessions {
 }
 
 impl Table {
-    fn open(&mut self, key: Key, book: Option<&Book>) -> Option<(u32, Option<Standing>)> {
-        if let Some(place) = self.places.get_mut(&key) {
-            let State::Closed { standing, .. } = place.state else { return None };
-            place.state = State::Open;
-            if let Some(book) = book {
-                book.opened(place.row);
+    fn open(&mut self, key: Key, session_table: Option<&SessionTable>) -> Option<(u32, Option<SessionState>)> {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            let State::Closed { session_state, .. } = entry.state else { return None };
+            entry.state = State::Open;
+            if let Some(session_table) = session_table {
+                session_table.opened(entry.row);
             }
-            return Some((place.row, Some(standing)));
+            return Some((entry.row, Some(session_state)));
         }
-        self.make_room(book)?;
+        self.make_room(session_table)?;
         let row = self.free.pop().unwrap_or_else(|| {
             self.used += 1;
             self.used - 1
         });
-        if let Some(book) = book {
-            book.begin(row, key.0, key.1);
+        if let Some(session_table) = session_table {
+            session_table.begin(row, key.0, key.1);
         }
-        self.places.insert(key, Place { row, state: State::Open });
+        self.entries.insert(key, Entry { row, state: State::Open });
         Some((row, None))
     }
 
-    fn make_room(&mut self, book: Option<&Book>) -> Option<()> {
-        if self.places.len() < SESSIONS_MAX {
+    fn make_room(&mut self, session_table: Option<&SessionTable>) -> Option<()> {
+        if self.entries.len() < SESSIONS_MAX {
             return Some(());
         }
-        let closed = self.places.iter().filter_map(|(key, place)| match place.state {
+        let closed = self.entries.iter().filter_map(|(key, entry)| match entry.state {
             State::Open => None,
             State::Closed { closing, .. } => Some((closing, *key)),
         });
         let (_, oldest) = closed.min()?;
-        self.forget(&oldest, book)
+        self.forget(&oldest, session_table)
     }
 
-    fn forget(&mut self, key: &Key, book: Option<&Book>) -> Option<()> {
-        let place = self.places.remove(key)?;
-        if let Some(book) = book {
-            book.forget(place.row);
+    fn forget(&mut self, key: &Key, session_table: Option<&SessionTable>) -> Option<()> {
+        let entry = self.entries.remove(key)?;
+        if let Some(session_table) = session_table {
+            session_table.forget(entry.row);
         }
-        self.free.push(place.row);
+        self.free.push(entry.row);
         Some(())
     }
 
-    fn close(&mut self, key: &Key, standing: Standing, book: Option<&Book>) {
-        if standing.last == 0 {
-            self.forget(key, book);
+    fn close(&mut self, key: &Key, session_state: SessionState, session_table: Option<&SessionTable>) {
+        if session_state.last == 0 {
+            self.forget(key, session_table);
             return;
         }
         self.closings += 1;
         let closing = self.closings;
-        if let Some(place) = self.places.get_mut(key) {
-            place.state = State::Closed { closing, standing };
-            if let Some(book) = book {
-                book.closed(place.row, closing);
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.state = State::Closed { closing, session_state };
+            if let Some(session_table) = session_table {
+                session_table.closed(entry.row, closing);
             }
         }
     }
 }
 
-impl Seat {
+impl SessionGuard {
     /// The session's id; 0 if there is none.
-    pub(super) fn id(&self) -> u128 {
+    pub(crate) fn id(&self) -> u128 {
         self.key.1
     }
 
-    fn book(&self) -> Option<&Book> {
-        self.sessions.book.as_ref().filter(|_| self.key.1 != 0)
+    fn session_table(&self) -> Option<&SessionTable> {
+        self.sessions.session_table.as_ref().filter(|_| self.key.1 != 0)
     }
 
     /// Events up to `last` are about to be published at `spot`.
-    pub(super) fn about_to(&self, spot: Spot, last: u64) {
-        if let Some(book) = self.book() {
-            book.about_to(self.row, spot, last);
+    pub(crate) fn about_to(&self, spot: PublishPosition, last: u64) {
+        if let Some(session_table) = self.session_table() {
+            session_table.about_to(self.row, spot, last);
         }
     }
 
     /// That has failed.
-    pub(super) fn take_back(&self) {
-        if let Some(book) = self.book() {
-            book.take_back(self.row);
+    pub(crate) fn take_back(&self) {
+        if let Some(session_table) = self.session_table() {
+            session_table.take_back(self.row);
         }
     }
 
     /// Everything up to `last` is published, or refused.
-    pub(super) fn settle(&self, last: u64) {
-        if let Some(book) = self.book() {
-            book.settle(self.row, last);
+    pub(crate) fn settle(&self, last: u64) {
+        if let Some(session_table) = self.session_table() {
+            session_table.settle(self.row, last);
         }
     }
 }
 
-impl Drop for Seat {
+impl Drop for SessionGuard {
     fn drop(&mut self) {
         if self.key.1 == 0 {
             return;
         }
-        self.sessions.table().close(&self.key, self.standing, self.sessions.book.as_ref());
+        self.sessions.table().close(&self.key, self.session_state, self.sessions.session_table.as_ref());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::accept::kept::testing::Manager;
+    use crate::pipeline::accept::connection::stored::testing::Manager;
 
     /// Opens a session and closes it, with one event.
     fn sit_and_send(sessions: &Arc<Sessions>, id: u128) {
-        let (mut seat, _) = Sessions::sit(sessions, 0, id).unwrap();
-        seat.settle(1);
-        seat.standing.last = 1;
+        let (mut guard, _) = Sessions::attach(sessions, 0, id).unwrap();
+        guard.settle(1);
+        guard.session_state.last = 1;
     }
 
     fn is_known(sessions: &Arc<Sessions>, id: u128) -> bool {
-        sessions.table().places.contains_key(&(0, id))
+        sessions.table().entries.contains_key(&(0, id))
     }
 
     #[test]
     fn a_session_is_open_on_one_connection_at_a_time_and_remembered_after() {
         let sessions = Sessions::new();
-        let (mut seat, known) = Sessions::sit(&sessions, 1000, 7).unwrap();
+        let (mut guard, known) = Sessions::attach(&sessions, 1000, 7).unwrap();
         assert_eq!(known, None);
-        assert!(Sessions::sit(&sessions, 1000, 7).is_none(), "a second connection is turned away");
-        assert!(Sessions::sit(&sessions, 1001, 7).is_some(), "the same number of another user is another session");
-        seat.standing.last = 42;
-        drop(seat);
-        let (_seat, known) = Sessions::sit(&sessions, 1000, 7).unwrap();
-        assert_eq!(known, Some(Standing { last: 42, pending: None }));
+        assert!(Sessions::attach(&sessions, 1000, 7).is_none(), "a second connection is turned away");
+        assert!(Sessions::attach(&sessions, 1001, 7).is_some(), "the same number of another user is another session");
+        guard.session_state.last = 42;
+        drop(guard);
+        let (_seat, known) = Sessions::attach(&sessions, 1000, 7).unwrap();
+        assert_eq!(known, Some(SessionState { last: 42, pending: None }));
     }
 
     #[test]
     fn connections_without_a_session_are_not_remembered() {
         let sessions = Sessions::new();
-        let first = Sessions::sit(&sessions, 0, 0).unwrap();
-        let second = Sessions::sit(&sessions, 0, 0).unwrap();
+        let first = Sessions::attach(&sessions, 0, 0).unwrap();
+        let second = Sessions::attach(&sessions, 0, 0).unwrap();
         drop((first, second));
-        assert!(sessions.table().places.is_empty());
+        assert!(sessions.table().entries.is_empty());
     }
 
     #[test]
     fn the_table_is_bounded_and_forgets_the_longest_closed_first() {
         let sessions = Sessions::new();
-        let open: Vec<_> = (1..=8).map(|id| Sessions::sit(&sessions, 0, id).unwrap()).collect();
+        let open: Vec<_> = (1..=8).map(|id| Sessions::attach(&sessions, 0, id).unwrap()).collect();
         for id in 9..=SESSIONS_MAX as u128 + 1 {
             sit_and_send(&sessions, id);
         }
-        assert_eq!(sessions.table().places.len(), SESSIONS_MAX);
+        assert_eq!(sessions.table().entries.len(), SESSIONS_MAX);
         assert!(!is_known(&sessions, 9), "the first that was closed is gone");
-        assert!(Sessions::sit(&sessions, 0, 1).is_none(), "an open one stays");
+        assert!(Sessions::attach(&sessions, 0, 1).is_none(), "an open one stays");
         drop(open);
     }
 
@@ -306,7 +305,7 @@ mod tests {
         let sessions = Sessions::new();
         sit_and_send(&sessions, 1);
         for id in 2..=2 * SESSIONS_MAX as u128 {
-            drop(Sessions::sit(&sessions, 0, id).unwrap());
+            drop(Sessions::attach(&sessions, 0, id).unwrap());
         }
         assert!(is_known(&sessions, 1) && !is_known(&sessions, 2));
     }
@@ -314,14 +313,14 @@ mod tests {
     #[test]
     fn after_a_death_the_longest_closed_is_still_the_first_to_be_forgotten() {
         let store = Manager::new().store();
-        let (book, memory) = Book::new().unwrap();
-        let first = Sessions::with_book(book);
+        let (session_table, memory) = SessionTable::new().unwrap();
+        let first = Sessions::with_session_table(session_table);
         // The higher the number, the longer closed. 1 and 2 are open when it dies, and of 2 nothing has come.
         (3..=SESSIONS_MAX as u128).rev().for_each(|id| sit_and_send(&first, id));
-        let open = [1, 2].map(|id| Sessions::sit(&first, 0, id).unwrap().0);
+        let open = [1, 2].map(|id| Sessions::attach(&first, 0, id).unwrap().0);
         open[0].settle(1);
-        let predecessor = Predecessor { memory: &memory, was_published: &|_| false, generation: 7 };
-        let second = Sessions::kept(&store, Some(&predecessor)).unwrap();
+        let previous = PreviousSessions { memory: &memory, was_published: &|_| false, generation: 7 };
+        let second = Sessions::stored(&store, Some(&previous)).unwrap();
         assert!(is_known(&second, 1) && !is_known(&second, 2));
         sit_and_send(&second, 1 << 70);
         for oldest in (3..=SESSIONS_MAX as u128).rev() {
@@ -334,10 +333,10 @@ mod tests {
     #[test]
     fn a_table_full_of_open_sessions_turns_one_more_away() {
         let sessions = Sessions::new();
-        let open: Vec<_> = (1..=SESSIONS_MAX as u128).map(|id| Sessions::sit(&sessions, 0, id).unwrap()).collect();
-        assert!(Sessions::sit(&sessions, 0, 1 << 70).is_none());
-        assert!(Sessions::sit(&sessions, 0, 0).is_some(), "who needs no session still comes in");
+        let open: Vec<_> = (1..=SESSIONS_MAX as u128).map(|id| Sessions::attach(&sessions, 0, id).unwrap()).collect();
+        assert!(Sessions::attach(&sessions, 0, 1 << 70).is_none());
+        assert!(Sessions::attach(&sessions, 0, 0).is_some(), "who needs no session still comes in");
         drop(open);
-        assert!(Sessions::sit(&sessions, 0, 1 << 70).is_some());
+        assert!(Sessions::attach(&sessions, 0, 1 << 70).is_some());
     }
 }

@@ -1,6 +1,13 @@
-use super::*;
-use dbuf_wire::frames::Level;
+use std::ops::RangeInclusive;
+
+use dbuf_wire::frames::{self as wire, Code, Event, Frame, HEAD_BYTES, Head, Hello, Level, Welcome, feature, kind};
 use proptest::prelude::*;
+
+use super::session::OUTBOX_BYTES_CALM;
+use super::*;
+use crate::pipeline::buffer::PublishPosition;
+use crate::pipeline::record::Cause;
+use crate::sync::Arc;
 
 const MAX_EVENT: usize = 1000;
 
@@ -12,8 +19,8 @@ fn hello(session: u128, ack: Level) -> Vec<u8> {
 
 fn open(sessions: &Arc<Sessions>, id: u128, ack: Level) -> FrameSession {
     let bytes = hello(id, ack);
-    match greet(&bytes, MAX_EVENT, 1000, sessions) {
-        Greeting::Open { session, consumed } => {
+    match handshake(&bytes, MAX_EVENT, 1000, sessions) {
+        Handshake::Open { session, consumed } => {
             assert_eq!(consumed, bytes.len());
             *session
         }
@@ -28,8 +35,8 @@ fn opened(ack: Level) -> FrameSession {
     session
 }
 
-fn up_to(sequence: u64) -> Brought {
-    Brought { sequence: Some(sequence), is_all: false }
+fn up_to(sequence: u64) -> Published {
+    Published { sequence: Some(sequence), is_all: false }
 }
 
 fn event(sequence: u64, payload: &[u8]) -> Vec<u8> {
@@ -119,7 +126,7 @@ fn a_hello_cut_at_any_byte_is_waited_for_and_then_answered() {
     let sessions = Sessions::new();
     let bytes = hello(7, Level::Durable);
     for cut in 0..bytes.len() {
-        assert!(matches!(greet(&bytes[..cut], MAX_EVENT, 0, &sessions), Greeting::More), "cut at {cut}");
+        assert!(matches!(handshake(&bytes[..cut], MAX_EVENT, 0, &sessions), Handshake::More), "cut at {cut}");
     }
     let mut session = open(&sessions, 7, Level::Durable);
     assert_eq!((session.name(), session.session()), (&b"app"[..], 7));
@@ -132,8 +139,9 @@ fn a_hello_cut_at_any_byte_is_waited_for_and_then_answered() {
 
 #[test]
 fn a_client_that_cannot_be_understood_is_told_why_and_not_let_in() {
-    let refusal = |frame: Vec<u8>| match greet(&[&wire::MAGIC[..], &frame].concat(), MAX_EVENT, 0, &Sessions::new()) {
-        Greeting::Refused { reply, malformed, .. } => match Frame::decode(&reply).unwrap().unwrap().0 {
+    let refusal = |frame: Vec<u8>| match handshake(&[&wire::MAGIC[..], &frame].concat(), MAX_EVENT, 0, &Sessions::new())
+    {
+        Handshake::Refused { reply, malformed, .. } => match Frame::decode(&reply).unwrap().unwrap().0 {
             Frame::Error(fault) => (Code::from_number(fault.code).unwrap(), malformed),
             other => panic!("{other:?}"),
         },
@@ -149,15 +157,15 @@ fn a_client_that_cannot_be_understood_is_told_why_and_not_let_in() {
     let mut short = say(mine);
     short[0] -= 1;
     assert_eq!(refusal(short), (Code::Broken, true));
-    let text = greet(b"hello\nworld\n", MAX_EVENT, 0, &Sessions::new());
-    assert!(matches!(text, Greeting::Refused { malformed: true, .. }));
+    let text = handshake(b"hello\nworld\n", MAX_EVENT, 0, &Sessions::new());
+    assert!(matches!(text, Handshake::Refused { malformed: true, .. }));
 }
 
 #[test]
 fn a_client_of_a_later_version_is_met_at_ours() {
     let mut bytes = wire::MAGIC.to_vec();
     Frame::Hello(Hello { version: 9, compatible: 0b1100, ..Hello::new(b"") }).encode(&mut bytes);
-    let Greeting::Open { mut session, .. } = greet(&bytes, MAX_EVENT, 0, &Sessions::new()) else { panic!() };
+    let Handshake::Open { mut session, .. } = handshake(&bytes, MAX_EVENT, 0, &Sessions::new()) else { panic!() };
     let Frame::Welcome(welcome) = Frame::decode(session.outgoing()).unwrap().unwrap().0 else { panic!() };
     assert_eq!((welcome.version, welcome.compatible), (1, 0));
 }
@@ -174,7 +182,7 @@ fn events_come_out_as_they_were_sent() {
 fn with_fields() -> FrameSession {
     let mut bytes = wire::MAGIC.to_vec();
     Frame::Hello(Hello { compatible: feature::FIELDS, ..Hello::new(b"app") }).encode(&mut bytes);
-    let Greeting::Open { mut session, .. } = greet(&bytes, MAX_EVENT, 0, &Sessions::new()) else { panic!() };
+    let Handshake::Open { mut session, .. } = handshake(&bytes, MAX_EVENT, 0, &Sessions::new()) else { panic!() };
     let Frame::Welcome(welcome) = Frame::decode(session.outgoing()).unwrap().unwrap().0 else { panic!() };
     assert_eq!(welcome.compatible, feature::FIELDS);
     let welcome = session.outgoing().len();
@@ -318,18 +326,18 @@ fn what_was_accepted_before_is_a_duplicate_and_not_stored_again() {
 fn a_refused_event_is_remembered_once_the_record_that_names_it_is_published() {
     let too_big = event(3, &[b'x'; MAX_EVENT + 1]);
     let refused = Seen::Refused(Cause::TooBig, MAX_EVENT as u64 + 1);
-    // A book that a successor would find.
-    let (book, memory) = book::Book::new().unwrap();
-    let sessions = Sessions::with_book(book);
-    let known = || book::Book::of_predecessor(&memory, &|_| true).unwrap().1[0].last;
+    // A book that the next process would find.
+    let (session_table, memory) = session_table::SessionTable::new().unwrap();
+    let sessions = Sessions::with_session_table(session_table);
+    let known = || session_table::SessionTable::from_previous(&memory, &|_| true).unwrap().1[0].last;
     let mut session = open(&sessions, 9, Level::None);
     let (seen, _) = run(&mut session, &[event(1, b"a"), too_big].concat());
     assert_eq!(seen, [Seen::Event(1, b"a".to_vec()), refused]);
-    let spot = Spot::from_words([1, 0]).unwrap();
+    let spot = PublishPosition::from_words([1, 0]).unwrap();
     session.about_to_publish(spot, up_to(1));
     assert_eq!(known(), 1, "the record of the refusal had no room in that claim");
     session.published(1, up_to(1));
-    let rest = Brought { sequence: None, is_all: true };
+    let rest = Published { sequence: None, is_all: true };
     session.about_to_publish(spot, rest);
     assert_eq!(known(), 3);
     session.published(1, rest);
@@ -496,7 +504,7 @@ proptest! {
     fn arbitrary_bytes_never_harm_a_session(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         let mut session = opened(Level::Durable);
         run(&mut session, &bytes);
-        let _ = greet(&bytes, MAX_EVENT, 0, &Sessions::new());
+        let _ = handshake(&bytes, MAX_EVENT, 0, &Sessions::new());
     }
 }
 
@@ -506,7 +514,9 @@ fn a_ring_is_asked_for_before_any_event_and_only_where_it_was_granted() {
         let sessions = Sessions::new();
         let mut opening = wire::MAGIC.to_vec();
         Frame::Hello(Hello { compatible, ..Hello::new(b"app") }).encode(&mut opening);
-        let Greeting::Open { mut session, .. } = greet(&opening, 1000, 0, &sessions) else { panic!("it is let in") };
+        let Handshake::Open { mut session, .. } = handshake(&opening, 1000, 0, &sessions) else {
+            panic!("it is let in")
+        };
         let mut bytes = first.to_vec();
         Frame::Ring { capacity: 65_536 }.encode(&mut bytes);
         run(&mut session, &bytes).0.pop()

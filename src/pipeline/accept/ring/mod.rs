@@ -1,6 +1,6 @@
 //! A ring, as the writer that empties it sees it: memory that a program fills without calling anybody.
 //!
-//! Enters: what the program has published. Leaves: events in the layer, and words that tell the program how far they are. The
+//! Enters: what the program has published. Leaves: events in the publisher, and words that tell the program how far they are. The
 //! writer's thread. What can fail: the reader can go; and what the program has written cannot be true, and then it is cut off
 //! with its ring, by name ([`Taken::Broken`]).
 //!
@@ -9,11 +9,10 @@
 //!
 //! The way through the files: [`rings`] gives a ring and keeps it, `pass` takes what lies in it, `book` says how far it was taken.
 
-mod book;
+mod connection;
 mod pass;
-pub mod rings;
-#[cfg(any(test, fuzzing, feature = "tap"))]
-pub mod tap;
+pub mod registry;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -23,24 +22,20 @@ use dbuf_wire::frames::Level;
 use dbuf_wire::ring::{Broken, Position, RingConsumer, want};
 
 use self::pass::Pass;
-use self::rings::Row;
-use super::frames::{Acks, Span};
-use super::intake::Intake;
-use super::layer::Closed;
-use super::source::Peer;
+use self::registry::RingRow;
+use crate::pipeline::accept::frames::{Acks, Span};
+use crate::pipeline::accept::publish::{Closed, Peer};
+use crate::pipeline::accept::writer::context::WriterContext;
 use crate::pipeline::account::Identity;
 use crate::pipeline::progress;
 use crate::pipeline::record::Cause;
-
-/// The most rings that a daemon can have.
-pub const RINGS_MAX: usize = 1024;
 
 /// The most bytes that a look takes.
 const LOOK_BYTES_MAX: u64 = 1 << 20;
 
 /// What was in a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(crate) enum Taken {
     /// So many bytes were taken.
     Bytes(u64),
     /// What the program has written cannot be true.
@@ -49,10 +44,10 @@ pub(super) enum Taken {
 
 /// A ring.
 #[derive(Debug)]
-pub(super) struct Ring {
+pub(crate) struct Ring {
     consumer: RingConsumer,
     bell: OwnedFd,
-    row: Row,
+    row: RingRow,
     name: Box<[u8]>,
     position: Position,
     /// Of levels it needs none: the program reads how far its events are.
@@ -63,21 +58,27 @@ pub(super) struct Ring {
     /// The event up to which a sync was asked for last.
     sync_asked: u64,
     /// What the program was told last: persisted, durable.
-    told: (u64, u64),
+    reported: (u64, u64),
     wants: u32,
     /// Nothing more is taken; it stays until everything that was is durable, and told.
     is_over: bool,
-    max_event_told: u64,
+    max_event_reported: u64,
 }
 
 impl Ring {
-    /// `generation` is the last that may hold events of it which a predecessor has taken. Of these nobody knows yet whether they
+    /// `generation` is the last that may hold events of it which the previous process has taken. Of these nobody knows yet whether they
     /// are persisted; what was told of them stays told.
-    fn new(consumer: RingConsumer, bell: OwnedFd, row: Row, position: &Position, generation: u64) -> Self {
+    pub(crate) fn new(
+        consumer: RingConsumer,
+        bell: OwnedFd,
+        row: RingRow,
+        position: &Position,
+        generation: u64,
+    ) -> Self {
         let pending = (position.events > 0)
             .then_some(Span { generations: (generation, generation), sequences: (1, position.events) });
         let [persisted, durable, lost, refused] = consumer.told();
-        let told = (persisted.min(position.events), durable.min(position.events));
+        let reported = (persisted.min(position.events), durable.min(position.events));
         let name = row.identity().tag;
         Self {
             consumer,
@@ -89,65 +90,65 @@ impl Ring {
             lost,
             refused,
             sync_asked: 0,
-            told,
+            reported,
             wants: 0,
             is_over: false,
-            max_event_told: 0,
+            max_event_reported: 0,
         }
     }
 
     /// Says how large a payload may be, before its program has it. If that changes later, a look says so.
-    pub(super) fn tell_max_event(&mut self, bytes: usize) {
-        self.max_event_told = bytes as u64;
-        self.consumer.tell_max_event(self.max_event_told);
+    pub(crate) fn tell_max_event(&mut self, bytes: usize) {
+        self.max_event_reported = bytes as u64;
+        self.consumer.tell_max_event(self.max_event_reported);
     }
 
-    /// Wakes whoever waits for what a predecessor has done: it may have died after that and before the wake-up, or left it to
+    /// Wakes whoever waits for what the previous process has done: it may have died after that and before the wake-up, or left it to
     /// be noticed here that it had published what it took.
-    pub(super) fn wake_for_predecessor(&mut self) {
+    pub(crate) fn wake_after_takeover(&mut self) {
         if self.consumer.wants() != 0 {
             self.consumer.wake();
         }
     }
 
     /// The eventfd that its program rings. Nothing is ever read from it: the program could have made that wait.
-    pub(super) fn bell(&self) -> &OwnedFd {
+    pub(crate) fn bell(&self) -> &OwnedFd {
         &self.bell
     }
 
-    /// Whether a successor would go on with it.
-    pub(super) fn is_kept(&self) -> bool {
-        self.row.is_kept
+    /// Whether the next process would go on with it.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.row.is_stored
     }
 
     /// Who fills it; the tag is its name.
-    pub(super) fn identity(&self) -> Identity {
+    pub(crate) fn identity(&self) -> Identity {
         self.row.identity()
     }
 
-    /// Keeps it for a successor. Its program has it by now, and nothing is taken yet.
-    pub(super) fn keep(&mut self, identity: &Identity, memory: &OwnedFd, line: &OwnedFd) {
+    /// Keeps it for the next process. Its program has it by now, and nothing is taken yet.
+    pub(crate) fn keep(&mut self, identity: &Identity, memory: &OwnedFd, line: &OwnedFd) {
         let identity = Identity { tag: self.name.clone(), ..identity.clone() };
         self.row.keep(&identity, [memory, &self.bell, line]);
     }
 
     /// Says, before its writer sleeps, whether it will look by itself.
-    pub(super) fn set_state(&mut self, kind: u64) {
+    pub(crate) fn set_state(&mut self, kind: u64) {
         self.consumer.set_state(kind);
     }
 
     /// Whether something waits in it, or what is there cannot be true, which is for the next look to find.
-    pub(super) fn has_something(&mut self) -> bool {
+    pub(crate) fn has_something(&mut self) -> bool {
         self.consumer.look() != Ok(0)
     }
 
     /// Bytes that wait in it, as far as that can be true.
-    pub(super) fn waiting_bytes(&mut self) -> u64 {
+    pub(crate) fn waiting_bytes(&mut self) -> u64 {
         self.consumer.look().unwrap_or(0)
     }
 
     /// Looks that see all of it.
-    pub(super) fn looks_max(&self) -> u64 {
+    pub(crate) fn looks_max(&self) -> u64 {
         self.consumer.memory().capacity() / self.look_bytes() + 1
     }
 
@@ -158,9 +159,14 @@ impl Ring {
     }
 
     /// Lays down what waits, up to a measure.
-    pub(super) fn take(&mut self, desk: &mut [u8], peer: &Peer, intake: &mut Intake) -> Result<Taken, Closed> {
-        if self.max_event_told != intake.max_event_bytes as u64 {
-            self.tell_max_event(intake.max_event_bytes);
+    pub(crate) fn take(
+        &mut self,
+        scratch: &mut [u8],
+        peer: &Peer,
+        context: &mut WriterContext,
+    ) -> Result<Taken, Closed> {
+        if self.max_event_reported != context.max_event_bytes as u64 {
+            self.tell_max_event(context.max_event_bytes);
         }
         let waiting = match self.consumer.look() {
             Ok(waiting) => waiting,
@@ -173,20 +179,26 @@ impl Ring {
         if waiting == 0 && lost.0 == 0 {
             return Ok(Taken::Bytes(0));
         }
-        intake.begin();
+        context.begin();
         let look_bytes = self.look_bytes();
         let before = self.position.tail;
-        let mut pass = self.pass(desk, peer, intake, waiting);
-        let why = pass.run(look_bytes, &mut intake.layer)?;
+        let mut pass = self.pass(scratch, peer, context, waiting);
+        let why = pass.run(look_bytes, &mut context.publisher)?;
         if lost.0 > 0 {
-            pass.lose(lost, &mut intake.layer)?;
+            pass.lose(lost, &mut context.publisher)?;
         }
         (self.position, self.refused) = (pass.position, pass.refused);
         self.row.say(waiting, self.consumer.high_water_bytes(), &self.position, self.refused);
         Ok(why.map_or(Taken::Bytes(self.position.tail - before), Taken::Broken))
     }
 
-    fn pass<'a>(&'a mut self, desk: &'a mut [u8], peer: &'a Peer, intake: &Intake, waiting: u64) -> Pass<'a> {
+    fn pass<'a>(
+        &'a mut self,
+        scratch: &'a mut [u8],
+        peer: &'a Peer,
+        context: &WriterContext,
+        waiting: u64,
+    ) -> Pass<'a> {
         Pass {
             end: self.consumer.tail() + waiting,
             consumer: &mut self.consumer,
@@ -194,9 +206,9 @@ impl Ring {
             acks: &mut self.acks,
             name: &self.name,
             peer,
-            moment: intake.moment(),
-            max_event_bytes: intake.max_event_bytes,
-            desk,
+            moment: context.moment(),
+            max_event_bytes: context.max_event_bytes,
+            scratch,
             position: self.position,
             next: self.position,
             refused: self.refused,
@@ -204,36 +216,36 @@ impl Ring {
     }
 
     /// Its program is gone, or has said that it is done: an event in the middle of which it was is lost.
-    pub(super) fn end(&mut self, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
+    pub(crate) fn end(&mut self, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
         if self.consumer.is_torn() {
-            intake.begin();
-            self.pass(&mut [], peer, intake, 0).lose_one(Cause::Abandoned, &mut intake.layer)?;
+            context.begin();
+            self.pass(&mut [], peer, context, 0).lose_one(Cause::Abandoned, &mut context.publisher)?;
         }
         Ok(())
     }
 
     /// It is cut off: whatever it had still written is not to be understood.
-    pub(super) fn cut_off(&mut self, why: &str, peer: &Peer, intake: &mut Intake) -> Result<(), Closed> {
+    pub(crate) fn cut_off(&mut self, why: &str, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
         let identity = &peer.identity;
         tracing::warn!(pid = identity.pid, uid = identity.uid, why, "a program is cut off with its ring");
-        intake.begin();
-        self.pass(&mut [], peer, intake, 0).lose_one(Cause::Malformed, &mut intake.layer)
+        context.begin();
+        self.pass(&mut [], peer, context, 0).lose_one(Cause::Malformed, &mut context.publisher)
     }
 
     /// Tells the program how far its events are, as far as it wants to know; wakes it if it sleeps for that.
-    pub(super) fn answer(&mut self, took: bool, intake: &Intake) {
-        let progress = &intake.progress;
+    pub(crate) fn answer(&mut self, took: bool, context: &WriterContext) {
+        let progress = &context.progress;
         self.wants = self.consumer.wants();
         let sync = self.consumer.sync_wanted();
         if sync > self.sync_asked && self.position.events >= sync {
             self.sync_asked = sync;
             progress.ask_sync();
-            intake.waker.ring();
+            context.waker.ring();
         }
         // First say what is wanted, then look: progress made before that rings no bell.
         let wanted = self.wanted_progress();
         if wanted != 0 {
-            progress.want(intake.index, wanted);
+            progress.want(context.index, wanted);
         }
         let before = (progress.persisted_before(), progress.durable_before());
         let mut lost = 0;
@@ -241,10 +253,10 @@ impl Ring {
         self.acks.progress(before, self.position.events, was_lost, |first, last| lost += last - first + 1);
         self.lost = self.lost.saturating_add(lost);
         let (persisted, durable) = self.acks.reached(self.position.events);
-        let reached = (persisted.max(self.told.0), durable.max(self.told.1));
-        let is_news = self.told != reached || lost > 0;
+        let reached = (persisted.max(self.reported.0), durable.max(self.reported.1));
+        let is_news = self.reported != reached || lost > 0;
         if is_news || took {
-            self.told = reached;
+            self.reported = reached;
             self.consumer.tell(reached.0, reached.1, self.lost, self.refused);
         }
         let waits_for_progress = self.wants & (want::PERSISTED | want::DURABLE) != 0;
@@ -253,18 +265,18 @@ impl Ring {
         }
     }
 
-    /// The daemon ends, and no successor goes on with it: its program is to know of all that was taken.
-    pub(super) fn finish(&mut self) {
+    /// The daemon ends, and no next process goes on with it: its program is to know of all that was taken.
+    pub(crate) fn finish(&mut self) {
         self.is_over = true;
     }
 
     /// Whether its program has been told that everything that was taken is durable, or lost.
-    pub(super) fn is_told(&self) -> bool {
-        self.told.1 >= self.position.events
+    pub(crate) fn is_reported(&self) -> bool {
+        self.reported.1 >= self.position.events
     }
 
     /// Which progress its program waits for, as bits of `progress::want`.
-    pub(super) fn wanted_progress(&self) -> u32 {
+    pub(crate) fn wanted_progress(&self) -> u32 {
         let (in_buffer, in_file) = self.acks.pending_kinds();
         if self.is_over && (in_buffer || in_file) {
             return progress::want::DURABLE;
@@ -274,8 +286,8 @@ impl Ring {
         (if persisted { progress::want::PERSISTED } else { 0 }) | (if durable { progress::want::DURABLE } else { 0 })
     }
 
-    /// It has ended, here and for a successor.
-    pub(super) fn close(self) {
+    /// It has ended, here and for the next process.
+    pub(crate) fn close(self) {
         self.row.give_back();
     }
 }

@@ -12,11 +12,12 @@ use dbuf_wire::frames::TAG_BYTES_MAX;
 use dbuf_wire::ring::record::{self, HEAD_BYTES, Head, Stamp, kind};
 use dbuf_wire::ring::{Position, RingConsumer};
 
-use super::rings::Row;
+use super::registry::RingRow;
 use crate::pipeline::accept::frames::Acks;
-use crate::pipeline::accept::layer::{Brought, Closed, Feed, Layer, Tray, Witness};
-use crate::pipeline::accept::source::Peer;
-use crate::pipeline::buffer::Spot;
+use crate::pipeline::accept::publish::{
+    ClaimEncoder, Closed, EventSource, Peer, PublishObserver, Published, Publisher,
+};
+use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::{Cause, Event, SOURCE_BYTES_MAX, Transport};
 use crate::sys::ticks::Moment;
 
@@ -25,25 +26,25 @@ use crate::sys::ticks::Moment;
 const RECORD_OVERHEAD_BYTES: usize = 64;
 
 /// One pass.
-pub(super) struct Pass<'a> {
-    pub(super) consumer: &'a mut RingConsumer,
-    pub(super) row: &'a Row,
-    pub(super) acks: &'a mut Acks,
-    pub(super) name: &'a [u8],
-    pub(super) peer: &'a Peer,
+pub(crate) struct Pass<'a> {
+    pub(crate) consumer: &'a mut RingConsumer,
+    pub(crate) row: &'a RingRow,
+    pub(crate) acks: &'a mut Acks,
+    pub(crate) name: &'a [u8],
+    pub(crate) peer: &'a Peer,
     /// What ticks mean; None where nobody is to use them.
-    pub(super) moment: Option<Moment>,
-    pub(super) max_event_bytes: usize,
+    pub(crate) moment: Option<Moment>,
+    pub(crate) max_event_bytes: usize,
     /// Where fields are copied to.
-    pub(super) desk: &'a mut [u8],
+    pub(crate) scratch: &'a mut [u8],
     /// How far the ring is taken.
-    pub(super) position: Position,
+    pub(crate) position: Position,
     /// How far it is once the claim at hand is published.
-    pub(super) next: Position,
+    pub(crate) next: Position,
     /// Where what was published ends.
-    pub(super) end: u64,
+    pub(crate) end: u64,
     /// Events that were refused.
-    pub(super) refused: u64,
+    pub(crate) refused: u64,
 }
 
 /// Why the laying down of events has ended.
@@ -61,7 +62,7 @@ enum Stop {
 type Rule = (Cause, u64);
 
 /// What a record's head says.
-enum Meaning {
+enum RecordView {
     /// Nothing is here; so many bytes are to be passed over.
     Pad(u64),
     /// An event.
@@ -79,7 +80,7 @@ struct Flow<'p, 'a> {
 
 impl Pass<'_> {
     /// Takes what lies there, until so much is taken or nothing is left. Says why the program is to be cut off.
-    pub(super) fn run(&mut self, enough_bytes: u64, layer: &mut Layer) -> Result<Option<&'static str>, Closed> {
+    pub(crate) fn run(&mut self, enough_bytes: u64, publisher: &mut Publisher) -> Result<Option<&'static str>, Closed> {
         let enough = self.position.tail + enough_bytes;
         while self.position.tail < self.end.min(enough) {
             let first = self.head(self.position.tail);
@@ -87,15 +88,15 @@ impl Pass<'_> {
             let length = (first.length as usize).min(self.max_event_bytes + record::OVERHEAD_BYTES_MAX);
             let need = SOURCE_BYTES_MAX + RECORD_OVERHEAD_BYTES + length;
             let mut flow = Flow { pass: self, first, stop: Stop::Pause };
-            let is_poured = layer.pour(need, &mut flow)?;
+            let has_claim = publisher.publish_from(need, &mut flow)?;
             match flow.stop {
-                _ if !is_poured => {
+                _ if !has_claim => {
                     // No claim can ever hold it.
                     let end = self.position.tail + first.record_bytes().min(self.end - self.position.tail);
-                    self.refuse(end, (Cause::TooBig, u64::from(first.length)), layer)?;
+                    self.refuse(end, (Cause::TooBig, u64::from(first.length)), publisher)?;
                 }
                 Stop::Pause => {}
-                Stop::Refused(end, rule) => self.refuse(end, rule, layer)?,
+                Stop::Refused(end, rule) => self.refuse(end, rule, publisher)?,
                 Stop::Broken(why) => return Ok(Some(why)),
             }
         }
@@ -103,31 +104,31 @@ impl Pass<'_> {
     }
 
     /// Counts events that found no room, as their program says.
-    pub(super) fn lose(&mut self, lost: (u64, u64), layer: &mut Layer) -> Result<(), Closed> {
-        let slot = layer.slot(self.peer, Transport::Ring, 0, self.name);
-        layer.lose_many(slot, Cause::Full, lost);
+    pub(crate) fn lose(&mut self, lost: (u64, u64), publisher: &mut Publisher) -> Result<(), Closed> {
+        let slot = publisher.slot(self.peer, Transport::Ring, 0, self.name);
+        publisher.lose_many(slot, Cause::Full, lost);
         let before = self.position.lost;
         self.next.lost = (before.0.wrapping_add(lost.0), before.1.wrapping_add(lost.1));
-        layer.lay_down(&[], self)?;
+        publisher.publish_pending(&[], self)?;
         self.consumer.take_losses(lost);
         Ok(())
     }
 
     /// Counts an event that was torn, or whatever a program had still written that is cut off.
-    pub(super) fn lose_one(&mut self, cause: Cause, layer: &mut Layer) -> Result<(), Closed> {
-        let slot = layer.slot(self.peer, Transport::Ring, 0, self.name);
-        layer.lose(slot, cause, 0);
-        layer.lay_down(&[], self)
+    pub(crate) fn lose_one(&mut self, cause: Cause, publisher: &mut Publisher) -> Result<(), Closed> {
+        let slot = publisher.slot(self.peer, Transport::Ring, 0, self.name);
+        publisher.lose(slot, cause, 0);
+        publisher.publish_pending(&[], self)
     }
 
     /// Takes an event that breaks a rule; the record which tells of it is published by itself.
-    fn refuse(&mut self, end: u64, (cause, bytes): Rule, layer: &mut Layer) -> Result<(), Closed> {
-        let slot = layer.slot(self.peer, Transport::Ring, 0, self.name);
-        layer.lose(slot, cause, bytes);
+    fn refuse(&mut self, end: u64, (cause, bytes): Rule, publisher: &mut Publisher) -> Result<(), Closed> {
+        let slot = publisher.slot(self.peer, Transport::Ring, 0, self.name);
+        publisher.lose(slot, cause, bytes);
         self.next.tail = end;
         self.next.events += 1;
         self.refused = self.refused.saturating_add(1);
-        layer.lay_down(&[], self)
+        publisher.publish_pending(&[], self)
     }
 
     #[inline]
@@ -139,22 +140,22 @@ impl Pass<'_> {
 
     /// What the head of the record at `at` says.
     #[inline]
-    fn meaning(&self, at: u64, head: &Head) -> Meaning {
+    fn view(&self, at: u64, head: &Head) -> RecordView {
         let memory = self.consumer.memory();
         let to_end = memory.capacity() - memory.offset(at) as u64;
         let record_bytes = head.record_bytes();
         if record_bytes > to_end.min(self.end - at) {
-            return Meaning::Broken("a record reaches beyond the ring's end or head");
+            return RecordView::Broken("a record reaches beyond the ring's end or head");
         }
         match head.kind {
             kind::EVENT | kind::EVENT_WITH_FIELDS => {}
-            kind::PAD if record_bytes == to_end => return Meaning::Pad(record_bytes),
-            _ => return Meaning::Broken("a record of a type that there is not"),
+            kind::PAD if record_bytes == to_end => return RecordView::Pad(record_bytes),
+            _ => return RecordView::Broken("a record of a type that there is not"),
         }
         if head.length as usize > self.max_event_bytes + record::OVERHEAD_BYTES_MAX {
-            return Meaning::Refused((Cause::TooBig, u64::from(head.length)));
+            return RecordView::Refused((Cause::TooBig, u64::from(head.length)));
         }
-        Meaning::Event
+        RecordView::Event
     }
 
     /// Settles what was taken without anything to be published: a pad alone.
@@ -181,12 +182,12 @@ impl Pass<'_> {
         at: u64,
         head: &Head,
         own_slot: &mut Option<u32>,
-        tray: &mut Tray<'_, '_>,
+        encoder: &mut ClaimEncoder<'_, '_>,
     ) -> Result<bool, Rule> {
         let malformed = |_| (Cause::Malformed, u64::from(head.length));
         let body = at + HEAD_BYTES as u64 - self.consumer.tail();
         if head.kind == kind::EVENT_WITH_FIELDS {
-            return self.event_with_fields(body, head, tray);
+            return self.event_with_fields(body, head, encoder);
         }
         let payload_bytes = record::payload_bytes(head).map_err(malformed)?;
         if payload_bytes > self.max_event_bytes {
@@ -194,22 +195,22 @@ impl Pass<'_> {
         }
         let tag_bytes = usize::from(head.tag_length);
         let slot = if tag_bytes == 0 {
-            *own_slot.get_or_insert_with(|| tray.slot(self.peer, Transport::Ring, self.name))
+            *own_slot.get_or_insert_with(|| encoder.slot(self.peer, Transport::Ring, self.name))
         } else {
             let mut tag = [0; TAG_BYTES_MAX];
             self.consumer.copy(body, &mut tag[..tag_bytes]);
-            tray.slot(self.peer, Transport::Ring, &tag[..tag_bytes])
+            encoder.slot(self.peer, Transport::Ring, &tag[..tag_bytes])
         };
         let event = Event { pri: head.pri, source_time_ns: self.source_time_ns(head.stamp), ..Event::default() };
         let fill = |payload: &mut [u8]| self.consumer.copy(body + tag_bytes as u64, payload);
-        Ok(tray.add_around(slot, &event, payload_bytes, fill))
+        Ok(encoder.add_around(slot, &event, payload_bytes, fill))
     }
 
-    fn event_with_fields(&mut self, body: u64, head: &Head, tray: &mut Tray<'_, '_>) -> Result<bool, Rule> {
+    fn event_with_fields(&mut self, body: u64, head: &Head, encoder: &mut ClaimEncoder<'_, '_>) -> Result<bool, Rule> {
         let source_time_ns = self.source_time_ns(head.stamp);
         let length = head.length as usize;
         let mut large = Vec::new();
-        let copy = match self.desk.get_mut(..length) {
+        let copy = match self.scratch.get_mut(..length) {
             Some(copy) => copy,
             None => {
                 large.resize(length, 0);
@@ -222,22 +223,22 @@ impl Pass<'_> {
             return Err((Cause::TooBig, event.payload.len() as u64));
         }
         let tag = if event.tag.is_empty() { self.name } else { event.tag };
-        let slot = tray.slot(self.peer, Transport::Ring, tag);
+        let slot = encoder.slot(self.peer, Transport::Ring, tag);
         let (fields, payload) = (event.fields, event.payload);
-        Ok(tray.add(slot, &Event { pri: event.pri, source_time_ns, fields, payload, ..Event::default() }))
+        Ok(encoder.add(slot, &Event { pri: event.pri, source_time_ns, fields, payload, ..Event::default() }))
     }
 }
 
-impl Feed for Flow<'_, '_> {
-    fn put(&mut self, tray: &mut Tray<'_, '_>) {
+impl EventSource for Flow<'_, '_> {
+    fn put(&mut self, encoder: &mut ClaimEncoder<'_, '_>) {
         let pass = &mut *self.pass;
         // Looked up once for a claim: that is how long a slot is sure to last.
         let mut own_slot = None;
         let (mut at, mut head) = (pass.position.tail, self.first);
         let mut events = 0;
         self.stop = loop {
-            match pass.meaning(at, &head) {
-                Meaning::Event => match pass.event(at, &head, &mut own_slot, tray) {
+            match pass.view(at, &head) {
+                RecordView::Event => match pass.event(at, &head, &mut own_slot, encoder) {
                     Ok(true) => {
                         at += head.record_bytes();
                         events += 1;
@@ -245,9 +246,9 @@ impl Feed for Flow<'_, '_> {
                     Ok(false) => break Stop::Pause,
                     Err(rule) => break Stop::Refused(at + head.record_bytes(), rule),
                 },
-                Meaning::Pad(bytes) => at += bytes,
-                Meaning::Refused(rule) => break Stop::Refused(at + head.record_bytes(), rule),
-                Meaning::Broken(why) => break Stop::Broken(why),
+                RecordView::Pad(bytes) => at += bytes,
+                RecordView::Refused(rule) => break Stop::Refused(at + head.record_bytes(), rule),
+                RecordView::Broken(why) => break Stop::Broken(why),
             }
             if at == pass.end {
                 break Stop::Pause;
@@ -261,17 +262,17 @@ impl Feed for Flow<'_, '_> {
     }
 }
 
-impl Witness for Flow<'_, '_> {
-    fn about_to_publish(&mut self, spot: Spot, brought: Brought) {
-        self.pass.about_to_publish(spot, brought);
+impl PublishObserver for Flow<'_, '_> {
+    fn about_to_publish(&mut self, spot: PublishPosition, published: Published) {
+        self.pass.about_to_publish(spot, published);
     }
 
     fn take_back(&mut self) {
         self.pass.take_back();
     }
 
-    fn published(&mut self, generation: u64, brought: Brought) {
-        self.pass.published(generation, brought);
+    fn published(&mut self, generation: u64, published: Published) {
+        self.pass.published(generation, published);
     }
 
     fn outlives(&self) -> bool {
@@ -279,17 +280,17 @@ impl Witness for Flow<'_, '_> {
     }
 }
 
-impl Witness for Pass<'_> {
-    fn about_to_publish(&mut self, spot: Spot, brought: Brought) {
-        self.row.about_to(spot, if brought.is_all { &self.next } else { &self.position });
+impl PublishObserver for Pass<'_> {
+    fn about_to_publish(&mut self, spot: PublishPosition, published: Published) {
+        self.row.about_to(spot, if published.is_all { &self.next } else { &self.position });
     }
 
     fn take_back(&mut self) {
         self.row.take_back();
     }
 
-    fn published(&mut self, generation: u64, brought: Brought) {
-        if !brought.is_all {
+    fn published(&mut self, generation: u64, published: Published) {
+        if !published.is_all {
             self.row.settle(&self.position);
             return;
         }
@@ -300,6 +301,6 @@ impl Witness for Pass<'_> {
     }
 
     fn outlives(&self) -> bool {
-        self.row.is_kept
+        self.row.is_stored
     }
 }

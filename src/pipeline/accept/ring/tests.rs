@@ -3,7 +3,7 @@ use dbuf_wire::ring::record::Stamp;
 use dbuf_wire::ring::{Bell, RingProducer};
 use proptest::prelude::*;
 
-use super::tap::{CAPACITY, RingTap};
+use crate::pipeline::harness::{CAPACITY, RingHarness};
 use crate::pipeline::record::Cause;
 use crate::sync::atomic::Ordering::Relaxed;
 
@@ -15,21 +15,21 @@ fn push(producer: &mut RingProducer, event: &Event<'_>) {
     assert_eq!(producer.push(event, Stamp::None), Ok(Bell::Silent));
 }
 
-fn texts(tap: &mut RingTap) -> Vec<String> {
-    let events = tap.take().unwrap();
+fn texts(harness: &mut RingHarness) -> Vec<String> {
+    let events = harness.take().unwrap();
     events.iter().map(|event| String::from_utf8_lossy(&event.payload).into_owned()).collect()
 }
 
 #[test]
 fn an_event_of_a_ring_has_its_tag_priority_time_and_payload() {
-    let mut tap = RingTap::new(4096);
-    let mut producer = tap.producer();
+    let mut harness = RingHarness::new(4096);
+    let mut producer = harness.producer();
     push(&mut producer, &event(b"plain"));
     let mut fields = Vec::new();
     assert!(put_field(&mut fields, b"ORDER", b"17"));
     let full = Event { pri: 3, tag: b"billing", fields: &fields, payload: b"card refused", ..Event::default() };
     assert_eq!(producer.push(&full, Stamp::Nanoseconds(42)), Ok(Bell::Silent));
-    let events = tap.take().unwrap();
+    let events = harness.take().unwrap();
     assert_eq!((&events[0].tag[..], events[0].pri, events[0].source_time_ns), (&b"tap"[..], 6, None));
     assert_eq!((&events[1].tag[..], events[1].pri, events[1].source_time_ns), (&b"billing"[..], 3, Some(42)));
     assert_eq!(events[1].payload, b"card refused");
@@ -39,22 +39,22 @@ fn an_event_of_a_ring_has_its_tag_priority_time_and_payload() {
 
 #[test]
 fn an_event_with_fields_may_be_larger_than_the_desk() {
-    let mut tap = RingTap::new(30_000);
-    let mut producer = tap.producer();
+    let mut harness = RingHarness::new(30_000);
+    let mut producer = harness.producer();
     let mut fields = Vec::new();
     assert!(put_field(&mut fields, b"ORDER", b"17"));
     for size in [1, 8_000, 20_000] {
         let payload = vec![b'x'; size];
         push(&mut producer, &Event { fields: &fields, ..event(&payload) });
-        let events = tap.take().unwrap();
+        let events = harness.take().unwrap();
         assert_eq!((events.len(), &events[0].payload), (1, &payload));
     }
 }
 
 #[test]
 fn each_of_many_tags_is_its_own_events_alone() {
-    let mut tap = RingTap::new(4096);
-    let mut producer = tap.producer();
+    let mut harness = RingHarness::new(4096);
+    let mut producer = harness.producer();
     push(&mut producer, &event(b"of the ring itself"));
     for number in 0..1300 {
         let (tag, text) = (format!("t{number}"), format!("event {number}"));
@@ -63,7 +63,7 @@ fn each_of_many_tags_is_its_own_events_alone() {
     push(&mut producer, &event(b"of the ring itself"));
     let mut number = 0;
     while number < 1302 {
-        for event in tap.take().unwrap() {
+        for event in harness.take().unwrap() {
             let of_ring = number == 0 || number == 1301;
             let (tag, text) = (format!("t{}", number.max(1) - 1), format!("event {}", number.max(1) - 1));
             let wanted = if of_ring { ("tap".into(), "of the ring itself".into()) } else { (tag, text) };
@@ -76,28 +76,28 @@ fn each_of_many_tags_is_its_own_events_alone() {
 
 #[test]
 fn an_event_is_told_as_persisted_and_durable_when_it_is_and_not_when_it_is_taken() {
-    let mut tap = RingTap::new(4096);
-    let mut producer = tap.producer();
+    let mut harness = RingHarness::new(4096);
+    let mut producer = harness.producer();
     push(&mut producer, &event(b"one"));
     push(&mut producer, &event(b"two"));
-    assert_eq!(texts(&mut tap), ["one", "two"]);
-    let told = |tap: &mut RingTap, producer: &RingProducer| {
-        assert_eq!(texts(tap).len(), 0);
+    assert_eq!(texts(&mut harness), ["one", "two"]);
+    let told = |harness: &mut RingHarness, producer: &RingProducer| {
+        assert_eq!(texts(harness).len(), 0);
         let words = producer.memory().words();
         assert_eq!(words.taken.load(Relaxed), 2);
         (words.persisted.load(Relaxed), words.durable.load(Relaxed))
     };
-    assert_eq!(told(&mut tap, &producer), (0, 0));
-    tap.persisted_before(1 << 40);
-    assert_eq!(told(&mut tap, &producer), (2, 0));
-    tap.durable_before(1 << 40);
-    assert_eq!(told(&mut tap, &producer), (2, 2));
+    assert_eq!(told(&mut harness, &producer), (0, 0));
+    harness.persisted_before(1 << 40);
+    assert_eq!(told(&mut harness, &producer), (2, 0));
+    harness.durable_before(1 << 40);
+    assert_eq!(told(&mut harness, &producer), (2, 2));
 }
 
 #[test]
 fn an_event_that_breaks_a_rule_is_refused_alone_and_counted() {
-    let mut tap = RingTap::new(1000);
-    let mut producer = tap.producer();
+    let mut harness = RingHarness::new(1000);
+    let mut producer = harness.producer();
     push(&mut producer, &event(b"before"));
     push(&mut producer, &event(&[b'x'; 1001]));
     push(&mut producer, &event(b""));
@@ -105,47 +105,47 @@ fn an_event_that_breaks_a_rule_is_refused_alone_and_counted() {
     push(&mut producer, &Event { tag: &[b't'; 65], ..event(b"long") });
     push(&mut producer, &event(&[b'x'; 30_000]));
     push(&mut producer, &event(b"after"));
-    assert_eq!(texts(&mut tap), ["before", "after"]);
-    assert_eq!((tap.lost(Cause::TooBig), tap.lost(Cause::Malformed)), (2, 3));
+    assert_eq!(texts(&mut harness), ["before", "after"]);
+    assert_eq!((harness.lost(Cause::TooBig), harness.lost(Cause::Malformed)), (2, 3));
     let words = producer.memory().words();
     assert_eq!((words.taken.load(Relaxed), words.refused.load(Relaxed)), (7, 5));
 }
 
 #[test]
 fn what_found_no_room_is_counted_once() {
-    let mut tap = RingTap::new(4096);
-    let mut producer = tap.producer();
+    let mut harness = RingHarness::new(4096);
+    let mut producer = harness.producer();
     producer.lose(100);
     producer.lose(7);
     push(&mut producer, &event(b"one"));
-    assert_eq!(texts(&mut tap), ["one"]);
-    assert_eq!((texts(&mut tap).len(), tap.lost(Cause::Full)), (0, 2));
+    assert_eq!(texts(&mut harness), ["one"]);
+    assert_eq!((texts(&mut harness).len(), harness.lost(Cause::Full)), (0, 2));
     assert_eq!(producer.memory().words().lost_events_told.load(Relaxed), 2);
     producer.lose(1);
-    let _ = tap.take();
-    assert_eq!(tap.lost(Cause::Full), 3, "also where no event came with it");
+    let _ = harness.take();
+    assert_eq!(harness.lost(Cause::Full), 3, "also where no event came with it");
 }
 
 #[test]
 fn an_event_that_was_torn_is_counted() {
-    let mut tap = RingTap::new(4096);
-    let mut producer = tap.producer();
+    let mut harness = RingHarness::new(4096);
+    let mut producer = harness.producer();
     push(&mut producer, &event(b"whole"));
     producer.memory().words().writing.store(1024, Relaxed);
-    assert_eq!(texts(&mut tap), ["whole"]);
-    tap.end();
-    assert_eq!(tap.lost(Cause::Abandoned), 1);
+    assert_eq!(texts(&mut harness), ["whole"]);
+    harness.end();
+    assert_eq!(harness.lost(Cause::Abandoned), 1);
 }
 
 #[test]
 fn what_cannot_be_true_ends_the_ring_and_what_came_before_it_is_kept() {
     let spoil = |spoil: &dyn Fn(&RingProducer)| {
-        let mut tap = RingTap::new(4096);
-        let mut producer = tap.producer();
+        let mut harness = RingHarness::new(4096);
+        let mut producer = harness.producer();
         push(&mut producer, &event(b"good"));
         push(&mut producer, &event(b"bad"));
         spoil(&producer);
-        tap.take().map(|events| events.len())
+        harness.take().map(|events| events.len())
     };
     let beyond = Err("a record reaches beyond the ring's end or head");
     let strange = Err("a record of a type that there is not");
@@ -162,8 +162,8 @@ fn what_cannot_be_true_ends_the_ring_and_what_came_before_it_is_kept() {
 
 #[test]
 fn events_go_round_the_ring_in_their_order() {
-    let mut tap = RingTap::new(4096);
-    let mut producer = tap.producer();
+    let mut harness = RingHarness::new(4096);
+    let mut producer = harness.producer();
     let mut number = 0;
     for _ in 0..200 {
         let mut sent = Vec::new();
@@ -173,7 +173,7 @@ fn events_go_round_the_ring_in_their_order() {
             sent.push(text);
             number += 1;
         }
-        assert_eq!(texts(&mut tap), sent);
+        assert_eq!(texts(&mut harness), sent);
     }
     assert!(producer.positions().0 > 5 * CAPACITY);
 }
@@ -186,13 +186,13 @@ proptest! {
         head in prop_oneof![any::<u64>(), (0_u64..40).prop_map(|n| n * 16), Just(CAPACITY)],
         lost in any::<u64>(),
     ) {
-        let mut tap = RingTap::new(500);
-        let memory = tap.client_memory();
+        let mut harness = RingHarness::new(500);
+        let memory = harness.client_memory();
         memory.put(0, &bytes);
         memory.words().head.store(head, Relaxed);
         memory.words().lost_events.store(lost, Relaxed);
         memory.words().sync.store(lost, Relaxed);
-        if let Ok(events) = tap.take() {
+        if let Ok(events) = harness.take() {
             prop_assert!(events.iter().all(|event| (1..=500).contains(&event.payload.len())));
         }
     }

@@ -11,11 +11,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::pipeline::accept::desk::Desks;
+use crate::pipeline::accept::connection::stored::testing::Manager;
+use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnections};
 use crate::pipeline::accept::frames::Sessions;
-use crate::pipeline::accept::kept::testing::Manager;
-use crate::pipeline::accept::kept::{Inherited, KeptConnections};
-use crate::pipeline::accept::ring::rings::{Limits, Rings};
+use crate::pipeline::accept::ring::registry::{RingLimits, Rings};
+use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
 use crate::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
 use crate::pipeline::account::{Identity, Totals};
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader, Waker};
@@ -25,40 +25,40 @@ use crate::pipeline::record::{Kind, Loss, Record};
 use crate::sys::fdstore::FdStore;
 
 /// What rings may take.
-const LIMITS: Limits = Limits { rings: 4, bytes: 1 << 20 };
+const LIMITS: RingLimits = RingLimits { rings: 4, bytes: 1 << 20 };
 /// A test that waits longer than this has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An event as it came out of the buffer, its pieces joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Got {
-    pub(super) writer: u8,
-    pub(super) source: Identity,
-    pub(super) pri: u8,
-    pub(super) time_ns: u64,
-    pub(super) source_time_ns: Option<u64>,
-    pub(super) producer_sequence: Option<u64>,
-    pub(super) fields: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(super) pieces: usize,
-    pub(super) payload: Vec<u8>,
+pub(crate) struct Got {
+    pub(crate) writer: u8,
+    pub(crate) source: Identity,
+    pub(crate) pri: u8,
+    pub(crate) time_ns: u64,
+    pub(crate) source_time_ns: Option<u64>,
+    pub(crate) producer_sequence: Option<u64>,
+    pub(crate) fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) pieces: usize,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Got {
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.payload).into_owned()
     }
 }
 
 /// All that came out of the buffer.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
-    pub(super) events: Vec<Got>,
-    pub(super) losses: Vec<(Identity, Loss)>,
+pub(crate) struct Seen {
+    pub(crate) events: Vec<Got>,
+    pub(crate) losses: Vec<(Identity, Loss)>,
     pieces: HashMap<u64, Got>,
 }
 
 impl Seen {
-    pub(super) fn texts(&self) -> Vec<String> {
+    pub(crate) fn texts(&self) -> Vec<String> {
         self.events.iter().map(Got::text).collect()
     }
 
@@ -132,19 +132,19 @@ struct Drained {
 }
 
 /// How a rig is built.
-pub(super) struct Plan {
-    pub(super) writers: usize,
-    pub(super) max_event_bytes: usize,
-    pub(super) capacity_bytes: usize,
-    pub(super) chunk_bytes: usize,
+pub(crate) struct Plan {
+    pub(crate) writers: usize,
+    pub(crate) max_event_bytes: usize,
+    pub(crate) capacity_bytes: usize,
+    pub(crate) chunk_bytes: usize,
     /// Which payloads are kept to be looked at; the others are only counted.
-    pub(super) keep: fn(&[u8]) -> bool,
+    pub(crate) keep: fn(&[u8]) -> bool,
     /// Clients that have sent a line each and left before the writers run.
-    pub(super) early: usize,
+    pub(crate) early: usize,
     /// Rings outlive a life under a service manager.
-    pub(super) keeps_rings: bool,
-    /// The last generation in which a predecessor's events may lie.
-    pub(super) generation_left: u64,
+    pub(crate) keeps_rings: bool,
+    /// The last generation in which the previous process's events may lie.
+    pub(crate) generation_left: u64,
 }
 
 impl Default for Plan {
@@ -162,45 +162,52 @@ impl Default for Plan {
     }
 }
 
-pub(super) struct Rig {
+pub(crate) struct Rig {
     directory: tempfile::TempDir,
-    pub(super) accept: Option<Accept>,
-    pub(super) counters: Arc<Counters>,
+    pub(crate) accept: Option<Accept>,
+    pub(crate) counters: Arc<Counters>,
     drained: Arc<Drained>,
     waker: Waker,
     reader: Option<JoinHandle<Reader>>,
 }
 
 impl Rig {
-    pub(super) fn new(plan: &Plan) -> Self {
-        let desks = Desks::take_over(plan.writers, None, Vec::new(), &|_| false).unwrap();
-        Self::start(plan, None, Seen::default(), desks, None, None)
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let receive_buffers = ReceiveBuffers::take_over(plan.writers, None, Vec::new(), &|_| false).unwrap();
+        Self::start(plan, None, Seen::default(), receive_buffers, None, None)
     }
 
     /// One life under a service manager, after the one that saw `before`.
-    pub(super) fn under(manager: &mut Manager, plan: &Plan, before: Seen) -> Self {
-        let desks = Desks::take_over(plan.writers, None, Vec::new(), &|_| false).unwrap();
-        Self::with_desks(manager, plan, before, desks)
+    pub(crate) fn under(manager: &mut Manager, plan: &Plan, before: Seen) -> Self {
+        let receive_buffers = ReceiveBuffers::take_over(plan.writers, None, Vec::new(), &|_| false).unwrap();
+        Self::with_receive_buffers(manager, plan, before, receive_buffers)
     }
 
-    /// The same, with desks of one's own.
-    pub(super) fn with_desks(manager: &mut Manager, plan: &Plan, before: Seen, desks: Vec<Desks>) -> Self {
-        let successor = manager.successor_with(16, desks.iter().flat_map(Desks::places).collect());
+    /// The same, with receive buffers of one's own.
+    pub(crate) fn with_receive_buffers(
+        manager: &mut Manager,
+        plan: &Plan,
+        before: Seen,
+        receive_buffers: Vec<ReceiveBuffers>,
+    ) -> Self {
+        let next_process =
+            manager.next_process_with(16, receive_buffers.iter().flat_map(ReceiveBuffers::slots).collect());
         let rings = plan.keeps_rings.then(|| {
-            Rings::kept(LIMITS, &manager.store(), 16, manager.left_rings(), (&|_| false, plan.generation_left)).unwrap()
+            Rings::stored(LIMITS, &manager.store(), 16, manager.left_rings(), (&|_| false, plan.generation_left))
+                .unwrap()
         });
-        Self::start(plan, Some(successor), before, desks, Some(manager.store()), rings)
+        Self::start(plan, Some(next_process), before, receive_buffers, Some(manager.store()), rings)
     }
 
     fn start(
         plan: &Plan,
-        kept: Option<(Arc<KeptConnections>, Vec<Inherited>)>,
+        stored: Option<(Arc<StoredConnections>, Vec<InheritedConnection>)>,
         before: Seen,
-        desks: Vec<Desks>,
+        receive_buffers: Vec<ReceiveBuffers>,
         store: Option<Arc<FdStore>>,
         rings: Option<Arc<Rings>>,
     ) -> Self {
-        let (kept, inherited) = kept.unzip();
+        let (stored, inherited) = stored.unzip();
         let rings = rings.unwrap_or_else(|| Rings::new(LIMITS));
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("stream.sock")).unwrap();
@@ -225,11 +232,11 @@ impl Rig {
             progress: Arc::clone(&progress),
             cpus: vec![None; plan.writers],
             max_event_bytes: plan.max_event_bytes,
-            kept,
+            stored,
             inherited: inherited.unwrap_or_default(),
             sessions: Sessions::new(),
             rings,
-            desks,
+            receive_buffers,
             store,
         })
         .unwrap();
@@ -240,31 +247,31 @@ impl Rig {
         Self { directory, accept: Some(accept), counters, drained, waker, reader: Some(thread) }
     }
 
-    pub(super) fn path(&self, socket: &str) -> PathBuf {
+    pub(crate) fn path(&self, socket: &str) -> PathBuf {
         self.directory.path().join(socket)
     }
 
-    pub(super) fn connect(&self) -> UnixStream {
+    pub(crate) fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.path("stream.sock")).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         stream
     }
 
     /// Sends all of `bytes` on a connection of their own, and ends it.
-    pub(super) fn send(&self, bytes: &[u8]) {
+    pub(crate) fn send(&self, bytes: &[u8]) {
         self.connect().write_all(bytes).unwrap();
     }
 
-    pub(super) fn datagrams(&self) -> UnixDatagram {
+    pub(crate) fn datagrams(&self) -> UnixDatagram {
         let socket = UnixDatagram::unbound().unwrap();
         socket.connect(self.path("dgram.sock")).unwrap();
         socket
     }
 
     /// Waits until what has come satisfies `enough`, and hands it out.
-    pub(super) fn wait_for<T>(&self, what: &str, mut enough: impl FnMut(&Seen) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+    pub(crate) fn wait_for<T>(&self, what: &str, mut enough: impl FnMut(&Seen) -> Option<T>) -> T {
+        let deadline = Instant::now() + TIMEOUT;
         let mut seen = self.drained.seen.lock().unwrap();
         loop {
             if let Some(found) = enough(&seen) {
@@ -276,17 +283,17 @@ impl Rig {
         }
     }
 
-    pub(super) fn wait_for_events(&self, count: usize) -> Vec<Got> {
+    pub(crate) fn wait_for_events(&self, count: usize) -> Vec<Got> {
         self.wait_for("events", |seen| (seen.events.len() >= count).then(|| seen.events.clone()))
     }
 
-    pub(super) fn wait_for_loss(&self) -> (Identity, Loss) {
+    pub(crate) fn wait_for_loss(&self) -> (Identity, Loss) {
         self.wait_for("a loss record", |seen| seen.losses.first().cloned())
     }
 
     /// Waits until the counters satisfy `enough`.
-    pub(super) fn wait_until(&self, what: &str, mut enough: impl FnMut(&Counters) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+    pub(crate) fn wait_until(&self, what: &str, mut enough: impl FnMut(&Counters) -> bool) {
+        let deadline = Instant::now() + TIMEOUT;
         while !enough(&self.counters) {
             assert!(Instant::now() < deadline, "waited in vain until {what}");
             std::thread::yield_now();
@@ -294,26 +301,26 @@ impl Rig {
     }
 
     /// The account when so many events were received: a writer counts right after its publish, which may be seen before.
-    pub(super) fn totals_of(&self, received: u64) -> Totals {
+    pub(crate) fn totals_of(&self, received: u64) -> Totals {
         self.wait_until("all is counted", |counters| counters.account.totals().received_events >= received);
         self.counters.account.totals()
     }
 
     /// Keeps the reader from swapping, or lets it go on.
-    pub(super) fn pause(&self, pause: bool) {
+    pub(crate) fn pause(&self, pause: bool) {
         *self.drained.is_paused.lock().unwrap() = pause;
         self.drained.resumed.notify_all();
     }
 
     /// Ends the writers, then the reader. All that came.
-    pub(super) fn stop(mut self) -> Seen {
-        let stopped = self.accept.take().unwrap().stop(PATIENCE);
+    pub(crate) fn stop(mut self) -> Seen {
+        let stopped = self.accept.take().unwrap().stop(TIMEOUT);
         assert_eq!(stopped, Stopped { writers_left: 0 });
         self.end_reader();
         std::mem::take(&mut *self.drained.seen.lock().unwrap())
     }
 
-    pub(super) fn end_reader(&mut self) {
+    pub(crate) fn end_reader(&mut self) {
         self.pause(false);
         self.drained.is_over.store(true, Ordering::Release);
         self.waker.ring();
@@ -329,7 +336,7 @@ impl Drop for Rig {
             return;
         }
         if let Some(accept) = self.accept.take() {
-            assert_eq!(accept.stop(PATIENCE), Stopped { writers_left: 0 });
+            assert_eq!(accept.stop(TIMEOUT), Stopped { writers_left: 0 });
         }
         self.end_reader();
     }

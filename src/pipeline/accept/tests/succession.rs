@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::rig::{Plan, Rig, Seen};
 use super::{assert_ended, event, hello, is_durable, replies};
-use crate::pipeline::accept::desk::{Desks, Subject};
-use crate::pipeline::accept::kept::Mark;
-use crate::pipeline::accept::kept::testing::Manager;
+use crate::pipeline::accept::connection::read_position::ReadPosition;
+use crate::pipeline::accept::connection::stored::testing::Manager;
+use crate::pipeline::accept::writer::receive_buffer::{ReceiveBuffers, Subject};
 use crate::pipeline::account::Identity;
 use crate::sync::atomic::Ordering::Relaxed;
 use dbuf_wire::frames::Level;
@@ -114,26 +114,29 @@ fn clients_that_say_all_at_once_and_leave_are_no_work_for_the_manager() {
 
 /// A first life that reads `read` of a connection in one go, has published so many events of it, and dies; then `write_on`
 /// comes, and a second life goes on. Gives the texts that the second life has laid down.
-fn died_in_a_read(bookmark: &Mark<'_>, read: &[u8], published: u64, write_on: &[u8]) -> Vec<String> {
+fn died_in_a_read(position: &ReadPosition<'_>, read: &[u8], published: u64, write_on: &[u8]) -> Vec<String> {
     let mut manager = Manager::new();
     let (mut client, ours) = UnixStream::pair().unwrap();
     {
-        let (connections, _) = manager.successor(16);
-        let mut kept = connections.keep(ours.into(), &Identity::default());
-        assert!(kept.mark(bookmark, 1));
-        let mut desks = Desks::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
-        let desk = &mut desks[0].own;
+        let (connections, _) = manager.next_process(16);
+        let mut stored = connections.keep(ours.into(), &Identity::default());
+        assert!(stored.note_position(position, 1));
+        let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
+        let receive_buffer = &mut receive_buffers[0].own;
         client.write_all(read).unwrap();
-        let (notes, place) = (Arc::clone(&desk.notes), kept.place().unwrap());
-        let begin = || _ = notes.begin(Subject::Stream(place), 77, plan().max_event_bytes);
-        assert_eq!(desk.headers.receive_stream(&kept.socket, &mut desk.stream, begin).unwrap(), read.len());
-        notes.published(published);
+        let (read_progress, place) = (Arc::clone(&receive_buffer.read_progress), stored.slot().unwrap());
+        let begin = || _ = read_progress.begin(Subject::Stream(place), 77, plan().max_event_bytes);
+        assert_eq!(
+            receive_buffer.headers.receive_stream(&stored.socket, &mut receive_buffer.stream, begin).unwrap(),
+            read.len()
+        );
+        read_progress.published(published);
     }
     client.write_all(write_on).unwrap();
     drop(client);
     let left = vec![(manager.copy_of("desk0"), "desk0".to_owned())];
-    let desks = Desks::take_over(2, Some(&manager.store()), left, &|_| false).unwrap();
-    let rig = Rig::with_desks(&mut manager, &plan(), Seen::default(), desks);
+    let receive_buffers = ReceiveBuffers::take_over(2, Some(&manager.store()), left, &|_| false).unwrap();
+    let rig = Rig::with_receive_buffers(&mut manager, &plan(), Seen::default(), receive_buffers);
     rig.wait_until("it is read to its end", |counters| {
         counters.writers.iter().all(|writer| writer.0.connections.load(Relaxed) == 0)
     });
@@ -142,7 +145,7 @@ fn died_in_a_read(bookmark: &Mark<'_>, read: &[u8], published: u64, write_on: &[
     seen.texts()
 }
 
-const LINE_START: Mark<'_> = Mark::Undecided { carry: b"" };
+const LINE_START: ReadPosition<'_> = ReadPosition::Undecided { carry: b"" };
 
 #[test]
 fn what_was_read_and_not_published_is_laid_down_by_the_successor_and_nothing_twice() {
@@ -159,20 +162,25 @@ fn a_refusal_that_was_published_is_not_counted_again_by_the_successor() {
         let mut manager = Manager::new();
         {
             let (client, ours) = UnixDatagram::pair().unwrap();
-            let mut desks = Desks::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
-            let desk = &mut desks[0].own;
+            let mut receive_buffers =
+                ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
+            let receive_buffer = &mut receive_buffers[0].own;
             for bytes in [2000, 10, 3000, 20] {
                 client.send(&vec![b'x'; bytes]).unwrap();
             }
-            let notes = Arc::clone(&desk.notes);
-            let begin = || _ = notes.begin(Subject::Datagrams, 77, plan().max_event_bytes);
+            let read_progress = Arc::clone(&receive_buffer.read_progress);
+            let begin = || _ = read_progress.begin(Subject::Datagrams, 77, plan().max_event_bytes);
             let bytes_max = plan().max_event_bytes;
-            assert_eq!(desk.headers.receive_datagrams(&ours, &mut desk.arena, bytes_max, begin).unwrap(), 4);
-            notes.published(published);
+            assert_eq!(
+                receive_buffer.headers.receive_datagrams(&ours, &mut receive_buffer.arena, bytes_max, begin).unwrap(),
+                4
+            );
+            read_progress.published(published);
         }
         let left = vec![(manager.copy_of("desk0"), "desk0".to_owned())];
-        let desks = Desks::take_over(1, Some(&manager.store()), left, &|_| false).unwrap();
-        let rig = Rig::with_desks(&mut manager, &Plan { writers: 1, ..plan() }, Seen::default(), desks);
+        let receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), left, &|_| false).unwrap();
+        let rig =
+            Rig::with_receive_buffers(&mut manager, &Plan { writers: 1, ..plan() }, Seen::default(), receive_buffers);
         // What it inherits comes before anything that is new.
         rig.send(b"new\n");
         rig.wait_for_events(events + 1);
@@ -185,7 +193,7 @@ fn a_refusal_that_was_published_is_not_counted_again_by_the_successor() {
 
 #[test]
 fn what_was_read_after_half_a_line_ends_that_line() {
-    let half = Mark::Text { ongoing: None, carry: b"half " };
+    let half = ReadPosition::Text { open_line: None, carry: b"half " };
     assert_eq!(died_in_a_read(&half, b"a line\nnext", 0, b" line\n"), ["half a line", "next line"]);
     assert_eq!(died_in_a_read(&half, b"a line\nnext", 1, b" line\n"), ["next line"]);
 }
@@ -195,22 +203,22 @@ fn a_read_that_the_bookmark_includes_is_not_laid_down_again() {
     let mut manager = Manager::new();
     let (mut client, ours) = UnixStream::pair().unwrap();
     {
-        let (connections, _) = manager.successor(16);
-        let mut kept = connections.keep(ours.into(), &Identity::default());
-        let mut desks = Desks::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
-        let (desk, place) = (&mut desks[0].own, kept.place().unwrap());
+        let (connections, _) = manager.next_process(16);
+        let mut stored = connections.keep(ours.into(), &Identity::default());
+        let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
+        let (receive_buffer, place) = (&mut receive_buffers[0].own, stored.slot().unwrap());
         client.write_all(b"one\nha").unwrap();
-        let notes = Arc::clone(&desk.notes);
+        let read_progress = Arc::clone(&receive_buffer.read_progress);
         let mut number = 0;
-        let begin = || number = notes.begin(Subject::Stream(place), 77, plan().max_event_bytes);
-        desk.headers.receive_stream(&kept.socket, &mut desk.stream, begin).unwrap();
-        notes.published(1);
-        assert!(kept.mark(&Mark::Text { ongoing: None, carry: b"ha" }, number));
+        let begin = || number = read_progress.begin(Subject::Stream(place), 77, plan().max_event_bytes);
+        receive_buffer.headers.receive_stream(&stored.socket, &mut receive_buffer.stream, begin).unwrap();
+        read_progress.published(1);
+        assert!(stored.note_position(&ReadPosition::Text { open_line: None, carry: b"ha" }, number));
     }
     client.write_all(b"lf\n").unwrap();
     let left = vec![(manager.copy_of("desk0"), "desk0".to_owned())];
-    let desks = Desks::take_over(1, Some(&manager.store()), left, &|_| false).unwrap();
-    let rig = Rig::with_desks(&mut manager, &Plan { writers: 1, ..plan() }, Seen::default(), desks);
+    let receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), left, &|_| false).unwrap();
+    let rig = Rig::with_receive_buffers(&mut manager, &Plan { writers: 1, ..plan() }, Seen::default(), receive_buffers);
     rig.wait_for_events(1);
     assert_eq!(rig.stop().texts(), ["half"]);
 }
@@ -221,7 +229,7 @@ fn a_client_of_the_framed_protocol_that_was_just_being_greeted_has_to_come_again
     assert_eq!(died_in_a_read(&LINE_START, &greeting, 0, b"and more frames"), [""; 0]);
 }
 
-/// As [`died_in_a_read`], of a client that has said all and left, so that nothing but the desk is left of it.
+/// As [`died_in_a_read`], of a client that has said all and left, so that nothing but the receive buffer is left of it.
 fn died_in_the_read_of_all(said: &[u8], published: u64) -> Vec<(String, u32)> {
     let mut manager = Manager::new();
     let client = Identity { pid: 4_000_001, uid: 7, comm: b"short"[..].into(), ..Identity::default() };
@@ -229,19 +237,22 @@ fn died_in_the_read_of_all(said: &[u8], published: u64) -> Vec<(String, u32)> {
         let (mut stream, ours) = UnixStream::pair().unwrap();
         stream.write_all(said).unwrap();
         drop(stream);
-        let (connections, _) = manager.successor(16);
-        let kept = connections.note(ours.into(), &client);
-        let mut desks = Desks::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
-        let desk = &mut desks[0].own;
-        let (notes, place) = (Arc::clone(&desk.notes), kept.place().unwrap());
-        let begin = || _ = notes.begin(Subject::Stream(place), 77, plan().max_event_bytes);
-        assert_eq!(desk.headers.receive_stream(&kept.socket, &mut desk.stream, begin).unwrap(), said.len());
-        notes.published(published);
+        let (connections, _) = manager.next_process(16);
+        let stored = connections.note(ours.into(), &client);
+        let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
+        let receive_buffer = &mut receive_buffers[0].own;
+        let (read_progress, place) = (Arc::clone(&receive_buffer.read_progress), stored.slot().unwrap());
+        let begin = || _ = read_progress.begin(Subject::Stream(place), 77, plan().max_event_bytes);
+        assert_eq!(
+            receive_buffer.headers.receive_stream(&stored.socket, &mut receive_buffer.stream, begin).unwrap(),
+            said.len()
+        );
+        read_progress.published(published);
     }
     assert_eq!(manager.names(), ["bookmarks", "desk0"], "systemd has not heard of it");
     let left = vec![(manager.copy_of("desk0"), "desk0".to_owned())];
-    let desks = Desks::take_over(2, Some(&manager.store()), left, &|_| false).unwrap();
-    let rig = Rig::with_desks(&mut manager, &plan(), Seen::default(), desks);
+    let receive_buffers = ReceiveBuffers::take_over(2, Some(&manager.store()), left, &|_| false).unwrap();
+    let rig = Rig::with_receive_buffers(&mut manager, &plan(), Seen::default(), receive_buffers);
     rig.wait_until("it is done with", |counters| {
         counters.writers.iter().all(|writer| writer.0.connections.load(Relaxed) == 0)
     });

@@ -1,4 +1,4 @@
-//! A writer's beginning: what a predecessor left is gone on with, before anything new is read.
+//! A writer's beginning: what the previous process left is gone on with, before anything new is read.
 //!
 //! Enters: connections with their bookmarks, and desks on which something lies. Leaves: connections that are watched, and
 //! events in the buffer. The writer's thread. What can fail: the reader can go.
@@ -8,14 +8,21 @@ use std::os::fd::OwnedFd;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
-use super::{Closed, Connection, Desk, Fate, Inherited, Newcomer, Ring, Subject, Token, Worker, peer};
+use super::receive_buffer::{ReceiveBuffer, Subject};
+use super::thread::WriterThread;
+use super::token::Token;
+use crate::pipeline::accept::Newcomer;
+use crate::pipeline::accept::connection::stored::InheritedConnection;
+use crate::pipeline::accept::connection::{Connection, Next, peer};
+use crate::pipeline::accept::publish::Closed;
+use crate::pipeline::accept::ring::Ring;
 
-impl Worker {
-    /// Goes on with what predecessors left.
-    pub(super) fn resume(&mut self) -> Result<(), Closed> {
+impl WriterThread {
+    /// Goes on with what previous processes left.
+    pub(crate) fn resume(&mut self) -> Result<(), Closed> {
         let mut reads = HashMap::new();
         for inherited in std::mem::take(&mut self.inherited) {
-            if let Some(place) = inherited.kept.place() {
+            if let Some(place) = inherited.stored.slot() {
                 reads.insert(place, inherited.read);
             }
             self.take_in(inherited)?;
@@ -23,21 +30,21 @@ impl Worker {
         for (socket, ring) in std::mem::take(&mut self.inherited_rings) {
             self.take_in_ring(socket, ring);
         }
-        let mut desks = std::mem::take(&mut self.desks);
-        for desk in &mut desks {
-            self.finish(desk, &reads)?;
+        let mut receive_buffers = std::mem::take(&mut self.receive_buffers);
+        for receive_buffer in &mut receive_buffers {
+            self.finish(receive_buffer, &reads)?;
         }
-        for desk in desks.drain(1..) {
+        for receive_buffer in receive_buffers.drain(1..) {
             if let Some(store) = &self.shared.store {
-                desk.let_go(store);
+                receive_buffer.let_go(store);
             }
         }
-        self.intake.layer.set_notes(&desks[0].notes);
-        self.desks = desks;
+        self.context.publisher.set_read_progress(&receive_buffers[0].read_progress);
+        self.receive_buffers = receive_buffers;
         self.look_into_rings()
     }
 
-    /// Watches the ring of a predecessor.
+    /// Watches the ring of the previous process.
     fn take_in_ring(&mut self, socket: OwnedFd, ring: Ring) {
         let noted = ring.identity();
         let mut identity = peer::of_stream(&socket);
@@ -45,49 +52,48 @@ impl Worker {
             (identity.comm, identity.unit) = (noted.comm, noted.unit);
         }
         self.shared.count_connection(self.index);
-        let connection = Connection::with_ring(socket, self.intake.peer(identity), ring);
+        let connection = Connection::with_ring(socket, self.context.peer(identity), ring);
         if let Some(index) = self.watch(connection) {
-            self.settle(index, Fate::Open);
+            self.settle(index, Next::Open);
         }
     }
 
-    /// Watches a connection of a predecessor, from where it stood.
-    fn take_in(&mut self, inherited: Inherited) -> Result<(), Closed> {
-        let Inherited { kept, identity: noted, bookmark, .. } = inherited;
+    /// Watches a connection of the previous process, from where it stood.
+    fn take_in(&mut self, inherited: InheritedConnection) -> Result<(), Closed> {
+        let InheritedConnection { stored, identity: noted, position, .. } = inherited;
         // The kernel still knows who connected; command and unit only as long as that process lives. Of a connection that
         // was only noted, it knows nothing any more.
-        let mut identity = peer::of_stream(&kept.socket);
+        let mut identity = peer::of_stream(&stored.socket);
         let is_silent = identity.comm.is_empty() && (identity.pid, identity.uid) == (noted.pid, noted.uid);
-        if kept.is_noted() || is_silent {
+        if stored.is_noted() || is_silent {
             identity = noted;
         }
         self.shared.count_connection(self.index);
-        let Some(index) = self.admit(Newcomer { kept, identity }) else { return Ok(()) };
+        let Some(index) = self.admit(Newcomer { stored, identity }) else { return Ok(()) };
         if let Some(connection) = &mut self.connections[index as usize] {
-            let fate = connection.resume(bookmark, &mut self.intake)?;
-            self.settle(index, fate);
+            let next = connection.resume(position, &mut self.context)?;
+            self.settle(index, next);
         }
         Ok(())
     }
 
-    /// Lays down what lies on a desk and is not published. `reads` says which read each bookmark includes.
-    fn finish(&mut self, desk: &mut Desk, reads: &HashMap<u32, u64>) -> Result<(), Closed> {
-        let Some(unfinished) = desk.unfinished.take() else { return Ok(()) };
+    /// Lays down what lies in a receive buffer and is not published. `reads` says which read each bookmark includes.
+    fn finish(&mut self, receive_buffer: &mut ReceiveBuffer, reads: &HashMap<u32, u64>) -> Result<(), Closed> {
+        let Some(unfinished) = receive_buffer.unfinished.take() else { return Ok(()) };
         // As it was when the read began, so that the same bytes give the same events.
-        let now = (self.intake.max_event_bytes, self.intake.next_piece);
-        (self.intake.max_event_bytes, self.intake.next_piece) = (unfinished.max_event_bytes, unfinished.piece);
-        self.intake.layer.set_notes(&desk.notes);
-        self.intake.layer.begin_read(unfinished.count);
+        let now = (self.context.max_event_bytes, self.context.next_piece);
+        (self.context.max_event_bytes, self.context.next_piece) = (unfinished.max_event_bytes, unfinished.piece);
+        self.context.publisher.set_read_progress(&receive_buffer.read_progress);
+        self.context.publisher.begin_read(unfinished.count);
         match unfinished.subject {
             Subject::Stream(place) if reads.get(&place) == Some(&unfinished.read) => {}
             Subject::Stream(place) => {
-                let of_place =
-                    |connection: &Option<_>| connection.as_ref().and_then(super::Connection::place) == Some(place);
-                if let Some(index) = self.connections.iter().position(of_place)
+                let of_slot = |connection: &Option<_>| connection.as_ref().and_then(Connection::slot) == Some(place);
+                if let Some(index) = self.connections.iter().position(of_slot)
                     && let Some(connection) = &mut self.connections[index]
                 {
-                    let fate = connection.replay(desk, unfinished.read, &mut self.intake)?;
-                    self.settle(index as u32, fate);
+                    let next = connection.replay(receive_buffer, unfinished.read, &mut self.context)?;
+                    self.settle(index as u32, next);
                 }
             }
             Subject::Datagrams => {
@@ -96,13 +102,13 @@ impl Worker {
                     epoll.add(process, EpollEvent::new(EpollFlags::EPOLLIN, Token::Process(pid).number())).is_ok()
                 };
                 if let Some(datagrams) = &mut self.datagrams {
-                    datagrams.replay(desk, &mut self.intake, &mut watch)?;
+                    datagrams.replay(receive_buffer, &mut self.context, &mut watch)?;
                 }
             }
         }
-        desk.notes.end();
-        self.intake.layer.begin_read(0);
-        (self.intake.max_event_bytes, self.intake.next_piece) = now;
+        receive_buffer.read_progress.end();
+        self.context.publisher.begin_read(0);
+        (self.context.max_event_bytes, self.context.next_piece) = now;
         Ok(())
     }
 }

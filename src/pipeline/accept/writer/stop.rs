@@ -2,7 +2,7 @@
 //! end with this process: that what was taken of them is durable.
 //!
 //! Enters: the order to stop, and by when. Leaves: events in the buffer, answers, ended connections; connections that
-//! are kept for a successor are left as they are. The writer's thread. What can fail: the reader can go; what is lost by
+//! are kept for the next process are left as they are. The writer's thread. What can fail: the reader can go; what is lost by
 //! that is counted.
 //!
 //! Whoever sends without pause must not hold up the end. What goes on after this process (kept connections, systemd's
@@ -12,7 +12,12 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Accepted, Closed, Newcomer, READ_BYTES, RECEIVES_A_ROUND, Worker, peer};
+use super::thread::{RECEIVES_A_ROUND, WriterThread};
+use crate::pipeline::accept::Newcomer;
+use crate::pipeline::accept::connection::listener::Accepted;
+use crate::pipeline::accept::connection::{Connection, peer};
+use crate::pipeline::accept::limits::READ_BYTES;
+use crate::pipeline::accept::publish::Closed;
 use crate::sync::Arc;
 
 /// Clients that wait in the queue of a socket of systemd's, at most; see `Backlog=` of its unit.
@@ -20,9 +25,9 @@ const BACKLOG_MAX: usize = 4096;
 /// Rounds that take more datagrams than the kernel lets wait (`net.unix.max_dgram_qlen`, 512 under systemd).
 const RECEIVE_ROUNDS: usize = 8;
 
-impl Worker {
+impl WriterThread {
     /// Takes what the kernel holds: clients that wait to be accepted, and what every socket has, until it is empty once.
-    pub(super) fn drain(&mut self, stop_by: Instant) -> Result<(), Closed> {
+    pub(crate) fn drain(&mut self, stop_by: Instant) -> Result<(), Closed> {
         // No event of an earlier round names these any more.
         self.free.append(&mut self.freed);
         self.accept_the_last(stop_by);
@@ -34,11 +39,11 @@ impl Worker {
         for index in 0..self.connections.len() as u32 {
             if let Some(connection) = &mut self.connections[index as usize]
                 && !connection.is_lingering()
-                && !connection.is_kept()
+                && !connection.is_stored()
             {
-                self.intake.begin();
-                let fate = connection.cut_off(&mut self.intake)?;
-                self.settle(index, fate);
+                self.context.begin();
+                let next = connection.cut_off(&mut self.context)?;
+                self.settle(index, next);
             }
         }
         self.answer_until(stop_by);
@@ -51,12 +56,12 @@ impl Worker {
             match self.listener.accept() {
                 Accepted::Client(socket) => {
                     let identity = peer::of_stream(&socket);
-                    let kept = self.shared.keep(socket, &identity);
+                    let stored = self.shared.keep(socket, &identity);
                     self.shared.count_connection(self.index);
-                    self.admit(Newcomer { kept, identity });
+                    self.admit(Newcomer { stored, identity });
                 }
                 Accepted::TurnedAway => self.turned_away(),
-                Accepted::Nobody | Accepted::Exhausted => break,
+                Accepted::NoClient | Accepted::Exhausted => break,
             }
             clients -= 1;
         }
@@ -70,8 +75,8 @@ impl Worker {
     /// Reads the connections in turn: kept ones as often as it takes for what they held at first, the others until they
     /// are empty once.
     fn read_what_is_there(&mut self, stop_by: Instant) -> Result<(), Closed> {
-        let reads = |connection: &mut super::Connection| {
-            if connection.is_kept() { connection.waiting_bytes() / READ_BYTES as u64 + 1 } else { u64::MAX }
+        let reads = |connection: &mut Connection| {
+            if connection.is_stored() { connection.waiting_bytes() / READ_BYTES as u64 + 1 } else { u64::MAX }
         };
         let connections = self.connections.iter_mut().enumerate();
         let mut unread: Vec<(u32, u64)> =
@@ -91,10 +96,10 @@ impl Worker {
     /// Waits for the answers that clients are owed, as long as there is time.
     fn answer_until(&mut self, stop_by: Instant) {
         if !self.waiting.is_empty() {
-            self.intake.progress.ask_sync();
-            self.intake.waker.ring();
+            self.context.progress.ask_sync();
+            self.context.waker.ring();
         }
-        let progress = Arc::clone(&self.intake.progress);
+        let progress = Arc::clone(&self.context.progress);
         while !self.waiting.is_empty() {
             let left = stop_by.saturating_duration_since(Instant::now());
             let mut bell = [PollFd::new(progress.bell(self.index), PollFlags::POLLIN)];

@@ -167,7 +167,7 @@ fn a_note_of_where_a_claim_was_tells_whether_it_was_published() {
         let mut claim = writers[0].claim(4).unwrap();
         claim.put(b"text");
         let spot = claim.spot();
-        assert_eq!(Spot::from_words(spot.to_words()), Some(spot));
+        assert_eq!(PublishPosition::from_words(spot.to_words()), Some(spot));
         after(claim, reader);
         DoubleBuffer::of_predecessor(memory, 2).unwrap().buffer.was_published(spot)
     };
@@ -186,7 +186,7 @@ fn a_note_of_where_a_claim_was_tells_whether_it_was_published() {
         let _ = ManuallyDrop::new(claim);
     };
     assert!(!asked(too_late), "the swap was faster");
-    assert_eq!(Spot::from_words([0, 7]), None);
+    assert_eq!(PublishPosition::from_words([0, 7]), None);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use nix::errno::Errno;
 
 use super::*;
-use crate::pipeline::store::forgetful::{Call, ForgetfulDisk, Kind, Operation, Verdict, Watch};
+use crate::pipeline::store::sim_disk::{Call, Kind, Operation, SimDisk, Verdict, Watch};
 use crate::pipeline::store::{Condition, status::STALL_AFTER};
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{Condvar, Mutex};
@@ -40,7 +40,7 @@ impl Watch for Trouble {
     }
 }
 
-fn rig(disk: &ForgetfulDisk, when_full: WhenFull, sync: SyncPolicy) -> Rig {
+fn rig(disk: &SimDisk, when_full: WhenFull, sync: SyncPolicy) -> Rig {
     Rig::on(Arc::new(disk.clone()), |settings| {
         settings.storage.when_full = when_full;
         settings.storage.sync = sync;
@@ -49,7 +49,7 @@ fn rig(disk: &ForgetfulDisk, when_full: WhenFull, sync: SyncPolicy) -> Rig {
 }
 
 /// Ends it all and holds what is there against what was published.
-fn settle(rig: Rig, disk: &ForgetfulDisk, published: u64, case: &str) -> u64 {
+fn settle(rig: Rig, disk: &SimDisk, published: u64, case: &str) -> u64 {
     let counters = Arc::clone(&rig.counters);
     let deletes = rig.settings.storage.when_full == WhenFull::DeleteOldest;
     let (events, losses, _) = rig.finish_on(|to| {
@@ -76,7 +76,7 @@ fn settle(rig: Rig, disk: &ForgetfulDisk, published: u64, case: &str) -> u64 {
 fn one_fault(operation: Operation, verdict: Verdict, number: u64, when_full: WhenFull, sync: SyncPolicy) -> bool {
     let case = format!("{operation:?} {number} {verdict:?}, {when_full:?}, {sync:?}");
     println!("{case}");
-    let disk = ForgetfulDisk::default();
+    let disk = SimDisk::default();
     let mut rig = rig(&disk, when_full, sync);
     let trouble = Trouble::new(verdict, number, move |call| call.operation == operation);
     disk.watch(Some(Arc::clone(&trouble) as Arc<dyn Watch>));
@@ -126,7 +126,7 @@ fn a_disk_that_takes_nothing_for_a_while_is_gone_on_with_as_soon_as_it_does() {
         for when_full in POLICIES {
             for sync in SYNCS {
                 let case = format!("{errno}, {when_full:?}, {sync:?}");
-                let disk = ForgetfulDisk::default();
+                let disk = SimDisk::default();
                 let mut rig = rig(&disk, when_full, sync);
                 let before = rig.publish(b"0");
                 rig.wait_persisted(before);
@@ -179,7 +179,7 @@ impl Watch for Held {
 
 #[test]
 fn a_write_that_blocks_for_a_minute_is_a_stall_that_shows_and_costs_nothing() {
-    let disk = ForgetfulDisk::default();
+    let disk = SimDisk::default();
     let mut rig = rig(&disk, WhenFull::Drop, SyncPolicy::Never);
     let held = Arc::new(Held::default());
     disk.watch(Some(Arc::clone(&held) as Arc<dyn Watch>));
@@ -207,7 +207,7 @@ fn a_write_that_blocks_for_a_minute_is_a_stall_that_shows_and_costs_nothing() {
 #[test]
 fn an_active_segment_that_is_deleted_under_the_store_takes_nothing_that_was_not_durable() {
     for sync in SYNCS {
-        let disk = ForgetfulDisk::default();
+        let disk = SimDisk::default();
         let mut rig = rig(&disk, WhenFull::Wait, sync);
         let mut published = 0;
         // At each length of the active segment.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::forgetful::{Call, ForgetfulDisk, Kind, Operation, Verdict, Watch};
+use super::super::sim_disk::{Call, Kind, Operation, SimDisk, Verdict, Watch};
 use super::world::{Act, End, Judge, Moment, Plan, World, reopen};
 use super::*;
 
@@ -83,7 +83,7 @@ const POINTS: &[(Operation, Kind)] = &[
 
 /// Keeps the moments of a recovery.
 struct Recovering {
-    disk: ForgetfulDisk,
+    disk: SimDisk,
     before: Moment,
     moments: Mutex<Vec<Moment>>,
 }
@@ -100,7 +100,7 @@ impl Watch for Recovering {
 
 /// The moments of the recovery after a crash at `moment`.
 pub(super) fn recovery_of(moment: &Moment, home: &Path) -> Vec<Moment> {
-    let disk = ForgetfulDisk::of(moment.kernel.clone());
+    let disk = SimDisk::of(moment.kernel.clone());
     let watch = Recovering { disk: disk.clone(), before: moment.clone(), moments: Mutex::default() };
     let watch = Arc::new(watch);
     disk.watch(Some(Arc::clone(&watch) as Arc<dyn Watch>));

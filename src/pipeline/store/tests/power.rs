@@ -1,6 +1,6 @@
 //! The power goes at each point of a history, and the disk keeps what it likes of what was not synced.
 
-use super::super::forgetful::{Choices, Kind, Operation, Verdict, random};
+use super::super::sim_disk::{Choices, Kind, Operation, Verdict, random};
 use super::crash::{HISTORY, recovery_of};
 use super::world::{Act, Judge, Moment, Plan, World};
 use super::*;

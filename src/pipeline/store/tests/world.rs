@@ -7,8 +7,8 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
-use super::super::forgetful::{Call, Choices, ForgetfulDisk, Kernel, Kind, Operation, Verdict, Watch, random};
-use super::super::ledger::{Job, Shared};
+use super::super::sim_disk::{Call, Choices, Kernel, Kind, Operation, SimDisk, Verdict, Watch, random};
+use super::super::sync_queue::{Job, Shared};
 use super::super::syncer;
 use super::*;
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -86,7 +86,7 @@ pub(super) enum Act {
 }
 
 pub(super) struct World {
-    pub(super) disk: ForgetfulDisk,
+    pub(super) disk: SimDisk,
     pub(super) storage: Storage,
     store: Mutex<Option<Store>>,
     shared: Arc<Shared>,
@@ -140,7 +140,7 @@ impl World {
         let home = directory();
         let mut storage = storage(home.path());
         (storage.sync, storage.when_full, storage.segment_bytes) = (plan.sync, plan.when_full, plan.segment_bytes);
-        let disk = ForgetfulDisk::default();
+        let disk = SimDisk::default();
         let facts = Arc::new(Mutex::new(Facts::default()));
         let on_durable = Box::new({
             let facts = Arc::clone(&facts);
@@ -313,7 +313,7 @@ impl Watch for World {
 }
 
 /// Opens a store on the disk, with no thread behind it.
-pub(super) fn reopen(disk: &ForgetfulDisk, home: &Path) -> (Store, Recovery) {
+pub(super) fn reopen(disk: &SimDisk, home: &Path) -> (Store, Recovery) {
     let options = Options { storage: storage(home), on_durable: Box::new(|_| {}) };
     Store::open_without_syncer(options, Arc::new(disk.clone())).expect("recovery never refuses")
 }
@@ -369,7 +369,7 @@ impl Judge {
 /// Starts again after a crash at that moment, and holds what is there against what was promised.
 fn check(moment: &Moment, end: End, home: &Path) -> Result<(), String> {
     let facts = &moment.facts;
-    let disk = ForgetfulDisk::of(moment.kernel.clone());
+    let disk = SimDisk::of(moment.kernel.clone());
     let shown = (end == End::Killed).then(|| {
         moment.kernel.export(home);
         read(home)

@@ -1,0 +1,331 @@
+//! How far each kept connection has been read: memory that the store keeps beside the connections.
+//!
+//! Enters: at a connection's start who its peer is, later the part of a line that has come without its end. Leaves: the
+//! same for the next process. Any writer thread, each for its own connections. What can fail: there is no memory; and what a
+//! previous process left may be of another version, or cut by its death. Then it says nothing, and is never trusted blindly.
+//!
+//! It is written with pwrite(2) and not mapped: most connections send whole lines and never need it, and a file needs no
+//! rules for memory that is shared. For the rest it is one call a read.
+//!
+//! ```text
+//! offset 0       head: magic 8, version 4, bytes a place 4, CRC-32C of these 4
+//! offset 4096    place 0, then place 1 ...; the file is sparse
+//!   0            peer: CRC-32C 4, length 4, pid 4, uid 4, gid 4, length of command 4, command, unit
+//!   1024         one mark
+//!   half         another mark; they are written in turn, and the later one that is whole counts
+//!
+//! mark            CRC-32C 4, length of carry 4, kind 1, pri 1, transport 1 (0: no pieces), length of tag 1, claimed pid 4,
+//!                 piece id 8, octets 8 (all ones: to the newline), read 8, turn 8, tag 64, carry
+//! ```
+//!
+//! The CRC covers what follows it. All numbers are little-endian. The read is that of the receive buffer (see [`super::super::desk`])
+//! which the mark includes.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use crc32c::{crc32c, crc32c_append};
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
+
+use crate::pipeline::accept::text::cut::Until;
+use crate::pipeline::account::Identity;
+use crate::pipeline::record::{COMM_BYTES_MAX, MAX_EVENT_BYTES_MAX, TAG_BYTES_MAX, Transport, UNIT_BYTES_MAX};
+
+/// The most connections that are kept. Their names have to fit one environment variable of 128 KiB.
+pub(crate) const SLOTS_MAX: usize = 16 << 10;
+
+const MAGIC: [u8; 8] = *b"dbufmark";
+const VERSION: u32 = 1;
+const HEAD_BYTES: usize = 20;
+const PAGE_BYTES: usize = 4096;
+/// The largest carry, an octet count before it, and the heads.
+const HALF_BYTES: usize = MAX_EVENT_BYTES_MAX + (64 << 10);
+const SLOT_BYTES: usize = 2 * HALF_BYTES;
+const POSITION_AT: usize = 1024;
+const PEER_HEAD_BYTES: usize = 24;
+const POSITION_HEAD_BYTES: usize = 48 + TAG_BYTES_MAX;
+/// Pages that a place may keep beyond what it needs now.
+const SLACK_PAGES: u16 = 3;
+/// More than a place has: nobody knows how many it has taken.
+pub(crate) const PAGES_UNKNOWN: u16 = u16::MAX;
+const TO_NEWLINE: u64 = u64::MAX;
+
+const _: () = assert!(HALF_BYTES.is_multiple_of(PAGE_BYTES) && HALF_BYTES / PAGE_BYTES < PAGES_UNKNOWN as usize);
+const _: () = assert!(PEER_HEAD_BYTES + COMM_BYTES_MAX + UNIT_BYTES_MAX <= POSITION_AT);
+
+/// How an event goes on of which pieces were laid down already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OpenLine {
+    pub(crate) id: u64,
+    pub(crate) until: Until,
+    pub(crate) pri: u8,
+    pub(crate) transport: Transport,
+    pub(crate) claimed_pid: u32,
+    pub(crate) tag: Box<[u8]>,
+}
+
+/// How far a connection has been read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ReadPosition<'a> {
+    /// So little has come that it may be text or the framed protocol.
+    Undecided { carry: &'a [u8] },
+    /// Text, of which this has come without its end.
+    Text { open_line: Option<&'a OpenLine>, carry: &'a [u8] },
+}
+
+impl ReadPosition<'_> {
+    /// Whether nothing has come in part: then there is nothing that the next process would have to know.
+    pub(crate) fn is_line_start(&self) -> bool {
+        match self {
+            Self::Undecided { carry } => carry.is_empty(),
+            Self::Text { open_line, carry } => open_line.is_none() && carry.is_empty(),
+        }
+    }
+}
+
+/// A [`ReadPosition`] as the next process finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum InheritedPosition {
+    /// Nothing had come in part, or nothing had come at all.
+    LineStart,
+    /// This had come, and may be text or the framed protocol.
+    Undecided { carry: Vec<u8> },
+    /// This had come of a line.
+    Text { open_line: Option<OpenLine>, carry: Vec<u8> },
+    /// Something had come of a line, and what became of it nobody knows, for its bookmark cannot be read.
+    Lost,
+    /// The same of a connection that had not said yet what it is.
+    LostHandshake,
+}
+
+/// The memory.
+#[derive(Debug)]
+pub(crate) struct ReadPositions(File);
+
+impl ReadPositions {
+    /// Empty ones.
+    pub(crate) fn new() -> io::Result<Self> {
+        let memory = memfd_create("dbufd-bookmarks", MemfdFlags::CLOEXEC)?;
+        // Sparse: it takes what is written.
+        ftruncate(&memory, (PAGE_BYTES + SLOTS_MAX * SLOT_BYTES) as u64)?;
+        let file = File::from(memory);
+        file.write_all_at(&head(), 0)?;
+        Ok(Self(file))
+    }
+
+    /// Those that the previous process left; None if they are of another version, or none at all.
+    pub(crate) fn open(memory: OwnedFd) -> Option<Self> {
+        let file = File::from(memory);
+        let mut found = [0; HEAD_BYTES];
+        file.read_exact_at(&mut found, 0).ok()?;
+        (found == head()).then_some(Self(file))
+    }
+
+    pub(crate) fn memory(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// A new connection, of which nothing has been read.
+    pub(crate) fn begin(&self, index: u32, peer: &Identity) -> io::Result<()> {
+        let length = peer.comm.len() + peer.unit.len();
+        let numbers = [length as u32, peer.pid, peer.uid, peer.gid, peer.comm.len() as u32];
+        // The head of a mark is among these bytes, as zeros; that of the other has a place of its own.
+        let mut bytes = [0; POSITION_AT + POSITION_HEAD_BYTES];
+        for (at, number) in (4..).step_by(4).zip(numbers) {
+            bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
+        }
+        let text = &mut bytes[PEER_HEAD_BYTES..PEER_HEAD_BYTES + length];
+        text[..peer.comm.len()].copy_from_slice(&peer.comm);
+        text[peer.comm.len()..].copy_from_slice(&peer.unit);
+        let crc = crc32c(&bytes[4..PEER_HEAD_BYTES + length]);
+        bytes[..4].copy_from_slice(&crc.to_le_bytes());
+        self.0.write_all_at(&bytes, slot(index))?;
+        // A place that was given back has no memory, so this costs nothing as a rule.
+        if !matches!(self.read_at(index, 1), Ok(None)) {
+            self.0.write_all_at(&[0; POSITION_HEAD_BYTES], position_at(index, 1))?;
+        }
+        Ok(())
+    }
+
+    /// Writes how far a connection has been read, the read of this number included; `turn` is one more than the last.
+    /// `taken` pages of memory were taken before; returns how many are now.
+    pub(crate) fn write(
+        &self,
+        index: u32,
+        position: &ReadPosition<'_>,
+        read: u64,
+        turn: u64,
+        taken: u16,
+    ) -> io::Result<u16> {
+        let (head, carry) = encode(position, read, turn);
+        let at = position_at(index, turn);
+        let needed = (POSITION_AT + POSITION_HEAD_BYTES + carry.len()).div_ceil(PAGE_BYTES) as u16;
+        // The other mark is whole, whatever becomes of this one.
+        let written = rustix::io::pwritev(&self.0, &[IoSlice::new(&head), IoSlice::new(carry)], at)?;
+        if written < head.len() + carry.len() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        if taken <= needed + SLACK_PAGES {
+            return Ok(needed.max(taken));
+        }
+        let keep = usize::from(needed) * PAGE_BYTES;
+        for half in [0, HALF_BYTES as u64] {
+            self.punch(slot(index) + half + keep as u64, HALF_BYTES - keep)?;
+        }
+        Ok(needed)
+    }
+
+    /// Nothing is at this place any more.
+    pub(crate) fn clear(&self, index: u32) {
+        // If it cannot be freed it is still overwritten by whoever takes the place.
+        let _ = self.punch(slot(index), SLOT_BYTES);
+    }
+
+    fn punch(&self, at: u64, bytes: usize) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(&self.0, flags, at, bytes as u64)?)
+    }
+
+    /// What the previous process wrote at this place; what cannot be read is unknown.
+    pub(crate) fn read(&self, index: u32) -> FoundPosition {
+        let mut bytes = [0; POSITION_AT];
+        let peer = self.0.read_exact_at(&mut bytes, slot(index)).ok().and_then(|()| decode_peer(&bytes));
+        let peer = peer.unwrap_or_default();
+        let found = |position| FoundPosition { peer: peer.clone(), position, read: 0, turn: 0 };
+        // One that is damaged is the one that was being written; what it was to say is in a receive buffer.
+        match [0, 1].map(|turn| self.read_at(index, turn)) {
+            [Err(KIND_UNDECIDED), Err(KIND_UNDECIDED)] => found(InheritedPosition::LostHandshake),
+            [Err(_), Err(_)] => found(InheritedPosition::Lost),
+            positions => match positions.into_iter().flatten().flatten().max_by_key(|position| position.turn) {
+                Some(Decoded { position, read, turn }) => FoundPosition { peer, position, read, turn },
+                None => found(InheritedPosition::LineStart),
+            },
+        }
+    }
+
+    /// None if nothing was written there; the kind, as it looks, if it is damaged.
+    fn read_at(&self, index: u32, turn: u64) -> Result<Option<Decoded>, u8> {
+        let (mut head, at) = ([0; POSITION_HEAD_BYTES], position_at(index, turn));
+        self.0.read_exact_at(&mut head, at).map_err(|_| 0)?;
+        if head.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let kind = head[8];
+        let length = number(&head, 4) as usize;
+        if length > HALF_BYTES - POSITION_AT - POSITION_HEAD_BYTES {
+            return Err(kind);
+        }
+        let mut carry = vec![0; length];
+        self.0.read_exact_at(&mut carry, at + POSITION_HEAD_BYTES as u64).map_err(|_| kind)?;
+        decode_position(&head, carry).ok_or(kind).map(Some)
+    }
+}
+
+/// What stands at a place.
+#[derive(Debug)]
+pub(crate) struct FoundPosition {
+    pub(crate) peer: Identity,
+    pub(crate) position: InheritedPosition,
+    /// The read that the bookmark includes.
+    pub(crate) read: u64,
+    pub(crate) turn: u64,
+}
+
+#[derive(Debug)]
+struct Decoded {
+    position: InheritedPosition,
+    read: u64,
+    turn: u64,
+}
+
+fn slot(index: u32) -> u64 {
+    PAGE_BYTES as u64 + u64::from(index) * SLOT_BYTES as u64
+}
+
+/// Where the mark of this turn begins.
+fn position_at(index: u32, turn: u64) -> u64 {
+    slot(index) + POSITION_AT as u64 + (turn % 2) * HALF_BYTES as u64
+}
+
+fn head() -> [u8; HEAD_BYTES] {
+    let mut head = [0; HEAD_BYTES];
+    head[..8].copy_from_slice(&MAGIC);
+    head[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    head[12..16].copy_from_slice(&(SLOT_BYTES as u32).to_le_bytes());
+    let crc = crc32c(&head[..16]);
+    head[16..].copy_from_slice(&crc.to_le_bytes());
+    head
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn long(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+fn decode_peer(bytes: &[u8]) -> Option<Identity> {
+    let (length, comm) = (number(bytes, 4) as usize, number(bytes, 20) as usize);
+    let text = bytes.get(PEER_HEAD_BYTES..PEER_HEAD_BYTES.checked_add(length)?)?;
+    if crc32c(&bytes[4..PEER_HEAD_BYTES + length]) != number(bytes, 0) || comm > length {
+        return None;
+    }
+    let (pid, uid, gid) = (number(bytes, 8), number(bytes, 12), number(bytes, 16));
+    Some(Identity { pid, uid, gid, comm: text[..comm].into(), unit: text[comm..].into(), ..Identity::default() })
+}
+
+const KIND_UNDECIDED: u8 = 1;
+const KIND_TEXT: u8 = 2;
+
+fn encode<'a>(position: &ReadPosition<'a>, read: u64, turn: u64) -> ([u8; POSITION_HEAD_BYTES], &'a [u8]) {
+    let (kind, open_line, carry) = match *position {
+        ReadPosition::Undecided { carry } => (KIND_UNDECIDED, None, carry),
+        ReadPosition::Text { open_line, carry } => (KIND_TEXT, open_line, carry),
+    };
+    let mut head = [0; POSITION_HEAD_BYTES];
+    head[4..8].copy_from_slice(&(carry.len() as u32).to_le_bytes());
+    head[8] = kind;
+    if let Some(open_line) = open_line {
+        let octets = match open_line.until {
+            Until::Newline => TO_NEWLINE,
+            Until::Octets(octets) => octets as u64,
+        };
+        (head[9], head[10], head[11]) = (open_line.pri, open_line.transport as u8, open_line.tag.len() as u8);
+        head[12..16].copy_from_slice(&open_line.claimed_pid.to_le_bytes());
+        head[16..24].copy_from_slice(&open_line.id.to_le_bytes());
+        head[24..32].copy_from_slice(&octets.to_le_bytes());
+        head[48..48 + open_line.tag.len()].copy_from_slice(&open_line.tag);
+    }
+    head[32..40].copy_from_slice(&read.to_le_bytes());
+    head[40..48].copy_from_slice(&turn.to_le_bytes());
+    let crc = crc32c_append(crc32c(&head[4..]), carry);
+    head[..4].copy_from_slice(&crc.to_le_bytes());
+    (head, carry)
+}
+
+fn decode_position(head: &[u8], carry: Vec<u8>) -> Option<Decoded> {
+    if crc32c_append(crc32c(&head[4..]), &carry) != number(head, 0) {
+        return None;
+    }
+    let decoded = |position| Some(Decoded { position, read: long(head, 32), turn: long(head, 40) });
+    let open_line = if head[10] == 0 {
+        None
+    } else {
+        let until = match long(head, 24) {
+            TO_NEWLINE => Until::Newline,
+            octets => Until::Octets(usize::try_from(octets).ok()?),
+        };
+        let tag = head.get(48..48 + usize::from(head[11]))?.into();
+        let transport = Transport::from_number(head[10])?;
+        Some(OpenLine { id: long(head, 16), until, pri: head[9], transport, claimed_pid: number(head, 12), tag })
+    };
+    match head[8] {
+        KIND_UNDECIDED if carry.is_empty() => decoded(InheritedPosition::LineStart),
+        KIND_UNDECIDED => decoded(InheritedPosition::Undecided { carry }),
+        KIND_TEXT => decoded(InheritedPosition::Text { open_line, carry }),
+        _ => None,
+    }
+}

@@ -1,0 +1,194 @@
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+
+use super::testing::Manager;
+use super::*;
+use crate::pipeline::accept::connection::read_position::OpenLine;
+use crate::pipeline::accept::text::cut::Until;
+use crate::pipeline::record::Transport;
+
+fn identity(pid: u32) -> Identity {
+    Identity { pid, uid: 7, gid: 8, comm: (*b"cat").into(), unit: (*b"a.service").into(), ..Identity::default() }
+}
+
+fn open_line(until: Until) -> OpenLine {
+    let tag = (*b"app[").into();
+    OpenLine { id: 1 << 50, until, pri: 11, transport: Transport::Syslog, claimed_pid: 9, tag }
+}
+
+fn found(read_positions: &ReadPositions, index: u32) -> (Identity, InheritedPosition, u64) {
+    let FoundPosition { peer, position, read, .. } = read_positions.read(index);
+    (peer, position, read)
+}
+
+fn pair() -> (UnixStream, OwnedFd) {
+    let (client, ours) = UnixStream::pair().unwrap();
+    (client, ours.into())
+}
+
+#[test]
+fn where_each_connection_stood_is_found_again() {
+    let read_positions = ReadPositions::new().unwrap();
+    let positions: [(ReadPosition<'_>, InheritedPosition); 5] = [
+        (ReadPosition::Undecided { carry: b"" }, InheritedPosition::LineStart),
+        (ReadPosition::Undecided { carry: b"\x89d" }, InheritedPosition::Undecided { carry: b"\x89d".to_vec() }),
+        (
+            ReadPosition::Text { open_line: None, carry: b"half a li" },
+            InheritedPosition::Text { open_line: None, carry: b"half a li".into() },
+        ),
+        (
+            ReadPosition::Text { open_line: Some(&open_line(Until::Newline)), carry: b"" },
+            InheritedPosition::Text { open_line: Some(open_line(Until::Newline)), carry: Vec::new() },
+        ),
+        (
+            ReadPosition::Text { open_line: Some(&open_line(Until::Octets(77))), carry: &[b'x'; 70_000] },
+            InheritedPosition::Text { open_line: Some(open_line(Until::Octets(77))), carry: vec![b'x'; 70_000] },
+        ),
+    ];
+    for (index, (position, expected)) in (0..).zip(&positions) {
+        read_positions.begin(index, &identity(index)).unwrap();
+        assert_eq!(
+            found(&read_positions, index),
+            (identity(index), InheritedPosition::LineStart, 0),
+            "nothing has been read"
+        );
+        read_positions.write(index, &ReadPosition::Text { open_line: None, carry: b"older" }, 7, 1, 0).unwrap();
+        read_positions.write(index, position, 8, 2, 0).unwrap();
+        assert_eq!(found(&read_positions, index), (identity(index), expected.clone(), 8));
+    }
+}
+
+#[test]
+fn a_bookmark_whose_writing_was_cut_leaves_the_one_before() {
+    let read_positions = ReadPositions::new().unwrap();
+    let memory = || std::fs::File::from(read_positions.memory().try_clone_to_owned().unwrap());
+    let flip = |at: u64| {
+        let mut byte = [0];
+        memory().read_exact_at(&mut byte, at).unwrap();
+        memory().write_all_at(&[byte[0] ^ 4], at).unwrap();
+    };
+    let before = ReadPosition::Text { open_line: None, carry: b"before" };
+    let after = ReadPosition::Text { open_line: Some(&open_line(Until::Newline)), carry: b"half" };
+    // Turns are written to the two halves of a place.
+    let [of_even, of_odd] = [4096 + 1024, 4096 + 1024 + (1 << 20) + (64 << 10)];
+    for byte in 0..116 {
+        read_positions.begin(0, &identity(1)).unwrap();
+        read_positions.write(0, &after, 6, 1, 0).unwrap();
+        flip(of_odd + byte);
+        assert_eq!(
+            read_positions.read(0).position,
+            InheritedPosition::LineStart,
+            "the first of all was cut at byte {byte}"
+        );
+        read_positions.write(0, &before, 7, 1, 0).unwrap();
+        read_positions.write(0, &after, 8, 2, 0).unwrap();
+        flip(of_even + byte);
+        assert_eq!(
+            found(&read_positions, 0).1,
+            InheritedPosition::Text { open_line: None, carry: b"before".to_vec() },
+            "byte {byte}"
+        );
+        assert_eq!(found(&read_positions, 0).2, 7);
+        flip(of_odd + 64);
+        assert!(
+            matches!(read_positions.read(0).position, InheritedPosition::Lost | InheritedPosition::LostHandshake),
+            "both are damaged"
+        );
+    }
+}
+
+#[test]
+fn memory_of_another_version_is_refused() {
+    let read_positions = ReadPositions::new().unwrap();
+    let copy = || read_positions.memory().try_clone_to_owned().unwrap();
+    assert!(ReadPositions::open(copy()).is_some());
+    std::fs::File::from(copy()).write_all_at(&[9], 8).unwrap();
+    assert!(ReadPositions::open(copy()).is_none());
+    assert!(ReadPositions::open(tempfile::tempfile().unwrap().into()).is_none());
+}
+
+#[test]
+fn memory_that_a_long_line_took_is_given_back() {
+    let read_positions = ReadPositions::new().unwrap();
+    let taken = || {
+        std::fs::File::from(read_positions.memory().try_clone_to_owned().unwrap()).metadata().unwrap().blocks() * 512
+    };
+    read_positions.begin(3, &identity(3)).unwrap();
+    let before = taken();
+    let mut pages = 1;
+    for turn in 1..=2 {
+        let long = ReadPosition::Text { open_line: None, carry: &vec![b'x'; 900_000] };
+        pages = read_positions.write(3, &long, 1, turn, pages).unwrap();
+    }
+    assert!(taken() > before + 1_600_000);
+    read_positions.write(3, &ReadPosition::Text { open_line: None, carry: b"y" }, 1, 3, pages).unwrap();
+    assert!(taken() <= before + 4096, "{} and {before}", taken());
+    read_positions.clear(3);
+    assert!(taken() < before);
+}
+
+#[test]
+fn a_successor_gets_the_same_connections_and_what_their_peers_sent_meanwhile() {
+    let mut manager = Manager::new();
+    let (store, none) = manager.next_process(10);
+    assert!(none.is_empty());
+    let (mut first, ours) = pair();
+    let mut stored = store.keep(ours, &identity(1));
+    assert!(stored.note_position(&ReadPosition::Text { open_line: None, carry: b"half" }, 3));
+    let (mut second, ours) = pair();
+    let other = store.keep(ours, &identity(2));
+    assert_eq!((manager.names().join(" "), store.stored()), ("bookmarks c0 c1".to_owned(), 2));
+    // It dies. What is sent now is in the kernel, and stays there although the sender leaves.
+    drop((stored, other, store));
+    first.write_all(b" a line").unwrap();
+    second.write_all(b"bye").unwrap();
+    drop(second);
+    let (store, inherited) = manager.next_process(10);
+    let positions: Vec<_> = inherited.iter().map(|one| (one.identity.pid, one.position.clone())).collect();
+    let half = InheritedPosition::Text { open_line: None, carry: b"half".to_vec() };
+    assert_eq!(positions, [(1, half), (2, InheritedPosition::LineStart)]);
+    for (one, sent) in inherited.into_iter().zip([&b" a line"[..], b"bye"]) {
+        let mut read = vec![0; sent.len()];
+        UnixStream::from(one.stored.socket.try_clone().unwrap()).read_exact(&mut read).unwrap();
+        assert_eq!(read, sent);
+        one.stored.close();
+    }
+    assert_eq!((manager.names().join(" "), store.stored()), ("bookmarks".to_owned(), 0));
+    assert_eq!(first.read(&mut [0]).unwrap(), 0, "its peer sees the end although systemd had it, too");
+}
+
+#[test]
+fn a_place_is_given_away_again_only_after_it_was_given_back_however_busy_systemd_is() {
+    let mut manager = Manager::new();
+    let (store, _) = manager.next_process(3);
+    // More than the manager's queue holds while it does not read.
+    for round in 0..400 {
+        let (_client, ours) = pair();
+        store.keep(ours, &identity(round)).close();
+    }
+    let (client, ours) = pair();
+    let last = store.keep(ours, &identity(9));
+    assert!(last.is_stored());
+    // The manager itself asserts that no name is given away twice.
+    while !store.store.is_settled() {
+        manager.read_notes();
+    }
+    manager.wait_for(&["bookmarks", "c0"]);
+    assert_eq!(manager.next_process(3).1[0].identity, identity(9));
+    drop(client);
+}
+
+#[test]
+fn a_connection_beyond_the_room_is_served_and_counted_and_ends_with_its_process() {
+    let mut manager = Manager::new();
+    let (store, _) = manager.next_process(2);
+    let (_one, ours) = pair();
+    let stored = store.keep(ours, &identity(1));
+    let (mut two, ours) = pair();
+    let not = store.keep(ours, &identity(2));
+    assert_eq!((stored.is_stored(), not.is_stored(), store.unkept()), (true, false, 1));
+    assert_eq!(manager.names(), ["bookmarks", "c0"]);
+    drop(not);
+    assert_eq!(two.read(&mut [0]).unwrap(), 0);
+}

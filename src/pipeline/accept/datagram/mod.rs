@@ -1,0 +1,131 @@
+//! The datagram socket. It belongs to one writer alone, so that the order of each sender is kept.
+//!
+//! Enters: datagrams with the credentials of their senders. Leaves: events in the publisher. One writer thread. What can
+//! fail: only that the reader is gone; a datagram too large is refused whole, counted, and its sender named.
+
+mod senders;
+
+use std::os::fd::OwnedFd;
+
+use self::senders::{Senders, Watch};
+use crate::pipeline::accept::publish::{Closed, Extra, NoObserver};
+use crate::pipeline::accept::text::classify::classify;
+use crate::pipeline::accept::writer::context::WriterContext;
+use crate::pipeline::accept::writer::receive_buffer::{ReceiveBuffer, Subject};
+use crate::pipeline::record::{Cause, Transport};
+use crate::sys::recvmmsg::{COUNT_MAX, Credentials};
+
+/// What the kernel itself says where it knows nobody: no process, the overflow user and group.
+const NOBODY: Credentials = Credentials { pid: 0, uid: 65_534, gid: 65_534 };
+
+/// The datagram socket and its senders.
+#[derive(Debug)]
+pub(crate) struct Datagrams {
+    socket: OwnedFd,
+    senders: Senders,
+}
+
+impl Datagrams {
+    pub(crate) fn new(socket: OwnedFd) -> Self {
+        Self { socket, senders: Senders::default() }
+    }
+
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// The process has ended that was watched under this number.
+    pub(crate) fn process_ended(&mut self, pid: u32) {
+        self.senders.ended(pid);
+    }
+
+    /// Receives once and lays down what came. False if that was all there is.
+    pub(crate) fn receive(
+        &mut self,
+        receive_buffer: &mut ReceiveBuffer,
+        context: &mut WriterContext,
+        watch: &mut Watch<'_>,
+    ) -> Result<bool, Closed> {
+        let bytes_max = context.max_event_bytes;
+        let begin = || {
+            context.publisher.begin_read(0);
+            receive_buffer.read_progress.begin(Subject::Datagrams, context.next_piece, bytes_max);
+        };
+        let count = (receive_buffer.arena.len() / bytes_max).min(COUNT_MAX);
+        // An error is nothing to read: the next round asks again.
+        let received = receive_buffer
+            .headers
+            .receive_datagrams(&self.socket, &mut receive_buffer.arena, bytes_max, begin)
+            .unwrap_or(0);
+        self.publish_pending(receive_buffer, received, context, watch)?;
+        let is_more = received == count;
+        self.senders.end_read(!is_more);
+        Ok(is_more)
+    }
+
+    /// Lays down what the previous process has received, but for the events that it has published.
+    pub(crate) fn replay(
+        &mut self,
+        receive_buffer: &ReceiveBuffer,
+        context: &mut WriterContext,
+        watch: &mut Watch<'_>,
+    ) -> Result<(), Closed> {
+        let received = (0..COUNT_MAX).take_while(|index| receive_buffer.headers.received(*index).is_some()).count();
+        self.publish_pending(
+            receive_buffer,
+            received.min(receive_buffer.arena.len() / context.max_event_bytes),
+            context,
+            watch,
+        )
+    }
+
+    fn publish_pending(
+        &mut self,
+        receive_buffer: &ReceiveBuffer,
+        received: usize,
+        context: &mut WriterContext,
+        watch: &mut Watch<'_>,
+    ) -> Result<(), Closed> {
+        context.begin();
+        for index in 0..received {
+            self.take(index, receive_buffer, context, watch);
+            if context.publisher.is_full() {
+                context.publisher.publish_pending(&receive_buffer.arena, &mut NoObserver)?;
+            }
+        }
+        context.publisher.publish_pending(&receive_buffer.arena, &mut NoObserver)?;
+        receive_buffer.read_progress.end();
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        index: usize,
+        receive_buffer: &ReceiveBuffer,
+        context: &mut WriterContext,
+        watch: &mut Watch<'_>,
+    ) {
+        let (start, bytes_max) = (index * context.max_event_bytes, context.max_event_bytes);
+        let bytes = receive_buffer.headers.received(index).unwrap_or(0);
+        if bytes == 0 {
+            return;
+        }
+        let peer = self.senders.peer(receive_buffer.headers.sender(index).unwrap_or(NOBODY), context, watch);
+        if bytes > bytes_max {
+            let slot = context.publisher.slot(peer, Transport::Datagram, 0, b"");
+            return context.publisher.lose(slot, Cause::TooBig, bytes as u64);
+        }
+        let bytes = &receive_buffer.arena[start..][..bytes];
+        context.fields.clear();
+        let now_ns = context.publisher.time_ns();
+        let line = classify(Transport::Datagram, bytes, now_ns, &mut context.parser, &mut context.fields);
+        if line.text.is_empty() {
+            return;
+        }
+        let start = start + line.text_start;
+        let range = start..start + line.text.len();
+        let slot = context.publisher.slot(peer, line.transport, line.claimed_pid, line.tag);
+        let extra = Extra { source_time_ns: line.source_time_ns, ..Extra::default() };
+        context.publisher.add_with(slot, line.pri, range, extra, &context.fields);
+    }
+}

@@ -1,0 +1,97 @@
+//! The processes that send datagrams.
+//!
+//! Enters: credentials of a datagram. Leaves: the peer that they stand for. The datagram socket's writer thread. Nothing
+//! can fail; a process that cannot be looked up is known by its credentials alone.
+//!
+//! Command and unit stand in /proc and are looked up once, not for each datagram. The answer holds until the process's
+//! pidfd says that it has ended, and a little longer: what it sent before that is still in the queue. Then it is
+//! forgotten, long before the kernel can give the number to another process.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use crate::pipeline::accept::connection::peer::of_datagram;
+use crate::pipeline::accept::publish::Peer;
+use crate::pipeline::accept::writer::context::WriterContext;
+use crate::sys::recvmmsg::Credentials;
+
+/// Senders that are known at a time, each with a descriptor.
+const SENDERS_MAX: usize = 256;
+/// After so many reads of a queue that is never seen empty, all that was in it when a process ended is read.
+const READS_UNTIL_FORGOTTEN: u64 = 64;
+
+/// Puts a pidfd into the writer's epoll set, under the process's number; false if that cannot be.
+pub(crate) type Watch<'a> = dyn FnMut(u32, &OwnedFd) -> bool + 'a;
+
+#[derive(Debug)]
+struct Sender {
+    peer: Peer,
+    /// The read of its last datagram.
+    used: u64,
+    /// The read after which it ended; None while it lives.
+    ended: Option<u64>,
+    /// Its pidfd. Dropping it takes it out of the epoll set.
+    process: Option<OwnedFd>,
+}
+
+/// The senders that are known.
+#[derive(Debug, Default)]
+pub(crate) struct Senders {
+    known: HashMap<Credentials, Sender>,
+    /// The last one that could not be kept.
+    unknown: Option<Peer>,
+    reads: u64,
+    any_ended: bool,
+}
+
+impl Senders {
+    /// The peer with these credentials.
+    pub(crate) fn peer(
+        &mut self,
+        credentials: Credentials,
+        context: &mut WriterContext,
+        watch: &mut Watch<'_>,
+    ) -> &Peer {
+        if !self.known.contains_key(&credentials) {
+            let (identity, process) = of_datagram(credentials);
+            let peer = context.peer(identity);
+            match process {
+                Some(process) if watch(credentials.pid, &process) => self.keep(credentials, peer, process),
+                _ => return self.unknown.insert(peer),
+            }
+        }
+        let sender = self.known.get_mut(&credentials).expect("it was known, or is kept since just now");
+        sender.used = self.reads;
+        &sender.peer
+    }
+
+    fn keep(&mut self, credentials: Credentials, peer: Peer, process: OwnedFd) {
+        if self.known.len() >= SENDERS_MAX
+            && let Some((&quietest, _)) = self.known.iter().min_by_key(|(_, sender)| sender.used)
+        {
+            self.known.remove(&quietest);
+        }
+        let sender = Sender { peer, used: self.reads, ended: None, process: Some(process) };
+        self.known.insert(credentials, sender);
+    }
+
+    /// This process has ended. What it sent before is still its own.
+    pub(crate) fn ended(&mut self, pid: u32) {
+        for (_, sender) in self.known.iter_mut().filter(|(known, _)| known.pid == pid) {
+            sender.ended = Some(self.reads);
+            sender.process = None;
+            self.any_ended = true;
+        }
+    }
+
+    /// The queue was read once more, and seen empty or not.
+    pub(crate) fn end_read(&mut self, seen_empty: bool) {
+        self.reads += 1;
+        if self.any_ended {
+            let reads = self.reads;
+            let is_due = |ended: u64| seen_empty || reads - ended > READS_UNTIL_FORGOTTEN;
+            self.known.retain(|_, sender| !sender.ended.is_some_and(is_due));
+            self.any_ended = self.known.values().any(|sender| sender.ended.is_some());
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Reads the magic and the HELLO of a framed connection, and opens its session.
+//!
+//! Input: the first bytes of a connection. Output: a [`FrameSession`] with its WELCOME in the outbox, or a refusal. Thread: the
+//! connection's writer. Failure: everything that a client sends wrong, as [`Handshake::Refused`].
+
+use dbuf_wire::frames::{self as wire, Code, Fault, Frame, Head, kind};
+
+use super::session::{FEATURES, FrameSession};
+use super::sessions::Sessions;
+use crate::sync::Arc;
+
+/// What [`handshake`] made of a connection's first bytes.
+#[derive(Debug)]
+pub enum Handshake {
+    /// The magic and HELLO are not whole; they never take more than [`frame_bytes_max`] and the magic.
+    More,
+    /// The session, with its WELCOME in the outbox.
+    Open {
+        /// The connection's state.
+        session: Box<FrameSession>,
+        /// Bytes that are done.
+        consumed: usize,
+    },
+    /// The connection has to end after this reply.
+    Refused {
+        /// What to send.
+        reply: Vec<u8>,
+        /// For the daemon's own log.
+        why: &'static str,
+        /// Whether to count it as malformed: false if the client may be right and try again.
+        malformed: bool,
+    },
+}
+
+/// Reads the magic and the HELLO of a framed connection of user `uid`.
+///
+/// A session belongs to a user, so that nobody can occupy or silence that of another.
+#[must_use]
+pub fn handshake(bytes: &[u8], max_event_bytes: usize, uid: u32, sessions: &Arc<Sessions>) -> Handshake {
+    let refused = |code: Code, why: &'static str| {
+        let mut reply = Vec::new();
+        Frame::Error(Fault { code: code as u8, first: 0, last: 0, text: why.as_bytes() }).encode(&mut reply);
+        Handshake::Refused { reply, why, malformed: code == Code::Broken }
+    };
+    let frame = match wire::is_framed(bytes) {
+        None => return Handshake::More,
+        Some(false) => return refused(Code::Broken, "the connection does not open with the magic"),
+        Some(true) => &bytes[wire::MAGIC.len()..],
+    };
+    match Head::decode(frame) {
+        Ok(None) => return Handshake::More,
+        Ok(Some(head)) if head.kind != kind::HELLO => return refused(Code::Broken, "the first frame is no HELLO"),
+        Ok(Some(_)) => (),
+        Err(error) => return refused(Code::Broken, error.0),
+    }
+    let (hello, consumed) = match Frame::decode(frame) {
+        Ok(Some((Frame::Hello(hello), consumed))) => (hello, consumed),
+        Ok(_) => return Handshake::More,
+        Err(error) => return refused(Code::Broken, error.0),
+    };
+    if hello.version < wire::VERSION_MIN || hello.version_min > wire::VERSION {
+        return refused(Code::Version, "no version of the protocol that both sides speak");
+    }
+    if hello.incompatible & !FEATURES != 0 {
+        return refused(Code::Version, "a feature is asked for that this daemon does not have");
+    }
+    let Some((guard, known)) = Sessions::attach(sessions, uid, hello.session) else {
+        return refused(Code::Busy, "the session is open on another connection, or there are too many sessions");
+    };
+    let session = Box::new(FrameSession::new(&hello, max_event_bytes, guard, known));
+    Handshake::Open { session, consumed: wire::MAGIC.len() + consumed }
+}

@@ -1,0 +1,404 @@
+//! The framed protocol as the daemon speaks it: what a connection's bytes mean, what was promised, what to answer.
+//! The bytes are `dbuf_wire::frames`'s and `docs/PROTOCOL.md` draws them.
+//!
+//! Enters: bytes that a writer thread read from one connection, and the reader's progress. Leaves: [`Step`]s for the
+//! writer, and replies in a bounded outbox. No input or output here, and no thread but the connection's writer;
+//! [`Sessions`] alone is shared. What can fail: everything that a client sends, as a [`Step::Refused`] that costs one
+//! event or a [`Step::Broken`] that ends the connection.
+//!
+//! How a writer drives it:
+//! 1. Bytes that begin with the magic go to [`handshake`] until it returns a [`FrameSession`]; the bytes that it consumed are done.
+//! 2. [`FrameSession::next`] is called with the bytes from the first that is not consumed yet, until it says
+//!    [`Step::More`], [`Step::Bye`] or [`Step::Broken`]. What a [`Step::Event`] brings, and a loss record for a
+//!    [`Step::Refused`], is to be laid down.
+//! 3. It is laid down in as many claims as it takes, each of which is redone if it was sealed. After each publish
+//!    `FrameSession::published` is told the claim's generation.
+//! 4. If [`FrameSession::take_sync`] says so, the reader is asked for a sync. [`FrameSession::progress`] is told how far
+//!    the reader is; [`FrameSession::outgoing`] is sent without blocking, and [`FrameSession::sent`] told how much
+//!    went. All this after each round, and whenever the bell rings for what [`FrameSession::wants`]. The connection is
+//!    closed when [`FrameSession::is_deaf`].
+//! 5. At the connection's end, [`FrameSession::at_end`] says whether it came in the middle of an event. Dropping the
+//!    session gives its place in [`Sessions`] back.
+//!
+//! Invariants, cited by number:
+//! 1. What was parsed and not yet published is neither acknowledged nor remembered: it may be sent again.
+//! 2. An acknowledgement of N is sent after every ERROR that names an event up to N.
+//! 3. No event is accepted whose sequence is not above all before it in its session, on whatever connection.
+//! 4. What a client can make this hold is bounded: the outbox by [`OUTBOX_BYTES_MAX`], spans by [`SPANS_MAX`].
+
+use std::ops::RangeInclusive;
+
+use dbuf_wire::frames::{self as wire, Code, Event, Fault, Frame, HEAD_BYTES, Head, Hello, Welcome, feature, kind};
+
+use super::acks::Acks;
+use super::sessions::{SessionGuard, SessionState};
+use crate::pipeline::accept::publish::Published;
+use crate::pipeline::buffer::PublishPosition;
+use crate::pipeline::record::Cause;
+
+/// The most bytes of replies that wait for a client to read them; a client that lets more come together is cut off.
+pub const OUTBOX_BYTES_MAX: usize = 64 << 10;
+/// While so many bytes wait, no acknowledgement joins them: the next that does says more.
+pub(super) const OUTBOX_BYTES_CALM: usize = 4 << 10;
+
+/// What a writer does next with a connection's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// An event to lay down. An empty tag stands for [`FrameSession::name`].
+    Event {
+        /// The event.
+        event: Event<'a>,
+        /// Bytes that are done.
+        consumed: usize,
+    },
+    /// An event that is refused whole: count it, and lay down a loss record. The client is told.
+    Refused {
+        /// Why.
+        cause: Cause,
+        /// Bytes of its payload.
+        payload_bytes: u64,
+        /// Bytes that are done.
+        consumed: usize,
+    },
+    /// An event that was accepted before: count it as a duplicate.
+    Duplicate {
+        /// Bytes that are done.
+        consumed: usize,
+    },
+    /// Nothing for the writer: the body of a refused event, a frame of a later version, a SYNC (see
+    /// [`FrameSession::take_sync`]).
+    Passed {
+        /// Bytes that are done.
+        consumed: usize,
+    },
+    /// The frame is not whole.
+    More {
+        /// Bytes that it takes, from the first that was given; never more than [`frame_bytes_max`].
+        frame_bytes: usize,
+    },
+    /// The client asks for a ring of so many bytes, and has sent no event: give it one, or [`FrameSession::no_ring`].
+    Ring {
+        /// Bytes of data.
+        capacity: u64,
+        /// Bytes that are done.
+        consumed: usize,
+    },
+    /// The client said that nothing more will come: publish, answer, and close.
+    Bye,
+    /// The connection has to end: publish what came before, answer, and close.
+    Broken {
+        /// What one event is to be counted as; None if the fault is none of an event.
+        cause: Option<Cause>,
+        /// For the daemon's own log.
+        why: &'static str,
+    },
+}
+
+/// The largest frame that a writer has to hold whole, for this `max_event`, in bytes.
+#[must_use]
+pub const fn frame_bytes_max(max_event_bytes: usize) -> usize {
+    let event = wire::TAG_BYTES_MAX + wire::FIELDS_LENGTH_BYTES + wire::FIELDS_BYTES_MAX + max_event_bytes;
+    let control = wire::CONTROL_BYTES_MAX as usize;
+    HEAD_BYTES + if event > control { event } else { control }
+}
+
+/// Features that this daemon has.
+pub(super) const FEATURES: u64 = feature::FIELDS | feature::RING;
+
+/// One framed connection after its HELLO.
+#[derive(Debug)]
+pub struct FrameSession {
+    name: Box<[u8]>,
+    max_event_bytes: usize,
+    /// Its events may have fields.
+    has_fields: bool,
+    /// It may ask for a ring.
+    may_have_ring: bool,
+    /// The highest sequence that was accepted or refused.
+    last: u64,
+    /// Bytes of a refused or ignored frame that are still to come.
+    skip: u32,
+    /// First and last sequence of the events that are not published.
+    pub(super) unpublished: Option<(u64, u64)>,
+    /// The sequence up to which a SYNC that was read, and not taken yet, wants everything durable.
+    sync: Option<u64>,
+    acks: Acks,
+    outbox: Vec<u8>,
+    /// The client let too many replies come together.
+    deaf: bool,
+    guard: SessionGuard,
+}
+
+impl FrameSession {
+    pub(super) fn new(
+        hello: &Hello<'_>,
+        max_event_bytes: usize,
+        guard: SessionGuard,
+        known: Option<SessionState>,
+    ) -> Self {
+        let last = guard.session_state.last;
+        let mut outbox = Vec::new();
+        Frame::Welcome(Welcome {
+            version: hello.version.min(wire::VERSION),
+            max_event: max_event_bytes as u32,
+            compatible: hello.compatible & FEATURES,
+            incompatible: hello.incompatible,
+            last,
+        })
+        .encode(&mut outbox);
+        Self {
+            name: hello.name.into(),
+            max_event_bytes,
+            has_fields: (hello.compatible | hello.incompatible) & feature::FIELDS != 0,
+            may_have_ring: (hello.compatible | hello.incompatible) & feature::RING != 0,
+            last,
+            skip: 0,
+            unpublished: None,
+            sync: None,
+            acks: match known {
+                None => Acks::new(hello.ack),
+                Some(session_state) => Acks::resumed(hello.ack, session_state.pending),
+            },
+            outbox,
+            deaf: false,
+            guard,
+        }
+    }
+
+    /// The producer's name: the tag of events that have none.
+    #[must_use]
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// The session's id; 0 if the client has none.
+    #[must_use]
+    pub fn session(&self) -> u128 {
+        self.guard.id()
+    }
+
+    /// What the frame at the start of `bytes` asks for. The bytes of a [`Step::More`] are to be given again, with more.
+    pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Step<'a> {
+        if self.deaf {
+            return Step::Broken { cause: None, why: "the client does not read its replies" };
+        }
+        if self.skip > 0 && !bytes.is_empty() {
+            let consumed = bytes.len().min(self.skip as usize);
+            self.skip -= consumed as u32;
+            return Step::Passed { consumed };
+        }
+        let head = match Head::decode(bytes) {
+            Ok(Some(head)) => head,
+            Ok(None) => return Step::More { frame_bytes: HEAD_BYTES },
+            Err(error) => return self.broken(Some(Cause::Malformed), error.0),
+        };
+        match head.kind {
+            kind::EVENT => self.event(&head, bytes),
+            kind::EVENT_WITH_FIELDS if self.has_fields => self.event(&head, bytes),
+            kind::SYNC => {
+                self.sync = Some(self.last);
+                self.pass(&head)
+            }
+            kind::BYE => Step::Bye,
+            kind::RING if self.may_have_ring => self.ring(&head, bytes),
+            kind if kind & wire::IGNORABLE != 0 => self.pass(&head),
+            _ => self.broken(Some(Cause::Malformed), "a frame of a type that has no place here"),
+        }
+    }
+
+    fn event<'a>(&mut self, head: &Head, bytes: &'a [u8]) -> Step<'a> {
+        // Invariant 3. A refused event that comes again is a duplicate too: it was named, and counted.
+        if (1..=self.last).contains(&head.sequence) {
+            self.skip = head.length;
+            return Step::Duplicate { consumed: HEAD_BYTES };
+        }
+        if let Some((code, text)) = fault_of(head, self.max_event_bytes) {
+            return self.refuse(head, code, text);
+        }
+        let frame_bytes = head.frame_bytes();
+        let Some(body) = bytes.get(HEAD_BYTES..frame_bytes) else { return Step::More { frame_bytes } };
+        let (tag, rest) = body.split_at(usize::from(head.tag_length));
+        let (fields, payload) = if head.kind == kind::EVENT {
+            (&[][..], rest)
+        } else {
+            match wire::split_fields(rest) {
+                Ok((_, [])) => return self.refuse(head, Code::Malformed, "an event without payload"),
+                Ok((_, payload)) if payload.len() > self.max_event_bytes => {
+                    return self.refuse(head, Code::TooBig, TOO_BIG);
+                }
+                Ok(parts) => parts,
+                Err(error) => return self.refuse(head, Code::Malformed, error.0),
+            }
+        };
+        self.may_have_ring = false;
+        self.last = head.sequence;
+        let first = self.unpublished.map_or(head.sequence, |(first, _)| first);
+        self.unpublished = Some((first, head.sequence));
+        let event = Event { pri: head.detail, tag, time_ns: head.time_ns, sequence: head.sequence, fields, payload };
+        Step::Event { event, consumed: frame_bytes }
+    }
+
+    fn ring(&mut self, head: &Head, bytes: &[u8]) -> Step<'static> {
+        match Frame::decode(bytes) {
+            Ok(Some((Frame::Ring { capacity }, consumed))) => Step::Ring { capacity, consumed },
+            Ok(_) => Step::More { frame_bytes: head.frame_bytes() },
+            Err(error) => self.broken(None, error.0),
+        }
+    }
+
+    /// The ring that was asked for is not granted; frames work as ever.
+    pub fn no_ring(&mut self, why: &str) {
+        self.error(Code::NoRing, 0, 0, why);
+    }
+
+    fn refuse(&mut self, head: &Head, code: Code, text: &'static str) -> Step<'static> {
+        self.skip = head.length;
+        self.last = self.last.max(head.sequence);
+        self.error(code, head.sequence, head.sequence, text);
+        let cause = if code == Code::TooBig { Cause::TooBig } else { Cause::Malformed };
+        Step::Refused { cause, payload_bytes: head.payload_bytes() as u64, consumed: HEAD_BYTES }
+    }
+
+    fn pass(&mut self, head: &Head) -> Step<'static> {
+        self.skip = head.length;
+        Step::Passed { consumed: HEAD_BYTES }
+    }
+
+    fn broken(&mut self, cause: Option<Cause>, why: &'static str) -> Step<'static> {
+        self.error(Code::Broken, 0, 0, why);
+        Step::Broken { cause, why }
+    }
+
+    fn error(&mut self, code: Code, first: u64, last: u64, text: &str) {
+        if self.outbox.len() > OUTBOX_BYTES_MAX {
+            self.deaf = true;
+            return;
+        }
+        Frame::Error(Fault { code: code as u8, first, last, text: text.as_bytes() }).encode(&mut self.outbox);
+    }
+
+    /// The events since the last publish, as far as that brings them, are about to be published at `spot`. Where it brings
+    /// all, the refused ones are as good as published, too: the records that name them are among it.
+    pub fn about_to_publish(&self, spot: PublishPosition, published: Published) {
+        if let Some(last) = self.brings_up_to(published) {
+            self.guard.about_to(spot, last);
+        }
+    }
+
+    fn brings_up_to(&self, published: Published) -> Option<u64> {
+        if published.is_all { Some(self.last) } else { published.sequence }
+    }
+
+    /// That has failed, and nothing of it counts.
+    pub fn take_back(&self) {
+        self.guard.take_back();
+    }
+
+    /// The events since the last publish, as far as that has brought them, are published in `generation`.
+    pub fn published(&mut self, generation: u64, published: Published) {
+        if let Some(last) = self.brings_up_to(published) {
+            self.guard.settle(last);
+        }
+        // Invariant 1.
+        let (Some((first, last)), Some(sequence)) = (self.unpublished, published.sequence) else { return };
+        self.acks.published(generation, (first, sequence));
+        self.unpublished = (sequence < last).then(|| (sequence + 1, last));
+    }
+
+    /// Takes the request that a SYNC has left, once what came before it is published. The writer asks for a sync then.
+    #[must_use]
+    pub fn take_sync(&mut self) -> bool {
+        if self.unpublished.is_some() {
+            return false;
+        }
+        let sync = self.sync.take();
+        if let Some(sequence) = sync {
+            self.acks.sync(sequence);
+        }
+        sync.is_some()
+    }
+
+    /// Tells the session how far the reader is: `Progress::persisted_before`, then `Progress::durable_before`.
+    /// `was_lost` says whether something of these generations was lost.
+    pub fn progress(
+        &mut self,
+        persisted_before: u64,
+        durable_before: u64,
+        was_lost: impl Fn(RangeInclusive<u64>) -> bool,
+    ) {
+        let last = self.settled();
+        // Takes no memory unless something was lost.
+        let mut lost = Vec::new();
+        self.acks.progress((persisted_before, durable_before), last, was_lost, |first, last| lost.push((first, last)));
+        for (first, last) in lost {
+            self.error(Code::Lost, first, last, "accepted, and then lost by the disk");
+        }
+    }
+
+    /// Whether the client has let so many replies come together that one could not be kept. Nothing is acknowledged
+    /// from here on; the writer closes the connection.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        self.deaf
+    }
+
+    /// Which progress this session waits for, as bits of `progress::want`; 0 if for none.
+    #[must_use]
+    pub fn wants(&self) -> u32 {
+        self.acks.wants()
+    }
+
+    /// Replies that wait to be sent. Empty if there are none.
+    pub fn outgoing(&mut self) -> &[u8] {
+        // Invariant 2: what is due was decided after the losses before it were put into the outbox.
+        if self.outbox.len() <= OUTBOX_BYTES_CALM && !self.deaf {
+            for (level, sequence) in self.acks.take_due() {
+                Frame::Ack { level, sequence }.encode(&mut self.outbox);
+            }
+        }
+        &self.outbox
+    }
+
+    /// So many bytes of [`FrameSession::outgoing`] are sent.
+    pub fn sent(&mut self, bytes: usize) {
+        self.outbox.drain(..bytes);
+    }
+
+    /// The highest sequence of which all before it is published or refused.
+    fn settled(&self) -> u64 {
+        self.unpublished.map_or(self.last, |(first, _)| first - 1)
+    }
+
+    /// What the connection's end means for `rest`, the bytes that no step has consumed: the cause if an event was cut.
+    #[must_use]
+    pub fn at_end(&self, rest: &[u8]) -> Option<Cause> {
+        let begins_event = rest.get(4).is_none_or(|kind| matches!(*kind, kind::EVENT | kind::EVENT_WITH_FIELDS));
+        (self.skip == 0 && !rest.is_empty() && begins_event).then_some(Cause::Abandoned)
+    }
+}
+
+impl Drop for FrameSession {
+    fn drop(&mut self) {
+        self.guard.session_state = SessionState { last: self.settled(), pending: self.acks.pending() };
+    }
+}
+
+const TOO_BIG: &str = "the payload is larger than max_event";
+
+/// What is wrong with the event of this head, as far as its sender alone is hurt by it.
+fn fault_of(head: &Head, max_event_bytes: usize) -> Option<(Code, &'static str)> {
+    let more = if head.kind == kind::EVENT { 0 } else { wire::FIELDS_LENGTH_BYTES + wire::FIELDS_BYTES_MAX };
+    if head.payload_bytes() > max_event_bytes + more {
+        Some((Code::TooBig, TOO_BIG))
+    } else if head.payload_bytes() == 0 {
+        Some((Code::Malformed, "an event without payload"))
+    } else if usize::from(head.tag_length) > wire::TAG_BYTES_MAX {
+        Some((Code::Malformed, "the tag is longer than 64 bytes"))
+    } else if head.detail > wire::PRI_MAX {
+        Some((Code::Malformed, "pri is above 191"))
+    } else if head.sequence == 0 {
+        Some((Code::Malformed, "the sequence is 0; it counts from 1"))
+    } else {
+        None
+    }
+}

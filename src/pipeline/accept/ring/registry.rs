@@ -1,0 +1,412 @@
+//! All rings: how many there may be, whose they are, what is told of them, and how they outlive the process.
+//!
+//! Enters: requests of clients, and the rings that the previous process left. Leaves: [`Ring`]s for their writers; figures for people.
+//! One lock, taken when a ring begins, ends, or is looked at by people; never for an event. What can fail: a limit is reached,
+//! or there is no memory; then the client goes on without a ring.
+//!
+//! A ring is three descriptors, each with a name of its own in the store: memory, doorbell and connection. What the previous process
+//! left of one counts only if all three are there. A ring is passed to its client first and kept after that, before anything
+//! is taken from it: a death in between ends the connection, and the client still has all that it wrote.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use dbuf_wire::ring::{CAPACITY_BYTES, Memory, Position, RingConsumer, flag};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::Ring;
+use super::table::{FoundRing, RingTable};
+use crate::pipeline::accept::limits::RINGS_MAX;
+use crate::pipeline::account::Identity;
+use crate::pipeline::buffer::PublishPosition;
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::sys::fdstore::FdStore;
+use crate::sys::{membarrier, ticks};
+
+/// The name, in the store, of the memory that says how far each ring was taken.
+pub const RINGS_NAME: &str = "rings";
+/// What the names of a ring's descriptors begin with; its row follows, and for two of them what they are.
+const PREFIX: &str = "ring";
+const BELL: &str = "-bell";
+const LINE: &str = "-line";
+/// Descriptors of a ring.
+pub const DESCRIPTORS: usize = 3;
+
+/// How many rings there may be, and how large together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingLimits {
+    /// Of all users.
+    pub rings: usize,
+    /// Bytes of data of all.
+    pub bytes: u64,
+}
+
+/// A user other than root has at most this part of what there may be.
+const SHARE_OF_USER: usize = 4;
+const ROOT: u32 = 0;
+
+/// What a ring's writer says of it, for people.
+#[derive(Debug, Default)]
+pub struct RingFigures {
+    /// Bytes published and not taken, at the last look.
+    pub waiting_bytes: AtomicU64,
+    /// The most that this ever was.
+    pub high_water_bytes: AtomicU64,
+    /// Events taken.
+    pub events: AtomicU64,
+    /// Events that found no room.
+    pub lost: AtomicU64,
+    /// Events refused.
+    pub refused: AtomicU64,
+}
+
+/// A ring, as people see it.
+#[derive(Clone, Debug)]
+pub struct RingStatus {
+    /// Whose it is; the tag is its name.
+    pub identity: Arc<Identity>,
+    /// Bytes of data.
+    pub capacity_bytes: u64,
+    /// What its writer says.
+    pub figures: Arc<RingFigures>,
+}
+
+/// What the previous process left of its rings, by name.
+#[derive(Debug, Default)]
+pub struct InheritedRings {
+    /// What was kept as [`RINGS_NAME`].
+    pub ring_table: Option<OwnedFd>,
+    /// The descriptors of rings.
+    pub parts: Vec<(OwnedFd, String)>,
+}
+
+/// Whether this is the name, in the store, of a ring's memory, doorbell or connection.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    part_of(name).is_some()
+}
+
+fn part_of(name: &str) -> Option<(u32, usize)> {
+    let rest = name.strip_prefix(PREFIX)?;
+    let (row, part) = match (rest.strip_suffix(BELL), rest.strip_suffix(LINE)) {
+        (Some(row), _) => (row, 1),
+        (_, Some(row)) => (row, 2),
+        _ => (rest, 0),
+    };
+    let row: u32 = row.parse().ok()?;
+    ((row as usize) < RINGS_MAX).then_some((row, part))
+}
+
+fn names(row: u32) -> [String; DESCRIPTORS] {
+    [format!("{PREFIX}{row}"), format!("{PREFIX}{row}{BELL}"), format!("{PREFIX}{row}{LINE}")]
+}
+
+/// All rings.
+#[derive(Debug)]
+pub struct Rings {
+    limits: RingLimits,
+    table: Mutex<Table>,
+    stored: Option<StoredRings>,
+    /// Bits of `flag` for new rings.
+    flags: u64,
+}
+
+#[derive(Debug)]
+struct StoredRings {
+    store: Arc<FdStore>,
+    ring_table: RingTable,
+    /// Rows below this have a place in the store.
+    room: usize,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    rings: HashMap<u32, RingStatus>,
+    inherited: Vec<(OwnedFd, Ring)>,
+}
+
+/// A row in the table; dropping it leaves the ring to the next process, if it is kept.
+#[derive(Debug)]
+pub(crate) struct RingRow {
+    all: Arc<Rings>,
+    row: u32,
+    pub(crate) is_stored: bool,
+    figures: Arc<RingFigures>,
+    identity: Arc<Identity>,
+}
+
+impl Rings {
+    /// Rings that end with the process.
+    #[must_use]
+    pub fn new(limits: RingLimits) -> Arc<Self> {
+        Arc::new(Self { limits, table: Mutex::default(), stored: None, flags: flags() })
+    }
+
+    /// Rings of which the first so many are kept in a store that has `room` for so many descriptors, and those of a
+    /// previous process. `was_published` says what became of a publish, `generation` is the last that may hold what was taken.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn stored(
+        limits: RingLimits,
+        store: &Arc<FdStore>,
+        room: usize,
+        left: InheritedRings,
+        (was_published, generation): (&dyn Fn(PublishPosition) -> bool, u64),
+    ) -> io::Result<Arc<Self>> {
+        let known = left.ring_table.as_ref().and_then(RingTable::from_previous);
+        let is_known = known.is_some();
+        let ring_table = match known {
+            Some(ring_table) => ring_table,
+            None => {
+                let (ring_table, memory) = RingTable::new()?;
+                store.remove(RINGS_NAME);
+                if !store.put(RINGS_NAME, memory.as_fd()) {
+                    tracing::warn!("systemd takes no descriptors; rings will not outlive this process");
+                }
+                ring_table
+            }
+        };
+        let room = (room.saturating_sub(1) / DESCRIPTORS).min(RINGS_MAX);
+        let stored = StoredRings { store: Arc::clone(store), ring_table, room };
+        let this = Arc::new(Self { limits, table: Mutex::default(), stored: Some(stored), flags: flags() });
+        let mut parts: HashMap<u32, [Option<OwnedFd>; DESCRIPTORS]> = HashMap::new();
+        for (descriptor, name) in left.parts {
+            if let Some((row, part)) = part_of(&name) {
+                parts.entry(row).or_default()[part] = Some(descriptor);
+            }
+        }
+        for (row, parts) in parts {
+            this.inherit(row, parts, is_known, (was_published, generation));
+        }
+        Ok(this)
+    }
+
+    /// Goes on with the previous process's ring, or lets go of what is left of it.
+    fn inherit(
+        self: &Arc<Self>,
+        row: u32,
+        parts: [Option<OwnedFd>; DESCRIPTORS],
+        is_known: bool,
+        (was_published, generation): (&dyn Fn(PublishPosition) -> bool, u64),
+    ) {
+        let Some(StoredRings { store, ring_table, .. }) = &self.stored else { return };
+        let found = is_known.then(|| ring_table.find(row, was_published)).flatten();
+        if let (Some(FoundRing { identity, position }), [Some(memory), Some(bell), Some(line)]) = (found, parts)
+            && let Ok(memory) = Memory::of_file(&memory)
+        {
+            let mut ring = self.enter(row, true, identity, memory, bell, (&position, generation));
+            ring.wake_after_takeover();
+            self.table().inherited.push((line, ring));
+            return;
+        }
+        // Its client sees the end, has all that was not taken, and asks for another.
+        ring_table.forget(row);
+        names(row).iter().for_each(|name| store.remove(name));
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        row: u32,
+        is_stored: bool,
+        identity: Identity,
+        memory: Memory,
+        bell: OwnedFd,
+        (position, generation): (&Position, u64),
+    ) -> Ring {
+        let figures: Arc<RingFigures> = Arc::default();
+        let capacity_bytes = memory.capacity();
+        let identity = Arc::new(identity);
+        let seen = RingStatus { identity: Arc::clone(&identity), capacity_bytes, figures: Arc::clone(&figures) };
+        self.table().rings.insert(row, seen);
+        let row = RingRow { all: Arc::clone(self), row, is_stored, figures, identity: Arc::clone(&identity) };
+        Ring::new(RingConsumer::new(memory, position), bell, row, position, generation)
+    }
+
+    /// The rings that the previous process left, each with its connection. Once.
+    pub(crate) fn take_inherited(&self) -> Vec<(OwnedFd, Ring)> {
+        std::mem::take(&mut self.table().inherited)
+    }
+
+    /// A new ring of `capacity` bytes for `identity`, whose tag is its name; and its memory and doorbell, to be passed on.
+    ///
+    /// # Errors
+    /// Why there is none, for its client.
+    pub(crate) fn grant(self: &Arc<Self>, identity: Identity, capacity: u64) -> Result<(Ring, OwnedFd), String> {
+        if !capacity.is_power_of_two() || !CAPACITY_BYTES.contains(&capacity) {
+            return Err("a ring has a power of two of bytes, from 64 KiB to 64 MiB".into());
+        }
+        let row = self.reserve(&identity, capacity)?;
+        let made = Memory::create(capacity, self.flags).and_then(|(memory, file)| {
+            let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+            Ok((memory, file, EventFd::from_flags(flags)?))
+        });
+        match made {
+            Ok((memory, file, bell)) => {
+                let ring = self.enter(row, false, identity, memory, bell.into(), (&Position::default(), 0));
+                Ok((ring, file))
+            }
+            Err(error) => {
+                self.table().rings.remove(&row);
+                Err(format!("there is no memory for a ring: {error}"))
+            }
+        }
+    }
+
+    /// A row for a ring that the limits allow.
+    fn reserve(&self, identity: &Identity, capacity: u64) -> Result<u32, String> {
+        let mut table = self.table();
+        let of_user = || table.rings.values().filter(|seen| seen.identity.uid == identity.uid);
+        let (all, user) = (table.rings.len(), of_user().count());
+        let bytes: u64 = table.rings.values().map(|seen| seen.capacity_bytes).sum();
+        let user_bytes: u64 = of_user().map(|seen| seen.capacity_bytes).sum();
+        let limits = &self.limits;
+        let share = if identity.uid == ROOT { 1 } else { SHARE_OF_USER };
+        let over = [
+            (all >= limits.rings, "there are as many rings as ingest.rings allows"),
+            (user >= limits.rings.div_ceil(share), "this user has as many rings as ingest.rings allows one"),
+            (bytes + capacity > limits.bytes, "the rings would take more than ingest.ring_bytes allows"),
+            (
+                user_bytes + capacity > limits.bytes / share as u64,
+                "the rings of this user would take more than ingest.ring_bytes allows one",
+            ),
+        ];
+        if let Some((_, why)) = over.iter().find(|(is_over, _)| *is_over) {
+            return Err((*why).to_owned());
+        }
+        let row = (0..RINGS_MAX as u32).find(|row| !table.rings.contains_key(row)).ok_or("there are too many rings")?;
+        let (identity, figures) = (Arc::new(identity.clone()), Arc::default());
+        table.rings.insert(row, RingStatus { identity, capacity_bytes: capacity, figures });
+        Ok(row)
+    }
+
+    /// All rings, for people, in the order of their rows.
+    #[must_use]
+    pub fn all(&self) -> Vec<RingStatus> {
+        let mut all: Vec<_> = self.table().rings.iter().map(|(row, seen)| (*row, seen.clone())).collect();
+        all.sort_by_key(|(row, _)| *row);
+        all.into_iter().map(|(_, seen)| seen).collect()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("no thread panics while it holds the rings")
+    }
+}
+
+/// What producers have to know of this machine.
+fn flags() -> u64 {
+    let ticks = if ticks::are_reliable() { flag::TICKS } else { 0 };
+    ticks | if membarrier::reaches_others() { 0 } else { flag::FENCE }
+}
+
+impl RingRow {
+    fn ring_table(&self) -> Option<&RingTable> {
+        self.all.stored.as_ref().filter(|_| self.is_stored).map(|stored| &stored.ring_table)
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        (*self.identity).clone()
+    }
+
+    /// Keeps the ring for the next process, where there is a store with room for it.
+    pub(crate) fn keep(&mut self, identity: &Identity, descriptors: [&OwnedFd; DESCRIPTORS]) {
+        let Some(StoredRings { store, ring_table, room }) = &self.all.stored else { return };
+        if self.row as usize >= *room {
+            tracing::warn!(
+                "a ring is not kept over a restart, for systemd's store has no room; raise FileDescriptorStoreMax="
+            );
+            return;
+        }
+        ring_table.begin(self.row, identity);
+        let names = names(self.row);
+        self.is_stored = names.iter().zip(descriptors).all(|(name, descriptor)| store.put(name, descriptor.as_fd()));
+        if !self.is_stored {
+            ring_table.forget(self.row);
+            names.iter().for_each(|name| store.remove(name));
+        }
+    }
+
+    pub(crate) fn about_to(&self, spot: PublishPosition, position: &Position) {
+        if let Some(ring_table) = self.ring_table() {
+            ring_table.about_to(self.row, spot, position);
+        }
+    }
+
+    pub(crate) fn take_back(&self) {
+        if let Some(ring_table) = self.ring_table() {
+            ring_table.take_back(self.row);
+        }
+    }
+
+    pub(crate) fn settle(&self, position: &Position) {
+        if let Some(ring_table) = self.ring_table() {
+            ring_table.settle(self.row, position);
+        }
+    }
+
+    pub(crate) fn say(&self, waiting_bytes: u64, high_water_bytes: u64, position: &Position, refused: u64) {
+        let figures = &self.figures;
+        // Relaxed, all of them: numbers for people.
+        figures.waiting_bytes.store(waiting_bytes, Relaxed);
+        figures.high_water_bytes.store(high_water_bytes, Relaxed);
+        figures.events.store(position.events, Relaxed);
+        figures.lost.store(position.lost.0, Relaxed);
+        figures.refused.store(refused, Relaxed);
+    }
+
+    /// The ring has ended.
+    pub(crate) fn give_back(self) {
+        if let (Some(stored), true) = (&self.all.stored, self.is_stored) {
+            stored.ring_table.forget(self.row);
+            names(self.row).iter().for_each(|name| stored.store.remove(name));
+        }
+        self.all.table().rings.remove(&self.row);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> RingLimits {
+        RingLimits { rings: 8, bytes: 1 << 20 }
+    }
+
+    fn of_user(uid: u32) -> Identity {
+        Identity { uid, ..Identity::default() }
+    }
+
+    #[test]
+    fn each_limit_is_named_when_it_is_reached_and_a_ring_that_ends_makes_room() {
+        let rings = Rings::new(limits());
+        let ask = |uid, capacity| rings.grant(of_user(uid), capacity).map(|(ring, _)| ring);
+        let why = |asked: Result<Ring, String>| asked.unwrap_err();
+        assert!(why(ask(1, 100_000)).contains("power of two"));
+        let first = ask(1, 64 << 10).unwrap();
+        let second = ask(1, 64 << 10).unwrap();
+        assert!(why(ask(1, 64 << 10)).contains("as ingest.rings allows one"));
+        assert!(why(ask(2, 512 << 10)).contains("than ingest.ring_bytes allows one"));
+        assert!(why(ask(ROOT, 1 << 20)).ends_with("than ingest.ring_bytes allows"));
+        let others: Vec<_> = [ROOT; 6].map(|uid| ask(uid, 64 << 10).unwrap()).into();
+        assert!(why(ask(4, 64 << 10)).ends_with("as ingest.rings allows"));
+        assert_eq!(rings.all().len(), 8);
+        first.close();
+        second.close();
+        assert!(ask(4, 64 << 10).is_ok());
+        drop(others);
+    }
+
+    #[test]
+    fn names_in_the_store_are_told_apart() {
+        for row in [0, 7, RINGS_MAX as u32 - 1] {
+            for (part, name) in names(row).iter().enumerate() {
+                assert_eq!(part_of(name), Some((row, part)));
+            }
+        }
+        for name in ["rings", "ring", "ring-5", "ring1024", "ring5-other", "c5", "ring5-bell-line"] {
+            assert_eq!(part_of(name), None, "{name}");
+        }
+    }
+}

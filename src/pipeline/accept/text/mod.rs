@@ -1,0 +1,191 @@
+//! A connection that sends text: lines, priorities, syslog.
+//!
+//! Enters: bytes of one connection, in order. Leaves: events in the publisher. The connection's writer thread. What can
+//! fail: only that the reader is gone.
+//!
+//! Whole events are laid down from where they were read. Only what has not come whole is copied, into the connection's
+//! `carry`, and it is ended there when the rest comes. Lines that are text and nothing else stay together, as they came: a block
+//! of them is one record.
+
+pub(crate) mod classify;
+pub(crate) mod cut;
+pub(crate) mod syslog;
+
+use std::ops::Range;
+
+use memchr::memchr;
+
+use self::classify::{LineFields, PRI_DEFAULT, classify};
+use self::cut::{Block, Cut, Until, block, cut, cut_at_end, cut_early};
+use crate::pipeline::accept::connection::read_position::{OpenLine, ReadPosition};
+use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer};
+use crate::pipeline::accept::writer::context::WriterContext;
+use crate::pipeline::record::{Piece, Transport};
+
+/// What may stand before an event in the carry: an octet count and its space.
+const COUNT_BYTES: usize = 8;
+/// The most bytes of lines in one record. What a chunk has no room for it leaves empty, so this is an eighth of a chunk.
+const BLOCK_BYTES_MAX: usize = 8 << 10;
+
+/// The state of a text connection.
+#[derive(Debug, Default)]
+pub(crate) struct Text {
+    /// The event that pieces were cut from and that goes on. Boxed, since few connections ever have one.
+    open_line: Option<Box<OpenLine>>,
+}
+
+impl Text {
+    /// Goes on where the previous process stood.
+    pub(crate) fn resume(open_line: Option<OpenLine>) -> Self {
+        Self { open_line: open_line.map(Box::new) }
+    }
+
+    /// Where it stands, with what is in `carry`.
+    pub(crate) fn position<'a>(&'a self, carry: &'a [u8]) -> ReadPosition<'a> {
+        ReadPosition::Text { open_line: self.open_line.as_deref(), carry }
+    }
+
+    /// Takes in what was read. What has not come whole is left in `carry`.
+    pub(crate) fn take(
+        &mut self,
+        carry: &mut Vec<u8>,
+        mut data: &[u8],
+        peer: &Peer,
+        context: &mut WriterContext,
+    ) -> Result<(), Closed> {
+        let max_bytes = context.max_event_bytes;
+        while !carry.is_empty() {
+            if let Some(cut) = cut(carry, self.until(), max_bytes) {
+                self.add(carry, 0, &cut, peer, context);
+                context.publisher.publish_pending(carry, &mut NoObserver)?;
+                carry.drain(..cut.next);
+            } else if data.is_empty() {
+                return Ok(());
+            } else {
+                // To the next newline, so that the carry ends where the event does and the rest stays where it is.
+                let room = (max_bytes + 1 + COUNT_BYTES).saturating_sub(carry.len()).clamp(1, data.len());
+                let part = memchr(b'\n', &data[..room]).map_or(room, |newline| newline + 1);
+                carry.extend_from_slice(&data[..part]);
+                data = &data[part..];
+            }
+        }
+        let mut at = 0;
+        loop {
+            if let Some(bytes) = self.add_block(&data[at..], at, peer, context) {
+                at += bytes;
+            } else if let Some(cut) = cut(&data[at..], self.until(), max_bytes) {
+                self.add(data, at, &cut, peer, context);
+                at += cut.next;
+            } else {
+                break;
+            }
+            if context.publisher.is_full() {
+                context.publisher.publish_pending(data, &mut NoObserver)?;
+            }
+        }
+        context.publisher.publish_pending(data, &mut NoObserver)?;
+        carry.extend_from_slice(&data[at..]);
+        Ok(())
+    }
+
+    /// The connection has ended: what is left counts, as if a newline had come.
+    pub(crate) fn end(&mut self, carry: &mut Vec<u8>, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
+        while let Some(cut) = cut_at_end(carry, self.until(), context.max_event_bytes) {
+            self.add(carry, 0, &cut, peer, context);
+            context.publisher.publish_pending(carry, &mut NoObserver)?;
+            carry.drain(..cut.next);
+        }
+        Ok(())
+    }
+
+    /// Lays down what is carried as a piece, so that it takes no memory here.
+    pub(crate) fn shed(&mut self, carry: &mut Vec<u8>, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
+        self.add(carry, 0, &cut_early(carry, self.until()), peer, context);
+        context.publisher.publish_pending(carry, &mut NoObserver)?;
+        carry.clear();
+        Ok(())
+    }
+
+    fn until(&self) -> Option<Until> {
+        self.open_line.as_ref().map(|open_line| open_line.until)
+    }
+
+    /// Adds what comes next as plain lines, which begins at `at`. Returns its bytes; None if nothing does.
+    #[inline]
+    fn add_block(&self, bytes: &[u8], at: usize, peer: &Peer, context: &mut WriterContext) -> Option<usize> {
+        if self.open_line.is_some() {
+            return None;
+        }
+        // No more than an event may have: then a claim has room for it.
+        let Block { bytes, lines } = block(bytes, BLOCK_BYTES_MAX.min(context.max_event_bytes));
+        if lines == 0 {
+            return None;
+        }
+        let slot = context.publisher.slot(peer, Transport::Lines, 0, b"");
+        if lines == 1 {
+            context.publisher.add(slot, PRI_DEFAULT, at..at + bytes - 1);
+        } else {
+            context.publisher.add_lines(slot, PRI_DEFAULT, at..at + bytes, lines);
+        }
+        Some(bytes)
+    }
+
+    /// Adds the event or piece that was cut from `input` at `at`.
+    #[inline]
+    fn add(&mut self, input: &[u8], at: usize, cut: &Cut, peer: &Peer, context: &mut WriterContext) {
+        let range = at + cut.start..at + cut.end;
+        if self.open_line.is_some() {
+            return self.add_piece(range, cut.rest, peer, context);
+        }
+        context.fields.clear();
+        let bytes = &input[range.clone()];
+        let now_ns = context.publisher.time_ns();
+        let line = classify(Transport::Lines, bytes, now_ns, &mut context.parser, &mut context.fields);
+        let start = range.start + line.text_start;
+        if let Some(until) = cut.rest {
+            // To the end of the piece: what syslog senders put behind their text, and is dropped, cannot be there yet.
+            return self.add_first_piece(start..range.end, until, &line, peer, context);
+        }
+        let range = start..start + line.text.len();
+        if range.is_empty() {
+            return;
+        }
+        let slot = context.publisher.slot(peer, line.transport, line.claimed_pid, line.tag);
+        if line.source_time_ns.is_none() && context.fields.is_empty() {
+            context.publisher.add(slot, line.pri, range);
+        } else {
+            let extra = Extra { source_time_ns: line.source_time_ns, ..Extra::default() };
+            context.publisher.add_with(slot, line.pri, range, extra, &context.fields);
+        }
+    }
+
+    #[cold]
+    fn add_first_piece(
+        &mut self,
+        range: Range<usize>,
+        until: Until,
+        line: &LineFields<'_>,
+        peer: &Peer,
+        context: &mut WriterContext,
+    ) {
+        let &LineFields { transport, pri, tag, claimed_pid, source_time_ns, .. } = line;
+        let id = context.piece_id();
+        let piece = Some(Piece { id, continued: false, continues: true });
+        let slot = context.publisher.slot(peer, transport, claimed_pid, tag);
+        let extra = Extra { source_time_ns, piece, ..Extra::default() };
+        context.publisher.add_with(slot, pri, range, extra, &context.fields);
+        self.open_line = Some(Box::new(OpenLine { id, until, pri, transport, claimed_pid, tag: tag.into() }));
+    }
+
+    #[cold]
+    fn add_piece(&mut self, range: Range<usize>, rest: Option<Until>, peer: &Peer, context: &mut WriterContext) {
+        let Some(mut open_line) = self.open_line.take() else { return };
+        let slot = context.publisher.slot(peer, open_line.transport, open_line.claimed_pid, &open_line.tag);
+        let piece = Some(Piece { id: open_line.id, continued: true, continues: rest.is_some() });
+        context.publisher.add_with(slot, open_line.pri, range, Extra { piece, ..Extra::default() }, &[]);
+        if let Some(until) = rest {
+            open_line.until = until;
+            self.open_line = Some(open_line);
+        }
+    }
+}

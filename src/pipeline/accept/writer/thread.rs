@@ -1,0 +1,438 @@
+//! The pinned writer thread: sleeps in epoll, and reads what is ready.
+//!
+//! Enters: readiness of its sockets, newcomers from other writers, the order to stop. Leaves: events in the buffer. One
+//! thread each. What can fail: the reader can go, and then the thread ends; sockets fail one by one and are closed.
+//!
+//! Its beginning, where there was a process before, is in `writer/resume`, its end in `writer/stop`.
+//!
+//! A round takes what epoll says is ready, one bounded read each; the kernel hands ready sockets out in turn, so that a
+//! flood on one keeps no other waiting for more than a round. Without work there is no timeout and no wake-up.
+//!
+//! Order of a round: processes that have ended come first, for the number of one must not speak for another in the
+//! datagrams behind it (see `senders`).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::ioctl_fionread;
+
+use super::context::WriterContext;
+use super::poll_rings::Rings;
+use super::receive_buffer::ReceiveBuffer;
+use super::token::Token;
+use crate::pipeline::accept::connection::listener::{Accepted, Listener};
+use crate::pipeline::accept::connection::stored::InheritedConnection;
+use crate::pipeline::accept::connection::{Connection, Next, Read, peer};
+use crate::pipeline::accept::datagram::Datagrams;
+use crate::pipeline::accept::limits::READ_BYTES;
+use crate::pipeline::accept::publish::Closed;
+use crate::pipeline::accept::ring::Ring;
+use crate::pipeline::accept::{InheritedWork, Newcomer, Shared};
+use crate::pipeline::pulse::Activity;
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering::Relaxed;
+
+const READ_BYTES_MAX: u64 = READ_BYTES as u64;
+/// Events of one round.
+const READY_MAX: usize = 256;
+/// Clients that are accepted in one round, so that a storm of them keeps no connection waiting.
+const ACCEPTS_A_ROUND: usize = 64;
+/// Reads of the datagram socket in one round.
+pub(super) const RECEIVES_A_ROUND: usize = 4;
+/// How long a listening socket is left alone when there is no descriptor to accept with.
+const EXHAUSTED_FOR: Duration = Duration::from_millis(100);
+/// Memory that the connections of one writer may keep for what has not come whole, in bytes.
+const CARRIED_BYTES_MAX: usize = 32 << 20;
+
+/// What a writer thread owns.
+#[derive(Debug)]
+pub(crate) struct WriterThread {
+    pub(super) index: usize,
+    pub(super) shared: Arc<Shared>,
+    pub(super) epoll: Epoll,
+    pub(super) context: WriterContext,
+    pub(super) listener: Listener,
+    /// When the listening socket is watched again; None while it is.
+    pub(super) exhausted_until: Option<Instant>,
+    pub(super) datagrams: Option<Datagrams>,
+    pub(super) connections: Vec<Option<Connection>>,
+    /// Indices of `connections` that are free, and those that are free from the next round on: an event of this round
+    /// may still name them.
+    pub(super) free: Vec<u32>,
+    pub(super) freed: Vec<u32>,
+    /// Connections whose clients wait for the reader's progress.
+    pub(super) waiting: Vec<u32>,
+    /// What previous processes left, until the thread runs.
+    pub(super) inherited: Vec<InheritedConnection>,
+    /// The connections that have rings, and what previous processes left of them.
+    pub(super) rings: Rings,
+    pub(super) inherited_rings: Vec<(OwnedFd, Ring)>,
+    /// Its own receive buffer first; until the thread runs, those that it has to finish for others as well.
+    pub(super) receive_buffers: Vec<ReceiveBuffer>,
+    pub(super) round: u64,
+}
+
+impl WriterThread {
+    /// Watches the sockets; the datagram socket too, if it is this writer's.
+    pub(crate) fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        context: WriterContext,
+        listener: Listener,
+        datagrams: Option<OwnedFd>,
+        left: InheritedWork,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let input = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.number());
+        epoll.add(&shared.writers[index].bell, input(Token::Bell))?;
+        epoll.add(context.progress.bell(index), input(Token::Progress))?;
+        let datagrams = datagrams.map(Datagrams::new);
+        if let Some(datagrams) = &datagrams {
+            epoll.add(datagrams.socket(), input(Token::Datagrams))?;
+        }
+        let thread = Self {
+            index,
+            shared,
+            epoll,
+            context,
+            listener,
+            exhausted_until: None,
+            datagrams,
+            connections: Vec::new(),
+            free: Vec::new(),
+            freed: Vec::new(),
+            waiting: Vec::new(),
+            inherited: left.inherited,
+            rings: Rings::default(),
+            inherited_rings: left.rings,
+            receive_buffers: std::iter::once(left.receive_buffers.own).chain(left.receive_buffers.others).collect(),
+            round: 0,
+        };
+        thread.listen()?;
+        Ok(thread)
+    }
+
+    fn listen(&self) -> io::Result<()> {
+        // EPOLLEXCLUSIVE: one client wakes one writer, not all.
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+        Ok(self.epoll.add(&*self.listener.socket, EpollEvent::new(flags, Token::Listener.number()))?)
+    }
+
+    /// Runs until it is told to stop, and has then drained what the kernel holds; or until the reader is gone.
+    pub(crate) fn run(mut self) {
+        self.shared.writers[self.index].pulse.begin();
+        let Ok(stop_by) = self.resume().and_then(|()| self.rounds()) else { return };
+        // The reader may go while this drains; what is lost by that is counted.
+        let _ = self.drain(stop_by);
+    }
+
+    fn rounds(&mut self) -> Result<Instant, Closed> {
+        let mut ready = [EpollEvent::empty(); READY_MAX];
+        loop {
+            let rest = self.before_sleep();
+            let count = self.wait(&mut ready, rest);
+            self.context.max_event_bytes = self.shared.max_event_bytes.load(Relaxed);
+            self.round += 1;
+            let ready = &ready[..count];
+            let tokens = || ready.iter().map(|event| (Token::of(event.data()), event.events()));
+            self.after_sleep(tokens().any(|(token, _)| matches!(token, Token::Doorbell(_))));
+            for (token, _) in tokens() {
+                if let (Token::Process(pid), Some(datagrams)) = (token, &mut self.datagrams) {
+                    datagrams.process_ended(pid);
+                }
+            }
+            let mut is_rung = false;
+            for (token, flags) in tokens() {
+                match token {
+                    Token::Listener => self.accept()?,
+                    Token::Bell => is_rung = true,
+                    Token::Progress => self.on_progress(),
+                    Token::Datagrams => {
+                        self.receive(RECEIVES_A_ROUND)?;
+                    }
+                    Token::Process(_) => {}
+                    Token::Connection(index) => self.on_connection(index, flags)?,
+                    // All rings are looked into below.
+                    Token::Doorbell(_) => {}
+                }
+            }
+            self.look_into_rings()?;
+            self.free.append(&mut self.freed);
+            if is_rung && let Some(stop_by) = self.on_bell() {
+                return Ok(stop_by);
+            }
+            self.listen_again();
+        }
+    }
+
+    /// Sleeps until something is ready, or for as long as `rest` says. Returns how many are.
+    fn wait(&self, ready: &mut [EpollEvent], rest: Option<Duration>) -> usize {
+        let until = self.exhausted_until.map(|until| {
+            // Rounded up, so as not to wake a moment too early and spin.
+            until.saturating_duration_since(Instant::now()) + Duration::from_millis(1)
+        });
+        let timeout = match [rest, until].into_iter().flatten().min() {
+            None => EpollTimeout::NONE,
+            Some(time) => EpollTimeout::try_from(time).unwrap_or(EpollTimeout::MAX),
+        };
+        let pulse = &self.shared.writers[self.index].pulse;
+        pulse.beat(Activity::Parked);
+        // The only error that epoll_wait(2) names for what is passed here is EINTR: nothing is ready.
+        let count = self.epoll.wait(ready, timeout).unwrap_or(0);
+        pulse.beat(Activity::Running);
+        count
+    }
+
+    // ---- newcomers ----
+
+    fn accept(&mut self) -> Result<(), Closed> {
+        for _ in 0..ACCEPTS_A_ROUND {
+            match self.listener.accept() {
+                Accepted::Client(socket) => self.receive_client(socket)?,
+                Accepted::TurnedAway => self.turned_away(),
+                Accepted::NoClient => break,
+                Accepted::Exhausted => {
+                    // A level-triggered socket that nobody can accept from would spin.
+                    let _ = self.epoll.delete(&*self.listener.socket);
+                    self.exhausted_until = Some(Instant::now() + EXHAUSTED_FOR);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in a client that was accepted. One that has said all that it had to say, no more than one read brings, is
+    /// read on the spot, for systemd need not hear of it; any other is kept for the next process before anything is read from
+    /// it.
+    fn receive_client(&mut self, socket: OwnedFd) -> Result<(), Closed> {
+        // Names can wait: if this process dies before systemd has the connection, or before it is read that has said all, it
+        // is gone, and in the second case its sender does not even notice.
+        let identity = peer::by_credentials(&socket);
+        let is_short = matches!(ioctl_fionread(&socket), Ok(0..=READ_BYTES_MAX));
+        if !is_short || self.shared.stored.is_none() || !has_said_all(&socket) {
+            let stored = self.shared.keep(socket, &identity);
+            let identity = peer::named(identity, &stored.socket);
+            stored.note_names(&identity);
+            self.assign(Newcomer { stored, identity });
+            return Ok(());
+        }
+        let stored = self.shared.note(socket, &identity);
+        self.shared.count_connection(self.index);
+        if let Some(index) = self.admit(Newcomer { stored, identity }) {
+            if let Some(connection) = &mut self.connections[index as usize] {
+                connection.is_unnamed = true;
+            }
+            while self.drain_once(index)? {}
+        }
+        Ok(())
+    }
+
+    fn listen_again(&mut self) {
+        if self.exhausted_until.is_some_and(|until| Instant::now() >= until) {
+            self.exhausted_until = match self.listen() {
+                Ok(()) => None,
+                Err(_) => Some(Instant::now() + EXHAUSTED_FOR),
+            };
+        }
+    }
+
+    pub(super) fn turned_away(&self) {
+        self.context.publisher.counters().refused_connections.fetch_add(1, Relaxed);
+    }
+
+    /// Gives a newcomer to the writer with the fewest connections.
+    fn assign(&mut self, newcomer: Newcomer) {
+        // Relaxed: a count that is a little old only makes the spread a little less even.
+        let count = |index: usize| self.shared.counters.writers[index].0.connections.load(Relaxed);
+        let others = (0..self.shared.writers.len()).filter(|index| *index != self.index);
+        let fewest = others.map(|index| (count(index), index)).min();
+        let newcomer = match fewest {
+            Some((fewest, target)) if fewest < count(self.index) => self.shared.hand_over(target, newcomer),
+            _ => Some(newcomer),
+        };
+        // A writer that stops takes no more.
+        let Some(newcomer) = newcomer else { return };
+        self.shared.count_connection(self.index);
+        self.admit(newcomer);
+    }
+
+    /// Watches a newcomer, which is counted already, and gives its index.
+    pub(super) fn admit(&mut self, newcomer: Newcomer) -> Option<u32> {
+        let Newcomer { stored, identity } = newcomer;
+        let connection = Connection::new(stored, self.context.peer(identity));
+        self.watch(connection)
+    }
+
+    /// Watches a connection, which is counted already, and gives its index.
+    pub(super) fn watch(&mut self, connection: Connection) -> Option<u32> {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.connections.push(None);
+            self.connections.len() as u32 - 1
+        });
+        let event = EpollEvent::new(connection.interest, Token::Connection(index).number());
+        if self.epoll.add(connection.socket(), event).is_err() {
+            // fs.epoll.max_user_watches is reached.
+            self.free.push(index);
+            self.context.publisher.counters().connections.fetch_sub(1, Relaxed);
+            connection.close();
+            self.turned_away();
+            return None;
+        }
+        self.connections[index as usize] = Some(connection);
+        Some(index)
+    }
+
+    /// Takes newcomers in. Returns when to have stopped, if it is to stop.
+    fn on_bell(&mut self) -> Option<Instant> {
+        let (newcomers, stop_by) = self.shared.take_inbox(self.index);
+        for newcomer in newcomers {
+            self.admit(newcomer);
+        }
+        stop_by
+    }
+
+    // ---- bytes ----
+
+    /// Reads the datagram socket so many times. False if it was seen empty.
+    pub(super) fn receive(&mut self, times: usize) -> Result<bool, Closed> {
+        let Some(datagrams) = &mut self.datagrams else { return Ok(false) };
+        let epoll = &self.epoll;
+        let mut watch = |pid: u32, process: &OwnedFd| {
+            epoll.add(process, EpollEvent::new(EpollFlags::EPOLLIN, Token::Process(pid).number())).is_ok()
+        };
+        for _ in 0..times {
+            if !datagrams.receive(&mut self.receive_buffers[0], &mut self.context, &mut watch)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn on_connection(&mut self, index: u32, flags: EpollFlags) -> Result<(), Closed> {
+        let Some(connection) = &mut self.connections[index as usize] else { return Ok(()) };
+        let has_left = flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
+        let mut next = Next::Open;
+        if flags.contains(EpollFlags::EPOLLOUT) {
+            next = connection.answer(&self.context);
+        }
+        if connection.is_lingering() {
+            if has_left {
+                next = Next::Close;
+            }
+        } else if has_left || flags.contains(EpollFlags::EPOLLIN) {
+            let before = (connection.carried_bytes(), self.context.publisher.publishes());
+            next = match connection.read(&mut self.receive_buffers[0], &mut self.context)? {
+                Read::Some(next) | Read::End(next) => next,
+                Read::Nothing => next,
+            };
+            // What is carried now is not what was carried before, if there was nothing, or if something came whole.
+            if before.0 == 0 || before.1 != self.context.publisher.publishes() {
+                connection.carried_since = self.round;
+            }
+        }
+        self.settle(index, next);
+        while self.context.carried_bytes > CARRIED_BYTES_MAX && self.shed_oldest()? {}
+        Ok(())
+    }
+
+    /// After anything that a connection did: closes it, or watches for what it wants now.
+    pub(super) fn settle(&mut self, index: u32, next: Next) {
+        let slot = &mut self.connections[index as usize];
+        let Some(connection) = slot else { return };
+        let interest = connection.wanted_interest();
+        let next = if next == Next::Open && interest != connection.interest {
+            connection.interest = interest;
+            let mut event = EpollEvent::new(interest, Token::Connection(index).number());
+            if self.epoll.modify(connection.socket(), &mut event).is_ok() { Next::Open } else { Next::Close }
+        } else {
+            next
+        };
+        let next =
+            if next == Next::Open { watch_doorbell(connection, index, &self.epoll, &mut self.rings) } else { next };
+        if next == Next::Close {
+            self.context.carried_bytes -= connection.carried_bytes();
+            if let Some(mut connection) = slot.take() {
+                if let Some(ring) = connection.ring() {
+                    let _ = self.epoll.delete(ring.bell());
+                }
+                self.rings.forget(index);
+                // By hand: an epoll set forgets a socket when its last holder closes it, and systemd may hold this one on.
+                let _ = self.epoll.delete(connection.socket());
+                connection.close();
+            }
+            self.freed.push(index);
+            self.context.publisher.counters().connections.fetch_sub(1, Relaxed);
+        } else if connection.waits_for_progress() && !connection.is_listed {
+            connection.is_listed = true;
+            self.waiting.push(index);
+        }
+    }
+
+    pub(super) fn on_progress(&mut self) {
+        self.context.progress.silence(self.index);
+        for index in std::mem::take(&mut self.waiting) {
+            if let Some(connection) = &mut self.connections[index as usize] {
+                connection.is_listed = false;
+                let next = connection.answer(&self.context);
+                self.settle(index, next);
+            }
+        }
+    }
+
+    /// Frees the memory of what has been carried longest, among those that carry their share or more: half a line that
+    /// has been there since morning is not what takes the memory. False if nothing is carried.
+    fn shed_oldest(&mut self) -> Result<bool, Closed> {
+        // More than the bound is carried in all, so someone carries at least this.
+        let share = (CARRIED_BYTES_MAX / self.connections.len().max(1)).max(1);
+        let carrying = self.connections.iter().enumerate().filter_map(|(index, connection)| {
+            let connection = connection.as_ref().filter(|connection| connection.carried_bytes() >= share)?;
+            Some((connection.carried_since, index))
+        });
+        let Some((_, index)) = carrying.min() else { return Ok(false) };
+        if let Some(connection) = &mut self.connections[index] {
+            let next = connection.shed(&mut self.context)?;
+            self.settle(index as u32, next);
+        }
+        Ok(true)
+    }
+
+    /// One read of one connection. Whether there may be more.
+    pub(super) fn drain_once(&mut self, index: u32) -> Result<bool, Closed> {
+        let Some(connection) = &mut self.connections[index as usize] else { return Ok(false) };
+        if connection.is_lingering() {
+            return Ok(false);
+        }
+        let read = connection.read(&mut self.receive_buffers[0], &mut self.context)?;
+        if let Read::Some(next) | Read::End(next) = read {
+            self.settle(index, next);
+        }
+        Ok(matches!(read, Read::Some(Next::Open)))
+    }
+}
+
+/// Has the doorbell of a connection's new ring wake the writer.
+fn watch_doorbell(connection: &mut Connection, index: u32, epoll: &Epoll, rings: &mut Rings) -> Next {
+    if connection.is_bell_watched {
+        return Next::Open;
+    }
+    let Some(ring) = connection.ring() else { return Next::Open };
+    // Edge-triggered: nobody has to silence it by a read, which the program could have made wait.
+    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+    if epoll.add(ring.bell(), EpollEvent::new(flags, Token::Doorbell(index).number())).is_err() {
+        return Next::Close;
+    }
+    connection.is_bell_watched = true;
+    rings.add(index);
+    Next::Open
+}
+
+/// Whether the peer has closed its sending side: all that it will ever send is there.
+fn has_said_all(socket: &OwnedFd) -> bool {
+    let flags = PollFlags::RDHUP | PollFlags::HUP;
+    let mut asked = [PollFd::new(socket, flags)];
+    poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}

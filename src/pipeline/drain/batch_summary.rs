@@ -1,0 +1,300 @@
+//! The census of a batch: what it holds, counted in one walk over its records, before it is written.
+//!
+//! Enters: the sealed runs of a batch. Leaves: the table of runs that the store writes, with their counts and times,
+//! and, where statistics are on, sizes and times for the histograms. Reader thread.
+//! What can fail: a record that cannot be decoded ends its chunk. That is a bug or broken memory, never input; what is
+//! behind it is counted and not written, for a file must hold nothing that its readers cannot walk.
+
+use std::collections::HashMap;
+
+use crate::pipeline::buffer::Batch;
+use crate::pipeline::histogram::Histogram;
+use crate::pipeline::record::{Kind, Record, Source};
+use crate::pipeline::store::format::BatchHeader;
+
+/// The most events in pieces whose size is followed at once.
+const OPEN_PIECES_MAX: usize = 256;
+
+/// One writer's part of a batch.
+#[derive(Debug)]
+pub(crate) struct RunSummary<'a> {
+    pub(crate) writer: u8,
+    pub(crate) events: u32,
+    pub(crate) slices: Vec<&'a [u8]>,
+    pub(crate) shares: Shares<'a>,
+}
+
+/// What each source has sent of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Shares<'a> {
+    /// As writers number their sources from zero, in the order of first use, a source's id is its index here.
+    all: Vec<Share<'a>>,
+    /// Those of whom it is not.
+    others: HashMap<u32, usize>,
+    /// Records whose source was not introduced. That is a bug or broken memory.
+    unknown: (u64, u64),
+}
+
+/// What one source has sent of a run.
+#[derive(Debug)]
+pub(crate) struct Share<'a> {
+    id: u32,
+    pub(crate) source: Record<'a>,
+    pub(crate) events: u64,
+    pub(crate) bytes: u64,
+}
+
+impl<'a> Shares<'a> {
+    fn introduce(&mut self, source: Record<'a>) {
+        let (id, index) = (source.source, self.all.len());
+        if id as usize != index {
+            self.others.insert(id, index);
+        }
+        self.all.push(Share { id, source, events: 0, bytes: 0 });
+    }
+
+    #[inline]
+    fn add(&mut self, id: u32, events: u64, bytes: u64) {
+        let index = match self.all.get(id as usize) {
+            Some(share) if share.id == id && self.others.is_empty() => id as usize,
+            _ => match self.others.get(&id) {
+                Some(index) => *index,
+                None if self.all.get(id as usize).is_some_and(|share| share.id == id) => id as usize,
+                None => {
+                    self.unknown.0 += events;
+                    self.unknown.1 += bytes;
+                    return;
+                }
+            },
+        };
+        self.all[index].events += events;
+        self.all[index].bytes += bytes;
+    }
+}
+
+/// What a batch holds.
+#[derive(Debug)]
+pub(crate) struct BatchSummary<'a> {
+    pub(crate) generation: u64,
+    pub(crate) runs: Vec<RunSummary<'a>>,
+    /// Every source record.
+    pub(crate) sources: Vec<&'a [u8]>,
+    pub(crate) events: u64,
+    pub(crate) payload_bytes: u64,
+    pub(crate) time_min_ns: u64,
+    pub(crate) time_max_ns: u64,
+    /// CRC-32C of the slices of all runs, one after the other.
+    pub(crate) content_crc: u32,
+    /// Whether records of lines are among them.
+    pub(crate) has_lines: bool,
+    /// Bytes that could not be walked.
+    pub(crate) broken_bytes: u64,
+}
+
+/// Sizes and times of a batch's events, and what is known of events whose last piece has not come yet.
+#[derive(Debug, Default)]
+pub(crate) struct Sizes {
+    pub(crate) sizes: Histogram,
+    /// Acceptance times and how many events have each; neighbours are merged, for all events of one read share one.
+    pub(crate) times: Vec<(u64, u64)>,
+    /// The size of the last events, and how many of them in a row have had it: one addition for all, since neighbours are often alike.
+    alike: (u64, u64),
+    open_pieces: Vec<(u64, u64)>,
+}
+
+impl Sizes {
+    #[inline]
+    fn see(&mut self, record: &Record<'_>) {
+        let mut size = record.payload().len() as u64;
+        if record.flags != 0
+            && let Some(piece) = record.piece()
+        {
+            match self.whole_size(piece.id, size, piece.continues) {
+                Some(whole) => size = whole,
+                None => return,
+            }
+        }
+        self.see_size(size);
+        self.see_time(record.time_ns, 1);
+    }
+
+    #[inline]
+    fn see_size(&mut self, size: u64) {
+        if size == self.alike.0 {
+            self.alike.1 += 1;
+        } else {
+            self.count_alike();
+            self.alike = (size, 1);
+        }
+    }
+
+    #[inline]
+    fn see_time(&mut self, time_ns: u64, events: u64) {
+        match self.times.last_mut() {
+            Some((time, n)) if *time == time_ns => *n += events,
+            _ => self.times.push((time_ns, events)),
+        }
+    }
+
+    /// Counts those that have not been counted yet.
+    fn count_alike(&mut self) {
+        let (size, n) = std::mem::take(&mut self.alike);
+        self.sizes.record(size, n);
+    }
+
+    /// The size of the whole event once its last piece is there.
+    fn whole_size(&mut self, id: u64, size: u64, continues: bool) -> Option<u64> {
+        let known = self.open_pieces.iter().position(|(open, _)| *open == id);
+        match (known, continues) {
+            (Some(at), true) => self.open_pieces[at].1 += size,
+            (Some(at), false) => return Some(self.open_pieces.swap_remove(at).1 + size),
+            (None, true) => {
+                if self.open_pieces.len() == OPEN_PIECES_MAX {
+                    self.open_pieces.remove(0);
+                }
+                self.open_pieces.push((id, size));
+            }
+            (None, false) => return Some(size),
+        }
+        None
+    }
+}
+
+impl<'a> BatchSummary<'a> {
+    /// Walks all records of `batch`. Sizes and times go to `sizes` if there is one.
+    pub(crate) fn take(batch: &'a Batch<'_>, mut sizes: Option<&mut Sizes>) -> Self {
+        let mut summary = Self {
+            generation: batch.generation(),
+            runs: Vec::new(),
+            sources: Vec::new(),
+            events: 0,
+            payload_bytes: 0,
+            time_min_ns: u64::MAX,
+            time_max_ns: 0,
+            content_crc: 0,
+            has_lines: false,
+            broken_bytes: 0,
+        };
+        if let Some(sizes) = sizes.as_deref_mut() {
+            sizes.times.clear();
+        }
+        for run in batch.runs() {
+            let mut of_run =
+                RunSummary { writer: run.writer(), events: 0, slices: Vec::new(), shares: Shares::default() };
+            for chunk in run.chunks() {
+                summary.walk(chunk, &mut of_run, sizes.as_deref_mut());
+            }
+            if !of_run.slices.is_empty() {
+                summary.events += u64::from(of_run.events);
+                summary.runs.push(of_run);
+            }
+        }
+        if let Some(sizes) = sizes {
+            sizes.count_alike();
+        }
+        summary
+    }
+
+    fn walk(&mut self, chunk: &'a [u8], run: &mut RunSummary<'a>, mut sizes: Option<&mut Sizes>) {
+        // First of all, for it goes through memory in one line, which brings the chunk into the cache faster than the walk would.
+        let before = self.content_crc;
+        self.content_crc = crc32c::crc32c_append(before, chunk);
+        let mut at = 0;
+        while at < chunk.len() {
+            let Ok((record, bytes)) = Record::decode(&chunk[at..]) else {
+                self.broken_bytes += (chunk.len() - at) as u64;
+                self.content_crc = crc32c::crc32c_append(before, &chunk[..at]);
+                break;
+            };
+            if record.is_lines() {
+                self.lines(&record, run, sizes.as_deref_mut());
+            } else if record.kind == Kind::Event {
+                let (ends, payload) = (record.event_count(), record.payload().len() as u64);
+                run.events += ends as u32;
+                run.shares.add(record.source, ends as u64, payload);
+                self.payload_bytes += payload;
+                if let Some(sizes) = sizes.as_deref_mut() {
+                    sizes.see(&record);
+                }
+            } else if record.kind == Kind::Source {
+                self.sources.push(&chunk[at..at + bytes]);
+                run.shares.introduce(record);
+            }
+            self.time_min_ns = self.time_min_ns.min(record.time_ns);
+            self.time_max_ns = self.time_max_ns.max(record.time_ns);
+            at += bytes;
+        }
+        if at > 0 {
+            run.slices.push(&chunk[..at]);
+        }
+    }
+
+    fn lines(&mut self, record: &Record<'_>, run: &mut RunSummary<'a>, sizes: Option<&mut Sizes>) {
+        let events = match sizes {
+            None => record.event_count(),
+            Some(sizes) => {
+                let events = record.lines().map(|line| sizes.see_size(line.len() as u64)).count();
+                sizes.see_time(record.time_ns, events as u64);
+                events
+            }
+        };
+        let payload = (record.payload().len() - events) as u64;
+        run.events += events as u32;
+        run.shares.add(record.source, events as u64, payload);
+        self.payload_bytes += payload;
+        self.has_lines = true;
+    }
+
+    /// Whether there is nothing to write.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Whether it is the batch with this header. The generation alone could be that of a buffer of long ago; with counts
+    /// and times it is not.
+    pub(crate) fn is_in(&self, header: &BatchHeader) -> bool {
+        (self.generation, self.events, self.payload_bytes, self.time_min_ns, self.time_max_ns)
+            == (
+                header.generation,
+                u64::from(header.events),
+                header.payload_bytes,
+                header.time_min_ns,
+                header.time_max_ns,
+            )
+    }
+
+    /// Walks all records once more, each with its source. For what is rare: a batch that is given up.
+    pub(crate) fn each(&self, f: &mut dyn FnMut(&Source<'_>, &Record<'_>)) {
+        for run in &self.runs {
+            let mut sources: HashMap<u32, Source<'_>> = HashMap::new();
+            for (record, _) in run.slices.iter().flat_map(|slice| records(slice)) {
+                if record.kind == Kind::Source {
+                    sources.insert(record.source, record.as_source().unwrap_or_default());
+                }
+                f(sources.entry(record.source).or_default(), &record);
+            }
+        }
+    }
+
+    /// How many events, and bytes of payload, there are of each source, run by run; None for one that is not known.
+    pub(crate) fn shares(&self, f: &mut dyn FnMut(Option<&Record<'_>>, u64, u64)) {
+        for Shares { all, unknown, .. } in self.runs.iter().map(|run| &run.shares) {
+            for share in all.iter().filter(|share| share.events + share.bytes > 0) {
+                f(Some(&share.source), share.events, share.bytes);
+            }
+            if unknown.0 + unknown.1 > 0 {
+                f(None, unknown.0, unknown.1);
+            }
+        }
+    }
+}
+
+/// The records of a slice that is whole, each with its bytes.
+pub(crate) fn records(mut rest: &[u8]) -> impl Iterator<Item = (Record<'_>, &[u8])> {
+    std::iter::from_fn(move || {
+        let (record, bytes) = Record::decode(rest).ok()?;
+        let (this, behind) = rest.split_at(bytes);
+        rest = behind;
+        Some((record, this))
+    })
+}

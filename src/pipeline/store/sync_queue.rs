@@ -1,0 +1,431 @@
+//! What the reader thread and the syncer know of the files that are not forgotten yet.
+//!
+//! Enters: from the reader thread, word of each file that was made, written to, closed, and requests; from the syncer,
+//! what became of its jobs. Leaves: the syncer's next [`Job`], and word of what is durable. Both threads hold the lock for
+//! a few instructions, never over a call to the disk. Nothing here can fail.
+//!
+//! Invariants, cited by number:
+//! 1. A sync that failed is final for its file: it is broken, gets no more batches and is never synced again.
+//! 2. A file that is being written to is not repaired: the reader thread says when a write begins, which a broken file
+//!    refuses, and when it ends. Neither thread waits for the other's disk.
+//! 3. What counts as durable is a prefix: the first batch that is not durable yet, in whatever file, ends it.
+//! 4. While all is durable, the syncer sleeps without a deadline.
+
+mod group_commit;
+mod jobs;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::Durable;
+use super::appender::Stream;
+use super::disk::DiskFile;
+use super::name::Name;
+use super::retain::Limits;
+use super::status::Status;
+use crate::config::settings::{Storage, SyncPolicy};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
+use group_commit::GroupCommit;
+
+/// Write-back is started each time a file has grown by this much, so that a sync finds little left to do, and the kernel
+/// never stalls the reader thread on a flood of dirty memory.
+const WRITE_BACK_BYTES: u64 = 4 << 20;
+/// The most sealed files that are kept open because no sync has covered them.
+pub(super) const UNSYNCED_MAX: usize = 64;
+/// How long a repair that failed waits for its next try: at first, and at most.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// A place in a file, between two batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Where the next batch goes.
+    pub(super) offset: u64,
+    /// The sequence of the next event.
+    pub(super) sequence: u64,
+    /// Events before it in this file.
+    pub(super) events: u64,
+    /// Generations before it, of all files.
+    pub(super) generation: u64,
+}
+
+/// A batch that no sync has covered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dirty {
+    pub(super) generation: u64,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The active segment.
+    Growing,
+    /// Complete; to be synced and renamed.
+    Closed,
+    /// Renamed, and not synced.
+    Unsynced,
+    /// Invariant 1; to be repaired.
+    Broken,
+}
+
+/// A file that is not forgotten yet.
+#[derive(Clone)]
+pub(super) struct Tracked {
+    pub(super) id: u64,
+    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) name: Name,
+    phase: Phase,
+    /// Invariant 2.
+    writing: bool,
+    /// Whether its name is durable in the directory.
+    pub(super) entry_durable: bool,
+    pub(super) end: Mark,
+    pub(super) durable: Mark,
+    /// The first batch in it that is not durable.
+    pub(super) dirty: Option<Dirty>,
+    /// The first batch in it that came after the sync that is under way began.
+    dirty_after: Option<Dirty>,
+    /// Of a complete file, its footer, which the syncer writes.
+    pub(super) footer: Arc<[u8]>,
+    written_back: u64,
+    looked_at: u64,
+}
+
+impl Tracked {
+    /// The length of a complete file, its footer included.
+    pub(super) fn ended_bytes(&self) -> u64 {
+        self.end.offset + self.footer.len() as u64
+    }
+}
+
+/// How the thread is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    No,
+    /// When nothing is left to do.
+    Done,
+    /// At once, as if the process had been killed.
+    Now,
+}
+
+struct SyncQueue {
+    /// Oldest first.
+    files: VecDeque<Tracked>,
+    next_id: u64,
+    storage: Storage,
+    step_bytes: u64,
+    persisted_before: u64,
+    told_before: u64,
+    requested: Option<u64>,
+    group_commit: GroupCommit,
+    retain_due: bool,
+    retry: Duration,
+    retry_at: Option<Instant>,
+    stop: Stop,
+}
+
+/// What both threads share.
+pub(super) struct Shared {
+    pub(super) stream: Stream,
+    pub(super) status: Arc<Status>,
+    on_durable: Box<dyn Fn(Durable) + Send + Sync>,
+    queue: Mutex<SyncQueue>,
+    work: Condvar,
+}
+
+/// What the syncer does next.
+pub(super) enum Job {
+    /// Write again what was not durable in a broken file.
+    Repair(Tracked),
+    /// End a closed file by its footer, sync it and name it a sealed one.
+    Finish(Tracked),
+    /// Sync a file.
+    Sync(Tracked),
+    /// Start writing a range of a file back.
+    WriteBack(Arc<dyn DiskFile>, u64, u64),
+    /// Delete what the settings no longer allow.
+    Retain(Storage),
+    /// Answer a request: all is durable.
+    Answer,
+    /// Nothing, for so long.
+    Wait(Option<Duration>),
+    /// No more.
+    End,
+}
+
+/// What the reader thread may know of a file that it is about to write to.
+pub(super) struct Permit {
+    /// Whether the file's name is durable.
+    pub(super) entry_durable: bool,
+}
+
+impl Shared {
+    pub(super) fn new(
+        stream: Stream,
+        status: Arc<Status>,
+        storage: Storage,
+        limits: Limits,
+        on_durable: Box<dyn Fn(Durable) + Send + Sync>,
+    ) -> Self {
+        let queue = SyncQueue {
+            files: VecDeque::new(),
+            next_id: 0,
+            storage,
+            step_bytes: limits.step_bytes,
+            persisted_before: 0,
+            told_before: 0,
+            requested: None,
+            group_commit: GroupCommit::default(),
+            retain_due: true,
+            retry: RETRY_MIN,
+            retry_at: None,
+            stop: Stop::No,
+        };
+        Self { stream, status, on_durable, queue: Mutex::new(queue), work: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SyncQueue> {
+        self.queue.lock().expect("no thread panics while it holds the ledger")
+    }
+
+    /// A file was made. Returns the number that it goes by.
+    pub(super) fn made(&self, file: Arc<dyn DiskFile>, name: Name, offset: u64) -> u64 {
+        let mut queue = self.lock();
+        let id = queue.next_id;
+        queue.next_id += 1;
+        let generation = queue.persisted_before;
+        let mark = Mark { offset, sequence: name.first_sequence, events: 0, generation };
+        queue.files.push_back(Tracked {
+            id,
+            file,
+            name,
+            phase: Phase::Growing,
+            writing: false,
+            entry_durable: false,
+            end: mark,
+            durable: mark,
+            dirty: None,
+            dirty_after: None,
+            footer: Arc::default(),
+            written_back: offset,
+            looked_at: offset,
+        });
+        id
+    }
+
+    /// The reader thread is about to write to a file. None if it must not (invariants 1 and 2).
+    pub(super) fn begin_write(&self, id: u64) -> Option<Permit> {
+        let mut queue = self.lock();
+        let tracked = queue.file(id)?;
+        if tracked.phase != Phase::Growing {
+            return None;
+        }
+        tracked.writing = true;
+        Some(Permit { entry_durable: tracked.entry_durable })
+    }
+
+    /// The write came to nothing.
+    pub(super) fn unwritten(&self, id: u64) {
+        if let Some(tracked) = self.lock().file(id) {
+            tracked.writing = false;
+        }
+        self.work.notify_one();
+    }
+
+    /// The write has added a batch, up to `end`; `durable` if a sync has covered it. Returns the events that have become
+    /// durable by that.
+    pub(super) fn wrote(&self, id: u64, end: Mark, durable: bool) -> u64 {
+        let mut queue = self.lock();
+        queue.persisted_before = end.generation;
+        let step_bytes = queue.step_bytes;
+        let policy = queue.storage.sync;
+        let Some(tracked) = queue.file(id) else { return 0 };
+        tracked.writing = false;
+        tracked.end = end;
+        let events = if durable { end.events - tracked.durable.events } else { 0 };
+        let first = !durable && tracked.dirty.is_none();
+        if durable {
+            (tracked.durable, tracked.dirty, tracked.dirty_after) = (end, None, None);
+            tracked.entry_durable = true;
+        } else {
+            let dirty = Dirty { generation: end.generation - 1, since: Instant::now() };
+            tracked.dirty.get_or_insert(dirty);
+            tracked.dirty_after.get_or_insert(dirty);
+        }
+        let broken = tracked.phase == Phase::Broken;
+        let write_back = end.offset - tracked.written_back >= WRITE_BACK_BYTES;
+        let look = end.offset - tracked.looked_at >= step_bytes;
+        if look {
+            tracked.looked_at = end.offset;
+            queue.retain_due = true;
+        }
+        // The syncer sleeps until there is a reason: the first batch of a while, or enough of them.
+        let interval = matches!(policy, SyncPolicy::Interval(_));
+        if broken || look || (interval && (first || write_back)) {
+            self.work.notify_one();
+        }
+        events
+    }
+
+    /// A file gets no more batches; this is its footer. One that is broken is repaired as it is.
+    pub(super) fn closed(&self, id: u64, footer: Vec<u8>) {
+        let mut queue = self.lock();
+        if let Some(tracked) = queue.file(id) {
+            tracked.writing = false;
+            if tracked.phase == Phase::Growing {
+                (tracked.phase, tracked.footer) = (Phase::Closed, Arc::from(footer));
+            }
+        }
+        self.work.notify_one();
+    }
+
+    /// A sync of the reader thread has failed: what the file held before stays, the rest does not count.
+    pub(super) fn broke(&self, id: u64) {
+        if let Some(tracked) = self.lock().file(id) {
+            (tracked.writing, tracked.phase) = (false, Phase::Broken);
+        }
+        self.work.notify_one();
+    }
+
+    /// A file is gone.
+    pub(super) fn forget(&self, id: u64) {
+        self.lock().files.retain(|tracked| tracked.id != id);
+    }
+
+    /// So many ask for a sync now of all that was appended.
+    pub(super) fn request(&self, before_generation: u64, askers: usize) {
+        let mut queue = self.lock();
+        let prior = queue.requested;
+        queue.requested = prior.max(Some(before_generation));
+        queue.group_commit.ask(askers);
+        // A syncer that waits for company already is woken by the time, or when all are there.
+        if prior.is_none() || queue.group_commit.put_off(Instant::now()).is_none() {
+            self.work.notify_one();
+        }
+    }
+
+    /// Other settings.
+    pub(super) fn reconfigure(&self, storage: Storage, limits: Limits) {
+        let mut queue = self.lock();
+        (queue.storage, queue.step_bytes, queue.retain_due) = (storage, limits.step_bytes, true);
+        self.work.notify_one();
+    }
+
+    /// Ends the syncer: once all is done, or at once.
+    pub(super) fn stop(&self, once_done: bool) {
+        let mut queue = self.lock();
+        queue.stop = if once_done { Stop::Done } else { Stop::Now };
+        queue.retry_at = None;
+        self.work.notify_one();
+    }
+
+    /// The syncer's next job; sleeps, once, if there is none.
+    pub(super) fn next_job(&self) -> Job {
+        let mut queue = self.lock();
+        let job = queue.next_job(Instant::now());
+        // A reason that comes after this look finds the thread asleep, since the ledger stays locked until it is.
+        let woken = match job {
+            Job::Wait(Some(timeout)) => self.work.wait_timeout(queue, timeout).map(drop).is_ok(),
+            Job::Wait(None) => self.work.wait(queue).map(drop).is_ok(),
+            _ => true,
+        };
+        assert!(woken, "no thread panics while it holds the ledger");
+        job
+    }
+
+    /// The next job without waiting for one, and with what was put off done now: for tests, which have no time to lose.
+    #[cfg(test)]
+    pub(super) fn job_now(&self) -> Job {
+        let mut queue = self.lock();
+        (queue.retry_at, queue.group_commit) = (None, GroupCommit::default());
+        queue.next_job(Instant::now())
+    }
+
+    /// A sync has succeeded. Returns the events that have become durable by it.
+    pub(super) fn synced(&self, done: &Tracked, took: Duration) -> u64 {
+        let mut queue = self.lock();
+        queue.group_commit.done(Instant::now(), took);
+        let events = queue.synced(done);
+        queue.files.retain(|file| file.id != done.id || file.phase != Phase::Unsynced);
+        events
+    }
+
+    /// A sync has failed (invariant 1).
+    pub(super) fn sync_failed(&self, id: u64) {
+        if let Some(file) = self.lock().file(id) {
+            file.phase = Phase::Broken;
+        }
+    }
+
+    /// A closed file has its last name, or keeps its old one because it could not be renamed.
+    pub(super) fn finished(&self, id: u64, name: Option<Name>) {
+        let mut queue = self.lock();
+        queue.retain_due = true;
+        let Some(file) = queue.file(id) else { return };
+        if file.dirty.is_some() {
+            (file.phase, file.footer) = (Phase::Unsynced, Arc::default());
+            file.name = name.unwrap_or(file.name);
+        } else {
+            queue.files.retain(|file| file.id != id);
+        }
+    }
+
+    /// A file is repaired. Returns whether no other is broken.
+    pub(super) fn repaired(&self, id: u64) -> bool {
+        let mut queue = self.lock();
+        queue.files.retain(|file| file.id != id);
+        (queue.retry, queue.retry_at, queue.retain_due) = (RETRY_MIN, None, true);
+        !queue.files.iter().any(|file| file.phase == Phase::Broken)
+    }
+
+    /// A file, now of this name, could not be repaired; it is tried again later.
+    pub(super) fn repair_failed(&self, id: u64, name: Name) {
+        let mut queue = self.lock();
+        if let Some(file) = queue.file(id) {
+            file.name = name;
+        }
+        queue.retry_at = Some(Instant::now() + queue.retry);
+        queue.retry = (queue.retry * 2).min(RETRY_MAX);
+    }
+
+    /// The settings for syncs.
+    pub(super) fn policy(&self) -> SyncPolicy {
+        self.lock().storage.sync
+    }
+
+    /// Whether batches are left that no sync could cover although the settings ask for it.
+    pub(super) fn is_owing(&self) -> bool {
+        let queue = self.lock();
+        queue.files.iter().any(|tracked| tracked.phase != Phase::Unsynced && tracked.dirty.is_some())
+    }
+
+    /// Tells what is durable now, if that is news.
+    pub(super) fn tell(&self, events: u64, took: Duration, lost: Lost) {
+        let mut queue = self.lock();
+        let first_dirty = queue.files.iter().filter_map(|tracked| Some(tracked.dirty?.generation)).min();
+        let all = queue.persisted_before.max(queue.requested.unwrap_or(0));
+        let before_generation = first_dirty.unwrap_or(all);
+        if queue.requested.is_some_and(|requested| requested <= before_generation) {
+            queue.requested = None;
+        }
+        let news = before_generation > queue.told_before || events > 0 || lost.events > 0;
+        queue.told_before = queue.told_before.max(before_generation);
+        drop(queue);
+        if news {
+            let (lost_events, lost_generations) = (lost.events, lost.generations);
+            (self.on_durable)(Durable { before_generation, events, took, lost_events, lost_generations });
+        }
+    }
+}
+
+/// What a repair could not save.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) events: u64,
+    pub(super) generations: Vec<u64>,
+}
+
+impl SyncQueue {
+    fn file(&mut self, id: u64) -> Option<&mut Tracked> {
+        self.files.iter_mut().find(|tracked| tracked.id == id)
+    }
+}

@@ -1,0 +1,118 @@
+//! Who waits for a sync, and whether it is worth waiting for more of them.
+//!
+//! Enters: how many ask, and when a sync begins and ends. Leaves: until when the next one is put off. Nothing can fail.
+//!
+//! Producers that wait for a sync before they go on come back soon after it. A sync that began at once with the first of
+//! them would make the others wait for all of it and for all of the next: they would fall into two parties, each of which
+//! waits for the other's sync, too. So the next sync waits until as many ask as did around the last one, but not for
+//! long: those who do not come back cost the others that once, since then fewer are expected. One who is alone never
+//! waits. The kernel's journal does the same for the same reason (jbd2, `max_batch_time`).
+
+use std::time::{Duration, Instant};
+
+/// The longest that a sync is put off, whatever the last one took.
+const PUT_OFF_MAX: Duration = Duration::from_millis(1);
+
+/// Where so many were not back in time, they are not waited for in the next syncs: they take longer than it pays.
+const TOO_SLOW_SYNCS: u32 = 16;
+
+/// Who waits.
+#[derive(Debug, Default)]
+pub(super) struct GroupCommit {
+    waiting: usize,
+    /// Whom the sync that is under way covers.
+    covered: usize,
+    expected: usize,
+    until: Option<Instant>,
+    /// Syncs until waiting for company is tried again.
+    hurried: u32,
+}
+
+impl GroupCommit {
+    /// So many more ask.
+    pub(super) fn ask(&mut self, askers: usize) {
+        self.waiting += askers;
+    }
+
+    /// A sync begins; it covers all who have asked.
+    pub(super) fn begin(&mut self, now: Instant) {
+        let was_late = self.until.is_some_and(|until| now >= until);
+        if was_late && self.waiting > 1 && self.waiting * 2 < self.expected {
+            self.hurried = TOO_SLOW_SYNCS;
+        }
+        self.covered += std::mem::take(&mut self.waiting);
+    }
+
+    /// It is done.
+    pub(super) fn done(&mut self, now: Instant, took: Duration) {
+        self.expected = std::mem::take(&mut self.covered) + self.waiting;
+        self.until = (self.hurried == 0).then(|| now + (took / 2).min(PUT_OFF_MAX));
+        self.hurried = self.hurried.saturating_sub(1);
+    }
+
+    /// Until when the next one is put off.
+    pub(super) fn put_off(&self, now: Instant) -> Option<Instant> {
+        self.until.filter(|until| self.waiting < self.expected && now < *until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOOK: Duration = Duration::from_micros(400);
+
+    #[test]
+    fn one_who_asks_alone_never_waits_for_company() {
+        let (mut group_commit, now) = (GroupCommit::default(), Instant::now());
+        for _ in 0..3 {
+            group_commit.ask(1);
+            assert_eq!(group_commit.put_off(now), None);
+            group_commit.begin(now);
+            group_commit.done(now, TOOK);
+        }
+    }
+
+    #[test]
+    fn two_parties_become_one_and_who_stays_away_is_waited_for_once() {
+        let (mut group_commit, now) = (GroupCommit::default(), Instant::now());
+        group_commit.ask(4);
+        group_commit.begin(now);
+        group_commit.ask(4);
+        group_commit.done(now, TOOK);
+        assert_eq!(group_commit.put_off(now), Some(now + TOOK / 2), "for the first four, who will be back");
+        group_commit.ask(4);
+        assert_eq!(group_commit.put_off(now), None, "all are there");
+        group_commit.begin(now);
+        group_commit.done(now, TOOK);
+        group_commit.ask(3);
+        assert!(group_commit.put_off(now).is_some());
+        assert_eq!(group_commit.put_off(now + TOOK / 2), None, "not for long");
+        group_commit.begin(now);
+        group_commit.done(now, TOOK);
+        group_commit.ask(3);
+        assert_eq!(group_commit.put_off(now), None, "five have stayed away");
+        group_commit.begin(now);
+        group_commit.done(now, TOOK * 100);
+        group_commit.ask(1);
+        assert_eq!(group_commit.put_off(now), Some(now + PUT_OFF_MAX));
+    }
+
+    #[test]
+    fn a_crowd_that_is_too_slow_is_not_waited_for_each_time() {
+        let (mut group_commit, now) = (GroupCommit::default(), Instant::now());
+        group_commit.ask(32);
+        group_commit.begin(now);
+        group_commit.done(now, TOOK);
+        let mut put_off = 0;
+        for _ in 0..TOO_SLOW_SYNCS * 2 {
+            group_commit.ask(10);
+            put_off += u32::from(group_commit.put_off(now).is_some());
+            group_commit.begin(now + TOOK);
+            group_commit.ask(22);
+            group_commit.done(now, TOOK);
+            group_commit.waiting = 0;
+        }
+        assert!((1..=3).contains(&put_off), "{put_off}");
+    }
+}
