@@ -167,6 +167,7 @@ pub(crate) fn answer(session: &mut FrameSession, socket: &OwnedFd, context: &Wri
     loop {
         let outgoing = session.outgoing();
         if outgoing.is_empty() {
+            session.all_sent();
             return ReplyState::Clear;
         }
         match send(socket, outgoing, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {

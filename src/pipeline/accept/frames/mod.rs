@@ -13,7 +13,7 @@ mod sessions;
 mod tests;
 
 pub use self::acks::SPANS_MAX;
-pub(crate) use self::acks::{Acks, Span};
+pub(crate) use self::acks::Acks;
 pub use self::handshake::{Handshake, handshake};
 pub use self::session::{FrameSession, OUTBOX_BYTES_MAX, Step, frame_bytes_max};
 pub use self::sessions::{PreviousSessions, SESSIONS_NAME, Sessions};
