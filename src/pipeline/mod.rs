@@ -8,7 +8,6 @@
 pub mod accept;
 #[cfg(not(dbuf_loom))]
 pub mod account;
-pub mod buffer;
 #[cfg(not(dbuf_loom))]
 pub mod counters;
 #[cfg(not(dbuf_loom))]
@@ -19,6 +18,15 @@ pub mod histogram;
 pub mod progress;
 #[cfg(not(dbuf_loom))]
 pub mod pulse;
+#[cfg(not(dbuf_loom))]
 pub mod record;
 #[cfg(not(dbuf_loom))]
 pub mod store;
+
+/// The double buffer, which is a crate of its own.
+#[cfg(not(dbuf_loom))]
+pub mod buffer {
+    pub use dbuf_buffer::*;
+    // Until the last user has the new names.
+    pub use dbuf_buffer::{InheritedBuffer as Heritage, PublishPosition as Spot};
+}
