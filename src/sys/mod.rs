@@ -2,7 +2,6 @@
 
 pub mod fdstore;
 pub mod listen_fds;
-pub mod mapping;
 pub mod membarrier;
 pub mod notify;
 pub mod recvmmsg;
@@ -11,3 +10,6 @@ pub mod task;
 pub mod ticks;
 pub mod vector;
 pub mod words;
+
+/// Memory by mmap(2): the buffer's, and what else outlives a process.
+pub use dbuf_buffer::mapping;

@@ -1,12 +1,12 @@
-//! The double buffer: many writers copy bytes into the **front** half, one reader takes the **back** half away.
+//! Collects bytes from many writers in the **front** half of a double buffer; one reader takes the **back** half away.
 //!
-//! Enters: bytes that a writer lays down in a claim. Leaves: batches, one a swap, of runs, one a writer. Writers are
-//! threads of the caller, one a [`Writer`]; the [`Reader`] is one more. What can fail: building it ([`BuildError`]); a
-//! claim ([`Refused`]); a publish that the swap was faster than ([`Sealed`]). Memory is bounded when it is built.
-//! It can be used alone, without the daemon, and knows nothing of what the bytes mean.
+//! Input: bytes that a writer copies into a claim. Output: one batch for each swap, with one run for each writer.
+//! Threads: the caller's; one for each [`Writer`] and one for the [`Reader`]. Failures: a buffer cannot be built
+//! ([`BuildError`]); a claim is refused ([`Refused`]); the swap comes before the publish ([`Sealed`]). The memory is
+//! fixed when the buffer is built. The crate does not know what the bytes mean.
 //!
 //! ```
-//! use dbufd::pipeline::buffer::{DoubleBuffer, Options};
+//! use dbuf_buffer::{DoubleBuffer, Options};
 //!
 //! let (buffer, mut reader) = DoubleBuffer::new(&Options::default())?;
 //! let mut writer = buffer.writer()?;
@@ -23,11 +23,11 @@
 //! Each half is divided into chunks. One word, the gate (`gate.rs`), says which half is in front and how many of its
 //! chunks are handed out; one word a chunk (`chunk.rs`) says whose it is and how many of its bytes count.
 //!
-//! - A writer **takes** a chunk by one addition to the gate, then **claims** the chunk's rest, copies, and **publishes**,
-//!   each by one compare-exchange of the chunk's word, which no other writer ever touches.
+//! - A writer **takes** a chunk by one addition to the gate, then **claims** the chunk's rest, copies, and
+//!   **publishes**, each by one compare-exchange of the chunk's word, which no other writer ever touches.
 //! - The reader **swaps** by one exchange of the gate, and **seals** each chunk handed out by one RMW of its word. It
-//!   waits for nobody: a claim that is open at that moment fails to publish and is laid down again in the other half.
-//!   An event is in a batch entirely or not at all.
+//!   waits for no writer: a claim that is open at that moment fails to publish, and its writer repeats it in the other
+//!   half. An event is in a batch entirely or not at all.
 //! - Before a half becomes the front again, the reader **recycles** it: it waits, parked, for a writer that sleeps in
 //!   the middle of a copy (which is practically never), and gives the words the new generation.
 //! - While the half is full, writers park until the swap; or are refused, if they would rather not wait.
@@ -40,10 +40,10 @@
 //! 1. In one generation the gate hands each chunk to one writer at most: an addition returns each count once.
 //! 2. Only the owner of a chunk writes its bytes, only behind what it published, and only while it has set BUSY.
 //! 3. Bytes that are published do not change until their chunk is recycled.
-//! 4. Only the reader recycles, only in a swap, and only chunks of the back half that have lost BUSY: sealed ones, and ones
-//!    that nobody took. A batch borrows the reader, so none lives then.
-//! 5. The reader reads only bytes that the value returned by its seal has counted; of a half that a dead process left, the
-//!    bytes that its words count, for which there is no writer any more.
+//! 4. Only the reader recycles, only in a swap, and only chunks of the back half that have lost BUSY: sealed ones, and
+//!    ones that no writer took. A batch borrows the reader, so none lives then.
+//! 5. The reader reads only bytes that the value returned by its seal has counted; of a half that a dead process left,
+//!    the bytes that its words count, for which there is no writer any more.
 //! 6. A writer's chunks of one half, in ascending order, are in its order. An index that is given back and taken again
 //!    keeps this: the later writer takes later chunks.
 //!
@@ -58,29 +58,36 @@
 //! | `recycle` | `Writer::let_go`: BUSY is cleared | `Reader::recycle`: exchange of the word | that a late copy is over | it runs into the next owner's copy |
 //! | `bell` | [`Waker::ring`], `Shared::ring` | `Shared::listen`, `Shared::take_ring` | what the ringing thread did before | the reader wakes, sees an old state, and sleeps on |
 //!
-//! Everything else on the gate, the words and `turn` is Relaxed: who comes first is decided by the order of one word's
-//! modifications, and each site says so.
+//! Everything else on the gate, the words and `turn` is Relaxed: the order of one word's modifications decides which
+//! step comes first, and each site says so.
+
+#![deny(unsafe_code)]
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+compile_error!("dbuf-buffer needs 64-bit Linux, because it is built on futexes and sealed memfds");
 
 mod chunk;
+mod error;
 mod gate;
 mod half;
 #[cfg(not(dbuf_loom))]
-mod heritage;
+pub mod mapping;
 mod reader;
+#[cfg(not(dbuf_loom))]
+mod takeover;
 mod wake;
 mod writer;
 
-#[cfg(not(dbuf_loom))]
-pub use heritage::{InheritedBuffer, Unreadable};
+pub use error::{BuildError, Refused, Sealed, TooManyWriters, Unreadable};
 pub use reader::{Batch, Reader, Reason, Run};
+#[cfg(not(dbuf_loom))]
+pub use takeover::InheritedBuffer;
 pub use wake::Waker;
-pub use writer::{Claim, PublishPosition, Refused, Sealed, Writer};
+pub use writer::{Claim, PublishPosition, Writer};
 
-use std::io;
-
-use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use crate::sync::{Arc, Edge, Mutex};
 use chunk::{SPAN_BYTES_MAX, Word};
+use dbuf_sync::atomic::{AtomicU64, Ordering::Relaxed};
+use dbuf_sync::{Arc, Edge, Mutex};
 use gate::{CHUNKS_MAX, Gate, SPAN_CHUNKS_MAX, half_of};
 use half::{Memory, Place};
 use reader::Left;
@@ -116,36 +123,6 @@ impl Default for Options {
         Self { capacity_bytes: 8 << 20, chunk_bytes: 64 << 10, writers_max: 16 }
     }
 }
-
-/// Why a double buffer cannot be built.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// The chunk's size is out of bounds.
-    #[error("a chunk cannot have {0} bytes: choose a multiple of {CHUNK_ALIGN} up to {SPAN_BYTES_MAX}")]
-    Chunk(usize),
-    /// The half's size is out of bounds, or no multiple of the chunk's.
-    #[error("a half cannot have {capacity_bytes} bytes: choose 2 to {CHUNKS_MAX} times the chunk's {chunk_bytes}")]
-    Capacity {
-        /// What was asked for.
-        capacity_bytes: usize,
-        /// The chunk's size that goes with it.
-        chunk_bytes: usize,
-    },
-    /// The number of writers is out of bounds.
-    #[error("a buffer cannot have {0} writers: choose 1 to {WRITERS_MAX}")]
-    Writers(usize),
-    /// The kernel has no memory for the halves.
-    #[error("no memory for the halves: {0}; choose a smaller capacity")]
-    Memory(#[from] io::Error),
-}
-
-/// Every writer index is in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("all {0} writers of this buffer are in use")]
-pub struct TooManyWriters(
-    /// How many there can be at a time.
-    pub usize,
-);
 
 /// What a buffer has counted so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -199,7 +176,7 @@ impl DoubleBuffer {
     }
 
     /// The same in `memory`, an empty memfd that allows seals, so that it outlives the process:
-    /// `DoubleBuffer::of_predecessor` goes on with it. Generations begin with `generation_first`, at least 1.
+    /// `DoubleBuffer::of_previous` continues with it. Generations begin with `generation_first`, at least 1.
     ///
     /// # Errors
     /// As [`DoubleBuffer::new`].
@@ -249,7 +226,8 @@ impl DoubleBuffer {
     #[must_use]
     pub fn stats(&self) -> BufferStats {
         let shared = &*self.shared;
-        // Relaxed, here and below: numbers for people; each is right by itself, and together they may be of different moments.
+        // Relaxed, here and below: numbers for people; each is right by itself, and together they may be of different
+        // moments.
         let gate = Gate(shared.memory.gate().load(Relaxed));
         let handed_out = gate.count().min(shared.chunks);
         let bytes = |word: &AtomicU64| Word(word.load(Relaxed)).bytes() as u64;

@@ -3,13 +3,14 @@
 //! Loom sees a thread that uses a byte without an edge to the one that used it before, a wake-up that is lost (every
 //! thread is parked), and an assertion that fails. Each edge is weakened in turn by `.ci/weaken`.
 //!
-//! `RUSTFLAGS='--cfg dbuf_loom' LOOM_MAX_PREEMPTIONS=2 cargo test --profile model --target-dir target/loom --lib models`
+//! `RUSTFLAGS='--cfg dbuf_loom' LOOM_MAX_PREEMPTIONS=2 cargo test -p dbuf-buffer --profile model --target-dir
+//! target/loom`
 
 use std::time::Duration;
 
 use super::*;
-use crate::sync::atomic::AtomicBool;
-use crate::sync::thread;
+use dbuf_sync::atomic::AtomicBool;
+use dbuf_sync::thread;
 
 const CHUNK: usize = 8;
 

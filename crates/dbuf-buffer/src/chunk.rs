@@ -1,25 +1,25 @@
-//! A chunk's word: who owns the chunk, whether a copy is under way, and how many of its bytes count.
+//! Encodes a chunk's word: its owner, whether a copy is under way, and how many of its bytes count.
 //!
 //! ```text
 //!  63                   32 31        24   23     22      21    20             0
 //! [ generation, 32 bits   | owner, 8   | BUSY |SEALED|AWAITED| bytes, 21 bits ]
 //! ```
-//! The owner is the writer's index plus one, 0 as long as nobody claimed. So the runs of a half are known from its words
+//! The owner is the writer's index plus one, 0 until the first claim. So the runs of a half are known from its words
 //! alone, also to a process that finds the memory after a crash.
 //!
 //! A chunk belongs to one writer, so only that writer and the reader touch its word:
 //!
-//! | step | who | from → to |
+//! | step | thread | from → to |
 //! |---|---|---|
 //! | claim | writer | exactly what it left there → the same and BUSY. Fails if the reader sealed or recycled the chunk |
 //! | publish | writer | exactly what it claimed → more bytes, no BUSY. Fails if the reader sealed it meanwhile |
 //! | let go | writer | loses BUSY, bytes as before |
 //! | seal | reader | gains SEALED. The bytes of the value returned are the ones that count, for ever |
-//! | await | reader | gains AWAITED: who loses BUSY rings |
+//! | await | reader | gains AWAITED: the writer that clears BUSY rings |
 //! | recycle | reader | new generation, nothing else. Only when BUSY is lost |
 //!
 //! Publish is a compare-exchange, not an addition, so that the byte count of a sealed word is final: an addition that
-//! comes too late would have to be told apart by whoever reads the word later. It costs the same on x86.
+//! comes too late would have to be told apart by every later reader of the word. It costs the same on x86.
 //! The generation defeats ABA: a writer that slept through whole swaps does not find its old chunk open again.
 //!
 //! A *span*, adjacent chunks taken at once, uses the word of its first chunk; the others' words stay as recycled.
@@ -49,7 +49,7 @@ const _: () = assert!((BUSY | SEALED | AWAITED) & BYTES_MASK == 0 && BUSY < 1 <<
 pub(super) struct Word(pub(super) u64);
 
 impl Word {
-    /// The word of a chunk that nobody claimed yet in `generation`.
+    /// The word of a chunk that no writer has claimed in `generation`.
     pub(super) const fn recycled(generation: u64) -> Self {
         Self(generation << GENERATION_SHIFT)
     }
@@ -59,7 +59,7 @@ impl Word {
         Self(self.0 | BUSY | (writer as u64 + 1) << OWNER_SHIFT)
     }
 
-    /// The same, no longer claimed, with so many more bytes.
+    /// The same, no longer claimed, with `bytes` more bytes.
     pub(super) const fn published(self, bytes: usize) -> Self {
         Self((self.0 & !BUSY) + bytes as u64)
     }

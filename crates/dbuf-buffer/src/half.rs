@@ -1,22 +1,22 @@
-//! The memory of the double buffer: one mapping with a header, the chunks' words, and the bytes of both halves.
+//! Maps the memory of the double buffer: one mapping with a header, the chunks' words, and the bytes of both halves.
 //!
 //! ```text
 //! offset 0        header: magic, version, sizes; gate, turn, bell and persisted, each on cache lines of its own
 //!        4096     words: one a chunk, 128 bytes apart; the chunks of half 0, then those of half 1
 //!        aligned  bytes of half 0, then of half 1
 //! ```
-//! The layout is fixed and versioned and holds the whole state, so that a mapping of a memfd says by itself what counts,
-//! also to a process that finds it after the death of the one that wrote it (`heritage.rs`). Without a memfd it is
-//! anonymous. All of it is touched at the start, in huge units where the kernel gives them: a first touch later would
-//! cost an event 20 µs.
+//! The layout is fixed and versioned and holds the whole state, so that a mapping of a memfd says by itself what
+//! counts, also to a process that finds it after the death of the one that wrote it (`takeover.rs`). Without a memfd it
+//! is anonymous. All of it is touched at the start, in huge units where the kernel gives them: a first touch later
+//! would cost an event 20 µs.
 //!
-//! This is the buffer's only file with `unsafe`. Bytes are copied in through raw pointers; a reference exists only to
-//! bytes that nobody can write while it lives. The invariants that the notes cite are those of [`super`].
+//! Bytes are copied in through raw pointers; a reference exists only to
+//! bytes that no thread can write while it lives. The invariants that the notes cite are those of [`crate`].
 //!
 //! Enters: sizes, then bytes into a [`Window`]. Leaves: slices of sealed bytes. Any thread; which one may do what
 //! is decided by gate and words. What can fail: the mapping, at the start.
 //!
-//! In the models (`cfg(dbuf_loom)`) the words are loom's, and each byte has a cell beside it by which loom sees two
+//! In the models (`cfg(dbuf_loom)`) the words are loom's, and each byte has a cell with it by which loom sees two
 //! threads that use the byte without an edge between them.
 
 #![allow(unsafe_code, reason = "memory that threads share")]
@@ -24,13 +24,15 @@
 use std::io;
 use std::ptr;
 
-use crate::sync::atomic::AtomicU64;
-use crate::sync::{CacheLine, Futex};
+use dbuf_sync::atomic::AtomicU64;
+use dbuf_sync::{CacheLine, Futex};
 
+#[cfg(not(dbuf_loom))]
+use super::Unreadable;
 #[cfg(not(dbuf_loom))]
 use mapped::Mapping;
 #[cfg(not(dbuf_loom))]
-pub(super) use mapped::{Place, Unusable};
+pub(super) use mapped::Place;
 #[cfg(dbuf_loom)]
 use modelled::Mapping;
 #[cfg(dbuf_loom)]
@@ -104,8 +106,8 @@ impl Memory {
 
     /// What a process that is dead has left in a memfd. Gate and words are as it left them.
     #[cfg(not(dbuf_loom))]
-    pub(super) fn of_predecessor(memory: std::os::fd::BorrowedFd<'_>) -> Result<Self, Unusable> {
-        let (mapping, chunk_bytes, chunks) = Mapping::of_predecessor(memory)?;
+    pub(super) fn of_previous(memory: std::os::fd::BorrowedFd<'_>) -> Result<Self, Unreadable> {
+        let (mapping, chunk_bytes, chunks) = Mapping::of_previous(memory)?;
         Ok(Self { mapping, chunk_bytes, chunks })
     }
 
@@ -157,14 +159,15 @@ impl Memory {
         Window { start: self.offset(half, chunk, len), len }
     }
 
-    /// Copies `bytes` into the window, behind its first `filled` bytes. Only while its owner has set BUSY (invariant 2).
+    /// Copies `bytes` into the window, behind its first `filled` bytes. Only while its owner has set BUSY (invariant
+    /// 2).
     #[inline(always)]
     pub(super) fn put(&self, window: &Window, filled: usize, bytes: &[u8]) {
         assert!(filled + bytes.len() <= window.len, "more bytes than the claim has room for");
         let at = window.start + filled;
         self.mapping.watch_write(at, bytes.len());
-        // SAFETY: the window lies in the halves, as `offset` has checked when `window` made it, for a writer has windows
-        // of one memory only; and `at` lies in the window (asserted above).
+        // SAFETY: the window lies in the halves, as `offset` has checked when `window` made it, for a writer has
+        // windows of one memory only; and `at` lies in the window (asserted above).
         let to = unsafe { self.mapping.bytes().add(at) };
         // SAFETY: the target has room (asserted above), and no other thread reads or writes it: the caller is the
         // chunk's owner, has set BUSY, and writes behind what it published (invariant 2). `bytes` is a slice, and no
@@ -172,8 +175,9 @@ impl Memory {
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
 
-    /// The `len` bytes of the window behind its first `filled` ones, to be written. What is there before is of no meaning. Only
-    /// while its owner has set BUSY (invariant 2), and for one borrower at a time: the claim is borrowed as long.
+    /// The `len` bytes of the window behind its first `filled` ones, to be written. What is there before is of no
+    /// meaning. Only while its owner has set BUSY (invariant 2), and for one borrower at a time: the claim is borrowed
+    /// as long.
     #[inline(always)]
     #[allow(clippy::mut_from_ref, reason = "the bytes are the owner's alone, whose claim is borrowed exclusively")]
     pub(super) fn open(&self, window: &Window, filled: usize, len: usize) -> &mut [u8] {
@@ -182,8 +186,9 @@ impl Memory {
         self.mapping.watch_write(at, len);
         // SAFETY: as in `put`.
         let start = unsafe { self.mapping.bytes().add(at) };
-        // SAFETY: the bytes are there and initialised (the mapping starts as zeros), and nobody else reads or writes them while the
-        // slice lives: as in `put`, and the slice ends before the claim is written to again or published.
+        // SAFETY: the bytes are there and initialised (the mapping starts as zeros), and no other thread reads or
+        // writes them while the slice lives: as in `put`, and the slice ends before the claim is written to again or
+        // published.
         unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
@@ -195,7 +200,7 @@ impl Memory {
         self.mapping.watch_read(at, len);
         // SAFETY: `offset` has checked that the range lies in the halves.
         let start = unsafe { self.mapping.bytes().add(at) };
-        // SAFETY: the bytes are initialised (the mapping starts as zeros), and nobody writes them while the slice
+        // SAFETY: the bytes are initialised (the mapping starts as zeros), and no thread writes them while the slice
         // lives: sealed bytes are final until their chunk is recycled (invariant 3), and the reader, from whose
         // exclusive borrow the caller's batch descends, does not recycle while a batch lives (invariant 4).
         unsafe { std::slice::from_raw_parts(start, len) }
@@ -237,8 +242,8 @@ mod mapped {
 
     use super::super::chunk::SPAN_BYTES_MAX;
     use super::super::gate::CHUNKS_MAX;
-    use super::{AtomicU64, CacheLine, HEADER_BYTES, Header, MAGIC, VERSION};
-    use crate::sys::mapping::{Mapping as Raw, fix_size, fixed_size};
+    use super::{AtomicU64, CacheLine, HEADER_BYTES, Header, MAGIC, Unreadable, VERSION};
+    use crate::mapping::{Mapping as Raw, fix_size, fixed_size};
 
     /// The halves start at a multiple of this many bytes.
     const ALIGN: usize = 4096;
@@ -246,12 +251,7 @@ mod mapped {
     /// Where the memory comes from: a memfd that outlives the process, or nowhere in particular.
     pub(in super::super) type Place<'a> = Option<BorrowedFd<'a>>;
 
-    /// Why the memory of a predecessor cannot be gone on with.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-    #[error("{0}")]
-    pub(in super::super) struct Unusable(pub(in super::super) &'static str);
-
-    /// A mapping with a header in it. A memfd is shared with nobody but systemd, which only keeps it.
+    /// A mapping with a header in it. A memfd is shared only with systemd, which keeps it and does not look.
     #[derive(Debug)]
     pub(super) struct Mapping {
         raw: Raw,
@@ -296,44 +296,44 @@ mod mapped {
         }
 
         /// Maps what a process that is dead has left. Gives the size of a chunk and their number, too.
-        pub(super) fn of_predecessor(memory: BorrowedFd<'_>) -> Result<(Self, usize, usize), Unusable> {
+        pub(super) fn of_previous(memory: BorrowedFd<'_>) -> Result<(Self, usize, usize), Unreadable> {
             let file_bytes = fixed_size(memory).filter(|bytes| *bytes >= HEADER_BYTES);
-            let file_bytes = file_bytes.ok_or(Unusable("it is no buffer"))?;
-            let raw = Raw::of_memory(memory, 0, file_bytes).map_err(|_| Unusable("it cannot be mapped"))?;
+            let file_bytes = file_bytes.ok_or(Unreadable("it is no buffer"))?;
+            let raw = Raw::of_memory(memory, 0, file_bytes).map_err(|_| Unreadable("it cannot be mapped"))?;
             // Without words and halves, until the header is checked.
             let mut mapping = Self { raw, words: 0, bytes_at: HEADER_BYTES };
             let Header { magic, version, header_bytes, chunk_bytes, chunks, .. } = mapping.header();
             if *magic != MAGIC || *header_bytes as usize != HEADER_BYTES {
-                return Err(Unusable("it is no buffer"));
+                return Err(Unreadable("it is no buffer"));
             }
             if *version != VERSION {
-                return Err(Unusable("it is of another version"));
+                return Err(Unreadable("it is of another version"));
             }
             let sane = |n: u64, max: usize| usize::try_from(n).ok().filter(|n| (1..=max).contains(n));
             let sizes = sane(*chunk_bytes, SPAN_BYTES_MAX).zip(sane(*chunks, CHUNKS_MAX));
-            let Some((chunk_bytes, chunks)) = sizes else { return Err(Unusable("its sizes are out of bounds")) };
+            let Some((chunk_bytes, chunks)) = sizes else { return Err(Unreadable("its sizes are out of bounds")) };
             let (bytes_at, len) = extent(2 * chunks, 2 * chunks * chunk_bytes);
             if len != file_bytes {
-                return Err(Unusable("its sizes do not fit it"));
+                return Err(Unreadable("its sizes do not fit it"));
             }
             (mapping.words, mapping.bytes_at) = (2 * chunks, bytes_at);
             // The pages are there; what this process lacks is its way to them.
-            mapping.raw.populate().map_err(|_| Unusable("there is no memory for it"))?;
+            mapping.raw.populate().map_err(|_| Unreadable("there is no memory for it"))?;
             Ok((mapping, chunk_bytes, chunks))
         }
 
         #[inline]
         pub(super) fn header(&self) -> &Header {
-            // SAFETY: `new` has written the header there, in this process or in one that is dead (any bytes are a value of
-            // its fields); it lives as long as the mapping, so as `self`; its plain fields are never written again and the
-            // others are atomics.
+            // SAFETY: `new` has written the header there, in this process or in one that is dead (any bytes are a value
+            // of its fields); it lives as long as the mapping, so as `self`; its plain fields are never written again
+            // and the others are atomics.
             unsafe { &*self.raw.base().cast::<Header>() }
         }
 
         #[inline]
         pub(super) fn words(&self) -> &[CacheLine<AtomicU64>] {
-            // SAFETY: `new` has written that many words there, in this process or in one that is dead; they live as long as
-            // the mapping and are atomics.
+            // SAFETY: `new` has written that many words there, in this process or in one that is dead; they live as
+            // long as the mapping and are atomics.
             unsafe { std::slice::from_raw_parts(self.first_word(), self.words) }
         }
 
@@ -344,11 +344,11 @@ mod mapped {
             unsafe { self.raw.base().add(self.bytes_at) }
         }
 
-        /// A model would check here that nobody writes these bytes.
+        /// A model would check here that no thread writes these bytes.
         #[inline(always)]
         pub(super) fn watch_read(&self, _at: usize, _len: usize) {}
 
-        /// A model would check here that nobody else uses these bytes.
+        /// A model would check here that no other thread uses these bytes.
         #[inline(always)]
         pub(super) fn watch_write(&self, _at: usize, _len: usize) {}
 
@@ -370,7 +370,7 @@ mod modelled {
     /// A model has no memory that outlives it.
     pub(in super::super) type Place<'a> = Option<&'a ()>;
 
-    /// The same parts on the heap, with a loom cell beside each byte.
+    /// The same parts on the heap, with a loom cell for each byte.
     #[derive(Debug)]
     pub(super) struct Mapping {
         header: Header,
@@ -443,7 +443,7 @@ mod tests {
 
     #[test]
     fn words_start_with_the_value_of_their_half() {
-        use crate::sync::atomic::Ordering::Relaxed;
+        use dbuf_sync::atomic::Ordering::Relaxed;
         let memory = memory();
         assert_eq!((memory.word(3).load(Relaxed), memory.word(4).load(Relaxed)), (1, 2));
         assert_eq!(memory.gate().load(Relaxed), 9);

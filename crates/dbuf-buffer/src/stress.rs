@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::sync::atomic::{AtomicBool, AtomicU64};
-use crate::sync::thread;
+use dbuf_sync::atomic::{AtomicBool, AtomicU64};
+use dbuf_sync::thread;
 
 const WRITERS: usize = 4;
 const CHUNK_BYTES: usize = 256;
@@ -15,7 +15,7 @@ const HEAD_BYTES: usize = 16;
 /// Each writer's events, at least.
 const EVENTS_MIN: u64 = 20_000;
 /// The run ends then, whatever has been seen.
-const PATIENCE: Duration = Duration::from_millis(1500);
+const DURATION_MAX: Duration = Duration::from_millis(1500);
 
 /// A small generator of the same numbers every time (xorshift64).
 struct Numbers(u64);
@@ -132,7 +132,7 @@ fn pinned_writers_lose_nothing_and_reorder_nothing_on_any_path() {
             // A writer that stops rings nobody, so the wait has a deadline.
             reader.wait(Duration::ZERO, Some(Instant::now() + Duration::from_millis(1)));
             checked.batch(reader.swap());
-            if all_seen(&checked) || began.elapsed() > PATIENCE {
+            if all_seen(&checked) || began.elapsed() > DURATION_MAX {
                 stop.store(true, Relaxed);
             }
         }

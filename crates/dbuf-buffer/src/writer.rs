@@ -1,4 +1,4 @@
-//! A writer's side: take a chunk, claim its rest, copy, publish.
+//! Publishes a writer's bytes: take a chunk, claim its rest, copy, publish.
 //!
 //! Enters: bytes. Leaves: bytes in the front half. One thread a [`Writer`]. What can fail: there is no room (park, or
 //! [`Refused::Full`]), the reader is gone, or it swapped while a claim was open ([`Sealed`]).
@@ -12,30 +12,11 @@ use std::mem::ManuallyDrop;
 use std::time::Instant;
 
 use super::chunk::{BUSY, Word};
+use super::error::{Refused, Sealed};
 use super::gate::{Gate, WAIT};
 use super::half::Window;
 use super::{Arc, PUBLISH, RECYCLE, SEAL, SWAP, Shared};
-use crate::pipeline::record::Sink;
-use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-/// Why there is no claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// The front half has no room, and the caller does not want to wait.
-    #[error("the front half is full: the reader has not swapped yet")]
-    Full,
-    /// The reader is gone, so nothing that is written would ever be read.
-    #[error("the reader of this buffer is gone")]
-    Closed,
-    /// More than [`DoubleBuffer::largest_claim`](super::DoubleBuffer::largest_claim), so it would never fit.
-    #[error("more bytes than the largest claim of this buffer")]
-    TooLarge,
-}
-
-/// The reader swapped while the claim was open: nothing of the claim counts, and all of it is to be laid down again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the reader swapped while the claim was open; lay it down again in a new claim")]
-pub struct Sealed;
+use dbuf_sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// One writer. It may move between threads, but is one thread's at a time. Its index is given back when it ends.
 #[derive(Debug)]
@@ -62,7 +43,7 @@ struct Held {
 
 /// Whether a claim may park.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Patience {
+enum WhenFull {
     Park,
     Refuse,
 }
@@ -85,7 +66,7 @@ impl Writer {
     /// [`Refused::Closed`], [`Refused::TooLarge`].
     #[inline]
     pub fn claim(&mut self, need: usize) -> Result<Claim<'_>, Refused> {
-        self.claim_with(need, Patience::Park)
+        self.claim_with(need, WhenFull::Park)
     }
 
     /// Room for at least `need` bytes, or [`Refused::Full`] at once.
@@ -94,7 +75,7 @@ impl Writer {
     /// [`Refused`].
     #[inline]
     pub fn try_claim(&mut self, need: usize) -> Result<Claim<'_>, Refused> {
-        self.claim_with(need, Patience::Refuse)
+        self.claim_with(need, WhenFull::Refuse)
     }
 
     /// Claims, copies and publishes `bytes`, again if the reader swaps meanwhile. Parks while the front half is full.
@@ -103,7 +84,7 @@ impl Writer {
     /// [`Refused::Closed`], [`Refused::TooLarge`].
     #[inline]
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), Refused> {
-        self.append_with(bytes, Patience::Park)
+        self.append_with(bytes, WhenFull::Park)
     }
 
     /// Claims, copies and publishes `bytes`, or nothing if there is no room.
@@ -112,13 +93,13 @@ impl Writer {
     /// [`Refused`].
     #[inline]
     pub fn try_append(&mut self, bytes: &[u8]) -> Result<(), Refused> {
-        self.append_with(bytes, Patience::Refuse)
+        self.append_with(bytes, WhenFull::Refuse)
     }
 
     #[inline]
-    fn append_with(&mut self, bytes: &[u8], patience: Patience) -> Result<(), Refused> {
+    fn append_with(&mut self, bytes: &[u8], when_full: WhenFull) -> Result<(), Refused> {
         loop {
-            let mut claim = self.claim_with(bytes.len(), patience)?;
+            let mut claim = self.claim_with(bytes.len(), when_full)?;
             claim.put(bytes);
             if claim.publish().is_ok() {
                 return Ok(());
@@ -127,18 +108,18 @@ impl Writer {
     }
 
     #[inline]
-    fn claim_with(&mut self, need: usize, patience: Patience) -> Result<Claim<'_>, Refused> {
+    fn claim_with(&mut self, need: usize, when_full: WhenFull) -> Result<Claim<'_>, Refused> {
         if !self.claim_held(need) {
-            self.claim_elsewhere(need, patience)?;
+            self.claim_elsewhere(need, when_full)?;
         }
         let filled = self.held.left.bytes();
         Ok(Claim { writer: self, filled, stays: PhantomData })
     }
 
     #[cold]
-    fn claim_elsewhere(&mut self, need: usize, patience: Patience) -> Result<(), Refused> {
+    fn claim_elsewhere(&mut self, need: usize, when_full: WhenFull) -> Result<(), Refused> {
         loop {
-            self.take(need, patience)?;
+            self.take(need, when_full)?;
             if self.claim_held(need) {
                 return Ok(());
             }
@@ -154,7 +135,8 @@ impl Writer {
         }
         let (left, busy) = (left.0, left.claimed(self.index).0);
         // Relaxed: a claim hands nothing over; the take has acquired the chunk (edge `swap`), and since then only this
-        // writer wrote to it. edge `seal`, acquiring, where it fails: the gate's new generation is visible from here on.
+        // writer wrote to it. edge `seal`, acquiring, where it fails: the gate's new generation is visible from here
+        // on.
         let is_claimed = self.word().compare_exchange(left, busy, Relaxed, SEAL.acquire()).is_ok();
         if !is_claimed {
             self.lose();
@@ -163,7 +145,7 @@ impl Writer {
     }
 
     /// Takes as many chunks as `need` takes. What was held before stays held if there is no room.
-    fn take(&mut self, need: usize, patience: Patience) -> Result<(), Refused> {
+    fn take(&mut self, need: usize, when_full: WhenFull) -> Result<(), Refused> {
         let Self { shared, held, .. } = self;
         if need > shared.claim_bytes_max {
             return Err(Refused::TooLarge);
@@ -177,7 +159,7 @@ impl Writer {
                 return Err(Refused::Closed);
             }
             if !seen.has_room(wanted, shared.chunks) {
-                shared.wait_for_room(wanted, patience)?;
+                shared.wait_for_room(wanted, when_full)?;
                 continue;
             }
             // edge `swap`, acquiring: the chunk's word is recycled, and all that others did with its bytes is over.
@@ -250,7 +232,7 @@ impl Drop for Writer {
 impl Shared {
     /// Says that a writer waits, and parks it until the reader has swapped. Returns for another look.
     #[cold]
-    fn wait_for_room(&self, wanted: usize, patience: Patience) -> Result<(), Refused> {
+    fn wait_for_room(&self, wanted: usize, when_full: WhenFull) -> Result<(), Refused> {
         // Relaxed: of this and the reader's exchange one comes first in the gate's order. If this, the exchange returns
         // WAIT and the reader wakes; if the exchange, the value returned has room. Nothing else is handed over.
         let prior = Gate(self.memory.gate().fetch_or(WAIT, Relaxed));
@@ -260,7 +242,7 @@ impl Shared {
         if !prior.is_waited_for() && (prior.is_sleeping() || prior.is_lingering()) {
             self.ring();
         }
-        if patience == Patience::Refuse {
+        if when_full == WhenFull::Refuse {
             return Err(Refused::Full);
         }
         // Relaxed: the value only says whether the swap that this writer waits for is over. It may even be the one
@@ -277,10 +259,11 @@ impl Shared {
     }
 }
 
-/// The exclusive right to write into the rest of a writer's chunk. Ended without [`Claim::publish`], it leaves no trace.
+/// The exclusive right to write into the rest of a writer's chunk. Ended without [`Claim::publish`], it leaves no
+/// trace.
 ///
-/// A claim that lives on keeps the reader from using this half again, so write and publish without waiting for anything;
-/// and a claim must not be leaked, for the reader would wait for it for ever.
+/// A claim that lives on keeps the reader from using this half again, so write and publish without waiting for
+/// anything; and a claim must not be leaked, for the reader would wait for it for ever.
 // Two words, which live and move in registers. As a structure with all its state in it a claim was copied at each
 // publish, in wider loads than the stores just before, which cost 7 of 21 ns.
 #[derive(Debug)]
@@ -288,7 +271,8 @@ pub struct Claim<'a> {
     writer: &'a mut Writer,
     /// Bytes of the window that are published or put.
     filled: usize,
-    /// A raw pointer keeps the claim on its thread: between claim and publish it is that thread that the reader may wait for.
+    /// A raw pointer keeps the claim on its thread: between claim and publish it is that thread that the reader may
+    /// wait for.
     stays: PhantomData<*mut ()>,
 }
 
@@ -345,9 +329,17 @@ impl Claim<'_> {
     /// Where the bytes that were put will count from, for a note that outlives this process; see [`PublishPosition`].
     #[inline]
     #[must_use]
-    pub fn spot(&self) -> PublishPosition {
+    pub fn publish_position(&self) -> PublishPosition {
         let Held { generation, word_index, left, .. } = &self.writer.held;
         PublishPosition { generation: *generation, word_index: *word_index, before_bytes: left.bytes() }
+    }
+
+    /// [`Claim::publish_position`] by its old name, until the last caller has the new one.
+    #[doc(hidden)]
+    #[inline]
+    #[must_use]
+    pub fn spot(&self) -> PublishPosition {
+        self.publish_position()
     }
 
     /// Makes all that was put part of the front half, in one step. A claim of nothing is let go.
@@ -389,9 +381,10 @@ impl Claim<'_> {
     }
 }
 
-/// Where a claim lies in the memory of the buffer. Noted before the publish, in memory that outlives the process, it lets
-/// a successor find out whether the process died before the publish or after it (`DoubleBuffer::was_published`). The note has
-/// to be taken back where the publish fails, before the chunk is let go: in [`Claim::publish_or`].
+/// Where a claim lies in the memory of the buffer. Noted before the publish, in memory that outlives the process, it
+/// lets the next process find out whether the process died before the publish or after it
+/// (`DoubleBuffer::was_published`). The note has to be taken back where the publish fails, before the chunk is let go:
+/// in [`Claim::publish_or`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishPosition {
     pub(super) generation: u64,
@@ -401,6 +394,13 @@ pub struct PublishPosition {
 }
 
 impl PublishPosition {
+    /// The generation of the claim.
+    #[inline]
+    #[must_use]
+    pub fn generation(self) -> u64 {
+        self.generation
+    }
+
     /// As two numbers, of which the first is never 0.
     #[inline]
     #[must_use]
@@ -420,17 +420,5 @@ impl Drop for Claim<'_> {
     #[inline]
     fn drop(&mut self) {
         self.writer.let_go();
-    }
-}
-
-impl Sink for Claim<'_> {
-    #[inline(always)]
-    fn put(&mut self, bytes: &[u8]) {
-        Claim::put(self, bytes);
-    }
-
-    #[inline(always)]
-    fn open(&mut self, len: usize) -> &mut [u8] {
-        Claim::open(self, len)
     }
 }

@@ -1,17 +1,18 @@
-//! The bell: one word on which the reader sleeps, and by which writers and wakers end its sleep.
+//! Wakes the reader: one word, the bell, on which it sleeps, and by which writers and wakers end its sleep.
 //!
 //! ```text
 //!  31                 1     0
 //! [ rings of writers   | RUNG ]
 //! ```
 //! The reader reads the bell first, then looks whether there is a reason to stay awake, then sleeps unless the bell has
-//! changed. A writer rings after it has made the reason; so either the look sees the reason, or the sleep does not begin.
+//! changed. A writer rings after it has made the reason; so either the look sees the reason, or the sleep does not
+//! begin.
 //!
 //! Enters: rings from any thread. Leaves: the reader wakes. Nothing here can fail.
 
 use super::{Arc, BELL, Shared};
 
-/// Somebody else than a writer has rung.
+/// A waker has rung, not a writer.
 const RUNG: u32 = 1;
 /// What a writer adds.
 const RING: u32 = 2;
@@ -28,7 +29,7 @@ impl Waker {
     pub fn ring(&self) {
         let bell = self.shared.memory.bell();
         // edge `bell`, releasing: the reader that finds RUNG sees what the caller did before it rang.
-        // Relaxed would wake it and show it an old state, and then nobody rings again.
+        // Relaxed would wake it and show it an old state, and then no thread rings again.
         bell.fetch_or(RUNG, BELL.release());
         bell.wake(1);
     }

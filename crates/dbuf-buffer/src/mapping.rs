@@ -1,13 +1,14 @@
-//! Memory by mmap(2): of the process alone, or of a memfd that outlives it.
+//! Maps memory by mmap(2): of the process alone, or of a memfd that outlives it.
 //!
 //! Enters: a length, and a memfd. Leaves: an address. Any thread; what is done with the bytes is the caller's business.
 //! What can fail: there is no memory, or the memfd could lose bytes under its mapping.
 //!
-//! Large memory is in huge units where they can be had: the halves are more than a processor's table of addresses covers
-//! in small ones, and to lay events down, to walk over them and to write them out took a sixth longer. Anonymous memory
-//! gets them for the asking, as most systems are set up; that of a memfd does not (`shmem_enabled` is `never`), unless it
-//! is put together on demand: MADV_COLLAPSE, from Linux 6.1 on, at an address that fits. It takes no more memory, for all
-//! of it is touched anyway. (Rejected: MFD_HUGETLB, which takes pages that an administrator has to set aside.)
+//! Large memory is in huge units where they can be had: the halves are more than a processor's table of addresses
+//! covers in small ones, and to lay events down, to walk over them and to write them out took a sixth longer. Anonymous
+//! memory gets them for the asking, as most systems are set up; that of a memfd does not (`shmem_enabled` is `never`),
+//! unless it is put together on demand: MADV_COLLAPSE, from Linux 6.1 on, at an address that fits. It takes no more
+//! memory, for all of it is touched anyway. (Rejected: MFD_HUGETLB, which takes pages that an administrator has to set
+//! aside.)
 
 #![allow(unsafe_code, reason = "mappings of memory")]
 
@@ -29,14 +30,14 @@ pub struct Mapping {
     len: usize,
 }
 
-// SAFETY: the mapping is plain memory, owned by this value alone and not tied to the thread that made it. What goes on in
-// it is decided by whoever uses its address.
+// SAFETY: the mapping is plain memory, owned by this value alone and not tied to the thread that made it. What goes on
+// in it is decided by the user of its address.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; a shared reference gives out the address and nothing else.
 unsafe impl Sync for Mapping {}
 
-/// Gives an empty memfd that allows seals its size, for good: a file that shrank under its mapping would kill the process
-/// that reads it.
+/// Gives an empty memfd that allows seals its size, for good: a file that shrank under its mapping would kill the
+/// process that reads it.
 ///
 /// # Errors
 /// What ftruncate(2) and fcntl(2) say.
@@ -64,7 +65,8 @@ impl Mapping {
 
     fn anonymous_at(wish: *mut u8, len: usize) -> io::Result<Self> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping touches nothing that exists: without MAP_FIXED the address is no more than a wish (mmap(2)).
+        // SAFETY: a new mapping touches nothing that exists: without MAP_FIXED the address is no more than a wish
+        // (mmap(2)).
         let base = unsafe { mmap_anonymous(wish.cast(), len, access, MapFlags::PRIVATE) }?;
         Ok(Self { base: base.cast(), len })
     }
@@ -91,8 +93,8 @@ impl Mapping {
         self.base
     }
 
-    /// Has the kernel provide all of the memory now, in huge units where it can. Contents stay as they are. To be called
-    /// before any other thread knows the mapping.
+    /// Has the kernel provide all of the memory now, in huge units where it can. Contents stay as they are. To be
+    /// called before any other thread knows the mapping.
     ///
     /// # Errors
     /// When there is not that much memory.
@@ -104,8 +106,8 @@ impl Mapping {
             for unit in (0..self.len).step_by(HUGE_BYTES) {
                 self.provide(unit, PAGE_BYTES)?;
             }
-            // SAFETY: as above; the contents stay as they are (madvise(2)). Where no huge unit is to be had, or the kernel
-            // knows none of this, the small ones stay.
+            // SAFETY: as above; the contents stay as they are (madvise(2)). Where no huge unit is to be had, or the
+            // kernel knows none of this, the small ones stay.
             let _ = unsafe { libc::madvise(self.base.cast(), self.len, libc::MADV_COLLAPSE) };
         }
         self.provide(0, self.len)
@@ -135,9 +137,9 @@ impl Mapping {
     }
 }
 
-/// Where `len` bytes of a memfd from `offset` on can be in huge units: as far behind a multiple of them as the offset is.
-/// The address is free now; should another thread take it before it is used, the units are small. Null where it does not
-/// matter.
+/// Where `len` bytes of a memfd from `offset` on can be in huge units: as far behind a multiple of them as the offset
+/// is. The address is free now; should another thread take it before it is used, the units are small. Null where it
+/// does not matter.
 fn address_for(offset: usize, len: usize) -> io::Result<*mut u8> {
     if len < HUGE_BYTES {
         return Ok(ptr::null_mut());
@@ -148,7 +150,7 @@ fn address_for(offset: usize, len: usize) -> io::Result<*mut u8> {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and whoever uses its address has borrowed or owns this value.
+        // SAFETY: the mapping is ours, and every user of its address has borrowed or owns this value.
         let result = unsafe { munmap(self.base.cast(), self.len) };
         debug_assert!(result.is_ok(), "munmap fails only for a range that is no mapping");
     }
@@ -172,7 +174,7 @@ mod tests {
         file.write_all_at(b"kept", 4096).unwrap();
         let mapping = Mapping::of_memory(file.as_fd(), 4096, 4096).unwrap();
         mapping.populate().unwrap();
-        // SAFETY: inside the mapping, which nobody else uses.
+        // SAFETY: inside the mapping, which nothing else uses.
         assert_eq!(unsafe { mapping.base().read() }, b'k');
         assert!(file.set_len(0).is_err());
     }
@@ -186,7 +188,7 @@ mod tests {
         file.write_all_at(&bytes, 0).unwrap();
         let mapping = Mapping::of_memory(file.as_fd(), offset, len).unwrap();
         mapping.populate().unwrap();
-        // SAFETY: inside the mapping, which nobody writes.
+        // SAFETY: inside the mapping, which nothing writes.
         let found = unsafe { std::slice::from_raw_parts(mapping.base(), len) };
         assert!(found == &bytes[offset..]);
         assert_eq!(mapping.base() as usize % HUGE_BYTES, offset % HUGE_BYTES, "an address that units can be at");

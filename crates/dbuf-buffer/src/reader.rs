@@ -1,15 +1,15 @@
 //! The reader's side: wait for a reason, swap the halves, hand out what counts.
 //!
 //! Enters: the front half as the writers left it. Leaves: a [`Batch`] of [`Run`]s. One thread: the [`Reader`] is not
-//! `Clone`, and a batch borrows it. Nothing here can fail, and only [`Reader::swap`] can wait for a writer: for one that
-//! sleeps in the middle of a copy into the half that is about to be used again.
+//! `Clone`, and a batch borrows it. Nothing here can fail, and only [`Reader::swap`] can wait for a writer: for one
+//! that sleeps in the middle of a copy into the half that is about to be used again.
 
 use std::time::{Duration, Instant};
 
 use super::chunk::{AWAITED, SEALED, Word};
 use super::gate::{CLOSED, Gate, LINGER, SLEEP, half_of};
 use super::{Arc, PUBLISH, RECYCLE, SEAL, SWAP, Shared};
-use crate::sync::atomic::Ordering::Relaxed;
+use dbuf_sync::atomic::Ordering::Relaxed;
 
 /// Why [`Reader::wait`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct Reader {
     left: Left,
 }
 
-/// What a predecessor left that [`Reader::inherited`] has not given out.
+/// What the previous process left that [`Reader::inherited`] has not given out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
     /// Nothing, or nothing more.
@@ -46,7 +46,7 @@ pub(super) enum Left {
     /// The half that was in front. Writers wait until it is swapped.
     Front,
     /// The other half, too: it was being persisted.
-    #[cfg_attr(dbuf_loom, allow(dead_code, reason = "a model has no predecessor"))]
+    #[cfg_attr(dbuf_loom, allow(dead_code, reason = "a model has no previous process"))]
     Both,
 }
 
@@ -67,12 +67,13 @@ impl Reader {
     /// Whether no writer has taken anything of the front half, so that a swap would bring nothing.
     #[must_use]
     pub fn front_is_empty(&self) -> bool {
-        // Relaxed: a look. Who has joined the writers has their takes visible by the join.
+        // Relaxed: a look. A thread that has joined the writers sees their takes.
         Gate(self.shared.memory.gate().load(Relaxed)).count() == 0
     }
 
-    /// What a predecessor left, a batch at a time, the oldest first; None when there is no more. To be asked, until it says
-    /// None, before the first swap. The first may be in a file already: the predecessor may have died just after the write.
+    /// What the previous process left, a batch at a time, the oldest first; None when there is no more. To be asked,
+    /// until it says None, before the first swap. The first may be in a file already: the previous process may have
+    /// died just after the write.
     pub fn inherited(&mut self) -> Option<Batch<'_>> {
         match std::mem::replace(&mut self.left, Left::Nothing) {
             Left::Nothing => None,
@@ -100,11 +101,11 @@ impl Reader {
         self.generation
     }
 
-    /// Says that every generation up to this one is done with: in a file, or counted as lost. A successor does not look
-    /// at it then.
+    /// Says that every generation up to this one is done with: in a file, or counted as lost. The next process does not
+    /// look at it then.
     pub fn done_with(&self, generation: u64) {
-        // Relaxed: it is read by a successor, when this process is dead; the write to the file was a system call, which this
-        // cannot pass.
+        // Relaxed: it is read by the next process, when this process is dead; the write to the file was a system call,
+        // which this cannot pass.
         self.shared.memory.persisted().store(generation + 1, Relaxed);
     }
 
@@ -138,8 +139,8 @@ impl Reader {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             };
-            let patience = until.map(|until| until.saturating_duration_since(Instant::now()));
-            self.shared.memory.bell().wait(heard.0, patience);
+            let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
+            self.shared.memory.bell().wait(heard.0, timeout);
         }
     }
 
@@ -201,7 +202,7 @@ impl Reader {
 
     /// Parks until the writer that was late has lost BUSY.
     #[cold]
-    fn await_writer(&self, word: &crate::sync::atomic::AtomicU64) {
+    fn await_writer(&self, word: &dbuf_sync::atomic::AtomicU64) {
         // Relaxed: a plain counter, read by people.
         self.shared.late_writers.fetch_add(1, Relaxed);
         loop {
@@ -247,8 +248,8 @@ fn is_past(time: Option<Instant>) -> bool {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        // Relaxed: of this and any take one comes first in the gate's order. The take that comes later finds CLOSED; the
-        // chunk of one that came before is sealed below, so that no claim in it succeeds any more.
+        // Relaxed: of this and any take one comes first in the gate's order. The take that comes later finds CLOSED;
+        // the chunk of one that came before is sealed below, so that no claim in it succeeds any more.
         let gate = Gate(self.shared.memory.gate().fetch_or(CLOSED, Relaxed));
         self.open_turn(self.generation + 1, gate);
         self.seal(gate);

@@ -1,4 +1,4 @@
-//! A process dies at each step, and a successor finds its memory. Dying is dropping nothing.
+//! A process dies at each step, and the next process finds its memory. Dying is dropping nothing.
 
 use std::fs::File;
 use std::mem::ManuallyDrop;
@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::*;
-use crate::pipeline::buffer::{Claim, Options, Refused, Writer};
+use crate::{Claim, Options, Refused, Writer};
 
 const OPTIONS: Options = Options { capacity_bytes: 4 * 64, chunk_bytes: 64, writers_max: 2 };
 
@@ -43,8 +43,8 @@ impl Life {
 
     /// It dies, and the next begins. Gives the copies that were cut.
     fn die(self) -> (Self, usize) {
-        let heritage = DoubleBuffer::of_predecessor(&self.memory, 2).unwrap();
-        (Self::of(self.memory, heritage.buffer, heritage.reader), heritage.cut_copies)
+        let inherited = DoubleBuffer::of_previous(&self.memory, 2).unwrap();
+        (Self::of(self.memory, inherited.buffer, inherited.reader), inherited.cut_copies)
     }
 
     /// What a new life finds, as a daemon would go through it: the generation and the text of each batch.
@@ -66,7 +66,7 @@ impl Life {
     }
 }
 
-fn text(batch: &crate::pipeline::buffer::Batch<'_>) -> String {
+fn text(batch: &crate::Batch<'_>) -> String {
     let runs = batch
         .runs()
         .map(|run| format!("{}:{}", run.writer(), String::from_utf8_lossy(&run.chunks().collect::<Vec<_>>().concat())));
@@ -152,7 +152,7 @@ fn writers_wait_until_what_was_left_is_a_batch_so_that_no_run_is_of_two_processe
     life.append(0, b"left");
     let (mut next, _) = life.die();
     assert_eq!(next.writers[0].try_append(b"new"), Err(Refused::Full));
-    assert_eq!(next.reader.wait(std::time::Duration::MAX, None), crate::pipeline::buffer::Reason::HalfFull);
+    assert_eq!(next.reader.wait(std::time::Duration::MAX, None), crate::Reason::HalfFull);
     assert_eq!(next.all(), [(7, "0:left".to_owned())]);
     next.append(0, b"new");
     assert_eq!(next.all(), [(8, "0:new".to_owned())]);
@@ -166,10 +166,10 @@ fn a_note_of_where_a_claim_was_tells_whether_it_was_published() {
         let Life { memory, writers, reader, .. } = &mut life;
         let mut claim = writers[0].claim(4).unwrap();
         claim.put(b"text");
-        let spot = claim.spot();
-        assert_eq!(PublishPosition::from_words(spot.to_words()), Some(spot));
+        let position = claim.publish_position();
+        assert_eq!(PublishPosition::from_words(position.to_words()), Some(position));
         after(claim, reader);
-        DoubleBuffer::of_predecessor(memory, 2).unwrap().buffer.was_published(spot)
+        DoubleBuffer::of_previous(memory, 2).unwrap().buffer.was_published(position)
     };
     assert!(!asked(|claim, _| _ = ManuallyDrop::new(claim)), "it died before");
     assert!(asked(|claim, _| claim.publish().unwrap()), "just after");
@@ -196,7 +196,7 @@ fn where_a_publish_fails_the_note_can_be_taken_back_before_the_chunk_is_let_go()
     let memory = &life.buffer.shared.memory;
     let mut claim = life.writers[0].claim(4).unwrap();
     claim.put(b"text");
-    let index = claim.spot().word_index;
+    let index = claim.publish_position().word_index;
     let _ = life.reader.swap();
     let mut was_busy = false;
     assert!(claim.publish_or(|| was_busy = Word(memory.word(index).load(Relaxed)).is_busy()).is_err());
@@ -213,7 +213,7 @@ fn a_span_is_found_whole() {
 
 #[test]
 fn memory_that_is_none_or_of_another_version_is_refused() {
-    let refused = |memory: &OwnedFd| DoubleBuffer::of_predecessor(memory, 2).unwrap_err().0.0;
+    let refused = |memory: &OwnedFd| DoubleBuffer::of_previous(memory, 2).unwrap_err().0;
     assert_eq!(refused(&tempfile::tempfile().unwrap().into()), "it is no buffer");
     assert_eq!(refused(&memfd()), "it is no buffer");
     let wrong = |at: u64, bytes: &[u8]| {
@@ -230,7 +230,7 @@ fn memory_that_is_none_or_of_another_version_is_refused() {
 }
 
 #[test]
-fn no_byte_of_header_or_words_can_be_changed_so_that_a_successor_fails_or_hangs() {
+fn no_byte_of_header_or_words_can_be_changed_so_that_the_next_process_fails_or_hangs() {
     for at in (0..1024).chain(4096..4096 + 8 * 128) {
         let mut life = Life::first();
         life.append(0, b"back");
@@ -240,7 +240,7 @@ fn no_byte_of_header_or_words_can_be_changed_so_that_a_successor_fails_or_hangs(
         let mut byte = [0];
         file.read_exact_at(&mut byte, at).unwrap();
         file.write_all_at(&[byte[0] ^ 0x21], at).unwrap();
-        if DoubleBuffer::of_predecessor(&life.memory, 2).is_ok() {
+        if DoubleBuffer::of_previous(&life.memory, 2).is_ok() {
             // Whatever it now says: it ends, and each batch lies in its half.
             assert!(life.die().0.all().len() <= 2, "byte {at}");
         }

@@ -1,12 +1,12 @@
 //! The double buffer inside another program: some writer threads, one reader, no daemon.
 //!
-//! `cargo run --release --example embed`
+//! `cargo run --release -p dbuf-buffer --example embed`
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reason};
+use dbuf_buffer::{DoubleBuffer, Options, Reason};
 
 const WRITERS: u64 = 4;
 const EVENTS: u64 = 250_000;
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     for number in 0..EVENTS {
                         writer.append(format!("event {number} of writer {}\n", writer.index()).as_bytes())?;
                     }
-                    Ok::<(), dbufd::pipeline::buffer::Refused>(())
+                    Ok::<(), dbuf_buffer::Refused>(())
                 })
             })
             .collect();

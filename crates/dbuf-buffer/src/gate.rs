@@ -1,4 +1,5 @@
-//! The gate: one word that says which half is in front, how much of it is handed out, and who rests.
+//! Encodes the gate: one word with the half that is in front, the chunks of it that are handed out, and which threads
+//! rest.
 //!
 //! ```text
 //!  63                    24   23     22     21      20    19            0

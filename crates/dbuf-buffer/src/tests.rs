@@ -129,7 +129,7 @@ fn a_full_half_parks_a_writer_until_the_swap() {
     let (buffer, mut reader) = small(2);
     let mut writer = buffer.writer().unwrap();
     let appended = 50;
-    let thread = crate::sync::thread::spawn(move || (0..appended).for_each(|i| writer.append(&[i; 64]).unwrap()));
+    let thread = dbuf_sync::thread::spawn(move || (0..appended).for_each(|i| writer.append(&[i; 64]).unwrap()));
     let mut seen = Vec::new();
     while seen.len() < usize::from(appended) * 64 {
         reader.wait(Duration::ZERO, None);
@@ -156,7 +156,7 @@ fn a_span_larger_than_what_is_left_wakes_a_reader_that_lingers() {
     let mut small = buffer.writer().unwrap();
     let mut large = buffer.writer().unwrap();
     small.append(&[1; 8]).unwrap();
-    let thread = crate::sync::thread::spawn(move || large.append(&[2; 256]));
+    let thread = dbuf_sync::thread::spawn(move || large.append(&[2; 256]));
     // Less than half of the chunks are handed out, and the linger never ends: only the writer that waits is a reason.
     assert_eq!(reader.wait(Duration::MAX, None), Reason::HalfFull);
     assert_eq!(reader.swap().bytes(), 8);
@@ -184,7 +184,7 @@ fn without_a_reader_every_claim_is_refused_as_closed() {
 fn a_reader_that_ends_wakes_the_writers_that_wait_for_room() {
     let (buffer, mut reader) = small(2);
     let mut writer = buffer.writer().unwrap();
-    let thread = crate::sync::thread::spawn(move || while writer.append(&[1; 64]).is_ok() {});
+    let thread = dbuf_sync::thread::spawn(move || while writer.append(&[1; 64]).is_ok() {});
     while reader.wait(Duration::MAX, None) != Reason::HalfFull {}
     drop(reader);
     thread.join().unwrap();
@@ -195,7 +195,7 @@ fn a_first_event_wakes_a_reader_that_sleeps() {
     let (buffer, mut reader) = small(4);
     let mut writer = buffer.writer().unwrap();
     assert!(reader.front_is_empty());
-    let thread = crate::sync::thread::spawn(move || writer.append(b"x"));
+    let thread = dbuf_sync::thread::spawn(move || writer.append(b"x"));
     assert_eq!(reader.wait(Duration::ZERO, None), Reason::Published);
     assert!(!reader.front_is_empty());
     thread.join().unwrap().unwrap();
@@ -210,7 +210,7 @@ fn a_waker_ends_the_wait_once_and_is_never_missed() {
     waker.ring();
     assert_eq!(reader.wait(Duration::ZERO, None), Reason::Rung);
     assert_eq!(reader.wait(Duration::ZERO, Some(Instant::now())), Reason::Deadline);
-    let thread = crate::sync::thread::spawn(move || waker.ring());
+    let thread = dbuf_sync::thread::spawn(move || waker.ring());
     assert_eq!(reader.wait(Duration::ZERO, None), Reason::Rung);
     thread.join().unwrap();
 }
