@@ -63,6 +63,11 @@ impl InheritedBuffers {
         this
     }
 
+    /// How many descriptors of the store they take.
+    pub(super) fn count(&self) -> usize {
+        self.names.len()
+    }
+
     /// Whether there is any.
     pub(super) fn is_empty(&self) -> bool {
         self.found.is_empty()

@@ -126,6 +126,25 @@ impl FdStore {
         Ok(())
     }
 
+    /// Asks systemd to keep a descriptor instead of what it keeps under this name, if it keeps anything. For memory of
+    /// another version, which the next process could tell from this one.
+    ///
+    /// # Errors
+    /// [`NotKept::Descriptors`].
+    pub fn replace(&self, name: &str, descriptor: BorrowedFd<'_>) -> Result<(), NotKept> {
+        let mut state = self.0.state();
+        if !state.names.contains_key(name) {
+            drop(state);
+            return self.put(name, descriptor);
+        }
+        let descriptor = descriptor.try_clone_to_owned().map_err(NotKept::Descriptors)?;
+        state.wait(Note { name: name.into(), descriptor: None, then: None });
+        let number = state.wait(Note { name: name.into(), descriptor: Some(descriptor), then: None });
+        state.names.insert(name.into(), Stage::Waits(number));
+        self.0.has_changed.notify_all();
+        Ok(())
+    }
+
     /// Asks systemd to let go of what it keeps under a name, if it keeps anything.
     pub fn remove(&self, name: &str) {
         self.remove_then(name, || ());
@@ -253,7 +272,9 @@ impl Shared {
                 // A removal may have been asked for meanwhile; it waits behind this one.
                 (Some(_), true) if state.names.get(&name) == Some(&Stage::Leaves) => {}
                 (Some(_), true) => drop(state.names.insert(name, Stage::Kept)),
-                _ => drop(state.names.remove(&name)),
+                (_, false) if state.names.get(&name) == Some(&Stage::Leaves) => drop(state.names.remove(&name)),
+                // A removal whose name has been given to another descriptor, which waits behind it.
+                _ => {}
             }
             drop(state);
             self.has_changed.notify_all();
@@ -340,6 +361,20 @@ mod tests {
         assert_eq!(manager.next(), "FDSTOREREMOVE=1 FDNAME=c1");
         is_free.recv().unwrap();
         store.put("c1", descriptor().as_fd()).unwrap();
+    }
+
+    #[test]
+    fn memory_of_another_version_is_replaced_in_order() {
+        let mut manager = Manager::new();
+        let store = manager.store(&["sessions"]);
+        store.replace("sessions", descriptor().as_fd()).unwrap();
+        assert_eq!(manager.next(), "FDSTOREREMOVE=1 FDNAME=sessions");
+        assert_eq!(manager.next(), "FDSTORE=1 FDNAME=sessions FDPOLL=0");
+        assert_eq!(store.settle(Duration::from_millis(1)), 0);
+        assert!(matches!(store.put("sessions", descriptor().as_fd()), Err(NotKept::InUse)));
+        store.replace("rings", descriptor().as_fd()).unwrap();
+        let next = [manager.next(), manager.next()];
+        assert!(next.contains(&"FDSTORE=1 FDNAME=rings FDPOLL=0".to_owned()), "{next:?}");
     }
 
     #[test]

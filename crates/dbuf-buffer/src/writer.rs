@@ -338,7 +338,7 @@ impl Claim<'_> {
     #[doc(hidden)]
     #[inline]
     #[must_use]
-    pub fn spot(&self) -> PublishPosition {
+    pub fn position(&self) -> PublishPosition {
         self.publish_position()
     }
 

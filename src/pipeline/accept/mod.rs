@@ -30,9 +30,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use dbuf_wire::frames::{MAGIC, is_framed};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{setsockopt, sockopt::PassCred};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::net::{RecvFlags, recv};
 
 use self::connection::listener::Listener;
 use self::connection::stored::{InheritedConnection, StoredConnection, StoredConnections};
@@ -333,11 +335,12 @@ impl Shared {
         self.counters.writers[index].0.connections.fetch_add(1, Relaxed);
     }
 
-    /// Keeps a new connection for the next process, where that can be.
+    /// Keeps a new connection for the next process, where that can be. One that has begun to speak frames is not kept:
+    /// the next process could not resume it, and its client connects again.
     pub(crate) fn keep(&self, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         match &self.stored {
-            Some(stored) => stored.keep(socket, identity),
-            None => StoredConnection::unstored(socket),
+            Some(stored) if !speaks_frames(&socket) => stored.keep(socket, identity),
+            _ => StoredConnection::unstored(socket),
         }
     }
 
@@ -388,6 +391,13 @@ fn by_writer(receive_buffers: &[ReceiveBuffers], inherited: Vec<InheritedConnect
         of_each[concerned.unwrap_or(turn % receive_buffers.len())].push(inherited);
     }
     of_each
+}
+
+/// Whether the first bytes of a new connection are those of the framed protocol. They stay where they are.
+fn speaks_frames(socket: &OwnedFd) -> bool {
+    let mut first = [0; MAGIC.len()];
+    let peeked = recv(socket, &mut first, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    peeked.is_ok_and(|(bytes, _)| is_framed(&first[..bytes.min(MAGIC.len())]) == Some(true))
 }
 
 fn set_nonblocking(socket: &OwnedFd) -> io::Result<()> {

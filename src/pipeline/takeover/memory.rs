@@ -13,8 +13,8 @@
 //! ```
 //!
 //! The head is written before the manager gets the memory, so memory that is found without its head is not ours. A
-//! memory never changes its size. Its pages are reserved when it is made: memory that cannot be had is an error then,
-//! and not a SIGBUS later.
+//! memory never changes its size. The pages of its words are reserved when it is made, those of its bytes when they are
+//! mapped: memory that cannot be had is an error then, and not a SIGBUS later.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -79,7 +79,8 @@ impl PersistentMemory {
     pub fn create(layout: &Layout) -> io::Result<Self> {
         let memory = memfd_create(layout.label, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         fix_size(memory.as_fd(), layout.all_bytes())?;
-        fallocate(&memory, FallocateFlags::empty(), 0, layout.all_bytes() as u64)?;
+        // The user's bytes are provided when they are mapped ([`Region`]); some are never used.
+        fallocate(&memory, FallocateFlags::empty(), 0, (layout.all_words() * size_of::<u64>()) as u64)?;
         let words = Words::of_sparse_memory(memory.as_fd(), layout.all_words())?;
         for (at, value) in layout.head() {
             // Relaxed: the manager gets the memory by a system call after this, and no other thread has it.
@@ -122,19 +123,14 @@ impl PersistentMemory {
             return Ok((memory, true));
         }
         let memory = Self::create(layout)?;
-        // One of another version, if there is one.
-        store.remove(name);
         memory.keep(store, name);
         Ok((memory, false))
     }
 
-    /// Has `store` keep it under a name that is not in use.
+    /// Has `store` keep it under this name, instead of what it keeps there now, if that is of another version.
     pub fn keep(&self, store: &FdStore, name: &str) {
-        if !store.put(name, self.memory.as_fd()) {
-            tracing::warn!(
-                name,
-                "the service manager takes no descriptors: what is in this memory will not survive this process"
-            );
+        if let Err(error) = store.replace(name, self.memory.as_fd()) {
+            tracing::warn!(name, %error, "what is in this memory will not survive this process");
         }
     }
 

@@ -114,6 +114,13 @@ impl<'a, const N: usize> PublishNote<'a, N> {
         std::array::from_fn(|at| self.0[VALUES_TO_COME + N + at].load(Relaxed))
     }
 
+    /// The numbers of the latest note, whatever became of it.
+    #[must_use]
+    pub fn prepared(&self) -> [u64; N] {
+        // Relaxed: as above.
+        std::array::from_fn(|at| self.0[VALUES_TO_COME + at].load(Relaxed))
+    }
+
     /// Decides, for the previous process, which numbers hold. `follow` does what else has to follow a publish that
     /// came; it may be called again by a later process, until this returns.
     pub fn resolve(

@@ -28,7 +28,6 @@
 
 use dbuf_sync::Edge;
 use dbuf_sync::atomic::AtomicU64;
-use dbuf_sync::atomic::Ordering::Relaxed;
 
 const NOTE: Edge = Edge::new("note");
 
@@ -173,6 +172,8 @@ impl<'a> PendingSpans<'a> {
 
 #[cfg(all(test, not(dbuf_loom)))]
 mod tests {
+    use dbuf_sync::atomic::Ordering::Relaxed;
+
     use super::*;
 
     fn memory() -> Vec<AtomicU64> {

@@ -12,11 +12,10 @@ pub(crate) mod read_position;
 pub mod stored;
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use dbuf_wire::frames::{CONTROL_BYTES_MAX, HEAD_BYTES, MAGIC, is_framed};
 use nix::sys::epoll::EpollFlags;
-use nix::sys::socket::{Shutdown, shutdown};
 use rustix::io::ioctl_fionread;
 use rustix::net::{SendFlags, send};
 
@@ -28,8 +27,9 @@ use crate::pipeline::accept::publish::{Closed, NoObserver, Peer};
 use crate::pipeline::accept::ring::Ring;
 use crate::pipeline::accept::text::Text;
 use crate::pipeline::accept::writer::context::WriterContext;
-use crate::pipeline::accept::writer::receive_buffer::{ReceiveBuffer, Subject};
+use crate::pipeline::accept::writer::receive_buffer::{ReadProgress, ReceiveBuffer, Subject};
 use crate::pipeline::record::{Cause, Transport};
+use crate::pipeline::takeover::names::end_for_peer;
 
 /// The magic and the longest HELLO.
 const HANDSHAKE_BYTES_MAX: usize = MAGIC.len() + HEAD_BYTES + CONTROL_BYTES_MAX as usize;
@@ -103,31 +103,74 @@ impl Connection {
         }
     }
 
-    /// Goes on where the previous process stood. A line that it had read in part, and of which nobody knows what became, is
-    /// counted as lost.
-    pub(crate) fn resume(&mut self, position: InheritedPosition, context: &mut WriterContext) -> Result<Next, Closed> {
-        context.begin();
-        self.counted(context, |this, context| match position {
-            InheritedPosition::LineStart => Ok(Next::Open),
-            InheritedPosition::Undecided { carry } if carry.len() < HANDSHAKE_BYTES_MAX => {
-                this.carry = carry;
-                Ok(Next::Open)
+    /// Resumes where the previous process stood. Of a line that it had read in part, and whose position cannot be read,
+    /// [`Connection::lose_line`] has to follow.
+    pub(crate) fn resume(&mut self, position: InheritedPosition, context: &mut WriterContext) -> Next {
+        let (protocol, carry) = match position {
+            InheritedPosition::LineStart => return Next::Open,
+            InheritedPosition::Undecided { carry } if carry.len() < HANDSHAKE_BYTES_MAX => (Protocol::Undecided, carry),
+            InheritedPosition::Text { open_line, carry } => (Protocol::Text(Text::resume(open_line)), carry),
+            InheritedPosition::Lost => (Protocol::Text(Text::default()), Vec::new()),
+            // It speaks frames, or had not said yet what it speaks: then it is as a rule a client of the framed protocol.
+            // That connects again, asks where it stands, and sends the rest.
+            InheritedPosition::Undecided { .. } | InheritedPosition::LostHandshake | InheritedPosition::Unknown => {
+                return Next::Close;
             }
-            InheritedPosition::Text { open_line, carry } => {
-                this.protocol = Protocol::Text(Text::resume(open_line));
-                this.carry = carry;
-                Ok(Next::Open)
-            }
-            InheritedPosition::Lost => {
-                this.protocol = Protocol::Text(Text::default());
-                let slot = context.publisher.slot(&this.peer, Transport::Lines, 0, b"");
-                context.publisher.lose(slot, Cause::Abandoned, 0);
-                context.publisher.publish_pending(&[], &mut NoObserver)?;
-                Ok(Next::Open)
-            }
-            // It had not said yet what it is. As a rule that is a client of the framed protocol, which comes again.
-            InheritedPosition::Undecided { .. } | InheritedPosition::LostHandshake => Ok(Next::Close),
+        };
+        context.carried_bytes += carry.capacity();
+        (self.protocol, self.carry) = (protocol, carry);
+        Next::Open
+    }
+
+    /// Counts the line as lost whose position could not be read. `resumed` is the number of the step, if the previous
+    /// process has begun it.
+    pub(crate) fn lose_line(
+        &mut self,
+        read_progress: &ReadProgress,
+        resumed: Option<u64>,
+        context: &mut WriterContext,
+    ) -> Result<Next, Closed> {
+        self.step(Subject::LostLine, read_progress, resumed, context, |this, context| {
+            let slot = context.publisher.slot(&this.peer, Transport::Lines, 0, b"");
+            context.publisher.lose(slot, Cause::Abandoned, 0);
+            context.publisher.publish_pending(&[], &mut NoObserver).map(|()| Next::Open)
         })
+    }
+
+    /// Publishes something that no read brought, by the steps of a read, so that the next process neither forgets it nor
+    /// does it twice.
+    fn step(
+        &mut self,
+        subject: fn(u32) -> Subject,
+        read_progress: &ReadProgress,
+        resumed: Option<u64>,
+        context: &mut WriterContext,
+        work: impl FnOnce(&mut Self, &mut WriterContext) -> Result<Next, Closed>,
+    ) -> Result<Next, Closed> {
+        context.begin();
+        let number = match (resumed, self.stored.slot()) {
+            (Some(number), _) => number,
+            (None, slot) => {
+                context.publisher.begin_read(0);
+                let begin = |slot| read_progress.begin(subject(slot), context.next_piece, context.max_event_bytes);
+                slot.map_or(0, begin)
+            }
+        };
+        let next = self.counted(context, work)?;
+        Ok(if self.record(number, read_progress) { next } else { Next::Close })
+    }
+
+    /// Records how far it was read, the read of this number included, and that the read is done. False if the connection
+    /// has to end, because the next process would take it for something else.
+    fn record(&mut self, number: u64, read_progress: &ReadProgress) -> bool {
+        let keeps = self.note_position(number);
+        // Both while the receive buffer still says what was read, and before its slot can become another's.
+        let is_safe = keeps || self.stored.forget_record();
+        read_progress.end();
+        if !keeps {
+            self.stored.let_go();
+        }
+        is_safe
     }
 
     /// One with a ring that the previous process left.
@@ -170,8 +213,8 @@ impl Connection {
         let Self { protocol, stored, .. } = self;
         match protocol {
             Protocol::Ring(ring) => {
-                // systemd may hold the connection on; the client is to see the end now. One that has left is no error.
-                let _ = shutdown(stored.socket.as_raw_fd(), Shutdown::Both);
+                // systemd may hold the connection on; the client is to see the end now.
+                end_for_peer(&stored.socket);
                 ring.close();
             }
             // The session first: a client that sees the end may open it again at once.
@@ -210,13 +253,7 @@ impl Connection {
             Ok(0) | Err(_) => Read::End(self.counted(context, Self::end)?),
             Ok(bytes) => self.take_read(&receive_buffer.stream[..bytes], context)?,
         };
-        let keeps = self.note_position(number);
-        // Before its place can become another's.
-        receive_buffer.read_progress.end();
-        if !keeps {
-            self.stored.let_go();
-        }
-        Ok(read)
+        Ok(if self.record(number, &receive_buffer.read_progress) { read } else { Read::End(Next::Close) })
     }
 
     /// Lays down what the previous process has read, but for the events that it has published.
@@ -242,12 +279,7 @@ impl Connection {
             Read::Some(next) | Read::End(next) => next,
             Read::Nothing => Next::Open,
         };
-        let keeps = self.note_position(number);
-        receive_buffer.read_progress.end();
-        if !keeps {
-            self.stored.let_go();
-        }
-        Ok(next)
+        Ok(if self.record(number, &receive_buffer.read_progress) { next } else { Next::Close })
     }
 
     /// Lays down what one read has brought. The end of text that is only noted belongs to the read that brought all of it:
@@ -321,18 +353,18 @@ impl Connection {
         self.carry.capacity()
     }
 
-    /// Gives up the memory of what has not come whole: text becomes a piece, a frame ends the connection.
-    pub(crate) fn shed(&mut self, context: &mut WriterContext) -> Result<Next, Closed> {
-        context.begin();
-        let next = self.counted(context, |this, context| match &mut this.protocol {
+    /// Gives up the memory of what has not come whole: text becomes a piece, a frame ends the connection. `resumed` as in
+    /// [`Connection::lose_line`].
+    pub(crate) fn shed(
+        &mut self,
+        read_progress: &ReadProgress,
+        resumed: Option<u64>,
+        context: &mut WriterContext,
+    ) -> Result<Next, Closed> {
+        self.step(Subject::Carry, read_progress, resumed, context, |this, context| match &mut this.protocol {
             Protocol::Text(text) => text.shed(&mut this.carry, &this.peer, context).map(|()| Next::Open),
             Protocol::Frames(_) | Protocol::Undecided | Protocol::Ring(_) => this.end(context).map(|_| Next::Close),
-        })?;
-        // It was not read, so there is nothing in the receive buffer.
-        if !self.note_position(0) {
-            self.stored.let_go();
-        }
-        Ok(next)
+        })
     }
 
     /// The end of what is read: what has come in part is an event, or is lost and counted.
@@ -353,6 +385,17 @@ impl Connection {
                 self.is_lingering = true;
                 Ok(self.answer(context))
             }
+        }
+    }
+
+    /// This process ends, and the next one may go on with it: its program is to know what of its ring is durable.
+    pub(crate) fn finish(&mut self, context: &WriterContext) -> Next {
+        match self.ring() {
+            Some(ring) => {
+                ring.finish();
+                self.answer(context)
+            }
+            None => Next::Open,
         }
     }
 

@@ -103,8 +103,8 @@ impl Publisher {
             }
             prepare(&mut self.recorder, &self.sources, &self.tally, &[]);
             let published = Published { sequence: None, is_all: true };
-            self.recorder.about_to(claim.spot());
-            source.about_to_publish(claim.spot(), published);
+            self.recorder.about_to(claim.position());
+            source.about_to_publish(claim.position(), published);
             let sealed = || {
                 self.recorder.take_back();
                 source.take_back();

@@ -295,19 +295,19 @@ impl Publisher {
         let count = self.count + self.events.all[done..to].iter().map(PendingEvent::count).sum::<u64>() + lost;
         let is_all = all && losses == self.losses.all().len();
         let published = Published { sequence: self.tally.sequence, is_all };
-        self.recorder.about_to(claim.spot());
-        self.read_progress.about_to(claim.spot(), count);
-        observer.about_to_publish(claim.spot(), published);
+        self.recorder.about_to(claim.position());
+        self.read_progress.prepare(claim.position(), count);
+        observer.about_to_publish(claim.position(), published);
         let sealed = || {
             self.recorder.take_back();
-            self.read_progress.take_back();
+            self.read_progress.abort();
             observer.take_back();
         };
         if claim.publish_or(sealed).is_err() {
             return Ok(None);
         }
         self.recorder.published();
-        self.read_progress.published(count);
+        self.read_progress.commit(count);
         self.count = count;
         observer.published(generation, published);
         self.publishes += 1;

@@ -1,12 +1,12 @@
-//! A writer's end: what the kernel holds is taken in, and clients that wait for an answer get it. So do programs whose rings
-//! end with this process: that what was taken of them is durable.
+//! Ends a writer in order: takes in what the kernel holds, and answers clients and programs that wait.
 //!
-//! Enters: the order to stop, and by when. Leaves: events in the buffer, answers, ended connections; connections that
-//! are kept for the next process are left as they are. The writer's thread. What can fail: the reader can go; what is lost by
-//! that is counted.
+//! Input: the order to stop, and by when. Output: events in the buffer; answers; programs with rings know what of theirs
+//! is durable, also where the next process would go on with the ring, since nobody can tell whether one follows; ended
+//! connections. Connections that are stored for the next process are left as they are. The writer's thread. What can
+//! fail: the reader can go; what is lost by that is counted.
 //!
-//! Whoever sends without pause must not hold up the end. What goes on after this process (kept connections, systemd's
-//! sockets) is therefore taken in only as far as it had come when the end began.
+//! A client that sends without pause must not hold up the end. What goes on after this process (stored connections,
+//! systemd's sockets) is therefore taken in only as far as it had come when the end began.
 
 use std::time::Instant;
 
@@ -37,14 +37,17 @@ impl WriterThread {
             rounds -= 1;
         }
         for index in 0..self.connections.len() as u32 {
-            if let Some(connection) = &mut self.connections[index as usize]
-                && !connection.is_lingering()
-                && !connection.is_stored()
-            {
-                self.context.begin();
-                let next = connection.cut_off(&mut self.context)?;
-                self.settle(index, next);
+            let Some(connection) = &mut self.connections[index as usize] else { continue };
+            if connection.is_lingering() {
+                continue;
             }
+            let next = if connection.is_stored() {
+                connection.finish(&self.context)
+            } else {
+                self.context.begin();
+                connection.cut_off(&mut self.context)?
+            };
+            self.settle(index, next);
         }
         self.answer_until(stop_by);
         Ok(())

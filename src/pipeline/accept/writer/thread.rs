@@ -206,8 +206,8 @@ impl WriterThread {
     }
 
     /// Takes in a client that was accepted. One that has said all that it had to say, no more than one read brings, is
-    /// read on the spot, for systemd need not hear of it; any other is kept for the next process before anything is read from
-    /// it.
+    /// read on the spot, and systemd need not hear of it; any other is kept for the next process before anything is read
+    /// from it, unless it has begun to speak frames.
     fn receive_client(&mut self, socket: OwnedFd) -> Result<(), Closed> {
         // Names can wait: if this process dies before systemd has the connection, or before it is read that has said all, it
         // is gone, and in the second case its sender does not even notice.
@@ -394,7 +394,7 @@ impl WriterThread {
         });
         let Some((_, index)) = carrying.min() else { return Ok(false) };
         if let Some(connection) = &mut self.connections[index] {
-            let next = connection.shed(&mut self.context)?;
+            let next = connection.shed(&self.receive_buffers[0].read_progress, None, &mut self.context)?;
             self.settle(index as u32, next);
         }
         Ok(true)
