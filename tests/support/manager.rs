@@ -292,6 +292,12 @@ impl View {
         self.0.state().taken.contains_key(client)
     }
 
+    /// As [`Manager::set_pace`].
+    pub(crate) fn set_pace(&self, pace: Pace) {
+        self.0.state().pace = pace;
+        self.0.is_changed.notify_all();
+    }
+
     /// As [`Manager::has_taken_ring`].
     pub(crate) fn has_taken_ring(&self, client: &str) -> bool {
         let state = self.0.state();

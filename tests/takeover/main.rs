@@ -3,6 +3,8 @@
 //! The manager is a stand-in (`support/manager.rs`), so none of this needs root or systemd. `tests/storm` mixes all of it at random;
 //! here each fault is by itself.
 
+#[path = "../support/disk.rs"]
+mod disk;
 #[path = "../support/framed.rs"]
 mod framed;
 #[path = "../support/manager.rs"]
@@ -11,7 +13,6 @@ mod manager;
 mod support;
 
 mod burst;
-mod disk;
 mod greeting;
 mod halves;
 mod losses;

@@ -1,10 +1,13 @@
 //! A small disk for the segments, which a test can fill: a tmpfs in a mount namespace that ends with its holder.
 
+#![allow(dead_code, reason = "each test file uses its own part")]
+
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::fs::{FallocateFlags, fallocate};
 use serde_json::Value;
 
 use crate::manager::Manager;
@@ -48,15 +51,23 @@ impl Disk {
 
     /// Takes all the room that is left.
     pub(crate) fn fill(&self) {
-        let mut file = File::create(self.at.join("filler")).expect("a file");
-        for block in [64 << 10, 4 << 10] {
-            while file.write_all(&vec![b'x'; block]).is_ok() {}
+        let file = File::create(self.at.join("filler")).expect("a file");
+        let mut at = 0;
+        for block in [64 << 20, 1 << 20, 64 << 10, 4 << 10] {
+            while fallocate(&file, FallocateFlags::empty(), at, block).is_ok() {
+                at += block;
+            }
         }
     }
 
     /// Gives the room back.
     pub(crate) fn heal(&self) {
         std::fs::remove_file(self.at.join("filler")).expect("the filler");
+    }
+
+    /// The directory of segments, as this process reaches it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.at
     }
 
     /// Every event that is stored.
