@@ -1,6 +1,6 @@
 //! What all clients of the storm share: where to send, until when, and where to say what became of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
@@ -27,7 +27,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) fn new(run: PathBuf, taken: View, seed: u64) -> Self {
+    pub(crate) fn new(run: &Path, taken: View, seed: u64) -> Self {
         let (stream, datagram) = (run.join("stream.sock"), run.join("dgram.sock"));
         Self { stream, datagram, book: Book::default(), taken, seed, is_over: Arc::default() }
     }

@@ -117,7 +117,7 @@ impl Session<'_> {
             match line.hear(ANSWER_TIMEOUT) {
                 Heard::Welcome { last } => break last,
                 Heard::Silence => return Ended::Wrong(BLACK_HOLE, format!("{connection} gets no WELCOME")),
-                heard => match self.take(heard) {
+                heard => match self.take(&heard) {
                     None => {}
                     Some(ended) => return ended,
                 },
@@ -165,7 +165,7 @@ impl Session<'_> {
                     return Ended::Wrong(BLACK_HOLE, what);
                 }
                 heard => {
-                    if let Some(ended) = self.take(heard) {
+                    if let Some(ended) = self.take(&heard) {
                         return ended;
                     }
                 }
@@ -174,8 +174,8 @@ impl Session<'_> {
     }
 
     /// None if the connection goes on.
-    fn take(&mut self, heard: Heard) -> Option<Ended> {
-        match heard {
+    fn take(&mut self, heard: &Heard) -> Option<Ended> {
+        match *heard {
             Heard::Ack { sequence, .. } if sequence > self.promise.sent => {
                 Some(Ended::Wrong("acknowledged and never sent", format!("{sequence} of {}", self.promise.sent)))
             }

@@ -35,7 +35,7 @@ mod rings;
 mod weather;
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -92,7 +92,7 @@ fn start_clients(place: &Place, manager: &Manager) -> Vec<JoinHandle<()>> {
 }
 
 /// What the daemon and dbufctl say when all is quiet.
-fn look(manager: &Manager, directory: &PathBuf, wrong: &mut Wrong) {
+fn look(manager: &Manager, directory: &Path, wrong: &mut Wrong) {
     let ctl = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dbufctl"));
         command.arg("--runtime").arg(manager.home.path("run")).arg("--directory").arg(directory).args(arguments);
@@ -152,7 +152,7 @@ fn a_storm_of_kills_loses_nothing_that_was_promised_and_leaves_no_client_without
     let mut weather = Weather::new(seed);
     let settings = weather.settings();
     manager.start(&settings.iter().map(String::as_str).collect::<Vec<_>>());
-    let place = Place::new(manager.home.path("run"), manager.view(), seed);
+    let place = Place::new(&manager.home.path("run"), manager.view(), seed);
     let clients = start_clients(&place, &manager);
     while weather.counts.get("kills").is_none_or(|done| *done < kills) {
         weather.life(&mut manager, disk.as_ref());

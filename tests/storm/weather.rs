@@ -98,7 +98,6 @@ impl Weather {
             0..10 => manager.set_pace(Pace::Prompt),
             10..13 => {
                 self.count("slow managers");
-                manager.clog();
                 manager.set_pace(Pace::Slow(Duration::from_micros(500 + self.random.below(10_000))));
             }
             13..16 => {

@@ -57,10 +57,12 @@ const NOTE_DESCRIPTORS: usize = 8;
 pub(crate) enum Pace {
     /// At once.
     Prompt,
-    /// One, and then none for so long.
+    /// One, and then none for so long. When a daemon starts the socket is full.
     Slow(Duration),
     /// None: it is busy with something else, such as a daemon-reload.
     Refusing,
+    /// None, and its socket is full, so that what a daemon sends has to wait in the daemon.
+    Clogged,
 }
 
 /// The manager, its sockets, and the daemon that it runs.
@@ -139,6 +141,9 @@ impl Manager {
         assert!(self.child.is_none(), "one daemon at a time");
         let mut state = self.shared.state();
         self.shared.read_the_rest(&mut state);
+        if matches!(state.pace, Pace::Slow(_) | Pace::Clogged) {
+            self.clog();
+        }
         state.is_ready = false;
         let sockets = self.sockets.iter().map(|(socket, name)| (socket.as_fd(), *name));
         let stored = state.store.iter().map(|stored| (stored.descriptor.as_fd(), stored.name.as_str()));
@@ -228,7 +233,7 @@ impl Manager {
     /// Reads nothing from here on, and fills its socket with notes that mean nothing, so that the next that the daemon sends has to
     /// wait in the daemon.
     pub(crate) fn refuse_all(&self) {
-        self.set_pace(Pace::Refusing);
+        self.set_pace(Pace::Clogged);
         self.clog();
     }
 
@@ -326,7 +331,7 @@ impl Shared {
 
     fn read_notes(&self) {
         loop {
-            let refuses = |state: &mut State| state.pace == Pace::Refusing && !state.is_over;
+            let refuses = |state: &mut State| matches!(state.pace, Pace::Refusing | Pace::Clogged) && !state.is_over;
             let mut state = self.is_changed.wait_while(self.state(), refuses).expect("no thread panics with it");
             if state.is_over {
                 return;

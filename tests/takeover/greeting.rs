@@ -5,7 +5,7 @@ use std::time::Duration;
 use dbuf_client::ring::want;
 use dbuf_client::wire::{Frame, Level};
 
-use crate::framed::{Framed, Heard, Waited};
+use crate::framed::{Framed, Heard, Ring, Waited};
 use crate::manager::{Manager, Pace, unique};
 use crate::support::wait_for;
 
@@ -106,6 +106,76 @@ fn a_framed_client_never_gets_the_half_line_of_the_connection_that_has_its_place
     let half = "half a line of somebody";
     assert!(stored == ["first line"] || stored == ["first line", half], "nobody sent this: {stored:?}");
     assert!(is_answered, "a client of frames hears neither an answer nor an end");
+}
+
+/// Asks for a ring, of which the manager may learn or not.
+fn ring_of(manager: &Manager, name: &str) -> Ring {
+    let mut line = Framed::connect(&manager.home.socket("stream.sock"), name).expect("the daemon listens");
+    line.send(&Framed::greeting("ring", 0, Level::None)).expect("the daemon reads");
+    assert_eq!(line.hear(ANSWER_TIMEOUT), Heard::Welcome { last: 0 });
+    line.send(&Framed::frame(&Frame::Ring { capacity: RING_BYTES })).expect("the daemon reads");
+    assert_eq!(line.hear(ANSWER_TIMEOUT), Heard::Granted);
+    line.into_ring()
+}
+
+/// Sends these, waits until they are taken, and leaves.
+fn send_and_leave(manager: &Manager, mut ring: Ring, texts: &[String]) {
+    texts.iter().for_each(|text| ring.try_send(text.as_bytes()).expect("there is room"));
+    assert_eq!(ring.wait_until_taken(ANSWER_TIMEOUT), Waited::Done);
+    drop(ring);
+    manager.home.wait_for_stats("the end of the ring", |stats| stats["rings"].as_array().is_some_and(Vec::is_empty));
+}
+
+fn numbered(prefix: &str) -> Vec<String> {
+    (0..10).map(|number| format!("{prefix} {number}")).collect()
+}
+
+fn assert_stored(manager: &Manager, due: &[String]) {
+    manager.home.ctl_ok(&["sync"]);
+    let stored: Vec<String> = manager.home.cat().lines().map(str::to_owned).collect();
+    let stats = manager.home.stats();
+    assert_eq!(stored, due, "each is stored once; the log: {}", manager.log());
+    assert_eq!(stats["events"]["lost_total"], 0, "{}: {}", stats["events"], manager.log());
+}
+
+#[test]
+fn a_ring_whose_end_the_manager_did_not_learn_of_is_not_taken_a_second_time() {
+    let mut manager = Manager::new();
+    manager.start(&[]);
+    let name = unique("ended");
+    let ring = ring_of(&manager, &name);
+    wait_for("the ring in the store", || manager.has_taken_ring(&name).then_some(()));
+    manager.refuse_all();
+    send_and_leave(&manager, ring, &numbered("first"));
+    restart(&mut manager, End::Kill);
+    assert_stored(&manager, &numbered("first"));
+}
+
+/// A ring has ended and another one, of which the manager learns nothing at all, begins before a kill.
+fn a_second_ring_after(texts: &[String]) {
+    let mut manager = Manager::new();
+    manager.start(&[]);
+    let name = unique("row");
+    let ring = ring_of(&manager, &name);
+    wait_for("the ring in the store", || manager.has_taken_ring(&name).then_some(()));
+    manager.refuse_all();
+    send_and_leave(&manager, ring, &numbered("first"));
+    let mut second = ring_of(&manager, &unique("row"));
+    texts.iter().for_each(|text| second.try_send(text.as_bytes()).expect("there is room"));
+    assert_eq!(second.wait_until_taken(ANSWER_TIMEOUT), Waited::Done);
+    restart(&mut manager, End::Kill);
+    wait_for("the second ring to end", || second.line.has_ended().then_some(()));
+    assert_stored(&manager, &[numbered("first"), texts.to_vec()].concat());
+}
+
+#[test]
+fn a_ring_is_not_taken_again_because_another_has_its_row() {
+    a_second_ring_after(&[]);
+}
+
+#[test]
+fn a_ring_that_has_ended_is_not_read_where_another_one_stands() {
+    a_second_ring_after(&numbered("longer than those of the first"));
 }
 
 fn a_ring_over(end: End) {

@@ -12,6 +12,8 @@ use crate::support::wait_for;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const SESSION: u128 = 11;
+/// Batches that are lost between one loss and the question after it.
+const OTHERS: u64 = 4500;
 const SETTINGS: [&str; 4] =
     ["storage.when_full=drop", "storage.min_free=none", "storage.retain_bytes=none", "buffer.capacity=256KiB"];
 
@@ -138,4 +140,49 @@ fn a_ring_knows_after_a_kill_how_many_of_its_events_were_lost() {
     });
     assert_eq!(waited, Waited::Done, "it goes on with the next daemon");
     assert_eq!(ring.lost(), lost, "of five events these were lost, and all five are called durable");
+}
+
+#[test]
+fn an_acknowledgement_names_what_was_lost_before_thousands_of_losses_of_others() {
+    let mut manager = Manager::new();
+    let Some(disk) = Disk::of(&mut manager, "1m") else { return };
+    manager.start(&SETTINGS);
+    let path = manager.home.socket("stream.sock");
+    disk.fill();
+    let mut line = Framed::connect(&path, &unique("early")).expect("the daemon listens");
+    let mut other = Framed::connect(&path, &unique("others")).expect("the daemon listens");
+    let large = "x".repeat(8000);
+    line.send(&Framed::greeting("early", SESSION, Level::None)).expect("the daemon reads");
+    other.send(&Framed::greeting("others", SESSION + 1, Level::None)).expect("the daemon reads");
+    for line in [&mut line, &mut other] {
+        assert_eq!(line.hear(ANSWER_TIMEOUT), Heard::Welcome { last: 0 });
+    }
+    // One batch for each of these; first of the other, until there is no room even for a small one.
+    let lose = |other: &mut Framed, sequence: u64| {
+        let mut bytes = Framed::event(sequence, large.as_bytes());
+        bytes.extend(Framed::frame(&Frame::Sync));
+        other.send(&bytes).expect("the daemon reads");
+        let mut is_lost = false;
+        loop {
+            match other.hear(ANSWER_TIMEOUT) {
+                Heard::Error { code, .. } => is_lost |= code == Code::Lost as u8,
+                Heard::Ack { sequence: acknowledged, .. } if acknowledged >= sequence => return is_lost,
+                Heard::Ack { .. } => {}
+                heard => panic!("no answer to SYNC: {heard:?}"),
+            }
+        }
+    };
+    let mut next = 1;
+    while !lose(&mut other, next) {
+        next += 1;
+    }
+    let before = manager.home.stats()["events"]["lost_total"].as_u64().expect("a number");
+    line.send(&Framed::event(1, large.as_bytes())).expect("the daemon reads");
+    manager.home.wait_for_stats("its loss", |stats| stats["events"]["lost_total"].as_u64() > Some(before));
+    for sequence in next + 1..next + 1 + OTHERS {
+        lose(&mut other, sequence);
+    }
+    line.send(&Framed::frame(&Frame::Sync)).expect("the daemon reads");
+    let mut named = Vec::new();
+    assert_eq!(unnamed(&mut line, &mut named, 1), [0; 0], "acknowledged as durable, and no ERROR has named it");
 }
