@@ -8,6 +8,8 @@
 //! DBUF_STORM_KILLS=1000 cargo test --release --test storm -- --nocapture
 //! DBUF_SEED=N                                                   # the weather of a run again
 //! DBUF_STORM_CLIENTS=framed,ring                                # only clients whose names begin so
+//! DBUF_STORM_WITHOUT=sizes,full,stops,refused,managers          # without other sizes, full disks, stops, stops of which the
+//!                                                               # manager learns nothing, managers that are not prompt
 //! ```
 //!
 //! In the end each client says what it was promised, and the files are held against that. A promise is: each line on a

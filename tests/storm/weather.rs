@@ -28,13 +28,16 @@ pub(crate) struct Weather {
     writers: &'static str,
     /// Lives until a full disk is healed.
     full_for: u64,
+    /// What there is to be none of.
+    without: String,
     pub(crate) counts: BTreeMap<&'static str, u64>,
 }
 
 impl Weather {
     pub(crate) fn new(seed: u64) -> Self {
         let random = Random::new(seed, "weather");
-        Self { random, capacity: "2MiB", writers: "2", full_for: 0, counts: BTreeMap::new() }
+        let without = std::env::var("DBUF_STORM_WITHOUT").unwrap_or_default();
+        Self { random, capacity: "2MiB", writers: "2", full_for: 0, without, counts: BTreeMap::new() }
     }
 
     /// What the next daemon is started with.
@@ -52,6 +55,13 @@ impl Weather {
         own.into_iter().map(|(key, value)| format!("{key}={value}")).collect()
     }
 
+    /// Whether this befalls, of a hundred times so often, and is not left out by name.
+    fn befalls(&mut self, what: &'static str, times: u64) -> bool {
+        // The same numbers are drawn whatever is left out, so that the rest is as it was.
+        let is_drawn = self.random.percent(times);
+        is_drawn && !self.without.split(',').any(|left_out| left_out == what)
+    }
+
     fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
@@ -59,8 +69,8 @@ impl Weather {
     /// One life: its daemon runs already, and the next one runs after it.
     pub(crate) fn life(&mut self, manager: &mut Manager, disk: Option<&Disk>) {
         self.live(manager);
-        if self.random.percent(STOPS) {
-            self.stop(manager);
+        if self.befalls("stops", STOPS) {
+            self.stop(manager, disk);
         } else {
             self.count("kills");
             manager.kill();
@@ -94,7 +104,9 @@ impl Weather {
 
     /// How the manager reads from here on.
     fn choose_pace(&mut self, manager: &Manager) {
-        match self.random.below(20) {
+        let drawn = self.random.below(20);
+        match drawn {
+            _ if !self.befalls("managers", 100) => manager.set_pace(Pace::Prompt),
             0..10 => manager.set_pace(Pace::Prompt),
             10..13 => {
                 self.count("slow managers");
@@ -111,19 +123,27 @@ impl Weather {
         }
     }
 
-    fn stop(&mut self, manager: &mut Manager) {
+    /// A daemon that stops tries a disk that refuses for half a minute, in which no client hears anything; so the disk is healed
+    /// while it stops.
+    fn stop(&mut self, manager: &mut Manager, disk: Option<&Disk>) {
         self.count("stops");
-        if self.random.percent(REFUSED_STOPS) {
+        let full = disk.filter(|_| std::mem::take(&mut self.full_for) > 0);
+        let after = Duration::from_micros(self.random.below(200_000));
+        let is_refused = self.befalls("refused", REFUSED_STOPS);
+        if is_refused {
             self.count("stops of which the manager takes nothing");
             manager.refuse_all();
-            manager.stop();
-            return;
         }
-        let (view, after) = (manager.view(), Duration::from_micros(self.random.below(200_000)));
+        let view = manager.view();
         thread::scope(|scope| {
             scope.spawn(move || {
                 thread::sleep(after);
-                view.set_pace(Pace::Prompt);
+                if let Some(disk) = full {
+                    disk.heal();
+                }
+                if !is_refused {
+                    view.set_pace(Pace::Prompt);
+                }
             });
             manager.stop();
         });
@@ -131,7 +151,7 @@ impl Weather {
 
     /// While no daemon runs.
     fn between(&mut self, disk: Option<&Disk>) {
-        if self.random.percent(RESIZES) {
+        if self.befalls("sizes", RESIZES) {
             self.count("other sizes");
             self.capacity = self.random.of(&CAPACITIES);
             self.writers = self.random.of(&WRITERS);
@@ -142,7 +162,7 @@ impl Weather {
             if self.full_for == 0 {
                 disk.heal();
             }
-        } else if self.random.percent(FILLS) {
+        } else if self.befalls("full", FILLS) {
             self.count("full disks");
             disk.fill();
             self.full_for = self.random.below(FULL_LIVES_MAX) + 1;
