@@ -38,6 +38,8 @@ const WRITERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a disk that refuses is tried before what it did not take is left to the next process, or counted as lost.
 const DISK_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a start waits for a service manager that is busy, as it is while it reloads its units.
+const MANAGER_START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the service manager may take to read the last notifications.
 const MANAGER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -105,6 +107,11 @@ impl Daemon {
         warn_of(&plan);
         let memory = Memory::take_over(config, &buffer_options(config, plan.writers.len()), store.as_ref(), inherited)?;
         let Memory { buffer: BufferMemory { buffer, reader, old }, counters, progress, rings, stored, .. } = memory;
+        // What is taken in before the manager has the memory that it goes into would be lost with this process.
+        let waiting = store.as_ref().map_or(0, |store| store.store.wait_taken(MANAGER_START_TIMEOUT));
+        if waiting > 0 {
+            tracing::warn!(waiting, "the service manager takes no notifications; a crash would lose what is in memory");
+        }
         let (drain, recovery) = Drain::start(drain::Options {
             reader,
             waker: buffer.waker(),
