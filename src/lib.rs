@@ -22,6 +22,8 @@ pub mod config;
 pub mod ctl;
 #[cfg(not(dbuf_loom))]
 pub mod daemon;
+#[cfg(not(dbuf_loom))]
+pub mod options;
 pub mod pipeline;
 pub mod sync;
 #[cfg(not(dbuf_loom))]

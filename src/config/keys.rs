@@ -10,11 +10,10 @@ use std::path::PathBuf;
 
 pub use file::{documented, render};
 
-use super::settings::{Config, Cpus, Level, SyncPolicy, WhenFull};
-use super::units::{format_amount, format_duration, format_size};
-use super::value::{Bounds, Given, Value, quoted};
-use crate::pipeline::accept::ring::RINGS_MAX;
-use crate::pipeline::record::MAX_EVENT_BYTES_MAX;
+use super::settings::{Config, Cpus, Level};
+use super::units::{format_amount, format_duration, format_size, quoted};
+use super::value::{Bounds, Given, Value};
+use crate::options::{EVENT_BYTES_MAX, RINGS_MAX, SyncPolicy, WhenFull};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
@@ -214,7 +213,7 @@ pub static KEYS: &[Key] = &[
         name: "ingest.max_event",
         shown: r#""64KiB""#,
         has_default: true,
-        bounds: Bounds::Size { min: 1 << 10, max: MAX_EVENT_BYTES_MAX as u64 },
+        bounds: Bounds::Size { min: 1 << 10, max: EVENT_BYTES_MAX as u64 },
         meaning: &[
             "The largest event. A longer text line is stored in pieces, which are joined again when it is read;",
             "a larger frame or datagram is refused and counted.",

@@ -14,8 +14,8 @@ use toml::de::{DeTable, DeValue};
 use super::keys::{EVENTS_IN_HALF_MIN, KEYS, Key, default_config};
 use super::paths;
 use super::settings::Config;
-use super::units::format_size;
-use super::value::{Value, quoted};
+use super::units::{format_size, quoted};
+use super::value::Value;
 
 /// The largest configuration file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;

@@ -1,12 +1,12 @@
 //! The settings in force: every value checked and in its own unit. What each key means, its default and its bounds
 //! stand in `etc/dbufd.toml`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::unistd::{Gid, Group};
 
-use super::value::quoted;
+use super::units::quoted;
+pub use crate::options::{Amount, Storage, SyncPolicy, WhenFull};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,58 +97,6 @@ impl Ingest {
     }
 }
 
-/// An amount of a file system.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Amount {
-    /// So many bytes.
-    Bytes(u64),
-    /// So many hundredths of its size.
-    Percent(f64),
-}
-
-/// When what is persisted becomes durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SyncPolicy {
-    /// When the kernel gets round to it.
-    Never,
-    /// Before the next batch.
-    Batch,
-    /// At most so long after it was persisted.
-    Interval(Duration),
-}
-
-/// What happens when the disk is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhenFull {
-    /// The oldest segments go; when there are none left, as `Wait`.
-    DeleteOldest,
-    /// Producers wait; nothing is lost.
-    Wait,
-    /// New events are lost and counted.
-    Drop,
-}
-
-/// The segments.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Storage {
-    /// Where they are.
-    pub directory: PathBuf,
-    /// A segment is sealed when it would grow beyond this, in bytes.
-    pub segment_bytes: u64,
-    /// A segment is sealed when its first event is this old.
-    pub segment_age: Duration,
-    /// The most that all segments may take.
-    pub retain: Option<Amount>,
-    /// Segments whose newest event is older than this go.
-    pub retain_age: Option<Duration>,
-    /// What is left free on the file system.
-    pub min_free: Option<Amount>,
-    /// When what is persisted becomes durable.
-    pub sync: SyncPolicy,
-    /// What happens when the disk is full.
-    pub when_full: WhenFull,
-}
-
 /// Statistics.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stats {
@@ -191,16 +139,7 @@ impl Default for Config {
                 rings: 256,
                 ring_bytes: 512 << 20,
             },
-            storage: Storage {
-                directory: PathBuf::new(),
-                segment_bytes: 256 << 20,
-                segment_age: Duration::from_secs(24 * 3600),
-                retain: Some(Amount::Percent(10.0)),
-                retain_age: None,
-                min_free: Some(Amount::Percent(5.0)),
-                sync: SyncPolicy::Interval(Duration::from_secs(1)),
-                when_full: WhenFull::DeleteOldest,
-            },
+            storage: Storage::default(),
             stats: Stats { enabled: true },
             log: Log { level: Level::Info },
         }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::settings::Amount;
+use crate::options::Amount;
 
 /// Binary units first, so that a size that both kinds fit is written in the one that people use for memory. A bare
 /// letter is binary, as in systemd's own files.
@@ -112,6 +112,22 @@ pub fn format_amount(amount: Amount) -> String {
         Amount::Bytes(bytes) => format_size(bytes),
         Amount::Percent(percent) => format!("{percent}%"),
     }
+}
+
+/// `text` as a TOML string: nothing in it can end the line or reach a terminal as a control byte.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
 }
 
 /// The number at the start of `text`, digits with at most one point between them, and what follows it.

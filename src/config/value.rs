@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::settings::{Amount, Cpus};
-use super::units::{format_duration, format_size, parse_amount, parse_duration, parse_size};
+use super::settings::Cpus;
+use super::units::{format_duration, format_size, parse_amount, parse_duration, parse_size, quoted};
+use crate::options::Amount;
 
 /// The highest core number that is believed: the kernel's own limit for a machine.
 const CORE_MAX: usize = 8191;
@@ -77,22 +78,6 @@ impl fmt::Display for Value {
             Self::Other(kind) => f.write_str(kind),
         }
     }
-}
-
-/// `text` as a TOML string: nothing in it can end the line or reach a terminal as a control byte.
-#[must_use]
-pub fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_control() => out.push_str(&format!("\\u{:04X}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 fn shortened(text: &str) -> String {

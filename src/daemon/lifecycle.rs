@@ -30,12 +30,12 @@ use crate::pipeline::accept::kept::{Inherited, KeptConnections, Left};
 use crate::pipeline::accept::ring::rings::{self, LeftRings, Limits, Rings};
 use crate::pipeline::accept::{self, Accept, AcceptOptions};
 use crate::pipeline::account::{self, Account};
+use crate::pipeline::assembly::{self, Pipeline};
 use crate::pipeline::buffer::{self, DoubleBuffer, Spot};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::drain::{self, Drain, DrainHandle};
-use crate::pipeline::progress::Progress;
 use crate::pipeline::pulse::{Beat, Pulse};
-use crate::pipeline::store::{RealDisk, Recovery};
+use crate::pipeline::store::Recovery;
 use crate::sync::Arc;
 use crate::sys::fdstore::FdStore;
 
@@ -113,19 +113,10 @@ impl Daemon {
             Memory::take_over(config, writers, store.as_ref().map(|(store, _)| store), kept, sessions.as_ref())?;
         let Memory { halves: Halves { buffer, reader, old, predecessor }, sessions, desks, counters } = memory;
         let rings = take_over_rings(config, store.as_ref(), rings, predecessor.as_ref())?;
-        let progress = Arc::new(Progress::new(writers).context("cannot make the writers' bells")?);
-        let (drain, recovery) = Drain::start(drain::Options {
-            reader,
-            waker: buffer.waker(),
-            old,
-            has_predecessor: predecessor.is_some(),
-            outlives: store.is_some(),
-            disk: Arc::new(RealDisk),
-            counters: Arc::clone(&counters),
-            progress: Arc::clone(&progress),
-            settings: drain_settings(config),
-            cpu: plan.reader,
-        })?;
+        let (has_predecessor, outlives) = (predecessor.is_some(), store.is_some());
+        let memory = assembly::Memory { writers, buffer, reader, counters, old, has_predecessor, outlives };
+        let (pipeline, recovery) = Pipeline::start(memory, drain_settings(config), plan.reader)?;
+        let Pipeline { buffer, counters, progress, drain } = pipeline;
         // What fails from here on must not leave the reader and its lock on the directory behind.
         let rest = runtime.open(&config.ingest, group, sockets).and_then(|sockets| {
             let desks_store = store.as_ref().map(|(store, _)| Arc::clone(store));

@@ -12,23 +12,23 @@ const DEPTH_MAX: usize = 12;
 
 /// One import: the file that imports, the file that it imports from, and the line and the path that say so.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Arrow {
-    pub from: String,
-    pub to: String,
-    pub line: usize,
-    pub path: String,
+pub(crate) struct Arrow {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) line: usize,
+    pub(crate) path: String,
 }
 
 /// All files of one crate.
 #[derive(Debug, Default)]
-pub struct Crate {
+pub(crate) struct Crate {
     /// By module: the file's name and what it says.
     modules: BTreeMap<Module, (String, Source)>,
 }
 
 impl Crate {
     /// From pairs of a file's name, below the crate's `src/`, and its text. Files that only tests have are left out.
-    pub fn new<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+    pub(crate) fn new<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let parsed = files.into_iter().filter(|(name, _)| !is_binary(name));
         let mut all = Self {
             modules: parsed.map(|(name, text)| (module_of(name), (name.to_owned(), Source::parse(text)))).collect(),
@@ -43,12 +43,12 @@ impl Crate {
     }
 
     /// The names of the files.
-    pub fn files(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = &str> {
         self.modules.values().map(|(name, _)| name.as_str())
     }
 
     /// Every import of one file from another, each pair of files once.
-    pub fn arrows(&self) -> Vec<Arrow> {
+    pub(crate) fn arrows(&self) -> Vec<Arrow> {
         let mut by_pair = BTreeMap::new();
         for (module, (name, source)) in &self.modules {
             // A re-export alone is a sign at the door and no import: it counts when the file uses the name, too.
@@ -162,7 +162,7 @@ fn module_of(name: &str) -> Module {
 }
 
 /// Files that import each other in a circle, each circle once, as the shortest way round.
-pub fn cycles(arrows: &[Arrow]) -> Vec<Vec<Arrow>> {
+pub(crate) fn cycles(arrows: &[Arrow]) -> Vec<Vec<Arrow>> {
     let mut by_file: BTreeMap<&str, Vec<&Arrow>> = BTreeMap::new();
     for arrow in arrows {
         by_file.entry(&arrow.from).or_default().push(arrow);
@@ -207,7 +207,7 @@ fn way_back<'a>(by_file: &BTreeMap<&'a str, Vec<&'a Arrow>>, start: &'a str) -> 
 /// Imports that go up, or across between two folders of one floor.
 ///
 /// `floors` lists the folders from the top down; the longest entry that a file's name begins with is its own.
-pub fn upward<'a>(arrows: &'a [Arrow], floors: &[&[&str]]) -> Vec<&'a Arrow> {
+pub(crate) fn upward<'a>(arrows: &'a [Arrow], floors: &[&[&str]]) -> Vec<&'a Arrow> {
     let is_wrong = |arrow: &&Arrow| {
         let (Some(from), Some(to)) = (place_of(&arrow.from, floors), place_of(&arrow.to, floors)) else { return false };
         from.1 != to.1 && from.0 >= to.0
@@ -216,7 +216,7 @@ pub fn upward<'a>(arrows: &'a [Arrow], floors: &[&[&str]]) -> Vec<&'a Arrow> {
 }
 
 /// The floor of a file, counted from the top, and the entry that it belongs to.
-pub fn place_of<'f>(file: &str, floors: &[&[&'f str]]) -> Option<(usize, &'f str)> {
+pub(crate) fn place_of<'f>(file: &str, floors: &[&[&'f str]]) -> Option<(usize, &'f str)> {
     let entries = floors.iter().enumerate().flat_map(|(floor, folders)| folders.iter().map(move |f| (floor, *f)));
     entries.filter(|(_, folder)| file.starts_with(folder)).max_by_key(|(_, folder)| folder.len())
 }

@@ -7,46 +7,46 @@ use std::collections::BTreeSet;
 
 /// A word of the source: an identifier, a number, `::`, `=>` or one other character.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Word {
-    pub text: String,
-    pub line: usize,
+pub(crate) struct Word {
+    pub(crate) text: String,
+    pub(crate) line: usize,
 }
 
 /// A path as it stands in the source, such as `super::store::Status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NamedPath {
-    pub segments: Vec<String>,
-    pub line: usize,
+pub(crate) struct NamedPath {
+    pub(crate) segments: Vec<String>,
+    pub(crate) line: usize,
     /// The inline modules of the file that it stands in.
-    pub inline: Vec<String>,
+    pub(crate) inline: Vec<String>,
 }
 
 /// One name that a `use` declaration brings into the file.
 #[derive(Clone, Debug)]
-pub struct Import {
+pub(crate) struct Import {
     /// The name in this file; `*` for a glob.
-    pub name: String,
-    pub path: NamedPath,
+    pub(crate) name: String,
+    pub(crate) path: NamedPath,
     /// `pub use`, with or without a restriction.
-    pub is_public: bool,
+    pub(crate) is_public: bool,
 }
 
 /// What a file says about other modules, its tests left out.
 #[derive(Debug, Default)]
-pub struct Source {
-    pub imports: Vec<Import>,
+pub(crate) struct Source {
+    pub(crate) imports: Vec<Import>,
     /// Paths of two or more segments outside of `use` declarations.
-    pub paths: Vec<NamedPath>,
+    pub(crate) paths: Vec<NamedPath>,
     /// Modules that stand in files of their own.
-    pub children: BTreeSet<String>,
+    pub(crate) children: BTreeSet<String>,
     /// Of those, the ones that only tests have.
-    pub test_children: BTreeSet<String>,
+    pub(crate) test_children: BTreeSet<String>,
     /// Every identifier that stands outside of `use` declarations, and of a path only the first.
-    pub mentions: BTreeSet<String>,
+    pub(crate) mentions: BTreeSet<String>,
 }
 
 impl Source {
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let words = without_tests(words(text));
         let mut source = Self::default();
         let mut inline: Vec<(String, usize)> = Vec::new();

@@ -11,15 +11,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 
 use super::load::Way;
-use crate::config::settings::{Config, Storage, WhenFull};
+use crate::config::Config;
 use crate::ctl::failure::Failure;
+use crate::options::{Storage, WhenFull};
 use crate::pipeline::account::{Identity, Producer, Tally, Teller};
-use crate::pipeline::buffer::{DoubleBuffer, Options, Refused, Sealed, Writer};
-use crate::pipeline::counters::Counters;
-use crate::pipeline::drain::{self, Drain, Measured};
-use crate::pipeline::progress::Progress;
+use crate::pipeline::assembly::{Memory, Pipeline};
+use crate::pipeline::buffer::{Options, Refused, Sealed, Writer};
+use crate::pipeline::drain::{self, Measured};
 use crate::pipeline::record::{Event, Transport, encode_source};
-use crate::pipeline::store::disk::RealDisk;
 use crate::pipeline::store::scan::Directory;
 use crate::sync::Arc;
 
@@ -62,21 +61,15 @@ impl Drop for Place {
 }
 
 /// The pipeline of a local run.
-pub(super) struct Pipeline {
-    buffer: DoubleBuffer,
-    counters: Arc<Counters>,
-    drain: Drain,
-}
+pub(super) struct Local(Pipeline);
 
-impl Pipeline {
-    /// Builds it for so many writers, with the daemon's defaults but for what would keep a benchmark from being judged:
-    /// nothing is retained away, and a full disk is a loss and not a wait without end.
+impl Local {
+    /// Starts it for `writers` writers with the daemon's defaults, apart from what would spoil a benchmark: retention
+    /// deletes nothing, and a full disk loses events instead of stopping the writers for ever.
     pub(super) fn start(writers: usize, directory: &Path) -> anyhow::Result<Self> {
         let defaults = Config::default();
-        let options =
-            Options { capacity_bytes: defaults.buffer.capacity_bytes, writers_max: writers, ..Options::default() };
-        let (buffer, reader) = DoubleBuffer::new(&options)?;
-        let counters = Arc::new(Counters::new(writers)?);
+        let capacity_bytes = defaults.buffer.capacity_bytes;
+        let memory = Memory::new(&Options { capacity_bytes, writers_max: writers, ..Options::default() })?;
         let storage = Storage {
             directory: directory.to_owned(),
             retain: None,
@@ -85,25 +78,14 @@ impl Pipeline {
             ..defaults.storage
         };
         let settings = drain::Settings { storage, linger: defaults.buffer.linger, measure: true };
-        let (drain, _) = Drain::start(drain::Options {
-            reader,
-            waker: buffer.waker(),
-            old: Vec::new(),
-            has_predecessor: false,
-            outlives: false,
-            disk: Arc::new(RealDisk),
-            counters: Arc::clone(&counters),
-            progress: Arc::new(Progress::new(writers)?),
-            settings,
-            cpu: None,
-        })?;
-        Ok(Self { buffer, counters, drain })
+        let (pipeline, _) = Pipeline::start(memory, settings, None)?;
+        Ok(Self(pipeline))
     }
 
     /// A way to send, straight into the buffer.
     pub(super) fn way(&self) -> anyhow::Result<Direct> {
-        let writer = self.buffer.writer()?;
-        let teller = self.counters.account.teller(usize::from(writer.index()));
+        let writer = self.0.buffer.writer()?;
+        let teller = self.0.counters.account.teller(usize::from(writer.index()));
         let identity = Identity {
             pid: std::process::id(),
             uid: nix::unistd::getuid().as_raw(),
@@ -112,15 +94,15 @@ impl Pipeline {
             tag: b"bench"[..].into(),
             ..Identity::default()
         };
-        let producer = self.counters.account.producer(&identity);
+        let producer = self.0.counters.account.producer(&identity);
         Ok(Direct { writer, teller, producer, named_in: 0 })
     }
 
     /// Ends it: all that was published is in the files and durable. The ways to send are gone by now.
     pub(super) fn stop(self) -> anyhow::Result<Outcome> {
-        let stats = self.buffer.stats();
-        let handle = self.drain.handle();
-        if let Some(error) = self.drain.stop(STOP_PATIENCE).error {
+        let stats = self.0.buffer.stats();
+        let handle = self.0.drain.handle();
+        if let Some(error) = self.0.drain.stop(STOP_PATIENCE).error {
             anyhow::bail!("the files could not be finished: {error}");
         }
         Ok(Outcome { measured: handle.measured(), swaps: stats.swaps, full_waits: stats.full_waits })

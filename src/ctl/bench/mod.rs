@@ -34,7 +34,7 @@ use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, thread};
 use blocks::{BLOCK_BYTES_MIN, Blocks, INDEX_MAX, WRITERS_MAX};
 use load::{Datagrams, Frames, Lines, Plan, Ring, Share, Way};
-use local::{Pipeline, Place};
+use local::{Local, Place};
 use progress::Shown;
 use proof::{Proof, Verdict};
 use report::Report;
@@ -170,7 +170,7 @@ impl Bench {
 
     fn local(&self, directory: Option<&Path>) -> anyhow::Result<Report> {
         let place = Place::new(directory)?;
-        let pipeline = Pipeline::start(self.plan.writers, &place.path)?;
+        let pipeline = Local::start(self.plan.writers, &place.path)?;
         let ways = self.ways(|| Ok(Box::new(pipeline.way()?)))?;
         let started = Instant::now();
         let (shares, sent_in) = self.send(ways)?;

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use super::{Job, Ledger, Phase, Stop, Tracked, UNSYNCED_MAX, WRITE_BACK_BYTES};
-use crate::config::settings::SyncPolicy;
+use crate::options::SyncPolicy;
 use crate::sync::Arc;
 
 impl Ledger {
