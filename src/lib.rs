@@ -23,6 +23,8 @@ pub mod ctl;
 #[cfg(not(dbuf_loom))]
 pub mod daemon;
 #[cfg(not(dbuf_loom))]
+mod daemon_args;
+#[cfg(not(dbuf_loom))]
 pub mod options;
 pub mod pipeline;
 pub mod sync;

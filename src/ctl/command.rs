@@ -2,13 +2,21 @@
 
 use std::process::ExitCode;
 
+use clap::Args;
 use serde_json::Value;
 
-use super::args::ConfigArgs;
 use super::context::Context;
 use super::daemon::{self, ANSWER_TIMEOUT, DISK_TIMEOUT};
 use super::output::say;
 use crate::config::keys;
+
+/// `config`
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ConfigArgs {
+    /// Print every key with its default instead; needs no daemon
+    #[arg(long)]
+    pub defaults: bool,
+}
 
 /// `rotate` and `sync`: done when the daemon says so, and silent, as commands that did what they were told are.
 pub(super) fn obey(command: &str, context: &Context) -> anyhow::Result<ExitCode> {

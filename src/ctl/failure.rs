@@ -1,6 +1,9 @@
 //! How a command of dbufctl ends: the exit code of each outcome, and the one line for people.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
+
+use dbuf_client::Error;
 
 /// Damage or loss was found in the data that was read.
 pub(crate) const DAMAGE_EXIT: u8 = 3;
@@ -17,6 +20,27 @@ pub(crate) enum Failure {
     /// Whoever read our output has gone. That is how `| head` ends, and nothing to complain about: 0.
     #[error("the reader of the output has gone")]
     OutputClosed,
+}
+
+/// What a failed call of the client means for dbufctl.
+pub(crate) fn failed(error: Error) -> anyhow::Error {
+    match error {
+        Error::Connect { path, source } if source.kind() == ErrorKind::PermissionDenied => {
+            anyhow::anyhow!("{}: permission denied; see ingest.socket_mode and ingest.socket_group", path.display())
+        }
+        Error::Connect { path, source } => Failure::NoDaemon(format!(
+            "{}: {source}; start dbufd, or say where it is with --runtime DIR",
+            path.display()
+        ))
+        .into(),
+        Error::TooBig { bytes, max_event } => anyhow::anyhow!(
+            "the event has {bytes} bytes and the daemon takes {max_event}; raise ingest.max_event, or send it in parts"
+        ),
+        Error::Refused(events) => {
+            anyhow::anyhow!("the daemon could not store {events} events; 'dbufctl stats' says why")
+        }
+        other => other.into(),
+    }
 }
 
 /// Says on standard error what went wrong, and returns the exit code for it.

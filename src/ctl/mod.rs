@@ -23,18 +23,59 @@ mod segments;
 mod select;
 mod send;
 mod stats;
+mod values;
 mod verify;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use args::{Cli, Command};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueHint};
+
+use args::Command;
 pub use context::Context;
-use context::Needs;
+use context::{Needs, When};
+use failure::complain;
+
+/// The heading of what every command understands.
+const COMMON: &str = "Common options";
+
+/// dbufctl
+#[derive(Debug, Parser)]
+#[command(
+    name = "dbufctl",
+    version,
+    about = "Read what dbufd has stored, and ask the daemon",
+    after_help = "Examples:\n  dbufctl tail                        the last events, then new ones\n  \
+                  dbufctl cat --since -1h -p warning  warnings and worse, last hour\n  \
+                  dbufctl stats                       what the daemon counts\n\n\
+                  Without --directory, commands that read files take the directory that the running daemon names, \
+                  and without a daemon the default one.\n\n\
+                  Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 damage or loss in the data read, 4 no daemon answers.",
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Where the daemon's sockets are
+    #[arg(long, global = true, help_heading = COMMON, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub runtime: Option<PathBuf>,
+    /// Where the segments are
+    #[arg(long, global = true, help_heading = COMMON, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: Option<PathBuf>,
+    /// Whether to use colors
+    #[arg(long, global = true, help_heading = COMMON, value_name = "WHEN", value_enum, default_value_t)]
+    pub color: When,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
 
 /// Runs dbufctl with the words of a command line, the program's name first.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match args::parse(words) {
+    let cli = match parse(words) {
         Ok(cli) => cli,
         Err(code) => return code,
     };
@@ -58,8 +99,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Reload => command::reload(&context),
         Command::Ping => command::ping(&context),
         Command::Config(args) => command::config(args, &context),
-        Command::Completions(args) => completions::run(args),
-        Command::Man(args) => pages::run(&args),
+        Command::Completions(args) => completions::run(args, Cli::command()),
+        Command::Man(args) => pages::run(&args, Cli::command()),
     }
 }
 
@@ -82,6 +123,102 @@ impl Command {
             | Self::Reload
             | Self::Ping
             | Self::Config(_) => Needs::Daemon,
+        }
+    }
+}
+
+/// Parses a command line. What is wrong with it, or the help that it asks for, is printed here.
+///
+/// # Errors
+/// The exit code to end with.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    let parsed = Cli::try_parse_from(words).map(|mut cli| {
+        if let Command::Cat(args) = &mut cli.command {
+            args.sort_out();
+        }
+        cli
+    });
+    parsed.map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A reader that has gone (`dbufctl --help | head`) is nothing to complain about.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(2)
+        }
+        _ => {
+            complain(&one_line(&error.render().to_string()));
+            ExitCode::from(2)
+        }
+    })
+}
+
+/// clap's text, which is made for several lines, in one: what, why, what to do.
+fn one_line(rendered: &str) -> String {
+    let mut parts = Vec::new();
+    for line in rendered.lines().map(str::trim) {
+        if line.starts_with("Usage:") || line.starts_with("For more information") {
+            break;
+        }
+        let line = line.strip_prefix("error: ").or_else(|| line.strip_prefix("tip: ")).unwrap_or(line);
+        if !line.is_empty() {
+            parts.push(line);
+        }
+    }
+    parts.push("see 'dbufctl --help'");
+    parts.join("; ").replace(":;", ":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::values::Boot;
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(format!("dbufctl {line}").split_whitespace())
+    }
+
+    #[test]
+    fn the_table_is_sound_and_every_command_has_an_example() {
+        let table = Cli::command();
+        table.clone().debug_assert();
+        for command in table.get_subcommands() {
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains("Example") && after.contains("dbufctl"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn filters_are_read_as_journalctl_reads_them() {
+        let cli = parsed("cat -n 5 -r -S -10min --until=-5min -p warning..err -t a -t b -u x -g foo --boot x.segment")
+            .unwrap();
+        let Command::Cat(cat) = cli.command else { panic!("not cat") };
+        assert_eq!((cat.lines, cat.reverse, cat.files.len()), (Some(5), true, 1));
+        let selection = cat.selection;
+        assert_eq!((selection.since.as_deref(), selection.until.as_deref()), (Some("-10min"), Some("-5min")));
+        assert_eq!((selection.priority, selection.tag.len(), selection.boot), (Some(3..=4), 2, Some(Boot::Current)));
+        assert!(parsed("cat -f -r").is_err() && parsed("cat -f x.segment").is_err());
+        assert!(parsed("tail -f -n 3 -t x").is_ok());
+        assert!(parsed("tail -n all").is_ok() && parsed("cat -n all -b").is_ok());
+        assert!(parsed("cat --boot=xyz").is_err());
+        let id = "0123456789abcdef0123456789abcdef";
+        assert!(parsed(&format!("cat --boot={id}")).is_ok());
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_answered_in_one_line() {
+        for (line, has) in [
+            ("cat --folow", "--follow"),
+            ("cat -p loud", "emerg"),
+            ("stats --json --prometheus", "--prometheus"),
+            ("nonsense", "nonsense"),
+            ("stats --watch=0", "0.1"),
+            ("cat -n some", "or all"),
+        ] {
+            let text = one_line(&parsed(line).unwrap_err().render().to_string());
+            assert!(text.contains(has) && !text.contains('\n') && !text.contains("error:"), "{line}: {text}");
         }
     }
 }

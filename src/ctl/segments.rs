@@ -6,11 +6,11 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use clap::Args;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use serde_json::{Value, json};
 
-use super::args::JsonArgs;
 use super::cat;
 use super::context::Context;
 use super::output::say;
@@ -18,11 +18,19 @@ use super::print::escape::{json_line, visible};
 use super::stats::bytes_for_eyes;
 use crate::pipeline::store::scan::{Described, SegmentFile, describe};
 
+/// `segments`
+#[derive(Clone, Copy, Debug, Args)]
+pub struct SegmentsArgs {
+    /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// When the directory cannot be listed, a file in it cannot be read or the output cannot be written.
-pub(super) fn run(args: JsonArgs, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: SegmentsArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let directory = cat::open(&[], &context.directory)?;
     // A file that has gone since the directory was listed is left out.
     let rows: Vec<_> = directory.files.iter().filter_map(|file| Some((name(file), describe(file)?))).collect();

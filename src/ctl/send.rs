@@ -4,7 +4,7 @@
 //! a line that is too long (named, the others are sent, exit code 1), a loss that the daemon reports.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 
@@ -13,12 +13,12 @@ use clap::Args;
 use dbuf_client::wire::{self, FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX};
 use dbuf_client::{Client, ClientOptions, Error};
 
-use super::args::field;
 use super::context::Context;
 use super::daemon::DISK_TIMEOUT;
-use super::failure::Failure;
+use super::failure::{Failure, failed};
 use super::findings::plural;
 use super::select::priority;
+use super::values::field;
 use crate::config::paths::STREAM_SOCKET;
 
 /// `send`
@@ -75,27 +75,6 @@ pub(super) fn run(args: &SendArgs, context: &Context) -> anyhow::Result<ExitCode
     finished.map_err(failed)?;
     closed.map_err(failed)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// What a failed call of the client means for dbufctl.
-pub(super) fn failed(error: Error) -> anyhow::Error {
-    match error {
-        Error::Connect { path, source } if source.kind() == ErrorKind::PermissionDenied => {
-            anyhow::anyhow!("{}: permission denied; see ingest.socket_mode and ingest.socket_group", path.display())
-        }
-        Error::Connect { path, source } => Failure::NoDaemon(format!(
-            "{}: {source}; start dbufd, or say where it is with --runtime DIR",
-            path.display()
-        ))
-        .into(),
-        Error::TooBig { bytes, max_event } => anyhow::anyhow!(
-            "the event has {bytes} bytes and the daemon takes {max_event}; raise ingest.max_event, or send it in parts"
-        ),
-        Error::Refused(events) => {
-            anyhow::anyhow!("the daemon could not store {events} events; 'dbufctl stats' says why")
-        }
-        other => other.into(),
-    }
 }
 
 struct Sender<'a> {

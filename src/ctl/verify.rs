@@ -6,12 +6,12 @@
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::{Args, ValueHint};
 use serde_json::{Value, json};
 
-use super::args::VerifyArgs;
 use super::cat;
 use super::context::Context;
 use super::failure::DAMAGE_EXIT;
@@ -19,6 +19,17 @@ use super::findings::plural;
 use super::output::Output;
 use super::print::escape::{json_line, visible};
 use crate::pipeline::store::scan::{self, FileReport};
+
+/// `verify`
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Check these files instead of the directory
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+}
 
 /// What was found in all files together.
 #[derive(Debug, Default)]

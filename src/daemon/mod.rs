@@ -5,7 +5,6 @@
 //! Once it serves, nothing here ends the daemon but a wish to.
 
 mod account;
-mod args;
 mod cores;
 mod greeting;
 mod halves;
@@ -30,11 +29,10 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::config::{Config, Sources, keys, paths};
+use crate::daemon_args::Args;
 use crate::pipeline::store::Recovery;
 use crate::sync::thread;
 use crate::sys::listen_fds;
-use args::Args;
-pub(crate) use args::command;
 use greeting::Greeting;
 use lifecycle::Daemon;
 use run::Serving;

@@ -2,69 +2,11 @@
 
 use std::collections::HashMap;
 
-use serde_json::Value;
-
+use super::claims::{Claim, Claims};
 use super::files::{Files, Held};
+use crate::ctl::print::escape::visible;
 use crate::pipeline::account::Identity;
 use crate::pipeline::record::{Cause, Loss};
-
-/// What the daemon claims.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Claims {
-    pub(super) since_ns: u64,
-    /// The first sequence that the account covers, and the one after the last that is stored.
-    pub(super) first_sequence: u64,
-    pub(super) next_sequence: u64,
-    pub(super) stream_id: u128,
-    /// Events that were stored and that a failed sync has taken back.
-    pub(super) withdrawn: u64,
-    pub(super) rows: Vec<Claim>,
-}
-
-/// What the daemon claims of one producer.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Claim {
-    /// None for all that are not told apart.
-    pub(super) identity: Option<Identity>,
-    pub(super) sent: u64,
-    pub(super) stored: u64,
-    pub(super) lost: [u64; Cause::COUNT],
-}
-
-impl Claim {
-    pub(super) fn lost_total(&self) -> u64 {
-        self.lost.iter().sum()
-    }
-}
-
-impl Claims {
-    /// From the daemon's answer; None if it is none.
-    pub(super) fn of_json(data: &Value) -> Option<Self> {
-        let number = |data: &Value, name: &str| data.get(name)?.as_u64();
-        let row = |row: &Value| {
-            let identity = match row.get("source")? {
-                Value::Null => None,
-                source => Some(Identity::from_record(&bytes(source.as_str()?)?)?),
-            };
-            let lost = row.get("lost")?;
-            let lost = Cause::ALL.map(|cause| number(lost, cause.name()).unwrap_or(0));
-            Some(Claim { identity, sent: number(row, "sent")?, stored: number(row, "stored")?, lost })
-        };
-        Some(Self {
-            since_ns: number(data, "since_ns")?,
-            first_sequence: number(data, "first_sequence")?,
-            next_sequence: number(data, "next_sequence")?,
-            stream_id: u128::from_str_radix(data.get("stream")?.as_str()?, 16).ok()?,
-            withdrawn: number(data, "withdrawn")?,
-            rows: data.get("producers")?.as_array()?.iter().map(row).collect::<Option<_>>()?,
-        })
-    }
-}
-
-fn bytes(hexadecimal: &str) -> Option<Vec<u8>> {
-    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    hexadecimal.as_bytes().chunks(2).map(pair).collect()
-}
 
 /// The account of one producer.
 #[derive(Clone, Debug, Default)]
@@ -81,6 +23,14 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// The producer's name, for people.
+    pub(super) fn name(&self) -> String {
+        let Some(identity) = &self.identity else { return "(all others)".to_owned() };
+        let named = [&identity.tag, &identity.comm, &identity.unit].into_iter().find(|name| !name.is_empty());
+        let name = named.map_or_else(|| "unknown".into(), |name| String::from_utf8_lossy(name));
+        if identity.pid == 0 { visible(&name) } else { format!("{}[{}]", visible(&name), identity.pid) }
+    }
+
     pub(super) fn lost_total(&self) -> u64 {
         self.lost.iter().sum()
     }
@@ -251,7 +201,7 @@ impl Balance {
             return found;
         }
         for row in self.rows.iter().filter(|row| row.sent < row.stored + row.lost_total()) {
-            let (name, more) = (super::print::name(row), row.stored + row.lost_total() - row.sent);
+            let (name, more) = (row.name(), row.stored + row.lost_total() - row.sent);
             found.push(format!("{name}: {more} events more are stored or lost than came in"));
         }
         let given_out = self.sequences.1.saturating_sub(self.sequences.0);

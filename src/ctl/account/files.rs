@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use super::balance::Claims;
+use super::claims::Claims;
 use crate::ctl::findings::Findings;
 use crate::pipeline::account::Identity;
 use crate::pipeline::record::{Cause, Loss, Source};

@@ -12,22 +12,32 @@
 //! 4. The files hold no more of a producer, and tell of no more losses, than was counted.
 
 mod balance;
+mod claims;
 mod files;
 mod print;
 
 use std::process::ExitCode;
 
+use clap::Args;
 use jiff::Zoned;
 
-use super::args::ObjectArgs;
 use super::cat;
 use super::context::Context;
 use super::daemon::{self, ANSWER_TIMEOUT};
 use super::failure::{DAMAGE_EXIT, Failure};
 use super::output::say;
 use super::print::escape::json_line;
-use balance::{Balance, Claims};
+use balance::Balance;
+use claims::Claims;
 use files::Files;
+
+/// `account`
+#[derive(Clone, Copy, Debug, Args)]
+pub struct AccountArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// How often the daemon is asked again because a count was caught in the middle of a step.
 const ASKS_MAX: usize = 5;
@@ -36,7 +46,7 @@ const ASKS_MAX: usize = 5;
 ///
 /// # Errors
 /// When the files cannot be listed or the output cannot be written.
-pub(super) fn run(args: ObjectArgs, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: AccountArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut directory = cat::open(&[], &context.directory)?;
     let (claims, silence) = match ask(context) {
         Ok(claims) => {

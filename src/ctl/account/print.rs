@@ -17,14 +17,6 @@ use crate::pipeline::record::{Cause, Loss};
 /// Columns of a producer's name.
 const NAME_COLUMNS: usize = 28;
 
-/// Who a row is of.
-pub(super) fn name(row: &Row) -> String {
-    let Some(identity) = &row.identity else { return "(all others)".to_owned() };
-    let named = [&identity.tag, &identity.comm, &identity.unit].into_iter().find(|name| !name.is_empty());
-    let name = named.map_or_else(|| "unknown".into(), |name| String::from_utf8_lossy(name));
-    if identity.pid == 0 { visible(&name) } else { format!("{}[{}]", visible(&name), identity.pid) }
-}
-
 fn clipped(text: String) -> String {
     if text.chars().count() <= NAME_COLUMNS {
         return text;
@@ -52,7 +44,7 @@ pub(super) fn table(balance: &Balance, context: &Context, silence: Option<&str>,
     for row in rows {
         let via = row.identity.as_ref().map_or("", |identity| identity.transport.name());
         let figures = [row.sent, row.stored, row.in_files, row.lost_total(), row.in_memory()];
-        line(&mut text, &clipped(name(row)), via, figures);
+        line(&mut text, &clipped(row.name()), via, figures);
     }
     let all = [balance.sent(), balance.stored(), balance.in_files(), balance.lost_total(), balance.in_memory()];
     line(&mut text, "all", "", all);
@@ -60,7 +52,7 @@ pub(super) fn table(balance: &Balance, context: &Context, silence: Option<&str>,
     for row in &balance.rows {
         for (cause, events) in Cause::ALL.iter().zip(row.lost).filter(|(_, events)| *events > 0) {
             let told = row.told[*cause as usize].map(|loss| told(&loss, &time)).unwrap_or_default();
-            let _ = writeln!(text, "lost of {}: {} {}{told}", name(row), count(events as f64), cause.name());
+            let _ = writeln!(text, "lost of {}: {} {}{told}", row.name(), count(events as f64), cause.name());
         }
     }
     verdict(&mut text, balance);

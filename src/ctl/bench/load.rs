@@ -14,7 +14,7 @@ use dbuf_client::{Client, LinkKind, Producer, ProducerOptions, WhenFull, Without
 use super::blocks::{Blocks, INDEX_MAX};
 use super::progress::Shown;
 use crate::ctl::daemon::DISK_TIMEOUT;
-use crate::ctl::send::failed;
+use crate::ctl::failure::failed;
 use crate::pipeline::histogram::Histogram;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use crate::sync::{CacheLine, mpsc, thread};

@@ -24,9 +24,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::context::Context;
 use super::daemon::{DISK_TIMEOUT, ask};
-use super::failure::Failure;
+use super::failure::{Failure, failed};
 use super::output::say;
-use super::send::failed;
 use crate::config::paths::{DATAGRAM_SOCKET, STREAM_SOCKET};
 use crate::config::units::{parse_duration, parse_size};
 use crate::pipeline::record::MAX_EVENT_BYTES_MAX;

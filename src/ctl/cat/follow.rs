@@ -25,7 +25,7 @@ const LOOK_EVERY_MS: u16 = 200;
 pub(super) fn run(directory: &Path, read_from: u64, mut show: Show<'_>) -> anyhow::Result<ExitCode> {
     let selection = show.selection();
     let source = |source: &Source<'_>| selection.wants_source(source);
-    let wanted = super::wanted(selection, read_from, &source);
+    let wanted = selection.wanted(read_from, &source);
     let failed = || format!("{}: cannot be followed", directory.display());
     let mut signals = signals().context("signals cannot be taken")?;
     let mut follower = Follower::open(directory, read_from, false).with_context(failed)?;

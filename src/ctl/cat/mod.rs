@@ -6,6 +6,7 @@
 //! The last N events are found by reading backward until there are N, and then read forward from there: so memory stays
 //! flat whatever N is, and what stands between them (losses, damage) is shown in its place.
 
+mod args;
 mod follow;
 mod show;
 
@@ -17,29 +18,19 @@ use std::process::ExitCode;
 
 use jiff::Zoned;
 
-use super::args::{CatArgs, TailArgs};
 use super::context::Context;
 use super::output::Output;
 use super::print::Printer;
 use super::select::Selection;
 use crate::pipeline::record::Source;
 use crate::pipeline::store::scan::segment::Segment;
-use crate::pipeline::store::scan::{self, Directory, Event, Item, Joiner, Wanted};
+use crate::pipeline::store::scan::{self, Directory, Event, Item, Joiner};
 use crate::sync::Arc;
+pub(super) use args::{CatArgs, TailArgs};
 use show::Show;
 
 /// So many events are there already when one follows without saying how many.
 const FOLLOW_LINES: u64 = 10;
-/// Pieces of an over-long line stand before its end: reading begins so much earlier than what is wanted.
-const PIECES_NS: u64 = 1_000_000_000;
-
-impl From<TailArgs> for CatArgs {
-    fn from(tail: TailArgs) -> Self {
-        let TailArgs { lines, follow: _, mut selection, format, fields } = tail;
-        selection.fields = fields;
-        Self { lines: Some(lines), follow: true, reverse: false, selection, format, files: Vec::new() }
-    }
-}
 
 /// Runs `cat`, or `tail` as a kind of it.
 ///
@@ -82,7 +73,7 @@ pub(super) fn run(args: &CatArgs, context: &Context) -> anyhow::Result<ExitCode>
 fn forward(directory: &Directory, read_from: u64, mut show: Show<'_>) -> anyhow::Result<ExitCode> {
     let selection = show.selection();
     let source = |source: &Source<'_>| selection.wants_source(source);
-    let _ = scan::forward(directory, &wanted(selection, read_from, &source), |item| show.forward(&item));
+    let _ = scan::forward(directory, &selection.wanted(read_from, &source), |item| show.forward(&item));
     show.finish()
 }
 
@@ -90,21 +81,11 @@ fn backward(directory: &Directory, read_from: u64, mut show: Show<'_>) -> anyhow
     let selection = show.selection();
     let source = |source: &Source<'_>| selection.wants_source(source);
     show.backward_begins();
-    let whole = scan::backward(directory, &wanted(selection, read_from, &source), |item| show.backward(&item));
+    let whole = scan::backward(directory, &selection.wanted(read_from, &source), |item| show.backward(&item));
     if whole.is_continue() {
         show.backward_ends();
     }
     show.finish()
-}
-
-/// What need not be read at all.
-fn wanted<'w>(selection: &Selection, read_from: u64, source: &'w dyn Fn(&Source<'_>) -> bool) -> Wanted<'w> {
-    Wanted {
-        from_sequence: read_from,
-        from_ns: selection.time_ns.start().saturating_sub(PIECES_NS),
-        until_ns: Some(*selection.time_ns.end()),
-        source: Some(source),
-    }
 }
 
 /// Where the last few events begin.
@@ -134,7 +115,7 @@ impl Last {
             if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let read_from = selection.first_sequence.saturating_sub(1);
-        let ended = scan::backward(directory, &wanted(selection, read_from, &source), |item| match item {
+        let ended = scan::backward(directory, &selection.wanted(read_from, &source), |item| match item {
             Item::Event(event) => {
                 newest = newest.or(event.sequence);
                 oldest = event.sequence.or(oldest);

@@ -5,30 +5,28 @@
 //! What stands below the help of a command goes to where a manual page has it: its examples to EXAMPLES, the rest to
 //! DESCRIPTION.
 
-use clap::{Arg, Command, CommandFactory};
+use clap::{Arg, Command};
 use clap_mangen::Man;
 
 use super::page::Page;
 use crate::config::paths::{SYSTEM_RUNTIME_DIR, SYSTEM_SEGMENTS_DIR};
-use crate::ctl::args::Cli;
 
 /// The commands that read segments.
 const READS_SEGMENTS: [&str; 5] = ["cat", "tail", "segments", "verify", "account"];
 
 /// dbufctl(1).
-pub(super) fn dbufctl() -> Page {
-    let table = built();
-    let mut page = Page::new("dbufctl", 1, &about(&table));
-    head(&mut page, &table);
+pub(super) fn dbufctl(table: &Command) -> Page {
+    let mut page = Page::new("dbufctl", 1, &about(table));
+    head(&mut page, table);
     page.paragraph(
         "The commands `cat`, `tail`, `segments`, `verify` and `account` work on the files alone: they need no daemon, and no \
          privileges beyond read access to the files. Most others ask dbufd(8) over its control socket, or send to it.",
     );
-    for note in notes(&table) {
+    for note in notes(table) {
         page.paragraph(&note);
     }
     page.paragraph("Each command has a page of its own; `dbufctl COMMAND --help` says the same in short.");
-    options(&mut page, &table);
+    options(&mut page, table);
     page.of_clap(|to| Man::new(table.clone().subcommand_help_heading("COMMANDS")).render_subcommands_section(to));
     exit_status(&mut page);
     environment(&mut page);
@@ -38,15 +36,15 @@ pub(super) fn dbufctl() -> Page {
         &format!("`{SYSTEM_RUNTIME_DIR}/control.sock`, `$XDG_RUNTIME_DIR/dbufd/control.sock`"),
         "The socket that the daemon answers at: that of the whole machine, that of an ordinary user.",
     );
-    examples(&mut page, &table);
+    examples(&mut page, table);
     let pages = table.get_subcommands().map(|command| format!("dbufctl-{}(1)", command.get_name()));
     see_also(&mut page, pages.collect::<Vec<_>>().iter().map(String::as_str).chain(["dbuf-format(5)"]));
     page
 }
 
 /// The page of each command.
-pub(super) fn each() -> Vec<Page> {
-    built().get_subcommands().filter(|command| !command.is_hide_set()).map(one).collect()
+pub(super) fn each(table: &Command) -> Vec<Page> {
+    table.get_subcommands().filter(|command| !command.is_hide_set()).map(one).collect()
 }
 
 fn one(command: &Command) -> Page {
@@ -68,8 +66,7 @@ fn one(command: &Command) -> Page {
 }
 
 /// The table with what it tells each of its commands: common options, full names.
-fn built() -> Command {
-    let mut table = Cli::command();
+pub(super) fn built(mut table: Command) -> Command {
     table.build();
     table
 }

@@ -7,11 +7,11 @@ use super::page::Page;
 use crate::config::paths::{
     CONTROL_SOCKET, DATAGRAM_SOCKET, STREAM_SOCKET, SYSTEM_CONFIG_DIR, SYSTEM_RUNTIME_DIR, SYSTEM_SEGMENTS_DIR,
 };
-use crate::daemon;
+use crate::daemon_args;
 
 /// dbufd(8).
 pub(super) fn dbufd() -> Page {
-    let mut table = daemon::command();
+    let mut table = daemon_args::command();
     table.build();
     let mut page = Page::new("dbufd", 8, "A logging daemon with a lock-free double buffer");
     commands::head(&mut page, &table);

@@ -31,21 +31,22 @@ pub struct ManArgs {
     pub into: Option<PathBuf>,
 }
 
-/// Runs `man`.
+/// Runs `man`. `table` is dbufctl's command line.
 ///
 /// # Errors
 /// A page could not be written.
-pub(super) fn run(args: &ManArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &ManArgs, table: clap::Command) -> anyhow::Result<ExitCode> {
+    let table = commands::built(table);
     match &args.into {
-        Some(directory) => write_into(directory)?,
-        None => say(&commands::dbufctl().text())?,
+        Some(directory) => write_into(directory, &table)?,
+        None => say(&commands::dbufctl(&table).text())?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn write_into(directory: &Path) -> anyhow::Result<()> {
+fn write_into(directory: &Path, table: &clap::Command) -> anyhow::Result<()> {
     std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    for page in all() {
+    for page in all(table) {
         let path = directory.join(page.file_name());
         std::fs::write(&path, page.text()).with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -53,9 +54,9 @@ fn write_into(directory: &Path) -> anyhow::Result<()> {
 }
 
 /// Every page.
-fn all() -> Vec<Page> {
-    let mut pages = vec![commands::dbufctl()];
-    pages.extend(commands::each());
+fn all(table: &clap::Command) -> Vec<Page> {
+    let mut pages = vec![commands::dbufctl(table)];
+    pages.extend(commands::each(table));
     pages.extend([daemon::dbufd(), configuration::dbufd_toml(), format::dbuf_format()]);
     pages
 }

@@ -6,7 +6,7 @@
 
 use std::io::Write as _;
 
-use super::{EventView, LossView};
+use super::view::{EventView, LossView};
 use crate::pipeline::record::{Loss, Source, Transport};
 
 /// Takes a name and all its values, one in most cases.
@@ -111,7 +111,7 @@ impl Names {
 
     fn number(&mut self, take: &mut Take<'_>, name: &str, number: u64) {
         self.scratch.clear();
-        super::put_decimal(&mut self.scratch, number);
+        super::escape::put_decimal(&mut self.scratch, number);
         take(name, &[&self.scratch]);
     }
 

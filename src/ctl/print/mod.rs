@@ -9,33 +9,16 @@
 mod clock;
 pub(crate) mod escape;
 mod fields;
+mod format;
 mod lines;
+mod view;
 
-use super::args::Format;
 use super::select::{Cursor, priority};
-use crate::pipeline::record::{Loss, Record, Source};
 use clock::{Clock, Style};
 use escape::{put_decimal, put_json, put_visible};
+pub(crate) use format::{Format, FormatArgs};
 use jiff::tz::TimeZone;
-
-/// An event that is to be printed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct EventView<'a> {
-    pub(crate) cursor: Cursor,
-    pub(crate) boot: u128,
-    pub(crate) record: Record<'a>,
-    /// The whole payload, pieces joined.
-    pub(crate) payload: &'a [u8],
-    pub(crate) source: Source<'a>,
-}
-
-/// Events that are not there, to be printed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LossView<'a> {
-    pub(crate) time_ns: u64,
-    pub(crate) loss: Loss,
-    pub(crate) source: Source<'a>,
-}
+pub(crate) use view::{EventView, LossView};
 
 /// Gives `take` all names under which an event is printed, each with its values.
 pub(crate) fn names(event: &EventView<'_>, take: &mut dyn FnMut(&str, &[&[u8]])) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::pipeline::record::{Cause, Event, Transport, put_field};
+use crate::pipeline::record::{Cause, Event, Loss, Record, Source, Transport, put_field};
 use serde_json::{Value, json};
 
 const TIME_NS: u64 = 1_795_410_796_123_456_789;

@@ -3,10 +3,12 @@
 //! Enters: what was typed, then borrowed records. Leaves: yes or no, and the ranges of time and sequence outside which
 //! nothing needs to be read at all. What can fail: what was typed.
 
+mod args;
 pub(crate) mod cursor;
 pub(crate) mod priority;
 pub(crate) mod when;
 
+pub(crate) use args::SelectionArgs;
 pub(crate) use cursor::Cursor;
 
 use std::ops::RangeInclusive;
@@ -15,11 +17,11 @@ use std::os::unix::ffi::OsStrExt;
 use jiff::Zoned;
 use regex::bytes::{Regex, RegexBuilder};
 
-use super::args::{Boot, SelectionArgs, parse_id};
 use super::failure::Failure;
 use super::print::{self, EventView};
+use super::values::{Boot, parse_id};
 use crate::pipeline::record::{Record, Source};
-use crate::pipeline::store::scan::Event;
+use crate::pipeline::store::scan::{Event, Wanted};
 
 /// The suffixes of systemd's unit types; a name without one is a service.
 const UNIT_TYPES: [&str; 11] = [
@@ -35,6 +37,9 @@ const UNIT_TYPES: [&str; 11] = [
     ".swap",
     ".device",
 ];
+
+/// The pieces of an over-long line stand before its end, so reading begins this much before the first wanted event.
+const PIECES_NS: u64 = 1_000_000_000;
 
 /// Which events are wanted.
 #[derive(Clone, Debug)]
@@ -148,6 +153,16 @@ impl Selection {
             && self.priority.as_ref().is_none_or(|range| range.contains(&record.priority()))
             && self.who.includes(source)
             && self.grep.as_ref().is_none_or(|regex| regex.is_match(payload))
+    }
+
+    /// What has to be read at all: from the sequence `read_from` on, of the senders that `source` says.
+    pub(crate) fn wanted<'w>(&self, read_from: u64, source: &'w dyn Fn(&Source<'_>) -> bool) -> Wanted<'w> {
+        Wanted {
+            from_sequence: read_from,
+            from_ns: self.time_ns.start().saturating_sub(PIECES_NS),
+            until_ns: Some(*self.time_ns.end()),
+            source: Some(source),
+        }
     }
 
     /// Whether a sender is wanted.
