@@ -4,12 +4,16 @@
 //! nothing.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use super::console::print_out;
+use crate::config::Config;
 use crate::config::paths::{self, DATAGRAM_SOCKET, STREAM_SOCKET};
+use crate::pipeline::store::Recovery;
 
 /// What the text speaks of.
-pub(super) struct Greeting<'a> {
+pub(super) struct Banner<'a> {
     /// Where the sockets are.
     pub(super) runtime: &'a Path,
     /// Where the segments are.
@@ -18,7 +22,7 @@ pub(super) struct Greeting<'a> {
     pub(super) found: (usize, u64),
 }
 
-impl Greeting<'_> {
+impl Banner<'_> {
     /// The text.
     pub(super) fn text(&self) -> String {
         let dbufctl = dbufctl();
@@ -54,6 +58,36 @@ impl Greeting<'_> {
     }
 }
 
+/// Says that it runs, to a person or to the log, and what was found at the start.
+pub(super) fn announce(recovery: &Recovery, config: &Config, runtime: &Path) {
+    for note in &recovery.notes {
+        tracing::warn!("{note}");
+    }
+    if recovery.torn_bytes > 0 {
+        tracing::warn!(
+            bytes = recovery.torn_bytes,
+            segments = recovery.torn_files,
+            "cut torn bytes that an earlier life had not finished writing"
+        );
+    }
+    if recovery.damaged_ranges > 0 {
+        tracing::warn!(places = recovery.damaged_ranges, "segments are damaged; dbufctl verify says where");
+    }
+    let directory = &config.storage.directory;
+    if std::io::stdout().is_terminal() {
+        let found = (recovery.segments, recovery.next_sequence);
+        print_out(&Banner { runtime, directory, found }.text());
+    } else {
+        tracing::info!(
+            runtime = %runtime.display(),
+            directory = %directory.display(),
+            segments = recovery.segments,
+            next_sequence = recovery.next_sequence,
+            "dbufd {} runs", env!("CARGO_PKG_VERSION")
+        );
+    }
+}
+
 /// How a person calls dbufctl: by name if the shell finds it, else the one that lies beside this program.
 fn dbufctl() -> String {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("dbufctl")));
@@ -78,8 +112,8 @@ mod tests {
 
     #[test]
     fn every_command_can_be_pasted_even_with_odd_paths() {
-        let greeting = Greeting { runtime: Path::new("/run/it's here"), directory: Path::new("/d"), found: (2, 41) };
-        let text = greeting.render("dbufctl --runtime X");
+        let banner = Banner { runtime: Path::new("/run/it's here"), directory: Path::new("/d"), found: (2, 41) };
+        let text = banner.render("dbufctl --runtime X");
         for part in [
             "echo hello | nc -UN '/run/it'\\''s here/stream.sock'\n",
             "logger -u '/run/it'\\''s here/dgram.sock' hello\n",

@@ -5,8 +5,9 @@
 //! Once it serves, nothing here ends the daemon but a wish to.
 
 mod account;
+mod banner;
+mod console;
 mod cores;
-mod greeting;
 mod halves;
 mod lifecycle;
 mod log;
@@ -20,8 +21,7 @@ mod signals;
 mod sockets;
 mod stats;
 
-use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -30,10 +30,9 @@ use clap::Parser;
 
 use crate::config::{Config, Sources, keys, paths};
 use crate::daemon_args::Args;
-use crate::pipeline::store::Recovery;
 use crate::sync::thread;
 use crate::sys::listen_fds;
-use greeting::Greeting;
+use console::{print_error, print_out};
 use lifecycle::Daemon;
 use run::Serving;
 
@@ -52,9 +51,9 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(&error.into(), ExitCode::from(WRONG_USAGE)),
     };
     if args.print_config {
-        say(&keys::render(&config));
+        print_out(&keys::render(&config));
     } else if args.check_config {
-        say("the configuration is right\n");
+        print_out("the configuration is right\n");
     } else if let Err(error) = run(config, sources, args.runtime) {
         return fail(&error, ExitCode::FAILURE);
     }
@@ -62,7 +61,7 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error, code: ExitCode) -> ExitCode {
-    complain(error);
+    print_error(error);
     // The unit starts it again at once, so that a crash costs no time; a start that fails must not become a spin.
     if std::env::var_os("NOTIFY_SOCKET").is_some() {
         thread::sleep(FAILED_START_PAUSE);
@@ -86,54 +85,10 @@ fn run(config: Config, sources: Sources, runtime: Option<PathBuf>) -> Result<()>
     if journald {
         tracing::info!("stopped\n{report}");
     } else {
-        say(&format!("dbufd stopped\n{report}"));
+        print_out(&format!("dbufd stopped\n{report}"));
     }
     match ended.error {
         Some(error) => anyhow::bail!("{error}"),
         None => Ok(()),
     }
-}
-
-/// Says that it runs, to a person or to the log, and what was found at the start.
-fn announce(recovery: &Recovery, config: &Config, runtime: &Path) {
-    for note in &recovery.notes {
-        tracing::warn!("{note}");
-    }
-    if recovery.torn_bytes > 0 {
-        tracing::warn!(
-            bytes = recovery.torn_bytes,
-            segments = recovery.torn_files,
-            "cut torn bytes that an earlier life had not finished writing"
-        );
-    }
-    if recovery.damaged_ranges > 0 {
-        tracing::warn!(places = recovery.damaged_ranges, "segments are damaged; dbufctl verify says where");
-    }
-    let directory = &config.storage.directory;
-    if std::io::stdout().is_terminal() {
-        let found = (recovery.segments, recovery.next_sequence);
-        say(&Greeting { runtime, directory, found }.text());
-    } else {
-        tracing::info!(
-            runtime = %runtime.display(),
-            directory = %directory.display(),
-            segments = recovery.segments,
-            next_sequence = recovery.next_sequence,
-            "dbufd {} runs", env!("CARGO_PKG_VERSION")
-        );
-    }
-}
-
-/// To standard output. `println!` would panic over a closed terminal, and that must not cost the daemon its life.
-fn say(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
-/// One line to standard error.
-fn complain(error: &anyhow::Error) {
-    let line = format!("{error:#}").replace('\n', " ");
-    // sd-daemon(3): the journal takes the priority from the front of a line.
-    let priority = if log::stderr_is_the_journal() { "<3>" } else { "" };
-    let _ = writeln!(std::io::stderr(), "{priority}dbufd: {line}");
 }

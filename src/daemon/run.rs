@@ -13,7 +13,6 @@ use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::account;
 use super::lifecycle::{Daemon, Ended, Live, Parts};
 use super::log::Log;
 use super::reload::Change;
@@ -21,6 +20,7 @@ use super::report::{self, report};
 use super::server::{self, Answer, Answers, Command};
 use super::service::{Manager, STOP_STEP};
 use super::signals::{Installed, Signal, Signals};
+use super::{account, banner};
 use crate::config::{Config, Sources, keys};
 use crate::pipeline::drain;
 use crate::sync::{Arc, Mutex, thread};
@@ -64,7 +64,7 @@ async fn until_the_end(serving: Serving) -> Result<(Ended, String)> {
     let Parts { control, recovery, live } = parts;
     let signals = signals.listen().context("cannot listen to signals")?;
     // Only now: whoever reads it may press Ctrl-C at once and expects a report.
-    super::announce(&recovery, &config, &runtime);
+    banner::announce(&recovery, &config, &runtime);
     let shared = Arc::new(Shared {
         daemon: Mutex::new(Some(daemon)),
         config: Mutex::new(config),

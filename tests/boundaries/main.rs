@@ -36,7 +36,7 @@ const FLOORS: &[&[&str]] = &[
     &["pipeline/buffer/"],
     &["pipeline/record/", "pipeline/histogram.rs", "pipeline/progress.rs", "pipeline/pulse.rs"],
     &["config/"],
-    &["pipeline/options.rs"],
+    &["options.rs"],
     &["sys/"],
     &["sync.rs"],
 ];
