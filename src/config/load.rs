@@ -1,6 +1,6 @@
 //! Reading the configuration: the file, then its `.d` folder in the order of names, then `--set`, then `--directory`.
 //!
-//! Enters: [`Sources`]. Leaves: a checked [`Config`], or one [`Wrong`] sentence. Control thread, and dbufctl; nothing is
+//! Enters: [`Sources`]. Leaves: a checked [`Config`], or one [`ConfigError`] sentence. Control thread, and dbufctl; nothing is
 //! opened for writing and nothing is changed. What can fail: reading a file, and everything that a person can mistype.
 
 use std::collections::HashMap;
@@ -34,14 +34,14 @@ pub struct Sources {
 /// Why a configuration is not taken: one sentence with the place, the key, and what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.replace(char::is_control, " "))]
-pub struct Wrong(String);
+pub struct ConfigError(String);
 
 impl Sources {
     /// Reads and checks everything.
     ///
     /// # Errors
     /// At the first mistake, in the order of reading.
-    pub fn load(&self) -> Result<Config, Wrong> {
+    pub fn load(&self) -> Result<Config, ConfigError> {
         let mut draft = Draft::new(paths::segments_dir());
         let file = self.file.clone().unwrap_or_else(|| paths::config_dir().join("dbufd.toml"));
         // Only a file that is not there is none; one that cannot be looked at is a mistake that a person must hear of.
@@ -58,7 +58,7 @@ impl Sources {
         if let Some(directory) = &self.directory {
             let absolute = std::path::absolute(directory);
             draft.config.storage.directory =
-                absolute.map_err(|error| Wrong(format!("--directory {}: {error}", directory.display())))?;
+                absolute.map_err(|error| ConfigError(format!("--directory {}: {error}", directory.display())))?;
         }
         draft.group_exists()?;
         draft.finish()
@@ -69,7 +69,7 @@ impl Sources {
 ///
 /// # Errors
 /// At the first mistake, in the order of the text.
-pub fn check_text(name: &str, text: &str) -> Result<Config, Wrong> {
+pub fn check_text(name: &str, text: &str) -> Result<Config, ConfigError> {
     let mut draft = Draft::new(PathBuf::from(paths::SYSTEM_SEGMENTS_DIR));
     draft.text(name, text)?;
     draft.finish()
@@ -80,11 +80,11 @@ fn is_absent(error: &std::io::Error) -> bool {
 }
 
 /// The files of `FILE.d`, in the order of their names.
-fn parts_of(file: &Path) -> Result<Vec<PathBuf>, Wrong> {
+fn parts_of(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let mut folder = file.as_os_str().to_owned();
     folder.push(".d");
     let folder = PathBuf::from(folder);
-    let wrong = |error: std::io::Error| Wrong(format!("{}: cannot be read: {error}", folder.display()));
+    let wrong = |error: std::io::Error| ConfigError(format!("{}: cannot be read: {error}", folder.display()));
     let list = match std::fs::read_dir(&folder) {
         Ok(list) => list,
         Err(error) if is_absent(&error) => return Ok(Vec::new()),
@@ -114,69 +114,70 @@ impl Draft {
         Self { config: default_config(directory), origins: HashMap::new() }
     }
 
-    fn file(&mut self, path: &Path) -> Result<(), Wrong> {
+    fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let name = path.display().to_string();
-        let cannot = |error: std::io::Error| Wrong(format!("{name}: cannot be read: {error}"));
+        let cannot = |error: std::io::Error| ConfigError(format!("{name}: cannot be read: {error}"));
         let mut bytes = Vec::new();
         let opened = std::fs::File::open(path).map_err(cannot)?;
         opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
         if bytes.len() as u64 > FILE_BYTES_MAX {
             let most = format_size(FILE_BYTES_MAX);
-            return Err(Wrong(format!("{name}: is larger than {most}; a configuration is a short text")));
+            return Err(ConfigError(format!("{name}: is larger than {most}; a configuration is a short text")));
         }
         match std::str::from_utf8(&bytes) {
             Ok(text) => self.text(&name, text),
             Err(error) => {
                 let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
                 let place = place(&name, &before, before.len());
-                Err(Wrong(format!("{place}: a byte that is not UTF-8; save the file as UTF-8")))
+                Err(ConfigError(format!("{place}: a byte that is not UTF-8; save the file as UTF-8")))
             }
         }
     }
 
-    fn text(&mut self, name: &str, text: &str) -> Result<(), Wrong> {
+    fn text(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
         let table = DeTable::parse(text).map_err(|error| {
             let place = place(name, text, error.span().map_or(text.len(), |span| span.start));
-            Wrong(format!("{place}: not valid TOML: {}", error.message().replace(char::is_control, " ")))
+            ConfigError(format!("{place}: not valid TOML: {}", error.message().replace(char::is_control, " ")))
         })?;
         for found in flatten(table.get_ref()) {
             let key = Key::named(&found.name).ok_or_else(|| {
                 let place = place(name, text, found.key.start);
-                Wrong(format!("{place}: {}", unknown(&found.name)))
+                ConfigError(format!("{place}: {}", unknown(&found.name)))
             })?;
             let place = place(name, text, found.value.start);
-            key.set(&mut self.config, &found.content).map_err(|why| Wrong(format!("{place}: {why}")))?;
+            key.set(&mut self.config, &found.content).map_err(|why| ConfigError(format!("{place}: {why}")))?;
             self.origins.insert(key.name, place);
         }
         Ok(())
     }
 
-    fn flag(&mut self, set: &str) -> Result<(), Wrong> {
+    fn flag(&mut self, set: &str) -> Result<(), ConfigError> {
         let Some((name, value)) = set.split_once('=') else {
-            return Err(Wrong(format!("--set: {} has no \"=\"; write --set section.key=value", quoted(set))));
+            return Err(ConfigError(format!("--set: {} has no \"=\"; write --set section.key=value", quoted(set))));
         };
         let name = name.trim();
-        let key = Key::named(name).ok_or_else(|| Wrong(format!("--set: {}", unknown(name))))?;
-        key.set(&mut self.config, &Value::from_flag(value.trim())).map_err(|why| Wrong(format!("--set: {why}")))?;
+        let key = Key::named(name).ok_or_else(|| ConfigError(format!("--set: {}", unknown(name))))?;
+        key.set(&mut self.config, &Value::from_flag(value.trim()))
+            .map_err(|why| ConfigError(format!("--set: {why}")))?;
         self.origins.insert(key.name, "--set".to_owned());
         Ok(())
     }
 
     /// Asks this machine, so it is no part of what a text alone can be checked for.
-    fn group_exists(&self) -> Result<(), Wrong> {
+    fn group_exists(&self) -> Result<(), ConfigError> {
         let place = self.origins.get("ingest.socket_group").map_or("configuration", String::as_str);
-        self.config.ingest.group().map(drop).map_err(|why| Wrong(format!("{place}: {why}")))
+        self.config.ingest.group().map(drop).map_err(|why| ConfigError(format!("{place}: {why}")))
     }
 
     /// What only all values together can show.
-    fn finish(self) -> Result<Config, Wrong> {
+    fn finish(self) -> Result<Config, ConfigError> {
         let (capacity, event) = (self.config.buffer.capacity_bytes, self.config.ingest.max_event_bytes);
         let needed = event * EVENTS_IN_HALF_MIN;
         if capacity < needed {
             // Whichever was set: the default alone keeps the rule.
             let key = ["buffer.capacity", "ingest.max_event"].into_iter().find(|key| self.origins.contains_key(key));
             let place = key.and_then(|key| self.origins.get(key)).map_or("configuration", String::as_str);
-            return Err(Wrong(format!(
+            return Err(ConfigError(format!(
                 "{place}: buffer.capacity: \"{}\" is too small for ingest.max_event = \"{}\"; allowed: \"{}\" or more",
                 format_size(capacity as u64),
                 format_size(event as u64),

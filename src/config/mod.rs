@@ -9,5 +9,5 @@ pub mod settings;
 pub mod units;
 pub mod value;
 
-pub use load::{Sources, Wrong};
+pub use load::{ConfigError, Sources};
 pub use settings::Config;
