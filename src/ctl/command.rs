@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::context::Context;
 use super::daemon::{self, ANSWER_TIMEOUT, DISK_TIMEOUT};
-use super::output::say;
+use super::output::print_out;
 use crate::config::keys;
 
 /// `config`
@@ -27,14 +27,14 @@ pub(super) fn obey(command: &str, context: &Context) -> anyhow::Result<ExitCode>
 /// `reload`: says what the daemon says about it, such as keys that need a restart.
 pub(super) fn reload(context: &Context) -> anyhow::Result<ExitCode> {
     let data = daemon::ask(&context.runtime, "reload", DISK_TIMEOUT)?;
-    say(&described(&data))?;
+    print_out(&described(&data))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// `ping`: who is there.
 pub(super) fn ping(context: &Context) -> anyhow::Result<ExitCode> {
     let data = daemon::ask(&context.runtime, "ping", ANSWER_TIMEOUT)?;
-    say(&described(&data))?;
+    print_out(&described(&data))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -46,7 +46,7 @@ pub(super) fn config(args: ConfigArgs, context: &Context) -> anyhow::Result<Exit
         let data = daemon::ask(&context.runtime, "config", ANSWER_TIMEOUT)?;
         data.get("toml").and_then(Value::as_str).map_or_else(|| described(&data), str::to_owned)
     };
-    say(&text)?;
+    print_out(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

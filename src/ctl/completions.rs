@@ -10,7 +10,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Command, ValueEnum, ValueHint};
 use clap_complete::{Shell as Generator, generate};
 
-use super::output::say;
+use super::output::print_out;
 use super::select::priority;
 use crate::config::keys::KEYS;
 use crate::daemon_args;
@@ -62,7 +62,7 @@ pub enum Program {
 /// # Errors
 /// Standard output could not be written.
 pub(super) fn run(args: CompletionsArgs, dbufctl: Command) -> anyhow::Result<ExitCode> {
-    say(&script(args.shell, args.program, dbufctl))?;
+    print_out(&script(args.shell, args.program, dbufctl))?;
     Ok(ExitCode::SUCCESS)
 }
 

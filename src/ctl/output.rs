@@ -52,7 +52,7 @@ impl<W: Write> Output<W> {
 }
 
 /// Writes `text` to standard output.
-pub(crate) fn say(text: &str) -> anyhow::Result<()> {
+pub(crate) fn print_out(text: &str) -> anyhow::Result<()> {
     let mut output = Output::stdout()?;
     output.buffer.extend_from_slice(text.as_bytes());
     output.write_now()

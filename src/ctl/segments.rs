@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::cat;
 use super::context::Context;
-use super::output::say;
+use super::output::print_out;
 use super::print::escape::{json_line, visible};
 use super::stats::bytes_for_eyes;
 use crate::pipeline::store::scan::{Described, SegmentFile, describe};
@@ -35,9 +35,9 @@ pub(super) fn run(args: SegmentsArgs, context: &Context) -> anyhow::Result<ExitC
     // A file that has gone since the directory was listed is left out.
     let rows: Vec<_> = directory.files.iter().filter_map(|file| Some((name(file), describe(file)?))).collect();
     if args.json {
-        say(&json_line(&rows.iter().map(|(name, held)| as_json(name, held)).collect()))?;
+        print_out(&json_line(&rows.iter().map(|(name, held)| as_json(name, held)).collect()))?;
     } else {
-        say(&table(&rows, Zoned::now().time_zone()))?;
+        print_out(&table(&rows, Zoned::now().time_zone()))?;
     }
     let unreadable = rows.iter().filter(|(_, held)| held.error.is_some()).count();
     if unreadable > 0 {

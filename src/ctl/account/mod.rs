@@ -25,7 +25,7 @@ use super::cat;
 use super::context::Context;
 use super::daemon::{self, ANSWER_TIMEOUT};
 use super::failure::{DAMAGE_EXIT, Failure};
-use super::output::say;
+use super::output::print_out;
 use super::print::escape::json_line;
 use balance::Balance;
 use claims::Claims;
@@ -65,9 +65,9 @@ pub(super) fn run(args: AccountArgs, context: &Context) -> anyhow::Result<ExitCo
         }
     }
     if args.json {
-        say(&json_line(&print::as_json(&balance, context, silence.as_deref())))?;
+        print_out(&json_line(&print::as_json(&balance, context, silence.as_deref())))?;
     } else {
-        say(&print::table(&balance, context, silence.as_deref(), Zoned::now().time_zone()))?;
+        print_out(&print::table(&balance, context, silence.as_deref(), Zoned::now().time_zone()))?;
     }
     let is_well = balance.findings().is_empty() && balance.lost_total() == 0;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE_EXIT) })

@@ -25,7 +25,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::context::Context;
 use super::daemon::{DISK_TIMEOUT, ask};
 use super::failure::{Failure, failed};
-use super::output::say;
+use super::output::print_out;
 use crate::config::paths::{DATAGRAM_SOCKET, STREAM_SOCKET};
 use crate::config::units::{parse_duration, parse_size};
 use crate::pipeline::record::MAX_EVENT_BYTES_MAX;
@@ -133,7 +133,7 @@ pub(super) fn run(args: &BenchArgs, context: &Context, directory: Option<&Path>)
         via => bench.daemon(via, context)?,
     };
     let text = if args.json { format!("{:#}\n", report.json()) } else { report.text() };
-    say(&text)?;
+    print_out(&text)?;
     Ok(if report.is_proven() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

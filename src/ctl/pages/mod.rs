@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, ValueHint};
 
-use super::output::say;
+use super::output::print_out;
 use page::Page;
 
 /// `man`
@@ -39,7 +39,7 @@ pub(super) fn run(args: &ManArgs, table: clap::Command) -> anyhow::Result<ExitCo
     let table = commands::built(table);
     match &args.into {
         Some(directory) => write_into(directory, &table)?,
-        None => say(&commands::dbufctl(&table).text())?,
+        None => print_out(&commands::dbufctl(&table).text())?,
     }
     Ok(ExitCode::SUCCESS)
 }
