@@ -17,7 +17,7 @@ pub(crate) enum Failure {
     /// No daemon answers: 4.
     #[error("{0}")]
     NoDaemon(String),
-    /// Whoever read our output has gone. That is how `| head` ends, and nothing to complain about: 0.
+    /// Whoever read our output has gone. That is how `| head` ends, and nothing to print_error about: 0.
     #[error("the reader of the output has gone")]
     OutputClosed,
 }
@@ -51,12 +51,12 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         Some(Failure::NoDaemon(_)) => 4,
         None => 1,
     };
-    complain(&format!("{error:#}"));
+    print_error(&format!("{error:#}"));
     ExitCode::from(code)
 }
 
 /// One line on standard error. A line feed or a control byte in it (paths may hold any) is made visible.
-pub(crate) fn complain(text: &str) {
+pub(crate) fn print_error(text: &str) {
     let mut line = b"dbufctl: ".to_vec();
     super::print::escape::put_visible(&mut line, text.as_bytes(), b"; ");
     line.push(b'\n');

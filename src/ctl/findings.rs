@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::failure::{DAMAGE_EXIT, complain};
+use super::failure::{DAMAGE_EXIT, print_error};
 use crate::pipeline::record::{Cause, Loss};
 use crate::pipeline::store::scan::Damage;
 
@@ -45,7 +45,7 @@ impl Findings {
         match self.sentence() {
             None => ExitCode::SUCCESS,
             Some(sentence) => {
-                complain(&sentence);
+                print_error(&sentence);
                 ExitCode::from(DAMAGE_EXIT)
             }
         }

@@ -36,7 +36,7 @@ use clap::{CommandFactory, Parser, ValueHint};
 use args::Command;
 pub use context::Context;
 use context::{Needs, When};
-use failure::complain;
+use failure::print_error;
 
 /// The heading of what every command understands.
 const COMMON: &str = "Common options";
@@ -140,7 +140,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode>
     });
     parsed.map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // A reader that has gone (`dbufctl --help | head`) is nothing to complain about.
+            // A reader that has gone (`dbufctl --help | head`) is nothing to print_error about.
             let _ = error.print();
             ExitCode::SUCCESS
         }
@@ -149,7 +149,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode>
             ExitCode::from(2)
         }
         _ => {
-            complain(&one_line(&error.render().to_string()));
+            print_error(&one_line(&error.render().to_string()));
             ExitCode::from(2)
         }
     })
