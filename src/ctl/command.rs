@@ -19,7 +19,7 @@ pub struct ConfigArgs {
 }
 
 /// `rotate` and `sync`: done when the daemon says so, and silent, as commands that did what they were told are.
-pub(super) fn obey(command: &str, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) fn run_command(command: &str, context: &Context) -> anyhow::Result<ExitCode> {
     daemon::ask(&context.runtime, command, DISK_TIMEOUT)?;
     Ok(ExitCode::SUCCESS)
 }
