@@ -19,7 +19,7 @@ pub(super) struct Row {
     pub(super) in_files: u64,
     pub(super) lost: [u64; Cause::COUNT],
     /// What loss records in the files say.
-    pub(super) told: [Option<Loss>; Cause::COUNT],
+    pub(super) reported: [Option<Loss>; Cause::COUNT],
 }
 
 impl Row {
@@ -45,12 +45,12 @@ impl Row {
         self.stored.saturating_sub(self.in_files)
     }
 
-    fn told(&self, cause: Cause) -> u64 {
-        self.told[cause as usize].map_or(0, |loss| loss.events)
+    fn reported(&self, cause: Cause) -> u64 {
+        self.reported[cause as usize].map_or(0, |loss| loss.events)
     }
 
-    fn add_told(&mut self, held: &Held) {
-        for (sum, loss) in self.told.iter_mut().zip(held.losses) {
+    fn add_reported(&mut self, held: &Held) {
+        for (sum, loss) in self.reported.iter_mut().zip(held.losses) {
             match (sum.as_mut(), loss) {
                 (Some(sum), Some(loss)) => sum.merge(&loss),
                 (None, loss) => *sum = loss,
@@ -93,15 +93,15 @@ impl Balance {
         for held in &files.rows {
             let Some(row) = by_identity.get(&held.identity).map(|at| &mut rows[*at]) else {
                 others.in_files += held.events;
-                others.add_told(held);
+                others.add_reported(held);
                 continue;
             };
             // A producer that has made room for others, and came again, has older events in the files.
             row.in_files = held.events.min(row.stored);
             others.in_files += held.events - row.in_files;
-            row.add_told(held);
+            row.add_reported(held);
         }
-        if others.sent + others.in_files > 0 || others.told.iter().any(Option::is_some) {
+        if others.sent + others.in_files > 0 || others.reported.iter().any(Option::is_some) {
             rows.push(others);
         }
         let first_in_files = files.sequences.map_or(claims.next_sequence, |(first, _)| first);
@@ -115,7 +115,7 @@ impl Balance {
             files,
             losses_are_late: false,
         };
-        balance.losses_are_late = balance.untold_surplus(&balance.lost()) > 0;
+        balance.losses_are_late = balance.uncounted_losses(&balance.lost()) > 0;
         balance
     }
 
@@ -125,7 +125,7 @@ impl Balance {
             let lost: [u64; Cause::COUNT] = held.losses.map(|loss| loss.map_or(0, |loss| loss.events));
             let (stored, identity) = (held.events, Some(held.identity.clone()));
             let sent = stored + lost.iter().sum::<u64>();
-            Row { identity, sent, stored, in_files: stored, lost, told: held.losses }
+            Row { identity, sent, stored, in_files: stored, lost, reported: held.losses }
         };
         Self {
             has_claims: false,
@@ -170,9 +170,9 @@ impl Balance {
     }
 
     /// Losses that the files tell of beyond those that were counted.
-    fn untold_surplus(&self, lost: &[u64; Cause::COUNT]) -> u64 {
-        let told = Cause::ALL.map(|cause| self.sum(|row| row.told(cause)));
-        told.iter().zip(lost).map(|(told, lost)| told.saturating_sub(*lost)).sum()
+    fn uncounted_losses(&self, lost: &[u64; Cause::COUNT]) -> u64 {
+        let reported = Cause::ALL.map(|cause| self.sum(|row| row.reported(cause)));
+        reported.iter().zip(lost).map(|(reported, lost)| reported.saturating_sub(*lost)).sum()
     }
 
     pub(super) fn has_late_losses(&self) -> bool {
@@ -183,7 +183,7 @@ impl Balance {
     pub(super) fn excuse_late_losses(&mut self, later: &Claims) {
         let mut lost = Cause::ALL.map(|cause| later.rows.iter().map(|row| row.lost[cause as usize]).sum());
         lost[Cause::Disk as usize] += later.withdrawn;
-        self.losses_are_late = self.untold_surplus(&lost) > 0;
+        self.losses_are_late = self.uncounted_losses(&lost) > 0;
     }
 
     /// What does not add up, or is damaged: a sentence each.

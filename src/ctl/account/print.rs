@@ -51,8 +51,8 @@ pub(super) fn table(balance: &Balance, context: &Context, silence: Option<&str>,
     text.push_str("\n\n");
     for row in &balance.rows {
         for (cause, events) in Cause::ALL.iter().zip(row.lost).filter(|(_, events)| *events > 0) {
-            let told = row.told[*cause as usize].map(|loss| told(&loss, &time)).unwrap_or_default();
-            let _ = writeln!(text, "lost of {}: {} {}{told}", row.name(), count(events as f64), cause.name());
+            let reported = row.reported[*cause as usize].map(|loss| reported_at(&loss, &time)).unwrap_or_default();
+            let _ = writeln!(text, "lost of {}: {} {}{reported}", row.name(), count(events as f64), cause.name());
         }
     }
     verdict(&mut text, balance);
@@ -66,7 +66,7 @@ fn line(text: &mut String, name: &str, via: &str, figures: [u64; 5]) {
     }
 }
 
-fn told(loss: &Loss, time: &dyn Fn(u64) -> String) -> String {
+fn reported_at(loss: &Loss, time: &dyn Fn(u64) -> String) -> String {
     let (first, last) = (time(loss.first_ns), time(loss.last_ns));
     let when = if first == last { format!("at {first}") } else { format!("from {first} to {last}") };
     format!("; the files tell of {}, {when}", count(loss.events as f64))
@@ -159,7 +159,7 @@ fn row_as_json(row: &Row) -> Value {
     ];
     object.extend(figures.map(|(name, figure)| (name.to_owned(), figure.into())));
     object.insert("lost".to_owned(), by_cause(row.lost));
-    object.insert("losses_in_files".to_owned(), row.told.iter().flatten().map(loss).collect());
+    object.insert("losses_in_files".to_owned(), row.reported.iter().flatten().map(loss).collect());
     Value::Object(object)
 }
 

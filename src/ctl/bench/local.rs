@@ -22,8 +22,8 @@ use crate::pipeline::record::{Event, Transport, encode_source};
 use crate::pipeline::store::scan::Directory;
 use crate::sync::Arc;
 
-/// The patience with a disk when the run is over.
-const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the disk may take when the run is over.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where a local run puts its segments.
 pub(super) struct Place {
@@ -102,7 +102,7 @@ impl Local {
     pub(super) fn stop(self) -> anyhow::Result<Outcome> {
         let stats = self.0.buffer.stats();
         let handle = self.0.drain.handle();
-        if let Some(error) = self.0.drain.stop(STOP_PATIENCE).error {
+        if let Some(error) = self.0.drain.stop(STOP_TIMEOUT).error {
             anyhow::bail!("the files could not be finished: {error}");
         }
         Ok(Outcome { measured: handle.measured(), swaps: stats.swaps, full_waits: stats.full_waits })
