@@ -127,9 +127,9 @@ async fn converse(client: UnixStream, answers: Answers) -> io::Result<()> {
     let owner = peer.uid() == 0 || peer.uid() == nix::unistd::Uid::effective().as_raw();
     let (read, mut write) = client.into_split();
     let mut read = BufReader::new(read);
-    let mut patience = FIRST_REQUEST;
+    let mut request_timeout = FIRST_REQUEST;
     let mut request = Vec::new();
-    while next_line(&mut read, &mut request, patience).await? {
+    while next_line(&mut read, &mut request, request_timeout).await? {
         let answer = match parse_request(&request) {
             Err(why) => Err(why),
             Ok(command) if command.changes_the_daemon() && !owner => {
@@ -140,7 +140,7 @@ async fn converse(client: UnixStream, answers: Answers) -> io::Result<()> {
             }),
         };
         timeout(ANSWER_READ, write.write_all(&line(&answer))).await??;
-        patience = NEXT_REQUEST;
+        request_timeout = NEXT_REQUEST;
     }
     if request.len() > LINE_BYTES_MAX {
         let answer = line(&Err(format!("a request has at most {LINE_BYTES_MAX} bytes")));
@@ -150,10 +150,14 @@ async fn converse(client: UnixStream, answers: Answers) -> io::Result<()> {
 }
 
 /// Reads one line; false at the end of the conversation, or when the line is too long.
-async fn next_line(read: &mut BufReader<OwnedReadHalf>, request: &mut Vec<u8>, patience: Duration) -> io::Result<bool> {
+async fn next_line(
+    read: &mut BufReader<OwnedReadHalf>,
+    request: &mut Vec<u8>,
+    request_timeout: Duration,
+) -> io::Result<bool> {
     request.clear();
     let mut bounded = read.take(LINE_BYTES_MAX as u64 + 1);
-    timeout(patience, bounded.read_until(b'\n', request)).await??;
+    timeout(request_timeout, bounded.read_until(b'\n', request)).await??;
     if request.last() == Some(&b'\n') {
         request.pop();
     }
