@@ -1,8 +1,9 @@
-//! Every key that can be configured, in one table: its name, default, bounds, meaning, and when a change takes effect.
-//! Reading, checking, printing, reloading and `etc/dbufd.toml` all follow this table, so they cannot disagree.
+//! Lists every key that can be configured: its name, default, bounds, meaning, and when a change takes effect.
 //!
-//! Enters: a value as it stands in a file or a flag. Leaves: a field of [`Config`], or text for people. Any thread.
-//! What can fail: [`Key::set`], with a sentence that says what is allowed.
+//! Reading, checking, printing, reloading and `etc/dbufd.toml` all use this one table, so they cannot disagree.
+//!
+//! Input: a value from a file or a flag. Output: a field of [`Config`], or text for people. Any thread. Failures:
+//! [`Key::set`], with a sentence that says what is allowed.
 
 mod file;
 
@@ -20,9 +21,9 @@ const SECOND: u64 = 1000 * MS;
 const HOUR: u64 = 3600 * SECOND;
 const DAY: u64 = 24 * HOUR;
 
-/// The most writer threads: the buffer's own limit is 254, and no machine gains from more than this.
+/// The most writer threads. The buffer's own limit is 254; more threads than this gain nothing on any machine.
 pub const WRITERS_MAX: usize = 64;
-/// A half must have room for this many of the largest events, so that one producer cannot fill it alone.
+/// A half holds at least this many of the largest events, so that one producer cannot fill it alone.
 pub const EVENTS_IN_HALF_MIN: usize = 4;
 
 /// When a change in the file takes effect.
@@ -35,7 +36,7 @@ pub enum Applies {
 }
 
 impl Applies {
-    /// In words that follow "takes effect".
+    /// The words that follow "takes effect".
     #[must_use]
     pub fn when(self) -> &'static str {
         match self {
@@ -45,7 +46,7 @@ impl Applies {
     }
 }
 
-/// How sizes and durations are written, in lines that fit a comment.
+/// How sizes and durations are written. The lines fit a comment.
 pub const UNITS: &str = "Sizes: KiB MiB GiB TiB (or K M G T), kB MB GB TB, or plain bytes. \
                          Durations: ns us ms s min h d w, also \"1h30min\".";
 
@@ -54,7 +55,7 @@ pub const UNITS: &str = "Sizes: KiB MiB GiB TiB (or K M G T), kB MB GB TB, or pl
 pub struct Key {
     /// Section and name, with a point between them.
     pub name: &'static str,
-    /// The default as it would stand in the file; for a key that has none, an example.
+    /// The default as it would stand in the file; an example for a key without a default.
     pub shown: &'static str,
     /// Whether `shown` is the default.
     pub has_default: bool,
@@ -75,12 +76,12 @@ impl Key {
         KEYS.iter().find(|key| key.name == name)
     }
 
-    /// The key that was probably meant by a name that is none.
+    /// The key that was probably meant by the unknown name `wrong`.
     #[must_use]
     pub fn nearest(wrong: &str) -> Option<&'static Self> {
         let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
         let likeness = |key: &Self| {
-            // The right name in the wrong section is as near as a slip of the finger.
+            // The right name in the wrong section is almost as likely as a typing error.
             let short = 0.9 * strsim::normalized_damerau_levenshtein(&last(wrong), &last(key.name));
             short.max(strsim::normalized_damerau_levenshtein(wrong, key.name))
         };
@@ -94,17 +95,17 @@ impl Key {
         self.name.split_once('.').expect("every name in the table has a point; a test looks")
     }
 
-    /// Takes `value` into `config`.
+    /// Stores `value` in `config`.
     ///
     /// # Errors
-    /// With a sentence that names the value and says what is allowed.
+    /// A sentence that names the value and says what is allowed.
     pub fn set(&self, config: &mut Config, value: &Value) -> Result<(), String> {
         let given = Given { value, bounds: self.bounds };
         (self.set)(config, given)
             .ok_or_else(|| format!("{}: {value} is not allowed; allowed: {}", self.name, self.bounds))
     }
 
-    /// The value in `config`, as it would stand in a file.
+    /// The value in `config`, as a file would have it.
     #[must_use]
     pub fn get(&self, config: &Config) -> String {
         (self.get)(config)
@@ -128,7 +129,7 @@ fn cores(cpus: &Cpus) -> String {
     }
 }
 
-/// The table.
+/// The table, in the order of the file.
 pub static KEYS: &[Key] = &[
     Key {
         name: "buffer.capacity",
@@ -452,7 +453,7 @@ pub static KEYS: &[Key] = &[
     },
 ];
 
-/// A sync policy as it stands in the file and in `stats`.
+/// A sync policy as the file and `stats` write it.
 #[must_use]
 pub fn sync_name(sync: SyncPolicy) -> String {
     match sync {
@@ -462,7 +463,7 @@ pub fn sync_name(sync: SyncPolicy) -> String {
     }
 }
 
-/// The default, with the directory where it would be.
+/// The default configuration with this directory of segments.
 #[must_use]
 pub fn default_config(directory: PathBuf) -> Config {
     let mut config = Config::default();

@@ -1,7 +1,8 @@
-//! Reading the configuration: the file, then its `.d` folder in the order of names, then `--set`, then `--directory`.
+//! Reads the configuration: the file, then its `.d` folder in the order of names, then `--set`, then `--directory`.
 //!
-//! Enters: [`Sources`]. Leaves: a checked [`Config`], or one [`ConfigError`] sentence. Control thread, and dbufctl; nothing is
-//! opened for writing and nothing is changed. What can fail: reading a file, and everything that a person can mistype.
+//! Input: [`Sources`]. Output: a checked [`Config`]. Control thread, and dbufctl; nothing is opened for writing and
+//! nothing is changed. Failures: one [`ConfigError`] sentence, for a file that cannot be read and for every mistake in
+//! it.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -20,10 +21,10 @@ use super::value::Value;
 /// The largest configuration file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Where the configuration comes from. The same value serves the start and every reload.
+/// Where the configuration comes from. The start and every reload use the same value.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// `--config`: this file, which must exist, instead of the one in the usual place, which need not.
+    /// `--config`: this file, which must exist, instead of the usual one, which need not exist.
     pub file: Option<PathBuf>,
     /// `--directory`: wins over `storage.directory`.
     pub directory: Option<PathBuf>,
@@ -31,7 +32,7 @@ pub struct Sources {
     pub set: Vec<String>,
 }
 
-/// Why a configuration is not taken: one sentence with the place, the key, and what is allowed.
+/// Why a configuration is refused: one sentence with the place, the key, and what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.replace(char::is_control, " "))]
 pub struct ConfigError(String);
@@ -40,11 +41,11 @@ impl Sources {
     /// Reads and checks everything.
     ///
     /// # Errors
-    /// At the first mistake, in the order of reading.
+    /// The first mistake, in the order of reading.
     pub fn load(&self) -> Result<Config, ConfigError> {
         let mut draft = Draft::new(paths::segments_dir());
         let file = self.file.clone().unwrap_or_else(|| paths::config_dir().join("dbufd.toml"));
-        // Only a file that is not there is none; one that cannot be looked at is a mistake that a person must hear of.
+        // Only a file that does not exist is skipped. One that cannot be read is a mistake, and is reported.
         let absent = std::fs::metadata(&file).is_err_and(|error| is_absent(&error));
         if self.file.is_some() || !absent {
             draft.file(&file)?;
@@ -65,10 +66,10 @@ impl Sources {
     }
 }
 
-/// Checks the text of one file, laid over the default. `name` stands in the error.
+/// Checks the text of one file on top of the defaults. `name` stands in the error.
 ///
 /// # Errors
-/// At the first mistake, in the order of the text.
+/// The first mistake, in the order of the text.
 pub fn check_text(name: &str, text: &str) -> Result<Config, ConfigError> {
     let mut draft = Draft::new(PathBuf::from(paths::SYSTEM_SEGMENTS_DIR));
     draft.text(name, text)?;
@@ -93,7 +94,7 @@ fn parts_of(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let mut parts = Vec::new();
     for found in list {
         let path = found.map_err(wrong)?.path();
-        // As for a shell's `*.toml`: what begins with a point, such as an editor's copy, is not meant.
+        // Files that begin with a point are skipped, as by a shell's `*.toml`: they may be an editor's copy.
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if path.extension() == Some(OsStr::new("toml")) && !hidden && path.is_file() {
             parts.push(path);
@@ -103,7 +104,7 @@ fn parts_of(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     Ok(parts)
 }
 
-/// A configuration in the making, and where each of its values came from.
+/// A configuration that is being read, and where each of its values came from.
 struct Draft {
     config: Config,
     origins: HashMap<&'static str, String>,
@@ -163,18 +164,18 @@ impl Draft {
         Ok(())
     }
 
-    /// Asks this machine, so it is no part of what a text alone can be checked for.
+    /// Asks this machine for the group. It is not part of [`check_text`], whose result must depend on the text alone.
     fn group_exists(&self) -> Result<(), ConfigError> {
         let place = self.origins.get("ingest.socket_group").map_or("configuration", String::as_str);
         self.config.ingest.group().map(drop).map_err(|why| ConfigError(format!("{place}: {why}")))
     }
 
-    /// What only all values together can show.
+    /// Checks what only all values together can show.
     fn finish(self) -> Result<Config, ConfigError> {
         let (capacity, event) = (self.config.buffer.capacity_bytes, self.config.ingest.max_event_bytes);
         let needed = event * EVENTS_IN_HALF_MIN;
         if capacity < needed {
-            // Whichever was set: the default alone keeps the rule.
+            // Names the key that was set: the defaults alone satisfy the rule.
             let key = ["buffer.capacity", "ingest.max_event"].into_iter().find(|key| self.origins.contains_key(key));
             let place = key.and_then(|key| self.origins.get(key)).map_or("configuration", String::as_str);
             return Err(ConfigError(format!(
@@ -208,7 +209,7 @@ struct Found {
     content: Value,
 }
 
-/// All values of a file in the order in which they stand there, so that the first mistake is the one reported.
+/// All values of a file in the order of its text, so that the first mistake is the one that is reported.
 fn flatten(table: &DeTable<'_>) -> Vec<Found> {
     let mut all = Vec::new();
     for (section, content) in table {
@@ -223,7 +224,7 @@ fn flatten(table: &DeTable<'_>) -> Vec<Found> {
         };
         let known = KEYS.iter().any(|key| key.parts().0 == section.get_ref());
         if inner.is_empty() && !known {
-            // A section that is none is a mistake even while it is empty.
+            // An unknown section is a mistake even if it is empty.
             let name = section.get_ref().clone().into_owned();
             all.push(Found { name, key: section.span(), value: content.span(), content: Value::Other("a table") });
         }

@@ -1,5 +1,5 @@
-//! The settings in force: every value checked and in its own unit. What each key means, its default and its bounds
-//! stand in `etc/dbufd.toml`.
+//! Holds the settings in force: every value checked and in its own unit. `etc/dbufd.toml` says what each key means, its
+//! default and its bounds.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub struct Config {
 pub struct Buffer {
     /// Bytes in each half.
     pub capacity_bytes: usize,
-    /// The longest that a published event waits for company before a swap; zero swaps at once.
+    /// The longest that a published event waits for others before a swap; zero swaps at once.
     pub linger: Duration,
 }
 
@@ -59,7 +59,7 @@ pub enum Cpus {
 /// The reader thread.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reader {
-    /// Where it runs. `Auto` leaves it to the scheduler when there are as many writers as cores.
+    /// Where it runs. `Auto` leaves it to the scheduler if there are as many writers as cores.
     pub cpu: Cpus,
 }
 
@@ -82,7 +82,7 @@ impl Ingest {
     /// The group that `socket_group` names.
     ///
     /// # Errors
-    /// When this machine has none of that name, or cannot say.
+    /// This machine has no such group, or the user database cannot be read.
     pub fn group(&self) -> Result<Option<Gid>, String> {
         let Some(name) = &self.socket_group else { return Ok(None) };
         if let Ok(number) = name.parse::<u32>() {
@@ -114,13 +114,13 @@ pub struct Log {
 /// A level of the daemon's own log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// What went wrong.
+    /// What failed.
     Error,
-    /// What may go wrong.
+    /// What may fail.
     Warn,
-    /// What it does, a line for each event in the daemon's life.
+    /// What the daemon does: a line for each step of its life.
     Info,
-    /// More, for looking into a question.
+    /// More detail, to investigate a problem.
     Debug,
     /// Everything.
     Trace,

@@ -1,7 +1,7 @@
-//! What a person at a terminal sees first: where the daemon listens, how to send a first event, how to look at it.
+//! Tells a person at a terminal where the daemon listens, how to send a first event, and how to look at it.
 //!
-//! Enters: paths. Leaves: text whose commands can be pasted. Pure but for a look at the environment. What can fail:
-//! nothing.
+//! Input: paths. Output: text whose commands can be pasted. It reads the environment and changes nothing. Nothing can
+//! fail.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -12,13 +12,13 @@ use crate::config::Config;
 use crate::config::paths::{self, DATAGRAM_SOCKET, STREAM_SOCKET};
 use crate::pipeline::store::Recovery;
 
-/// What the text speaks of.
+/// What the text names.
 pub(super) struct Banner<'a> {
     /// Where the sockets are.
     pub(super) runtime: &'a Path,
     /// Where the segments are.
     pub(super) directory: &'a Path,
-    /// How many segments there are already, and the next sequence.
+    /// The number of existing segments, and the next sequence.
     pub(super) found: (usize, u64),
 }
 
@@ -33,7 +33,7 @@ impl Banner<'_> {
         self.render(&format!("{dbufctl}{at}"))
     }
 
-    /// dbufctl asks the daemon where its segments are, so it need not be told.
+    /// dbufctl asks the daemon where its segments are, so it needs no `--directory`.
     fn render(&self, dbufctl: &str) -> String {
         let socket = |name| quoted(&self.runtime.join(name));
         let (stream, datagram) = (socket(STREAM_SOCKET), socket(DATAGRAM_SOCKET));
@@ -58,7 +58,7 @@ impl Banner<'_> {
     }
 }
 
-/// Says that it runs, to a person or to the log, and what was found at the start.
+/// Announces the start to a person or to the log, with what recovery found.
 pub(super) fn announce(recovery: &Recovery, config: &Config, runtime: &Path) {
     for note in &recovery.notes {
         tracing::warn!("{note}");
@@ -88,7 +88,7 @@ pub(super) fn announce(recovery: &Recovery, config: &Config, runtime: &Path) {
     }
 }
 
-/// How a person calls dbufctl: by name if the shell finds it, else the one that lies beside this program.
+/// How a person calls dbufctl: by name if the shell finds it, otherwise by the path next to this program.
 fn dbufctl() -> String {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("dbufctl")));
     let found_by = |dir: PathBuf| dir.join("dbufctl").is_file();
@@ -99,7 +99,7 @@ fn dbufctl() -> String {
     }
 }
 
-/// As a shell takes it back.
+/// Quoted for a shell.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+,:@%".contains(&byte));

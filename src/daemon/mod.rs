@@ -1,8 +1,8 @@
-//! The control plane: one thread, one tokio runtime, and the only folder that names tokio.
+//! Runs the control plane: one thread, one tokio runtime, and the only folder that names tokio.
 //!
-//! Enters: the command line, signals, dbufctl's requests, systemd's sockets. Leaves: a daemon that is put together in
-//! order and taken apart in order, answers, notes to systemd, the report. What can fail: starting, with one sentence.
-//! Once it serves, nothing here ends the daemon but a wish to.
+//! Input: the command line, signals, dbufctl's requests, systemd's sockets. Output: a daemon that starts and stops in a
+//! fixed order, answers to requests, notifications to systemd, the report. Failures: the start, with one sentence. Once
+//! the daemon serves, only a request to stop ends it.
 
 mod account;
 mod banner;
@@ -36,12 +36,12 @@ use console::{print_error, print_out};
 use lifecycle::Daemon;
 use run::Serving;
 
-/// Exit code for a wrong command line or configuration.
+/// Exit code of a wrong command line or configuration.
 const WRONG_USAGE: u8 = 2;
 /// How long a failed start waits under systemd before it ends.
 const FAILED_START_PAUSE: Duration = Duration::from_secs(1);
 
-/// `dbufd`.
+/// Runs `dbufd`.
 #[must_use]
 pub fn main() -> ExitCode {
     let args = Args::parse();
@@ -62,7 +62,8 @@ pub fn main() -> ExitCode {
 
 fn fail(error: &anyhow::Error, code: ExitCode) -> ExitCode {
     print_error(error);
-    // The unit starts it again at once, so that a crash costs no time; a start that fails must not become a spin.
+    // The unit restarts the daemon at once, so that a crash costs no time. A start that fails must not become a busy
+    // loop.
     if std::env::var_os("NOTIFY_SOCKET").is_some() {
         thread::sleep(FAILED_START_PAUSE);
     }
@@ -70,7 +71,7 @@ fn fail(error: &anyhow::Error, code: ExitCode) -> ExitCode {
 }
 
 fn run(config: Config, sources: Sources, runtime: Option<PathBuf>) -> Result<()> {
-    // Before anything else is opened: their numbers were given by someone else.
+    // Before any other file is opened: systemd has chosen the numbers of these descriptors.
     let passed = listen_fds::take().context("systemd passed descriptors that cannot be used")?;
     let signals = signals::install().context("cannot take over the signals")?;
     let log = log::start(config.log.level);

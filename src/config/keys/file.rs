@@ -1,13 +1,13 @@
-//! The table of keys as a file.
+//! Writes the table of keys as a file.
 //!
-//! Enters: a [`Config`], or nothing. Leaves: text. Any thread; nothing can fail.
+//! Input: a [`Config`], or nothing. Output: text. Any thread. Nothing can fail.
 
 use std::fmt::Write as _;
 
 use super::{KEYS, Key, UNITS};
 use crate::config::settings::Config;
 
-/// `config` as a file that reads back as the same.
+/// `config` as a file that reads back as the same configuration.
 #[must_use]
 pub fn render(config: &Config) -> String {
     by_section(|text, key| {
