@@ -26,10 +26,10 @@ pub enum Command {
                             given more than once any value may."
     )]
     Cat(CatArgs),
-    /// Print the last events, then new ones as they come, until Ctrl-C
+    /// Print the last events, then new ones as they arrive, until Ctrl-C
     #[command(after_help = "Example:\n  dbufctl tail -n 50 -u nginx -p warning")]
     Tail(TailArgs),
-    /// List the files: what they hold and in which state they are
+    /// List the files: what they hold, and their state
     #[command(after_help = "Example:\n  dbufctl segments --json | jq '.[] | select(.state == \"torn\")'")]
     Segments(SegmentsArgs),
     /// Check every byte of every file
@@ -66,26 +66,26 @@ pub enum Command {
     /// Seal the active file and begin a new one
     #[command(after_help = "Example:\n  dbufctl rotate && dbufctl segments")]
     Rotate,
-    /// Return when all that was accepted before is durable
+    /// Return when all events accepted before are durable
     #[command(after_help = "Example:\n  myprogram | logger -u /run/dbufd/dgram.sock && dbufctl sync")]
     Sync,
     /// Read the configuration again
     #[command(after_help = "Example:\n  dbufd --check-config && dbufctl reload")]
     Reload,
-    /// Ask whether the daemon is there
+    /// Ask whether a daemon answers
     #[command(after_help = "Example:\n  dbufctl ping || systemctl start dbufd")]
     Ping,
     /// Show the configuration in force
     #[command(after_help = "Example:\n  dbufctl config --defaults >dbufd.toml")]
     Config(ConfigArgs),
-    /// Print what makes a shell complete commands, options and their values
+    /// Print what a shell needs to complete commands, options and their values
     #[command(after_help = "Examples:\n  source <(dbufctl completions bash)    in this shell, until it ends\n  \
                             cd ~/.local/share/bash-completion/completions\n  \
                             dbufctl completions bash >dbufctl\n  \
                             dbufctl completions bash --program dbufd >dbufd\n\n\
                             Each program has a script of its own, since shells load them by the program's name.")]
     Completions(CompletionsArgs),
-    /// Print the manual page of dbufctl, or write the pages of everything into a directory
+    /// Print the manual page of dbufctl, or write all manual pages into a directory
     #[command(after_help = "Examples:\n  dbufctl man | man -l -\n  dbufctl man pages && man -l pages/dbufd.toml.5\n\n\
                             There is a page for dbufctl and for each of its commands, dbufd(8), dbufd.toml(5) and \
                             dbuf-format(5). They are plain roff; a file that is there already is replaced.")]

@@ -1,4 +1,4 @@
-//! The commands that are one question to the daemon: `rotate`, `sync`, `reload`, `ping`, `config`.
+//! Runs the commands that are one request to the daemon: `rotate`, `sync`, `reload`, `ping`, `config`.
 
 use std::process::ExitCode;
 
@@ -18,27 +18,27 @@ pub struct ConfigArgs {
     pub defaults: bool,
 }
 
-/// `rotate` and `sync`: done when the daemon says so, and silent, as commands that did what they were told are.
+/// `rotate` and `sync`: they end when the daemon has answered, and print nothing.
 pub(super) fn run_command(command: &str, context: &Context) -> anyhow::Result<ExitCode> {
     daemon::ask(&context.runtime, command, DISK_TIMEOUT)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// `reload`: says what the daemon says about it, such as keys that need a restart.
+/// `reload`: prints the daemon's answer, such as keys that need a restart.
 pub(super) fn reload(context: &Context) -> anyhow::Result<ExitCode> {
     let data = daemon::ask(&context.runtime, "reload", DISK_TIMEOUT)?;
     print_out(&described(&data))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// `ping`: who is there.
+/// `ping`: prints which daemon answers.
 pub(super) fn ping(context: &Context) -> anyhow::Result<ExitCode> {
     let data = daemon::ask(&context.runtime, "ping", ANSWER_TIMEOUT)?;
     print_out(&described(&data))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// `config`: the configuration in force, or all there is to configure.
+/// `config`: prints the configuration in force, or all keys.
 pub(super) fn config(args: ConfigArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let text = if args.defaults {
         keys::documented()

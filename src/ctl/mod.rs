@@ -1,10 +1,11 @@
-//! `dbufctl`, the command that people type.
+//! Implements `dbufctl`, the command that people type.
 //!
-//! Enters: a command line. Leaves: text on standard output, one line on standard error where something is wrong, and an
-//! exit code. One thread. What can fail: whatever a command does; it ends with a [`failure::Failure`]'s code or 1.
+//! Input: a command line. Output: text on standard output, one line on standard error if something is wrong, and an
+//! exit code. One thread. Failures: those of a command; it ends with a [`failure::Failure`]'s code or 1.
 //!
-//! [`args`] is the one table of commands; [`completions`] and [`pages`] print it for shells and for man. Those that read ([`cat`], [`segments`], [`verify`]) work on the files alone;
-//! the others ask the daemon over its control socket ([`daemon`]).
+//! [`args`] lists the commands; [`completions`] and [`pages`] print that table for shells and for man. The commands
+//! that read ([`cat`], [`segments`], [`verify`]) work on the files alone; the others ask the daemon over its control
+//! socket ([`daemon`]).
 
 mod account;
 pub mod args;
@@ -38,7 +39,7 @@ pub use context::Context;
 use context::{Needs, When};
 use failure::print_error;
 
-/// The heading of what every command understands.
+/// The heading of the options that every command has.
 const COMMON: &str = "Common options";
 
 /// dbufctl
@@ -73,7 +74,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Runs dbufctl with the words of a command line, the program's name first.
+/// Runs dbufctl with the words of a command line; the first is the program's name.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match parse(words) {
         Ok(cli) => cli,
@@ -105,7 +106,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 impl Command {
-    /// What has to be found out before the command runs.
+    /// What has to be found before the command runs.
     fn needs(&self) -> Needs {
         match self {
             Self::Cat(args) if !args.files.is_empty() => Needs::Nothing,
@@ -127,7 +128,7 @@ impl Command {
     }
 }
 
-/// Parses a command line. What is wrong with it, or the help that it asks for, is printed here.
+/// Parses a command line. Prints what is wrong with it, or the help that it asks for.
 ///
 /// # Errors
 /// The exit code to end with.
@@ -140,7 +141,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode>
     });
     parsed.map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // A reader that has gone (`dbufctl --help | head`) is nothing to print_error about.
+            // A reader that has gone (`dbufctl --help | head`) is no error.
             let _ = error.print();
             ExitCode::SUCCESS
         }
@@ -155,7 +156,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode>
     })
 }
 
-/// clap's text, which is made for several lines, in one: what, why, what to do.
+/// Puts clap's text, which has several lines, in one: what, why, what to do.
 fn one_line(rendered: &str) -> String {
     let mut parts = Vec::new();
     for line in rendered.lines().map(str::trim) {

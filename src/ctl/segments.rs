@@ -1,7 +1,7 @@
-//! `dbufctl segments`: each file of the directory, what it holds and in which state it is.
+//! Lists the files of the directory, what each holds and its state. This is `dbufctl segments`.
 //!
-//! A sealed file says it in its footer. Of the others the heads of the batches are read, not their records: `verify` is
-//! for that.
+//! A sealed file has that in its footer. Of the others, only the batch headers are read, not the records; `verify`
+//! reads those.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -29,10 +29,10 @@ pub struct SegmentsArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// When the directory cannot be listed, a file in it cannot be read or the output cannot be written.
+/// The directory cannot be listed, a file in it cannot be read, or the output cannot be written.
 pub(super) fn run(args: SegmentsArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let directory = cat::open(&[], &context.directory)?;
-    // A file that has gone since the directory was listed is left out.
+    // A file that was deleted after the directory was listed is left out.
     let rows: Vec<_> = directory.files.iter().filter_map(|file| Some((name(file), describe(file)?))).collect();
     if args.json {
         print_out(&json_line(&rows.iter().map(|(name, held)| as_json(name, held)).collect()))?;
@@ -86,7 +86,7 @@ fn table(rows: &[(String, Described)], zone: &TimeZone) -> String {
     text
 }
 
-/// Any 64 bits of nanoseconds are in the calendar: they end in 2554.
+/// Every 64-bit number of nanoseconds is in the calendar: the last is in 2554.
 pub(super) fn timestamp(ns: u64) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(ns)).unwrap_or_default()
 }

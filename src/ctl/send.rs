@@ -1,7 +1,7 @@
-//! `dbufctl send`: one event from the command line, or one for each line of standard input.
+//! Sends one event from the command line, or one for each line of standard input. This is `dbufctl send`.
 //!
-//! Enters: words or lines. Leaves: events over the framed protocol. One thread. What can fail: no daemon (exit code 4),
-//! a line that is too long (named, the others are sent, exit code 1), a loss that the daemon reports.
+//! Input: words or lines. Output: events over the framed protocol. One thread. Failures: no daemon (exit code 4), a
+//! line that is too long (it is named, the others are sent, exit code 1), a loss that the daemon reports.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read};
@@ -30,10 +30,10 @@ pub struct SendArgs {
     /// The events' tag, at most 64 bytes
     #[arg(short, long, value_name = "TAG", value_parser = tag)]
     pub tag: Option<OsString>,
-    /// A field beside the text; may be given more than once
+    /// A field with the text; may be given more than once
     #[arg(short = 'F', long = "field", value_name = "FIELD=VALUE", value_parser = field)]
     pub fields: Vec<(String, Vec<u8>)>,
-    /// Return only when all is durable: a loss of power takes nothing of it
+    /// Return only when all is durable and survives a loss of power
     #[arg(long)]
     pub sync: bool,
     /// The event, its words joined by a space; without any, one event for each line of standard input
@@ -68,7 +68,7 @@ pub(super) fn run(args: &SendArgs, context: &Context) -> anyhow::Result<ExitCode
     } else {
         sender.send(&args.words.join(" ".as_ref()).into_vec())
     };
-    // What was sent before a failure is on its way, and is finished like the rest.
+    // Events that were sent before a failure are finished like the rest.
     let finished = if args.sync { client.sync(DISK_TIMEOUT) } else { Ok(()) };
     let closed = client.close();
     sent?;
@@ -94,15 +94,15 @@ impl Sender<'_> {
         }
     }
 
-    /// One event for each line. An empty line is none; a line that is too long is not sent, and fails the whole in the
-    /// end.
+    /// Sends one event for each line. An empty line is skipped. A line that is too long is not sent, and makes the
+    /// command fail in the end.
     fn lines(&mut self, mut from: BufReader<impl Read>) -> anyhow::Result<()> {
         let max_event = self.client.max_event();
         let mut too_long = TooLong::default();
         let mut line = Vec::new();
         for number in 1u64.. {
             line.clear();
-            // One byte more than fits, and the newline: so a line that fits exactly is told from one that is longer.
+            // One byte more than fits, and the newline: this distinguishes a line that just fits from a longer one.
             let taken = (&mut from).take(max_event as u64 + 1).read_until(b'\n', &mut line);
             if taken.context("cannot read standard input")? == 0 {
                 break;
@@ -117,7 +117,7 @@ impl Sender<'_> {
             if !line.is_empty() {
                 self.send(&line)?;
             }
-            // Nothing more is there yet: whoever writes slowly wants each event to go out as it comes.
+            // No more input for now: a slow program wants each event sent at once.
             if from.buffer().is_empty() {
                 self.client.push().map_err(failed)?;
             }

@@ -1,19 +1,19 @@
 //! Parses values of the command line that have no type of their own elsewhere.
 //!
-//! Input: one word. Output: a value, or one line that says what is allowed, which clap shows. Nothing else can fail.
+//! Input: one word. Output: a value, or one line that says what is allowed, which clap prints. Nothing else can fail.
 
 use std::time::Duration;
 
 use super::select::when;
 
-/// A field as journalctl has it: a name of capital letters, digits and underscores, and the value that it must have.
+/// Parses a field as journalctl does: a name of capital letters, digits and underscores, and its value.
 pub(crate) fn field(text: &str) -> Result<(String, Vec<u8>), String> {
     as_field(text.as_bytes()).ok_or_else(|| {
         format!("'{}' is no FIELD=VALUE; a field's name has capitals, digits and _", text.escape_default())
     })
 }
 
-/// The field that `text` is; None if it is none.
+/// The field in `text`; None if it is not a field.
 pub(crate) fn as_field(text: &[u8]) -> Option<(String, Vec<u8>)> {
     let equals = memchr::memchr(b'=', text)?;
     let is_plain = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_';
@@ -26,13 +26,13 @@ pub(crate) fn as_field(text: &[u8]) -> Option<(String, Vec<u8>)> {
 /// A boot of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Boot {
-    /// The one that runs.
+    /// The running one.
     Current,
     /// The one with this id.
     Id(u128),
 }
 
-/// As journalctl reads it.
+/// Parses a number of events, or `all`, as journalctl does.
 pub(crate) fn lines(text: &str) -> Result<u64, String> {
     let all = (text == "all").then_some(u64::MAX);
     all.or_else(|| text.parse().ok()).ok_or_else(|| "it is a number of events, or all".to_owned())

@@ -1,7 +1,7 @@
-//! `dbufctl verify`: every byte of every file, and what is wrong with them: what, where, how much.
+//! Checks every byte of every file, and prints what is damaged, where, and how much. This is `dbufctl verify`.
 //!
-//! The end of an active file may be a batch that is being written this moment, if a daemon holds the directory; else it
-//! was torn, and the next daemon will cut it.
+//! While a daemon holds the directory, the end of an active file may be a batch that is being written. Otherwise it is
+//! torn, and the next daemon will cut it off.
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
@@ -47,7 +47,7 @@ struct Sum {
 /// Runs the command.
 ///
 /// # Errors
-/// When the files cannot be listed or the output cannot be written.
+/// The files cannot be listed, or the output cannot be written.
 pub(super) fn run(args: &VerifyArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let directory = cat::open(&args.files, &context.directory)?;
     let mut output = Output::stdout()?;
@@ -62,7 +62,7 @@ pub(super) fn run(args: &VerifyArgs, context: &Context) -> anyhow::Result<ExitCo
             return ControlFlow::Continue(());
         }
         output.buffer.extend_from_slice(described(report, torn_bytes).as_bytes());
-        // File by file: a large directory takes a while, and whoever waits sees how far it has come.
+        // After each file: a large directory takes a while, and the user sees the progress.
         written = output.write_now();
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
@@ -70,18 +70,18 @@ pub(super) fn run(args: &VerifyArgs, context: &Context) -> anyhow::Result<ExitCo
     let text = if args.json { json_line(&sum.as_json(&rows)) } else { sum.described() };
     output.buffer.extend_from_slice(text.as_bytes());
     output.write_now()?;
-    // Files may be sound and still tell of losses; whoever asks is to know of both.
+    // Undamaged files may still report losses, and the exit code must show both.
     Ok(if sum.is_well() && sum.lost_events == 0 { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE_EXIT) })
 }
 
-/// Bytes at the end of a file that nobody is still writing.
+/// Bytes at the end of a file that no daemon is writing.
 fn torn_bytes(report: &FileReport) -> u64 {
     let is_written = || report.file.path.parent().is_some_and(is_held);
     if report.tail_bytes > 0 && !is_written() { report.tail_bytes } else { 0 }
 }
 
-/// Whether a daemon holds the directory. It is looked up, not tried: a lock that is tried could be in the way of a daemon
-/// that starts this moment. proc_locks(5) names the locked files by inode.
+/// Whether a daemon holds the directory. The lock is looked up and not tried: trying it could stop a daemon that starts
+/// at this moment. proc_locks(5) names the locked files by inode.
 fn is_held(directory: &Path) -> bool {
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let Ok(lock) = std::fs::metadata(directory.join(".lock")) else { return false };

@@ -1,4 +1,4 @@
-//! What the daemon claims, held against what the files hold.
+//! Compares what the daemon claims with what the files hold.
 
 use std::collections::HashMap;
 
@@ -11,11 +11,11 @@ use crate::pipeline::record::{Cause, Loss};
 /// The account of one producer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Row {
-    /// None for all that are not told apart.
+    /// None for all producers that have no row of their own.
     pub(super) identity: Option<Identity>,
     pub(super) sent: u64,
     pub(super) stored: u64,
-    /// Of the stored: events that are in the files.
+    /// Stored events that are in the files.
     pub(super) in_files: u64,
     pub(super) lost: [u64; Cause::COUNT],
     /// What loss records in the files say.
@@ -35,12 +35,12 @@ impl Row {
         self.lost.iter().sum()
     }
 
-    /// Sent, and neither stored nor lost.
+    /// Sent, but neither stored nor lost yet.
     pub(super) fn in_memory(&self) -> u64 {
         self.sent.saturating_sub(self.stored + self.lost_total())
     }
 
-    /// Stored, and no longer in the files.
+    /// Stored, but no longer in the files.
     pub(super) fn gone(&self) -> u64 {
         self.stored.saturating_sub(self.in_files)
     }
@@ -96,7 +96,7 @@ impl Balance {
                 others.add_reported(held);
                 continue;
             };
-            // A producer that has made room for others, and came again, has older events in the files.
+            // A producer that lost its row to others and came back has older events in the files.
             row.in_files = held.events.min(row.stored);
             others.in_files += held.events - row.in_files;
             row.add_reported(held);
@@ -119,7 +119,7 @@ impl Balance {
         balance
     }
 
-    /// Without claims, what the files say is all there is.
+    /// Without claims, the files are the only source.
     fn of_files(files: Files) -> Self {
         let row = |held: &Held| {
             let lost: [u64; Cause::COUNT] = held.losses.map(|loss| loss.map_or(0, |loss| loss.events));
@@ -169,7 +169,7 @@ impl Balance {
         self.lost().iter().sum()
     }
 
-    /// Losses that the files tell of beyond those that were counted.
+    /// Losses in the files beyond those that were counted.
     fn uncounted_losses(&self, lost: &[u64; Cause::COUNT]) -> u64 {
         let reported = Cause::ALL.map(|cause| self.sum(|row| row.reported(cause)));
         reported.iter().zip(lost).map(|(reported, lost)| reported.saturating_sub(*lost)).sum()
@@ -179,17 +179,17 @@ impl Balance {
         self.losses_are_late
     }
 
-    /// Losses that came while the files were read are in a later answer of the daemon's.
+    /// Takes a later answer into account: it has the losses that came while the files were read.
     pub(super) fn excuse_late_losses(&mut self, later: &Claims) {
         let mut lost = Cause::ALL.map(|cause| later.rows.iter().map(|row| row.lost[cause as usize]).sum());
         lost[Cause::Disk as usize] += later.withdrawn;
         self.losses_are_late = self.uncounted_losses(&lost) > 0;
     }
 
-    /// What does not add up, or is damaged: a sentence each.
+    /// What does not add up or is damaged, one sentence each.
     pub(super) fn findings(&self) -> Vec<String> {
         let mut found = Vec::new();
-        // Sequences that a failed sync has taken back are not given out again.
+        // Sequences that a failed sync has withdrawn are not used again.
         let is_missing = self.files.missing_events > self.withdrawn;
         if self.files.damaged_places > 0 || is_missing {
             found.extend(self.files.findings.sentence());

@@ -1,6 +1,6 @@
 //! Reads the daemon's account: what it claims to have accepted, stored and lost.
 //!
-//! Input: the daemon's answer. Output: [`Claims`]. Failures: an answer that is none, which gives None.
+//! Input: the daemon's answer. Output: [`Claims`]. Failures: None for an answer that is not an account.
 
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ pub(super) struct Claims {
     pub(super) first_sequence: u64,
     pub(super) next_sequence: u64,
     pub(super) stream_id: u128,
-    /// Events that were stored and that a failed sync has taken back.
+    /// Events that were stored and that a failed sync has withdrawn.
     pub(super) withdrawn: u64,
     pub(super) rows: Vec<Claim>,
 }
@@ -23,7 +23,7 @@ pub(super) struct Claims {
 /// What the daemon claims of one producer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claim {
-    /// None for all that are not told apart.
+    /// None for all producers that have no row of their own.
     pub(super) identity: Option<Identity>,
     pub(super) sent: u64,
     pub(super) stored: u64,
@@ -37,7 +37,7 @@ impl Claim {
 }
 
 impl Claims {
-    /// From the daemon's answer; None if it is none.
+    /// Parses the daemon's answer; None if it is not an account.
     pub(super) fn of_json(data: &Value) -> Option<Self> {
         let number = |data: &Value, name: &str| data.get(name)?.as_u64();
         let row = |row: &Value| {

@@ -1,4 +1,4 @@
-//! The account, for eyes and for programs.
+//! Prints the account, for people and for programs.
 
 use std::fmt::Write as _;
 
@@ -39,7 +39,7 @@ pub(super) fn table(balance: &Balance, context: &Context, silence: Option<&str>,
         let _ = write!(text, " {head:>13}");
     });
     let mut rows: Vec<&Row> = balance.rows.iter().collect();
-    // Those that are not told apart last.
+    // The row of all other producers comes last.
     rows.sort_by_key(|row| (row.identity.is_none(), std::cmp::Reverse((row.lost_total(), row.sent))));
     for row in rows {
         let via = row.identity.as_ref().map_or("", |identity| identity.transport.name());

@@ -1,7 +1,7 @@
-//! `--via buffer`: writers, double buffer, reader and files in this process, with no daemon.
+//! Runs writers, double buffer, reader and files in this process, without a daemon: `--via buffer`.
 //!
-//! Enters: a way to send for each writer, made here. Leaves: segments in a directory. The load's threads are the
-//! writers; the reader's thread is the daemon's own. What can fail: memory, the disk, and a directory in use.
+//! Input: none. Output: a way to send for each writer, and segments in a directory. The load's threads are the writers;
+//! the reader's thread is the daemon's own. Failures: memory, the disk, and a directory in use.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -33,7 +33,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The directory that was asked for, which must not hold segments, or a temporary one that goes with the run.
+    /// The given directory, which must not hold segments, or a temporary one that is removed after the run.
     pub(super) fn new(asked: Option<&Path>) -> anyhow::Result<Self> {
         if let Some(path) = asked {
             let holds_segments = Directory::open(path).is_ok_and(|directory| !directory.files.is_empty());
@@ -54,7 +54,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if self.is_temporary {
-            // What cannot be removed lies in the temporary directory, where somebody else cleans up.
+            // What cannot be removed is in the temporary directory, which the system cleans up.
             let _ = fs::remove_dir_all(&self.path);
         }
     }
@@ -98,7 +98,7 @@ impl Local {
         Ok(Direct { writer, teller, producer, named_in: 0 })
     }
 
-    /// Ends it: all that was published is in the files and durable. The ways to send are gone by now.
+    /// Ends the run. All published events are in the files and durable. The ways to send no longer exist.
     pub(super) fn stop(self) -> anyhow::Result<Outcome> {
         let stats = self.0.buffer.stats();
         let handle = self.0.drain.handle();
@@ -109,7 +109,7 @@ impl Local {
     }
 }
 
-/// What a local run knows beside what its writers know.
+/// What a local run knows in addition to its writers.
 pub(super) struct Outcome {
     /// The reader's measurements.
     pub(super) measured: Measured,
@@ -119,16 +119,16 @@ pub(super) struct Outcome {
     pub(super) full_waits: u64,
 }
 
-/// Sends by laying records into the buffer, as a writer thread of the daemon does.
+/// Sends by writing records into the buffer, as a writer thread of the daemon does.
 pub(super) struct Direct {
     writer: Writer,
     teller: Teller,
     producer: Arc<Producer>,
-    /// The generation that holds the source record.
+    /// The generation that holds the record of the source.
     named_in: u64,
 }
 
-/// A run of one source needs one id.
+/// A run has one source, so one id is enough.
 const SOURCE: u32 = 0;
 
 impl Direct {
@@ -158,7 +158,7 @@ impl Way for Direct {
         let event =
             Event { time_ns: now.as_nanos() as u64, source: SOURCE, pri: 6, payload: block, ..Event::default() };
         let need = event.record_bytes() + self.producer.identity.as_source().record_bytes();
-        // Sealed: the reader swapped meanwhile. Each time it did means that it made progress, so this ends.
+        // Sealed: the reader has swapped meanwhile. Each swap is progress, so this loop ends.
         while self.try_put(&event, need)?.is_err() {}
         Ok(())
     }

@@ -1,10 +1,10 @@
-//! `dbufctl bench`: the load generator, and the proof that each event arrived once.
+//! Measures the throughput, and proves that each event arrived once. This is `dbufctl bench`.
 //!
-//! Enters: a plan from the command line. Leaves: a report on standard output; exit code 1 if the proof fails. What can
-//! fail: no daemon (exit code 4), a way to send, the disk.
+//! Input: a plan from the command line. Output: a report on standard output; exit code 1 if the proof fails. Failures:
+//! no daemon (exit code 4), a way to send, the disk.
 //!
-//! Each writer is a thread and a producer of its own. Its blocks follow from the seed ([`blocks`]), so that the files can
-//! be checked against what must be in them ([`proof`]). Ctrl-C ends the sending early, and the report is of what was sent.
+//! Each writer is a thread and a producer of its own. Its blocks follow from the seed ([`blocks`]), so the files can be
+//! compared with what must be in them ([`proof`]). Ctrl-C ends the sending early; the report then covers what was sent.
 
 mod blocks;
 mod load;
@@ -38,9 +38,9 @@ use progress::Shown;
 use proof::{Proof, Verdict};
 use report::Report;
 
-/// Events of a run of which neither number nor time is given.
+/// Events of a run without a number and a duration.
 const EVENTS_DEFAULT: u64 = 100_000;
-/// How long the files are looked at without anything new before what is not there is called missing.
+/// How long nothing new may arrive in the files before the rest counts as missing.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// `bench`
@@ -52,22 +52,22 @@ pub struct BenchArgs {
     /// Threads that send
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=WRITERS_MAX as i64))]
     pub writers: u16,
-    /// Events in all [default: 100000]
+    /// Events in total [default: 100000]
     #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     pub events: Option<u64>,
-    /// Send for so long instead: 10s, 2min
+    /// Send for this long instead: 10s, 2min
     #[arg(long, value_name = "T", value_parser = duration)]
     pub duration: Option<Duration>,
-    /// Bytes of each event, at random in this range
+    /// Bytes of each event, random within this range
     #[arg(long, value_name = "A..B", default_value = "10..10000", value_parser = sizes)]
     pub size: RangeInclusive<usize>,
     /// Other work before each event, in nanoseconds
     #[arg(long, value_name = "NS", default_value_t = 0)]
     pub work: u64,
-    /// Events a second in all; without, as fast as it goes
+    /// Events a second in total; without it, as fast as possible
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u64).range(1..))]
     pub rate: Option<u64>,
-    /// Send the same blocks again as another run: the number is in its report
+    /// Send the same blocks as an earlier run; its report has the number
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// Print one JSON object
@@ -121,8 +121,7 @@ fn sizes(text: &str) -> Result<RangeInclusive<usize>, String> {
     }
 }
 
-/// Runs `bench`. `directory` is what the command line names, if it names one: a local run puts its segments there and
-/// leaves them.
+/// Runs `bench`. `directory` comes from the command line, if given: a local run keeps its segments there.
 ///
 /// # Errors
 /// The load could not be sent.
@@ -137,7 +136,7 @@ pub(super) fn run(args: &BenchArgs, context: &Context, directory: Option<&Path>)
     Ok(if report.is_proven() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A run that is about to begin.
+/// A run before it starts.
 struct Bench {
     plan: Plan,
     seed: u64,
@@ -160,7 +159,7 @@ impl Bench {
         let seed = args.seed.unwrap_or(started_ns ^ u64::from(std::process::id()));
         let stop = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            // The second one ends it at once: 128 and the signal's number, as a shell says it.
+            // The second signal ends the process at once, with 128 plus its number, as in a shell.
             signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))?;
             signal_hook::flag::register(signal, Arc::clone(&stop))?;
         }
@@ -185,7 +184,7 @@ impl Bench {
     fn daemon(&self, via: Via, context: &Context) -> anyhow::Result<Report> {
         let stream = context.runtime.join(STREAM_SOCKET);
         let connect = || Client::connect(&stream, &ClientOptions { name: "bench", ..ClientOptions::default() });
-        // Also for ways that do not speak frames: is a daemon there, and what does it take?
+        // Also for ways without frames: it checks that a daemon answers, and what it accepts.
         let max_event = connect().map_err(failed)?.max_event();
         if *self.blocks.sizes().end() > max_event {
             let text = format!("--size: the daemon takes events of up to {max_event} bytes; see ingest.max_event");
@@ -220,14 +219,14 @@ impl Bench {
         Proof::new(&self.blocks, std::process::id(), self.started_ns, self.plan.writers)
     }
 
-    /// Reads the daemon's files until all that was sent is in them, or nothing more comes. The time is that of the sync
-    /// after which all was there.
+    /// Reads the daemon's files until all that was sent is in them, or nothing new arrives. Returns the time of the
+    /// sync after which everything was there.
     fn look(&self, context: &Context, sent: &[u64], started: Instant) -> (anyhow::Result<Verdict>, Duration) {
         let mut proof = self.proof();
         let total = sent.iter().sum::<u64>();
         let mut news = (0, Instant::now());
         loop {
-            // Bytes that the daemon has not read yet are covered by no sync, so one alone may not be enough.
+            // A sync does not cover bytes that the daemon has not read yet, so one may not be enough.
             if let Err(error) = ask(&context.runtime, "sync", DISK_TIMEOUT) {
                 return (Err(error), started.elapsed());
             }

@@ -9,16 +9,16 @@ use crate::ctl::print::FormatArgs;
 use crate::ctl::select::SelectionArgs;
 use crate::ctl::values::{as_field, field, lines};
 
-/// For arguments behind the filters: without it, they would stand under the filters' heading.
+/// For arguments after the filters. Without it, they would stand under the filters' heading.
 const NO_HEADING: Option<&str> = None;
 
 /// `cat`
 #[derive(Debug, Args)]
 pub struct CatArgs {
-    /// At most so many events: the newest of those that match; a number or all
+    /// At most this many events, the newest that match; a number or all
     #[arg(short = 'n', long, value_name = "N", value_parser = lines)]
     pub lines: Option<u64>,
-    /// Go on with new events as they come, until Ctrl-C
+    /// Continue with new events as they arrive, until Ctrl-C
     #[arg(short, long, conflicts_with_all = ["reverse", "files"])]
     pub follow: bool,
     /// Newest first
@@ -38,10 +38,10 @@ pub struct CatArgs {
 /// `tail`
 #[derive(Debug, Args)]
 pub struct TailArgs {
-    /// So many events that are there already; a number or all
+    /// This many existing events; a number or all
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = lines)]
     pub lines: u64,
-    /// What tail does anyway; understood because fingers type it
+    /// What tail does anyway; accepted out of habit
     #[arg(short, long, hide = true)]
     pub follow: bool,
     /// Which events
@@ -56,7 +56,7 @@ pub struct TailArgs {
 }
 
 impl CatArgs {
-    /// Takes the fields from among the files. A file of such a name is to be written as `./FIELD=VALUE`.
+    /// Takes the fields out of the files. A file of such a name must be written as `./FIELD=VALUE`.
     pub(crate) fn sort_out(&mut self) {
         let fields = self.files.extract_if(.., |file| as_field(file.as_os_str().as_bytes()).is_some());
         self.selection.fields = fields.filter_map(|file| as_field(file.as_os_str().as_bytes())).collect();

@@ -1,7 +1,7 @@
-//! `--follow`: events as they come, until Ctrl-C, SIGTERM, or until nobody reads the output any more.
+//! Shows events as they arrive, until Ctrl-C, SIGTERM, or until the reader of the output has gone: `--follow`.
 //!
-//! It sleeps until the directory changes, a signal comes or the reader of the output goes; there is no polling unless the
-//! directory cannot be watched.
+//! It sleeps until the directory changes, a signal comes or the reader of the output goes. It polls only a directory
+//! that cannot be watched.
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,10 +18,10 @@ use super::show::Show;
 use crate::pipeline::record::Source;
 use crate::pipeline::store::scan::Follower;
 
-/// How often a directory is looked at that cannot be watched, in milliseconds.
+/// How often a directory that cannot be watched is read, in milliseconds.
 const LOOK_EVERY_MS: u16 = 200;
 
-/// Shows what is there from the sequence `read_from` on and wanted, and then what comes.
+/// Shows the existing events from the sequence `read_from` on that are wanted, and then new ones.
 pub(super) fn run(directory: &Path, read_from: u64, mut show: Show<'_>) -> anyhow::Result<ExitCode> {
     let selection = show.selection();
     let source = |source: &Source<'_>| selection.wants_source(source);
@@ -45,7 +45,7 @@ enum Why {
     NobodyReads,
 }
 
-/// A socket that becomes readable when a signal to end comes.
+/// A socket that becomes readable on a signal to end.
 fn signals() -> std::io::Result<UnixStream> {
     let (read, write) = UnixStream::pair()?;
     read.set_nonblocking(true)?;
@@ -58,7 +58,7 @@ fn wait(directory: Option<BorrowedFd<'_>>, signals: &mut UnixStream) -> nix::Res
     let stdout = std::io::stdout();
     let timeout = if directory.is_some() { PollTimeout::NONE } else { PollTimeout::from(LOOK_EVERY_MS) };
     loop {
-        // No event is asked for on standard output: POLLERR comes unasked when a pipe has no reader.
+        // No event is requested for standard output: poll always reports POLLERR when a pipe has no reader.
         let mut fds =
             vec![PollFd::new(stdout.as_fd(), PollFlags::empty()), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(directory.map(|directory| PollFd::new(directory, PollFlags::POLLIN)));

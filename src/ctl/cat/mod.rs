@@ -1,10 +1,10 @@
-//! `dbufctl cat` and `dbufctl tail`: events of a directory or of files, as text.
+//! Prints events of a directory or of files as text: `dbufctl cat` and `dbufctl tail`.
 //!
-//! Enters: filters and a format. Leaves: events on standard output, one line about damage and loss on standard error.
-//! What can fail: listing the files and writing the output; what is wrong in the files is a finding, not a failure.
+//! Input: filters and a format. Output: events on standard output, one line about damage and loss on standard error.
+//! Failures: listing the files and writing the output. What is wrong in the files is a finding, not a failure.
 //!
-//! The last N events are found by reading backward until there are N, and then read forward from there: so memory stays
-//! flat whatever N is, and what stands between them (losses, damage) is shown in its place.
+//! To show the last N events, the files are read backward until N are found, and then forward from there. So memory
+//! does not grow with N, and losses and damage between the events appear in their place.
 
 mod args;
 mod follow;
@@ -29,13 +29,13 @@ use crate::sync::Arc;
 pub(super) use args::{CatArgs, TailArgs};
 use show::Show;
 
-/// So many events are there already when one follows without saying how many.
+/// How many existing events `--follow` shows if no number is given.
 const FOLLOW_LINES: u64 = 10;
 
-/// Runs `cat`, or `tail` as a kind of it.
+/// Runs `cat`, or `tail` as a form of it.
 ///
 /// # Errors
-/// When the filters make no sense, the files cannot be listed or the output cannot be written.
+/// The filters make no sense, the files cannot be listed, or the output cannot be written.
 pub(super) fn run(args: &CatArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let now = Zoned::now();
     let mut selection = Selection::new(&args.selection, &now)?;
@@ -97,12 +97,12 @@ struct Last {
 }
 
 impl Last {
-    /// Looks backward for the last `count` events that are wanted.
+    /// Reads backward for the last `count` events that are wanted.
     fn find(directory: &Directory, selection: &Selection, count: u64) -> Self {
         let source = |source: &Source<'_>| selection.wants_source(source);
         let mut joiner = Joiner::default();
         let mut left = count;
-        // The end, for when nothing is found.
+        // The newest event, if nothing is found.
         let (mut newest, mut oldest) = (None, None);
         let mut first = None;
         let mut other = false;
@@ -136,7 +136,7 @@ impl Last {
         match first {
             // Found as many as were asked for.
             Some(first) if left == 0 => Self { first, read_from: oldest.unwrap_or(first).saturating_sub(1) },
-            // There are fewer, and something beside them that is to be shown: everything, then.
+            // There are fewer, and also losses or damage to show: show everything.
             _ if count > 0 && other => Self { first: 0, read_from },
             Some(first) => Self { first, read_from: oldest.unwrap_or(first).saturating_sub(1) },
             None => {
@@ -147,7 +147,7 @@ impl Last {
     }
 }
 
-/// The segments of `files`, or of `directory` if there are none.
+/// Opens the segments of `files`, or of `directory` if there are none.
 pub(super) fn open(files: &[PathBuf], directory: &Path) -> anyhow::Result<Directory> {
     let opened = match files {
         [] => Directory::open(directory).map_err(|error| (directory, error)),
@@ -168,8 +168,8 @@ pub(super) fn open(files: &[PathBuf], directory: &Path) -> anyhow::Result<Direct
     })
 }
 
-/// Leaves out files of other boots, and refuses a cursor that belongs elsewhere. Costs a look at the head of each file,
-/// so only when it was asked for.
+/// Leaves out files of other boots, and refuses a cursor of another directory. This reads the header of each file, so
+/// it is done only on request.
 fn narrow(directory: &mut Directory, selection: &Selection) -> anyhow::Result<()> {
     if selection.boot.is_none() && selection.stream.is_none() {
         return Ok(());
@@ -177,7 +177,7 @@ fn narrow(directory: &mut Directory, selection: &Selection) -> anyhow::Result<()
     let (mut streams, mut right) = (0, 0);
     directory.files.retain(|file| {
         let segment = File::open(&file.path).ok().and_then(|file| Segment::open(Arc::new(file), None).ok());
-        // What cannot be opened stays: reading it will say what is wrong with it.
+        // A file that cannot be opened stays: reading it will report what is wrong.
         let Some(segment) = segment else { return true };
         streams += 1;
         right += u64::from(selection.stream.is_none_or(|stream| stream == segment.stream_id));

@@ -1,9 +1,9 @@
-//! dbufctl(1) and a page for each of its commands, from the table that the command line is read by.
+//! Writes dbufctl(1) and a page for each of its commands, from the table that the command line is parsed by.
 //!
-//! Enters: the table. Leaves: pages. Pure. What can fail: nothing.
+//! Input: the table. Output: pages. Pure. Nothing can fail.
 //!
-//! What stands below the help of a command goes to where a manual page has it: its examples to EXAMPLES, the rest to
-//! DESCRIPTION.
+//! The text below the help of a command goes to the usual sections of a manual page: its examples to EXAMPLES, the rest
+//! to DESCRIPTION.
 
 use clap::{Arg, Command};
 use clap_mangen::Man;
@@ -65,7 +65,7 @@ fn one(command: &Command) -> Page {
     page
 }
 
-/// The table with what it tells each of its commands: common options, full names.
+/// The table after each command has got its common options and its full name.
 pub(super) fn built(mut table: Command) -> Command {
     table.build();
     table
@@ -83,7 +83,7 @@ pub(super) fn head(page: &mut Page, command: &Command) {
     page.section("DESCRIPTION").paragraph(&format!("{}.", about(command).trim_end_matches('.')));
 }
 
-/// OPTIONS, and a section for each heading that the help has as well.
+/// OPTIONS, and a section for each heading of the help.
 pub(super) fn options(page: &mut Page, command: &Command) {
     page.of_clap(|to| Man::new(command.clone().mut_args(with_aliases)).render_options_section(to));
 }
@@ -101,7 +101,7 @@ fn with_aliases(arg: Arg) -> Arg {
     }
 }
 
-/// Paragraphs below the help, apart from those that the page has a section for.
+/// Paragraphs below the help, except those that have a section of their own.
 fn after(command: &Command) -> Vec<String> {
     let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     text.split("\n\n").map(str::to_owned).collect()
@@ -154,7 +154,7 @@ fn segments(page: &mut Page) {
     );
 }
 
-/// SEE ALSO: these, and what everybody may want to read.
+/// SEE ALSO: these pages, and those of general interest.
 pub(super) fn see_also<'a>(page: &mut Page, pages: impl IntoIterator<Item = &'a str>) {
     let also = ["dbufd(8)", "dbufd.toml(5)", "journalctl(1)"];
     page.section("SEE ALSO").paragraph(&pages.into_iter().chain(also).collect::<Vec<_>>().join(", "));

@@ -1,12 +1,12 @@
-//! dbufd.toml(5), from the table of keys that the configuration is read by.
+//! Writes dbufd.toml(5), from the table of keys that the configuration is read by.
 //!
-//! Enters: the table. Leaves: a page. Pure. What can fail: nothing.
+//! Input: the table. Output: a page. Pure. Nothing can fail.
 
 use super::page::Page;
 use crate::config::keys::{KEYS, Key, UNITS};
 use crate::config::paths::SYSTEM_CONFIG_DIR;
 
-/// A configuration that many want, for the page's EXAMPLES.
+/// A typical configuration, for the page's EXAMPLES.
 const EXAMPLE: &str = "\
 [ingest]
 socket_mode = \"0660\"

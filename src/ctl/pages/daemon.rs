@@ -1,6 +1,6 @@
-//! dbufd(8), from the table that its command line is read by, and what a table cannot say: signals, places, variables.
+//! Writes dbufd(8), from the table of its command line, and what a table cannot say: signals, places, variables.
 //!
-//! Enters: the table. Leaves: a page. Pure. What can fail: nothing.
+//! Input: the table. Output: a page. Pure. Nothing can fail.
 
 use super::commands;
 use super::page::Page;

@@ -1,11 +1,11 @@
-//! `dbufctl man`: the manual pages of both programs, of the configuration file and of the segments.
+//! Writes the manual pages of both programs, of the configuration file and of the segments. This is `dbufctl man`.
 //!
-//! Enters: nothing but the directory to write to. Leaves: pages in roff(7), the same for the same version wherever and
-//! whenever they are made. One thread. What can fail: writing them.
+//! Input: the directory to write to. Output: pages in roff(7), the same bytes for the same version at any time and
+//! place. One thread. Failures: writing them.
 //!
-//! No page says a second time what is said elsewhere: commands and options come from the tables that the command lines
-//! are read by ([`commands`], [`daemon`]), keys from the table of the configuration ([`configuration`]), the format from
-//! its page in `docs` ([`format`]). [`page`] knows roff.
+//! No page repeats what stands elsewhere: commands and options come from the tables that the command lines are parsed
+//! by ([`commands`], [`daemon`]), keys from the table of the configuration ([`configuration`]), the format from its
+//! page in `docs` ([`format`]). [`page`] knows roff.
 
 mod commands;
 mod configuration;
@@ -25,8 +25,8 @@ use page::Page;
 /// `man`
 #[derive(Debug, Args)]
 pub struct ManArgs {
-    /// Write all pages into this directory, which is made where it is missing; without it, dbufctl(1) goes to standard
-    /// output as it is, for man(1) to show
+    /// Write all pages into this directory, which is created if it is missing; without it, print dbufctl(1) as roff,
+    /// for man(1) to show
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub into: Option<PathBuf>,
 }

@@ -1,14 +1,14 @@
-//! Times as text, in the time zone of who reads.
+//! Writes times as text, in the reader's time zone.
 //!
-//! A calendar costs far more than a record, and events that follow each other mostly share their second: the text of
-//! the last second is kept.
+//! Calendar arithmetic costs far more than a record, and successive events usually share their second, so the text of
+//! the last second is cached.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// How times look.
+/// The style of times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
     /// `Nov 23 05:13:16`
@@ -22,7 +22,7 @@ pub(super) enum Style {
 }
 
 impl Style {
-    /// What stands before the fraction of the second, how many digits that has, and what stands behind it.
+    /// The text before the fraction of the second, the number of its digits, and the text after it.
     fn parts(self) -> (&'static str, usize, &'static str) {
         match self {
             Self::Short => ("%b %d %H:%M:%S", 0, ""),

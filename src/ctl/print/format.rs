@@ -35,8 +35,8 @@ pub enum Format {
     Raw,
     /// One JSON object a line, with journalctl's names
     Json,
-    /// All that is known, a line for each
+    /// All that is known, one line for each field
     Verbose,
-    /// The Journal Export Format; on a terminal made readable
+    /// The Journal Export Format; readable on a terminal
     Export,
 }

@@ -14,7 +14,7 @@ pub(crate) struct EventView<'a> {
     pub(crate) source: Source<'a>,
 }
 
-/// Events that are not there, to be printed.
+/// Lost events, to be printed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LossView<'a> {
     pub(crate) time_ns: u64,

@@ -8,7 +8,7 @@ use clap::Args;
 use super::{Cursor, priority};
 use crate::ctl::values::{Boot, boot};
 
-/// Which events. Different filters must all hold; of one that is given more than once any may.
+/// Which events. Different filters must all match; of one filter that is given more than once, any may match.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Filters")]
 pub struct SelectionArgs {
@@ -18,16 +18,16 @@ pub struct SelectionArgs {
     /// Not newer than this
     #[arg(short = 'U', long, value_name = "TIME", allow_hyphen_values = true)]
     pub until: Option<String>,
-    /// A priority and all that are more important (err, 3), or a range (warning..err)
+    /// A priority and all more important ones (err, 3), or a range (warning..err)
     #[arg(short, long, value_name = "PRIO", value_parser = priority::parse_range)]
     pub priority: Option<RangeInclusive<u8>>,
     /// Events with this tag
     #[arg(short = 't', long, visible_alias = "identifier", value_name = "TAG")]
     pub tag: Vec<OsString>,
-    /// Events of this systemd unit; .service may be left out, * and ? match any
+    /// Events of this systemd unit; .service may be omitted, * and ? match anything
     #[arg(short, long, value_name = "UNIT")]
     pub unit: Vec<String>,
-    /// Text that matches this regular expression; without capitals in it, case does not matter
+    /// Text that matches this regular expression; without capitals in it, case is ignored
     #[arg(short, long, value_name = "REGEX")]
     pub grep: Option<String>,
     /// Events of this process

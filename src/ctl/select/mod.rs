@@ -1,7 +1,7 @@
-//! Which events are wanted: the filters of `cat` and `tail`.
+//! Selects events: the filters of `cat` and `tail`.
 //!
-//! Enters: what was typed, then borrowed records. Leaves: yes or no, and the ranges of time and sequence outside which
-//! nothing needs to be read at all. What can fail: what was typed.
+//! Input: what was typed, then borrowed records. Output: yes or no, and the ranges of time and sequence outside which
+//! nothing has to be read. Failures: what was typed.
 
 mod args;
 pub(crate) mod cursor;
@@ -48,7 +48,7 @@ pub(crate) struct Selection {
     pub(crate) time_ns: RangeInclusive<u64>,
     /// The lowest sequence.
     pub(crate) first_sequence: u64,
-    /// The event behind which losses are of interest: they have no sequence of their own. 0: all are.
+    /// Losses before this event are not shown; they have no sequence of their own. 0: all are shown.
     pub(crate) losses_behind: u64,
     /// The stream that a cursor named.
     pub(crate) stream: Option<u128>,
@@ -77,17 +77,17 @@ enum Unit {
 }
 
 impl Selection {
-    /// Understands what was typed at the time `now`.
+    /// Parses what was typed at the time `now`.
     ///
     /// # Errors
-    /// [`Failure::Usage`] for what cannot be understood.
+    /// [`Failure::Usage`] for what cannot be parsed.
     pub(crate) fn new(args: &SelectionArgs, now: &Zoned) -> Result<Self, Failure> {
         let time = |text: &Option<String>, name: &str| {
             let parsed = text.as_deref().map(|text| when::parse(text, now)).transpose();
             parsed.map_err(|error| Failure::Usage(format!("{name}: {error}")))
         };
         let since = time(&args.since, "--since")?.unwrap_or(0);
-        // Journal times have microseconds: a time copied from one stands for the whole of it.
+        // Journal times have microseconds: a time copied from one includes the whole microsecond.
         let until = time(&args.until, "--until")?.map_or(u64::MAX, |ns| if ns % 1000 == 0 { ns + 999 } else { ns });
         if since > until {
             return Err(Failure::Usage(
@@ -119,7 +119,7 @@ impl Selection {
         })
     }
 
-    /// Whether a point to begin at was given: then `--follow` shows all from there, and not the last few.
+    /// Whether the filters name a start: then `--follow` shows everything from there, and not only the last events.
     pub(crate) fn has_beginning(&self) -> bool {
         *self.time_ns.start() > 0 || self.first_sequence > 0
     }
@@ -132,7 +132,7 @@ impl Selection {
             && (self.fields.is_empty() || self.finds_fields(event, payload))
     }
 
-    /// Whether it has each field that is asked for, under the names by which it is printed.
+    /// Whether it has each requested field, under the names that are printed.
     fn finds_fields(&self, event: &Event<'_>, payload: &[u8]) -> bool {
         let cursor = Cursor { stream: event.stream_id, sequence: event.sequence.unwrap_or(0) };
         let (boot, record, source) = (event.boot_id, event.record, event.source);
@@ -145,7 +145,7 @@ impl Selection {
         found.into_iter().all(|found| found)
     }
 
-    /// The cheapest questions come first, the text last.
+    /// The cheapest tests come first, the text last.
     #[inline]
     fn wants(&self, sequence: u64, record: &Record<'_>, source: &Source<'_>, payload: &[u8]) -> bool {
         self.time_ns.contains(&record.time_ns)
@@ -155,7 +155,7 @@ impl Selection {
             && self.grep.as_ref().is_none_or(|regex| regex.is_match(payload))
     }
 
-    /// What has to be read at all: from the sequence `read_from` on, of the senders that `source` says.
+    /// What has to be read at all: from the sequence `read_from` on, of the senders that `source` accepts.
     pub(crate) fn wanted<'w>(&self, read_from: u64, source: &'w dyn Fn(&Source<'_>) -> bool) -> Wanted<'w> {
         Wanted {
             from_sequence: read_from,
@@ -170,8 +170,7 @@ impl Selection {
         self.who.includes(source)
     }
 
-    /// Whether a loss is wanted: if one of the lost events might have been. What they said and how important they were
-    /// nobody knows.
+    /// Whether a loss is wanted: yes if one of the lost events might have been. Their text and priority are unknown.
     pub(crate) fn wants_loss(&self, time_ns: u64, source: &Source<'_>) -> bool {
         self.time_ns.contains(&time_ns) && self.who.includes(source)
     }
@@ -210,7 +209,7 @@ fn unit(text: &str) -> Result<Unit, Failure> {
     built.map(Unit::Pattern).map_err(|error| Failure::Usage(format!("--unit: '{text}': {}", first_line(&error))))
 }
 
-/// The values that are asked for under each name.
+/// The requested values of each name.
 fn by_name(fields: &[(String, Vec<u8>)]) -> Vec<(String, Vec<Vec<u8>>)> {
     let mut by_name: Vec<(String, Vec<Vec<u8>>)> = Vec::new();
     for (name, value) in fields {
@@ -222,7 +221,7 @@ fn by_name(fields: &[(String, Vec<u8>)]) -> Vec<(String, Vec<Vec<u8>>)> {
     by_name
 }
 
-/// As in journalctl, a pattern without a capital letter does not care about case.
+/// As in journalctl, a pattern without a capital letter ignores case.
 fn grep(pattern: &str) -> Result<Regex, Failure> {
     let built = RegexBuilder::new(pattern).case_insensitive(!pattern.chars().any(char::is_uppercase)).build();
     built.map_err(|error| {
@@ -231,7 +230,7 @@ fn grep(pattern: &str) -> Result<Regex, Failure> {
     })
 }
 
-/// The regex crate draws its errors over several lines; the last says what is wrong.
+/// The regex crate spreads its errors over several lines; the last says what is wrong.
 fn first_line(error: &regex::Error) -> String {
     let text = error.to_string();
     text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
