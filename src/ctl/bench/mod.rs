@@ -50,7 +50,7 @@ pub struct BenchArgs {
     #[arg(long, value_enum, default_value_t, value_name = "WAY")]
     pub via: Via,
     /// Threads that send
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=WRITERS_MAX as i64))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = writers())]
     pub writers: u16,
     /// Events in total [default: 100000]
     #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
@@ -103,10 +103,14 @@ impl Via {
     }
 }
 
+fn writers() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=WRITERS_MAX as i64)
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| format!("'{}' is no duration such as 10s or 2min", text.escape_default()))
+        .ok_or_else(|| format!("'{}' is not a duration such as 10s or 2min", text.escape_default()))
 }
 
 fn sizes(text: &str) -> Result<RangeInclusive<usize>, String> {
@@ -115,7 +119,7 @@ fn sizes(text: &str) -> Result<RangeInclusive<usize>, String> {
     match (size(from), size(to)) {
         (Some(from), Some(to)) if BLOCK_BYTES_MIN <= from && from <= to && to <= MAX_EVENT_BYTES_MAX => Ok(from..=to),
         _ => Err(format!(
-            "'{}' is no range A..B with {BLOCK_BYTES_MIN} <= A <= B <= {MAX_EVENT_BYTES_MAX} bytes",
+            "'{}' is not a range A..B with {BLOCK_BYTES_MIN} <= A <= B <= {MAX_EVENT_BYTES_MAX} bytes",
             text.escape_default()
         )),
     }
@@ -127,10 +131,8 @@ fn sizes(text: &str) -> Result<RangeInclusive<usize>, String> {
 /// The load could not be sent.
 pub(super) fn run(args: &BenchArgs, context: &Context, directory: Option<&Path>) -> anyhow::Result<ExitCode> {
     let bench = Bench::new(args)?;
-    let report = match args.via {
-        Via::Buffer => bench.local(directory)?,
-        via => bench.daemon(via, context)?,
-    };
+    bench.stop_on_signals()?;
+    let report = bench.report_of(args.via, context, directory)?;
     let text = if args.json { format!("{:#}\n", report.json()) } else { report.text() };
     print_out(&text)?;
     Ok(if report.is_proven() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -157,13 +159,26 @@ impl Bench {
         let plan = Plan { writers, events, duration: args.duration, work, rate: args.rate };
         let started_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
         let seed = args.seed.unwrap_or(started_ns ^ u64::from(std::process::id()));
-        let stop = Arc::new(AtomicBool::new(false));
+        let (blocks, stop) = (Blocks::new(seed, args.size.clone()), Arc::new(AtomicBool::new(false)));
+        Ok(Self { plan, seed, blocks, started_ns, stop })
+    }
+
+    /// Lets a signal end the sending. Tests do without: these handlers stay for the life of the process, and other
+    /// tests in it raise the same signals.
+    fn stop_on_signals(&self) -> anyhow::Result<()> {
         for signal in [SIGINT, SIGTERM] {
             // The second signal ends the process at once, with 128 plus its number, as in a shell.
-            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))?;
-            signal_hook::flag::register(signal, Arc::clone(&stop))?;
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&self.stop))?;
+            signal_hook::flag::register(signal, Arc::clone(&self.stop))?;
         }
-        Ok(Self { plan, seed, blocks: Blocks::new(seed, args.size.clone()), started_ns, stop })
+        Ok(())
+    }
+
+    fn report_of(&self, via: Via, context: &Context, directory: Option<&Path>) -> anyhow::Result<Report> {
+        match via {
+            Via::Buffer => self.local(directory),
+            via => self.daemon(via, context),
+        }
     }
 
     fn local(&self, directory: Option<&Path>) -> anyhow::Result<Report> {
@@ -353,17 +368,18 @@ mod tests {
             ("--writers 0", "1..=64"),
             ("--writers 65", "1..=64"),
             ("--events 5 --duration 5s", "cannot be used with"),
-            ("--duration soon", "no duration"),
+            ("--duration soon", "not a duration"),
         ] {
             let error = parsed(line).unwrap_err();
             assert!(error.contains(reason), "{line}: {error}");
         }
         let context = Context { runtime: "/nowhere".into(), directory: "/nowhere".into(), color: false };
         for via in ["--via lines", "--via ring"] {
-            let nobody = run(&parsed(via).unwrap(), &context, None).unwrap_err();
-            assert!(matches!(nobody.downcast_ref(), Some(Failure::NoDaemon(_))));
+            let args = parsed(via).unwrap();
+            let silent = Bench::new(&args).unwrap().report_of(args.via, &context, None).err().unwrap();
+            assert!(matches!(silent.downcast_ref(), Some(Failure::NoDaemon(_))));
         }
-        let many = run(&parsed("--writers 1 --events 99999999999").unwrap(), &context, None).unwrap_err();
+        let many = Bench::new(&parsed("--writers 1 --events 99999999999").unwrap()).err().unwrap();
         assert!(matches!(many.downcast_ref(), Some(Failure::Usage(_))));
     }
 }
