@@ -1,8 +1,8 @@
 //! Defines the command line of `dbufd`.
 //!
-//! Input: arguments. Output: what was asked for. The daemon parses with it; dbufctl prints man pages and completions from
-//! the same table, and must not import the daemon's folder and tokio for that. Failures: clap ends the process with exit
-//! code 2.
+//! Input: arguments. Output: what was asked for. The daemon parses with it; dbufctl prints man pages and completions
+//! from the same table, and must not import the daemon's folder and tokio for that. Failures: clap ends the process
+//! with exit code 2.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ use crate::config::Sources;
     version,
     args_override_self = true,
     after_help = "Example:\n  dbufd --directory /tmp/events --set storage.sync=batch\n\n\
-                  No configuration is needed. `dbufd --print-config` shows every key and its value in force.\n\n\
+                  No configuration is needed. `dbufd --print-config` shows every key and its value.\n\n\
                   Signals: TERM, INT stop (twice: at once), HUP reloads, USR1 rotates, USR2 logs a report."
 )]
 pub(crate) struct Args {

@@ -153,7 +153,7 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Duration { min_ns: 0, max_ns: 10 * SECOND, none: false },
         meaning: &[
-            "The longest that a published event waits for company before the halves are swapped; 0 swaps at once.",
+            "The longest that a published event waits for others before the halves are swapped; 0 swaps at once.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -167,7 +167,7 @@ pub static KEYS: &[Key] = &[
         shown: r#""auto""#,
         has_default: true,
         bounds: Bounds::Count { min: 1, max: WRITERS_MAX },
-        meaning: &["Pinned writer threads. \"auto\": 4, but at most one for each core that the process is allowed."],
+        meaning: &["Pinned writer threads. \"auto\": 4, but at most one for each allowed core."],
         applies: Applies::Restart,
         set: |config, given| {
             config.writers.count = given.count()?;
@@ -258,8 +258,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Number { min: 0, max: RINGS_MAX },
         meaning: &[
-            "The most rings of producers that write to shared memory; a user has at most a quarter of them, root all.",
-            "Who gets none sends by the socket.",
+            "The most rings of producers that write to shared memory; a user gets at most a quarter of them, root all.",
+            "A producer without a ring sends over its socket.",
         ],
         applies: Applies::Restart,
         set: |config, given| {
@@ -273,7 +273,7 @@ pub static KEYS: &[Key] = &[
         shown: r#""512MiB""#,
         has_default: true,
         bounds: Bounds::Size { min: 64 << 10, max: 64 << 30 },
-        meaning: &["The most memory of all rings together; those of a user take at most a quarter of it, root's all."],
+        meaning: &["The most memory of all rings together; a user's rings take at most a quarter of it, root's all."],
         applies: Applies::Restart,
         set: |config, given| {
             config.ingest.ring_bytes = given.size()?;
@@ -372,7 +372,7 @@ pub static KEYS: &[Key] = &[
         bounds: Bounds::Sync { min_ns: MS, max_ns: HOUR },
         meaning: &[
             "When what is written becomes durable. An interval: the longest that a persisted event is not durable;",
-            "\"batch\": before the next batch is taken; \"never\": when the kernel gets round to it.",
+            "\"batch\": before the next batch is taken; \"never\": when the kernel writes it by itself.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -391,8 +391,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Choice(&["delete-oldest", "wait", "drop"]),
         meaning: &[
-            "What happens when the disk is full. \"delete-oldest\": the oldest segments go; \"wait\": producers wait and",
-            "nothing is lost; \"drop\": new events are lost and counted.",
+            "What happens when the disk is full. \"delete-oldest\": the oldest segments go;",
+            "\"wait\": producers wait and nothing is lost; \"drop\": new events are lost and counted.",
         ],
         applies: Applies::Reload,
         set: |config, given| {

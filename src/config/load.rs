@@ -123,7 +123,7 @@ impl Draft {
         opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
         if bytes.len() as u64 > FILE_BYTES_MAX {
             let most = format_size(FILE_BYTES_MAX);
-            return Err(ConfigError(format!("{name}: is larger than {most}; a configuration is a short text")));
+            return Err(ConfigError(format!("{name}: is larger than {most}; is it a configuration?")));
         }
         match std::str::from_utf8(&bytes) {
             Ok(text) => self.text(&name, text),
@@ -307,7 +307,8 @@ mod tests {
         let said = wrong("[ingest]\nmax_event = \"1MiB\"\n[buffer]\ncapacity = \"2MiB\"\n");
         assert_eq!(
             said,
-            "FILE:4:12: buffer.capacity: \"2MiB\" is too small for ingest.max_event = \"1MiB\"; allowed: \"4MiB\" or more"
+            "FILE:4:12: buffer.capacity: \"2MiB\" is too small for ingest.max_event = \"1MiB\"; \
+             allowed: \"4MiB\" or more"
         );
     }
 

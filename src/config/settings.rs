@@ -92,7 +92,7 @@ impl Ingest {
         match Group::from_name(name) {
             Ok(Some(group)) => Ok(Some(group.gid)),
             Ok(None) => Err(format!("ingest.socket_group: there is no group {shown}; see getent group")),
-            Err(error) => Err(format!("ingest.socket_group: cannot look up {shown}: {error}")),
+            Err(error) => Err(format!("ingest.socket_group: cannot look up {shown}: {error}; see getent group")),
         }
     }
 }

@@ -19,12 +19,12 @@ use super::verify::VerifyArgs;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Print events, oldest first
-    #[command(
-        after_help = "Examples:\n  dbufctl cat -n 100 -t backup\n  dbufctl cat --since today --until -10min -p err -o json\n  \
-                            dbufctl cat -r -g 'time.?out' -u nginx\n  dbufctl cat ORDER=17 _UID=1000\n  dbufctl cat old.segment\n\n\
-                            FIELD=VALUE is any name that -o json prints; different names must all be there, of one that is \
-                            given more than once any value may."
-    )]
+    #[command(after_help = "Examples:\n  dbufctl cat -n 100 -t backup\n  \
+                      dbufctl cat --since today --until -10min -p err -o json\n  \
+                      dbufctl cat -r -g 'time.?out' -u nginx\n  dbufctl cat ORDER=17 _UID=1000\n  \
+                      dbufctl cat old.segment\n\n\
+                      FIELD is any name that -o json prints. Different fields must all match; of one field that is \
+                      given more than once, any value may match.")]
     Cat(CatArgs),
     /// Print the last events, then new ones as they arrive, until Ctrl-C
     #[command(after_help = "Example:\n  dbufctl tail -n 50 -u nginx -p warning")]
@@ -33,17 +33,15 @@ pub enum Command {
     #[command(after_help = "Example:\n  dbufctl segments --json | jq '.[] | select(.state == \"torn\")'")]
     Segments(SegmentsArgs),
     /// Check every byte of every file
-    #[command(
-        after_help = "Example:\n  dbufctl verify && echo all is well\n\nExit code 3 if anything is damaged, torn or missing, or if the files tell of lost events."
-    )]
+    #[command(after_help = "Example:\n  dbufctl verify && echo all is well\n\n\
+                      Exit code 3 if anything is damaged, torn or missing, or if the files report lost events.")]
     Verify(VerifyArgs),
     /// Prove what became of every event: for each producer, sent = stored + lost + in memory
-    #[command(
-        after_help = "Examples:\n  dbufctl account\n  dbufctl account --json | jq '.producers[] | select(.lost_total > 0)'\n\n\
-                      Every event in the files is counted, and held against what the daemon has counted when the events \
-                      came in and when they were written. Without a daemon the files speak alone.\n\n\
-                      Exit code 3 if events were lost, if anything is damaged or missing, or if it does not add up."
-    )]
+    #[command(after_help = "Examples:\n  dbufctl account\n  \
+                      dbufctl account --json | jq '.producers[] | select(.lost_total > 0)'\n\n\
+                      Counts every event in the files, and compares the counts with those that the daemon made when it \
+                      accepted and wrote the events. Without a daemon, only the files are counted.\n\n\
+                      Exit code 3 if events were lost, if anything is damaged or missing, or if it does not add up.")]
     Account(AccountArgs),
     /// Send one event, or one for each line of standard input
     #[command(after_help = "Examples:\n  dbufctl send -t backup -p notice 'done after 3 h'\n  \
@@ -83,11 +81,11 @@ pub enum Command {
                             cd ~/.local/share/bash-completion/completions\n  \
                             dbufctl completions bash >dbufctl\n  \
                             dbufctl completions bash --program dbufd >dbufd\n\n\
-                            Each program has a script of its own, since shells load them by the program's name.")]
+                            Each program has its own script, because shells load them by the program's name.")]
     Completions(CompletionsArgs),
     /// Print the manual page of dbufctl, or write all manual pages into a directory
     #[command(after_help = "Examples:\n  dbufctl man | man -l -\n  dbufctl man pages && man -l pages/dbufd.toml.5\n\n\
                             There is a page for dbufctl and for each of its commands, dbufd(8), dbufd.toml(5) and \
-                            dbuf-format(5). They are plain roff; a file that is there already is replaced.")]
+                            dbuf-format(5). They are plain roff; existing files are replaced.")]
     Man(ManArgs),
 }

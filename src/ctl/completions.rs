@@ -1,8 +1,8 @@
 //! Prints what a shell needs to complete the command lines of dbufctl and of dbufd.
 //!
-//! Input: a shell, a program, and the table of dbufctl's commands. Output: a script on standard output. clap generates it
-//! from the programs' own tables, to which [`with_values`] adds values that a table does not list. One thread. Failures:
-//! standard output cannot be written.
+//! Input: a shell, a program, and the table of dbufctl's commands. Output: a script on standard output. clap generates
+//! it from the programs' own tables, to which [`with_values`] adds values that a table does not list. One thread.
+//! Failures: standard output cannot be written.
 
 use std::process::ExitCode;
 

@@ -37,12 +37,12 @@ pub(crate) fn ask(runtime: &Path, command: &str, timeout: Duration) -> anyhow::R
     let line = match exchange(&path, command, deadline) {
         Ok(line) => line,
         Err(Errno::EACCES | Errno::EPERM) => {
-            anyhow::bail!("{}: permission denied; only root and the daemon's own user may ask it", path.display())
+            anyhow::bail!("{}: permission denied; only root and the daemon's own user may connect", path.display())
         }
         Err(errno) => return Err(Failure::NoDaemon(no_answer(&path, errno)).into()),
     };
     let reply: Value = serde_json::from_slice(&line)
-        .map_err(|error| anyhow::anyhow!("{}: the reply is no JSON: {error}; is it a dbufd?", path.display()))?;
+        .map_err(|error| anyhow::anyhow!("{}: the reply is not JSON: {error}; is it a dbufd?", path.display()))?;
     match (reply.get("ok"), reply.get("data")) {
         (Some(Value::Bool(true)), data) => Ok(data.cloned().unwrap_or(Value::Null)),
         _ => {
@@ -59,10 +59,10 @@ fn no_answer(path: &Path, errno: Errno) -> String {
             format!("{path}: no daemon listens there; start dbufd, or say where it is with --runtime DIR")
         }
         Errno::ETIMEDOUT => {
-            format!("{path}: the daemon does not answer; see what it does with 'systemctl status dbufd'")
+            format!("{path}: the daemon does not answer; see 'systemctl status dbufd'")
         }
         Errno::EPIPE | Errno::ECONNRESET => {
-            format!("{path}: the daemon closed the connection without an answer; try again, or see its own log")
+            format!("{path}: the daemon closed the connection without an answer; try again, or see the daemon's log")
         }
         other => format!("{path}: {}; say where the daemon is with --runtime DIR", other.desc()),
     }
@@ -174,7 +174,7 @@ mod tests {
         let error = served(b"{\"ok\":false,\"error\":\"disk on fire\"}\n", ANSWER_TIMEOUT).unwrap_err();
         assert_eq!(error.to_string(), "ping: the daemon refused: disk on fire");
         assert!(!is_no_daemon(&error));
-        assert!(served(b"hello\n", ANSWER_TIMEOUT).unwrap_err().to_string().contains("no JSON"));
+        assert!(served(b"hello\n", ANSWER_TIMEOUT).unwrap_err().to_string().contains("not JSON"));
     }
 
     #[test]

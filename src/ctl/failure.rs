@@ -34,7 +34,8 @@ pub(crate) fn failed(error: Error) -> anyhow::Error {
         ))
         .into(),
         Error::TooBig { bytes, max_event } => anyhow::anyhow!(
-            "the event has {bytes} bytes and the daemon takes {max_event}; raise ingest.max_event, or send it in parts"
+            "the event has {bytes} bytes and the daemon accepts {max_event}; raise ingest.max_event, or send it in \
+             parts"
         ),
         Error::Refused(events) => {
             anyhow::anyhow!("the daemon could not store {events} events; 'dbufctl stats' says why")

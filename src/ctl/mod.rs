@@ -51,8 +51,8 @@ const COMMON: &str = "Common options";
     after_help = "Examples:\n  dbufctl tail                        the last events, then new ones\n  \
                   dbufctl cat --since -1h -p warning  warnings and worse, last hour\n  \
                   dbufctl stats                       what the daemon counts\n\n\
-                  Without --directory, commands that read files take the directory that the running daemon names, \
-                  and without a daemon the default one.\n\n\
+                  Without --directory, commands that read files use the directory of the running daemon, or the \
+                  default one if no daemon answers.\n\n\
                   Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 damage or loss in the data read, 4 no daemon answers.",
     subcommand_required = true,
     arg_required_else_help = true,

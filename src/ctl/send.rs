@@ -45,7 +45,7 @@ fn tag(text: &str) -> Result<OsString, String> {
     if text.len() <= wire::TAG_BYTES_MAX {
         Ok(text.into())
     } else {
-        Err(format!("a tag has at most {} bytes, and this one {}", wire::TAG_BYTES_MAX, text.len()))
+        Err(format!("a tag has at most {} bytes, and this one has {}", wire::TAG_BYTES_MAX, text.len()))
     }
 }
 
@@ -146,7 +146,7 @@ impl TooLong {
         }
         anyhow::bail!(
             "not sent: {} {} longer than {max_event} bytes, the first is line {}; raise ingest.max_event, or write to \
-             {STREAM_SOCKET} as text, which takes any length",
+             {STREAM_SOCKET} as text of any length",
             self.lines,
             plural(self.lines, "line"),
             self.first
@@ -217,7 +217,7 @@ mod tests {
     fn too_long_an_event_names_the_limit() {
         let (payloads, result) = arriving(|sender| sender.send(b"123456789"));
         assert!(payloads.is_empty());
-        assert!(result.unwrap_err().to_string().contains("9 bytes and the daemon takes 8"));
+        assert!(result.unwrap_err().to_string().contains("9 bytes and the daemon accepts 8"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::select::when;
 /// Parses a field as journalctl does: a name of capital letters, digits and underscores, and its value.
 pub(crate) fn field(text: &str) -> Result<(String, Vec<u8>), String> {
     as_field(text.as_bytes()).ok_or_else(|| {
-        format!("'{}' is no FIELD=VALUE; a field's name has capitals, digits and _", text.escape_default())
+        format!("'{}' is not FIELD=VALUE; a field's name has capitals, digits and _", text.escape_default())
     })
 }
 
@@ -35,14 +35,14 @@ pub enum Boot {
 /// Parses a number of events, or `all`, as journalctl does.
 pub(crate) fn lines(text: &str) -> Result<u64, String> {
     let all = (text == "all").then_some(u64::MAX);
-    all.or_else(|| text.parse().ok()).ok_or_else(|| "it is a number of events, or all".to_owned())
+    all.or_else(|| text.parse().ok()).ok_or_else(|| "allowed: a number of events, or all".to_owned())
 }
 
 pub(crate) fn boot(text: &str) -> Result<Boot, String> {
     if text.is_empty() || text == "0" {
         return Ok(Boot::Current);
     }
-    parse_id(text).map(Boot::Id).ok_or_else(|| format!("'{}' is no boot id of 32 hex digits", text.escape_default()))
+    parse_id(text).map(Boot::Id).ok_or_else(|| format!("'{}' is not a boot id of 32 hex digits", text.escape_default()))
 }
 
 /// An id of 128 bits in hexadecimal, with or without hyphens.
@@ -56,7 +56,7 @@ pub(crate) fn parse_id(text: &str) -> Option<u128> {
 pub(crate) fn period(text: &str) -> Result<Duration, String> {
     let span = when::parse_span(text).and_then(|span| Duration::try_from(span).ok());
     span.filter(|span| (Duration::from_millis(100)..=Duration::from_secs(86_400)).contains(span))
-        .ok_or_else(|| format!("'{}' is no period from 0.1 to 86400 seconds", text.escape_default()))
+        .ok_or_else(|| format!("'{}' is not a period from 0.1 to 86400 seconds", text.escape_default()))
 }
 
 #[cfg(test)]

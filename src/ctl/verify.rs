@@ -120,7 +120,10 @@ fn described(report: &FileReport, torn_bytes: u64) -> String {
 
 fn as_json(report: &FileReport, torn_bytes: u64) -> Value {
     let holds = report.events > 0;
-    let damage = |damage: &scan::Damage| json!({ "offset": damage.offset, "bytes": damage.bytes, "what": damage.what, "events": damage.events });
+    let damage = |damage: &scan::Damage| {
+        let scan::Damage { offset, bytes, what, events } = damage;
+        json!({ "offset": offset, "bytes": bytes, "what": what, "events": events })
+    };
     json!({
         "file": name(report),
         "state": report.file.name.map_or("unknown", |name| name.state.name()),

@@ -44,10 +44,7 @@ impl Banner<'_> {
         };
         row("listens on", &stream);
         row("", &datagram);
-        row(
-            "writes to",
-            &format!("{} ({segments} segments there, next event is number {next})", quoted(self.directory)),
-        );
+        row("writes to", &format!("{} ({segments} segments, next event is number {next})", quoted(self.directory)));
         row("send", &format!("echo hello | nc -UN {stream}"));
         row("", &format!("logger -u {datagram} hello"));
         row("", &format!("{dbufctl} send hello"));
@@ -67,11 +64,11 @@ pub(super) fn announce(recovery: &Recovery, config: &Config, runtime: &Path) {
         tracing::warn!(
             bytes = recovery.torn_bytes,
             segments = recovery.torn_files,
-            "cut torn bytes that an earlier life had not finished writing"
+            "cut off torn bytes that a previous process had not finished writing"
         );
     }
     if recovery.damaged_ranges > 0 {
-        tracing::warn!(places = recovery.damaged_ranges, "segments are damaged; dbufctl verify says where");
+        tracing::warn!(places = recovery.damaged_ranges, "segments are damaged; see dbufctl verify");
     }
     let directory = &config.storage.directory;
     if std::io::stdout().is_terminal() {
@@ -118,7 +115,7 @@ mod tests {
             "echo hello | nc -UN '/run/it'\\''s here/stream.sock'\n",
             "logger -u '/run/it'\\''s here/dgram.sock' hello\n",
             "dbufctl --runtime X send hello\n",
-            "writes to   /d (2 segments there, next event is number 41)",
+            "writes to   /d (2 segments, next event is number 41)",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }

@@ -1,6 +1,6 @@
 //! Writes to the terminal: text on standard output, errors as one line on standard error.
 //!
-//! Input: text. Output: the same on a descriptor. Any thread. Failures: none that the caller hears of; a closed terminal
+//! Input: text. Output: the same on a descriptor. Any thread. Failures: none that the caller sees; a closed terminal
 //! must not end the daemon.
 
 use std::io::Write;

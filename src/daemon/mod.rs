@@ -53,7 +53,7 @@ pub fn main() -> ExitCode {
     if args.print_config {
         print_out(&keys::render(&config));
     } else if args.check_config {
-        print_out("the configuration is right\n");
+        print_out("the configuration is valid\n");
     } else if let Err(error) = run(config, sources, args.runtime) {
         return fail(&error, ExitCode::FAILURE);
     }
@@ -73,7 +73,7 @@ fn fail(error: &anyhow::Error, code: ExitCode) -> ExitCode {
 fn run(config: Config, sources: Sources, runtime: Option<PathBuf>) -> Result<()> {
     // Before any other file is opened: systemd has chosen the numbers of these descriptors.
     let passed = listen_fds::take().context("systemd passed descriptors that cannot be used")?;
-    let signals = signals::install().context("cannot take over the signals")?;
+    let signals = signals::install().context("cannot register the signals")?;
     let log = log::start(config.log.level);
     let runtime = match runtime {
         Some(runtime) => std::path::absolute(runtime)?,

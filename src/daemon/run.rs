@@ -131,7 +131,7 @@ impl Shared {
         let work_waits = self.live.figures.buffer.stats().front_bytes > 0;
         let beats = self.live.beats();
         if !self.with_manager(|manager| manager.look(status, storage, beats, work_waits)) {
-            tracing::error!(beats = ?self.live.beats(), "a thread does not get on; the watchdog is not fed");
+            tracing::error!(beats = ?self.live.beats(), "a thread makes no progress; the watchdog is not fed");
         }
     }
 

@@ -95,7 +95,7 @@ pub(super) async fn serve(listener: UnixListener, answers: Answers) {
             Err(error) => {
                 // Most likely there are no descriptors left. A client that leaves frees one; until then this must not
                 // be a busy loop.
-                tracing::debug!(%error, "cannot accept a dbufctl");
+                tracing::debug!(%error, "cannot accept a connection of dbufctl");
                 tokio::time::sleep(ACCEPT_AGAIN).await;
                 continue;
             }

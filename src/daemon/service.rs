@@ -33,7 +33,7 @@ impl Manager {
     /// From the environment.
     pub(super) fn from_environment() -> Self {
         let notifier = Notifier::from_environment().unwrap_or_else(|error| {
-            tracing::warn!(%error, "NOTIFY_SOCKET cannot be used; systemd will not hear from this daemon");
+            tracing::warn!(%error, "NOTIFY_SOCKET cannot be used; systemd gets no notifications");
             None
         });
         let watchdog = sd_notify::watchdog_enabled().filter(|_| notifier.is_some());
@@ -50,7 +50,7 @@ impl Manager {
         let note = states.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         // With a limit: a service manager that does not read must not block the control plane.
         if let Err(error) = notifier.send(&note, None, Patience::Some) {
-            tracing::debug!(%error, "systemd did not take a note");
+            tracing::debug!(%error, "systemd did not accept a notification");
         }
     }
 
@@ -95,7 +95,7 @@ impl Manager {
         if std::mem::replace(&mut self.storage, storage) != storage {
             match storage {
                 Condition::Ok => tracing::info!("the storage is ok again"),
-                _ => tracing::warn!(storage = storage.name(), "the storage does not take events; see dbufctl stats"),
+                _ => tracing::warn!(storage = storage.name(), "the storage does not accept events; see dbufctl stats"),
             }
         }
         // In a failure people watch the status, and want to see its end.

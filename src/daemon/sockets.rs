@@ -76,7 +76,7 @@ impl Runtime {
         let shown = path.display();
         // Other processes see a socket's path, and may have another working directory.
         let path = std::path::absolute(path).with_context(|| format!("{shown}: not a usable path"))?;
-        make_runtime_dir(&path).with_context(|| format!("{shown}: cannot make the directory of the sockets"))?;
+        make_runtime_dir(&path).with_context(|| format!("{shown}: cannot create the directory of the sockets"))?;
         let directory =
             File::open(&path).with_context(|| format!("{shown}: cannot open the directory of the sockets"))?;
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
@@ -99,7 +99,7 @@ impl Runtime {
         let make = |name: &str, kind, mode, group| -> Result<(OwnedFd, Made)> {
             let path = self.path.join(name);
             make_way(&path, kind)?;
-            make(&path, kind, mode, group).with_context(|| format!("{}: cannot make the socket", path.display()))
+            make(&path, kind, mode, group).with_context(|| format!("{}: cannot create the socket", path.display()))
         };
         let mut ingest_socket = |passed: Option<OwnedFd>, name, kind| match passed {
             Some(socket) => Ok(socket),
@@ -159,7 +159,9 @@ impl Drop for Made {
 fn make(path: &Path, kind: SockType, mode: u32, group: Option<Gid>) -> Result<(OwnedFd, Made)> {
     let length = path.as_os_str().len();
     if length > PATH_BYTES_MAX {
-        bail!("the path has {length} bytes, a socket's may have {PATH_BYTES_MAX}; choose a shorter one with --runtime");
+        bail!(
+            "the path has {length} bytes, and a socket's at most {PATH_BYTES_MAX}; choose a shorter one with --runtime"
+        );
     }
     let socket = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     // unix(7): the file gets the socket's own mode without the bits of the umask, which are restored below.
@@ -183,8 +185,8 @@ fn make_way(path: &Path, kind: SockType) -> Result<()> {
     let shown = path.display();
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => bail!("{shown}: cannot be looked at: {error}"),
-        Ok(meta) if !meta.file_type().is_socket() => bail!("{shown} is there and is no socket; remove it"),
+        Err(error) => bail!("{shown}: cannot be read: {error}"),
+        Ok(meta) if !meta.file_type().is_socket() => bail!("{shown} exists and is not a socket; remove it"),
         Ok(_) => {}
     }
     match answering(path, kind) {
@@ -234,13 +236,13 @@ struct Passed {
 fn sort(sockets: Vec<(OwnedFd, String)>) -> Result<Passed> {
     let mut passed = Passed::default();
     for (socket, name) in sockets {
-        let kind = getsockopt(&socket, sockopt::SockType).context("a passed descriptor is no socket")?;
+        let kind = getsockopt(&socket, sockopt::SockType).context("a passed descriptor is not a socket")?;
         let is_control = name == "control" || path_of(&socket).is_some_and(|path| path.ends_with(CONTROL_SOCKET));
         let place = match kind {
             SockType::Datagram => &mut passed.datagram,
             SockType::Stream if is_control => &mut passed.control,
             SockType::Stream => &mut passed.stream,
-            other => bail!("a passed socket is of type {other:?}; dbufd takes stream and datagram sockets"),
+            other => bail!("a passed socket is of type {other:?}; dbufd accepts stream and datagram sockets"),
         };
         if place.is_some() {
             tracing::warn!(name, "systemd passed a second socket of one kind; it is not served");
@@ -316,7 +318,7 @@ mod tests {
         std::fs::write(dir.path().join(STREAM_SOCKET), "precious").unwrap();
         let runtime = Runtime::take(dir.path()).unwrap();
         let error = runtime.open(&ingest(0o666), None, Vec::new()).unwrap_err().to_string();
-        assert!(error.contains("is no socket"), "{error}");
+        assert!(error.contains("is not a socket"), "{error}");
     }
 
     #[test]

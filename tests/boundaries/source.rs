@@ -47,7 +47,7 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn parse(text: &str) -> Self {
-        let words = without_tests(words(text));
+        let words = without_tests(&words(text));
         let mut source = Self::default();
         let mut inline: Vec<(String, usize)> = Vec::new();
         let mut depth = 0;
@@ -106,7 +106,7 @@ fn test_children(text: &str) -> BTreeSet<String> {
         let module = |three: &[Word]| three[0].text == "mod" && three[2].text == ";";
         words.windows(3).filter(|three| module(three)).map(|three| three[1].text.clone()).collect()
     };
-    declared(&all).difference(&declared(&without_tests(all.clone()))).cloned().collect()
+    declared(&all).difference(&declared(&without_tests(&all))).cloned().collect()
 }
 
 fn is_identifier(words: &[Word], at: usize) -> bool {
@@ -181,7 +181,7 @@ fn read_use(
 }
 
 /// Leaves out every item behind an attribute `cfg(test)`, also one such as `cfg(any(test, feature = "tap"))`.
-fn without_tests(words: Vec<Word>) -> Vec<Word> {
+fn without_tests(words: &[Word]) -> Vec<Word> {
     let text = |at: usize| words.get(at).map_or("", |word| word.text.as_str());
     let mut kept = Vec::with_capacity(words.len());
     let mut at = 0;
@@ -191,12 +191,12 @@ fn without_tests(words: Vec<Word>) -> Vec<Word> {
             at += 1;
             continue;
         }
-        let end = closing(&words, at + 1);
+        let end = closing(words, at + 1);
         let is_test = text(at + 2) == "cfg"
             && (at + 3..end).any(|at| text(at) == "test" && !(text(at - 1) == "(" && text(at - 2) == "not"));
         at = end + 1;
         if is_test {
-            at = end_of_item(&words, at);
+            at = end_of_item(words, at);
         }
     }
     kept

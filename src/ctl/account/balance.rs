@@ -195,19 +195,19 @@ impl Balance {
             found.extend(self.files.findings.sentence());
         }
         if self.files.foreign_events > 0 {
-            found.push(format!("{} events are of other segments than the daemon's", self.files.foreign_events));
+            found.push(format!("{} events belong to other segments than the daemon's", self.files.foreign_events));
         }
         if !self.has_claims {
             return found;
         }
         for row in self.rows.iter().filter(|row| row.sent < row.stored + row.lost_total()) {
             let (name, more) = (row.name(), row.stored + row.lost_total() - row.sent);
-            found.push(format!("{name}: {more} events more are stored or lost than came in"));
+            found.push(format!("{name}: {more} more events are stored or lost than were accepted"));
         }
         let given_out = self.sequences.1.saturating_sub(self.sequences.0);
         if self.stored() != given_out {
             found.push(format!(
-                "{} events are counted as stored, and {given_out} sequences were given out",
+                "{} events are counted as stored, and {given_out} sequences were assigned",
                 self.stored()
             ));
         }
@@ -218,7 +218,7 @@ impl Balance {
             found.push(format!("{} events that were stored are in no file", expected - self.in_files()));
         }
         if self.losses_are_late {
-            found.push("the files tell of more losses than were counted".to_owned());
+            found.push("the files report more losses than were counted".to_owned());
         }
         found
     }

@@ -69,16 +69,16 @@ fn line(text: &mut String, name: &str, via: &str, figures: [u64; 5]) {
 fn reported_at(loss: &Loss, time: &dyn Fn(u64) -> String) -> String {
     let (first, last) = (time(loss.first_ns), time(loss.last_ns));
     let when = if first == last { format!("at {first}") } else { format!("from {first} to {last}") };
-    format!("; the files tell of {}, {when}", count(loss.events as f64))
+    format!("; the files report {}, {when}", count(loss.events as f64))
 }
 
 fn verdict(text: &mut String, balance: &Balance) {
     let number = |events: u64| count(events as f64);
     if balance.withdrawn > 0 {
-        let _ = writeln!(text, "lost after they were stored, for a sync failed: {}", number(balance.withdrawn));
+        let _ = writeln!(text, "lost after they were stored, because a sync failed: {}", number(balance.withdrawn));
     }
     if balance.deleted > 0 {
-        let _ = writeln!(text, "deleted with the oldest files: {} that were stored", number(balance.deleted));
+        let _ = writeln!(text, "deleted with the oldest files: {} stored events", number(balance.deleted));
     }
     if balance.files.older_events > 0 {
         let events = plural(balance.files.older_events, "event");

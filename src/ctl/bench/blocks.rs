@@ -74,7 +74,7 @@ impl Blocks {
     }
 
     /// The writer and index that a block names; None if it is not a block.
-    pub(super) fn who(block: &[u8]) -> Option<(usize, u64)> {
+    pub(super) fn identity(block: &[u8]) -> Option<(usize, u64)> {
         let (id, _) = block.split_first_chunk::<ID_BYTES>()?;
         let digit = |byte: u8| ALPHABET.iter().position(|&known| known == byte);
         let index = id[1..].iter().rev().try_fold(0, |index, &byte| Some(index << 6 | digit(byte)? as u64))?;
@@ -83,7 +83,7 @@ impl Blocks {
 
     /// Whether `block` is, to the last byte, the block that it names.
     pub(super) fn is_right(&self, block: &[u8]) -> bool {
-        Self::who(block).is_some_and(|(writer, index)| block[ID_BYTES..] == *self.rest(self.hash(writer, index)))
+        Self::identity(block).is_some_and(|(writer, index)| block[ID_BYTES..] == *self.rest(self.hash(writer, index)))
     }
 }
 
@@ -98,7 +98,7 @@ mod tests {
         for (writer, index) in [(0, 0), (3, 1), (63, INDEX_MAX - 1), (5, 123_456_789)] {
             blocks.fill(writer, index, &mut block);
             assert!((10..=300).contains(&block.len()));
-            assert_eq!(Blocks::who(&block), Some((writer, index)));
+            assert_eq!(Blocks::identity(&block), Some((writer, index)));
             assert!(blocks.is_right(&block));
             for at in 0..block.len() {
                 let right = block[at];
@@ -110,7 +110,7 @@ mod tests {
             block.push(b'A');
             assert!(!blocks.is_right(&block), "grown");
         }
-        assert_eq!(Blocks::who(b"hello"), None);
+        assert_eq!(Blocks::identity(b"hello"), None);
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl Datagrams {
 impl Way for Datagrams {
     fn put(&mut self, block: &[u8]) -> anyhow::Result<()> {
         let sent = self.0.send(block);
-        sent.map(|_| ()).with_context(|| format!("a datagram of {} bytes was not taken", block.len()))
+        sent.map(|_| ()).with_context(|| format!("a datagram of {} bytes was not accepted", block.len()))
     }
 
     fn push(&mut self) -> anyhow::Result<()> {

@@ -38,15 +38,15 @@ impl Place {
         if let Some(path) = asked {
             let holds_segments = Directory::open(path).is_ok_and(|directory| !directory.files.is_empty());
             if holds_segments {
-                let text = format!("{}: holds segments already; name an empty directory", path.display());
+                let text = format!("{}: already holds segments; name an empty directory", path.display());
                 return Err(Failure::Usage(text).into());
             }
-            fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+            fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
             return Ok(Self { path: path.to_owned(), is_temporary: false });
         }
         let path = std::env::temp_dir().join(format!("dbufctl-bench-{}", std::process::id()));
         let made = fs::DirBuilder::new().mode(0o700).create(&path);
-        made.with_context(|| format!("cannot make {}; set TMPDIR, or give --directory", path.display()))?;
+        made.with_context(|| format!("cannot create {}; set TMPDIR, or give --directory", path.display()))?;
         Ok(Self { path, is_temporary: true })
     }
 }

@@ -100,7 +100,7 @@ impl<'a> Proof<'a> {
     }
 
     fn see_block(&mut self, payload: &[u8]) {
-        let known = Blocks::who(payload).filter(|(writer, _)| *writer < self.next.len());
+        let known = Blocks::identity(payload).filter(|(writer, _)| *writer < self.next.len());
         let (Some((writer, index)), true) = (known, self.blocks.is_right(payload)) else {
             self.verdict.wrong += 1;
             return;

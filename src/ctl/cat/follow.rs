@@ -27,14 +27,14 @@ pub(super) fn run(directory: &Path, read_from: u64, mut show: Show<'_>) -> anyho
     let source = |source: &Source<'_>| selection.wants_source(source);
     let wanted = selection.wanted(read_from, &source);
     let failed = || format!("{}: cannot be followed", directory.display());
-    let mut signals = signals().context("signals cannot be taken")?;
+    let mut signals = signals().context("cannot register the signals")?;
     let mut follower = Follower::open(directory, read_from, false).with_context(failed)?;
     loop {
         let _ = follower.poll(&wanted, |item| show.forward(&item)).with_context(failed)?;
         show.write_now()?;
         match wait(follower.as_fd(), &mut signals).context("waiting failed")? {
             Why::Changed => {}
-            Why::Signal | Why::NobodyReads => return show.finish(),
+            Why::Signal | Why::ReaderGone => return show.finish(),
         }
     }
 }
@@ -42,7 +42,7 @@ pub(super) fn run(directory: &Path, read_from: u64, mut show: Show<'_>) -> anyho
 enum Why {
     Changed,
     Signal,
-    NobodyReads,
+    ReaderGone,
 }
 
 /// A socket that becomes readable on a signal to end.
@@ -67,11 +67,11 @@ fn wait(directory: Option<BorrowedFd<'_>>, signals: &mut UnixStream) -> nix::Res
             Err(errno) => return Err(errno),
             Ok(_) => {}
         }
-        let nobody_reads = fds[0].revents().is_some_and(|flags| flags.contains(PollFlags::POLLERR));
+        let reader_gone = fds[0].revents().is_some_and(|flags| flags.contains(PollFlags::POLLERR));
         drop(fds);
         return Ok(match signals.read(&mut [0; 16]) {
             Ok(_) => Why::Signal,
-            Err(_) if nobody_reads => Why::NobodyReads,
+            Err(_) if reader_gone => Why::ReaderGone,
             Err(_) => Why::Changed,
         });
     }

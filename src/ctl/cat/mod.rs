@@ -161,8 +161,8 @@ pub(super) fn open(files: &[PathBuf], directory: &Path) -> anyhow::Result<Direct
         let advice = match error.kind() {
             io::ErrorKind::NotFound if files.is_empty() => "say where the segments are with --directory DIR",
             io::ErrorKind::NotFound => "see 'dbufctl segments' for the files that are there",
-            io::ErrorKind::PermissionDenied => "ask as root, or as a user who may read it",
-            _ => "see whether the disk is well",
+            io::ErrorKind::PermissionDenied => "run dbufctl as root, or as a user with read access",
+            _ => "check the disk; see dmesg",
         };
         anyhow::anyhow!("{}: {error}; {advice}", path.display())
     })

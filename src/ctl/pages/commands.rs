@@ -19,13 +19,13 @@ pub(super) fn dbufctl(table: &Command) -> Page {
     let mut page = Page::new("dbufctl", 1, &about(table));
     head(&mut page, table);
     page.paragraph(
-        "The commands `cat`, `tail`, `segments`, `verify` and `account` work on the files alone: they need no daemon, and no \
-         privileges beyond read access to the files. Most others ask dbufd(8) over its control socket, or send to it.",
+        "The commands `cat`, `tail`, `segments`, `verify` and `account` work on the files alone: they need no daemon, \
+         and only read access to the files. Most others ask dbufd(8) over its control socket, or send to it.",
     );
     for note in notes(table) {
         page.paragraph(&note);
     }
-    page.paragraph("Each command has a page of its own; `dbufctl COMMAND --help` says the same in short.");
+    page.paragraph("Each command has a page of its own; `dbufctl COMMAND --help` is the short form.");
     options(&mut page, table);
     page.of_clap(|to| Man::new(table.clone().subcommand_help_heading("COMMANDS")).render_subcommands_section(to));
     exit_status(&mut page);
@@ -34,7 +34,7 @@ pub(super) fn dbufctl(table: &Command) -> Page {
     segments(&mut page);
     page.item(
         &format!("`{SYSTEM_RUNTIME_DIR}/control.sock`, `$XDG_RUNTIME_DIR/dbufd/control.sock`"),
-        "The socket that the daemon answers at: that of the whole machine, that of an ordinary user.",
+        "The control socket of the whole machine's daemon, and of an ordinary user's.",
     );
     examples(&mut page, table);
     let pages = table.get_subcommands().map(|command| format!("dbufctl-{}(1)", command.get_name()));
@@ -125,8 +125,8 @@ pub(super) fn examples(page: &mut Page, command: &Command) {
 
 fn exit_status(page: &mut Page) {
     page.section("EXIT STATUS");
-    page.item("`0`", "Fine. Also where whoever read the output has gone, as `head` does.");
-    page.item("`1`", "It failed; one line on standard error says what, why, and what to do about it.");
+    page.item("`0`", "Success. Also if the reader of the output ends early, as `head` does.");
+    page.item("`1`", "Failure; one line on standard error says what failed, why, and what to do.");
     page.item("`2`", "Wrong usage.");
     page.item("`3`", "Damage or loss was found in the data that was read. What could be read was printed.");
     page.item("`4`", "No daemon answers.");
@@ -136,21 +136,21 @@ fn environment(page: &mut Page) {
     page.section("ENVIRONMENT");
     page.item(
         "`RUNTIME_DIRECTORY`, `XDG_RUNTIME_DIR`",
-        "Where the daemon's sockets are looked for; the rule is in dbufd(8). `--runtime` wins.",
+        "Where dbufctl looks for the daemon's sockets; see dbufd(8) for the rule. `--runtime` wins.",
     );
     page.item(
         "`LOGS_DIRECTORY`, `XDG_STATE_HOME`, `HOME`",
-        "Where the segments are looked for when no daemon answers; the rule is in dbufd(8). `--directory` wins.",
+        "Where dbufctl looks for the segments if no daemon answers; see dbufd(8) for the rule. `--directory` wins.",
     );
-    page.item("`NO_COLOR`, `TERM`", "No colors where the first is set, or where the second is `dumb`.");
-    page.item("`TZ`", "The time zone of what is printed, and of the times that `--since` and `--until` name.");
-    page.item("`TMPDIR`", "Where `bench` keeps its segments for as long as it runs.");
+    page.item("`NO_COLOR`, `TERM`", "No colors if the first is set, or the second is `dumb`.");
+    page.item("`TZ`", "The time zone of printed times, and of `--since` and `--until`.");
+    page.item("`TMPDIR`", "Where `bench` keeps its segments while it runs.");
 }
 
 fn segments(page: &mut Page) {
     page.item(
         &format!("`{SYSTEM_SEGMENTS_DIR}`, `$XDG_STATE_HOME/dbufd` (`~/.local/state/dbufd`)"),
-        "The segments: those of the whole machine, those of an ordinary user; see dbuf-format(5).",
+        "The segments of the whole machine's daemon, and of an ordinary user's; see dbuf-format(5).",
     );
 }
 

@@ -43,7 +43,15 @@ pub struct SelectionArgs {
     #[arg(long, value_name = "CURSOR")]
     pub cursor: Option<Cursor>,
     /// Events of the current boot, or of the one with this id
-    #[arg(short, long, value_name = "ID", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = boot)]
+    #[arg(
+        short,
+        long,
+        value_name = "ID",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        value_parser = boot
+    )]
     pub boot: Option<Boot>,
     /// Fields that must be there; values of one name are alternatives.
     #[arg(skip)]

@@ -35,7 +35,7 @@ impl FromStr for Cursor {
                 sequence: u64::from_str_radix(sequence, 16).ok()?,
             })
         };
-        let wrong = || format!("'{}' is no cursor; take one from __CURSOR of '-o json'", text.escape_default());
+        let wrong = || format!("'{}' is not a cursor; take one from __CURSOR of '-o json'", text.escape_default());
         parts().ok_or_else(wrong)
     }
 }

@@ -55,7 +55,7 @@ pub(crate) struct Selection {
     /// The boot.
     pub(crate) boot: Option<u128>,
     priority: Option<RangeInclusive<u8>>,
-    who: Who,
+    senders: Senders,
     grep: Option<Regex>,
     /// Names, and the values of which an event must have one.
     fields: Vec<(String, Vec<Vec<u8>>)>,
@@ -63,7 +63,7 @@ pub(crate) struct Selection {
 
 /// Filters on the sender. Each list is empty if it does not matter.
 #[derive(Clone, Debug, Default)]
-struct Who {
+struct Senders {
     tags: Vec<Vec<u8>>,
     units: Vec<Unit>,
     pids: Vec<u32>,
@@ -108,7 +108,7 @@ impl Selection {
             stream: args.cursor.map(|cursor| cursor.stream),
             boot,
             priority: args.priority.clone(),
-            who: Who {
+            senders: Senders {
                 tags: args.tag.iter().map(|tag| tag.as_bytes().to_vec()).collect(),
                 units: args.unit.iter().map(|text| unit(text)).collect::<Result<_, _>>()?,
                 pids: args.pid.clone(),
@@ -151,7 +151,7 @@ impl Selection {
         self.time_ns.contains(&record.time_ns)
             && sequence >= self.first_sequence
             && self.priority.as_ref().is_none_or(|range| range.contains(&record.priority()))
-            && self.who.includes(source)
+            && self.senders.includes(source)
             && self.grep.as_ref().is_none_or(|regex| regex.is_match(payload))
     }
 
@@ -167,16 +167,16 @@ impl Selection {
 
     /// Whether a sender is wanted.
     pub(crate) fn wants_source(&self, source: &Source<'_>) -> bool {
-        self.who.includes(source)
+        self.senders.includes(source)
     }
 
     /// Whether a loss is wanted: yes if one of the lost events might have been. Their text and priority are unknown.
     pub(crate) fn wants_loss(&self, time_ns: u64, source: &Source<'_>) -> bool {
-        self.time_ns.contains(&time_ns) && self.who.includes(source)
+        self.time_ns.contains(&time_ns) && self.senders.includes(source)
     }
 }
 
-impl Who {
+impl Senders {
     #[inline]
     fn includes(&self, source: &Source<'_>) -> bool {
         (self.tags.is_empty() || self.tags.iter().any(|tag| tag == source.tag))
@@ -226,7 +226,7 @@ fn grep(pattern: &str) -> Result<Regex, Failure> {
     let built = RegexBuilder::new(pattern).case_insensitive(!pattern.chars().any(char::is_uppercase)).build();
     built.map_err(|error| {
         let shown = pattern.escape_default();
-        Failure::Usage(format!("--grep: '{shown}' is no regular expression: {}", first_line(&error)))
+        Failure::Usage(format!("--grep: '{shown}' is not a regular expression: {}", first_line(&error)))
     })
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn parse(text: &str) -> Result<u8, String> {
     let number = || text.parse::<u8>().ok().filter(|number| *number < 8);
     by_name.map(|index| index as u8).or_else(number).ok_or_else(|| {
         format!(
-            "'{}' is no priority; it is 0..7 or emerg, alert, crit, err, warning, notice, info, debug",
+            "'{}' is not a priority; allowed: 0..7 or emerg, alert, crit, err, warning, notice, info, debug",
             text.escape_default()
         )
     })

@@ -20,7 +20,7 @@ const EXAMPLES: &str =
 /// One line that says what is wrong and what would be right.
 pub(crate) fn parse(text: &str, now: &Zoned) -> Result<u64, String> {
     let found = relative(text, now).or_else(|| absolute(text, now));
-    let time = found.ok_or_else(|| format!("'{}' is no point in time; {EXAMPLES}", text.escape_default()))?;
+    let time = found.ok_or_else(|| format!("'{}' is not a point in time; {EXAMPLES}", text.escape_default()))?;
     Ok(u64::try_from(time.as_nanosecond()).unwrap_or(0))
 }
 
