@@ -15,6 +15,7 @@ mod command;
 mod completions;
 pub mod context;
 mod daemon;
+mod directory;
 mod failure;
 mod findings;
 mod output;

@@ -7,16 +7,17 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::Args;
+use jiff::Zoned;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
 use serde_json::{Value, json};
 
-use super::cat;
 use super::context::Context;
+use super::directory::{self, file_name};
 use super::output::print_out;
+use super::print::clock::timestamp;
 use super::print::escape::{json_line, visible};
 use super::stats::bytes_for_eyes;
-use crate::pipeline::store::scan::{Described, SegmentFile, describe};
+use crate::pipeline::store::scan::{Described, describe};
 
 /// `segments`
 #[derive(Clone, Copy, Debug, Args)]
@@ -31,9 +32,9 @@ pub struct SegmentsArgs {
 /// # Errors
 /// The directory cannot be listed, a file in it cannot be read, or the output cannot be written.
 pub(super) fn run(args: SegmentsArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let directory = cat::open(&[], &context.directory)?;
+    let directory = directory::open(&[], &context.directory)?;
     // A file that was deleted after the directory was listed is left out.
-    let rows: Vec<_> = directory.files.iter().filter_map(|file| Some((name(file), describe(file)?))).collect();
+    let rows: Vec<_> = directory.files.iter().filter_map(|file| Some((file_name(file), describe(file)?))).collect();
     if args.json {
         print_out(&json_line(&rows.iter().map(|(name, held)| as_json(name, held)).collect()))?;
     } else {
@@ -44,10 +45,6 @@ pub(super) fn run(args: SegmentsArgs, context: &Context) -> anyhow::Result<ExitC
         anyhow::bail!("{unreadable} of {} files cannot be read; run 'dbufctl verify'", rows.len());
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn name(file: &SegmentFile) -> String {
-    file.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn as_json(name: &str, held: &Described) -> Value {
@@ -84,9 +81,4 @@ fn table(rows: &[(String, Described)], zone: &TimeZone) -> String {
         };
     }
     text
-}
-
-/// Every 64-bit number of nanoseconds is in the calendar: the last is in 2554.
-pub(super) fn timestamp(ns: u64) -> Timestamp {
-    Timestamp::from_nanosecond(i128::from(ns)).unwrap_or_default()
 }

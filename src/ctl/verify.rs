@@ -12,8 +12,8 @@ use std::process::ExitCode;
 use clap::{Args, ValueHint};
 use serde_json::{Value, json};
 
-use super::cat;
 use super::context::Context;
+use super::directory::{self, file_name};
 use super::failure::DAMAGE_EXIT;
 use super::findings::plural;
 use super::output::Output;
@@ -49,7 +49,7 @@ struct Sum {
 /// # Errors
 /// The files cannot be listed, or the output cannot be written.
 pub(super) fn run(args: &VerifyArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let directory = cat::open(&args.files, &context.directory)?;
+    let directory = directory::open(&args.files, &context.directory)?;
     let mut output = Output::stdout()?;
     let mut sum = Sum::default();
     let mut rows = Vec::new();
@@ -90,13 +90,9 @@ fn is_held(directory: &Path) -> bool {
     locks.lines().any(|line| line.contains("FLOCK") && line.split_whitespace().any(|word| word.ends_with(&inode)))
 }
 
-fn name(report: &FileReport) -> String {
-    report.file.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
 fn described(report: &FileReport, torn_bytes: u64) -> String {
     let is_well = report.damage.is_empty() && torn_bytes == 0;
-    let mut text = format!("{}: ", visible(&name(report)));
+    let mut text = format!("{}: ", visible(&file_name(&report.file)));
     let _ = writeln!(
         text,
         "{}, {} {} in {} {}, {} bytes",
@@ -125,7 +121,7 @@ fn as_json(report: &FileReport, torn_bytes: u64) -> Value {
         json!({ "offset": offset, "bytes": bytes, "what": what, "events": events })
     };
     json!({
-        "file": name(report),
+        "file": file_name(&report.file),
         "state": report.file.name.map_or("unknown", |name| name.state.name()),
         "ok": report.damage.is_empty() && torn_bytes == 0,
         "bytes": report.file.bytes,

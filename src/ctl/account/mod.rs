@@ -21,9 +21,9 @@ use std::process::ExitCode;
 use clap::Args;
 use jiff::Zoned;
 
-use super::cat;
 use super::context::Context;
 use super::daemon::{self, ANSWER_TIMEOUT};
+use super::directory;
 use super::failure::{DAMAGE_EXIT, Failure};
 use super::output::print_out;
 use super::print::escape::json_line;
@@ -47,11 +47,11 @@ const ASKS_MAX: usize = 5;
 /// # Errors
 /// The files cannot be listed, or the output cannot be written.
 pub(super) fn run(args: AccountArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let mut directory = cat::open(&[], &context.directory)?;
+    let mut directory = directory::open(&[], &context.directory)?;
     let (claims, silence) = match ask(context) {
         Ok(claims) => {
             // Everything that was stored before that answer is in the files by now.
-            directory = cat::open(&[], &context.directory)?;
+            directory = directory::open(&[], &context.directory)?;
             (Some(claims), None)
         }
         Err(why) => (None, Some(why)),

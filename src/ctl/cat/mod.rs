@@ -11,14 +11,13 @@ mod follow;
 mod show;
 
 use std::fs::File;
-use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use jiff::Zoned;
 
 use super::context::Context;
+use super::directory::open;
 use super::output::Output;
 use super::print::Printer;
 use super::select::Selection;
@@ -145,27 +144,6 @@ impl Last {
             }
         }
     }
-}
-
-/// Opens the segments of `files`, or of `directory` if there are none.
-pub(super) fn open(files: &[PathBuf], directory: &Path) -> anyhow::Result<Directory> {
-    let opened = match files {
-        [] => Directory::open(directory).map_err(|error| (directory, error)),
-        [only] if only.is_dir() => Directory::open(only).map_err(|error| (only.as_path(), error)),
-        files => match files.iter().find_map(|file| Some((file, file.metadata().err()?))) {
-            Some((file, error)) => Err((file.as_path(), error)),
-            None => Directory::of_files(files).map_err(|error| (files[0].as_path(), error)),
-        },
-    };
-    opened.map_err(|(path, error)| {
-        let advice = match error.kind() {
-            io::ErrorKind::NotFound if files.is_empty() => "say where the segments are with --directory DIR",
-            io::ErrorKind::NotFound => "see 'dbufctl segments' for the files that are there",
-            io::ErrorKind::PermissionDenied => "run dbufctl as root, or as a user with read access",
-            _ => "check the disk; see dmesg",
-        };
-        anyhow::anyhow!("{}: {error}; {advice}", path.display())
-    })
 }
 
 /// Leaves out files of other boots, and refuses a cursor of another directory. This reads the header of each file, so

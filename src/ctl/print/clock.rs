@@ -33,6 +33,11 @@ impl Style {
     }
 }
 
+/// A time as the calendar has it. Every 64-bit number of nanoseconds is in the calendar: the last is in 2554.
+pub(crate) fn timestamp(ns: u64) -> Timestamp {
+    Timestamp::from_nanosecond(i128::from(ns)).unwrap_or_default()
+}
+
 /// Turns times into text.
 #[derive(Debug)]
 pub(super) struct Clock {
@@ -53,8 +58,7 @@ impl Clock {
         let (before, digits, after) = self.style.parts();
         let second = ns / SECOND_NS;
         if self.second != Some(second) {
-            // 2^64 nanoseconds end in the year 2554: every second is in the calendar.
-            let time = Timestamp::from_second(second.cast_signed()).unwrap_or_default().to_zoned(self.zone.clone());
+            let time = timestamp(second * SECOND_NS).to_zoned(self.zone.clone());
             self.before = time.strftime(before).to_string();
             self.after = time.strftime(after).to_string();
             self.second = Some(second);

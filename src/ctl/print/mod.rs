@@ -6,7 +6,7 @@
 //! A pipe gets the bytes unchanged from `cat`, `raw`, `json` and `export` (in JSON's own escapes), while the formats
 //! for people make control bytes visible there, too.
 
-mod clock;
+pub(crate) mod clock;
 pub(crate) mod escape;
 mod fields;
 mod format;
