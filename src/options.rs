@@ -67,7 +67,7 @@ pub struct Storage {
 }
 
 impl Default for Storage {
-    /// The defaults of the configuration, but for the directory, which depends on who runs the daemon.
+    /// The defaults of the configuration, except the directory, which depends on the user.
     fn default() -> Self {
         Self {
             directory: PathBuf::new(),

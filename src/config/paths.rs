@@ -200,7 +200,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let uid = Uid::effective().as_raw();
         let path = dir.path().join("sockets");
-        check_private(&path, uid).expect("a folder that is not there yet harms nobody");
+        check_private(&path, uid).expect("a missing folder is accepted");
         std::fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
         check_private(&path, uid).unwrap();
         assert!(check_private(&path, uid + 1).unwrap_err().to_string().contains("another user"));

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_daemons_own_words_are_passed_on() {
+    fn the_daemons_own_error_is_passed_on() {
         let error = served(b"{\"ok\":false,\"error\":\"disk on fire\"}\n", ANSWER_TIMEOUT).unwrap_err();
         assert_eq!(error.to_string(), "ping: the daemon refused: disk on fire");
         assert!(!is_no_daemon(&error));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_and_nobody_answering_are_told_apart_from_a_refusal() {
+    fn no_daemon_and_a_silent_daemon_differ_from_a_refusal() {
         let dir = tempfile::tempdir().unwrap();
         assert!(is_no_daemon(&ask(dir.path(), "ping", ANSWER_TIMEOUT).unwrap_err()));
         let path = dir.path().join(CONTROL_SOCKET);

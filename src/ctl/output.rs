@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_that_has_gone_is_no_complaint() {
+    fn a_reader_that_has_gone_is_no_error() {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
         let mut output = Output::new(writer);

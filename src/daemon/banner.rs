@@ -87,11 +87,11 @@ pub(super) fn announce(recovery: &Recovery, config: &Config, runtime: &Path) {
 
 /// How a person calls dbufctl: by name if the shell finds it, otherwise by the path next to this program.
 fn dbufctl() -> String {
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("dbufctl")));
+    let neighbor = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("dbufctl")));
     let found_by = |dir: PathBuf| dir.join("dbufctl").is_file();
     let on_path = std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(found_by));
-    match beside {
-        Some(beside) if !on_path && beside.is_file() => quoted(&beside),
+    match neighbor {
+        Some(neighbor) if !on_path && neighbor.is_file() => quoted(&neighbor),
         _ => "dbufctl".to_owned(),
     }
 }

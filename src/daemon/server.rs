@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_say_nothing_or_read_nothing_keep_nobody_else_from_an_answer() {
+    fn clients_that_say_nothing_or_read_nothing_do_not_block_others() {
         with_server(|path| {
             let silent: Vec<Client> = (0..CLIENTS_MAX - 2).map(|_| Client::connect(path).unwrap()).collect();
             let mut deaf = Client::connect(path).unwrap();

@@ -180,8 +180,8 @@ mod tests {
 
     #[test]
     fn looks_get_rarer_while_nothing_changes_but_never_rarer_than_the_watchdog_needs() {
-        let nobody = Notifier::to(b"@dbufd-nobody-listens-here").unwrap();
-        let mut manager = Manager::new(Some(nobody), Some(Duration::from_secs(30)));
+        let silent = Notifier::to(b"@dbufd-nothing-listens-here").unwrap();
+        let mut manager = Manager::new(Some(silent), Some(Duration::from_secs(30)));
         let beats = || vec![beat(1, Activity::Parked)];
         manager.look("a".into(), Condition::Ok, beats(), false);
         assert_eq!(manager.look_after(), Some(STATUS_EVERY));

@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_somebody_serves_is_left_alone_and_its_holder_named() {
+    fn a_socket_in_use_is_left_alone_and_its_owner_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(STREAM_SOCKET);
         let alive = UnixListener::bind(&path).unwrap();
@@ -333,11 +333,11 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_too_long_is_told_in_bytes() {
+    fn the_error_of_a_path_that_is_too_long_gives_the_limit_in_bytes() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = Runtime::take(&dir.path().join("x".repeat(120))).unwrap();
         let error = format!("{:#}", runtime.open(&ingest(0o666), None, Vec::new()).unwrap_err());
-        assert!(error.contains("may have 107"), "{error}");
+        assert!(error.contains("at most 107"), "{error}");
     }
 
     #[test]
