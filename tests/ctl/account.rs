@@ -176,5 +176,5 @@ fn an_answer_that_is_no_account_is_not_believed() {
     let Told { fixture, .. } = Told::new();
     serve(&fixture.runtime(), |_| r#"{"ok":true,"data":{"producers":[{"source":"zz"}]}}"#.into());
     let ran = fixture.run("account");
-    assert!(ran.out.contains("not understood"), "{ran:?}");
+    assert!(ran.out.contains("is not an account"), "{ran:?}");
 }

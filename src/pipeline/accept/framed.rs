@@ -6,7 +6,7 @@
 
 use std::os::fd::OwnedFd;
 
-use dbuf_client::wire::HEAD_BYTES;
+use dbuf_wire::frames::HEAD_BYTES;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 

@@ -11,7 +11,7 @@ mod ring;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use dbuf_client::wire::{CONTROL_BYTES_MAX, HEAD_BYTES, MAGIC, is_framed};
+use dbuf_wire::frames::{CONTROL_BYTES_MAX, HEAD_BYTES, MAGIC, is_framed};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{Shutdown, shutdown};
 use rustix::io::ioctl_fionread;

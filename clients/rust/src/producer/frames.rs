@@ -10,9 +10,9 @@ use std::time::Instant;
 use super::Book;
 use super::clock::Moment;
 use super::connection::Connection;
-use crate::ring::record::{self, Stamp};
-use crate::ring::{Found, RingProducer};
 use crate::wire::{Event, Frame, Head, Level, Welcome, feature};
+use dbuf_wire::ring::record::{self, Stamp};
+use dbuf_wire::ring::{Found, RingProducer};
 
 /// Frames are gathered up to about this many bytes before they are written.
 const GATHER_BYTES: usize = 64 << 10;

@@ -1,5 +1,5 @@
 use super::*;
-use dbuf_client::wire::Level;
+use dbuf_wire::frames::Level;
 use proptest::prelude::*;
 
 const MAX_EVENT: usize = 1000;

@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 
-use dbuf_client::ring::{Memory, RingProducer};
+use dbuf_wire::ring::{Memory, RingProducer};
 
 use super::rings::{Limits, Rings};
 use super::{Ring, Taken};

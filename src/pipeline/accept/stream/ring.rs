@@ -6,7 +6,7 @@
 use std::io::IoSlice;
 use std::os::fd::AsRawFd;
 
-use dbuf_client::wire::{Code, Fault, Frame};
+use dbuf_wire::frames::{Code, Fault, Frame};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};

@@ -8,11 +8,11 @@
 //! - While they bring little it dozes, [`DOZE`] at a time; a ring that becomes half full meanwhile rings. At a steady rate no
 //!   producer ever calls the kernel.
 //! - After [`DOZES_MAX`] looks in vain it sleeps, and the next event rings. Before that it has the kernel put a barrier into every
-//!   producer (see `dbuf_client::ring`), and looks once more. So idle rings cost nothing.
+//!   producer (see `dbuf_wire::ring`), and looks once more. So idle rings cost nothing.
 
 use std::time::Duration;
 
-use dbuf_client::ring::{RingConsumer, state};
+use dbuf_wire::ring::{RingConsumer, state};
 
 use super::{Closed, Worker};
 use crate::sys::membarrier;
