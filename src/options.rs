@@ -1,4 +1,4 @@
-//! Options of the pipeline: what it can be told, and the bounds of that.
+//! Defines the options of the pipeline, and the bounds that the configuration shares with it.
 //!
 //! Input: none. Output: plain types without a method. Any thread. Nothing can fail.
 //!

@@ -170,6 +170,7 @@ mod the_checker {
             "use crate::leaf as other; fn f() -> other::Leaf { todo() }",
             "use super::leaf::inner::go;",
             "fn f() { crate::leaf::inner::go() }",
+            "use crate::leaf; #[arg(value_parser = leaf::inner::go)] struct Args;",
             "fn f() { assert!(super::leaf::inner::go() == ()) }",
             "mod nested { use super::super::leaf::Leaf; }",
             "fn f(c: char) -> bool { c == '\"' || c == '\\'' || crate::leaf::is(c) }",

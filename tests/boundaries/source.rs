@@ -194,9 +194,12 @@ fn without_tests(words: &[Word]) -> Vec<Word> {
         let end = closing(words, at + 1);
         let is_test = text(at + 2) == "cfg"
             && (at + 3..end).any(|at| text(at) == "test" && !(text(at - 1) == "(" && text(at - 2) == "not"));
-        at = end + 1;
         if is_test {
-            at = end_of_item(words, at);
+            at = end_of_item(words, end + 1);
+        } else {
+            // Attributes hold paths, too: `#[arg(value_parser = values::lines)]`.
+            kept.extend_from_slice(words.get(at..=end).unwrap_or_default());
+            at = end + 1;
         }
     }
     kept
