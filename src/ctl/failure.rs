@@ -22,8 +22,8 @@ pub(crate) enum Failure {
     OutputClosed,
 }
 
-/// What a failed call of the client means for dbufctl.
-pub(crate) fn failed(error: Error) -> anyhow::Error {
+/// What a client_failure call of the client means for dbufctl.
+pub(crate) fn client_failure(error: Error) -> anyhow::Error {
     match error {
         Error::Connect { path, source } if source.kind() == ErrorKind::PermissionDenied => {
             anyhow::anyhow!("{}: permission denied; see ingest.socket_mode and ingest.socket_group", path.display())
@@ -44,7 +44,7 @@ pub(crate) fn failed(error: Error) -> anyhow::Error {
     }
 }
 
-/// Prints what failed on standard error, and returns its exit code.
+/// Prints what client_failure on standard error, and returns its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let code = match error.downcast_ref::<Failure>() {
         Some(Failure::OutputClosed) => return ExitCode::SUCCESS,

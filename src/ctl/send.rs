@@ -15,7 +15,7 @@ use dbuf_wire::frames::{self as wire, FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX};
 
 use super::context::Context;
 use super::daemon::DISK_TIMEOUT;
-use super::failure::{Failure, failed};
+use super::failure::{Failure, client_failure};
 use super::findings::plural;
 use super::select::priority;
 use super::values::field;
@@ -55,7 +55,7 @@ fn tag(text: &str) -> Result<OsString, String> {
 /// No daemon answers, or an event could not be sent or stored.
 pub(super) fn run(args: &SendArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let options = ClientOptions::default();
-    let mut client = Client::connect(context.runtime.join(STREAM_SOCKET), &options).map_err(failed)?;
+    let mut client = Client::connect(context.runtime.join(STREAM_SOCKET), &options).map_err(client_failure)?;
     let mut fields = Vec::new();
     if !args.fields.iter().all(|(name, value)| wire::put_field(&mut fields, name.as_bytes(), value)) {
         let bounds = format!("a name has at most {} bytes, all fields {}", FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX);
@@ -72,8 +72,8 @@ pub(super) fn run(args: &SendArgs, context: &Context) -> anyhow::Result<ExitCode
     let finished = if args.sync { client.sync(DISK_TIMEOUT) } else { Ok(()) };
     let closed = client.close();
     sent?;
-    finished.map_err(failed)?;
-    closed.map_err(failed)?;
+    finished.map_err(client_failure)?;
+    closed.map_err(client_failure)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -90,7 +90,7 @@ impl Sender<'_> {
             Err(Error::Invalid(_)) if payload.is_empty() => {
                 Err(Failure::Usage("an event has at least one byte; give some text".into()).into())
             }
-            sent => sent.map(|_| ()).map_err(failed),
+            sent => sent.map(|_| ()).map_err(client_failure),
         }
     }
 
@@ -119,7 +119,7 @@ impl Sender<'_> {
             }
             // No more input for now: a slow program wants each event sent at once.
             if from.buffer().is_empty() {
-                self.client.push().map_err(failed)?;
+                self.client.push().map_err(client_failure)?;
             }
         }
         too_long.verdict(max_event)

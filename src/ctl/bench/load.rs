@@ -14,7 +14,7 @@ use dbuf_client::{Client, LinkKind, Producer, ProducerOptions, WhenFull, Without
 use super::blocks::{Blocks, INDEX_MAX};
 use super::progress::Shown;
 use crate::ctl::daemon::DISK_TIMEOUT;
-use crate::ctl::failure::failed;
+use crate::ctl::failure::client_failure;
 use crate::pipeline::histogram::Histogram;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use crate::sync::{CacheLine, mpsc, thread};
@@ -64,15 +64,15 @@ pub(super) struct Frames(pub(super) Client);
 
 impl Way for Frames {
     fn put(&mut self, block: &[u8]) -> anyhow::Result<()> {
-        self.0.send(6, b"", 0, block).map(|_| ()).map_err(failed)
+        self.0.send(6, b"", 0, block).map(|_| ()).map_err(client_failure)
     }
 
     fn push(&mut self) -> anyhow::Result<()> {
-        self.0.push().map_err(failed)
+        self.0.push().map_err(client_failure)
     }
 
     fn finish(&mut self) -> anyhow::Result<()> {
-        self.0.sync(DISK_TIMEOUT).map_err(failed)
+        self.0.sync(DISK_TIMEOUT).map_err(client_failure)
     }
 }
 

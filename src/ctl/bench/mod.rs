@@ -24,7 +24,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::context::Context;
 use super::daemon::{DISK_TIMEOUT, ask};
-use super::failure::{Failure, failed};
+use super::failure::{Failure, client_failure};
 use super::output::print_out;
 use crate::config::paths::{DATAGRAM_SOCKET, STREAM_SOCKET};
 use crate::config::units::{parse_duration, parse_size};
@@ -200,7 +200,7 @@ impl Bench {
         let stream = context.runtime.join(STREAM_SOCKET);
         let connect = || Client::connect(&stream, &ClientOptions { name: "bench", ..ClientOptions::default() });
         // Also for ways without frames: it checks that a daemon answers, and what it accepts.
-        let max_event = connect().map_err(failed)?.max_event();
+        let max_event = connect().map_err(client_failure)?.max_event();
         if *self.blocks.sizes().end() > max_event {
             let text = format!("--size: the daemon takes events of up to {max_event} bytes; see ingest.max_event");
             return Err(Failure::Usage(text).into());
@@ -210,7 +210,7 @@ impl Bench {
                 Via::Ring => Box::new(Ring::open(&stream)?),
                 Via::Lines => Box::new(Lines::connect(&stream)?),
                 Via::Dgram => Box::new(Datagrams::connect(&context.runtime.join(DATAGRAM_SOCKET))?),
-                _ => Box::new(Frames(connect().map_err(failed)?)),
+                _ => Box::new(Frames(connect().map_err(client_failure)?)),
             })
         })?;
         let started = Instant::now();
