@@ -22,7 +22,7 @@ pub(crate) enum Failure {
     OutputClosed,
 }
 
-/// What a client_failure call of the client means for dbufctl.
+/// What a failed call of the client means for dbufctl.
 pub(crate) fn client_failure(error: Error) -> anyhow::Error {
     match error {
         Error::Connect { path, source } if source.kind() == ErrorKind::PermissionDenied => {
@@ -44,7 +44,7 @@ pub(crate) fn client_failure(error: Error) -> anyhow::Error {
     }
 }
 
-/// Prints what client_failure on standard error, and returns its exit code.
+/// Prints what failed on standard error, and returns its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let code = match error.downcast_ref::<Failure>() {
         Some(Failure::OutputClosed) => return ExitCode::SUCCESS,

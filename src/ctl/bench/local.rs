@@ -26,13 +26,13 @@ use crate::sync::Arc;
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where a local run puts its segments.
-pub(super) struct Place {
+pub(super) struct OutputDirectory {
     /// The directory.
     pub(super) path: PathBuf,
     is_temporary: bool,
 }
 
-impl Place {
+impl OutputDirectory {
     /// The given directory, which must not hold segments, or a temporary one that is removed after the run.
     pub(super) fn new(asked: Option<&Path>) -> anyhow::Result<Self> {
         if let Some(path) = asked {
@@ -51,7 +51,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for OutputDirectory {
     fn drop(&mut self) {
         if self.is_temporary {
             // What cannot be removed is in the temporary directory, which the system cleans up.

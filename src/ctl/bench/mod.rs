@@ -33,7 +33,7 @@ use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, thread};
 use blocks::{BLOCK_BYTES_MIN, Blocks, INDEX_MAX, WRITERS_MAX};
 use load::{Datagrams, Frames, Lines, Plan, Ring, Share, Way};
-use local::{Local, Place};
+use local::{Local, OutputDirectory};
 use progress::Shown;
 use proof::{Proof, Verdict};
 use report::Report;
@@ -182,15 +182,15 @@ impl Bench {
     }
 
     fn local(&self, directory: Option<&Path>) -> anyhow::Result<Report> {
-        let place = Place::new(directory)?;
-        let pipeline = Local::start(self.plan.writers, &place.path)?;
+        let output = OutputDirectory::new(directory)?;
+        let pipeline = Local::start(self.plan.writers, &output.path)?;
         let ways = self.ways(|| Ok(Box::new(pipeline.way()?)))?;
         let started = Instant::now();
         let (shares, sent_in) = self.send(ways)?;
         let outcome = pipeline.stop()?;
         let stored_in = started.elapsed();
         let mut proof = self.proof();
-        let verdict = proof.read(&place.path).map(|()| proof.verdict(&sent(&shares)));
+        let verdict = proof.read(&output.path).map(|()| proof.verdict(&sent(&shares)));
         let mut report = self.report(Via::Buffer, &shares, sent_in, stored_in, verdict);
         report.local = Some((outcome.measured.persist_us, outcome.swaps, outcome.full_waits));
         Ok(report)
