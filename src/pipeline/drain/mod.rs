@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::config::settings::Storage;
+use crate::options::Storage;
 use crate::pipeline::buffer;
 use crate::pipeline::counters::Counters;
 use crate::pipeline::histogram::Histogram;
