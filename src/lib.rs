@@ -7,10 +7,11 @@
 //! 3. [`pipeline::drain`]: the reader swaps the halves with one atomic operation and seals the **back** half as a batch.
 //! 4. [`pipeline::store`]: the batch is appended to the active segment; segments rotate, are retained, are read again.
 //! 5. [`daemon`]: signals, systemd and dbufctl's socket, on a thread of their own. The only place that knows tokio.
-//! 6. [`config`]: what the file says, and so what the daemon will do.
-//! 7. [`ctl`]: `dbufctl`, the command that people type.
+//! 6. `stats`: all figures in one schema; the daemon fills it, its report, dbufctl and Prometheus show it.
+//! 7. [`config`]: what the file says, and so what the daemon will do.
+//! 8. [`ctl`]: `dbufctl`, the command that people type.
 //!
-//! [`sys`] holds one kernel facility a file, [`sync`] is the only door to atomics and threads.
+//! `escape` makes untrusted bytes fit for a terminal, [`sys`] holds one kernel facility a file, [`sync`] is the only door to atomics and threads.
 //!
 //! Under `--cfg dbuf_loom` only [`pipeline::buffer`] and what it needs are built, for the models that check it.
 //!
@@ -22,7 +23,11 @@ pub mod config;
 pub mod ctl;
 #[cfg(not(dbuf_loom))]
 pub mod daemon;
+#[cfg(not(dbuf_loom))]
+mod escape;
 pub mod pipeline;
+#[cfg(not(dbuf_loom))]
+mod stats;
 pub mod sync;
 #[cfg(not(dbuf_loom))]
 pub mod sys;

@@ -34,7 +34,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 /// One line on standard error. A line feed or a control byte in it (paths may hold any) is made visible.
 pub(crate) fn complain(text: &str) {
     let mut line = b"dbufctl: ".to_vec();
-    super::print::escape::put_visible(&mut line, text.as_bytes(), b"; ");
+    crate::escape::put_visible(&mut line, text.as_bytes(), b"; ");
     line.push(b'\n');
     // Nobody to tell when standard error is gone as well.
     let _ = std::io::Write::write_all(&mut std::io::stderr(), &line);

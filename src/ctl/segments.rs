@@ -14,9 +14,9 @@ use super::args::JsonArgs;
 use super::cat;
 use super::context::Context;
 use super::output::say;
-use super::print::escape::{json_line, visible};
-use super::stats::bytes_for_eyes;
+use crate::escape::{json_line, visible};
 use crate::pipeline::store::scan::{Described, SegmentFile, describe};
+use crate::stats::format;
 
 /// Runs the command.
 ///
@@ -65,7 +65,7 @@ fn table(rows: &[(String, Described)], zone: &TimeZone) -> String {
     let mut text =
         format!("{:<29} {:<6} {:>12} {:>10}  {:<19}  {}\n", "FILE", "STATE", "EVENTS", "BYTES", "FROM", "TO");
     for (name, held) in rows {
-        let bytes = bytes_for_eyes(held.bytes as f64);
+        let bytes = format::bytes(held.bytes);
         let _ = write!(text, "{:<29} {:<6} ", visible(name), held.state.name());
         let _ = match (&held.error, held.times_ns) {
             (Some(error), _) => writeln!(text, "{:>12} {bytes:>10}  {}", "?", visible(error)),

@@ -17,9 +17,9 @@ use super::args::field;
 use super::context::Context;
 use super::daemon::DISK_TIMEOUT;
 use super::failure::Failure;
-use super::findings::plural;
 use super::select::priority;
 use crate::config::paths::STREAM_SOCKET;
+use crate::stats::format::plural;
 
 /// `send`
 #[derive(Debug, Args)]

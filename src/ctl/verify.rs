@@ -15,10 +15,10 @@ use super::args::VerifyArgs;
 use super::cat;
 use super::context::Context;
 use super::failure::DAMAGE_EXIT;
-use super::findings::plural;
 use super::output::Output;
-use super::print::escape::{json_line, visible};
+use crate::escape::{json_line, visible};
 use crate::pipeline::store::scan::{self, FileReport};
+use crate::stats::format::plural;
 
 /// What was found in all files together.
 #[derive(Debug, Default)]

@@ -13,7 +13,6 @@ mod lifecycle;
 mod log;
 mod passed;
 mod reload;
-mod report;
 mod run;
 pub mod server;
 mod service;

@@ -25,7 +25,7 @@ use super::context::Context;
 use super::daemon::{self, ANSWER_TIMEOUT};
 use super::failure::{DAMAGE_EXIT, Failure};
 use super::output::say;
-use super::print::escape::json_line;
+use crate::escape::json_line;
 use balance::{Balance, Claims};
 use files::Files;
 

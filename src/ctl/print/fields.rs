@@ -49,7 +49,7 @@ impl Names {
         self.scratch.extend_from_slice(b"s=");
         self.scratch.extend_from_slice(self.stream.digits(event.cursor.stream));
         self.scratch.extend_from_slice(b";n=");
-        super::escape::put_hexadecimal(&mut self.scratch, event.cursor.sequence);
+        crate::escape::put_hexadecimal(&mut self.scratch, event.cursor.sequence);
         take("__CURSOR", &[&self.scratch]);
         self.number(take, "__SEQNUM", event.cursor.sequence);
         self.number(take, "__REALTIME_TIMESTAMP", record.time_ns / 1000);

@@ -7,15 +7,14 @@
 //! formats for eyes make them visible there too.
 
 mod clock;
-pub(crate) mod escape;
 mod fields;
 mod lines;
 
 use super::args::Format;
 use super::select::{Cursor, priority};
+use crate::escape::{put_decimal, put_json, put_visible};
 use crate::pipeline::record::{Loss, Record, Source};
 use clock::{Clock, Style};
-use escape::{put_decimal, put_json, put_visible};
 use jiff::tz::TimeZone;
 
 /// An event that is to be printed.
