@@ -93,7 +93,7 @@ impl Table {
             self.row(&label, &value);
         }
         if rows.len() > ROWS_SHOWN {
-            self.row("", &format!("{} more, see --json", rows.len() - ROWS_SHOWN));
+            self.row("", &format!("{} more in 'dbufctl stats --json'", rows.len() - ROWS_SHOWN));
         }
     }
 
