@@ -1,7 +1,7 @@
 //! Fills the schema of all figures from the running threads.
 //!
-//! Input: counters and measurements of the data plane, and what the kernel says of this process. Output: a [`Snapshot`].
-//! Control thread. Failures: none; a figure that the kernel does not give is zero.
+//! Input: counters and measurements of the data plane, and the kernel's figures of this process. Output: a
+//! [`Snapshot`]. Control thread. Failures: none; a figure that the kernel does not give is zero.
 
 use std::time::{Duration, Instant, SystemTime};
 

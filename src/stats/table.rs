@@ -79,8 +79,11 @@ impl Table {
         };
     }
 
+    /// Ends a section, unless it is empty.
     fn gap(&mut self) {
-        self.out.push('\n');
+        if !self.out.ends_with("\n\n") {
+            self.out.push('\n');
+        }
     }
 
     /// A list with its title, if it has any rows.
@@ -141,25 +144,19 @@ impl Table {
     }
 
     fn sizes(&mut self, event_size: &EventSize) {
-        let lines = sizes(event_size);
-        for (index, line) in lines.iter().enumerate() {
+        for (index, line) in sizes(event_size).iter().enumerate() {
             self.row(if index == 0 { "size" } else { "" }, line);
         }
-        if !lines.is_empty() {
-            self.gap();
-        }
+        self.gap();
     }
 
     fn latencies(&mut self, latency: &Latency) {
         let measured = [("persist", &latency.publish_to_persist), ("sync", &latency.sync)];
-        let measured: Vec<_> = measured.into_iter().filter(|(_, values)| values.max > 0).collect();
-        for (label, values) in &measured {
+        for (label, values) in measured.into_iter().filter(|(_, values)| values.max > 0) {
             let parts: Vec<_> = values.named().map(|(name, value)| format!("{name} {}", micros(value))).collect();
             self.row(label, &parts.join("   "));
         }
-        if !measured.is_empty() {
-            self.gap();
-        }
+        self.gap();
     }
 
     fn writers(&mut self, now: &Snapshot) {
@@ -180,9 +177,7 @@ impl Table {
         if now.connections.refused > 0 {
             self.row("", &format!("{} connections were turned away", count(now.connections.refused)));
         }
-        if !now.writers.is_empty() {
-            self.gap();
-        }
+        self.gap();
     }
 
     fn producers(&mut self, producers: &[Producer]) {
@@ -193,9 +188,7 @@ impl Table {
             let value = format!("{name:<28} {events:>12} {payload:>10} {lost:>8} {}", fit(&producer.transport, 8));
             (String::new(), value)
         });
-        if !producers.is_empty() {
-            self.gap();
-        }
+        self.gap();
     }
 
     fn rings(&mut self, rings: &[Ring]) {
@@ -206,9 +199,7 @@ impl Table {
             let (events, size, lost) = (count(ring.events), bytes(ring.capacity_bytes), count(ring.lost));
             (String::new(), format!("{name:<25} {events:>12} {size:>10} {fill:>8.0} % {lost:>8}"))
         });
-        if !rings.is_empty() {
-            self.gap();
-        }
+        self.gap();
     }
 
     fn storage(&mut self, storage: &Storage) {
