@@ -107,6 +107,18 @@ fn only_the_control_plane_names_tokio() {
 }
 
 #[test]
+fn the_schema_of_the_figures_knows_neither_the_daemon_nor_dbufctl() {
+    let mut found = Vec::new();
+    for (name, text) in sources() {
+        let lines = text.lines().enumerate().filter(|(_, l)| l.contains("crate::ctl") || l.contains("crate::daemon"));
+        if name.starts_with("src/stats/") || name == "src/escape.rs" {
+            found.extend(lines.map(|(at, _)| format!("{name}:{}", at + 1)));
+        }
+    }
+    complain("src/stats is below src/daemon and src/ctl", &found);
+}
+
+#[test]
 fn unsafe_stands_only_where_it_may_and_always_with_its_reason() {
     let mut found = Vec::new();
     for (name, text) in sources() {
