@@ -18,16 +18,16 @@ use crate::pipeline::record::Transport;
 use crate::sync::atomic::Ordering::Relaxed;
 
 impl PublishObserver for FrameSession {
-    fn about_to_publish(&mut self, spot: PublishPosition, published: Published) {
-        FrameSession::about_to_publish(self, spot, published);
+    fn prepare(&mut self, position: PublishPosition, published: Published) {
+        FrameSession::prepare(self, position, published);
     }
 
-    fn take_back(&mut self) {
-        FrameSession::take_back(self);
+    fn abort(&mut self) {
+        FrameSession::abort(self);
     }
 
-    fn published(&mut self, generation: u64, published: Published) {
-        FrameSession::published(self, generation, published);
+    fn commit(&mut self, generation: u64, published: Published) {
+        FrameSession::commit(self, generation, published);
     }
 }
 

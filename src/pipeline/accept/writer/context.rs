@@ -73,7 +73,7 @@ impl WriterContext {
 
     /// What is read from here on is accepted now.
     pub(crate) fn begin(&mut self) {
-        self.publisher.begin(now_ns());
+        self.publisher.set_time(now_ns());
     }
 
     /// What ticks mean now.
