@@ -28,7 +28,7 @@ use crate::pipeline::accept::connection::stored::{InheritedConnection, Inherited
 use crate::pipeline::accept::frames::{PreviousSessions, Sessions};
 use crate::pipeline::accept::ring::registry::{self, InheritedRings, RingLimits, Rings};
 use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
-use crate::pipeline::accept::{self, Accept, AcceptOptions};
+use crate::pipeline::accept::{Accept, AcceptOptions};
 use crate::pipeline::account::{self, Account};
 use crate::pipeline::buffer::{self, DoubleBuffer, PublishPosition};
 use crate::pipeline::counters::Counters;
@@ -132,11 +132,7 @@ impl Daemon {
             let receive_buffer_store = store.as_ref().map(|(store, _)| Arc::clone(store));
             let (stored, inherited) = keep_connections(store, left, &receive_buffers, rings_room(config))?;
             let accept = Accept::start(AcceptOptions {
-                sockets: accept::Sockets {
-                    stream: sockets.stream,
-                    datagram: sockets.datagram,
-                    are_passed: sockets.files.are_all_passed(),
-                },
+                listeners: sockets.listeners,
                 buffer: buffer.clone(),
                 counters: Arc::clone(&counters),
                 progress,

@@ -1,7 +1,9 @@
 //! One facility of the kernel or the processor a file, where neither nix nor rustix wraps it. `unsafe` is allowed here.
 
+pub mod clock;
 pub mod fdstore;
 pub mod listen_fds;
+pub mod local_time;
 pub mod mapping;
 pub mod membarrier;
 pub mod notify;

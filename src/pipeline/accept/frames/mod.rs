@@ -14,6 +14,7 @@ mod tests;
 
 pub use self::acks::SPANS_MAX;
 pub(crate) use self::acks::{Acks, Span};
+pub(crate) use self::handshake::HANDSHAKE_BYTES_MAX;
 pub use self::handshake::{Handshake, handshake};
 pub use self::session::{FrameSession, OUTBOX_BYTES_MAX, Step, frame_bytes_max};
 pub use self::sessions::{PreviousSessions, SESSIONS_NAME, Sessions};

@@ -4,8 +4,10 @@
 //! records and their account. Thread: the writer that owns the [`Publisher`]. Failure: only that the reader is gone.
 //!
 //! From the bottom up: `sources` numbers the senders, `encoder` encodes into a claim, `pending` and `losses` list what waits, and
-//! `publisher` has the one sequence of steps by which a claim is published, with its observers.
+//! `publisher` has the one sequence of steps by which a claim is published, with its observers. `context` is what all sockets of a
+//! writer share.
 
+mod context;
 mod encoder;
 mod losses;
 mod observer;
@@ -13,6 +15,7 @@ mod pending;
 mod publisher;
 mod sources;
 
+pub(crate) use self::context::WriterContext;
 pub(crate) use self::encoder::{ClaimEncoder, EventSource};
 pub use self::observer::Published;
 pub(crate) use self::observer::{NoObserver, PublishObserver};

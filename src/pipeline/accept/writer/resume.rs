@@ -1,21 +1,24 @@
-//! A writer's beginning: what the previous process left is gone on with, before anything new is read.
+//! Begins a writer thread: finishes what the previous process left, before anything new is read.
 //!
-//! Enters: connections with their bookmarks, and desks on which something lies. Leaves: connections that are watched, and
-//! events in the buffer. The writer's thread. What can fail: the reader can go.
+//! Input: connections with their read positions, rings, and receive buffers that are not finished. Output: connections that are
+//! watched, and events in the buffer. Thread: the writer. Failure: the reader is gone.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
+use super::handle::Newcomer;
+use super::listeners::ListenerKind;
 use super::receive_buffer::{ReceiveBuffer, Subject};
 use super::thread::WriterThread;
 use super::token::Token;
-use crate::pipeline::accept::Newcomer;
-use crate::pipeline::accept::connection::stored::InheritedConnection;
-use crate::pipeline::accept::connection::{Connection, Next, peer};
+use crate::pipeline::accept::connection::protocol::Next;
+use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnection};
+use crate::pipeline::accept::connection::{Connection, peer};
 use crate::pipeline::accept::publish::Closed;
 use crate::pipeline::accept::ring::Ring;
+use crate::pipeline::accept::ring::connection::RingConnection;
 
 impl WriterThread {
     /// Goes on with what previous processes left.
@@ -35,7 +38,7 @@ impl WriterThread {
             self.finish(receive_buffer, &reads)?;
         }
         for receive_buffer in receive_buffers.drain(1..) {
-            if let Some(store) = &self.shared.store {
+            if let Some(store) = &self.writers.store {
                 receive_buffer.let_go(store);
             }
         }
@@ -51,10 +54,13 @@ impl WriterThread {
         if identity.comm.is_empty() {
             (identity.comm, identity.unit) = (noted.comm, noted.unit);
         }
-        self.shared.count_connection(self.index);
-        let connection = Connection::with_ring(socket, self.context.peer(identity), ring);
+        self.writers.count_connection(self.index);
+        let connection = {
+            let stored = StoredConnection::unstored(socket);
+            Connection::new(stored, self.context.peer(identity), Box::new(RingConnection(ring)))
+        };
         if let Some(index) = self.watch(connection) {
-            self.settle(index, Next::Open);
+            self.after(index, Next::Open);
         }
     }
 
@@ -68,11 +74,13 @@ impl WriterThread {
         if stored.is_noted() || is_silent {
             identity = noted;
         }
-        self.shared.count_connection(self.index);
-        let Some(index) = self.admit(Newcomer { stored, identity }) else { return Ok(()) };
+        self.writers.count_connection(self.index);
+        // What is stored had been accepted from a stream socket.
+        let protocol = ListenerKind::Stream.first_protocol(&self.writers.shared);
+        let Some(index) = self.admit(Newcomer { stored, identity, protocol }) else { return Ok(()) };
         if let Some(connection) = &mut self.connections[index as usize] {
             let next = connection.resume(position, &mut self.context)?;
-            self.settle(index, next);
+            self.after(index, next);
         }
         Ok(())
     }
@@ -93,7 +101,7 @@ impl WriterThread {
                     && let Some(connection) = &mut self.connections[index]
                 {
                     let next = connection.replay(receive_buffer, unfinished.read, &mut self.context)?;
-                    self.settle(index as u32, next);
+                    self.after(index as u32, next);
                 }
             }
             Subject::Datagrams => {
@@ -101,8 +109,9 @@ impl WriterThread {
                 let mut watch = |pid: u32, process: &OwnedFd| {
                     epoll.add(process, EpollEvent::new(EpollFlags::EPOLLIN, Token::Process(pid).number())).is_ok()
                 };
-                if let Some(datagrams) = &mut self.datagrams {
-                    datagrams.replay(receive_buffer, &mut self.context, &mut watch)?;
+                // One socket takes datagrams by now, so they are its.
+                if let Some(listener) = self.listeners.datagrams.first_mut() {
+                    listener.datagrams.replay(receive_buffer, &mut self.context, &mut watch)?;
                 }
             }
         }
