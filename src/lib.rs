@@ -16,6 +16,11 @@
 //!
 //! To embed the double buffer in another program, [`pipeline::buffer`] is all that is needed.
 
+#![deny(unsafe_code)]
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+compile_error!("dbufd needs Linux on x86_64, because it uses memfds, futexes and the time-stamp counter");
+
 #[cfg(not(dbuf_loom))]
 pub mod config;
 #[cfg(not(dbuf_loom))]
@@ -23,7 +28,6 @@ pub mod ctl;
 #[cfg(not(dbuf_loom))]
 pub mod daemon;
 pub mod pipeline;
-pub mod sync;
 #[cfg(not(dbuf_loom))]
 pub mod sys;
 /// All of it that [`pipeline::buffer`] needs.
@@ -31,3 +35,6 @@ pub mod sys;
 pub mod sys {
     pub mod vector;
 }
+
+/// The only door to atomics and threads.
+pub use dbuf_sync as sync;

@@ -12,9 +12,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use dbuf_client::ring::record::{self, HEAD_BYTES, Head, Stamp};
-use dbuf_client::ring::{Memory, Position, RingConsumer, flag, state, want};
-use dbuf_client::wire::{Code, Event, Fault, Frame, Level, MAGIC, Welcome, feature, fields};
+use dbuf_wire::frames::{Code, Event, Fault, Frame, Level, MAGIC, Welcome, feature, fields};
+use dbuf_wire::ring::record::{self, HEAD_BYTES, Head, Stamp};
+use dbuf_wire::ring::{Memory, Position, RingConsumer, flag, state, want};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::Value;
 use support::c::{self, FOLDER, compile};

@@ -6,8 +6,8 @@ use std::io::Write;
 use std::process::Stdio;
 use std::time::Duration;
 
-use dbuf_client::wire::{Event, Frame, Hello, Level, MAGIC};
 use dbuf_client::{Client, ClientOptions, Error};
+use dbuf_wire::frames::{Event, Frame, Hello, Level, MAGIC};
 use serde_json::Value;
 use support::{Home, TIMEOUT, wait_for};
 

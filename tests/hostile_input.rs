@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
-use dbuf_client::wire;
+use dbuf_wire::frames as wire;
 use support::{Daemon, Home, TIMEOUT, has, send_numbered, wait_for};
 
 const QUICK: &[&str] = &["storage.sync=50ms"];

@@ -11,8 +11,8 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
-use dbuf_client::ring::want;
 use dbuf_client::{LinkKind, Producer, ProducerOptions};
+use dbuf_wire::ring::want;
 use nix::sys::signal::Signal;
 use program::{Client, Program};
 use serde_json::{Value, json};

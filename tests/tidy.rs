@@ -16,13 +16,10 @@ const LONG_FILES: &[&str] = &[];
 /// Functions that are longer all the same. This list may only shrink.
 const LONG_FUNCTIONS: &[&str] = &[];
 /// Where `unsafe` may stand.
-const UNSAFE_PLACES: &[&str] = &[
-    "src/sys/",
-    "src/pipeline/buffer/half.rs",
-    "src/sync.rs",
-    "clients/rust/src/ring/memory.rs",
-    "clients/rust/src/sys.rs",
-];
+const UNSAFE_PLACES: &[&str] =
+    &["src/sys/", "src/pipeline/buffer/half.rs", "crates/dbuf-wire/src/ring/memory.rs", "clients/rust/src/sys.rs"];
+/// The door to atomics and threads.
+const DOOR: &str = "crates/dbuf-sync/";
 /// Words that have a rival with one meaning, and the rival.
 const WRONG_WORDS: &[(&str, &str)] = &[
     ("log line", "event"),
@@ -60,7 +57,18 @@ fn files_below(folder: &str, ending: &str) -> Vec<(String, String)> {
 fn sources() -> Vec<(String, String)> {
     let mut all = files_below("src", ".rs");
     all.extend(files_below("clients/rust/src", ".rs"));
+    all.extend(files_below("crates", ".rs").into_iter().filter(|(name, _)| name.contains("/src/")));
     assert!(all.len() > 20, "the sources were not found");
+    all
+}
+
+/// The manifest of each package of the workspace.
+fn manifests() -> Vec<(String, String)> {
+    let mut all = files_below("crates", "Cargo.toml");
+    for file in ["Cargo.toml", "clients/rust/Cargo.toml"] {
+        all.push((file.into(), fs::read_to_string(root().join(file)).expect("a manifest")));
+    }
+    assert!(all.len() > 2, "the manifests were not found");
     all
 }
 
@@ -120,20 +128,33 @@ fn unsafe_stands_only_where_it_may_and_always_with_its_reason() {
 fn atomics_and_threads_come_through_one_door() {
     let mut found = Vec::new();
     for (name, text) in sources() {
-        if name == "src/sync.rs" || name.starts_with("clients/") || is_test_file(&name) {
+        if name.starts_with(DOOR) || name.starts_with("clients/") || is_test_file(&name) {
             continue;
         }
         for (at, line) in without_tests(&text).lines().enumerate() {
-            // The models are of loom alone; they and the modelled memory stand behind its cfg.
-            let modelled = name == "src/pipeline/buffer/models.rs" || name == "src/pipeline/buffer/half.rs";
             let door = ["std::sync::atomic", "std::thread", "std::sync::Mutex", "std::sync::Arc", "loom::"];
-            let door = if modelled { &door[..4] } else { &door[..] };
             if !is_comment(line) && door.iter().any(|path| line.contains(path)) {
                 found.push(format!("{name}:{}: {}", at + 1, line.trim()));
             }
         }
     }
-    complain("use crate::sync", &found);
+    complain("use dbuf_sync, which is crate::sync in the daemon", &found);
+}
+
+#[test]
+fn every_package_denies_unsafe_and_takes_the_workspace_lints() {
+    let mut found = Vec::new();
+    for (manifest, text) in manifests() {
+        let folder = manifest.trim_end_matches("Cargo.toml");
+        let library = fs::read_to_string(root().join(format!("{folder}src/lib.rs"))).expect("a library");
+        if !library.contains("\n#![deny(unsafe_code)]\n") {
+            found.push(format!("{folder}src/lib.rs: no #![deny(unsafe_code)]"));
+        }
+        if !text.contains("\n[lints]\nworkspace = true\n") {
+            found.push(format!("{manifest}: no lints of the workspace"));
+        }
+    }
+    complain("lints", &found);
 }
 
 /// Edges of a file's table: the first cell of each row below the head `| edge |`.
@@ -155,13 +176,13 @@ fn every_named_edge_has_both_its_ends_and_every_ordering_names_its_edge() {
     let mut found = Vec::new();
     let mut by_folder: BTreeMap<String, (Vec<String>, String)> = BTreeMap::new();
     for (name, text) in sources() {
-        let is_door = name.starts_with("src/sync") || name == "clients/rust/src/sync.rs";
-        if is_door || is_test_file(&name) || name.ends_with("/models.rs") {
+        if name.starts_with(DOOR) || is_test_file(&name) || name.ends_with("/models.rs") {
             continue;
         }
         let text = without_tests(&text);
         let folder = name.rsplit_once('/').expect("a folder").0.to_string();
-        let key = if folder == "src/pipeline" || folder == "clients/rust/src" { name.clone() } else { folder };
+        let is_root = folder == "src/pipeline" || (folder.ends_with("/src") && !name.ends_with("/lib.rs"));
+        let key = if is_root { name.clone() } else { folder };
         let (edges, all) = by_folder.entry(key).or_default();
         edges.extend(edges_of(text));
         all.push_str(text);
@@ -265,8 +286,7 @@ fn files_and_functions_stay_small() {
 #[test]
 fn every_dependency_has_its_reason_beside_it() {
     let mut found = Vec::new();
-    for file in ["Cargo.toml", "clients/rust/Cargo.toml"] {
-        let text = fs::read_to_string(root().join(file)).expect("a manifest");
+    for (file, text) in manifests() {
         let mut in_dependencies = false;
         let mut above = "";
         for line in text.lines() {
@@ -284,7 +304,7 @@ fn every_dependency_has_its_reason_beside_it() {
 #[test]
 fn every_test_that_the_documents_name_exists() {
     let mut code = String::new();
-    for folder in ["src", "tests", "clients"] {
+    for folder in ["src", "tests", "clients", "crates"] {
         code.extend(files_below(folder, ".rs").into_iter().map(|(_, text)| text));
     }
     let mut found = Vec::new();

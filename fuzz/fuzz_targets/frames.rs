@@ -2,7 +2,7 @@
 //! that it has not accepted.
 #![no_main]
 
-use dbuf_client::wire::Frame;
+use dbuf_wire::frames::Frame;
 use dbufd::pipeline::accept::frames::{
     Published, FrameSession, Handshake, OUTBOX_BYTES_MAX, Sessions, Step, frame_bytes_max, handshake,
 };

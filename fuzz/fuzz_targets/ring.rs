@@ -5,9 +5,9 @@
 use std::cell::RefCell;
 use std::sync::atomic::Ordering::Relaxed;
 
-use dbuf_client::ring::RingProducer;
-use dbuf_client::ring::record::Stamp;
-use dbuf_client::wire::Event;
+use dbuf_wire::ring::RingProducer;
+use dbuf_wire::ring::record::Stamp;
+use dbuf_wire::frames::Event;
 use dbufd::pipeline::harness::{CAPACITY, RingHarness};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;

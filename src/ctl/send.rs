@@ -10,8 +10,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use dbuf_client::wire::{self, FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX};
 use dbuf_client::{Client, ClientOptions, Error};
+use dbuf_wire::frames::{self as wire, FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX};
 
 use super::args::field;
 use super::context::Context;
@@ -178,7 +178,7 @@ impl TooLong {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dbuf_client::wire::{Frame, HEAD_BYTES, MAGIC, Welcome};
+    use dbuf_wire::frames::{Frame, HEAD_BYTES, MAGIC, Welcome};
     use std::io::Write;
     use std::os::unix::net::UnixListener;
     use std::thread;

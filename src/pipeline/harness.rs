@@ -6,7 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use dbuf_client::ring::{Memory, RingProducer};
+use dbuf_wire::ring::{Memory, RingProducer};
 
 use crate::pipeline::accept::connection::protocol::{Link, Protocol};
 use crate::pipeline::accept::connection::stored::StoredConnection;

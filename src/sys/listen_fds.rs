@@ -3,6 +3,8 @@
 //! Enters: `LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`. Leaves: owned descriptors and their names. Main thread, once,
 //! before anything else is opened. What can fail: variables that lie.
 
+#![allow(unsafe_code, reason = "descriptors by their numbers")]
+
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 

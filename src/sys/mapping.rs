@@ -9,6 +9,8 @@
 //! is put together on demand: MADV_COLLAPSE, from Linux 6.1 on, at an address that fits. It takes no more memory, for all
 //! of it is touched anyway. (Rejected: MFD_HUGETLB, which takes pages that an administrator has to set aside.)
 
+#![allow(unsafe_code, reason = "mappings of memory")]
+
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::ptr;

@@ -7,6 +7,8 @@
 //! call returns; and a process does not die inside a call that does not wait. So a successor finds out whether a read
 //! was made, and what it brought: a read(2) that returned to nobody would have taken bytes that nobody knows of.
 
+#![allow(unsafe_code, reason = "a system call without a wrapper")]
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;

@@ -1,5 +1,7 @@
 //! `sync_file_range(2)`: asks the kernel to start writing a range of a file back, without waiting for it.
 
+#![allow(unsafe_code, reason = "a system call without a wrapper")]
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 

@@ -6,6 +6,8 @@
 //! A tick is turned into a time backwards from now: the age of an event is a few milliseconds as a rule, and what the rate is
 //! off by counts for that age alone. The rate is measured against the clock since this process began.
 
+#![allow(unsafe_code, reason = "an instruction of the processor")]
+
 use std::arch::x86_64::{__cpuid, _rdtsc};
 use std::fs;
 use std::time::{Duration, Instant, SystemTime};

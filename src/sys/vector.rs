@@ -2,6 +2,8 @@
 //!
 //! Enters: 64 bytes. Leaves: a bit for each. Pure, any thread; cannot fail.
 
+#![allow(unsafe_code, reason = "instructions of the processor")]
+
 use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi8};
 
 /// Which of the bytes are `wanted`: the lowest bit stands for the first.

@@ -5,6 +5,8 @@
 //!
 //! No part is to be mapped twice by a process: each mapping believes that its bytes are its own.
 
+#![allow(unsafe_code, reason = "memory that outlives the process")]
+
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::BorrowedFd;

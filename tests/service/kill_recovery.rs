@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use dbuf_client::wire::Level;
 use dbuf_client::{Client, ClientOptions};
+use dbuf_wire::frames::Level;
 use serde_json::Value;
 
 use crate::load::{Datagrams, Load, missing_datagrams};

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dbuf_client::wire::{self, Code, Event, Frame, Hello, Level};
 use dbuf_client::{Client, ClientOptions, Error};
+use dbuf_wire::frames::{self as wire, Code, Event, Frame, Hello, Level};
 
 use crate::payload::{self, MAX_EVENT};
 use crate::senders::{Sender, Sent};

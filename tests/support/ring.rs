@@ -7,9 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use dbuf_client::ring::record::Stamp;
-use dbuf_client::ring::{Bell, Memory, RingProducer, want};
-use dbuf_client::wire::{Event, Frame, Hello, MAGIC, feature};
+use dbuf_wire::frames::{Event, Frame, Hello, MAGIC, feature};
+use dbuf_wire::ring::record::Stamp;
+use dbuf_wire::ring::{Bell, Memory, RingProducer, want};
 use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use dbuf_client::ring::{Memory, Position, RingConsumer, flag};
 use dbuf_client::wire::{Frame, HEAD_BYTES, Head, MAGIC, Welcome, feature};
 use dbuf_client::{LinkKind, Producer, ProducerOptions};
+use dbuf_wire::ring::{Memory, Position, RingConsumer, flag};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 const BATCH: usize = 1000;

@@ -7,10 +7,10 @@
 //! | the features `tracing` and `log` | programs that use those crates | an event with fields for each of theirs, by one producer for each thread |
 //! | [`Client`] | few events that matter each | frames over `stream.sock`; waits where the daemon does, and learns which events are persisted, durable, refused or lost, by their numbers |
 //!
-//! A producer gives an event up where there is no room, unless it is told to wait; a client's send waits. Both have a `sync` that
-//! returns when everything so far is durable. Nothing here starts a thread, and nothing depends on tokio.
-//! [`wire`] is the framed protocol itself, both directions; the daemon decodes with the same code. The bytes are
-//! drawn in `docs/PROTOCOL.md`.
+//! A producer gives an event up where there is no room, unless it is told to wait; a client's send waits. Both have a
+//! `sync` that returns when everything so far is durable. Nothing here starts a thread, and nothing depends on tokio.
+//! [`wire`] is the framed protocol itself, both directions; the daemon decodes with the same code. The bytes are drawn
+//! in `docs/PROTOCOL.md`.
 //!
 //! ```no_run
 //! use dbuf_client::{Producer, ProducerOptions};
@@ -39,32 +39,25 @@
 //! ```
 
 #![deny(unsafe_code)]
+// No model needs it, and its statics cannot be loom's.
+#![cfg(not(dbuf_loom))]
 
-#[cfg(all(not(dbuf_loom), any(feature = "log", feature = "tracing")))]
+#[cfg(any(feature = "log", feature = "tracing"))]
 mod backend;
-#[cfg(not(dbuf_loom))]
 mod client;
-#[cfg(not(dbuf_loom))]
 pub mod local;
-#[cfg(all(not(dbuf_loom), feature = "log"))]
+#[cfg(feature = "log")]
 pub mod log;
-#[cfg(not(dbuf_loom))]
 mod producer;
-#[doc(hidden)]
-pub mod ring;
-#[doc(hidden)]
-pub mod sync;
-#[cfg(not(dbuf_loom))]
 mod sys;
-#[cfg(all(not(dbuf_loom), feature = "tracing"))]
+#[cfg(feature = "tracing")]
 pub mod tracing;
-pub mod wire;
 
-#[cfg(not(dbuf_loom))]
 pub use client::{Client, ClientOptions, Error, Refusal};
-#[cfg(not(dbuf_loom))]
+/// The framed protocol itself, both directions; the daemon decodes with the same code.
+#[doc(inline)]
+pub use dbuf_wire::frames as wire;
 pub use local::log;
-#[cfg(not(dbuf_loom))]
 pub use producer::{
     Claim, LinkKind, OpenError, Producer, ProducerOptions, SendError, Statistics, SyncError, WhenFull, WithoutDaemon,
 };

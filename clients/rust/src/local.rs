@@ -15,10 +15,10 @@ use std::cell::RefCell;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use crate::sync::atomic::AtomicU64;
-use crate::sync::atomic::Ordering::Relaxed;
 use crate::wire::Event;
 use crate::{Producer, ProducerOptions, SendError};
+use dbuf_sync::atomic::AtomicU64;
+use dbuf_sync::atomic::Ordering::Relaxed;
 
 /// How long after an opening that failed the next is tried.
 const RETRY: Duration = Duration::from_secs(1);

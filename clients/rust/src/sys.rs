@@ -8,8 +8,8 @@
 use std::io;
 use std::sync::OnceLock;
 
-use crate::sync::atomic::AtomicU64;
-use crate::sync::atomic::Ordering::Relaxed;
+use dbuf_sync::atomic::AtomicU64;
+use dbuf_sync::atomic::Ordering::Relaxed;
 
 /// How many forks lie between this process and the one in which the crate was used first.
 static FORKS: AtomicU64 = AtomicU64::new(0);

@@ -6,10 +6,10 @@ use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
 use daemon::{BOTH, CAPACITY, Daemon, PATIENCE, Talk, numbers, send_numbers, texts, until};
-use dbuf_client::ring::record::Stamp;
-use dbuf_client::ring::{Memory, flag, state, want};
 use dbuf_client::wire::{Code, Event, Level, feature, kind, put_field};
 use dbuf_client::{LinkKind, OpenError, Producer, ProducerOptions, SendError, SyncError, WhenFull, WithoutDaemon};
+use dbuf_wire::ring::record::Stamp;
+use dbuf_wire::ring::{Memory, flag, state, want};
 
 fn now_ns() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64
@@ -60,7 +60,7 @@ fn events_that_come_while_the_daemon_sleeps_and_wakes_are_each_taken_once() {
         let mut came = Vec::new();
         while came.len() < EVENTS {
             ring.consumer.set_state(state::ASLEEP);
-            dbuf_client::ring::RingConsumer::after_barrier();
+            dbuf_wire::ring::RingConsumer::after_barrier();
             // This daemon has no membarrier(2) to order a producer's steps with, so it does not trust its last look.
             if ring.consumer.look() == Ok(0) {
                 let bell = [rustix::event::PollFd::new(&ring.bell, rustix::event::PollFlags::IN)];

@@ -9,7 +9,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use dbuf_client::wire::{Code, Event, Frame, Head, Hello, Level, MAGIC, kind};
+use dbuf_wire::frames::{Code, Event, Frame, Head, Hello, Level, MAGIC, kind};
 
 use self::rig::{Plan, Rig};
 use crate::pipeline::pulse::Activity;

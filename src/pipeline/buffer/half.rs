@@ -19,6 +19,8 @@
 //! In the models (`cfg(dbuf_loom)`) the words are loom's, and each byte has a cell beside it by which loom sees two
 //! threads that use the byte without an edge between them.
 
+#![allow(unsafe_code, reason = "memory that threads share")]
+
 use std::io;
 use std::ptr;
 
@@ -374,7 +376,7 @@ mod modelled {
         header: Header,
         words: Vec<CacheLine<AtomicU64>>,
         bytes: Box<[UnsafeCell<u8>]>,
-        watches: Vec<loom::cell::UnsafeCell<()>>,
+        watches: Vec<dbuf_sync::cell::UnsafeCell<()>>,
     }
 
     // SAFETY: loom runs all threads of a model on one thread, one at a time.
@@ -390,7 +392,7 @@ mod modelled {
             bytes: usize,
             _place: Place<'_>,
         ) -> io::Result<Self> {
-            let watches = (0..bytes).map(|_| loom::cell::UnsafeCell::new(())).collect();
+            let watches = (0..bytes).map(|_| dbuf_sync::cell::UnsafeCell::new(())).collect();
             let bytes = (0..bytes).map(|_| UnsafeCell::new(0)).collect();
             Ok(Self { header, words: words.collect(), bytes, watches })
         }

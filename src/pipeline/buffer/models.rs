@@ -47,7 +47,7 @@ fn append(mut writer: Writer, events: &'static [u8]) -> thread::JoinHandle<Write
 
 #[test]
 fn every_event_is_in_one_batch_and_in_its_writers_order() {
-    loom::model(|| {
+    dbuf_sync::model(|| {
         let (buffer, mut reader) = small(2);
         let first = append(buffer.writer().expect("free"), &[1, 2]);
         let second = append(buffer.writer().expect("free"), &[3, 4]);
@@ -63,7 +63,7 @@ fn every_event_is_in_one_batch_and_in_its_writers_order() {
 
 #[test]
 fn a_half_is_not_handed_out_again_while_a_late_writer_copies() {
-    loom::model(|| {
+    dbuf_sync::model(|| {
         let (buffer, mut reader) = small(2);
         let mut late = buffer.writer().expect("free");
         let late = thread::spawn(move || {
@@ -94,7 +94,7 @@ fn a_half_is_not_handed_out_again_while_a_late_writer_copies() {
 
 #[test]
 fn a_sleeping_reader_is_woken_by_whoever_publishes_first() {
-    loom::model(|| {
+    dbuf_sync::model(|| {
         let (buffer, mut reader) = small(2);
         let first = append(buffer.writer().expect("free"), &[1]);
         let second = append(buffer.writer().expect("free"), &[2]);
@@ -110,7 +110,7 @@ fn a_sleeping_reader_is_woken_by_whoever_publishes_first() {
 
 #[test]
 fn a_claim_that_is_let_go_does_not_swallow_the_wake_up() {
-    loom::model(|| {
+    dbuf_sync::model(|| {
         let (buffer, mut reader) = small(2);
         let mut writer = buffer.writer().expect("free");
         let thread = thread::spawn(move || {
@@ -129,7 +129,7 @@ fn a_claim_that_is_let_go_does_not_swallow_the_wake_up() {
 
 #[test]
 fn a_lingering_reader_is_woken_by_the_take_that_crosses_half() {
-    loom::model(|| {
+    dbuf_sync::model(|| {
         let (buffer, mut reader) = small(2);
         let first = append(buffer.writer().expect("free"), &[1]);
         let second = append(buffer.writer().expect("free"), &[2]);
@@ -141,7 +141,7 @@ fn a_lingering_reader_is_woken_by_the_take_that_crosses_half() {
 
 #[test]
 fn writers_that_wait_for_room_are_woken_by_the_swap() {
-    loom::model(|| {
+    dbuf_sync::model(|| {
         let (buffer, mut reader) = small(2);
         let mut writers = [buffer.writer().expect("free"), buffer.writer().expect("free")];
         for (writer, event) in writers.iter_mut().zip([1, 2]) {
@@ -160,7 +160,7 @@ fn writers_that_wait_for_room_are_woken_by_the_swap() {
 
 #[test]
 fn a_writer_that_waits_for_a_span_wakes_a_reader_that_lingers() {
-    loom::model(|| {
+    dbuf_sync::model(|| {
         let (buffer, mut reader) = small(3);
         let mut writer = buffer.writer().expect("free");
         writer.append(&[1]).expect("the reader lives");
@@ -179,7 +179,7 @@ fn a_writer_that_waits_for_a_span_wakes_a_reader_that_lingers() {
 
 #[test]
 fn a_reader_that_ends_refuses_and_wakes_every_writer() {
-    loom::model(|| {
+    dbuf_sync::model(|| {
         let (buffer, reader) = small(2);
         let spawn = |mut writer: Writer| {
             thread::spawn(move || {
@@ -197,7 +197,7 @@ fn a_reader_that_ends_refuses_and_wakes_every_writer() {
 
 #[test]
 fn a_reader_that_is_rung_sees_why() {
-    loom::model(|| {
+    dbuf_sync::model(|| {
         let (buffer, mut reader) = small(2);
         let (waker, asked) = (buffer.waker(), Arc::new(AtomicBool::new(false)));
         let thread = thread::spawn({

@@ -256,7 +256,7 @@ impl<'a> Record<'a> {
             let at = self.words_bytes();
             &self.body[at + 4..][..u32_at(self.body, at) as usize]
         };
-        dbuf_client::wire::fields(all)
+        dbuf_wire::frames::fields(all)
     }
 
     /// What a source record says.

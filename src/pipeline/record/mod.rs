@@ -20,7 +20,7 @@ mod newlines;
 #[cfg(test)]
 mod tests;
 
-pub use dbuf_client::wire::{FIELDS_BYTES_MAX, put_field};
+pub use dbuf_wire::frames::{FIELDS_BYTES_MAX, put_field};
 pub use decode::{Malformed, Record};
 pub use newlines::Newlines;
 

@@ -6,10 +6,10 @@
 use std::io;
 
 use super::{CLOSED, Producer, SendError};
-use crate::ring::record::{Head, Stamp, kind};
-use crate::ring::{Bell, NoRoom, Reserved};
 use crate::sys;
 use crate::wire::Event;
+use dbuf_wire::ring::record::{Head, Stamp, kind};
+use dbuf_wire::ring::{Bell, NoRoom, Reserved};
 
 /// A place for one event. What is written to it lies in the ring, and is an event once it is [published](Claim::publish);
 /// a claim that is dropped has never been.

@@ -5,8 +5,8 @@
 
 use std::time::{Instant, SystemTime};
 
-use crate::ring::record::Stamp;
 use crate::sys;
+use dbuf_wire::ring::record::Stamp;
 
 /// By what a producer's events are stamped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

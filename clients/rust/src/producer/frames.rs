@@ -10,9 +10,9 @@ use super::clock::Moment;
 use super::connection::Connection;
 use super::link::Link;
 use super::{Book, Producer};
-use crate::ring::record::{self, Stamp};
-use crate::ring::{Found, RingProducer};
 use crate::wire::{Event, Frame, Head, Level, Welcome, feature};
+use dbuf_wire::ring::record::{self, Stamp};
+use dbuf_wire::ring::{Found, RingProducer};
 
 /// Frames are gathered up to about this many bytes before they are written.
 const GATHER_BYTES: usize = 64 << 10;

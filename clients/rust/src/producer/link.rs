@@ -19,10 +19,10 @@ use super::connection::{Connection, Said, in_words};
 use super::frames::{Framed, Phase};
 use super::options::{LinkKind, WithoutDaemon};
 use super::{CLOSED, Producer, paths};
-use crate::ring::Bell;
-use crate::sync::atomic::Ordering::Relaxed;
 use crate::sys;
 use crate::wire::{self, Code, Frame, Hello, Level, Welcome, feature};
+use dbuf_sync::atomic::Ordering::Relaxed;
+use dbuf_wire::ring::Bell;
 
 /// The least time between two attempts to connect; twice as long after each that fails.
 pub(super) const RETRY_MIN: Duration = Duration::from_millis(100);

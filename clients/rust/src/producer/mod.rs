@@ -41,11 +41,11 @@ pub use options::{LinkKind, OpenError, ProducerOptions, SendError, Statistics, S
 
 use self::clock::{Moment, Stamping};
 use self::link::Link;
-use crate::ring::record::Stamp;
-use crate::ring::{Bell, CAPACITY_BYTES, Memory, NoRoom, RingProducer};
-use crate::sync::atomic::Ordering::Relaxed;
 use crate::sys;
 use crate::wire::{self, Event};
+use dbuf_sync::atomic::Ordering::Relaxed;
+use dbuf_wire::ring::record::Stamp;
+use dbuf_wire::ring::{Bell, CAPACITY_BYTES, Memory, NoRoom, RingProducer};
 
 /// What the largest payload is taken to be before a daemon has said it.
 const PAYLOAD_BYTES_ASSUMED: usize = 64 << 10;

@@ -10,8 +10,8 @@ use rustix::thread::{MembarrierCommand, membarrier};
 use super::clock::{Moment, Stamping};
 use super::link::{Link, RingLink};
 use super::{CLOSED, Producer};
-use crate::ring::{Bell, Memory, RingProducer};
 use crate::sys;
+use dbuf_wire::ring::{Bell, Memory, RingProducer};
 
 /// Whether the daemon can order this process's steps from afar; registers for it, once for each process.
 pub(super) fn is_ordered() -> bool {

@@ -1,7 +1,7 @@
 use super::connection::Said;
 use super::*;
-use crate::ring::{Position, RingConsumer, flag};
 use crate::wire::feature;
+use dbuf_wire::ring::{Position, RingConsumer, flag};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 

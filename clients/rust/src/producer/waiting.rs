@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use super::link::Link;
 use super::options::{LinkKind, SendError, SyncError};
 use super::{ANSWER_WAIT_MAX, ANSWER_WAIT_MIN, Producer};
-use crate::ring::want;
 use crate::sys;
 use crate::wire::{self, Event, FIELDS_LENGTH_BYTES, Frame};
+use dbuf_wire::ring::want;
 
 /// The longest sleep, so that the end of a daemon is seen.
 const SLICE: Duration = Duration::from_millis(100);
@@ -33,8 +33,11 @@ impl Producer {
     #[inline(never)]
     pub(super) fn send_slowly(&mut self, event: &Event<'_>, patience: Duration, counts: bool) -> Result<(), SendError> {
         self.make_room(event, event.payload.len(), patience, counts)?;
-        let stamp =
-            if event.time_ns == 0 { self.stamp_slow() } else { crate::ring::record::Stamp::Nanoseconds(event.time_ns) };
+        let stamp = if event.time_ns == 0 {
+            self.stamp_slow()
+        } else {
+            dbuf_wire::ring::record::Stamp::Nanoseconds(event.time_ns)
+        };
         let bell = self.ring.push(event, stamp).map_err(|_| SendError::Full)?;
         self.bytes += event.payload.len() as u64;
         self.after_publish(bell);

@@ -173,7 +173,7 @@ pub(crate) trait Polled {
     /// The eventfd that the client rings. It is never read.
     fn doorbell(&self) -> &OwnedFd;
 
-    /// Tells the client whether the writer looks by itself; see `dbuf_client::ring::state`.
+    /// Tells the client whether the writer looks by itself; see `dbuf_wire::ring::state`.
     fn set_state(&mut self, state: u64);
 
     /// Whether something waits there.

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
-use dbuf_client::wire::Level;
+use dbuf_wire::frames::Level;
 
 use crate::pipeline::progress::want;
 

@@ -5,7 +5,7 @@
 
 use std::fmt::Debug;
 
-use dbuf_client::wire::HEAD_BYTES;
+use dbuf_wire::frames::HEAD_BYTES;
 
 use super::{FrameSession, Step};
 use crate::pipeline::accept::connection::protocol::{Link, Next, Protocol, ReplyState, Turn};

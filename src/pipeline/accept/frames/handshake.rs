@@ -3,7 +3,7 @@
 //! Input: the first bytes of a connection. Output: a [`FrameSession`] with its WELCOME in the outbox, or a refusal. Thread: the
 //! connection's writer. Failure: everything that a client sends wrong, as [`Handshake::Refused`].
 
-use dbuf_client::wire::{self, CONTROL_BYTES_MAX, Code, Fault, Frame, HEAD_BYTES, Head, MAGIC, kind};
+use dbuf_wire::frames::{self as wire, CONTROL_BYTES_MAX, Code, Fault, Frame, HEAD_BYTES, Head, MAGIC, kind};
 
 use super::session::{FEATURES, FrameSession};
 use super::sessions::Sessions;

@@ -1,5 +1,5 @@
 //! The framed protocol as the daemon speaks it: what a connection's bytes mean, what was promised, what to answer.
-//! The bytes are `dbuf_client::wire`'s and `docs/PROTOCOL.md` draws them.
+//! The bytes are `dbuf_wire::frames`'s and `docs/PROTOCOL.md` draws them.
 //!
 //! Enters: bytes that a writer thread read from one connection, and the reader's progress. Leaves: [`Step`]s for the
 //! writer, and replies in a bounded outbox. No input or output here, and no thread but the connection's writer;
@@ -28,7 +28,7 @@
 
 use std::ops::RangeInclusive;
 
-use dbuf_client::wire::{self, Code, Event, Fault, Frame, HEAD_BYTES, Head, Hello, Welcome, feature, kind};
+use dbuf_wire::frames::{self as wire, Code, Event, Fault, Frame, HEAD_BYTES, Head, Hello, Welcome, feature, kind};
 
 use super::acks::Acks;
 use super::sessions::{SessionGuard, SessionState};

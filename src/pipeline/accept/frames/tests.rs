@@ -1,6 +1,6 @@
 use std::ops::RangeInclusive;
 
-use dbuf_client::wire::{self, Code, Event, Frame, HEAD_BYTES, Head, Hello, Level, Welcome, feature, kind};
+use dbuf_wire::frames::{self as wire, Code, Event, Frame, HEAD_BYTES, Head, Hello, Level, Welcome, feature, kind};
 use proptest::prelude::*;
 
 use super::session::OUTBOX_BYTES_CALM;

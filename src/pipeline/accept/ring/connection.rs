@@ -6,7 +6,7 @@
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use dbuf_client::wire::{Code, Fault, Frame};
+use dbuf_wire::frames::{Code, Fault, Frame};
 use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};

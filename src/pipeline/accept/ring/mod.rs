@@ -18,8 +18,8 @@ mod tests;
 
 use std::os::fd::OwnedFd;
 
-use dbuf_client::ring::{Broken, Position, RingConsumer, want};
-use dbuf_client::wire::Level;
+use dbuf_wire::frames::Level;
+use dbuf_wire::ring::{Broken, Position, RingConsumer, want};
 
 use self::pass::Pass;
 use self::registry::RingRow;

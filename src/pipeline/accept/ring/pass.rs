@@ -8,9 +8,9 @@
 //! to be alike: what a claim is asked for is decided by the same copy of the head that is laid down then, so that each step takes
 //! one record at least, whatever the program does meanwhile.
 
-use dbuf_client::ring::record::{self, HEAD_BYTES, Head, Stamp, kind};
-use dbuf_client::ring::{Position, RingConsumer};
-use dbuf_client::wire::TAG_BYTES_MAX;
+use dbuf_wire::frames::TAG_BYTES_MAX;
+use dbuf_wire::ring::record::{self, HEAD_BYTES, Head, Stamp, kind};
+use dbuf_wire::ring::{Position, RingConsumer};
 
 use super::registry::RingRow;
 use crate::pipeline::accept::frames::Acks;

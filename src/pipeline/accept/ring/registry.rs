@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use dbuf_client::ring::{CAPACITY_BYTES, Memory, Position, RingConsumer, flag};
+use dbuf_wire::ring::{CAPACITY_BYTES, Memory, Position, RingConsumer, flag};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::Ring;

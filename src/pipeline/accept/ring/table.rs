@@ -20,7 +20,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use dbuf_client::ring::Position;
+use dbuf_wire::ring::Position;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::pipeline::accept::limits::RINGS_MAX;

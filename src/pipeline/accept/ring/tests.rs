@@ -1,6 +1,6 @@
-use dbuf_client::ring::record::Stamp;
-use dbuf_client::ring::{Bell, RingProducer};
-use dbuf_client::wire::{Event, put_field};
+use dbuf_wire::frames::{Event, put_field};
+use dbuf_wire::ring::record::Stamp;
+use dbuf_wire::ring::{Bell, RingProducer};
 use proptest::prelude::*;
 
 use crate::pipeline::harness::{CAPACITY, RingHarness};

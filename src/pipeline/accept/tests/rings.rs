@@ -6,9 +6,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use dbuf_client::ring::record::Stamp;
-use dbuf_client::ring::{Bell, Memory, NoRoom, RingProducer, want};
-use dbuf_client::wire::{Code, Event, Fault, Frame, Hello, MAGIC, feature};
+use dbuf_wire::frames::{Code, Event, Fault, Frame, Hello, MAGIC, feature};
+use dbuf_wire::ring::record::Stamp;
+use dbuf_wire::ring::{Bell, Memory, NoRoom, RingProducer, want};
 use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 

@@ -11,7 +11,7 @@ use crate::pipeline::accept::connection::stored::testing::Manager;
 use crate::pipeline::accept::writer::receive_buffer::{ReceiveBuffers, Subject};
 use crate::pipeline::account::Identity;
 use crate::sync::atomic::Ordering::Relaxed;
-use dbuf_client::wire::Level;
+use dbuf_wire::frames::Level;
 
 fn plan() -> Plan {
     Plan { max_event_bytes: 1024, ..Plan::default() }

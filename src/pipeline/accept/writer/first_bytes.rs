@@ -3,7 +3,7 @@
 //! Input: the first bytes, which may come in parts. Output: the protocol that goes on. Thread: the connection's writer. Failure: only
 //! that the reader is gone; a handshake that breaks a rule ends its connection.
 
-use dbuf_client::wire::is_framed;
+use dbuf_wire::frames::is_framed;
 
 use crate::pipeline::accept::connection::protocol::{Link, Next, Protocol, Turn};
 use crate::pipeline::accept::connection::read_position::{InheritedPosition, ReadPosition};

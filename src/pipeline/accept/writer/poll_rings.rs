@@ -3,12 +3,12 @@
 //! Input: what the rings hold. Output: events in the buffer, and how long the writer may rest. Thread: the writer. Failure: the reader
 //! is gone.
 //!
-//! Before the writer sleeps without a timeout, the kernel puts a barrier into every producer (see `dbuf_client::ring`), and the writer
+//! Before the writer sleeps without a timeout, the kernel puts a barrier into every producer (see `dbuf_wire::ring`), and the writer
 //! looks once more.
 
 use std::time::Duration;
 
-use dbuf_client::ring::{RingConsumer, state};
+use dbuf_wire::ring::{RingConsumer, state};
 
 use super::ring_schedule::{DOZE, Rest};
 use super::thread::WriterThread;

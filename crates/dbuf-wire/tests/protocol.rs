@@ -1,6 +1,6 @@
 //! Holds `docs/PROTOCOL.md` against the code: its worked example and its tables of numbers.
 
-use dbuf_client::wire::{self, Code, Event, Fault, Frame, Hello, Level, Welcome, kind};
+use dbuf_wire::frames::{self as wire, Code, Event, Fault, Frame, Hello, Level, Welcome, kind};
 
 const SESSION: u128 = 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff;
 

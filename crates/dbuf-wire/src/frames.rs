@@ -8,16 +8,15 @@
 //! that a decoder can refuse or skip a body without holding it. Numbers are little-endian.
 //!
 //! How the protocol grows, so that old and new understand each other:
-//! - a frame type with [`IGNORABLE`] set is skipped by who does not know it; any other unknown type ends the connection;
+//! - a frame type with [`IGNORABLE`] set is skipped by who does not know it; any other unknown type ends the
+//!   connection;
 //! - bytes after the known part of a HELLO or a WELCOME are ignored;
 //! - features are asked for in HELLO and granted in WELCOME: one that may be refused is *compatible*, one without
 //!   which the client cannot go on is *incompatible*.
 
-mod fields;
-mod numbers;
-
-pub use fields::{fields, put_field, split_fields};
-pub use numbers::{
+pub use crate::WireError;
+pub use crate::fields::{FIELDS_LENGTH_BYTES, fields, put_field, split_fields};
+pub use crate::numbers::{
     CONTROL_BYTES_MAX, Code, FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX, HEAD_BYTES, IGNORABLE, LENGTH_MAX, Level, MAGIC,
     PRI_MAX, TAG_BYTES_MAX, VERSION, VERSION_MIN, feature, kind,
 };
@@ -26,16 +25,6 @@ const HELLO_BYTES: usize = 40;
 const WELCOME_BYTES: usize = 24;
 const ERROR_FIXED_BYTES: usize = 8;
 const CAPACITY_BYTES: usize = 8;
-/// The length before an event's fields.
-pub const FIELDS_LENGTH_BYTES: usize = 4;
-
-/// The bytes are not frames of this protocol; what follows them cannot be trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct WireError(
-    /// What is wrong with them.
-    pub &'static str,
-);
 
 /// The fixed part of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

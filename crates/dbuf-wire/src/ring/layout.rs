@@ -1,9 +1,9 @@
 //! Where each word of a ring stands. `docs/PROTOCOL.md` draws the same.
 //!
-//! Words that one side writes share cache lines with no word of the other, for each line that both write is sent back and
-//! forth between their cores. Everything here may be changed by the other process at any time.
+//! Words that one side writes share cache lines with no word of the other, for each line that both write is sent back
+//! and forth between their cores. Everything here may be changed by the other process at any time.
 
-use crate::sync::atomic::{AtomicU32, AtomicU64};
+use dbuf_sync::atomic::{AtomicU32, AtomicU64};
 
 /// The ring's first eight bytes.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"dbufring");

@@ -1,25 +1,25 @@
 //! The memory of a ring: words that both sides see, and bytes that only ever are copied.
 //!
-//! Enters: a memfd, or a size. Leaves: the words as atomics; bytes are copied in and out, by position. Any thread. What can
-//! fail: there is no memory, or the memfd is none of a ring.
+//! Enters: a memfd, or a size. Leaves: the words as atomics; bytes are copied in and out, by position. Any thread. What
+//! can fail: there is no memory, or the memfd is none of a ring.
 //!
 //! Invariants, cited by number:
-//! 1. The mapping is [`HEADER_BYTES`] and the capacity long, writable, and as old as `self`. The memfd cannot lose bytes:
-//!    it is sealed against that before it is mapped.
-//! 2. No reference to the data is ever made, for another process can change it: bytes are copied through raw pointers. A
-//!    copy that races with that process is whatever it is; who reads it checks the copy.
+//! 1. The mapping is [`HEADER_BYTES`] and the capacity long, writable, and as old as `self`. The memfd cannot lose
+//!    bytes: it is sealed against that before it is mapped.
+//! 2. No reference to the data is ever made, for another process can change it: bytes are copied through raw pointers.
+//!    A copy that races with that process is whatever it is; who reads it checks the copy.
 //! 3. The capacity is that of the file, which nobody can change. What the header says of it is for people.
 
 #![allow(unsafe_code, reason = "memory that two processes share")]
 
+use dbuf_sync::compiler_fence;
 use std::io;
 use std::os::fd::BorrowedFd;
 #[cfg(not(dbuf_loom))]
 use std::os::fd::OwnedFd;
-use std::sync::atomic::compiler_fence;
 
 use super::layout::{CAPACITY_BYTES, HEADER_BYTES, MAGIC, VERSION, Words};
-use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+use dbuf_sync::atomic::Ordering::{Relaxed, SeqCst};
 
 #[cfg(not(dbuf_loom))]
 use mapped::Mapping;
@@ -35,8 +35,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// A new one, to be shared by its memfd. The kernel provides pages when they are touched: by who fills the ring, whose
-    /// memory it counts as then.
+    /// A new one, to be shared by its memfd. The kernel provides pages when they are touched: by who fills the ring,
+    /// whose memory it counts as then.
     ///
     /// # Errors
     /// When there is no memory, or the capacity is none that a ring can have.
@@ -168,9 +168,9 @@ impl Memory {
             self.mapping.read(at, first);
             self.mapping.read(0, second);
         }
-        // Whoever looks at the bytes looks at the copy. A compiler that knew both to be the same could go back to the ring for
-        // them, where they may be others by now; behind this, which is for it alone, it does not know that. What makes the bytes
-        // visible is edge `head`.
+        // Whoever looks at the bytes looks at the copy. A compiler that knew both to be the same could go back to the
+        // ring for them, where they may be others by now; behind this, which is for it alone, it does not know that.
+        // What makes the bytes visible is edge `head`.
         compiler_fence(SeqCst);
     }
 }
@@ -227,8 +227,8 @@ mod mapped {
         #[inline]
         pub(super) fn words(&self) -> &Words {
             const { assert!(align_of::<Words>() <= 4096 && size_of::<Words>() <= HEADER_BYTES) };
-            // SAFETY: invariant 1: the header is there and a page's begin is aligned for it; its fields are atomics, of which
-            // any bytes are a value, and gaps that nobody reads.
+            // SAFETY: invariant 1: the header is there and a page's begin is aligned for it; its fields are atomics, of
+            // which any bytes are a value, and gaps that nobody reads.
             unsafe { &*self.base.cast::<Words>() }
         }
 
@@ -237,8 +237,8 @@ mod mapped {
             debug_assert!(at + bytes.len() <= self.len - HEADER_BYTES, "inside the mapping");
             // SAFETY: invariant 1; the caller has checked that `at` is inside the data.
             let to = unsafe { self.base.add(HEADER_BYTES + at) };
-            // SAFETY: invariants 1 and 2; the caller has checked that so many bytes are there. `bytes` is memory of this
-            // process, which is no part of a ring.
+            // SAFETY: invariants 1 and 2; the caller has checked that so many bytes are there. `bytes` is memory of
+            // this process, which is no part of a ring.
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
         }
 
@@ -269,13 +269,13 @@ mod modelled {
 
     /// The same on the heap, with a loom cell beside each byte.
     #[derive(Clone, Debug)]
-    pub(super) struct Mapping(loom::sync::Arc<Parts>);
+    pub(super) struct Mapping(dbuf_sync::Arc<Parts>);
 
     #[derive(Debug)]
     struct Parts {
         words: Words,
         bytes: Box<[UnsafeCell<u8>]>,
-        watches: Vec<loom::cell::UnsafeCell<()>>,
+        watches: Vec<dbuf_sync::cell::UnsafeCell<()>>,
     }
 
     // SAFETY: loom runs all threads of a model on one thread, one at a time.
@@ -287,9 +287,9 @@ mod modelled {
         #[allow(clippy::unnecessary_wraps, reason = "the mapping that this stands for can fail")]
         pub(super) fn new(len: usize, _file: Option<BorrowedFd<'_>>) -> io::Result<Self> {
             let bytes = len - HEADER_BYTES;
-            let watches = (0..bytes).map(|_| loom::cell::UnsafeCell::new(())).collect();
+            let watches = (0..bytes).map(|_| dbuf_sync::cell::UnsafeCell::new(())).collect();
             let bytes = (0..bytes).map(|_| UnsafeCell::new(0)).collect();
-            Ok(Self(loom::sync::Arc::new(Parts { words: Words::default(), bytes, watches })))
+            Ok(Self(dbuf_sync::Arc::new(Parts { words: Words::default(), bytes, watches })))
         }
 
         #[allow(clippy::unnecessary_wraps, reason = "as above")]

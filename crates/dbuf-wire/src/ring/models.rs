@@ -1,13 +1,13 @@
 //! Models of the ring, run by loom: the same code, under every order of steps within the preemption bound.
 //!
-//! Loom sees a byte that is used without an edge to who used it before, a wake-up that is lost, and an assertion that fails.
-//! `.ci/weaken` weakens each edge in turn.
+//! Loom sees a byte that is used without an edge to who used it before, a wake-up that is lost, and an assertion that
+//! fails. `.ci/weaken` weakens each edge in turn.
 
-use loom::sync::{Arc, Condvar, Mutex};
-use loom::thread;
+use dbuf_sync::thread;
+use dbuf_sync::{Arc, Condvar, Mutex};
 
 use super::*;
-use crate::wire::Event;
+use crate::frames::Event;
 
 const CAPACITY: u64 = 64;
 
@@ -58,7 +58,7 @@ fn taken(consumer: &mut RingConsumer, into: &mut Vec<u8>) {
 
 #[test]
 fn models_the_daemon_copies_whole_events_and_none_is_written_over_before() {
-    loom::model(|| {
+    dbuf_sync::model(|| {
         let (mut producer, mut consumer) = ends();
         let sender = thread::spawn(move || {
             let mut sent = Vec::new();
@@ -79,7 +79,7 @@ fn models_the_daemon_copies_whole_events_and_none_is_written_over_before() {
 
 #[test]
 fn models_an_event_never_lies_in_the_ring_of_a_daemon_that_sleeps_unrung() {
-    loom::model(|| {
+    dbuf_sync::model(|| {
         let (mut producer, mut consumer) = ends();
         let bell = Arc::new(Queue::default());
         let rings = Arc::clone(&bell);
@@ -106,7 +106,7 @@ fn models_an_event_never_lies_in_the_ring_of_a_daemon_that_sleeps_unrung() {
 
 #[test]
 fn models_a_producer_that_waits_for_room_is_woken() {
-    loom::model(|| {
+    dbuf_sync::model(|| {
         let (mut producer, mut consumer) = ends();
         for byte in [1, 2] {
             let _ = producer.push(&event(&[byte]), record::Stamp::None).expect("room for two");
@@ -122,7 +122,7 @@ fn models_a_producer_that_waits_for_room_is_woken() {
                 }
                 let bucket = sleepers.0.lock().expect("no model panics while it holds a bucket");
                 // Relaxed: the bucket's lock orders it.
-                if producer.memory().words().turn.load(crate::sync::atomic::Ordering::Relaxed) == turn {
+                if producer.memory().words().turn.load(dbuf_sync::atomic::Ordering::Relaxed) == turn {
                     drop(sleepers.1.wait(bucket));
                 }
             }

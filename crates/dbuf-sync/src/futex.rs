@@ -1,35 +1,17 @@
-//! The only door to atomics and threads: the standard library's, or loom's under `--cfg dbuf_loom`.
+//! Lets threads sleep on a word, and wakes them.
 //!
-//! Those of the clients' crate, which shares rings with the daemon, are the same. It also holds what the lock-free parts need
-//! beside them: [`CacheLine`], [`Futex`], and [`Edge`], by which every ordering that carries something has a name.
-
-#[cfg(not(dbuf_loom))]
-pub use std::sync::{Arc, Condvar, Mutex, MutexGuard, atomic, mpsc};
-#[cfg(not(dbuf_loom))]
-pub use std::thread;
-
-#[cfg(dbuf_loom)]
-pub use loom::sync::{Arc, Condvar, Mutex, MutexGuard, atomic};
-#[cfg(dbuf_loom)]
-pub use loom::thread;
+//! Input: a value that the word is expected to have. Output: nothing; the caller looks again. Any thread. Failures:
+//! none; a wait that the kernel refuses returns at once. Linux only.
 
 use std::time::Duration;
 
-pub use dbuf_client::sync::Edge;
-
-use atomic::AtomicU32;
+use crate::atomic::AtomicU32;
 #[cfg(dbuf_loom)]
-use atomic::Ordering;
+use crate::atomic::Ordering;
+#[cfg(dbuf_loom)]
+use crate::{Condvar, Mutex};
 
-/// Keeps a value on cache lines of its own: 128 bytes, since the prefetcher brings lines in pairs.
-#[derive(Debug, Default)]
-#[repr(C, align(128))]
-pub struct CacheLine<T>(
-    /// The value.
-    pub T,
-);
-
-/// A word that threads can sleep on. Spurious returns are allowed: who sleeps looks again.
+/// A word that threads can sleep on. Spurious returns are allowed: the sleeper looks again.
 ///
 /// The kernel compares the word and goes to sleep in one step, and a wake after a change of the word finds either
 /// the sleeper or a comparison that fails (futex(2)). That is a promise about this word alone: it orders nothing else.
@@ -46,13 +28,13 @@ impl Futex {
         Self(AtomicU32::new(value))
     }
 
-    /// Sleeps while the word is `expected`, at most for `patience`. Returns at once if it is not.
-    pub fn wait(&self, expected: u32, patience: Option<Duration>) {
+    /// Sleeps while the word is `expected`, at most for `timeout`. Returns at once if it is not.
+    pub fn wait(&self, expected: u32, timeout: Option<Duration>) {
         use rustix::thread::futex;
         // A time that the kernel's format cannot hold is as good as for ever.
-        let patience = patience.and_then(|time| futex::Timespec::try_from(time).ok());
+        let timeout = timeout.and_then(|time| futex::Timespec::try_from(time).ok());
         // Every error (changed, interrupted, timed out) means the same: look again.
-        let _ = futex::wait(&self.0, futex::Flags::PRIVATE, expected, patience.as_ref());
+        let _ = futex::wait(&self.0, futex::Flags::PRIVATE, expected, timeout.as_ref());
     }
 
     /// Wakes up to `count` sleepers.
@@ -81,8 +63,8 @@ impl Futex {
         Self { word: AtomicU32::new(value), bucket: Mutex::new(()), sleepers: Condvar::new() }
     }
 
-    /// Sleeps while the word is `expected`, whatever the patience.
-    pub fn wait(&self, expected: u32, _patience: Option<Duration>) {
+    /// Sleeps while the word is `expected`, whatever the timeout.
+    pub fn wait(&self, expected: u32, _timeout: Option<Duration>) {
         let bucket = self.bucket.lock().expect("no model panics while it holds a bucket");
         // Relaxed: the bucket's lock orders the comparison against wakes, as in the kernel.
         if self.word.load(Ordering::Relaxed) == expected {
@@ -108,5 +90,31 @@ impl std::ops::Deref for Futex {
     #[cfg(dbuf_loom)]
     fn deref(&self) -> &AtomicU32 {
         &self.word
+    }
+}
+
+#[cfg(all(test, not(dbuf_loom)))]
+mod tests {
+    use super::*;
+    use crate::atomic::Ordering::Relaxed;
+    use crate::{Arc, thread};
+
+    #[test]
+    fn a_sleeper_wakes_when_the_word_changes_and_does_not_sleep_on_another_value() {
+        let word = Arc::new(Futex::new(0));
+        word.wait(1, None);
+        word.wait(0, Some(Duration::from_millis(1)));
+        let sleeper = thread::spawn({
+            let word = Arc::clone(&word);
+            move || {
+                // Relaxed: the join orders everything else.
+                while word.load(Relaxed) == 0 {
+                    word.wait(0, None);
+                }
+            }
+        });
+        word.store(1, Relaxed);
+        word.wake(1);
+        sleeper.join().expect("the sleeper does not panic");
     }
 }

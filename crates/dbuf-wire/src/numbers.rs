@@ -34,7 +34,8 @@ pub mod kind {
     pub const SYNC: u8 = 0x03;
     /// Client: nothing more will come.
     pub const BYE: u8 = 0x04;
-    /// Client: one event with fields beside its payload; only where [`feature::FIELDS`](super::feature::FIELDS) is granted.
+    /// Client: one event with fields beside its payload; only where [`feature::FIELDS`](super::feature::FIELDS) is
+    /// granted.
     pub const EVENT_WITH_FIELDS: u8 = 0x05;
     /// Client: asks for a ring; only where [`feature::RING`](super::feature::RING) is granted, and before any event.
     pub const RING: u8 = 0x06;

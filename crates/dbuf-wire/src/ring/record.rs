@@ -3,7 +3,7 @@
 //! Enters: the parts of an event, or bytes that were copied out of a ring. Leaves: the head's bytes, or the event. Any
 //! thread; no memory that others can change. What can fail: everything in bytes that another process wrote.
 
-use crate::wire::{self, Event};
+use crate::frames::{self as wire, Event};
 
 /// What the place of each record is a multiple of, so that the rest before the end of the data always holds a head.
 pub const ALIGN: usize = 16;
@@ -125,7 +125,8 @@ fn check(head: &Head) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// The event of a record: its head, and the bytes after that. The sequence is 0 and the time is the head's own business.
+/// The event of a record: its head, and the bytes after that. The sequence is 0 and the time is the head's own
+/// business.
 ///
 /// # Errors
 /// [`Malformed`]; it concerns this event alone.

@@ -1,11 +1,11 @@
 //! Holds this crate against `clients/golden/frames.json`, by which clients in other languages are held, too: the same
 //! frames, byte by byte, and the same errors.
 
-use dbuf_client::wire::{self, Event, Fault, Frame, Hello, Level, Welcome};
+use dbuf_wire::frames::{self as wire, Event, Fault, Frame, Hello, Level, Welcome};
 use serde_json::Value;
 
 fn vectors() -> Vec<Value> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../golden/frames.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../clients/golden/frames.json");
     let text = std::fs::read_to_string(path).expect("clients/golden/frames.json is beside the crate");
     serde_json::from_str(&text).expect("a list")
 }

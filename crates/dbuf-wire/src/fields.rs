@@ -2,14 +2,17 @@
 //!
 //! A field is the length of its name (u8), the length of its value (u32, little-endian), the name, the value.
 
-use super::{FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX, FIELDS_LENGTH_BYTES, WireError};
+use crate::WireError;
+use crate::numbers::{FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX};
 
+/// The length before an event's fields.
+pub const FIELDS_LENGTH_BYTES: usize = 4;
 const FIELD_HEAD_BYTES: usize = 5;
 
 /// Adds one field to an event's fields.
 ///
-/// Returns false, and adds nothing, if the name is empty or longer than [`FIELD_NAME_BYTES_MAX`], or if the fields would
-/// take more than [`FIELDS_BYTES_MAX`].
+/// Returns false, and adds nothing, if the name is empty or longer than [`FIELD_NAME_BYTES_MAX`], or if the fields
+/// would take more than [`FIELDS_BYTES_MAX`].
 pub fn put_field(fields: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
     let bytes = FIELD_HEAD_BYTES + name.len() + value.len();
     if name.is_empty() || name.len() > FIELD_NAME_BYTES_MAX || fields.len() + bytes > FIELDS_BYTES_MAX {

@@ -1,7 +1,7 @@
 use super::record::{Head, Stamp};
 use super::*;
-use crate::sync::atomic::Ordering::Relaxed;
-use crate::wire::Event;
+use crate::frames::Event;
+use dbuf_sync::atomic::Ordering::Relaxed;
 
 const CAPACITY: u64 = 64 << 10;
 

@@ -1,17 +1,9 @@
-//! The only door to atomics: the standard library's, or loom's under `--cfg dbuf_loom`. The daemon comes through it, too.
+//! Names the orderings that carry something between threads, so that a test can weaken each of them.
 //!
-//! It also holds [`Edge`], by which every ordering that carries something has a name, with barriers
-//! for those that a single ordering cannot carry.
-//!
-//! Not part of the crate's interface: it may change with any version.
+//! Input: a name. Output: the orderings of both ends, and barriers for edges that a single ordering cannot carry. Any
+//! thread. Failures: none.
 
-#[cfg(not(dbuf_loom))]
-pub use std::sync::atomic;
-
-#[cfg(dbuf_loom)]
-pub use loom::sync::atomic;
-
-use atomic::Ordering;
+use crate::atomic::{self, Ordering};
 
 /// A named edge between threads: what one releases, the other acquires.
 ///
@@ -58,16 +50,17 @@ impl Edge {
         Ordering::AcqRel
     }
 
-    /// The releasing half of an asymmetric barrier: the stores before it come before the loads behind it, for a thread that
-    /// has passed the other half. It is no instruction: the other half has the kernel put one here (membarrier(2)).
+    /// The releasing half of an asymmetric barrier: the stores before it come before the loads behind it, for a thread
+    /// that has passed the other half. It is no instruction: the other half has the kernel put one here
+    /// (membarrier(2)).
     #[cfg(not(dbuf_loom))]
     #[inline(always)]
     pub fn light(self) {
         atomic::compiler_fence(Ordering::SeqCst);
     }
 
-    /// A full barrier, for the releasing side of an edge whose other side passes one as well: of two threads that each store
-    /// and then load what the other stores, one sees the other's store.
+    /// A full barrier, for the releasing side of an edge whose other side passes one as well: of two threads that each
+    /// store and then load what the other stores, one sees the other's store.
     #[cfg(not(dbuf_loom))]
     #[inline(always)]
     pub fn full_releasing(self) {

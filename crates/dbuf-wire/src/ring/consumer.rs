@@ -1,14 +1,15 @@
-//! The daemon's end of a ring. The other end is a program that may be broken or hostile: nothing that it writes is believed
-//! before it is checked, and what is checked is a copy.
+//! The daemon's end of a ring. The other end is a program that may be broken or hostile: nothing that it writes is
+//! believed before it is checked, and what is checked is a copy.
 //!
-//! Enters: the words and bytes of a ring. Leaves: copies of published bytes, and what was told to the producer. One thread.
-//! What can fail: what the producer has written cannot be true ([`Broken`]); then the ring is of no use any more.
+//! Enters: the words and bytes of a ring. Leaves: copies of published bytes, and what was told to the producer. One
+//! thread. What can fail: what the producer has written cannot be true ([`Broken`]); then the ring is of no use any
+//! more.
 
 use super::layout::{state, want};
 use super::memory::Memory;
 use super::record::ALIGN;
 use super::{ASLEEP, HEAD, ROOM, TURN};
-use crate::sync::atomic::Ordering::Relaxed;
+use dbuf_sync::atomic::Ordering::Relaxed;
 
 /// What the producer has written cannot be true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,8 +160,8 @@ impl RingConsumer {
         self.memory.words().writing.load(Relaxed) != self.head
     }
 
-    /// Says whether it will look by itself, soon, or not at all: one of [`state`]'s. After `ASLEEP` a barrier is to be passed
-    /// ([`RingConsumer::after_barrier`]) before the last look.
+    /// Says whether it will look by itself, soon, or not at all: one of [`state`]'s. After `ASLEEP` a barrier is to be
+    /// passed ([`RingConsumer::after_barrier`]) before the last look.
     pub fn set_state(&mut self, kind: u64) {
         if self.state & state::MASK == kind {
             return;
@@ -196,15 +197,16 @@ impl RingConsumer {
     /// Tells how far events are persisted, or durable, and how many of them could not be stored.
     pub fn tell(&self, persisted: u64, durable: u64, lost: u64, refused: u64) {
         let words = self.memory.words();
-        // Relaxed: what is lost comes first, and x86-64 keeps stores in order; a producer that waits comes through `turn`.
+        // Relaxed: what is lost comes first, and x86-64 keeps stores in order; a producer that waits comes through
+        // `turn`.
         words.lost.store(lost, Relaxed);
         words.refused.store(refused, Relaxed);
         words.durable.store(durable, Relaxed);
         words.persisted.store(persisted, Relaxed);
     }
 
-    /// What was told last: persisted, durable, lost, refused. An earlier daemon may have told it; the producer may have changed
-    /// it, which misleads nobody but itself.
+    /// What was told last: persisted, durable, lost, refused. An earlier daemon may have told it; the producer may have
+    /// changed it, which misleads nobody but itself.
     #[must_use]
     pub fn told(&self) -> [u64; 4] {
         let words = self.memory.words();
@@ -218,12 +220,13 @@ impl RingConsumer {
         self.memory.words().max_event_bytes.store(bytes, Relaxed);
     }
 
-    /// Wakes whoever sleeps on the turn. To be called when something has been done that [`RingConsumer::wants`] says is wanted.
+    /// Wakes whoever sleeps on the turn. To be called when something has been done that [`RingConsumer::wants`] says is
+    /// wanted.
     pub fn wake(&mut self) {
         self.turn = self.turn.wrapping_add(1);
         let words = self.memory.words();
-        // Relaxed: the barrier of edge `turn`, passed in `wants`, has released what was done. The kernel's own lock orders this
-        // against a sleeper's look (futex(2)).
+        // Relaxed: the barrier of edge `turn`, passed in `wants`, has released what was done. The kernel's own lock
+        // orders this against a sleeper's look (futex(2)).
         words.turn.store(self.turn, Relaxed);
         #[cfg(not(dbuf_loom))]
         {

@@ -1,14 +1,14 @@
-//! Holds the producer's end of a ring against `clients/golden/ring.json`, by which clients in other languages are held, too. Each
-//! vector is a ring whose head and tail stand at `start`, the events that are sent then, and what the data has from there on up to
-//! the new head; `..` is a byte that means nothing: behind a record's end, or in a pad.
+//! Holds the producer's end of a ring against `clients/golden/ring.json`, by which clients in other languages are held,
+//! too. Each vector is a ring whose head and tail stand at `start`, the events that are sent then, and what the data
+//! has from there on up to the new head; `..` is a byte that means nothing: behind a record's end, or in a pad.
 
-use dbuf_client::ring::record::Stamp;
-use dbuf_client::ring::{Memory, Position, RingConsumer, RingProducer, flag};
-use dbuf_client::wire::{self, Event};
+use dbuf_wire::frames::{self as wire, Event};
+use dbuf_wire::ring::record::Stamp;
+use dbuf_wire::ring::{Memory, Position, RingConsumer, RingProducer, flag};
 use serde_json::Value;
 
 fn vectors() -> Vec<Value> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../golden/ring.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../clients/golden/ring.json");
     let text = std::fs::read_to_string(path).expect("clients/golden/ring.json is beside the crate");
     serde_json::from_str(&text).expect("a list")
 }

@@ -1,17 +1,17 @@
 //! The producer's end of a ring: reserve, fill, publish with one store.
 //!
-//! Enters: events. Leaves: records in the ring, and whether the bell is to be rung. One thread. What can fail: there is no
-//! room.
+//! Enters: events. Leaves: records in the ring, and whether the bell is to be rung. One thread. What can fail: there is
+//! no room.
 
 use super::layout::{flag, state, want};
 use super::memory::Memory;
 use super::record::{HEAD_BYTES, Head as RecordHead, Stamp, kind, record_bytes};
 use super::{ASLEEP, HEAD, ROOM, TURN};
-use std::sync::atomic::compiler_fence;
 
-use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
-use crate::sync::atomic::fence;
-use crate::wire::{Event, FIELDS_LENGTH_BYTES};
+use crate::frames::{Event, FIELDS_LENGTH_BYTES};
+use dbuf_sync::atomic::Ordering::{Relaxed, SeqCst};
+use dbuf_sync::atomic::fence;
+use dbuf_sync::compiler_fence;
 
 /// There is no room for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,8 +146,8 @@ impl RingProducer {
     }
 
     /// Reserves a place for a record of which at most so many bytes come after its head. It is filled by
-    /// [`RingProducer::fill`] and published by [`RingProducer::publish_claim`]; nothing else may be sent before that, or before
-    /// [`RingProducer::give_back`].
+    /// [`RingProducer::fill`] and published by [`RingProducer::publish_claim`]; nothing else may be sent before that,
+    /// or before [`RingProducer::give_back`].
     ///
     /// # Errors
     /// [`NoRoom`].
@@ -167,7 +167,8 @@ impl RingProducer {
         self.memory.put(at, bytes);
     }
 
-    /// Publishes what a reserved place was filled with; `head` says how many bytes that became, and the rest is room again.
+    /// Publishes what a reserved place was filled with; `head` says how many bytes that became, and the rest is room
+    /// again.
     ///
     /// # Panics
     /// When that is more than was reserved.
@@ -191,8 +192,8 @@ impl RingProducer {
         self.memory.words().writing.store(self.head, Relaxed);
     }
 
-    /// Finds room for a record of which so many bytes come after its head; fills up the rest before the end of the data if
-    /// it would reach beyond.
+    /// Finds room for a record of which so many bytes come after its head; fills up the rest before the end of the data
+    /// if it would reach beyond.
     #[inline]
     fn reserve(&mut self, length: usize) -> Result<Reserved, NoRoom> {
         if length > self.event_bytes_max() {
@@ -208,8 +209,8 @@ impl RingProducer {
                 return Err(NoRoom);
             }
         }
-        // Relaxed: only whoever finds this process dead looks at it, and that comes after everything it did. The fence is for
-        // the compiler alone, which must not write the record first; what carries the record is edge `head`.
+        // Relaxed: only whoever finds this process dead looks at it, and that comes after everything it did. The fence
+        // is for the compiler alone, which must not write the record first; what carries the record is edge `head`.
         self.memory.words().writing.store(end, Relaxed);
         compiler_fence(SeqCst);
         if pad > 0 {
@@ -224,8 +225,8 @@ impl RingProducer {
 
     /// The daemon's tail. It is believed as far as it can be true: another process of this user could have written it.
     pub(super) fn seen_tail(&self) -> u64 {
-        // edge `room`, acquiring: the daemon's copies of what lay before it are over. Relaxed would let the bytes of the next
-        // record run into them.
+        // edge `room`, acquiring: the daemon's copies of what lay before it are over. Relaxed would let the bytes of
+        // the next record run into them.
         let tail = self.memory.words().tail.load(ROOM.acquire());
         if tail <= self.head && tail >= self.tail { tail } else { self.tail }
     }
@@ -247,7 +248,8 @@ impl RingProducer {
     #[inline]
     fn publish(&mut self, place: &Reserved) -> Bell {
         let words = self.memory.words();
-        // edge `head`, releasing: the record's bytes come before it. Relaxed would let the daemon copy what is not there.
+        // edge `head`, releasing: the record's bytes come before it. Relaxed would let the daemon copy what is not
+        // there.
         words.head.store(place.end, HEAD.release());
         self.head = place.end;
         self.events += 1;
@@ -255,8 +257,9 @@ impl RingProducer {
             // edge `asleep`, releasing, where the daemon has no barrier that reaches here.
             fence(SeqCst);
         }
-        // edge `asleep`, releasing: the head is there before the state is read, once the daemon has passed its barrier. Without
-        // it the daemon could miss the head, and this load its falling asleep: the event would wait for the next.
+        // edge `asleep`, releasing: the head is there before the state is read, once the daemon has passed its barrier.
+        // Without it the daemon could miss the head, and this load its falling asleep: the event would wait for the
+        // next.
         ASLEEP.light();
         // Relaxed: the barrier does it.
         let state = words.state.load(Relaxed);
@@ -283,22 +286,23 @@ impl RingProducer {
     #[inline]
     pub fn lose(&mut self, payload_bytes: usize) {
         let words = self.memory.words();
-        // Relaxed: plain counters, which this thread alone writes. The bytes first, so that they are there with the event.
+        // Relaxed: plain counters, which this thread alone writes. The bytes first, so that they are there with the
+        // event.
         words.lost_bytes.store(words.lost_bytes.load(Relaxed).wrapping_add(payload_bytes as u64), Relaxed);
         words.lost_events.store(words.lost_events.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
-    /// Says what is to be told from here on, as bits of [`want`], and what to sleep on: the value of the turn before which the
-    /// caller has to look again, and only then may sleep. Then the bell is to be rung.
+    /// Says what is to be told from here on, as bits of [`want`], and what to sleep on: the value of the turn before
+    /// which the caller has to look again, and only then may sleep. Then the bell is to be rung.
     pub fn want(&self, wants: u32) -> u32 {
         let words = self.memory.words();
         // Relaxed: the barrier does it. Only this side writes it.
         words.wants.store(words.wants.load(Relaxed) | wants, Relaxed);
-        // edge `turn`, releasing: the wish is there before the caller looks. Either the daemon sees it after what it did, or the
-        // caller sees what that was.
+        // edge `turn`, releasing: the wish is there before the caller looks. Either the daemon sees it after what it
+        // did, or the caller sees what that was.
         TURN.full_releasing();
-        // edge `turn`, acquiring, as well: whoever sees this turn sees what it was changed for. Relaxed would let the caller see the new
-        // turn, miss what has come, and sleep on.
+        // edge `turn`, acquiring, as well: whoever sees this turn sees what it was changed for. Relaxed would let the
+        // caller see the new turn, miss what has come, and sleep on.
         words.turn.load(TURN.acquire())
     }
 
@@ -329,8 +333,8 @@ impl RingProducer {
     pub fn sleep(&self, turn: u32, patience: std::time::Duration) {
         use rustix::thread::futex;
         let patience = futex::Timespec::try_from(patience).ok();
-        // Whatever it says (changed, interrupted, timed out), the caller looks again. The word is in memory that two processes
-        // share, so the flag of private ones is not set.
+        // Whatever it says (changed, interrupted, timed out), the caller looks again. The word is in memory that two
+        // processes share, so the flag of private ones is not set.
         let _ = futex::wait(&self.memory.words().turn, futex::Flags::empty(), turn, patience.as_ref());
     }
 }

@@ -1,12 +1,13 @@
 //! A ring's memory that nobody else empties: its producer reads back what it has published, and takes it itself.
 //!
-//! Enters: a position. Leaves: records, and what is to be carried over into another ring. The producer's thread. What can
-//! fail: memory that a daemon had its hands in is believed as little as the daemon is believed elsewhere ([`Broken`]).
+//! Enters: a position. Leaves: records, and what is to be carried over into another ring. The producer's thread. What
+//! can fail: memory that a daemon had its hands in is believed as little as the daemon is believed elsewhere
+//! ([`Broken`]).
 
 use super::consumer::Broken;
 use super::producer::RingProducer;
 use super::record::{ALIGN, HEAD_BYTES, Head, kind};
-use crate::sync::atomic::Ordering::Relaxed;
+use dbuf_sync::atomic::Ordering::Relaxed;
 
 /// An event that was found in the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +67,8 @@ impl RingProducer {
         events
     }
 
-    /// Takes everything before this position: there is room again. Only where no daemon does that. A position that is not in the
-    /// ring counts as the nearest that is.
+    /// Takes everything before this position: there is room again. Only where no daemon does that. A position that is
+    /// not in the ring counts as the nearest that is.
     pub fn take_to(&mut self, position: u64) {
         let position = position.clamp(self.tail, self.head);
         self.tail = position;
