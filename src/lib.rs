@@ -3,7 +3,7 @@
 //! The journey of an event, and the order of the modules:
 //!
 //! 1. [`pipeline::accept`]: bytes arrive on a socket and become events; a pinned writer thread owns each socket.
-//! 2. [`pipeline::buffer`]: the writer copies them into the **front** half of the double buffer and publishes them.
+//! 2. `dbuf_buffer`: the writer copies them into the **front** half of the double buffer and publishes them.
 //! 3. [`pipeline::drain`]: the reader swaps the halves with one atomic operation and seals the **back** half as a batch.
 //! 4. [`pipeline::store`]: the batch is appended to the active segment; segments rotate, are retained, are read again.
 //! 5. [`daemon`]: signals, systemd and dbufctl's socket, on a thread of their own. The only place that knows tokio.
@@ -12,9 +12,9 @@
 //!
 //! [`sys`] holds one kernel facility a file, [`sync`] is the only door to atomics and threads.
 //!
-//! Under `--cfg dbuf_loom` only [`pipeline::buffer`] and what it needs are built, for the models that check it.
-//!
-//! To embed the double buffer in another program, [`pipeline::buffer`] is all that is needed.
+//! What others can use, and what is to be tested alone, is in crates of its own: `dbuf_sync` (atomics and threads),
+//! `dbuf_buffer` (the double buffer), `dbuf_wire` (the protocol and the ring). Under `--cfg dbuf_loom`, for the models,
+//! nothing of the daemon is built.
 
 #![deny(unsafe_code)]
 
@@ -30,11 +30,6 @@ pub mod daemon;
 pub mod pipeline;
 #[cfg(not(dbuf_loom))]
 pub mod sys;
-/// All of it that [`pipeline::buffer`] needs.
-#[cfg(dbuf_loom)]
-pub mod sys {
-    pub mod vector;
-}
 
 /// The only door to atomics and threads.
 pub use dbuf_sync as sync;

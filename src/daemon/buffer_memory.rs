@@ -1,82 +1,119 @@
-//! The memory of the double buffer: taken over from the previous process, or made.
+//! Finds the memory of the double buffer that the previous process left, and makes new memory where that is needed.
 //!
-//! Enters: what systemd's store kept, and the sizes that are wanted. Leaves: the buffer, and buffers of other sizes that
-//! are to be persisted first. Main thread, at start. What can fail: there is no memory.
+//! Input: what systemd's store kept, and the sizes that are wanted. Output: the buffer, and buffers of other sizes that
+//! are to be persisted first. Main thread, at the start. What can fail: there is no memory.
 //!
-//! Under systemd the buffer lies in a memfd that the store keeps, so that what was published in it outlives `kill -9`. A
-//! next process goes on with the same memory; where other sizes are configured, or the memory cannot be read, it makes new
-//! memory, under the other of two names, and lets go of the old one when all of it is in a file.
+//! Under systemd the buffer lies in a memfd that the store keeps, so that what was published in it survives `kill -9`.
+//! The next process goes on with the same memory. Where other sizes are configured, or the memory cannot be read, it
+//! makes new memory under a name that is not in use, and lets go of the old one when all of it is in a file. A disk
+//! that is full can make that hours, in which the sizes may change again: there may be any number of old ones.
+//!
+//! First everything is found ([`InheritedBuffers::find`]); then the notes of all publishes are resolved
+//! ([`InheritedBuffers::was_published`]); only then is anything made ([`InheritedBuffers::into_memory`]). Memory that
+//! was made before would be asked for publishes that it has never seen.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::pipeline::buffer::{BuildError, DoubleBuffer, InheritedBuffer, Options, Reader};
+use crate::pipeline::buffer::{BuildError, DoubleBuffer, InheritedBuffer, Options, PublishPosition, Reader};
 use crate::pipeline::drain::Old;
+use crate::pipeline::takeover::names::Name;
 use crate::sync::Arc;
 use crate::sys::fdstore::FdStore;
-
-/// The names, in the store, of the memory.
-pub(super) const NAMES: [&str; 2] = ["halves", "halves-2"];
 
 /// The buffer, and what has to be persisted before anything of it.
 pub(super) struct BufferMemory {
     pub(super) buffer: DoubleBuffer,
     pub(super) reader: Reader,
     pub(super) old: Vec<Old>,
-    /// The buffer of the previous process, as it left it, and the last generation in which it may have published.
-    pub(super) previous: Option<(DoubleBuffer, u64)>,
 }
 
-/// Goes on with what is `left`, each with its name, or makes what `options` say.
-pub(super) fn take_over(
-    store: Option<&Arc<FdStore>>,
-    left: Vec<(OwnedFd, String)>,
-    options: &Options,
-) -> Result<BufferMemory, BuildError> {
-    let Some(store) = store else {
-        let (buffer, reader) = DoubleBuffer::new(options)?;
-        return Ok(BufferMemory { buffer, reader, old: Vec::new(), previous: None });
-    };
-    let mut found: Vec<(String, InheritedBuffer)> = Vec::new();
-    for (memory, name) in left {
-        match DoubleBuffer::of_predecessor(&memory, options.writers_max) {
-            Ok(heritage) => found.push((name, heritage)),
-            Err(error) => {
-                tracing::error!(%error, "what the process before had in memory and not in a file is lost");
-                store.remove(&name);
+/// The buffers that the previous process left, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct InheritedBuffers {
+    found: Vec<(Name, InheritedBuffer)>,
+    /// All names that were in use, also of what cannot be read.
+    names: Vec<Name>,
+    /// Something was left that cannot be read: events are lost.
+    pub(super) is_unreadable: bool,
+}
+
+impl InheritedBuffers {
+    /// Maps and checks what is `left`. Creates nothing.
+    pub(super) fn find(store: &FdStore, left: Vec<(Name, OwnedFd)>, writers_max: usize) -> Self {
+        let mut this = Self::default();
+        for (name, memory) in left {
+            this.names.push(name);
+            match DoubleBuffer::of_previous(&memory, writers_max) {
+                Ok(buffer) => this.found.push((name, buffer)),
+                Err(error) => {
+                    tracing::error!(%error, "events that the previous process had in memory and not in a file are lost");
+                    this.is_unreadable = true;
+                    store.remove(&name.to_string());
+                }
             }
         }
+        // The newest is the one that was in use. Older ones are there as long as they are not persisted.
+        this.found.sort_by_key(|(_, inherited)| inherited.buffer.generation());
+        let cut_copies: usize = this.found.iter().map(|(_, inherited)| inherited.cut_copies).sum();
+        if cut_copies > 0 {
+            tracing::warn!(cut_copies, "the previous process died while it copied events into the buffer");
+        }
+        this
     }
-    // The newest is the one that was in use; another is there only if its reader died while it persisted it.
-    found.sort_by_key(|(_, heritage)| heritage.buffer.generation());
-    let cut_copies: usize = found.iter().map(|(_, heritage)| heritage.cut_copies).sum();
-    if cut_copies > 0 {
-        tracing::warn!(cut_copies, "the process before died while it copied events into the buffer");
+
+    /// How many descriptors of the store they take.
+    pub(super) fn count(&self) -> usize {
+        self.names.len()
     }
-    let previous = found.last().map(|(_, heritage)| (heritage.buffer.clone(), heritage.last_generation));
-    let wanted = (options.capacity_bytes, options.chunk_bytes);
-    let current = found.pop_if(|(_, heritage)| heritage.buffer.sizes() == wanted);
-    let generation = found.last().map_or(1, |(_, heritage)| heritage.buffer.generation() + 2);
-    let name = NAMES.into_iter().find(|name| found.iter().all(|(used, _)| used != name)).unwrap_or(NAMES[0]);
-    let old = found.into_iter().map(|(name, heritage)| {
-        let store = Arc::clone(store);
-        Old { reader: heritage.reader, done: Box::new(move || store.remove(&name)) }
-    });
-    let old = old.collect();
-    let (buffer, reader) = match current {
-        Some((_, heritage)) => (heritage.buffer, heritage.reader),
-        None => make(store, name, generation, options)?,
-    };
-    Ok(BufferMemory { buffer, reader, old, previous })
+
+    /// Whether there is any.
+    pub(super) fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// Whether what was about to be published at `position` is in a buffer, or has been. Each buffer knows its own
+    /// generations alone, and they follow each other: the oldest that has come as far as the position is asked.
+    pub(super) fn was_published(&self, position: PublishPosition) -> bool {
+        let asked = self.found.iter().find(|(_, inherited)| inherited.buffer.generation() >= position.generation());
+        asked.is_some_and(|(_, inherited)| inherited.buffer.was_published(position))
+    }
+
+    /// The buffer to go on with, made as `options` say where there is none of these sizes. Generations begin above
+    /// `highest`.
+    pub(super) fn into_memory(
+        mut self,
+        store: &Arc<FdStore>,
+        options: &Options,
+        highest: u64,
+    ) -> Result<BufferMemory, BuildError> {
+        let wanted = (options.capacity_bytes, options.chunk_bytes);
+        let current = self.found.pop_if(|(_, inherited)| inherited.buffer.sizes() == wanted);
+        let before = self.found.last().map_or(0, |(_, inherited)| inherited.buffer.generation());
+        let old = self.found.into_iter().map(|(name, inherited)| {
+            let store = Arc::clone(store);
+            Old { reader: inherited.reader, done: Box::new(move || store.remove(&name.to_string())) }
+        });
+        let old = old.collect();
+        let (buffer, reader) = match current {
+            Some((_, inherited)) => (inherited.buffer, inherited.reader),
+            None => {
+                // One generation between two memories belongs to neither.
+                let generation = if before.max(highest) == 0 { 1 } else { before.max(highest) + 2 };
+                make(store, Name::fresh(Name::Halves, &self.names), generation, options)?
+            }
+        };
+        Ok(BufferMemory { buffer, reader, old })
+    }
 }
 
-fn make(store: &FdStore, name: &str, generation: u64, options: &Options) -> Result<(DoubleBuffer, Reader), BuildError> {
+fn make(store: &FdStore, name: Name, generation: u64, options: &Options) -> Result<(DoubleBuffer, Reader), BuildError> {
     let memory = memfd_create("dbufd-halves", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
     let memory = memory.map_err(std::io::Error::from)?;
     let made = DoubleBuffer::in_memory(options, generation, &memory)?;
-    if !store.put(name, memory.as_fd()) {
-        tracing::warn!("systemd takes no descriptors; what is in memory will not outlive this process");
+    if let Err(error) = store.put(&name.to_string(), memory.as_fd()) {
+        tracing::warn!(%error, "what is in memory will not survive this process");
     }
     Ok(made)
 }
@@ -89,15 +126,20 @@ mod tests {
 
     const OPTIONS: Options = Options { capacity_bytes: 4 * 64, chunk_bytes: 64, writers_max: 2 };
 
-    /// A store whose notes go nowhere, and what tests put there themselves.
-    fn store() -> (tempfile::TempDir, UnixDatagram, Arc<FdStore>) {
+    fn sized(chunks: usize) -> Options {
+        Options { capacity_bytes: chunks * 64, ..OPTIONS }
+    }
+
+    /// A store whose notifications the test reads.
+    fn store(inherited: &[Name]) -> (tempfile::TempDir, UnixDatagram, Arc<FdStore>) {
         let dir = tempfile::tempdir().unwrap();
         let manager = UnixDatagram::bind(dir.path().join("n")).unwrap();
         let notifier = Notifier::to(dir.path().join("n").to_str().unwrap().as_bytes()).unwrap();
-        (dir, manager, Arc::new(FdStore::start(notifier).unwrap()))
+        let names: Vec<String> = inherited.iter().map(Name::to_string).collect();
+        (dir, manager, Arc::new(FdStore::start(notifier, names.iter().map(String::as_str)).unwrap()))
     }
 
-    fn note(manager: &UnixDatagram) -> String {
+    fn notification(manager: &UnixDatagram) -> String {
         let mut bytes = [0; 256];
         let count = manager.recv(&mut bytes).unwrap();
         String::from_utf8_lossy(&bytes[..count]).replace('\n', " ")
@@ -114,52 +156,77 @@ mod tests {
         memory
     }
 
+    fn take_over(store: &Arc<FdStore>, left: Vec<(Name, OwnedFd)>, options: &Options) -> BufferMemory {
+        InheritedBuffers::find(store, left, options.writers_max).into_memory(store, options, 0).unwrap()
+    }
+
     fn first(reader: &mut Reader) -> String {
         let batch = reader.inherited().expect("something is left");
         String::from_utf8(batch.runs().flat_map(|run| run.chunks().collect::<Vec<_>>().concat()).collect()).unwrap()
     }
 
     #[test]
-    fn memory_of_the_same_sizes_is_gone_on_with() {
-        let (_dir, _manager, store) = store();
-        let left = vec![(left(&OPTIONS, 5, b"left"), NAMES[0].to_owned())];
-        let mut halves = take_over(Some(&store), left, &OPTIONS).unwrap();
-        assert_eq!((first(&mut halves.reader), halves.old.len(), halves.buffer.generation()), ("left".into(), 0, 6));
+    fn memory_of_the_same_sizes_is_used_again() {
+        let (_dir, _manager, store) = store(&[Name::Halves(1)]);
+        let left = vec![(Name::Halves(1), left(&OPTIONS, 5, b"left"))];
+        let mut memory = take_over(&store, left, &OPTIONS);
+        assert_eq!((first(&mut memory.reader), memory.old.len(), memory.buffer.generation()), ("left".into(), 0, 6));
     }
 
     #[test]
-    fn memory_of_other_sizes_is_persisted_first_and_then_let_go_of() {
-        let (_dir, manager, store) = store();
-        let small = Options { capacity_bytes: 2 * 64, ..OPTIONS };
-        let left = vec![(left(&small, 5, b"left"), NAMES[0].to_owned())];
-        let mut halves = take_over(Some(&store), left, &OPTIONS).unwrap();
-        assert_eq!(note(&manager), "FDSTORE=1 FDNAME=halves-2 FDPOLL=0");
-        assert_eq!((halves.old.len(), halves.buffer.generation()), (1, 7), "generations go on");
-        let mut old = halves.old.pop().unwrap();
+    fn memory_of_other_sizes_is_persisted_first_and_then_let_go() {
+        let (_dir, manager, store) = store(&[Name::Halves(1)]);
+        let left = vec![(Name::Halves(1), left(&sized(2), 5, b"left"))];
+        let mut memory = take_over(&store, left, &OPTIONS);
+        assert_eq!(notification(&manager), "FDSTORE=1 FDNAME=halves-2 FDPOLL=0");
+        assert_eq!((memory.old.len(), memory.buffer.generation()), (1, 7), "generations go on");
+        let mut old = memory.old.pop().unwrap();
         assert_eq!(first(&mut old.reader), "left");
         (old.done)();
-        assert_eq!(note(&manager), "FDSTOREREMOVE=1 FDNAME=halves");
+        assert_eq!(notification(&manager), "FDSTOREREMOVE=1 FDNAME=halves");
     }
 
     #[test]
-    fn a_process_that_died_while_it_changed_sizes_has_left_two() {
-        let (_dir, manager, store) = store();
-        let small = Options { capacity_bytes: 2 * 64, ..OPTIONS };
-        let left =
-            vec![(left(&OPTIONS, 7, b"new"), NAMES[1].to_owned()), (left(&small, 5, b"old"), NAMES[0].to_owned())];
-        let mut halves = take_over(Some(&store), left, &OPTIONS).unwrap();
-        assert_eq!((first(&mut halves.old[0].reader), first(&mut halves.reader)), ("old".into(), "new".into()));
-        (halves.old.remove(0).done)();
-        assert_eq!(note(&manager), "FDSTOREREMOVE=1 FDNAME=halves");
+    fn the_third_size_in_a_row_gets_a_name_of_its_own_and_none_is_let_go_before_it_is_persisted() {
+        let names = [Name::Halves(1), Name::Halves(2)];
+        let (_dir, manager, store) = store(&names);
+        let left = vec![(names[1], left(&sized(6), 7, b"second")), (names[0], left(&sized(2), 5, b"first"))];
+        let mut memory = take_over(&store, left, &OPTIONS);
+        assert_eq!(notification(&manager), "FDSTORE=1 FDNAME=halves-3 FDPOLL=0");
+        for (text, name) in [("first", "halves"), ("second", "halves-2")] {
+            let mut old = memory.old.remove(0);
+            assert_eq!(first(&mut old.reader), text);
+            (old.done)();
+            assert_eq!(notification(&manager), format!("FDSTOREREMOVE=1 FDNAME={name}"));
+        }
     }
 
     #[test]
-    fn memory_that_cannot_be_read_is_replaced() {
-        let (_dir, manager, store) = store();
-        let left = vec![(tempfile::tempfile().unwrap().into(), NAMES[0].to_owned())];
-        let halves = take_over(Some(&store), left, &OPTIONS).unwrap();
-        assert!(halves.old.is_empty());
-        assert_eq!(note(&manager), "FDSTOREREMOVE=1 FDNAME=halves");
-        assert_eq!(note(&manager), "FDSTORE=1 FDNAME=halves FDPOLL=0");
+    fn a_note_is_resolved_by_the_memory_that_it_speaks_of() {
+        let (_dir, _manager, store) = store(&[]);
+        let memory = memfd_create("dbufd-test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        let (buffer, reader) = DoubleBuffer::in_memory(&sized(2), 5, &memory).unwrap();
+        Box::leak(Box::new(reader));
+        let mut writer = buffer.writer().unwrap();
+        let claim = writer.claim(8).unwrap();
+        // The first process died after this note and before its publish; the second after it had made its own memory.
+        let position = claim.position();
+        drop(claim);
+        let newer = left(&OPTIONS, 7, b"of the second process");
+        let found = vec![(Name::Halves(2), newer), (Name::Halves(1), memory)];
+        let buffers = InheritedBuffers::find(&store, found, 2);
+        assert!(!buffers.was_published(position), "the newer memory has never seen that generation");
+    }
+
+    #[test]
+    fn memory_that_cannot_be_read_is_replaced_under_another_name() {
+        let (_dir, manager, store) = store(&[Name::Halves(1)]);
+        let left = vec![(Name::Halves(1), tempfile::tempfile().unwrap().into())];
+        let buffers = InheritedBuffers::find(&store, left, 2);
+        assert!(buffers.is_unreadable && buffers.is_empty());
+        let memory = buffers.into_memory(&store, &OPTIONS, 40).unwrap();
+        assert_eq!((memory.old.len(), memory.buffer.generation()), (0, 42));
+        assert_eq!(notification(&manager), "FDSTOREREMOVE=1 FDNAME=halves");
+        assert_eq!(notification(&manager), "FDSTORE=1 FDNAME=halves-2 FDPOLL=0");
     }
 }

@@ -9,7 +9,6 @@ mod args;
 mod buffer_memory;
 mod cores;
 mod greeting;
-mod inherited_fds;
 mod lifecycle;
 mod log;
 mod reload;
@@ -20,6 +19,7 @@ mod service;
 mod signals;
 mod sockets;
 mod stats;
+mod takeover;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};

@@ -8,7 +8,6 @@
 pub mod accept;
 #[cfg(not(dbuf_loom))]
 pub mod account;
-pub mod buffer;
 #[cfg(not(dbuf_loom))]
 pub mod counters;
 #[cfg(not(dbuf_loom))]
@@ -21,6 +20,15 @@ pub mod histogram;
 pub mod progress;
 #[cfg(not(dbuf_loom))]
 pub mod pulse;
+#[cfg(not(dbuf_loom))]
 pub mod record;
 #[cfg(not(dbuf_loom))]
 pub mod store;
+#[cfg(not(dbuf_loom))]
+pub mod takeover;
+
+/// The double buffer, which is a crate of its own.
+#[cfg(not(dbuf_loom))]
+pub mod buffer {
+    pub use dbuf_buffer::*;
+}

@@ -1,26 +1,37 @@
-//! systemd's file-descriptor store: descriptors that outlive this process, by name.
+//! Keeps descriptors in systemd's file-descriptor store, by name, so that they outlive this process.
 //!
-//! Enters: names and descriptors, from any thread. Leaves: notes to systemd (`FDSTORE=1`, `FDSTOREREMOVE=1`); what it
-//! keeps comes back to a successor with the sockets of the units (see [`super::listen_fds`]). While systemd keeps up, the
-//! caller's own thread sends; what it cannot take at once (a daemon-reload takes seconds) is sent by the thread
-//! `dbufd-fdstore`, and all later notes queue behind it, so that a name is always given back before it is given away again.
-//! What can fail: a systemd that takes nothing for long; the queue is bounded, and what it has no room for is not kept.
+//! Input: names and descriptors, from any thread. Output: notifications to systemd (`FDSTORE=1`, `FDSTOREREMOVE=1`).
+//! What it keeps comes back to the next process with the sockets of the units (see [`super::listen_fds`]). While
+//! systemd keeps up, the calling thread sends. What systemd cannot take at once (a daemon-reload takes seconds) waits
+//! in a queue, and the thread `dbufd-fdstore` sends it. What can fail: there is no descriptor to hold a second time
+//! while it waits ([`NotKept`]).
+//!
+//! Invariants:
+//! 1. Notifications are sent in the order in which they were made.
+//! 2. A name is not given to a second descriptor before systemd has taken the removal of the first. systemd removes
+//!    all descriptors of a name at once, and the next process could not tell two of one name apart.
+//! 3. The queue holds at most one addition and one removal for each name in use, so it is bounded by the names.
+//! 4. What systemd has taken stays taken: its socket holds notifications also after the death of their sender.
 //!
 //! Facts of the store, tried with systemd 252:
 //! - it is kept over a crash, `kill -9` and `systemctl restart`, and emptied by a stop;
 //! - the names come back in one environment variable, of which the kernel allows 128 KiB: names are short;
-//! - an overflow is silent, so whoever puts many things in has to count them ([`room_from_environment`]);
+//! - an overflow is silent, so the caller counts what it puts in ([`room_from_environment`]);
 //! - descriptors vanish on hang-up unless `FDPOLL=0`: what a peer sent before it left would go with them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::notify::{Notifier, Patience};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, thread};
 
-/// Notes that wait, at most, before nothing more is put in; each may hold one more descriptor.
-const WAITING_MAX: usize = 1024;
+/// Notifications that wait before the log says so; said again each time they have doubled.
+const WAITING_NOTABLE: usize = 1024;
 
 /// The store, from this side.
 #[derive(Debug)]
@@ -29,14 +40,49 @@ pub struct FdStore(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     notifier: Notifier,
-    waiting: Mutex<VecDeque<Note>>,
-    is_not_empty: Condvar,
+    state: Mutex<State>,
+    has_changed: Condvar,
 }
 
-#[derive(Debug)]
+#[derive(Default)]
+struct State {
+    /// Names that may not be used again, and what this process has asked for last.
+    names: HashMap<Box<str>, Stage>,
+    /// In the order in which they are sent; None where an addition and its removal have met. The first stays here
+    /// until it is sent.
+    waiting: VecDeque<Option<Note>>,
+    /// The number of the first that waits. Numbers go on, so that a note can be found.
+    first_number: u64,
+    /// How many wait when the log says so next.
+    notable: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The addition of this number waits, or is being sent.
+    Waits(u64),
+    /// systemd has it.
+    Kept,
+    /// The removal waits, or is being sent.
+    Leaves,
+}
+
 struct Note {
-    text: String,
+    name: Box<str>,
+    /// What is to be kept; None for a removal.
     descriptor: Option<OwnedFd>,
+    then: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// Why a descriptor is not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum NotKept {
+    /// Invariant 2.
+    #[error("its name is in use")]
+    InUse,
+    /// It would have to wait, and there is no second descriptor for that.
+    #[error("the service manager is slow to take notifications, and there is no descriptor to wait with: {0}")]
+    Descriptors(io::Error),
 }
 
 /// How many descriptors the store takes: what systemd 254 and later say in `FDSTORE`, and the unit for older ones.
@@ -46,78 +92,332 @@ pub fn room_from_environment() -> usize {
 }
 
 impl FdStore {
-    /// Starts the thread, which ends with the process.
+    /// Starts the thread, which ends with the process. `inherited` are the names of what the store kept for this
+    /// process.
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub fn start(notifier: Notifier) -> io::Result<Self> {
-        let shared = Arc::new(Shared { notifier, waiting: Mutex::default(), is_not_empty: Condvar::new() });
+    pub fn start<'a>(notifier: Notifier, inherited: impl IntoIterator<Item = &'a str>) -> io::Result<Self> {
+        let names = inherited.into_iter().map(|name| (name.into(), Stage::Kept)).collect();
+        let state = Mutex::new(State { names, notable: WAITING_NOTABLE, ..State::default() });
+        let shared = Arc::new(Shared { notifier, state, has_changed: Condvar::new() });
         let worker = Arc::clone(&shared);
         thread::Builder::new().name("dbufd-fdstore".into()).spawn(move || worker.send_what_waits())?;
         Ok(Self(shared))
     }
 
-    /// Asks systemd to keep a descriptor under a name that it has not given to another. False if it cannot be asked.
-    #[must_use]
-    pub fn put(&self, name: &str, descriptor: BorrowedFd<'_>) -> bool {
-        // Without FDPOLL=0 a connection would be dropped when its peer leaves, with all that it sent before.
-        let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
-        let mut waiting = self.0.waiting();
-        if waiting.is_empty() && self.0.send_now(&text, Some(descriptor)) {
-            return true;
+    /// Asks systemd to keep a descriptor under a name that is not in use.
+    ///
+    /// # Errors
+    /// [`NotKept`]; the name is then free.
+    pub fn put(&self, name: &str, descriptor: BorrowedFd<'_>) -> Result<(), NotKept> {
+        let mut state = self.0.state();
+        if state.names.contains_key(name) {
+            return Err(NotKept::InUse);
         }
-        if waiting.len() >= WAITING_MAX {
-            return false;
+        if state.waiting.is_empty() && self.0.send(name, Some(descriptor), Patience::None).is_ok() {
+            state.names.insert(name.into(), Stage::Kept);
+            return Ok(());
         }
-        let Ok(descriptor) = descriptor.try_clone_to_owned() else { return false };
-        waiting.push_back(Note { text, descriptor: Some(descriptor) });
-        self.0.is_not_empty.notify_one();
-        true
+        let descriptor = descriptor.try_clone_to_owned().map_err(NotKept::Descriptors)?;
+        let number = state.wait(Note { name: name.into(), descriptor: Some(descriptor), then: None });
+        state.names.insert(name.into(), Stage::Waits(number));
+        self.0.has_changed.notify_all();
+        Ok(())
     }
 
-    /// Whether systemd has been told everything.
-    #[cfg(test)]
-    pub(crate) fn is_settled(&self) -> bool {
-        self.0.waiting().is_empty()
+    /// Asks systemd to keep a descriptor instead of what it keeps under this name, if it keeps anything. For memory of
+    /// another version, which the next process could tell from this one.
+    ///
+    /// # Errors
+    /// [`NotKept::Descriptors`].
+    pub fn replace(&self, name: &str, descriptor: BorrowedFd<'_>) -> Result<(), NotKept> {
+        let mut state = self.0.state();
+        if !state.names.contains_key(name) {
+            drop(state);
+            return self.put(name, descriptor);
+        }
+        let descriptor = descriptor.try_clone_to_owned().map_err(NotKept::Descriptors)?;
+        state.wait(Note { name: name.into(), descriptor: None, then: None });
+        let number = state.wait(Note { name: name.into(), descriptor: Some(descriptor), then: None });
+        state.names.insert(name.into(), Stage::Waits(number));
+        self.0.has_changed.notify_all();
+        Ok(())
     }
 
-    /// Asks systemd to let go of what it keeps under a name. There are no more of these than of names.
+    /// Asks systemd to let go of what it keeps under a name, if it keeps anything.
     pub fn remove(&self, name: &str) {
-        let text = format!("FDSTOREREMOVE=1\nFDNAME={name}");
-        let mut waiting = self.0.waiting();
-        if waiting.is_empty() && self.0.send_now(&text, None) {
+        self.remove_then(name, || ());
+    }
+
+    /// The same. `then` runs when the name may be used again: when systemd has taken the removal. It runs on this
+    /// thread or on `dbufd-fdstore`.
+    pub fn remove_then(&self, name: &str, then: impl FnOnce() + Send + 'static) {
+        let mut state = self.0.state();
+        let is_free = match state.names.get(name).copied() {
+            None => true,
+            Some(Stage::Waits(number)) if state.cancel(number) => true,
+            Some(Stage::Leaves) => {
+                debug_assert!(false, "a name is removed once: {name}");
+                return;
+            }
+            Some(Stage::Waits(_) | Stage::Kept) => {
+                state.waiting.is_empty() && self.0.send(name, None, Patience::None).is_ok()
+            }
+        };
+        if is_free {
+            state.names.remove(name);
+            drop(state);
+            then();
             return;
         }
-        waiting.push_back(Note { text, descriptor: None });
-        self.0.is_not_empty.notify_one();
+        state.names.insert(name.into(), Stage::Leaves);
+        state.wait(Note { name: name.into(), descriptor: None, then: Some(Box::new(then)) });
+        self.0.has_changed.notify_all();
+    }
+
+    /// Notifications that systemd has not taken.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.state().waiting.iter().flatten().count()
+    }
+
+    /// Waits until systemd has taken all notifications, and has acted on them where it can say so (`BARRIER=1`,
+    /// sd_notify_barrier(3)); at most for `timeout`. Returns how many it has not taken.
+    pub fn settle(&self, timeout: Duration) -> usize {
+        let until = Instant::now() + timeout;
+        let is_busy = |state: &mut State| !state.waiting.is_empty();
+        let waited = self.0.has_changed.wait_timeout_while(self.0.state(), timeout, is_busy);
+        let (state, _) = waited.expect("no thread panics while it holds the notifications");
+        let waiting = state.waiting.iter().flatten().count();
+        drop(state);
+        if waiting == 0 {
+            self.0.await_barrier(until);
+        }
+        waiting
+    }
+}
+
+impl State {
+    fn wait(&mut self, note: Note) -> u64 {
+        self.waiting.push_back(Some(note));
+        if self.waiting.len() >= self.notable {
+            self.notable *= 2;
+            tracing::warn!(
+                waiting = self.waiting.len(),
+                "the service manager is slow to take notifications; until it has, new connections would not survive a crash"
+            );
+        }
+        self.first_number + self.waiting.len() as u64 - 1
+    }
+
+    /// Takes an addition back that is not being sent.
+    fn cancel(&mut self, number: u64) -> bool {
+        let index = (number - self.first_number) as usize;
+        // The first may be under way.
+        let is_still_here = index > 0 && self.waiting.get(index).is_some_and(Option::is_some);
+        if is_still_here {
+            self.waiting[index] = None;
+        }
+        is_still_here
+    }
+
+    /// The first that waits is sent, or was taken back.
+    fn pop(&mut self) -> Option<Note> {
+        self.first_number += 1;
+        let note = self.waiting.pop_front().flatten();
+        if self.waiting.is_empty() {
+            self.notable = WAITING_NOTABLE;
+        }
+        note
     }
 }
 
 impl Shared {
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Note>> {
-        self.waiting.lock().expect("no thread panics while it holds the notes")
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no thread panics while it holds the notifications")
     }
 
-    fn send_now(&self, text: &str, descriptor: Option<BorrowedFd<'_>>) -> bool {
-        self.notifier.send(text, descriptor, Patience::None).is_ok()
+    fn send(&self, name: &str, descriptor: Option<BorrowedFd<'_>>, patience: Patience) -> io::Result<()> {
+        let text = match descriptor {
+            // Without FDPOLL=0 a connection would be dropped when its peer leaves, with all that it sent before.
+            Some(_) => format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"),
+            None => format!("FDSTOREREMOVE=1\nFDNAME={name}"),
+        };
+        self.notifier.send(&text, descriptor, patience)
     }
 
     fn send_what_waits(&self) {
         loop {
-            let waiting = self.is_not_empty.wait_while(self.waiting(), |waiting| waiting.is_empty());
-            let mut waiting = waiting.expect("no thread panics while it holds the notes");
+            let waiting = self.has_changed.wait_while(self.state(), |state| state.waiting.is_empty());
+            let mut state = waiting.expect("no thread panics while it holds the notifications");
             // It stays in front until it is sent, so that others queue behind it.
-            let Some(note) = waiting.front_mut() else { continue };
-            let (text, descriptor) = (note.text.clone(), note.descriptor.take());
-            drop(waiting);
+            let Some(Some(first)) = state.waiting.front_mut() else {
+                state.pop();
+                self.has_changed.notify_all();
+                continue;
+            };
+            let (name, descriptor) = (first.name.clone(), first.descriptor.take());
+            drop(state);
             loop {
-                match self.notifier.send(&text, descriptor.as_ref().map(AsFd::as_fd), Patience::Some) {
+                match self.send(&name, descriptor.as_ref().map(AsFd::as_fd), Patience::Some) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     // A manager that is gone takes nothing, and then there is nothing that it could keep.
                     Ok(()) | Err(_) => break,
                 }
             }
-            self.waiting().pop_front();
+            let mut state = self.state();
+            let sent = state.pop();
+            match (&sent, descriptor.is_some()) {
+                // A removal may have been asked for meanwhile; it waits behind this one.
+                (Some(_), true) if state.names.get(&name) == Some(&Stage::Leaves) => {}
+                (Some(_), true) => drop(state.names.insert(name, Stage::Kept)),
+                (_, false) if state.names.get(&name) == Some(&Stage::Leaves) => drop(state.names.remove(&name)),
+                // A removal whose name has been given to another descriptor, which waits behind it.
+                _ => {}
+            }
+            drop(state);
+            self.has_changed.notify_all();
+            if let Some(then) = sent.and_then(|note| note.then) {
+                then();
+            }
         }
+    }
+
+    /// Waits until systemd closes a descriptor that it gets behind all notifications before it.
+    fn await_barrier(&self, until: Instant) {
+        let Ok((ours, theirs)) = io::pipe() else { return };
+        if self.notifier.send("BARRIER=1", Some(theirs.as_fd()), Patience::Some).is_err() {
+            return;
+        }
+        drop(theirs);
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).unwrap_or_default();
+        let _ = poll(&mut [PollFd::new(&ours, PollFlags::HUP)], Some(&left));
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("names", &self.names.len()).field("waiting", &self.waiting.len()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::mpsc;
+    use std::fs::File;
+    use std::os::unix::net::UnixDatagram;
+
+    struct Manager {
+        socket: UnixDatagram,
+        notifier: Option<Notifier>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Manager {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("notify");
+            let socket = UnixDatagram::bind(&path).unwrap();
+            let notifier = Notifier::to(path.to_str().unwrap().as_bytes()).unwrap();
+            Self { socket, notifier: Some(notifier), _dir: dir }
+        }
+
+        fn store(&mut self, inherited: &[&str]) -> FdStore {
+            FdStore::start(self.notifier.take().unwrap(), inherited.iter().copied()).unwrap()
+        }
+
+        /// Fills the socket, so that the next notification has to wait.
+        fn fill(&self, store: &FdStore) -> usize {
+            (0..).take_while(|_| store.0.notifier.send("STATUS=x", None, Patience::None).is_ok()).count()
+        }
+
+        fn next(&self) -> String {
+            let mut bytes = [0; 256];
+            let count = self.socket.recv(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes[..count]).replace('\n', " ")
+        }
+    }
+
+    fn descriptor() -> File {
+        File::open("/dev/null").unwrap()
+    }
+
+    #[test]
+    fn a_name_is_free_again_only_when_the_manager_has_taken_its_removal() {
+        let mut manager = Manager::new();
+        let store = manager.store(&["c9"]);
+        assert!(matches!(store.put("c9", descriptor().as_fd()), Err(NotKept::InUse)), "it is inherited");
+        store.put("c1", descriptor().as_fd()).unwrap();
+        assert_eq!(manager.next(), "FDSTORE=1 FDNAME=c1 FDPOLL=0");
+        let filled = manager.fill(&store);
+        let (free, is_free) = mpsc::channel();
+        store.remove_then("c1", move || free.send(()).unwrap());
+        assert!(is_free.try_recv().is_err(), "the manager has not taken it");
+        assert!(matches!(store.put("c1", descriptor().as_fd()), Err(NotKept::InUse)));
+        (0..filled).for_each(|_| assert_eq!(manager.next(), "STATUS=x"));
+        assert_eq!(manager.next(), "FDSTOREREMOVE=1 FDNAME=c1");
+        is_free.recv().unwrap();
+        store.put("c1", descriptor().as_fd()).unwrap();
+    }
+
+    #[test]
+    fn memory_of_another_version_is_replaced_in_order() {
+        let mut manager = Manager::new();
+        let store = manager.store(&["sessions"]);
+        store.replace("sessions", descriptor().as_fd()).unwrap();
+        assert_eq!(manager.next(), "FDSTOREREMOVE=1 FDNAME=sessions");
+        assert_eq!(manager.next(), "FDSTORE=1 FDNAME=sessions FDPOLL=0");
+        assert_eq!(store.settle(Duration::from_millis(1)), 0);
+        assert!(matches!(store.put("sessions", descriptor().as_fd()), Err(NotKept::InUse)));
+        store.replace("rings", descriptor().as_fd()).unwrap();
+        let next = [manager.next(), manager.next()];
+        assert!(next.contains(&"FDSTORE=1 FDNAME=rings FDPOLL=0".to_owned()), "{next:?}");
+    }
+
+    #[test]
+    fn what_comes_and_goes_while_the_manager_is_busy_is_no_work_for_it() {
+        let mut manager = Manager::new();
+        let store = manager.store(&[]);
+        let filled = manager.fill(&store);
+        for name in ["c0", "c1", "c2"] {
+            store.put(name, descriptor().as_fd()).unwrap();
+        }
+        store.remove("c1");
+        store.put("c1", descriptor().as_fd()).unwrap();
+        store.remove("c1");
+        assert_eq!(store.waiting(), 2);
+        (0..filled).for_each(|_| assert_eq!(manager.next(), "STATUS=x"));
+        assert_eq!(manager.next(), "FDSTORE=1 FDNAME=c0 FDPOLL=0");
+        assert_eq!(manager.next(), "FDSTORE=1 FDNAME=c2 FDPOLL=0");
+        store.remove("c2");
+        assert_eq!(manager.next(), "FDSTOREREMOVE=1 FDNAME=c2");
+    }
+
+    #[test]
+    fn a_burst_of_thousands_waits_for_the_manager_and_none_is_refused() {
+        let mut manager = Manager::new();
+        let store = manager.store(&[]);
+        manager.fill(&store);
+        let one = descriptor();
+        (0..3000).for_each(|number| store.put(&format!("c{number}"), one.as_fd()).unwrap());
+        assert_eq!(store.waiting(), 3000);
+        let reader = thread::spawn(move || while manager.next() != "FDSTORE=1 FDNAME=c2999 FDPOLL=0" {});
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn the_end_waits_until_the_manager_has_taken_everything_or_the_time_is_over() {
+        let mut manager = Manager::new();
+        let store = manager.store(&[]);
+        let filled = manager.fill(&store);
+        store.put("c1", descriptor().as_fd()).unwrap();
+        assert_eq!(store.settle(Duration::from_millis(20)), 1, "a manager that takes nothing");
+        // It reads all, the barrier included, and closes what came with it.
+        let reader = thread::spawn(move || (0..filled + 2).map(|_| manager.next()).last());
+        assert_eq!(store.settle(Duration::from_secs(30)), 0);
+        assert_eq!(reader.join().unwrap().as_deref(), Some("BARRIER=1"));
     }
 }

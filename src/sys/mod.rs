@@ -4,7 +4,6 @@ pub mod clock;
 pub mod fdstore;
 pub mod listen_fds;
 pub mod local_time;
-pub mod mapping;
 pub mod membarrier;
 pub mod notify;
 pub mod recvmmsg;
@@ -13,3 +12,6 @@ pub mod task;
 pub mod ticks;
 pub mod vector;
 pub mod words;
+
+/// Memory by mmap(2): the buffer's, and what else outlives a process.
+pub use dbuf_buffer::mapping;

@@ -12,42 +12,31 @@
 //! a cell: which slot holds; two slots of a number and 11 figures each; 32 words
 //! ```
 //!
-//! A cell has two slots. What a publish (or a batch) will bring is added up in the one that does not hold, under the
-//! publish's number; when it has come, one store makes that slot the one that holds. So a process that dies leaves either
-//! sum whole, and the next process can tell which is right:
-//!
-//! | step | writes | if the process dies after it |
-//! |---|---|---|
-//! | 1 | the other slots of all rows that the publish concerns, with its number | nothing: no note has that number |
-//! | 2 | the note: the number, and the publish's spot | the next process looks at the spot (see `buffer::PublishPosition`): not published, the slots stay |
-//! | 3 | the publish | the next process looks at the spot: published, so it does step 4 |
-//! | 4 | which slot holds, row by row | it does the rest of step 4 |
-//! | 5 | no spot | nothing |
-//!
-//! The reader's cells work alike. Their number is the batch's generation, and the files say whether the batch has come;
-//! where a batch is given up, a word says so, before step 4.
-//!
-//! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
-//! |---|---|---|---|---|
-//! | `account` | every store here | the next process, after this process is dead; [`Memory::looked`] | each step is in memory before the next | the next process counts a publish twice or never; a look sees half a batch |
+//! A cell has two slots (`cell`): what a publish or a batch will bring is prepared in one, under a number, and holds
+//! when that has come. The writers' numbers follow their publishes by the steps of `takeover::note`: a publish that came
+//! has its number made to hold in all rows, which may be done again. The reader's number is the batch's generation, and
+//! the files say whether the batch has come; where a batch is given up, a word says so before its number holds.
 
 mod pending_losses;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, memfd_create};
-
 use super::Tally;
+use super::cell::{self, Cell, Turn, get, set};
 use super::identity::Identity;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::SOURCE_BYTES_MAX;
-use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sys::mapping::fix_size;
-use crate::sys::words::Words;
+use crate::pipeline::takeover::memory::{Layout, PersistentMemory};
+use crate::pipeline::takeover::names::Name;
+use crate::pipeline::takeover::note::{self, PublishNote};
+use crate::sync::atomic::AtomicU64;
+use crate::sys::fdstore::FdStore;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"dbufacct");
-const VERSION: u64 = 1;
+const fn layout(cells: usize) -> Layout {
+    let (extent, words) = (cells as u64, words_of(cells));
+    Layout { label: "dbufd-account", magic: *b"dbufacct", version: 2, extent, words, bytes: 0 }
+}
 
 /// Rows: [`UNNAMED`], [`FOLDED`], and so many producers that are told apart.
 pub(super) const ROWS: usize = super::PRODUCERS_MAX + 2;
@@ -63,9 +52,6 @@ const CELLS_MAX: usize = 65;
 pub(super) const PENDING_LOSSES_MAX: usize = 256;
 
 // Words of the head.
-const AT_MAGIC: usize = 0;
-const AT_VERSION: usize = 1;
-const AT_CELLS: usize = 2;
 const AT_SERIAL: usize = 3;
 const SINCE: usize = 4;
 const SINCE_SEQUENCE: usize = 5;
@@ -82,9 +68,7 @@ const FOLD_ROW: usize = 15;
 
 const NOTES_AT: usize = 32;
 const NOTE_WORDS: usize = 8;
-const NUMBER: usize = 0;
-const SPOT: usize = 1;
-const SPOT_PLACE: usize = 2;
+const _: () = assert!(note::words(1) <= NOTE_WORDS);
 
 const PENDING_LOSSES_AT: usize = NOTES_AT + CELLS_MAX * NOTE_WORDS;
 const LOSS_WORDS: usize = 6;
@@ -96,56 +80,45 @@ const IDENTITY_WORDS: usize = 64;
 const _: () = assert!(SOURCE_BYTES_MAX <= (IDENTITY_WORDS - 1) * 8);
 
 const CELL_WORDS: usize = 32;
-const SLOTS_AT: usize = 4;
-/// A number, and the figures.
-const SLOT_WORDS: usize = 1 + Tally::FIGURES;
-const _: () = assert!(SLOTS_AT + 2 * SLOT_WORDS <= CELL_WORDS);
+const _: () = assert!(cell::words(Tally::FIGURES) <= CELL_WORDS);
 
 /// The memory.
 #[derive(Debug)]
 pub(super) struct Memory {
-    words: Words,
+    memory: PersistentMemory,
     cells: usize,
 }
 
-fn set(word: &AtomicU64, value: u64) {
-    // edge `account`, releasing: whoever sees this step sees the ones before it. Nothing weaker keeps steps in order.
-    word.store(value, Ordering::Release);
-}
-
-fn get(word: &AtomicU64) -> u64 {
-    // edge `account`, acquiring: what belongs to this step is there. For a thread's own cell Relaxed would do.
-    word.load(Ordering::Acquire)
-}
-
 impl Memory {
-    /// New memory for so many cells.
-    pub(super) fn new(cells: usize, serial: u64) -> io::Result<(Self, OwnedFd)> {
+    /// New memory for `cells` cells.
+    pub(super) fn new(cells: usize, serial: u64) -> io::Result<Self> {
         debug_assert!((2..=CELLS_MAX).contains(&cells), "the configuration bounds the writers");
-        let memory = memfd_create("dbufd-account", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        fix_size(memory.as_fd(), words_of(cells) * size_of::<u64>())?;
-        let this = Self { words: Words::of_sparse_memory(memory.as_fd(), words_of(cells))?, cells };
-        let head = [(AT_MAGIC, MAGIC), (AT_VERSION, VERSION), (AT_CELLS, cells as u64), (AT_SERIAL, serial)];
-        for (at, value) in head.into_iter().chain([(SINCE_SEQUENCE, u64::MAX)]) {
-            set(this.head(at), value);
-        }
+        let this = Self { memory: PersistentMemory::create(&layout(cells))?, cells };
+        set(this.head(AT_SERIAL), serial);
+        set(this.head(SINCE_SEQUENCE), u64::MAX);
         for row in [UNNAMED, FOLDED] {
             this.begin(row, &Identity::unnamed());
         }
-        Ok((this, memory))
+        Ok(this)
     }
 
     /// What the previous process left; None if it is of another version or makes no sense.
-    pub(super) fn from_previous(memory: &OwnedFd) -> Option<Self> {
-        let head = Words::of_sparse_memory(memory.as_fd(), NOTES_AT).ok()?;
-        let cells = usize::try_from(get(&head.all()[AT_CELLS])).ok()?;
-        let is_ours = [AT_MAGIC, AT_VERSION].map(|at| get(&head.all()[at])) == [MAGIC, VERSION];
-        if !is_ours || !(2..=CELLS_MAX).contains(&cells) {
+    pub(super) fn inherit(memory: OwnedFd) -> Option<Self> {
+        let cells = usize::try_from(PersistentMemory::extent_of(memory.as_fd(), &layout(2))?).ok()?;
+        if !(2..=CELLS_MAX).contains(&cells) {
             return None;
         }
-        drop(head);
-        let this = Self { words: Words::of_sparse_memory(memory.as_fd(), words_of(cells)).ok()?, cells };
+        let this = Self { memory: PersistentMemory::inherit(memory, &layout(cells))?, cells };
         [UNNAMED, FOLDED].iter().all(|row| this.identity(*row) == Some(Identity::unnamed())).then_some(this)
+    }
+
+    /// Has `store` keep it under this name.
+    pub(super) fn keep(&self, store: &FdStore, name: Name) {
+        self.memory.keep(store, &name.to_string());
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        self.memory.words()
     }
 
     /// The cells of each row.
@@ -159,64 +132,41 @@ impl Memory {
     }
 
     fn head(&self, at: usize) -> &AtomicU64 {
-        &self.words.all()[at]
+        &self.words()[at]
     }
 
-    fn note(&self, cell: usize) -> &[AtomicU64] {
-        &self.words.all()[NOTES_AT + cell * NOTE_WORDS..][..NOTE_WORDS]
+    fn note(&self, cell: usize) -> PublishNote<'_, 1> {
+        PublishNote::new(&self.words()[NOTES_AT + cell * NOTE_WORDS..][..note::words(1)])
     }
 
     fn row(&self, row: u32) -> &[AtomicU64] {
         let stride = IDENTITY_WORDS + self.cells * CELL_WORDS;
-        &self.words.all()[ROWS_AT + row as usize * stride..][..stride]
+        &self.words()[ROWS_AT + row as usize * stride..][..stride]
     }
 
     #[inline]
-    fn cell(&self, row: u32, cell: usize) -> &[AtomicU64] {
+    fn cell(&self, row: u32, cell: usize) -> Cell<'_, { Tally::FIGURES }> {
         let at = ROWS_AT + row as usize * (IDENTITY_WORDS + self.cells * CELL_WORDS) + IDENTITY_WORDS;
-        &self.words.all()[at + cell * CELL_WORDS..][..CELL_WORDS]
+        Cell(&self.words()[at + cell * CELL_WORDS..][..CELL_WORDS])
     }
 
     // ---- figures ----
 
-    /// Adds to what holds once `number` has come; what was prepared before stays only if it is not `first`. Changes nothing
-    /// if that number has come already.
+    /// See [`Cell::prepare`].
     #[inline]
     pub(super) fn prepare(&self, row: u32, cell: usize, number: u64, is_first: bool, add: &Tally) {
-        let cell = self.cell(row, cell);
-        let (holds, other) = slots(cell);
-        if get(&holds[0]) == number {
-            return;
-        }
-        let base = if is_first { holds } else { other };
-        for ((word, base), add) in other[1..].iter().zip(&base[1..]).zip(add.to_words()) {
-            // Wrapping: what the previous process left may be anything, and is no reason to end.
-            set(word, get(base).wrapping_add(add));
-        }
-        set(&other[0], number);
+        self.cell(row, cell).prepare(number, is_first, add.to_words());
     }
 
-    /// `number` has come: what was prepared under it holds.
+    /// See [`Cell::hold`].
     #[inline]
     pub(super) fn hold(&self, row: u32, cell: usize, number: u64) {
-        let cell = self.cell(row, cell);
-        let (_, other) = slots(cell);
-        if get(&other[0]) == number {
-            set(&cell[0], 1 - get(&cell[0]) % 2);
-        }
+        self.cell(row, cell).hold(number);
     }
 
     /// What holds.
     pub(super) fn looked(&self, row: u32, cell: usize) -> Tally {
-        let (holds, _) = slots(self.cell(row, cell));
-        Tally::from_words(std::array::from_fn(|at| get(&holds[1 + at])))
-    }
-
-    /// The number under which a row is counted in a cell no more.
-    fn forget_numbers(&self, row: u32, cell: usize) {
-        let (holds, other) = slots(self.cell(row, cell));
-        set(&other[0], 0);
-        set(&holds[0], 0);
+        Tally::from_words(self.cell(row, cell).look())
     }
 
     fn clear(&self, row: u32) {
@@ -277,29 +227,33 @@ impl Memory {
 
     // ---- notes ----
 
-    /// The last number of a cell that was noted.
+    /// The highest number of a cell that was noted.
     pub(super) fn number(&self, cell: usize) -> u64 {
-        get(&self.note(cell)[NUMBER])
-    }
-
-    pub(super) fn set_number(&self, cell: usize, number: u64) {
-        set(&self.note(cell)[NUMBER], number);
-    }
-
-    /// What is prepared under `number` is about to be published at `spot`.
-    #[inline]
-    pub(super) fn about_to(&self, cell: usize, number: u64, spot: PublishPosition) {
-        let [generation, place] = spot.to_words();
         let note = self.note(cell);
-        set(&note[NUMBER], number);
-        set(&note[SPOT_PLACE], place);
-        set(&note[SPOT], generation);
+        note.values()[0].max(note.prepared()[0])
     }
 
-    /// What became of the publish is settled.
+    /// `number` has come, without a publish.
+    pub(super) fn set_number(&self, cell: usize, number: u64) {
+        self.note(cell).commit([number]);
+    }
+
+    /// What is prepared under `number` is about to be published at `position`.
     #[inline]
-    pub(super) fn end_note(&self, cell: usize) {
-        set(&self.note(cell)[SPOT], 0);
+    pub(super) fn about_to(&self, cell: usize, number: u64, position: PublishPosition) {
+        self.note(cell).prepare(position, [number]);
+    }
+
+    /// `number` is published, and holds in all rows.
+    #[inline]
+    pub(super) fn published(&self, cell: usize, number: u64) {
+        self.note(cell).commit([number]);
+    }
+
+    /// The publish that was noted has failed.
+    #[inline]
+    pub(super) fn take_back(&self, cell: usize) {
+        self.note(cell).abort();
     }
 
     /// The batch of this generation is not going to be in a file.
@@ -312,15 +266,11 @@ impl Memory {
         get(self.head(GIVEN_UP)) == generation
     }
 
-    /// Settles what writers of the previous process have left, and a row that was being folded.
-    pub(super) fn settle(&self, was_published: &dyn Fn(PublishPosition) -> bool) {
+    /// Resolves what the writers of the previous process noted, and finishes a row that was being folded.
+    pub(super) fn resolve(&self, was_published: &dyn Fn(PublishPosition) -> bool) {
         self.finish_fold();
         for cell in READER + 1..self.cells {
-            let [number, generation, place] = [NUMBER, SPOT, SPOT_PLACE].map(|at| get(&self.note(cell)[at]));
-            if PublishPosition::from_words([generation, place]).is_some_and(was_published) {
-                self.hold_all(cell, number);
-            }
-            self.end_note(cell);
+            self.note(cell).resolve(was_published, |[number]| self.hold_all(cell, *number));
         }
     }
 
@@ -334,7 +284,7 @@ impl Memory {
     /// Generations begin anew: no number of the reader's means anything any more.
     pub(super) fn forget_generations(&self) {
         for row in 0..ROWS as u32 {
-            self.forget_numbers(row, READER);
+            self.cell(row, READER).forget_numbers();
         }
         self.give_up(0);
         for copy in 0..2 {
@@ -344,26 +294,9 @@ impl Memory {
 
     // ---- what is counted once for all ----
 
-    /// Runs `change`, of which a [`Memory::consistent`] look sees all or nothing. The reader only.
-    pub(super) fn change<T>(&self, change: impl FnOnce() -> T) -> T {
-        // edge `account`, acquiring and releasing: nothing of the change is seen before the turn is odd.
-        self.head(TURN).fetch_add(1, Ordering::AcqRel);
-        let done = change();
-        // edge `account`, releasing: all of it is there once the turn is even again.
-        self.head(TURN).fetch_add(1, Ordering::AcqRel);
-        done
-    }
-
-    /// Looks until nothing has changed meanwhile, so often; what it saw last, if it never came to that.
-    pub(super) fn consistent<T>(&self, tries: usize, look: impl Fn() -> T) -> T {
-        for _ in 0..tries {
-            let before = get(self.head(TURN));
-            let seen = look();
-            if before.is_multiple_of(2) && get(self.head(TURN)) == before {
-                return seen;
-            }
-        }
-        look()
+    /// What the reader changes batch by batch.
+    pub(super) fn turn(&self) -> Turn<'_> {
+        Turn(self.head(TURN))
     }
 
     pub(super) fn since(&self) -> Option<(u64, u64)> {
@@ -440,27 +373,19 @@ impl Memory {
             self.prepare(row, READER + 1, number, true, &sum);
             self.hold(row, READER + 1, number);
             self.set_number(READER + 1, number);
-            for (word, old) in self.cell(row, READER).iter().zip(old.cell(row, READER)) {
+            for (word, old) in self.cell(row, READER).0.iter().zip(old.cell(row, READER).0) {
                 set(word, get(old));
             }
         }
         // Its numbers are those of folds, which begin anew.
-        (0..self.cells).for_each(|cell| self.forget_numbers(FOLDED, cell));
+        (0..self.cells).for_each(|cell| self.cell(FOLDED, cell).forget_numbers());
         for at in PENDING_LOSSES_AT..PENDING_LOSSES_AT + 2 * PENDING_LOSSES_WORDS {
-            set(&self.words.all()[at], get(&old.words.all()[at]));
+            set(&self.words()[at], get(&old.words()[at]));
         }
         set(self.head(PENDING_LOSSES), get(old.head(PENDING_LOSSES)));
     }
 }
 
-fn words_of(cells: usize) -> usize {
+const fn words_of(cells: usize) -> usize {
     ROWS_AT + ROWS * (IDENTITY_WORDS + cells * CELL_WORDS)
-}
-
-/// The slot of a cell that holds, and the other.
-#[inline]
-fn slots(cell: &[AtomicU64]) -> (&[AtomicU64], &[AtomicU64]) {
-    let first = &cell[SLOTS_AT..][..SLOT_WORDS];
-    let second = &cell[SLOTS_AT + SLOT_WORDS..][..SLOT_WORDS];
-    if get(&cell[0]).is_multiple_of(2) { (first, second) } else { (second, first) }
 }

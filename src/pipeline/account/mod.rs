@@ -13,6 +13,7 @@
 //!
 //! Where a store keeps the memory, figures outlive the process: see `memory`. Without one they begin with it.
 
+mod cell;
 mod figures;
 mod identity;
 mod memory;
@@ -26,10 +27,11 @@ pub use recorder::{ReaderRecorder, Recorder};
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use super::buffer::PublishPosition;
 use super::record::{Cause, Record};
+use super::takeover::names::Name;
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::sys::fdstore::FdStore;
@@ -39,8 +41,6 @@ use memory::{FOLDED, Memory, PENDING_LOSSES_MAX, READER, ROWS, UNNAMED};
 pub const PRODUCERS_MAX: usize = 1024;
 /// Losses that can wait to be told of; more are told of as dbufd's own.
 pub const PENDING_LOSSES_LOSSES_MAX: usize = PENDING_LOSSES_MAX;
-/// Names, in the store, of the account's memory; two, for the moment in which one takes the place of the other.
-pub const NAMES: [&str; 2] = ["account", "account-2"];
 /// How often a look is taken again because a batch came between.
 const LOOKS_MAX: usize = 100;
 
@@ -61,6 +61,32 @@ pub struct Account {
     adopts: AtomicBool,
 }
 
+/// The account that the previous process left, if it can be read.
+#[derive(Debug, Default)]
+pub struct InheritedAccount {
+    newest: Option<(Memory, Name)>,
+    /// All names that were in use.
+    names: Vec<Name>,
+}
+
+impl InheritedAccount {
+    /// The newest of these memories, each with its name; there are two for the moment in which one takes the place of the
+    /// other.
+    #[must_use]
+    pub fn find(left: Vec<(Name, OwnedFd)>) -> Self {
+        let names = left.iter().map(|(name, _)| *name).collect();
+        let found = left.into_iter().filter_map(|(name, memory)| Some((Memory::inherit(memory)?, name)));
+        Self { newest: found.max_by_key(|(memory, _)| memory.serial()), names }
+    }
+
+    /// Resolves the notes of the previous process.
+    pub fn resolve(&self, was_published: &dyn Fn(PublishPosition) -> bool) {
+        if let Some((memory, _)) = &self.newest {
+            memory.resolve(was_published);
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Table {
     /// By the content of the source record.
@@ -74,7 +100,7 @@ impl Account {
     /// # Errors
     /// When there is no memory.
     pub fn new(writers: usize) -> io::Result<Self> {
-        Ok(Self::over(Memory::new(writers + 1, 0)?.0))
+        Ok(Self::over(Memory::new(writers + 1, 0)?))
     }
 
     fn over(memory: Memory) -> Self {
@@ -91,54 +117,44 @@ impl Account {
         Self { memory, table: Mutex::new(table), adopts: AtomicBool::new(false) }
     }
 
-    /// An account that `store` keeps for the next process, gone on with from what is `left` in it. `was_published` says what
-    /// became of a publish, if the buffer is gone on with as well.
+    /// An account that `store` keeps for the next process; it continues with what is `inherited`. `has_buffer` says
+    /// whether the buffer of the previous process is there as well.
     ///
     /// # Errors
     /// When there is no memory.
     pub fn take_over(
         writers: usize,
         store: &FdStore,
-        left: &[(OwnedFd, String)],
-        was_published: Option<&dyn Fn(PublishPosition) -> bool>,
+        inherited: InheritedAccount,
+        has_buffer: bool,
     ) -> io::Result<Self> {
-        let found = left.iter().filter_map(|(memory, name)| Some((Memory::from_previous(memory)?, name.as_str())));
-        let newest = found.max_by_key(|(memory, _)| memory.serial());
-        let drop_others = |keep: &str| {
-            let others = left.iter().filter(|(_, name)| name != keep);
-            others.for_each(|(_, name)| store.remove(name));
+        let InheritedAccount { newest, names } = inherited;
+        let let_go = |kept: Option<Name>| {
+            let others = names.iter().filter(|name| Some(**name) != kept);
+            others.for_each(|name| store.remove(&name.to_string()));
         };
-        if let Some((memory, _)) = &newest {
-            memory.settle(was_published.unwrap_or(&|_| false));
-            if was_published.is_none() {
-                memory.forget_generations();
-            }
-        } else if !left.is_empty() {
-            tracing::warn!("the account of the process before cannot be read; it begins anew");
+        if let Some((memory, _)) = newest.as_ref().filter(|_| !has_buffer) {
+            memory.forget_generations();
+        }
+        if newest.is_none() && !names.is_empty() {
+            tracing::warn!("the account of the previous process cannot be read; it begins anew");
         }
         match newest {
             Some((memory, name)) if memory.cells() > writers => {
-                drop_others(name);
+                let_go(Some(name));
                 Ok(Self::over(memory))
             }
             newest => {
-                let (memory, descriptor) =
-                    Memory::new(writers + 1, newest.as_ref().map_or(0, |(old, _)| old.serial() + 1))?;
-                let name = NAMES.into_iter().find(|name| newest.as_ref().is_none_or(|(_, old)| old != name));
-                let name = name.unwrap_or(NAMES[0]);
+                let serial = newest.as_ref().map_or(0, |(old, _)| old.serial() + 1);
+                let memory = Memory::new(writers + 1, serial)?;
                 if let Some((old, _)) = &newest {
                     memory.take_over(old);
                 }
-                if newest.is_none() {
-                    store.remove(name);
-                }
-                if !store.put(name, descriptor.as_fd()) {
-                    tracing::warn!("systemd takes no descriptors; the account will not outlive this process");
-                }
-                drop_others(name);
+                memory.keep(store, Name::fresh(Name::Account, &names));
+                let_go(None);
                 let this = Self::over(memory);
                 // Relaxed: no other thread knows it yet.
-                this.adopts.store(newest.is_none() && was_published.is_some(), Relaxed);
+                this.adopts.store(newest.is_none() && has_buffer, Relaxed);
                 Ok(this)
             }
         }
@@ -299,7 +315,7 @@ impl Account {
 
     /// Everything, as of the end of one batch if that can be had.
     pub fn statement(&self) -> Statement {
-        self.memory.consistent(LOOKS_MAX, || Statement {
+        self.memory.turn().consistent(LOOKS_MAX, || Statement {
             since: self.memory.since(),
             stream_id: self.memory.stream_id(),
             next_sequence: self.memory.next_sequence(),

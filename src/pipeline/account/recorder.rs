@@ -51,7 +51,7 @@ impl Recorder {
 
     /// That has failed: nothing of it counts. Called before the spot can become another's.
     pub fn take_back(&mut self) {
-        self.account.memory.end_note(self.cell);
+        self.account.memory.take_back(self.cell);
         self.begin_round();
     }
 
@@ -59,7 +59,7 @@ impl Recorder {
     #[inline]
     pub fn published(&mut self) {
         self.hold();
-        self.account.memory.end_note(self.cell);
+        self.account.memory.published(self.cell, self.number);
         self.begin_round();
     }
 
@@ -150,7 +150,7 @@ impl ReaderRecorder {
 
     fn come(&mut self, more: impl FnOnce(&Memory)) {
         let account = Arc::clone(&self.recorder.account);
-        account.memory.change(|| {
+        account.memory.turn().change(|| {
             self.recorder.hold();
             account.memory.hold_pending_losses(self.recorder.number);
             more(&account.memory);

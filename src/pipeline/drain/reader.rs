@@ -71,8 +71,10 @@ struct Persister {
     is_left: bool,
     /// Events that this process has persisted.
     persisted_events: u64,
-    /// Every generation below this one has been appended to a file.
+    /// The latest generation below this one has been appended to a file.
     appended_before: u64,
+    /// What the previous process left is stored, and durable as far as that could be.
+    is_past_inherited: bool,
     /// Answered after the next swap, which covers what was published before they came.
     rotates: Vec<Reply>,
     syncs_asked: Vec<Reply>,
@@ -114,6 +116,7 @@ impl ReaderThread {
             is_left: false,
             persisted_events: 0,
             appended_before: 0,
+            is_past_inherited: false,
             rotates: Vec::new(),
             syncs_asked: Vec::new(),
             stop_by: None,
@@ -139,6 +142,7 @@ impl ReaderThread {
         if self.has_previous {
             persister.make_inherited_durable(self.buffer.generation());
         }
+        persister.is_past_inherited = true;
         while persister.stop_by.is_none() {
             persister.pulse.beat(Activity::Parked);
             let deadline = persister.store.next_deadline();
@@ -207,6 +211,7 @@ impl Persister {
     fn swap(&mut self, buffer: &mut buffer::Reader) {
         let batch = buffer.swap();
         let generation = batch.generation();
+        self.progress.set_highest_generation(generation + 1);
         let summary = self.summary(&batch);
         self.persist(&summary);
         if !self.is_left {
@@ -221,7 +226,10 @@ impl Persister {
             let summary = self.summary(&batch);
             if newest.is_some_and(|newest| summary.is_in(newest)) {
                 self.recorder.settle_persisted(generation, self.store.next_sequence());
-            } else if !self.recorder.settle_given_up(generation) {
+            } else if self.recorder.settle_given_up(generation) {
+                // It may have died before it noted the loss for acknowledgements.
+                self.progress.note_lost(generation);
+            } else {
                 tracing::info!(events = summary.events, "persists what the process before left in memory");
                 self.recorder.set_inherited(true);
                 self.persist(&summary);
@@ -245,10 +253,11 @@ impl Persister {
                 let persisted = self.counters.account.totals().persisted_events;
                 self.counters.durable_events.fetch_add(persisted.saturating_sub(self.persisted_events), Relaxed);
             }
-            // A later sync says nothing about it. Who waits for it learns that it may be lost.
+            // A later sync says nothing about it. Clients that wait for it are told that it may be lost.
             Err(error) => {
                 tracing::error!("what the process before wrote may not be durable: {error}");
-                self.progress.note_lost(first_generation - 1);
+                let first = self.progress.durable_before();
+                (first..first_generation).for_each(|generation| self.progress.note_lost(generation));
             }
         }
         self.pulse.beat(Activity::Running);
@@ -290,6 +299,13 @@ impl Persister {
             }
         }
         self.progress.set_persisted(generation + 1);
+        if self.appended_before <= generation && self.is_past_inherited {
+            // It is in no file. If nothing else waits for a sync, nothing else would say that it is done.
+            if let Some(durable_before) = self.store.passed(generation) {
+                self.progress.set_durable(durable_before);
+                self.syncs.answer(durable_before);
+            }
+        }
     }
 
     fn append(&mut self, summary: &BatchSummary<'_>) -> Result<(), WriteError> {
@@ -383,10 +399,6 @@ impl Persister {
         self.losses.give_up(summary, cause, &mut self.recorder);
         self.sizes.sizes.clear();
         self.progress.note_lost(summary.generation);
-        if self.progress.durable_before() >= self.appended_before {
-            // Nothing persisted waits for a sync, so nothing else would ever say that this generation is done with.
-            self.progress.set_durable(summary.generation + 1);
-        }
         tracing::warn!(events, cause = cause.name(), "events lost: {refusal}");
     }
 

@@ -60,7 +60,7 @@ impl Syncs {
         );
     }
 
-    fn answer(&self, durable_before: u64) {
+    pub(super) fn answer(&self, durable_before: u64) {
         let mut waiting = self.waiting.lock().expect("no thread panics while it holds the waiting syncs");
         let ready: Vec<_> = waiting.extract_if(.., |(before, _)| *before <= durable_before).collect();
         drop(waiting);

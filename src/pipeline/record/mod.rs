@@ -20,6 +20,7 @@ mod newlines;
 #[cfg(test)]
 mod tests;
 
+use dbuf_buffer::Claim;
 pub use dbuf_wire::frames::{FIELDS_BYTES_MAX, put_field};
 pub use decode::{Malformed, Record};
 pub use newlines::Newlines;
@@ -277,6 +278,18 @@ impl Sink for Vec<u8> {
         let at = self.len();
         self.resize(at + len, 0);
         &mut self[at..]
+    }
+}
+
+impl Sink for Claim<'_> {
+    #[inline(always)]
+    fn put(&mut self, bytes: &[u8]) {
+        Claim::put(self, bytes);
+    }
+
+    #[inline(always)]
+    fn open(&mut self, len: usize) -> &mut [u8] {
+        Claim::open(self, len)
     }
 }
 

@@ -406,6 +406,12 @@ impl Store {
         self.next_sequence
     }
 
+    /// The batch of this generation is in no file, and is done. Returns the generation below which everything is durable,
+    /// if nothing waits for a sync; if something does, the sync says so.
+    pub fn passed(&self, generation: u64) -> Option<u64> {
+        self.shared.passed(generation)
+    }
+
     /// Asks for a sync of all that was appended. [`Options::on_durable`] is called with at least `before_generation` when
     /// that has succeeded.
     /// So many `askers` wait for it: the syncer may wait for as many as there were last time, for some part of a sync.

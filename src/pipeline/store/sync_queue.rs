@@ -266,6 +266,18 @@ impl Shared {
         events
     }
 
+    /// The batch of this generation is in no file, and is done. Returns the generation below which everything is durable,
+    /// if nothing is dirty. A sync that is under way sees the generation when it is done, because both hold the lock.
+    pub(super) fn passed(&self, generation: u64) -> Option<u64> {
+        let mut queue = self.lock();
+        queue.persisted_before = queue.persisted_before.max(generation + 1);
+        let is_clean = queue.files.iter().all(|tracked| tracked.dirty.is_none());
+        if is_clean {
+            queue.told_before = queue.told_before.max(queue.persisted_before);
+        }
+        is_clean.then_some(queue.persisted_before)
+    }
+
     /// A file gets no more batches; this is its footer. One that is broken is repaired as it is.
     pub(super) fn closed(&self, id: u64, footer: Vec<u8>) {
         let mut queue = self.lock();

@@ -22,7 +22,7 @@ use self::protocol::{Link, Looked, Next, Polled, Protocol, Read, ReplyState, Tur
 use self::read_position::InheritedPosition;
 use self::stored::StoredConnection;
 use crate::pipeline::accept::publish::{Closed, Peer, WriterContext};
-use crate::pipeline::accept::writer::receive_buffer::{ReceiveBuffer, Subject};
+use crate::pipeline::accept::writer::receive_buffer::{ReadProgress, ReceiveBuffer, Subject};
 
 /// One connection.
 #[derive(Debug)]
@@ -56,11 +56,54 @@ impl Connection {
         }
     }
 
-    /// Goes on where the previous process stood.
-    pub(crate) fn resume(&mut self, position: InheritedPosition, context: &mut WriterContext) -> Result<Next, Closed> {
+    /// Resumes where the previous process stood. Where the position cannot be read, [`Connection::lose_rest`] has to follow.
+    pub(crate) fn resume(&mut self, position: InheritedPosition, context: &mut WriterContext) -> Next {
+        let turn = self.protocol.resume(position, &mut self.link);
+        context.carried_bytes += self.link.carry.capacity();
+        self.after(turn)
+    }
+
+    /// Counts as lost what the previous process had read in part and whose position cannot be read. `resumed` is the number of the
+    /// step, if the previous process has begun it.
+    pub(crate) fn lose_rest(
+        &mut self,
+        read_progress: &ReadProgress,
+        resumed: Option<u64>,
+        context: &mut WriterContext,
+    ) -> Result<Next, Closed> {
+        let number = self.begin_step(Subject::LostLine, read_progress, resumed, context);
+        let next = self.counted(context, |protocol, link, context| protocol.lose_rest(link, context))?;
+        Ok(if self.record(number, read_progress) { next } else { Next::Close })
+    }
+
+    /// Begins to publish something that no read brought, by the steps of a read, so that the next process neither forgets it nor does
+    /// it twice. Returns the number of the step.
+    fn begin_step(
+        &self,
+        subject: fn(u32) -> Subject,
+        read_progress: &ReadProgress,
+        resumed: Option<u64>,
+        context: &mut WriterContext,
+    ) -> u64 {
         context.accept_now();
-        let turn = self.counted(context, |protocol, link, context| protocol.resume(position, link, context))?;
-        Ok(self.after(turn))
+        resumed.unwrap_or_else(|| {
+            context.publisher.begin_read(0);
+            let begin = |slot| read_progress.begin(subject(slot), context.next_piece, context.max_event_bytes);
+            self.link.stored.slot().map_or(0, begin)
+        })
+    }
+
+    /// Records how far the connection was read, the read of this number included, and that the read is done. False if the connection
+    /// has to end, because the next process would take it for something else.
+    fn record(&mut self, number: u64, read_progress: &ReadProgress) -> bool {
+        let keeps = self.note_position(number);
+        // Both while the receive buffer still says what was read, and before the slot can become another connection's.
+        let is_safe = keeps || self.link.stored.forget_record();
+        read_progress.end();
+        if !keeps {
+            self.link.stored.let_go();
+        }
+        is_safe
     }
 
     /// The memory that it shares with its client, if it has any.
@@ -122,13 +165,7 @@ impl Connection {
             Ok(0) | Err(_) => Read::End(self.end(context)?),
             Ok(bytes) => self.take_read(&receive_buffer.stream[..bytes], context)?,
         };
-        let resumes = self.note_position(number);
-        // Before its slot can become another connection's.
-        receive_buffer.read_progress.end();
-        if !resumes {
-            self.link.stored.let_go();
-        }
-        Ok(read)
+        Ok(if self.record(number, &receive_buffer.read_progress) { read } else { Read::End(Next::Close) })
     }
 
     /// Publishes what the previous process has read, except for the events that it has published.
@@ -152,12 +189,7 @@ impl Connection {
             let next = self.after(turn);
             if self.has_noted_end() { self.end(context)? } else { next }
         };
-        let resumes = self.note_position(number);
-        receive_buffer.read_progress.end();
-        if !resumes {
-            self.link.stored.let_go();
-        }
-        Ok(next)
+        Ok(if self.record(number, &receive_buffer.read_progress) { next } else { Next::Close })
     }
 
     /// Publishes what one read has brought.
@@ -215,15 +247,21 @@ impl Connection {
         self.link.carry.capacity()
     }
 
-    /// Gives up the memory of what has not come whole.
-    pub(crate) fn shed(&mut self, context: &mut WriterContext) -> Result<Next, Closed> {
-        context.accept_now();
+    /// Gives up the memory of what has not come whole. `resumed` as in [`Connection::lose_rest`].
+    pub(crate) fn shed(
+        &mut self,
+        read_progress: &ReadProgress,
+        resumed: Option<u64>,
+        context: &mut WriterContext,
+    ) -> Result<Next, Closed> {
+        let number = self.begin_step(Subject::Carry, read_progress, resumed, context);
         let next = self.counted(context, |protocol, link, context| protocol.shed(link, context))?;
-        // It was not read, so there is nothing in the receive buffer.
-        if !self.note_position(0) {
-            self.link.stored.let_go();
-        }
-        Ok(next)
+        Ok(if self.record(number, read_progress) { next } else { Next::Close })
+    }
+
+    /// This process ends, and the next one may go on with it.
+    pub(crate) fn finish(&mut self, context: &WriterContext) -> Next {
+        self.protocol.finish(&mut self.link, context)
     }
 
     /// The end that this process makes of it.

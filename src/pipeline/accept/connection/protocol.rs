@@ -128,14 +128,14 @@ pub(crate) trait Protocol: Debug + Send {
         self.end(link, context).map(|_| Next::Close)
     }
 
-    /// Goes on where the previous process stood.
-    fn resume(
-        &mut self,
-        _position: InheritedPosition,
-        _link: &mut Link,
-        _context: &mut WriterContext,
-    ) -> Result<Turn, Closed> {
-        Ok(Turn::Close)
+    /// Resumes where the previous process stood. Where the position cannot be read, [`Protocol::lose_rest`] follows.
+    fn resume(&mut self, _position: InheritedPosition, _link: &mut Link) -> Turn {
+        Turn::Close
+    }
+
+    /// Counts as lost what the previous process had read in part and whose position cannot be read.
+    fn lose_rest(&mut self, _link: &mut Link, _context: &mut WriterContext) -> Result<Next, Closed> {
+        Ok(Next::Open)
     }
 
     /// How far the connection has been read, for the next process. None if that cannot resume it.
@@ -145,6 +145,11 @@ pub(crate) trait Protocol: Debug + Send {
 
     /// Sends what the client is owed by now.
     fn answer(&mut self, _link: &mut Link, _context: &WriterContext) -> Next {
+        Next::Open
+    }
+
+    /// This process ends, and the next one may go on with the connection.
+    fn finish(&mut self, _link: &mut Link, _context: &WriterContext) -> Next {
         Next::Open
     }
 

@@ -96,16 +96,18 @@ impl ReadPosition<'_> {
 /// A [`ReadPosition`] as the next process finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum InheritedPosition {
-    /// Nothing had come in part, or nothing had come at all.
+    /// Nothing had come at all.
     LineStart,
     /// This had come, and may be text or the framed protocol.
     Undecided { carry: Vec<u8> },
     /// This had come of a line.
     Text { open_line: Option<OpenLine>, carry: Vec<u8> },
-    /// Something had come of a line, and what became of it nobody knows, for its bookmark cannot be read.
+    /// Something had come of a line, and what became of it nobody knows, for its position cannot be read.
     Lost,
     /// The same of a connection that had not said yet what it is.
     LostHandshake,
+    /// It has no record: it is one that cannot be resumed, such as one that speaks frames.
+    Unknown,
 }
 
 /// The memory.
@@ -185,10 +187,13 @@ impl ReadPositions {
         Ok(needed)
     }
 
-    /// Nothing is at this place any more.
-    pub(crate) fn clear(&self, index: u32) {
-        // If it cannot be freed it is still overwritten by whoever takes the place.
+    /// Nothing is in this slot any more. An error says that the record may still be there.
+    pub(crate) fn clear(&self, index: u32) -> io::Result<()> {
+        // A peer of zeros has a wrong checksum. Its page is there, so this takes no memory.
+        self.0.write_all_at(&[0; PEER_HEAD_BYTES], slot(index))?;
+        // If the memory cannot be freed it is still overwritten by the next connection in this slot.
         let _ = self.punch(slot(index), SLOT_BYTES);
+        Ok(())
     }
 
     fn punch(&self, at: u64, bytes: usize) -> io::Result<()> {
@@ -200,7 +205,9 @@ impl ReadPositions {
     pub(crate) fn read(&self, index: u32) -> FoundPosition {
         let mut bytes = [0; POSITION_AT];
         let peer = self.0.read_exact_at(&mut bytes, slot(index)).ok().and_then(|()| decode_peer(&bytes));
-        let peer = peer.unwrap_or_default();
+        let Some(peer) = peer else {
+            return FoundPosition { peer: Identity::default(), position: InheritedPosition::Unknown, read: 0, turn: 0 };
+        };
         let found = |position| FoundPosition { peer: peer.clone(), position, read: 0, turn: 0 };
         // One that is damaged is the one that was being written; what it was to say is in a receive buffer.
         match [0, 1].map(|turn| self.read_at(index, turn)) {
@@ -236,7 +243,7 @@ impl ReadPositions {
 pub(crate) struct FoundPosition {
     pub(crate) peer: Identity,
     pub(crate) position: InheritedPosition,
-    /// The read that the bookmark includes.
+    /// The read that the position includes.
     pub(crate) read: u64,
     pub(crate) turn: u64,
 }

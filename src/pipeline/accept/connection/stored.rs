@@ -1,33 +1,39 @@
-//! Connections that outlive this process: each is kept twice, here and in systemd's file-descriptor store.
+//! Keeps connections over the death of the process: each has two holders, this process and systemd.
 //!
-//! Enters: accepted connections, and how far each has been read. Leaves: names in the store ([`crate::sys::fdstore`]), and
-//! after a restart or a `kill -9` the same connections for the next process, each with its [`InheritedPosition`]. Any writer thread,
-//! when a connection comes, when it goes, and after a read that ended within a line. What can fail: the store has room for
-//! so many; a connection beyond that is served like any other and ends with this process.
+//! Input: accepted connections, and how far each has been read. Output: names in the store ([`crate::sys::fdstore`]),
+//! and after a restart or a `kill -9` the same connections for the next process, each with its [`InheritedPosition`].
+//! Any writer thread, when a connection comes, when it goes, and after a read that ended within a line. What can fail:
+//! the store holds a limited number; a connection beyond that is served like any other and ends with this process.
 //!
-//! A connection that is kept is one of the kernel's objects with two holders. So closing it here does not end it: its
-//! peer sees the end when it is shut down, and systemd lets go of it when it is told to. A [`Slot`] that is dropped
-//! without [`StoredConnection::close`] stays in the store, which is what a crash and an orderly stop have in common.
+//! A connection that is stored is one object of the kernel with two holders. Closing it here does not end it: its peer
+//! sees the end when it is shut down, and systemd lets go of it when it is told to. A [`Slot`] that is dropped without
+//! [`StoredConnection::close`] stays in the store, as after a crash and after an orderly stop.
 //!
-//! A connection whose peer has said all and left is only noted: it has a place, so that the next process can tell whose bytes
-//! lie in a receive buffer, and systemd does not hear of it. What is left of it after a death is those bytes.
+//! The record of a slot says whose the connection is and how far it was read. It is written before systemd has the
+//! connection, and taken away before anything is read that the next process could not resume: a connection that speaks
+//! frames. So a connection without a record is one that the next process ends, whatever systemd still holds.
+//!
+//! A slot is free for another connection when systemd has let go of the first: the next process would take the record
+//! of one for the other.
+//!
+//! A connection whose peer has said everything and left is only noted: it has a slot, so that the next process can tell
+//! whose bytes lie in a receive buffer, and systemd does not hear of it. Those bytes are all that is left of it.
 
+use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
-use nix::sys::socket::{Shutdown, shutdown};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::read_position::{FoundPosition, InheritedPosition, PAGES_UNKNOWN, ReadPosition, ReadPositions, SLOTS_MAX};
 use crate::pipeline::account::Identity;
+use crate::pipeline::takeover::names::{Name, end_for_peer};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard};
-use crate::sys::fdstore::FdStore;
+use crate::sys::fdstore::{FdStore, NotKept};
 
-/// The name, in the store, of the memory that says how far each connection has been read.
-pub const READ_POSITIONS_NAME: &str = "bookmarks";
-/// What a connection's name begins with; its place follows in decimal.
-const CONNECTION_PREFIX: char = 'c';
+/// Positions are written to two places in turn. The first is in the page that the record has anyway.
+const TURN_FIRST: u64 = 1;
 
 /// The connections in the store.
 #[derive(Debug)]
@@ -45,19 +51,21 @@ pub struct StoredConnections {
 struct Slots {
     /// Slots below this have been used.
     used: u32,
-    /// Those of them that nobody has.
+    /// Those of them that are free.
     free: Vec<u32>,
 }
 
-/// What the previous process left in the store.
+/// What the previous process left of connections.
 #[derive(Debug, Default)]
 pub struct InheritedConnections {
-    /// Connections, each with its place ([`slot_of`]).
+    /// Connections, each with its slot.
     pub connections: Vec<(u32, OwnedFd)>,
-    /// What was kept as [`READ_POSITIONS_NAME`].
+    /// How far each was read.
     pub read_positions: Option<OwnedFd>,
-    /// The places of connections whose bytes lie in a receive buffer (`ReceiveBuffers::slots`).
+    /// The slots of connections of which something is unfinished (`ReceiveBuffers::slots`).
     pub in_receive_buffers: Vec<u32>,
+    /// The slots of connections that have become rings', and that the store still holds as what they were.
+    pub kept_twice: Vec<u32>,
 }
 
 /// A connection that the previous process left.
@@ -66,76 +74,93 @@ pub struct InheritedConnection {
     pub(crate) stored: StoredConnection,
     pub(crate) identity: Identity,
     pub(crate) position: InheritedPosition,
-    /// The read that the bookmark includes.
+    /// The read that the position includes.
     pub(crate) read: u64,
 }
 
-/// A connection, and its place in the store if it has one.
+/// A connection, and its slot if it has one.
 #[derive(Debug)]
 pub(crate) struct StoredConnection {
     pub(crate) socket: OwnedFd,
+    /// systemd has had it, and may hold it on.
+    was_stored: bool,
     slot: Option<Slot>,
 }
 
-/// A place in the store, and what is written in its bookmark.
+/// A slot, and what its record says.
 #[derive(Debug)]
 struct Slot {
     all: Arc<StoredConnections>,
     index: u32,
     /// systemd has the connection; else it is only noted.
     is_in_store: bool,
-    /// Pages of the bookmark's memory that are taken.
+    /// Pages of the record's memory that are taken.
     pages: u16,
-    /// The bookmark says something, so that it has to be changed when that is no longer true.
+    /// The position says something, so that it has to be changed when that is no longer true.
     says: bool,
-    /// How often the bookmark was written.
+    /// The position says that it is text.
+    says_text: bool,
+    /// How often the position was written.
     turn: u64,
 }
 
 impl StoredConnections {
-    /// Takes over what the previous process left, and keeps connections for the next process from here on: as many as there is `room`
-    /// for in the store, the bookmarks included.
+    /// Takes over what the previous process left, and keeps connections for the next process from here on: as many as
+    /// `room` descriptors in the store allow, of which the read positions take one.
     ///
     /// # Errors
-    /// When there is no memory for the bookmarks.
+    /// When there is no memory for the read positions.
     pub fn open(
         store: Arc<FdStore>,
         room: usize,
         left: InheritedConnections,
     ) -> io::Result<(Arc<Self>, Vec<InheritedConnection>)> {
-        // Those of another version say nothing that could be relied on.
         let read_positions = match left.read_positions.and_then(ReadPositions::open) {
             Some(read_positions) => read_positions,
             None => {
                 let read_positions = ReadPositions::new()?;
-                store.remove(READ_POSITIONS_NAME);
-                if !store.put(READ_POSITIONS_NAME, read_positions.memory()) {
-                    tracing::warn!("systemd takes no descriptors; after a restart half a line may be taken for one");
+                let name = Name::ReadPositions.to_string();
+                if let Err(error) = store.replace(&name, read_positions.memory()) {
+                    tracing::warn!(%error, "connections will not survive this process");
                 }
                 read_positions
             }
         };
-        let mut connections: Vec<_> = left.connections.into_iter().map(|(slot, socket)| (slot, socket, true)).collect();
+        let mut connections = Vec::new();
+        for (slot, socket) in left.connections {
+            if (slot as usize) < SLOTS_MAX {
+                connections.push((slot, socket, true));
+            } else {
+                end_for_peer(&socket);
+                store.remove(&name_of(slot));
+            }
+        }
         for slot in left.in_receive_buffers {
             if connections.iter().all(|(known, ..)| *known != slot) && (slot as usize) < SLOTS_MAX {
                 connections.push((slot, ended_socket()?, false));
             }
         }
         connections.sort_by_key(|(slot, ..)| *slot);
-        let used = connections.last().map_or(0, |(slot, ..)| slot + 1);
-        let free = (0..used).rev().filter(|index| connections.iter().all(|(slot, ..)| slot != index));
+        let taken: HashSet<u32> = connections.iter().map(|(slot, ..)| *slot).chain(left.kept_twice.clone()).collect();
+        let used = taken.iter().max().map_or(0, |slot| slot + 1);
+        let free = (0..used).rev().filter(|index| !taken.contains(index));
         let slots = Mutex::new(Slots { used, free: free.collect() });
         let slots_max = room.saturating_sub(1).min(SLOTS_MAX);
         let all = Arc::new(Self { store, read_positions, slots, slots_max, unkept: AtomicU64::new(0) });
+        left.kept_twice.into_iter().for_each(|index| all.let_go(index));
         let inherit = |(index, socket, is_in_store): (u32, OwnedFd, bool)| {
             let FoundPosition { peer, position, read, turn } = all.read_positions.read(index);
-            let slot = Slot { all: Arc::clone(&all), index, is_in_store, pages: PAGES_UNKNOWN, says: true, turn };
-            InheritedConnection {
-                stored: StoredConnection { socket, slot: Some(slot) },
-                identity: peer,
-                position,
-                read,
-            }
+            let slot = Slot {
+                all: Arc::clone(&all),
+                index,
+                is_in_store,
+                pages: PAGES_UNKNOWN,
+                says: true,
+                says_text: false,
+                turn,
+            };
+            let stored = StoredConnection { socket, was_stored: is_in_store, slot: Some(slot) };
+            InheritedConnection { stored, identity: peer, position, read }
         };
         let inherited = connections.into_iter().map(inherit).collect();
         Ok((all, inherited))
@@ -143,43 +168,53 @@ impl StoredConnections {
 
     /// Keeps a new connection. One that finds no room is served all the same, and ends with this process.
     pub(crate) fn keep(self: &Arc<Self>, socket: OwnedFd, identity: &Identity) -> StoredConnection {
-        let slot = self.take_slot().and_then(|index| {
+        let slot = self.take_slot().ok_or(Unkept::NoRoom(self.slots_max)).and_then(|index| {
             // Before systemd has it: the next process must never find what an earlier connection left here.
-            if self.read_positions.begin(index, identity).is_err() || !self.store.put(&name_of(index), socket.as_fd()) {
-                self.slots().free.push(index);
-                return None;
+            let begun = self.read_positions.begin(index, identity).map_err(Unkept::NoMemory);
+            let put = begun.and_then(|()| Ok(self.store.put(&name_of(index), socket.as_fd())?));
+            match put {
+                Ok(()) => Ok(self.slot(index, true)),
+                Err(error) => {
+                    self.slots().free.push(index);
+                    Err(error)
+                }
             }
-            Some(Slot { all: Arc::clone(self), index, is_in_store: true, pages: 0, says: false, turn: 0 })
         });
-        if slot.is_none() {
-            self.warn_not_stored();
+        if let Err(why) = &slot {
+            self.report_unkept(why);
         }
-        StoredConnection { socket, slot }
+        StoredConnection { socket, was_stored: slot.is_ok(), slot: slot.ok() }
     }
 
-    /// Notes whose a new connection is whose peer has said all. Of one that finds no place, what is read ends with this
-    /// process.
+    /// Notes whose a new connection is whose peer has said everything. Of one that finds no slot, what is read ends with
+    /// this process.
     pub(crate) fn note(self: &Arc<Self>, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         let slot = self.take_slot().and_then(|index| {
             if self.read_positions.begin(index, identity).is_err() {
                 self.slots().free.push(index);
                 return None;
             }
-            Some(Slot { all: Arc::clone(self), index, is_in_store: false, pages: 0, says: false, turn: 0 })
+            Some(self.slot(index, false))
         });
-        StoredConnection { socket, slot }
+        StoredConnection { socket, was_stored: false, slot }
+    }
+
+    fn slot(self: &Arc<Self>, index: u32, is_in_store: bool) -> Slot {
+        Slot { all: Arc::clone(self), index, is_in_store, pages: 0, says: false, says_text: false, turn: TURN_FIRST }
+    }
+
+    /// Has systemd let go of a connection. Its slot is free when it has.
+    fn let_go(self: &Arc<Self>, index: u32) {
+        let all = Arc::clone(self);
+        self.store.remove_then(&name_of(index), move || all.slots().free.push(index));
     }
 
     /// Said at the first and then ever more rarely, for there may be thousands.
-    fn warn_not_stored(&self) {
+    fn report_unkept(&self, why: &Unkept) {
         // Relaxed: a plain counter.
         let unkept = self.unkept.fetch_add(1, Relaxed) + 1;
         if unkept.is_power_of_two() {
-            tracing::warn!(
-                unkept,
-                room = self.slots_max,
-                "connections are not kept over a restart, for systemd's store has no room; raise FileDescriptorStoreMax= and FDSTORE"
-            );
+            tracing::warn!(unkept, "connections will not survive a restart: {why}");
         }
     }
 
@@ -213,11 +248,15 @@ impl StoredConnections {
     }
 }
 
-/// The place of the connection that is kept under this name; None if it is not the name of one.
-#[must_use]
-pub fn slot_of(name: &str) -> Option<u32> {
-    let slot = name.strip_prefix(CONNECTION_PREFIX)?.parse().ok()?;
-    ((slot as usize) < SLOTS_MAX).then_some(slot)
+/// Why a connection is not kept.
+#[derive(Debug, thiserror::Error)]
+enum Unkept {
+    #[error("the store has room for {0}; raise FileDescriptorStoreMax= and FDSTORE")]
+    NoRoom(usize),
+    #[error("there is no memory for its read position: {0}")]
+    NoMemory(io::Error),
+    #[error(transparent)]
+    NotKept(#[from] NotKept),
 }
 
 /// In the place of a socket that has gone with its process: nothing more will come from it.
@@ -227,23 +266,29 @@ fn ended_socket() -> io::Result<OwnedFd> {
 }
 
 fn name_of(index: u32) -> String {
-    format!("{CONNECTION_PREFIX}{index}")
+    Name::Connection(index).to_string()
 }
 
 impl Slot {
-    fn give_back(self) {
-        self.all.read_positions.clear(self.index);
+    /// Takes the record away, so that the next process ends the connection. False if that fails.
+    fn forget_record(&mut self) -> bool {
+        self.all.read_positions.clear(self.index).is_ok()
+    }
+
+    fn give_back(mut self) {
+        self.forget_record();
         if self.is_in_store {
-            self.all.store.remove(&name_of(self.index));
+            self.all.let_go(self.index);
+        } else {
+            self.all.slots().free.push(self.index);
         }
-        self.all.slots().free.push(self.index);
     }
 }
 
 impl StoredConnection {
     /// A connection that ends with this process.
     pub(crate) fn unstored(socket: OwnedFd) -> Self {
-        Self { socket, slot: None }
+        Self { socket, was_stored: false, slot: None }
     }
 
     /// Its peer's names, learned since it was kept; nothing has been read of it yet. Without them the next process knows the numbers.
@@ -268,24 +313,32 @@ impl StoredConnection {
         self.slot.as_ref().map(|slot| slot.index)
     }
 
-    /// It was read as far as `position` says, the read of this number included. Costs nothing where that is the beginning of a
-    /// line, as it was before. False if there is no memory for it: the next process that read on in the middle of a line would
-    /// bend it, so the connection is to be let go.
+    /// It was read as far as `position` says, the read of this number included. Costs nothing where that is the
+    /// beginning of a line, as it was before. False if there is no memory for it: the next process would read on in the
+    /// middle of a line, so the connection is to be let go.
     pub(crate) fn note_position(&mut self, position: &ReadPosition<'_>, read: u64) -> bool {
         let Some(slot) = &mut self.slot else { return true };
         let says = !position.is_line_start();
-        if !says && !slot.says {
+        // Once it is known to be text the record says so, or the next process would have to guess from the next bytes.
+        let is_text = matches!(position, ReadPosition::Text { .. }) && slot.is_in_store;
+        if !says && !slot.says && (slot.says_text || !is_text) {
             return true;
         }
         slot.turn += 1;
         match slot.all.read_positions.write(slot.index, position, read, slot.turn, slot.pages) {
-            Ok(pages) => (slot.says, slot.pages) = (says, pages),
+            Ok(pages) => (slot.says, slot.says_text, slot.pages) = (says, is_text, pages),
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be kept over a restart");
                 return false;
             }
         }
         true
+    }
+
+    /// The next process shall end it. To be called while the receive buffer still says what was read of it. False if the
+    /// next process could take it for something else, and it has to end now.
+    pub(crate) fn forget_record(&mut self) -> bool {
+        self.slot.as_mut().is_none_or(Slot::forget_record)
     }
 
     /// Serves it on, but it is nothing for the next process any more.
@@ -297,9 +350,9 @@ impl StoredConnection {
 
     /// Ends it, here and for its peer.
     pub(crate) fn close(mut self) {
-        if self.is_stored() {
-            // systemd may let go of it later; the peer is to see the end now. One that has left already is no error.
-            let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        if self.was_stored {
+            // systemd may let go of it later; the peer is to see the end now.
+            end_for_peer(&self.socket);
         }
         self.let_go();
     }

@@ -11,28 +11,17 @@ use std::ops::RangeInclusive;
 use dbuf_wire::frames::Level;
 
 use crate::pipeline::progress::want;
+use crate::pipeline::takeover::spans::Span;
 
 /// The most stretches of events that are told apart while they wait to be durable. Beyond that the oldest are told
 /// together: acknowledged when the last of them is, and named together if one of them was lost.
 pub const SPANS_MAX: usize = 1024;
 
-/// Events of one generation, or of some neighbouring ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
-    /// First and last generation.
-    pub generations: (u64, u64),
-    /// First and last sequence.
-    pub sequences: (u64, u64),
-}
+/// The most spans that are remembered of a closed session; the oldest merge.
+const PENDING_SPANS_MAX: usize = 16;
 
-impl Span {
-    fn with(self, next: Self) -> Self {
-        Self { generations: (self.generations.0, next.generations.1), sequences: (self.sequences.0, next.sequences.1) }
-    }
-
-    fn generations(&self) -> RangeInclusive<u64> {
-        self.generations.0..=self.generations.1
-    }
+fn generations(span: &Span) -> RangeInclusive<u64> {
+    span.generations.0..=span.generations.1
 }
 
 /// The bookkeeping of one session.
@@ -68,7 +57,7 @@ impl Acks {
     }
 
     /// For a session that was open before: its client has to be told where it stands, whether or not that changes.
-    pub(crate) fn resumed(level: Level, pending: Option<Span>) -> Self {
+    pub(crate) fn resumed(level: Level, pending: impl IntoIterator<Item = Span>) -> Self {
         let mut acks = Self::new(level);
         acks.in_buffer.extend(pending);
         acks.reported_persisted = None;
@@ -99,13 +88,13 @@ impl Acks {
         (persisted_before, durable_before): (u64, u64),
         last: u64,
         was_lost: impl Fn(RangeInclusive<u64>) -> bool,
-        mut lost: impl FnMut(u64, u64),
+        mut lost: impl FnMut(Span),
     ) {
         // The two are read one after the other, and durable includes persisted.
         let persisted_before = persisted_before.max(durable_before);
         while let Some(span) = pop_before(&mut self.in_buffer, persisted_before) {
-            if was_lost(span.generations()) {
-                lost(span.sequences.0, span.sequences.1);
+            if was_lost(generations(&span)) {
+                lost(span);
             } else {
                 self.in_file.push_back(span);
                 merge_oldest(&mut self.in_file);
@@ -113,8 +102,8 @@ impl Acks {
         }
         while let Some(span) = pop_before(&mut self.in_file, durable_before) {
             // A sync that failed loses what was persisted.
-            if was_lost(span.generations()) {
-                lost(span.sequences.0, span.sequences.1);
+            if was_lost(generations(&span)) {
+                lost(span);
             }
         }
         self.decide(last);
@@ -168,11 +157,13 @@ impl Acks {
         (if persisted { want::PERSISTED } else { 0 }) | (if durable { want::DURABLE } else { 0 })
     }
 
-    /// What is not known to be durable, as one span.
-    pub(crate) fn pending(&self) -> Option<Span> {
-        let oldest = *self.in_file.front().or(self.in_buffer.front())?;
-        let newest = *self.in_buffer.back().or(self.in_file.back())?;
-        Some(oldest.with(newest))
+    /// What is not known to be durable, oldest first; a bounded number of spans.
+    pub(crate) fn pending(&self) -> Vec<Span> {
+        let mut all: VecDeque<Span> = self.in_file.iter().chain(&self.in_buffer).copied().collect();
+        while all.len() > PENDING_SPANS_MAX {
+            merge_two_oldest(&mut all);
+        }
+        all.into()
     }
 }
 
@@ -183,8 +174,13 @@ fn pop_before(spans: &mut VecDeque<Span>, generation: u64) -> Option<Span> {
 /// Keeps `spans` bounded. The oldest merge, not the newest: a span that went on growing would never be passed by
 /// progress while events keep coming, and a SYNC in its midst would wait for ever.
 fn merge_oldest(spans: &mut VecDeque<Span>) {
-    if spans.len() > SPANS_MAX
-        && let Some(oldest) = spans.pop_front()
+    if spans.len() > SPANS_MAX {
+        merge_two_oldest(spans);
+    }
+}
+
+fn merge_two_oldest(spans: &mut VecDeque<Span>) {
+    if let Some(oldest) = spans.pop_front()
         && let Some(second) = spans.front_mut()
     {
         *second = oldest.with(*second);
@@ -202,7 +198,7 @@ mod tests {
     fn step(acks: &mut Acks, persisted: u64, durable: u64, last: u64, bad: &[u64]) -> Vec<(u64, u64)> {
         let mut lost = Vec::new();
         let was_lost = |range: RangeInclusive<u64>| bad.iter().any(|generation| range.contains(generation));
-        acks.progress((persisted, durable), last, was_lost, |first, last| lost.push((first, last)));
+        acks.progress((persisted, durable), last, was_lost, |span| lost.push(span.sequences));
         lost
     }
 
@@ -314,13 +310,14 @@ mod tests {
         before.published(2, (5, 9));
         step(&mut before, 2, 1, 9, &[]);
         let pending = before.pending();
-        assert_eq!(pending, Some(Span { generations: (1, 2), sequences: (1, 9) }));
+        let span = |generation, sequences| Span { generations: (generation, generation), sequences };
+        assert_eq!(pending, [span(1, (1, 4)), span(2, (5, 9))]);
         let mut after = Acks::resumed(Level::Durable, pending);
         step(&mut after, 3, 2, 9, &[]);
         assert_eq!(due(&mut after), [(Level::Durable, 0)]);
         step(&mut after, 3, 3, 9, &[]);
         assert_eq!(due(&mut after), [(Level::Durable, 9)]);
-        let mut idle = Acks::resumed(Level::Persisted, None);
+        let mut idle = Acks::resumed(Level::Persisted, []);
         step(&mut idle, 3, 3, 9, &[]);
         assert_eq!(due(&mut idle), [(Level::Persisted, 9)], "all that it sent before is persisted");
     }

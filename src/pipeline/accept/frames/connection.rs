@@ -243,6 +243,7 @@ impl FrameConnection {
         loop {
             let outgoing = session.outgoing();
             if outgoing.is_empty() {
+                session.all_sent();
                 return ReplyState::Clear;
             }
             match link.send(outgoing) {

@@ -12,11 +12,12 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::acks::Acks;
 pub use self::acks::SPANS_MAX;
-pub(crate) use self::acks::{Acks, Span};
 pub(crate) use self::handshake::HANDSHAKE_BYTES_MAX;
 pub use self::handshake::{Handshake, handshake};
 pub use self::session::{FrameSession, OUTBOX_BYTES_MAX, Step, frame_bytes_max};
-pub use self::sessions::{PreviousSessions, SESSIONS_NAME, Sessions};
+pub use self::session_table::SessionTable;
+pub use self::sessions::Sessions;
 pub use super::limits::SESSIONS_MAX;
 pub use super::publish::Published;

@@ -35,6 +35,7 @@ use super::sessions::{SessionGuard, SessionState};
 use crate::pipeline::accept::publish::Published;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::Cause;
+use crate::pipeline::takeover::spans::Span;
 
 /// The most bytes of replies that wait for a client to read them; a client that lets more come together is cut off.
 pub const OUTBOX_BYTES_MAX: usize = 64 << 10;
@@ -124,6 +125,8 @@ pub struct FrameSession {
     sync: Option<u64>,
     acks: Acks,
     outbox: Vec<u8>,
+    /// Spans whose loss stands in the outbox, or in a part of it that was sent.
+    unsent_losses: Vec<Span>,
     /// The client let too many replies come together.
     deaf: bool,
     guard: SessionGuard,
@@ -160,6 +163,7 @@ impl FrameSession {
                 Some(session_state) => Acks::resumed(hello.ack, session_state.pending),
             },
             outbox,
+            unsent_losses: Vec::new(),
             deaf: false,
             guard,
         }
@@ -281,7 +285,7 @@ impl FrameSession {
     /// all, the refused ones are as good as published, too: the records that name them are among it.
     pub fn prepare(&self, spot: PublishPosition, published: Published) {
         if let Some(last) = self.brings_up_to(published) {
-            self.guard.about_to(spot, last);
+            self.guard.prepare(spot, last);
         }
     }
 
@@ -291,13 +295,13 @@ impl FrameSession {
 
     /// That has failed, and nothing of it counts.
     pub fn abort(&self) {
-        self.guard.take_back();
+        self.guard.abort();
     }
 
     /// The events since the last publish, as far as that has brought them, are published in `generation`.
     pub fn commit(&mut self, generation: u64, published: Published) {
         if let Some(last) = self.brings_up_to(published) {
-            self.guard.settle(last);
+            self.guard.commit(last, generation);
         }
         // Invariant 1.
         let (Some((first, last)), Some(sequence)) = (self.unpublished, published.sequence) else { return };
@@ -329,9 +333,10 @@ impl FrameSession {
         let last = self.settled();
         // Takes no memory unless something was lost.
         let mut lost = Vec::new();
-        self.acks.progress((persisted_before, durable_before), last, was_lost, |first, last| lost.push((first, last)));
-        for (first, last) in lost {
-            self.error(Code::Lost, first, last, "accepted, and then lost by the disk");
+        self.acks.progress((persisted_before, durable_before), last, was_lost, |span| lost.push(span));
+        for span in lost {
+            self.error(Code::Lost, span.sequences.0, span.sequences.1, "accepted, and then lost by the disk");
+            self.unsent_losses.push(span);
         }
     }
 
@@ -364,6 +369,13 @@ impl FrameSession {
         self.outbox.drain(..bytes);
     }
 
+    /// All replies are sent: from here on the client knows the fate of everything that they passed. Until then a loss
+    /// is reported again when the client comes back, in this process or in the next one.
+    pub fn all_sent(&mut self) {
+        self.unsent_losses.clear();
+        self.guard.known(self.acks.reached(self.settled()).1);
+    }
+
     /// The highest sequence of which all before it is published or refused.
     fn settled(&self) -> u64 {
         self.unpublished.map_or(self.last, |(first, _)| first - 1)
@@ -379,7 +391,9 @@ impl FrameSession {
 
 impl Drop for FrameSession {
     fn drop(&mut self) {
-        self.guard.session_state = SessionState { last: self.settled(), pending: self.acks.pending() };
+        let mut pending = std::mem::take(&mut self.unsent_losses);
+        pending.extend(self.acks.pending());
+        self.guard.session_state = SessionState { last: self.settled(), pending };
     }
 }
 

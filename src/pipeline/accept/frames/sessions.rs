@@ -1,29 +1,26 @@
-//! Where each session of the framed protocol stands, also over the daemon's death where something outlives it.
+//! Remembers where each session of the framed protocol stands, also over the death of the process.
 //!
-//! Enters: a HELLO takes a seat, the connection's end gives it back with what is known of its events. Leaves: the last
-//! accepted sequence, for the client that comes again. Any writer thread, under one lock that is taken at a
-//! connection's HELLO and at its end, never for an event. What can fail: a seat may be refused.
+//! Input: a HELLO attaches to a session, and the connection's end gives it back with what is known of its events.
+//! Output: the last accepted sequence, for the client that comes again, and the events of which it does not know
+//! whether they are durable. Any writer thread, under one lock that is taken at a connection's HELLO and at its end,
+//! never for an event. What can fail: attaching may be refused.
 //!
 //! A session is open on at most one connection at a time. A client that reconnects before the daemon has read the old
-//! connection to its end is told to try again; a WELCOME that overtook bytes still on their way would make it send
+//! connection to its end is told to try again: a WELCOME that overtook bytes still on their way would make it send
 //! them twice.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 
-use super::acks::Span;
 use super::session_table::{FoundSession, SessionTable};
 use crate::pipeline::accept::limits::SESSIONS_MAX;
 use crate::pipeline::buffer::PublishPosition;
+use crate::pipeline::takeover::spans::Span;
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::sys::fdstore::FdStore;
 
 /// The user and the session's id. A session belongs to a user, so that nobody can occupy or silence that of another.
 type Key = (u32, u128);
-
-/// The name, in the store, of the memory that says how far each session was published.
-pub const SESSIONS_NAME: &str = "sessions";
 
 /// All sessions, up to [`SESSIONS_MAX`]: those that have been closed longest are forgotten first. One of which no event has come
 /// is not remembered: there is nothing to know of it, and each program with a ring has one.
@@ -34,22 +31,12 @@ pub struct Sessions {
     session_table: Option<SessionTable>,
 }
 
-/// What the previous process left of its sessions, and what is needed to understand it.
-pub struct PreviousSessions<'a> {
-    /// What was kept as [`SESSIONS_NAME`].
-    pub memory: &'a OwnedFd,
-    /// Whether what was about to be published is; see `DoubleBuffer::was_published`.
-    pub was_published: &'a dyn Fn(PublishPosition) -> bool,
-    /// The last generation that may hold events of these sessions.
-    pub generation: u64,
-}
-
 #[derive(Debug, Default)]
 struct Table {
     entries: HashMap<Key, Entry>,
     /// Counts closings, so that they have an order.
     closings: u64,
-    /// Rows of the book below this have been used; `free` are those of them that nobody has.
+    /// Rows of the session table below this have been used; `free` are those of them that are free.
     used: u32,
     free: Vec<u32>,
 }
@@ -60,19 +47,19 @@ struct Entry {
     state: State,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum State {
     Open,
     Closed { closing: u64, session_state: SessionState },
 }
 
 /// What is known of a session's events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SessionState {
     /// The highest sequence that was accepted or refused.
     pub last: u64,
-    /// Its events that were not known to be durable, as one span.
-    pub pending: Option<Span>,
+    /// Its events of which the client does not know whether they are durable, oldest first.
+    pub pending: Vec<Span>,
 }
 
 /// An open session's place in the table; dropping it closes the session.
@@ -92,46 +79,40 @@ impl Sessions {
         Arc::default()
     }
 
-    /// A table that `store` keeps for the next process, with the sessions of the previous process.
+    /// A table that `store` keeps for the next process, with the sessions that the previous process left, if it did. Its
+    /// notes are resolved.
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn stored(store: &FdStore, previous: Option<&PreviousSessions<'_>>) -> io::Result<Arc<Self>> {
-        if let Some(&PreviousSessions { memory, was_published, generation }) = previous
-            && let Some((session_table, found)) = SessionTable::from_previous(memory, was_published)
-        {
-            let mut table = Table::default();
-            let last_closing = found.iter().map(|found| found.closing).max().unwrap_or(0);
-            for FoundSession { row, uid, session, last, closing } in found {
-                if last == 0 {
-                    session_table.forget(row);
-                    continue;
-                }
-                // Not known to be durable: the previous process may have died before it was.
-                let pending = Some(Span { generations: (generation, generation), sequences: (1, last) });
-                // What was open when it died has been closed by that, after all others.
-                let closing = if closing == 0 { last_closing + 1 } else { closing };
-                let state = State::Closed { closing, session_state: SessionState { last, pending } };
-                table.entries.insert((uid, session), Entry { row, state });
+    pub fn stored(store: &FdStore, inherited: Option<SessionTable>) -> io::Result<Arc<Self>> {
+        Ok(Self::over(inherited.map_or_else(|| SessionTable::create(store), Ok)?))
+    }
+
+    fn over(session_table: SessionTable) -> Arc<Self> {
+        let found = session_table.found();
+        let mut table = Table::default();
+        let last_closing = found.iter().map(|found| found.closing).max().unwrap_or(0);
+        for FoundSession { row, uid, session, last, pending, closing } in found {
+            if last == 0 {
+                session_table.forget(row);
+                continue;
             }
-            table.closings = last_closing + 1;
-            let rows: HashSet<u32> = table.entries.values().map(|entry| entry.row).collect();
-            table.used = rows.iter().max().map_or(0, |row| row + 1);
-            table.free = (0..table.used).filter(|row| !rows.contains(row)).collect();
-            return Ok(Arc::new(Self { table: Mutex::new(table), session_table: Some(session_table) }));
+            // A session that was open when the process died was closed by that, after all others.
+            let closing = if closing == 0 { last_closing + 1 } else { closing };
+            let state = State::Closed { closing, session_state: SessionState { last, pending } };
+            table.entries.insert((uid, session), Entry { row, state });
         }
-        let (session_table, memory) = SessionTable::new()?;
-        store.remove(SESSIONS_NAME);
-        if !store.put(SESSIONS_NAME, memory.as_fd()) {
-            tracing::warn!("systemd takes no descriptors; a successor will take again what clients send again");
-        }
-        Ok(Arc::new(Self { table: Mutex::default(), session_table: Some(session_table) }))
+        table.closings = last_closing + 1;
+        let rows: HashSet<u32> = table.entries.values().map(|entry| entry.row).collect();
+        table.used = rows.iter().max().map_or(0, |row| row + 1);
+        table.free = (0..table.used).filter(|row| !rows.contains(row)).collect();
+        Arc::new(Self { table: Mutex::new(table), session_table: Some(session_table) })
     }
 
     /// A table with this memory and no store.
     #[cfg(test)]
     pub(crate) fn with_session_table(session_table: SessionTable) -> Arc<Self> {
-        Arc::new(Self { table: Mutex::default(), session_table: Some(session_table) })
+        Self::over(session_table)
     }
 
     /// Opens the session `id` of user `uid`, and says where it stood if it was known. None if it is open already, or
@@ -140,7 +121,8 @@ impl Sessions {
         let key = (uid, id);
         let (row, known) =
             if id == 0 { (0, None) } else { sessions.table().open(key, sessions.session_table.as_ref())? };
-        let guard = SessionGuard { key, row, sessions: Arc::clone(sessions), session_state: known.unwrap_or_default() };
+        let guard =
+            SessionGuard { key, row, sessions: Arc::clone(sessions), session_state: known.clone().unwrap_or_default() };
         Some((guard, known))
     }
 
@@ -152,8 +134,9 @@ impl Sessions {
 impl Table {
     fn open(&mut self, key: Key, session_table: Option<&SessionTable>) -> Option<(u32, Option<SessionState>)> {
         if let Some(entry) = self.entries.get_mut(&key) {
-            let State::Closed { session_state, .. } = entry.state else { return None };
-            entry.state = State::Open;
+            let State::Closed { session_state, .. } = std::mem::replace(&mut entry.state, State::Open) else {
+                return None;
+            };
             if let Some(session_table) = session_table {
                 session_table.opened(entry.row);
             }
@@ -175,9 +158,9 @@ impl Table {
         if self.entries.len() < SESSIONS_MAX {
             return Some(());
         }
-        let closed = self.entries.iter().filter_map(|(key, entry)| match entry.state {
+        let closed = self.entries.iter().filter_map(|(key, entry)| match &entry.state {
             State::Open => None,
-            State::Closed { closing, .. } => Some((closing, *key)),
+            State::Closed { closing, .. } => Some((*closing, *key)),
         });
         let (_, oldest) = closed.min()?;
         self.forget(&oldest, session_table)
@@ -218,24 +201,31 @@ impl SessionGuard {
         self.sessions.session_table.as_ref().filter(|_| self.key.1 != 0)
     }
 
-    /// Events up to `last` are about to be published at `spot`.
-    pub(crate) fn about_to(&self, spot: PublishPosition, last: u64) {
+    /// Events up to `last` are about to be published at `position`.
+    pub(crate) fn prepare(&self, position: PublishPosition, last: u64) {
         if let Some(session_table) = self.session_table() {
-            session_table.about_to(self.row, spot, last);
+            session_table.prepare(self.row, position, last);
         }
     }
 
     /// That has failed.
-    pub(crate) fn take_back(&self) {
+    pub(crate) fn abort(&self) {
         if let Some(session_table) = self.session_table() {
-            session_table.take_back(self.row);
+            session_table.abort(self.row);
         }
     }
 
-    /// Everything up to `last` is published, or refused.
-    pub(crate) fn settle(&self, last: u64) {
+    /// Everything up to `last` is published or refused, the latest in `generation`.
+    pub(crate) fn commit(&self, last: u64, generation: u64) {
         if let Some(session_table) = self.session_table() {
-            session_table.settle(self.row, last);
+            session_table.commit(self.row, last, generation);
+        }
+    }
+
+    /// The client knows the fate of everything up to `known`.
+    pub(crate) fn known(&self, known: u64) {
+        if let Some(session_table) = self.session_table() {
+            session_table.known(self.row, known);
         }
     }
 }
@@ -245,7 +235,8 @@ impl Drop for SessionGuard {
         if self.key.1 == 0 {
             return;
         }
-        self.sessions.table().close(&self.key, self.session_state, self.sessions.session_table.as_ref());
+        let session_state = std::mem::take(&mut self.session_state);
+        self.sessions.table().close(&self.key, session_state, self.sessions.session_table.as_ref());
     }
 }
 
@@ -255,9 +246,9 @@ mod tests {
     use crate::pipeline::accept::connection::stored::testing::Manager;
 
     /// Opens a session and closes it, with one event.
-    fn sit_and_send(sessions: &Arc<Sessions>, id: u128) {
+    fn send_one(sessions: &Arc<Sessions>, id: u128) {
         let (mut guard, _) = Sessions::attach(sessions, 0, id).unwrap();
-        guard.settle(1);
+        guard.commit(1, 9);
         guard.session_state.last = 1;
     }
 
@@ -275,7 +266,7 @@ mod tests {
         guard.session_state.last = 42;
         drop(guard);
         let (_seat, known) = Sessions::attach(&sessions, 1000, 7).unwrap();
-        assert_eq!(known, Some(SessionState { last: 42, pending: None }));
+        assert_eq!(known, Some(SessionState { last: 42, pending: Vec::new() }));
     }
 
     #[test]
@@ -292,7 +283,7 @@ mod tests {
         let sessions = Sessions::new();
         let open: Vec<_> = (1..=8).map(|id| Sessions::attach(&sessions, 0, id).unwrap()).collect();
         for id in 9..=SESSIONS_MAX as u128 + 1 {
-            sit_and_send(&sessions, id);
+            send_one(&sessions, id);
         }
         assert_eq!(sessions.table().entries.len(), SESSIONS_MAX);
         assert!(!is_known(&sessions, 9), "the first that was closed is gone");
@@ -303,7 +294,7 @@ mod tests {
     #[test]
     fn a_session_that_has_sent_nothing_takes_the_place_of_no_other() {
         let sessions = Sessions::new();
-        sit_and_send(&sessions, 1);
+        send_one(&sessions, 1);
         for id in 2..=2 * SESSIONS_MAX as u128 {
             drop(Sessions::attach(&sessions, 0, id).unwrap());
         }
@@ -313,19 +304,19 @@ mod tests {
     #[test]
     fn after_a_death_the_longest_closed_is_still_the_first_to_be_forgotten() {
         let store = Manager::new().store();
-        let (session_table, memory) = SessionTable::new().unwrap();
+        let session_table = SessionTable::new().unwrap();
+        let memory = session_table.descriptor();
         let first = Sessions::with_session_table(session_table);
         // The higher the number, the longer closed. 1 and 2 are open when it dies, and of 2 nothing has come.
-        (3..=SESSIONS_MAX as u128).rev().for_each(|id| sit_and_send(&first, id));
+        (3..=SESSIONS_MAX as u128).rev().for_each(|id| send_one(&first, id));
         let open = [1, 2].map(|id| Sessions::attach(&first, 0, id).unwrap().0);
-        open[0].settle(1);
-        let previous = PreviousSessions { memory: &memory, was_published: &|_| false, generation: 7 };
-        let second = Sessions::stored(&store, Some(&previous)).unwrap();
+        open[0].commit(1, 9);
+        let second = Sessions::stored(&store, SessionTable::inherit(memory)).unwrap();
         assert!(is_known(&second, 1) && !is_known(&second, 2));
-        sit_and_send(&second, 1 << 70);
+        send_one(&second, 1 << 70);
         for oldest in (3..=SESSIONS_MAX as u128).rev() {
             assert!(is_known(&second, oldest));
-            sit_and_send(&second, (1 << 70) + oldest);
+            send_one(&second, (1 << 70) + oldest);
             assert!(!is_known(&second, oldest) && is_known(&second, 1));
         }
     }

@@ -60,13 +60,13 @@ impl WriterContext {
             index,
             peers: 0,
             // The next process may go on with a line of which this one has published pieces: their ids must not meet.
-            next_piece: ((index as u64) << PIECE_ID_BITS) | ((clock::wall_ns() / 1000) & PIECE_COUNT_MASK),
+            next_piece: ((index as u64) << PIECE_ID_BITS) | ((clock::now_ns() / 1000) & PIECE_COUNT_MASK),
         }
     }
 
     /// What is read from here on is accepted now.
     pub(crate) fn accept_now(&mut self) {
-        self.publisher.set_time(clock::wall_ns());
+        self.publisher.set_time(clock::now_ns());
     }
 
     /// What ticks mean now.

@@ -91,7 +91,7 @@ impl<O: PublishObserver> Observers<'_, O> {
     fn prepare(&mut self, position: PublishPosition, published: Published) {
         self.recorder.about_to(position);
         if let Some((progress, count)) = self.read {
-            progress.about_to(position, count);
+            progress.prepare(position, count);
         }
         self.owner.prepare(position, published);
     }
@@ -100,7 +100,7 @@ impl<O: PublishObserver> Observers<'_, O> {
     fn abort(&mut self) {
         self.recorder.take_back();
         if let Some((progress, _)) = self.read {
-            progress.take_back();
+            progress.abort();
         }
         self.owner.abort();
     }
@@ -109,7 +109,7 @@ impl<O: PublishObserver> Observers<'_, O> {
     fn commit(&mut self, generation: u64, published: Published) {
         self.recorder.published();
         if let Some((progress, count)) = self.read {
-            progress.published(count);
+            progress.commit(count);
         }
         self.owner.commit(generation, published);
     }
@@ -142,7 +142,7 @@ impl Publisher {
         self.read_progress = Arc::clone(read_progress);
     }
 
-    /// A read begins, of which the previous process has published `published`; see [`ReadProgress::published`].
+    /// A read begins, of which the previous process has published `published`; see [`ReadProgress::commit`].
     pub(crate) fn begin_read(&mut self, published: u64) {
         (self.count, self.skip) = (0, published);
     }
@@ -305,7 +305,7 @@ impl Publisher {
         prepare(&mut self.recorder, &self.sources, &self.tally, losses);
         let read = filled.count.map(|count| (&*self.read_progress, count));
         let mut observers = Observers { recorder: &mut self.recorder, read, owner: observer };
-        observers.prepare(claim.spot(), filled.published);
+        observers.prepare(claim.position(), filled.published);
         if claim.publish_or(|| observers.abort()).is_err() {
             return Ok(Claimed::Sealed);
         }

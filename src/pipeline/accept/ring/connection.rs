@@ -7,7 +7,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use dbuf_wire::frames::{Code, Fault, Frame};
-use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
@@ -17,6 +17,7 @@ use crate::pipeline::accept::connection::protocol::{Link, Looked, Next, Polled, 
 use crate::pipeline::accept::frames::connection::{Granted, RingGrants};
 use crate::pipeline::accept::publish::{Closed, WriterContext};
 use crate::pipeline::account::Identity;
+use crate::pipeline::takeover::names::end_for_peer;
 use crate::sync::Arc;
 
 const BYTES_ON_CONNECTION: &str = "there are bytes on the connection of a ring";
@@ -68,6 +69,12 @@ impl Protocol for RingConnection {
         if link.is_lingering && self.0.is_reported() { Next::Close } else { Next::Open }
     }
 
+    /// The next process may go on with the ring. Its program is to know what of it is durable.
+    fn finish(&mut self, link: &mut Link, context: &WriterContext) -> Next {
+        self.0.finish();
+        self.answer(link, context)
+    }
+
     fn waits_for_progress(&self, _link: &Link) -> bool {
         self.0.wanted_progress() != 0
     }
@@ -81,8 +88,8 @@ impl Protocol for RingConnection {
     }
 
     fn close(self: Box<Self>, socket: &OwnedFd) {
-        // systemd may hold the connection on; the client is to see the end now. One that has left is no error.
-        let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+        // systemd may hold the connection on; the client is to see the end now.
+        end_for_peer(socket);
         self.0.close();
     }
 }

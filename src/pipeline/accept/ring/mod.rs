@@ -12,7 +12,7 @@
 pub(crate) mod connection;
 mod pass;
 pub mod registry;
-mod table;
+pub mod table;
 #[cfg(test)]
 mod tests;
 
@@ -23,11 +23,13 @@ use dbuf_wire::ring::{Broken, Position, RingConsumer, want};
 
 use self::pass::Pass;
 use self::registry::RingRow;
-use crate::pipeline::accept::frames::{Acks, Span};
+use self::table::RingState;
+use crate::pipeline::accept::frames::Acks;
 use crate::pipeline::accept::publish::{Closed, Peer, WriterContext};
 use crate::pipeline::account::Identity;
 use crate::pipeline::progress;
 use crate::pipeline::record::Cause;
+use crate::pipeline::takeover::spans::Span;
 
 /// The most bytes that a look takes.
 const LOOK_BYTES_MAX: u64 = 1 << 20;
@@ -49,6 +51,8 @@ pub(crate) struct Ring {
     row: RingRow,
     name: Box<[u8]>,
     position: Position,
+    /// The generation of its latest event.
+    generation: u64,
     /// Of levels it needs none: the program reads how far its events are.
     acks: Acks,
     /// Events that could not be stored, and events that break a rule.
@@ -65,26 +69,30 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// `generation` is the last that may hold events of it which the previous process has taken. Of these nobody knows yet whether they
-    /// are persisted; what was told of them stays told.
+    /// A ring that is published as far as `state` says; of the events in `pending` its program does not know yet whether
+    /// they are durable, unless the words in the ring say so.
     pub(crate) fn new(
         consumer: RingConsumer,
         bell: OwnedFd,
         row: RingRow,
-        position: &Position,
-        generation: u64,
+        state: RingState,
+        pending: Vec<Span>,
     ) -> Self {
-        let pending = (position.events > 0)
-            .then_some(Span { generations: (generation, generation), sequences: (1, position.events) });
+        let position = state.position;
         let [persisted, durable, lost, refused] = consumer.told();
         let reported = (persisted.min(position.events), durable.min(position.events));
+        // What was reported before the previous process died stays reported, and is not counted again.
+        let is_pending = |span: &Span| span.sequences.1 > reported.1;
+        let begin = |span: Span| Span { sequences: (span.sequences.0.max(reported.1 + 1), span.sequences.1), ..span };
+        let pending = pending.into_iter().filter(is_pending).map(begin);
         let name = row.identity().tag;
         Self {
             consumer,
             bell,
             row,
             name,
-            position: *position,
+            position,
+            generation: state.generation,
             acks: Acks::resumed(Level::None, pending),
             lost,
             refused,
@@ -186,7 +194,7 @@ impl Ring {
         if lost.0 > 0 {
             pass.lose(lost, &mut context.publisher)?;
         }
-        (self.position, self.refused) = (pass.position, pass.refused);
+        (self.position, self.generation, self.refused) = (pass.position, pass.generation, pass.refused);
         self.row.say(waiting, self.consumer.high_water_bytes(), &self.position, self.refused);
         Ok(why.map_or(Taken::Bytes(self.position.tail - before), Taken::Broken))
     }
@@ -210,6 +218,8 @@ impl Ring {
             scratch,
             position: self.position,
             next: self.position,
+            generation: self.generation,
+            ends: false,
             refused: self.refused,
         }
     }
@@ -218,7 +228,7 @@ impl Ring {
     pub(crate) fn end(&mut self, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
         if self.consumer.is_torn() {
             context.accept_now();
-            self.pass(&mut [], peer, context, 0).lose_one(Cause::Abandoned, &mut context.publisher)?;
+            self.pass(&mut [], peer, context, 0).end_with_loss(Cause::Abandoned, &mut context.publisher)?;
         }
         Ok(())
     }
@@ -228,7 +238,7 @@ impl Ring {
         let identity = &peer.identity;
         tracing::warn!(pid = identity.pid, uid = identity.uid, why, "a program is cut off with its ring");
         context.accept_now();
-        self.pass(&mut [], peer, context, 0).lose_one(Cause::Malformed, &mut context.publisher)
+        self.pass(&mut [], peer, context, 0).end_with_loss(Cause::Malformed, &mut context.publisher)
     }
 
     /// Tells the program how far its events are, as far as it wants to know; wakes it if it sleeps for that.
@@ -249,7 +259,8 @@ impl Ring {
         let before = (progress.persisted_before(), progress.durable_before());
         let mut lost = 0;
         let was_lost = |generations| progress.was_lost_among(&generations);
-        self.acks.progress(before, self.position.events, was_lost, |first, last| lost += last - first + 1);
+        let count = |span: Span| span.sequences.1 - span.sequences.0 + 1;
+        self.acks.progress(before, self.position.events, was_lost, |span| lost += count(span));
         self.lost = self.lost.saturating_add(lost);
         let (persisted, durable) = self.acks.reached(self.position.events);
         let reached = (persisted.max(self.reported.0), durable.max(self.reported.1));
@@ -257,6 +268,7 @@ impl Ring {
         if is_news || took {
             self.reported = reached;
             self.consumer.tell(reached.0, reached.1, self.lost, self.refused);
+            self.row.known(reached.1);
         }
         let waits_for_progress = self.wants & (want::PERSISTED | want::DURABLE) != 0;
         if (took && self.wants & want::ROOM != 0) || (is_news && waits_for_progress) {

@@ -13,6 +13,7 @@ use dbuf_wire::ring::record::{self, HEAD_BYTES, Head, Stamp, kind};
 use dbuf_wire::ring::{Position, RingConsumer};
 
 use super::registry::RingRow;
+use super::table::RingState;
 use crate::pipeline::accept::frames::Acks;
 use crate::pipeline::accept::publish::{
     ClaimEncoder, Closed, EventSource, Peer, PublishObserver, Published, Publisher,
@@ -41,6 +42,10 @@ pub(crate) struct Pass<'a> {
     pub(crate) position: Position,
     /// How far it is once the claim at hand is published.
     pub(crate) next: Position,
+    /// The generation of the latest event that was taken.
+    pub(crate) generation: u64,
+    /// The publish at hand is the ring's last: it reports how the ring has ended.
+    pub(crate) ends: bool,
     /// Where what was published ends.
     pub(crate) end: u64,
     /// Events that were refused.
@@ -114,10 +119,12 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Counts an event that was torn, or whatever a program had still written that is cut off.
-    pub(crate) fn lose_one(&mut self, cause: Cause, publisher: &mut Publisher) -> Result<(), Closed> {
+    /// Counts an event that was torn, or all that a program had still written that is cut off. The record of it and the
+    /// ring's end are one step for the next process, so that it does not count the same loss once more.
+    pub(crate) fn end_with_loss(&mut self, cause: Cause, publisher: &mut Publisher) -> Result<(), Closed> {
         let slot = publisher.slot(self.peer, Transport::Ring, 0, self.name);
         publisher.lose(slot, cause, 0);
+        self.ends = true;
         publisher.publish_pending(&[], self)
     }
 
@@ -158,11 +165,20 @@ impl Pass<'_> {
         RecordView::Event
     }
 
-    /// Settles what was taken without anything to be published: a pad alone.
-    fn settle(&mut self) {
-        self.row.settle(&self.next);
+    /// Where the ring stands after a publish in `generation`.
+    fn state_after(&self, generation: u64, published: Published) -> RingState {
+        if !published.is_all {
+            return RingState { position: self.position, generation: self.generation, has_ended: false };
+        }
+        let generation = if self.next.events > self.position.events { generation } else { self.generation };
+        RingState { position: self.next, generation, has_ended: self.ends }
+    }
+
+    /// The ring is published as far as `state` says, or there was nothing to be published: a pad alone.
+    fn settle(&mut self, state: RingState) {
+        self.row.commit(&state);
         self.consumer.take(self.next.tail - self.position.tail, self.next.events);
-        self.position = self.next;
+        (self.position, self.generation) = (self.next, state.generation);
     }
 
     #[inline]
@@ -257,7 +273,7 @@ impl EventSource for Flow<'_, '_> {
         };
         pass.next = Position { tail: at, events: pass.position.events + events, lost: pass.position.lost };
         if events == 0 && at != pass.position.tail {
-            pass.settle();
+            pass.settle(RingState { position: pass.next, generation: pass.generation, has_ended: false });
         }
     }
 }
@@ -281,23 +297,24 @@ impl PublishObserver for Flow<'_, '_> {
 }
 
 impl PublishObserver for Pass<'_> {
-    fn prepare(&mut self, spot: PublishPosition, published: Published) {
-        self.row.about_to(spot, if published.is_all { &self.next } else { &self.position });
+    fn prepare(&mut self, position: PublishPosition, published: Published) {
+        self.row.prepare(position, &self.state_after(position.generation(), published));
     }
 
     fn abort(&mut self) {
-        self.row.take_back();
+        self.row.abort();
     }
 
     fn commit(&mut self, generation: u64, published: Published) {
+        let state = self.state_after(generation, published);
         if !published.is_all {
-            self.row.settle(&self.position);
+            self.row.commit(&state);
             return;
         }
         if self.next.events > self.position.events {
             self.acks.published(generation, (self.position.events + 1, self.next.events));
         }
-        self.settle();
+        self.settle(state);
     }
 
     fn outlives(&self) -> bool {

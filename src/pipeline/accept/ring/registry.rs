@@ -8,7 +8,7 @@
 //! left of one counts only if all three are there. A ring is passed to its client first and kept after that, before anything
 //! is taken from it: a death in between ends the connection, and the client still has all that it wrote.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -16,21 +16,16 @@ use dbuf_wire::ring::{CAPACITY_BYTES, Memory, Position, RingConsumer, flag};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::Ring;
-use super::table::{FoundRing, RingTable};
+use super::table::{FoundRing, RingState, RingTable};
 use crate::pipeline::accept::limits::RINGS_MAX;
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::PublishPosition;
+use crate::pipeline::takeover::names::{Name, end_for_peer};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::sys::fdstore::FdStore;
 use crate::sys::{membarrier, ticks};
 
-/// The name, in the store, of the memory that says how far each ring was taken.
-pub const RINGS_NAME: &str = "rings";
-/// What the names of a ring's descriptors begin with; its row follows, and for two of them what they are.
-const PREFIX: &str = "ring";
-const BELL: &str = "-bell";
-const LINE: &str = "-line";
 /// Descriptors of a ring.
 pub const DESCRIPTORS: usize = 3;
 
@@ -73,34 +68,26 @@ pub struct RingStatus {
     pub figures: Arc<RingFigures>,
 }
 
-/// What the previous process left of its rings, by name.
+/// What the previous process left of its rings.
 #[derive(Debug, Default)]
 pub struct InheritedRings {
-    /// What was kept as [`RINGS_NAME`].
-    pub ring_table: Option<OwnedFd>,
-    /// The descriptors of rings.
-    pub parts: Vec<(OwnedFd, String)>,
+    /// How far each is published; its notes are resolved.
+    pub ring_table: Option<RingTable>,
+    /// The descriptors of rings, by their names: [`Name::Ring`], [`Name::RingBell`] and [`Name::RingLine`].
+    pub parts: Vec<(Name, OwnedFd)>,
 }
 
-/// Whether this is the name, in the store, of a ring's memory, doorbell or connection.
-#[must_use]
-pub fn is_name(name: &str) -> bool {
-    part_of(name).is_some()
-}
-
-fn part_of(name: &str) -> Option<(u32, usize)> {
-    let rest = name.strip_prefix(PREFIX)?;
-    let (row, part) = match (rest.strip_suffix(BELL), rest.strip_suffix(LINE)) {
-        (Some(row), _) => (row, 1),
-        (_, Some(row)) => (row, 2),
-        _ => (rest, 0),
-    };
-    let row: u32 = row.parse().ok()?;
-    ((row as usize) < RINGS_MAX).then_some((row, part))
+fn part_of(name: Name) -> Option<(u32, usize)> {
+    match name {
+        Name::Ring(row) => Some((row, 0)),
+        Name::RingBell(row) => Some((row, 1)),
+        Name::RingLine(row) => Some((row, 2)),
+        _ => None,
+    }
 }
 
 fn names(row: u32) -> [String; DESCRIPTORS] {
-    [format!("{PREFIX}{row}"), format!("{PREFIX}{row}{BELL}"), format!("{PREFIX}{row}{LINE}")]
+    [Name::Ring(row), Name::RingBell(row), Name::RingLine(row)].map(|name| name.to_string())
 }
 
 /// All rings.
@@ -124,6 +111,8 @@ struct StoredRings {
 #[derive(Debug, Default)]
 struct Table {
     rings: HashMap<u32, RingStatus>,
+    /// Rows whose names the manager has not let go of.
+    leaving: HashSet<u32>,
     inherited: Vec<(OwnedFd, Ring)>,
 }
 
@@ -144,8 +133,7 @@ impl Rings {
         Arc::new(Self { limits, table: Mutex::default(), stored: None, flags: flags() })
     }
 
-    /// Rings of which the first so many are kept in a store that has `room` for so many descriptors, and those of a
-    /// previous process. `was_published` says what became of a publish, `generation` is the last that may hold what was taken.
+    /// Rings of which as many are stored as `room` descriptors in `store` allow, and those of the previous process.
     ///
     /// # Errors
     /// When there is no memory.
@@ -154,75 +142,69 @@ impl Rings {
         store: &Arc<FdStore>,
         room: usize,
         left: InheritedRings,
-        (was_published, generation): (&dyn Fn(PublishPosition) -> bool, u64),
     ) -> io::Result<Arc<Self>> {
-        let known = left.ring_table.as_ref().and_then(RingTable::from_previous);
-        let is_known = known.is_some();
-        let ring_table = match known {
-            Some(ring_table) => ring_table,
-            None => {
-                let (ring_table, memory) = RingTable::new()?;
-                store.remove(RINGS_NAME);
-                if !store.put(RINGS_NAME, memory.as_fd()) {
-                    tracing::warn!("systemd takes no descriptors; rings will not outlive this process");
-                }
-                ring_table
-            }
-        };
+        let ring_table = left.ring_table.map_or_else(|| RingTable::create(store), Ok)?;
         let room = (room.saturating_sub(1) / DESCRIPTORS).min(RINGS_MAX);
         let stored = StoredRings { store: Arc::clone(store), ring_table, room };
         let this = Arc::new(Self { limits, table: Mutex::default(), stored: Some(stored), flags: flags() });
         let mut parts: HashMap<u32, [Option<OwnedFd>; DESCRIPTORS]> = HashMap::new();
-        for (descriptor, name) in left.parts {
-            if let Some((row, part)) = part_of(&name) {
+        for (name, descriptor) in left.parts {
+            if let Some((row, part)) = part_of(name) {
                 parts.entry(row).or_default()[part] = Some(descriptor);
             }
         }
         for (row, parts) in parts {
-            this.inherit(row, parts, is_known, (was_published, generation));
+            this.inherit(row, parts);
         }
         Ok(this)
     }
 
-    /// Goes on with the previous process's ring, or lets go of what is left of it.
-    fn inherit(
-        self: &Arc<Self>,
-        row: u32,
-        parts: [Option<OwnedFd>; DESCRIPTORS],
-        is_known: bool,
-        (was_published, generation): (&dyn Fn(PublishPosition) -> bool, u64),
-    ) {
-        let Some(StoredRings { store, ring_table, .. }) = &self.stored else { return };
-        let found = is_known.then(|| ring_table.find(row, was_published)).flatten();
-        if let (Some(FoundRing { identity, position }), [Some(memory), Some(bell), Some(line)]) = (found, parts)
-            && let Ok(memory) = Memory::of_file(&memory)
-        {
-            let mut ring = self.enter(row, true, identity, memory, bell, (&position, generation));
-            ring.wake_after_takeover();
-            self.table().inherited.push((line, ring));
-            return;
+    /// Goes on with the previous process's ring, or ends what is left of it: a ring that has ended, or one of which the
+    /// manager had not taken all parts when the process died.
+    fn inherit(self: &Arc<Self>, row: u32, [memory, bell, line]: [Option<OwnedFd>; DESCRIPTORS]) {
+        let Some(StoredRings { ring_table, .. }) = &self.stored else { return };
+        let is_row = (row as usize) < RINGS_MAX;
+        let found = is_row.then(|| ring_table.find(row)).flatten().filter(|found| !found.state.has_ended);
+        let memory = memory.and_then(|memory| Memory::of_file(&memory).ok());
+        match (found, memory, bell, line) {
+            (Some(found), Some(memory), Some(bell), Some(line)) => {
+                let mut ring = self.enter(row, true, memory, bell, found);
+                ring.wake_after_takeover();
+                self.table().inherited.push((line, ring));
+            }
+            (_, _, _, line) => {
+                // Its program sees the end, has all that was not taken, and asks for another.
+                if let Some(line) = line {
+                    end_for_peer(&line);
+                }
+                self.let_go(row);
+            }
         }
-        // Its client sees the end, has all that was not taken, and asks for another.
-        ring_table.forget(row);
-        names(row).iter().for_each(|name| store.remove(name));
     }
 
-    fn enter(
-        self: &Arc<Self>,
-        row: u32,
-        is_stored: bool,
-        identity: Identity,
-        memory: Memory,
-        bell: OwnedFd,
-        (position, generation): (&Position, u64),
-    ) -> Ring {
+    /// Ends a stored ring for the next process. Its row is free when the manager has let go of its names.
+    fn let_go(self: &Arc<Self>, row: u32) {
+        let Some(StoredRings { store, ring_table, .. }) = &self.stored else { return };
+        if (row as usize) < RINGS_MAX {
+            ring_table.forget(row);
+        }
+        self.table().leaving.insert(row);
+        let leaving = Arc::new(LeavingRow { all: Arc::clone(self), row });
+        for name in names(row) {
+            let leaving = Arc::clone(&leaving);
+            store.remove_then(&name, move || drop(leaving));
+        }
+    }
+
+    fn enter(self: &Arc<Self>, row: u32, is_stored: bool, memory: Memory, bell: OwnedFd, found: FoundRing) -> Ring {
+        let FoundRing { identity, state, pending } = found;
         let figures: Arc<RingFigures> = Arc::default();
         let capacity_bytes = memory.capacity();
         let identity = Arc::new(identity);
         let seen = RingStatus { identity: Arc::clone(&identity), capacity_bytes, figures: Arc::clone(&figures) };
         self.table().rings.insert(row, seen);
         let row = RingRow { all: Arc::clone(self), row, is_stored, figures, identity: Arc::clone(&identity) };
-        Ring::new(RingConsumer::new(memory, position), bell, row, position, generation)
+        Ring::new(RingConsumer::new(memory, &state.position), bell, row, state, pending)
     }
 
     /// The rings that the previous process left, each with its connection. Once.
@@ -245,7 +227,8 @@ impl Rings {
         });
         match made {
             Ok((memory, file, bell)) => {
-                let ring = self.enter(row, false, identity, memory, bell.into(), (&Position::default(), 0));
+                let found = FoundRing { identity, state: RingState::default(), pending: Vec::new() };
+                let ring = self.enter(row, false, memory, bell.into(), found);
                 Ok((ring, file))
             }
             Err(error) => {
@@ -276,7 +259,8 @@ impl Rings {
         if let Some((_, why)) = over.iter().find(|(is_over, _)| *is_over) {
             return Err((*why).to_owned());
         }
-        let row = (0..RINGS_MAX as u32).find(|row| !table.rings.contains_key(row)).ok_or("there are too many rings")?;
+        let is_free = |row: &u32| !table.rings.contains_key(row) && !table.leaving.contains(row);
+        let row = (0..RINGS_MAX as u32).find(is_free).ok_or("there are too many rings")?;
         let (identity, figures) = (Arc::new(identity.clone()), Arc::default());
         table.rings.insert(row, RingStatus { identity, capacity_bytes: capacity, figures });
         Ok(row)
@@ -321,28 +305,39 @@ impl RingRow {
         }
         ring_table.begin(self.row, identity);
         let names = names(self.row);
-        self.is_stored = names.iter().zip(descriptors).all(|(name, descriptor)| store.put(name, descriptor.as_fd()));
-        if !self.is_stored {
-            ring_table.forget(self.row);
-            names.iter().for_each(|name| store.remove(name));
+        for (at, (name, descriptor)) in names.iter().zip(descriptors).enumerate() {
+            if let Err(error) = store.put(name, descriptor.as_fd()) {
+                tracing::warn!(%error, "a ring will not survive a restart");
+                ring_table.forget(self.row);
+                names[..at].iter().for_each(|name| store.remove(name));
+                return;
+            }
+        }
+        self.is_stored = true;
+    }
+
+    pub(crate) fn prepare(&self, position: PublishPosition, state: &RingState) {
+        if let Some(ring_table) = self.ring_table() {
+            ring_table.prepare(self.row, position, state);
         }
     }
 
-    pub(crate) fn about_to(&self, spot: PublishPosition, position: &Position) {
+    pub(crate) fn abort(&self) {
         if let Some(ring_table) = self.ring_table() {
-            ring_table.about_to(self.row, spot, position);
+            ring_table.abort(self.row);
         }
     }
 
-    pub(crate) fn take_back(&self) {
+    pub(crate) fn commit(&self, state: &RingState) {
         if let Some(ring_table) = self.ring_table() {
-            ring_table.take_back(self.row);
+            ring_table.commit(self.row, state);
         }
     }
 
-    pub(crate) fn settle(&self, position: &Position) {
+    /// The program knows the fate of all events up to `known`.
+    pub(crate) fn known(&self, known: u64) {
         if let Some(ring_table) = self.ring_table() {
-            ring_table.settle(self.row, position);
+            ring_table.known(self.row, known);
         }
     }
 
@@ -358,11 +353,22 @@ impl RingRow {
 
     /// The ring has ended.
     pub(crate) fn give_back(self) {
-        if let (Some(stored), true) = (&self.all.stored, self.is_stored) {
-            stored.ring_table.forget(self.row);
-            names(self.row).iter().for_each(|name| stored.store.remove(name));
+        if self.is_stored {
+            self.all.let_go(self.row);
         }
         self.all.table().rings.remove(&self.row);
+    }
+}
+
+/// A row that is free when this is dropped.
+struct LeavingRow {
+    all: Arc<Rings>,
+    row: u32,
+}
+
+impl Drop for LeavingRow {
+    fn drop(&mut self) {
+        self.all.table().leaving.remove(&self.row);
     }
 }
 
@@ -396,17 +402,5 @@ mod tests {
         second.close();
         assert!(ask(4, 64 << 10).is_ok());
         drop(others);
-    }
-
-    #[test]
-    fn names_in_the_store_are_told_apart() {
-        for row in [0, 7, RINGS_MAX as u32 - 1] {
-            for (part, name) in names(row).iter().enumerate() {
-                assert_eq!(part_of(name), Some((row, part)));
-            }
-        }
-        for name in ["rings", "ring", "ring-5", "ring1024", "ring5-other", "c5", "ring5-bell-line"] {
-            assert_eq!(part_of(name), None, "{name}");
-        }
     }
 }

@@ -20,7 +20,7 @@ use self::cut::{Block, Cut, block, cut, cut_at_end, cut_early};
 use crate::pipeline::accept::connection::protocol::{Link, Next, Protocol, Turn};
 use crate::pipeline::accept::connection::read_position::{OpenLine, ReadPosition, Until};
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer, WriterContext};
-use crate::pipeline::record::{Piece, Transport};
+use crate::pipeline::record::{Cause, Piece, Transport};
 
 /// What may come before an event in the carry: an octet count and its space.
 const COUNT_BYTES: usize = 8;
@@ -55,6 +55,12 @@ impl Protocol for Text {
         context.publisher.publish_pending(&link.carry, &mut NoObserver)?;
         link.carry.clear();
         Ok(Next::Open)
+    }
+
+    fn lose_rest(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
+        let slot = context.publisher.slot(&link.peer, Transport::Lines, 0, b"");
+        context.publisher.lose(slot, Cause::Abandoned, 0);
+        context.publisher.publish_pending(&[], &mut NoObserver).map(|()| Next::Open)
     }
 
     fn position<'a>(&'a self, carry: &'a [u8]) -> Option<ReadPosition<'a>> {

@@ -3,7 +3,10 @@
 //! Input: the first bytes, which may come in parts. Output: the protocol that goes on. Thread: the connection's writer. Failure: only
 //! that the reader is gone; a handshake that breaks a rule ends its connection.
 
-use dbuf_wire::frames::is_framed;
+use std::os::fd::OwnedFd;
+
+use dbuf_wire::frames::{MAGIC, is_framed};
+use rustix::net::{RecvFlags, recv};
 
 use crate::pipeline::accept::connection::protocol::{Link, Next, Protocol, Turn};
 use crate::pipeline::accept::connection::read_position::{InheritedPosition, ReadPosition};
@@ -58,6 +61,13 @@ impl FirstBytes {
     }
 }
 
+/// Whether the first bytes of a new connection are those of the framed protocol. They stay where they are.
+pub(super) fn speaks_frames(socket: &OwnedFd) -> bool {
+    let mut first = [0; MAGIC.len()];
+    let peeked = recv(socket, &mut first, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    peeked.is_ok_and(|(bytes, _)| is_framed(&first[..bytes.min(MAGIC.len())]) == Some(true))
+}
+
 /// Gives `protocol` what was read behind the first bytes.
 fn go_on(
     mut protocol: Box<dyn Protocol>,
@@ -109,31 +119,23 @@ impl Protocol for FirstBytes {
         Text::default().end(link, context)
     }
 
-    /// A line that the previous process had read in part, and whose fate is unknown, is counted as lost.
-    fn resume(
-        &mut self,
-        position: InheritedPosition,
-        link: &mut Link,
-        context: &mut WriterContext,
-    ) -> Result<Turn, Closed> {
+    fn resume(&mut self, position: InheritedPosition, link: &mut Link) -> Turn {
         match position {
-            InheritedPosition::LineStart => Ok(Turn::Stay),
+            InheritedPosition::LineStart => Turn::Stay,
             InheritedPosition::Undecided { carry } if carry.len() < HANDSHAKE_BYTES_MAX => {
                 link.carry = carry;
-                Ok(Turn::Stay)
+                Turn::Stay
             }
             InheritedPosition::Text { open_line, carry } => {
                 link.carry = carry;
-                Ok(Turn::Become(Box::new(Text::resume(open_line))))
+                Turn::Become(Box::new(Text::resume(open_line)))
             }
-            InheritedPosition::Lost => {
-                let slot = context.publisher.slot(&link.peer, Transport::Lines, 0, b"");
-                context.publisher.lose(slot, Cause::Abandoned, 0);
-                context.publisher.publish_pending(&[], &mut NoObserver)?;
-                Ok(Turn::Become(Box::<Text>::default()))
+            InheritedPosition::Lost => Turn::Become(Box::<Text>::default()),
+            // It speaks frames, or had not said yet what it speaks: then it is as a rule a client of the framed protocol. That
+            // connects again, asks where it stands, and sends the rest.
+            InheritedPosition::Undecided { .. } | InheritedPosition::LostHandshake | InheritedPosition::Unknown => {
+                Turn::Close
             }
-            // It had not said yet what it speaks. As a rule that is a client of the framed protocol, which connects again.
-            InheritedPosition::Undecided { .. } | InheritedPosition::LostHandshake => Ok(Turn::Close),
         }
     }
 

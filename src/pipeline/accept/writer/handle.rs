@@ -9,6 +9,7 @@ use std::time::Instant;
 use nix::sys::eventfd::EventFd;
 
 use super::first_bytes::Shared;
+use super::listeners::ListenerKind;
 use super::receive_buffer::ReceiveBuffers;
 use crate::pipeline::accept::connection::protocol::Protocol;
 use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnection, StoredConnections};
@@ -95,11 +96,11 @@ impl Writers {
         self.counters.writers[index].0.connections.fetch_add(1, Relaxed);
     }
 
-    /// Stores a new connection for the next process, where that is possible.
-    pub(crate) fn keep(&self, socket: OwnedFd, identity: &Identity) -> StoredConnection {
+    /// Stores a new connection for the next process, if that could resume it and where that is possible.
+    pub(crate) fn keep(&self, kind: ListenerKind, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         match &self.stored {
-            Some(stored) => stored.keep(socket, identity),
-            None => StoredConnection::unstored(socket),
+            Some(stored) if kind.is_resumable(&socket) => stored.keep(socket, identity),
+            _ => StoredConnection::unstored(socket),
         }
     }
 

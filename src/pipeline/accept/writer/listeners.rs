@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use nix::sys::socket::{setsockopt, sockopt::PassCred};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use super::first_bytes::{FirstBytes, Shared};
+use super::first_bytes::{FirstBytes, Shared, speaks_frames};
 use crate::pipeline::accept::connection::acceptor::Acceptor;
 use crate::pipeline::accept::connection::protocol::Protocol;
 use crate::pipeline::accept::datagram::Datagrams;
@@ -95,6 +95,11 @@ impl Listeners {
 impl ListenerKind {
     fn has_connections(self) -> bool {
         self != Self::Datagram
+    }
+
+    /// Whether the next process could resume a new connection. A client that has begun to speak frames connects again.
+    pub(super) fn is_resumable(self, socket: &OwnedFd) -> bool {
+        !speaks_frames(socket)
     }
 
     /// The protocol that a new connection speaks, to begin with.

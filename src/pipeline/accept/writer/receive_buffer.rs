@@ -1,70 +1,60 @@
-//! A writer's desk: what it is reading lies on it, with a note of how much of that is published. It outlives the process.
+//! Holds what a writer is reading, with a note of how much of it is published, in memory that outlives the process.
 //!
-//! Enters: what one read of a socket brought. Leaves: the same, for the writer; and for the next process, what the previous process
-//! had read and not published when it died. The writer's thread. What can fail: there is no memory; and what the previous process
-//! left may be of another version, and says nothing then.
+//! Input: what one read of a socket brought. Output: the same, for the writer; and for the next process, what was read
+//! and not published. The writer's thread. What can fail: there is no memory.
 //!
 //! ```text
-//! offset 0        words: magic, version, subject, read, piece, max_event, count, spot (2), count-if
+//! offset 32       words: subject, read, piece, max_event, and a note of one number: the count (`takeover::note`)
 //!        4096     headers of recvmmsg(2): how much was received
 //!        8192     credentials of datagrams
 //!        12288    what a stream brought, 256 KiB
 //!        274432   what datagrams brought, 4 MiB; touched by the one writer that reads them
 //! ```
 //!
-//! The next process reads the receive buffer as if the read had been its own: the same bytes, cut in the same way, give the same events,
-//! pieces and losses, of which the first so many are published: the count. So it lays down the others, once. (Records are not what is counted,
-//! for the next version may put the same lines into others.)
+//! The next process parses the bytes as if it had read them itself. The same bytes, with the same bounds, give the same
+//! events, pieces and losses; the first ones of them are published, as many as the count says. It publishes the others.
+//! (Records are not what is counted, because the next version may put the same lines into others.)
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
 //! | 1 | nothing received; read, piece, max_event, a count of 0; subject | nothing was read |
-//! | 2 | the kernel: bytes, and how many | all of it is laid down |
-//! | 3 | count-if, spot | the next process looks at the spot (see `buffer::PublishPosition`) |
-//! | 4 | the publish; then the count, no spot; and again from 3 | the rest is laid down |
-//! | 5 | the bookmark, with this read's number | nothing: the bookmark includes the read |
-//! | 6 | no subject | nothing |
+//! | 2 | the kernel: bytes, and how many | all of it is published |
+//! | 3 | a note of each publish, as in `takeover::note` | the rest is published |
+//! | 4 | the connection's read position, with this read's number | nothing: the position includes the read |
+//! | 5 | no subject | nothing |
 //!
-//! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
-//! |---|---|---|---|---|
-//! | `desk` | [`ReadProgress::begin`], [`ReadProgress::about_to`], [`ReadProgress::published`], [`ReadProgress::end`] | the next process, after this process is dead | each step is in memory before the next | the next process believes in a step whose predecessor never came: an event twice, or never |
+//! Two subjects are no reads: what a connection carried of a line is published as a piece to free its memory, and a
+//! line whose beginning cannot be known any more is counted as lost. Both go by the same steps, without step 2: the
+//! next process does them again, and leaves out what the count says is published.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::SystemTime;
-
-use rustix::fs::{MemfdFlags, memfd_create};
+use std::os::fd::OwnedFd;
 
 use crate::pipeline::accept::limits::READ_BYTES;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::MAX_EVENT_BYTES_MAX;
-use crate::sync::Arc;
-use crate::sync::atomic::Ordering;
+use crate::pipeline::takeover::memory::{HEAD_WORDS, Layout, PersistentMemory};
+use crate::pipeline::takeover::names::Name;
+use crate::pipeline::takeover::note::{self, PublishNote};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{Arc, Edge};
+use crate::sys::clock;
 use crate::sys::fdstore::FdStore;
-use crate::sys::mapping::fix_size;
 use crate::sys::recvmmsg::{CONTROL_BYTES, HEADER_BYTES, Headers};
-use crate::sys::words::{Region, Words};
+use crate::sys::words::Region;
 
-/// What a receive buffer's name in the store begins with; the writer's index follows.
-const NAME_PREFIX: &str = "desk";
+const NOTE: Edge = Edge::new("note");
+
 /// The most memory for datagrams that are received at a time.
 pub(crate) const ARENA_BYTES: usize = 4 << 20;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"dbufdesk");
-const VERSION: u64 = 1;
-
-const AT_MAGIC: usize = 0;
-const AT_VERSION: usize = 1;
-const SUBJECT: usize = 2;
-const READ: usize = 3;
-const PIECE: usize = 4;
-const MAX_EVENT: usize = 5;
-const COUNT: usize = 6;
-const SPOT: usize = 7;
-const SPOT_PLACE: usize = 8;
-const COUNT_IF: usize = 9;
-const WORDS: usize = 16;
-/// The receive buffer's index is in the upper bits of the numbers of its reads.
+const SUBJECT: usize = 0;
+const READ: usize = 1;
+const PIECE: usize = 2;
+const MAX_EVENT: usize = 3;
+const NOTE_AT: usize = 4;
+const WORDS: usize = NOTE_AT + note::words(1);
+/// The buffer's index is in the upper bits of the numbers of its reads.
 const READ_INDEX_SHIFT: u32 = 48;
 const READ_COUNT_MASK: u64 = (1 << READ_INDEX_SHIFT) - 1;
 
@@ -72,20 +62,69 @@ const HEADERS_AT: usize = 4096;
 const CONTROL_AT: usize = 8192;
 const STREAM_AT: usize = 12288;
 const ARENA_AT: usize = STREAM_AT + READ_BYTES;
-const BUFFER_BYTES: usize = ARENA_AT + ARENA_BYTES;
 
+const _: () = assert!((HEAD_WORDS + WORDS) * size_of::<u64>() <= HEADERS_AT);
 const _: () = assert!(HEADERS_AT + HEADER_BYTES <= CONTROL_AT && CONTROL_AT + CONTROL_BYTES <= STREAM_AT);
+
+const LAYOUT: Layout = Layout {
+    label: "dbufd-receive",
+    magic: *b"dbufdesk",
+    version: 2,
+    extent: 0,
+    words: WORDS,
+    bytes: ARENA_AT + ARENA_BYTES,
+};
 
 const OF_STREAM: u64 = 1 << 32;
 const OF_DATAGRAMS: u64 = 2 << 32;
+const OF_CARRY: u64 = 3 << 32;
+const OF_LOST_LINE: u64 = 4 << 32;
 
-/// Whose bytes lie in the receive buffer.
+/// What is being published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
-    /// Those of the connection that has this place.
+    /// A read of the connection in this slot.
     Stream(u32),
-    /// Those of the datagram socket.
+    /// A read of the datagram socket.
     Datagrams,
+    /// What the connection in this slot carries, as a piece.
+    Carry(u32),
+    /// The loss of a line of the connection in this slot.
+    LostLine(u32),
+}
+
+impl Subject {
+    fn to_word(self) -> u64 {
+        match self {
+            Self::Stream(slot) => OF_STREAM | u64::from(slot),
+            Self::Datagrams => OF_DATAGRAMS,
+            Self::Carry(slot) => OF_CARRY | u64::from(slot),
+            Self::LostLine(slot) => OF_LOST_LINE | u64::from(slot),
+        }
+    }
+
+    fn of_word(word: u64) -> Option<Self> {
+        let slot = word as u32;
+        match word & !u64::from(u32::MAX) {
+            OF_STREAM => Some(Self::Stream(slot)),
+            OF_DATAGRAMS => Some(Self::Datagrams),
+            OF_CARRY => Some(Self::Carry(slot)),
+            OF_LOST_LINE => Some(Self::LostLine(slot)),
+            _ => None,
+        }
+    }
+
+    /// The slot of its connection.
+    fn slot(self) -> Option<u32> {
+        match self {
+            Self::Stream(slot) | Self::Carry(slot) | Self::LostLine(slot) => Some(slot),
+            Self::Datagrams => None,
+        }
+    }
+
+    fn is_read(self) -> bool {
+        matches!(self, Self::Stream(_) | Self::Datagrams)
+    }
 }
 
 /// What the previous process was doing.
@@ -98,7 +137,7 @@ pub(crate) struct Unfinished {
     pub(crate) piece: u64,
     /// `ingest.max_event` at that time.
     pub(crate) max_event_bytes: usize,
-    /// So much of it is published: events, pieces, and events that losses tell of.
+    /// How many are published: events, pieces, and events that losses report.
     pub(crate) count: u64,
 }
 
@@ -111,43 +150,55 @@ pub struct ReceiveBuffer {
     /// Empty where the writer reads no datagrams.
     pub(crate) arena: Region,
     pub(crate) unfinished: Option<Unfinished>,
-    /// Its name in the store; empty if it is not kept.
-    name: String,
+    /// Its name in the store; None if it is not kept.
+    name: Option<Name>,
 }
 
-/// The notes of what is published; None where nothing outlives the process.
+/// The note of what is published; None where nothing outlives the process.
 #[derive(Debug, Default)]
-pub(crate) struct ReadProgress(Option<Words>);
+pub(crate) struct ReadProgress(Option<PersistentMemory>);
 
-/// The receive buffers of one writer: its own, and others that previous processes left unfinished, if they had more writers.
+/// The receive buffers of one writer: its own, and others that the previous process left unfinished, if it had more
+/// writers.
 #[derive(Debug)]
 pub struct ReceiveBuffers {
     pub(crate) own: ReceiveBuffer,
     pub(crate) others: Vec<ReceiveBuffer>,
 }
 
-/// Whether this is the name, in the store, of a receive buffer.
-#[must_use]
-pub fn is_name(name: &str) -> bool {
-    index_of(name).is_some()
+/// A receive buffer that the previous process left.
+#[derive(Debug)]
+pub struct InheritedReceiveBuffer {
+    index: u32,
+    /// None if it is of another version.
+    memory: Option<PersistentMemory>,
 }
 
-fn index_of(name: &str) -> Option<usize> {
-    name.strip_prefix(NAME_PREFIX)?.parse().ok()
+impl InheritedReceiveBuffer {
+    /// The memory of the writer with this index.
+    #[must_use]
+    pub fn new(index: u32, memory: OwnedFd) -> Self {
+        Self { index, memory: PersistentMemory::inherit(memory, &LAYOUT) }
+    }
+
+    /// Resolves the note of the previous process.
+    pub fn resolve(&self, was_published: &dyn Fn(PublishPosition) -> bool) {
+        if let Some(memory) = &self.memory {
+            note_of(memory).resolve(was_published, |_| ());
+        }
+    }
 }
 
 impl ReceiveBuffers {
-    /// Receive buffers for so many writers, of which the first reads the datagrams. Where there is a store they are kept, and those
-    /// that are `left` in it are gone on with. `was_published` says what became of a publish; see
-    /// `DoubleBuffer::was_published`.
+    /// Receive buffers for `writers` writers, of which the first reads the datagrams. Where there is a store they are
+    /// kept, and this process goes on with those that are `left` in it.
     ///
     /// # Errors
     /// When there is no memory.
     pub fn take_over(
         writers: usize,
         store: Option<&FdStore>,
-        left: Vec<(OwnedFd, String)>,
-        was_published: &dyn Fn(PublishPosition) -> bool,
+        left: Vec<InheritedReceiveBuffer>,
     ) -> io::Result<Vec<Self>> {
         let Some(store) = store else {
             let own = (0..writers).map(|index| ReceiveBuffer::anonymous(index == 0));
@@ -155,43 +206,40 @@ impl ReceiveBuffers {
         };
         let mut own: Vec<Option<ReceiveBuffer>> = (0..writers).map(|_| None).collect();
         let mut others = Vec::new();
-        for (memory, name) in left {
-            let index = index_of(&name).unwrap_or(usize::MAX);
-            match (ReceiveBuffer::from_previous(&memory, &name, index == 0, was_published), own.get_mut(index)) {
-                (Some(receive_buffer), Some(place)) => *place = Some(receive_buffer),
-                (Some(receive_buffer), None) if receive_buffer.unfinished.is_some() => others.push(receive_buffer),
-                (None, _) | (Some(_), None) => store.remove(&name),
+        for InheritedReceiveBuffer { index, memory } in left {
+            let buffer = memory.and_then(|memory| ReceiveBuffer::inherited(memory, index));
+            match (buffer, own.get_mut(index as usize)) {
+                (Some(buffer), Some(place)) => *place = Some(buffer),
+                (Some(buffer), None) if buffer.unfinished.is_some() => others.push(buffer),
+                // It is replaced below.
+                (None, Some(_)) => {}
+                (_, None) => store.remove(&Name::ReceiveBuffer(index).to_string()),
             }
         }
-        let own = own.into_iter().enumerate().map(|(index, receive_buffer)| match receive_buffer {
-            Some(receive_buffer) => Ok(receive_buffer),
+        let own = own.into_iter().zip(0..).map(|(buffer, index)| match buffer {
+            Some(buffer) => Ok(buffer),
             None => ReceiveBuffer::stored(store, index),
         });
         let own = own.map(|own| Ok(Self { own: own?, others: Vec::new() }));
         let mut all = own.collect::<io::Result<Vec<Self>>>()?;
-        for (turn, receive_buffer) in others.into_iter().enumerate() {
-            all[turn % writers].others.push(receive_buffer);
+        for (turn, buffer) in others.into_iter().enumerate() {
+            all[turn % writers].others.push(buffer);
         }
         Ok(all)
     }
 
-    /// The places of the connections whose bytes lie on them.
-    pub fn slots(&self) -> impl Iterator<Item = u32> + '_ {
-        let subjects = std::iter::once(&self.own)
-            .chain(&self.others)
-            .filter_map(|receive_buffer| Some(receive_buffer.unfinished?.subject));
-        subjects.filter_map(|subject| match subject {
-            Subject::Stream(place) => Some(place),
-            Subject::Datagrams => None,
-        })
+    fn all(&self) -> impl Iterator<Item = &ReceiveBuffer> {
+        std::iter::once(&self.own).chain(&self.others)
     }
 
-    /// Whether what lies in one of the receive buffers came from the connection at this place.
-    pub(crate) fn concern(&self, place: Option<u32>) -> bool {
-        let subject = place.map(Subject::Stream);
-        std::iter::once(&self.own).chain(&self.others).any(|receive_buffer| {
-            receive_buffer.unfinished.is_some_and(|unfinished| Some(unfinished.subject) == subject)
-        })
+    /// The slots of the connections of which something is unfinished.
+    pub fn slots(&self) -> impl Iterator<Item = u32> + '_ {
+        self.all().filter_map(|buffer| buffer.unfinished?.subject.slot())
+    }
+
+    /// Whether something of the connection in this slot is unfinished.
+    pub(crate) fn concern(&self, slot: Option<u32>) -> bool {
+        slot.is_some_and(|slot| self.slots().any(|unfinished| unfinished == slot))
     }
 }
 
@@ -203,147 +251,126 @@ impl ReceiveBuffer {
             stream: Region::anonymous(READ_BYTES)?,
             arena: Region::anonymous(if with_arena { ARENA_BYTES } else { 1 })?,
             unfinished: None,
-            name: String::new(),
+            name: None,
         })
     }
 
     /// A new one, which the store keeps.
-    fn stored(store: &FdStore, index: usize) -> io::Result<Self> {
-        let memory = memfd_create("dbufd-desk", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        fix_size(memory.as_fd(), BUFFER_BYTES)?;
-        let name = format!("{NAME_PREFIX}{index}");
-        let receive_buffer = Self::map(&memory, &name, index == 0)?;
-        // No two reads of any desk have the same number, also if this one takes the place of one that was lost.
-        let first_read = ((index as u64) << READ_INDEX_SHIFT) | (wall_clock_us() & READ_COUNT_MASK);
-        receive_buffer.read_progress.set([(AT_MAGIC, MAGIC), (AT_VERSION, VERSION), (READ, first_read)]);
-        store.remove(&name);
-        if !store.put(&name, memory.as_fd()) {
-            tracing::warn!("systemd takes no descriptors; what is being read will not outlive this process");
-        }
-        Ok(receive_buffer)
+    fn stored(store: &FdStore, index: u32) -> io::Result<Self> {
+        let memory = PersistentMemory::create(&LAYOUT)?;
+        let name = Name::ReceiveBuffer(index);
+        memory.keep(store, &name.to_string());
+        let buffer = Self::map(memory, index)?;
+        // No two reads of any buffer have the same number, also if this one takes the place of one that was lost.
+        let first_read = (u64::from(index) << READ_INDEX_SHIFT) | ((clock::now_ns() / 1000) & READ_COUNT_MASK);
+        buffer.read_progress.set([(READ, first_read)]);
+        Ok(buffer)
     }
 
-    fn map(memory: &OwnedFd, name: &str, with_arena: bool) -> io::Result<Self> {
-        let memory = memory.as_fd();
-        let region = |offset, len| Region::of_memory(memory, offset, len);
+    fn map(memory: PersistentMemory, index: u32) -> io::Result<Self> {
+        let region = |offset, len| memory.region(offset, len);
         let headers = Headers::new(region(HEADERS_AT, HEADER_BYTES)?, region(CONTROL_AT, CONTROL_BYTES)?);
-        Ok(Self {
-            read_progress: Arc::new(ReadProgress(Some(Words::of_memory(memory, 0, WORDS)?))),
-            headers,
-            stream: region(STREAM_AT, READ_BYTES)?,
-            arena: if with_arena { region(ARENA_AT, ARENA_BYTES)? } else { Region::anonymous(1)? },
-            unfinished: None,
-            name: name.to_owned(),
-        })
+        let stream = region(STREAM_AT, READ_BYTES)?;
+        let arena = if index == 0 { region(ARENA_AT, ARENA_BYTES)? } else { Region::anonymous(1)? };
+        let read_progress = Arc::new(ReadProgress(Some(memory)));
+        Ok(Self { read_progress, headers, stream, arena, unfinished: None, name: Some(Name::ReceiveBuffer(index)) })
     }
 
-    /// What the previous process left; None if it is of another version.
-    fn from_previous(
-        memory: &OwnedFd,
-        name: &str,
-        with_arena: bool,
-        was_published: &dyn Fn(PublishPosition) -> bool,
-    ) -> Option<Self> {
-        let words = Words::of_memory(memory.as_fd(), 0, WORDS).ok()?;
-        let is_ours = ReadProgress(Some(words)).get([AT_MAGIC, AT_VERSION]) == [MAGIC, VERSION];
-        let mut receive_buffer = is_ours.then(|| Self::map(memory, name, with_arena).ok())??;
-        receive_buffer.unfinished = receive_buffer.read_progress.unfinished(was_published);
-        if receive_buffer.headers.received(0).is_none() {
-            // It died before the read.
-            receive_buffer.unfinished = None;
-            receive_buffer.read_progress.end();
+    /// What the previous process left, its note resolved; None if it cannot be mapped.
+    fn inherited(memory: PersistentMemory, index: u32) -> Option<Self> {
+        let mut buffer = Self::map(memory, index).ok()?;
+        buffer.unfinished = buffer.read_progress.unfinished();
+        let died_before_the_read = buffer.headers.received(0).is_none();
+        if buffer.unfinished.is_some_and(|unfinished| unfinished.subject.is_read()) && died_before_the_read {
+            buffer.unfinished = None;
+            buffer.read_progress.end();
         }
-        Some(receive_buffer)
+        Some(buffer)
     }
 
     /// Has the store let go of it.
     pub(crate) fn let_go(self, store: &FdStore) {
-        store.remove(&self.name);
+        if let Some(name) = self.name {
+            store.remove(&name.to_string());
+        }
     }
 }
 
+fn note_of(memory: &PersistentMemory) -> PublishNote<'_, 1> {
+    PublishNote::new(&memory.words()[NOTE_AT..WORDS])
+}
+
 impl ReadProgress {
+    fn word(memory: &PersistentMemory, at: usize) -> &AtomicU64 {
+        &memory.words()[at]
+    }
+
     fn set<const N: usize>(&self, values: [(usize, u64); N]) {
-        let Some(words) = &self.0 else { return };
+        let Some(memory) = &self.0 else { return };
         for (at, value) in values {
-            // edge `desk`, releasing: each value comes after the ones before it.
-            words.all()[at].store(value, Ordering::Release);
+            // edge `note`, releasing: each value comes after the ones before it.
+            Self::word(memory, at).store(value, NOTE.release());
         }
     }
 
     fn get<const N: usize>(&self, at: [usize; N]) -> [u64; N] {
-        // edge `desk`, acquiring: the process that wrote them is dead, so all that it wrote is there; Relaxed would do.
-        self.0.as_ref().map_or([0; N], |words| at.map(|at| words.all()[at].load(Ordering::Acquire)))
+        // edge `note`, acquiring: the process that wrote them is dead, so all that it wrote is there; Relaxed would do.
+        self.0.as_ref().map_or([0; N], |memory| at.map(|at| Self::word(memory, at).load(NOTE.acquire())))
     }
 
-    /// Something of `subject` is about to be read, and what was read before is done with. Returns the number of the read.
+    /// Something is about to be read or published for `subject`, and what was read before is done. Returns the number
+    /// of the read.
     pub(crate) fn begin(&self, subject: Subject, piece: u64, max_event_bytes: usize) -> u64 {
+        let Some(memory) = &self.0 else { return 0 };
         let read = self.get([READ])[0] + 1;
-        let subject = match subject {
-            Subject::Stream(place) => OF_STREAM | u64::from(place),
-            Subject::Datagrams => OF_DATAGRAMS,
-        };
-        self.set([
-            (READ, read),
-            (PIECE, piece),
-            (MAX_EVENT, max_event_bytes as u64),
-            (COUNT, 0),
-            (SPOT, 0),
-            (SUBJECT, subject),
-        ]);
+        self.set([(READ, read), (PIECE, piece), (MAX_EVENT, max_event_bytes as u64)]);
+        note_of(memory).commit([0]);
+        self.set([(SUBJECT, subject.to_word())]);
         read
     }
 
-    /// So much of the read, from its start, is about to be published at `spot`.
+    /// The first `count` of the read are about to be published, as far as they are not yet, at `position`.
     #[inline]
-    pub(crate) fn about_to(&self, spot: PublishPosition, count: u64) {
-        let [generation, place] = spot.to_words();
-        self.set([(COUNT_IF, count), (SPOT_PLACE, place), (SPOT, generation)]);
+    pub(crate) fn prepare(&self, position: PublishPosition, count: u64) {
+        if let Some(memory) = &self.0 {
+            note_of(memory).prepare(position, [count]);
+        }
     }
 
     /// They are.
     #[inline]
-    pub(crate) fn published(&self, count: u64) {
-        self.set([(COUNT, count), (SPOT, 0)]);
+    pub(crate) fn commit(&self, count: u64) {
+        if let Some(memory) = &self.0 {
+            note_of(memory).commit([count]);
+        }
     }
 
     /// They are not, and come again.
-    pub(crate) fn take_back(&self) {
-        self.set([(SPOT, 0)]);
+    pub(crate) fn abort(&self) {
+        if let Some(memory) = &self.0 {
+            note_of(memory).abort();
+        }
     }
 
-    /// Whether the next process would lay down what is not published of the read.
+    /// Whether the next process would publish what is not published of the read.
     pub(crate) fn outlive(&self) -> bool {
         self.get([SUBJECT]) != [0]
     }
 
-    /// What was read is done with.
+    /// What was read is done.
     #[inline]
     pub(crate) fn end(&self) {
         self.set([(SUBJECT, 0)]);
     }
 
-    fn unfinished(&self, was_published: &dyn Fn(PublishPosition) -> bool) -> Option<Unfinished> {
-        let [subject, read, piece, max_event, count, spot, place, count_if] =
-            self.get([SUBJECT, READ, PIECE, MAX_EVENT, COUNT, SPOT, SPOT_PLACE, COUNT_IF]);
-        let published = PublishPosition::from_words([spot, place]).is_some_and(was_published);
-        let count = if published { count.max(count_if) } else { count };
-        // Decided once: when the buffer goes on, the spot means something else.
-        self.published(count);
-        let subject = match (subject & !u64::from(u32::MAX), subject as u32) {
-            (OF_STREAM, place) => Subject::Stream(place),
-            (OF_DATAGRAMS, _) => Subject::Datagrams,
-            _ => return None,
-        };
+    fn unfinished(&self) -> Option<Unfinished> {
+        let [count] = note_of(self.0.as_ref()?).values();
+        let [subject, read, piece, max_event] = self.get([SUBJECT, READ, PIECE, MAX_EVENT]);
+        let subject = Subject::of_word(subject)?;
         let max_event_bytes =
             usize::try_from(max_event).ok().filter(|bytes| (1..=MAX_EVENT_BYTES_MAX).contains(bytes))?;
         Some(Unfinished { subject, read, piece, max_event_bytes, count })
     }
-}
-
-fn wall_clock_us() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    since.as_micros() as u64
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Begins a writer thread: finishes what the previous process left, before anything new is read.
+//! Resumes what the previous process left, before anything new is read.
 //!
-//! Input: connections with their read positions, rings, and receive buffers that are not finished. Output: connections that are
-//! watched, and events in the buffer. Thread: the writer. Failure: the reader is gone.
+//! Input: connections with their read positions, and receive buffers in which something is unfinished. Output:
+//! connections that are watched, and events in the buffer. The writer's thread. What can fail: the reader can go.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -10,40 +10,51 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::handle::Newcomer;
 use super::listeners::ListenerKind;
-use super::receive_buffer::{ReceiveBuffer, Subject};
+use super::receive_buffer::{ReceiveBuffer, Subject, Unfinished};
 use super::thread::WriterThread;
 use super::token::Token;
 use crate::pipeline::accept::connection::protocol::Next;
+use crate::pipeline::accept::connection::read_position::InheritedPosition;
 use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnection};
 use crate::pipeline::accept::connection::{Connection, peer};
-use crate::pipeline::accept::publish::Closed;
+use crate::pipeline::accept::publish::{Closed, WriterContext};
 use crate::pipeline::accept::ring::Ring;
 use crate::pipeline::accept::ring::connection::RingConnection;
+use crate::sync::Arc;
 
 impl WriterThread {
-    /// Goes on with what previous processes left.
+    /// Resumes what previous processes left.
     pub(crate) fn resume(&mut self) -> Result<(), Closed> {
         let mut reads = HashMap::new();
+        let mut lost_lines = Vec::new();
         for inherited in std::mem::take(&mut self.inherited) {
-            if let Some(place) = inherited.stored.slot() {
-                reads.insert(place, inherited.read);
-            }
-            self.take_in(inherited)?;
+            let slot = inherited.stored.slot();
+            reads.extend(slot.map(|slot| (slot, inherited.read)));
+            let is_lost = inherited.position == InheritedPosition::Lost;
+            self.take_in(inherited);
+            lost_lines.extend(slot.filter(|_| is_lost));
         }
         for (socket, ring) in std::mem::take(&mut self.inherited_rings) {
             self.take_in_ring(socket, ring);
         }
         let mut receive_buffers = std::mem::take(&mut self.receive_buffers);
         for receive_buffer in &mut receive_buffers {
-            self.finish(receive_buffer, &reads)?;
+            if let Some(unfinished) = receive_buffer.unfinished.take() {
+                lost_lines.retain(|slot| unfinished.subject != Subject::LostLine(*slot));
+                self.finish(receive_buffer, unfinished, &reads)?;
+            }
         }
         for receive_buffer in receive_buffers.drain(1..) {
             if let Some(store) = &self.writers.store {
                 receive_buffer.let_go(store);
             }
         }
-        self.context.publisher.set_read_progress(&receive_buffers[0].read_progress);
+        let read_progress = Arc::clone(&receive_buffers[0].read_progress);
         self.receive_buffers = receive_buffers;
+        self.context.publisher.set_read_progress(&read_progress);
+        for slot in lost_lines {
+            self.with_connection(slot, |connection, context| connection.lose_rest(&read_progress, None, context))?;
+        }
         self.look_into_rings()
     }
 
@@ -55,17 +66,18 @@ impl WriterThread {
             (identity.comm, identity.unit) = (noted.comm, noted.unit);
         }
         self.writers.count_connection(self.index);
-        let connection = {
-            let stored = StoredConnection::unstored(socket);
-            Connection::new(stored, self.context.peer(identity), Box::new(RingConnection(ring)))
-        };
+        let connection = Connection::new(
+            StoredConnection::unstored(socket),
+            self.context.peer(identity),
+            Box::new(RingConnection(ring)),
+        );
         if let Some(index) = self.watch(connection) {
             self.after(index, Next::Open);
         }
     }
 
     /// Watches a connection of the previous process, from where it stood.
-    fn take_in(&mut self, inherited: InheritedConnection) -> Result<(), Closed> {
+    fn take_in(&mut self, inherited: InheritedConnection) {
         let InheritedConnection { stored, identity: noted, position, .. } = inherited;
         // The kernel still knows who connected; command and unit only as long as that process lives. Of a connection that
         // was only noted, it knows nothing any more.
@@ -77,32 +89,53 @@ impl WriterThread {
         self.writers.count_connection(self.index);
         // What is stored had been accepted from a stream socket.
         let protocol = ListenerKind::Stream.first_protocol(&self.writers.shared);
-        let Some(index) = self.admit(Newcomer { stored, identity, protocol }) else { return Ok(()) };
+        let Some(index) = self.admit(Newcomer { stored, identity, protocol }) else { return };
         if let Some(connection) = &mut self.connections[index as usize] {
-            let next = connection.resume(position, &mut self.context)?;
+            let next = connection.resume(position, &mut self.context);
             self.after(index, next);
+        }
+    }
+
+    /// Does something with the connection in this slot, if it is there.
+    fn with_connection(
+        &mut self,
+        slot: u32,
+        work: impl FnOnce(&mut Connection, &mut WriterContext) -> Result<Next, Closed>,
+    ) -> Result<(), Closed> {
+        let of_slot = |connection: &Option<_>| connection.as_ref().and_then(Connection::slot) == Some(slot);
+        if let Some(index) = self.connections.iter().position(of_slot)
+            && let Some(connection) = &mut self.connections[index]
+        {
+            let next = work(connection, &mut self.context)?;
+            self.after(index as u32, next);
         }
         Ok(())
     }
 
-    /// Lays down what lies in a receive buffer and is not published. `reads` says which read each bookmark includes.
-    fn finish(&mut self, receive_buffer: &mut ReceiveBuffer, reads: &HashMap<u32, u64>) -> Result<(), Closed> {
-        let Some(unfinished) = receive_buffer.unfinished.take() else { return Ok(()) };
+    /// Publishes what is unfinished. `reads` says which read each position includes.
+    fn finish(
+        &mut self,
+        receive_buffer: &mut ReceiveBuffer,
+        unfinished: Unfinished,
+        reads: &HashMap<u32, u64>,
+    ) -> Result<(), Closed> {
         // As it was when the read began, so that the same bytes give the same events.
         let now = (self.context.max_event_bytes, self.context.next_piece);
         (self.context.max_event_bytes, self.context.next_piece) = (unfinished.max_event_bytes, unfinished.piece);
         self.context.publisher.set_read_progress(&receive_buffer.read_progress);
         self.context.publisher.begin_read(unfinished.count);
+        let is_done = |slot: u32| reads.get(&slot) == Some(&unfinished.read);
+        let (read_progress, number) = (&receive_buffer.read_progress, Some(unfinished.read));
         match unfinished.subject {
-            Subject::Stream(place) if reads.get(&place) == Some(&unfinished.read) => {}
-            Subject::Stream(place) => {
-                let of_slot = |connection: &Option<_>| connection.as_ref().and_then(Connection::slot) == Some(place);
-                if let Some(index) = self.connections.iter().position(of_slot)
-                    && let Some(connection) = &mut self.connections[index]
-                {
-                    let next = connection.replay(receive_buffer, unfinished.read, &mut self.context)?;
-                    self.after(index as u32, next);
-                }
+            Subject::Stream(slot) | Subject::Carry(slot) | Subject::LostLine(slot) if is_done(slot) => {}
+            Subject::Stream(slot) => self.with_connection(slot, |connection, context| {
+                connection.replay(receive_buffer, unfinished.read, context)
+            })?,
+            Subject::Carry(slot) => {
+                self.with_connection(slot, |connection, context| connection.shed(read_progress, number, context))?;
+            }
+            Subject::LostLine(slot) => {
+                self.with_connection(slot, |connection, context| connection.lose_rest(read_progress, number, context))?;
             }
             Subject::Datagrams => {
                 let epoll = &self.epoll;

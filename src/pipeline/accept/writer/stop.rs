@@ -4,8 +4,8 @@
 //! next process are left as they are. Thread: the writer. Failure: the reader can go; what is lost by that is counted.
 //!
 //! A client that sends without pause must not hold up the end. So what goes on after this process (stored connections, systemd's
-//! sockets) is taken in only as far as it had come when the end began. Programs whose rings end with this process wait until all that
-//! was taken of them is durable.
+//! sockets) is taken in only as far as it had come when the end began. Programs with rings learn what of theirs is durable, also where
+//! the next process would go on with the ring, because it is not known whether one follows.
 
 use std::time::Instant;
 
@@ -39,13 +39,16 @@ impl WriterThread {
             }
         }
         for index in 0..self.connections.len() as u32 {
-            if let Some(connection) = &mut self.connections[index as usize]
-                && !connection.is_lingering()
-                && !connection.is_stored()
-            {
-                let next = connection.cut_off(&mut self.context)?;
-                self.after(index, next);
+            let Some(connection) = &mut self.connections[index as usize] else { continue };
+            if connection.is_lingering() {
+                continue;
             }
+            let next = if connection.is_stored() {
+                connection.finish(&self.context)
+            } else {
+                connection.cut_off(&mut self.context)?
+            };
+            self.after(index, next);
         }
         self.answer_until(stop_by);
         Ok(())
@@ -59,7 +62,7 @@ impl WriterThread {
                 match self.listeners.streams[at].acceptor.accept() {
                     Accepted::Client(socket) => {
                         let identity = peer::of_stream(&socket);
-                        let stored = self.writers.keep(socket, &identity);
+                        let stored = self.writers.keep(kind, socket, &identity);
                         self.writers.count_connection(self.index);
                         let protocol = kind.first_protocol(&self.writers.shared);
                         self.admit(Newcomer { stored, identity, protocol });

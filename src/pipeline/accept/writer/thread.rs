@@ -20,12 +20,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionread;
 
 use super::handle::{InheritedWork, Newcomer, Writers};
-use super::listeners::{Listeners, StreamListener};
+use super::listeners::{ListenerKind, Listeners, StreamListener};
 use super::receive_buffer::ReceiveBuffer;
 use super::ring_schedule::RingSchedule;
 use super::token::Token;
 use crate::pipeline::accept::connection::acceptor::Accepted;
-use crate::pipeline::accept::connection::protocol::{Next, Protocol, Read};
+use crate::pipeline::accept::connection::protocol::{Next, Read};
 use crate::pipeline::accept::connection::stored::InheritedConnection;
 use crate::pipeline::accept::connection::{Connection, peer};
 use crate::pipeline::accept::limits::READ_BYTES;
@@ -201,10 +201,7 @@ impl WriterThread {
             let StreamListener { kind, acceptor, .. } = &mut self.listeners.streams[listener];
             let kind = *kind;
             match acceptor.accept() {
-                Accepted::Client(socket) => {
-                    let protocol = kind.first_protocol(&self.writers.shared);
-                    self.receive_client(socket, protocol)?;
-                }
+                Accepted::Client(socket) => self.receive_client(kind, socket)?,
                 Accepted::TurnedAway => self.turned_away(),
                 Accepted::NoClient => break,
                 Accepted::Exhausted => {
@@ -219,14 +216,15 @@ impl WriterThread {
     }
 
     /// Takes in a client that was accepted. One that has already sent everything, no more than one read brings, is read at once, and
-    /// systemd need not hear of it. Any other is stored for the next process before anything is read from it.
-    fn receive_client(&mut self, socket: OwnedFd, protocol: Box<dyn Protocol>) -> Result<(), Closed> {
+    /// systemd need not hear of it. Any other that the next process could resume is stored for it before anything is read from it.
+    fn receive_client(&mut self, kind: ListenerKind, socket: OwnedFd) -> Result<(), Closed> {
+        let protocol = kind.first_protocol(&self.writers.shared);
         // Names can wait. If this process dies before systemd has the connection, or before a client that has sent everything is read,
         // the connection is gone, and in the second case its sender does not even notice.
         let identity = peer::by_credentials(&socket);
         let is_short = matches!(ioctl_fionread(&socket), Ok(0..=READ_BYTES_MAX));
         if !is_short || self.writers.stored.is_none() || !has_sent_all(&socket) {
-            let stored = self.writers.keep(socket, &identity);
+            let stored = self.writers.keep(kind, socket, &identity);
             let identity = peer::named(identity, &stored.socket);
             stored.note_names(&identity);
             self.assign(Newcomer { stored, identity, protocol });
@@ -406,7 +404,7 @@ impl WriterThread {
         });
         let Some((_, index)) = carrying.min() else { return Ok(false) };
         if let Some(connection) = &mut self.connections[index] {
-            let next = connection.shed(&mut self.context)?;
+            let next = connection.shed(&self.receive_buffers[0].read_progress, None, &mut self.context)?;
             self.after(index as u32, next);
         }
         Ok(true)

@@ -1,14 +1,13 @@
 //! Losses that no batch has told of yet: two copies, of which one holds, as with the figures.
 
-use super::{
-    LOSS_WORDS, Memory, PENDING_LOSSES, PENDING_LOSSES_AT, PENDING_LOSSES_MAX, PENDING_LOSSES_WORDS, ROWS, get, set,
-};
+use super::{LOSS_WORDS, Memory, PENDING_LOSSES, PENDING_LOSSES_AT, PENDING_LOSSES_MAX, PENDING_LOSSES_WORDS, ROWS};
+use crate::pipeline::account::cell::{get, set};
 use crate::pipeline::record::{Cause, Loss};
 use crate::sync::atomic::AtomicU64;
 
 impl Memory {
     pub(super) fn pending_losses_copy(&self, copy: usize) -> &[AtomicU64] {
-        &self.words.all()[PENDING_LOSSES_AT + copy * PENDING_LOSSES_WORDS..][..PENDING_LOSSES_WORDS]
+        &self.words()[PENDING_LOSSES_AT + copy * PENDING_LOSSES_WORDS..][..PENDING_LOSSES_WORDS]
     }
 
     fn pending_losses_holds(&self) -> usize {

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::{InheritedConnection, InheritedConnections, READ_POSITIONS_NAME, StoredConnections, slot_of};
-use crate::pipeline::accept::ring::registry::{self, InheritedRings, RINGS_NAME};
+use super::{InheritedConnection, InheritedConnections, StoredConnections};
+use crate::pipeline::accept::ring::registry::InheritedRings;
+use crate::pipeline::accept::ring::table::RingTable;
+use crate::pipeline::takeover::names::{Inherited, Name};
 use crate::sync::{Arc, thread};
 use crate::sys::fdstore::FdStore;
 use crate::sys::notify::Notifier;
@@ -91,47 +93,49 @@ impl Manager {
         stored.expect("it is kept").1.try_clone().unwrap()
     }
 
-    /// The store that it is.
-    pub(crate) fn store(&self) -> Arc<FdStore> {
-        Arc::new(FdStore::start(self.notifier()).unwrap())
+    /// The store that it is, for a process that inherits all that it keeps.
+    pub(crate) fn store(&mut self) -> Arc<FdStore> {
+        let names = self.names();
+        Arc::new(FdStore::start(self.notifier(), names.iter().map(String::as_str)).unwrap())
     }
 
-    /// The next process's start: it is given copies, for the manager goes on keeping them; the latest first.
+    /// Copies of all that it keeps, as the next process gets them: it goes on keeping them; the latest first.
+    pub(crate) fn inherited(&mut self) -> Inherited {
+        self.read_notes();
+        let copy = |(name, stored): &(String, OwnedFd)| (stored.try_clone().unwrap(), name.clone());
+        Inherited::sort(self.stored.iter().rev().map(copy).collect())
+    }
+
+    /// The next process's start.
     pub(crate) fn next_process(&mut self, room: usize) -> (Arc<StoredConnections>, Vec<InheritedConnection>) {
         self.next_process_with(room, Vec::new())
     }
 
     /// What it keeps of rings.
     pub(crate) fn left_rings(&mut self) -> InheritedRings {
-        self.read_notes();
-        let mut left = InheritedRings::default();
-        for (name, stored) in &self.stored {
-            let copy = stored.try_clone().unwrap();
-            if name == RINGS_NAME {
-                left.ring_table = Some(copy);
-            } else if registry::is_name(name) {
-                left.parts.push((copy, name.clone()));
-            }
+        let mut inherited = self.inherited();
+        let is_part = |name| matches!(name, Name::Ring(_) | Name::RingBell(_) | Name::RingLine(_));
+        InheritedRings {
+            ring_table: inherited.take_one(Name::Rings).and_then(RingTable::inherit),
+            parts: inherited.take(|name| is_part(name).then_some(name)),
         }
-        left
     }
 
-    /// The same, where bytes of connections at these places lie in receive buffers.
+    /// The same, where something of the connections in these slots is unfinished.
     pub(crate) fn next_process_with(
         &mut self,
         room: usize,
         in_receive_buffers: Vec<u32>,
     ) -> (Arc<StoredConnections>, Vec<InheritedConnection>) {
-        self.read_notes();
-        let mut left = InheritedConnections { in_receive_buffers, ..InheritedConnections::default() };
-        for (name, stored) in self.stored.iter().rev() {
-            let copy = stored.try_clone().unwrap();
-            match slot_of(name) {
-                Some(slot) => left.connections.push((slot, copy)),
-                None if name == READ_POSITIONS_NAME => left.read_positions = Some(copy),
-                None => {}
-            }
-        }
+        let mut inherited = self.inherited();
+        let kept_twice = inherited.take_lines_kept_twice();
+        let slot = |name| if let Name::Connection(slot) = name { Some(slot) } else { None };
+        let left = InheritedConnections {
+            connections: inherited.take(slot),
+            read_positions: inherited.take_one(Name::ReadPositions),
+            in_receive_buffers,
+            kept_twice,
+        };
         StoredConnections::open(self.store(), room, left).unwrap()
     }
 }

@@ -4,10 +4,18 @@ use std::os::unix::net::UnixStream;
 use super::*;
 use crate::pipeline::accept::connection::stored::testing::Manager;
 
-const SPOT: [u64; 2] = [9, 3 << 32 | 64];
+const POSITION: [u64; 2] = [9, 3 << 32 | 64];
 const SUBJECT_READ: Subject = Subject::Stream(7);
 
-/// What the next process finds of a receive buffer on which something was read, after `steps`.
+/// The receive buffer with this index that the next process finds.
+fn inherit(manager: &mut Manager, index: u32, was_published: bool) -> Option<ReceiveBuffer> {
+    let memory = manager.copy_of(&Name::ReceiveBuffer(index).to_string());
+    let inherited = InheritedReceiveBuffer::new(index, memory);
+    inherited.resolve(&|_| was_published);
+    ReceiveBuffer::inherited(inherited.memory?, index)
+}
+
+/// What the next process finds of a receive buffer into which something was read, after `steps`.
 fn found(steps: impl Fn(&ReadProgress), was_published: bool) -> Option<(Subject, u64)> {
     let mut manager = Manager::new();
     let mut receive_buffer = ReceiveBuffer::stored(&manager.store(), 0).unwrap();
@@ -20,14 +28,9 @@ fn found(steps: impl Fn(&ReadProgress), was_published: bool) -> Option<(Subject,
         .unwrap();
     steps(&read_progress);
     drop((receive_buffer, read_progress));
-    let memory = manager.copy_of("desk0");
-    let receive_buffer = ReceiveBuffer::from_previous(&memory, "desk0", true, &|_| was_published).unwrap();
+    let receive_buffer = inherit(&mut manager, 0, was_published).unwrap();
     assert_eq!(&receive_buffer.stream[..receive_buffer.headers.received(0).unwrap()], b"text");
     let unfinished = receive_buffer.unfinished;
-    // It dies at once: the next must not ask again, for the buffer has gone on.
-    drop(receive_buffer);
-    let again = ReceiveBuffer::from_previous(&memory, "desk0", true, &|_| panic!("asked again")).unwrap();
-    assert_eq!(again.unfinished, unfinished);
     unfinished.map(|unfinished| {
         assert_eq!((unfinished.piece, unfinished.max_event_bytes), (5, 100));
         (unfinished.subject, unfinished.count)
@@ -35,42 +38,42 @@ fn found(steps: impl Fn(&ReadProgress), was_published: bool) -> Option<(Subject,
 }
 
 #[test]
-fn a_process_that_dies_at_any_step_leaves_how_many_records_are_published() {
-    let spot = PublishPosition::from_words(SPOT).unwrap();
+fn a_process_that_dies_at_any_step_leaves_how_many_events_are_published() {
+    let position = PublishPosition::from_words(POSITION).unwrap();
     assert_eq!(found(|_| (), true), Some((SUBJECT_READ, 0)), "it was read");
     let noted = |read_progress: &ReadProgress| {
-        read_progress.published(2);
-        read_progress.about_to(spot, 5);
+        read_progress.commit(2);
+        read_progress.prepare(position, 5);
     };
     assert_eq!(found(noted, false), Some((SUBJECT_READ, 2)), "the publish never came");
     assert_eq!(found(noted, true), Some((SUBJECT_READ, 5)), "it came, and the note of it did not");
-    let taken_back = |read_progress: &ReadProgress| {
+    let aborted = |read_progress: &ReadProgress| {
         noted(read_progress);
-        read_progress.take_back();
+        read_progress.abort();
     };
-    assert_eq!(found(taken_back, true), Some((SUBJECT_READ, 2)), "it failed");
-    assert_eq!(found(|read_progress| read_progress.published(9), true), Some((SUBJECT_READ, 9)));
-    assert_eq!(found(ReadProgress::end, true), None, "it is done with");
+    assert_eq!(found(aborted, true), Some((SUBJECT_READ, 2)), "it failed");
+    assert_eq!(found(|read_progress| read_progress.commit(9), true), Some((SUBJECT_READ, 9)));
+    assert_eq!(found(ReadProgress::end, true), None, "it is done");
 }
 
 #[test]
-fn a_process_that_dies_before_the_read_leaves_nothing() {
-    let mut manager = Manager::new();
-    let mut receive_buffer = ReceiveBuffer::stored(&manager.store(), 1).unwrap();
-    let (_client, ours) = UnixStream::pair().unwrap();
-    let read_progress = Arc::clone(&receive_buffer.read_progress);
-    let begin = || _ = read_progress.begin(SUBJECT_READ, 5, 100);
-    assert!(
-        receive_buffer.headers.receive_stream(&ours, &mut receive_buffer.stream, begin).is_err(),
-        "nothing is there to be read"
-    );
-    drop(receive_buffer);
-    let receive_buffer = ReceiveBuffer::from_previous(&manager.copy_of("desk1"), "desk1", false, &|_| true).unwrap();
-    assert_eq!(receive_buffer.unfinished, None);
+fn a_process_that_dies_before_the_read_leaves_nothing_and_a_step_that_is_no_read_is_left() {
+    for (subject, is_left) in [(SUBJECT_READ, false), (Subject::Carry(7), true), (Subject::LostLine(7), true)] {
+        let mut manager = Manager::new();
+        let mut receive_buffer = ReceiveBuffer::stored(&manager.store(), 1).unwrap();
+        let (_client, ours) = UnixStream::pair().unwrap();
+        let read_progress = Arc::clone(&receive_buffer.read_progress);
+        let begin = || _ = read_progress.begin(subject, 5, 100);
+        let read = receive_buffer.headers.receive_stream(&ours, &mut receive_buffer.stream, begin);
+        assert!(read.is_err(), "nothing is there to be read");
+        drop(receive_buffer);
+        let unfinished = inherit(&mut manager, 1, true).unwrap().unfinished;
+        assert_eq!(unfinished.map(|unfinished| unfinished.subject), is_left.then_some(subject));
+    }
 }
 
 #[test]
-fn desks_of_writers_that_there_are_no_more_are_finished_by_others_and_those_of_another_version_replaced() {
+fn receive_buffers_of_writers_that_are_gone_are_finished_by_others_and_those_of_another_version_replaced() {
     let mut manager = Manager::new();
     let store = manager.store();
     for index in [0, 1, 2, 3] {
@@ -78,24 +81,21 @@ fn desks_of_writers_that_there_are_no_more_are_finished_by_others_and_those_of_a
         let (mut client, ours) = UnixStream::pair().unwrap();
         client.write_all(b"text").unwrap();
         let read_progress = Arc::clone(&receive_buffer.read_progress);
-        let begin = || _ = read_progress.begin(Subject::Stream(index as u32), 5, 100);
+        let begin = || _ = read_progress.begin(Subject::Stream(index), 5, 100);
         receive_buffer.headers.receive_stream(&ours, &mut receive_buffer.stream, begin).unwrap();
-        match index {
-            0 => read_progress.set([(AT_VERSION, 2)]),
-            2 => read_progress.end(),
-            _ => {}
+        if index == 2 {
+            read_progress.end();
         }
     }
-    let left = ["desk3", "desk2", "desk1", "desk0"].map(|name| (manager.copy_of(name), name.to_owned()));
-    let receive_buffers = ReceiveBuffers::take_over(2, Some(&store), left.into(), &|_| false).unwrap();
-    let places =
-        |place| receive_buffers.iter().map(|receive_buffers| receive_buffers.concern(Some(place))).collect::<Vec<_>>();
-    assert_eq!(places(1), [false, true], "its own");
-    assert_eq!(places(3), [true, false], "that of a writer that is no more");
-    assert_eq!((places(0), places(2)), (vec![false; 2], vec![false; 2]), "unreadable, and finished");
-    assert_eq!(
-        manager.names(),
-        ["desk0", "desk1", "desk3"],
-        "what is finished is let go of, what is unreadable replaced"
-    );
+    let left = [3, 2, 1]
+        .map(|index| InheritedReceiveBuffer::new(index, manager.copy_of(&Name::ReceiveBuffer(index).to_string())));
+    let of_another_version = InheritedReceiveBuffer { index: 0, memory: None };
+    let left = left.into_iter().chain([of_another_version]).collect();
+    let receive_buffers = ReceiveBuffers::take_over(2, Some(&manager.store()), left).unwrap();
+    let slots =
+        |slot| receive_buffers.iter().map(|receive_buffers| receive_buffers.concern(Some(slot))).collect::<Vec<_>>();
+    assert_eq!(slots(1), [false, true], "its own");
+    assert_eq!(slots(3), [true, false], "that of a writer that is gone");
+    assert_eq!((slots(0), slots(2)), (vec![false; 2], vec![false; 2]), "of another version, and finished");
+    manager.wait_for(&["desk0", "desk1", "desk3"]);
 }

@@ -1,0 +1,118 @@
+//! Encodes the gate: one word with the half that is in front, the chunks of it that are handed out, and which threads
+//! rest.
+//!
+//! ```text
+//!  63                    24   23     22     21      20    19            0
+//! [ generation, 40 bits    |CLOSED| WAIT |LINGER| SLEEP | chunks, 20 bits ]
+//! ```
+//! The generation's low bit names the front half. The count is lowest, so that a take is one addition; it may rise
+//! above the number of chunks that there are, when several writers find the last ones gone at once.
+//!
+//! That the reader's rest and the writers' waiting are bits of this very word makes every race about a wake-up a
+//! question of this word's modification order, which all threads agree on: either the reader's `fetch_or(SLEEP)` comes
+//! after a take and returns its count, or the take comes after it and returns SLEEP. So it needs neither a fence nor
+//! SeqCst. The same holds for LINGER and the take that crosses half, and for WAIT and the reader's exchange.
+//!
+//! Enters and leaves: plain numbers. Nothing here touches memory that threads share; any thread; nothing fails.
+
+use super::WRITERS_MAX;
+
+const COUNT_BITS: u32 = 20;
+const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
+const GENERATION_SHIFT: u32 = 24;
+
+/// The reader sleeps until something is published.
+pub(super) const SLEEP: u64 = 1 << 20;
+/// The reader waits for company for what is published, until the half is half full.
+pub(super) const LINGER: u64 = 1 << 21;
+/// A writer waits for room.
+pub(super) const WAIT: u64 = 1 << 22;
+/// The reader is gone.
+pub(super) const CLOSED: u64 = 1 << 23;
+
+/// The most chunks that one take may ask for.
+pub(super) const SPAN_CHUNKS_MAX: usize = 512;
+/// The most chunks that a half may have. A writer looks at the count before it adds to it, so each writer can exceed
+/// it once in a generation; this bound leaves room for all of them.
+pub(super) const CHUNKS_MAX: usize = COUNT_MASK as usize - WRITERS_MAX * SPAN_CHUNKS_MAX;
+
+const _: () = assert!(CHUNKS_MAX > SPAN_CHUNKS_MAX && CHUNKS_MAX + WRITERS_MAX * SPAN_CHUNKS_MAX < 1 << COUNT_BITS);
+const _: () = assert!((SLEEP | LINGER | WAIT | CLOSED) & COUNT_MASK == 0 && CLOSED < 1 << GENERATION_SHIFT);
+
+/// A value of the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Gate(pub(super) u64);
+
+impl Gate {
+    /// The value that opens `generation` with nothing handed out.
+    pub(super) const fn opening(generation: u64) -> Self {
+        Self(generation << GENERATION_SHIFT)
+    }
+
+    pub(super) const fn generation(self) -> u64 {
+        self.0 >> GENERATION_SHIFT
+    }
+
+    /// Which half is in front: 0 or 1.
+    pub(super) const fn half(self) -> usize {
+        half_of(self.generation())
+    }
+
+    /// Chunks handed out, and those that were asked for in vain.
+    pub(super) const fn count(self) -> usize {
+        (self.0 & COUNT_MASK) as usize
+    }
+
+    /// Whether `wanted` more chunks fit in a half of `chunks`.
+    pub(super) const fn has_room(self, wanted: usize, chunks: usize) -> bool {
+        self.count() + wanted <= chunks
+    }
+
+    pub(super) const fn is_sleeping(self) -> bool {
+        self.0 & SLEEP != 0
+    }
+
+    pub(super) const fn is_lingering(self) -> bool {
+        self.0 & LINGER != 0
+    }
+
+    pub(super) const fn is_waited_for(self) -> bool {
+        self.0 & WAIT != 0
+    }
+
+    pub(super) const fn is_closed(self) -> bool {
+        self.0 & CLOSED != 0
+    }
+}
+
+/// Which half is in front in this generation: 0 or 1.
+pub(super) const fn half_of(generation: u64) -> usize {
+    (generation & 1) as usize
+}
+
+#[cfg(all(test, not(dbuf_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_take_changes_the_count_and_nothing_else() {
+        let gate = Gate(Gate::opening(7).0 | SLEEP | WAIT);
+        let after = Gate(gate.0 + 3);
+        assert_eq!((after.generation(), after.count(), after.half()), (7, 3, 1));
+        assert!(after.is_sleeping() && after.is_waited_for() && !after.is_lingering() && !after.is_closed());
+    }
+
+    #[test]
+    fn takes_in_vain_by_every_writer_never_reach_the_flags() {
+        let gate = Gate(Gate::opening((1 << 40) - 1).0 + CHUNKS_MAX as u64);
+        let after = Gate(gate.0 + (WRITERS_MAX * SPAN_CHUNKS_MAX) as u64);
+        assert!(!after.is_sleeping() && !after.has_room(1, CHUNKS_MAX));
+        assert_eq!(after.generation(), (1 << 40) - 1);
+    }
+
+    #[test]
+    fn the_last_chunk_fits_and_the_next_does_not() {
+        let gate = Gate(Gate::opening(1).0 + 3);
+        assert!(gate.has_room(1, 4) && !gate.has_room(2, 4));
+    }
+}

@@ -1,0 +1,197 @@
+//! Maps memory by mmap(2): of the process alone, or of a memfd that outlives it.
+//!
+//! Enters: a length, and a memfd. Leaves: an address. Any thread; what is done with the bytes is the caller's business.
+//! What can fail: there is no memory, or the memfd could lose bytes under its mapping.
+//!
+//! Large memory is in huge units where they can be had: the halves are more than a processor's table of addresses
+//! covers in small ones, and to lay events down, to walk over them and to write them out took a sixth longer. Anonymous
+//! memory gets them for the asking, as most systems are set up; that of a memfd does not (`shmem_enabled` is `never`),
+//! unless it is put together on demand: MADV_COLLAPSE, from Linux 6.1 on, at an address that fits. It takes no more
+//! memory, for all of it is touched anyway. (Rejected: MFD_HUGETLB, which takes pages that an administrator has to set
+//! aside.)
+
+#![allow(unsafe_code, reason = "mappings of memory")]
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::ptr;
+
+use rustix::fs::{SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+
+const PAGE_BYTES: usize = 4096;
+/// A huge unit of memory, on x86-64. Both its address and its place in a memfd are multiples of it.
+const HUGE_BYTES: usize = 2 << 20;
+
+/// A mapping, readable and writable. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Mapping {
+    base: *mut u8,
+    len: usize,
+}
+
+// SAFETY: the mapping is plain memory, owned by this value alone and not tied to the thread that made it. What goes on
+// in it is decided by the user of its address.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; a shared reference gives out the address and nothing else.
+unsafe impl Sync for Mapping {}
+
+/// Gives an empty memfd that allows seals its size, for good: a file that shrank under its mapping would kill the
+/// process that reads it.
+///
+/// # Errors
+/// What ftruncate(2) and fcntl(2) say.
+pub fn fix_size(memory: BorrowedFd<'_>, len: usize) -> io::Result<()> {
+    ftruncate(memory, len as u64)?;
+    Ok(fcntl_add_seals(memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?)
+}
+
+/// The size of a memfd that cannot shrink; None for anything else.
+#[must_use]
+pub fn fixed_size(memory: BorrowedFd<'_>) -> Option<usize> {
+    let seals = fcntl_get_seals(memory).ok()?;
+    let bytes = usize::try_from(fstat(memory).ok()?.st_size).ok()?;
+    seals.contains(SealFlags::SHRINK).then_some(bytes)
+}
+
+impl Mapping {
+    /// Memory of this process alone, zeroed.
+    ///
+    /// # Errors
+    /// What mmap(2) says.
+    pub fn anonymous(len: usize) -> io::Result<Self> {
+        Self::anonymous_at(address_for(0, len)?, len)
+    }
+
+    fn anonymous_at(wish: *mut u8, len: usize) -> io::Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping touches nothing that exists: without MAP_FIXED the address is no more than a wish
+        // (mmap(2)).
+        let base = unsafe { mmap_anonymous(wish.cast(), len, access, MapFlags::PRIVATE) }?;
+        Ok(Self { base: base.cast(), len })
+    }
+
+    /// `len` bytes of a memfd, from `offset` on, which is a multiple of the page's size.
+    ///
+    /// # Errors
+    /// What mmap(2) says; `InvalidInput` if the memfd is shorter, or could become so.
+    pub fn of_memory(memory: BorrowedFd<'_>, offset: usize, len: usize) -> io::Result<Self> {
+        if fixed_size(memory).is_none_or(|bytes| bytes < offset + len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let wish = address_for(offset, len)?;
+        // SAFETY: as above. The file has that many bytes and cannot lose them: it is sealed against that.
+        let base = unsafe { mmap(wish.cast(), len, access, MapFlags::SHARED, memory, offset as u64) }?;
+        Ok(Self { base: base.cast(), len })
+    }
+
+    /// Where it begins: a multiple of the page's size.
+    #[inline]
+    #[must_use]
+    pub fn base(&self) -> *mut u8 {
+        self.base
+    }
+
+    /// Has the kernel provide all of the memory now, in huge units where it can. Contents stay as they are. To be
+    /// called before any other thread knows the mapping.
+    ///
+    /// # Errors
+    /// When there is not that much memory.
+    pub fn populate(&self) -> io::Result<()> {
+        // SAFETY: advice on a mapping that is ours. Huge units are a wish: without them it works as well.
+        let _ = unsafe { madvise(self.base.cast(), self.len, Advice::LinuxHugepage) };
+        if self.len >= HUGE_BYTES {
+            // A unit of which nothing is there is not put together. What is missing of it then comes with it, as zeros.
+            for unit in (0..self.len).step_by(HUGE_BYTES) {
+                self.provide(unit, PAGE_BYTES)?;
+            }
+            // SAFETY: as above; the contents stay as they are (madvise(2)). Where no huge unit is to be had, or the
+            // kernel knows none of this, the small ones stay.
+            let _ = unsafe { libc::madvise(self.base.cast(), self.len, libc::MADV_COLLAPSE) };
+        }
+        self.provide(0, self.len)
+    }
+
+    /// Has the kernel provide `len` bytes from `at` on.
+    fn provide(&self, at: usize, len: usize) -> io::Result<()> {
+        debug_assert!(at < self.len && len <= (self.len - at).next_multiple_of(PAGE_BYTES), "inside the mapping");
+        // SAFETY: inside the mapping, which is `self.len` bytes and whole pages.
+        let from = unsafe { self.base.add(at) };
+        // SAFETY: as above; populating leaves the contents as they are (madvise(2)).
+        match unsafe { madvise(from.cast(), len, Advice::LinuxPopulateWrite) } {
+            // Kernels before 5.14 do not know this advice.
+            Err(rustix::io::Errno::INVAL) => {
+                for page in (0..len).step_by(PAGE_BYTES) {
+                    // SAFETY: inside the mapping, as above.
+                    let byte = unsafe { from.add(page) };
+                    // SAFETY: as above, and not known to any other thread.
+                    let value = unsafe { byte.read_volatile() };
+                    // SAFETY: as above, and writable. It keeps its value.
+                    unsafe { byte.write_volatile(value) };
+                }
+                Ok(())
+            }
+            result => Ok(result?),
+        }
+    }
+}
+
+/// Where `len` bytes of a memfd from `offset` on can be in huge units: as far behind a multiple of them as the offset
+/// is. The address is free now; should another thread take it before it is used, the units are small. Null where it
+/// does not matter.
+fn address_for(offset: usize, len: usize) -> io::Result<*mut u8> {
+    if len < HUGE_BYTES {
+        return Ok(ptr::null_mut());
+    }
+    let free = Mapping::anonymous_at(ptr::null_mut(), len + HUGE_BYTES)?;
+    Ok(free.base.wrapping_add(offset.wrapping_sub(free.base as usize) % HUGE_BYTES))
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and every user of its address has borrowed or owns this value.
+        let result = unsafe { munmap(self.base.cast(), self.len) };
+        debug_assert!(result.is_ok(), "munmap fails only for a range that is no mapping");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, memfd_create};
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn a_memfd_is_mapped_with_its_contents_and_only_if_it_cannot_shrink() {
+        let file = File::from(memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap());
+        file.set_len(8192).unwrap();
+        assert!(Mapping::of_memory(file.as_fd(), 0, 8192).is_err());
+        fix_size(file.as_fd(), 8192).unwrap();
+        assert!(Mapping::of_memory(file.as_fd(), 4096, 4097).is_err());
+        file.write_all_at(b"kept", 4096).unwrap();
+        let mapping = Mapping::of_memory(file.as_fd(), 4096, 4096).unwrap();
+        mapping.populate().unwrap();
+        // SAFETY: inside the mapping, which nothing else uses.
+        assert_eq!(unsafe { mapping.base().read() }, b'k');
+        assert!(file.set_len(0).is_err());
+    }
+
+    #[test]
+    fn contents_outlive_that_memory_is_put_together_in_huge_units() {
+        let file = File::from(memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap());
+        let (offset, len) = (3 * PAGE_BYTES, 2 * HUGE_BYTES + 5 * PAGE_BYTES);
+        fix_size(file.as_fd(), offset + len).unwrap();
+        let bytes: Vec<u8> = (0..offset + len).map(|at| (at / 7) as u8).collect();
+        file.write_all_at(&bytes, 0).unwrap();
+        let mapping = Mapping::of_memory(file.as_fd(), offset, len).unwrap();
+        mapping.populate().unwrap();
+        // SAFETY: inside the mapping, which nothing writes.
+        let found = unsafe { std::slice::from_raw_parts(mapping.base(), len) };
+        assert!(found == &bytes[offset..]);
+        assert_eq!(mapping.base() as usize % HUGE_BYTES, offset % HUGE_BYTES, "an address that units can be at");
+        assert_eq!(Mapping::anonymous(len).unwrap().base() as usize % HUGE_BYTES, 0);
+    }
+}

@@ -1,0 +1,199 @@
+//! Takes over what the previous process left, in the order that `pipeline/takeover` demands.
+//!
+//! Input: what systemd passed. Output: the memory of the new process, in which every publish of the previous one is
+//! either done or not begun, and its connections. Main thread, at the start, before any thread runs. What can fail:
+//! there is no memory.
+//!
+//! 1. The buffers are found. Nothing is created.
+//! 2. All notes are resolved.
+//! 3. What is missing is created.
+
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context, Result};
+
+use super::buffer_memory::{BufferMemory, InheritedBuffers};
+use crate::config::Config;
+use crate::pipeline::accept::connection::stored::{InheritedConnection, InheritedConnections, StoredConnections};
+use crate::pipeline::accept::frames::{SessionTable, Sessions};
+use crate::pipeline::accept::ring::registry::{self, InheritedRings, RingLimits, Rings};
+use crate::pipeline::accept::ring::table::RingTable;
+use crate::pipeline::accept::writer::receive_buffer::{InheritedReceiveBuffer, ReceiveBuffers};
+use crate::pipeline::account::{Account, InheritedAccount};
+use crate::pipeline::buffer::{DoubleBuffer, Options, PublishPosition};
+use crate::pipeline::counters::Counters;
+use crate::pipeline::progress::Progress;
+use crate::pipeline::takeover::names::{Inherited, Name};
+use crate::sync::Arc;
+use crate::sys::fdstore::{FdStore, room_from_environment};
+use crate::sys::notify::Notifier;
+
+/// Rings have no more than this part of the store.
+const RINGS_SHARE: usize = 2;
+
+/// systemd's file-descriptor store, and how many descriptors it takes.
+#[derive(Clone, Debug)]
+pub(super) struct Store {
+    pub(super) store: Arc<FdStore>,
+    room: usize,
+}
+
+impl Store {
+    /// None where no manager listens, or where it has no room and kept nothing.
+    pub(super) fn start(inherited: &Inherited) -> Result<Option<Self>> {
+        let room = room_from_environment();
+        // What is wrong with the variable is reported where notifications about the daemon's state are sent.
+        let notifier = Notifier::from_environment().unwrap_or_default();
+        let Some(notifier) = notifier.filter(|_| room > 0 || !inherited.is_empty()) else { return Ok(None) };
+        let names: Vec<String> = inherited.names().collect();
+        let store = FdStore::start(notifier, names.iter().map(String::as_str));
+        let store = store.context("cannot use systemd's file-descriptor store")?;
+        for name in &inherited.unknown {
+            tracing::warn!(name, "systemd kept a descriptor that this version does not know; it is let go");
+            store.remove(name);
+        }
+        Ok(Some(Self { store: Arc::new(store), room }))
+    }
+}
+
+/// What the new process works with.
+pub(super) struct Memory {
+    pub(super) buffer: BufferMemory,
+    /// There was a process before: what it wrote may not be durable yet.
+    pub(super) has_previous: bool,
+    pub(super) counters: Arc<Counters>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) rings: Arc<Rings>,
+    pub(super) receive_buffers: Vec<ReceiveBuffers>,
+    pub(super) stored: Option<Arc<StoredConnections>>,
+    pub(super) connections: Vec<InheritedConnection>,
+}
+
+/// What was found, its notes resolved.
+struct Found {
+    buffers: InheritedBuffers,
+    sessions: Option<SessionTable>,
+    rings: InheritedRings,
+    account: InheritedAccount,
+    receive_buffers: Vec<InheritedReceiveBuffer>,
+    progress: Option<OwnedFd>,
+    connections: InheritedConnections,
+}
+
+impl Found {
+    /// Steps 1 and 2.
+    fn resolve(store: &FdStore, mut inherited: Inherited, writers: usize) -> Self {
+        let halves = inherited.take(|name| matches!(name, Name::Halves(_)).then_some(name));
+        let buffers = InheritedBuffers::find(store, halves, writers);
+        let account = inherited.take(|name| matches!(name, Name::Account(_)).then_some(name));
+        let receive_buffers =
+            inherited.take(|name| if let Name::ReceiveBuffer(index) = name { Some(index) } else { None });
+        let kept_twice = inherited.take_lines_kept_twice();
+        let is_part = |name| matches!(name, Name::Ring(_) | Name::RingBell(_) | Name::RingLine(_));
+        let found = Self {
+            sessions: inherited.take_one(Name::Sessions).and_then(SessionTable::inherit),
+            rings: InheritedRings {
+                ring_table: inherited.take_one(Name::Rings).and_then(RingTable::inherit),
+                parts: inherited.take(|name| is_part(name).then_some(name)),
+            },
+            account: InheritedAccount::find(account),
+            receive_buffers: receive_buffers
+                .into_iter()
+                .map(|(index, memory)| InheritedReceiveBuffer::new(index, memory))
+                .collect(),
+            progress: inherited.take_one(Name::Progress),
+            connections: InheritedConnections {
+                connections: inherited.take(|name| if let Name::Connection(slot) = name { Some(slot) } else { None }),
+                read_positions: inherited.take_one(Name::ReadPositions),
+                in_receive_buffers: Vec::new(),
+                kept_twice,
+            },
+            buffers,
+        };
+        let was_published = |position: PublishPosition| found.buffers.was_published(position);
+        found.sessions.iter().for_each(|sessions| sessions.resolve(&was_published));
+        found.rings.ring_table.iter().for_each(|rings| rings.resolve(&was_published));
+        found.receive_buffers.iter().for_each(|buffer| buffer.resolve(&was_published));
+        found.account.resolve(&was_published);
+        found
+    }
+}
+
+impl Memory {
+    /// New memory, and that of the previous process where there is a store. For `options.writers_max` writers.
+    pub(super) fn take_over(
+        config: &Config,
+        options: &Options,
+        store: Option<&Store>,
+        inherited: Inherited,
+    ) -> Result<Self> {
+        let limits = RingLimits { rings: config.ingest.rings, bytes: config.ingest.ring_bytes };
+        match store {
+            Some(store) => {
+                let found = Found::resolve(&store.store, inherited, options.writers_max);
+                Self::create(options, store, limits, found)
+            }
+            None => Self::create_alone(options, limits),
+        }
+    }
+
+    /// Step 3.
+    fn create(options: &Options, Store { store, room }: &Store, limits: RingLimits, found: Found) -> Result<Self> {
+        let writers = options.writers_max;
+        let Found { buffers, sessions, rings, account, receive_buffers, progress, mut connections } = found;
+        let progress = Progress::take_over(store, &Name::Progress.to_string(), progress, writers);
+        let progress = progress.context("cannot make what the writers wait with")?;
+        let highest = progress.highest_generation();
+        if buffers.is_unreadable {
+            // What was in memory: two generations at most.
+            (highest.saturating_sub(1)..=highest).for_each(|generation| progress.note_lost(generation));
+        }
+        // A receive buffer for each writer, read positions, sessions and progress; two of buffer and account for a moment.
+        let memories = writers + 3 + (buffers.count() + 1).max(2) + 2;
+        let rings_room = (limits.rings * registry::DESCRIPTORS + 1).min(room / RINGS_SHARE);
+        let account = Account::take_over(writers, store, account, !buffers.is_empty());
+        let account = account.context("there is no memory for the account of events")?;
+        let receive_buffers = ReceiveBuffers::take_over(writers, Some(store), receive_buffers)
+            .context("there is no memory for what the writers read")?;
+        connections.in_receive_buffers = receive_buffers.iter().flat_map(ReceiveBuffers::slots).collect();
+        let connections_room = room.saturating_sub(memories + rings_room);
+        let (stored, connections) = StoredConnections::open(Arc::clone(store), connections_room, connections)
+            .context("cannot keep connections over a restart")?;
+        if !connections.is_empty() {
+            tracing::info!(connections = connections.len(), "resumes the connections of the previous process");
+        }
+        Ok(Self {
+            has_previous: highest > 0 || !buffers.is_empty(),
+            counters: Arc::new(Counters::with_account(writers, account)),
+            progress: Arc::new(progress),
+            sessions: Sessions::stored(store, sessions).context("cannot keep sessions over a restart")?,
+            rings: Rings::stored(limits, store, rings_room, rings)
+                .context("there is no memory for what is known of rings")?,
+            receive_buffers,
+            stored: Some(stored),
+            connections,
+            buffer: buffers.into_memory(store, options, highest)?,
+        })
+    }
+
+    /// Where nothing outlives the process.
+    fn create_alone(options: &Options, limits: RingLimits) -> Result<Self> {
+        let writers = options.writers_max;
+        let (buffer, reader) = DoubleBuffer::new(options)?;
+        let account = Account::new(writers).context("there is no memory for the account of events")?;
+        let progress = Progress::new(writers).context("cannot make what the writers wait with")?;
+        Ok(Self {
+            buffer: BufferMemory { buffer, reader, old: Vec::new() },
+            has_previous: false,
+            counters: Arc::new(Counters::with_account(writers, account)),
+            progress: Arc::new(progress),
+            sessions: Sessions::new(),
+            rings: Rings::new(limits),
+            receive_buffers: ReceiveBuffers::take_over(writers, None, Vec::new())
+                .context("there is no memory for what the writers read")?,
+            stored: None,
+            connections: Vec::new(),
+        })
+    }
+}

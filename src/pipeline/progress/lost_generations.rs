@@ -1,0 +1,199 @@
+//! Remembers which generations lost something, over the death of the process and for any number of them.
+//!
+//! Input: the generations of batches that could not be stored. Output: whether one of a range did. The reader and the
+//! syncer write, writers ask, under one lock. What can fail: there is no memory at the start.
+//!
+//! ```text
+//! word 0   every generation below this one is durable, or lost
+//!      1   the highest generation that has been in front
+//!      2   the highest lost generation
+//!      3   the highest lost generation that is no longer in the window
+//!      4.. the window: one bit for each of the 2^20 generations up to the highest lost one, by generation % 2^20
+//! ```
+//!
+//! The window holds 17 minutes at a swap each millisecond, and hours with the default linger. What is older is still
+//! known to have had a loss, if not in which generation: events that old, of which their sender does not know the
+//! fate, are reported as lost with their neighbours. So no acknowledgement ever passes a loss in silence.
+//!
+//! | step | writes | if the process dies after it |
+//! |---|---|---|
+//! | 1 | what leaves the window: word 3, then the bits | the loss that is being noted is not; its batch is not done with, so the next process stores it or gives it up again |
+//! | 2 | the bit, then word 2 | the same; a bit outside of the window counts as an older loss |
+
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
+
+use crate::pipeline::takeover::memory::{Layout, PersistentMemory};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sys::fdstore::FdStore;
+
+/// Generations in the window.
+const WINDOW: u64 = 1 << 20;
+const DURABLE_BEFORE: usize = 0;
+const HIGHEST: usize = 1;
+const LAST_LOST: usize = 2;
+const FORGOTTEN: usize = 3;
+const BITS_AT: usize = 4;
+
+const LAYOUT: Layout = Layout {
+    label: "dbufd-progress",
+    magic: *b"dbufprog",
+    version: 1,
+    extent: WINDOW,
+    words: BITS_AT + (WINDOW / 64) as usize,
+    bytes: 0,
+};
+
+/// The memory. Its users hold a lock, but for the first two words.
+#[derive(Debug)]
+pub(super) struct LostGenerations(PersistentMemory);
+
+impl LostGenerations {
+    /// Nothing is lost yet, and nothing survives the process.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self(PersistentMemory::create(&LAYOUT)?))
+    }
+
+    /// What the previous process left, or new memory that `store` keeps under `name`.
+    pub(super) fn take_over(store: &FdStore, name: &str, inherited: Option<OwnedFd>) -> io::Result<Self> {
+        Ok(Self(PersistentMemory::take_over(store, name, inherited, &LAYOUT)?.0))
+    }
+
+    fn word(&self, at: usize) -> &AtomicU64 {
+        &self.0.words()[at]
+    }
+
+    fn get(&self, at: usize) -> u64 {
+        // Relaxed, here and in `set`: a lock orders them, or one thread alone writes; a process that dies leaves all.
+        self.word(at).load(Relaxed)
+    }
+
+    fn set(&self, at: usize, value: u64) {
+        self.word(at).store(value, Relaxed);
+    }
+
+    pub(super) fn durable_before(&self) -> u64 {
+        self.get(DURABLE_BEFORE)
+    }
+
+    pub(super) fn set_durable_before(&self, generation: u64) {
+        // Relaxed: a maximum; both the reader and the syncer raise it.
+        self.word(DURABLE_BEFORE).fetch_max(generation, Relaxed);
+    }
+
+    pub(super) fn highest(&self) -> u64 {
+        self.get(HIGHEST)
+    }
+
+    pub(super) fn set_highest(&self, generation: u64) {
+        self.set(HIGHEST, generation.max(self.highest()));
+    }
+
+    /// The highest lost generation; 0 while there is none.
+    pub(super) fn last(&self) -> u64 {
+        self.get(LAST_LOST)
+    }
+
+    /// Notes that something of `generation` is lost.
+    pub(super) fn note(&self, generation: u64) {
+        let last = self.get(LAST_LOST);
+        if generation > last {
+            self.slide(last, generation);
+        } else if generation + WINDOW <= last {
+            self.set(FORGOTTEN, self.get(FORGOTTEN).max(generation));
+            return;
+        }
+        for (word, mask) in masks(generation, generation) {
+            self.set(word, self.get(word) | mask);
+        }
+        self.set(LAST_LOST, last.max(generation));
+    }
+
+    /// Moves the window from one that ends with `last` to one that ends with `generation`.
+    fn slide(&self, last: u64, generation: u64) {
+        let from = (last + 1).max(generation.saturating_sub(WINDOW - 1));
+        let leaves = |word: usize, mask: u64| self.get(word) & mask != 0;
+        if last + WINDOW <= generation || masks(from, generation).any(|(word, mask)| leaves(word, mask)) {
+            // At most this one: what leaves the window is below its new beginning.
+            let bound = generation.saturating_sub(WINDOW).min(last);
+            self.set(FORGOTTEN, self.get(FORGOTTEN).max(bound));
+        }
+        for (word, mask) in masks(from, generation) {
+            self.set(word, self.get(word) & !mask);
+        }
+    }
+
+    /// Whether something of one of these generations is lost, or may be. Costs one load while nothing in or behind the
+    /// range is.
+    pub(super) fn are_among(&self, generations: &RangeInclusive<u64>) -> bool {
+        let (last, forgotten) = (self.get(LAST_LOST), self.get(FORGOTTEN));
+        let (from, to) = (*generations.start(), (*generations.end()).min(last));
+        if from > to || last == 0 {
+            return false;
+        }
+        let begin = (last + 1).saturating_sub(WINDOW);
+        if from < begin && from <= forgotten {
+            return true;
+        }
+        let from = from.max(begin);
+        from <= to && masks(from, to).any(|(word, mask)| self.get(word) & mask != 0)
+    }
+}
+
+/// The words, and the bits in them, of the generations from `from` to `to`, which are in one window.
+fn masks(from: u64, to: u64) -> impl Iterator<Item = (usize, u64)> {
+    debug_assert!(to - from < WINDOW, "one window");
+    (from / 64..=to / 64).map(move |group| {
+        let (first, last) = (from.max(group * 64) % 64, to.min(group * 64 + 63) % 64);
+        let mask = (u64::MAX << first) & (u64::MAX >> (63 - last));
+        (BITS_AT + (group % (WINDOW / 64)) as usize, mask)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lost(generations: impl IntoIterator<Item = u64>) -> LostGenerations {
+        let memory = LostGenerations::new().unwrap();
+        generations.into_iter().for_each(|generation| memory.note(generation));
+        memory
+    }
+
+    #[test]
+    fn each_lost_generation_is_known_and_its_neighbours_are_not() {
+        let memory = lost((1..20_000).map(|number| 2 * number));
+        for generation in 1..20_000 {
+            assert_eq!(memory.are_among(&(generation..=generation)), generation > 1 && generation % 2 == 0);
+        }
+        assert!(memory.are_among(&(39_997..=39_999)) && !memory.are_among(&(39_999..=u64::MAX)));
+        assert!(!lost([]).are_among(&(0..=u64::MAX)));
+    }
+
+    #[test]
+    fn a_loss_that_leaves_the_window_is_never_denied() {
+        let memory = lost([7, 9]);
+        memory.note(WINDOW + 8);
+        assert!(memory.are_among(&(5..=5)), "it may be lost: 7 is behind the window");
+        assert!(memory.are_among(&(9..=9)) && !memory.are_among(&(10..=WINDOW)));
+        memory.note(5 * WINDOW);
+        assert!(memory.are_among(&(WINDOW..=WINDOW)) && !memory.are_among(&(3 * WINDOW..=5 * WINDOW - 1)));
+        memory.note(3);
+        assert!(memory.are_among(&(3..=3)) && memory.are_among(&(5 * WINDOW..=5 * WINDOW)));
+        assert!(!memory.are_among(&(4 * WINDOW + 1..=5 * WINDOW - 1)));
+    }
+
+    #[test]
+    fn the_next_process_knows_what_the_previous_one_lost() {
+        let memory = lost([100, 102]);
+        memory.set_durable_before(90);
+        memory.set_highest(103);
+        let descriptor = memory.0.descriptor().try_clone_to_owned().unwrap();
+        drop(memory);
+        let memory = LostGenerations(PersistentMemory::inherit(descriptor, &LAYOUT).unwrap());
+        assert!(memory.are_among(&(101..=102)) && !memory.are_among(&(101..=101)));
+        assert_eq!((memory.durable_before(), memory.highest()), (90, 103));
+    }
+}

@@ -1,0 +1,205 @@
+//! Tells writers, whose producers wait for acknowledgements, how far the reader has come.
+//!
+//! Input: from the reader and the syncer, which generations are persisted, durable and lost. Output: writers that asked
+//! are woken through an eventfd of their own, which lies in their epoll set; and for the next process, what is durable
+//! and what is lost. What can fail: the start, for want of memory or descriptors.
+//!
+//! The edges `progress` and `want` stand in `levels`; what survives the process is in `lost_generations`.
+
+mod levels;
+mod lost_generations;
+
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use self::levels::{Levels, Wants};
+use self::lost_generations::LostGenerations;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use crate::sys::fdstore::FdStore;
+
+/// What a writer waits for; bits of a set.
+pub mod want {
+    /// That more is persisted.
+    pub const PERSISTED: u32 = 1;
+    /// That more is durable.
+    pub const DURABLE: u32 = 2;
+}
+
+/// How far the reader has come.
+#[derive(Debug)]
+pub struct Progress {
+    levels: Levels,
+    lost: LostGenerations,
+    /// Held while lost generations are noted or searched.
+    lost_lock: Mutex<()>,
+    asked: AtomicU32,
+    writers: Box<[Waiter]>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    wants: Wants,
+    bell: EventFd,
+}
+
+impl Progress {
+    /// For `writers` writers. What is lost is forgotten with the process.
+    ///
+    /// # Errors
+    /// When the kernel gives no eventfd or no memory.
+    pub fn new(writers: usize) -> io::Result<Self> {
+        Self::over(LostGenerations::new()?, writers)
+    }
+
+    /// The same, going on from what the previous process left in `store` under `name`.
+    ///
+    /// # Errors
+    /// As [`Progress::new`].
+    pub fn take_over(store: &FdStore, name: &str, inherited: Option<OwnedFd>, writers: usize) -> io::Result<Self> {
+        Self::over(LostGenerations::take_over(store, name, inherited)?, writers)
+    }
+
+    fn over(lost: LostGenerations, writers: usize) -> io::Result<Self> {
+        let waiter = || {
+            let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+            Ok(Waiter { wants: Wants::default(), bell })
+        };
+        Ok(Self {
+            levels: Levels::new(lost.durable_before()),
+            lost,
+            lost_lock: Mutex::new(()),
+            asked: AtomicU32::new(0),
+            writers: (0..writers).map(|_| waiter()).collect::<io::Result<_>>()?,
+        })
+    }
+
+    /// Every generation below this one is in a file, or noted as lost.
+    pub fn persisted_before(&self) -> u64 {
+        self.levels.persisted_before()
+    }
+
+    /// Every generation below this one is durable, or noted as lost.
+    pub fn durable_before(&self) -> u64 {
+        self.levels.durable_before()
+    }
+
+    /// The highest generation that this process or an earlier one has had in front, as far as it is known.
+    pub fn highest_generation(&self) -> u64 {
+        self.lost.highest().max(self.lost.durable_before())
+    }
+
+    /// The reader says that this generation is in front.
+    pub fn set_highest_generation(&self, generation: u64) {
+        self.lost.set_highest(generation);
+    }
+
+    /// The reader says that every generation below `generation` is in a file or noted as lost.
+    pub fn set_persisted(&self, generation: u64) {
+        self.levels.set_persisted(generation);
+        self.wake(want::PERSISTED);
+    }
+
+    /// The syncer says that every generation below `generation` is durable or noted as lost.
+    pub fn set_durable(&self, generation: u64) {
+        self.lost.set_durable_before(self.levels.set_durable(generation));
+        self.wake(want::DURABLE);
+    }
+
+    /// Notes that something of `generation` could not be stored. Called before [`Progress::set_persisted`] or
+    /// [`Progress::set_durable`] covers it.
+    pub fn note_lost(&self, generation: u64) {
+        let _lock = self.lost_lock.lock().expect("no thread panics while it holds the lost generations");
+        self.lost.note(generation);
+    }
+
+    /// Whether something of `generation` was lost.
+    pub fn was_lost(&self, generation: u64) -> bool {
+        self.was_lost_among(&(generation..=generation))
+    }
+
+    /// Whether something of one of these generations was lost. Costs one load while nothing of them or after them was.
+    pub fn was_lost_among(&self, generations: &RangeInclusive<u64>) -> bool {
+        // The caller has read the number of edge `progress` first, which carries the note.
+        if self.lost.last() < *generations.start() {
+            return false;
+        }
+        let _lock = self.lost_lock.lock().expect("no thread panics while it holds the lost generations");
+        self.lost.are_among(generations)
+    }
+
+    /// A writer says that it waits: its bell rings at the next progress of that kind. It must look at the numbers
+    /// again after this call, because progress made before rings no bell.
+    pub fn want(&self, writer: usize, wants: u32) {
+        self.writers[writer].wants.want(wants);
+    }
+
+    /// The bell of a writer, for its epoll set. Readable after progress that it wanted.
+    pub fn bell(&self, writer: usize) -> BorrowedFd<'_> {
+        self.writers[writer].bell.as_fd()
+    }
+
+    /// Silences a writer's bell.
+    pub fn silence(&self, writer: usize) {
+        // Nothing to read is no error: the bell was silent already.
+        let _ = self.writers[writer].bell.read();
+    }
+
+    /// Asks that what is published now be swapped and synced at once. The caller rings the reader afterwards.
+    pub fn ask_sync(&self) {
+        // Relaxed: the reader's bell, rung next, carries it (edge `bell` of the buffer).
+        self.asked.fetch_add(1, Relaxed);
+    }
+
+    /// The reader takes the requests of [`Progress::ask_sync`], and learns how many there were.
+    pub fn take_ask(&self) -> u32 {
+        // Relaxed: as above. A request that comes just after is seen at its own ring.
+        self.asked.swap(0, Relaxed)
+    }
+
+    fn wake(&self, kind: u32) {
+        for writer in &self.writers {
+            if writer.wants.take(kind) {
+                // It can only fail when the bell's count would overflow, and then the bell rings already.
+                let _ = writer.bell.write(1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rings(progress: &Progress, writer: usize) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        poll(&mut [PollFd::new(progress.bell(writer), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() == 1
+    }
+
+    #[test]
+    fn only_a_writer_that_asked_is_woken_and_only_once() {
+        let progress = Progress::new(2).unwrap();
+        progress.set_persisted(1);
+        assert!(!rings(&progress, 0) && !rings(&progress, 1));
+        progress.want(1, want::PERSISTED);
+        progress.set_durable(1);
+        assert!(!rings(&progress, 1), "durable is not what it asked for");
+        progress.set_persisted(2);
+        assert!(!rings(&progress, 0) && rings(&progress, 1));
+        progress.silence(1);
+        progress.set_persisted(3);
+        assert!(!rings(&progress, 1));
+    }
+
+    #[test]
+    fn a_lost_generation_is_remembered() {
+        let progress = Progress::new(1).unwrap();
+        assert!(!progress.was_lost(5));
+        progress.note_lost(5);
+        progress.set_persisted(6);
+        assert!(progress.was_lost(5) && !progress.was_lost(4));
+    }
+}

@@ -1,0 +1,257 @@
+//! Remembers in which generations the latest events of a session or a ring were published.
+//!
+//! Input: the last event that is published, with its generation, and the last event whose fate its sender knows.
+//! Output: for the next process, the events of which their sender does not know yet whether they are durable, each
+//! with its generations, so that a loss is reported before an acknowledgement passes it. The writer of the session or
+//! ring. Nothing here can fail.
+//!
+//! ```text
+//! word 0        where the list begins and how many spans it has: first << 32 | count
+//!      1        the last event whose fate its sender knows
+//!      2..      spans, 4 words each: first and last generation, first and last event
+//! ```
+//!
+//! The newest span is not in the list: it is the note's own (last event and its generation, see [`super::note`]). A
+//! span moves into the list when a publish in another generation follows. A list that is full merges its two oldest
+//! spans: these are in a file by then, since the buffer holds three generations at most, and only a failed sync can
+//! lose them, which loses all of them.
+//!
+//! | step | writes | if the process dies after it |
+//! |---|---|---|
+//! | 1 | a span that no one counts yet | the newest span covers its events |
+//! | 2 | the count | nothing |
+//! | 3 | of a merge: the second span begins where the first does | both cover the same events; [`PendingSpans::all`] cuts the overlap |
+//! | 4 | of a merge: the list without its first span | nothing |
+//! | 5 | the last event whose fate is known | [`PendingSpans::all`] leaves out what is known |
+//!
+//! The steps follow each other by the edge `note`, whose table stands in [`super::note`].
+
+use dbuf_sync::Edge;
+use dbuf_sync::atomic::AtomicU64;
+
+const NOTE: Edge = Edge::new("note");
+
+/// Spans in the list: those that may still be in the buffer, and one for all that is in a file.
+const SPANS: usize = 4;
+const SPAN_WORDS: usize = 4;
+const LIST: usize = 0;
+const KNOWN: usize = 1;
+const SPANS_AT: usize = 2;
+
+/// Words that the spans of a session or ring take.
+pub const WORDS: usize = SPANS_AT + SPANS * SPAN_WORDS;
+
+/// Events that follow each other, and the generations in which they were published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First and last generation.
+    pub generations: (u64, u64),
+    /// First and last event, by the sender's own count.
+    pub sequences: (u64, u64),
+}
+
+impl Span {
+    /// Both as one.
+    #[must_use]
+    pub fn with(self, next: Self) -> Self {
+        Self { generations: (self.generations.0, next.generations.1), sequences: (self.sequences.0, next.sequences.1) }
+    }
+}
+
+/// The list in these words.
+#[derive(Clone, Copy, Debug)]
+pub struct PendingSpans<'a>(&'a [AtomicU64]);
+
+impl<'a> PendingSpans<'a> {
+    /// The list in these words.
+    ///
+    /// # Panics
+    /// If they are not [`WORDS`].
+    #[inline]
+    #[must_use]
+    pub fn new(memory: &'a [AtomicU64]) -> Self {
+        assert_eq!(memory.len(), WORDS, "a list of spans");
+        Self(memory)
+    }
+
+    /// Nothing is pending, and the fate of events up to `known` is known.
+    pub fn clear(&self, known: u64) {
+        self.store(LIST, 0);
+        self.store(KNOWN, known);
+    }
+
+    /// Before the first publish in `generation`: the events up to `last`, the latest in `last_generation`, go into the
+    /// list, if that is another generation. Costs two loads if it is not.
+    #[inline]
+    pub fn before_publish(&self, generation: u64, last: u64, last_generation: u64) {
+        if generation != last_generation && last != 0 {
+            self.push(last, last_generation);
+        }
+    }
+
+    #[cold]
+    fn push(&self, last: u64, generation: u64) {
+        let (mut first, mut count) = self.list();
+        let newest = count.checked_sub(1).map_or(0, |at| self.span(first + at).sequences.1);
+        let begin = newest.max(self.load(KNOWN)) + 1;
+        if begin > last {
+            return;
+        }
+        if count == SPANS {
+            let (oldest, second) = (self.span(first), self.span(first + 1));
+            self.set_span(first + 1, oldest.with(second));
+            (first, count) = (first + 1, count - 1);
+            self.set_list(first, count);
+        }
+        self.set_span(first + count, Span { generations: (generation, generation), sequences: (begin, last) });
+        self.set_list(first, count + 1);
+    }
+
+    /// The sender knows the fate of everything up to `known`.
+    pub fn known(&self, known: u64) {
+        if known <= self.load(KNOWN) {
+            return;
+        }
+        self.store(KNOWN, known);
+        let (mut first, mut count) = self.list();
+        while count > 0 && self.span(first).sequences.1 <= known {
+            (first, count) = (first + 1, count - 1);
+        }
+        self.set_list(first, count);
+    }
+
+    /// What is pending, oldest first, if the latest event is `last`, of `last_generation`.
+    #[must_use]
+    pub fn all(&self, last: u64, last_generation: u64) -> Vec<Span> {
+        let (first, count) = self.list();
+        let newest = Span { generations: (last_generation, last_generation), sequences: (1, last) };
+        let mut known = self.load(KNOWN);
+        let mut all = Vec::with_capacity(count + 1);
+        for span in (0..count).map(|at| self.span(first + at)).chain([newest]) {
+            let sequences = (span.sequences.0.max(known + 1), span.sequences.1.min(last));
+            if sequences.0 <= sequences.1 {
+                all.push(Span { sequences, ..span });
+                known = sequences.1;
+            }
+        }
+        all
+    }
+
+    fn list(&self) -> (usize, usize) {
+        let list = self.load(LIST);
+        // What another process left may be anything, and is no reason to end.
+        ((list >> 32) as usize % SPANS, (list as u32 as usize).min(SPANS))
+    }
+
+    fn set_list(&self, first: usize, count: usize) {
+        self.store(LIST, ((first % SPANS) as u64) << 32 | count as u64);
+    }
+
+    fn span(&self, at: usize) -> Span {
+        let at = SPANS_AT + at % SPANS * SPAN_WORDS;
+        let [first_generation, last_generation, first, last] = std::array::from_fn(|word| self.load(at + word));
+        Span { generations: (first_generation, last_generation), sequences: (first, last) }
+    }
+
+    fn set_span(&self, at: usize, span: Span) {
+        let at = SPANS_AT + at % SPANS * SPAN_WORDS;
+        let words = [span.generations.0, span.generations.1, span.sequences.0, span.sequences.1];
+        words.into_iter().enumerate().for_each(|(word, value)| self.store(at + word, value));
+    }
+
+    fn load(&self, at: usize) -> u64 {
+        // edge `note`, acquiring: what was stored before this is there. In the process that wrote it Relaxed would do.
+        self.0[at].load(NOTE.acquire())
+    }
+
+    fn store(&self, at: usize, value: u64) {
+        // edge `note`, releasing: each step of the table comes after the one before it.
+        self.0[at].store(value, NOTE.release());
+    }
+}
+
+#[cfg(all(test, not(dbuf_loom)))]
+mod tests {
+    use dbuf_sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+
+    fn memory() -> Vec<AtomicU64> {
+        (0..WORDS).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    fn span(generations: (u64, u64), sequences: (u64, u64)) -> Span {
+        Span { generations, sequences }
+    }
+
+    /// Publishes one event in each of these generations, in order. Gives what is pending then.
+    fn publish(list: &PendingSpans<'_>, generations: impl IntoIterator<Item = u64>) -> (u64, u64) {
+        let (mut last, mut last_generation) = (0, 0);
+        for generation in generations {
+            list.before_publish(generation, last, last_generation);
+            (last, last_generation) = (last + 1, generation);
+        }
+        (last, last_generation)
+    }
+
+    #[test]
+    fn each_event_is_in_one_span_and_in_its_own_generation_while_it_may_be_in_the_buffer() {
+        for events in 1..40 {
+            let memory = memory();
+            let list = PendingSpans::new(&memory);
+            let (last, generation) = publish(&list, (1..=events).map(|event| 10 + event));
+            let all = list.all(last, generation);
+            let covered: Vec<u64> = all.iter().flat_map(|span| span.sequences.0..=span.sequences.1).collect();
+            assert_eq!(covered, (1..=events).collect::<Vec<_>>());
+            for newest in all.iter().rev().take(4) {
+                let is_exact = newest.generations == (10 + newest.sequences.0, 10 + newest.sequences.1);
+                assert!(is_exact, "{events} events: {newest:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn events_of_one_generation_are_one_span_and_what_is_known_is_left_out() {
+        let memory = memory();
+        let list = PendingSpans::new(&memory);
+        let (last, generation) = publish(&list, [5, 5, 5, 6, 6, 8]);
+        let all = [span((5, 5), (1, 3)), span((6, 6), (4, 5)), span((8, 8), (6, 6))];
+        assert_eq!(list.all(last, generation), all);
+        list.known(4);
+        assert_eq!(list.all(last, generation), [span((6, 6), (5, 5)), all[2]]);
+        list.known(2);
+        assert_eq!(list.all(last, generation).len(), 2, "what is known stays known");
+        list.known(6);
+        assert_eq!(list.all(last, generation), []);
+        list.before_publish(9, last, generation);
+        assert_eq!(list.all(7, 9), [span((9, 9), (7, 7))]);
+    }
+
+    #[test]
+    fn after_a_death_at_any_store_each_event_is_still_in_one_span_with_its_generation() {
+        // Replays all stores of ten publishes up to each store: `before` holds the words before the operation, `after` those
+        // behind it; the stores of an operation go in the order of the table.
+        let complete = memory();
+        let list = PendingSpans::new(&complete);
+        let (mut last, mut last_generation) = (0, 0);
+        for generation in 1..=10_u64 {
+            let before: Vec<u64> = complete.iter().map(|word| word.load(Relaxed)).collect();
+            list.before_publish(generation, last, last_generation);
+            let after: Vec<u64> = complete.iter().map(|word| word.load(Relaxed)).collect();
+            for died_before_list in [true, false] {
+                let torn: Vec<AtomicU64> = (0..WORDS)
+                    .map(|at| AtomicU64::new(if at == LIST && died_before_list { before[at] } else { after[at] }))
+                    .collect();
+                // A merge writes over the span that it makes room in only when the list has left it.
+                let is_merge = before[LIST] as u32 as usize == SPANS;
+                if is_merge && died_before_list {
+                    continue;
+                }
+                let all = PendingSpans::new(&torn).all(last, last_generation);
+                let covered: Vec<u64> = all.iter().flat_map(|span| span.sequences.0..=span.sequences.1).collect();
+                assert_eq!(covered, (1..=last).collect::<Vec<_>>(), "before generation {generation}");
+            }
+            (last, last_generation) = (last + 1, generation);
+        }
+    }
+}
