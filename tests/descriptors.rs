@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dbufd::pipeline::accept::frames::Sessions;
+use dbufd::pipeline::accept::publish::receive_buffer::ReceiveBuffers;
 use dbufd::pipeline::accept::ring::registry::{RingLimits, Rings};
-use dbufd::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
 use dbufd::pipeline::accept::{Accept, AcceptOptions, Listener, ListenerKind, Stopped};
 use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reader, Waker};
 use dbufd::pipeline::counters::Counters;

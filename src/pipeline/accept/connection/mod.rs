@@ -21,8 +21,8 @@ use rustix::io::ioctl_fionread;
 use self::protocol::{Link, Looked, Next, Polled, Protocol, Read, ReplyState, Turn};
 use self::read_position::InheritedPosition;
 use self::stored::StoredConnection;
+use crate::pipeline::accept::publish::receive_buffer::{ReadProgress, ReceiveBuffer, Subject};
 use crate::pipeline::accept::publish::{Closed, Peer, WriterContext};
-use crate::pipeline::accept::writer::receive_buffer::{ReadProgress, ReceiveBuffer, Subject};
 
 /// One connection.
 #[derive(Debug)]

@@ -8,9 +8,9 @@ mod senders;
 use std::os::fd::OwnedFd;
 
 use self::senders::{Senders, Watch};
+use crate::pipeline::accept::publish::receive_buffer::{ReceiveBuffer, Subject};
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, WriterContext};
 use crate::pipeline::accept::text::classify::classify;
-use crate::pipeline::accept::writer::receive_buffer::{ReceiveBuffer, Subject};
 use crate::pipeline::record::{Cause, Transport};
 use crate::sys::recvmmsg::{COUNT_MAX, Credentials};
 

@@ -4,8 +4,8 @@
 //! records and their account. Thread: the writer that owns the [`Publisher`]. Failure: only that the reader is gone.
 //!
 //! From the bottom up: `sources` numbers the senders, `encoder` encodes into a claim, `pending` and `losses` list what waits, and
-//! `publisher` has the one sequence of steps by which a claim is published, with its observers. `context` is what all sockets of a
-//! writer share.
+//! `publisher` has the one sequence of steps by which a claim is published, with its observers. `context` and [`receive_buffer`] are what
+//! all sockets of a writer share: limits and numbers, and the memory that it reads into.
 
 mod context;
 mod encoder;
@@ -13,6 +13,7 @@ mod losses;
 mod observer;
 mod pending;
 mod publisher;
+pub mod receive_buffer;
 mod sources;
 
 pub(crate) use self::context::WriterContext;

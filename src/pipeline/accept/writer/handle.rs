@@ -10,9 +10,9 @@ use nix::sys::eventfd::EventFd;
 
 use super::first_bytes::Shared;
 use super::listeners::ListenerKind;
-use super::receive_buffer::ReceiveBuffers;
 use crate::pipeline::accept::connection::protocol::Protocol;
 use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnection, StoredConnections};
+use crate::pipeline::accept::publish::receive_buffer::ReceiveBuffers;
 use crate::pipeline::accept::ring::Ring;
 use crate::pipeline::account::Identity;
 use crate::pipeline::counters::Counters;

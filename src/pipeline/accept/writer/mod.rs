@@ -2,13 +2,12 @@
 //!
 //! `thread` is the loop, `resume` its beginning and `stop` its end. `poll_rings` looks into rings when `ring_schedule` says so.
 //! `listeners` says which protocol each socket begins with, and `first_bytes` decides where the socket alone does not say it.
-//! `handle` is how others see a writer, [`receive_buffer`] the memory that it reads into.
+//! `handle` is how others see a writer.
 
 mod first_bytes;
 mod handle;
 mod listeners;
 mod poll_rings;
-pub mod receive_buffer;
 mod resume;
 mod ring_schedule;
 mod stop;

@@ -10,13 +10,13 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::handle::Newcomer;
 use super::listeners::ListenerKind;
-use super::receive_buffer::{ReceiveBuffer, Subject, Unfinished};
 use super::thread::WriterThread;
 use super::token::Token;
 use crate::pipeline::accept::connection::protocol::Next;
 use crate::pipeline::accept::connection::read_position::InheritedPosition;
 use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnection};
 use crate::pipeline::accept::connection::{Connection, peer};
+use crate::pipeline::accept::publish::receive_buffer::{ReceiveBuffer, Subject, Unfinished};
 use crate::pipeline::accept::publish::{Closed, WriterContext};
 use crate::pipeline::accept::ring::Ring;
 use crate::pipeline::accept::ring::connection::RingConnection;

@@ -21,7 +21,6 @@ use rustix::io::ioctl_fionread;
 
 use super::handle::{InheritedWork, Newcomer, Writers};
 use super::listeners::{ListenerKind, Listeners, StreamListener};
-use super::receive_buffer::ReceiveBuffer;
 use super::ring_schedule::RingSchedule;
 use super::token::Token;
 use crate::pipeline::accept::connection::acceptor::Accepted;
@@ -29,6 +28,7 @@ use crate::pipeline::accept::connection::protocol::{Next, Read};
 use crate::pipeline::accept::connection::stored::InheritedConnection;
 use crate::pipeline::accept::connection::{Connection, peer};
 use crate::pipeline::accept::limits::READ_BYTES;
+use crate::pipeline::accept::publish::receive_buffer::ReceiveBuffer;
 use crate::pipeline::accept::publish::{Closed, WriterContext};
 use crate::pipeline::accept::ring::Ring;
 use crate::pipeline::pulse::Activity;
