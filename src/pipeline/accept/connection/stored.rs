@@ -29,7 +29,7 @@ use super::read_position::{FoundPosition, InheritedPosition, PAGES_UNKNOWN, Read
 use crate::pipeline::account::Identity;
 use crate::pipeline::takeover::names::{Name, end_for_peer};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::{FdStore, NotKept};
 
 /// Positions are written to two places in turn. The first is in the page that the record has anyway.
@@ -244,7 +244,7 @@ impl StoredConnections {
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().expect("no thread panics while it holds the places")
+        lock(&self.slots)
     }
 }
 

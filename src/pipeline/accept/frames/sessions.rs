@@ -16,7 +16,7 @@ use super::session_table::{FoundSession, SessionTable};
 use crate::pipeline::accept::limits::SESSIONS_MAX;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::takeover::spans::Span;
-use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::FdStore;
 
 /// The user and the session's id. A session belongs to a user, so that nobody can occupy or silence that of another.
@@ -127,7 +127,7 @@ impl Sessions {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().expect("no thread panics while it holds the sessions")
+        lock(&self.table)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::pipeline::counters::Counters;
 use crate::pipeline::pulse::Pulse;
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::FdStore;
 
 /// What all writers share.
@@ -77,7 +77,7 @@ impl WriterHandle {
 
 impl Writers {
     fn inbox(&self, index: usize) -> MutexGuard<'_, Inbox> {
-        self.handles[index].inbox.lock().expect("no thread panics while it holds an inbox")
+        lock(&self.handles[index].inbox)
     }
 
     fn ring(&self, index: usize) {
