@@ -14,9 +14,9 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 use std::process::{Command, ExitCode};
 
+use dbuf_wire::frames::Event as Sent;
 use dbuf_wire::ring::record::Stamp;
 use dbuf_wire::ring::{Memory, RingProducer};
-use dbuf_wire::frames::Event as Sent;
 use dbufd::pipeline::buffer::{DoubleBuffer, Options};
 use dbufd::pipeline::harness::ReaderHarness;
 use dbufd::pipeline::harness::RingHarness;

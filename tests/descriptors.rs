@@ -11,9 +11,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dbufd::pipeline::accept::frames::Sessions;
+use dbufd::pipeline::accept::publish::receive_buffer::ReceiveBuffers;
 use dbufd::pipeline::accept::ring::registry::{RingLimits, Rings};
-use dbufd::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
-use dbufd::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
+use dbufd::pipeline::accept::{Accept, AcceptOptions, Listener, ListenerKind, Stopped};
 use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reader, Waker};
 use dbufd::pipeline::counters::Counters;
 use dbufd::pipeline::progress::Progress;
@@ -48,7 +48,10 @@ impl Daemon {
         let (counters, is_over) = (Arc::new(Counters::new(WRITERS).unwrap()), Arc::new(AtomicBool::new(false)));
         let waker = buffer.waker();
         let accept = Accept::start(AcceptOptions {
-            sockets: Sockets { stream, datagram, are_passed: false },
+            listeners: vec![
+                Listener { kind: ListenerKind::Stream, socket: stream, is_passed: false },
+                Listener { kind: ListenerKind::Datagram, socket: datagram, is_passed: false },
+            ],
             stored: None,
             inherited: Vec::new(),
             sessions: Sessions::new(),

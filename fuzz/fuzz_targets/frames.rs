@@ -46,7 +46,7 @@ fuzz_target!(|bytes: &[u8]| {
         let given = &rest[..rest.len().min(1 + 97 * generation as usize)];
         let (consumed, last, ended) = round(&mut session, given);
         if let Some(last) = last {
-            session.published(generation, Published { sequence: Some(last), is_all: false });
+            session.commit(generation, Published { sequence: Some(last), is_all: false });
         }
         let _ = session.take_sync();
         session.progress(generation, generation / 2, |range| range.contains(&3));

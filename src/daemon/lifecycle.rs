@@ -24,7 +24,7 @@ use super::sockets::{Files, Runtime};
 use super::stats::Figures;
 use super::takeover::{Memory, Store};
 use crate::config::Config;
-use crate::pipeline::accept::{self, Accept, AcceptOptions};
+use crate::pipeline::accept::{Accept, AcceptOptions};
 use crate::pipeline::assembly::Pipeline;
 use crate::pipeline::buffer;
 use crate::pipeline::drain::{self, Drain, DrainHandle};
@@ -117,11 +117,7 @@ impl Daemon {
         // What fails from here on must not leave the reader and its lock on the directory behind.
         let rest = runtime.open(&config.ingest, group, sockets).and_then(|sockets| {
             let accept = Accept::start(AcceptOptions {
-                sockets: accept::Sockets {
-                    stream: sockets.stream,
-                    datagram: sockets.datagram,
-                    are_passed: sockets.files.are_all_passed(),
-                },
+                listeners: sockets.listeners,
                 buffer: buffer.clone(),
                 counters: Arc::clone(&counters),
                 progress,

@@ -28,6 +28,7 @@ use nix::unistd::Gid;
 
 use crate::config::paths::{CONTROL_SOCKET, DATAGRAM_SOCKET, STREAM_SOCKET, make_runtime_dir};
 use crate::config::settings::Ingest;
+use crate::pipeline::accept::{Listener, ListenerKind};
 
 /// The longest path that the kernel accepts for a socket. One byte of its field is the terminator.
 const PATH_BYTES_MAX: usize = 107;
@@ -35,6 +36,18 @@ const PATH_BYTES_MAX: usize = 107;
 const CONTROL_MODE: u32 = 0o660;
 /// Connections that may wait to be accepted, within the kernel's own limit.
 const BACKLOG: i32 = 4096;
+
+/// A socket that takes events: its file, its type, and what it carries. Each kind of source has a row.
+struct EventSocket {
+    file: &'static str,
+    socket_type: SockType,
+    kind: ListenerKind,
+}
+
+const EVENT_SOCKETS: [EventSocket; 2] = [
+    EventSocket { file: STREAM_SOCKET, socket_type: SockType::Stream, kind: ListenerKind::Stream },
+    EventSocket { file: DATAGRAM_SOCKET, socket_type: SockType::Datagram, kind: ListenerKind::Datagram },
+];
 
 /// The runtime directory, locked against other daemons.
 #[derive(Debug)]
@@ -46,10 +59,8 @@ pub(super) struct Runtime {
 /// All sockets, ready to be served.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    /// For text lines and frames; it listens.
-    pub(super) stream: OwnedFd,
-    /// For datagrams.
-    pub(super) datagram: OwnedFd,
+    /// Those that take events.
+    pub(super) listeners: Vec<Listener>,
     /// For dbufctl; it listens.
     pub(super) control: OwnedFd,
     /// The files of the sockets that were created here.
@@ -101,15 +112,19 @@ impl Runtime {
             make_way(&path, kind)?;
             make(&path, kind, mode, group).with_context(|| format!("{}: cannot create the socket", path.display()))
         };
-        let mut ingest_socket = |passed: Option<OwnedFd>, name, kind| match passed {
-            Some(socket) => Ok(socket),
-            None => make(name, kind, ingest.socket_mode, group).map(|(socket, made)| {
-                files.ingest.push(made);
-                socket
-            }),
-        };
-        let stream = ingest_socket(passed.stream, STREAM_SOCKET, SockType::Stream)?;
-        let datagram = ingest_socket(passed.datagram, DATAGRAM_SOCKET, SockType::Datagram)?;
+        let mut listeners = Vec::new();
+        for (EventSocket { file, socket_type, kind }, passed) in EVENT_SOCKETS.iter().zip(passed.events) {
+            let is_passed = passed.is_some();
+            let socket = match passed {
+                Some(socket) => socket,
+                None => {
+                    let (socket, made) = make(file, *socket_type, ingest.socket_mode, group)?;
+                    files.ingest.push(made);
+                    socket
+                }
+            };
+            listeners.push(Listener { kind: *kind, socket, is_passed });
+        }
         let control = match passed.control {
             Some(socket) => socket,
             None => {
@@ -118,16 +133,11 @@ impl Runtime {
                 socket
             }
         };
-        Ok(Sockets { stream, datagram, control, files })
+        Ok(Sockets { listeners, control, files })
     }
 }
 
 impl Files {
-    /// Whether systemd made all sockets that take events, and keeps them.
-    pub(super) fn are_all_passed(&self) -> bool {
-        self.ingest.is_empty()
-    }
-
     /// Removes the files: no new sender finds the sockets. Existing connections are served on.
     pub(super) fn remove_ingest(&mut self) {
         self.ingest.clear();
@@ -226,8 +236,8 @@ fn answering(path: &Path, kind: SockType) -> nix::Result<Option<Holder>> {
 /// Sockets from a socket unit.
 #[derive(Debug, Default)]
 struct Passed {
-    stream: Option<OwnedFd>,
-    datagram: Option<OwnedFd>,
+    /// In the order of [`EVENT_SOCKETS`].
+    events: [Option<OwnedFd>; EVENT_SOCKETS.len()],
     control: Option<OwnedFd>,
 }
 
@@ -237,12 +247,16 @@ fn sort(sockets: Vec<(OwnedFd, String)>) -> Result<Passed> {
     let mut passed = Passed::default();
     for (socket, name) in sockets {
         let kind = getsockopt(&socket, sockopt::SockType).context("a passed descriptor is not a socket")?;
-        let is_control = name == "control" || path_of(&socket).is_some_and(|path| path.ends_with(CONTROL_SOCKET));
-        let place = match kind {
-            SockType::Datagram => &mut passed.datagram,
-            SockType::Stream if is_control => &mut passed.control,
-            SockType::Stream => &mut passed.stream,
-            other => bail!("a passed socket is of type {other:?}; dbufd accepts stream and datagram sockets"),
+        let path = path_of(&socket);
+        let is_at = |file: &str| path.as_ref().is_some_and(|path| path.ends_with(file));
+        let is_control = kind == SockType::Stream && (name == "control" || is_at(CONTROL_SOCKET));
+        // By its file if that is one of ours, else the first of its type.
+        let mut of_type = (0..).zip(&EVENT_SOCKETS).filter(|(_, socket)| socket.socket_type == kind);
+        let at = of_type.clone().find(|(_, socket)| is_at(socket.file)).or_else(|| of_type.next());
+        let place = match at {
+            _ if is_control => &mut passed.control,
+            Some((at, _)) => &mut passed.events[at],
+            None => bail!("a passed socket is of type {kind:?}; dbufd accepts stream and datagram sockets"),
         };
         if place.is_some() {
             tracing::warn!(name, "systemd passed a second socket of one kind; it is not served");
@@ -350,10 +364,11 @@ mod tests {
             (unit(CONTROL_SOCKET).into(), "dbufd.socket".into()),
         ])
         .unwrap();
-        assert_eq!(path_of(&passed.stream.unwrap()), Some(dir.path().join("a.sock")));
-        assert_eq!(path_of(&passed.datagram.unwrap()), Some(dir.path().join("b.sock")));
+        let [stream, datagram] = passed.events.map(Option::unwrap);
+        assert_eq!(path_of(&stream), Some(dir.path().join("a.sock")));
+        assert_eq!(path_of(&datagram), Some(dir.path().join("b.sock")));
         assert_eq!(path_of(&passed.control.unwrap()), Some(dir.path().join(CONTROL_SOCKET)));
         let named = sort(vec![(unit("d.sock").into(), "control".into())]).unwrap();
-        assert!(named.control.is_some() && named.stream.is_none());
+        assert!(named.control.is_some() && named.events.iter().all(Option::is_none));
     }
 }

@@ -4,17 +4,18 @@
 //! joined. One thread. Failure: its assertions. Built for tests, for fuzzing and with the feature `harness`.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 use dbuf_wire::ring::{Memory, RingProducer};
 
-use crate::pipeline::accept::frames::Sessions;
+use crate::pipeline::accept::connection::protocol::{Link, Protocol};
+use crate::pipeline::accept::connection::stored::StoredConnection;
 use crate::pipeline::accept::limits::OVERHEAD_BYTES_MAX;
-use crate::pipeline::accept::publish::{Extra, NoObserver, Peer, Publisher};
+use crate::pipeline::accept::publish::{Extra, NoObserver, Peer, Publisher, WriterContext};
 use crate::pipeline::accept::ring::registry::{RingLimits, Rings};
 use crate::pipeline::accept::ring::{Ring, Taken};
 use crate::pipeline::accept::text::Text;
 use crate::pipeline::accept::text::classify::classify;
-use crate::pipeline::accept::writer::context::WriterContext;
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader};
 use crate::pipeline::counters::Counters;
@@ -44,7 +45,7 @@ pub struct HarnessEvent {
 pub struct WriterHarness {
     context: WriterContext,
     reader: Reader,
-    peer: Peer,
+    link: Link,
     counters: Arc<Counters>,
 }
 
@@ -70,12 +71,12 @@ impl WriterHarness {
         let writer = buffer.writer().expect("the only writer");
         let counters = Arc::new(Counters::new(1).expect("a little memory"));
         let publisher = Publisher::new(writer, 0, Arc::clone(&counters), Arc::default());
-        let rings = Rings::new(RingLimits { rings: 0, bytes: 0 });
         let progress = Arc::new(Progress::new(1).expect("an eventfd"));
-        let mut context =
-            WriterContext::new(publisher, 0, max_event_bytes, Sessions::new(), progress, buffer.waker(), rings);
-        let peer = context.peer(Identity::default());
-        Self { context, reader, peer, counters }
+        let mut context = WriterContext::new(publisher, 0, max_event_bytes, progress, buffer.waker());
+        // A connection whose socket is never used.
+        let (socket, _) = UnixStream::pair().expect("two sockets");
+        let link = Link::new(StoredConnection::unstored(socket.into()), context.peer(Identity::default()));
+        Self { context, reader, link, counters }
     }
 
     /// What a text connection becomes that sends these parts and ends.
@@ -83,15 +84,15 @@ impl WriterHarness {
     /// # Panics
     /// When a promise of the text path does not hold.
     pub fn text<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]>) -> Vec<HarnessEvent> {
-        let Self { context, peer, .. } = self;
-        let (mut text, mut carry) = (Text::default(), Vec::new());
-        context.begin();
+        let Self { context, link, .. } = self;
+        let mut text = Text::default();
+        context.accept_now();
         for part in parts {
-            text.take(&mut carry, part, peer, context).expect("the reader is there");
-            assert!(carry.len() <= context.max_event_bytes + 8, "memory is bounded");
+            text.take(part, link, context).expect("the reader is there");
+            assert!(link.carry.len() <= context.max_event_bytes + 8, "memory is bounded");
         }
-        text.end(&mut carry, peer, context).expect("the reader is there");
-        assert!(carry.is_empty());
+        text.end(link, context).expect("the reader is there");
+        assert!(link.carry.is_empty());
         self.events()
     }
 
@@ -109,15 +110,15 @@ impl WriterHarness {
     /// # Panics
     /// As [`WriterHarness::datagram`].
     pub fn publish_datagram(&mut self, bytes: &[u8]) {
-        let Self { context, peer, .. } = self;
-        context.begin();
+        let Self { context, link, .. } = self;
+        context.accept_now();
         context.fields.clear();
         let now_ns = context.publisher.time_ns();
-        let line = classify(Transport::Datagram, bytes, now_ns, &mut context.parser, &mut context.fields);
+        let line = classify(Transport::Datagram, bytes, now_ns, &mut context.local_time, &mut context.fields);
         assert!(context.fields.len() <= FIELDS_BYTES_MAX && line.pri <= 191);
         assert_eq!(&bytes[line.text_start..][..line.text.len()], line.text);
         if !line.text.is_empty() {
-            let slot = context.publisher.slot(peer, line.transport, line.claimed_pid, line.tag);
+            let slot = context.publisher.slot(&link.peer, line.transport, line.claimed_pid, line.tag);
             let extra = Extra { source_time_ns: line.source_time_ns, ..Extra::default() };
             let range = line.text_start..line.text_start + line.text.len();
             context.publisher.add_with(slot, line.pri, range, extra, &context.fields);
@@ -130,8 +131,8 @@ impl WriterHarness {
     /// # Panics
     /// When the reader is not there.
     pub fn publish_text(&mut self, lines: &[u8]) {
-        self.context.begin();
-        Text::default().take(&mut Vec::new(), lines, &self.peer, &mut self.context).expect("the reader is there");
+        self.context.accept_now();
+        Text::default().take(lines, &mut self.link, &mut self.context).expect("the reader is there");
     }
 
     /// Swaps the halves: what was laid down since the last time.

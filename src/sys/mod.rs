@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod fdstore;
 pub mod listen_fds;
+pub mod local_time;
 pub mod membarrier;
 pub mod notify;
 pub mod recvmmsg;

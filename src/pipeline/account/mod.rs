@@ -33,14 +33,14 @@ use super::buffer::PublishPosition;
 use super::record::{Cause, Record};
 use super::takeover::names::Name;
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::FdStore;
 use memory::{FOLDED, Memory, PENDING_LOSSES_MAX, READER, ROWS, UNNAMED};
 
 /// The most producers that are told apart; more come under one row that names them all.
 pub const PRODUCERS_MAX: usize = 1024;
 /// Losses that can wait to be told of; more are told of as dbufd's own.
-pub const PENDING_LOSSES_LOSSES_MAX: usize = PENDING_LOSSES_MAX;
+pub const LOSSES_PENDING_MAX: usize = PENDING_LOSSES_MAX;
 /// How often a look is taken again because a batch came between.
 const LOOKS_MAX: usize = 100;
 
@@ -197,7 +197,7 @@ impl Account {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().expect("no thread panics while it holds the producers")
+        lock(&self.table)
     }
 
     /// Makes room for a quarter of the table at once, so that a flood of new senders pays for the search only now and

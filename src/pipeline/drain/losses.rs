@@ -5,7 +5,7 @@
 //! Reader thread. Nothing here can fail; memory is bounded. The same stands in the account's memory, for the next process.
 
 use super::batch_summary::BatchSummary;
-use crate::pipeline::account::{Identity, PENDING_LOSSES_LOSSES_MAX, Producer, ReaderRecorder, Tally};
+use crate::pipeline::account::{Identity, LOSSES_PENDING_MAX, Producer, ReaderRecorder, Tally};
 use crate::pipeline::record::{self, Cause, Kind, Loss, Record, Source};
 use crate::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::sync::Arc;
 pub(super) const READER_RUN: u8 = u8::MAX;
 
 /// The most senders and causes that are told apart among unreported losses; more are reported as dbufd's own.
-const NAMED_MAX: usize = PENDING_LOSSES_LOSSES_MAX - Cause::COUNT;
+const NAMED_MAX: usize = LOSSES_PENDING_MAX - Cause::COUNT;
 
 /// Losses that no batch has reported yet.
 #[derive(Debug, Default)]

@@ -13,6 +13,7 @@
 //! 4. A sync that is asked for covers all that was published before it was asked.
 
 pub(crate) mod batch_summary;
+mod handle;
 mod losses;
 mod reader;
 mod syncs;
@@ -24,45 +25,16 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::options::Storage;
+pub use self::handle::{Command, DrainHandle, Measured, Old, Reply, Settings, Stopped};
+use self::reader::{Persister, ReaderThread, Shared};
 use crate::pipeline::buffer;
 use crate::pipeline::counters::Counters;
-use crate::pipeline::histogram::Histogram;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::pulse::Pulse;
 use crate::pipeline::store::disk::Disk;
 use crate::pipeline::store::{self, Recovery};
 use crate::sync::{Arc, Mutex, mpsc, thread};
-
-/// Answers a command; called once, on the reader's or the syncer's thread, so it must not block.
-pub type Reply = Box<dyn FnOnce(Result<(), String>) + Send>;
-
-/// What the control plane may ask of the reader.
-pub enum Command {
-    /// Persist what is published, then seal the active segment and open the next.
-    Rotate(Reply),
-    /// Persist what is published, make it durable, then answer.
-    Sync(Reply),
-    /// Work on with these settings.
-    Reconfigure(Box<Settings>),
-    /// Persist what is published, seal the active segment, and end. What the disk does not take in `timeout` stays in
-    /// memory that outlives the process, or is counted as lost.
-    Stop {
-        /// How long a disk that refuses is tried.
-        timeout: Duration,
-    },
-}
-
-/// The settings that may change while the reader runs.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The segments.
-    pub storage: Storage,
-    /// The longest that a published event waits for company before a swap.
-    pub linger: Duration,
-    /// Whether sizes and latencies are measured.
-    pub measure: bool,
-}
+use crate::sys::clock;
 
 /// What a reader needs to start.
 pub struct Options {
@@ -88,14 +60,6 @@ pub struct Options {
     pub cpu: Option<usize>,
 }
 
-/// A buffer that the previous process left and that this process does not go on with.
-pub struct Old {
-    /// Its reader.
-    pub reader: buffer::Reader,
-    /// Called when nothing in it is needed any more.
-    pub done: Box<dyn FnOnce() + Send>,
-}
-
 /// The reader could not start.
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -107,39 +71,11 @@ pub enum StartError {
     Thread(#[source] io::Error),
 }
 
-/// Sizes and latencies of what was persisted.
-#[derive(Clone, Debug, Default)]
-pub struct Measured {
-    /// Payload bytes of each event.
-    pub event_size: Histogram,
-    /// Microseconds from acceptance to the file, for each event.
-    pub persist_us: Histogram,
-    /// Microseconds of each sync.
-    pub sync_us: Histogram,
-}
-
 /// The running reader. [`Drain::stop`] ends it.
 #[derive(Debug)]
 pub struct Drain {
     thread: thread::JoinHandle<Stopped>,
     handle: DrainHandle,
-}
-
-/// How the control plane speaks with the reader.
-#[derive(Clone, Debug)]
-pub struct DrainHandle {
-    commands: mpsc::Sender<Command>,
-    waker: buffer::Waker,
-    measured: Arc<Mutex<Measured>>,
-    pulse: Arc<Pulse>,
-    status: Arc<store::Status>,
-}
-
-/// How the reader ended.
-#[derive(Debug)]
-pub struct Stopped {
-    /// What went wrong with the last segment, if anything did; what it holds is recovered at the next start.
-    pub error: Option<String>,
 }
 
 impl Drain {
@@ -162,7 +98,7 @@ impl Drain {
         });
         let storage = options.settings.storage.clone();
         let (store, recovery) = store::Store::open(store::Options { storage, on_durable }, options.disk)?;
-        options.counters.account.belongs_to(store.stream_id(), store.next_sequence(), reader::now_ns());
+        options.counters.account.belongs_to(store.stream_id(), store.next_sequence(), clock::now_ns());
         let handle = DrainHandle {
             commands,
             waker: options.waker,
@@ -170,21 +106,20 @@ impl Drain {
             pulse: Arc::clone(&pulse),
             status: store.status(),
         };
-        let reader = reader::ReaderThread::new(reader::Parts {
-            buffer: options.reader,
+        let persister = Persister::new(
             store,
             inbox,
-            syncs,
-            measured,
-            pulse,
-            counters: options.counters,
-            progress: options.progress,
-            settings: options.settings,
+            options.settings,
+            options.outlives,
+            Shared { syncs, measured, pulse, counters: options.counters, progress: options.progress },
+        );
+        let reader = ReaderThread {
+            buffer: options.reader,
             old: options.old,
             has_previous: options.has_previous,
-            outlives: options.outlives,
             newest: recovery.newest.clone(),
-        });
+            persister,
+        };
         let cpu = options.cpu;
         let thread = thread::Builder::new()
             .name("dbufd-reader".into())
@@ -212,33 +147,5 @@ impl Drain {
         self.thread
             .join()
             .unwrap_or_else(|_| Stopped { error: Some("the reader thread failed; this is a bug in dbufd".into()) })
-    }
-}
-
-impl DrainHandle {
-    /// Gives the reader a command and wakes it.
-    pub fn command(&self, command: Command) {
-        if let Err(mpsc::SendError(Command::Rotate(reply) | Command::Sync(reply))) = self.commands.send(command) {
-            reply(Err("the daemon is stopping; start it again first".into()));
-        }
-        self.waker.ring();
-    }
-
-    /// Sizes and latencies up to now.
-    #[must_use]
-    pub fn measured(&self) -> Measured {
-        self.measured.lock().expect("no thread panics while it holds the measurements").clone()
-    }
-
-    /// The reader's pulse.
-    #[must_use]
-    pub fn pulse(&self) -> &Pulse {
-        &self.pulse
-    }
-
-    /// The state of the segments.
-    #[must_use]
-    pub fn store_status(&self) -> Arc<store::Status> {
-        Arc::clone(&self.status)
     }
 }

@@ -3,12 +3,12 @@
 //! See the head of [`super`]. The thread sleeps in two places only: in the buffer's `wait`, where anything published
 //! and every command wakes it, and in `wait_for_disk`, where a command or the time wakes it.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::batch_summary::{BatchSummary, Sizes, records};
+use super::handle::{Command, Measured, Old, Reply, Settings, Stopped};
 use super::losses::{Losses, READER_RUN};
 use super::syncs::Syncs;
-use super::{Command, Measured, Old, Reply, Settings, Stopped};
 use crate::options::WhenFull;
 use crate::pipeline::account::{ReaderRecorder, Tally};
 use crate::pipeline::buffer;
@@ -19,54 +19,43 @@ use crate::pipeline::record::{Cause, Kind};
 use crate::pipeline::store::format::BatchHeader;
 use crate::pipeline::store::{BatchView, RunView, Store, WriteError};
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::{Arc, Mutex, mpsc};
+use crate::sync::{Arc, Mutex, lock, mpsc};
+use crate::sys::clock;
 
 /// How long a disk that refuses is left alone before the next try. Short enough that nobody notices that it healed,
 /// long enough that trying costs nothing.
 const RETRY: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 
-/// What the thread is made of.
-pub(super) struct Parts {
+/// The thread's state.
+pub(super) struct ReaderThread {
     pub(super) buffer: buffer::Reader,
-    pub(super) store: Store,
-    pub(super) inbox: mpsc::Receiver<Command>,
+    pub(super) old: Vec<Old>,
+    pub(super) has_previous: bool,
+    /// The newest batch in the files when this process began.
+    pub(super) newest: Option<BatchHeader>,
+    pub(super) persister: Persister,
+}
+
+/// What the thread shares with others.
+pub(super) struct Shared {
     pub(super) syncs: Arc<Syncs>,
     pub(super) measured: Arc<Mutex<Measured>>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) counters: Arc<Counters>,
     pub(super) progress: Arc<Progress>,
-    pub(super) settings: Settings,
-    pub(super) old: Vec<Old>,
-    pub(super) has_previous: bool,
-    pub(super) outlives: bool,
-    pub(super) newest: Option<BatchHeader>,
-}
-
-/// The thread's state.
-pub(super) struct ReaderThread {
-    buffer: buffer::Reader,
-    old: Vec<Old>,
-    has_previous: bool,
-    /// The newest batch in the files when this process began.
-    newest: Option<BatchHeader>,
-    persister: Persister,
 }
 
 /// Everything but the buffer, so that a batch that borrows the buffer can be handed to it.
-struct Persister {
+pub(super) struct Persister {
     store: Store,
     inbox: mpsc::Receiver<Command>,
-    syncs: Arc<Syncs>,
-    measured: Arc<Mutex<Measured>>,
-    pulse: Arc<Pulse>,
-    counters: Arc<Counters>,
-    progress: Arc<Progress>,
     settings: Settings,
+    /// Whether the buffer outlives this process: what the disk has not taken at the end is for the next process.
+    outlives: bool,
+    shared: Shared,
     sizes: Sizes,
     recorder: ReaderRecorder,
     losses: Losses,
-    /// Whether the buffer outlives this process: what the disk has not taken at the end is for the next process.
-    outlives: bool,
     /// The disk has not taken a batch by the end, and it stays where it is.
     is_left: bool,
     /// Events that this process has persisted.
@@ -83,50 +72,9 @@ struct Persister {
 }
 
 impl ReaderThread {
-    pub(super) fn new(parts: Parts) -> Self {
-        let Parts {
-            buffer,
-            store,
-            inbox,
-            syncs,
-            measured,
-            pulse,
-            counters,
-            progress,
-            settings,
-            old,
-            has_previous,
-            outlives,
-            newest,
-        } = parts;
-        let recorder = counters.account.reader_recorder();
-        let persister = Persister {
-            store,
-            inbox,
-            syncs,
-            measured,
-            pulse,
-            counters,
-            progress,
-            settings,
-            sizes: Sizes::default(),
-            losses: Losses::from_previous(&recorder),
-            recorder,
-            outlives,
-            is_left: false,
-            persisted_events: 0,
-            appended_before: 0,
-            is_past_inherited: false,
-            rotates: Vec::new(),
-            syncs_asked: Vec::new(),
-            stop_by: None,
-        };
-        Self { buffer, old, has_previous, newest, persister }
-    }
-
     pub(super) fn run(mut self) -> Stopped {
         let (persister, newest) = (&mut self.persister, self.newest.as_ref());
-        persister.pulse.begin();
+        persister.shared.pulse.begin();
         for Old { mut reader, done } in self.old {
             persister.persist_inherited(&mut reader, newest);
             drop(reader);
@@ -144,13 +92,13 @@ impl ReaderThread {
         }
         persister.is_past_inherited = true;
         while persister.stop_by.is_none() {
-            persister.pulse.beat(Activity::Parked);
+            persister.shared.pulse.beat(Activity::Parked);
             let deadline = persister.store.next_deadline();
             self.buffer.wait(persister.settings.linger, deadline);
-            persister.pulse.beat(Activity::Running);
+            persister.shared.pulse.beat(Activity::Running);
             persister.take_commands();
             // Taken before the swap, so that the swap covers what was published before the request (invariant 4).
-            let sync_asked = persister.progress.take_ask();
+            let sync_asked = persister.shared.progress.take_ask();
             if !self.buffer.front_is_empty() {
                 persister.swap(&mut self.buffer);
             }
@@ -169,6 +117,33 @@ impl ReaderThread {
 }
 
 impl Persister {
+    pub(super) fn new(
+        store: Store,
+        inbox: mpsc::Receiver<Command>,
+        settings: Settings,
+        outlives: bool,
+        shared: Shared,
+    ) -> Self {
+        let recorder = shared.counters.account.reader_recorder();
+        Self {
+            store,
+            inbox,
+            settings,
+            outlives,
+            shared,
+            sizes: Sizes::default(),
+            losses: Losses::from_previous(&recorder),
+            recorder,
+            is_left: false,
+            persisted_events: 0,
+            appended_before: 0,
+            is_past_inherited: false,
+            rotates: Vec::new(),
+            syncs_asked: Vec::new(),
+            stop_by: None,
+        }
+    }
+
     fn take_commands(&mut self) {
         while let Ok(command) = self.inbox.try_recv() {
             self.take(command);
@@ -190,9 +165,9 @@ impl Persister {
     /// Does what was asked for, now that all that was published before is in the file.
     fn answer(&mut self, sync_asked: u32) {
         for reply in std::mem::take(&mut self.rotates) {
-            self.pulse.beat(Activity::Disk);
+            self.shared.pulse.beat(Activity::Disk);
             let done = self.store.rotate();
-            self.pulse.beat(Activity::Running);
+            self.shared.pulse.beat(Activity::Running);
             reply(done.map_err(|e| format!("cannot rotate: {e}")));
         }
         let askers = sync_asked as usize + self.syncs_asked.len();
@@ -200,9 +175,9 @@ impl Persister {
             return;
         }
         for reply in std::mem::take(&mut self.syncs_asked) {
-            self.syncs.wait(self.appended_before, reply);
+            self.shared.syncs.wait(self.appended_before, reply);
         }
-        if self.progress.durable_before() < self.appended_before {
+        if self.shared.progress.durable_before() < self.appended_before {
             self.store.request_sync(self.appended_before, askers);
         }
     }
@@ -211,7 +186,7 @@ impl Persister {
     fn swap(&mut self, buffer: &mut buffer::Reader) {
         let batch = buffer.swap();
         let generation = batch.generation();
-        self.progress.set_highest_generation(generation + 1);
+        self.shared.progress.set_highest_generation(generation + 1);
         let summary = self.summary(&batch);
         self.persist(&summary);
         if !self.is_left {
@@ -228,7 +203,7 @@ impl Persister {
                 self.recorder.settle_persisted(generation, self.store.next_sequence());
             } else if self.recorder.settle_given_up(generation) {
                 // It may have died before it noted the loss for acknowledgements.
-                self.progress.note_lost(generation);
+                self.shared.progress.note_lost(generation);
             } else {
                 tracing::info!(events = summary.events, "persists what the process before left in memory");
                 self.recorder.set_inherited(true);
@@ -244,23 +219,23 @@ impl Persister {
 
     /// Makes durable what previous processes wrote, so that clients can be told of what they sent to them.
     fn make_inherited_durable(&mut self, first_generation: u64) {
-        self.progress.set_persisted(first_generation);
-        self.pulse.beat(Activity::Disk);
+        self.shared.progress.set_persisted(first_generation);
+        self.shared.pulse.beat(Activity::Disk);
         match self.store.sync_previous() {
             Ok(()) => {
-                self.progress.set_durable(first_generation);
+                self.shared.progress.set_durable(first_generation);
                 // What this process has persisted itself is counted when a sync of its own has covered it.
-                let persisted = self.counters.account.totals().persisted_events;
-                self.counters.durable_events.fetch_add(persisted.saturating_sub(self.persisted_events), Relaxed);
+                let persisted = self.shared.counters.account.totals().persisted_events;
+                self.shared.counters.durable_events.fetch_add(persisted.saturating_sub(self.persisted_events), Relaxed);
             }
             // A later sync says nothing about it. Clients that wait for it are told that it may be lost.
             Err(error) => {
                 tracing::error!("what the process before wrote may not be durable: {error}");
-                let first = self.progress.durable_before();
-                (first..first_generation).for_each(|generation| self.progress.note_lost(generation));
+                let first = self.shared.progress.durable_before();
+                (first..first_generation).for_each(|generation| self.shared.progress.note_lost(generation));
             }
         }
-        self.pulse.beat(Activity::Running);
+        self.shared.pulse.beat(Activity::Running);
     }
 
     fn summary<'b>(&mut self, batch: &'b buffer::Batch<'_>) -> BatchSummary<'b> {
@@ -278,7 +253,7 @@ impl Persister {
                 bytes = summary.broken_bytes,
                 "a record in memory cannot be read; this is a bug in dbufd or broken memory"
             );
-            self.progress.note_lost(generation);
+            self.shared.progress.note_lost(generation);
         }
         if summary.is_empty() {
             self.recorder.begin(generation);
@@ -298,21 +273,21 @@ impl Persister {
                 self.wait_for_disk();
             }
         }
-        self.progress.set_persisted(generation + 1);
+        self.shared.progress.set_persisted(generation + 1);
         if self.appended_before <= generation && self.is_past_inherited {
             // It is in no file. If nothing else waits for a sync, nothing else would say that it is done.
             if let Some(durable_before) = self.store.passed(generation) {
-                self.progress.set_durable(durable_before);
-                self.syncs.answer(durable_before);
+                self.shared.progress.set_durable(durable_before);
+                self.shared.syncs.answer(durable_before);
             }
         }
     }
 
     fn append(&mut self, summary: &BatchSummary<'_>) -> Result<(), WriteError> {
-        self.pulse.beat(Activity::Disk);
+        self.shared.pulse.beat(Activity::Disk);
         let withdrawn = self.recorder.withdrawn();
         self.prepare(summary, withdrawn);
-        let report = self.losses.run(withdrawn, now_ns());
+        let report = self.losses.run(withdrawn, clock::now_ns());
         let reporting = !report.is_empty();
         let report_slices = [report];
         let mut runs: Vec<RunView<'_>> = summary
@@ -337,7 +312,7 @@ impl Persister {
             sources: &sources,
         };
         let done = self.store.append(&view);
-        self.pulse.beat(Activity::Running);
+        self.shared.pulse.beat(Activity::Running);
         let appended = done?;
         if reporting {
             self.losses.reported();
@@ -364,8 +339,8 @@ impl Persister {
         if !self.settings.measure {
             return;
         }
-        let now = now_ns();
-        let mut measured = self.measured.lock().expect("no thread panics while it holds the measurements");
+        let now = clock::now_ns();
+        let mut measured = lock(&self.shared.measured);
         for &(time, n) in &self.sizes.times {
             // A clock that was set back would show a latency below nothing.
             measured.persist_us.record(now.saturating_sub(time) / 1000, n);
@@ -398,13 +373,13 @@ impl Persister {
         let events = summary.events;
         self.losses.give_up(summary, cause, &mut self.recorder);
         self.sizes.sizes.clear();
-        self.progress.note_lost(summary.generation);
+        self.shared.progress.note_lost(summary.generation);
         tracing::warn!(events, cause = cause.name(), "events lost: {refusal}");
     }
 
     /// Leaves the disk alone for a while; a command ends the wait.
     fn wait_for_disk(&mut self) {
-        self.pulse.beat(Activity::Disk);
+        self.shared.pulse.beat(Activity::Disk);
         let until = match self.stop_by {
             Some(by) => RETRY.min(by.saturating_duration_since(Instant::now())),
             None => RETRY,
@@ -416,7 +391,7 @@ impl Persister {
 
     /// Seals the last segment. What could not be reported in the data by now stands in the daemon's report only.
     fn end(self) -> Stopped {
-        self.pulse.beat(Activity::Disk);
+        self.shared.pulse.beat(Activity::Disk);
         let error = self
             .store
             .close()
@@ -433,9 +408,4 @@ impl Persister {
 fn broken(summary: &BatchSummary<'_>) -> Tally {
     let events = u64::from(summary.broken_bytes > 0);
     Tally { adopted_events: events, ..Tally::lost(Cause::Malformed, events, 0) }
-}
-
-pub(super) fn now_ns() -> u64 {
-    // A clock before 1970 is a clock that was never set: 0 says so better than a refusal to run.
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }

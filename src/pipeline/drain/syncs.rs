@@ -3,13 +3,13 @@
 //! Enters: requests from the reader, and each sync that the store's syncer has done. Leaves: answers, progress,
 //! counts. The reader adds, the syncer's thread takes; a lock between them, taken once a request and once a sync.
 
-use super::{Measured, Reply};
+use super::handle::{Measured, Reply};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::record::Cause;
 use crate::pipeline::store::Durable;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, lock};
 
 /// The requests that wait, and where the outcome of a sync goes.
 pub(super) struct Syncs {
@@ -26,7 +26,7 @@ impl Syncs {
 
     /// `reply` is answered once every generation below `before` is durable.
     pub(super) fn wait(&self, before: u64, reply: Reply) {
-        let mut waiting = self.waiting.lock().expect("no thread panics while it holds the waiting syncs");
+        let mut waiting = lock(&self.waiting);
         waiting.push((before, reply));
         drop(waiting);
         // It may have become durable between the caller's look and the push.
@@ -38,7 +38,7 @@ impl Syncs {
         self.take_back(durable);
         self.counters.durable_events.fetch_add(durable.events, Relaxed);
         let took_us = u64::try_from(durable.took.as_micros()).unwrap_or(u64::MAX);
-        self.measured.lock().expect("no thread panics while it holds the measurements").sync_us.record(took_us, 1);
+        lock(&self.measured).sync_us.record(took_us, 1);
         self.progress.set_durable(durable.before_generation);
         self.answer(self.progress.durable_before());
     }
@@ -61,7 +61,7 @@ impl Syncs {
     }
 
     pub(super) fn answer(&self, durable_before: u64) {
-        let mut waiting = self.waiting.lock().expect("no thread panics while it holds the waiting syncs");
+        let mut waiting = lock(&self.waiting);
         let ready: Vec<_> = waiting.extract_if(.., |(before, _)| *before <= durable_before).collect();
         drop(waiting);
         for (_, reply) in ready {

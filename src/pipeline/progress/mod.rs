@@ -17,8 +17,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use self::levels::{Levels, Wants};
 use self::lost_generations::LostGenerations;
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use crate::sync::{Mutex, lock};
 use crate::sys::fdstore::FdStore;
 
 /// What a writer waits for; bits of a set.
@@ -112,7 +112,7 @@ impl Progress {
     /// Notes that something of `generation` could not be stored. Called before [`Progress::set_persisted`] or
     /// [`Progress::set_durable`] covers it.
     pub fn note_lost(&self, generation: u64) {
-        let _lock = self.lost_lock.lock().expect("no thread panics while it holds the lost generations");
+        let _lock = lock(&self.lost_lock);
         self.lost.note(generation);
     }
 
@@ -127,7 +127,7 @@ impl Progress {
         if self.lost.last() < *generations.start() {
             return false;
         }
-        let _lock = self.lost_lock.lock().expect("no thread panics while it holds the lost generations");
+        let _lock = lock(&self.lost_lock);
         self.lost.are_among(generations)
     }
 

@@ -10,7 +10,7 @@
 
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use super::disk::{Disk, DiskFile, write_all};
 use super::footer::Footer;
@@ -19,6 +19,7 @@ use super::name::{Name, State};
 use super::sync_queue::Shared;
 use super::{BatchView, RunView};
 use crate::sync::Arc;
+use crate::sys::clock;
 
 /// Space is allocated ahead in steps as large as what is there, within these bounds.
 const ALLOCATE_BYTES_MIN: u64 = 1 << 20;
@@ -50,7 +51,7 @@ impl Stream {
         let header = SegmentHeader {
             stream_id: self.stream_id,
             boot_id: self.boot_id,
-            created_ns: wall_clock_ns(),
+            created_ns: clock::now_ns(),
             first_sequence,
         };
         let file = self.disk.create(path)?;
@@ -80,7 +81,7 @@ pub(super) fn deleted() -> io::Error {
 /// 128 random bits: they need to be unlikely, not secret.
 pub(super) fn random_id() -> u128 {
     use std::hash::{BuildHasher, RandomState};
-    let half = || u128::from(RandomState::new().hash_one(wall_clock_ns()));
+    let half = || u128::from(RandomState::new().hash_one(clock::now_ns()));
     half() << 64 | half()
 }
 
@@ -88,12 +89,6 @@ pub(super) fn random_id() -> u128 {
 pub(super) fn boot_id() -> u128 {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     u128::from_str_radix(&id.trim().replace('-', ""), 16).unwrap_or(0)
-}
-
-/// Nanoseconds of the wall clock.
-pub(super) fn wall_clock_ns() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Active {

@@ -9,13 +9,13 @@
 use std::io;
 use std::path::Path;
 
-use super::appender::wall_clock_ns;
 use super::disk::{self, Disk, Space};
 use super::name::{Name, State};
 use super::scan::segment::{Batch, Segment, Step};
 use super::status::Status;
 use crate::options::{Amount, Storage};
 use crate::sync::Arc;
+use crate::sys::clock;
 
 /// A segment takes at most this part of what is retained, so that there is always one to delete.
 const SEGMENTS_MIN: u64 = 4;
@@ -129,7 +129,7 @@ fn remove(disk: &dyn Disk, directory: &Path, segment: &Old, is_last: bool) -> io
 /// Whether the newest event of a segment is older than `retain_age`. One that cannot be read is kept: size will tell.
 fn is_past(disk: &dyn Disk, storage: &Storage, segment: &Old) -> bool {
     let Some(age) = storage.retain_age else { return false };
-    let oldest_ns = wall_clock_ns().saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
+    let oldest_ns = clock::now_ns().saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
     let newest = open(disk, &storage.directory, segment.name).and_then(|opened| match &opened.footer {
         Ok(footer) => Some(footer.time_max_ns),
         Err(_) => Some(opened.rebuild(false, &mut |_| {}).ok()?.0.time_max_ns),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::WriteError;
 use crate::options::SyncPolicy;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// A call to the disk that takes longer than this is a stall.
 pub const STALL_AFTER: Duration = Duration::from_secs(5);
@@ -213,7 +213,7 @@ impl Status {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().expect("no thread panics while it holds the status")
+        lock(&self.0)
     }
 }
 

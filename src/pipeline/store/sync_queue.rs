@@ -24,7 +24,7 @@ use super::name::Name;
 use super::retain::Limits;
 use super::status::Status;
 use crate::options::{Storage, SyncPolicy};
-use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, lock};
 use group_commit::GroupCommit;
 
 /// Write-back is started each time a file has grown by this much, so that a sync finds little left to do, and the kernel
@@ -184,7 +184,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, SyncQueue> {
-        self.queue.lock().expect("no thread panics while it holds the ledger")
+        lock(&self.queue)
     }
 
     /// A file was made. Returns the number that it goes by.

@@ -217,7 +217,9 @@ mod tests {
         ] {
             assert_eq!(Name::parse(&name.to_string()), Some(name));
         }
-        for text in ["", "ring", "ring-5", "ring5-other", "ring5-bell-line", "c", "c01", "c+1", "c-1", "halves-1", "desk"] {
+        for text in
+            ["", "ring", "ring-5", "ring5-other", "ring5-bell-line", "c", "c01", "c+1", "c-1", "halves-1", "desk"]
+        {
             assert_eq!(Name::parse(text), None, "{text}");
         }
     }

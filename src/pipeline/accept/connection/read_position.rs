@@ -29,7 +29,6 @@ use std::os::unix::fs::FileExt;
 use crc32c::{crc32c, crc32c_append};
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
 
-use crate::pipeline::accept::text::cut::Until;
 use crate::pipeline::account::Identity;
 use crate::pipeline::record::{COMM_BYTES_MAX, MAX_EVENT_BYTES_MAX, TAG_BYTES_MAX, Transport, UNIT_BYTES_MAX};
 
@@ -54,6 +53,15 @@ const TO_NEWLINE: u64 = u64::MAX;
 
 const _: () = assert!(HALF_BYTES.is_multiple_of(PAGE_BYTES) && HALF_BYTES / PAGE_BYTES < PAGES_UNKNOWN as usize);
 const _: () = assert!(PEER_HEAD_BYTES + COMM_BYTES_MAX + UNIT_BYTES_MAX <= POSITION_AT);
+
+/// How the event goes on that a piece was cut from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// To the next newline.
+    Newline,
+    /// For so many bytes.
+    Octets(usize),
+}
 
 /// How an event goes on of which pieces were laid down already.
 #[derive(Clone, Debug, PartialEq, Eq)]

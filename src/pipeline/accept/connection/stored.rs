@@ -27,9 +27,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::read_position::{FoundPosition, InheritedPosition, PAGES_UNKNOWN, ReadPosition, ReadPositions, SLOTS_MAX};
 use crate::pipeline::account::Identity;
-use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::pipeline::takeover::names::{Name, end_for_peer};
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::{FdStore, NotKept};
 
 /// Positions are written to two places in turn. The first is in the page that the record has anyway.
@@ -150,7 +150,15 @@ impl StoredConnections {
         left.kept_twice.into_iter().for_each(|index| all.let_go(index));
         let inherit = |(index, socket, is_in_store): (u32, OwnedFd, bool)| {
             let FoundPosition { peer, position, read, turn } = all.read_positions.read(index);
-            let slot = Slot { all: Arc::clone(&all), index, is_in_store, pages: PAGES_UNKNOWN, says: true, says_text: false, turn };
+            let slot = Slot {
+                all: Arc::clone(&all),
+                index,
+                is_in_store,
+                pages: PAGES_UNKNOWN,
+                says: true,
+                says_text: false,
+                turn,
+            };
             let stored = StoredConnection { socket, was_stored: is_in_store, slot: Some(slot) };
             InheritedConnection { stored, identity: peer, position, read }
         };
@@ -236,7 +244,7 @@ impl StoredConnections {
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().expect("no thread panics while it holds the places")
+        lock(&self.slots)
     }
 }
 

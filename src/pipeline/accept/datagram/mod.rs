@@ -8,10 +8,9 @@ mod senders;
 use std::os::fd::OwnedFd;
 
 use self::senders::{Senders, Watch};
-use crate::pipeline::accept::publish::{Closed, Extra, NoObserver};
+use crate::pipeline::accept::publish::receive_buffer::{ReceiveBuffer, Subject};
+use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, WriterContext};
 use crate::pipeline::accept::text::classify::classify;
-use crate::pipeline::accept::writer::context::WriterContext;
-use crate::pipeline::accept::writer::receive_buffer::{ReceiveBuffer, Subject};
 use crate::pipeline::record::{Cause, Transport};
 use crate::sys::recvmmsg::{COUNT_MAX, Credentials};
 
@@ -57,7 +56,7 @@ impl Datagrams {
             .headers
             .receive_datagrams(&self.socket, &mut receive_buffer.arena, bytes_max, begin)
             .unwrap_or(0);
-        self.publish_pending(receive_buffer, received, context, watch)?;
+        self.publish_received(receive_buffer, received, context, watch)?;
         let is_more = received == count;
         self.senders.end_read(!is_more);
         Ok(is_more)
@@ -71,7 +70,7 @@ impl Datagrams {
         watch: &mut Watch<'_>,
     ) -> Result<(), Closed> {
         let received = (0..COUNT_MAX).take_while(|index| receive_buffer.headers.received(*index).is_some()).count();
-        self.publish_pending(
+        self.publish_received(
             receive_buffer,
             received.min(receive_buffer.arena.len() / context.max_event_bytes),
             context,
@@ -79,14 +78,14 @@ impl Datagrams {
         )
     }
 
-    fn publish_pending(
+    fn publish_received(
         &mut self,
         receive_buffer: &ReceiveBuffer,
         received: usize,
         context: &mut WriterContext,
         watch: &mut Watch<'_>,
     ) -> Result<(), Closed> {
-        context.begin();
+        context.accept_now();
         for index in 0..received {
             self.take(index, receive_buffer, context, watch);
             if context.publisher.is_full() {
@@ -118,7 +117,7 @@ impl Datagrams {
         let bytes = &receive_buffer.arena[start..][..bytes];
         context.fields.clear();
         let now_ns = context.publisher.time_ns();
-        let line = classify(Transport::Datagram, bytes, now_ns, &mut context.parser, &mut context.fields);
+        let line = classify(Transport::Datagram, bytes, now_ns, &mut context.local_time, &mut context.fields);
         if line.text.is_empty() {
             return;
         }

@@ -11,8 +11,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use crate::pipeline::accept::connection::peer::of_datagram;
-use crate::pipeline::accept::publish::Peer;
-use crate::pipeline::accept::writer::context::WriterContext;
+use crate::pipeline::accept::publish::{Peer, WriterContext};
 use crate::sys::recvmmsg::Credentials;
 
 /// Senders that are known at a time, each with a descriptor.

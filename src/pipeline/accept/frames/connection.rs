@@ -1,42 +1,65 @@
-//! A connection that speaks the framed protocol: drives its [`FrameSession`].
+//! Speaks the framed protocol on one connection: drives its [`FrameSession`].
 //!
-//! Enters: bytes of one connection, in order, and the reader's progress. Leaves: events in the publisher, and replies on the
-//! socket. The connection's writer thread. What can fail: only that the reader is gone; a client's faults end its
-//! connection at most.
+//! Input: bytes of one connection, in order, and the reader's progress. Output: events in the publisher, and replies on the socket.
+//! Thread: the connection's writer. Failure: only that the reader is gone; a client's faults end its connection at most.
 
-use std::os::fd::OwnedFd;
+use std::fmt::Debug;
 
 use dbuf_wire::frames::HEAD_BYTES;
-use rustix::io::Errno;
-use rustix::net::{SendFlags, send};
 
 use super::{FrameSession, Step};
-use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer, PublishObserver, Published};
-use crate::pipeline::accept::writer::context::WriterContext;
+use crate::pipeline::accept::connection::protocol::{Link, Next, Protocol, ReplyState, Turn};
+use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer, PublishObserver, Published, WriterContext};
+use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::Transport;
+use crate::sync::Arc;
 use crate::sync::atomic::Ordering::Relaxed;
 
+/// Gives rings to framed connections that ask for one.
+pub(crate) trait RingGrants: Debug + Send + Sync {
+    /// Makes a ring of `capacity` bytes for `identity`, whose tag is its name, and passes it to the client.
+    fn grant(self: Arc<Self>, identity: &Identity, capacity: u64, link: &Link, context: &WriterContext) -> Granted;
+}
+
+/// What becomes of a request for a ring.
+#[derive(Debug)]
+pub(crate) enum Granted {
+    /// The connection is the ring's from here on.
+    Ring(Box<dyn Protocol>),
+    /// There is none, for this reason; the connection goes on with frames.
+    Refused(String),
+    /// The client could not be given what it had asked for, and its connection ends.
+    Failed,
+}
+
+/// A connection that speaks the framed protocol.
+#[derive(Debug)]
+pub(crate) struct FrameConnection {
+    session: FrameSession,
+    rings: Arc<dyn RingGrants>,
+}
+
 impl PublishObserver for FrameSession {
-    fn about_to_publish(&mut self, spot: PublishPosition, published: Published) {
-        FrameSession::about_to_publish(self, spot, published);
+    fn prepare(&mut self, position: PublishPosition, published: Published) {
+        FrameSession::prepare(self, position, published);
     }
 
-    fn take_back(&mut self) {
-        FrameSession::take_back(self);
+    fn abort(&mut self) {
+        FrameSession::abort(self);
     }
 
-    fn published(&mut self, generation: u64, published: Published) {
-        FrameSession::published(self, generation, published);
+    fn commit(&mut self, generation: u64, published: Published) {
+        FrameSession::commit(self, generation, published);
     }
 }
 
 /// How a stretch of bytes ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// More is to come; the frame that is not whole takes so many bytes.
+enum End {
+    /// More is to come; the frame that is not whole takes this many bytes.
     More(usize),
-    /// The client asks for a ring of so many bytes; nothing is left of what was read.
+    /// The client asks for a ring of this many bytes; nothing is left of what was read.
     Ring(u64),
     /// The client is done: answer, then close.
     Bye,
@@ -44,137 +67,189 @@ pub(crate) enum End {
     Broken,
 }
 
-/// Takes in what was read. What is not whole is left in `carry`.
-pub(crate) fn take(
-    session: &mut FrameSession,
-    carry: &mut Vec<u8>,
-    mut data: &[u8],
-    peer: &Peer,
-    context: &mut WriterContext,
-) -> Result<End, Closed> {
-    while !carry.is_empty() {
-        let (done, end) = steps(session, carry, peer, context)?;
-        carry.drain(..done);
-        let End::More(frame_bytes) = end else { return Ok(end) };
-        if carry.is_empty() {
-            break;
+impl Protocol for FrameConnection {
+    fn take(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
+        let end = self.take_bytes(bytes, link, context)?;
+        match end {
+            End::Ring(capacity) => return Ok(self.grant(capacity, link, context)),
+            End::Bye => {
+                link.carry.clear();
+                link.is_lingering = true;
+            }
+            End::More(_) | End::Broken => {}
         }
-        if data.is_empty() {
-            return Ok(end);
+        let next = self.answer(link, context);
+        Ok(if end == End::Broken || next == Next::Close { Turn::Close } else { Turn::Stay })
+    }
+
+    /// An event that was cut is lost.
+    fn end(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
+        let Link { carry, peer, .. } = link;
+        if let Some(cause) = self.session.at_end(carry) {
+            let slot = context.publisher.slot(peer, Transport::Frames, 0, self.session.name());
+            context.publisher.lose(slot, cause, carry.len().saturating_sub(HEAD_BYTES) as u64);
+            context.publisher.publish_pending(&[], &mut NoObserver)?;
         }
-        // Exactly the rest of this frame, so that the next one is read where it is.
-        let part = frame_bytes.saturating_sub(carry.len()).clamp(1, data.len());
-        carry.extend_from_slice(&data[..part]);
-        data = &data[part..];
+        carry.clear();
+        link.is_lingering = true;
+        Ok(self.answer(link, context))
     }
-    let (done, end) = steps(session, data, peer, context)?;
-    if let End::More(_) = end {
-        carry.extend_from_slice(&data[done..]);
+
+    /// Half a frame of a session was not accepted. Its client sees the end and sends it again, so it is not lost.
+    fn cut_off(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
+        if self.session.session() != 0 {
+            link.carry.clear();
+        }
+        self.end(link, context)
     }
-    Ok(end)
+
+    /// What a client has sent is good even if it reads no more: a socket that takes no replies does not end the connection.
+    fn answer(&mut self, link: &mut Link, context: &WriterContext) -> Next {
+        if link.reply_state != ReplyState::Gone {
+            link.reply_state = self.send_replies(link, context);
+        }
+        let is_owed = match link.reply_state {
+            ReplyState::Blocked => true,
+            ReplyState::Clear => self.session.wants() != 0,
+            ReplyState::Gone => false,
+        };
+        if self.session.is_deaf() || (link.is_lingering && !is_owed) { Next::Close } else { Next::Open }
+    }
+
+    fn waits_for_progress(&self, link: &Link) -> bool {
+        self.session.wants() != 0 && link.reply_state != ReplyState::Gone
+    }
+
+    // Its client connects again, asks where it stands and sends the rest. A half-received frame cannot be resumed: no position.
 }
 
-/// Takes all whole frames from the front of `bytes`. Returns how many bytes these were.
-fn steps(
-    session: &mut FrameSession,
-    bytes: &[u8],
-    peer: &Peer,
-    context: &mut WriterContext,
-) -> Result<(usize, End), Closed> {
-    let mut at = 0;
-    let end = loop {
-        match session.next(&bytes[at..]) {
-            Step::Event { event, consumed } => {
-                let tag = if event.tag.is_empty() { session.name() } else { event.tag };
-                let slot = context.publisher.slot(peer, Transport::Frames, 0, tag);
-                let extra = Extra {
-                    source_time_ns: (event.time_ns != 0).then_some(event.time_ns),
-                    producer_sequence: Some(event.sequence),
-                    piece: None,
-                };
-                at += consumed;
-                context.publisher.add_with(slot, event.pri, at - event.payload.len()..at, extra, event.fields);
+impl FrameConnection {
+    /// One whose session is open.
+    pub(crate) fn new(session: FrameSession, rings: Arc<dyn RingGrants>) -> Self {
+        Self { session, rings }
+    }
+
+    /// Takes in what was read. What is not whole is left in the carry.
+    fn take_bytes(&mut self, mut data: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<End, Closed> {
+        let Link { carry, peer, .. } = link;
+        while !carry.is_empty() {
+            let (done, end) = self.take_frames(carry, peer, context)?;
+            carry.drain(..done);
+            let End::More(frame_bytes) = end else { return Ok(end) };
+            if carry.is_empty() {
+                break;
             }
-            Step::Refused { cause, payload_bytes, consumed } => {
-                let slot = context.publisher.slot(peer, Transport::Frames, 0, session.name());
-                context.publisher.lose(slot, cause, payload_bytes);
-                at += consumed;
+            if data.is_empty() {
+                return Ok(end);
             }
-            Step::Duplicate { consumed } => {
-                context.publisher.counters().duplicates.fetch_add(1, Relaxed);
-                at += consumed;
-            }
-            Step::Passed { consumed } => at += consumed,
-            Step::More { frame_bytes } => break End::More(frame_bytes),
-            Step::Ring { capacity, consumed } => {
-                at += consumed;
-                // Whoever sends more before the answer does not know yet whether that is to be frames.
-                break if at == bytes.len() { End::Ring(capacity) } else { End::Broken };
-            }
-            Step::Bye => break End::Bye,
-            Step::Broken { cause, why } => {
-                if let Some(cause) = cause {
-                    let slot = context.publisher.slot(peer, Transport::Frames, 0, session.name());
-                    context.publisher.lose(slot, cause, 0);
+            // Exactly the rest of this frame, so that the next one is read where it is.
+            let part = frame_bytes.saturating_sub(carry.len()).clamp(1, data.len());
+            carry.extend_from_slice(&data[..part]);
+            data = &data[part..];
+        }
+        let (done, end) = self.take_frames(data, peer, context)?;
+        if let End::More(_) = end {
+            carry.extend_from_slice(&data[done..]);
+        }
+        Ok(end)
+    }
+
+    /// Takes all whole frames from the front of `bytes`. Returns how many bytes these were.
+    fn take_frames(&mut self, bytes: &[u8], peer: &Peer, context: &mut WriterContext) -> Result<(usize, End), Closed> {
+        let Self { session, .. } = self;
+        let publisher = &mut context.publisher;
+        let mut at = 0;
+        let end = loop {
+            match session.next(&bytes[at..]) {
+                Step::Event { event, consumed } => {
+                    let tag = if event.tag.is_empty() { session.name() } else { event.tag };
+                    let slot = publisher.slot(peer, Transport::Frames, 0, tag);
+                    let extra = Extra {
+                        source_time_ns: (event.time_ns != 0).then_some(event.time_ns),
+                        producer_sequence: Some(event.sequence),
+                        piece: None,
+                    };
+                    at += consumed;
+                    publisher.add_with(slot, event.pri, at - event.payload.len()..at, extra, event.fields);
                 }
-                tracing::debug!(pid = peer.identity.pid, why, "a framed connection ends");
-                break End::Broken;
+                Step::Refused { cause, payload_bytes, consumed } => {
+                    let slot = publisher.slot(peer, Transport::Frames, 0, session.name());
+                    publisher.lose(slot, cause, payload_bytes);
+                    at += consumed;
+                }
+                Step::Duplicate { consumed } => {
+                    publisher.counters().duplicates.fetch_add(1, Relaxed);
+                    at += consumed;
+                }
+                Step::Passed { consumed } => at += consumed,
+                Step::More { frame_bytes } => break End::More(frame_bytes),
+                Step::Ring { capacity, consumed } => {
+                    at += consumed;
+                    // A client that sends more before the answer does not know yet whether that is to be frames.
+                    break if at == bytes.len() { End::Ring(capacity) } else { End::Broken };
+                }
+                Step::Bye => break End::Bye,
+                Step::Broken { cause, why } => {
+                    if let Some(cause) = cause {
+                        let slot = publisher.slot(peer, Transport::Frames, 0, session.name());
+                        publisher.lose(slot, cause, 0);
+                    }
+                    tracing::debug!(pid = peer.identity.pid, why, "a framed connection ends");
+                    break End::Broken;
+                }
             }
-        }
-        if context.publisher.is_full() {
-            context.publisher.publish_pending(bytes, session)?;
-        }
-    };
-    context.publisher.publish_pending(bytes, session)?;
-    Ok((at, end))
-}
-
-/// The connection has ended with `rest` of a frame unread: an event that was cut is lost.
-pub(crate) fn end(session: &FrameSession, rest: &[u8], peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
-    if let Some(cause) = session.at_end(rest) {
-        let slot = context.publisher.slot(peer, Transport::Frames, 0, session.name());
-        context.publisher.lose(slot, cause, rest.len().saturating_sub(HEAD_BYTES) as u64);
-        context.publisher.publish_pending(&[], &mut NoObserver)?;
+            if publisher.is_full() {
+                publisher.publish_pending(bytes, session)?;
+            }
+        };
+        publisher.publish_pending(bytes, session)?;
+        Ok((at, end))
     }
-    Ok(())
-}
 
-/// Whether replies can go out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReplyState {
-    /// All that was due is sent.
-    Clear,
-    /// The client has to read first.
-    Blocked,
-    /// The client will never read again; what it has sent is still good.
-    Gone,
-}
-
-/// Sends what is due by now.
-pub(crate) fn answer(session: &mut FrameSession, socket: &OwnedFd, context: &WriterContext) -> ReplyState {
-    let progress = &context.progress;
-    if session.take_sync() {
-        progress.ask_sync();
-        context.waker.ring();
-    }
-    // First say what is wanted, then look: progress made before that rings no bell.
-    let wants = session.wants();
-    if wants != 0 {
-        progress.want(context.index, wants);
-    }
-    let (persisted_before, durable_before) = (progress.persisted_before(), progress.durable_before());
-    session.progress(persisted_before, durable_before, |generations| progress.was_lost_among(&generations));
-    loop {
-        let outgoing = session.outgoing();
-        if outgoing.is_empty() {
-            session.all_sent();
-            return ReplyState::Clear;
+    /// Gives the client a ring, or says why there is none.
+    fn grant(&mut self, capacity: u64, link: &mut Link, context: &WriterContext) -> Turn {
+        // WELCOME comes first.
+        let _ = self.answer(link, context);
+        let identity = Identity { tag: self.session.name().into(), session: 0, ..link.peer.identity.clone() };
+        match Arc::clone(&self.rings).grant(&identity, capacity, link, context) {
+            Granted::Ring(ring) => {
+                link.peer.identity.session = 0;
+                Turn::Become(ring)
+            }
+            Granted::Refused(why) => {
+                tracing::debug!(pid = identity.pid, uid = identity.uid, why, "a ring is refused");
+                self.session.no_ring(&why);
+                if self.answer(link, context) == Next::Close { Turn::Close } else { Turn::Stay }
+            }
+            Granted::Failed => Turn::Close,
         }
-        match send(socket, outgoing, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Ok(sent) => session.sent(sent),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return ReplyState::Blocked,
-            Err(_) => return ReplyState::Gone,
+    }
+
+    /// Sends what is due by now.
+    fn send_replies(&mut self, link: &Link, context: &WriterContext) -> ReplyState {
+        let Self { session, .. } = self;
+        let progress = &context.progress;
+        if session.take_sync() {
+            progress.ask_sync();
+            context.waker.ring();
+        }
+        // First say what is wanted, then look: progress made before that rings no bell.
+        let wants = session.wants();
+        if wants != 0 {
+            progress.want(context.index, wants);
+        }
+        let (persisted_before, durable_before) = (progress.persisted_before(), progress.durable_before());
+        session.progress(persisted_before, durable_before, |generations| progress.was_lost_among(&generations));
+        loop {
+            let outgoing = session.outgoing();
+            if outgoing.is_empty() {
+                session.all_sent();
+                return ReplyState::Clear;
+            }
+            match link.send(outgoing) {
+                Ok(sent) => session.sent(sent),
+                Err(state) => return state,
+            }
         }
     }
 }

@@ -3,11 +3,14 @@
 //! Input: the first bytes of a connection. Output: a [`FrameSession`] with its WELCOME in the outbox, or a refusal. Thread: the
 //! connection's writer. Failure: everything that a client sends wrong, as [`Handshake::Refused`].
 
-use dbuf_wire::frames::{self as wire, Code, Fault, Frame, Head, kind};
+use dbuf_wire::frames::{self as wire, CONTROL_BYTES_MAX, Code, Fault, Frame, HEAD_BYTES, Head, MAGIC, kind};
 
 use super::session::{FEATURES, FrameSession};
 use super::sessions::Sessions;
 use crate::sync::Arc;
+
+/// The most bytes of a handshake: the magic and the longest HELLO.
+pub(crate) const HANDSHAKE_BYTES_MAX: usize = MAGIC.len() + HEAD_BYTES + CONTROL_BYTES_MAX as usize;
 
 /// What [`handshake`] made of a connection's first bytes.
 #[derive(Debug)]

@@ -12,8 +12,9 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
-pub use self::acks::SPANS_MAX;
 pub(crate) use self::acks::Acks;
+pub use self::acks::SPANS_MAX;
+pub(crate) use self::handshake::HANDSHAKE_BYTES_MAX;
 pub use self::handshake::{Handshake, handshake};
 pub use self::session::{FrameSession, OUTBOX_BYTES_MAX, Step, frame_bytes_max};
 pub use self::session_table::SessionTable;

@@ -12,7 +12,7 @@
 //!    [`Step::More`], [`Step::Bye`] or [`Step::Broken`]. What a [`Step::Event`] brings, and a loss record for a
 //!    [`Step::Refused`], is to be laid down.
 //! 3. It is laid down in as many claims as it takes, each of which is redone if it was sealed. After each publish
-//!    `FrameSession::published` is told the claim's generation.
+//!    [`FrameSession::commit`] is told the claim's generation.
 //! 4. If [`FrameSession::take_sync`] says so, the reader is asked for a sync. [`FrameSession::progress`] is told how far
 //!    the reader is; [`FrameSession::outgoing`] is sent without blocking, and [`FrameSession::sent`] told how much
 //!    went. All this after each round, and whenever the bell rings for what [`FrameSession::wants`]. The connection is
@@ -283,7 +283,7 @@ impl FrameSession {
 
     /// The events since the last publish, as far as that brings them, are about to be published at `spot`. Where it brings
     /// all, the refused ones are as good as published, too: the records that name them are among it.
-    pub fn about_to_publish(&self, spot: PublishPosition, published: Published) {
+    pub fn prepare(&self, spot: PublishPosition, published: Published) {
         if let Some(last) = self.brings_up_to(published) {
             self.guard.prepare(spot, last);
         }
@@ -294,12 +294,12 @@ impl FrameSession {
     }
 
     /// That has failed, and nothing of it counts.
-    pub fn take_back(&self) {
+    pub fn abort(&self) {
         self.guard.abort();
     }
 
     /// The events since the last publish, as far as that has brought them, are published in `generation`.
-    pub fn published(&mut self, generation: u64, published: Published) {
+    pub fn commit(&mut self, generation: u64, published: Published) {
         if let Some(last) = self.brings_up_to(published) {
             self.guard.commit(last, generation);
         }

@@ -16,7 +16,7 @@ use super::session_table::{FoundSession, SessionTable};
 use crate::pipeline::accept::limits::SESSIONS_MAX;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::takeover::spans::Span;
-use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::FdStore;
 
 /// The user and the session's id. A session belongs to a user, so that nobody can occupy or silence that of another.
@@ -121,12 +121,13 @@ impl Sessions {
         let key = (uid, id);
         let (row, known) =
             if id == 0 { (0, None) } else { sessions.table().open(key, sessions.session_table.as_ref())? };
-        let guard = SessionGuard { key, row, sessions: Arc::clone(sessions), session_state: known.clone().unwrap_or_default() };
+        let guard =
+            SessionGuard { key, row, sessions: Arc::clone(sessions), session_state: known.clone().unwrap_or_default() };
         Some((guard, known))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().expect("no thread panics while it holds the sessions")
+        lock(&self.table)
     }
 }
 

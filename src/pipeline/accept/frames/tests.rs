@@ -307,7 +307,7 @@ fn what_was_accepted_before_is_a_duplicate_and_not_stored_again() {
     let (seen, _) = run(&mut session, &bytes);
     let stored = [Seen::Event(1, b"a".to_vec()), Seen::Event(5, b"b".to_vec())];
     assert_eq!(seen, [&stored[..], &[Seen::Duplicate, Seen::Duplicate]].concat());
-    session.published(3, up_to(5));
+    session.commit(3, up_to(5));
     drop(session);
 
     let mut again = open(&sessions, 9, Level::Durable);
@@ -317,7 +317,7 @@ fn what_was_accepted_before_is_a_duplicate_and_not_stored_again() {
     again.sent(sent);
     let (seen, _) = run(&mut again, &[event(5, b"b"), event(6, b"c")].concat());
     assert_eq!(seen, [Seen::Duplicate, Seen::Event(6, b"c".to_vec())]);
-    again.published(8, up_to(6));
+    again.commit(8, up_to(6));
     again.progress(4, 4, nothing_lost);
     assert_eq!(replies(&mut again), [(Some(Level::Durable), 5, 0)], "acknowledged although it came twice");
 }
@@ -339,13 +339,13 @@ fn a_refused_event_is_remembered_once_the_record_that_names_it_is_published() {
     let (seen, _) = run(&mut session, &[event(1, b"a"), too_big].concat());
     assert_eq!(seen, [Seen::Event(1, b"a".to_vec()), refused]);
     let spot = PublishPosition::from_words([1, 0]).unwrap();
-    session.about_to_publish(spot, up_to(1));
+    session.prepare(spot, up_to(1));
     assert_eq!(known(), 1, "the record of the refusal had no room in that claim");
-    session.published(1, up_to(1));
+    session.commit(1, up_to(1));
     let rest = Published { sequence: None, is_all: true };
-    session.about_to_publish(spot, rest);
+    session.prepare(spot, rest);
     assert_eq!(known(), 3);
-    session.published(1, rest);
+    session.commit(1, rest);
     assert_eq!(known(), 3);
 }
 
@@ -354,7 +354,7 @@ fn what_was_parsed_but_never_published_may_be_sent_again() {
     let sessions = Sessions::new();
     let mut session = open(&sessions, 9, Level::None);
     run(&mut session, &[event(1, b"a"), event(2, b"b"), event(3, b"c")].concat());
-    session.published(1, up_to(2));
+    session.commit(1, up_to(2));
     drop(session);
     let mut again = open(&sessions, 9, Level::None);
     assert_eq!(run(&mut again, &event(3, b"c")).0, [Seen::Event(3, b"c".to_vec())]);
@@ -367,10 +367,10 @@ fn a_sync_waits_for_the_publish_of_what_came_before_it() {
     let bytes = [event(1, b"a"), event(2, &[0; MAX_EVENT + 1]), event(3, b"c"), sync].concat();
     run(&mut session, &bytes);
     assert!(!session.take_sync());
-    session.published(4, up_to(1));
+    session.commit(4, up_to(1));
     session.progress(5, 5, nothing_lost);
     assert_eq!(replies(&mut session), [(None, 2, 2), (Some(Level::Durable), 1, 0)], "3 is not published");
-    session.published(5, up_to(3));
+    session.commit(5, up_to(3));
     assert!(session.take_sync());
     assert!(!session.take_sync(), "asked once");
     session.progress(6, 6, nothing_lost);
@@ -383,7 +383,7 @@ fn the_highest_sequence_that_there_is_ends_a_session_and_harms_nobody() {
     let bytes = [event(u64::MAX, b"a"), event(u64::MAX, b"b"), event(1, b"c"), encoded(&Frame::Sync)].concat();
     let (seen, _) = run(&mut session, &bytes);
     assert_eq!(seen, [Seen::Event(u64::MAX, b"a".to_vec()), Seen::Duplicate, Seen::Duplicate]);
-    session.published(1, up_to(u64::MAX));
+    session.commit(1, up_to(u64::MAX));
     assert!(session.take_sync());
     session.progress(2, 2, nothing_lost);
     assert_eq!(replies(&mut session), [(Some(Level::Durable), u64::MAX, 0)]);
@@ -393,8 +393,8 @@ fn the_highest_sequence_that_there_is_ends_a_session_and_harms_nobody() {
 fn a_loss_is_told_before_the_acknowledgement_that_passes_it() {
     let mut session = opened(Level::Persisted);
     run(&mut session, &[event(1, b"a"), event(2, b"b"), event(3, b"c")].concat());
-    session.published(1, up_to(2));
-    session.published(2, up_to(3));
+    session.commit(1, up_to(2));
+    session.commit(2, up_to(3));
     assert_ne!(session.wants(), 0);
     session.progress(3, 1, |range| range.contains(&1));
     assert_eq!(replies(&mut session), [(None, 1, 2), (Some(Level::Persisted), 3, 0)]);
@@ -403,8 +403,8 @@ fn a_loss_is_told_before_the_acknowledgement_that_passes_it() {
     // What a sync that fails takes back was persisted, and is lost all the same.
     let mut session = opened(Level::Durable);
     run(&mut session, &[event(1, b"a"), event(2, b"b")].concat());
-    session.published(1, up_to(1));
-    session.published(2, up_to(2));
+    session.commit(1, up_to(1));
+    session.commit(2, up_to(2));
     session.progress(3, 1, nothing_lost);
     assert_eq!(replies(&mut session), []);
     session.progress(3, 3, |range| range.contains(&1));
@@ -417,7 +417,7 @@ fn a_client_that_reads_slowly_gets_fewer_acknowledgements_and_the_latest() {
     let mut most = 0;
     for n in 1..=10_000 {
         run(&mut session, &event(n, b"x"));
-        session.published(n, up_to(n));
+        session.commit(n, up_to(n));
         session.progress(n + 1, 0, nothing_lost);
         most = most.max(session.outgoing().len());
     }
@@ -493,7 +493,7 @@ proptest! {
             let (steps, rest) = run(&mut session, &bytes[start..end]);
             let last = steps.iter().rev().find_map(|step| if let Seen::Event(n, _) = step { Some(*n) } else { None });
             if let Some(last) = last {
-                session.published(round as u64, up_to(last));
+                session.commit(round as u64, up_to(last));
             }
             seen.extend(steps);
             start = end - rest;

@@ -1,53 +1,96 @@
-//! Events that go from where they lie straight into a claim, without waiting in the publisher's list.
+//! Encodes events, blocks of lines and losses into one claim, each behind the record that introduces its source.
 //!
-//! Enters: a [`EventSource`], which looks at events as it lays them down. Leaves: published records, and counts. The layer's thread. What
-//! can fail: the reader is gone.
-//!
-//! It is for memory that keeps its events until they are published: a ring's. Where the reader swaps meanwhile, the feed looks at
-//! the same events again. A socket's bytes cannot do that without taking back what the look has changed (see [`super`]).
+//! Input: events and the slots of their sources. Output: records in the claim, and a tally of what they bring. Thread: the
+//! writer. Nothing can fail; what has no room is not encoded, and the caller tries it again with the next claim.
 
-use super::publisher::{ClaimTally, EVENTS_MAX, Publisher, prepare};
-use super::{Closed, Peer, PublishObserver, Published, Sources};
-use crate::pipeline::buffer::{Claim, Refused};
-use crate::pipeline::pulse::Activity;
-use crate::pipeline::record::{Event, Transport, padded};
+use super::observer::PublishObserver;
+use super::sources::{Peer, SLOTS_MAX, Sources};
+use crate::pipeline::buffer::Claim;
+use crate::pipeline::record::{
+    Event, LOSS_BYTES, Loss, Transport, encode_lines, encode_loss, lines_record_bytes, padded,
+};
 
-/// Where events lie that are laid down as they are looked at.
+/// Sources that one claim may name.
+const CLAIM_SLOTS_MAX: usize = 512;
+
+const _: () = assert!(CLAIM_SLOTS_MAX < SLOTS_MAX, "invariant 1 of the sources");
+
+/// Memory that keeps its events until they are published, and encodes them straight from there into a claim: a ring.
+///
+/// A socket's bytes cannot do that without rolling back what their parser has changed; see [`super::publisher`].
 pub(crate) trait EventSource: PublishObserver {
-    /// Lays down as many as have room, one at least of what was asked for. It is called again, from the same event on, if what it
-    /// has laid down does not count.
-    fn put(&mut self, encoder: &mut ClaimEncoder<'_, '_>);
+    /// Encodes as many events as have room, at least one of what room was asked for. It is called again, from the same event on,
+    /// if what it has encoded does not count.
+    fn encode(&mut self, encoder: &mut ClaimEncoder<'_, '_>);
 }
 
-/// Room for a feed's events.
+/// What one claim carries.
+#[derive(Debug, Default)]
+pub(super) struct ClaimTally {
+    pub(super) by_slot: Vec<SlotTally>,
+    /// The producer's own sequence of the last event that has one.
+    pub(super) sequence: Option<u64>,
+}
+
+/// What one claim carries of one source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SlotTally {
+    pub(super) slot: u32,
+    pub(super) events: u64,
+    pub(super) bytes: u64,
+}
+
+impl ClaimTally {
+    pub(super) fn clear(&mut self) {
+        self.by_slot.clear();
+        self.sequence = None;
+    }
+
+    #[inline]
+    fn add(&mut self, slot: u32, events: u64, bytes: u64) {
+        match self.by_slot.last_mut() {
+            Some(last) if last.slot == slot => {
+                last.events += events;
+                last.bytes += bytes;
+            }
+            _ => self.by_slot.push(SlotTally { slot, events, bytes }),
+        }
+    }
+}
+
+/// Encodes into one claim. All that it encodes was accepted at the same time.
 pub(crate) struct ClaimEncoder<'a, 'c> {
-    claim: &'a mut Claim<'c>,
-    sources: &'a mut Sources,
-    tally: &'a mut ClaimTally,
-    time_ns: u64,
+    pub(super) claim: &'a mut Claim<'c>,
+    pub(super) sources: &'a mut Sources,
+    pub(super) tally: &'a mut ClaimTally,
+    pub(super) time_ns: u64,
 }
 
 impl ClaimEncoder<'_, '_> {
-    /// See [`Publisher::slot`].
+    /// See [`Sources::slot`].
     #[inline]
     pub(crate) fn slot(&mut self, peer: &Peer, transport: Transport, tag: &[u8]) -> u32 {
         self.sources.slot(peer, transport, 0, tag)
     }
 
-    /// Lays down a whole event. False if it has no room.
-    pub(crate) fn add(&mut self, slot: u32, event: &Event<'_>) -> bool {
+    /// Encodes an event or a piece of one. False if it has no room.
+    #[inline]
+    pub(crate) fn encode(&mut self, slot: u32, event: &Event<'_>) -> bool {
         if !self.has_room(slot, event.record_bytes()) {
             return false;
         }
         let event = Event { source: self.introduce(slot), time_ns: self.time_ns, ..*event };
         event.encode(self.claim);
-        self.tally.add(slot, 1, event.payload.len() as u64);
+        // A piece that is not the last takes no sequence.
+        let ends = event.piece.is_none_or(|piece| !piece.continues);
+        self.tally.add(slot, u64::from(ends), event.payload.len() as u64);
+        self.tally.sequence = event.producer_sequence.or(self.tally.sequence);
         true
     }
 
-    /// Lays down a whole event, whose payload of so many bytes `fill` copies to its place. False if it has no room.
+    /// Encodes a whole event, whose payload of `payload_bytes` bytes `fill` copies to its place. False if it has no room.
     #[inline]
-    pub(crate) fn add_around(
+    pub(crate) fn encode_around(
         &mut self,
         slot: u32,
         event: &Event<'_>,
@@ -63,161 +106,38 @@ impl ClaimEncoder<'_, '_> {
         true
     }
 
+    /// Encodes a block of `lines` lines, each with its newline. False if it has no room.
+    #[inline]
+    pub(super) fn encode_lines(&mut self, slot: u32, pri: u8, block: &[u8], lines: u32) -> bool {
+        if !self.has_room(slot, lines_record_bytes(block.len())) {
+            return false;
+        }
+        let source = self.introduce(slot);
+        encode_lines(self.claim, source, self.time_ns, pri, block);
+        self.tally.add(slot, u64::from(lines), block.len() as u64 - u64::from(lines));
+        true
+    }
+
+    /// Encodes a loss record. False if it has no room.
+    pub(super) fn encode_loss(&mut self, slot: u32, loss: &Loss) -> bool {
+        // Losses are few, and counted by their own list: they need no room in the tally.
+        if self.sources.introduction_bytes(slot) + LOSS_BYTES > self.claim.room() {
+            return false;
+        }
+        let source = self.introduce(slot);
+        encode_loss(self.claim, source, self.time_ns, loss);
+        true
+    }
+
     #[inline]
     fn has_room(&self, slot: u32, record_bytes: usize) -> bool {
         // The slots of what a claim carries are looked up until it is published (invariant 1 of the sources).
-        let has_slots = self.tally.by_slot.len() < EVENTS_MAX;
+        let has_slots = self.tally.by_slot.len() < CLAIM_SLOTS_MAX;
         has_slots && self.sources.introduction_bytes(slot) + record_bytes <= self.claim.room()
     }
 
     #[inline]
     fn introduce(&mut self, slot: u32) -> u32 {
         self.sources.introduce(slot, self.time_ns, self.claim)
-    }
-}
-
-impl Publisher {
-    /// Publishes what `feed` lays down into one claim of at least `need` bytes; waits for room if need be. False if no claim is as
-    /// large. Nothing waits in the publisher at this moment.
-    ///
-    /// # Errors
-    /// [`Closed`]; what lies in the feed stays there.
-    pub(crate) fn publish_from(&mut self, need: usize, source: &mut impl EventSource) -> Result<bool, Closed> {
-        debug_assert!(self.events.all.is_empty() && self.losses.all().is_empty(), "nothing is overtaken");
-        loop {
-            self.pulse.beat(Activity::WaitsForRoom);
-            let claim = self.writer.claim(need);
-            self.pulse.beat(Activity::Running);
-            let mut claim = match claim {
-                Ok(claim) => claim,
-                Err(Refused::TooLarge) => return Ok(false),
-                Err(_) => return Err(Closed),
-            };
-            let generation = claim.generation();
-            self.sources.enter(generation);
-            self.tally.clear();
-            let (sources, tally, time_ns) = (&mut self.sources, &mut self.tally, self.time_ns);
-            source.put(&mut ClaimEncoder { claim: &mut claim, sources, tally, time_ns });
-            if claim.is_empty() {
-                break;
-            }
-            prepare(&mut self.recorder, &self.sources, &self.tally, &[]);
-            let published = Published { sequence: None, is_all: true };
-            self.recorder.about_to(claim.position());
-            source.about_to_publish(claim.position(), published);
-            let sealed = || {
-                self.recorder.take_back();
-                source.take_back();
-            };
-            if claim.publish_or(sealed).is_ok() {
-                self.recorder.published();
-                source.published(generation, published);
-                self.publishes += 1;
-                break;
-            }
-        }
-        self.sources.end_round();
-        Ok(true)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pipeline::account::Identity;
-    use crate::pipeline::buffer::{DoubleBuffer, Options, PublishPosition, Reader};
-    use crate::pipeline::counters::Counters;
-    use crate::pipeline::record::{Kind, Record};
-    use crate::sync::Arc;
-
-    /// Events with a tag each, and a reader that swaps under the first of them so many times.
-    struct Tags<'a> {
-        reader: &'a mut Reader,
-        peer: Peer,
-        swaps: usize,
-        next: usize,
-        put: usize,
-        end: usize,
-        /// What the publisher has said, in order.
-        said: Vec<&'static str>,
-    }
-
-    impl EventSource for Tags<'_> {
-        fn put(&mut self, encoder: &mut ClaimEncoder<'_, '_>) {
-            self.put = 0;
-            while self.next + self.put < self.end {
-                let tag = format!("t{}", self.next + self.put);
-                let slot = encoder.slot(&self.peer, Transport::Ring, tag.as_bytes());
-                if !encoder.add(slot, &Event { payload: tag.as_bytes(), ..Event::default() }) {
-                    break;
-                }
-                self.put += 1;
-            }
-            if self.swaps > 0 {
-                self.swaps -= 1;
-                assert!(self.reader.swap().is_empty(), "what is not published is not seen");
-            }
-        }
-    }
-
-    impl PublishObserver for Tags<'_> {
-        fn about_to_publish(&mut self, _spot: PublishPosition, _brought: Published) {
-            self.said.push("about to");
-        }
-
-        fn take_back(&mut self) {
-            self.said.push("back");
-        }
-
-        fn published(&mut self, _generation: u64, _brought: Published) {
-            self.said.push("published");
-            self.next += self.put;
-        }
-    }
-
-    fn publish_from(events: usize, swaps: usize) -> (Vec<&'static str>, Vec<String>, u64) {
-        let options = Options { capacity_bytes: 4 << 20, chunk_bytes: 1 << 20, writers_max: 1 };
-        let (buffer, mut reader) = DoubleBuffer::new(&options).unwrap();
-        let counters = Arc::new(Counters::new(1).unwrap());
-        let mut publisher = Publisher::new(buffer.writer().unwrap(), 0, Arc::clone(&counters), Arc::default());
-        publisher.begin(1);
-        let peer = Peer { number: 1, identity: Identity::default() };
-        let mut tags = Tags { reader: &mut reader, peer, swaps, next: 0, put: 0, end: events, said: Vec::new() };
-        while tags.next < events {
-            assert_eq!(publisher.publish_from(1000, &mut tags), Ok(true));
-        }
-        assert_eq!(publisher.publish_from(8 << 20, &mut tags), Ok(false), "no claim is as large");
-        let said = tags.said;
-        let (mut texts, mut names) = (Vec::new(), Vec::new());
-        for mut bytes in reader.swap().runs().flat_map(|run| run.chunks()) {
-            while !bytes.is_empty() {
-                let (record, taken) = Record::decode(bytes).unwrap();
-                bytes = &bytes[taken..];
-                match record.kind {
-                    Kind::Source => names.push(String::from_utf8_lossy(record.as_source().unwrap().tag).into_owned()),
-                    _ => {
-                        let text = String::from_utf8_lossy(record.payload()).into_owned();
-                        assert_eq!(text, names[record.source as usize]);
-                        texts.push(text);
-                    }
-                }
-            }
-        }
-        (said, texts, counters.account.totals().received_events)
-    }
-
-    #[test]
-    fn what_the_reader_swaps_away_is_taken_back_and_laid_down_again() {
-        let (said, texts, counted) = publish_from(3, 2);
-        assert_eq!(said, ["about to", "back", "about to", "back", "about to", "published"]);
-        assert_eq!((texts, counted), (vec!["t0".to_owned(), "t1".to_owned(), "t2".to_owned()], 3));
-    }
-
-    #[test]
-    fn a_claim_ends_before_it_names_more_sources_than_are_kept_at_hand() {
-        let (said, texts, counted) = publish_from(3000, 0);
-        assert!(said.len() >= 2 * 3000 / EVENTS_MAX, "{}", said.len());
-        assert!(texts.iter().enumerate().all(|(number, text)| *text == format!("t{number}")));
-        assert_eq!((texts.len(), counted), (3000, 3000));
     }
 }

@@ -2,15 +2,24 @@
 //!
 //! Input: events as ranges of the bytes that were read, or an [`EventSource`] that encodes them into a claim. Output: published
 //! records and their account. Thread: the writer that owns the [`Publisher`]. Failure: only that the reader is gone.
+//!
+//! From the bottom up: `sources` numbers the senders, `encoder` encodes into a claim, `pending` and `losses` list what waits, and
+//! `publisher` has the one sequence of steps by which a claim is published, with its observers. `context` and [`receive_buffer`] are what
+//! all sockets of a writer share: limits and numbers, and the memory that it reads into.
 
+mod context;
 mod encoder;
 mod losses;
 mod observer;
+mod pending;
 mod publisher;
+pub mod receive_buffer;
 mod sources;
 
+pub(crate) use self::context::WriterContext;
 pub(crate) use self::encoder::{ClaimEncoder, EventSource};
 pub use self::observer::Published;
 pub(crate) use self::observer::{NoObserver, PublishObserver};
-pub(crate) use self::publisher::{Closed, Extra, Publisher};
-pub(crate) use self::sources::{Peer, Sources};
+pub(crate) use self::pending::Extra;
+pub(crate) use self::publisher::{Closed, Publisher};
+pub(crate) use self::sources::Peer;

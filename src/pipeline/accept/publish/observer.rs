@@ -1,21 +1,22 @@
-//! Tells the owner of what is published, step by step, what becomes of it.
+//! Tells the owner of what is published what becomes of each publish.
 //!
-//! Input: the position of a publish and what it brings. Output: calls of a [`PublishObserver`], on the writer's thread. Nothing here can fail.
+//! Input: the position of a publish, and what it brings. Output: calls of a [`PublishObserver`]. Thread: the writer. Nothing here
+//! can fail.
 
 use crate::pipeline::buffer::PublishPosition;
 
-/// Who has to know what becomes of each publish.
+/// What follows each publish. Of the calls of one publish, [`PublishObserver::prepare`] comes first, then one of the others.
 pub(crate) trait PublishObserver {
-    /// This is about to be published at `spot`.
-    fn about_to_publish(&mut self, _spot: PublishPosition, _brought: Published) {}
+    /// This is about to be published at `position`.
+    fn prepare(&mut self, _position: PublishPosition, _published: Published) {}
 
-    /// That has failed; it comes again. Called before the spot can become another's.
-    fn take_back(&mut self) {}
+    /// The publish has failed; the same events come again. Called before the position can become another claim's.
+    fn abort(&mut self) {}
 
     /// It is published in this generation.
-    fn published(&mut self, _generation: u64, _brought: Published) {}
+    fn commit(&mut self, _generation: u64, _published: Published) {}
 
-    /// Whether the next process would find what cannot be published any more.
+    /// Whether the next process finds what cannot be published any more.
     fn outlives(&self) -> bool {
         false
     }
@@ -24,13 +25,13 @@ pub(crate) trait PublishObserver {
 /// What a publish brings of a producer that numbers its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// The producer's own sequence of the last event that has one; None if there is none among them.
+    /// The producer's own sequence of the last event that has one; None if none of them has.
     pub sequence: Option<u64>,
     /// Nothing of what was read waits any more: neither an event nor the record of one that was refused.
     pub is_all: bool,
 }
 
-/// Producers without sequences of their own need no witness.
+/// The observer of producers without sequences of their own: they need none.
 pub(crate) struct NoObserver;
 
 impl PublishObserver for NoObserver {}

@@ -1,44 +1,128 @@
-//! A connection that has a ring: it carries nothing more, and its end is the ring's.
+//! Serves a connection that has a ring: it carries nothing more, and its end is the ring's.
 //!
-//! Enters: the request for a ring, and the client's end. Leaves: the ring's descriptors for the client; events in the publisher. The
-//! connection's writer thread. What can fail: only that the reader is gone; a client's faults end its ring at most.
+//! Input: the request for a ring, and the client's end. Output: the ring's descriptors for the client; events in the publisher.
+//! Thread: the connection's writer. Failure: only that the reader is gone; a client's faults end its ring at most.
 
 use std::io::IoSlice;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use dbuf_wire::frames::{Code, Fault, Frame};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvFlags, recv};
 
-use super::Taken;
-use crate::pipeline::accept::connection::{Connection, Next, Protocol, Read};
-use crate::pipeline::accept::frames::connection::ReplyState;
-use crate::pipeline::accept::publish::Closed;
-use crate::pipeline::accept::writer::context::WriterContext;
-use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffer;
+use super::registry::Rings;
+use super::{Ring, Taken};
+use crate::pipeline::accept::connection::protocol::{Link, Looked, Next, Polled, Protocol, Read, ReplyState, Turn};
+use crate::pipeline::accept::frames::connection::{Granted, RingGrants};
+use crate::pipeline::accept::publish::{Closed, WriterContext};
 use crate::pipeline::account::Identity;
+use crate::pipeline::takeover::names::end_for_peer;
+use crate::sync::Arc;
 
-impl Connection {
-    /// Looks whether its client has left, and lays down what lies in its ring.
-    pub(crate) fn read_ring(
-        &mut self,
-        receive_buffer: &mut ReceiveBuffer,
-        context: &mut WriterContext,
-    ) -> Result<Read, Closed> {
+const BYTES_ON_CONNECTION: &str = "there are bytes on the connection of a ring";
+
+/// A connection that has a ring.
+#[derive(Debug)]
+pub(crate) struct RingConnection(pub(crate) Ring);
+
+impl RingGrants for Rings {
+    fn grant(self: Arc<Self>, identity: &Identity, capacity: u64, link: &Link, context: &WriterContext) -> Granted {
+        let (mut ring, memory) = match Rings::grant(&self, identity.clone(), capacity) {
+            Ok(granted) => granted,
+            Err(why) => return Granted::Refused(why),
+        };
+        ring.tell_max_event(context.max_event_bytes);
+        let mut reply = Vec::new();
+        Frame::Grant { capacity }.encode(&mut reply);
+        let descriptors = [memory.as_raw_fd(), ring.bell().as_raw_fd()];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let message = [ControlMessage::ScmRights(&descriptors)];
+        let sent = sendmsg::<()>(link.socket().as_raw_fd(), &[IoSlice::new(&reply)], &message, flags, None);
+        if link.reply_state != ReplyState::Clear || sent != Ok(reply.len()) {
+            ring.close();
+            return Granted::Failed;
+        }
+        ring.keep(identity, &memory, link.socket());
+        Granted::Ring(Box::new(RingConnection(ring)))
+    }
+}
+
+impl Protocol for RingConnection {
+    fn take(&mut self, _bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
+        self.refuse(BYTES_ON_CONNECTION, link, context).map(|_| Turn::Close)
+    }
+
+    fn end(&mut self, _link: &mut Link, _context: &mut WriterContext) -> Result<Next, Closed> {
+        Ok(Next::Close)
+    }
+
+    /// What its program publishes from here on is its own to send again. Of what was taken it can ask no later process.
+    fn cut_off(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
+        self.0.finish();
+        link.is_lingering = true;
+        Ok(self.answer(link, context))
+    }
+
+    fn answer(&mut self, link: &mut Link, context: &WriterContext) -> Next {
+        self.0.answer(false, context);
+        if link.is_lingering && self.0.is_reported() { Next::Close } else { Next::Open }
+    }
+
+    /// The next process may go on with the ring. Its program is to know what of it is durable.
+    fn finish(&mut self, link: &mut Link, context: &WriterContext) -> Next {
+        self.0.finish();
+        self.answer(link, context)
+    }
+
+    fn waits_for_progress(&self, _link: &Link) -> bool {
+        self.0.wanted_progress() != 0
+    }
+
+    fn polled(&mut self) -> Option<&mut dyn Polled> {
+        Some(self)
+    }
+
+    fn is_stored(&self) -> bool {
+        self.0.is_stored()
+    }
+
+    fn close(self: Box<Self>, socket: &OwnedFd) {
+        // systemd may hold the connection on; the client is to see the end now.
+        end_for_peer(socket);
+        self.0.close();
+    }
+}
+
+impl Polled for RingConnection {
+    fn doorbell(&self) -> &OwnedFd {
+        self.0.bell()
+    }
+
+    fn set_state(&mut self, state: u64) {
+        self.0.set_state(state);
+    }
+
+    fn has_something(&mut self) -> bool {
+        self.0.has_something()
+    }
+
+    fn waiting_bytes(&mut self) -> u64 {
+        self.0.waiting_bytes()
+    }
+
+    fn read(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<Read, Closed> {
         let mut byte = [0];
-        let is_over = match recv(&self.stored.socket, &mut byte, RecvFlags::DONTWAIT) {
+        let is_over = match recv(link.socket(), &mut byte, RecvFlags::DONTWAIT) {
             Err(Errno::AGAIN | Errno::INTR) => false,
-            Ok((1.., _)) => {
-                return self.cut_off_ring("there are bytes on the connection of a ring", context).map(Read::End);
-            }
+            Ok((1.., _)) => return self.refuse(BYTES_ON_CONNECTION, link, context).map(Read::End),
             // The end, or a reset, which is one as well.
             Ok(_) | Err(_) => true,
         };
         // A program that is gone adds nothing; one that has passed its ring on to another is not waited for.
-        let mut looks = if is_over { self.ring().map_or(0, |ring| ring.looks_max()) } else { 1 };
+        let mut looks = if is_over { self.0.looks_max() } else { 1 };
         loop {
-            let (next, bytes) = self.look(receive_buffer, context)?;
+            let Looked { next, bytes } = self.look(link, scratch, context)?;
             if next == Next::Close {
                 return Ok(Read::End(next));
             }
@@ -50,72 +134,28 @@ impl Connection {
                 (false, _) => return Ok(Read::Some(Next::Open)),
             }
         }
-        let Self { protocol, peer, .. } = self;
-        if let Protocol::Ring(ring) = protocol {
-            ring.end(peer, context)?;
-        }
+        self.0.end(&link.peer, context)?;
         Ok(Read::End(Next::Close))
     }
 
-    /// Lays down what lies in its ring, up to a measure, and says how many bytes that were.
-    pub(crate) fn look(
-        &mut self,
-        receive_buffer: &mut ReceiveBuffer,
-        context: &mut WriterContext,
-    ) -> Result<(Next, u64), Closed> {
-        let Self { protocol, peer, .. } = self;
-        let Protocol::Ring(ring) = protocol else { return Ok((Next::Open, 0)) };
-        match ring.take(&mut receive_buffer.stream, peer, context)? {
+    fn look(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<Looked, Closed> {
+        match self.0.take(scratch, &link.peer, context)? {
             Taken::Bytes(bytes) => {
-                ring.answer(bytes > 0, context);
-                Ok((Next::Open, bytes))
+                self.0.answer(bytes > 0, context);
+                Ok(Looked { next: Next::Open, bytes })
             }
-            Taken::Broken(why) => Ok((self.cut_off_ring(why, context)?, 0)),
+            Taken::Broken(why) => Ok(Looked { next: self.refuse(why, link, context)?, bytes: 0 }),
         }
     }
+}
 
-    /// Ends a ring whose client does what none may do, and says why.
-    pub(crate) fn cut_off_ring(&mut self, why: &'static str, context: &mut WriterContext) -> Result<Next, Closed> {
-        let Self { protocol, peer, stored, .. } = self;
-        if let Protocol::Ring(ring) = protocol {
-            ring.cut_off(why, peer, context)?;
-        }
+impl RingConnection {
+    /// Ends a ring whose client does what no client may do, and says why.
+    fn refuse(&mut self, why: &'static str, link: &Link, context: &mut WriterContext) -> Result<Next, Closed> {
+        self.0.cut_off(why, &link.peer, context)?;
         let mut reply = Vec::new();
         Frame::Error(Fault { code: Code::Broken as u8, first: 0, last: 0, text: why.as_bytes() }).encode(&mut reply);
-        // A client that does not read has no room for it, and does not want to know.
-        let _ = send(&stored.socket, &reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        link.send_last(&reply);
         Ok(Next::Close)
-    }
-
-    /// Gives its client a ring, or says why there is none.
-    pub(crate) fn grant(&mut self, capacity: u64, context: &mut WriterContext) -> Next {
-        // WELCOME comes first.
-        let next = self.answer(context);
-        let Protocol::Frames(session) = &mut self.protocol else { return next };
-        let identity = Identity { tag: session.name().into(), session: 0, ..self.peer.identity.clone() };
-        let (mut ring, memory) = match context.rings.grant(identity.clone(), capacity) {
-            Ok(granted) => granted,
-            Err(why) => {
-                tracing::debug!(pid = identity.pid, uid = identity.uid, why, "a ring is refused");
-                session.no_ring(&why);
-                return self.answer(context);
-            }
-        };
-        ring.tell_max_event(context.max_event_bytes);
-        let mut reply = Vec::new();
-        Frame::Grant { capacity }.encode(&mut reply);
-        let descriptors = [memory.as_raw_fd(), ring.bell().as_raw_fd()];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let message = [ControlMessage::ScmRights(&descriptors)];
-        let socket = &self.stored.socket;
-        let sent = sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&reply)], &message, flags, None);
-        if self.reply_state != ReplyState::Clear || sent != Ok(reply.len()) {
-            ring.close();
-            return Next::Close;
-        }
-        ring.keep(&identity, &memory, socket);
-        self.peer.identity.session = 0;
-        self.protocol = Protocol::Ring(Box::new(ring));
-        Next::Open
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! The way through the files: [`rings`] gives a ring and keeps it, `pass` takes what lies in it, `book` says how far it was taken.
 
-mod connection;
+pub(crate) mod connection;
 mod pass;
 pub mod registry;
 pub mod table;
@@ -25,8 +25,7 @@ use self::pass::Pass;
 use self::registry::RingRow;
 use self::table::RingState;
 use crate::pipeline::accept::frames::Acks;
-use crate::pipeline::accept::publish::{Closed, Peer};
-use crate::pipeline::accept::writer::context::WriterContext;
+use crate::pipeline::accept::publish::{Closed, Peer, WriterContext};
 use crate::pipeline::account::Identity;
 use crate::pipeline::progress;
 use crate::pipeline::record::Cause;
@@ -187,7 +186,7 @@ impl Ring {
         if waiting == 0 && lost.0 == 0 {
             return Ok(Taken::Bytes(0));
         }
-        context.begin();
+        context.accept_now();
         let look_bytes = self.look_bytes();
         let before = self.position.tail;
         let mut pass = self.pass(scratch, peer, context, waiting);
@@ -228,7 +227,7 @@ impl Ring {
     /// Its program is gone, or has said that it is done: an event in the middle of which it was is lost.
     pub(crate) fn end(&mut self, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
         if self.consumer.is_torn() {
-            context.begin();
+            context.accept_now();
             self.pass(&mut [], peer, context, 0).end_with_loss(Cause::Abandoned, &mut context.publisher)?;
         }
         Ok(())
@@ -238,7 +237,7 @@ impl Ring {
     pub(crate) fn cut_off(&mut self, why: &str, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
         let identity = &peer.identity;
         tracing::warn!(pid = identity.pid, uid = identity.uid, why, "a program is cut off with its ring");
-        context.begin();
+        context.accept_now();
         self.pass(&mut [], peer, context, 0).end_with_loss(Cause::Malformed, &mut context.publisher)
     }
 

@@ -111,7 +111,7 @@ impl Pass<'_> {
     /// Counts events that found no room, as their program says.
     pub(crate) fn lose(&mut self, lost: (u64, u64), publisher: &mut Publisher) -> Result<(), Closed> {
         let slot = publisher.slot(self.peer, Transport::Ring, 0, self.name);
-        publisher.lose_many(slot, Cause::Full, lost);
+        publisher.lose_many(slot, Cause::Full, lost.0, lost.1);
         let before = self.position.lost;
         self.next.lost = (before.0.wrapping_add(lost.0), before.1.wrapping_add(lost.1));
         publisher.publish_pending(&[], self)?;
@@ -219,7 +219,7 @@ impl Pass<'_> {
         };
         let event = Event { pri: head.pri, source_time_ns: self.source_time_ns(head.stamp), ..Event::default() };
         let fill = |payload: &mut [u8]| self.consumer.copy(body + tag_bytes as u64, payload);
-        Ok(encoder.add_around(slot, &event, payload_bytes, fill))
+        Ok(encoder.encode_around(slot, &event, payload_bytes, fill))
     }
 
     fn event_with_fields(&mut self, body: u64, head: &Head, encoder: &mut ClaimEncoder<'_, '_>) -> Result<bool, Rule> {
@@ -241,12 +241,12 @@ impl Pass<'_> {
         let tag = if event.tag.is_empty() { self.name } else { event.tag };
         let slot = encoder.slot(self.peer, Transport::Ring, tag);
         let (fields, payload) = (event.fields, event.payload);
-        Ok(encoder.add(slot, &Event { pri: event.pri, source_time_ns, fields, payload, ..Event::default() }))
+        Ok(encoder.encode(slot, &Event { pri: event.pri, source_time_ns, fields, payload, ..Event::default() }))
     }
 }
 
 impl EventSource for Flow<'_, '_> {
-    fn put(&mut self, encoder: &mut ClaimEncoder<'_, '_>) {
+    fn encode(&mut self, encoder: &mut ClaimEncoder<'_, '_>) {
         let pass = &mut *self.pass;
         // Looked up once for a claim: that is how long a slot is sure to last.
         let mut own_slot = None;
@@ -279,16 +279,16 @@ impl EventSource for Flow<'_, '_> {
 }
 
 impl PublishObserver for Flow<'_, '_> {
-    fn about_to_publish(&mut self, spot: PublishPosition, published: Published) {
-        self.pass.about_to_publish(spot, published);
+    fn prepare(&mut self, spot: PublishPosition, published: Published) {
+        self.pass.prepare(spot, published);
     }
 
-    fn take_back(&mut self) {
-        self.pass.take_back();
+    fn abort(&mut self) {
+        self.pass.abort();
     }
 
-    fn published(&mut self, generation: u64, published: Published) {
-        self.pass.published(generation, published);
+    fn commit(&mut self, generation: u64, published: Published) {
+        self.pass.commit(generation, published);
     }
 
     fn outlives(&self) -> bool {
@@ -297,15 +297,15 @@ impl PublishObserver for Flow<'_, '_> {
 }
 
 impl PublishObserver for Pass<'_> {
-    fn about_to_publish(&mut self, position: PublishPosition, published: Published) {
+    fn prepare(&mut self, position: PublishPosition, published: Published) {
         self.row.prepare(position, &self.state_after(position.generation(), published));
     }
 
-    fn take_back(&mut self) {
+    fn abort(&mut self) {
         self.row.abort();
     }
 
-    fn published(&mut self, generation: u64, published: Published) {
+    fn commit(&mut self, generation: u64, published: Published) {
         let state = self.state_after(generation, published);
         if !published.is_all {
             self.row.commit(&state);

@@ -22,7 +22,7 @@ use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::takeover::names::{Name, end_for_peer};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::FdStore;
 use crate::sys::{membarrier, ticks};
 
@@ -196,14 +196,7 @@ impl Rings {
         }
     }
 
-    fn enter(
-        self: &Arc<Self>,
-        row: u32,
-        is_stored: bool,
-        memory: Memory,
-        bell: OwnedFd,
-        found: FoundRing,
-    ) -> Ring {
+    fn enter(self: &Arc<Self>, row: u32, is_stored: bool, memory: Memory, bell: OwnedFd, found: FoundRing) -> Ring {
         let FoundRing { identity, state, pending } = found;
         let figures: Arc<RingFigures> = Arc::default();
         let capacity_bytes = memory.capacity();
@@ -282,7 +275,7 @@ impl Rings {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().expect("no thread panics while it holds the rings")
+        lock(&self.table)
     }
 }
 

@@ -16,9 +16,9 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use crate::pipeline::accept::connection::stored::testing::Manager;
 use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnections};
 use crate::pipeline::accept::frames::Sessions;
+use crate::pipeline::accept::publish::receive_buffer::ReceiveBuffers;
 use crate::pipeline::accept::ring::registry::{RingLimits, Rings};
-use crate::pipeline::accept::writer::receive_buffer::ReceiveBuffers;
-use crate::pipeline::accept::{Accept, AcceptOptions, Sockets, Stopped};
+use crate::pipeline::accept::{Accept, AcceptOptions, Listener, ListenerKind, Stopped};
 use crate::pipeline::account::{Identity, Totals};
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader, Waker};
 use crate::pipeline::counters::Counters;
@@ -230,7 +230,10 @@ impl Rig {
         let drained = Drained { seen: Mutex::new(before), ..Drained::default() };
         let (drained, waker) = (Arc::new(drained), buffer.waker());
         let accept = Accept::start(AcceptOptions {
-            sockets: Sockets { stream: OwnedFd::from(listener), datagram: OwnedFd::from(datagram), are_passed: false },
+            listeners: vec![
+                Listener { kind: ListenerKind::Stream, socket: OwnedFd::from(listener), is_passed: false },
+                Listener { kind: ListenerKind::Datagram, socket: OwnedFd::from(datagram), is_passed: false },
+            ],
             buffer,
             counters: Arc::clone(&counters),
             progress: Arc::clone(&progress),

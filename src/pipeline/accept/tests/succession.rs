@@ -8,7 +8,7 @@ use super::rig::{Plan, Rig, Seen};
 use super::{assert_ended, event, hello, is_durable, replies};
 use crate::pipeline::accept::connection::read_position::ReadPosition;
 use crate::pipeline::accept::connection::stored::testing::Manager;
-use crate::pipeline::accept::writer::receive_buffer::{InheritedReceiveBuffer, ReceiveBuffers, Subject};
+use crate::pipeline::accept::publish::receive_buffer::{InheritedReceiveBuffer, ReceiveBuffers, Subject};
 use crate::pipeline::account::Identity;
 use crate::sync::atomic::Ordering::Relaxed;
 use dbuf_wire::frames::Level;

@@ -13,8 +13,9 @@
 //! Syslog senders may end with NUL (glibc on a stream) or newline; both go. Where syslog has no text left, all of its
 //! bytes stay as the text, since an event has at least one byte and nothing may be lost.
 
-use super::syslog::{Parser, split_pri};
+use super::syslog::{parse, split_pri};
 use crate::pipeline::record::Transport;
+use crate::sys::local_time::LocalTime;
 
 /// User-level facility would be a claim that nobody made: facility 0, priority 6 (info).
 pub(crate) const PRI_DEFAULT: u8 = 6;
@@ -55,11 +56,11 @@ pub(crate) fn classify<'a>(
     transport: Transport,
     bytes: &'a [u8],
     now_ns: u64,
-    parser: &mut Parser,
+    local: &mut LocalTime,
     fields: &mut Vec<u8>,
 ) -> LineFields<'a> {
     if bytes.first() == Some(&b'<') {
-        classify_with_pri(transport, bytes, now_ns, parser, fields)
+        classify_with_pri(transport, bytes, now_ns, local, fields)
     } else {
         LineFields::plain(transport, bytes)
     }
@@ -69,12 +70,12 @@ fn classify_with_pri<'a>(
     transport: Transport,
     bytes: &'a [u8],
     now_ns: u64,
-    parser: &mut Parser,
+    local: &mut LocalTime,
     fields: &mut Vec<u8>,
 ) -> LineFields<'a> {
     let Some((pri, rest)) = split_pri(bytes) else { return LineFields::plain(transport, bytes) };
     let trimmed = trim_end(bytes);
-    if let Some(parsed) = parser.parse(trimmed, now_ns) {
+    if let Some(parsed) = parse(trimmed, now_ns, local) {
         if parsed.put_fields(fields) {
             let text = if parsed.text.is_empty() { trimmed } else { parsed.text };
             return LineFields {
@@ -113,7 +114,7 @@ mod tests {
 
     fn read(transport: Transport, bytes: &[u8]) -> (Transport, u8, String, String) {
         let mut fields = Vec::new();
-        let m = classify(transport, bytes, NOW_NS, &mut Parser::new(TimeZone::UTC), &mut fields);
+        let m = classify(transport, bytes, NOW_NS, &mut LocalTime::new(TimeZone::UTC), &mut fields);
         assert_eq!(m.text, &bytes[m.text_start..][..m.text.len()]);
         (m.transport, m.pri, m.tag.escape_ascii().to_string(), m.text.escape_ascii().to_string())
     }
@@ -169,8 +170,8 @@ mod tests {
     fn fields_too_large_to_keep_leave_the_bytes_as_they_are() {
         let bytes = format!("<13>1 - - app - - [a b=\"{}\"] hi", "c".repeat(20 << 10));
         let mut fields = Vec::new();
-        let mut parser = Parser::new(TimeZone::UTC);
-        let line = classify(Transport::Lines, bytes.as_bytes(), NOW_NS, &mut parser, &mut fields);
+        let mut local = LocalTime::new(TimeZone::UTC);
+        let line = classify(Transport::Lines, bytes.as_bytes(), NOW_NS, &mut local, &mut fields);
         assert!(line.text == bytes.as_bytes() && fields.is_empty());
     }
 }

@@ -12,19 +12,11 @@
 use memchr::memchr;
 
 use super::syslog::{Look, looks_like_syslog};
+use crate::pipeline::accept::connection::read_position::Until;
 use crate::pipeline::record::Newlines;
 
 /// Digits of the longest octet count that is believed.
 const COUNT_DIGITS_MAX: usize = 7;
-
-/// How the event goes on that a piece was cut from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Until {
-    /// To the next newline.
-    Newline,
-    /// For so many bytes.
-    Octets(usize),
-}
 
 /// One event, or a piece of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,11 @@
-//! A connection that sends text: lines, priorities, syslog.
+//! Speaks text: lines, priorities, syslog.
 //!
-//! Enters: bytes of one connection, in order. Leaves: events in the publisher. The connection's writer thread. What can
-//! fail: only that the reader is gone.
+//! Input: bytes of one connection, in order. Output: events in the publisher. Thread: the connection's writer. Failure: only that the
+//! reader is gone.
 //!
-//! Whole events are laid down from where they were read. Only what has not come whole is copied, into the connection's
-//! `carry`, and it is ended there when the rest comes. Lines that are text and nothing else stay together, as they came: a block
-//! of them is one record.
+//! Whole events are published from where they were read. Only what has not come whole is copied, into the connection's carry, and
+//! the event is completed there when the rest comes. Lines that are text and nothing else stay together, as they came: a block of
+//! them is one record.
 
 pub(crate) mod classify;
 pub(crate) mod cut;
@@ -16,13 +16,13 @@ use std::ops::Range;
 use memchr::memchr;
 
 use self::classify::{LineFields, PRI_DEFAULT, classify};
-use self::cut::{Block, Cut, Until, block, cut, cut_at_end, cut_early};
-use crate::pipeline::accept::connection::read_position::{OpenLine, ReadPosition};
-use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer};
-use crate::pipeline::accept::writer::context::WriterContext;
-use crate::pipeline::record::{Piece, Transport};
+use self::cut::{Block, Cut, block, cut, cut_at_end, cut_early};
+use crate::pipeline::accept::connection::protocol::{Link, Next, Protocol, Turn};
+use crate::pipeline::accept::connection::read_position::{OpenLine, ReadPosition, Until};
+use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer, WriterContext};
+use crate::pipeline::record::{Cause, Piece, Transport};
 
-/// What may stand before an event in the carry: an octet count and its space.
+/// What may come before an event in the carry: an octet count and its space.
 const COUNT_BYTES: usize = 8;
 /// The most bytes of lines in one record. What a chunk has no room for it leaves empty, so this is an eighth of a chunk.
 const BLOCK_BYTES_MAX: usize = 8 << 10;
@@ -34,25 +34,48 @@ pub(crate) struct Text {
     open_line: Option<Box<OpenLine>>,
 }
 
+impl Protocol for Text {
+    fn take(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
+        self.take_bytes(bytes, link, context).map(|()| Turn::Stay)
+    }
+
+    /// What is left counts, as if a newline had come.
+    fn end(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
+        while let Some(cut) = cut_at_end(&link.carry, self.until(), context.max_event_bytes) {
+            self.add(&link.carry, 0, &cut, &link.peer, context);
+            context.publisher.publish_pending(&link.carry, &mut NoObserver)?;
+            link.carry.drain(..cut.next);
+        }
+        Ok(Next::Close)
+    }
+
+    /// What is carried becomes a piece.
+    fn shed(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
+        self.add(&link.carry, 0, &cut_early(&link.carry, self.until()), &link.peer, context);
+        context.publisher.publish_pending(&link.carry, &mut NoObserver)?;
+        link.carry.clear();
+        Ok(Next::Open)
+    }
+
+    fn lose_rest(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
+        let slot = context.publisher.slot(&link.peer, Transport::Lines, 0, b"");
+        context.publisher.lose(slot, Cause::Abandoned, 0);
+        context.publisher.publish_pending(&[], &mut NoObserver).map(|()| Next::Open)
+    }
+
+    fn position<'a>(&'a self, carry: &'a [u8]) -> Option<ReadPosition<'a>> {
+        Some(ReadPosition::Text { open_line: self.open_line.as_deref(), carry })
+    }
+}
+
 impl Text {
     /// Goes on where the previous process stood.
     pub(crate) fn resume(open_line: Option<OpenLine>) -> Self {
         Self { open_line: open_line.map(Box::new) }
     }
 
-    /// Where it stands, with what is in `carry`.
-    pub(crate) fn position<'a>(&'a self, carry: &'a [u8]) -> ReadPosition<'a> {
-        ReadPosition::Text { open_line: self.open_line.as_deref(), carry }
-    }
-
-    /// Takes in what was read. What has not come whole is left in `carry`.
-    pub(crate) fn take(
-        &mut self,
-        carry: &mut Vec<u8>,
-        mut data: &[u8],
-        peer: &Peer,
-        context: &mut WriterContext,
-    ) -> Result<(), Closed> {
+    fn take_bytes(&mut self, mut data: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<(), Closed> {
+        let Link { carry, peer, .. } = link;
         let max_bytes = context.max_event_bytes;
         while !carry.is_empty() {
             if let Some(cut) = cut(carry, self.until(), max_bytes) {
@@ -85,24 +108,6 @@ impl Text {
         }
         context.publisher.publish_pending(data, &mut NoObserver)?;
         carry.extend_from_slice(&data[at..]);
-        Ok(())
-    }
-
-    /// The connection has ended: what is left counts, as if a newline had come.
-    pub(crate) fn end(&mut self, carry: &mut Vec<u8>, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
-        while let Some(cut) = cut_at_end(carry, self.until(), context.max_event_bytes) {
-            self.add(carry, 0, &cut, peer, context);
-            context.publisher.publish_pending(carry, &mut NoObserver)?;
-            carry.drain(..cut.next);
-        }
-        Ok(())
-    }
-
-    /// Lays down what is carried as a piece, so that it takes no memory here.
-    pub(crate) fn shed(&mut self, carry: &mut Vec<u8>, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
-        self.add(carry, 0, &cut_early(carry, self.until()), peer, context);
-        context.publisher.publish_pending(carry, &mut NoObserver)?;
-        carry.clear();
         Ok(())
     }
 
@@ -140,7 +145,7 @@ impl Text {
         context.fields.clear();
         let bytes = &input[range.clone()];
         let now_ns = context.publisher.time_ns();
-        let line = classify(Transport::Lines, bytes, now_ns, &mut context.parser, &mut context.fields);
+        let line = classify(Transport::Lines, bytes, now_ns, &mut context.local_time, &mut context.fields);
         let start = range.start + line.text_start;
         if let Some(until) = cut.rest {
             // To the end of the piece: what syslog senders put behind their text, and is dropped, cannot be there yet.

@@ -9,11 +9,11 @@
 //! out). Refused where accepting would lose something: a tag longer than an event can carry, a leap second, more
 //! than nine digits of a second.
 
-use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use crate::pipeline::record::{self, TAG_BYTES_MAX};
+use crate::sys::local_time::{LocalTime, Stamp};
 
 const NS_A_SECOND: i128 = 1_000_000_000;
 /// Facility 23, severity 7.
@@ -84,66 +84,20 @@ pub(crate) fn looks_like_syslog(bytes: &[u8]) -> Look {
     }
 }
 
-/// Reads syslog; remembers the last local time that it worked out, since neighbours share it.
-#[derive(Debug)]
-pub(crate) struct Parser {
-    zone: TimeZone,
-    last: Option<(Stamp, u64, Option<u64>)>,
-}
-
-impl Parser {
-    /// For senders whose clocks show the time of `zone`.
-    pub(crate) fn new(zone: TimeZone) -> Self {
-        Self { zone, last: None }
-    }
-
-    /// What `bytes` say, if they are syslog from `<` to their end.
-    pub(crate) fn parse<'a>(&mut self, bytes: &'a [u8], now_ns: u64) -> Option<Parsed<'a>> {
-        let mut cursor = Cursor { bytes, at: 0 };
-        let pri = cursor.pri().ok()?;
-        match cursor.header().ok()? {
-            Header::Rfc3164(stamp) => {
-                let source_time_ns = Some(self.local_time(stamp, now_ns)?);
-                Some(Parsed { pri, source_time_ns, ..after_local_time(&bytes[cursor.at..])? })
-            }
-            Header::Rfc5424(time) => {
-                let source_time_ns = if time == b"-" { None } else { Some(utc_time(time)?) };
-                Some(Parsed { pri, source_time_ns, ..cursor.rest_of_rfc5424().ok()? })
-            }
+/// What `bytes` say, if they are syslog from `<` to their end. `local` converts the times of senders that write no year.
+pub(crate) fn parse<'a>(bytes: &'a [u8], now_ns: u64, local: &mut LocalTime) -> Option<Parsed<'a>> {
+    let mut cursor = Cursor { bytes, at: 0 };
+    let pri = cursor.pri().ok()?;
+    match cursor.header().ok()? {
+        Header::Rfc3164(stamp) => {
+            let source_time_ns = Some(local.nearest_ns(stamp, now_ns)?);
+            Some(Parsed { pri, source_time_ns, ..after_local_time(&bytes[cursor.at..])? })
+        }
+        Header::Rfc5424(time) => {
+            let source_time_ns = if time == b"-" { None } else { Some(utc_time(time)?) };
+            Some(Parsed { pri, source_time_ns, ..cursor.rest_of_rfc5424().ok()? })
         }
     }
-
-    /// The moment nearest to now that this stamp can mean: it has no year, and a sender may lag over new year.
-    fn local_time(&mut self, stamp: Stamp, now_ns: u64) -> Option<u64> {
-        let hour = now_ns / 3_600_000_000_000;
-        if let Some((known, at, time)) = self.last
-            && known == stamp
-            && at == hour
-        {
-            return time;
-        }
-        let now = Timestamp::from_nanosecond(i128::from(now_ns)).ok()?;
-        let this_year = self.zone.to_datetime(now).year();
-        let moment = |year: i16| {
-            let Stamp { month, day, hour, minute, second } = stamp;
-            let civil = DateTime::new(year, month, day, hour, minute, second, 0).ok()?;
-            u64::try_from(self.zone.to_timestamp(civil).ok()?.as_nanosecond()).ok()
-        };
-        let nearest =
-            (this_year - 1..=this_year + 1).filter_map(moment).min_by_key(|moment_ns| moment_ns.abs_diff(now_ns));
-        self.last = Some((stamp, hour, nearest));
-        nearest
-    }
-}
-
-/// Month to second, as RFC 3164 writes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    month: i8,
-    day: i8,
-    hour: i8,
-    minute: i8,
-    second: i8,
 }
 
 enum Header<'a> {
@@ -412,6 +366,7 @@ fn utc_time(time: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::Timestamp;
     use proptest::prelude::*;
 
     const SECOND: u64 = 1_000_000_000;
@@ -421,7 +376,7 @@ mod tests {
     }
 
     fn parse<'a>(bytes: &'a [u8], now: &str) -> Option<Parsed<'a>> {
-        Parser::new(TimeZone::UTC).parse(bytes, at(now))
+        super::parse(bytes, at(now), &mut LocalTime::new(TimeZone::UTC))
     }
 
     #[test]
@@ -498,10 +453,10 @@ mod tests {
 
     #[test]
     fn a_remembered_stamp_is_worked_out_again_when_the_clock_has_gone_on() {
-        let mut parser = Parser::new(TimeZone::get("Europe/Berlin").unwrap_or(TimeZone::UTC));
+        let mut local = LocalTime::new(TimeZone::get("Europe/Berlin").unwrap_or(TimeZone::UTC));
         let bytes = b"<13>Dec 31 12:00:00 a: b";
-        let before = parser.parse(bytes, at("2026-03-01T00:00:00Z")).unwrap().source_time_ns.unwrap();
-        let after = parser.parse(bytes, at("2026-11-01T00:00:00Z")).unwrap().source_time_ns.unwrap();
+        let before = super::parse(bytes, at("2026-03-01T00:00:00Z"), &mut local).unwrap().source_time_ns.unwrap();
+        let after = super::parse(bytes, at("2026-11-01T00:00:00Z"), &mut local).unwrap().source_time_ns.unwrap();
         assert_eq!(after - before, 365 * 24 * 3600 * SECOND);
     }
 

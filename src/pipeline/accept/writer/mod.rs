@@ -1,14 +1,21 @@
 //! Runs the writer threads: each sleeps in epoll, reads what is ready, and publishes it.
 //!
-//! `thread` is the loop, `resume` its beginning and `stop` its end; `poll_rings` decides when rings are looked at. `context` is
-//! what all sockets of one writer share, [`receive_buffer`] the memory that it reads into.
+//! `thread` is the loop, `resume` its beginning and `stop` its end. `poll_rings` looks into rings when `ring_schedule` says so.
+//! `listeners` says which protocol each socket begins with, and `first_bytes` decides where the socket alone does not say it.
+//! `handle` is how others see a writer.
 
-pub(crate) mod context;
-pub(crate) mod poll_rings;
-pub mod receive_buffer;
+mod first_bytes;
+mod handle;
+mod listeners;
+mod poll_rings;
 mod resume;
+mod ring_schedule;
 mod stop;
 mod thread;
 mod token;
 
+pub(crate) use self::first_bytes::Shared;
+pub(crate) use self::handle::{InheritedWork, WriterHandle, Writers};
+pub(crate) use self::listeners::Listeners;
+pub use self::listeners::{Listener, ListenerKind};
 pub(crate) use self::thread::WriterThread;

@@ -8,16 +8,18 @@ use std::os::fd::OwnedFd;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
-use super::context::WriterContext;
-use super::receive_buffer::{ReceiveBuffer, Subject, Unfinished};
+use super::handle::Newcomer;
+use super::listeners::ListenerKind;
 use super::thread::WriterThread;
 use super::token::Token;
-use crate::pipeline::accept::Newcomer;
-use crate::pipeline::accept::connection::stored::InheritedConnection;
+use crate::pipeline::accept::connection::protocol::Next;
 use crate::pipeline::accept::connection::read_position::InheritedPosition;
-use crate::pipeline::accept::connection::{Connection, Next, peer};
-use crate::pipeline::accept::publish::Closed;
+use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnection};
+use crate::pipeline::accept::connection::{Connection, peer};
+use crate::pipeline::accept::publish::receive_buffer::{ReceiveBuffer, Subject, Unfinished};
+use crate::pipeline::accept::publish::{Closed, WriterContext};
 use crate::pipeline::accept::ring::Ring;
+use crate::pipeline::accept::ring::connection::RingConnection;
 use crate::sync::Arc;
 
 impl WriterThread {
@@ -43,7 +45,7 @@ impl WriterThread {
             }
         }
         for receive_buffer in receive_buffers.drain(1..) {
-            if let Some(store) = &self.shared.store {
+            if let Some(store) = &self.writers.store {
                 receive_buffer.let_go(store);
             }
         }
@@ -51,7 +53,7 @@ impl WriterThread {
         self.receive_buffers = receive_buffers;
         self.context.publisher.set_read_progress(&read_progress);
         for slot in lost_lines {
-            self.with_connection(slot, |connection, context| connection.lose_line(&read_progress, None, context))?;
+            self.with_connection(slot, |connection, context| connection.lose_rest(&read_progress, None, context))?;
         }
         self.look_into_rings()
     }
@@ -63,10 +65,14 @@ impl WriterThread {
         if identity.comm.is_empty() {
             (identity.comm, identity.unit) = (noted.comm, noted.unit);
         }
-        self.shared.count_connection(self.index);
-        let connection = Connection::with_ring(socket, self.context.peer(identity), ring);
+        self.writers.count_connection(self.index);
+        let connection = Connection::new(
+            StoredConnection::unstored(socket),
+            self.context.peer(identity),
+            Box::new(RingConnection(ring)),
+        );
         if let Some(index) = self.watch(connection) {
-            self.settle(index, Next::Open);
+            self.after(index, Next::Open);
         }
     }
 
@@ -80,11 +86,13 @@ impl WriterThread {
         if stored.is_noted() || is_silent {
             identity = noted;
         }
-        self.shared.count_connection(self.index);
-        let Some(index) = self.admit(Newcomer { stored, identity }) else { return };
+        self.writers.count_connection(self.index);
+        // What is stored had been accepted from a stream socket.
+        let protocol = ListenerKind::Stream.first_protocol(&self.writers.shared);
+        let Some(index) = self.admit(Newcomer { stored, identity, protocol }) else { return };
         if let Some(connection) = &mut self.connections[index as usize] {
             let next = connection.resume(position, &mut self.context);
-            self.settle(index, next);
+            self.after(index, next);
         }
     }
 
@@ -99,7 +107,7 @@ impl WriterThread {
             && let Some(connection) = &mut self.connections[index]
         {
             let next = work(connection, &mut self.context)?;
-            self.settle(index as u32, next);
+            self.after(index as u32, next);
         }
         Ok(())
     }
@@ -127,15 +135,16 @@ impl WriterThread {
                 self.with_connection(slot, |connection, context| connection.shed(read_progress, number, context))?;
             }
             Subject::LostLine(slot) => {
-                self.with_connection(slot, |connection, context| connection.lose_line(read_progress, number, context))?;
+                self.with_connection(slot, |connection, context| connection.lose_rest(read_progress, number, context))?;
             }
             Subject::Datagrams => {
                 let epoll = &self.epoll;
                 let mut watch = |pid: u32, process: &OwnedFd| {
                     epoll.add(process, EpollEvent::new(EpollFlags::EPOLLIN, Token::Process(pid).number())).is_ok()
                 };
-                if let Some(datagrams) = &mut self.datagrams {
-                    datagrams.replay(receive_buffer, &mut self.context, &mut watch)?;
+                // One socket takes datagrams by now, so they are its.
+                if let Some(listener) = self.listeners.datagrams.first_mut() {
+                    listener.datagrams.replay(receive_buffer, &mut self.context, &mut watch)?;
                 }
             }
         }

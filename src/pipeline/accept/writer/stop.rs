@@ -1,20 +1,20 @@
-//! Ends a writer in order: takes in what the kernel holds, and answers clients and programs that wait.
+//! Ends a writer thread: takes in what the kernel holds, and lets clients have the answers that they wait for.
 //!
-//! Input: the order to stop, and by when. Output: events in the buffer; answers; programs with rings know what of theirs
-//! is durable, also where the next process would go on with the ring, since nobody can tell whether one follows; ended
-//! connections. Connections that are stored for the next process are left as they are. The writer's thread. What can
-//! fail: the reader can go; what is lost by that is counted.
+//! Input: the order to stop, and by when. Output: events in the buffer, answers, ended connections; connections that are stored for the
+//! next process are left as they are. Thread: the writer. Failure: the reader can go; what is lost by that is counted.
 //!
-//! A client that sends without pause must not hold up the end. What goes on after this process (stored connections,
-//! systemd's sockets) is therefore taken in only as far as it had come when the end began.
+//! A client that sends without pause must not hold up the end. So what goes on after this process (stored connections, systemd's
+//! sockets) is taken in only as far as it had come when the end began. Programs with rings learn what of theirs is durable, also where
+//! the next process would go on with the ring, because it is not known whether one follows.
 
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::handle::Newcomer;
+use super::listeners::StreamListener;
 use super::thread::{RECEIVES_A_ROUND, WriterThread};
-use crate::pipeline::accept::Newcomer;
-use crate::pipeline::accept::connection::listener::Accepted;
+use crate::pipeline::accept::connection::acceptor::Accepted;
 use crate::pipeline::accept::connection::{Connection, peer};
 use crate::pipeline::accept::limits::READ_BYTES;
 use crate::pipeline::accept::publish::Closed;
@@ -32,9 +32,11 @@ impl WriterThread {
         self.free.append(&mut self.freed);
         self.accept_the_last(stop_by);
         self.read_what_is_there(stop_by)?;
-        let mut rounds = if self.shared.sockets_are_passed { RECEIVE_ROUNDS } else { usize::MAX };
-        while rounds > 0 && Instant::now() < stop_by && self.receive(RECEIVES_A_ROUND)? {
-            rounds -= 1;
+        for at in 0..self.listeners.datagrams.len() {
+            let mut rounds = if self.listeners.datagrams[at].is_passed { RECEIVE_ROUNDS } else { usize::MAX };
+            while rounds > 0 && Instant::now() < stop_by && self.receive(at, RECEIVES_A_ROUND)? {
+                rounds -= 1;
+            }
         }
         for index in 0..self.connections.len() as u32 {
             let Some(connection) = &mut self.connections[index as usize] else { continue };
@@ -44,33 +46,36 @@ impl WriterThread {
             let next = if connection.is_stored() {
                 connection.finish(&self.context)
             } else {
-                self.context.begin();
                 connection.cut_off(&mut self.context)?
             };
-            self.settle(index, next);
+            self.after(index, next);
         }
         self.answer_until(stop_by);
         Ok(())
     }
 
     fn accept_the_last(&mut self, stop_by: Instant) {
-        let mut clients = if self.shared.sockets_are_passed { BACKLOG_MAX } else { usize::MAX };
-        while clients > 0 && Instant::now() < stop_by {
-            match self.listener.accept() {
-                Accepted::Client(socket) => {
-                    let identity = peer::of_stream(&socket);
-                    let stored = self.shared.keep(socket, &identity);
-                    self.shared.count_connection(self.index);
-                    self.admit(Newcomer { stored, identity });
+        for at in 0..self.listeners.streams.len() {
+            let StreamListener { kind, is_passed, .. } = self.listeners.streams[at];
+            let mut clients = if is_passed { BACKLOG_MAX } else { usize::MAX };
+            while clients > 0 && Instant::now() < stop_by {
+                match self.listeners.streams[at].acceptor.accept() {
+                    Accepted::Client(socket) => {
+                        let identity = peer::of_stream(&socket);
+                        let stored = self.writers.keep(kind, socket, &identity);
+                        self.writers.count_connection(self.index);
+                        let protocol = kind.first_protocol(&self.writers.shared);
+                        self.admit(Newcomer { stored, identity, protocol });
+                    }
+                    Accepted::TurnedAway => self.turned_away(),
+                    Accepted::NoClient | Accepted::Exhausted => break,
                 }
-                Accepted::TurnedAway => self.turned_away(),
-                Accepted::NoClient | Accepted::Exhausted => break,
+                clients -= 1;
             }
-            clients -= 1;
         }
-        let _ = self.epoll.delete(&*self.listener.socket);
+        self.stop_listening();
         // From here on the inbox is closed. What was handed over before is taken in.
-        for newcomer in self.shared.close_inbox(self.index) {
+        for newcomer in self.writers.close_inbox(self.index) {
             self.admit(newcomer);
         }
     }

@@ -1,15 +1,15 @@
-//! The pinned writer thread: sleeps in epoll, and reads what is ready.
+//! Runs a writer thread: sleeps in epoll, and reads what is ready.
 //!
-//! Enters: readiness of its sockets, newcomers from other writers, the order to stop. Leaves: events in the buffer. One
-//! thread each. What can fail: the reader can go, and then the thread ends; sockets fail one by one and are closed.
+//! Input: readiness of its sockets, clients from other writers, the order to stop. Output: events in the buffer. Thread: its own, pinned.
+//! Failure: the reader can go, and then the thread ends; sockets fail one by one and are closed.
 //!
-//! Its beginning, where there was a process before, is in `writer/resume`, its end in `writer/stop`.
+//! Its beginning, where there was a process before, is in `resume`, its end in `stop`, and its rings in `poll_rings`.
 //!
-//! A round takes what epoll says is ready, one bounded read each; the kernel hands ready sockets out in turn, so that a
-//! flood on one keeps no other waiting for more than a round. Without work there is no timeout and no wake-up.
+//! A round takes what epoll says is ready, one bounded read each; the kernel hands ready sockets out in turn, so that a flood on one
+//! keeps no other waiting for more than a round. Without work there is no timeout and no wake-up.
 //!
-//! Order of a round: processes that have ended come first, for the number of one must not speak for another in the
-//! datagrams behind it (see `senders`).
+//! Order of a round: processes that have ended come first, because their number must not stand for another process in the datagrams
+//! behind it (see `datagram::senders`).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,18 +19,18 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionread;
 
-use super::context::WriterContext;
-use super::poll_rings::Rings;
-use super::receive_buffer::ReceiveBuffer;
+use super::handle::{InheritedWork, Newcomer, Writers};
+use super::listeners::{ListenerKind, Listeners, StreamListener};
+use super::ring_schedule::RingSchedule;
 use super::token::Token;
-use crate::pipeline::accept::connection::listener::{Accepted, Listener};
+use crate::pipeline::accept::connection::acceptor::Accepted;
+use crate::pipeline::accept::connection::protocol::{Next, Read};
 use crate::pipeline::accept::connection::stored::InheritedConnection;
-use crate::pipeline::accept::connection::{Connection, Next, Read, peer};
-use crate::pipeline::accept::datagram::Datagrams;
+use crate::pipeline::accept::connection::{Connection, peer};
 use crate::pipeline::accept::limits::READ_BYTES;
-use crate::pipeline::accept::publish::Closed;
+use crate::pipeline::accept::publish::receive_buffer::ReceiveBuffer;
+use crate::pipeline::accept::publish::{Closed, WriterContext};
 use crate::pipeline::accept::ring::Ring;
-use crate::pipeline::accept::{InheritedWork, Newcomer, Shared};
 use crate::pipeline::pulse::Activity;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -38,77 +38,74 @@ use crate::sync::atomic::Ordering::Relaxed;
 const READ_BYTES_MAX: u64 = READ_BYTES as u64;
 /// Events of one round.
 const READY_MAX: usize = 256;
-/// Clients that are accepted in one round, so that a storm of them keeps no connection waiting.
+/// Clients that are accepted from one socket in one round, so that a storm of them keeps no connection waiting.
 const ACCEPTS_A_ROUND: usize = 64;
-/// Reads of the datagram socket in one round.
+/// Reads of a datagram socket in one round.
 pub(super) const RECEIVES_A_ROUND: usize = 4;
-/// How long a listening socket is left alone when there is no descriptor to accept with.
+/// How long listening sockets are left alone when there is no descriptor to accept with.
 const EXHAUSTED_FOR: Duration = Duration::from_millis(100);
-/// Memory that the connections of one writer may keep for what has not come whole, in bytes.
+/// Memory that the connections of one writer may hold for what has not come whole, in bytes.
 const CARRIED_BYTES_MAX: usize = 32 << 20;
 
 /// What a writer thread owns.
 #[derive(Debug)]
 pub(crate) struct WriterThread {
     pub(super) index: usize,
-    pub(super) shared: Arc<Shared>,
+    pub(super) writers: Arc<Writers>,
     pub(super) epoll: Epoll,
     pub(super) context: WriterContext,
-    pub(super) listener: Listener,
-    /// When the listening socket is watched again; None while it is.
-    pub(super) exhausted_until: Option<Instant>,
-    pub(super) datagrams: Option<Datagrams>,
+    pub(super) listeners: Listeners,
+    /// When the listening sockets are watched again; None while they are.
+    exhausted_until: Option<Instant>,
     pub(super) connections: Vec<Option<Connection>>,
-    /// Indices of `connections` that are free, and those that are free from the next round on: an event of this round
-    /// may still name them.
+    /// Indices of `connections` that are free, and those that are free from the next round on: an event of this round may still name
+    /// them.
     pub(super) free: Vec<u32>,
     pub(super) freed: Vec<u32>,
     /// Connections whose clients wait for the reader's progress.
     pub(super) waiting: Vec<u32>,
+    /// When the rings are looked into.
+    pub(super) rings: RingSchedule,
     /// What previous processes left, until the thread runs.
     pub(super) inherited: Vec<InheritedConnection>,
-    /// The connections that have rings, and what previous processes left of them.
-    pub(super) rings: Rings,
     pub(super) inherited_rings: Vec<(OwnedFd, Ring)>,
     /// Its own receive buffer first; until the thread runs, those that it has to finish for others as well.
     pub(super) receive_buffers: Vec<ReceiveBuffer>,
-    pub(super) round: u64,
+    round: u64,
 }
 
 impl WriterThread {
-    /// Watches the sockets; the datagram socket too, if it is this writer's.
+    /// Watches the sockets.
     pub(crate) fn new(
         index: usize,
-        shared: Arc<Shared>,
+        writers: Arc<Writers>,
         context: WriterContext,
-        listener: Listener,
-        datagrams: Option<OwnedFd>,
-        left: InheritedWork,
+        listeners: Listeners,
+        inherited: InheritedWork,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let input = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.number());
-        epoll.add(&shared.writers[index].bell, input(Token::Bell))?;
+        epoll.add(&writers.handles[index].bell, input(Token::Bell))?;
         epoll.add(context.progress.bell(index), input(Token::Progress))?;
-        let datagrams = datagrams.map(Datagrams::new);
-        if let Some(datagrams) = &datagrams {
-            epoll.add(datagrams.socket(), input(Token::Datagrams))?;
+        for (at, listener) in (0..).zip(&listeners.datagrams) {
+            epoll.add(listener.datagrams.socket(), input(Token::Datagrams(at)))?;
         }
+        let InheritedWork { receive_buffers, connections: inherited, rings: inherited_rings } = inherited;
         let thread = Self {
             index,
-            shared,
+            writers,
             epoll,
             context,
-            listener,
+            listeners,
             exhausted_until: None,
-            datagrams,
             connections: Vec::new(),
             free: Vec::new(),
             freed: Vec::new(),
             waiting: Vec::new(),
-            inherited: left.inherited,
-            rings: Rings::default(),
-            inherited_rings: left.rings,
-            receive_buffers: std::iter::once(left.receive_buffers.own).chain(left.receive_buffers.others).collect(),
+            rings: RingSchedule::default(),
+            inherited,
+            inherited_rings,
+            receive_buffers: std::iter::once(receive_buffers.own).chain(receive_buffers.others).collect(),
             round: 0,
         };
         thread.listen()?;
@@ -118,12 +115,23 @@ impl WriterThread {
     fn listen(&self) -> io::Result<()> {
         // EPOLLEXCLUSIVE: one client wakes one writer, not all.
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
-        Ok(self.epoll.add(&*self.listener.socket, EpollEvent::new(flags, Token::Listener.number()))?)
+        for (at, listener) in (0..).zip(&self.listeners.streams) {
+            let event = EpollEvent::new(flags, Token::Listener(at).number());
+            self.epoll.add(&*listener.acceptor.socket, event)?;
+        }
+        Ok(())
     }
 
-    /// Runs until it is told to stop, and has then drained what the kernel holds; or until the reader is gone.
+    /// Takes all listening sockets out of the epoll set.
+    pub(super) fn stop_listening(&self) {
+        for StreamListener { acceptor, .. } in &self.listeners.streams {
+            let _ = self.epoll.delete(&*acceptor.socket);
+        }
+    }
+
+    /// Runs until it is ordered to stop, and has then drained what the kernel holds; or until the reader is gone.
     pub(crate) fn run(mut self) {
-        self.shared.writers[self.index].pulse.begin();
+        self.writers.handles[self.index].pulse.begin();
         let Ok(stop_by) = self.resume().and_then(|()| self.rounds()) else { return };
         // The reader may go while this drains; what is lost by that is counted.
         let _ = self.drain(stop_by);
@@ -134,24 +142,24 @@ impl WriterThread {
         loop {
             let rest = self.before_sleep();
             let count = self.wait(&mut ready, rest);
-            self.context.max_event_bytes = self.shared.max_event_bytes.load(Relaxed);
+            self.context.max_event_bytes = self.writers.max_event_bytes.load(Relaxed);
             self.round += 1;
             let ready = &ready[..count];
             let tokens = || ready.iter().map(|event| (Token::of(event.data()), event.events()));
             self.after_sleep(tokens().any(|(token, _)| matches!(token, Token::Doorbell(_))));
             for (token, _) in tokens() {
-                if let (Token::Process(pid), Some(datagrams)) = (token, &mut self.datagrams) {
-                    datagrams.process_ended(pid);
+                if let Token::Process(pid) = token {
+                    self.listeners.datagrams.iter_mut().for_each(|listener| listener.datagrams.process_ended(pid));
                 }
             }
             let mut is_rung = false;
             for (token, flags) in tokens() {
                 match token {
-                    Token::Listener => self.accept()?,
+                    Token::Listener(at) => self.accept(at as usize)?,
                     Token::Bell => is_rung = true,
                     Token::Progress => self.on_progress(),
-                    Token::Datagrams => {
-                        self.receive(RECEIVES_A_ROUND)?;
+                    Token::Datagrams(at) => {
+                        self.receive(at as usize, RECEIVES_A_ROUND)?;
                     }
                     Token::Process(_) => {}
                     Token::Connection(index) => self.on_connection(index, flags)?,
@@ -178,7 +186,7 @@ impl WriterThread {
             None => EpollTimeout::NONE,
             Some(time) => EpollTimeout::try_from(time).unwrap_or(EpollTimeout::MAX),
         };
-        let pulse = &self.shared.writers[self.index].pulse;
+        let pulse = &self.writers.handles[self.index].pulse;
         pulse.beat(Activity::Parked);
         // The only error that epoll_wait(2) names for what is passed here is EINTR: nothing is ready.
         let count = self.epoll.wait(ready, timeout).unwrap_or(0);
@@ -188,15 +196,17 @@ impl WriterThread {
 
     // ---- newcomers ----
 
-    fn accept(&mut self) -> Result<(), Closed> {
+    fn accept(&mut self, listener: usize) -> Result<(), Closed> {
         for _ in 0..ACCEPTS_A_ROUND {
-            match self.listener.accept() {
-                Accepted::Client(socket) => self.receive_client(socket)?,
+            let StreamListener { kind, acceptor, .. } = &mut self.listeners.streams[listener];
+            let kind = *kind;
+            match acceptor.accept() {
+                Accepted::Client(socket) => self.receive_client(kind, socket)?,
                 Accepted::TurnedAway => self.turned_away(),
                 Accepted::NoClient => break,
                 Accepted::Exhausted => {
-                    // A level-triggered socket that nobody can accept from would spin.
-                    let _ = self.epoll.delete(&*self.listener.socket);
+                    // A level-triggered socket from which no client can be accepted would spin.
+                    self.stop_listening();
                     self.exhausted_until = Some(Instant::now() + EXHAUSTED_FOR);
                     break;
                 }
@@ -205,24 +215,24 @@ impl WriterThread {
         Ok(())
     }
 
-    /// Takes in a client that was accepted. One that has said all that it had to say, no more than one read brings, is
-    /// read on the spot, and systemd need not hear of it; any other is kept for the next process before anything is read
-    /// from it, unless it has begun to speak frames.
-    fn receive_client(&mut self, socket: OwnedFd) -> Result<(), Closed> {
-        // Names can wait: if this process dies before systemd has the connection, or before it is read that has said all, it
-        // is gone, and in the second case its sender does not even notice.
+    /// Takes in a client that was accepted. One that has already sent everything, no more than one read brings, is read at once, and
+    /// systemd need not hear of it. Any other that the next process could resume is stored for it before anything is read from it.
+    fn receive_client(&mut self, kind: ListenerKind, socket: OwnedFd) -> Result<(), Closed> {
+        let protocol = kind.first_protocol(&self.writers.shared);
+        // Names can wait. If this process dies before systemd has the connection, or before a client that has sent everything is read,
+        // the connection is gone, and in the second case its sender does not even notice.
         let identity = peer::by_credentials(&socket);
         let is_short = matches!(ioctl_fionread(&socket), Ok(0..=READ_BYTES_MAX));
-        if !is_short || self.shared.stored.is_none() || !has_said_all(&socket) {
-            let stored = self.shared.keep(socket, &identity);
+        if !is_short || self.writers.stored.is_none() || !has_sent_all(&socket) {
+            let stored = self.writers.keep(kind, socket, &identity);
             let identity = peer::named(identity, &stored.socket);
             stored.note_names(&identity);
-            self.assign(Newcomer { stored, identity });
+            self.assign(Newcomer { stored, identity, protocol });
             return Ok(());
         }
-        let stored = self.shared.note(socket, &identity);
-        self.shared.count_connection(self.index);
-        if let Some(index) = self.admit(Newcomer { stored, identity }) {
+        let stored = self.writers.note(socket, &identity);
+        self.writers.count_connection(self.index);
+        if let Some(index) = self.admit(Newcomer { stored, identity, protocol }) {
             if let Some(connection) = &mut self.connections[index as usize] {
                 connection.is_unnamed = true;
             }
@@ -247,23 +257,23 @@ impl WriterThread {
     /// Gives a newcomer to the writer with the fewest connections.
     fn assign(&mut self, newcomer: Newcomer) {
         // Relaxed: a count that is a little old only makes the spread a little less even.
-        let count = |index: usize| self.shared.counters.writers[index].0.connections.load(Relaxed);
-        let others = (0..self.shared.writers.len()).filter(|index| *index != self.index);
+        let count = |index: usize| self.writers.counters.writers[index].0.connections.load(Relaxed);
+        let others = (0..self.writers.handles.len()).filter(|index| *index != self.index);
         let fewest = others.map(|index| (count(index), index)).min();
         let newcomer = match fewest {
-            Some((fewest, target)) if fewest < count(self.index) => self.shared.hand_over(target, newcomer),
+            Some((fewest, target)) if fewest < count(self.index) => self.writers.hand_over(target, newcomer),
             _ => Some(newcomer),
         };
         // A writer that stops takes no more.
         let Some(newcomer) = newcomer else { return };
-        self.shared.count_connection(self.index);
+        self.writers.count_connection(self.index);
         self.admit(newcomer);
     }
 
     /// Watches a newcomer, which is counted already, and gives its index.
     pub(super) fn admit(&mut self, newcomer: Newcomer) -> Option<u32> {
-        let Newcomer { stored, identity } = newcomer;
-        let connection = Connection::new(stored, self.context.peer(identity));
+        let Newcomer { stored, identity, protocol } = newcomer;
+        let connection = Connection::new(stored, self.context.peer(identity), protocol);
         self.watch(connection)
     }
 
@@ -288,7 +298,7 @@ impl WriterThread {
 
     /// Takes newcomers in. Returns when to have stopped, if it is to stop.
     fn on_bell(&mut self) -> Option<Instant> {
-        let (newcomers, stop_by) = self.shared.take_inbox(self.index);
+        let (newcomers, stop_by) = self.writers.take_inbox(self.index);
         for newcomer in newcomers {
             self.admit(newcomer);
         }
@@ -297,15 +307,15 @@ impl WriterThread {
 
     // ---- bytes ----
 
-    /// Reads the datagram socket so many times. False if it was seen empty.
-    pub(super) fn receive(&mut self, times: usize) -> Result<bool, Closed> {
-        let Some(datagrams) = &mut self.datagrams else { return Ok(false) };
+    /// Reads a datagram socket `times` times. False if it was seen empty.
+    pub(super) fn receive(&mut self, listener: usize, times: usize) -> Result<bool, Closed> {
+        let Some(listener) = self.listeners.datagrams.get_mut(listener) else { return Ok(false) };
         let epoll = &self.epoll;
         let mut watch = |pid: u32, process: &OwnedFd| {
             epoll.add(process, EpollEvent::new(EpollFlags::EPOLLIN, Token::Process(pid).number())).is_ok()
         };
         for _ in 0..times {
-            if !datagrams.receive(&mut self.receive_buffers[0], &mut self.context, &mut watch)? {
+            if !listener.datagrams.receive(&mut self.receive_buffers[0], &mut self.context, &mut watch)? {
                 return Ok(false);
             }
         }
@@ -334,13 +344,13 @@ impl WriterThread {
                 connection.carried_since = self.round;
             }
         }
-        self.settle(index, next);
+        self.after(index, next);
         while self.context.carried_bytes > CARRIED_BYTES_MAX && self.shed_oldest()? {}
         Ok(())
     }
 
     /// After anything that a connection did: closes it, or watches for what it wants now.
-    pub(super) fn settle(&mut self, index: u32, next: Next) {
+    pub(super) fn after(&mut self, index: u32, next: Next) {
         let slot = &mut self.connections[index as usize];
         let Some(connection) = slot else { return };
         let interest = connection.wanted_interest();
@@ -356,8 +366,8 @@ impl WriterThread {
         if next == Next::Close {
             self.context.carried_bytes -= connection.carried_bytes();
             if let Some(mut connection) = slot.take() {
-                if let Some(ring) = connection.ring() {
-                    let _ = self.epoll.delete(ring.bell());
+                if let Some(polled) = connection.polled() {
+                    let _ = self.epoll.delete(polled.doorbell());
                 }
                 self.rings.forget(index);
                 // By hand: an epoll set forgets a socket when its last holder closes it, and systemd may hold this one on.
@@ -378,7 +388,7 @@ impl WriterThread {
             if let Some(connection) = &mut self.connections[index as usize] {
                 connection.is_listed = false;
                 let next = connection.answer(&self.context);
-                self.settle(index, next);
+                self.after(index, next);
             }
         }
     }
@@ -395,7 +405,7 @@ impl WriterThread {
         let Some((_, index)) = carrying.min() else { return Ok(false) };
         if let Some(connection) = &mut self.connections[index] {
             let next = connection.shed(&self.receive_buffers[0].read_progress, None, &mut self.context)?;
-            self.settle(index as u32, next);
+            self.after(index as u32, next);
         }
         Ok(true)
     }
@@ -408,30 +418,30 @@ impl WriterThread {
         }
         let read = connection.read(&mut self.receive_buffers[0], &mut self.context)?;
         if let Read::Some(next) | Read::End(next) = read {
-            self.settle(index, next);
+            self.after(index, next);
         }
         Ok(matches!(read, Read::Some(Next::Open)))
     }
 }
 
 /// Has the doorbell of a connection's new ring wake the writer.
-fn watch_doorbell(connection: &mut Connection, index: u32, epoll: &Epoll, rings: &mut Rings) -> Next {
-    if connection.is_bell_watched {
+fn watch_doorbell(connection: &mut Connection, index: u32, epoll: &Epoll, rings: &mut RingSchedule) -> Next {
+    if connection.is_doorbell_watched {
         return Next::Open;
     }
-    let Some(ring) = connection.ring() else { return Next::Open };
-    // Edge-triggered: nobody has to silence it by a read, which the program could have made wait.
+    let Some(polled) = connection.polled() else { return Next::Open };
+    // Edge-triggered: it needs no read that would silence it, and that the program could have made wait.
     let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-    if epoll.add(ring.bell(), EpollEvent::new(flags, Token::Doorbell(index).number())).is_err() {
+    if epoll.add(polled.doorbell(), EpollEvent::new(flags, Token::Doorbell(index).number())).is_err() {
         return Next::Close;
     }
-    connection.is_bell_watched = true;
+    connection.is_doorbell_watched = true;
     rings.add(index);
     Next::Open
 }
 
 /// Whether the peer has closed its sending side: all that it will ever send is there.
-fn has_said_all(socket: &OwnedFd) -> bool {
+fn has_sent_all(socket: &OwnedFd) -> bool {
     let flags = PollFlags::RDHUP | PollFlags::HUP;
     let mut asked = [PollFd::new(socket, flags)];
     poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)

@@ -2,45 +2,46 @@
 
 /// What an epoll event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Token {
-    /// The listening socket.
-    Listener,
-    /// The writer's own bell: newcomers, or the order to stop.
+pub(super) enum Token {
+    /// The writer's own bell: clients from other writers, or the order to stop.
     Bell,
     /// The bell of the reader's progress.
     Progress,
-    /// The datagram socket.
-    Datagrams,
     /// The process with this number has ended.
     Process(u32),
     /// The connection with this index.
     Connection(u32),
     /// The doorbell of the ring of that connection.
     Doorbell(u32),
+    /// The listening socket with this index.
+    Listener(u32),
+    /// The datagram socket with this index.
+    Datagrams(u32),
 }
 
 impl Token {
-    pub(crate) fn number(self) -> u64 {
-        match self {
-            Self::Listener => 0,
-            Self::Bell => 1,
-            Self::Progress => 2,
-            Self::Datagrams => 3,
-            Self::Process(pid) => 1 << 32 | u64::from(pid),
-            Self::Connection(index) => 2 << 32 | u64::from(index),
-            Self::Doorbell(index) => 3 << 32 | u64::from(index),
-        }
+    pub(super) fn number(self) -> u64 {
+        let (kind, low): (u64, u32) = match self {
+            Self::Bell => (0, 0),
+            Self::Progress => (0, 1),
+            Self::Process(pid) => (1, pid),
+            Self::Connection(index) => (2, index),
+            Self::Doorbell(index) => (3, index),
+            Self::Listener(index) => (4, index),
+            Self::Datagrams(index) => (5, index),
+        };
+        kind << 32 | u64::from(low)
     }
 
-    pub(crate) fn of(number: u64) -> Self {
+    pub(super) fn of(number: u64) -> Self {
         let low = number as u32;
         match (number >> 32, low) {
-            (0, 0) => Self::Listener,
-            (0, 1) => Self::Bell,
-            (0, 2) => Self::Progress,
-            (0, _) => Self::Datagrams,
+            (0, 0) => Self::Bell,
+            (0, _) => Self::Progress,
             (1, _) => Self::Process(low),
             (3, _) => Self::Doorbell(low),
+            (4, _) => Self::Listener(low),
+            (5, _) => Self::Datagrams(low),
             _ => Self::Connection(low),
         }
     }

@@ -4,8 +4,7 @@ use std::os::unix::net::UnixStream;
 
 use super::testing::Manager;
 use super::*;
-use crate::pipeline::accept::connection::read_position::OpenLine;
-use crate::pipeline::accept::text::cut::Until;
+use crate::pipeline::accept::connection::read_position::{OpenLine, Until};
 use crate::pipeline::record::Transport;
 
 fn identity(pid: u32) -> Identity {

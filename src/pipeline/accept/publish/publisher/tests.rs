@@ -1,10 +1,11 @@
-//! What the previous process has published is not laid down again, also in the middle of a block of lines.
+//! What the previous process has published is left out, also in the middle of a block of lines; and what the reader swaps away is
+//! encoded again.
 
 use super::*;
 use crate::pipeline::accept::publish::NoObserver;
 use crate::pipeline::account::Identity;
-use crate::pipeline::buffer::{DoubleBuffer, Options};
-use crate::pipeline::record::{Kind, Record};
+use crate::pipeline::buffer::{DoubleBuffer, Options, Reader};
+use crate::pipeline::record::{Event, Kind, Record};
 
 #[test]
 fn what_a_predecessor_has_published_of_a_read_is_left_out_line_by_line() {
@@ -15,7 +16,7 @@ fn what_a_predecessor_has_published_of_a_read_is_left_out_line_by_line() {
         let counters = Arc::new(Counters::new(1).unwrap());
         let mut publisher = Publisher::new(buffer.writer().unwrap(), 0, Arc::clone(&counters), Arc::default());
         publisher.begin_read(published);
-        publisher.begin(1);
+        publisher.set_time(1);
         let peer = Peer { number: 1, identity: Identity::default() };
         let slot = publisher.slot(&peer, Transport::Lines, 0, b"");
         publisher.add(slot, 6, 0..3);
@@ -39,4 +40,95 @@ fn what_a_predecessor_has_published_of_a_read_is_left_out_line_by_line() {
         let bytes: usize = texts.iter().map(String::len).sum();
         assert_eq!((counted.received_events, counted.received_bytes), (6 - published, bytes as u64));
     }
+}
+
+/// Events with a tag each, and a reader that swaps under the first of them so many times.
+struct Tags<'a> {
+    reader: &'a mut Reader,
+    peer: Peer,
+    swaps: usize,
+    next: usize,
+    put: usize,
+    end: usize,
+    /// What the publisher has said, in order.
+    said: Vec<&'static str>,
+}
+
+impl EventSource for Tags<'_> {
+    fn encode(&mut self, encoder: &mut ClaimEncoder<'_, '_>) {
+        self.put = 0;
+        while self.next + self.put < self.end {
+            let tag = format!("t{}", self.next + self.put);
+            let slot = encoder.slot(&self.peer, Transport::Ring, tag.as_bytes());
+            if !encoder.encode(slot, &Event { payload: tag.as_bytes(), ..Event::default() }) {
+                break;
+            }
+            self.put += 1;
+        }
+        if self.swaps > 0 {
+            self.swaps -= 1;
+            assert!(self.reader.swap().is_empty(), "what is not published is not seen");
+        }
+    }
+}
+
+impl PublishObserver for Tags<'_> {
+    fn prepare(&mut self, _position: PublishPosition, _published: Published) {
+        self.said.push("prepare");
+    }
+
+    fn abort(&mut self) {
+        self.said.push("abort");
+    }
+
+    fn commit(&mut self, _generation: u64, _published: Published) {
+        self.said.push("commit");
+        self.next += self.put;
+    }
+}
+
+fn publish_from(events: usize, swaps: usize) -> (Vec<&'static str>, Vec<String>, u64) {
+    let options = Options { capacity_bytes: 4 << 20, chunk_bytes: 1 << 20, writers_max: 1 };
+    let (buffer, mut reader) = DoubleBuffer::new(&options).unwrap();
+    let counters = Arc::new(Counters::new(1).unwrap());
+    let mut publisher = Publisher::new(buffer.writer().unwrap(), 0, Arc::clone(&counters), Arc::default());
+    publisher.set_time(1);
+    let peer = Peer { number: 1, identity: Identity::default() };
+    let mut tags = Tags { reader: &mut reader, peer, swaps, next: 0, put: 0, end: events, said: Vec::new() };
+    while tags.next < events {
+        assert_eq!(publisher.publish_from(1000, &mut tags), Ok(true));
+    }
+    assert_eq!(publisher.publish_from(8 << 20, &mut tags), Ok(false), "no claim is as large");
+    let said = tags.said;
+    let (mut texts, mut names) = (Vec::new(), Vec::new());
+    for mut bytes in reader.swap().runs().flat_map(|run| run.chunks()) {
+        while !bytes.is_empty() {
+            let (record, taken) = Record::decode(bytes).unwrap();
+            bytes = &bytes[taken..];
+            match record.kind {
+                Kind::Source => names.push(String::from_utf8_lossy(record.as_source().unwrap().tag).into_owned()),
+                _ => {
+                    let text = String::from_utf8_lossy(record.payload()).into_owned();
+                    assert_eq!(text, names[record.source as usize]);
+                    texts.push(text);
+                }
+            }
+        }
+    }
+    (said, texts, counters.account.totals().received_events)
+}
+
+#[test]
+fn what_the_reader_swaps_away_is_taken_back_and_laid_down_again() {
+    let (said, texts, counted) = publish_from(3, 2);
+    assert_eq!(said, ["prepare", "abort", "prepare", "abort", "prepare", "commit"]);
+    assert_eq!((texts, counted), (vec!["t0".to_owned(), "t1".to_owned(), "t2".to_owned()], 3));
+}
+
+#[test]
+fn a_claim_ends_before_it_names_more_sources_than_are_kept_at_hand() {
+    let (said, texts, counted) = publish_from(3000, 0);
+    assert!(said.len() >= 2 * 3000 / EVENTS_MAX, "{}", said.len());
+    assert!(texts.iter().enumerate().all(|(number, text)| *text == format!("t{number}")));
+    assert_eq!((texts.len(), counted), (3000, 3000));
 }

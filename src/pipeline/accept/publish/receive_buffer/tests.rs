@@ -87,9 +87,8 @@ fn receive_buffers_of_writers_that_are_gone_are_finished_by_others_and_those_of_
             read_progress.end();
         }
     }
-    let left = [3, 2, 1].map(|index| {
-        InheritedReceiveBuffer::new(index, manager.copy_of(&Name::ReceiveBuffer(index).to_string()))
-    });
+    let left = [3, 2, 1]
+        .map(|index| InheritedReceiveBuffer::new(index, manager.copy_of(&Name::ReceiveBuffer(index).to_string())));
     let of_another_version = InheritedReceiveBuffer { index: 0, memory: None };
     let left = left.into_iter().chain([of_another_version]).collect();
     let receive_buffers = ReceiveBuffers::take_over(2, Some(&manager.store()), left).unwrap();

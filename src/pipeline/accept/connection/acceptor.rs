@@ -31,12 +31,12 @@ pub(crate) enum Accepted {
 
 /// The listening socket and the spare descriptor.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub(crate) struct Acceptor {
     pub(crate) socket: Arc<OwnedFd>,
     spare: Option<File>,
 }
 
-impl Listener {
+impl Acceptor {
     pub(crate) fn new(socket: Arc<OwnedFd>) -> Self {
         Self { socket, spare: spare() }
     }
@@ -98,10 +98,10 @@ mod tests {
         let path = directory.path().join("stream.sock");
         let socket = UnixListener::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
-        let mut listener = Listener { socket: Arc::new(socket.into()), spare: None };
+        let mut acceptor = Acceptor { socket: Arc::new(socket.into()), spare: None };
         let _client = UnixStream::connect(&path).unwrap();
-        assert!(matches!(listener.accept(), Accepted::Client(_)));
-        assert!(listener.spare.is_some(), "a client was taken while there was no spare");
-        assert!(matches!(listener.accept(), Accepted::NoClient));
+        assert!(matches!(acceptor.accept(), Accepted::Client(_)));
+        assert!(acceptor.spare.is_some(), "a client was taken while there was no spare");
+        assert!(matches!(acceptor.accept(), Accepted::NoClient));
     }
 }

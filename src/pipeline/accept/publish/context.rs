@@ -1,41 +1,37 @@
-//! What all sockets of one writer share: the publisher, the syslog reader, limits and numbers.
+//! Shares, among all sockets of one writer, its publisher, limits and numbers.
 //!
-//! One a writer, on its thread. Nothing here can fail.
-
-use std::time::SystemTime;
+//! Thread: the writer that owns it. Nothing here can fail.
 
 use jiff::tz::TimeZone;
 
-use crate::pipeline::accept::frames::Sessions;
-use crate::pipeline::accept::publish::Peer;
-use crate::pipeline::accept::publish::Publisher;
-use crate::pipeline::accept::ring::registry::Rings;
-use crate::pipeline::accept::text::syslog::Parser;
+use super::publisher::Publisher;
+use super::sources::Peer;
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::Waker;
 use crate::pipeline::progress::Progress;
 use crate::sync::Arc;
+use crate::sys::clock;
+use crate::sys::local_time::LocalTime;
 use crate::sys::ticks::{self, Moment, Rate};
 
 /// The writer's index is in the upper bits of every piece's id, so that ids of two writers never meet.
 const PIECE_ID_BITS: u32 = 48;
 const PIECE_COUNT_MASK: u64 = (1 << PIECE_ID_BITS) - 1;
 
-/// What a socket's bytes go through.
+/// What the bytes of a writer's sockets go through.
 #[derive(Debug)]
 pub(crate) struct WriterContext {
     pub(crate) publisher: Publisher,
-    pub(crate) parser: Parser,
+    /// Converts times of senders that write no year.
+    pub(crate) local_time: LocalTime,
     /// Fields of the event at hand; kept for its memory.
     pub(crate) fields: Vec<u8>,
     pub(crate) max_event_bytes: usize,
-    /// Memory that connections keep for events that have not come whole.
+    /// Memory that connections hold for events that have not come whole.
     pub(crate) carried_bytes: usize,
-    pub(crate) sessions: Arc<Sessions>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) waker: Waker,
-    pub(crate) rings: Arc<Rings>,
-    /// What ticks mean; None where nobody is to use them.
+    /// Converts ticks of the processor; None where they are not to be used.
     rate: Option<Rate>,
     pub(crate) index: usize,
     peers: u64,
@@ -44,36 +40,33 @@ pub(crate) struct WriterContext {
 }
 
 impl WriterContext {
+    /// For the writer thread `index`. `waker` wakes the reader.
     pub(crate) fn new(
         publisher: Publisher,
         index: usize,
         max_event_bytes: usize,
-        sessions: Arc<Sessions>,
         progress: Arc<Progress>,
         waker: Waker,
-        rings: Arc<Rings>,
     ) -> Self {
         Self {
             publisher,
-            parser: Parser::new(TimeZone::system()),
+            local_time: LocalTime::new(TimeZone::system()),
             fields: Vec::new(),
             max_event_bytes,
             carried_bytes: 0,
-            sessions,
             progress,
             waker,
-            rings,
             rate: ticks::are_reliable().then(Rate::begin),
             index,
             peers: 0,
-            // The next process goes on with a line of which the previous process laid down pieces: their ids must not meet.
-            next_piece: ((index as u64) << PIECE_ID_BITS) | ((now_ns() / 1000) & PIECE_COUNT_MASK),
+            // The next process may go on with a line of which this one has published pieces: their ids must not meet.
+            next_piece: ((index as u64) << PIECE_ID_BITS) | ((clock::now_ns() / 1000) & PIECE_COUNT_MASK),
         }
     }
 
     /// What is read from here on is accepted now.
-    pub(crate) fn begin(&mut self) {
-        self.publisher.begin(now_ns());
+    pub(crate) fn accept_now(&mut self) {
+        self.publisher.set_time(clock::now_ns());
     }
 
     /// What ticks mean now.
@@ -87,16 +80,10 @@ impl WriterContext {
         Peer { number: self.peers, identity }
     }
 
-    /// An id for the pieces of one event, which no other event of this life or the one before has.
+    /// An id for the pieces of one event, which no other event of this process or of the previous one has.
     pub(crate) fn piece_id(&mut self) -> u64 {
         let id = self.next_piece;
         self.next_piece = (id & !PIECE_COUNT_MASK) | ((id + 1) & PIECE_COUNT_MASK);
         id
     }
-}
-
-fn now_ns() -> u64 {
-    // A clock before 1970 shows 1970; what the clock shows is no reason to end.
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,145 @@
+//! Decides by the first bytes of a connection whether it speaks the framed protocol or text.
+//!
+//! Input: the first bytes, which may come in parts. Output: the protocol that goes on. Thread: the connection's writer. Failure: only
+//! that the reader is gone; a handshake that breaks a rule ends its connection.
+
+use std::os::fd::OwnedFd;
+
+use dbuf_wire::frames::{MAGIC, is_framed};
+use rustix::net::{RecvFlags, recv};
+
+use crate::pipeline::accept::connection::protocol::{Link, Next, Protocol, Turn};
+use crate::pipeline::accept::connection::read_position::{InheritedPosition, ReadPosition};
+use crate::pipeline::accept::frames::connection::FrameConnection;
+use crate::pipeline::accept::frames::{HANDSHAKE_BYTES_MAX, Handshake, Sessions, handshake};
+use crate::pipeline::accept::publish::{Closed, NoObserver, WriterContext};
+use crate::pipeline::accept::ring::registry::Rings;
+use crate::pipeline::accept::text::Text;
+use crate::pipeline::record::{Cause, Transport};
+use crate::sync::Arc;
+
+/// What the protocols of all writers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// The sessions of the framed protocol.
+    pub(crate) sessions: Arc<Sessions>,
+    /// The rings.
+    pub(crate) rings: Arc<Rings>,
+}
+
+/// A connection that has not said yet what it speaks.
+#[derive(Debug)]
+pub(crate) struct FirstBytes(Arc<Shared>);
+
+impl FirstBytes {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    fn open_session(&self, rest: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
+        let Shared { sessions, rings } = &*self.0;
+        match handshake(&link.carry, context.max_event_bytes, link.peer.identity.uid, sessions) {
+            Handshake::More => Ok(Turn::Stay),
+            Handshake::Open { session, consumed } => {
+                link.peer.identity.session = session.session();
+                link.carry.drain(..consumed);
+                let rings: Arc<Rings> = Arc::clone(rings);
+                go_on(Box::new(FrameConnection::new(*session, rings)), rest, link, context)
+            }
+            Handshake::Refused { reply, why, malformed } => {
+                tracing::debug!(pid = link.peer.identity.pid, why, "a framed connection is refused");
+                link.send_last(&reply);
+                if malformed {
+                    let slot = context.publisher.slot(&link.peer, Transport::Frames, 0, b"");
+                    context.publisher.lose(slot, Cause::Malformed, 0);
+                    context.publisher.publish_pending(&[], &mut NoObserver)?;
+                }
+                link.carry.clear();
+                Ok(Turn::Close)
+            }
+        }
+    }
+}
+
+/// Whether the first bytes of a new connection are those of the framed protocol. They stay where they are.
+pub(super) fn speaks_frames(socket: &OwnedFd) -> bool {
+    let mut first = [0; MAGIC.len()];
+    let peeked = recv(socket, &mut first, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    peeked.is_ok_and(|(bytes, _)| is_framed(&first[..bytes.min(MAGIC.len())]) == Some(true))
+}
+
+/// Gives `protocol` what was read behind the first bytes.
+fn go_on(
+    mut protocol: Box<dyn Protocol>,
+    rest: &[u8],
+    link: &mut Link,
+    context: &mut WriterContext,
+) -> Result<Turn, Closed> {
+    Ok(match protocol.take(rest, link, context)? {
+        Turn::Stay => Turn::Become(protocol),
+        turn => turn,
+    })
+}
+
+impl Protocol for FirstBytes {
+    fn take(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
+        let part = bytes.len().min(HANDSHAKE_BYTES_MAX - link.carry.len());
+        let (first, rest) = bytes.split_at(part);
+        let framed = if link.carry.is_empty() {
+            is_framed(bytes)
+        } else {
+            link.carry.extend_from_slice(first);
+            is_framed(&link.carry)
+        };
+        if framed == Some(false) {
+            // Nothing of it was carried, or all of `first` is by now.
+            let rest = if link.carry.is_empty() { bytes } else { rest };
+            return go_on(Box::<Text>::default(), rest, link, context);
+        }
+        if link.carry.is_empty() {
+            link.carry.extend_from_slice(first);
+        }
+        if framed.is_none() { Ok(Turn::Stay) } else { self.open_session(rest, link, context) }
+    }
+
+    /// A framed connection cannot be resumed: its client connects again, and is told where it stands.
+    fn take_again(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
+        if is_framed(&[&link.carry, bytes].concat()) == Some(false) {
+            self.take(bytes, link, context)
+        } else {
+            Ok(Turn::Close)
+        }
+    }
+
+    fn end(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
+        if is_framed(&link.carry) == Some(true) {
+            // It left in the middle of its handshake: nothing was offered, so nothing is lost.
+            return Ok(Next::Close);
+        }
+        Text::default().end(link, context)
+    }
+
+    fn resume(&mut self, position: InheritedPosition, link: &mut Link) -> Turn {
+        match position {
+            InheritedPosition::LineStart => Turn::Stay,
+            InheritedPosition::Undecided { carry } if carry.len() < HANDSHAKE_BYTES_MAX => {
+                link.carry = carry;
+                Turn::Stay
+            }
+            InheritedPosition::Text { open_line, carry } => {
+                link.carry = carry;
+                Turn::Become(Box::new(Text::resume(open_line)))
+            }
+            InheritedPosition::Lost => Turn::Become(Box::<Text>::default()),
+            // It speaks frames, or had not said yet what it speaks: then it is as a rule a client of the framed protocol. That
+            // connects again, asks where it stands, and sends the rest.
+            InheritedPosition::Undecided { .. } | InheritedPosition::LostHandshake | InheritedPosition::Unknown => {
+                Turn::Close
+            }
+        }
+    }
+
+    fn position<'a>(&'a self, carry: &'a [u8]) -> Option<ReadPosition<'a>> {
+        Some(ReadPosition::Undecided { carry })
+    }
+}

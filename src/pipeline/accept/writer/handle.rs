@@ -1,0 +1,143 @@
+//! Lets writers and their owner speak with each writer: new clients, the order to stop, signs of life.
+//!
+//! Input: clients that one writer hands to another, and when to have stopped. Output: the same, for the writer's thread. Thread: any,
+//! under a lock for each inbox, held for a few instructions. Nothing here can fail.
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use nix::sys::eventfd::EventFd;
+
+use super::first_bytes::Shared;
+use super::listeners::ListenerKind;
+use crate::pipeline::accept::connection::protocol::Protocol;
+use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnection, StoredConnections};
+use crate::pipeline::accept::publish::receive_buffer::ReceiveBuffers;
+use crate::pipeline::accept::ring::Ring;
+use crate::pipeline::account::Identity;
+use crate::pipeline::counters::Counters;
+use crate::pipeline::pulse::Pulse;
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
+use crate::sys::fdstore::FdStore;
+
+/// What all writers share.
+#[derive(Debug)]
+pub(crate) struct Writers {
+    pub(crate) handles: Box<[WriterHandle]>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) max_event_bytes: AtomicUsize,
+    /// What their connections' protocols share.
+    pub(crate) shared: Arc<Shared>,
+    /// Where connections are stored for the next process.
+    pub(crate) stored: Option<Arc<StoredConnections>>,
+    /// Where receive buffers are stored.
+    pub(crate) store: Option<Arc<FdStore>>,
+}
+
+/// One writer, as others see it.
+#[derive(Debug)]
+pub(crate) struct WriterHandle {
+    inbox: Mutex<Inbox>,
+    pub(crate) bell: EventFd,
+    pub(crate) pulse: Arc<Pulse>,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    newcomers: Vec<Newcomer>,
+    /// When to have stopped; None while there is no such order.
+    stop_by: Option<Instant>,
+    is_closed: bool,
+}
+
+/// What previous processes left for one writer, and its own receive buffer.
+#[derive(Debug)]
+pub(crate) struct InheritedWork {
+    pub(crate) receive_buffers: ReceiveBuffers,
+    pub(crate) connections: Vec<InheritedConnection>,
+    /// Each with its connection.
+    pub(crate) rings: Vec<(OwnedFd, Ring)>,
+}
+
+/// A client that was accepted by one writer for another.
+#[derive(Debug)]
+pub(crate) struct Newcomer {
+    pub(crate) stored: StoredConnection,
+    pub(crate) identity: Identity,
+    pub(crate) protocol: Box<dyn Protocol>,
+}
+
+impl WriterHandle {
+    pub(crate) fn new(bell: EventFd) -> Self {
+        Self { inbox: Mutex::default(), bell, pulse: Arc::default() }
+    }
+}
+
+impl Writers {
+    fn inbox(&self, index: usize) -> MutexGuard<'_, Inbox> {
+        lock(&self.handles[index].inbox)
+    }
+
+    fn ring(&self, index: usize) {
+        // It can only fail when the bell's count would overflow, and then the bell rings already.
+        let _ = self.handles[index].bell.write(1);
+    }
+
+    /// Orders a writer to have stopped by then.
+    pub(crate) fn stop_by(&self, index: usize, stop_by: Instant) {
+        self.inbox(index).stop_by = Some(stop_by);
+        self.ring(index);
+    }
+
+    pub(crate) fn count_connection(&self, index: usize) {
+        // Relaxed: a plain counter.
+        self.counters.writers[index].0.connections.fetch_add(1, Relaxed);
+    }
+
+    /// Stores a new connection for the next process, if that could resume it and where that is possible.
+    pub(crate) fn keep(&self, kind: ListenerKind, socket: OwnedFd, identity: &Identity) -> StoredConnection {
+        match &self.stored {
+            Some(stored) if kind.is_resumable(&socket) => stored.keep(socket, identity),
+            _ => StoredConnection::unstored(socket),
+        }
+    }
+
+    /// Notes the peer of a new connection that has sent everything, where that is possible.
+    pub(crate) fn note(&self, socket: OwnedFd, identity: &Identity) -> StoredConnection {
+        match &self.stored {
+            Some(stored) => stored.note(socket, identity),
+            None => StoredConnection::unstored(socket),
+        }
+    }
+
+    /// Gives a client to another writer; gives it back if that writer stops.
+    pub(crate) fn hand_over(&self, index: usize, newcomer: Newcomer) -> Option<Newcomer> {
+        let mut inbox = self.inbox(index);
+        if inbox.is_closed {
+            return Some(newcomer);
+        }
+        // Counted now, so that the next one does not go the same way before the writer has looked.
+        self.count_connection(index);
+        inbox.newcomers.push(newcomer);
+        drop(inbox);
+        self.ring(index);
+        None
+    }
+
+    /// Silences the bell and takes what is in the inbox: clients, and when to have stopped.
+    pub(crate) fn take_inbox(&self, index: usize) -> (Vec<Newcomer>, Option<Instant>) {
+        // The bell first: what comes into the inbox after this rings it again. Nothing to read is no error.
+        let _ = self.handles[index].bell.read();
+        let mut inbox = self.inbox(index);
+        (std::mem::take(&mut inbox.newcomers), inbox.stop_by)
+    }
+
+    /// Closes the inbox for good, and takes what was in it.
+    pub(crate) fn close_inbox(&self, index: usize) -> Vec<Newcomer> {
+        let mut inbox = self.inbox(index);
+        inbox.is_closed = true;
+        std::mem::take(&mut inbox.newcomers)
+    }
+}

@@ -1,0 +1,112 @@
+//! Names the kinds of sockets that events come in by.
+//!
+//! A new source is a folder of its own, a kind here, and a transport number in the format.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::sys::socket::{setsockopt, sockopt::PassCred};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
+use super::first_bytes::{FirstBytes, Shared, speaks_frames};
+use crate::pipeline::accept::connection::acceptor::Acceptor;
+use crate::pipeline::accept::connection::protocol::Protocol;
+use crate::pipeline::accept::datagram::Datagrams;
+use crate::sync::Arc;
+
+/// What a socket carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerKind {
+    /// Connections whose first bytes decide: text (lines, priorities, syslog) or the framed protocol.
+    Stream,
+    /// Datagrams: plain bytes or syslog.
+    Datagram,
+}
+
+/// A socket that events come in by.
+#[derive(Debug)]
+pub struct Listener {
+    /// What it carries.
+    pub kind: ListenerKind,
+    /// It listens, or it is bound and takes datagrams.
+    pub socket: OwnedFd,
+    /// It is systemd's and stays when this process ends: what is not taken out of it is not lost.
+    pub is_passed: bool,
+}
+
+impl Listener {
+    /// Makes the socket ready to be watched.
+    pub(crate) fn prepare(&self) -> io::Result<()> {
+        if self.kind.has_connections() {
+            return Ok(fcntl_setfl(&self.socket, fcntl_getfl(&self.socket)? | OFlags::NONBLOCK)?);
+        }
+        Ok(setsockopt(&self.socket, PassCred, &true)?)
+    }
+}
+
+/// A listening socket, as one writer has it. All writers accept from it.
+#[derive(Debug)]
+pub(crate) struct StreamListener {
+    pub(crate) kind: ListenerKind,
+    pub(crate) acceptor: Acceptor,
+    pub(crate) is_passed: bool,
+}
+
+/// A datagram socket. One writer alone receives from it, so that the order of each sender is kept.
+#[derive(Debug)]
+pub(crate) struct DatagramListener {
+    pub(crate) datagrams: Datagrams,
+    pub(crate) is_passed: bool,
+}
+
+/// The sockets of one writer.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    pub(crate) streams: Vec<StreamListener>,
+    pub(crate) datagrams: Vec<DatagramListener>,
+}
+
+impl Listeners {
+    /// For the writer that receives datagrams.
+    pub(crate) fn new(all: Vec<Listener>) -> Self {
+        let mut listeners = Self::default();
+        for Listener { kind, socket, is_passed } in all {
+            if kind.has_connections() {
+                let acceptor = Acceptor::new(Arc::new(socket));
+                listeners.streams.push(StreamListener { kind, acceptor, is_passed });
+            } else {
+                listeners.datagrams.push(DatagramListener { datagrams: Datagrams::new(socket), is_passed });
+            }
+        }
+        listeners
+    }
+
+    /// For another writer, which accepts from the same sockets.
+    pub(crate) fn of_another_writer(&self) -> Self {
+        let streams = self.streams.iter().map(|stream| StreamListener {
+            kind: stream.kind,
+            acceptor: Acceptor::new(Arc::clone(&stream.acceptor.socket)),
+            is_passed: stream.is_passed,
+        });
+        Self { streams: streams.collect(), datagrams: Vec::new() }
+    }
+}
+
+impl ListenerKind {
+    fn has_connections(self) -> bool {
+        self != Self::Datagram
+    }
+
+    /// Whether the next process could resume a new connection. A client that has begun to speak frames connects again.
+    pub(super) fn is_resumable(self, socket: &OwnedFd) -> bool {
+        !speaks_frames(socket)
+    }
+
+    /// The protocol that a new connection speaks, to begin with.
+    pub(crate) fn first_protocol(self, shared: &Arc<Shared>) -> Box<dyn Protocol> {
+        match self {
+            // A datagram socket has no connections, so none is ever asked for.
+            Self::Stream | Self::Datagram => Box::new(FirstBytes::new(Arc::clone(shared))),
+        }
+    }
+}
