@@ -4,8 +4,10 @@
 //!
 //! 1. [`pipeline::accept`]: bytes arrive on a socket and become events; a pinned writer thread owns each socket.
 //! 2. `dbuf_buffer`: the writer copies them into the **front** half of the double buffer and publishes them.
-//! 3. [`pipeline::drain`]: the reader swaps the halves with one atomic operation and seals the **back** half as a batch.
-//! 4. [`pipeline::store`]: the batch is appended to the active segment; segments rotate, are retained, are read again.
+//! 3. [`pipeline::drain`]: the reader swaps the halves with one atomic operation and seals the **back** half as a
+//!    batch.
+//! 4. [`pipeline::store`]: the batch is appended to the active segment; segments rotate, are retained, are read again
+//!    (`dbuf_segment`).
 //! 5. [`daemon`]: signals, systemd and dbufctl's socket, on a thread of their own. The only place that knows tokio.
 //! 6. [`config`]: what the file says, and so what the daemon will do.
 //! 7. [`ctl`]: `dbufctl`, the command that people type.
@@ -13,8 +15,8 @@
 //! [`sys`] holds one kernel facility a file, [`sync`] is the only door to atomics and threads.
 //!
 //! What others can use, and what is to be tested alone, is in crates of its own: `dbuf_sync` (atomics and threads),
-//! `dbuf_buffer` (the double buffer), `dbuf_wire` (the protocol and the ring). Under `--cfg dbuf_loom`, for the models,
-//! nothing of the daemon is built.
+//! `dbuf_buffer` (the double buffer), `dbuf_wire` (the protocol and the ring), `dbuf_segment` (records, and reading
+//! segments). Under `--cfg dbuf_loom`, for the models, nothing of the daemon is built.
 
 #![deny(unsafe_code)]
 

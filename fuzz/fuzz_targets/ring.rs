@@ -1,5 +1,5 @@
-//! A program's end of a ring: whatever it writes there, and whenever, costs it its ring at most. The input is a list of deeds:
-//! honest events, words and bytes of any value at any place, and looks of the daemon between them.
+//! A program's end of a ring: whatever it writes there, and whenever, costs it its ring at most. The input is a list of
+//! deeds: honest events, words and bytes of any value at any place, and looks of the daemon between them.
 #![no_main]
 
 use std::cell::RefCell;

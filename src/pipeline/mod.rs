@@ -19,9 +19,11 @@ pub mod progress;
 #[cfg(not(dbuf_loom))]
 pub mod pulse;
 #[cfg(not(dbuf_loom))]
-pub mod record;
-#[cfg(not(dbuf_loom))]
 pub mod store;
+
+/// The layout of the bytes that travel, which is part of the crate that reads segments.
+#[cfg(not(dbuf_loom))]
+pub use dbuf_segment::record;
 
 /// The double buffer, which is a crate of its own.
 #[cfg(not(dbuf_loom))]

@@ -17,7 +17,7 @@ use super::footer::Footer;
 use super::format::{BatchHeader, RunRow, SEGMENT_BYTES, SegmentHeader};
 use super::ledger::Shared;
 use super::name::{Name, State};
-use super::{BatchView, RunView};
+use super::types::{BatchView, RunView};
 use crate::sync::Arc;
 
 /// Space is allocated ahead in steps as large as what is there, within these bounds.

@@ -3,17 +3,18 @@
 //! Enters: a file. Leaves: whole batches, and accounts of what is damaged. Any thread; one batch in memory at a time.
 //! What can fail: the disk, with an error. Damage is no error: it is found, measured and stepped over.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 
-use super::super::disk::{ReadAt, read_full};
-use super::super::footer::{Footer, Trailer};
-use super::super::format::{
+use crate::file::{ReadAt, read_full};
+use crate::footer::{Footer, Trailer};
+use crate::format::{
     BATCH_MAGIC, BatchHeader, Broken, FOOTER_FIXED_BYTES, FOOTER_MAGIC, RUN_BYTES, SEGMENT_BYTES, SegmentHeader,
     TRAILER_BYTES, checksum,
 };
-use crate::pipeline::record::ALIGN;
-use crate::sync::Arc;
+use crate::record::ALIGN;
+use dbuf_sync::Arc;
 
 /// How much of a batch's header is read at first: enough for 16 runs.
 const HEAD_READ_BYTES: usize = BatchHeader::bytes_for(16);
@@ -77,14 +78,42 @@ pub enum Step {
 }
 
 /// Why a file cannot be read at all.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum OpenError {
     /// The disk says no.
-    #[error("{0}")]
-    Disk(#[from] io::Error),
+    Disk(io::Error),
     /// Header and footer are damaged, or of a newer version.
-    #[error("{0}")]
-    Broken(#[from] Broken),
+    Broken(Broken),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(error) => error.fmt(f),
+            Self::Broken(broken) => broken.fmt(f),
+        }
+    }
+}
+
+impl Error for OpenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Disk(error) => Some(error),
+            Self::Broken(broken) => Some(broken),
+        }
+    }
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
+impl From<Broken> for OpenError {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
 }
 
 /// A segment, open for reading.
@@ -148,8 +177,8 @@ impl Segment {
         self.footer.as_ref().map_or(self.file_bytes, |footer| footer.offset)
     }
 
-    /// Looks at what stands at `at`. Where `wants` says so of its header, a batch's records are read and their checksum is
-    /// verified.
+    /// Looks at what stands at `at`. Where `wants` says so of its header, a batch's records are read and their checksum
+    /// is verified.
     ///
     /// # Errors
     /// What the disk says. That ends nothing: the caller may step over it.

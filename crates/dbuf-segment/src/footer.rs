@@ -10,7 +10,7 @@ use super::format::{
     SEGMENT_BYTES, TRAILER_BYTES, TRAILER_MAGIC, VERSION, checksum, footer, index_row, trailer,
 };
 use super::format::{get, get_u32, get_u128, has, put, put_bytes};
-use crate::pipeline::record::{HEAD_BYTES, Kind, Record, Source, encode_source};
+use crate::record::{HEAD_BYTES, Kind, Record, Source, encode_source};
 
 /// A row of the index stands for batches with at least so many bytes, so that it stays small beside them.
 pub const INDEX_BYTES_MIN: u64 = 64 << 10;
@@ -115,8 +115,8 @@ impl Footer {
         self.row_bytes += header.content_bytes;
     }
 
-    /// Takes the sources of a run that was read back into account. Walks heads only, and nothing at all once there are more
-    /// sources than a footer names.
+    /// Takes the sources of a run that was read back into account. Walks heads only, and nothing at all once there are
+    /// more sources than a footer names.
     pub fn add_sources(&mut self, mut run: &[u8]) {
         while self.sources_complete {
             let Ok((record, bytes)) = Record::decode(run) else { return };
