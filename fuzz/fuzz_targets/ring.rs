@@ -5,9 +5,9 @@
 use std::cell::RefCell;
 use std::sync::atomic::Ordering::Relaxed;
 
+use dbuf_wire::frames::Event;
 use dbuf_wire::ring::RingProducer;
 use dbuf_wire::ring::record::Stamp;
-use dbuf_wire::frames::Event;
 use dbufd::pipeline::accept::ring::tap::{CAPACITY, RingTap};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! The footer of a segment: what a reader needs to skip it or to find a place in it.
+//! Encodes and decodes the footer of a segment, by which a reader skips it or finds a place in it.
 //!
 //! Enters: batches, one after the other, as they are written or walked. Leaves: bytes, and the way back. Any thread.
 //! What can fail: decoding, with [`Broken`]; then the footer is rebuilt from the batches (format, invariant 3).
@@ -12,7 +12,7 @@ use super::format::{
 use super::format::{get, get_u32, get_u128, has, put, put_bytes};
 use crate::record::{HEAD_BYTES, Kind, Record, Source, encode_source};
 
-/// A row of the index stands for batches with at least so many bytes, so that it stays small beside them.
+/// A row of the index stands for batches with at least this many bytes, so that the index stays small.
 pub const INDEX_BYTES_MIN: u64 = 64 << 10;
 /// The most sources that a footer names; beyond that it says that it does not know them all.
 pub const SOURCES_MAX: usize = 256;

@@ -1,4 +1,4 @@
-//! The layout of a segment: header, batches, footer, trailer. The byte tables are in `docs/FORMAT.md`; a test holds
+//! Lays out a segment: header, batches, footer, trailer. The byte tables are in `docs/FORMAT.md`; a test holds
 //! them against the tables here.
 //!
 //! Enters: numbers. Leaves: bytes; and the way back, where nothing is trusted. Any thread; nothing here waits.
@@ -330,7 +330,7 @@ pub struct BatchHeader {
 }
 
 impl BatchHeader {
-    /// Bytes of a header with so many runs.
+    /// Bytes of a header with this many runs.
     #[must_use]
     pub const fn bytes_for(runs: usize) -> usize {
         BATCH_FIXED_BYTES + runs * RUN_BYTES

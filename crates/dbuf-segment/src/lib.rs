@@ -5,9 +5,9 @@
 //! found, measured and reported. It needs no daemon, and writes no file.
 //!
 //! - [`record`]: one event in its bytes, in both directions.
-//! - [`format`]: segment, batch and trailer; [`footer`]: what makes a segment quick to search; [`name`]: names of
+//! - [`mod@format`]: segment, batch and trailer; [`footer`]: what makes a segment quick to search; [`name`]: names of
 //!   files.
-//! - [`file`]: what a reader needs of a file.
+//! - [`mod@file`]: what a reader needs of a file.
 //! - [`scan`]: reading forward, backward, following, joining, verifying.
 //!
 //! ```no_run

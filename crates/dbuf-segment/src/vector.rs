@@ -1,4 +1,4 @@
-//! What the processor compares in one instruction.
+//! Compares bytes as the processor does it, 16 in one instruction.
 //!
 //! Enters: 64 bytes. Leaves: a bit for each. Pure, any thread; cannot fail.
 

@@ -1,4 +1,4 @@
-//! Reading records: a borrowed view over bytes that are not trusted.
+//! Decodes records: a borrowed view over bytes that are not trusted.
 
 use std::fmt;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! The layout of a record: the bytes that a writer lays down, that travel through the buffer, and that stand in a
+//! Encodes and decodes records: the bytes that a writer publishes, that travel through the buffer, and that stand in a
 //! segment. They are written once and never serialised again.
 //!
 //! Enters: an event's parts. Leaves: bytes in a claim, or a borrowed [`Record`] over bytes of a batch. Any thread.
@@ -243,7 +243,7 @@ pub struct Event<'a> {
     pub producer_sequence: Option<u64>,
     /// The id of the event that this is a piece of, and which neighbours the piece has.
     pub piece: Option<Piece>,
-    /// Fields beside the payload, as [`put_field`] encodes them; empty if none.
+    /// Fields next to the payload, as [`put_field`] encodes them; empty if none.
     pub fields: &'a [u8],
     /// The payload. At most [`MAX_EVENT_BYTES_MAX`] bytes.
     pub payload: &'a [u8],

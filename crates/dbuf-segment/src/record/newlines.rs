@@ -1,4 +1,4 @@
-//! Where the newlines are, 64 bytes at a time.
+//! Finds newlines, 64 bytes at a time.
 //!
 //! Enters: bytes. Leaves: the places of their newlines, ascending. Pure, any thread; cannot fail.
 //!

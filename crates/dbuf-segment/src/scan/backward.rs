@@ -1,4 +1,4 @@
-//! Reading backward: the same items as forward, in the opposite order.
+//! Reads backward: the same items as forward, in the opposite order.
 //!
 //! Enters: a directory, and what is wanted of it. Leaves: items, newest first. A file is read block by block, as its
 //! index cuts it, so that the last events of a large directory are there at once. See the rules at the head of

@@ -1,4 +1,4 @@
-//! Following: what is new, as it comes, from file to file.
+//! Follows a directory: gives out what is new, as it comes, from file to file.
 //!
 //! Enters: a directory in which a daemon writes, or will. Leaves: items, oldest first, each once. Any thread. What can
 //! fail: the directory, when it is listed. Without inotify it looks every now and then.

@@ -1,4 +1,4 @@
-//! Pieces of an over-long line become one event again.
+//! Joins the pieces of an over-long line to one event.
 //!
 //! Enters: events and pieces, in the order of reading, forward or backward. Leaves: whole events, each where its last
 //! piece stands. What can fail: nothing; an event whose pieces are not all there, or take more memory than is allowed,

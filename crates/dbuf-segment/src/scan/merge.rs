@@ -1,4 +1,4 @@
-//! The order of the records in a batch: its runs, merged by acceptance time.
+//! Orders the records of a batch: its runs, merged by acceptance time.
 //!
 //! Enters: a batch whose checksum was right. Leaves: its records in their order, each with its sequence and its source.
 //! Any thread. What can fail: records that do not fill their run, with [`Malformed`].

@@ -1,4 +1,4 @@
-//! Reading segments, with no daemon: `dbufctl`, recovery, tests.
+//! Reads segments, with no daemon: for `dbufctl`, recovery and tests.
 //!
 //! Enters: a directory, or files. Leaves: [`Item`]s in order: events with their sequences and sources, losses, damage,
 //! gaps. Any thread. Memory is flat: one batch at a time. What can fail: the disk, with an error; damage is an item.

@@ -1,4 +1,4 @@
-//! One segment, read batch by batch.
+//! Reads one segment, batch by batch.
 //!
 //! Enters: a file. Leaves: whole batches, and accounts of what is damaged. Any thread; one batch in memory at a time.
 //! What can fail: the disk, with an error. Damage is no error: it is found, measured and stepped over.
@@ -69,8 +69,8 @@ pub enum Step {
         /// The range of sequences that the damaged batch held, if its header was whole.
         sequences: Option<(u64, u64)>,
     },
-    /// No batch stands here or later. So many bytes do: none, a batch that is being written, one that was torn, or a
-    /// footer that is damaged.
+    /// No batch stands here or later. What stands there: nothing, a batch that is being written, one that was torn, or
+    /// a footer that is damaged.
     End {
         /// How many.
         torn_bytes: u64,

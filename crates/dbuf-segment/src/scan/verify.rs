@@ -1,4 +1,4 @@
-//! What a file holds, and whether every byte of it is what was written.
+//! Says what a file holds, and verifies that every byte of it is what was written.
 //!
 //! Enters: files. Leaves: [`Described`], from the footer where there is one; [`FileReport`], from every byte. Any
 //! thread. What can fail: nothing; a file that cannot be read is a report that says so.
