@@ -209,9 +209,9 @@ impl RingProducer {
                 return Err(NoRoom);
             }
         }
-        // Relaxed: only a process that finds this one dead looks at it, and that comes after everything it did. The
-        // fence is for the compiler alone, which must not write the record first; what carries the record is edge
-        // `head`.
+        // Relaxed: only a process that finds this one dead looks at it, and that comes after everything it did. The fence
+        // is for the compiler alone, which must not write the record first.
+        // What carries the record is edge `head`.
         self.memory.words().writing.store(end, Relaxed);
         compiler_fence(SeqCst);
         if pad > 0 {
