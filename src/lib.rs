@@ -6,7 +6,8 @@
 //! 2. `dbuf_buffer`: the writer copies them into the **front** half of the double buffer and publishes them.
 //! 3. [`pipeline::drain`]: the reader swaps the halves with one atomic operation and seals the **back** half as a
 //!    batch.
-//! 4. [`pipeline::store`]: the batch is appended to the active segment. Segments rotate, expire, and are read again.
+//! 4. [`pipeline::store`]: the batch is appended to the active segment. Segments rotate, expire, and are read again
+//!    (`dbuf_segment`).
 //! 5. [`daemon`]: signals, systemd and dbufctl's socket, on a thread of their own. The only folder that uses tokio.
 //! 6. `stats`: all figures in one schema; the daemon fills it, its report, dbufctl and Prometheus show it.
 //! 7. [`config`]: reads and checks the configuration.
@@ -17,7 +18,8 @@
 //! those below it: `tests/boundaries` checks that.
 //!
 //! What others can use, and what is to be tested alone, is in crates of its own: `dbuf_sync` (atomics and threads),
-//! `dbuf_buffer` (the double buffer), `dbuf_wire` (the protocol and the ring), `dbuf_segment` (reading segments).
+//! `dbuf_buffer` (the double buffer), `dbuf_wire` (the protocol and the ring), `dbuf_segment` (records, and reading
+//! segments).
 //!
 //! Under `--cfg dbuf_loom`, for the models, only the files below that own an edge between threads or processes are
 //! built.

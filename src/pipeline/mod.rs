@@ -9,14 +9,16 @@ pub mod account;
 pub mod assembly;
 pub mod counters;
 pub mod drain;
-#[cfg(all(not(dbuf_loom), any(test, fuzzing, feature = "harness")))]
+#[cfg(any(test, fuzzing, feature = "harness"))]
 pub mod harness;
 pub mod histogram;
 pub mod progress;
 pub mod pulse;
-pub mod record;
 pub mod store;
 pub mod takeover;
+
+/// The layout of the bytes that travel, which is part of the crate that reads segments.
+pub use dbuf_segment::record;
 
 /// The double buffer, which is a crate of its own.
 pub mod buffer {
