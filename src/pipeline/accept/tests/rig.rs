@@ -198,10 +198,8 @@ impl Rig {
     ) -> Self {
         let next_process =
             manager.next_process_with(16, receive_buffers.iter().flat_map(ReceiveBuffers::slots).collect());
-        let rings = plan.keeps_rings.then(|| {
-            Rings::stored(LIMITS, &manager.store(), 16, manager.left_rings())
-                .unwrap()
-        });
+        let rings =
+            plan.keeps_rings.then(|| Rings::stored(LIMITS, &manager.store(), 16, manager.left_rings()).unwrap());
         Self::start(plan, Some(next_process), before, receive_buffers, Some(manager.store()), rings)
     }
 
@@ -221,11 +219,8 @@ impl Rig {
         for _ in 0..plan.early {
             UnixStream::connect(directory.path().join("stream.sock")).unwrap().write_all(b"early\n").unwrap();
         }
-        let options = Options {
-            capacity_bytes: plan.capacity_bytes,
-            chunk_bytes: plan.chunk_bytes,
-            writers_max: plan.writers,
-        };
+        let options =
+            Options { capacity_bytes: plan.capacity_bytes, chunk_bytes: plan.chunk_bytes, writers_max: plan.writers };
         let memory = memfd_create("dbufd-test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
         let (buffer, reader) = DoubleBuffer::in_memory(&options, plan.generation_first, &memory).unwrap();
         let counters = Arc::new(Counters::new(plan.writers).unwrap());
