@@ -19,8 +19,8 @@ pub(crate) struct Promise {
     /// The way on which all of its events came.
     pub(crate) transport: &'static str,
     pub(crate) sent: u64,
-    /// The documented gap: the daemon had accepted the connection, and died before the manager had it. Of these numbers the last
-    /// ones may be missing.
+    /// The documented gap: the daemon had accepted the connection, and died before the manager had it. Of these
+    /// numbers the last ones may be missing.
     pub(crate) may_miss: Option<RangeInclusive<u64>>,
     /// The same gap with a ring: its client sends again what the daemon had not said that it took.
     pub(crate) may_repeat: Option<RangeInclusive<u64>>,
