@@ -181,3 +181,15 @@ fn what_a_client_has_sent_is_stored_also_if_it_leaves_without_reading_its_answer
     let expected: Vec<String> = (1..=10).map(|n: u64| n.to_string()).collect();
     assert_eq!(payloads(&home), expected);
 }
+
+#[test]
+fn a_magic_that_a_stop_cuts_off_is_no_line() {
+    let home = Home::new();
+    let daemon = home.start(&[]);
+    let mut stream = home.stream();
+    stream.write_all(&MAGIC[..5]).unwrap();
+    home.wait_for_stats("the connection", |stats| stats["connections"]["open"] == 1);
+    // It comes again when the daemon does, and says the rest then.
+    daemon.stop();
+    assert_eq!(payloads(&home), [""; 0]);
+}
