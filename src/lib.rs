@@ -1,16 +1,18 @@
-//! `dbufd`: events from Unix sockets, through a lock-free double buffer, into rotated, checksummed segments.
+//! Moves events from Unix sockets, through a lock-free double buffer, into rotated, checksummed segments.
 //!
 //! The journey of an event, and the order of the modules:
 //!
 //! 1. [`pipeline::accept`]: bytes arrive on a socket and become events; a pinned writer thread owns each socket.
 //! 2. `dbuf_buffer`: the writer copies them into the **front** half of the double buffer and publishes them.
-//! 3. [`pipeline::drain`]: the reader swaps the halves with one atomic operation and seals the **back** half as a batch.
-//! 4. [`pipeline::store`]: the batch is appended to the active segment; segments rotate, are retained, are read again.
-//! 5. [`daemon`]: signals, systemd and dbufctl's socket, on a thread of their own. The only place that knows tokio.
-//! 6. [`config`]: what the file says, and so what the daemon will do.
+//! 3. [`pipeline::drain`]: the reader swaps the halves with one atomic operation and seals the **back** half as a
+//!    batch.
+//! 4. [`pipeline::store`]: the batch is appended to the active segment. Segments rotate, expire, and are read again.
+//! 5. [`daemon`]: signals, systemd and dbufctl's socket, on a thread of their own. The only folder that uses tokio.
+//! 6. [`config`]: reads and checks the configuration.
 //! 7. [`ctl`]: `dbufctl`, the command that people type.
 //!
-//! [`sys`] holds one kernel facility a file, [`sync`] is the only door to atomics and threads.
+//! [`options`] is what configuration and pipeline share, [`sys`] holds one kernel facility a file, and [`sync`] is the
+//! only door to atomics and threads. A module imports only from those below it: `tests/boundaries` checks that.
 //!
 //! What others can use, and what is to be tested alone, is in crates of its own: `dbuf_sync` (atomics and threads),
 //! `dbuf_buffer` (the double buffer), `dbuf_wire` (the protocol and the ring). Under `--cfg dbuf_loom`, for the models,
@@ -27,6 +29,10 @@ pub mod config;
 pub mod ctl;
 #[cfg(not(dbuf_loom))]
 pub mod daemon;
+#[cfg(not(dbuf_loom))]
+mod daemon_args;
+#[cfg(not(dbuf_loom))]
+pub mod options;
 pub mod pipeline;
 #[cfg(not(dbuf_loom))]
 pub mod sys;

@@ -56,7 +56,7 @@ impl Daemon {
             inherited: Vec::new(),
             sessions: Sessions::new(),
             rings: Rings::new(RingLimits { rings: 0, bytes: 0 }),
-            receive_buffers: ReceiveBuffers::take_over(WRITERS, None, Vec::new(), &|_| false).unwrap(),
+            receive_buffers: ReceiveBuffers::take_over(WRITERS, None, Vec::new()).unwrap(),
             store: None,
             buffer,
             counters: Arc::clone(&counters),

@@ -1,4 +1,4 @@
-//! The command people type. Everything it does is in the library.
+//! Starts `dbufctl`, the command that people type. Everything it does is in the library.
 
 fn main() -> std::process::ExitCode {
     dbufd::ctl::main(std::env::args_os())

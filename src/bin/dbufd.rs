@@ -1,4 +1,4 @@
-//! The daemon. Everything it does is in the library.
+//! Starts `dbufd`, the daemon. Everything it does is in the library.
 
 fn main() -> std::process::ExitCode {
     dbufd::daemon::main()

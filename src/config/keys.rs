@@ -1,8 +1,9 @@
-//! Every key that can be configured, in one table: its name, default, bounds, meaning, and when a change takes effect.
-//! Reading, checking, printing, reloading and `etc/dbufd.toml` all follow this table, so they cannot disagree.
+//! Lists every key that can be configured: its name, default, bounds, meaning, and when a change takes effect.
 //!
-//! Enters: a value as it stands in a file or a flag. Leaves: a field of [`Config`], or text for people. Any thread.
-//! What can fail: [`Key::set`], with a sentence that says what is allowed.
+//! Reading, checking, printing, reloading and `etc/dbufd.toml` all use this one table, so they cannot disagree.
+//!
+//! Input: a value from a file or a flag. Output: a field of [`Config`], or text for people. Any thread. Failures:
+//! [`Key::set`], with a sentence that says what is allowed.
 
 mod file;
 
@@ -10,20 +11,19 @@ use std::path::PathBuf;
 
 pub use file::{documented, render};
 
-use super::settings::{Config, Cpus, Level, SyncPolicy, WhenFull};
-use super::units::{format_amount, format_duration, format_size};
-use super::value::{Bounds, Given, Value, quoted};
-use crate::pipeline::accept::limits::RINGS_MAX;
-use crate::pipeline::record::MAX_EVENT_BYTES_MAX;
+use super::settings::{Config, Cpus, Level};
+use super::units::{format_amount, format_duration, format_size, quoted};
+use super::value::{Bounds, Given, Value};
+use crate::options::{EVENT_BYTES_MAX, RINGS_MAX, SyncPolicy, WhenFull};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
 const HOUR: u64 = 3600 * SECOND;
 const DAY: u64 = 24 * HOUR;
 
-/// The most writer threads: the buffer's own limit is 254, and no machine gains from more than this.
+/// The most writer threads. The buffer's own limit is 254; more threads than this gain nothing on any machine.
 pub const WRITERS_MAX: usize = 64;
-/// A half must have room for this many of the largest events, so that one producer cannot fill it alone.
+/// A half holds at least this many of the largest events, so that one producer cannot fill it alone.
 pub const EVENTS_IN_HALF_MIN: usize = 4;
 
 /// When a change in the file takes effect.
@@ -36,7 +36,7 @@ pub enum Applies {
 }
 
 impl Applies {
-    /// In words that follow "takes effect".
+    /// The words that follow "takes effect".
     #[must_use]
     pub fn when(self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ impl Applies {
     }
 }
 
-/// How sizes and durations are written, in lines that fit a comment.
+/// How sizes and durations are written. The lines fit a comment.
 pub const UNITS: &str = "Sizes: KiB MiB GiB TiB (or K M G T), kB MB GB TB, or plain bytes. \
                          Durations: ns us ms s min h d w, also \"1h30min\".";
 
@@ -55,7 +55,7 @@ pub const UNITS: &str = "Sizes: KiB MiB GiB TiB (or K M G T), kB MB GB TB, or pl
 pub struct Key {
     /// Section and name, with a point between them.
     pub name: &'static str,
-    /// The default as it would stand in the file; for a key that has none, an example.
+    /// The default as it would stand in the file; an example for a key without a default.
     pub shown: &'static str,
     /// Whether `shown` is the default.
     pub has_default: bool,
@@ -76,12 +76,12 @@ impl Key {
         KEYS.iter().find(|key| key.name == name)
     }
 
-    /// The key that was probably meant by a name that is none.
+    /// The key that was probably meant by the unknown name `wrong`.
     #[must_use]
     pub fn nearest(wrong: &str) -> Option<&'static Self> {
         let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
         let likeness = |key: &Self| {
-            // The right name in the wrong section is as near as a slip of the finger.
+            // The right name in the wrong section is almost as likely as a typing error.
             let short = 0.9 * strsim::normalized_damerau_levenshtein(&last(wrong), &last(key.name));
             short.max(strsim::normalized_damerau_levenshtein(wrong, key.name))
         };
@@ -95,17 +95,17 @@ impl Key {
         self.name.split_once('.').expect("every name in the table has a point; a test looks")
     }
 
-    /// Takes `value` into `config`.
+    /// Stores `value` in `config`.
     ///
     /// # Errors
-    /// With a sentence that names the value and says what is allowed.
+    /// A sentence that names the value and says what is allowed.
     pub fn set(&self, config: &mut Config, value: &Value) -> Result<(), String> {
         let given = Given { value, bounds: self.bounds };
         (self.set)(config, given)
             .ok_or_else(|| format!("{}: {value} is not allowed; allowed: {}", self.name, self.bounds))
     }
 
-    /// The value in `config`, as it would stand in a file.
+    /// The value in `config`, as a file would have it.
     #[must_use]
     pub fn get(&self, config: &Config) -> String {
         (self.get)(config)
@@ -129,7 +129,7 @@ fn cores(cpus: &Cpus) -> String {
     }
 }
 
-/// The table.
+/// The table, in the order of the file.
 pub static KEYS: &[Key] = &[
     Key {
         name: "buffer.capacity",
@@ -153,7 +153,7 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Duration { min_ns: 0, max_ns: 10 * SECOND, none: false },
         meaning: &[
-            "The longest that a published event waits for company before the halves are swapped; 0 swaps at once.",
+            "The longest that a published event waits for others before the halves are swapped; 0 swaps at once.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -167,7 +167,7 @@ pub static KEYS: &[Key] = &[
         shown: r#""auto""#,
         has_default: true,
         bounds: Bounds::Count { min: 1, max: WRITERS_MAX },
-        meaning: &["Pinned writer threads. \"auto\": 4, but at most one for each core that the process is allowed."],
+        meaning: &["Pinned writer threads. \"auto\": 4, but at most one for each allowed core."],
         applies: Applies::Restart,
         set: |config, given| {
             config.writers.count = given.count()?;
@@ -214,7 +214,7 @@ pub static KEYS: &[Key] = &[
         name: "ingest.max_event",
         shown: r#""64KiB""#,
         has_default: true,
-        bounds: Bounds::Size { min: 1 << 10, max: MAX_EVENT_BYTES_MAX as u64 },
+        bounds: Bounds::Size { min: 1 << 10, max: EVENT_BYTES_MAX as u64 },
         meaning: &[
             "The largest event. A longer text line is stored in pieces, which are joined again when it is read;",
             "a larger frame or datagram is refused and counted.",
@@ -258,8 +258,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Number { min: 0, max: RINGS_MAX },
         meaning: &[
-            "The most rings of producers that write to shared memory; a user has at most a quarter of them, root all.",
-            "Who gets none sends by the socket.",
+            "The most rings of producers that write to shared memory; a user gets at most a quarter of them, root all.",
+            "A producer without a ring sends over its socket.",
         ],
         applies: Applies::Restart,
         set: |config, given| {
@@ -273,7 +273,7 @@ pub static KEYS: &[Key] = &[
         shown: r#""512MiB""#,
         has_default: true,
         bounds: Bounds::Size { min: 64 << 10, max: 64 << 30 },
-        meaning: &["The most memory of all rings together; those of a user take at most a quarter of it, root's all."],
+        meaning: &["The most memory of all rings together; a user's rings take at most a quarter of it, root's all."],
         applies: Applies::Restart,
         set: |config, given| {
             config.ingest.ring_bytes = given.size()?;
@@ -372,7 +372,7 @@ pub static KEYS: &[Key] = &[
         bounds: Bounds::Sync { min_ns: MS, max_ns: HOUR },
         meaning: &[
             "When what is written becomes durable. An interval: the longest that a persisted event is not durable;",
-            "\"batch\": before the next batch is taken; \"never\": when the kernel gets round to it.",
+            "\"batch\": before the next batch is taken; \"never\": when the kernel writes it by itself.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -391,8 +391,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Choice(&["delete-oldest", "wait", "drop"]),
         meaning: &[
-            "What happens when the disk is full. \"delete-oldest\": the oldest segments go; \"wait\": producers wait and",
-            "nothing is lost; \"drop\": new events are lost and counted.",
+            "What happens when the disk is full. \"delete-oldest\": the oldest segments go;",
+            "\"wait\": producers wait and nothing is lost; \"drop\": new events are lost and counted.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -453,7 +453,7 @@ pub static KEYS: &[Key] = &[
     },
 ];
 
-/// A sync policy as it stands in the file and in `stats`.
+/// A sync policy as the file and `stats` write it.
 #[must_use]
 pub fn sync_name(sync: SyncPolicy) -> String {
     match sync {
@@ -463,7 +463,7 @@ pub fn sync_name(sync: SyncPolicy) -> String {
     }
 }
 
-/// The default, with the directory where it would be.
+/// The default configuration with this directory of segments.
 #[must_use]
 pub fn default_config(directory: PathBuf) -> Config {
     let mut config = Config::default();

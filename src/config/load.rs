@@ -1,7 +1,8 @@
-//! Reading the configuration: the file, then its `.d` folder in the order of names, then `--set`, then `--directory`.
+//! Reads the configuration: the file, then its `.d` folder in the order of names, then `--set`, then `--directory`.
 //!
-//! Enters: [`Sources`]. Leaves: a checked [`Config`], or one [`Wrong`] sentence. Control thread, and dbufctl; nothing is
-//! opened for writing and nothing is changed. What can fail: reading a file, and everything that a person can mistype.
+//! Input: [`Sources`]. Output: a checked [`Config`]. Control thread, and dbufctl; nothing is opened for writing and
+//! nothing is changed. Failures: one [`ConfigError`] sentence, for a file that cannot be read and for every mistake in
+//! it.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -14,16 +15,16 @@ use toml::de::{DeTable, DeValue};
 use super::keys::{EVENTS_IN_HALF_MIN, KEYS, Key, default_config};
 use super::paths;
 use super::settings::Config;
-use super::units::format_size;
-use super::value::{Value, quoted};
+use super::units::{format_size, quoted};
+use super::value::Value;
 
 /// The largest configuration file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Where the configuration comes from. The same value serves the start and every reload.
+/// Where the configuration comes from. The start and every reload use the same value.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// `--config`: this file, which must exist, instead of the one in the usual place, which need not.
+    /// `--config`: this file, which must exist, instead of the usual one, which need not exist.
     pub file: Option<PathBuf>,
     /// `--directory`: wins over `storage.directory`.
     pub directory: Option<PathBuf>,
@@ -31,20 +32,20 @@ pub struct Sources {
     pub set: Vec<String>,
 }
 
-/// Why a configuration is not taken: one sentence with the place, the key, and what is allowed.
+/// Why a configuration is refused: one sentence with the place, the key, and what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.replace(char::is_control, " "))]
-pub struct Wrong(String);
+pub struct ConfigError(String);
 
 impl Sources {
     /// Reads and checks everything.
     ///
     /// # Errors
-    /// At the first mistake, in the order of reading.
-    pub fn load(&self) -> Result<Config, Wrong> {
+    /// The first mistake, in the order of reading.
+    pub fn load(&self) -> Result<Config, ConfigError> {
         let mut draft = Draft::new(paths::segments_dir());
         let file = self.file.clone().unwrap_or_else(|| paths::config_dir().join("dbufd.toml"));
-        // Only a file that is not there is none; one that cannot be looked at is a mistake that a person must hear of.
+        // Only a file that does not exist is skipped. One that cannot be read is a mistake, and is reported.
         let absent = std::fs::metadata(&file).is_err_and(|error| is_absent(&error));
         if self.file.is_some() || !absent {
             draft.file(&file)?;
@@ -58,18 +59,18 @@ impl Sources {
         if let Some(directory) = &self.directory {
             let absolute = std::path::absolute(directory);
             draft.config.storage.directory =
-                absolute.map_err(|error| Wrong(format!("--directory {}: {error}", directory.display())))?;
+                absolute.map_err(|error| ConfigError(format!("--directory {}: {error}", directory.display())))?;
         }
         draft.group_exists()?;
         draft.finish()
     }
 }
 
-/// Checks the text of one file, laid over the default. `name` stands in the error.
+/// Checks the text of one file on top of the defaults. `name` stands in the error.
 ///
 /// # Errors
-/// At the first mistake, in the order of the text.
-pub fn check_text(name: &str, text: &str) -> Result<Config, Wrong> {
+/// The first mistake, in the order of the text.
+pub fn check_text(name: &str, text: &str) -> Result<Config, ConfigError> {
     let mut draft = Draft::new(PathBuf::from(paths::SYSTEM_SEGMENTS_DIR));
     draft.text(name, text)?;
     draft.finish()
@@ -80,11 +81,11 @@ fn is_absent(error: &std::io::Error) -> bool {
 }
 
 /// The files of `FILE.d`, in the order of their names.
-fn parts_of(file: &Path) -> Result<Vec<PathBuf>, Wrong> {
+fn parts_of(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let mut folder = file.as_os_str().to_owned();
     folder.push(".d");
     let folder = PathBuf::from(folder);
-    let wrong = |error: std::io::Error| Wrong(format!("{}: cannot be read: {error}", folder.display()));
+    let wrong = |error: std::io::Error| ConfigError(format!("{}: cannot be read: {error}", folder.display()));
     let list = match std::fs::read_dir(&folder) {
         Ok(list) => list,
         Err(error) if is_absent(&error) => return Ok(Vec::new()),
@@ -93,7 +94,7 @@ fn parts_of(file: &Path) -> Result<Vec<PathBuf>, Wrong> {
     let mut parts = Vec::new();
     for found in list {
         let path = found.map_err(wrong)?.path();
-        // As for a shell's `*.toml`: what begins with a point, such as an editor's copy, is not meant.
+        // Files that begin with a point are skipped, as by a shell's `*.toml`: they may be an editor's copy.
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if path.extension() == Some(OsStr::new("toml")) && !hidden && path.is_file() {
             parts.push(path);
@@ -103,7 +104,7 @@ fn parts_of(file: &Path) -> Result<Vec<PathBuf>, Wrong> {
     Ok(parts)
 }
 
-/// A configuration in the making, and where each of its values came from.
+/// A configuration that is being read, and where each of its values came from.
 struct Draft {
     config: Config,
     origins: HashMap<&'static str, String>,
@@ -114,69 +115,70 @@ impl Draft {
         Self { config: default_config(directory), origins: HashMap::new() }
     }
 
-    fn file(&mut self, path: &Path) -> Result<(), Wrong> {
+    fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let name = path.display().to_string();
-        let cannot = |error: std::io::Error| Wrong(format!("{name}: cannot be read: {error}"));
+        let cannot = |error: std::io::Error| ConfigError(format!("{name}: cannot be read: {error}"));
         let mut bytes = Vec::new();
         let opened = std::fs::File::open(path).map_err(cannot)?;
         opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
         if bytes.len() as u64 > FILE_BYTES_MAX {
             let most = format_size(FILE_BYTES_MAX);
-            return Err(Wrong(format!("{name}: is larger than {most}; a configuration is a short text")));
+            return Err(ConfigError(format!("{name}: is larger than {most}; is it a configuration?")));
         }
         match std::str::from_utf8(&bytes) {
             Ok(text) => self.text(&name, text),
             Err(error) => {
                 let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
                 let place = place(&name, &before, before.len());
-                Err(Wrong(format!("{place}: a byte that is not UTF-8; save the file as UTF-8")))
+                Err(ConfigError(format!("{place}: a byte that is not UTF-8; save the file as UTF-8")))
             }
         }
     }
 
-    fn text(&mut self, name: &str, text: &str) -> Result<(), Wrong> {
+    fn text(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
         let table = DeTable::parse(text).map_err(|error| {
             let place = place(name, text, error.span().map_or(text.len(), |span| span.start));
-            Wrong(format!("{place}: not valid TOML: {}", error.message().replace(char::is_control, " ")))
+            ConfigError(format!("{place}: not valid TOML: {}", error.message().replace(char::is_control, " ")))
         })?;
         for found in flatten(table.get_ref()) {
             let key = Key::named(&found.name).ok_or_else(|| {
                 let place = place(name, text, found.key.start);
-                Wrong(format!("{place}: {}", unknown(&found.name)))
+                ConfigError(format!("{place}: {}", unknown(&found.name)))
             })?;
             let place = place(name, text, found.value.start);
-            key.set(&mut self.config, &found.content).map_err(|why| Wrong(format!("{place}: {why}")))?;
+            key.set(&mut self.config, &found.content).map_err(|why| ConfigError(format!("{place}: {why}")))?;
             self.origins.insert(key.name, place);
         }
         Ok(())
     }
 
-    fn flag(&mut self, set: &str) -> Result<(), Wrong> {
+    fn flag(&mut self, set: &str) -> Result<(), ConfigError> {
         let Some((name, value)) = set.split_once('=') else {
-            return Err(Wrong(format!("--set: {} has no \"=\"; write --set section.key=value", quoted(set))));
+            return Err(ConfigError(format!("--set: {} has no \"=\"; write --set section.key=value", quoted(set))));
         };
         let name = name.trim();
-        let key = Key::named(name).ok_or_else(|| Wrong(format!("--set: {}", unknown(name))))?;
-        key.set(&mut self.config, &Value::from_flag(value.trim())).map_err(|why| Wrong(format!("--set: {why}")))?;
+        let key = Key::named(name).ok_or_else(|| ConfigError(format!("--set: {}", unknown(name))))?;
+        key.set(&mut self.config, &Value::from_flag(value.trim()))
+            .map_err(|why| ConfigError(format!("--set: {why}")))?;
         self.origins.insert(key.name, "--set".to_owned());
         Ok(())
     }
 
-    /// Asks this machine, so it is no part of what a text alone can be checked for.
-    fn group_exists(&self) -> Result<(), Wrong> {
+    /// Asks this machine for the group. It is not part of [`check_text`], whose result must depend on the text alone.
+    fn group_exists(&self) -> Result<(), ConfigError> {
         let place = self.origins.get("ingest.socket_group").map_or("configuration", String::as_str);
-        self.config.ingest.group().map(drop).map_err(|why| Wrong(format!("{place}: {why}")))
+        self.config.ingest.group().map(drop).map_err(|why| ConfigError(format!("{place}: {why}")))
     }
 
-    /// What only all values together can show.
-    fn finish(self) -> Result<Config, Wrong> {
+    /// Checks what only all values together can show.
+    fn finish(self) -> Result<Config, ConfigError> {
         let (capacity, event) = (self.config.buffer.capacity_bytes, self.config.ingest.max_event_bytes);
         let needed = event * EVENTS_IN_HALF_MIN;
         if capacity < needed {
-            // Whichever was set: the default alone keeps the rule.
+            // Names the key that was set: the defaults alone satisfy the rule.
             let key = ["buffer.capacity", "ingest.max_event"].into_iter().find(|key| self.origins.contains_key(key));
             let place = key.and_then(|key| self.origins.get(key)).map_or("configuration", String::as_str);
-            return Err(Wrong(format!(
+            return Err(ConfigError(format!(
                 "{place}: buffer.capacity: \"{}\" is too small for ingest.max_event = \"{}\"; allowed: \"{}\" or more",
                 format_size(capacity as u64),
                 format_size(event as u64),
@@ -207,7 +209,7 @@ struct Found {
     content: Value,
 }
 
-/// All values of a file in the order in which they stand there, so that the first mistake is the one reported.
+/// All values of a file in the order of its text, so that the first mistake is the one that is reported.
 fn flatten(table: &DeTable<'_>) -> Vec<Found> {
     let mut all = Vec::new();
     for (section, content) in table {
@@ -222,7 +224,7 @@ fn flatten(table: &DeTable<'_>) -> Vec<Found> {
         };
         let known = KEYS.iter().any(|key| key.parts().0 == section.get_ref());
         if inner.is_empty() && !known {
-            // A section that is none is a mistake even while it is empty.
+            // An unknown section is a mistake even if it is empty.
             let name = section.get_ref().clone().into_owned();
             all.push(Found { name, key: section.span(), value: content.span(), content: Value::Other("a table") });
         }
@@ -305,7 +307,8 @@ mod tests {
         let said = wrong("[ingest]\nmax_event = \"1MiB\"\n[buffer]\ncapacity = \"2MiB\"\n");
         assert_eq!(
             said,
-            "FILE:4:12: buffer.capacity: \"2MiB\" is too small for ingest.max_event = \"1MiB\"; allowed: \"4MiB\" or more"
+            "FILE:4:12: buffer.capacity: \"2MiB\" is too small for ingest.max_event = \"1MiB\"; \
+             allowed: \"4MiB\" or more"
         );
     }
 

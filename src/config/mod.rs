@@ -1,6 +1,8 @@
-//! What the configuration says, and so what the daemon will do.
+//! Reads and checks the configuration: what the daemon will do.
 //!
-//! Enters: files, flags. Leaves: a checked [`Config`]. Control thread, and dbufctl. What can fail: reading and checking.
+//! Input: files and flags. Output: a checked [`Config`]. Control thread, and dbufctl. Failures: reading and checking.
+//!
+//! Imports nothing from the pipeline: what both know stands in [`crate::options`].
 
 pub mod keys;
 pub mod load;
@@ -9,5 +11,5 @@ pub mod settings;
 pub mod units;
 pub mod value;
 
-pub use load::{Sources, Wrong};
+pub use load::{ConfigError, Sources};
 pub use settings::Config;

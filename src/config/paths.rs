@@ -1,15 +1,16 @@
-//! Where things live: the one rule for the daemon and for dbufctl, so that each finds the other without being told.
+//! Decides where sockets, segments and the configuration are. The daemon and dbufctl use the same rule, so each finds
+//! the other without an option.
 //!
-//! Enters: the environment and the user id. Leaves: paths; nothing is made except by [`make_runtime_dir`]. Any thread.
-//! What can fail: the last resort for sockets, a folder in the shared temporary directory, may belong to someone else.
+//! Input: the environment and the user id. Output: paths. Only [`make_runtime_dir`] creates anything. Any thread.
+//! Failures: the last resort for sockets, a folder in the shared temporary directory, may belong to another user.
 //!
-//! For each place the first that applies:
+//! For each place the first rule that applies:
 //! 1. what systemd says (`RUNTIME_DIRECTORY`, `LOGS_DIRECTORY`, `CONFIGURATION_DIRECTORY`; the first of a `:` list);
-//! 2. as root: `/run/dbufd`, `/var/log/dbufd`, `/etc/dbufd`;
-//! 3. as an ordinary user: the XDG places, and for sockets without `XDG_RUNTIME_DIR` a private folder in the
-//!    temporary directory.
+//! 2. for root: `/run/dbufd`, `/var/log/dbufd`, `/etc/dbufd`;
+//! 3. for an ordinary user: the XDG directories; without `XDG_RUNTIME_DIR`, a private folder in the temporary directory
+//!    holds the sockets.
 //!
-//! A flag wins over all; that is the caller's business.
+//! A command-line option wins over all of these. The caller handles it.
 
 use std::ffi::OsString;
 use std::io;
@@ -35,8 +36,8 @@ pub const DATAGRAM_SOCKET: &str = "dgram.sock";
 /// Where the sockets are.
 ///
 /// # Errors
-/// When the folder in the temporary directory is there already and is not a private folder of this user: someone else
-/// could then answer in the daemon's name.
+/// The folder in the temporary directory exists and is not a private folder of this user. Another user could then
+/// answer in the daemon's name.
 pub fn runtime_dir() -> io::Result<PathBuf> {
     let surroundings = Surroundings::real();
     let path = surroundings.runtime_dir();
@@ -58,17 +59,17 @@ pub fn config_dir() -> PathBuf {
     Surroundings::real().config_dir()
 }
 
-/// Makes the directory of the sockets where it is missing: 0755 for root, 0700 for an ordinary user. One that is there
-/// is left as it is.
+/// Creates the directory of the sockets if it is missing: 0755 for root, 0700 for an ordinary user. An existing
+/// directory is left as it is.
 ///
 /// # Errors
-/// When it cannot be made, or when it is the folder in the temporary directory and not private to this user.
+/// The directory cannot be created, or it is the folder in the temporary directory and is not private to this user.
 pub fn make_runtime_dir(path: &Path) -> io::Result<()> {
     let surroundings = Surroundings::real();
     let mode = if surroundings.uid == 0 { 0o755 } else { 0o700 };
     std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
     if path == surroundings.private_dir() {
-        // Looked at after it was made: whoever made it first, what counts is whose it is now.
+        // Checked after it was created: another user may have been faster, so only its present owner counts.
         check_private(path, surroundings.uid)?;
     }
     Ok(())
@@ -93,7 +94,7 @@ fn check_private(path: &Path, uid: u32) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
 }
 
-/// What the paths depend on; apart from the process so that the rule can be tested.
+/// What the paths depend on. It is separate from the process so that the rule can be tested.
 struct Surroundings<'a> {
     uid: u32,
     temporary: PathBuf,
@@ -149,7 +150,7 @@ impl Surroundings<'_> {
         base.join("dbufd")
     }
 
-    /// The XDG specification says that a relative path is to be ignored.
+    /// The XDG specification says that relative paths are ignored.
     fn absolute(&self, variable: &str) -> Option<PathBuf> {
         (self.variable)(variable).map(PathBuf::from).filter(|path| path.is_absolute())
     }
@@ -199,7 +200,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let uid = Uid::effective().as_raw();
         let path = dir.path().join("sockets");
-        check_private(&path, uid).expect("a folder that is not there yet harms nobody");
+        check_private(&path, uid).expect("a missing folder is accepted");
         std::fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
         check_private(&path, uid).unwrap();
         assert!(check_private(&path, uid + 1).unwrap_err().to_string().contains("another user"));

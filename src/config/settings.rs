@@ -1,12 +1,12 @@
-//! The settings in force: every value checked and in its own unit. What each key means, its default and its bounds
-//! stand in `etc/dbufd.toml`.
+//! Holds the settings in force: every value checked and in its own unit. `etc/dbufd.toml` says what each key means, its
+//! default and its bounds.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::unistd::{Gid, Group};
 
-use super::value::quoted;
+use super::units::quoted;
+pub use crate::options::{Amount, Storage, SyncPolicy, WhenFull};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,7 +32,7 @@ pub struct Config {
 pub struct Buffer {
     /// Bytes in each half.
     pub capacity_bytes: usize,
-    /// The longest that a published event waits for company before a swap; zero swaps at once.
+    /// The longest that a published event waits for others before a swap; zero swaps at once.
     pub linger: Duration,
 }
 
@@ -59,7 +59,7 @@ pub enum Cpus {
 /// The reader thread.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reader {
-    /// Where it runs. `Auto` leaves it to the scheduler when there are as many writers as cores.
+    /// Where it runs. `Auto` leaves it to the scheduler if there are as many writers as cores.
     pub cpu: Cpus,
 }
 
@@ -82,7 +82,7 @@ impl Ingest {
     /// The group that `socket_group` names.
     ///
     /// # Errors
-    /// When this machine has none of that name, or cannot say.
+    /// This machine has no such group, or the user database cannot be read.
     pub fn group(&self) -> Result<Option<Gid>, String> {
         let Some(name) = &self.socket_group else { return Ok(None) };
         if let Ok(number) = name.parse::<u32>() {
@@ -92,61 +92,9 @@ impl Ingest {
         match Group::from_name(name) {
             Ok(Some(group)) => Ok(Some(group.gid)),
             Ok(None) => Err(format!("ingest.socket_group: there is no group {shown}; see getent group")),
-            Err(error) => Err(format!("ingest.socket_group: cannot look up {shown}: {error}")),
+            Err(error) => Err(format!("ingest.socket_group: cannot look up {shown}: {error}; see getent group")),
         }
     }
-}
-
-/// An amount of a file system.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Amount {
-    /// So many bytes.
-    Bytes(u64),
-    /// So many hundredths of its size.
-    Percent(f64),
-}
-
-/// When what is persisted becomes durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SyncPolicy {
-    /// When the kernel gets round to it.
-    Never,
-    /// Before the next batch.
-    Batch,
-    /// At most so long after it was persisted.
-    Interval(Duration),
-}
-
-/// What happens when the disk is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhenFull {
-    /// The oldest segments go; when there are none left, as `Wait`.
-    DeleteOldest,
-    /// Producers wait; nothing is lost.
-    Wait,
-    /// New events are lost and counted.
-    Drop,
-}
-
-/// The segments.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Storage {
-    /// Where they are.
-    pub directory: PathBuf,
-    /// A segment is sealed when it would grow beyond this, in bytes.
-    pub segment_bytes: u64,
-    /// A segment is sealed when its first event is this old.
-    pub segment_age: Duration,
-    /// The most that all segments may take.
-    pub retain: Option<Amount>,
-    /// Segments whose newest event is older than this go.
-    pub retain_age: Option<Duration>,
-    /// What is left free on the file system.
-    pub min_free: Option<Amount>,
-    /// When what is persisted becomes durable.
-    pub sync: SyncPolicy,
-    /// What happens when the disk is full.
-    pub when_full: WhenFull,
 }
 
 /// Statistics.
@@ -166,13 +114,13 @@ pub struct Log {
 /// A level of the daemon's own log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// What went wrong.
+    /// What failed.
     Error,
-    /// What may go wrong.
+    /// What may fail.
     Warn,
-    /// What it does, a line for each event in the daemon's life.
+    /// What the daemon does: a line for each step of its life.
     Info,
-    /// More, for looking into a question.
+    /// More detail, to investigate a problem.
     Debug,
     /// Everything.
     Trace,
@@ -191,16 +139,7 @@ impl Default for Config {
                 rings: 256,
                 ring_bytes: 512 << 20,
             },
-            storage: Storage {
-                directory: PathBuf::new(),
-                segment_bytes: 256 << 20,
-                segment_age: Duration::from_secs(24 * 3600),
-                retain: Some(Amount::Percent(10.0)),
-                retain_age: None,
-                min_free: Some(Amount::Percent(5.0)),
-                sync: SyncPolicy::Interval(Duration::from_secs(1)),
-                when_full: WhenFull::DeleteOldest,
-            },
+            storage: Storage::default(),
             stats: Stats { enabled: true },
             log: Log { level: Level::Info },
         }

@@ -1,14 +1,14 @@
-//! Sizes, durations and shares as people write them: `"8MiB"`, `"1h30min"`, `"10%"`.
+//! Parses and writes sizes, durations and shares: `"8MiB"`, `"1h30min"`, `"10%"`.
 //!
-//! Enters: text of a file, of a flag, of dbufctl's command line. Leaves: numbers in base units, and text again that
-//! reads back as the same number. Any thread. What can fail: every reading, with None; the caller knows what to say.
+//! Input: text from a file, a flag or dbufctl's command line. Output: numbers in base units, and text that reads back
+//! as the same number. Any thread. Failures: None for text that cannot be parsed; the caller words the error.
 
 use std::time::Duration;
 
-use super::settings::Amount;
+use crate::options::Amount;
 
-/// Binary units first, so that a size that both kinds fit is written in the one that people use for memory. A bare
-/// letter is binary, as in systemd's own files.
+/// Binary units come first, so that a size that fits both kinds is written in the one that people use for memory. A
+/// single letter is binary, as in systemd's own files.
 const SIZES: &[(&str, u64)] = &[
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
@@ -27,7 +27,7 @@ const SIZES: &[(&str, u64)] = &[
     ("", 1),
 ];
 
-/// In nanoseconds. Where one unit has several names, the first is the one that is written.
+/// In nanoseconds. If a unit has several names, the first is the one that is written.
 const DURATIONS: &[(&str, u64)] = &[
     ("d", 86_400_000_000_000),
     ("days", 86_400_000_000_000),
@@ -61,7 +61,7 @@ pub fn format_size(bytes: u64) -> String {
     }
 }
 
-/// Reads a duration: one or more numbers, each with a unit. Zero needs no unit, since it has none.
+/// Reads a duration: one or more numbers, each with a unit. Zero needs no unit.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
@@ -96,7 +96,7 @@ pub fn format_duration(duration: Duration) -> String {
 #[must_use]
 pub fn parse_amount(text: &str) -> Option<Amount> {
     match text.trim().strip_suffix('%') {
-        // Through the number alone: `nan` and `inf` are floats to Rust, and no share of anything.
+        // Only digits are passed on: Rust parses `nan` and `inf` as floats, but they are no shares.
         Some(share) => match split_number(share.trim())? {
             (number, "") => number.parse().ok().map(Amount::Percent),
             _ => None,
@@ -114,6 +114,22 @@ pub fn format_amount(amount: Amount) -> String {
     }
 }
 
+/// `text` as a TOML string. Nothing in it can end the line or reach a terminal as a control byte.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
 /// The number at the start of `text`, digits with at most one point between them, and what follows it.
 fn split_number(text: &str) -> Option<(&str, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -127,7 +143,7 @@ fn split_number(text: &str) -> Option<(&str, &str)> {
 fn scale(number: &str, factor: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let whole: u64 = whole.parse().ok()?;
-    // Nine digits are exact in 128 bits for every unit above; more would be below one nanosecond or byte.
+    // Nine digits are exact in 128 bits for every unit above. Further digits are below one nanosecond or byte.
     let digits = &fraction[..fraction.len().min(9)];
     let part = if digits.is_empty() {
         0

@@ -1,7 +1,7 @@
-//! A value as it stands in a file or a flag, and the bounds that it must keep.
+//! Holds a value as it stands in a file or a flag, and checks it against its bounds.
 //!
-//! Enters: TOML. Leaves: numbers and names within bounds, or None; and the sentence that says what the bounds are.
-//! Any thread. What can fail: every reading, with None, which [`Key::set`](super::keys::Key::set) puts into words.
+//! Input: TOML. Output: numbers and names within bounds, and the sentence that states the bounds. Any thread. Failures:
+//! None for a value out of bounds; [`Key::set`](super::keys::Key::set) words the error.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,29 +9,30 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::settings::{Amount, Cpus};
-use super::units::{format_duration, format_size, parse_amount, parse_duration, parse_size};
+use super::settings::Cpus;
+use super::units::{format_duration, format_size, parse_amount, parse_duration, parse_size, quoted};
+use crate::options::Amount;
 
-/// The highest core number that is believed: the kernel's own limit for a machine.
+/// The highest core number that is accepted: the kernel's own limit.
 const CORE_MAX: usize = 8191;
 
-/// A value before anybody knows what it means.
+/// A value before its key is known.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// A string.
     Text(String),
-    /// An integer's digits, and their base.
+    /// An integer's digits and their base.
     Integer(String, u32),
     /// A boolean.
     Bool(bool),
     /// A list.
     List(Vec<Self>),
-    /// Something that no key takes, as it is called.
+    /// A kind that no key takes, by its name.
     Other(&'static str),
 }
 
 impl Value {
-    /// What a parser found.
+    /// What the TOML parser found.
     #[must_use]
     pub fn new(value: &DeValue<'_>) -> Self {
         match value {
@@ -45,14 +46,14 @@ impl Value {
         }
     }
 
-    /// A value in TOML; None if it is not.
+    /// Parses TOML; None if it is invalid.
     #[must_use]
     pub fn from_toml(text: &str) -> Option<Self> {
         DeValue::parse(text).ok().map(|value| Self::new(value.get_ref()))
     }
 
-    /// What a flag says: TOML where it begins as a list or a string of it, else the plain text, so that a shell needs
-    /// no second pair of quotes.
+    /// Parses a flag: as TOML if it begins like a list or a string, otherwise as plain text. A shell then needs no
+    /// second pair of quotes.
     #[must_use]
     pub fn from_flag(text: &str) -> Self {
         let toml = text.starts_with(['[', '"', '\'']).then(|| Self::from_toml(text)).flatten();
@@ -77,22 +78,6 @@ impl fmt::Display for Value {
             Self::Other(kind) => f.write_str(kind),
         }
     }
-}
-
-/// `text` as a TOML string: nothing in it can end the line or reach a terminal as a control byte.
-#[must_use]
-pub fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_control() => out.push_str(&format!("\\u{:04X}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 fn shortened(text: &str) -> String {
@@ -122,21 +107,21 @@ pub enum Bounds {
         /// Whether "none" is allowed too.
         none: bool,
     },
-    /// Bytes, or hundredths up to 100, or "none".
+    /// Bytes, or percent up to 100, or "none".
     Amount {
         /// The least, as bytes.
         min_bytes: u64,
-        /// The least, as a share.
+        /// The least, in percent.
         min_percent: f64,
     },
-    /// So many.
+    /// A number.
     Number {
         /// The least.
         min: usize,
         /// The most.
         max: usize,
     },
-    /// "auto" or so many.
+    /// "auto" or a number.
     Count {
         /// The least.
         min: usize,
@@ -200,7 +185,7 @@ impl fmt::Display for Bounds {
     }
 }
 
-/// A value on its way into a key. Each reading gives None for what the bounds do not allow.
+/// A value on its way into a key. Each method returns None for a value outside the bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Given<'a> {
     pub(super) value: &'a Value,
@@ -234,7 +219,7 @@ impl Given<'_> {
             return None;
         };
         let duration = match self.value {
-            // Zero needs no unit, with quotes or without.
+            // Zero needs no unit, with or without quotes.
             Value::Integer(digits, _) if digits == "0" => Duration::ZERO,
             _ => parse_duration(self.text()?)?,
         };
@@ -300,7 +285,7 @@ impl Given<'_> {
     pub(super) fn mode(&self) -> Option<u32> {
         let mode = match self.value {
             Value::Integer(digits, 8) => u32::from_str_radix(digits, 8).ok()?,
-            // A decimal integer is refused: 666 without quotes would not mean what it looks like.
+            // A decimal integer is refused: 666 without quotes would not mean octal 666.
             _ => {
                 let text = self.text()?;
                 let octal = !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));

@@ -1,36 +1,44 @@
-//! The commands that are one question to the daemon: `rotate`, `sync`, `reload`, `ping`, `config`.
+//! Runs the commands that are one request to the daemon: `rotate`, `sync`, `reload`, `ping`, `config`.
 
 use std::process::ExitCode;
 
+use clap::Args;
 use serde_json::Value;
 
-use super::args::ConfigArgs;
 use super::context::Context;
 use super::daemon::{self, ANSWER_TIMEOUT, DISK_TIMEOUT};
-use super::output::say;
+use super::output::print_out;
 use crate::config::keys;
 
-/// `rotate` and `sync`: done when the daemon says so, and silent, as commands that did what they were told are.
-pub(super) fn obey(command: &str, context: &Context) -> anyhow::Result<ExitCode> {
+/// `config`
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ConfigArgs {
+    /// Print every key with its default instead; needs no daemon
+    #[arg(long)]
+    pub defaults: bool,
+}
+
+/// `rotate` and `sync`: they end when the daemon has answered, and print nothing.
+pub(super) fn run_command(command: &str, context: &Context) -> anyhow::Result<ExitCode> {
     daemon::ask(&context.runtime, command, DISK_TIMEOUT)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// `reload`: says what the daemon says about it, such as keys that need a restart.
+/// `reload`: prints the daemon's answer, such as keys that need a restart.
 pub(super) fn reload(context: &Context) -> anyhow::Result<ExitCode> {
     let data = daemon::ask(&context.runtime, "reload", DISK_TIMEOUT)?;
-    say(&described(&data))?;
+    print_out(&described(&data))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// `ping`: who is there.
+/// `ping`: prints which daemon answers.
 pub(super) fn ping(context: &Context) -> anyhow::Result<ExitCode> {
     let data = daemon::ask(&context.runtime, "ping", ANSWER_TIMEOUT)?;
-    say(&described(&data))?;
+    print_out(&described(&data))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// `config`: the configuration in force, or all there is to configure.
+/// `config`: prints the configuration in force, or all keys.
 pub(super) fn config(args: ConfigArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let text = if args.defaults {
         keys::documented()
@@ -38,7 +46,7 @@ pub(super) fn config(args: ConfigArgs, context: &Context) -> anyhow::Result<Exit
         let data = daemon::ask(&context.runtime, "config", ANSWER_TIMEOUT)?;
         data.get("toml").and_then(Value::as_str).map_or_else(|| described(&data), str::to_owned)
     };
-    say(&text)?;
+    print_out(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

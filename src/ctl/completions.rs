@@ -1,19 +1,19 @@
-//! `dbufctl completions`: what a shell needs to complete the command lines of dbufctl and of dbufd.
+//! Prints what a shell needs to complete the command lines of dbufctl and of dbufd.
 //!
-//! Enters: a shell and a program. Leaves: a script on standard output, from the programs' own tables, to which values are
-//! added that a table does not name because more than them is allowed. One thread. What can fail: the output.
+//! Input: a shell, a program, and the table of dbufctl's commands. Output: a script on standard output. clap generates
+//! it from the programs' own tables, to which [`with_values`] adds values that a table does not list. One thread.
+//! Failures: standard output cannot be written.
 
 use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Command, CommandFactory, ValueEnum, ValueHint};
-use clap_complete::{Shell, generate};
+use clap::{Args, Command, ValueEnum, ValueHint};
+use clap_complete::{Shell as Generator, generate};
 
-use super::args::Cli;
-use super::output::say;
+use super::output::print_out;
 use super::select::priority;
 use crate::config::keys::KEYS;
-use crate::daemon;
+use crate::daemon_args;
 
 /// `completions`
 #[derive(Clone, Copy, Debug, Args)]
@@ -26,6 +26,27 @@ pub struct CompletionsArgs {
     pub program: Program,
 }
 
+/// The shells that the scripts are tested in. clap generates for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU bash
+    Bash,
+    /// zsh
+    Zsh,
+    /// fish
+    Fish,
+}
+
+impl Shell {
+    fn generator(self) -> Generator {
+        match self {
+            Self::Bash => Generator::Bash,
+            Self::Zsh => Generator::Zsh,
+            Self::Fish => Generator::Fish,
+        }
+    }
+}
+
 /// The programs there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Program {
@@ -36,36 +57,39 @@ pub enum Program {
     Dbufd,
 }
 
-/// Runs `completions`.
+/// Runs `completions`. `dbufctl` is the table of dbufctl's commands.
 ///
 /// # Errors
 /// Standard output could not be written.
-pub(super) fn run(args: CompletionsArgs) -> anyhow::Result<ExitCode> {
-    say(&script(args.shell, args.program))?;
+pub(super) fn run(args: CompletionsArgs, dbufctl: Command) -> anyhow::Result<ExitCode> {
+    print_out(&script(args.shell, args.program, dbufctl))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn script(shell: Shell, program: Program) -> String {
+fn script(shell: Shell, program: Program, dbufctl: Command) -> String {
     let (name, table) = match program {
-        Program::Dbufctl => ("dbufctl", Cli::command()),
-        Program::Dbufd => ("dbufd", daemon::command()),
+        Program::Dbufctl => ("dbufctl", dbufctl),
+        Program::Dbufd => ("dbufd", daemon_args::command()),
     };
     let mut table = with_values(table);
     let mut script = Vec::new();
-    generate(shell, &mut table, name, &mut script);
-    let script = String::from_utf8(script).expect("what the tables hold is UTF-8, and so is the rest");
-    if shell == Shell::Bash { mended_for_bash(&script, name, &table) } else { script }
+    generate(shell.generator(), &mut table, name, &mut script);
+    let mut script = String::from_utf8(script).expect("the tables and clap's own text are UTF-8");
+    if shell == Shell::Bash {
+        script.push_str(&bash_wrapper(name, &table));
+    }
+    script
 }
 
-/// The table with values to offer. Only the completions see it: the parsers go on taking more than these.
+/// Adds values to offer. Only the completions see them; the parsers accept more than these.
 fn with_values(table: Command) -> Command {
     let table = table.mut_args(|arg| match arg.get_id().as_str() {
         "priority" => arg.value_parser(PossibleValuesParser::new(priority::names())),
-        // The hint keeps bash from putting a space behind the `=`.
+        // The hint keeps bash from adding a space behind the `=`.
         "set" => arg.value_parser(PossibleValuesParser::new(keys())).value_hint(ValueHint::Other),
         _ => {
             let free = arg.get_action().takes_values() && arg.get_possible_values().is_empty();
-            // What is not said to be a file is none; without this, shells would offer files for a number.
+            // Without a hint, shells would offer files for a number.
             if free && arg.get_value_hint() == ValueHint::Unknown { arg.value_hint(ValueHint::Other) } else { arg }
         }
     });
@@ -76,24 +100,28 @@ fn keys() -> impl Iterator<Item = String> {
     KEYS.iter().map(|key| format!("{}=", key.name))
 }
 
-/// Three things that clap's script for bash leaves to be wished: bash hands `--option=value` over in three words, so that
-/// the value is not completed; options are offered where nobody has begun one; and before them no place is left for a file.
-fn mended_for_bash(script: &str, name: &str, table: &Command) -> String {
+/// A function that calls clap's function for bash and corrects its offers, registered in its place. clap's text itself
+/// stays as generated. Three things are corrected:
+///
+/// 1. bash splits `--option=value` into three words, so clap's function does not see the option.
+/// 2. clap's function offers options where the word does not begin with `-`.
+/// 3. It leaves no room for the names of files and directories there.
+fn bash_wrapper(name: &str, table: &Command) -> String {
     let with_hint = |hint| {
         let takes = |command: &&Command| command.get_positionals().any(|arg| arg.get_value_hint() == hint);
         let names: Vec<&str> = table.get_subcommands().filter(takes).map(Command::get_name).collect();
         if names.is_empty() { "-".to_owned() } else { names.join("|") }
     };
     let (files, directories) = (with_hint(ValueHint::FilePath), with_hint(ValueHint::DirPath));
-    let script = script.replace(&format!("complete -F _{name} "), &format!("complete -F _{name}_words "));
     format!(
-        r#"_{name}_words() {{
-    local begun="$2" before="$3" place="" word kept=()
+        r#"
+_{name}_words() {{
+    local word_typed="$2" before="$3" place="" word kept=()
     if [[ $before == "=" ]]; then
         before="${{COMP_WORDS[COMP_CWORD-2]}}"
     fi
-    _{name} "$1" "$begun" "$before"
-    if [[ $begun == -* ]]; then
+    _{name} "$1" "$word_typed" "$before"
+    if [[ $word_typed == -* ]]; then
         return 0
     fi
     for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
@@ -116,25 +144,27 @@ fn mended_for_bash(script: &str, name: &str, table: &Command) -> String {
     return 0
 }}
 
-{script}"#
+complete -F _{name}_words -o bashdefault -o default {name}
+if [[ "${{BASH_VERSINFO[0]}}" -gt 4 || "${{BASH_VERSINFO[0]}}" -eq 4 && "${{BASH_VERSINFO[1]}}" -ge 4 ]]; then
+    complete -F _{name}_words -o nosort -o bashdefault -o default {name}
+fi
+"#
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ctl::Cli;
+    use clap::CommandFactory;
 
     #[test]
-    fn every_shell_gets_a_script_for_each_program_and_bash_the_mended_one() {
+    fn every_shell_gets_a_script_for_each_program() {
         for program in [Program::Dbufctl, Program::Dbufd] {
             for shell in Shell::value_variants() {
-                let script = script(*shell, program);
-                assert!(script.contains("--runtime") || script.contains("-l runtime"), "{shell} {program:?}");
+                let script = script(*shell, program, Cli::command());
+                assert!(script.contains("--runtime") || script.contains("-l runtime"), "{shell:?} {program:?}");
             }
-            let (bash, name) = (script(Shell::Bash, program), program.to_possible_value().unwrap());
-            let calls = |function: String| bash.matches(&function).count();
-            assert_eq!(calls(format!("complete -F _{}_words ", name.get_name())), 2);
-            assert_eq!(calls(format!("complete -F _{} ", name.get_name())), 0);
         }
     }
 
@@ -147,7 +177,7 @@ mod tests {
         }
         for key in KEYS {
             let set = format!("{}={}", key.name, key.shown);
-            assert!(daemon::command().try_get_matches_from(["dbufd", "--set", &set]).is_ok());
+            assert!(daemon_args::command().try_get_matches_from(["dbufd", "--set", &set]).is_ok());
         }
     }
 }

@@ -1,11 +1,11 @@
-//! What every command of dbufctl knows: where the daemon is, where the segments are, whether to use colors.
+//! Finds what every command of dbufctl needs: the daemon's sockets, the segments, and whether to use colors.
 //!
-//! For each place the first that applies:
-//! 1. the flag, `--runtime` or `--directory`;
-//! 2. for segments: the directory that the running daemon names, so that what one reads is what it writes;
+//! For each place the first rule that applies:
+//! 1. the option, `--runtime` or `--directory`;
+//! 2. for segments: the directory that the running daemon names, so that dbufctl reads what the daemon writes;
 //! 3. the rule of [`crate::config::paths`];
-//! 4. where that leads nowhere, the place of the daemon that serves the whole machine: an ordinary user without a
-//!    daemon of their own means that one.
+//! 4. if there is nothing, the place of the daemon that serves the whole machine: an ordinary user without a daemon of
+//!    their own means that one.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use clap::ValueEnum;
 use super::daemon::{self, COURTESY_TIMEOUT};
 use crate::config::paths::{self, CONTROL_SOCKET, SYSTEM_RUNTIME_DIR, SYSTEM_SEGMENTS_DIR};
 
-/// Places and habits that all commands share.
+/// Places and settings that all commands share.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// Where the daemon's sockets are.
@@ -38,7 +38,7 @@ pub enum When {
     Never,
 }
 
-/// What a command needs to know beforehand.
+/// What a command needs before it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
     /// Only the daemon.
@@ -50,10 +50,10 @@ pub enum Needs {
 }
 
 impl Context {
-    /// Finds everything out.
+    /// Finds the places.
     ///
     /// # Errors
-    /// When a command that needs the daemon cannot trust the only place where one could be.
+    /// A command needs the daemon, and the only place where it could be cannot be trusted.
     pub fn resolve(
         runtime: Option<PathBuf>,
         directory: Option<PathBuf>,

@@ -1,7 +1,7 @@
-//! The control socket, from dbufctl's side: one line of JSON out, one line back.
+//! Asks the daemon over its control socket: one line of JSON out, one line back.
 //!
-//! Enters: a command's name. Leaves: the `data` of the reply. What can fail: nobody listens, nobody answers in time
-//! (both [`Failure::NoDaemon`]), or the daemon says no.
+//! Input: a command's name. Output: the `data` of the reply. Failures: nothing listens, no answer in time (both
+//! [`Failure::NoDaemon`]), or the daemon refuses.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
@@ -18,32 +18,31 @@ use super::failure::Failure;
 use crate::config::paths::CONTROL_SOCKET;
 use crate::sync::thread;
 
-/// How long a question that the daemon answers from memory may take.
+/// The timeout of a request that the daemon answers from memory.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a question may take that waits for the disk.
-/// Longer than the daemon itself waits for it, so that its own words are heard.
+/// The timeout of a request that waits for the disk. Longer than the daemon's own, so that its error arrives.
 pub(crate) const DISK_TIMEOUT: Duration = Duration::from_secs(130);
-/// How long one waits for an answer that one can do without.
+/// The timeout of a request whose answer is optional.
 pub(crate) const COURTESY_TIMEOUT: Duration = Duration::from_millis(500);
-/// The longest reply that is taken, in bytes.
+/// The longest reply that is accepted, in bytes.
 const REPLY_BYTES_MAX: usize = 16 << 20;
 
-/// Asks the daemon whose sockets are in `runtime` to do `command`, and returns what it answers.
+/// Asks the daemon whose sockets are in `runtime` to do `command`, and returns its answer.
 ///
 /// # Errors
-/// [`Failure::NoDaemon`] when no answer comes; an error with the daemon's own words when it says no.
+/// [`Failure::NoDaemon`] if no answer comes; an error with the daemon's own words if it refuses.
 pub(crate) fn ask(runtime: &Path, command: &str, timeout: Duration) -> anyhow::Result<Value> {
     let path = runtime.join(CONTROL_SOCKET);
     let deadline = Instant::now() + timeout;
     let line = match exchange(&path, command, deadline) {
         Ok(line) => line,
         Err(Errno::EACCES | Errno::EPERM) => {
-            anyhow::bail!("{}: permission denied; only root and the daemon's own user may ask it", path.display())
+            anyhow::bail!("{}: permission denied; only root and the daemon's own user may connect", path.display())
         }
         Err(errno) => return Err(Failure::NoDaemon(no_answer(&path, errno)).into()),
     };
     let reply: Value = serde_json::from_slice(&line)
-        .map_err(|error| anyhow::anyhow!("{}: the reply is no JSON: {error}; is it a dbufd?", path.display()))?;
+        .map_err(|error| anyhow::anyhow!("{}: the reply is not JSON: {error}; is it a dbufd?", path.display()))?;
     match (reply.get("ok"), reply.get("data")) {
         (Some(Value::Bool(true)), data) => Ok(data.cloned().unwrap_or(Value::Null)),
         _ => {
@@ -60,10 +59,10 @@ fn no_answer(path: &Path, errno: Errno) -> String {
             format!("{path}: no daemon listens there; start dbufd, or say where it is with --runtime DIR")
         }
         Errno::ETIMEDOUT => {
-            format!("{path}: the daemon does not answer; see what it does with 'systemctl status dbufd'")
+            format!("{path}: the daemon does not answer; see 'systemctl status dbufd'")
         }
         Errno::EPIPE | Errno::ECONNRESET => {
-            format!("{path}: the daemon closed the connection without an answer; try again, or see its own log")
+            format!("{path}: the daemon closed the connection without an answer; try again, or see the daemon's log")
         }
         other => format!("{path}: {}; say where the daemon is with --runtime DIR", other.desc()),
     }
@@ -74,13 +73,13 @@ fn exchange(path: &Path, command: &str, deadline: Instant) -> Result<Vec<u8>, Er
     let mut request = json!({ "command": command }).to_string();
     request.push('\n');
     stream.set_write_timeout(Some(left(deadline)?)).map_err(errno_of)?;
-    // A daemon with too many clients says so without having listened, and closes: what it said is still to be read.
+    // A daemon with too many clients answers without reading and closes. Its answer can still be read.
     let written = stream.write_all(request.as_bytes()).map_err(errno_of);
     read_line(&mut stream, deadline).map_err(|error| written.err().unwrap_or(error))
 }
 
-/// A connect that cannot hang: a daemon that is stuck leaves its queue of connections full, and a blocking connect
-/// would wait for it for ever.
+/// Connects within the deadline. A stuck daemon leaves its queue of connections full, and a blocking connect would wait
+/// for ever.
 fn connect_before(path: &Path, deadline: Instant) -> Result<UnixStream, Errno> {
     let address = UnixAddr::new(path)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -125,7 +124,7 @@ fn left(deadline: Instant) -> Result<Duration, Errno> {
     deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()).ok_or(Errno::ETIMEDOUT)
 }
 
-// By value, to stand in `map_err`.
+// By value, for `map_err`.
 #[allow(clippy::needless_pass_by_value)]
 fn errno_of(error: std::io::Error) -> Errno {
     match error.raw_os_error().map(Errno::from_raw) {
@@ -148,7 +147,7 @@ mod tests {
             let mut line = String::new();
             std::io::BufReader::new(&stream).read_line(&mut line).unwrap();
             stream.write_all(reply).unwrap();
-            // Kept open until the other side has had enough, where the reply is no whole line.
+            // Kept open until the other side gives up, if the reply is not a whole line.
             if !reply.ends_with(b"\n") && !reply.is_empty() {
                 let _ = stream.read(&mut [0]);
             }
@@ -171,15 +170,15 @@ mod tests {
     }
 
     #[test]
-    fn the_daemons_own_words_are_passed_on() {
+    fn the_daemons_own_error_is_passed_on() {
         let error = served(b"{\"ok\":false,\"error\":\"disk on fire\"}\n", ANSWER_TIMEOUT).unwrap_err();
         assert_eq!(error.to_string(), "ping: the daemon refused: disk on fire");
         assert!(!is_no_daemon(&error));
-        assert!(served(b"hello\n", ANSWER_TIMEOUT).unwrap_err().to_string().contains("no JSON"));
+        assert!(served(b"hello\n", ANSWER_TIMEOUT).unwrap_err().to_string().contains("not JSON"));
     }
 
     #[test]
-    fn nobody_there_and_nobody_answering_are_told_apart_from_a_refusal() {
+    fn no_daemon_and_a_silent_daemon_differ_from_a_refusal() {
         let dir = tempfile::tempdir().unwrap();
         assert!(is_no_daemon(&ask(dir.path(), "ping", ANSWER_TIMEOUT).unwrap_err()));
         let path = dir.path().join(CONTROL_SOCKET);

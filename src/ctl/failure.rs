@@ -1,25 +1,50 @@
-//! How a command of dbufctl ends: the exit code of each outcome, and the one line for people.
+//! Decides how a command of dbufctl ends: the exit code of each outcome, and one line for people.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
+
+use dbuf_client::Error;
 
 /// Damage or loss was found in the data that was read.
 pub(crate) const DAMAGE_EXIT: u8 = 3;
 
-/// Endings that have an exit code of their own. Any other error is 1.
+/// Failures that have an exit code of their own. Any other error is 1.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// What was asked for makes no sense: 2.
+    /// The request makes no sense: 2.
     #[error("{0}")]
     Usage(String),
     /// No daemon answers: 4.
     #[error("{0}")]
     NoDaemon(String),
-    /// Whoever read our output has gone. That is how `| head` ends, and nothing to complain about: 0.
+    /// The reader of our output has gone, as with `| head`. This is no failure: 0.
     #[error("the reader of the output has gone")]
     OutputClosed,
 }
 
-/// Says on standard error what went wrong, and returns the exit code for it.
+/// What a failed call of the client means for dbufctl.
+pub(crate) fn client_failure(error: Error) -> anyhow::Error {
+    match error {
+        Error::Connect { path, source } if source.kind() == ErrorKind::PermissionDenied => {
+            anyhow::anyhow!("{}: permission denied; see ingest.socket_mode and ingest.socket_group", path.display())
+        }
+        Error::Connect { path, source } => Failure::NoDaemon(format!(
+            "{}: {source}; start dbufd, or say where it is with --runtime DIR",
+            path.display()
+        ))
+        .into(),
+        Error::TooBig { bytes, max_event } => anyhow::anyhow!(
+            "the event has {bytes} bytes and the daemon accepts {max_event}; raise ingest.max_event, or send it in \
+             parts"
+        ),
+        Error::Refused(events) => {
+            anyhow::anyhow!("the daemon could not store {events} events; 'dbufctl stats' says why")
+        }
+        other => other.into(),
+    }
+}
+
+/// Prints what failed on standard error, and returns its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let code = match error.downcast_ref::<Failure>() {
         Some(Failure::OutputClosed) => return ExitCode::SUCCESS,
@@ -27,16 +52,16 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         Some(Failure::NoDaemon(_)) => 4,
         None => 1,
     };
-    complain(&format!("{error:#}"));
+    print_error(&format!("{error:#}"));
     ExitCode::from(code)
 }
 
-/// One line on standard error. A line feed or a control byte in it (paths may hold any) is made visible.
-pub(crate) fn complain(text: &str) {
+/// Prints one line on standard error. Line feeds and control bytes, which paths may contain, are made visible.
+pub(crate) fn print_error(text: &str) {
     let mut line = b"dbufctl: ".to_vec();
     super::print::escape::put_visible(&mut line, text.as_bytes(), b"; ");
     line.push(b'\n');
-    // Nobody to tell when standard error is gone as well.
+    // If standard error is gone as well, there is no place left to report to.
     let _ = std::io::Write::write_all(&mut std::io::stderr(), &line);
 }
 

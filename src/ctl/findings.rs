@@ -1,14 +1,14 @@
-//! What was wrong in the data that was read: said in one line at the end, and in the exit code.
+//! Collects what was wrong in the data that was read, for one line at the end and for the exit code.
 
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::failure::{DAMAGE_EXIT, complain};
+use super::failure::{DAMAGE_EXIT, print_error};
 use crate::pipeline::record::{Cause, Loss};
 use crate::pipeline::store::scan::Damage;
 
-/// An account of damage, gaps and losses.
+/// Damage, gaps and losses.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Findings {
     damaged_places: u64,
@@ -40,12 +40,12 @@ impl Findings {
         self.lost_events[loss.cause as usize] += loss.events;
     }
 
-    /// Says what was found, if anything was, and returns the exit code for it.
+    /// Prints what was found, if anything, and returns the exit code for it.
     pub(crate) fn conclude(&self) -> ExitCode {
         match self.sentence() {
             None => ExitCode::SUCCESS,
             Some(sentence) => {
-                complain(&sentence);
+                print_error(&sentence);
                 ExitCode::from(DAMAGE_EXIT)
             }
         }
@@ -86,7 +86,7 @@ impl Findings {
     }
 }
 
-/// The noun for so many.
+/// The noun for this number.
 pub(crate) fn plural(count: u64, noun: &str) -> String {
     if count == 1 { noun.to_owned() } else { format!("{noun}s") }
 }

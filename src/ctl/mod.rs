@@ -1,10 +1,11 @@
-//! `dbufctl`, the command that people type.
+//! Implements `dbufctl`, the command that people type.
 //!
-//! Enters: a command line. Leaves: text on standard output, one line on standard error where something is wrong, and an
-//! exit code. One thread. What can fail: whatever a command does; it ends with a [`failure::Failure`]'s code or 1.
+//! Input: a command line. Output: text on standard output, one line on standard error if something is wrong, and an
+//! exit code. One thread. Failures: those of a command; it ends with a [`failure::Failure`]'s code or 1.
 //!
-//! [`args`] is the one table of commands; [`completions`] and [`pages`] print it for shells and for man. Those that read ([`cat`], [`segments`], [`verify`]) work on the files alone;
-//! the others ask the daemon over its control socket ([`daemon`]).
+//! [`args`] lists the commands; [`completions`] and [`pages`] print that table for shells and for man. The commands
+//! that read ([`cat`], [`segments`], [`verify`]) work on the files alone; the others ask the daemon over its control
+//! socket ([`daemon`]).
 
 mod account;
 pub mod args;
@@ -14,6 +15,7 @@ mod command;
 mod completions;
 pub mod context;
 mod daemon;
+mod directory;
 mod failure;
 mod findings;
 mod output;
@@ -23,18 +25,59 @@ mod segments;
 mod select;
 mod send;
 mod stats;
+mod values;
 mod verify;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use args::{Cli, Command};
-pub use context::Context;
-use context::Needs;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueHint};
 
-/// Runs dbufctl with the words of a command line, the program's name first.
+use args::Command;
+pub use context::Context;
+use context::{Needs, When};
+use failure::print_error;
+
+/// The heading of the options that every command has.
+const COMMON: &str = "Common options";
+
+/// dbufctl
+#[derive(Debug, Parser)]
+#[command(
+    name = "dbufctl",
+    version,
+    about = "Read what dbufd has stored, and ask the daemon",
+    after_help = "Examples:\n  dbufctl tail                        the last events, then new ones\n  \
+                  dbufctl cat --since -1h -p warning  warnings and worse, last hour\n  \
+                  dbufctl stats                       what the daemon counts\n\n\
+                  Without --directory, commands that read files use the directory of the running daemon, or the \
+                  default one if no daemon answers.\n\n\
+                  Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 damage or loss in the data read, 4 no daemon answers.",
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Where the daemon's sockets are
+    #[arg(long, global = true, help_heading = COMMON, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub runtime: Option<PathBuf>,
+    /// Where the segments are
+    #[arg(long, global = true, help_heading = COMMON, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: Option<PathBuf>,
+    /// Whether to use colors
+    #[arg(long, global = true, help_heading = COMMON, value_name = "WHEN", value_enum, default_value_t)]
+    pub color: When,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Runs dbufctl with the words of a command line; the first is the program's name.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match args::parse(words) {
+    let cli = match parse(words) {
         Ok(cli) => cli,
         Err(code) => return code,
     };
@@ -53,18 +96,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Stats(args) => stats::run(args, &context),
         Command::Send(args) => send::run(&args, &context),
         Command::Bench(args) => bench::run(&args, &context, directory.as_deref()),
-        Command::Rotate => command::obey("rotate", &context),
-        Command::Sync => command::obey("sync", &context),
+        Command::Rotate => command::run_command("rotate", &context),
+        Command::Sync => command::run_command("sync", &context),
         Command::Reload => command::reload(&context),
         Command::Ping => command::ping(&context),
         Command::Config(args) => command::config(args, &context),
-        Command::Completions(args) => completions::run(args),
-        Command::Man(args) => pages::run(&args),
+        Command::Completions(args) => completions::run(args, Cli::command()),
+        Command::Man(args) => pages::run(&args, Cli::command()),
     }
 }
 
 impl Command {
-    /// What has to be found out before the command runs.
+    /// What has to be found before the command runs.
     fn needs(&self) -> Needs {
         match self {
             Self::Cat(args) if !args.files.is_empty() => Needs::Nothing,
@@ -82,6 +125,102 @@ impl Command {
             | Self::Reload
             | Self::Ping
             | Self::Config(_) => Needs::Daemon,
+        }
+    }
+}
+
+/// Parses a command line. Prints what is wrong with it, or the help that it asks for.
+///
+/// # Errors
+/// The exit code to end with.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    let parsed = Cli::try_parse_from(words).map(|mut cli| {
+        if let Command::Cat(args) = &mut cli.command {
+            args.sort_out();
+        }
+        cli
+    });
+    parsed.map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A reader that has gone (`dbufctl --help | head`) is no error.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(2)
+        }
+        _ => {
+            print_error(&one_line(&error.render().to_string()));
+            ExitCode::from(2)
+        }
+    })
+}
+
+/// Puts clap's text, which has several lines, in one: what, why, what to do.
+fn one_line(rendered: &str) -> String {
+    let mut parts = Vec::new();
+    for line in rendered.lines().map(str::trim) {
+        if line.starts_with("Usage:") || line.starts_with("For more information") {
+            break;
+        }
+        let line = line.strip_prefix("error: ").or_else(|| line.strip_prefix("tip: ")).unwrap_or(line);
+        if !line.is_empty() {
+            parts.push(line);
+        }
+    }
+    parts.push("see 'dbufctl --help'");
+    parts.join("; ").replace(":;", ":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::values::Boot;
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(format!("dbufctl {line}").split_whitespace())
+    }
+
+    #[test]
+    fn the_table_is_sound_and_every_command_has_an_example() {
+        let table = Cli::command();
+        table.clone().debug_assert();
+        for command in table.get_subcommands() {
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains("Example") && after.contains("dbufctl"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn filters_are_read_as_journalctl_reads_them() {
+        let cli = parsed("cat -n 5 -r -S -10min --until=-5min -p warning..err -t a -t b -u x -g foo --boot x.segment")
+            .unwrap();
+        let Command::Cat(cat) = cli.command else { panic!("not cat") };
+        assert_eq!((cat.lines, cat.reverse, cat.files.len()), (Some(5), true, 1));
+        let selection = cat.selection;
+        assert_eq!((selection.since.as_deref(), selection.until.as_deref()), (Some("-10min"), Some("-5min")));
+        assert_eq!((selection.priority, selection.tag.len(), selection.boot), (Some(3..=4), 2, Some(Boot::Current)));
+        assert!(parsed("cat -f -r").is_err() && parsed("cat -f x.segment").is_err());
+        assert!(parsed("tail -f -n 3 -t x").is_ok());
+        assert!(parsed("tail -n all").is_ok() && parsed("cat -n all -b").is_ok());
+        assert!(parsed("cat --boot=xyz").is_err());
+        let id = "0123456789abcdef0123456789abcdef";
+        assert!(parsed(&format!("cat --boot={id}")).is_ok());
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_answered_in_one_line() {
+        for (line, has) in [
+            ("cat --folow", "--follow"),
+            ("cat -p loud", "emerg"),
+            ("stats --json --prometheus", "--prometheus"),
+            ("nonsense", "nonsense"),
+            ("stats --watch=0", "0.1"),
+            ("cat -n some", "or all"),
+        ] {
+            let text = one_line(&parsed(line).unwrap_err().render().to_string());
+            assert!(text.contains(has) && !text.contains('\n') && !text.contains("error:"), "{line}: {text}");
         }
     }
 }

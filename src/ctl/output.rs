@@ -1,4 +1,5 @@
-//! Standard output: gathered in one buffer, written in large pieces, and quiet when the reader has gone.
+//! Writes standard output: collected in one buffer, written in large pieces, and without an error if the reader has
+//! gone.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -9,7 +10,7 @@ use super::failure::Failure;
 /// The buffer is written out when it holds this many bytes.
 const WRITE_BYTES: usize = 128 << 10;
 
-/// Standard output, or what stands for it in a test.
+/// Standard output, or its substitute in a test.
 #[derive(Debug)]
 pub(crate) struct Output<W = File> {
     /// What is to be written next. Formats append to it.
@@ -18,7 +19,7 @@ pub(crate) struct Output<W = File> {
 }
 
 impl Output<File> {
-    /// Standard output without the line buffer that the standard library puts before it.
+    /// Standard output without the standard library's line buffer.
     pub(crate) fn stdout() -> io::Result<Self> {
         Ok(Self::new(File::from(io::stdout().as_fd().try_clone_to_owned()?)))
     }
@@ -33,13 +34,13 @@ impl<W: Write> Output<W> {
         Self { buffer: Vec::with_capacity(WRITE_BYTES + (16 << 10)), to }
     }
 
-    /// Writes the buffer out if there is enough in it to be worth a system call.
+    /// Writes the buffer if there is enough in it for a system call.
     #[inline]
     pub(crate) fn write_if_large(&mut self) -> anyhow::Result<()> {
         if self.buffer.len() < WRITE_BYTES { Ok(()) } else { self.write_now() }
     }
 
-    /// Writes out all that is in the buffer.
+    /// Writes everything in the buffer.
     pub(crate) fn write_now(&mut self) -> anyhow::Result<()> {
         let result = self.to.write_all(&self.buffer);
         self.buffer.clear();
@@ -52,7 +53,7 @@ impl<W: Write> Output<W> {
 }
 
 /// Writes `text` to standard output.
-pub(crate) fn say(text: &str) -> anyhow::Result<()> {
+pub(crate) fn print_out(text: &str) -> anyhow::Result<()> {
     let mut output = Output::stdout()?;
     output.buffer.extend_from_slice(text.as_bytes());
     output.write_now()
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_that_has_gone_is_no_complaint() {
+    fn a_reader_that_has_gone_is_no_error() {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
         let mut output = Output::new(writer);

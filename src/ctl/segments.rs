@@ -1,45 +1,50 @@
-//! `dbufctl segments`: each file of the directory, what it holds and in which state it is.
+//! Lists the files of the directory, what each holds and its state. This is `dbufctl segments`.
 //!
-//! A sealed file says it in its footer. Of the others the heads of the batches are read, not their records: `verify` is
-//! for that.
+//! A sealed file has that in its footer. Of the others, only the batch headers are read, not the records; `verify`
+//! reads those.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use clap::Args;
+use jiff::Zoned;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
 use serde_json::{Value, json};
 
-use super::args::JsonArgs;
-use super::cat;
 use super::context::Context;
-use super::output::say;
+use super::directory::{self, file_name};
+use super::output::print_out;
+use super::print::clock::timestamp;
 use super::print::escape::{json_line, visible};
 use super::stats::bytes_for_eyes;
-use crate::pipeline::store::scan::{Described, SegmentFile, describe};
+use crate::pipeline::store::scan::{Described, describe};
+
+/// `segments`
+#[derive(Clone, Copy, Debug, Args)]
+pub struct SegmentsArgs {
+    /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Runs the command.
 ///
 /// # Errors
-/// When the directory cannot be listed, a file in it cannot be read or the output cannot be written.
-pub(super) fn run(args: JsonArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let directory = cat::open(&[], &context.directory)?;
-    // A file that has gone since the directory was listed is left out.
-    let rows: Vec<_> = directory.files.iter().filter_map(|file| Some((name(file), describe(file)?))).collect();
+/// The directory cannot be listed, a file in it cannot be read, or the output cannot be written.
+pub(super) fn run(args: SegmentsArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let directory = directory::open(&[], &context.directory)?;
+    // A file that was deleted after the directory was listed is left out.
+    let rows: Vec<_> = directory.files.iter().filter_map(|file| Some((file_name(file), describe(file)?))).collect();
     if args.json {
-        say(&json_line(&rows.iter().map(|(name, held)| as_json(name, held)).collect()))?;
+        print_out(&json_line(&rows.iter().map(|(name, held)| as_json(name, held)).collect()))?;
     } else {
-        say(&table(&rows, Zoned::now().time_zone()))?;
+        print_out(&table(&rows, Zoned::now().time_zone()))?;
     }
     let unreadable = rows.iter().filter(|(_, held)| held.error.is_some()).count();
     if unreadable > 0 {
         anyhow::bail!("{unreadable} of {} files cannot be read; run 'dbufctl verify'", rows.len());
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn name(file: &SegmentFile) -> String {
-    file.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn as_json(name: &str, held: &Described) -> Value {
@@ -76,9 +81,4 @@ fn table(rows: &[(String, Described)], zone: &TimeZone) -> String {
         };
     }
     text
-}
-
-/// Any 64 bits of nanoseconds are in the calendar: they end in 2554.
-pub(super) fn timestamp(ns: u64) -> Timestamp {
-    Timestamp::from_nanosecond(i128::from(ns)).unwrap_or_default()
 }

@@ -1,10 +1,10 @@
-//! `dbufctl send`: one event from the command line, or one for each line of standard input.
+//! Sends one event from the command line, or one for each line of standard input. This is `dbufctl send`.
 //!
-//! Enters: words or lines. Leaves: events over the framed protocol. One thread. What can fail: no daemon (exit code 4),
-//! a line that is too long (named, the others are sent, exit code 1), a loss that the daemon reports.
+//! Input: words or lines. Output: events over the framed protocol. One thread. Failures: no daemon (exit code 4), a
+//! line that is too long (it is named, the others are sent, exit code 1), a loss that the daemon reports.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 
@@ -13,12 +13,12 @@ use clap::Args;
 use dbuf_client::{Client, ClientOptions, Error};
 use dbuf_wire::frames::{self as wire, FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX};
 
-use super::args::field;
 use super::context::Context;
 use super::daemon::DISK_TIMEOUT;
-use super::failure::Failure;
+use super::failure::{Failure, client_failure};
 use super::findings::plural;
 use super::select::priority;
+use super::values::field;
 use crate::config::paths::STREAM_SOCKET;
 
 /// `send`
@@ -30,10 +30,10 @@ pub struct SendArgs {
     /// The events' tag, at most 64 bytes
     #[arg(short, long, value_name = "TAG", value_parser = tag)]
     pub tag: Option<OsString>,
-    /// A field beside the text; may be given more than once
+    /// A field with the text; may be given more than once
     #[arg(short = 'F', long = "field", value_name = "FIELD=VALUE", value_parser = field)]
     pub fields: Vec<(String, Vec<u8>)>,
-    /// Return only when all is durable: a loss of power takes nothing of it
+    /// Return only when all is durable and survives a loss of power
     #[arg(long)]
     pub sync: bool,
     /// The event, its words joined by a space; without any, one event for each line of standard input
@@ -45,7 +45,7 @@ fn tag(text: &str) -> Result<OsString, String> {
     if text.len() <= wire::TAG_BYTES_MAX {
         Ok(text.into())
     } else {
-        Err(format!("a tag has at most {} bytes, and this one {}", wire::TAG_BYTES_MAX, text.len()))
+        Err(format!("a tag has at most {} bytes, and this one has {}", wire::TAG_BYTES_MAX, text.len()))
     }
 }
 
@@ -55,7 +55,7 @@ fn tag(text: &str) -> Result<OsString, String> {
 /// No daemon answers, or an event could not be sent or stored.
 pub(super) fn run(args: &SendArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let options = ClientOptions::default();
-    let mut client = Client::connect(context.runtime.join(STREAM_SOCKET), &options).map_err(failed)?;
+    let mut client = Client::connect(context.runtime.join(STREAM_SOCKET), &options).map_err(client_failure)?;
     let mut fields = Vec::new();
     if !args.fields.iter().all(|(name, value)| wire::put_field(&mut fields, name.as_bytes(), value)) {
         let bounds = format!("a name has at most {} bytes, all fields {}", FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX);
@@ -68,34 +68,13 @@ pub(super) fn run(args: &SendArgs, context: &Context) -> anyhow::Result<ExitCode
     } else {
         sender.send(&args.words.join(" ".as_ref()).into_vec())
     };
-    // What was sent before a failure is on its way, and is finished like the rest.
+    // Events that were sent before a failure are finished like the rest.
     let finished = if args.sync { client.sync(DISK_TIMEOUT) } else { Ok(()) };
     let closed = client.close();
     sent?;
-    finished.map_err(failed)?;
-    closed.map_err(failed)?;
+    finished.map_err(client_failure)?;
+    closed.map_err(client_failure)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// What a failed call of the client means for dbufctl.
-pub(super) fn failed(error: Error) -> anyhow::Error {
-    match error {
-        Error::Connect { path, source } if source.kind() == ErrorKind::PermissionDenied => {
-            anyhow::anyhow!("{}: permission denied; see ingest.socket_mode and ingest.socket_group", path.display())
-        }
-        Error::Connect { path, source } => Failure::NoDaemon(format!(
-            "{}: {source}; start dbufd, or say where it is with --runtime DIR",
-            path.display()
-        ))
-        .into(),
-        Error::TooBig { bytes, max_event } => anyhow::anyhow!(
-            "the event has {bytes} bytes and the daemon takes {max_event}; raise ingest.max_event, or send it in parts"
-        ),
-        Error::Refused(events) => {
-            anyhow::anyhow!("the daemon could not store {events} events; 'dbufctl stats' says why")
-        }
-        other => other.into(),
-    }
 }
 
 struct Sender<'a> {
@@ -111,19 +90,19 @@ impl Sender<'_> {
             Err(Error::Invalid(_)) if payload.is_empty() => {
                 Err(Failure::Usage("an event has at least one byte; give some text".into()).into())
             }
-            sent => sent.map(|_| ()).map_err(failed),
+            sent => sent.map(|_| ()).map_err(client_failure),
         }
     }
 
-    /// One event for each line. An empty line is none; a line that is too long is not sent, and fails the whole in the
-    /// end.
+    /// Sends one event for each line. An empty line is skipped. A line that is too long is not sent, and makes the
+    /// command fail in the end.
     fn lines(&mut self, mut from: BufReader<impl Read>) -> anyhow::Result<()> {
         let max_event = self.client.max_event();
         let mut too_long = TooLong::default();
         let mut line = Vec::new();
         for number in 1u64.. {
             line.clear();
-            // One byte more than fits, and the newline: so a line that fits exactly is told from one that is longer.
+            // One byte more than fits, and the newline: this distinguishes a line that just fits from a longer one.
             let taken = (&mut from).take(max_event as u64 + 1).read_until(b'\n', &mut line);
             if taken.context("cannot read standard input")? == 0 {
                 break;
@@ -138,9 +117,9 @@ impl Sender<'_> {
             if !line.is_empty() {
                 self.send(&line)?;
             }
-            // Nothing more is there yet: whoever writes slowly wants each event to go out as it comes.
+            // No more input for now: a slow program wants each event sent at once.
             if from.buffer().is_empty() {
-                self.client.push().map_err(failed)?;
+                self.client.push().map_err(client_failure)?;
             }
         }
         too_long.verdict(max_event)
@@ -167,7 +146,7 @@ impl TooLong {
         }
         anyhow::bail!(
             "not sent: {} {} longer than {max_event} bytes, the first is line {}; raise ingest.max_event, or write to \
-             {STREAM_SOCKET} as text, which takes any length",
+             {STREAM_SOCKET} as text of any length",
             self.lines,
             plural(self.lines, "line"),
             self.first
@@ -238,7 +217,7 @@ mod tests {
     fn too_long_an_event_names_the_limit() {
         let (payloads, result) = arriving(|sender| sender.send(b"123456789"));
         assert!(payloads.is_empty());
-        assert!(result.unwrap_err().to_string().contains("9 bytes and the daemon takes 8"));
+        assert!(result.unwrap_err().to_string().contains("9 bytes and the daemon accepts 8"));
     }
 
     #[test]

@@ -1,24 +1,35 @@
-//! `dbufctl verify`: every byte of every file, and what is wrong with them: what, where, how much.
+//! Checks every byte of every file, and prints what is damaged, where, and how much. This is `dbufctl verify`.
 //!
-//! The end of an active file may be a batch that is being written this moment, if a daemon holds the directory; else it
-//! was torn, and the next daemon will cut it.
+//! While a daemon holds the directory, the end of an active file may be a batch that is being written. Otherwise it is
+//! torn, and the next daemon will cut it off.
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::{Args, ValueHint};
 use serde_json::{Value, json};
 
-use super::args::VerifyArgs;
-use super::cat;
 use super::context::Context;
+use super::directory::{self, file_name};
 use super::failure::DAMAGE_EXIT;
 use super::findings::plural;
 use super::output::Output;
 use super::print::escape::{json_line, visible};
 use crate::pipeline::store::scan::{self, FileReport};
+
+/// `verify`
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Check these files instead of the directory
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+}
 
 /// What was found in all files together.
 #[derive(Debug, Default)]
@@ -36,9 +47,9 @@ struct Sum {
 /// Runs the command.
 ///
 /// # Errors
-/// When the files cannot be listed or the output cannot be written.
+/// The files cannot be listed, or the output cannot be written.
 pub(super) fn run(args: &VerifyArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let directory = cat::open(&args.files, &context.directory)?;
+    let directory = directory::open(&args.files, &context.directory)?;
     let mut output = Output::stdout()?;
     let mut sum = Sum::default();
     let mut rows = Vec::new();
@@ -51,7 +62,7 @@ pub(super) fn run(args: &VerifyArgs, context: &Context) -> anyhow::Result<ExitCo
             return ControlFlow::Continue(());
         }
         output.buffer.extend_from_slice(described(report, torn_bytes).as_bytes());
-        // File by file: a large directory takes a while, and whoever waits sees how far it has come.
+        // After each file: a large directory takes a while, and the user sees the progress.
         written = output.write_now();
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
@@ -59,18 +70,18 @@ pub(super) fn run(args: &VerifyArgs, context: &Context) -> anyhow::Result<ExitCo
     let text = if args.json { json_line(&sum.as_json(&rows)) } else { sum.described() };
     output.buffer.extend_from_slice(text.as_bytes());
     output.write_now()?;
-    // Files may be sound and still tell of losses; whoever asks is to know of both.
+    // Undamaged files may still report losses, and the exit code must show both.
     Ok(if sum.is_well() && sum.lost_events == 0 { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE_EXIT) })
 }
 
-/// Bytes at the end of a file that nobody is still writing.
+/// Bytes at the end of a file that no daemon is writing.
 fn torn_bytes(report: &FileReport) -> u64 {
     let is_written = || report.file.path.parent().is_some_and(is_held);
     if report.tail_bytes > 0 && !is_written() { report.tail_bytes } else { 0 }
 }
 
-/// Whether a daemon holds the directory. It is looked up, not tried: a lock that is tried could be in the way of a daemon
-/// that starts this moment. proc_locks(5) names the locked files by inode.
+/// Whether a daemon holds the directory. The lock is looked up and not tried: trying it could stop a daemon that starts
+/// at this moment. proc_locks(5) names the locked files by inode.
 fn is_held(directory: &Path) -> bool {
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let Ok(lock) = std::fs::metadata(directory.join(".lock")) else { return false };
@@ -79,13 +90,9 @@ fn is_held(directory: &Path) -> bool {
     locks.lines().any(|line| line.contains("FLOCK") && line.split_whitespace().any(|word| word.ends_with(&inode)))
 }
 
-fn name(report: &FileReport) -> String {
-    report.file.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
 fn described(report: &FileReport, torn_bytes: u64) -> String {
     let is_well = report.damage.is_empty() && torn_bytes == 0;
-    let mut text = format!("{}: ", visible(&name(report)));
+    let mut text = format!("{}: ", visible(&file_name(&report.file)));
     let _ = writeln!(
         text,
         "{}, {} {} in {} {}, {} bytes",
@@ -109,9 +116,12 @@ fn described(report: &FileReport, torn_bytes: u64) -> String {
 
 fn as_json(report: &FileReport, torn_bytes: u64) -> Value {
     let holds = report.events > 0;
-    let damage = |damage: &scan::Damage| json!({ "offset": damage.offset, "bytes": damage.bytes, "what": damage.what, "events": damage.events });
+    let damage = |damage: &scan::Damage| {
+        let scan::Damage { offset, bytes, what, events } = damage;
+        json!({ "offset": offset, "bytes": bytes, "what": what, "events": events })
+    };
     json!({
-        "file": name(report),
+        "file": file_name(&report.file),
         "state": report.file.name.map_or("unknown", |name| name.state.name()),
         "ok": report.damage.is_empty() && torn_bytes == 0,
         "bytes": report.file.bytes,

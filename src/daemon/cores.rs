@@ -1,12 +1,12 @@
-//! Which thread runs on which core.
+//! Assigns threads to cores.
 //!
-//! Enters: the configuration and the cores that the process is allowed. Leaves: a core for each thread, or none. Control
-//! thread, at start. What can fail: nothing; a core that is not allowed is left out, for the machine may have changed
-//! since the file was written, and events matter more than cores.
+//! Input: the configuration and the allowed cores. Output: a core for each thread, or none. Control thread, at the
+//! start. Nothing can fail: a core that is not allowed is left out. The machine may have changed since the file was
+//! written, and events matter more than cores.
 
 use crate::config::settings::{Config, Cpus};
 
-/// Writers where the configuration leaves their number open.
+/// Writers if the configuration leaves their number open.
 const WRITERS_AUTO: usize = 4;
 
 /// A core for each thread; None: not pinned.
@@ -16,7 +16,7 @@ pub(super) struct Plan {
     pub(super) writers: Vec<Option<usize>>,
     /// The reader's.
     pub(super) reader: Option<usize>,
-    /// Cores that were asked for and are not allowed.
+    /// Cores that the configuration names and the process is not allowed.
     pub(super) left_out: Vec<usize>,
 }
 
@@ -25,7 +25,7 @@ pub(super) fn allowed() -> Vec<usize> {
     core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
 }
 
-/// Shares the cores out.
+/// Assigns the cores.
 pub(super) fn plan(config: &Config, allowed: &[usize]) -> Plan {
     let mut left_out = Vec::new();
     let mut usable = |wanted: &Cpus, auto: &[usize]| match wanted {
@@ -40,7 +40,7 @@ pub(super) fn plan(config: &Config, allowed: &[usize]) -> Plan {
     let cores = usable(&config.writers.cpus, allowed);
     let count = config.writers.count.unwrap_or_else(|| WRITERS_AUTO.min(allowed.len()).max(1));
     let writers: Vec<Option<usize>> = (0..count).map(|index| cores.get(index % cores.len().max(1)).copied()).collect();
-    // Where every core has a writer the scheduler knows better which of them has time for the reader.
+    // If every core has a writer, the scheduler knows better which of them has time for the reader.
     let free: Vec<usize> = allowed.iter().copied().filter(|&core| !writers.contains(&Some(core))).collect();
     let all_pinned = !cores.is_empty();
     let reader = usable(&config.reader.cpu, if all_pinned { &free } else { &[] }).first().copied();

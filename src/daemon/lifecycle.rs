@@ -19,17 +19,17 @@ use anyhow::{Context, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Gid;
 
-use super::buffer_memory::BufferMemory;
 use super::cores::{self, Plan};
 use super::sockets::{Files, Runtime};
 use super::stats::Figures;
 use super::takeover::{Memory, Store};
 use crate::config::Config;
 use crate::pipeline::accept::{Accept, AcceptOptions};
+use crate::pipeline::assembly::Pipeline;
 use crate::pipeline::buffer;
 use crate::pipeline::drain::{self, Drain, DrainHandle};
 use crate::pipeline::pulse::{Beat, Pulse};
-use crate::pipeline::store::{RealDisk, Recovery};
+use crate::pipeline::store::Recovery;
 use crate::pipeline::takeover::names::Inherited;
 use crate::sync::Arc;
 
@@ -38,6 +38,8 @@ const WRITERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a disk that refuses is tried before what it did not take is left to the next process, or counted as lost.
 const DISK_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a start waits for a service manager that is busy, as it is while it reloads its units.
+const MANAGER_START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the service manager may take to read the last notifications.
 const MANAGER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -104,19 +106,14 @@ impl Daemon {
         let plan = cores::plan(config, &cores::allowed());
         warn_of(&plan);
         let memory = Memory::take_over(config, &buffer_options(config, plan.writers.len()), store.as_ref(), inherited)?;
-        let Memory { buffer: BufferMemory { buffer, reader, old }, counters, progress, rings, stored, .. } = memory;
-        let (drain, recovery) = Drain::start(drain::Options {
-            reader,
-            waker: buffer.waker(),
-            old,
-            has_previous: memory.has_previous,
-            outlives: store.is_some(),
-            disk: Arc::new(RealDisk),
-            counters: Arc::clone(&counters),
-            progress: Arc::clone(&progress),
-            settings: drain_settings(config),
-            cpu: plan.reader,
-        })?;
+        let Memory { pipeline, sessions, rings, receive_buffers, stored, connections } = memory;
+        // What is taken in before the manager has the memory that it goes into would be lost with this process.
+        let waiting = store.as_ref().map_or(0, |store| store.store.wait_taken(MANAGER_START_TIMEOUT));
+        if waiting > 0 {
+            tracing::warn!(waiting, "the service manager takes no notifications; a crash would lose what is in memory");
+        }
+        let (pipeline, recovery) = Pipeline::start(pipeline, drain_settings(config), plan.reader)?;
+        let Pipeline { buffer, counters, progress, drain } = pipeline;
         // What fails from here on must not leave the reader and its lock on the directory behind.
         let rest = runtime.open(&config.ingest, group, sockets).and_then(|sockets| {
             let accept = Accept::start(AcceptOptions {
@@ -127,10 +124,10 @@ impl Daemon {
                 cpus: plan.writers,
                 max_event_bytes: config.ingest.max_event_bytes,
                 stored: stored.clone(),
-                inherited: memory.connections,
-                sessions: memory.sessions,
+                inherited: connections,
+                sessions,
                 rings: Arc::clone(&rings),
-                receive_buffers: memory.receive_buffers,
+                receive_buffers,
                 store: store.as_ref().map(|store| Arc::clone(&store.store)),
             })?;
             Ok((accept, sockets.control, sockets.files))

@@ -1,8 +1,9 @@
-//! The daemon's own log: journald where the process writes to it anyway, else standard error. Never its own sockets.
+//! Writes the daemon's own log: to journald if standard error is the journal, otherwise to standard error. Never to the
+//! daemon's own sockets.
 //!
-//! Enters: tracing's events, a line for each turn in the daemon's life, never one for each event of a producer. Leaves:
-//! journald's socket or standard error. Any thread. What can fail: nothing that the caller would hear of; a log that
-//! cannot be written is no reason to stop taking events.
+//! Input: tracing's events, one for each step of the daemon's life, never one for each event of a producer. Output:
+//! journald's socket or standard error. Any thread. Failures: none that the caller sees. A log that cannot be written
+//! is no reason to stop accepting events.
 
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::MetadataExt;
@@ -24,7 +25,7 @@ pub(super) struct Log {
     pub(super) journald: bool,
 }
 
-/// Begins the log. Called once, before the first thread is started.
+/// Starts the log. Called once, before the first thread starts.
 pub(super) fn start(level: Level) -> Log {
     let (filter, level) = reload::Layer::new(filter(level));
     let journald = stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok);
@@ -33,7 +34,7 @@ pub(super) fn start(level: Level) -> Log {
         Some(layer) => Box::new(
             layer
                 .with_field_prefix(Some("DBUFD".to_owned()))
-                // The default makes every line of level info a notice, which `journalctl -p notice` is not meant for.
+                // By default every line of level info is a notice, which `journalctl -p notice` is not meant to show.
                 .with_priority_mappings(PriorityMappings {
                     info: Priority::Informational,
                     debug: Priority::Debug,
@@ -45,11 +46,11 @@ pub(super) fn start(level: Level) -> Log {
                 .with_writer(io::stderr)
                 .with_ansi(io::stderr().is_terminal())
                 .with_target(false)
-                // It would complain on standard error, which has just failed, and panic over that.
+                // It would report on standard error, which has just failed, and panic.
                 .log_internal_errors(false),
         ),
     };
-    // A second start in one process happens in tests alone; the first log then stays.
+    // Only tests start it twice in one process. The first log then stays.
     let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
     log
 }
@@ -57,7 +58,7 @@ pub(super) fn start(level: Level) -> Log {
 impl Log {
     /// The least important level from now on.
     pub(super) fn set_level(&self, level: Level) {
-        // It fails only when the subscriber is gone, and then nobody logs.
+        // It fails only after the subscriber has gone, and then nothing logs any more.
         let _ = self.level.reload(filter(level));
     }
 }
@@ -72,8 +73,8 @@ fn filter(level: Level) -> LevelFilter {
     }
 }
 
-/// Whether standard error is the stream that systemd connected to the journal. The variable alone says too little: every
-/// program that is started from such a service inherits it, also where its output goes to a terminal or a file.
+/// Whether standard error is the stream that systemd connected to the journal. The variable alone is not enough: every
+/// program that such a service starts inherits it, even if its output goes to a terminal or a file.
 pub(super) fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };

@@ -1,7 +1,7 @@
-//! What a changed configuration changes: which keys take effect now, and which at the next start.
+//! Decides which keys of a changed configuration take effect now, and which at the next start.
 //!
-//! Enters: the configuration in force and a checked new one. Leaves: the next one in force. Pure; any thread. What can
-//! fail: nothing, the new one has been checked.
+//! Input: the configuration in force and a checked new one. Output: the next configuration in force. Pure; any thread.
+//! Nothing can fail, because the new one has been checked.
 
 use serde_json::{Value as Json, json};
 
@@ -21,11 +21,11 @@ pub(super) struct Change {
 }
 
 impl Change {
-    /// From `old`, in force, to as much of `new` as a running daemon can take.
+    /// From `old`, which is in force, to the part of `new` that a running daemon can apply.
     pub(super) fn between(old: &Config, new: &Config) -> Self {
         let mut change = Self { config: new.clone(), applied: Vec::new(), needs_restart: Vec::new() };
         for key in changed(old, new) {
-            // The two were checked together for a half that may come with the restart; the present one counts now.
+            // The two were checked together for the half that comes with the restart. The present half counts now.
             let too_large_now = key.name == "ingest.max_event"
                 && new.ingest.max_event_bytes * EVENTS_IN_HALF_MIN > old.buffer.capacity_bytes;
             if key.applies == Applies::Reload && !too_large_now {
@@ -56,7 +56,7 @@ impl Change {
     }
 }
 
-/// Puts the old value of one key back.
+/// Restores the old value of one key.
 fn keep(key: &Key, old: &Config, config: &mut Config) {
     let value = Value::from_toml(&key.get(old)).expect("every key prints TOML; a test reads all of it back");
     key.set(config, &value).expect("a value in force is within the bounds that it was checked against");

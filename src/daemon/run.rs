@@ -1,7 +1,7 @@
-//! The life of the daemon after its threads have started: signals, requests, looks at its pulse, and the end.
+//! Serves signals and requests, watches the threads, and stops the daemon.
 //!
-//! Enters: signals, dbufctl's requests, time. Leaves: commands to the data plane, notes to systemd, the report. Main
-//! thread, one runtime. What can fail: the runtime's own start; nothing after that ends the loop but a wish to stop.
+//! Input: signals, dbufctl's requests, time. Output: commands to the data plane, notifications to systemd, the report.
+//! Main thread, one runtime. Failures: starting the runtime. After that, only a request to stop ends the loop.
 
 use std::convert::Infallible;
 use std::os::unix::net::UnixListener as Listener;
@@ -13,7 +13,6 @@ use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::account;
 use super::lifecycle::{Daemon, Ended, Live, Parts};
 use super::log::Log;
 use super::reload::Change;
@@ -21,11 +20,12 @@ use super::report::{self, report};
 use super::server::{self, Answer, Answers, Command};
 use super::service::{Manager, STOP_STEP};
 use super::signals::{Installed, Signal, Signals};
+use super::{account, banner};
 use crate::config::{Config, Sources, keys};
 use crate::pipeline::drain;
 use crate::sync::{Arc, Mutex, thread};
 
-/// Everything that outlives the start.
+/// What the start hands over.
 pub(super) struct Serving {
     pub(super) daemon: Daemon,
     pub(super) parts: Parts,
@@ -38,7 +38,7 @@ pub(super) struct Serving {
 
 /// What requests and signals share. Never locked across an await.
 struct Shared {
-    /// None once the daemon stops.
+    /// None while the daemon stops.
     daemon: Mutex<Option<Daemon>>,
     config: Mutex<Config>,
     reloading: Mutex<()>,
@@ -49,12 +49,12 @@ struct Shared {
     log: Log,
 }
 
-/// Serves until a signal asks for the end; then stops the daemon. Gives the last figures as a report.
+/// Serves until a signal asks for the end, and stops the daemon. Returns the last figures as a report.
 pub(super) fn serve(serving: Serving) -> Result<(Ended, String)> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the control plane")?;
     let result = runtime.block_on(until_the_end(serving));
-    // A reload that still reads a file on a dead mount must not hold up the end.
+    // A reload that still reads a file on a dead mount must not delay the end.
     runtime.shutdown_background();
     result
 }
@@ -63,8 +63,8 @@ async fn until_the_end(serving: Serving) -> Result<(Ended, String)> {
     let Serving { daemon, parts, config, sources, runtime, log, signals } = serving;
     let Parts { control, recovery, live } = parts;
     let signals = signals.listen().context("cannot listen to signals")?;
-    // Only now: whoever reads it may press Ctrl-C at once and expects a report.
-    super::announce(&recovery, &config, &runtime);
+    // Announced only now: a reader of it may press Ctrl-C at once and expects a report.
+    banner::announce(&recovery, &config, &runtime);
     let shared = Arc::new(Shared {
         daemon: Mutex::new(Some(daemon)),
         config: Mutex::new(config),
@@ -82,7 +82,7 @@ async fn until_the_end(serving: Serving) -> Result<(Ended, String)> {
         match shared.next(&signals).await {
             Signal::Stop => break,
             Signal::Reload => {
-                // Its outcome is in the log.
+                // The log has the outcome.
                 tokio::spawn(reload(Arc::clone(&shared)));
             }
             Signal::Rotate => shared.live.reader().command(drain::Command::Rotate(Box::new(|done| match done {
@@ -104,7 +104,7 @@ impl Shared {
         self.config.lock().expect("no thread panics while it holds the configuration").clone()
     }
 
-    /// Waits for a signal, looking at the pulse in between where systemd wants to know.
+    /// Waits for a signal. In between, checks the pulses if systemd wants to know.
     async fn next(&self, signals: &Signals) -> Signal {
         loop {
             let Some(pause) = self.with_manager(|manager| manager.look_after()) else {
@@ -131,7 +131,7 @@ impl Shared {
         let work_waits = self.live.figures.buffer.stats().front_bytes > 0;
         let beats = self.live.beats();
         if !self.with_manager(|manager| manager.look(status, storage, beats, work_waits)) {
-            tracing::error!(beats = ?self.live.beats(), "a thread does not get on; the watchdog is not fed");
+            tracing::error!(beats = ?self.live.beats(), "a thread makes no progress; the watchdog is not fed");
         }
     }
 
@@ -145,9 +145,9 @@ impl Shared {
         let daemon = self.daemon.lock().expect("no thread panics while it holds the daemon").take();
         let daemon = daemon.context("the daemon is stopping already")?;
         let (done, ended) = oneshot::channel();
-        // It blocks, for as long as the disk takes.
+        // It blocks while the disk works.
         thread::Builder::new().name("dbufd-stop".into()).spawn(move || {
-            // Nobody is left to hear of it only if the process is about to end anyway.
+            // The receiver is gone only if the process is about to end anyway.
             let _ = done.send(daemon.stop());
         })?;
         let ended = tokio::select! {
@@ -163,7 +163,7 @@ impl Shared {
         loop {
             sleep(STOP_STEP).await;
             let now = self.progress();
-            // More time is asked for only while it is of use.
+            // More time is requested only while there is progress.
             if std::mem::replace(&mut before, now) != now {
                 self.with_manager(|manager| manager.needs_longer());
             }
@@ -176,7 +176,7 @@ impl Shared {
     }
 }
 
-/// What each request gets.
+/// Answers each request.
 fn answers(shared: &Arc<Shared>) -> Answers {
     let shared = Arc::clone(shared);
     Arc::new(move |command| answer(Arc::clone(&shared), command))
@@ -197,7 +197,7 @@ fn answer(shared: Arc<Shared>, command: Command) -> Answer {
 }
 
 fn ping(shared: &Shared) -> Value {
-    // Not as paths: one that is not UTF-8 makes the macro panic, and a panic is the end of the daemon.
+    // As text, not as paths: the macro panics on a path that is not UTF-8, and a panic ends the daemon.
     let shown = |path: &Path| path.to_string_lossy().into_owned();
     json!({
         "pid": std::process::id(),
@@ -211,7 +211,7 @@ fn ping(shared: &Shared) -> Value {
 async fn ask_reader(shared: &Shared, command: fn(drain::Reply) -> drain::Command) -> Result<Value, String> {
     let (done, answer) = oneshot::channel();
     let reply = Box::new(move |result| {
-        // The client may have gone; the reader has done its part.
+        // The client may have gone. The reader has done its part all the same.
         let _ = done.send(result);
     });
     shared.live.reader().command(command(reply));
@@ -221,11 +221,11 @@ async fn ask_reader(shared: &Shared, command: fn(drain::Reply) -> drain::Command
     }
 }
 
-/// Reads the configuration again. A wrong one changes nothing, and whoever asked is told.
+/// Reads the configuration again. A wrong one changes nothing; the log and the client get the error.
 async fn reload(shared: Arc<Shared>) -> Result<Value, String> {
     shared.with_manager(|manager| manager.reloading());
     let worker = Arc::clone(&shared);
-    // Files and user databases may be slow; signals and requests are answered meanwhile.
+    // Files and user databases may be slow. Signals and requests are answered meanwhile.
     let outcome = tokio::task::spawn_blocking(move || worker.take_over()).await;
     shared.with_manager(|manager| manager.ready());
     let outcome = outcome.map_err(|_| "the reload failed; this is a bug in dbufd".to_owned()).and_then(|done| done);
@@ -237,7 +237,7 @@ async fn reload(shared: Arc<Shared>) -> Result<Value, String> {
 }
 
 impl Shared {
-    /// One at a time. The daemon's own lock is taken only when all is read, so that a slow disk holds up no stop.
+    /// One reload at a time. The daemon's lock is taken only after reading, so that a slow disk does not delay a stop.
     fn take_over(&self) -> Result<Change, String> {
         let _turn = self.reloading.lock().expect("no thread panics while it reloads");
         let new = self.sources.load().map_err(|error| error.to_string())?;

@@ -1,11 +1,11 @@
-//! dbufctl's socket: one JSON object a line, a request and its answer in turn.
+//! Serves dbufctl's socket: one JSON object a line, a request and then its answer.
 //!
-//! Enters: bytes of whoever may connect. Leaves: answers. Control thread, a task for each client. What can fail: nothing
-//! that others would notice; a client that is wrong, silent, slow or greedy costs a task, [`LINE_BYTES_MAX`] and time
-//! that is bounded by the constants below.
+//! Input: bytes from any process that may connect. Output: answers. Control thread, one task for each client. Failures:
+//! none that other clients notice. A client that is wrong, silent, slow or greedy costs one task, [`LINE_BYTES_MAX`]
+//! and the time limits below.
 //!
-//! Who may ask: the socket's mode lets in the daemon's user and group, and root. What changes the daemon (reload,
-//! rotate) is for its user and root alone.
+//! Access: the socket's mode admits the daemon's user and group, and root. Requests that change the daemon (reload,
+//! rotate) are for its user and root alone.
 
 use std::future::Future;
 use std::io::{self, Write as _};
@@ -28,13 +28,13 @@ pub const LINE_BYTES_MAX: usize = 64 << 10;
 const CLIENTS_MAX: usize = 64;
 /// How long a new client may be silent before its first request is complete.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// How long a client that has asked something may be silent.
+/// How long a client may be silent after its first request.
 const NEXT_REQUEST: Duration = Duration::from_secs(600);
 /// How long an answer may wait for the client to read it.
 const ANSWER_READ: Duration = Duration::from_secs(10);
-/// How long the data plane may take for an answer; a disk may be slow, but dbufctl must hear of it.
+/// How long the data plane may take for an answer. A disk may be slow, but dbufctl must get an answer.
 const ANSWER_READY: Duration = Duration::from_secs(120);
-/// How long to wait before accepting again when there are no descriptors left.
+/// The pause before accepting again if there are no descriptors left.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
 /// What dbufctl may ask.
@@ -47,11 +47,11 @@ pub enum Command {
     Account,
     /// Seal the active segment and begin the next.
     Rotate,
-    /// Answer when all that was accepted before is durable.
+    /// Answer when all events that were accepted before are durable.
     Sync,
     /// Read the configuration again.
     Reload,
-    /// Who is there.
+    /// Which daemon answers.
     Ping,
     /// The configuration in force.
     Config,
@@ -68,16 +68,16 @@ struct Request {
     command: Command,
 }
 
-/// An answer in the making: data, or one line that says what went wrong.
+/// An answer in progress: data, or one line that says what failed.
 pub(super) type Answer = Pin<Box<dyn Future<Output = Result<Value, String>> + Send>>;
 
-/// Whoever answers.
+/// The function that answers.
 pub(super) type Answers = Arc<dyn Fn(Command) -> Answer + Send + Sync>;
 
-/// Reads a request.
+/// Parses a request.
 ///
 /// # Errors
-/// With one line that says what a request looks like.
+/// One line that says what a request looks like.
 pub fn parse_request(line: &[u8]) -> Result<Command, String> {
     let request: Result<Request, _> = serde_json::from_slice(line);
     request.map(|request| request.command).map_err(|error| {
@@ -86,15 +86,16 @@ pub fn parse_request(line: &[u8]) -> Result<Command, String> {
     })
 }
 
-/// Serves for as long as the runtime runs.
+/// Serves until the runtime ends.
 pub(super) async fn serve(listener: UnixListener, answers: Answers) {
     let places = Arc::new(Semaphore::new(CLIENTS_MAX));
     loop {
         let client = match listener.accept().await {
             Ok((client, _)) => client,
             Err(error) => {
-                // No descriptors, most likely. It heals when somebody leaves; until then it must not spin.
-                tracing::debug!(%error, "cannot accept a dbufctl");
+                // Most likely there are no descriptors left. A client that leaves frees one; until then this must not
+                // be a busy loop.
+                tracing::debug!(%error, "cannot accept a connection of dbufctl");
                 tokio::time::sleep(ACCEPT_AGAIN).await;
                 continue;
             }
@@ -103,7 +104,7 @@ pub(super) async fn serve(listener: UnixListener, answers: Answers) {
             Ok(place) => {
                 let answers = Arc::clone(&answers);
                 tokio::spawn(async move {
-                    // Whatever ended the conversation concerns this client alone.
+                    // An error of the conversation concerns only this client.
                     let _ = converse(client, answers).await;
                     drop(place);
                 });
@@ -115,8 +116,8 @@ pub(super) async fn serve(listener: UnixListener, answers: Answers) {
 
 fn refuse(client: UnixStream) {
     let text = line(&Err(format!("busy: {CLIENTS_MAX} clients are connected already; try again")));
-    // Past the runtime, which has not yet asked the kernel whether the socket is writable. It is, being new; the call
-    // does not block in any case.
+    // Bypasses the runtime, which has not yet asked the kernel whether the socket is writable. A new socket is, and the
+    // call never blocks.
     if let Ok(mut client) = client.into_std() {
         let _ = client.write(&text);
     }
@@ -127,9 +128,9 @@ async fn converse(client: UnixStream, answers: Answers) -> io::Result<()> {
     let owner = peer.uid() == 0 || peer.uid() == nix::unistd::Uid::effective().as_raw();
     let (read, mut write) = client.into_split();
     let mut read = BufReader::new(read);
-    let mut patience = FIRST_REQUEST;
+    let mut request_timeout = FIRST_REQUEST;
     let mut request = Vec::new();
-    while next_line(&mut read, &mut request, patience).await? {
+    while next_line(&mut read, &mut request, request_timeout).await? {
         let answer = match parse_request(&request) {
             Err(why) => Err(why),
             Ok(command) if command.changes_the_daemon() && !owner => {
@@ -140,7 +141,7 @@ async fn converse(client: UnixStream, answers: Answers) -> io::Result<()> {
             }),
         };
         timeout(ANSWER_READ, write.write_all(&line(&answer))).await??;
-        patience = NEXT_REQUEST;
+        request_timeout = NEXT_REQUEST;
     }
     if request.len() > LINE_BYTES_MAX {
         let answer = line(&Err(format!("a request has at most {LINE_BYTES_MAX} bytes")));
@@ -149,15 +150,19 @@ async fn converse(client: UnixStream, answers: Answers) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads one line; false at the end of the conversation, or when the line is too long.
-async fn next_line(read: &mut BufReader<OwnedReadHalf>, request: &mut Vec<u8>, patience: Duration) -> io::Result<bool> {
+/// Reads one line; false at the end of the conversation, or if the line is too long.
+async fn next_line(
+    read: &mut BufReader<OwnedReadHalf>,
+    request: &mut Vec<u8>,
+    request_timeout: Duration,
+) -> io::Result<bool> {
     request.clear();
     let mut bounded = read.take(LINE_BYTES_MAX as u64 + 1);
-    timeout(patience, bounded.read_until(b'\n', request)).await??;
+    timeout(request_timeout, bounded.read_until(b'\n', request)).await??;
     if request.last() == Some(&b'\n') {
         request.pop();
     }
-    // The last request of a client that closes its side needs no line end: `echo -n ... | nc -N`.
+    // The last request needs no line end if the client closes its side: `echo -n ... | nc -N`.
     Ok(!request.is_empty() && request.len() <= LINE_BYTES_MAX)
 }
 
@@ -234,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_say_nothing_or_read_nothing_keep_nobody_else_from_an_answer() {
+    fn clients_that_say_nothing_or_read_nothing_do_not_block_others() {
         with_server(|path| {
             let silent: Vec<Client> = (0..CLIENTS_MAX - 2).map(|_| Client::connect(path).unwrap()).collect();
             let mut deaf = Client::connect(path).unwrap();

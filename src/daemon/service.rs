@@ -1,8 +1,7 @@
-//! Notes to systemd: sd_notify(3), and the watchdog, which is fed by progress.
+//! Notifies systemd: sd_notify(3), and the watchdog, which is fed only if the threads make progress.
 //!
-//! Enters: what the daemon does, and the pulses of its threads. Leaves: datagrams on `NOTIFY_SOCKET`; nothing at all
-//! where systemd did not ask for them. Control thread. What can fail: a note that does not arrive; it is tried again
-//! with the next.
+//! Input: what the daemon does, and the pulses of its threads. Output: datagrams on `NOTIFY_SOCKET`, if systemd asked
+//! for them. Control thread. Failures: a notification that does not arrive; the next one repeats it.
 
 use std::time::Duration;
 
@@ -12,14 +11,14 @@ use crate::pipeline::pulse::{Activity, Beat};
 use crate::pipeline::store::Condition;
 use crate::sys::notify::{Notifier, Patience};
 
-/// STATUS is sent at most this often, and only while its figures change.
+/// STATUS is sent at most this often, and only if its figures have changed.
 pub(super) const STATUS_EVERY: Duration = Duration::from_secs(1);
-/// While nothing changes, looks get rarer up to this.
+/// While nothing changes, the pause between two looks grows up to this.
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(64);
-/// How much more time a stop asks for at a time.
+/// How much more time a stop asks for at once.
 pub(super) const STOP_STEP: Duration = Duration::from_secs(5);
 
-/// The service manager, if there is one that listens.
+/// The service manager, if one listens.
 #[derive(Debug)]
 pub(super) struct Manager {
     notifier: Option<Notifier>,
@@ -31,10 +30,10 @@ pub(super) struct Manager {
 }
 
 impl Manager {
-    /// As the environment says.
+    /// From the environment.
     pub(super) fn from_environment() -> Self {
         let notifier = Notifier::from_environment().unwrap_or_else(|error| {
-            tracing::warn!(%error, "NOTIFY_SOCKET cannot be used; systemd will not hear from this daemon");
+            tracing::warn!(%error, "NOTIFY_SOCKET cannot be used; systemd gets no notifications");
             None
         });
         let watchdog = sd_notify::watchdog_enabled().filter(|_| notifier.is_some());
@@ -49,18 +48,18 @@ impl Manager {
     fn note(&self, states: &[NotifyState<'_>]) {
         let Some(notifier) = &self.notifier else { return };
         let note = states.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        // With an end: a service manager that does not read must not hang the control plane.
+        // With a limit: a service manager that does not read must not block the control plane.
         if let Err(error) = notifier.send(&note, None, Patience::Some) {
-            tracing::debug!(%error, "systemd did not take a note");
+            tracing::debug!(%error, "systemd did not accept a notification");
         }
     }
 
-    /// It serves, or serves again after a reload.
+    /// The daemon serves, or serves again after a reload.
     pub(super) fn ready(&self) {
         self.note(&[NotifyState::Ready]);
     }
 
-    /// A reload has begun. systemd wants to know since when.
+    /// A reload has begun. systemd wants to know when.
     pub(super) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.note(&[NotifyState::Reloading, now]),
@@ -68,25 +67,25 @@ impl Manager {
         }
     }
 
-    /// It stops.
+    /// The daemon stops.
     pub(super) fn stopping(&self) {
         self.note(&[NotifyState::Stopping, NotifyState::Status("Stopping: persisting what was accepted")]);
     }
 
-    /// It still stops, and gets on with it.
+    /// The daemon still stops, and makes progress.
     pub(super) fn needs_longer(&self) {
         let us = u32::try_from(2 * STOP_STEP.as_micros()).unwrap_or(u32::MAX);
         self.note(&[NotifyState::ExtendTimeoutUsec(us)]);
     }
 
-    /// How long to sleep before the next [`Manager::look`]; None: for good, since nobody listens.
+    /// How long to sleep before the next [`Manager::look`]; None: for ever, since nothing listens.
     pub(super) fn look_after(&self) -> Option<Duration> {
         let watchdog = self.watchdog.map_or(LOOK_EVERY_MAX, |interval| interval / 2);
         self.notifier.as_ref().map(|_| self.look_every.min(watchdog))
     }
 
-    /// Sends STATUS if it has changed, and feeds the watchdog if all is alive. Gives whether it is. How the storage is goes
-    /// to the log when it changes.
+    /// Sends STATUS if it has changed, and feeds the watchdog if all threads are alive. Returns whether they are. A
+    /// change of the storage's state goes to the log.
     pub(super) fn look(&mut self, status: String, storage: Condition, beats: Vec<Beat>, work_waits: bool) -> bool {
         let alive = all_alive(&self.beats, &beats, work_waits);
         let mut states = Vec::new();
@@ -96,10 +95,10 @@ impl Manager {
         if std::mem::replace(&mut self.storage, storage) != storage {
             match storage {
                 Condition::Ok => tracing::info!("the storage is ok again"),
-                _ => tracing::warn!(storage = storage.name(), "the storage does not take events; see dbufctl stats"),
+                _ => tracing::warn!(storage = storage.name(), "the storage does not accept events; see dbufctl stats"),
             }
         }
-        // While something is wrong people look, and want to see that it is over.
+        // In a failure people watch the status, and want to see its end.
         if status == self.status && storage == Condition::Ok {
             self.look_every = (self.look_every * 2).min(LOOK_EVERY_MAX);
         } else {
@@ -117,15 +116,15 @@ impl Manager {
     }
 }
 
-/// Whether every thread is all right. The last beat is the reader's.
+/// Whether every thread is alive. The last beat is the reader's.
 ///
-/// | it is | all right when |
+/// | state | alive if |
 /// |---|---|
-/// | running | it has come round since the last look |
-/// | parked | always for a writer; for the reader when nothing waits, or it has come round |
-/// | waiting for room | always: the reader is judged by itself |
-/// | at the disk | always: a stalled disk is a state that `stats` shows, and a restart would not mend it |
-/// | any of these, and stopped | it has come round since the last look |
+/// | running | it has completed a round since the last look |
+/// | parked | a writer: always; the reader: if nothing waits, or it has completed a round |
+/// | waiting for room | always: the reader is judged separately |
+/// | at the disk | always: `stats` shows a stalled disk, and a restart would not repair it |
+/// | any of these, and stopped | it has completed a round since the last look |
 fn all_alive(before: &[Beat], now: &[Beat], work_waits: bool) -> bool {
     let reader = now.len().wrapping_sub(1);
     now.iter().enumerate().all(|(index, beat)| {
@@ -174,15 +173,15 @@ mod tests {
         for activity in [Activity::Running, Activity::Parked, Activity::WaitsForRoom, Activity::Disk] {
             let stopped = [Beat { stopped: true, ..beat(5, activity) }, beat(9, Activity::Parked)];
             assert!(!all_alive(&stopped, &stopped, false), "{activity:?}");
-            // One that is traced stands still for a moment, again and again.
+            // A traced thread stops for a moment, again and again.
             assert!(all_alive(&[beat(4, activity), beat(9, Activity::Parked)], &stopped, false), "{activity:?}");
         }
     }
 
     #[test]
     fn looks_get_rarer_while_nothing_changes_but_never_rarer_than_the_watchdog_needs() {
-        let nobody = Notifier::to(b"@dbufd-nobody-listens-here").unwrap();
-        let mut manager = Manager::new(Some(nobody), Some(Duration::from_secs(30)));
+        let silent = Notifier::to(b"@dbufd-nothing-listens-here").unwrap();
+        let mut manager = Manager::new(Some(silent), Some(Duration::from_secs(30)));
         let beats = || vec![beat(1, Activity::Parked)];
         manager.look("a".into(), Condition::Ok, beats(), false);
         assert_eq!(manager.look_after(), Some(STATUS_EVERY));

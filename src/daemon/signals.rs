@@ -1,12 +1,13 @@
-//! The one owner of signals.
+//! Owns all signals.
 //!
-//! Enters: SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2. Leaves: a [`Signal`] at a time. What can fail: registering, at
-//! start. SIGPIPE is ignored by Rust's own start-up, so a closed connection is an error of a call and never a death.
+//! Input: SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2. Output: one [`Signal`] at a time. Failures: registering them, at
+//! the start. Rust's runtime ignores SIGPIPE, so a closed connection is an error of a call and does not end the
+//! process.
 //!
-//! Two cases are settled in the handler itself, for they must work whatever the control plane is doing:
-//! - while the daemon starts, SIGTERM and SIGINT end it at once: nothing has been accepted yet;
-//! - once it stops, a second one ends it at once, with exit code 1. What is in the segments is recovered at the next
-//!   start; what is only in memory is gone, which is what the person asked for.
+//! The handler itself decides two cases, because they must work whatever the control plane is doing:
+//! - While the daemon starts, SIGTERM and SIGINT end it at once: nothing has been accepted yet.
+//! - While it stops, a second one ends it at once, with exit code 1. The next start recovers what is in the segments;
+//!   what is only in memory is lost, as the user asked.
 
 use std::io;
 use std::os::unix::net::UnixStream as Pipe;
@@ -19,11 +20,11 @@ use tokio::net::UnixStream;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
-/// A second request to stop counts only this long after the first. `timeout`, for one, sends its signal to the process
-/// and then to the group that it is in, so that one wish arrives twice.
+/// A second request to stop counts only if it comes at least this long after the first. Programs such as `timeout` send
+/// their signal to the process and then to its group, so that one request arrives twice.
 const ECHO: Duration = Duration::from_millis(300);
 
-/// What a person or systemd wants.
+/// What a person or systemd asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
     /// SIGTERM or SIGINT: drain, persist, report, end.
@@ -44,7 +45,7 @@ const MEANINGS: [(i32, Signal); 5] = [
     (SIGUSR2, Signal::Report),
 ];
 
-/// Signals that have been asked for and not yet listened to.
+/// Signals that are registered and not yet listened to.
 #[derive(Debug)]
 pub(super) struct Installed {
     pipes: Vec<(Pipe, Signal)>,
@@ -59,7 +60,7 @@ pub(super) struct Signals {
     stopping: Arc<AtomicBool>,
 }
 
-/// Takes the signals over. From here on nothing is missed; they wait until somebody listens.
+/// Registers the signals. From here on none is missed; they wait until [`Installed::listen`].
 pub(super) fn install() -> io::Result<Installed> {
     let starting = Arc::new(AtomicBool::new(true));
     let stopping = Arc::new(AtomicBool::new(false));
@@ -78,11 +79,11 @@ pub(super) fn install() -> io::Result<Installed> {
 }
 
 impl Installed {
-    /// Start-up is over: SIGTERM and SIGINT now mean a graceful stop. Called within the runtime.
+    /// Ends the start-up phase: SIGTERM and SIGINT now mean a graceful stop. Called within the runtime.
     pub(super) fn listen(self) -> io::Result<Signals> {
         let pipes = self.pipes.into_iter().map(|(pipe, meaning)| Ok((UnixStream::from_std(pipe)?, meaning)));
         let pipes = pipes.collect::<io::Result<_>>()?;
-        // Relaxed, here and below: the flags carry nothing but themselves, and a handler runs within this process.
+        // Relaxed, here and below: the flags guard no other data, and the handler runs within this process.
         self.starting.store(false, Ordering::Relaxed);
         Ok(Signals { pipes, stopping: self.stopping })
     }
@@ -96,9 +97,10 @@ impl Signals {
                 while pipe.poll_read_ready(context).is_ready() {
                     match pipe.try_read(&mut [0; 64]) {
                         Ok(1..) => return std::task::Poll::Ready(*meaning),
-                        // Empty: asked again, so that the next signal wakes this task.
+                        // Empty: poll again, so that the next signal wakes this task.
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        // The handler holds the other end for good, so this does not happen; it must not spin.
+                        // The handler keeps the other end open, so this does not happen. It must not become a busy
+                        // loop.
                         Ok(0) | Err(_) => break,
                     }
                 }
@@ -108,7 +110,7 @@ impl Signals {
         .await
     }
 
-    /// The daemon has begun to stop: a signal that is not an echo of the first now ends it.
+    /// The daemon has begun to stop: a signal that is not an echo of the first one now ends it.
     pub(super) async fn arm_the_second(&self) {
         tokio::time::sleep(ECHO).await;
         self.stopping.store(true, Ordering::Relaxed);

@@ -1,14 +1,14 @@
-//! The sockets: made here, or taken over from systemd. What arrives on them is the accepting threads' business.
+//! Creates the sockets, or takes them over from systemd. The accepting threads serve them.
 //!
-//! Enters: the runtime directory, mode and group. Leaves: bound, non-blocking descriptors, and the duty to remove the
-//! files again. Control thread. What can fail: everything about a path, and that someone else serves it.
+//! Input: the runtime directory, mode and group. Output: bound, non-blocking descriptors, and the duty to remove the
+//! files. Control thread. Failures: every error of a path, and another process that serves it.
 //!
 //! Two guards keep two daemons apart:
-//! 1. a lock on the runtime directory itself, held as long as the process lives: of two that start together one stops;
-//! 2. a look whether anybody answers on the path: it may be another program's, or systemd's. Only a file that nobody
-//!    answers on is removed.
+//! 1. A lock on the runtime directory, held for the life of the process: of two that start together, one stops.
+//! 2. A check whether a process answers on the path, which may be another program's or systemd's. Only a file without
+//!    an answer is removed.
 //!
-//! A socket gets its mode before it gets its path, so that there is no moment in which more may connect than allowed.
+//! A socket gets its mode before its path, so at no moment can more processes connect than allowed.
 
 use std::fs::File;
 use std::io;
@@ -30,11 +30,11 @@ use crate::config::paths::{CONTROL_SOCKET, DATAGRAM_SOCKET, STREAM_SOCKET, make_
 use crate::config::settings::Ingest;
 use crate::pipeline::accept::{Listener, ListenerKind};
 
-/// The longest path that the kernel takes for a socket; one byte of its field ends it.
+/// The longest path that the kernel accepts for a socket. One byte of its field is the terminator.
 const PATH_BYTES_MAX: usize = 107;
-/// Who may talk to the control socket: this user and this group. What each may ask is decided by who it is.
+/// Mode of the control socket: this user and this group. The server decides by the user what each may ask.
 const CONTROL_MODE: u32 = 0o660;
-/// Connections that may wait to be accepted, as far as the kernel's own limit goes.
+/// Connections that may wait to be accepted, within the kernel's own limit.
 const BACKLOG: i32 = 4096;
 
 /// A socket that takes events: its file, its type, and what it carries. Each kind of source has a row.
@@ -49,7 +49,7 @@ const EVENT_SOCKETS: [EventSocket; 2] = [
     EventSocket { file: DATAGRAM_SOCKET, socket_type: SockType::Datagram, kind: ListenerKind::Datagram },
 ];
 
-/// The runtime directory, held against other daemons while this lives.
+/// The runtime directory, locked against other daemons.
 #[derive(Debug)]
 pub(super) struct Runtime {
     path: PathBuf,
@@ -63,7 +63,7 @@ pub(super) struct Sockets {
     pub(super) listeners: Vec<Listener>,
     /// For dbufctl; it listens.
     pub(super) control: OwnedFd,
-    /// The files of those that were made here.
+    /// The files of the sockets that were created here.
     pub(super) files: Files,
 }
 
@@ -82,12 +82,12 @@ struct Made {
 }
 
 impl Runtime {
-    /// Makes the directory where it is missing, and takes it for this process.
+    /// Creates the directory if it is missing, and locks it for this process.
     pub(super) fn take(path: &Path) -> Result<Self> {
         let shown = path.display();
-        // A socket's path is seen by other processes, which may be elsewhere.
+        // Other processes see a socket's path, and may have another working directory.
         let path = std::path::absolute(path).with_context(|| format!("{shown}: not a usable path"))?;
-        make_runtime_dir(&path).with_context(|| format!("{shown}: cannot make the directory of the sockets"))?;
+        make_runtime_dir(&path).with_context(|| format!("{shown}: cannot create the directory of the sockets"))?;
         let directory =
             File::open(&path).with_context(|| format!("{shown}: cannot open the directory of the sockets"))?;
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
@@ -103,14 +103,14 @@ impl Runtime {
         }
     }
 
-    /// Takes what systemd passed, and makes the rest.
+    /// Takes the sockets that systemd passed, and creates the others.
     pub(super) fn open(&self, ingest: &Ingest, group: Option<Gid>, passed: Vec<(OwnedFd, String)>) -> Result<Sockets> {
         let passed = sort(passed).context("cannot take the sockets that systemd passed")?;
         let mut files = Files::default();
         let make = |name: &str, kind, mode, group| -> Result<(OwnedFd, Made)> {
             let path = self.path.join(name);
             make_way(&path, kind)?;
-            make(&path, kind, mode, group).with_context(|| format!("{}: cannot make the socket", path.display()))
+            make(&path, kind, mode, group).with_context(|| format!("{}: cannot create the socket", path.display()))
         };
         let mut listeners = Vec::new();
         for (EventSocket { file, socket_type, kind }, passed) in EVENT_SOCKETS.iter().zip(passed.events) {
@@ -138,15 +138,15 @@ impl Runtime {
 }
 
 impl Files {
-    /// No new sender finds the sockets from here on; those that are connected are served on.
+    /// Removes the files: no new sender finds the sockets. Existing connections are served on.
     pub(super) fn remove_ingest(&mut self) {
         self.ingest.clear();
     }
 
-    /// New permissions for the sockets that take events.
+    /// Changes the permissions of the sockets that take events.
     pub(super) fn set_access(&self, mode: u32, group: Option<Gid>) -> io::Result<()> {
         for made in &self.ingest {
-            // The group first, for changing it may clear bits.
+            // The group first: changing it may clear mode bits.
             nix::unistd::chown(&made.path, None, Some(group.unwrap_or_else(Gid::effective)))?;
             std::fs::set_permissions(&made.path, PermissionsExt::from_mode(mode))?;
         }
@@ -156,11 +156,11 @@ impl Files {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        // Someone may have put a file of their own there.
+        // Another process may have put its own file there.
         let still_ours = std::fs::symlink_metadata(&self.path)
             .is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode));
         if still_ours {
-            // If it cannot be removed, the next start finds it, sees that nobody answers, and removes it.
+            // If it cannot be removed, the next start finds it without an answer and removes it.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -169,10 +169,12 @@ impl Drop for Made {
 fn make(path: &Path, kind: SockType, mode: u32, group: Option<Gid>) -> Result<(OwnedFd, Made)> {
     let length = path.as_os_str().len();
     if length > PATH_BYTES_MAX {
-        bail!("the path has {length} bytes, a socket's may have {PATH_BYTES_MAX}; choose a shorter one with --runtime");
+        bail!(
+            "the path has {length} bytes, and a socket's at most {PATH_BYTES_MAX}; choose a shorter one with --runtime"
+        );
     }
     let socket = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
-    // unix(7): the file gets the socket's own mode, less what the umask takes away, which is given back below.
+    // unix(7): the file gets the socket's own mode without the bits of the umask, which are restored below.
     fchmod(&socket, Mode::from_bits_truncate(mode))?;
     bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     let meta = std::fs::symlink_metadata(path)?;
@@ -182,19 +184,19 @@ fn make(path: &Path, kind: SockType, mode: u32, group: Option<Gid>) -> Result<(O
     }
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
     if kind == SockType::Stream {
-        // Last: until it listens nobody can connect.
+        // Last: nothing can connect before this.
         listen(&socket, Backlog::new(BACKLOG)?)?;
     }
     Ok((socket, made))
 }
 
-/// Removes a socket's file that a dead process left behind.
+/// Removes a socket file that a dead process left behind.
 fn make_way(path: &Path, kind: SockType) -> Result<()> {
     let shown = path.display();
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => bail!("{shown}: cannot be looked at: {error}"),
-        Ok(meta) if !meta.file_type().is_socket() => bail!("{shown} is there and is no socket; remove it"),
+        Err(error) => bail!("{shown}: cannot be read: {error}"),
+        Ok(meta) if !meta.file_type().is_socket() => bail!("{shown} exists and is not a socket; remove it"),
         Ok(_) => {}
     }
     match answering(path, kind) {
@@ -208,23 +210,23 @@ fn make_way(path: &Path, kind: SockType) -> Result<()> {
     }
 }
 
-/// Who answers on a socket.
+/// The process that answers on a socket.
 struct Holder {
     pid: Option<i32>,
 }
 
-/// Whether anybody answers on a path, and who, as far as the kernel says it.
+/// Whether a process answers on a path, and which one, if the kernel says so.
 fn answering(path: &Path, kind: SockType) -> nix::Result<Option<Holder>> {
-    // Non-blocking: a listener whose queue is full is alive, and must not hold up this start.
+    // Non-blocking: a listener with a full queue is alive, and must not block this start.
     let probe = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
         Ok(()) => {
-            // For a stream these are the credentials of whoever listens; a datagram socket has none.
+            // For a stream, these are the credentials of the listener. A datagram socket has none.
             let peer = getsockopt(&probe, sockopt::PeerCredentials).ok().map(|peer| peer.pid());
             Ok(Some(Holder { pid: peer.filter(|&pid| pid > 0) }))
         }
         Err(Errno::EAGAIN) => Ok(Some(Holder { pid: None })),
-        // EPROTOTYPE: alive, and of another type than ours.
+        // EPROTOTYPE: alive, but of another type.
         Err(Errno::EPROTOTYPE) => Ok(Some(Holder { pid: None })),
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(None),
         Err(error) => Err(error),
@@ -239,12 +241,12 @@ struct Passed {
     control: Option<OwnedFd>,
 }
 
-/// Told apart by `FileDescriptorName=` where a unit says "control", else by what they are: one socket unit has one name
-/// for all of its sockets, so the name alone cannot be relied on.
+/// Recognised by `FileDescriptorName=` if a unit says "control", otherwise by their type. A socket unit has one name
+/// for all of its sockets, so the name alone is not reliable.
 fn sort(sockets: Vec<(OwnedFd, String)>) -> Result<Passed> {
     let mut passed = Passed::default();
     for (socket, name) in sockets {
-        let kind = getsockopt(&socket, sockopt::SockType).context("a passed descriptor is no socket")?;
+        let kind = getsockopt(&socket, sockopt::SockType).context("a passed descriptor is not a socket")?;
         let path = path_of(&socket);
         let is_at = |file: &str| path.as_ref().is_some_and(|path| path.ends_with(file));
         let is_control = kind == SockType::Stream && (name == "control" || is_at(CONTROL_SOCKET));
@@ -254,7 +256,7 @@ fn sort(sockets: Vec<(OwnedFd, String)>) -> Result<Passed> {
         let place = match at {
             _ if is_control => &mut passed.control,
             Some((at, _)) => &mut passed.events[at],
-            None => bail!("a passed socket is of type {kind:?}; dbufd takes stream and datagram sockets"),
+            None => bail!("a passed socket is of type {kind:?}; dbufd accepts stream and datagram sockets"),
         };
         if place.is_some() {
             tracing::warn!(name, "systemd passed a second socket of one kind; it is not served");
@@ -310,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_somebody_serves_is_left_alone_and_its_holder_named() {
+    fn a_socket_in_use_is_left_alone_and_its_owner_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(STREAM_SOCKET);
         let alive = UnixListener::bind(&path).unwrap();
@@ -330,7 +332,7 @@ mod tests {
         std::fs::write(dir.path().join(STREAM_SOCKET), "precious").unwrap();
         let runtime = Runtime::take(dir.path()).unwrap();
         let error = runtime.open(&ingest(0o666), None, Vec::new()).unwrap_err().to_string();
-        assert!(error.contains("is no socket"), "{error}");
+        assert!(error.contains("is not a socket"), "{error}");
     }
 
     #[test]
@@ -345,11 +347,11 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_too_long_is_told_in_bytes() {
+    fn the_error_of_a_path_that_is_too_long_gives_the_limit_in_bytes() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = Runtime::take(&dir.path().join("x".repeat(120))).unwrap();
         let error = format!("{:#}", runtime.open(&ingest(0o666), None, Vec::new()).unwrap_err());
-        assert!(error.contains("may have 107"), "{error}");
+        assert!(error.contains("at most 107"), "{error}");
     }
 
     #[test]

@@ -20,7 +20,8 @@ use crate::pipeline::accept::publish::receive_buffer::{InheritedReceiveBuffer, R
 use crate::pipeline::accept::ring::registry::{self, InheritedRings, RingLimits, Rings};
 use crate::pipeline::accept::ring::table::RingTable;
 use crate::pipeline::account::{Account, InheritedAccount};
-use crate::pipeline::buffer::{DoubleBuffer, Options, PublishPosition};
+use crate::pipeline::assembly;
+use crate::pipeline::buffer::{Options, PublishPosition};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::takeover::names::{Inherited, Name};
@@ -58,11 +59,7 @@ impl Store {
 
 /// What the new process works with.
 pub(super) struct Memory {
-    pub(super) buffer: BufferMemory,
-    /// There was a process before: what it wrote may not be durable yet.
-    pub(super) has_previous: bool,
-    pub(super) counters: Arc<Counters>,
-    pub(super) progress: Arc<Progress>,
+    pub(super) pipeline: assembly::Memory,
     pub(super) sessions: Arc<Sessions>,
     pub(super) rings: Arc<Rings>,
     pub(super) receive_buffers: Vec<ReceiveBuffers>,
@@ -163,34 +160,28 @@ impl Memory {
         if !connections.is_empty() {
             tracing::info!(connections = connections.len(), "resumes the connections of the previous process");
         }
+        let has_previous = highest > 0 || !buffers.is_empty();
+        let BufferMemory { buffer, reader, old } = buffers.into_memory(store, options, highest)?;
+        let counters = Arc::new(Counters::with_account(writers, account));
+        let progress = Arc::new(progress);
         Ok(Self {
-            has_previous: highest > 0 || !buffers.is_empty(),
-            counters: Arc::new(Counters::with_account(writers, account)),
-            progress: Arc::new(progress),
+            pipeline: assembly::Memory { buffer, reader, counters, progress, old, has_previous, outlives: true },
             sessions: Sessions::stored(store, sessions).context("cannot keep sessions over a restart")?,
             rings: Rings::stored(limits, store, rings_room, rings)
                 .context("there is no memory for what is known of rings")?,
             receive_buffers,
             stored: Some(stored),
             connections,
-            buffer: buffers.into_memory(store, options, highest)?,
         })
     }
 
     /// Where nothing outlives the process.
     fn create_alone(options: &Options, limits: RingLimits) -> Result<Self> {
-        let writers = options.writers_max;
-        let (buffer, reader) = DoubleBuffer::new(options)?;
-        let account = Account::new(writers).context("there is no memory for the account of events")?;
-        let progress = Progress::new(writers).context("cannot make what the writers wait with")?;
         Ok(Self {
-            buffer: BufferMemory { buffer, reader, old: Vec::new() },
-            has_previous: false,
-            counters: Arc::new(Counters::with_account(writers, account)),
-            progress: Arc::new(progress),
+            pipeline: assembly::Memory::new(options)?,
             sessions: Sessions::new(),
             rings: Rings::new(limits),
-            receive_buffers: ReceiveBuffers::take_over(writers, None, Vec::new())
+            receive_buffers: ReceiveBuffers::take_over(options.writers_max, None, Vec::new())
                 .context("there is no memory for what the writers read")?,
             stored: None,
             connections: Vec::new(),

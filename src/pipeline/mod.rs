@@ -2,12 +2,14 @@
 //!
 //! The folders sort in the order of travel: [`accept`], [`buffer`], [`drain`], [`store`].
 //! [`record`] is the layout of the bytes that travel, from a writer's claim to the file and back to a person's eyes;
-//! [`account`] says what became of each, and [`counters`] what else the threads have seen.
+//! [`account`] says what became of each, and [`counters`] what else the threads have seen. [`assembly`] puts them together.
 
 #[cfg(not(dbuf_loom))]
 pub mod accept;
 #[cfg(not(dbuf_loom))]
 pub mod account;
+#[cfg(not(dbuf_loom))]
+pub mod assembly;
 #[cfg(not(dbuf_loom))]
 pub mod counters;
 #[cfg(not(dbuf_loom))]

@@ -182,15 +182,18 @@ impl FdStore {
         self.0.state().waiting.iter().flatten().count()
     }
 
-    /// Waits until systemd has taken all notifications, and has acted on them where it can say so (`BARRIER=1`,
-    /// sd_notify_barrier(3)); at most for `timeout`. Returns how many it has not taken.
-    pub fn settle(&self, timeout: Duration) -> usize {
-        let until = Instant::now() + timeout;
+    /// Waits until systemd has taken all notifications, at most for `timeout`. Returns how many it has not taken.
+    pub fn wait_taken(&self, timeout: Duration) -> usize {
         let is_busy = |state: &mut State| !state.waiting.is_empty();
         let waited = self.0.has_changed.wait_timeout_while(self.0.state(), timeout, is_busy);
         let (state, _) = waited.expect("no thread panics while it holds the notifications");
-        let waiting = state.waiting.iter().flatten().count();
-        drop(state);
+        state.waiting.iter().flatten().count()
+    }
+
+    /// The same, and then until systemd has acted on them, where it can say so (`BARRIER=1`, sd_notify_barrier(3)).
+    pub fn settle(&self, timeout: Duration) -> usize {
+        let until = Instant::now() + timeout;
+        let waiting = self.wait_taken(timeout);
         if waiting == 0 {
             self.0.await_barrier(until);
         }

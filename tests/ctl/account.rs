@@ -95,11 +95,11 @@ fn an_account_without_losses_is_fine() {
 #[test]
 fn whatever_does_not_agree_is_found() {
     let more_stored = Told::new().but(|answer| answer["producers"][0] = claim("one", 12, 7, 5));
-    assert!(findings(more_stored).contains("10 events are counted as stored, and 9 sequences were given out"));
+    assert!(findings(more_stored).contains("10 events are counted as stored, and 9 sequences were assigned"));
     let more_than_came = Told::new().but(|answer| answer["producers"][1] = claim("two", 2, 3, 0));
-    assert!(findings(more_than_came).contains("two[7]: 1 events more are stored or lost than came in"));
-    let pending_losses = Told::new().but(|answer| answer["producers"][0] = claim("one", 10, 6, 4));
-    assert!(findings(pending_losses).contains("the files tell of more losses than were counted"));
+    assert!(findings(more_than_came).contains("two[7]: 1 more events are stored or lost than were accepted"));
+    let untold = Told::new().but(|answer| answer["producers"][0] = claim("one", 10, 6, 4));
+    assert!(findings(untold).contains("the files report more losses than were counted"));
     let fewer = Told::new().but(|answer| {
         answer["producers"][0] = claim("one", 12, 7, 5);
         answer["next_sequence"] = json!(11);
@@ -111,7 +111,7 @@ fn whatever_does_not_agree_is_found() {
     });
     assert!(findings(more).contains("9 events are in the files, and only 8 should be"));
     let foreign = Told::new().but(|answer| answer["stream"] = json!("00000000000000000000000000000001"));
-    assert!(findings(foreign).contains("9 events are of other segments than the daemon's"));
+    assert!(findings(foreign).contains("9 events belong to other segments than the daemon's"));
     let missing = Told::new();
     std::fs::remove_file(&missing.fixture.files()[1]).unwrap();
     assert!(findings(missing).contains("missing: 3 events from sequence 5 on"));
@@ -128,7 +128,7 @@ fn what_retention_has_deleted_is_no_damage() {
 
 #[test]
 fn what_a_failed_sync_has_taken_back_is_lost() {
-    // Its sequences are not given out again, so they are missing, and known to be.
+    // Its sequences are not assigned again, so they are missing, and known to be.
     let told = Told::new().but(|answer| {
         answer["producers"][0] = claim("one", 13, 8, 5);
         (answer["next_sequence"], answer["withdrawn"]) = (json!(12), json!(2));
@@ -176,5 +176,5 @@ fn an_answer_that_is_no_account_is_not_believed() {
     let Told { fixture, .. } = Told::new();
     serve(&fixture.runtime(), |_| r#"{"ok":true,"data":{"producers":[{"source":"zz"}]}}"#.into());
     let ran = fixture.run("account");
-    assert!(ran.out.contains("not understood"), "{ran:?}");
+    assert!(ran.out.contains("is not an account"), "{ran:?}");
 }

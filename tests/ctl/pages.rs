@@ -4,7 +4,7 @@ use std::process::Command;
 
 use clap::CommandFactory;
 use dbufd::config::keys::KEYS;
-use dbufd::ctl::args::Cli;
+use dbufd::ctl::Cli;
 
 use super::fixture::*;
 

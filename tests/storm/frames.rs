@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use dbuf_client::wire::{Code, Frame, Level};
+use dbuf_wire::frames::{Code, Frame, Level};
 
 use crate::clients::{ANSWER_TIMEOUT, BLACK_HOLE, Place, rest};
 use crate::event::{self, Random};

@@ -10,9 +10,9 @@ use std::path::Path;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
-use dbuf_client::ring::record::Stamp;
-use dbuf_client::ring::{Bell, Memory, RingProducer, want};
-use dbuf_client::wire::{Event, Frame, Hello, Level, MAGIC, feature};
+use dbuf_wire::frames::{Event, Frame, Hello, Level, MAGIC, feature};
+use dbuf_wire::ring::record::Stamp;
+use dbuf_wire::ring::{Bell, Memory, RingProducer, want};
 use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};

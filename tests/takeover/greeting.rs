@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use dbuf_client::ring::want;
-use dbuf_client::wire::{Frame, Level};
+use dbuf_wire::frames::{Frame, Level};
+use dbuf_wire::ring::want;
 
 use crate::framed::{Framed, Heard, Ring, Waited};
 use crate::manager::{Manager, Pace, unique};

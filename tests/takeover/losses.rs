@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use dbuf_client::ring::want;
-use dbuf_client::wire::{Code, Frame, Level};
+use dbuf_wire::frames::{Code, Frame, Level};
+use dbuf_wire::ring::want;
 
 use crate::disk::Disk;
 use crate::framed::{Framed, Heard, Waited};

@@ -3,7 +3,7 @@
 use dbuf_client::{LinkKind, Producer, ProducerOptions};
 
 use crate::manager::Manager;
-use crate::support::{PATIENCE, wait_for};
+use crate::support::{TIMEOUT, wait_for};
 
 #[test]
 fn after_an_orderly_stop_a_ring_knows_what_is_durable() {
@@ -31,6 +31,6 @@ fn after_an_orderly_stop_a_ring_knows_what_is_durable() {
     let told = producer.statistics();
     assert_eq!((told.durable, told.unconfirmed), (1000, 0), "all is durable, and it does not know: {told:?}");
     manager.start(&[]);
-    producer.sync(PATIENCE).expect("nothing is unconfirmed");
+    producer.sync(TIMEOUT).expect("nothing is unconfirmed");
     assert_eq!(manager.home.cat().lines().count(), 1000);
 }

@@ -1,13 +1,13 @@
-//! The table of keys as a file.
+//! Writes the table of keys as a file.
 //!
-//! Enters: a [`Config`], or nothing. Leaves: text. Any thread; nothing can fail.
+//! Input: a [`Config`], or nothing. Output: text. Any thread. Nothing can fail.
 
 use std::fmt::Write as _;
 
 use super::{KEYS, Key, UNITS};
 use crate::config::settings::Config;
 
-/// `config` as a file that reads back as the same.
+/// `config` as a file that reads back as the same configuration.
 #[must_use]
 pub fn render(config: &Config) -> String {
     by_section(|text, key| {
@@ -20,13 +20,13 @@ pub fn render(config: &Config) -> String {
 pub fn documented() -> String {
     let head = format!(
         "\
-# The configuration of dbufd. No key is needed: what follows a `#` without a space is the default, or an example where
-# it says that there is none. Files in dbufd.toml.d/ beside this one are read after it, in the order of their names;
+# The configuration of dbufd. No key is needed. What follows a `#` without a space is the default, or an example if
+# there is no default. Files in dbufd.toml.d/ next to this one are read after it, in the order of their names;
 # `--set section.key=value` comes last.
 #
 # {UNITS}
 # `dbufd --check-config` checks without starting anything, `dbufctl config` shows what is in force,
-# `systemctl reload dbufd` or `dbufctl reload` takes a change over where that is possible without a restart.
+# `systemctl reload dbufd` or `dbufctl reload` applies every change that needs no restart.
 "
     );
     let body = by_section(|text, key| {

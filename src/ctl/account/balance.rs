@@ -1,106 +1,56 @@
-//! What the daemon claims, held against what the files hold.
+//! Compares what the daemon claims with what the files hold.
 
 use std::collections::HashMap;
 
-use serde_json::Value;
-
+use super::claims::{Claim, Claims};
 use super::files::{Files, Held};
+use crate::ctl::print::escape::visible;
 use crate::pipeline::account::Identity;
 use crate::pipeline::record::{Cause, Loss};
-
-/// What the daemon claims.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Claims {
-    pub(super) since_ns: u64,
-    /// The first sequence that the account covers, and the one after the last that is stored.
-    pub(super) first_sequence: u64,
-    pub(super) next_sequence: u64,
-    pub(super) stream_id: u128,
-    /// Events that were stored and that a failed sync has taken back.
-    pub(super) withdrawn: u64,
-    pub(super) rows: Vec<Claim>,
-}
-
-/// What the daemon claims of one producer.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Claim {
-    /// None for all that are not told apart.
-    pub(super) identity: Option<Identity>,
-    pub(super) sent: u64,
-    pub(super) stored: u64,
-    pub(super) lost: [u64; Cause::COUNT],
-}
-
-impl Claim {
-    pub(super) fn lost_total(&self) -> u64 {
-        self.lost.iter().sum()
-    }
-}
-
-impl Claims {
-    /// From the daemon's answer; None if it is none.
-    pub(super) fn of_json(data: &Value) -> Option<Self> {
-        let number = |data: &Value, name: &str| data.get(name)?.as_u64();
-        let row = |row: &Value| {
-            let identity = match row.get("source")? {
-                Value::Null => None,
-                source => Some(Identity::from_record(&bytes(source.as_str()?)?)?),
-            };
-            let lost = row.get("lost")?;
-            let lost = Cause::ALL.map(|cause| number(lost, cause.name()).unwrap_or(0));
-            Some(Claim { identity, sent: number(row, "sent")?, stored: number(row, "stored")?, lost })
-        };
-        Some(Self {
-            since_ns: number(data, "since_ns")?,
-            first_sequence: number(data, "first_sequence")?,
-            next_sequence: number(data, "next_sequence")?,
-            stream_id: u128::from_str_radix(data.get("stream")?.as_str()?, 16).ok()?,
-            withdrawn: number(data, "withdrawn")?,
-            rows: data.get("producers")?.as_array()?.iter().map(row).collect::<Option<_>>()?,
-        })
-    }
-}
-
-fn bytes(hexadecimal: &str) -> Option<Vec<u8>> {
-    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    hexadecimal.as_bytes().chunks(2).map(pair).collect()
-}
 
 /// The account of one producer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Row {
-    /// None for all that are not told apart.
+    /// None for all producers that have no row of their own.
     pub(super) identity: Option<Identity>,
     pub(super) sent: u64,
     pub(super) stored: u64,
-    /// Of the stored: events that are in the files.
+    /// Stored events that are in the files.
     pub(super) in_files: u64,
     pub(super) lost: [u64; Cause::COUNT],
     /// What loss records in the files say.
-    pub(super) told: [Option<Loss>; Cause::COUNT],
+    pub(super) reported: [Option<Loss>; Cause::COUNT],
 }
 
 impl Row {
+    /// The producer's name, for people.
+    pub(super) fn name(&self) -> String {
+        let Some(identity) = &self.identity else { return "(all others)".to_owned() };
+        let named = [&identity.tag, &identity.comm, &identity.unit].into_iter().find(|name| !name.is_empty());
+        let name = named.map_or_else(|| "unknown".into(), |name| String::from_utf8_lossy(name));
+        if identity.pid == 0 { visible(&name) } else { format!("{}[{}]", visible(&name), identity.pid) }
+    }
+
     pub(super) fn lost_total(&self) -> u64 {
         self.lost.iter().sum()
     }
 
-    /// Sent, and neither stored nor lost.
+    /// Sent, but neither stored nor lost yet.
     pub(super) fn in_memory(&self) -> u64 {
         self.sent.saturating_sub(self.stored + self.lost_total())
     }
 
-    /// Stored, and no longer in the files.
+    /// Stored, but no longer in the files.
     pub(super) fn gone(&self) -> u64 {
         self.stored.saturating_sub(self.in_files)
     }
 
-    fn told(&self, cause: Cause) -> u64 {
-        self.told[cause as usize].map_or(0, |loss| loss.events)
+    fn reported(&self, cause: Cause) -> u64 {
+        self.reported[cause as usize].map_or(0, |loss| loss.events)
     }
 
-    fn add_told(&mut self, held: &Held) {
-        for (sum, loss) in self.told.iter_mut().zip(held.losses) {
+    fn add_reported(&mut self, held: &Held) {
+        for (sum, loss) in self.reported.iter_mut().zip(held.losses) {
             match (sum.as_mut(), loss) {
                 (Some(sum), Some(loss)) => sum.merge(&loss),
                 (None, loss) => *sum = loss,
@@ -143,15 +93,15 @@ impl Balance {
         for held in &files.rows {
             let Some(row) = by_identity.get(&held.identity).map(|at| &mut rows[*at]) else {
                 others.in_files += held.events;
-                others.add_told(held);
+                others.add_reported(held);
                 continue;
             };
-            // A producer that has made room for others, and came again, has older events in the files.
+            // A producer that lost its row to others and came back has older events in the files.
             row.in_files = held.events.min(row.stored);
             others.in_files += held.events - row.in_files;
-            row.add_told(held);
+            row.add_reported(held);
         }
-        if others.sent + others.in_files > 0 || others.told.iter().any(Option::is_some) {
+        if others.sent + others.in_files > 0 || others.reported.iter().any(Option::is_some) {
             rows.push(others);
         }
         let first_in_files = files.sequences.map_or(claims.next_sequence, |(first, _)| first);
@@ -165,17 +115,17 @@ impl Balance {
             files,
             losses_are_late: false,
         };
-        balance.losses_are_late = balance.untold_surplus(&balance.lost()) > 0;
+        balance.losses_are_late = balance.uncounted_losses(&balance.lost()) > 0;
         balance
     }
 
-    /// Without claims, what the files say is all there is.
+    /// Without claims, the files are the only source.
     fn of_files(files: Files) -> Self {
         let row = |held: &Held| {
             let lost: [u64; Cause::COUNT] = held.losses.map(|loss| loss.map_or(0, |loss| loss.events));
             let (stored, identity) = (held.events, Some(held.identity.clone()));
             let sent = stored + lost.iter().sum::<u64>();
-            Row { identity, sent, stored, in_files: stored, lost, told: held.losses }
+            Row { identity, sent, stored, in_files: stored, lost, reported: held.losses }
         };
         Self {
             has_claims: false,
@@ -219,45 +169,45 @@ impl Balance {
         self.lost().iter().sum()
     }
 
-    /// Losses that the files tell of beyond those that were counted.
-    fn untold_surplus(&self, lost: &[u64; Cause::COUNT]) -> u64 {
-        let told = Cause::ALL.map(|cause| self.sum(|row| row.told(cause)));
-        told.iter().zip(lost).map(|(told, lost)| told.saturating_sub(*lost)).sum()
+    /// Losses in the files beyond those that were counted.
+    fn uncounted_losses(&self, lost: &[u64; Cause::COUNT]) -> u64 {
+        let reported = Cause::ALL.map(|cause| self.sum(|row| row.reported(cause)));
+        reported.iter().zip(lost).map(|(reported, lost)| reported.saturating_sub(*lost)).sum()
     }
 
     pub(super) fn has_late_losses(&self) -> bool {
         self.losses_are_late
     }
 
-    /// Losses that came while the files were read are in a later answer of the daemon's.
+    /// Takes a later answer into account: it has the losses that came while the files were read.
     pub(super) fn excuse_late_losses(&mut self, later: &Claims) {
         let mut lost = Cause::ALL.map(|cause| later.rows.iter().map(|row| row.lost[cause as usize]).sum());
         lost[Cause::Disk as usize] += later.withdrawn;
-        self.losses_are_late = self.untold_surplus(&lost) > 0;
+        self.losses_are_late = self.uncounted_losses(&lost) > 0;
     }
 
-    /// What does not add up, or is damaged: a sentence each.
+    /// What does not add up or is damaged, one sentence each.
     pub(super) fn findings(&self) -> Vec<String> {
         let mut found = Vec::new();
-        // Sequences that a failed sync has taken back are not given out again.
+        // Sequences that a failed sync has withdrawn are not used again.
         let is_missing = self.files.missing_events > self.withdrawn;
         if self.files.damaged_places > 0 || is_missing {
             found.extend(self.files.findings.sentence());
         }
         if self.files.foreign_events > 0 {
-            found.push(format!("{} events are of other segments than the daemon's", self.files.foreign_events));
+            found.push(format!("{} events belong to other segments than the daemon's", self.files.foreign_events));
         }
         if !self.has_claims {
             return found;
         }
         for row in self.rows.iter().filter(|row| row.sent < row.stored + row.lost_total()) {
-            let (name, more) = (super::print::name(row), row.stored + row.lost_total() - row.sent);
-            found.push(format!("{name}: {more} events more are stored or lost than came in"));
+            let (name, more) = (row.name(), row.stored + row.lost_total() - row.sent);
+            found.push(format!("{name}: {more} more events are stored or lost than were accepted"));
         }
         let given_out = self.sequences.1.saturating_sub(self.sequences.0);
         if self.stored() != given_out {
             found.push(format!(
-                "{} events are counted as stored, and {given_out} sequences were given out",
+                "{} events are counted as stored, and {given_out} sequences were assigned",
                 self.stored()
             ));
         }
@@ -268,7 +218,7 @@ impl Balance {
             found.push(format!("{} events that were stored are in no file", expected - self.in_files()));
         }
         if self.losses_are_late {
-            found.push("the files tell of more losses than were counted".to_owned());
+            found.push("the files report more losses than were counted".to_owned());
         }
         found
     }

@@ -1,9 +1,9 @@
-//! What the files hold of each producer.
+//! Counts the events and losses of each producer in the files.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use super::balance::Claims;
+use super::claims::Claims;
 use crate::ctl::findings::Findings;
 use crate::pipeline::account::Identity;
 use crate::pipeline::record::{Cause, Loss, Source};
@@ -12,12 +12,12 @@ use crate::pipeline::store::scan::{self, Directory, Event, Item, Wanted};
 /// What the files hold.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    /// By producer, in the order in which they are first met.
+    /// One row a producer, in the order in which they first appear.
     pub(super) rows: Vec<Held>,
     by_identity: HashMap<Identity, usize>,
-    /// The row of the event before, which is the one of the next as a rule.
+    /// The row of the last event. The next event usually has the same.
     last: usize,
-    /// Of what the account covers: the first sequence, and the one after the last.
+    /// Of the events that the account covers: the first sequence, and the one after the last.
     pub(super) sequences: Option<(u64, u64)>,
     /// Events that are older than the account.
     pub(super) older_events: u64,
@@ -38,10 +38,10 @@ pub(super) struct Held {
 }
 
 impl Files {
-    /// Reads every event. Those that came after `claims` was made are not counted.
+    /// Reads every event. Events that came after `claims` was made are not counted.
     pub(super) fn count(directory: &Directory, claims: Option<&Claims>) -> Self {
         let mut files = Self::default();
-        // Where the reading stands, for losses, which have no sequence.
+        // The position of the reading, for losses: they have no sequence.
         let mut next = 0;
         let _ = scan::forward(directory, &Wanted::default(), |item| {
             files.item(&item, claims, &mut next);

@@ -1,4 +1,4 @@
-//! The account, for eyes and for programs.
+//! Prints the account, for people and for programs.
 
 use std::fmt::Write as _;
 
@@ -8,22 +8,14 @@ use serde_json::{Map, Value, json};
 use super::balance::{Balance, Row};
 use crate::ctl::context::Context;
 use crate::ctl::findings::plural;
+use crate::ctl::print::clock::timestamp;
 use crate::ctl::print::escape::visible;
-use crate::ctl::segments::timestamp;
 use crate::ctl::stats::count_for_eyes as count;
 use crate::pipeline::account::Identity;
 use crate::pipeline::record::{Cause, Loss};
 
 /// Columns of a producer's name.
 const NAME_COLUMNS: usize = 28;
-
-/// Who a row is of.
-pub(super) fn name(row: &Row) -> String {
-    let Some(identity) = &row.identity else { return "(all others)".to_owned() };
-    let named = [&identity.tag, &identity.comm, &identity.unit].into_iter().find(|name| !name.is_empty());
-    let name = named.map_or_else(|| "unknown".into(), |name| String::from_utf8_lossy(name));
-    if identity.pid == 0 { visible(&name) } else { format!("{}[{}]", visible(&name), identity.pid) }
-}
 
 fn clipped(text: String) -> String {
     if text.chars().count() <= NAME_COLUMNS {
@@ -47,20 +39,20 @@ pub(super) fn table(balance: &Balance, context: &Context, silence: Option<&str>,
         let _ = write!(text, " {head:>13}");
     });
     let mut rows: Vec<&Row> = balance.rows.iter().collect();
-    // Those that are not told apart last.
+    // The row of all other producers comes last.
     rows.sort_by_key(|row| (row.identity.is_none(), std::cmp::Reverse((row.lost_total(), row.sent))));
     for row in rows {
         let via = row.identity.as_ref().map_or("", |identity| identity.transport.name());
         let figures = [row.sent, row.stored, row.in_files, row.lost_total(), row.in_memory()];
-        line(&mut text, &clipped(name(row)), via, figures);
+        line(&mut text, &clipped(row.name()), via, figures);
     }
     let all = [balance.sent(), balance.stored(), balance.in_files(), balance.lost_total(), balance.in_memory()];
     line(&mut text, "all", "", all);
     text.push_str("\n\n");
     for row in &balance.rows {
         for (cause, events) in Cause::ALL.iter().zip(row.lost).filter(|(_, events)| *events > 0) {
-            let told = row.told[*cause as usize].map(|loss| told(&loss, &time)).unwrap_or_default();
-            let _ = writeln!(text, "lost of {}: {} {}{told}", name(row), count(events as f64), cause.name());
+            let reported = row.reported[*cause as usize].map(|loss| reported_at(&loss, &time)).unwrap_or_default();
+            let _ = writeln!(text, "lost of {}: {} {}{reported}", row.name(), count(events as f64), cause.name());
         }
     }
     verdict(&mut text, balance);
@@ -74,19 +66,19 @@ fn line(text: &mut String, name: &str, via: &str, figures: [u64; 5]) {
     }
 }
 
-fn told(loss: &Loss, time: &dyn Fn(u64) -> String) -> String {
+fn reported_at(loss: &Loss, time: &dyn Fn(u64) -> String) -> String {
     let (first, last) = (time(loss.first_ns), time(loss.last_ns));
     let when = if first == last { format!("at {first}") } else { format!("from {first} to {last}") };
-    format!("; the files tell of {}, {when}", count(loss.events as f64))
+    format!("; the files report {}, {when}", count(loss.events as f64))
 }
 
 fn verdict(text: &mut String, balance: &Balance) {
     let number = |events: u64| count(events as f64);
     if balance.withdrawn > 0 {
-        let _ = writeln!(text, "lost after they were stored, for a sync failed: {}", number(balance.withdrawn));
+        let _ = writeln!(text, "lost after they were stored, because a sync failed: {}", number(balance.withdrawn));
     }
     if balance.deleted > 0 {
-        let _ = writeln!(text, "deleted with the oldest files: {} that were stored", number(balance.deleted));
+        let _ = writeln!(text, "deleted with the oldest files: {} stored events", number(balance.deleted));
     }
     if balance.files.older_events > 0 {
         let events = plural(balance.files.older_events, "event");
@@ -167,7 +159,7 @@ fn row_as_json(row: &Row) -> Value {
     ];
     object.extend(figures.map(|(name, figure)| (name.to_owned(), figure.into())));
     object.insert("lost".to_owned(), by_cause(row.lost));
-    object.insert("losses_in_files".to_owned(), row.told.iter().flatten().map(loss).collect());
+    object.insert("losses_in_files".to_owned(), row.reported.iter().flatten().map(loss).collect());
     Value::Object(object)
 }
 

@@ -1,15 +1,15 @@
-//! The blocks that a benchmark sends: seeded, so that whoever knows the seed can tell what must have arrived.
+//! Makes the blocks that a benchmark sends. They follow from a seed, so the seed tells what must have arrived.
 //!
-//! Enters: seed, writer, index. Leaves: a block's bytes, or the word whether bytes are that block. Any thread; nothing
-//! can fail.
+//! Input: seed, writer, index. Output: a block's bytes, or whether bytes are that block. Any thread. Nothing can fail.
 //!
-//! A block says who it is (one byte for its writer, five for its index, in base 64), and all its other bytes, and how many
-//! they are, follow from seed, writer and index. Comparing them is a stronger check than a checksum, and as cheap: they are
-//! a stretch of one pool of random bytes. All bytes are letters, digits, `-` or `_`: a block can travel as a text line.
+//! A block identifies itself: one byte for its writer, five for its index, in base 64. All its other bytes and its
+//! length follow from seed, writer and index. Comparing them is a stronger check than a checksum, and as cheap: they
+//! are a slice of one pool of random bytes. All bytes are letters, digits, `-` or `_`, so a block can travel as a text
+//! line.
 
 use std::ops::RangeInclusive;
 
-/// The smallest block: who it is, and four bytes that nobody can guess.
+/// The smallest block: its identity, and four bytes that cannot be guessed.
 pub(super) const BLOCK_BYTES_MIN: usize = ID_BYTES + 4;
 /// The most writers that a block can name.
 pub(super) const WRITERS_MAX: usize = 64;
@@ -17,7 +17,7 @@ pub(super) const WRITERS_MAX: usize = 64;
 pub(super) const INDEX_MAX: u64 = 1 << (6 * (ID_BYTES - 1));
 
 const ID_BYTES: usize = 6;
-/// Stretches begin in the pool's first so many bytes.
+/// Slices begin within this many bytes from the start of the pool.
 const POOL_STARTS: usize = 1 << 20;
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
@@ -38,7 +38,7 @@ const fn mixed(state: u64) -> u64 {
 }
 
 impl Blocks {
-    /// Blocks of these sizes, which begin at [`BLOCK_BYTES_MIN`] or above.
+    /// Blocks of these sizes, which are [`BLOCK_BYTES_MIN`] or more.
     pub(super) fn new(seed: u64, sizes: RangeInclusive<usize>) -> Self {
         let bytes = POOL_STARTS + sizes.end();
         let pool = (0..bytes as u64).map(|i| ALPHABET[(mixed(seed ^ mixed(i)) & 63) as usize]).collect();
@@ -59,13 +59,13 @@ impl Blocks {
         self.sizes.start() + ((hash >> 20) % span) as usize
     }
 
-    /// All bytes of a block but those that say who it is.
+    /// All bytes of a block except its identity.
     fn rest(&self, hash: u64) -> &[u8] {
         let start = hash as usize % POOL_STARTS;
         &self.pool[start..start + self.size(hash) - ID_BYTES]
     }
 
-    /// Writes the block into `block`, which is emptied first.
+    /// Writes the block into `block`, which is cleared first.
     pub(super) fn fill(&self, writer: usize, index: u64, block: &mut Vec<u8>) {
         block.clear();
         block.push(ALPHABET[writer]);
@@ -73,17 +73,17 @@ impl Blocks {
         block.extend_from_slice(self.rest(self.hash(writer, index)));
     }
 
-    /// Who a block says it is: writer and index. None if it is no block.
-    pub(super) fn who(block: &[u8]) -> Option<(usize, u64)> {
+    /// The writer and index that a block names; None if it is not a block.
+    pub(super) fn identity(block: &[u8]) -> Option<(usize, u64)> {
         let (id, _) = block.split_first_chunk::<ID_BYTES>()?;
         let digit = |byte: u8| ALPHABET.iter().position(|&known| known == byte);
         let index = id[1..].iter().rev().try_fold(0, |index, &byte| Some(index << 6 | digit(byte)? as u64))?;
         Some((digit(id[0])?, index))
     }
 
-    /// Whether `block` is, to the last byte, the one that it says it is.
+    /// Whether `block` is, to the last byte, the block that it names.
     pub(super) fn is_right(&self, block: &[u8]) -> bool {
-        Self::who(block).is_some_and(|(writer, index)| block[ID_BYTES..] == *self.rest(self.hash(writer, index)))
+        Self::identity(block).is_some_and(|(writer, index)| block[ID_BYTES..] == *self.rest(self.hash(writer, index)))
     }
 }
 
@@ -98,7 +98,7 @@ mod tests {
         for (writer, index) in [(0, 0), (3, 1), (63, INDEX_MAX - 1), (5, 123_456_789)] {
             blocks.fill(writer, index, &mut block);
             assert!((10..=300).contains(&block.len()));
-            assert_eq!(Blocks::who(&block), Some((writer, index)));
+            assert_eq!(Blocks::identity(&block), Some((writer, index)));
             assert!(blocks.is_right(&block));
             for at in 0..block.len() {
                 let right = block[at];
@@ -110,7 +110,7 @@ mod tests {
             block.push(b'A');
             assert!(!blocks.is_right(&block), "grown");
         }
-        assert_eq!(Blocks::who(b"hello"), None);
+        assert_eq!(Blocks::identity(b"hello"), None);
     }
 
     #[test]

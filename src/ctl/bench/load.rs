@@ -1,7 +1,7 @@
-//! The load: threads that send blocks, each as its own producer.
+//! Runs the load: threads that send blocks, each as a producer of its own.
 //!
-//! Enters: a [`Plan`] and a way to send for each writer. Leaves: what each writer has sent and how long each call took.
-//! One thread a writer, and the caller's, which shows the progress. What can fail: a way to send, which ends the run.
+//! Input: a [`Plan`], and for each writer a way to send. Output: what each writer has sent and how long each call took.
+//! One thread a writer, and the caller's, which shows the progress. Failures: a way to send, which ends the run.
 
 use std::io::{BufWriter, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -14,7 +14,7 @@ use dbuf_client::{Client, LinkKind, Producer, ProducerOptions, WhenFull, Without
 use super::blocks::{Blocks, INDEX_MAX};
 use super::progress::Shown;
 use crate::ctl::daemon::DISK_TIMEOUT;
-use crate::ctl::send::failed;
+use crate::ctl::failure::client_failure;
 use crate::pipeline::histogram::Histogram;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use crate::sync::{CacheLine, mpsc, thread};
@@ -24,11 +24,11 @@ use crate::sync::{CacheLine, mpsc, thread};
 pub(super) struct Plan {
     /// Writers.
     pub(super) writers: usize,
-    /// Events of all writers; None: as many as come together in the duration.
+    /// Events of all writers; None: as many as fit into the duration.
     pub(super) events: Option<u64>,
-    /// How long, if not by number.
+    /// How long, if the number is not given.
     pub(super) duration: Option<Duration>,
-    /// Work of another kind before each event.
+    /// Other work before each event.
     pub(super) work: Duration,
     /// Events a second, of all writers.
     pub(super) rate: Option<u64>,
@@ -49,11 +49,11 @@ impl Plan {
 
 /// A way to send.
 pub(super) trait Way: Send {
-    /// Sends one block, or gathers it with others.
+    /// Sends one block, or collects it with others.
     fn put(&mut self, block: &[u8]) -> anyhow::Result<()>;
-    /// Sends what is gathered.
+    /// Sends the collected blocks.
     fn push(&mut self) -> anyhow::Result<()>;
-    /// Sends what is gathered and waits for what can be waited for.
+    /// Sends the collected blocks and waits for whatever confirmation there is.
     fn finish(&mut self) -> anyhow::Result<()> {
         self.push()
     }
@@ -64,19 +64,19 @@ pub(super) struct Frames(pub(super) Client);
 
 impl Way for Frames {
     fn put(&mut self, block: &[u8]) -> anyhow::Result<()> {
-        self.0.send(6, b"", 0, block).map(|_| ()).map_err(failed)
+        self.0.send(6, b"", 0, block).map(|_| ()).map_err(client_failure)
     }
 
     fn push(&mut self) -> anyhow::Result<()> {
-        self.0.push().map_err(failed)
+        self.0.push().map_err(client_failure)
     }
 
     fn finish(&mut self) -> anyhow::Result<()> {
-        self.0.sync(DISK_TIMEOUT).map_err(failed)
+        self.0.sync(DISK_TIMEOUT).map_err(client_failure)
     }
 }
 
-/// A ring, which is waited for where it is full; durable in the end.
+/// A ring. It waits while the ring is full; durable in the end.
 pub(super) struct Ring(Producer);
 
 impl Ring {
@@ -111,7 +111,7 @@ impl Way for Ring {
     }
 }
 
-/// Text lines, gathered as a program's standard output is.
+/// Text lines, collected as a program's standard output is.
 pub(super) struct Lines(BufWriter<UnixStream>);
 
 impl Lines {
@@ -147,7 +147,7 @@ impl Datagrams {
 impl Way for Datagrams {
     fn put(&mut self, block: &[u8]) -> anyhow::Result<()> {
         let sent = self.0.send(block);
-        sent.map(|_| ()).with_context(|| format!("a datagram of {} bytes was not taken", block.len()))
+        sent.map(|_| ()).with_context(|| format!("a datagram of {} bytes was not accepted", block.len()))
     }
 
     fn push(&mut self) -> anyhow::Result<()> {
@@ -168,7 +168,7 @@ pub(super) struct Share {
     pub(super) calls_ns: Histogram,
 }
 
-/// What each writer has sent so far; each has a line of its own.
+/// What each writer has sent so far; each has a cache line of its own.
 pub(super) type Sent = [CacheLine<AtomicU64>];
 
 /// Runs `plan` with one thread for each of `ways`, and returns what each has sent. `stop` ends it early.
@@ -192,7 +192,7 @@ pub(super) fn run(
                     // Relaxed: it only ends the run sooner.
                     stop.store(true, Relaxed);
                 }
-                // The receiver is there until all have answered.
+                // The receiver lives until all writers have answered.
                 let _ = done.send((writer, result));
             });
         }
@@ -210,7 +210,7 @@ fn collect(inbox: &mpsc::Receiver<Answer>, sent: &Sent, shown: &Shown) -> anyhow
         match inbox.recv_timeout(Duration::from_millis(100)) {
             Ok((writer, Ok(share))) => shares[writer] = share,
             Ok((_, Err(error))) => failure = failure.or(Some(error)),
-            // Relaxed: a number to look at.
+            // Relaxed: a number for the progress bar only.
             Err(mpsc::RecvTimeoutError::Timeout) => shown.show(sent.iter().map(|n| n.0.load(Relaxed)).sum()),
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
@@ -257,7 +257,7 @@ impl One<'_> {
         Ok(share)
     }
 
-    /// Waits for the next event's time, and lets go before of what would otherwise come late.
+    /// Waits until the next event is due. Sends collected blocks first if they would otherwise be late.
     fn wait_until(&self, due: Instant, way: &mut dyn Way) -> anyhow::Result<()> {
         let left = due.saturating_duration_since(Instant::now());
         if !left.is_zero() {
@@ -267,7 +267,7 @@ impl One<'_> {
         Ok(())
     }
 
-    /// The auxiliary work: arithmetic, for as long as the plan says.
+    /// The other work: arithmetic, for as long as the plan says.
     fn work(&self) {
         if self.plan.work.is_zero() {
             return;

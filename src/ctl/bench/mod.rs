@@ -1,10 +1,10 @@
-//! `dbufctl bench`: the load generator, and the proof that each event arrived once.
+//! Measures the throughput, and proves that each event arrived once. This is `dbufctl bench`.
 //!
-//! Enters: a plan from the command line. Leaves: a report on standard output; exit code 1 if the proof fails. What can
-//! fail: no daemon (exit code 4), a way to send, the disk.
+//! Input: a plan from the command line. Output: a report on standard output; exit code 1 if the proof fails. Failures:
+//! no daemon (exit code 4), a way to send, the disk.
 //!
-//! Each writer is a thread and a producer of its own. Its blocks follow from the seed ([`blocks`]), so that the files can
-//! be checked against what must be in them ([`proof`]). Ctrl-C ends the sending early, and the report is of what was sent.
+//! Each writer is a thread and a producer of its own. Its blocks follow from the seed ([`blocks`]), so the files can be
+//! compared with what must be in them ([`proof`]). Ctrl-C ends the sending early; the report then covers what was sent.
 
 mod blocks;
 mod load;
@@ -24,9 +24,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::context::Context;
 use super::daemon::{DISK_TIMEOUT, ask};
-use super::failure::Failure;
-use super::output::say;
-use super::send::failed;
+use super::failure::{Failure, client_failure};
+use super::output::print_out;
 use crate::config::paths::{DATAGRAM_SOCKET, STREAM_SOCKET};
 use crate::config::units::{parse_duration, parse_size};
 use crate::pipeline::record::MAX_EVENT_BYTES_MAX;
@@ -34,14 +33,14 @@ use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, thread};
 use blocks::{BLOCK_BYTES_MIN, Blocks, INDEX_MAX, WRITERS_MAX};
 use load::{Datagrams, Frames, Lines, Plan, Ring, Share, Way};
-use local::{Pipeline, Place};
+use local::{Local, OutputDirectory};
 use progress::Shown;
 use proof::{Proof, Verdict};
 use report::Report;
 
-/// Events of a run of which neither number nor time is given.
+/// Events of a run without a number and a duration.
 const EVENTS_DEFAULT: u64 = 100_000;
-/// How long the files are looked at without anything new before what is not there is called missing.
+/// How long nothing new may arrive in the files before the rest counts as missing.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// `bench`
@@ -51,24 +50,24 @@ pub struct BenchArgs {
     #[arg(long, value_enum, default_value_t, value_name = "WAY")]
     pub via: Via,
     /// Threads that send
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=WRITERS_MAX as i64))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = writers())]
     pub writers: u16,
-    /// Events in all [default: 100000]
+    /// Events in total [default: 100000]
     #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     pub events: Option<u64>,
-    /// Send for so long instead: 10s, 2min
+    /// Send for this long instead: 10s, 2min
     #[arg(long, value_name = "T", value_parser = duration)]
     pub duration: Option<Duration>,
-    /// Bytes of each event, at random in this range
+    /// Bytes of each event, random within this range
     #[arg(long, value_name = "A..B", default_value = "10..10000", value_parser = sizes)]
     pub size: RangeInclusive<usize>,
     /// Other work before each event, in nanoseconds
     #[arg(long, value_name = "NS", default_value_t = 0)]
     pub work: u64,
-    /// Events a second in all; without, as fast as it goes
+    /// Events a second in total; without it, as fast as possible
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u64).range(1..))]
     pub rate: Option<u64>,
-    /// Send the same blocks again as another run: the number is in its report
+    /// Send the same blocks as an earlier run; its report has the number
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// Print one JSON object
@@ -104,10 +103,14 @@ impl Via {
     }
 }
 
+fn writers() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=WRITERS_MAX as i64)
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| format!("'{}' is no duration such as 10s or 2min", text.escape_default()))
+        .ok_or_else(|| format!("'{}' is not a duration such as 10s or 2min", text.escape_default()))
 }
 
 fn sizes(text: &str) -> Result<RangeInclusive<usize>, String> {
@@ -116,29 +119,26 @@ fn sizes(text: &str) -> Result<RangeInclusive<usize>, String> {
     match (size(from), size(to)) {
         (Some(from), Some(to)) if BLOCK_BYTES_MIN <= from && from <= to && to <= MAX_EVENT_BYTES_MAX => Ok(from..=to),
         _ => Err(format!(
-            "'{}' is no range A..B with {BLOCK_BYTES_MIN} <= A <= B <= {MAX_EVENT_BYTES_MAX} bytes",
+            "'{}' is not a range A..B with {BLOCK_BYTES_MIN} <= A <= B <= {MAX_EVENT_BYTES_MAX} bytes",
             text.escape_default()
         )),
     }
 }
 
-/// Runs `bench`. `directory` is what the command line names, if it names one: a local run puts its segments there and
-/// leaves them.
+/// Runs `bench`. `directory` comes from the command line, if given: a local run keeps its segments there.
 ///
 /// # Errors
 /// The load could not be sent.
 pub(super) fn run(args: &BenchArgs, context: &Context, directory: Option<&Path>) -> anyhow::Result<ExitCode> {
     let bench = Bench::new(args)?;
-    let report = match args.via {
-        Via::Buffer => bench.local(directory)?,
-        via => bench.daemon(via, context)?,
-    };
+    bench.stop_on_signals()?;
+    let report = bench.report_of(args.via, context, directory)?;
     let text = if args.json { format!("{:#}\n", report.json()) } else { report.text() };
-    say(&text)?;
+    print_out(&text)?;
     Ok(if report.is_proven() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A run that is about to begin.
+/// A run before it starts.
 struct Bench {
     plan: Plan,
     seed: u64,
@@ -159,25 +159,38 @@ impl Bench {
         let plan = Plan { writers, events, duration: args.duration, work, rate: args.rate };
         let started_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
         let seed = args.seed.unwrap_or(started_ns ^ u64::from(std::process::id()));
-        let stop = Arc::new(AtomicBool::new(false));
+        let (blocks, stop) = (Blocks::new(seed, args.size.clone()), Arc::new(AtomicBool::new(false)));
+        Ok(Self { plan, seed, blocks, started_ns, stop })
+    }
+
+    /// Lets a signal end the sending. Tests do without: these handlers stay for the life of the process, and other
+    /// tests in it raise the same signals.
+    fn stop_on_signals(&self) -> anyhow::Result<()> {
         for signal in [SIGINT, SIGTERM] {
-            // The second one ends it at once: 128 and the signal's number, as a shell says it.
-            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))?;
-            signal_hook::flag::register(signal, Arc::clone(&stop))?;
+            // The second signal ends the process at once, with 128 plus its number, as in a shell.
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&self.stop))?;
+            signal_hook::flag::register(signal, Arc::clone(&self.stop))?;
         }
-        Ok(Self { plan, seed, blocks: Blocks::new(seed, args.size.clone()), started_ns, stop })
+        Ok(())
+    }
+
+    fn report_of(&self, via: Via, context: &Context, directory: Option<&Path>) -> anyhow::Result<Report> {
+        match via {
+            Via::Buffer => self.local(directory),
+            via => self.daemon(via, context),
+        }
     }
 
     fn local(&self, directory: Option<&Path>) -> anyhow::Result<Report> {
-        let place = Place::new(directory)?;
-        let pipeline = Pipeline::start(self.plan.writers, &place.path)?;
+        let output = OutputDirectory::new(directory)?;
+        let pipeline = Local::start(self.plan.writers, &output.path)?;
         let ways = self.ways(|| Ok(Box::new(pipeline.way()?)))?;
         let started = Instant::now();
         let (shares, sent_in) = self.send(ways)?;
         let outcome = pipeline.stop()?;
         let stored_in = started.elapsed();
         let mut proof = self.proof();
-        let verdict = proof.read(&place.path).map(|()| proof.verdict(&sent(&shares)));
+        let verdict = proof.read(&output.path).map(|()| proof.verdict(&sent(&shares)));
         let mut report = self.report(Via::Buffer, &shares, sent_in, stored_in, verdict);
         report.local = Some((outcome.measured.persist_us, outcome.swaps, outcome.full_waits));
         Ok(report)
@@ -186,8 +199,8 @@ impl Bench {
     fn daemon(&self, via: Via, context: &Context) -> anyhow::Result<Report> {
         let stream = context.runtime.join(STREAM_SOCKET);
         let connect = || Client::connect(&stream, &ClientOptions { name: "bench", ..ClientOptions::default() });
-        // Also for ways that do not speak frames: is a daemon there, and what does it take?
-        let max_event = connect().map_err(failed)?.max_event();
+        // Also for ways without frames: it checks that a daemon answers, and what it accepts.
+        let max_event = connect().map_err(client_failure)?.max_event();
         if *self.blocks.sizes().end() > max_event {
             let text = format!("--size: the daemon takes events of up to {max_event} bytes; see ingest.max_event");
             return Err(Failure::Usage(text).into());
@@ -197,7 +210,7 @@ impl Bench {
                 Via::Ring => Box::new(Ring::open(&stream)?),
                 Via::Lines => Box::new(Lines::connect(&stream)?),
                 Via::Dgram => Box::new(Datagrams::connect(&context.runtime.join(DATAGRAM_SOCKET))?),
-                _ => Box::new(Frames(connect().map_err(failed)?)),
+                _ => Box::new(Frames(connect().map_err(client_failure)?)),
             })
         })?;
         let started = Instant::now();
@@ -221,14 +234,14 @@ impl Bench {
         Proof::new(&self.blocks, std::process::id(), self.started_ns, self.plan.writers)
     }
 
-    /// Reads the daemon's files until all that was sent is in them, or nothing more comes. The time is that of the sync
-    /// after which all was there.
+    /// Reads the daemon's files until all that was sent is in them, or nothing new arrives. Returns the time of the
+    /// sync after which everything was there.
     fn look(&self, context: &Context, sent: &[u64], started: Instant) -> (anyhow::Result<Verdict>, Duration) {
         let mut proof = self.proof();
         let total = sent.iter().sum::<u64>();
         let mut news = (0, Instant::now());
         loop {
-            // Bytes that the daemon has not read yet are covered by no sync, so one alone may not be enough.
+            // A sync does not cover bytes that the daemon has not read yet, so one may not be enough.
             if let Err(error) = ask(&context.runtime, "sync", DISK_TIMEOUT) {
                 return (Err(error), started.elapsed());
             }
@@ -355,17 +368,18 @@ mod tests {
             ("--writers 0", "1..=64"),
             ("--writers 65", "1..=64"),
             ("--events 5 --duration 5s", "cannot be used with"),
-            ("--duration soon", "no duration"),
+            ("--duration soon", "not a duration"),
         ] {
             let error = parsed(line).unwrap_err();
             assert!(error.contains(reason), "{line}: {error}");
         }
         let context = Context { runtime: "/nowhere".into(), directory: "/nowhere".into(), color: false };
         for via in ["--via lines", "--via ring"] {
-            let nobody = run(&parsed(via).unwrap(), &context, None).unwrap_err();
-            assert!(matches!(nobody.downcast_ref(), Some(Failure::NoDaemon(_))));
+            let args = parsed(via).unwrap();
+            let silent = Bench::new(&args).unwrap().report_of(args.via, &context, None).err().unwrap();
+            assert!(matches!(silent.downcast_ref(), Some(Failure::NoDaemon(_))));
         }
-        let many = run(&parsed("--writers 1 --events 99999999999").unwrap(), &context, None).unwrap_err();
+        let many = Bench::new(&parsed("--writers 1 --events 99999999999").unwrap()).err().unwrap();
         assert!(matches!(many.downcast_ref(), Some(Failure::Usage(_))));
     }
 }

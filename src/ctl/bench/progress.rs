@@ -1,4 +1,4 @@
-//! How far a run is, on standard error, and only where somebody looks.
+//! Shows the progress of a run on standard error, if that is a terminal.
 
 use std::io::IsTerminal;
 
@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 pub(super) struct Shown(ProgressBar);
 
 impl Shown {
-    /// For so many events, or for a run that is ended by its time.
+    /// For a number of events, or for a run that ends after a time.
     pub(super) fn new(events: Option<u64>) -> Self {
         let target =
             if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
@@ -17,12 +17,12 @@ impl Shown {
             Some(_) => "{elapsed:>4} [{bar:40}] {human_pos}/{human_len} events, {per_sec}, {eta} left",
             None => "{elapsed:>4} {spinner} {human_pos} events, {per_sec}",
         };
-        // A template that indicatif does not take would show in a test; the plain bar is no reason to fail.
+        // A test would find a template that indicatif rejects. The plain bar is good enough here.
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
         Self(bar)
     }
 
-    /// So many events are sent.
+    /// Shows how many events are sent.
     pub(super) fn show(&self, events: u64) {
         self.0.set_position(events);
     }

@@ -1,7 +1,7 @@
-//! The proof that each block arrived once, in order and unchanged.
+//! Proves that each block arrived once, in order and unchanged.
 //!
-//! Enters: what the files hold, in the order of their sequences. Leaves: a [`Verdict`]. One thread; memory is flat,
-//! however many blocks there are. What can fail: reading the directory.
+//! Input: what the files hold, in the order of their sequences. Output: a [`Verdict`]. One thread; memory does not grow
+//! with the number of blocks. Failures: reading the directory.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -14,15 +14,15 @@ use crate::pipeline::store::scan::{self, Directory, Item, Wanted};
 /// What the files say of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Verdict {
-    /// Blocks that are there, in order and right.
+    /// Blocks that are there, in order and unchanged.
     pub(super) found: u64,
-    /// Blocks that are not there, or came too late to be in order.
+    /// Blocks that are missing, or came too late to be in order.
     pub(super) missing: u64,
-    /// Blocks that are there again, or came too late to be in order.
+    /// Blocks that came again, or too late to be in order.
     pub(super) again: u64,
-    /// Payloads of this sender that are no block of this run, or not unchanged.
+    /// Payloads of this sender that are not an unchanged block of this run.
     pub(super) wrong: u64,
-    /// Events of this sender that the files name as lost.
+    /// Events of this sender that the files report as lost.
     pub(super) lost: u64,
     /// Damaged places in the files.
     pub(super) damage: u64,
@@ -42,7 +42,7 @@ pub(super) struct Proof<'a> {
     blocks: &'a Blocks,
     /// The process whose events count.
     pid: u32,
-    /// Events that were accepted before are of another run.
+    /// Events that were accepted before belong to another run.
     started_ns: u64,
     /// For each writer, the index that comes next.
     next: Vec<u64>,
@@ -57,18 +57,18 @@ impl<'a> Proof<'a> {
         Self { blocks, pid, started_ns, next: vec![0; writers], next_sequence: 0, verdict: Verdict::default() }
     }
 
-    /// Blocks that are accounted for so far.
+    /// Blocks that are found so far.
     pub(super) fn seen(&self) -> u64 {
         self.next.iter().sum()
     }
 
-    /// Reads what `directory` holds beyond what was read before.
+    /// Reads what `directory` holds beyond the last reading.
     pub(super) fn read(&mut self, directory: &Path) -> anyhow::Result<()> {
         let listed = Directory::open(directory)
             .with_context(|| format!("{}: cannot be read, so nothing is proven", directory.display()))?;
         let wanted = Wanted { from_sequence: self.next_sequence, from_ns: self.started_ns, ..Wanted::default() };
         self.verdict.damage = 0;
-        // It ends early only where the closure says so, which it never does.
+        // Only the closure could end it early, and it never does.
         let _ = scan::forward(&listed, &wanted, |item| {
             self.see(&item);
             ControlFlow::Continue(())
@@ -94,13 +94,13 @@ impl<'a> Proof<'a> {
                 }
             }
             Item::Damage { .. } => self.verdict.damage += 1,
-            // What is missing in a gap is missing in the count of some writer, if it was ours.
+            // A block that is missing in a gap is missing in the count of its writer.
             Item::Gap { .. } => (),
         }
     }
 
     fn see_block(&mut self, payload: &[u8]) {
-        let known = Blocks::who(payload).filter(|(writer, _)| *writer < self.next.len());
+        let known = Blocks::identity(payload).filter(|(writer, _)| *writer < self.next.len());
         let (Some((writer, index)), true) = (known, self.blocks.is_right(payload)) else {
             self.verdict.wrong += 1;
             return;

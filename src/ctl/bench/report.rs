@@ -1,6 +1,6 @@
-//! What a run says in the end, for people and as JSON.
+//! Prints the result of a run, for people and as JSON.
 //!
-//! Enters: the shares of all writers, times and the verdict. Leaves: text. Nothing here can fail.
+//! Input: the shares of all writers, times and the verdict. Output: text. Nothing can fail.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -12,23 +12,23 @@ use super::proof::Verdict;
 use crate::ctl::stats::{bytes_for_eyes, count_for_eyes};
 use crate::pipeline::histogram::Histogram;
 
-/// All that is known of a run.
+/// All figures of a run.
 pub(super) struct Report {
     /// The name of `--via`.
     pub(super) via: &'static str,
     /// How many writers there were.
     pub(super) writers: usize,
-    /// What the blocks were made from.
+    /// The seed of the blocks.
     pub(super) seed: u64,
     /// All writers together.
     pub(super) total: Share,
     /// Until the last writer was done.
     pub(super) sent_in: Duration,
-    /// Until all was in the files, and durable where that can be asked for.
+    /// Until everything was in the files, and durable if that can be asked for.
     pub(super) stored_in: Duration,
     /// Of a local run: microseconds from acceptance to the file, swaps, and waits for room.
     pub(super) local: Option<(Histogram, u64, u64)>,
-    /// What the files say; or why they say nothing.
+    /// What the files prove, or why they prove nothing.
     pub(super) verdict: Result<Verdict, String>,
 }
 
@@ -171,8 +171,8 @@ fn duration(ns: u64) -> String {
     }
 }
 
-/// How many sizes there are up to each power of two less one and above the bound before, as far as sizes reach. Each
-/// counts for itself, as in `stats --json`: the same names mean the same there and here.
+/// The number of sizes in each bucket: up to a power of two less one, above the bound before it. Buckets are not
+/// cumulative, as in `stats --json`, because the same names must mean the same.
 fn buckets(sizes: &Histogram) -> impl Iterator<Item = (u64, u64)> {
     let first = u64::BITS - sizes.min().leading_zeros();
     let last = u64::BITS - sizes.max().leading_zeros();

@@ -1,50 +1,40 @@
-//! `dbufctl cat` and `dbufctl tail`: events of a directory or of files, as text.
+//! Prints events of a directory or of files as text: `dbufctl cat` and `dbufctl tail`.
 //!
-//! Enters: filters and a format. Leaves: events on standard output, one line about damage and loss on standard error.
-//! What can fail: listing the files and writing the output; what is wrong in the files is a finding, not a failure.
+//! Input: filters and a format. Output: events on standard output, one line about damage and loss on standard error.
+//! Failures: listing the files and writing the output. What is wrong in the files is a finding, not a failure.
 //!
-//! The last N events are found by reading backward until there are N, and then read forward from there: so memory stays
-//! flat whatever N is, and what stands between them (losses, damage) is shown in its place.
+//! To show the last N events, the files are read backward until N are found, and then forward from there. So memory
+//! does not grow with N, and losses and damage between the events appear in their place.
 
+mod args;
 mod follow;
 mod show;
 
 use std::fs::File;
-use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use jiff::Zoned;
 
-use super::args::{CatArgs, TailArgs};
 use super::context::Context;
+use super::directory::open;
 use super::output::Output;
 use super::print::Printer;
 use super::select::Selection;
 use crate::pipeline::record::Source;
 use crate::pipeline::store::scan::segment::Segment;
-use crate::pipeline::store::scan::{self, Directory, Event, Item, Joiner, Wanted};
+use crate::pipeline::store::scan::{self, Directory, Event, Item, Joiner};
 use crate::sync::Arc;
+pub(super) use args::{CatArgs, TailArgs};
 use show::Show;
 
-/// So many events are there already when one follows without saying how many.
+/// How many existing events `--follow` shows if no number is given.
 const FOLLOW_LINES: u64 = 10;
-/// Pieces of an over-long line stand before its end: reading begins so much earlier than what is wanted.
-const PIECES_NS: u64 = 1_000_000_000;
 
-impl From<TailArgs> for CatArgs {
-    fn from(tail: TailArgs) -> Self {
-        let TailArgs { lines, follow: _, mut selection, format, fields } = tail;
-        selection.fields = fields;
-        Self { lines: Some(lines), follow: true, reverse: false, selection, format, files: Vec::new() }
-    }
-}
-
-/// Runs `cat`, or `tail` as a kind of it.
+/// Runs `cat`, or `tail` as a form of it.
 ///
 /// # Errors
-/// When the filters make no sense, the files cannot be listed or the output cannot be written.
+/// The filters make no sense, the files cannot be listed, or the output cannot be written.
 pub(super) fn run(args: &CatArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let now = Zoned::now();
     let mut selection = Selection::new(&args.selection, &now)?;
@@ -82,7 +72,7 @@ pub(super) fn run(args: &CatArgs, context: &Context) -> anyhow::Result<ExitCode>
 fn forward(directory: &Directory, read_from: u64, mut show: Show<'_>) -> anyhow::Result<ExitCode> {
     let selection = show.selection();
     let source = |source: &Source<'_>| selection.wants_source(source);
-    let _ = scan::forward(directory, &wanted(selection, read_from, &source), |item| show.forward(&item));
+    let _ = scan::forward(directory, &selection.wanted(read_from, &source), |item| show.forward(&item));
     show.finish()
 }
 
@@ -90,21 +80,11 @@ fn backward(directory: &Directory, read_from: u64, mut show: Show<'_>) -> anyhow
     let selection = show.selection();
     let source = |source: &Source<'_>| selection.wants_source(source);
     show.backward_begins();
-    let whole = scan::backward(directory, &wanted(selection, read_from, &source), |item| show.backward(&item));
+    let whole = scan::backward(directory, &selection.wanted(read_from, &source), |item| show.backward(&item));
     if whole.is_continue() {
         show.backward_ends();
     }
     show.finish()
-}
-
-/// What need not be read at all.
-fn wanted<'w>(selection: &Selection, read_from: u64, source: &'w dyn Fn(&Source<'_>) -> bool) -> Wanted<'w> {
-    Wanted {
-        from_sequence: read_from,
-        from_ns: selection.time_ns.start().saturating_sub(PIECES_NS),
-        until_ns: Some(*selection.time_ns.end()),
-        source: Some(source),
-    }
 }
 
 /// Where the last few events begin.
@@ -116,12 +96,12 @@ struct Last {
 }
 
 impl Last {
-    /// Looks backward for the last `count` events that are wanted.
+    /// Reads backward for the last `count` events that are wanted.
     fn find(directory: &Directory, selection: &Selection, count: u64) -> Self {
         let source = |source: &Source<'_>| selection.wants_source(source);
         let mut joiner = Joiner::default();
         let mut left = count;
-        // The end, for when nothing is found.
+        // The newest event, if nothing is found.
         let (mut newest, mut oldest) = (None, None);
         let mut first = None;
         let mut other = false;
@@ -134,7 +114,7 @@ impl Last {
             if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let read_from = selection.first_sequence.saturating_sub(1);
-        let ended = scan::backward(directory, &wanted(selection, read_from, &source), |item| match item {
+        let ended = scan::backward(directory, &selection.wanted(read_from, &source), |item| match item {
             Item::Event(event) => {
                 newest = newest.or(event.sequence);
                 oldest = event.sequence.or(oldest);
@@ -155,7 +135,7 @@ impl Last {
         match first {
             // Found as many as were asked for.
             Some(first) if left == 0 => Self { first, read_from: oldest.unwrap_or(first).saturating_sub(1) },
-            // There are fewer, and something beside them that is to be shown: everything, then.
+            // There are fewer, and also losses or damage to show: show everything.
             _ if count > 0 && other => Self { first: 0, read_from },
             Some(first) => Self { first, read_from: oldest.unwrap_or(first).saturating_sub(1) },
             None => {
@@ -166,29 +146,8 @@ impl Last {
     }
 }
 
-/// The segments of `files`, or of `directory` if there are none.
-pub(super) fn open(files: &[PathBuf], directory: &Path) -> anyhow::Result<Directory> {
-    let opened = match files {
-        [] => Directory::open(directory).map_err(|error| (directory, error)),
-        [only] if only.is_dir() => Directory::open(only).map_err(|error| (only.as_path(), error)),
-        files => match files.iter().find_map(|file| Some((file, file.metadata().err()?))) {
-            Some((file, error)) => Err((file.as_path(), error)),
-            None => Directory::of_files(files).map_err(|error| (files[0].as_path(), error)),
-        },
-    };
-    opened.map_err(|(path, error)| {
-        let advice = match error.kind() {
-            io::ErrorKind::NotFound if files.is_empty() => "say where the segments are with --directory DIR",
-            io::ErrorKind::NotFound => "see 'dbufctl segments' for the files that are there",
-            io::ErrorKind::PermissionDenied => "ask as root, or as a user who may read it",
-            _ => "see whether the disk is well",
-        };
-        anyhow::anyhow!("{}: {error}; {advice}", path.display())
-    })
-}
-
-/// Leaves out files of other boots, and refuses a cursor that belongs elsewhere. Costs a look at the head of each file,
-/// so only when it was asked for.
+/// Leaves out files of other boots, and refuses a cursor of another directory. This reads the header of each file, so
+/// it is done only on request.
 fn narrow(directory: &mut Directory, selection: &Selection) -> anyhow::Result<()> {
     if selection.boot.is_none() && selection.stream.is_none() {
         return Ok(());
@@ -196,7 +155,7 @@ fn narrow(directory: &mut Directory, selection: &Selection) -> anyhow::Result<()
     let (mut streams, mut right) = (0, 0);
     directory.files.retain(|file| {
         let segment = File::open(&file.path).ok().and_then(|file| Segment::open(Arc::new(file), None).ok());
-        // What cannot be opened stays: reading it will say what is wrong with it.
+        // A file that cannot be opened stays: reading it will report what is wrong.
         let Some(segment) = segment else { return true };
         streams += 1;
         right += u64::from(selection.stream.is_none_or(|stream| stream == segment.stream_id));

@@ -1,7 +1,7 @@
-//! What is read becomes what is shown.
+//! Prints what is wanted of what is read.
 //!
-//! Enters: items in the order of reading. Leaves: text of those that are wanted, and an account of what is wrong. What can
-//! fail: writing the output, which ends the reading.
+//! Input: items in the order of reading. Output: text of those that are wanted, and a record of what is wrong.
+//! Failures: writing the output, which ends the reading.
 
 use std::ops::ControlFlow;
 use std::process::ExitCode;
@@ -25,7 +25,7 @@ struct Sink<'s> {
     printer: Printer,
     output: Output,
     findings: Findings,
-    /// Whether the reading has come to where the selection begins: what was lost before that is not asked for.
+    /// Whether the reading has reached the start of the selection. Losses before it are not shown.
     begun: bool,
     error: Option<anyhow::Error>,
 }
@@ -64,26 +64,26 @@ impl<'s> Show<'s> {
                 let behind = sink.selection.losses_behind;
                 sink.begun = behind == 0 || event.sequence.map_or(sink.begun, |sequence| sequence > behind);
                 joiner.backward(event, &mut |joined| sink.event(&joined, left))?;
-                // Forward it goes on to the next wanted event, for what was lost after the last one. Backward the rest of
-                // history would follow.
+                // Reading forward continues to the next wanted event, for losses after the last one. Reading backward
+                // would continue through all history.
                 if *left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             }
             other => sink.other(other),
         }
     }
 
-    /// A reading backward begins: at the newest, which is behind everything.
+    /// Starts reading backward, at the newest event.
     pub(super) fn backward_begins(&mut self) {
         self.sink.begun = true;
     }
 
-    /// A reading backward has come to its end.
+    /// Ends reading backward, at the oldest event.
     pub(super) fn backward_ends(&mut self) {
         let Self { joiner, sink, left } = self;
         let _ = joiner.finish(&mut |joined| sink.event(&joined, left));
     }
 
-    /// Writes out what is held back.
+    /// Writes what is held back.
     pub(super) fn write_now(&mut self) -> anyhow::Result<()> {
         match self.sink.error.take() {
             Some(error) => Err(error),
@@ -91,7 +91,7 @@ impl<'s> Show<'s> {
         }
     }
 
-    /// Writes out the rest, says what was wrong, and returns the exit code.
+    /// Writes the rest, prints what was wrong, and returns the exit code.
     pub(super) fn finish(mut self) -> anyhow::Result<ExitCode> {
         self.write_now()?;
         Ok(self.sink.findings.conclude())

@@ -1,34 +1,32 @@
-//! dbufctl(1) and a page for each of its commands, from the table that the command line is read by.
+//! Writes dbufctl(1) and a page for each of its commands, from the table that the command line is parsed by.
 //!
-//! Enters: the table. Leaves: pages. Pure. What can fail: nothing.
+//! Input: the table. Output: pages. Pure. Nothing can fail.
 //!
-//! What stands below the help of a command goes to where a manual page has it: its examples to EXAMPLES, the rest to
-//! DESCRIPTION.
+//! The text below the help of a command goes to the usual sections of a manual page: its examples to EXAMPLES, the rest
+//! to DESCRIPTION.
 
-use clap::{Arg, Command, CommandFactory};
+use clap::{Arg, Command};
 use clap_mangen::Man;
 
 use super::page::Page;
 use crate::config::paths::{SYSTEM_RUNTIME_DIR, SYSTEM_SEGMENTS_DIR};
-use crate::ctl::args::Cli;
 
 /// The commands that read segments.
 const READS_SEGMENTS: [&str; 5] = ["cat", "tail", "segments", "verify", "account"];
 
 /// dbufctl(1).
-pub(super) fn dbufctl() -> Page {
-    let table = built();
-    let mut page = Page::new("dbufctl", 1, &about(&table));
-    head(&mut page, &table);
+pub(super) fn dbufctl(table: &Command) -> Page {
+    let mut page = Page::new("dbufctl", 1, &about(table));
+    head(&mut page, table);
     page.paragraph(
-        "The commands `cat`, `tail`, `segments`, `verify` and `account` work on the files alone: they need no daemon, and no \
-         privileges beyond read access to the files. Most others ask dbufd(8) over its control socket, or send to it.",
+        "The commands `cat`, `tail`, `segments`, `verify` and `account` work on the files alone: they need no daemon, \
+         and only read access to the files. Most others ask dbufd(8) over its control socket, or send to it.",
     );
-    for note in notes(&table) {
+    for note in notes(table) {
         page.paragraph(&note);
     }
-    page.paragraph("Each command has a page of its own; `dbufctl COMMAND --help` says the same in short.");
-    options(&mut page, &table);
+    page.paragraph("Each command has a page of its own; `dbufctl COMMAND --help` is the short form.");
+    options(&mut page, table);
     page.of_clap(|to| Man::new(table.clone().subcommand_help_heading("COMMANDS")).render_subcommands_section(to));
     exit_status(&mut page);
     environment(&mut page);
@@ -36,17 +34,17 @@ pub(super) fn dbufctl() -> Page {
     segments(&mut page);
     page.item(
         &format!("`{SYSTEM_RUNTIME_DIR}/control.sock`, `$XDG_RUNTIME_DIR/dbufd/control.sock`"),
-        "The socket that the daemon answers at: that of the whole machine, that of an ordinary user.",
+        "The control socket of the whole machine's daemon, and of an ordinary user's.",
     );
-    examples(&mut page, &table);
+    examples(&mut page, table);
     let pages = table.get_subcommands().map(|command| format!("dbufctl-{}(1)", command.get_name()));
     see_also(&mut page, pages.collect::<Vec<_>>().iter().map(String::as_str).chain(["dbuf-format(5)"]));
     page
 }
 
 /// The page of each command.
-pub(super) fn each() -> Vec<Page> {
-    built().get_subcommands().filter(|command| !command.is_hide_set()).map(one).collect()
+pub(super) fn each(table: &Command) -> Vec<Page> {
+    table.get_subcommands().filter(|command| !command.is_hide_set()).map(one).collect()
 }
 
 fn one(command: &Command) -> Page {
@@ -67,9 +65,8 @@ fn one(command: &Command) -> Page {
     page
 }
 
-/// The table with what it tells each of its commands: common options, full names.
-fn built() -> Command {
-    let mut table = Cli::command();
+/// The table after each command has got its common options and its full name.
+pub(super) fn built(mut table: Command) -> Command {
     table.build();
     table
 }
@@ -86,7 +83,7 @@ pub(super) fn head(page: &mut Page, command: &Command) {
     page.section("DESCRIPTION").paragraph(&format!("{}.", about(command).trim_end_matches('.')));
 }
 
-/// OPTIONS, and a section for each heading that the help has as well.
+/// OPTIONS, and a section for each heading of the help.
 pub(super) fn options(page: &mut Page, command: &Command) {
     page.of_clap(|to| Man::new(command.clone().mut_args(with_aliases)).render_options_section(to));
 }
@@ -104,7 +101,7 @@ fn with_aliases(arg: Arg) -> Arg {
     }
 }
 
-/// Paragraphs below the help, apart from those that the page has a section for.
+/// Paragraphs below the help, except those that have a section of their own.
 fn after(command: &Command) -> Vec<String> {
     let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     text.split("\n\n").map(str::to_owned).collect()
@@ -128,8 +125,8 @@ pub(super) fn examples(page: &mut Page, command: &Command) {
 
 fn exit_status(page: &mut Page) {
     page.section("EXIT STATUS");
-    page.item("`0`", "Fine. Also where whoever read the output has gone, as `head` does.");
-    page.item("`1`", "It failed; one line on standard error says what, why, and what to do about it.");
+    page.item("`0`", "Success. Also if the reader of the output ends early, as `head` does.");
+    page.item("`1`", "Failure; one line on standard error says what failed, why, and what to do.");
     page.item("`2`", "Wrong usage.");
     page.item("`3`", "Damage or loss was found in the data that was read. What could be read was printed.");
     page.item("`4`", "No daemon answers.");
@@ -139,25 +136,25 @@ fn environment(page: &mut Page) {
     page.section("ENVIRONMENT");
     page.item(
         "`RUNTIME_DIRECTORY`, `XDG_RUNTIME_DIR`",
-        "Where the daemon's sockets are looked for; the rule is in dbufd(8). `--runtime` wins.",
+        "Where dbufctl looks for the daemon's sockets; see dbufd(8) for the rule. `--runtime` wins.",
     );
     page.item(
         "`LOGS_DIRECTORY`, `XDG_STATE_HOME`, `HOME`",
-        "Where the segments are looked for when no daemon answers; the rule is in dbufd(8). `--directory` wins.",
+        "Where dbufctl looks for the segments if no daemon answers; see dbufd(8) for the rule. `--directory` wins.",
     );
-    page.item("`NO_COLOR`, `TERM`", "No colors where the first is set, or where the second is `dumb`.");
-    page.item("`TZ`", "The time zone of what is printed, and of the times that `--since` and `--until` name.");
-    page.item("`TMPDIR`", "Where `bench` keeps its segments for as long as it runs.");
+    page.item("`NO_COLOR`, `TERM`", "No colors if the first is set, or the second is `dumb`.");
+    page.item("`TZ`", "The time zone of printed times, and of `--since` and `--until`.");
+    page.item("`TMPDIR`", "Where `bench` keeps its segments while it runs.");
 }
 
 fn segments(page: &mut Page) {
     page.item(
         &format!("`{SYSTEM_SEGMENTS_DIR}`, `$XDG_STATE_HOME/dbufd` (`~/.local/state/dbufd`)"),
-        "The segments: those of the whole machine, those of an ordinary user; see dbuf-format(5).",
+        "The segments of the whole machine's daemon, and of an ordinary user's; see dbuf-format(5).",
     );
 }
 
-/// SEE ALSO: these, and what everybody may want to read.
+/// SEE ALSO: these pages, and those of general interest.
 pub(super) fn see_also<'a>(page: &mut Page, pages: impl IntoIterator<Item = &'a str>) {
     let also = ["dbufd(8)", "dbufd.toml(5)", "journalctl(1)"];
     page.section("SEE ALSO").paragraph(&pages.into_iter().chain(also).collect::<Vec<_>>().join(", "));

@@ -1,12 +1,12 @@
-//! dbufd.toml(5), from the table of keys that the configuration is read by.
+//! Writes dbufd.toml(5), from the table of keys that the configuration is read by.
 //!
-//! Enters: the table. Leaves: a page. Pure. What can fail: nothing.
+//! Input: the table. Output: a page. Pure. Nothing can fail.
 
 use super::page::Page;
 use crate::config::keys::{KEYS, Key, UNITS};
 use crate::config::paths::SYSTEM_CONFIG_DIR;
 
-/// A configuration that many want, for the page's EXAMPLES.
+/// A typical configuration, for the page's EXAMPLES.
 const EXAMPLE: &str = "\
 [ingest]
 socket_mode = \"0660\"
@@ -33,15 +33,15 @@ pub(super) fn dbufd_toml() -> Page {
     }
     page.section("DESCRIPTION");
     page.paragraph(
-        "What dbufd(8) reads when it starts and when it is told to reload, in TOML. No key is needed, and neither is \
-         the file. Those in `dbufd.toml.d` are read after it, in the order of their names, and `--set section.key=value` \
-         comes last: of a key that is given more than once the last counts.",
+        "dbufd(8) reads this file in TOML when it starts and when it reloads. No key is needed, and neither is the \
+         file. The files in `dbufd.toml.d` are read after it, in the order of their names, and \
+         `--set section.key=value` comes last. If a key is given more than once, the last value counts.",
     );
     page.paragraph(
-        "A key that is unknown, and a value that is not allowed, is an error with its file, line and column, what is \
-         allowed, and the nearest right key. dbufd then does not start; at a reload it keeps the configuration that it \
-         has. `dbufd --check-config` checks without starting anything, `dbufctl config` shows what is in force, \
-         and `systemctl reload dbufd` or `dbufctl reload` takes a change over where that is possible without a restart.",
+        "An unknown key and a value that is not allowed are errors. The message names file, line and column, what is \
+         allowed, and the nearest right key. dbufd then does not start; at a reload it keeps its configuration. \
+         `dbufd --check-config` checks without starting anything, `dbufctl config` shows what is in force, and \
+         `systemctl reload dbufd` or `dbufctl reload` applies every change that needs no restart.",
     );
     page.paragraph(UNITS);
     page.section("KEYS");
@@ -55,7 +55,7 @@ pub(super) fn dbufd_toml() -> Page {
         describe(&mut page, key);
     }
     page.section("EXAMPLES");
-    page.paragraph("Only a group may send; nothing is lost when the disk is full, and little when the power fails:");
+    page.paragraph("Only a group may send. A full disk loses nothing, and a power failure little:");
     page.example(EXAMPLE.lines());
     page.section("SEE ALSO").paragraph("dbufd(8), dbufctl(1), dbufctl-config(1), dbufctl-reload(1)");
     page

@@ -1,25 +1,25 @@
-//! dbufd(8), from the table that its command line is read by, and what a table cannot say: signals, places, variables.
+//! Writes dbufd(8), from the table of its command line, and what a table cannot say: signals, places, variables.
 //!
-//! Enters: the table. Leaves: a page. Pure. What can fail: nothing.
+//! Input: the table. Output: a page. Pure. Nothing can fail.
 
 use super::commands;
 use super::page::Page;
 use crate::config::paths::{
     CONTROL_SOCKET, DATAGRAM_SOCKET, STREAM_SOCKET, SYSTEM_CONFIG_DIR, SYSTEM_RUNTIME_DIR, SYSTEM_SEGMENTS_DIR,
 };
-use crate::daemon;
+use crate::daemon_args;
 
 /// dbufd(8).
 pub(super) fn dbufd() -> Page {
-    let mut table = daemon::command();
+    let mut table = daemon_args::command();
     table.build();
     let mut page = Page::new("dbufd", 8, "A logging daemon with a lock-free double buffer");
     commands::head(&mut page, &table);
     page.paragraph(
-        "It runs in the foreground until it is told to stop. On a terminal it says where it listens, how to send a \
-         first event and how to look at it; under systemd(1) it takes the sockets that it is passed, says when it is \
-         ready, and feeds the watchdog for as long as its threads get on. No configuration is needed. What it has \
-         stored is read with dbufctl(1), which needs no running daemon for that.",
+        "It runs in the foreground until a signal stops it. On a terminal it prints where it listens, how to send a \
+         first event and how to look at it. Under systemd(1) it uses the sockets that systemd passes, notifies \
+         systemd when it is ready, and feeds the watchdog while its threads make progress. No configuration is \
+         needed. dbufctl(1) reads what it has stored, and needs no running daemon for that.",
     );
     commands::options(&mut page, &table);
     signals(&mut page);
@@ -27,9 +27,9 @@ pub(super) fn dbufd() -> Page {
     environment(&mut page);
     files(&mut page);
     commands::examples(&mut page, &table);
-    page.paragraph("What would be in force, and whether a file is right:");
+    page.paragraph("Show the configuration that would be in force, and check a file:");
     page.example(["dbufd --print-config", "dbufd --config ./dbufd.toml --check-config"]);
-    page.paragraph("A first event, with nothing installed:");
+    page.paragraph("Send a first event without any client:");
     page.example([
         format!("echo 'hello' | nc -UN {SYSTEM_RUNTIME_DIR}/{STREAM_SOCKET}").as_str(),
         format!("logger -u {SYSTEM_RUNTIME_DIR}/{DATAGRAM_SOCKET} 'hello'").as_str(),
@@ -44,12 +44,12 @@ fn signals(page: &mut Page) {
     page.item(
         "`SIGTERM`, `SIGINT`",
         "Stop: take what the kernel still holds, persist it, print the final report, end. A second one, a third of a \
-         second later or more, ends the daemon at once: what is only in memory is gone. While the daemon starts, \
-         nothing has been accepted yet, and the first one ends it.",
+         second later or more, ends the daemon at once, and events that are only in memory are lost. While the \
+         daemon starts, nothing has been accepted yet, and the first one ends it.",
     );
     page.item(
         "`SIGHUP`",
-        "Read the configuration again. A file that is wrong changes nothing, and the log says what is wrong with it.",
+        "Read the configuration again. A wrong file changes nothing, and the log says what is wrong.",
     );
     page.item("`SIGUSR1`", "Seal the active segment and begin a new one.");
     page.item("`SIGUSR2`", "Write a report to the log.");
@@ -57,10 +57,7 @@ fn signals(page: &mut Page) {
 
 fn exit_status(page: &mut Page) {
     page.section("EXIT STATUS");
-    page.item(
-        "`0`",
-        "It stopped because it was told to, or it did what `--check-config` or `--print-config` asks for.",
-    );
+    page.item("`0`", "A signal stopped it, or it did what `--check-config` or `--print-config` asks for.");
     page.item(
         "`1`",
         "It could not start, or something failed while it stopped: one line on standard error says what. Or a second \
@@ -68,8 +65,8 @@ fn exit_status(page: &mut Page) {
     );
     page.item(
         "`2`",
-        "The command line or the configuration is wrong; nothing was opened or changed. The unit does not start it \
-         again then.",
+        "The command line or the configuration is wrong; nothing was opened or changed. systemd then does not \
+         restart the unit.",
     );
 }
 
@@ -77,31 +74,31 @@ fn environment(page: &mut Page) {
     page.section("ENVIRONMENT");
     page.item(
         "`RUNTIME_DIRECTORY`, `LOGS_DIRECTORY`, `CONFIGURATION_DIRECTORY`",
-        "Where the sockets, the segments and the configuration are; systemd sets them from the unit. Of a list \
-         separated by colons the first counts. They win over the defaults; `--runtime`, `--directory`, `--config` \
-         and `storage.directory` win over them.",
+        "Where the sockets, the segments and the configuration are; systemd sets them from the unit. In a list \
+         separated by colons, the first entry counts. They win over the defaults; `--runtime`, `--directory`, \
+         `--config` and `storage.directory` win over them.",
     );
     page.item(
         "`XDG_RUNTIME_DIR`, `XDG_STATE_HOME`, `XDG_CONFIG_HOME`, `HOME`, `TMPDIR`",
-        "The same for an ordinary user, where systemd says nothing; see FILES.",
+        "The same for an ordinary user without systemd's variables; see FILES.",
     );
     page.item(
         "`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`",
-        "Sockets that systemd has opened already, as in sd_listen_fds(3), which are taken instead of new ones; and \
-         connections that an earlier life of the daemon left in its keeping.",
+        "Sockets that systemd has opened, as in sd_listen_fds(3), which the daemon uses instead of new ones; and \
+         connections that a previous process of the daemon has stored with systemd.",
     );
     page.item(
         "`FDSTORE`",
-        "The number of descriptors that systemd's file-descriptor store takes for this unit. Connections are kept \
-         there, and the memory through which events go, so that they outlive the daemon, however it ends; \
-         connections that the store has no room for end with it. \
-         systemd 254 and later sets it; for older ones the unit does.",
+        "The number of descriptors that systemd's file-descriptor store holds for this unit. The daemon stores its \
+         connections and its event memory there, so that they survive the process, even if it is killed. \
+         Connections beyond that number end with the process. systemd 254 and later sets it; for older versions \
+         the unit does.",
     );
-    page.item("`NOTIFY_SOCKET`", "Where systemd wants to hear of the daemon's state, as in sd_notify(3).");
+    page.item("`NOTIFY_SOCKET`", "The socket for notifications to systemd, as in sd_notify(3).");
     page.item(
         "`WATCHDOG_USEC`, `WATCHDOG_PID`",
-        "How often systemd wants to hear that the daemon is alive. It is told so because the threads get on, and not \
-         once one of them hangs. A disk that stalls is a state and not a hang.",
+        "How often systemd expects a sign of life. The daemon gives it while all its threads make progress, and \
+         stops if one of them hangs. A stalled disk is a state and not a hang.",
     );
     page.item(
         "`JOURNAL_STREAM`",

@@ -1,14 +1,14 @@
-//! dbuf-format(5), which is `docs/FORMAT.md` in another dress.
+//! Writes dbuf-format(5), which is `docs/FORMAT.md` as a manual page.
 //!
-//! Enters: the page of the repository. Leaves: a page of the manual. Pure. What can fail: nothing at run time; a test
-//! looks that the page holds nothing that would be lost on the way.
+//! Input: the document of the repository. Output: a page of the manual. Pure. Nothing can fail at run time; a test
+//! checks that nothing in the document gets lost.
 //!
-//! Understood are blocks with an empty line between them: headings of two levels, paragraphs, tables, numbered lists,
+//! It understands blocks with an empty line between them: headings of two levels, paragraphs, tables, numbered lists,
 //! bullets, and indented code; and within them `` `code` `` and `**strong**`.
 
 use super::page::Page;
 
-/// The page as people read it in the repository.
+/// The document as people read it in the repository.
 const FORMAT: &str = include_str!("../../../docs/FORMAT.md");
 
 /// dbuf-format(5).
@@ -24,14 +24,14 @@ pub(super) fn dbuf_format() -> Page {
     page
 }
 
-/// What stands between two empty lines.
+/// The text between two empty lines.
 #[derive(Debug, PartialEq, Eq)]
 enum Block<'a> {
     Heading(&'a str),
     Paragraph(&'a str),
     Code(Vec<&'a str>),
     Table(Vec<Vec<&'a str>>),
-    /// Each with its number, or with none where a bullet stands before it.
+    /// Each item with its number, or without one for a bullet.
     List(Vec<(Option<&'a str>, String)>),
 }
 
@@ -86,7 +86,7 @@ impl<'a> Block<'a> {
     }
 }
 
-/// What a line of a list begins with: its number, or None for a bullet; and the text after it.
+/// The start of a list's line: its number, or None for a bullet; and the text after it.
 fn mark(line: &str) -> Option<(Option<&str>, &str)> {
     if let Some(text) = line.strip_prefix("* ").or_else(|| line.strip_prefix("- ")) {
         return Some((None, text));
@@ -115,7 +115,7 @@ fn list(text: &str) -> Vec<(Option<&str>, String)> {
 mod tests {
     use super::*;
 
-    /// The letters and digits alone: what marks and line breaks cannot change.
+    /// The letters and digits alone, which marks and line breaks do not change.
     fn letters(text: &str) -> String {
         text.chars().filter(char::is_ascii_alphanumeric).flat_map(char::to_lowercase).collect()
     }

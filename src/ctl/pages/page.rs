@@ -1,7 +1,7 @@
-//! A manual page in the making: what man(7) needs said, said in one place.
+//! Composes a manual page: the only file that knows man(7).
 //!
-//! Enters: text, in which `` `this` `` and `**this**` is set in bold. Leaves: roff that groff and mandoc take without a
-//! warning, and whose hyphens, quotes and tildes come out as what a person can paste. Pure. What can fail: nothing.
+//! Input: text, in which `` `this` `` and `**this**` become bold. Output: roff that groff and mandoc accept without a
+//! warning, and whose hyphens, quotes and tildes can be pasted. Pure. Nothing can fail.
 
 use std::io::{self, Write};
 
@@ -19,19 +19,19 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// An empty page. What it is called in man, what it describes in one line, and the manual that it belongs to.
+    /// An empty page: its name in man, a description in one line, and its section of the manual.
     pub(super) fn new(name: &str, section: u8, about: &str) -> Self {
         let manual = match section {
             1 => "User commands",
             5 => "File formats",
             _ => "System administration",
         };
-        // The first line asks man for tbl(1), the second has words broken nowhere. No date: pages of one version are the
-        // same bytes whenever they are made.
+        // The first line asks man for tbl(1), the second turns hyphenation off. No date: pages of one version are
+        // always the same bytes.
         let title =
             format!("'\\\" t\n.nr HY 0\n.TH {} {section} \"\" \"{SOURCE}\" \"{manual}\"\n", name.to_uppercase());
         let mut page = Self { name: name.to_owned(), section, roff: title };
-        // Spaces are not stretched, which would bend what is to be pasted.
+        // Spaces are not stretched, which would change text that is to be pasted.
         page.control("ad", &["l"]);
         page.section("NAME");
         page.add(|roff| roff.text([roman(format!("{name} - {}", lower_first(about)))]));
@@ -63,13 +63,13 @@ impl Page {
         self.apart().line(text)
     }
 
-    /// A gap to what comes before, where a heading has not made one.
+    /// A gap before the next paragraph, unless a heading has made one.
     fn apart(&mut self) -> &mut Self {
         let last = self.roff.lines().next_back().unwrap_or_default();
         if last.starts_with(".SH") || last.starts_with(".SS") { self } else { self.control("PP", &[]) }
     }
 
-    /// A term and what it means. Paragraphs are separated by an empty line.
+    /// A term and its meaning. An empty line separates paragraphs.
     pub(super) fn item(&mut self, term: &str, text: &str) -> &mut Self {
         self.control("TP", &[]).line(term);
         for (index, paragraph) in text.split("\n\n").enumerate() {
@@ -81,13 +81,13 @@ impl Page {
         self
     }
 
-    /// Something in a list: after its number, or after a bullet.
+    /// An item of a list, after its number or after a bullet.
     pub(super) fn listed(&mut self, number: Option<&str>, text: &str) -> &mut Self {
         let mark = number.unwrap_or("\\(bu");
         self.control("IP", &[mark, "4"]).line(text)
     }
 
-    /// Lines that stay as they are.
+    /// Lines that are not filled.
     pub(super) fn example<'a>(&mut self, lines: impl IntoIterator<Item = &'a str>) -> &mut Self {
         self.apart().control("EX", &[]);
         for line in lines {
@@ -100,7 +100,7 @@ impl Page {
         self.control("EE", &[])
     }
 
-    /// A table. The last column takes what width there is, and its text is filled.
+    /// A table. The last column takes the remaining width, and its text is filled.
     pub(super) fn table(&mut self, head: &[&str], rows: &[Vec<&str>]) -> &mut Self {
         self.apart().control("TS", &[]);
         self.roff.push_str("nokeep;\n");
@@ -127,7 +127,7 @@ impl Page {
         }
     }
 
-    /// What clap writes of a table of commands.
+    /// The text that clap writes of a table of commands.
     pub(super) fn of_clap(&mut self, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> &mut Self {
         let mut written = Vec::new();
         render(&mut written).expect("writing to a vector does not fail");
@@ -151,7 +151,7 @@ impl Page {
     }
 }
 
-/// Text with its marks: what stands between `` ` `` or `**` in bold. A mark within the other is text.
+/// Text with its marks: the text within `` ` `` or `**` becomes bold. A mark within the other is text.
 fn marked(text: &str) -> Vec<Inline> {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut parts = Vec::new();
@@ -171,8 +171,8 @@ fn first_mark(text: &str) -> Option<(usize, &'static str)> {
     ["`", "**"].into_iter().filter_map(|mark| Some((text.find(mark)?, mark))).min()
 }
 
-/// What the library leaves to be said of characters that roff would make typographic ones of, and lines without content,
-/// which are a blank line on paper where somebody set a break twice.
+/// Corrects what the library leaves: characters that roff would replace with typographic ones, and empty lines, which
+/// become a blank line on paper if a break is set twice.
 fn clean(roff: &str) -> String {
     let mut text = String::new();
     let mut before = "";

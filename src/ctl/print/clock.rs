@@ -1,14 +1,14 @@
-//! Times as text, in the time zone of who reads.
+//! Writes times as text, in the reader's time zone.
 //!
-//! A calendar costs far more than a record, and events that follow each other mostly share their second: the text of
-//! the last second is kept.
+//! Calendar arithmetic costs far more than a record, and successive events usually share their second, so the text of
+//! the last second is cached.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// How times look.
+/// The style of times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
     /// `Nov 23 05:13:16`
@@ -22,7 +22,7 @@ pub(super) enum Style {
 }
 
 impl Style {
-    /// What stands before the fraction of the second, how many digits that has, and what stands behind it.
+    /// The text before the fraction of the second, the number of its digits, and the text after it.
     fn parts(self) -> (&'static str, usize, &'static str) {
         match self {
             Self::Short => ("%b %d %H:%M:%S", 0, ""),
@@ -31,6 +31,11 @@ impl Style {
             Self::Full => ("%a %Y-%m-%d %H:%M:%S.", 9, " %Z"),
         }
     }
+}
+
+/// A time as the calendar has it. Every 64-bit number of nanoseconds is in the calendar: the last is in 2554.
+pub(crate) fn timestamp(ns: u64) -> Timestamp {
+    Timestamp::from_nanosecond(i128::from(ns)).unwrap_or_default()
 }
 
 /// Turns times into text.
@@ -53,8 +58,7 @@ impl Clock {
         let (before, digits, after) = self.style.parts();
         let second = ns / SECOND_NS;
         if self.second != Some(second) {
-            // 2^64 nanoseconds end in the year 2554: every second is in the calendar.
-            let time = Timestamp::from_second(second.cast_signed()).unwrap_or_default().to_zoned(self.zone.clone());
+            let time = timestamp(second * SECOND_NS).to_zoned(self.zone.clone());
             self.before = time.strftime(before).to_string();
             self.after = time.strftime(after).to_string();
             self.second = Some(second);

@@ -1,18 +1,18 @@
-//! Bytes of a payload made fit for eyes and for JSON.
+//! Escapes payload bytes for terminals and for JSON.
 //!
-//! Enters: any bytes. Leaves: text without a control byte that a terminal would obey, or a JSON value. Nothing fails.
+//! Input: any bytes. Output: text without a control byte that a terminal would obey, or a JSON value. Nothing can fail.
 //!
-//! Most payloads are plain ASCII, so both ways in look at 32 bytes at once and copy them; only what follows the first
-//! other byte is looked at one by one.
+//! Most payloads are plain ASCII, so both functions check 32 bytes at once and copy them. Only the bytes after the
+//! first other byte are checked one by one.
 
 use std::io::Write;
 
 const STEP: usize = 32;
 
-/// How many bytes at the start are printable ASCII and none of `special`; rounded down to a multiple of the step
-/// except at the end.
+/// The number of bytes at the start that are printable ASCII and not in `special`, rounded down to a multiple of the
+/// step except at the end.
 fn plain_prefix(bytes: &[u8], special: [u8; 2]) -> usize {
-    // No early exit inside a step, so that the compiler can compare all its bytes at once.
+    // No early exit within a step, so that the compiler can compare all its bytes at once.
     let plain = |step: &[u8]| {
         step.iter()
             .fold(true, |all, &byte| all & ((0x20..0x7f).contains(&byte) & (byte != special[0]) & (byte != special[1])))
@@ -23,7 +23,7 @@ fn plain_prefix(bytes: &[u8], special: [u8; 2]) -> usize {
 /// Appends `bytes` with everything that a terminal would obey made visible: control characters and bytes that are not
 /// UTF-8 become `\x1b` and the like. Tabs stay; a line feed becomes `line_feed`.
 pub(crate) fn put_visible(out: &mut Vec<u8>, bytes: &[u8], line_feed: &[u8]) {
-    // No byte is special to a terminal beside the control bytes; repeat one that is not printable anyway.
+    // Apart from control bytes, no byte is special to a terminal. 0 is not printable anyway.
     let plain = plain_prefix(bytes, [0, 0]);
     out.extend_from_slice(&bytes[..plain]);
     for chunk in bytes[plain..].utf8_chunks() {
@@ -68,7 +68,7 @@ fn put_json_text(out: &mut Vec<u8>, text: &str, plain: usize) {
             '\n' => out.extend_from_slice(b"\\n"),
             '\r' => out.extend_from_slice(b"\\r"),
             '\t' => out.extend_from_slice(b"\\t"),
-            // Also DEL and C1, which JSON would allow: a terminal obeys them.
+            // Also DEL and C1, which JSON allows: a terminal obeys them.
             c if c.is_control() => {
                 write!(out, "\\u{:04x}", u32::from(c)).expect("a vector takes all that is written");
             }
@@ -85,7 +85,7 @@ pub(crate) fn visible(text: &str) -> String {
     String::from_utf8_lossy(&out).replace('\t', " ")
 }
 
-/// A JSON document as text for a terminal: serde_json leaves DEL and C1 in strings, which a terminal obeys.
+/// A JSON document as text for a terminal. serde_json leaves DEL and C1 in strings, which a terminal obeys.
 pub(crate) fn json_line(document: &serde_json::Value) -> String {
     let mut line = String::new();
     for c in document.to_string().chars() {
@@ -106,7 +106,7 @@ fn put_json_numbers(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b']');
 }
 
-/// Appends `number` in decimal digits. Quicker than the formatting machinery, and it stands in every event's line.
+/// Appends `number` in decimal digits. It is faster than the formatting machinery, and every event's line has one.
 pub(crate) fn put_decimal(out: &mut Vec<u8>, number: u64) {
     put_digits::<10>(out, number);
 }

@@ -1,23 +1,23 @@
-//! What an event says, as pairs of name and value under journalctl's names: what `json`, `verbose` and `export` print.
+//! Names what an event holds, as pairs of name and value with journalctl's names: what `json`, `verbose` and `export`
+//! print.
 //!
-//! A name that begins with an underscore is what the kernel vouches for. Fields that a client sent beside the payload
-//! may have any name, so one that is not plain, or that this file uses itself, is shown as `FIELD_...`: nobody forges a
-//! `_PID` that way.
+//! The kernel vouches for names that begin with an underscore. A client's own fields may have any name, so an unusual
+//! name, or one that this file uses itself, is shown as `FIELD_...`. A client cannot forge a `_PID` that way.
 
 use std::io::Write as _;
 
-use super::{EventView, LossView};
+use super::view::{EventView, LossView};
 use crate::pipeline::record::{Loss, Source, Transport};
 
-/// Takes a name and all its values, one in most cases.
+/// Takes a name and all its values, usually one.
 pub(super) type Take<'t> = dyn FnMut(&str, &[&[u8]]) + 't;
 
 /// Names that a client's field cannot take.
 const OWN_NAMES: [&str; 4] = ["MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "SYSLOG_PID"];
-/// Beginnings of names that a client's field cannot take.
+/// Prefixes of names that a client's field cannot take.
 const OWN_PREFIXES: [&str; 3] = ["_", "DBUF_", "FIELD_"];
 
-/// Makes names and values; keeps its buffers from one event to the next.
+/// Makes names and values. Reuses its buffers from one event to the next.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     scratch: Vec<u8>,
@@ -25,7 +25,7 @@ pub(super) struct Names {
     boot: Id,
 }
 
-/// An id in hexadecimal. It is the same from one event to the next, and 128 bits are slow to print.
+/// An id in hexadecimal, cached: it rarely changes, and 128 bits are slow to print.
 #[derive(Debug, Default)]
 struct Id {
     id: u128,
@@ -42,7 +42,7 @@ impl Id {
 }
 
 impl Names {
-    /// Gives `take` everything that is known of an event, the payload last.
+    /// Passes everything that is known of an event to `take`, the payload last.
     pub(super) fn event(&mut self, event: &EventView<'_>, take: &mut Take<'_>) {
         let record = &event.record;
         self.scratch.clear();
@@ -70,8 +70,8 @@ impl Names {
         take("MESSAGE", &[event.payload]);
     }
 
-    /// Gives `take` everything that is known of lost events. There is no `MESSAGE` and no `__SEQNUM`: nothing that
-    /// counts events counts this.
+    /// Passes everything that is known of lost events to `take`. There is no `MESSAGE` and no `__SEQNUM`, so that
+    /// programs do not count it as an event.
     pub(super) fn loss(&mut self, lost: &LossView<'_>, take: &mut Take<'_>) {
         let Loss { cause, events, bytes, first_ns, last_ns } = lost.loss;
         self.number(take, "__REALTIME_TIMESTAMP", lost.time_ns / 1000);
@@ -91,7 +91,7 @@ impl Names {
         if source.claimed_pid != 0 {
             self.number(take, "SYSLOG_PID", u64::from(source.claimed_pid));
         }
-        // Without a pid the kernel said nothing at all, and the user id 0 is not root's.
+        // Without a pid the kernel gave no credentials, and the user id 0 is not root's.
         if source.pid != 0 {
             self.number(take, "_PID", u64::from(source.pid));
             self.number(take, "_UID", u64::from(source.uid));
@@ -111,7 +111,7 @@ impl Names {
 
     fn number(&mut self, take: &mut Take<'_>, name: &str, number: u64) {
         self.scratch.clear();
-        super::put_decimal(&mut self.scratch, number);
+        super::escape::put_decimal(&mut self.scratch, number);
         take(name, &[&self.scratch]);
     }
 
@@ -122,7 +122,7 @@ impl Names {
     }
 }
 
-/// The fields beside the payload, those with one name together: journalctl shows them as an array.
+/// The client's fields, with all values of one name together: journalctl shows them as an array.
 fn client_fields<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>, transport: Transport, take: &mut Take<'_>) {
     let mut named: Vec<(String, &[u8])> = fields.map(|(name, value)| (shown_name(name, transport), value)).collect();
     // Stable: values of one name keep their order.

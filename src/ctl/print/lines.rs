@@ -1,4 +1,4 @@
-//! The formats for eyes: `short` and its kin, the heads of `verbose`, and the line that stands for lost events.
+//! Prints the formats for people: `short` and its variants, the heads of `verbose`, and the line for lost events.
 
 use super::{Cursor, EventView, LossView, Printer, priority, put_decimal, put_visible};
 use crate::pipeline::record::Source;
@@ -27,7 +27,7 @@ impl Printer {
         let columns = String::from_utf8_lossy(&out[start..]).chars().count();
         let color = if self.color { color_of(event.record.priority()) } else { b"" };
         out.extend_from_slice(color);
-        // A line feed at the end would only leave an empty line.
+        // A line feed at the end would only add an empty line.
         let text = event.payload.strip_suffix(b"\n").unwrap_or(event.payload);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
         self.indent.clear();
@@ -68,7 +68,7 @@ impl Printer {
     }
 }
 
-/// `tag[pid]`. Without a tag the command's name stands for it, as in journalctl.
+/// `tag[pid]`. Without a tag the command's name is used, as in journalctl.
 fn put_identity(out: &mut Vec<u8>, source: &Source<'_>) {
     let name = match (source.tag, source.comm) {
         (b"", b"") => b"unknown",

@@ -1,43 +1,26 @@
-//! Events and losses as text: one [`Printer`] for all formats.
+//! Prints events and losses as text: one [`Printer`] for all formats.
 //!
-//! Enters: borrowed views of what a segment holds. Leaves: bytes appended to one reused buffer. Nothing fails.
+//! Input: borrowed views of what a segment holds. Output: bytes appended to one reused buffer. Nothing can fail.
 //!
-//! What a payload, a tag or a field holds was chosen by a client. On a terminal no control byte of it is obeyed, in any
-//! format; to a pipe `cat`, `raw`, `json` and `export` give the bytes as they are (JSON in its own escapes), while the
-//! formats for eyes make them visible there too.
+//! Clients choose what payloads, tags and fields contain. A terminal never gets a control byte of them, in any format.
+//! A pipe gets the bytes unchanged from `cat`, `raw`, `json` and `export` (in JSON's own escapes), while the formats
+//! for people make control bytes visible there, too.
 
-mod clock;
+pub(crate) mod clock;
 pub(crate) mod escape;
 mod fields;
+mod format;
 mod lines;
+mod view;
 
-use super::args::Format;
 use super::select::{Cursor, priority};
-use crate::pipeline::record::{Loss, Record, Source};
 use clock::{Clock, Style};
 use escape::{put_decimal, put_json, put_visible};
+pub(crate) use format::{Format, FormatArgs};
 use jiff::tz::TimeZone;
+pub(crate) use view::{EventView, LossView};
 
-/// An event that is to be printed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct EventView<'a> {
-    pub(crate) cursor: Cursor,
-    pub(crate) boot: u128,
-    pub(crate) record: Record<'a>,
-    /// The whole payload, pieces joined.
-    pub(crate) payload: &'a [u8],
-    pub(crate) source: Source<'a>,
-}
-
-/// Events that are not there, to be printed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LossView<'a> {
-    pub(crate) time_ns: u64,
-    pub(crate) loss: Loss,
-    pub(crate) source: Source<'a>,
-}
-
-/// Gives `take` all names under which an event is printed, each with its values.
+/// Passes all names under which an event is printed to `take`, each with its values.
 pub(crate) fn names(event: &EventView<'_>, take: &mut dyn FnMut(&str, &[&[u8]])) {
     fields::Names::default().event(event, take);
 }
@@ -46,11 +29,11 @@ pub(crate) fn names(event: &EventView<'_>, take: &mut dyn FnMut(&str, &[&[u8]]))
 #[derive(Debug)]
 pub(crate) struct Printer {
     format: Format,
-    /// Standard output is a terminal, which obeys control bytes.
+    /// Whether standard output is a terminal, which obeys control bytes.
     terminal: bool,
     color: bool,
     clock: Clock,
-    /// A line feed and the spaces under the prefix, for the second and later lines of a payload.
+    /// A line feed and the spaces under the prefix, for all lines of a payload after the first.
     indent: Vec<u8>,
     names: fields::Names,
 }
@@ -93,7 +76,7 @@ impl Printer {
         }
     }
 
-    /// Appends what is known of events that are not there. `cat` and `raw` show payloads, and there is none.
+    /// Appends a loss. `cat` and `raw` show payloads, and a loss has none.
     pub(crate) fn loss(&mut self, out: &mut Vec<u8>, lost: &LossView<'_>) {
         match self.format {
             Format::Cat | Format::Raw => {}
@@ -117,7 +100,7 @@ impl Printer {
 }
 
 fn json_member(out: &mut Vec<u8>, name: &str, values: &[&[u8]]) {
-    // Names are fixed, or made of capitals, digits and underscores: nothing to escape.
+    // Names are fixed, or consist of capitals, digits and underscores: nothing to escape.
     out.push(b'"');
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b"\":");
@@ -152,11 +135,11 @@ fn verbose_field(out: &mut Vec<u8>, name: &str, values: &[&[u8]]) {
     }
 }
 
-/// `NAME=value` where the value is text without control characters; else the name, the length as 64 bits
-/// little-endian, the value.
+/// Writes `NAME=value` if the value is text without control characters; otherwise the name, the length as 64 bits
+/// little-endian, and the value.
 ///
-/// systemd-journal-remote complains about each double underscore that it does not know: the full time goes under a name
-/// that it stores, and the sequence is in the cursor.
+/// systemd-journal-remote warns about each unknown double underscore. So the full time gets a name that it stores, and
+/// the sequence is in the cursor.
 fn export_field(out: &mut Vec<u8>, name: &str, values: &[&[u8]], terminal: bool) {
     let name = match name {
         "__SEQNUM" => return,

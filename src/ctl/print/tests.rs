@@ -1,5 +1,5 @@
 use super::*;
-use crate::pipeline::record::{Cause, Event, Transport, put_field};
+use crate::pipeline::record::{Cause, Event, Loss, Record, Source, Transport, put_field};
 use serde_json::{Value, json};
 
 const TIME_NS: u64 = 1_795_410_796_123_456_789;
@@ -185,7 +185,7 @@ fn verbose_names_the_cursor_and_every_field() {
 }
 
 #[test]
-fn a_loss_is_seen_by_eyes_and_programs_and_never_taken_for_an_event() {
+fn a_loss_is_printed_for_people_and_programs_and_never_as_an_event() {
     assert_eq!(loss(Format::Short), "-- Nov 23 05:13:16 3 events of app[7] lost (too_big) --\n");
     assert_eq!(loss(Format::Cat), "");
     assert_eq!(loss(Format::Raw), "");

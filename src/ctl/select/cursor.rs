@@ -1,6 +1,6 @@
-//! Cursors: the place of one event, good for as long as the event is kept, across rotation and copies of the files.
+//! Names the place of one event. It stays valid as long as the event exists, across rotation and copies of the files.
 //!
-//! `s=STREAM;n=SEQUENCE`, both hexadecimal: the stream is the random id that all segments of a directory carry.
+//! `s=STREAM;n=SEQUENCE`, both hexadecimal. The stream is the random id that all segments of a directory share.
 
 use std::fmt;
 use std::str::FromStr;
@@ -35,7 +35,7 @@ impl FromStr for Cursor {
                 sequence: u64::from_str_radix(sequence, 16).ok()?,
             })
         };
-        let wrong = || format!("'{}' is no cursor; take one from __CURSOR of '-o json'", text.escape_default());
+        let wrong = || format!("'{}' is not a cursor; take one from __CURSOR of '-o json'", text.escape_default());
         parts().ok_or_else(wrong)
     }
 }

@@ -1,12 +1,14 @@
-//! Which events are wanted: the filters of `cat` and `tail`.
+//! Selects events: the filters of `cat` and `tail`.
 //!
-//! Enters: what was typed, then borrowed records. Leaves: yes or no, and the ranges of time and sequence outside which
-//! nothing needs to be read at all. What can fail: what was typed.
+//! Input: what was typed, then borrowed records. Output: yes or no, and the ranges of time and sequence outside which
+//! nothing has to be read. Failures: what was typed.
 
+mod args;
 pub(crate) mod cursor;
 pub(crate) mod priority;
 pub(crate) mod when;
 
+pub(crate) use args::SelectionArgs;
 pub(crate) use cursor::Cursor;
 
 use std::ops::RangeInclusive;
@@ -15,11 +17,11 @@ use std::os::unix::ffi::OsStrExt;
 use jiff::Zoned;
 use regex::bytes::{Regex, RegexBuilder};
 
-use super::args::{Boot, SelectionArgs, parse_id};
 use super::failure::Failure;
 use super::print::{self, EventView};
+use super::values::{Boot, parse_id};
 use crate::pipeline::record::{Record, Source};
-use crate::pipeline::store::scan::Event;
+use crate::pipeline::store::scan::{Event, Wanted};
 
 /// The suffixes of systemd's unit types; a name without one is a service.
 const UNIT_TYPES: [&str; 11] = [
@@ -36,6 +38,9 @@ const UNIT_TYPES: [&str; 11] = [
     ".device",
 ];
 
+/// The pieces of an over-long line stand before its end, so reading begins this much before the first wanted event.
+const PIECES_NS: u64 = 1_000_000_000;
+
 /// Which events are wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
@@ -43,14 +48,14 @@ pub(crate) struct Selection {
     pub(crate) time_ns: RangeInclusive<u64>,
     /// The lowest sequence.
     pub(crate) first_sequence: u64,
-    /// The event behind which losses are of interest: they have no sequence of their own. 0: all are.
+    /// Losses before this event are not shown; they have no sequence of their own. 0: all are shown.
     pub(crate) losses_behind: u64,
     /// The stream that a cursor named.
     pub(crate) stream: Option<u128>,
     /// The boot.
     pub(crate) boot: Option<u128>,
     priority: Option<RangeInclusive<u8>>,
-    who: Who,
+    senders: Senders,
     grep: Option<Regex>,
     /// Names, and the values of which an event must have one.
     fields: Vec<(String, Vec<Vec<u8>>)>,
@@ -58,7 +63,7 @@ pub(crate) struct Selection {
 
 /// Filters on the sender. Each list is empty if it does not matter.
 #[derive(Clone, Debug, Default)]
-struct Who {
+struct Senders {
     tags: Vec<Vec<u8>>,
     units: Vec<Unit>,
     pids: Vec<u32>,
@@ -72,17 +77,17 @@ enum Unit {
 }
 
 impl Selection {
-    /// Understands what was typed at the time `now`.
+    /// Parses what was typed at the time `now`.
     ///
     /// # Errors
-    /// [`Failure::Usage`] for what cannot be understood.
+    /// [`Failure::Usage`] for what cannot be parsed.
     pub(crate) fn new(args: &SelectionArgs, now: &Zoned) -> Result<Self, Failure> {
         let time = |text: &Option<String>, name: &str| {
             let parsed = text.as_deref().map(|text| when::parse(text, now)).transpose();
             parsed.map_err(|error| Failure::Usage(format!("{name}: {error}")))
         };
         let since = time(&args.since, "--since")?.unwrap_or(0);
-        // Journal times have microseconds: a time copied from one stands for the whole of it.
+        // Journal times have microseconds: a time copied from one includes the whole microsecond.
         let until = time(&args.until, "--until")?.map_or(u64::MAX, |ns| if ns % 1000 == 0 { ns + 999 } else { ns });
         if since > until {
             return Err(Failure::Usage(
@@ -103,7 +108,7 @@ impl Selection {
             stream: args.cursor.map(|cursor| cursor.stream),
             boot,
             priority: args.priority.clone(),
-            who: Who {
+            senders: Senders {
                 tags: args.tag.iter().map(|tag| tag.as_bytes().to_vec()).collect(),
                 units: args.unit.iter().map(|text| unit(text)).collect::<Result<_, _>>()?,
                 pids: args.pid.clone(),
@@ -114,7 +119,7 @@ impl Selection {
         })
     }
 
-    /// Whether a point to begin at was given: then `--follow` shows all from there, and not the last few.
+    /// Whether the filters name a start: then `--follow` shows everything from there, and not only the last events.
     pub(crate) fn has_beginning(&self) -> bool {
         *self.time_ns.start() > 0 || self.first_sequence > 0
     }
@@ -127,7 +132,7 @@ impl Selection {
             && (self.fields.is_empty() || self.finds_fields(event, payload))
     }
 
-    /// Whether it has each field that is asked for, under the names by which it is printed.
+    /// Whether it has each requested field, under the names that are printed.
     fn finds_fields(&self, event: &Event<'_>, payload: &[u8]) -> bool {
         let cursor = Cursor { stream: event.stream_id, sequence: event.sequence.unwrap_or(0) };
         let (boot, record, source) = (event.boot_id, event.record, event.source);
@@ -140,29 +145,38 @@ impl Selection {
         found.into_iter().all(|found| found)
     }
 
-    /// The cheapest questions come first, the text last.
+    /// The cheapest tests come first, the text last.
     #[inline]
     fn wants(&self, sequence: u64, record: &Record<'_>, source: &Source<'_>, payload: &[u8]) -> bool {
         self.time_ns.contains(&record.time_ns)
             && sequence >= self.first_sequence
             && self.priority.as_ref().is_none_or(|range| range.contains(&record.priority()))
-            && self.who.includes(source)
+            && self.senders.includes(source)
             && self.grep.as_ref().is_none_or(|regex| regex.is_match(payload))
+    }
+
+    /// What has to be read at all: from the sequence `read_from` on, of the senders that `source` accepts.
+    pub(crate) fn wanted<'w>(&self, read_from: u64, source: &'w dyn Fn(&Source<'_>) -> bool) -> Wanted<'w> {
+        Wanted {
+            from_sequence: read_from,
+            from_ns: self.time_ns.start().saturating_sub(PIECES_NS),
+            until_ns: Some(*self.time_ns.end()),
+            source: Some(source),
+        }
     }
 
     /// Whether a sender is wanted.
     pub(crate) fn wants_source(&self, source: &Source<'_>) -> bool {
-        self.who.includes(source)
+        self.senders.includes(source)
     }
 
-    /// Whether a loss is wanted: if one of the lost events might have been. What they said and how important they were
-    /// nobody knows.
+    /// Whether a loss is wanted: yes if one of the lost events might have been. Their text and priority are unknown.
     pub(crate) fn wants_loss(&self, time_ns: u64, source: &Source<'_>) -> bool {
-        self.time_ns.contains(&time_ns) && self.who.includes(source)
+        self.time_ns.contains(&time_ns) && self.senders.includes(source)
     }
 }
 
-impl Who {
+impl Senders {
     #[inline]
     fn includes(&self, source: &Source<'_>) -> bool {
         (self.tags.is_empty() || self.tags.iter().any(|tag| tag == source.tag))
@@ -195,7 +209,7 @@ fn unit(text: &str) -> Result<Unit, Failure> {
     built.map(Unit::Pattern).map_err(|error| Failure::Usage(format!("--unit: '{text}': {}", first_line(&error))))
 }
 
-/// The values that are asked for under each name.
+/// The requested values of each name.
 fn by_name(fields: &[(String, Vec<u8>)]) -> Vec<(String, Vec<Vec<u8>>)> {
     let mut by_name: Vec<(String, Vec<Vec<u8>>)> = Vec::new();
     for (name, value) in fields {
@@ -207,16 +221,16 @@ fn by_name(fields: &[(String, Vec<u8>)]) -> Vec<(String, Vec<Vec<u8>>)> {
     by_name
 }
 
-/// As in journalctl, a pattern without a capital letter does not care about case.
+/// As in journalctl, a pattern without a capital letter ignores case.
 fn grep(pattern: &str) -> Result<Regex, Failure> {
     let built = RegexBuilder::new(pattern).case_insensitive(!pattern.chars().any(char::is_uppercase)).build();
     built.map_err(|error| {
         let shown = pattern.escape_default();
-        Failure::Usage(format!("--grep: '{shown}' is no regular expression: {}", first_line(&error)))
+        Failure::Usage(format!("--grep: '{shown}' is not a regular expression: {}", first_line(&error)))
     })
 }
 
-/// The regex crate draws its errors over several lines; the last says what is wrong.
+/// The regex crate spreads its errors over several lines; the last says what is wrong.
 fn first_line(error: &regex::Error) -> String {
     let text = error.to_string();
     text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()

@@ -1,8 +1,8 @@
-//! Priorities by name or number, alone or as a range, as journalctl takes them.
+//! Parses priorities by name or number, alone or as a range, as journalctl does.
 
 use std::ops::RangeInclusive;
 
-/// The names of the priorities, in order; what stands behind each is also understood.
+/// The names of the priorities in order, each with its other names.
 const NAMES: [(&str, &[&str]); 8] = [
     ("emerg", &["emergency", "panic"]),
     ("alert", &[]),
@@ -30,14 +30,13 @@ pub(crate) fn parse(text: &str) -> Result<u8, String> {
     let number = || text.parse::<u8>().ok().filter(|number| *number < 8);
     by_name.map(|index| index as u8).or_else(number).ok_or_else(|| {
         format!(
-            "'{}' is no priority; it is 0..7 or emerg, alert, crit, err, warning, notice, info, debug",
+            "'{}' is not a priority; allowed: 0..7 or emerg, alert, crit, err, warning, notice, info, debug",
             text.escape_default()
         )
     })
 }
 
-/// The priorities that `text` names: `A..B` in either order, or one that stands for itself and all that are more
-/// important.
+/// The priorities that `text` names: `A..B` in either order, or one priority for itself and all more important ones.
 ///
 /// # Errors
 /// One line with what is allowed.

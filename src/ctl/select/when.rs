@@ -1,10 +1,10 @@
-//! Points in time as people write them, the way `systemd.time(7)` and journalctl read them.
+//! Parses points in time as `systemd.time(7)` and journalctl do.
 //!
-//! Enters: text and the present moment in a time zone. Leaves: nanoseconds of the wall clock. What can fail: the text.
+//! Input: text and the present time in a time zone. Output: nanoseconds of the wall clock. Failures: the text.
 //!
 //! `now` `today` `yesterday` `tomorrow` · `@SECONDS` · `-10min` `+3h30min` `2 days ago` · `2026-11-23` `11:12`
-//! `2026-11-23 11:12:13.5` `Mon 2026-11-23 11:12` · any of the absolute ones with a zone: `UTC`, `Europe/Berlin`, or an
-//! offset as in `2026-11-23T11:12:13+01:00`.
+//! `2026-11-23 11:12:13.5` `Mon 2026-11-23 11:12` · any of the absolute forms with a zone: `UTC`, `Europe/Berlin`, or
+//! an offset as in `2026-11-23T11:12:13+01:00`.
 
 use jiff::civil::{Date, DateTime, Time, Weekday};
 use jiff::tz::TimeZone;
@@ -13,13 +13,14 @@ use jiff::{SignedDuration, Timestamp, ToSpan, Zoned};
 const EXAMPLES: &str =
     "try '2026-11-23 11:12', '11:12', '-10min', '2 days ago', today, yesterday, now or '@1395716396'";
 
-/// The point in time that `text` names, seen from `now`, in nanoseconds of the wall clock. Before 1970 is 1970.
+/// The point in time that `text` names, relative to `now`, in nanoseconds of the wall clock. Times before 1970 become
+/// 1970.
 ///
 /// # Errors
 /// One line that says what is wrong and what would be right.
 pub(crate) fn parse(text: &str, now: &Zoned) -> Result<u64, String> {
     let found = relative(text, now).or_else(|| absolute(text, now));
-    let time = found.ok_or_else(|| format!("'{}' is no point in time; {EXAMPLES}", text.escape_default()))?;
+    let time = found.ok_or_else(|| format!("'{}' is not a point in time; {EXAMPLES}", text.escape_default()))?;
     Ok(u64::try_from(time.as_nanosecond()).unwrap_or(0))
 }
 
@@ -93,7 +94,7 @@ fn relative(text: &str, now: &Zoned) -> Option<Timestamp> {
     };
     let span = parse_span(span)?;
     let now = now.timestamp();
-    // Out of the calendar's range means as far back, or ahead, as can be.
+    // Beyond the calendar's range, the earliest or latest time is used.
     Some(if past { now.saturating_sub(span).ok()? } else { now.saturating_add(span).ok()? })
 }
 
@@ -136,11 +137,11 @@ fn civil(text: &str, now: &Zoned) -> Option<Timestamp> {
 }
 
 fn date_time(text: &str, today: Date) -> Option<DateTime> {
-    // The parser of times would also take the time out of a date with one.
+    // The time parser would also extract the time from a text with a date.
     if !text.contains('-') {
         return text.parse::<Time>().ok().map(|time| today.to_datetime(time));
     }
-    // A year of two digits is one of this century.
+    // A year of two digits is in this century.
     let long = text.as_bytes().get(2).filter(|&&byte| byte == b'-').map(|_| format!("20{text}"));
     let text = long.as_deref().unwrap_or(text);
     text.parse::<DateTime>().ok().or_else(|| text.parse::<Date>().ok().map(DateTime::from))

@@ -3,9 +3,11 @@
 //! Enters: the `data` of the daemon's reply, one JSON object whose names people rely on. Leaves: text. What can fail:
 //! asking. What the daemon does not say (an older one, or one without `stats.enabled`) is left out, never invented.
 
+mod args;
 mod prometheus;
 mod table;
 
+pub(super) use args::StatsArgs;
 pub(super) use table::{bytes as bytes_for_eyes, count as count_for_eyes};
 
 use std::path::Path;
@@ -14,7 +16,6 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::args::StatsArgs;
 use super::context::Context;
 use super::daemon::{self, ANSWER_TIMEOUT};
 use super::output::Output;

@@ -117,6 +117,12 @@ impl Memory {
         self.memory.keep(store, &name.to_string());
     }
 
+    /// The memory, for a test that takes the part of the next process.
+    #[cfg(test)]
+    pub(super) fn descriptor(&self) -> OwnedFd {
+        self.memory.descriptor().try_clone_to_owned().expect("a descriptor")
+    }
+
     fn words(&self) -> &[AtomicU64] {
         self.memory.words()
     }

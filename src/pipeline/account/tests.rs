@@ -17,22 +17,27 @@ fn spot() -> PublishPosition {
 
 /// An account, and what outlives it.
 fn account() -> (Arc<Account>, OwnedFd) {
-    let (memory, descriptor) = Memory::new(3, 0).unwrap();
+    let memory = Memory::new(3, 0).unwrap();
+    let descriptor = memory.descriptor();
     let account = Account::over(memory);
     account.belongs_to(7, 100, 1);
     (Arc::new(account), descriptor)
 }
 
+fn inherit(memory: &OwnedFd) -> Option<Memory> {
+    Memory::inherit(memory.try_clone().unwrap())
+}
+
 /// What the next process finds, and the one after it, which asks nobody any more.
 fn next_process(memory: &OwnedFd, was_published: bool) -> Arc<Account> {
-    let found = Memory::from_previous(memory).unwrap();
-    found.settle(&|asked| {
+    let found = inherit(memory).unwrap();
+    found.resolve(&|asked| {
         assert_eq!(asked.to_words(), spot().to_words());
         was_published
     });
     let rows = Account::over(found).rows();
-    let again = Memory::from_previous(memory).unwrap();
-    again.settle(&|_| panic!("asked again"));
+    let again = inherit(memory).unwrap();
+    again.resolve(&|_| panic!("asked again"));
     let account = Account::over(again);
     assert_eq!(account.rows(), rows);
     Arc::new(account)
@@ -301,8 +306,8 @@ fn more_writers_than_before_take_over_all_figures() {
     reader.persisted(104, 77);
     let (rows, totals) = (account.rows(), account.totals());
     drop((reader, account));
-    let (memory, _new) = Memory::new(9, 1).unwrap();
-    memory.take_over(&Memory::from_previous(&old).unwrap());
+    let memory = Memory::new(9, 1).unwrap();
+    memory.take_over(&inherit(&old).unwrap());
     let account = Arc::new(Account::over(memory));
     assert_eq!((account.rows(), account.totals()), (rows, totals));
     assert_eq!(account.statement().since, Some((1, 100)));
@@ -343,21 +348,21 @@ fn what_is_found_in_memory_without_its_account_is_counted_as_received_and_nothin
 
 #[test]
 fn memory_of_another_version_or_without_sense_is_refused() {
-    let (_, memory) = Memory::new(3, 0).unwrap();
+    let memory = Memory::new(3, 0).unwrap().descriptor();
     let damaged = |at: usize, value: u64| {
-        let words = crate::sys::words::Words::of_sparse_memory(memory.as_fd(), 16).unwrap();
+        let words = crate::sys::words::Words::of_sparse_memory(std::os::fd::AsFd::as_fd(&memory), 16).unwrap();
         // Relaxed: nobody else has it.
         let before = words.all()[at].swap(value, Relaxed);
-        let is_refused = Memory::from_previous(&memory).is_none();
+        let is_refused = inherit(&memory).is_none();
         words.all()[at].store(before, Relaxed);
         is_refused
     };
-    for (at, value) in [(0, 1), (1, 2), (2, 0), (2, 1), (2, 66), (2, 65), (2, u64::MAX)] {
+    for (at, value) in [(0, 1), (1, 3), (2, 0), (2, 1), (2, 66), (2, 65), (2, u64::MAX)] {
         assert!(damaged(at, value), "word {at} is {value}");
     }
     assert!(!damaged(3, 9));
     let empty = tempfile::tempfile().unwrap().into();
-    assert!(Memory::from_previous(&empty).is_none());
+    assert!(inherit(&empty).is_none());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::config::settings::Storage;
+use crate::options::Storage;
 use crate::pipeline::buffer;
 use crate::pipeline::histogram::Histogram;
 use crate::pipeline::pulse::Pulse;

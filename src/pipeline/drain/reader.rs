@@ -9,7 +9,7 @@ use super::batch_summary::{BatchSummary, Sizes, records};
 use super::handle::{Command, Measured, Old, Reply, Settings, Stopped};
 use super::losses::{Losses, READER_RUN};
 use super::syncs::Syncs;
-use crate::config::settings::WhenFull;
+use crate::options::WhenFull;
 use crate::pipeline::account::{ReaderRecorder, Tally};
 use crate::pipeline::buffer;
 use crate::pipeline::counters::Counters;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::config::settings::{Config, SyncPolicy, WhenFull};
+use crate::options::{Storage, SyncPolicy, WhenFull};
 use crate::pipeline::account::{Identity, Tally};
 use crate::pipeline::buffer::{DoubleBuffer, Writer};
 use crate::pipeline::progress::want;
@@ -118,8 +118,7 @@ impl Rig {
 
     fn counting(disk: Arc<dyn Disk>, counters: Arc<Counters>, change: impl FnOnce(&mut Settings)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut storage = Config::default().storage;
-        storage.directory = folder.path().join("segments");
+        let mut storage = Storage { directory: folder.path().join("segments"), ..Storage::default() };
         (storage.retain, storage.min_free, storage.sync) = (None, None, SyncPolicy::Never);
         let mut settings = Settings { storage, linger: Duration::ZERO, measure: true };
         change(&mut settings);
@@ -281,15 +280,14 @@ fn a_disk_that_refuses_to_the_end_costs_a_counted_loss_and_not_the_exit() {
 /// A life of a reader over memory that outlives it.
 fn life(memory: &std::os::fd::OwnedFd, disk: Arc<MoodyDisk>, directory: &Path) -> (DoubleBuffer, Arc<Counters>, Drain) {
     let options = buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 };
-    let (buffer, reader, has_previous) = match DoubleBuffer::of_predecessor(memory, 2) {
+    let (buffer, reader, has_previous) = match DoubleBuffer::of_previous(memory, 2) {
         Ok(heritage) => (heritage.buffer, heritage.reader, true),
         Err(_) => {
             let (buffer, reader) = DoubleBuffer::in_memory(&options, 1, memory).unwrap();
             (buffer, reader, false)
         }
     };
-    let mut storage = Config::default().storage;
-    storage.directory = directory.to_owned();
+    let mut storage = Storage { directory: directory.to_owned(), ..Storage::default() };
     (storage.retain, storage.min_free, storage.sync) = (None, None, SyncPolicy::Never);
     storage.when_full = WhenFull::Wait;
     let counters = Arc::new(Counters::new(1).unwrap());

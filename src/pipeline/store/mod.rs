@@ -31,7 +31,7 @@ mod tests;
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::config::settings::{Storage, SyncPolicy, WhenFull};
+use crate::options::{Storage, SyncPolicy, WhenFull};
 use crate::sync::{Arc, thread};
 use appender::{Active, Stream};
 pub use disk::{Disk, RealDisk};

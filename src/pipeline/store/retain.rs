@@ -13,7 +13,7 @@ use super::disk::{self, Disk, Space};
 use super::name::{Name, State};
 use super::scan::segment::{Batch, Segment, Step};
 use super::status::Status;
-use crate::config::settings::{Amount, Storage};
+use crate::options::{Amount, Storage};
 use crate::sync::Arc;
 use crate::sys::clock;
 

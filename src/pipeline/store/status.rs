@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::WriteError;
-use crate::config::settings::SyncPolicy;
+use crate::options::SyncPolicy;
 use crate::sync::{Mutex, MutexGuard, lock};
 
 /// A call to the disk that takes longer than this is a stall.

@@ -23,7 +23,7 @@ use super::disk::DiskFile;
 use super::name::Name;
 use super::retain::Limits;
 use super::status::Status;
-use crate::config::settings::{Storage, SyncPolicy};
+use crate::options::{Storage, SyncPolicy};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, lock};
 use group_commit::GroupCommit;
 

@@ -15,7 +15,7 @@ use super::name::{Name, State};
 use super::status::Caller;
 use super::sync_queue::{Job, Lost, Shared, Tracked};
 use super::{repair, retain};
-use crate::config::settings::SyncPolicy;
+use crate::options::SyncPolicy;
 
 /// The most generations that are named as lost at once.
 const LOST_NAMED_MAX: usize = 4096;

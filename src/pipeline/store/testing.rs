@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::scan::{self, Directory, Item, Wanted};
 use super::{BatchView, RunView};
-use crate::config::settings::{Storage, SyncPolicy, WhenFull};
+use crate::options::{Storage, SyncPolicy, WhenFull};
 use crate::pipeline::record::{Event, Kind, Loss, Record, Source, encode_lines, encode_loss, encode_source};
 
 /// A batch that owns its bytes.

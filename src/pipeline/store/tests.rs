@@ -19,7 +19,7 @@ use super::name::{Name, State};
 use super::scan::{Directory, Follower, Wanted, verify};
 use super::testing::{TestBatch, directory, read, storage, text};
 use super::*;
-use crate::config::settings::Amount;
+use crate::options::Amount;
 use crate::sync::{Condvar, Mutex};
 
 /// What the store has said of durability.

@@ -150,9 +150,6 @@ mod tests {
 
     const POSITION: [u64; 2] = [9, 3 << 32 | 64];
 
-    /// A step of the table, by the process that publishes.
-    type Step = fn(&PublishNote<'_, 2>);
-
     fn position() -> PublishPosition {
         PublishPosition::from_words(POSITION).unwrap()
     }
@@ -209,8 +206,8 @@ mod tests {
     fn an_aborted_note_changes_nothing_and_the_next_one_counts() {
         let memory: Vec<AtomicU64> = [0, 0, 0, 0, 1, 10].map(AtomicU64::new).into();
         let note = PublishNote::<2>::new(&memory);
-        let steps: [Step; 2] = [|note| note.prepare(position(), [2, 20]), PublishNote::abort];
-        steps.iter().for_each(|step| step(&note));
+        note.prepare(position(), [2, 20]);
+        note.abort();
         assert_eq!(note.values(), [1, 10]);
         note.prepare(position(), [3, 30]);
         assert_eq!(note.resolve(&|_| true, |_| ()).values, [3, 30]);

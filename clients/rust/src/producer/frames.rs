@@ -4,12 +4,12 @@
 //! thread, which is never made to wait here. What can fail: the connection; then all that is not acknowledged is still in the
 //! memory, and the next WELCOME says what need not be sent again.
 
+use std::io;
 use std::time::Instant;
 
+use super::Book;
 use super::clock::Moment;
 use super::connection::Connection;
-use super::link::Link;
-use super::{Book, Producer};
 use crate::wire::{Event, Frame, Head, Level, Welcome, feature};
 use dbuf_wire::ring::record::{self, Stamp};
 use dbuf_wire::ring::{Found, RingProducer};
@@ -156,6 +156,29 @@ impl Framed {
         }
     }
 
+    /// Writes as many frames as the connection takes without waiting; none before the conversation is open.
+    pub(super) fn write(
+        &mut self,
+        ring: &RingProducer,
+        book: &mut Book,
+        opened: &Moment,
+        sync_goal: u64,
+    ) -> io::Result<()> {
+        while self.phase == Phase::Open {
+            if self.is_written() {
+                self.gather(ring, book, opened, sync_goal);
+            }
+            if self.is_written() {
+                break;
+            }
+            match self.connection.send(&self.outgoing[self.written..])? {
+                0 => break,
+                sent => self.written += sent,
+            }
+        }
+        Ok(())
+    }
+
     fn add(&mut self, ring: &RingProducer, found: &Found, book: &mut Book, opened: &Moment) {
         ring.copy_body(found, &mut self.body);
         self.at = found.end;
@@ -174,29 +197,5 @@ impl Framed {
         let fields = if takes_fields { event.fields } else { &[] };
         self.told = self.number;
         Event { time_ns, fields, sequence: self.number, ..event }.encode(&mut self.outgoing);
-    }
-}
-
-impl Producer {
-    /// Writes what can be written, and takes in what has come; where the link is frames.
-    pub(super) fn pump(&mut self) {
-        self.hear();
-        loop {
-            let Link::Framed(framed) = &mut self.link else { return };
-            if framed.phase != Phase::Open {
-                return;
-            }
-            if framed.is_written() {
-                framed.gather(&self.ring, &mut self.book, &self.opened, self.sync_goal);
-            }
-            if framed.is_written() {
-                return;
-            }
-            match framed.connection.send(&framed.outgoing[framed.written..]) {
-                Ok(0) => return,
-                Ok(sent) => framed.written += sent,
-                Err(error) => return self.end_after_hearing(format!("the connection to dbufd failed: {error}")),
-            }
-        }
     }
 }

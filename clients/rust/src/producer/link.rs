@@ -69,7 +69,7 @@ impl Producer {
     }
 
     /// The same, but waits so long for the answer to a connection that is made now.
-    pub(super) fn tend_for(&mut self, patience: Duration) {
+    pub(super) fn tend_for(&mut self, timeout: Duration) {
         if self.renew_after_fork().is_err() {
             return;
         }
@@ -78,7 +78,7 @@ impl Producer {
                 let now = Instant::now();
                 if now >= self.retry_at {
                     self.connect(now);
-                    self.shake_hands(patience);
+                    self.shake_hands(timeout);
                 }
             }
             Link::Framed(framed) if framed.phase != Phase::Open => self.shake_hands(Duration::ZERO),
@@ -123,6 +123,15 @@ impl Producer {
         }
     }
 
+    /// Takes in what has come, and writes what can be written, if the link is frames.
+    pub(super) fn pump(&mut self) {
+        self.hear();
+        let Link::Framed(framed) = &mut self.link else { return };
+        if let Err(error) = framed.write(&self.ring, &mut self.book, &self.opened, self.sync_goal) {
+            self.end_after_hearing(format!("the connection to dbufd failed: {error}"));
+        }
+    }
+
     fn connect(&mut self, now: Instant) {
         self.retry_at = now + self.retry;
         self.retry = (self.retry * 2).min(RETRY_MAX);
@@ -153,8 +162,8 @@ impl Producer {
     }
 
     /// Goes on until the link is made, or fails; waits for the daemon at most so long.
-    fn shake_hands(&mut self, patience: Duration) {
-        let deadline = Instant::now() + patience;
+    fn shake_hands(&mut self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
         loop {
             self.hear();
             let Link::Framed(framed) = &self.link else { return };

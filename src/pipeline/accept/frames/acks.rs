@@ -313,8 +313,10 @@ mod tests {
         let span = |generation, sequences| Span { generations: (generation, generation), sequences };
         assert_eq!(pending, [span(1, (1, 4)), span(2, (5, 9))]);
         let mut after = Acks::resumed(Level::Durable, pending);
-        step(&mut after, 3, 2, 9, &[]);
+        step(&mut after, 2, 1, 9, &[]);
         assert_eq!(due(&mut after), [(Level::Durable, 0)]);
+        step(&mut after, 3, 2, 9, &[]);
+        assert_eq!(due(&mut after), [(Level::Durable, 4)], "each span by its own generation");
         step(&mut after, 3, 3, 9, &[]);
         assert_eq!(due(&mut after), [(Level::Durable, 9)]);
         let mut idle = Acks::resumed(Level::Persisted, []);

@@ -326,10 +326,15 @@ fn what_was_accepted_before_is_a_duplicate_and_not_stored_again() {
 fn a_refused_event_is_remembered_once_the_record_that_names_it_is_published() {
     let too_big = event(3, &[b'x'; MAX_EVENT + 1]);
     let refused = Seen::Refused(Cause::TooBig, MAX_EVENT as u64 + 1);
-    // A book that the next process would find.
-    let (session_table, memory) = session_table::SessionTable::new().unwrap();
+    // A table that the next process would find.
+    let session_table = SessionTable::new().unwrap();
+    let memory = session_table.descriptor();
     let sessions = Sessions::with_session_table(session_table);
-    let known = || session_table::SessionTable::from_previous(&memory, &|_| true).unwrap().1[0].last;
+    let known = || {
+        let next = SessionTable::inherit(memory.try_clone().unwrap()).unwrap();
+        next.resolve(&|_| true);
+        next.found()[0].last
+    };
     let mut session = open(&sessions, 9, Level::None);
     let (seen, _) = run(&mut session, &[event(1, b"a"), too_big].concat());
     assert_eq!(seen, [Seen::Event(1, b"a".to_vec()), refused]);

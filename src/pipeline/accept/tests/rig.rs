@@ -11,6 +11,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{MemfdFlags, memfd_create};
+
 use crate::pipeline::accept::connection::stored::testing::Manager;
 use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnections};
 use crate::pipeline::accept::frames::Sessions;
@@ -132,6 +134,7 @@ struct Drained {
 }
 
 /// How a rig is built.
+#[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) writers: usize,
     pub(crate) max_event_bytes: usize,
@@ -143,8 +146,8 @@ pub(crate) struct Plan {
     pub(crate) early: usize,
     /// Rings outlive a life under a service manager.
     pub(crate) keeps_rings: bool,
-    /// The last generation in which the previous process's events may lie.
-    pub(crate) generation_left: u64,
+    /// The first generation of the buffer.
+    pub(crate) generation_first: u64,
 }
 
 impl Default for Plan {
@@ -157,7 +160,7 @@ impl Default for Plan {
             keep: |_| true,
             early: 0,
             keeps_rings: false,
-            generation_left: 0,
+            generation_first: 1,
         }
     }
 }
@@ -173,13 +176,13 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(plan: &Plan) -> Self {
-        let receive_buffers = ReceiveBuffers::take_over(plan.writers, None, Vec::new(), &|_| false).unwrap();
+        let receive_buffers = ReceiveBuffers::take_over(plan.writers, None, Vec::new()).unwrap();
         Self::start(plan, None, Seen::default(), receive_buffers, None, None)
     }
 
     /// One life under a service manager, after the one that saw `before`.
     pub(crate) fn under(manager: &mut Manager, plan: &Plan, before: Seen) -> Self {
-        let receive_buffers = ReceiveBuffers::take_over(plan.writers, None, Vec::new(), &|_| false).unwrap();
+        let receive_buffers = ReceiveBuffers::take_over(plan.writers, None, Vec::new()).unwrap();
         Self::with_receive_buffers(manager, plan, before, receive_buffers)
     }
 
@@ -192,10 +195,8 @@ impl Rig {
     ) -> Self {
         let next_process =
             manager.next_process_with(16, receive_buffers.iter().flat_map(ReceiveBuffers::slots).collect());
-        let rings = plan.keeps_rings.then(|| {
-            Rings::stored(LIMITS, &manager.store(), 16, manager.left_rings(), (&|_| false, plan.generation_left))
-                .unwrap()
-        });
+        let rings =
+            plan.keeps_rings.then(|| Rings::stored(LIMITS, &manager.store(), 16, manager.left_rings()).unwrap());
         Self::start(plan, Some(next_process), before, receive_buffers, Some(manager.store()), rings)
     }
 
@@ -215,12 +216,10 @@ impl Rig {
         for _ in 0..plan.early {
             UnixStream::connect(directory.path().join("stream.sock")).unwrap().write_all(b"early\n").unwrap();
         }
-        let (buffer, reader) = DoubleBuffer::new(&Options {
-            capacity_bytes: plan.capacity_bytes,
-            chunk_bytes: plan.chunk_bytes,
-            writers_max: plan.writers,
-        })
-        .unwrap();
+        let options =
+            Options { capacity_bytes: plan.capacity_bytes, chunk_bytes: plan.chunk_bytes, writers_max: plan.writers };
+        let memory = memfd_create("dbufd-test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        let (buffer, reader) = DoubleBuffer::in_memory(&options, plan.generation_first, &memory).unwrap();
         let counters = Arc::new(Counters::new(plan.writers).unwrap());
         let progress = Arc::new(Progress::new(plan.writers).unwrap());
         let drained = Drained { seen: Mutex::new(before), ..Drained::default() };

@@ -242,13 +242,14 @@ fn a_ring_is_gone_on_with_after_the_daemon_and_its_program_notices_nothing() {
 fn what_a_dead_daemon_has_taken_is_not_told_as_persisted_before_it_is() {
     let plan = Plan { keeps_rings: true, ..Plan::default() };
     let mut manager = Manager::new();
-    let first = Rig::under(&mut manager, &plan, Seen::default());
+    let late = Plan { generation_first: 1 << 20, ..plan.clone() };
+    let first = Rig::under(&mut manager, &late, Seen::default());
     let mut client = Client::open(&first);
     client.send("one");
     first.wait_for_events(1);
     let seen = first.stop();
-    // The reader never comes to what the dead one has left.
-    let second = Rig::under(&mut manager, &Plan { generation_left: 1 << 40, ..plan }, seen);
+    // The reader never comes to what the dead one has left, whose generations are above its own.
+    let second = Rig::under(&mut manager, &plan, seen);
     client.send("two");
     second.wait_for_events(2);
     client.send("three");

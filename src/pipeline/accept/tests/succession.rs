@@ -8,7 +8,7 @@ use super::rig::{Plan, Rig, Seen};
 use super::{assert_ended, event, hello, is_durable, replies};
 use crate::pipeline::accept::connection::read_position::ReadPosition;
 use crate::pipeline::accept::connection::stored::testing::Manager;
-use crate::pipeline::accept::publish::receive_buffer::{ReceiveBuffers, Subject};
+use crate::pipeline::accept::publish::receive_buffer::{InheritedReceiveBuffer, ReceiveBuffers, Subject};
 use crate::pipeline::account::Identity;
 use crate::sync::atomic::Ordering::Relaxed;
 use dbuf_wire::frames::Level;
@@ -121,7 +121,7 @@ fn died_in_a_read(position: &ReadPosition<'_>, read: &[u8], published: u64, writ
         let (connections, _) = manager.next_process(16);
         let mut stored = connections.keep(ours.into(), &Identity::default());
         assert!(stored.note_position(position, 1));
-        let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
+        let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new()).unwrap();
         let receive_buffer = &mut receive_buffers[0].own;
         client.write_all(read).unwrap();
         let (read_progress, place) = (Arc::clone(&receive_buffer.read_progress), stored.slot().unwrap());
@@ -130,12 +130,12 @@ fn died_in_a_read(position: &ReadPosition<'_>, read: &[u8], published: u64, writ
             receive_buffer.headers.receive_stream(&stored.socket, &mut receive_buffer.stream, begin).unwrap(),
             read.len()
         );
-        read_progress.published(published);
+        read_progress.commit(published);
     }
     client.write_all(write_on).unwrap();
     drop(client);
-    let left = vec![(manager.copy_of("desk0"), "desk0".to_owned())];
-    let receive_buffers = ReceiveBuffers::take_over(2, Some(&manager.store()), left, &|_| false).unwrap();
+    let left = vec![InheritedReceiveBuffer::new(0, manager.copy_of("desk0"))];
+    let receive_buffers = ReceiveBuffers::take_over(2, Some(&manager.store()), left).unwrap();
     let rig = Rig::with_receive_buffers(&mut manager, &plan(), Seen::default(), receive_buffers);
     rig.wait_until("it is read to its end", |counters| {
         counters.writers.iter().all(|writer| writer.0.connections.load(Relaxed) == 0)
@@ -162,8 +162,7 @@ fn a_refusal_that_was_published_is_not_counted_again_by_the_successor() {
         let mut manager = Manager::new();
         {
             let (client, ours) = UnixDatagram::pair().unwrap();
-            let mut receive_buffers =
-                ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
+            let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new()).unwrap();
             let receive_buffer = &mut receive_buffers[0].own;
             for bytes in [2000, 10, 3000, 20] {
                 client.send(&vec![b'x'; bytes]).unwrap();
@@ -175,10 +174,10 @@ fn a_refusal_that_was_published_is_not_counted_again_by_the_successor() {
                 receive_buffer.headers.receive_datagrams(&ours, &mut receive_buffer.arena, bytes_max, begin).unwrap(),
                 4
             );
-            read_progress.published(published);
+            read_progress.commit(published);
         }
-        let left = vec![(manager.copy_of("desk0"), "desk0".to_owned())];
-        let receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), left, &|_| false).unwrap();
+        let left = vec![InheritedReceiveBuffer::new(0, manager.copy_of("desk0"))];
+        let receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), left).unwrap();
         let rig =
             Rig::with_receive_buffers(&mut manager, &Plan { writers: 1, ..plan() }, Seen::default(), receive_buffers);
         // What it inherits comes before anything that is new.
@@ -205,19 +204,19 @@ fn a_read_that_the_bookmark_includes_is_not_laid_down_again() {
     {
         let (connections, _) = manager.next_process(16);
         let mut stored = connections.keep(ours.into(), &Identity::default());
-        let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
+        let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new()).unwrap();
         let (receive_buffer, place) = (&mut receive_buffers[0].own, stored.slot().unwrap());
         client.write_all(b"one\nha").unwrap();
         let read_progress = Arc::clone(&receive_buffer.read_progress);
         let mut number = 0;
         let begin = || number = read_progress.begin(Subject::Stream(place), 77, plan().max_event_bytes);
         receive_buffer.headers.receive_stream(&stored.socket, &mut receive_buffer.stream, begin).unwrap();
-        read_progress.published(1);
+        read_progress.commit(1);
         assert!(stored.note_position(&ReadPosition::Text { open_line: None, carry: b"ha" }, number));
     }
     client.write_all(b"lf\n").unwrap();
-    let left = vec![(manager.copy_of("desk0"), "desk0".to_owned())];
-    let receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), left, &|_| false).unwrap();
+    let left = vec![InheritedReceiveBuffer::new(0, manager.copy_of("desk0"))];
+    let receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), left).unwrap();
     let rig = Rig::with_receive_buffers(&mut manager, &Plan { writers: 1, ..plan() }, Seen::default(), receive_buffers);
     rig.wait_for_events(1);
     assert_eq!(rig.stop().texts(), ["half"]);
@@ -239,7 +238,7 @@ fn died_in_the_read_of_all(said: &[u8], published: u64) -> Vec<(String, u32)> {
         drop(stream);
         let (connections, _) = manager.next_process(16);
         let stored = connections.note(ours.into(), &client);
-        let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new(), &|_| false).unwrap();
+        let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new()).unwrap();
         let receive_buffer = &mut receive_buffers[0].own;
         let (read_progress, place) = (Arc::clone(&receive_buffer.read_progress), stored.slot().unwrap());
         let begin = || _ = read_progress.begin(Subject::Stream(place), 77, plan().max_event_bytes);
@@ -247,11 +246,11 @@ fn died_in_the_read_of_all(said: &[u8], published: u64) -> Vec<(String, u32)> {
             receive_buffer.headers.receive_stream(&stored.socket, &mut receive_buffer.stream, begin).unwrap(),
             said.len()
         );
-        read_progress.published(published);
+        read_progress.commit(published);
     }
     assert_eq!(manager.names(), ["bookmarks", "desk0"], "systemd has not heard of it");
-    let left = vec![(manager.copy_of("desk0"), "desk0".to_owned())];
-    let receive_buffers = ReceiveBuffers::take_over(2, Some(&manager.store()), left, &|_| false).unwrap();
+    let left = vec![InheritedReceiveBuffer::new(0, manager.copy_of("desk0"))];
+    let receive_buffers = ReceiveBuffers::take_over(2, Some(&manager.store()), left).unwrap();
     let rig = Rig::with_receive_buffers(&mut manager, &plan(), Seen::default(), receive_buffers);
     rig.wait_until("it is done with", |counters| {
         counters.writers.iter().all(|writer| writer.0.connections.load(Relaxed) == 0)

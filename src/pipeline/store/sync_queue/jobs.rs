@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use super::{Job, Phase, Stop, SyncQueue, Tracked, UNSYNCED_MAX, WRITE_BACK_BYTES};
-use crate::config::settings::SyncPolicy;
+use crate::options::SyncPolicy;
 use crate::sync::Arc;
 
 impl SyncQueue {

@@ -1,6 +1,7 @@
-//! The command line of `dbufd`.
+//! Defines the command line of `dbufd`.
 //!
-//! Enters: arguments. Leaves: what was asked for, and the table itself for those that print it. clap answers a wrong one
+//! Input: arguments. Output: what was asked for. The daemon parses with it; dbufctl prints man pages and completions
+//! from the same table, and must not import the daemon's folder and tokio for that. Failures: clap ends the process
 //! with exit code 2.
 
 use std::path::PathBuf;
@@ -16,10 +17,10 @@ use crate::config::Sources;
     version,
     args_override_self = true,
     after_help = "Example:\n  dbufd --directory /tmp/events --set storage.sync=batch\n\n\
-                  No configuration is needed. `dbufd --print-config` shows every key and its value in force.\n\n\
+                  No configuration is needed. `dbufd --print-config` shows every key and its value.\n\n\
                   Signals: TERM, INT stop (twice: at once), HUP reloads, USR1 rotates, USR2 logs a report."
 )]
-pub(super) struct Args {
+pub(crate) struct Args {
     /// Read this file, which must exist, instead of the one in the usual place
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
@@ -28,27 +29,27 @@ pub(super) struct Args {
     directory: Option<PathBuf>,
     /// Where the sockets are
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(super) runtime: Option<PathBuf>,
+    pub(crate) runtime: Option<PathBuf>,
     /// Set one key; wins over every file
     #[arg(long, value_name = "section.key=value")]
     set: Vec<String>,
     /// Check the configuration and end
     #[arg(long)]
-    pub(super) check_config: bool,
+    pub(crate) check_config: bool,
     /// Print the configuration that would be in force and end
     #[arg(long)]
-    pub(super) print_config: bool,
+    pub(crate) print_config: bool,
 }
 
-/// The table that the command line is read by, for the man page and the completions.
+/// The table that the command line is parsed by, for the man page and the completions.
 pub(crate) fn command() -> clap::Command {
     Args::command()
 }
 
 impl Args {
     /// Where the configuration comes from, now and at every reload.
-    pub(super) fn sources(&self) -> Sources {
-        // A reload must not depend on where the process stands by then.
+    pub(crate) fn sources(&self) -> Sources {
+        // A reload must not depend on the working directory at that time.
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         Sources {
             file: self.config.as_ref().map(absolute),

@@ -1,24 +1,28 @@
-//! What a person at a terminal sees first: where the daemon listens, how to send a first event, how to look at it.
+//! Tells a person at a terminal where the daemon listens, how to send a first event, and how to look at it.
 //!
-//! Enters: paths. Leaves: text whose commands can be pasted. Pure but for a look at the environment. What can fail:
-//! nothing.
+//! Input: paths. Output: text whose commands can be pasted. It reads the environment and changes nothing. Nothing can
+//! fail.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use super::console::print_out;
+use crate::config::Config;
 use crate::config::paths::{self, DATAGRAM_SOCKET, STREAM_SOCKET};
+use crate::pipeline::store::Recovery;
 
-/// What the text speaks of.
-pub(super) struct Greeting<'a> {
+/// What the text names.
+pub(super) struct Banner<'a> {
     /// Where the sockets are.
     pub(super) runtime: &'a Path,
     /// Where the segments are.
     pub(super) directory: &'a Path,
-    /// How many segments there are already, and the next sequence.
+    /// The number of existing segments, and the next sequence.
     pub(super) found: (usize, u64),
 }
 
-impl Greeting<'_> {
+impl Banner<'_> {
     /// The text.
     pub(super) fn text(&self) -> String {
         let dbufctl = dbufctl();
@@ -29,7 +33,7 @@ impl Greeting<'_> {
         self.render(&format!("{dbufctl}{at}"))
     }
 
-    /// dbufctl asks the daemon where its segments are, so it need not be told.
+    /// dbufctl asks the daemon where its segments are, so it needs no `--directory`.
     fn render(&self, dbufctl: &str) -> String {
         let socket = |name| quoted(&self.runtime.join(name));
         let (stream, datagram) = (socket(STREAM_SOCKET), socket(DATAGRAM_SOCKET));
@@ -40,10 +44,7 @@ impl Greeting<'_> {
         };
         row("listens on", &stream);
         row("", &datagram);
-        row(
-            "writes to",
-            &format!("{} ({segments} segments there, next event is number {next})", quoted(self.directory)),
-        );
+        row("writes to", &format!("{} ({segments} segments, next event is number {next})", quoted(self.directory)));
         row("send", &format!("echo hello | nc -UN {stream}"));
         row("", &format!("logger -u {datagram} hello"));
         row("", &format!("{dbufctl} send hello"));
@@ -54,18 +55,48 @@ impl Greeting<'_> {
     }
 }
 
-/// How a person calls dbufctl: by name if the shell finds it, else the one that lies beside this program.
+/// Announces the start to a person or to the log, with what recovery found.
+pub(super) fn announce(recovery: &Recovery, config: &Config, runtime: &Path) {
+    for note in &recovery.notes {
+        tracing::warn!("{note}");
+    }
+    if recovery.torn_bytes > 0 {
+        tracing::warn!(
+            bytes = recovery.torn_bytes,
+            segments = recovery.torn_files,
+            "cut off torn bytes that a previous process had not finished writing"
+        );
+    }
+    if recovery.damaged_ranges > 0 {
+        tracing::warn!(places = recovery.damaged_ranges, "segments are damaged; see dbufctl verify");
+    }
+    let directory = &config.storage.directory;
+    if std::io::stdout().is_terminal() {
+        let found = (recovery.segments, recovery.next_sequence);
+        print_out(&Banner { runtime, directory, found }.text());
+    } else {
+        tracing::info!(
+            runtime = %runtime.display(),
+            directory = %directory.display(),
+            segments = recovery.segments,
+            next_sequence = recovery.next_sequence,
+            "dbufd {} runs", env!("CARGO_PKG_VERSION")
+        );
+    }
+}
+
+/// How a person calls dbufctl: by name if the shell finds it, otherwise by the path next to this program.
 fn dbufctl() -> String {
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("dbufctl")));
+    let neighbor = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("dbufctl")));
     let found_by = |dir: PathBuf| dir.join("dbufctl").is_file();
     let on_path = std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(found_by));
-    match beside {
-        Some(beside) if !on_path && beside.is_file() => quoted(&beside),
+    match neighbor {
+        Some(neighbor) if !on_path && neighbor.is_file() => quoted(&neighbor),
         _ => "dbufctl".to_owned(),
     }
 }
 
-/// As a shell takes it back.
+/// Quoted for a shell.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+,:@%".contains(&byte));
@@ -78,13 +109,13 @@ mod tests {
 
     #[test]
     fn every_command_can_be_pasted_even_with_odd_paths() {
-        let greeting = Greeting { runtime: Path::new("/run/it's here"), directory: Path::new("/d"), found: (2, 41) };
-        let text = greeting.render("dbufctl --runtime X");
+        let banner = Banner { runtime: Path::new("/run/it's here"), directory: Path::new("/d"), found: (2, 41) };
+        let text = banner.render("dbufctl --runtime X");
         for part in [
             "echo hello | nc -UN '/run/it'\\''s here/stream.sock'\n",
             "logger -u '/run/it'\\''s here/dgram.sock' hello\n",
             "dbufctl --runtime X send hello\n",
-            "writes to   /d (2 segments there, next event is number 41)",
+            "writes to   /d (2 segments, next event is number 41)",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }

@@ -1,0 +1,34 @@
+//! Opens the files that a command reads.
+//!
+//! Input: paths. Output: the segments in them. Failures: a path that cannot be read, with advice.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::pipeline::store::scan::{Directory, SegmentFile};
+
+/// Opens the segments of `files`, or of `directory` if there are none.
+pub(crate) fn open(files: &[PathBuf], directory: &Path) -> anyhow::Result<Directory> {
+    let opened = match files {
+        [] => Directory::open(directory).map_err(|error| (directory, error)),
+        [only] if only.is_dir() => Directory::open(only).map_err(|error| (only.as_path(), error)),
+        files => match files.iter().find_map(|file| Some((file, file.metadata().err()?))) {
+            Some((file, error)) => Err((file.as_path(), error)),
+            None => Directory::of_files(files).map_err(|error| (files[0].as_path(), error)),
+        },
+    };
+    opened.map_err(|(path, error)| {
+        let advice = match error.kind() {
+            io::ErrorKind::NotFound if files.is_empty() => "say where the segments are with --directory DIR",
+            io::ErrorKind::NotFound => "see 'dbufctl segments' for the files that are there",
+            io::ErrorKind::PermissionDenied => "run dbufctl as root, or as a user with read access",
+            _ => "check the disk; see dmesg",
+        };
+        anyhow::anyhow!("{}: {error}; {advice}", path.display())
+    })
+}
+
+/// The name of a segment's file, for people.
+pub(crate) fn file_name(file: &SegmentFile) -> String {
+    file.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

@@ -1,0 +1,109 @@
+//! Assembles the pipeline: double buffer, counters, progress and the reader thread, in the order in which they need each
+//! other.
+//!
+//! Input: the memory that events pass through, new or inherited, and the settings. Output: a running reader, and what
+//! writers need to send to it. Caller's thread. Failures: [`AssemblyError`]; nothing runs then.
+//!
+//! The daemon and `dbufctl bench --via buffer` both start here, so a benchmark measures the pipeline that the daemon has.
+
+use std::io;
+
+use thiserror::Error;
+
+use super::accept::limits;
+use super::buffer::{self, DoubleBuffer};
+use super::counters::Counters;
+use super::drain::{self, Drain, Old, Settings};
+use super::progress::Progress;
+use super::record;
+use super::store::{RealDisk, Recovery};
+use crate::options;
+use crate::sync::Arc;
+
+// The configuration promises no more than the pipeline can do.
+const _: () = assert!(options::EVENT_BYTES_MAX == record::MAX_EVENT_BYTES_MAX);
+const _: () = assert!(options::RINGS_MAX == limits::RINGS_MAX);
+
+/// The memory that events pass through.
+pub struct Memory {
+    /// The writing end of the double buffer.
+    pub buffer: DoubleBuffer,
+    /// The reading end.
+    pub reader: buffer::Reader,
+    /// The account of events and the counters.
+    pub counters: Arc<Counters>,
+    /// How far events are stored and durable.
+    pub progress: Arc<Progress>,
+    /// Buffers of previous processes. The reader persists them first.
+    pub old: Vec<Old>,
+    /// Whether a previous process has left anything. If so, its last writes may not be durable yet.
+    pub has_previous: bool,
+    /// Whether this memory outlives the process.
+    pub outlives: bool,
+}
+
+impl Memory {
+    /// New memory, which ends with the process.
+    ///
+    /// # Errors
+    /// The options make no sense, or there is no memory.
+    pub fn new(options: &buffer::Options) -> Result<Self, AssemblyError> {
+        let (buffer, reader) = DoubleBuffer::new(options)?;
+        let writers = options.writers_max;
+        let counters = Arc::new(Counters::new(writers).map_err(AssemblyError::Counters)?);
+        let progress = Arc::new(Progress::new(writers).map_err(AssemblyError::Progress)?);
+        Ok(Self { buffer, reader, counters, progress, old: Vec::new(), has_previous: false, outlives: false })
+    }
+}
+
+/// The pipeline could not be assembled.
+#[derive(Debug, Error)]
+pub enum AssemblyError {
+    /// The double buffer.
+    #[error(transparent)]
+    Buffer(#[from] buffer::BuildError),
+    /// The memory of the counters.
+    #[error("cannot allocate the counters: {0}; free some memory, or set writers.count to less")]
+    Counters(#[source] io::Error),
+    /// The descriptors that wake writers, and the memory of what is lost.
+    #[error("cannot make what the writers wait with: {0}; free some memory, or raise the limit of open files")]
+    Progress(#[source] io::Error),
+    /// The reader.
+    #[error(transparent)]
+    Reader(#[from] drain::StartError),
+}
+
+/// A pipeline whose reader runs.
+pub struct Pipeline {
+    /// Where writers put events.
+    pub buffer: DoubleBuffer,
+    /// The account of events and the counters.
+    pub counters: Arc<Counters>,
+    /// How far events are stored and durable.
+    pub progress: Arc<Progress>,
+    /// The reader.
+    pub drain: Drain,
+}
+
+impl Pipeline {
+    /// Starts the reader on `memory`, pinned to the core `cpu` if there is one, after recovery of the segments.
+    ///
+    /// # Errors
+    /// There are no descriptors, no thread, or the directory of segments cannot be used.
+    pub fn start(memory: Memory, settings: Settings, cpu: Option<usize>) -> Result<(Self, Recovery), AssemblyError> {
+        let Memory { buffer, reader, counters, progress, old, has_previous, outlives } = memory;
+        let (drain, recovery) = Drain::start(drain::Options {
+            reader,
+            waker: buffer.waker(),
+            old,
+            has_previous,
+            outlives,
+            disk: Arc::new(RealDisk),
+            counters: Arc::clone(&counters),
+            progress: Arc::clone(&progress),
+            settings,
+            cpu,
+        })?;
+        Ok((Self { buffer, counters, progress, drain }, recovery))
+    }
+}
