@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::{Home, has, wait_for};
+use support::{Home, events_of, has, wait_for};
 
 fn dbufd(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dbufd"));
@@ -122,11 +122,11 @@ fn sigusr2_logs_a_report_and_sigterm_prints_the_last_and_removes_the_sockets() {
     home.stream().write_all(b"one\ntwo\nthree\n").expect("the daemon reads");
     home.wait_persisted(3);
     daemon.signal(Signal::SIGUSR2);
-    wait_for("the report in the log", || daemon.log().contains("received 3").then_some(()));
+    wait_for("the report in the log", || (events_of(&daemon.log())?[0] == 3).then_some(()));
     // One wish that arrives twice, as from timeout(1), is one wish.
     daemon.signal(Signal::SIGTERM);
     let report = daemon.stop();
-    assert!(report.contains("persisted 3   durable 3") && report.contains("lost 0"), "{report}");
+    assert_eq!(events_of(&report), Some([3, 3, 3, 0]), "{report}");
     assert!(report.contains("min 3 B") && report.contains("max 5 B"), "{report}");
     assert_eq!(fs::read_dir(home.path("run")).expect("a folder").count(), 0);
 }
@@ -143,7 +143,7 @@ fn a_directory_whose_name_is_no_text_does_not_end_the_daemon() {
     for command in ["ping", "config", "stats", "reload"] {
         assert_eq!(ask(&mut stream, command)["ok"], true, "{command}");
     }
-    assert!(daemon.stop().contains("received 0"));
+    assert_eq!(events_of(&daemon.stop()), Some([0; 4]));
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn at_a_terminal_it_says_where_it_listens_and_how_to_send_and_look() {
     // Ctrl-C, as a terminal sends it.
     script.stdin.as_ref().expect("its input").write_all(b"\x03").expect("script reads");
     let rest: Vec<String> = output.lines().map_while(Result::ok).collect();
-    assert!(rest.iter().any(|line| line.contains("received 0")), "{rest:?}");
+    assert_eq!(events_of(&rest.join("\n")), Some([0; 4]), "{rest:?}");
     assert!(script.wait().expect("it ends").success());
 }
 

@@ -158,7 +158,7 @@ fn a_device_that_fails_costs_counted_events_with_the_policy_to_drop() {
     assert_eq!(stats["storage"]["state"], "failing");
     assert!(daemon.is_alive());
     let report = daemon.stop();
-    assert!(report.contains("disk"), "{report}");
+    assert!(report.contains("1,000 disk"), "{report}");
 }
 
 #[test]

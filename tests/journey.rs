@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use support::{Home, TIMEOUT, has, send_numbered, shell, wait_for};
+use support::{Home, TIMEOUT, events_of, has, send_numbered, shell, wait_for};
 
 const QUICK: &[&str] = &["storage.sync=50ms"];
 
@@ -241,12 +241,9 @@ fn at_sigterm_what_was_accepted_is_in_the_files_and_the_report_agrees() {
             assert_eq!(*line, format!("a {number}"));
         }
     }
-    let all = (lines.len() + held_lines.len()).to_string();
-    let report = report.replace(',', "");
-    for count in ["received", "persisted"] {
-        let told = report.split_whitespace().skip_while(|word| *word != count).nth(1);
-        assert_eq!(told, Some(&*all), "{count}: {report}");
-    }
+    let all = (lines.len() + held_lines.len()) as u64;
+    let [received, persisted, ..] = events_of(&report).expect("the row of events");
+    assert_eq!((received, persisted), (all, all), "{report}");
     assert!(
         home.segments()
             .read_dir()

@@ -19,6 +19,7 @@ const LONG_FUNCTIONS: &[&str] = &[];
 const UNSAFE_PLACES: &[&str] = &[
     "crates/dbuf-buffer/src/half.rs",
     "crates/dbuf-buffer/src/mapping.rs",
+    "crates/dbuf-segment/src/vector.rs",
     "crates/dbuf-wire/src/ring/memory.rs",
     "clients/rust/src/sys.rs",
     "src/sys/",
@@ -107,6 +108,18 @@ fn only_the_control_plane_names_tokio() {
 }
 
 #[test]
+fn the_schema_of_the_figures_knows_neither_the_daemon_nor_dbufctl() {
+    let mut found = Vec::new();
+    for (name, text) in sources() {
+        let lines = text.lines().enumerate().filter(|(_, l)| l.contains("crate::ctl") || l.contains("crate::daemon"));
+        if name.starts_with("src/stats/") || name == "src/escape.rs" {
+            found.extend(lines.map(|(at, _)| format!("{name}:{}", at + 1)));
+        }
+    }
+    complain("src/stats is below src/daemon and src/ctl", &found);
+}
+
+#[test]
 fn unsafe_stands_only_where_it_may_and_always_with_its_reason() {
     let mut found = Vec::new();
     for (name, text) in sources() {
@@ -160,6 +173,31 @@ fn every_package_denies_unsafe_and_takes_the_workspace_lints() {
         }
     }
     complain("lints", &found);
+}
+
+/// The crates from the ground up, each with those that it may depend on. The daemon may depend on all of them.
+const CRATES: &[(&str, &[&str])] = &[
+    ("crates/dbuf-sync/", &[]),
+    ("crates/dbuf-buffer/", &["dbuf-sync"]),
+    ("crates/dbuf-wire/", &["dbuf-sync"]),
+    ("crates/dbuf-segment/", &["dbuf-sync", "dbuf-buffer", "dbuf-wire"]),
+    ("clients/rust/", &["dbuf-sync", "dbuf-wire"]),
+];
+
+#[test]
+fn crates_depend_on_those_below_them_alone() {
+    let mut found = Vec::new();
+    for (manifest, text) in manifests() {
+        let Some(folder) = manifest.strip_suffix("Cargo.toml").filter(|folder| !folder.is_empty()) else { continue };
+        let Some((_, below)) = CRATES.iter().find(|(name, _)| *name == folder) else {
+            found.push(format!("{manifest}: its place among the crates is not known"));
+            continue;
+        };
+        let dependencies = text.lines().filter_map(|line| line.split_once(" = {")).map(|(name, _)| name);
+        let others = dependencies.filter(|name| name.starts_with("dbuf") && !below.contains(name));
+        found.extend(others.map(|name| format!("{manifest}: {name}")));
+    }
+    complain("a crate depends on one that is not below it", &found);
 }
 
 /// Edges of a file's table: the first cell of each row below the head `| edge |`.

@@ -10,7 +10,8 @@ use libfuzzer_sys::fuzz_target;
 
 const MAX_EVENT: usize = 4096;
 
-/// Takes steps until the session wants more or ends; returns the bytes consumed, the last sequence, and whether it ended.
+/// Takes steps until the session wants more or ends; returns the bytes consumed, the last sequence, and whether it
+/// ended.
 fn round(session: &mut FrameSession, bytes: &[u8]) -> (usize, Option<u64>, bool) {
     let mut at = 0;
     let mut last = None;

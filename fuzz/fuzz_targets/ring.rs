@@ -1,13 +1,13 @@
-//! A program's end of a ring: whatever it writes there, and whenever, costs it its ring at most. The input is a list of deeds:
-//! honest events, words and bytes of any value at any place, and looks of the daemon between them.
+//! A program's end of a ring: whatever it writes there, and whenever, costs it its ring at most. The input is a list of
+//! deeds: honest events, words and bytes of any value at any place, and looks of the daemon between them.
 #![no_main]
 
 use std::cell::RefCell;
 use std::sync::atomic::Ordering::Relaxed;
 
+use dbuf_wire::frames::Event;
 use dbuf_wire::ring::RingProducer;
 use dbuf_wire::ring::record::Stamp;
-use dbuf_wire::frames::Event;
 use dbufd::pipeline::harness::{CAPACITY, RingHarness};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;

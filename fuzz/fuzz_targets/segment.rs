@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use dbufd::pipeline::record::Record;
-use dbufd::pipeline::store::footer::{Footer, Trailer};
-use dbufd::pipeline::store::format::{BatchHeader, RunRow, SEGMENT_BYTES, SegmentHeader, checksum};
-use dbufd::pipeline::store::scan::verify_bytes;
+use dbuf_segment::footer::{Footer, Trailer};
+use dbuf_segment::format::{BatchHeader, RunRow, SEGMENT_BYTES, SegmentHeader, checksum};
+use dbuf_segment::record::Record;
+use dbuf_segment::scan::verify_bytes;
 use libfuzzer_sys::fuzz_target;
 
 const STREAM_ID: u128 = 7;

@@ -59,7 +59,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 /// Prints one line on standard error. Line feeds and control bytes, which paths may contain, are made visible.
 pub(crate) fn print_error(text: &str) {
     let mut line = b"dbufctl: ".to_vec();
-    super::print::escape::put_visible(&mut line, text.as_bytes(), b"; ");
+    crate::escape::put_visible(&mut line, text.as_bytes(), b"; ");
     line.push(b'\n');
     // If standard error is gone as well, there is no place left to report to.
     let _ = std::io::Write::write_all(&mut std::io::stderr(), &line);

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use super::failure::{DAMAGE_EXIT, print_error};
 use crate::pipeline::record::{Cause, Loss};
 use crate::pipeline::store::scan::Damage;
+use crate::stats::format::plural;
 
 /// Damage, gaps and losses.
 #[derive(Clone, Debug, Default)]
@@ -84,11 +85,6 @@ impl Findings {
         }
         (!parts.is_empty()).then(|| parts.join("; "))
     }
-}
-
-/// The noun for this number.
-pub(crate) fn plural(count: u64, noun: &str) -> String {
-    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
 }
 
 #[cfg(test)]

@@ -15,9 +15,9 @@ use super::context::Context;
 use super::directory::{self, file_name};
 use super::output::print_out;
 use super::print::clock::timestamp;
-use super::print::escape::{json_line, visible};
-use super::stats::bytes_for_eyes;
+use crate::escape::{json_line, visible};
 use crate::pipeline::store::scan::{Described, describe};
+use crate::stats::format;
 
 /// `segments`
 #[derive(Clone, Copy, Debug, Args)]
@@ -70,7 +70,7 @@ fn table(rows: &[(String, Described)], zone: &TimeZone) -> String {
     let mut text =
         format!("{:<29} {:<6} {:>12} {:>10}  {:<19}  {}\n", "FILE", "STATE", "EVENTS", "BYTES", "FROM", "TO");
     for (name, held) in rows {
-        let bytes = bytes_for_eyes(held.bytes as f64);
+        let bytes = format::bytes(held.bytes);
         let _ = write!(text, "{:<29} {:<6} ", visible(name), held.state.name());
         let _ = match (&held.error, held.times_ns) {
             (Some(error), _) => writeln!(text, "{:>12} {bytes:>10}  {}", "?", visible(error)),

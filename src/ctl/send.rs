@@ -16,10 +16,10 @@ use dbuf_wire::frames::{self as wire, FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX};
 use super::context::Context;
 use super::daemon::DISK_TIMEOUT;
 use super::failure::{Failure, client_failure};
-use super::findings::plural;
 use super::select::priority;
 use super::values::field;
 use crate::config::paths::STREAM_SOCKET;
+use crate::stats::format::plural;
 
 /// `send`
 #[derive(Debug, Args)]

@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::directory::{self, file_name};
 use super::failure::DAMAGE_EXIT;
-use super::findings::plural;
 use super::output::Output;
-use super::print::escape::{json_line, visible};
+use crate::escape::{json_line, visible};
 use crate::pipeline::store::scan::{self, FileReport};
+use crate::stats::format::plural;
 
 /// `verify`
 #[derive(Debug, Args)]

@@ -12,7 +12,6 @@ mod cores;
 mod lifecycle;
 mod log;
 mod reload;
-mod report;
 mod run;
 pub mod server;
 mod service;

@@ -16,13 +16,14 @@ use tokio::time::sleep;
 use super::lifecycle::{Daemon, Ended, Live, Parts};
 use super::log::Log;
 use super::reload::Change;
-use super::report::{self, report};
 use super::server::{self, Answer, Answers, Command};
 use super::service::{Manager, STOP_STEP};
 use super::signals::{Installed, Signal, Signals};
 use super::{account, banner};
 use crate::config::{Config, Sources, keys};
 use crate::pipeline::drain;
+use crate::stats::format::bytes;
+use crate::stats::table::report;
 use crate::sync::{Arc, Mutex, thread};
 
 /// What the start hands over.
@@ -125,7 +126,7 @@ impl Shared {
             totals.received_events,
             totals.persisted_events,
             totals.lost_total(),
-            report::size(totals.received_bytes),
+            bytes(totals.received_bytes),
             storage.name(),
         );
         let work_waits = self.live.figures.buffer.stats().front_bytes > 0;

@@ -4,33 +4,23 @@
 //! [`record`] is the layout of the bytes that travel, from a writer's claim to the file and back to a person's eyes;
 //! [`account`] says what became of each, and [`counters`] what else the threads have seen. [`assembly`] puts them together.
 
-#[cfg(not(dbuf_loom))]
 pub mod accept;
-#[cfg(not(dbuf_loom))]
 pub mod account;
-#[cfg(not(dbuf_loom))]
 pub mod assembly;
-#[cfg(not(dbuf_loom))]
 pub mod counters;
-#[cfg(not(dbuf_loom))]
 pub mod drain;
-#[cfg(all(not(dbuf_loom), any(test, fuzzing, feature = "harness")))]
+#[cfg(any(test, fuzzing, feature = "harness"))]
 pub mod harness;
-#[cfg(not(dbuf_loom))]
 pub mod histogram;
-#[cfg(not(dbuf_loom))]
 pub mod progress;
-#[cfg(not(dbuf_loom))]
 pub mod pulse;
-#[cfg(not(dbuf_loom))]
-pub mod record;
-#[cfg(not(dbuf_loom))]
 pub mod store;
-#[cfg(not(dbuf_loom))]
 pub mod takeover;
 
+/// The layout of the bytes that travel, which is part of the crate that reads segments.
+pub use dbuf_segment::record;
+
 /// The double buffer, which is a crate of its own.
-#[cfg(not(dbuf_loom))]
 pub mod buffer {
     pub use dbuf_buffer::*;
 }

@@ -10,7 +10,6 @@ pub mod recvmmsg;
 pub mod sync_file_range;
 pub mod task;
 pub mod ticks;
-pub mod vector;
 pub mod words;
 
 /// Memory by mmap(2): the buffer's, and what else outlives a process.

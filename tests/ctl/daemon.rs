@@ -51,6 +51,27 @@ fn statistics_come_as_they_are_or_for_prometheus_or_for_people() {
 }
 
 #[test]
+fn figures_of_another_version_are_shown_as_far_as_they_are_known_and_are_an_error_where_their_type_changed() {
+    let fixture = Fixture::new();
+    let newer = r#"{"version":"9.0.0","novel":[1],"events":{"received":12345,"lost":{"novel":2},"novel":{}}}"#;
+    serve(&fixture.runtime(), move |_| format!(r#"{{"ok":true,"data":{newer}}}"#));
+    assert_eq!(fixture.run("stats --json").fine(), format!("{newer}\n"));
+    assert!(fixture.run("stats").fine().contains("2 novel"));
+
+    let fixture = Fixture::new();
+    let changed = r#"{"version":"9.0.0","rss_bytes":"4 KiB"}"#;
+    serve(&fixture.runtime(), move |_| format!(r#"{{"ok":true,"data":{changed}}}"#));
+    assert_eq!(fixture.run("stats --json").fine(), format!("{changed}\n"));
+    for command in ["stats", "stats --prometheus"] {
+        let error = fixture.run(command).failed(1);
+        assert!(
+            error.contains("does not understand the figures of dbufd 9.0.0") && error.contains("--json"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn the_directory_that_the_daemon_names_is_the_one_that_is_read() {
     let mut fixture = Fixture::new();
     fixture.texts("app", 0, &["hello"]);

@@ -147,6 +147,13 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// The row `events` of the report: received, persisted, durable and lost.
+pub fn events_of(report: &str) -> Option<[u64; 4]> {
+    let row = report.lines().find_map(|line| line.strip_prefix("events "))?;
+    let figures: Vec<u64> = row.split_whitespace().map(|n| n.replace(',', "").parse().expect("a count")).collect();
+    figures.try_into().ok()
+}
+
 /// A running daemon; killed when it goes out of scope.
 pub struct Daemon {
     child: Child,

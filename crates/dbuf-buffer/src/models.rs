@@ -94,7 +94,7 @@ fn a_half_is_not_handed_out_again_while_a_late_writer_copies() {
 }
 
 #[test]
-fn a_sleeping_reader_is_woken_by_whoever_publishes_first() {
+fn a_sleeping_reader_is_woken_by_the_first_writer_that_publishes() {
     dbuf_sync::model(|| {
         let (buffer, mut reader) = small(2);
         let first = append(buffer.writer().expect("free"), &[1]);

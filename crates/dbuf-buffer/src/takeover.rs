@@ -8,8 +8,8 @@
 //!
 //! | generation in | word of a chunk says | means |
 //! |---|---|---|
-//! | the front half, G | G, so many bytes | published, and no more to come |
-//! | the back half | G-1, so many bytes | the batch that was being persisted, or had been |
+//! | the front half, G | G, n bytes | published, and no more to come |
+//! | the back half | G-1, n bytes | the batch that was being persisted, or had been |
 //! | the back half | G+1, no bytes | recycled; the exchange of the gate that would have opened it never came |
 //! | either | BUSY | a copy was under way: it is behind the bytes that count, and is never finished |
 //!

@@ -1,4 +1,4 @@
-//! Fields: names and values beside an event's payload, as they stand in frames and in files.
+//! Encodes and decodes fields: names and values next to an event's payload, as they stand in frames and in files.
 //!
 //! A field is the length of its name (u8), the length of its value (u32, little-endian), the name, the value.
 

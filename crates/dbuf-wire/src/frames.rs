@@ -1,4 +1,4 @@
-//! The framed protocol: every frame, both directions, as `docs/PROTOCOL.md` draws them.
+//! Encodes and decodes the framed protocol: every frame, both directions, as `docs/PROTOCOL.md` draws them.
 //!
 //! Enters: bytes of a connection, or the parts of a frame. Leaves: borrowed [`Frame`]s, or bytes in a vector. Any
 //! thread; no input or output here. What can fail: decoding, with [`WireError`], after which the place where the next
@@ -132,7 +132,7 @@ pub struct Event<'a> {
     pub time_ns: u64,
     /// The producer's sequence: from 1, rising within a session.
     pub sequence: u64,
-    /// Names and values beside the payload, as [`put_field`] encodes them; empty if there are none.
+    /// Names and values next to the payload, as [`put_field`] encodes them; empty if there are none.
     pub fields: &'a [u8],
     /// At least one byte.
     pub payload: &'a [u8],

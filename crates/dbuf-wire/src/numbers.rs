@@ -1,4 +1,4 @@
-//! The numbers of the protocol, by name; `docs/PROTOCOL.md` has the same tables.
+//! Names the numbers of the protocol; `docs/PROTOCOL.md` has the same tables.
 
 /// What a framed connection opens with. The first byte is never the start of ASCII text, and the rest shows a transfer
 /// that changes line ends or cuts zeros.
@@ -34,7 +34,7 @@ pub mod kind {
     pub const SYNC: u8 = 0x03;
     /// Client: nothing more will come.
     pub const BYE: u8 = 0x04;
-    /// Client: one event with fields beside its payload; only where [`feature::FIELDS`](super::feature::FIELDS) is
+    /// Client: one event with fields next to its payload; only where [`feature::FIELDS`](super::feature::FIELDS) is
     /// granted.
     pub const EVENT_WITH_FIELDS: u8 = 0x05;
     /// Client: asks for a ring; only where [`feature::RING`](super::feature::RING) is granted, and before any event.
@@ -51,7 +51,7 @@ pub mod kind {
 
 /// Features; bits of HELLO and WELCOME.
 pub mod feature {
-    /// Compatible: events may have fields beside the payload.
+    /// Compatible: events may have fields next to the payload.
     pub const FIELDS: u64 = 1 << 0;
     /// Compatible: the client may ask for a ring.
     pub const RING: u64 = 1 << 1;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::claims::{Claim, Claims};
 use super::files::{Files, Held};
-use crate::ctl::print::escape::visible;
+use crate::escape::visible;
 use crate::pipeline::account::Identity;
 use crate::pipeline::record::{Cause, Loss};
 

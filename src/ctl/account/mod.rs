@@ -26,7 +26,7 @@ use super::daemon::{self, ANSWER_TIMEOUT};
 use super::directory;
 use super::failure::{DAMAGE_EXIT, Failure};
 use super::output::print_out;
-use super::print::escape::json_line;
+use crate::escape::json_line;
 use balance::Balance;
 use claims::Claims;
 use files::Files;

@@ -7,12 +7,11 @@ use serde_json::{Map, Value, json};
 
 use super::balance::{Balance, Row};
 use crate::ctl::context::Context;
-use crate::ctl::findings::plural;
 use crate::ctl::print::clock::timestamp;
-use crate::ctl::print::escape::visible;
-use crate::ctl::stats::count_for_eyes as count;
+use crate::escape::visible;
 use crate::pipeline::account::Identity;
 use crate::pipeline::record::{Cause, Loss};
+use crate::stats::format::{count, plural};
 
 /// Columns of a producer's name.
 const NAME_COLUMNS: usize = 28;

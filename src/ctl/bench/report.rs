@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::load::Share;
 use super::proof::Verdict;
-use crate::ctl::stats::{bytes_for_eyes, count_for_eyes};
 use crate::pipeline::histogram::Histogram;
+use crate::stats::format::{bytes, count, nanos};
+use crate::stats::{EventSize, Quantiles, table};
 
 /// All figures of a run.
 pub(super) struct Report {
@@ -49,7 +50,6 @@ impl Report {
     /// One object.
     pub(super) fn json(&self) -> Value {
         let Share { events, bytes, sizes, calls_ns } = &self.total;
-        let buckets: Vec<Value> = buckets(sizes).map(|(le, count)| json!({ "le": le, "count": count })).collect();
         let mut report = json!({
             "via": self.via,
             "writers": self.writers,
@@ -60,15 +60,11 @@ impl Report {
             "stored_seconds": self.stored_in.as_secs_f64(),
             "events_per_second": self.events_per_second(),
             "bytes_per_second": self.bytes_per_second(),
-            "event_size": {
-                "min": sizes.min(), "max": sizes.max(), "mean": sizes.mean(),
-                "p50": sizes.quantile(0.5), "p90": sizes.quantile(0.9), "p99": sizes.quantile(0.99),
-                "buckets": buckets,
-            },
-            "call_ns": percentiles(calls_ns),
+            "event_size": distribution(sizes),
+            "call_ns": Quantiles::of(calls_ns),
         });
         if let Some((persist_us, swaps, full_waits)) = &self.local {
-            report["persist_us"] = percentiles(persist_us);
+            report["persist_us"] = json!(Quantiles::of(persist_us));
             report["swaps"] = (*swaps).into();
             report["full_waits"] = (*full_waits).into();
         }
@@ -84,14 +80,14 @@ impl Report {
 
     /// A few lines for people.
     pub(super) fn text(&self) -> String {
-        let Share { events, bytes, sizes, calls_ns } = &self.total;
+        let Share { events, bytes: payload, sizes, calls_ns } = &self.total;
         let mut text = String::new();
         // Writing into a string cannot fail.
         let _ = writeln!(
             text,
             "{} events, {}, from {} writers via {} (seed {})",
             count(*events),
-            bytes_for_eyes(*bytes as f64),
+            bytes(*payload),
             self.writers,
             self.via,
             self.seed
@@ -102,7 +98,7 @@ impl Report {
             self.sent_in.as_secs_f64(),
             self.stored_in.as_secs_f64(),
             count(self.events_per_second() as u64),
-            bytes_for_eyes(self.bytes_per_second())
+            bytes(self.bytes_per_second().round() as u64)
         );
         if let Some((_, swaps, full_waits)) = &self.local {
             let (swaps, full_waits) = (count(*swaps), count(*full_waits));
@@ -114,17 +110,11 @@ impl Report {
         if let Some((persist_us, ..)) = &self.local {
             let _ = writeln!(text, "{}", row("call to file", persist_us, 1000));
         }
-        let _ = writeln!(
-            text,
-            "\nsizes: min {}, mean {:.0}, max {} bytes",
-            count(sizes.min()),
-            sizes.mean(),
-            count(sizes.max())
-        );
-        distribution(&mut text, sizes);
-        text.push('\n');
-        text.push_str(&self.verdict_text());
-        text.push('\n');
+        text.push_str("\nsizes\n");
+        for line in table::sizes(&distribution(sizes)) {
+            let _ = writeln!(text, "  {line}");
+        }
+        let _ = writeln!(text, "\n{}", self.verdict_text());
         text
     }
 
@@ -146,56 +136,22 @@ fn per_second(amount: u64, time: Duration) -> f64 {
     amount as f64 / time.as_secs_f64().max(1e-9)
 }
 
-fn count(number: u64) -> String {
-    count_for_eyes(number as f64)
-}
-
-fn percentiles(values: &Histogram) -> Value {
-    json!({
-        "p50": values.quantile(0.5), "p99": values.quantile(0.99), "p999": values.quantile(0.999), "max": values.max(),
-    })
-}
-
 fn row(name: &str, values: &Histogram, ns_each: u64) -> String {
     let [p50, p99, p999, max] = [values.quantile(0.5), values.quantile(0.99), values.quantile(0.999), values.max()]
-        .map(|value| duration(value.saturating_mul(ns_each)));
+        .map(|value| nanos(value.saturating_mul(ns_each)));
     format!("{name:<18} {p50:>10} {p99:>10} {p999:>10} {max:>10}")
 }
 
-fn duration(ns: u64) -> String {
-    match ns {
-        0..1_000 => format!("{ns} ns"),
-        1_000..1_000_000 => format!("{:.1} us", ns as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} ms", ns as f64 / 1e6),
-        _ => format!("{:.2} s", ns as f64 / 1e9),
-    }
-}
-
-/// The number of sizes in each bucket: up to a power of two less one, above the bound before it. Buckets are not
-/// cumulative, as in `stats --json`, because the same names must mean the same.
-fn buckets(sizes: &Histogram) -> impl Iterator<Item = (u64, u64)> {
-    let first = u64::BITS - sizes.min().leading_zeros();
-    let last = u64::BITS - sizes.max().leading_zeros();
-    let mut before = 0;
-    (first.max(1)..=last).map(|bits| u64::MAX >> (u64::BITS - bits)).map(move |bound| {
-        let up_to = sizes.at_most(bound);
-        (bound, up_to - std::mem::replace(&mut before, up_to))
-    })
-}
-
-fn distribution(text: &mut String, sizes: &Histogram) {
-    for (bound, here) in buckets(sizes) {
-        let share = here as f64 / sizes.count().max(1) as f64;
-        let bar = "#".repeat((share * 40.0).round() as usize);
-        let line = format!("  up to {:>9} {:>13}  {bar}", count(bound), count(here));
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
+/// The sizes in buckets as far as they reach. The names mean the same as in `stats --json`.
+fn distribution(sizes: &Histogram) -> EventSize {
+    let [first, last] = [sizes.min(), sizes.max()].map(|size| u64::BITS - size.leading_zeros());
+    EventSize::of(sizes, first.max(1)..=last)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Bucket;
 
     fn report(verdict: Result<Verdict, String>) -> Report {
         let mut total = Share { events: 3, bytes: 1060, ..Share::default() };
@@ -218,9 +174,10 @@ mod tests {
     #[test]
     fn the_distribution_counts_every_event_once() {
         let report = report(Ok(Verdict { found: 3, ..Verdict::default() }));
-        assert_eq!(buckets(&report.total.sizes).collect::<Vec<_>>().first(), Some(&(15, 1)));
-        assert_eq!(buckets(&report.total.sizes).last(), Some((1023, 1)));
-        assert_eq!(buckets(&report.total.sizes).map(|(_, here)| here).sum::<u64>(), 3);
+        let buckets = distribution(&report.total.sizes).buckets;
+        assert_eq!(buckets.first(), Some(&Bucket { le: 15, count: 1 }));
+        assert_eq!(buckets.last(), Some(&Bucket { le: 1023, count: 1 }));
+        assert_eq!(buckets.iter().map(|bucket| bucket.count).sum::<u64>(), 3);
         let json = report.json();
         assert_eq!((json["events"].as_u64(), json["proof"]["proven"].as_bool()), (Some(3), Some(true)));
         assert_eq!(json["events_per_second"].as_f64(), Some(3.0));

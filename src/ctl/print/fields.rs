@@ -49,7 +49,7 @@ impl Names {
         self.scratch.extend_from_slice(b"s=");
         self.scratch.extend_from_slice(self.stream.digits(event.cursor.stream));
         self.scratch.extend_from_slice(b";n=");
-        super::escape::put_hexadecimal(&mut self.scratch, event.cursor.sequence);
+        crate::escape::put_hexadecimal(&mut self.scratch, event.cursor.sequence);
         take("__CURSOR", &[&self.scratch]);
         self.number(take, "__SEQNUM", event.cursor.sequence);
         self.number(take, "__REALTIME_TIMESTAMP", record.time_ns / 1000);
@@ -111,7 +111,7 @@ impl Names {
 
     fn number(&mut self, take: &mut Take<'_>, name: &str, number: u64) {
         self.scratch.clear();
-        super::escape::put_decimal(&mut self.scratch, number);
+        crate::escape::put_decimal(&mut self.scratch, number);
         take(name, &[&self.scratch]);
     }
 

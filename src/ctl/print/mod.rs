@@ -7,15 +7,14 @@
 //! for people make control bytes visible there, too.
 
 pub(crate) mod clock;
-pub(crate) mod escape;
 mod fields;
 mod format;
 mod lines;
 mod view;
 
 use super::select::{Cursor, priority};
+use crate::escape::{put_decimal, put_json, put_visible};
 use clock::{Clock, Style};
-use escape::{put_decimal, put_json, put_visible};
 pub(crate) use format::{Format, FormatArgs};
 use jiff::tz::TimeZone;
 pub(crate) use view::{EventView, LossView};

@@ -17,7 +17,7 @@ use super::footer::Footer;
 use super::format::{BatchHeader, RunRow, SEGMENT_BYTES, SegmentHeader};
 use super::name::{Name, State};
 use super::sync_queue::Shared;
-use super::{BatchView, RunView};
+use super::types::{BatchView, RunView};
 use crate::sync::Arc;
 use crate::sys::clock;
 

@@ -6,50 +6,19 @@
 use std::fs;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use rustix::fs::FallocateFlags;
 
 use crate::sync::Arc;
+pub use dbuf_segment::file::{ReadAt, read_full};
 
 /// Permissions of a segment.
 const FILE_MODE: u32 = 0o640;
 /// Permissions of a directory of segments that is made.
 const DIRECTORY_MODE: u32 = 0o750;
-
-/// Bytes that can be read at any place. Readers never map a file: it may shrink under them.
-pub trait ReadAt: Send + Sync {
-    /// Reads up to `to.len()` bytes at `offset`; 0 at the end.
-    ///
-    /// # Errors
-    /// What the disk says.
-    fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize>;
-
-    /// How many bytes there are.
-    ///
-    /// # Errors
-    /// What the disk says.
-    fn bytes(&self) -> io::Result<u64>;
-}
-
-/// Fills as much of `to` as there are bytes at `offset`, and says how much that was.
-///
-/// # Errors
-/// What the disk says.
-pub fn read_full(from: &(impl ReadAt + ?Sized), to: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut done = 0;
-    while done < to.len() {
-        match from.read_at(&mut to[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(done)
-}
 
 /// An open segment.
 pub trait DiskFile: ReadAt {
@@ -240,30 +209,6 @@ impl Disk for RealDisk {
             total_bytes: about.f_blocks.saturating_mul(about.f_frsize),
             free_bytes: about.f_bavail.saturating_mul(about.f_frsize),
         })
-    }
-}
-
-impl ReadAt for fs::File {
-    fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize> {
-        FileExt::read_at(self, to, offset)
-    }
-
-    fn bytes(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
-    }
-}
-
-/// Bytes in memory read like a file: fuzzing and tests need no disk.
-impl ReadAt for Vec<u8> {
-    fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize> {
-        let rest = usize::try_from(offset).ok().and_then(|at| self.get(at..)).unwrap_or_default();
-        let n = rest.len().min(to.len());
-        to[..n].copy_from_slice(&rest[..n]);
-        Ok(n)
-    }
-
-    fn bytes(&self) -> io::Result<u64> {
-        Ok(self.len() as u64)
     }
 }
 

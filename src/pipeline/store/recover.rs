@@ -19,12 +19,12 @@
 use std::io::{self, IoSlice};
 use std::path::Path;
 
-use super::Recovery;
 use super::disk::{self, Disk, DiskFile, ReadAt, write_all};
 use super::footer::Footer;
 use super::format::{BatchHeader, Broken, SEGMENT_BYTES};
 use super::name::{Name, REPAIR, State};
 use super::scan::segment::{Batch, OpenError, Segment, Step};
+use super::types::Recovery;
 use crate::sync::Arc;
 
 /// The least that an event takes of a file: a line of one byte, and its newline.

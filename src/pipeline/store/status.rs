@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::WriteError;
+use super::types::WriteError;
 use crate::options::SyncPolicy;
 use crate::sync::{Mutex, MutexGuard, lock};
 

@@ -17,12 +17,12 @@ mod jobs;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::Durable;
 use super::appender::Stream;
 use super::disk::DiskFile;
 use super::name::Name;
 use super::retain::Limits;
 use super::status::Status;
+use super::types::Durable;
 use crate::options::{Storage, SyncPolicy};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, lock};
 use group_commit::GroupCommit;

@@ -1,11 +1,11 @@
 //! What the store's tests share: batches made from events, and everything that is read back.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
-use super::scan::{self, Directory, Item, Wanted};
-use super::{BatchView, RunView};
+pub(crate) use dbuf_segment::testing::{backward, forward, read, text};
+
+use super::types::{BatchView, RunView};
 use crate::options::{Storage, SyncPolicy, WhenFull};
 use crate::pipeline::record::{Event, Kind, Loss, Record, Source, encode_lines, encode_loss, encode_source};
 
@@ -133,47 +133,5 @@ pub(crate) fn storage(directory: &Path) -> Storage {
         min_free: None,
         sync: SyncPolicy::Never,
         when_full: WhenFull::Wait,
-    }
-}
-
-/// All items as text, for a comparison that reads well.
-pub(crate) fn read(path: &Path) -> Vec<String> {
-    let directory = Directory::open(path).expect("the directory is there");
-    forward(&directory, &Wanted::default())
-}
-
-/// The items that reading forward gives, as text.
-pub(crate) fn forward(directory: &Directory, wanted: &Wanted<'_>) -> Vec<String> {
-    let mut read = Vec::new();
-    let whole = scan::forward(directory, wanted, |item| {
-        read.push(text(&item));
-        ControlFlow::Continue(())
-    });
-    assert!(whole.is_continue());
-    read
-}
-
-/// The items that reading backward gives, as text.
-pub(crate) fn backward(directory: &Directory, wanted: &Wanted<'_>) -> Vec<String> {
-    let mut read = Vec::new();
-    let whole = scan::backward(directory, wanted, |item| {
-        read.push(text(&item));
-        ControlFlow::Continue(())
-    });
-    assert!(whole.is_continue());
-    read
-}
-
-/// An item as text: `5 app hello`.
-pub(crate) fn text(item: &Item<'_>) -> String {
-    match item {
-        Item::Event(event) => {
-            let sequence = event.sequence.map_or("piece".into(), |sequence| sequence.to_string());
-            let (tag, payload) = (String::from_utf8_lossy(event.source.tag), event.record.payload());
-            format!("{sequence} {tag} {}", String::from_utf8_lossy(payload))
-        }
-        Item::Loss { loss, .. } => format!("lost {} {}", loss.events, loss.cause.name()),
-        Item::Damage { damage, .. } => format!("damage {damage}"),
-        Item::Gap { from, to } => format!("gap {from}..{to}"),
     }
 }

@@ -2,6 +2,7 @@
 
 mod crash;
 mod power;
+mod reading;
 mod recovery;
 mod sealing;
 mod world;
@@ -9,6 +10,7 @@ mod world;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use tempfile::TempDir;

@@ -34,7 +34,7 @@ use dbuf_sync::Edge;
 use dbuf_sync::atomic::AtomicU64;
 use dbuf_sync::atomic::Ordering::Relaxed;
 
-use crate::pipeline::buffer::PublishPosition;
+use dbuf_buffer::PublishPosition;
 
 const NOTE: Edge = Edge::new("note");
 

@@ -5,6 +5,10 @@ fn any_level() -> impl Strategy<Value = Level> {
     prop_oneof![Just(Level::None), Just(Level::Persisted), Just(Level::Durable)]
 }
 
+fn any_field() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
+    (prop::collection::vec(any::<u8>(), 1..=64), prop::collection::vec(any::<u8>(), 0..99))
+}
+
 fn round_trip(frame: &Frame<'_>) {
     let mut bytes = Vec::new();
     frame.encode(&mut bytes);
@@ -22,7 +26,7 @@ proptest! {
         pri: u8, time_ns: u64, sequence: u64,
         tag in prop::collection::vec(any::<u8>(), 0..=TAG_BYTES_MAX),
         payload in prop::collection::vec(any::<u8>(), 0..300),
-        named in prop::collection::vec((prop::collection::vec(any::<u8>(), 1..=64), prop::collection::vec(any::<u8>(), 0..99)), 0..4),
+        named in prop::collection::vec(any_field(), 0..4),
     ) {
         let mut fields = Vec::new();
         assert!(named.iter().all(|(name, value)| put_field(&mut fields, name, value)));

@@ -1,5 +1,5 @@
-//! The daemon's end of a ring. The other end is a program that may be broken or hostile: nothing that it writes is
-//! believed before it is checked, and what is checked is a copy.
+//! Takes events out of a ring: the daemon's end. The other end is a program that may be broken or hostile: nothing that
+//! it writes is believed before it is checked, and what is checked is a copy.
 //!
 //! Enters: the words and bytes of a ring. Leaves: copies of published bytes, and what was told to the producer. One
 //! thread. What can fail: what the producer has written cannot be true ([`Broken`]); then the ring is of no use any
@@ -111,7 +111,7 @@ impl RingConsumer {
         self.memory.copy(self.tail + skip, into);
     }
 
-    /// Takes so many bytes; `events` is how many events were taken in all. The producer may write there from now on.
+    /// Takes `bytes` bytes; `events` is how many events were taken in all. The producer may write there from now on.
     ///
     /// # Panics
     /// When that is more than [`RingConsumer::look`] has found.
@@ -174,7 +174,8 @@ impl RingConsumer {
     /// Passes the barrier between [`RingConsumer::set_state`] and the last look before sleeping. membarrier(2)
     /// is called before it, where it is to reach the producers; one call is good for all rings.
     pub fn after_barrier() {
-        // edge `asleep`, acquiring: whoever has not seen that this side sleeps has published before, and is seen now.
+        // edge `asleep`, acquiring: a producer that has not seen that this side sleeps has published before, and is
+        // seen now.
         ASLEEP.full_acquiring();
     }
 
@@ -206,11 +207,11 @@ impl RingConsumer {
     }
 
     /// What was told last: persisted, durable, lost, refused. An earlier daemon may have told it; the producer may have
-    /// changed it, which misleads nobody but itself.
+    /// changed it, which misleads only itself.
     #[must_use]
     pub fn told(&self) -> [u64; 4] {
         let words = self.memory.words();
-        // Relaxed: whoever wrote them is this side, or dead.
+        // Relaxed: this side wrote them, or a process that is dead.
         [&words.persisted, &words.durable, &words.lost, &words.refused].map(|word| word.load(Relaxed))
     }
 
@@ -220,8 +221,8 @@ impl RingConsumer {
         self.memory.words().max_event_bytes.store(bytes, Relaxed);
     }
 
-    /// Wakes whoever sleeps on the turn. To be called when something has been done that [`RingConsumer::wants`] says is
-    /// wanted.
+    /// Wakes the producer that sleeps on the turn. To be called when something has been done that
+    /// [`RingConsumer::wants`] says is wanted.
     pub fn wake(&mut self) {
         self.turn = self.turn.wrapping_add(1);
         let words = self.memory.words();

@@ -1,4 +1,4 @@
-//! Where each word of a ring stands. `docs/PROTOCOL.md` draws the same.
+//! Lays out the words of a ring, as `docs/PROTOCOL.md` draws them.
 //!
 //! Words that one side writes share cache lines with no word of the other, for each line that both write is sent back
 //! and forth between their cores. Everything here may be changed by the other process at any time.
@@ -74,7 +74,7 @@ pub struct Words {
 
     /// Producer: bits of [`want`].
     pub wants: AtomicU32,
-    /// Nobody's.
+    /// Unused.
     pub unused: AtomicU32,
     /// Producer: everything up to this event, counted from 1, is to be durable now.
     pub sync: AtomicU64,
@@ -88,7 +88,7 @@ pub struct Words {
 
     /// Daemon: changes when something has changed that was wanted; to be slept on by futex(2).
     pub turn: AtomicU32,
-    /// Nobody's.
+    /// Unused.
     pub unused_too: AtomicU32,
     /// Daemon: events taken.
     pub taken: AtomicU64,

@@ -1,4 +1,4 @@
-//! The memory of a ring: words that both sides see, and bytes that only ever are copied.
+//! Maps the memory of a ring: words that both sides see, and bytes that only ever are copied.
 //!
 //! Enters: a memfd, or a size. Leaves: the words as atomics; bytes are copied in and out, by position. Any thread. What
 //! can fail: there is no memory, or the memfd is none of a ring.
@@ -8,7 +8,7 @@
 //!    bytes: it is sealed against that before it is mapped.
 //! 2. No reference to the data is ever made, for another process can change it: bytes are copied through raw pointers.
 //!    A copy that races with that process is whatever it is; who reads it checks the copy.
-//! 3. The capacity is that of the file, which nobody can change. What the header says of it is for people.
+//! 3. The capacity is that of the file, which no process can change. What the header says of it is for people.
 
 #![allow(unsafe_code, reason = "memory that two processes share")]
 
@@ -94,7 +94,7 @@ impl Memory {
 
     fn begin(&self, flags: u64) {
         let words = self.words();
-        // Relaxed, all of them: nobody else has the memory yet.
+        // Relaxed, all of them: no other process has the memory yet.
         words.version.store(VERSION, Relaxed);
         words.header_bytes.store(HEADER_BYTES as u32, Relaxed);
         words.capacity_bytes.store(self.capacity, Relaxed);
@@ -168,7 +168,7 @@ impl Memory {
             self.mapping.read(at, first);
             self.mapping.read(0, second);
         }
-        // Whoever looks at the bytes looks at the copy. A compiler that knew both to be the same could go back to the
+        // Every later look is at the copy. A compiler that knew both to be the same could go back to the
         // ring for them, where they may be others by now; behind this, which is for it alone, it does not know that.
         // What makes the bytes visible is edge `head`.
         compiler_fence(SeqCst);
@@ -228,7 +228,7 @@ mod mapped {
         pub(super) fn words(&self) -> &Words {
             const { assert!(align_of::<Words>() <= 4096 && size_of::<Words>() <= HEADER_BYTES) };
             // SAFETY: invariant 1: the header is there and a page's begin is aligned for it; its fields are atomics, of
-            // which any bytes are a value, and gaps that nobody reads.
+            // which any bytes are a value, and gaps that are never read.
             unsafe { &*self.base.cast::<Words>() }
         }
 
@@ -237,7 +237,7 @@ mod mapped {
             debug_assert!(at + bytes.len() <= self.len - HEADER_BYTES, "inside the mapping");
             // SAFETY: invariant 1; the caller has checked that `at` is inside the data.
             let to = unsafe { self.base.add(HEADER_BYTES + at) };
-            // SAFETY: invariants 1 and 2; the caller has checked that so many bytes are there. `bytes` is memory of
+            // SAFETY: invariants 1 and 2; the caller has checked that the bytes are there. `bytes` is memory of
             // this process, which is no part of a ring.
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
         }
@@ -267,7 +267,7 @@ mod modelled {
 
     use super::{BorrowedFd, HEADER_BYTES, Words, io};
 
-    /// The same on the heap, with a loom cell beside each byte.
+    /// The same on the heap, with a loom cell for each byte.
     #[derive(Clone, Debug)]
     pub(super) struct Mapping(dbuf_sync::Arc<Parts>);
 

@@ -1,5 +1,5 @@
-//! The ring: memory that a producer and the daemon share, one producer's thread to one ring. `docs/PROTOCOL.md` draws
-//! it.
+//! Carries events through memory that a producer and the daemon share, one producer's thread to one ring.
+//! `docs/PROTOCOL.md` draws it.
 //!
 //! Enters at the producer's end: events. Leaves at the daemon's: copies of them. What can fail: there is no room; and
 //! on the daemon's side, everything that a hostile program can write.
@@ -12,8 +12,8 @@
 //! |---|---|---|---|---|
 //! | `head` | [`RingProducer::push`] | [`RingConsumer::look`] | a record's bytes | the daemon copies bytes that are not there yet |
 //! | `room` | [`RingConsumer::take`] | the producer's look at the tail | the daemon's copies are over | a record is written over bytes that are being copied |
-//! | `asleep` | [`RingProducer::push`]: head, then state | [`RingConsumer::after_barrier`]: state, then head | one of the two sees the other's store | an event lies there, the daemon sleeps, and nobody rings |
-//! | `turn` | [`RingProducer::want`]: wish, then a look | [`RingConsumer::wants`]: the deed, then a look | as above | a producer sleeps, and nobody wakes it |
+//! | `asleep` | [`RingProducer::push`]: head, then state | [`RingConsumer::after_barrier`]: state, then head | one of the two sees the other's store | an event lies there, the daemon sleeps, and no bell rings |
+//! | `turn` | [`RingProducer::want`]: wish, then a look | [`RingConsumer::wants`]: the deed, then a look | as above | a producer sleeps, and nothing wakes it |
 //!
 //! `asleep` and `turn` are races of a store and a load on each side (Dekker's), which no acquire or release closes. For
 //! `asleep` the producer's half must cost nothing: it is a barrier for the compiler alone, and the daemon, before it

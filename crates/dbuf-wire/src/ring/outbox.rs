@@ -1,4 +1,4 @@
-//! A ring's memory that nobody else empties: its producer reads back what it has published, and takes it itself.
+//! Empties a ring without a daemon: its producer reads back what it has published, and takes it itself.
 //!
 //! Enters: a position. Leaves: records, and what is to be carried over into another ring. The producer's thread. What
 //! can fail: memory that a daemon had its hands in is believed as little as the daemon is believed elsewhere

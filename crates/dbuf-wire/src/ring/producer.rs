@@ -1,4 +1,4 @@
-//! The producer's end of a ring: reserve, fill, publish with one store.
+//! Puts events into a ring: the producer's end, which reserves, fills, and publishes with one store.
 //!
 //! Enters: events. Leaves: records in the ring, and whether the bell is to be rung. One thread. What can fail: there is
 //! no room.
@@ -145,7 +145,7 @@ impl RingProducer {
         Ok(self.publish(&place))
     }
 
-    /// Reserves a place for a record of which at most so many bytes come after its head. It is filled by
+    /// Reserves a place for a record with at most `length_max` bytes after its head. It is filled by
     /// [`RingProducer::fill`] and published by [`RingProducer::publish_claim`]; nothing else may be sent before that,
     /// or before [`RingProducer::give_back`].
     ///
@@ -156,7 +156,7 @@ impl RingProducer {
         self.reserve(length_max)
     }
 
-    /// Copies bytes into a reserved place, so many bytes after its record's head.
+    /// Copies bytes into a reserved place, `offset` bytes after its record's head.
     ///
     /// # Panics
     /// When they would reach beyond it.
@@ -192,7 +192,7 @@ impl RingProducer {
         self.memory.words().writing.store(self.head, Relaxed);
     }
 
-    /// Finds room for a record of which so many bytes come after its head; fills up the rest before the end of the data
+    /// Finds room for a record with `length` bytes after its head; fills up the rest before the end of the data
     /// if it would reach beyond.
     #[inline]
     fn reserve(&mut self, length: usize) -> Result<Reserved, NoRoom> {
@@ -209,8 +209,9 @@ impl RingProducer {
                 return Err(NoRoom);
             }
         }
-        // Relaxed: only whoever finds this process dead looks at it, and that comes after everything it did. The fence
-        // is for the compiler alone, which must not write the record first; what carries the record is edge `head`.
+        // Relaxed: only a process that finds this one dead looks at it, and that comes after everything it did. The fence
+        // is for the compiler alone, which must not write the record first.
+        // What carries the record is edge `head`.
         self.memory.words().writing.store(end, Relaxed);
         compiler_fence(SeqCst);
         if pad > 0 {
@@ -301,8 +302,8 @@ impl RingProducer {
         // edge `turn`, releasing: the wish is there before the caller looks. Either the daemon sees it after what it
         // did, or the caller sees what that was.
         TURN.full_releasing();
-        // edge `turn`, acquiring, as well: whoever sees this turn sees what it was changed for. Relaxed would let the
-        // caller see the new turn, miss what has come, and sleep on.
+        // edge `turn`, acquiring, as well: a caller that sees this turn sees what it was changed for. Relaxed would let
+        // the caller see the new turn, miss what has come, and sleep on.
         words.turn.load(TURN.acquire())
     }
 
@@ -319,7 +320,7 @@ impl RingProducer {
         self.memory.words().sync.store(self.events, Relaxed);
     }
 
-    /// Whether an event with so many bytes after its head would find room now.
+    /// Whether an event with `length` bytes after its head would find room now.
     pub fn has_room(&mut self, length: usize) -> bool {
         let bytes = record_bytes(length) as u64;
         let to_end = self.memory.capacity() - self.memory.offset(self.head) as u64;
@@ -328,14 +329,14 @@ impl RingProducer {
         self.head + pad + bytes - self.tail <= self.memory.capacity()
     }
 
-    /// Sleeps until the daemon's turn is another one, or for `patience`; it may also return for no reason.
+    /// Sleeps until the daemon's turn is another one, or for `timeout`; it may also return for no reason.
     #[cfg(not(dbuf_loom))]
-    pub fn sleep(&self, turn: u32, patience: std::time::Duration) {
+    pub fn sleep(&self, turn: u32, timeout: std::time::Duration) {
         use rustix::thread::futex;
-        let patience = futex::Timespec::try_from(patience).ok();
+        let timeout = futex::Timespec::try_from(timeout).ok();
         // Whatever it says (changed, interrupted, timed out), the caller looks again. The word is in memory that two
         // processes share, so the flag of private ones is not set.
-        let _ = futex::wait(&self.memory.words().turn, futex::Flags::empty(), turn, patience.as_ref());
+        let _ = futex::wait(&self.memory.words().turn, futex::Flags::empty(), turn, timeout.as_ref());
     }
 }
 

@@ -1,4 +1,4 @@
-//! An event as it lies in a ring.
+//! Encodes and decodes an event as it lies in a ring.
 //!
 //! Enters: the parts of an event, or bytes that were copied out of a ring. Leaves: the head's bytes, or the event. Any
 //! thread; no memory that others can change. What can fail: everything in bytes that another process wrote.
@@ -9,7 +9,7 @@ use crate::frames::{self as wire, Event};
 pub const ALIGN: usize = 16;
 /// Bytes before the tag.
 pub const HEAD_BYTES: usize = 16;
-/// The most bytes that an event takes beside its payload.
+/// The most bytes that an event takes in addition to its payload.
 pub const OVERHEAD_BYTES_MAX: usize =
     HEAD_BYTES + wire::TAG_BYTES_MAX + wire::FIELDS_LENGTH_BYTES + wire::FIELDS_BYTES_MAX + ALIGN;
 
@@ -86,7 +86,7 @@ impl Head {
     }
 }
 
-/// Bytes of a record of which so many come after its head.
+/// Bytes of a record with `length` bytes after its head.
 #[inline]
 #[must_use]
 pub const fn record_bytes(length: usize) -> usize {

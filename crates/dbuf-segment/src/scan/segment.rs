@@ -1,19 +1,20 @@
-//! One segment, read batch by batch.
+//! Reads one segment, batch by batch.
 //!
 //! Enters: a file. Leaves: whole batches, and accounts of what is damaged. Any thread; one batch in memory at a time.
 //! What can fail: the disk, with an error. Damage is no error: it is found, measured and stepped over.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 
-use super::super::disk::{ReadAt, read_full};
-use super::super::footer::{Footer, Trailer};
-use super::super::format::{
+use crate::file::{ReadAt, read_full};
+use crate::footer::{Footer, Trailer};
+use crate::format::{
     BATCH_MAGIC, BatchHeader, Broken, FOOTER_FIXED_BYTES, FOOTER_MAGIC, RUN_BYTES, SEGMENT_BYTES, SegmentHeader,
     TRAILER_BYTES, checksum,
 };
-use crate::pipeline::record::ALIGN;
-use crate::sync::Arc;
+use crate::record::ALIGN;
+use dbuf_sync::Arc;
 
 /// How much of a batch's header is read at first: enough for 16 runs.
 const HEAD_READ_BYTES: usize = BatchHeader::bytes_for(16);
@@ -68,8 +69,8 @@ pub enum Step {
         /// The range of sequences that the damaged batch held, if its header was whole.
         sequences: Option<(u64, u64)>,
     },
-    /// No batch stands here or later. So many bytes do: none, a batch that is being written, one that was torn, or a
-    /// footer that is damaged.
+    /// No batch stands here or later. What stands there: nothing, a batch that is being written, one that was torn, or
+    /// a footer that is damaged.
     End {
         /// How many.
         torn_bytes: u64,
@@ -77,14 +78,42 @@ pub enum Step {
 }
 
 /// Why a file cannot be read at all.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum OpenError {
     /// The disk says no.
-    #[error("{0}")]
-    Disk(#[from] io::Error),
+    Disk(io::Error),
     /// Header and footer are damaged, or of a newer version.
-    #[error("{0}")]
-    Broken(#[from] Broken),
+    Broken(Broken),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(error) => error.fmt(f),
+            Self::Broken(broken) => broken.fmt(f),
+        }
+    }
+}
+
+impl Error for OpenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Disk(error) => Some(error),
+            Self::Broken(broken) => Some(broken),
+        }
+    }
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
+impl From<Broken> for OpenError {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
 }
 
 /// A segment, open for reading.
@@ -148,8 +177,8 @@ impl Segment {
         self.footer.as_ref().map_or(self.file_bytes, |footer| footer.offset)
     }
 
-    /// Looks at what stands at `at`. Where `wants` says so of its header, a batch's records are read and their checksum is
-    /// verified.
+    /// Looks at what stands at `at`. Where `wants` says so of its header, a batch's records are read and their checksum
+    /// is verified.
     ///
     /// # Errors
     /// What the disk says. That ends nothing: the caller may step over it.

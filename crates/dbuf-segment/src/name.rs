@@ -1,8 +1,9 @@
-//! Names of the files in a directory of segments.
+//! Reads and writes the names of the files in a directory of segments.
 //!
 //! `{first sequence, 20 digits}.active`, `.segment` when sealed, `.torn` when a failed disk left it behind; after the
-//! digits `-1`, `-2` ... where the name was taken. So a listing by name is a listing by sequence, and the state is known
-//! without a look inside. `.lock` belongs to the daemon, `.repair` is a segment in the making that nobody reads.
+//! digits `-1`, `-2` ... where the name was taken. So a listing by name is a listing by sequence, and the state is
+//! known without a look inside. `.lock` belongs to the daemon, `.repair` is a segment in the making that no reader
+//! opens.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The layout of a record: the bytes that a writer lays down, that travel through the buffer, and that stand in a
+//! Encodes and decodes records: the bytes that a writer publishes, that travel through the buffer, and that stand in a
 //! segment. They are written once and never serialised again.
 //!
 //! Enters: an event's parts. Leaves: bytes in a claim, or a borrowed [`Record`] over bytes of a batch. Any thread.
@@ -9,18 +9,17 @@
 //! Invariants, cited by number:
 //! 1. A record starts and ends at a multiple of [`ALIGN`] from the start of its run; padding bytes are zero.
 //! 2. A source record precedes, in the same run, the first record that names its source: a run stands alone.
-//! 3. Only an event that is complete takes a sequence; a piece that is continued does not, and neither does a source or a
-//!    loss record. A record of lines takes one for each ([`Record::event_count`]).
+//! 3. Only an event that is complete takes a sequence; a piece that is continued does not, and neither does a source or
+//!    a loss record. A record of lines takes one for each ([`Record::event_count`]).
 //!
-//! A record of lines ([`flag::LINES`]) holds events that came as lines of text, one behind the other as they came, under one head: they
-//! share all that it says. So a line costs its own bytes, and a copy of many is one copy.
+//! A record of lines ([`flag::LINES`]) holds events that came as lines of text, one behind the other as they came,
+//! under one head: they share all that it says. So a line costs its own bytes, and a copy of many is one copy.
 
 mod decode;
 mod newlines;
 #[cfg(test)]
 mod tests;
 
-use dbuf_buffer::Claim;
 pub use dbuf_wire::frames::{FIELDS_BYTES_MAX, put_field};
 pub use decode::{Malformed, Record};
 pub use newlines::Newlines;
@@ -83,7 +82,8 @@ pub mod flag {
     pub const CONTINUES: u16 = 1 << 4;
     /// This piece continues an earlier one.
     pub const CONTINUED: u16 = 1 << 5;
-    /// The payload is several events, one a line, each ended by a newline that is not part of it. Goes with no other flag.
+    /// The payload is several events, one a line, each ended by a newline that is not part of it. Goes with no other
+    /// flag.
     pub const LINES: u16 = 1 << 6;
     /// All bits that this version knows.
     pub const KNOWN: u16 = (1 << 7) - 1;
@@ -243,7 +243,7 @@ pub struct Event<'a> {
     pub producer_sequence: Option<u64>,
     /// The id of the event that this is a piece of, and which neighbours the piece has.
     pub piece: Option<Piece>,
-    /// Fields beside the payload, as [`put_field`] encodes them; empty if none.
+    /// Fields next to the payload, as [`put_field`] encodes them; empty if none.
     pub fields: &'a [u8],
     /// The payload. At most [`MAX_EVENT_BYTES_MAX`] bytes.
     pub payload: &'a [u8],
@@ -281,15 +281,16 @@ impl Sink for Vec<u8> {
     }
 }
 
-impl Sink for Claim<'_> {
+#[cfg(feature = "buffer")]
+impl Sink for dbuf_buffer::Claim<'_> {
     #[inline(always)]
     fn put(&mut self, bytes: &[u8]) {
-        Claim::put(self, bytes);
+        dbuf_buffer::Claim::put(self, bytes);
     }
 
     #[inline(always)]
     fn open(&mut self, len: usize) -> &mut [u8] {
-        Claim::open(self, len)
+        dbuf_buffer::Claim::open(self, len)
     }
 }
 
@@ -302,7 +303,8 @@ fn put_head(to: &mut impl Sink, length: usize, kind: Kind, pri: u8, flags: u16, 
     to.put(&u64::from(source).to_le_bytes());
 }
 
-/// Puts `bytes` and the padding behind them. The last word is put whole, with its padding, for the speed of short events.
+/// Puts `bytes` and the padding behind them. The last word is put whole, with its padding, for the speed of short
+/// events.
 #[inline(always)]
 fn put_padded(to: &mut impl Sink, bytes: &[u8]) {
     let tail = bytes.len() % ALIGN;
@@ -375,8 +377,8 @@ impl Event<'_> {
         put_padded(to, self.payload);
     }
 
-    /// Writes the record of an event that has neither fields, pieces nor a sequence, and whose payload `fill` copies from where it lies. `to` has
-    /// room for [`Event::record_bytes`] and the payload.
+    /// Writes the record of an event that has neither fields, pieces nor a sequence, and whose payload `fill` copies
+    /// from where it lies. `to` has room for [`Event::record_bytes`] and the payload.
     #[inline(always)]
     pub fn encode_around(&self, payload_bytes: usize, to: &mut impl Sink, fill: impl FnOnce(&mut [u8])) {
         debug_assert!(self.fields.is_empty() && self.piece.is_none() && self.producer_sequence.is_none());
@@ -417,7 +419,8 @@ pub const fn lines_record_bytes(lines_bytes: usize) -> usize {
     padded(HEAD_BYTES + lines_bytes)
 }
 
-/// Writes a record of lines. `lines` ends with a newline, and none of them is empty. `to` has room for [`lines_record_bytes`].
+/// Writes a record of lines. `lines` ends with a newline, and none of them is empty. `to` has room for
+/// [`lines_record_bytes`].
 pub fn encode_lines(to: &mut impl Sink, source: u32, time_ns: u64, pri: u8, lines: &[u8]) {
     debug_assert!(lines.ends_with(b"\n"));
     put_head(to, lines.len(), Kind::Event, pri, flag::LINES, time_ns, source);

@@ -1,4 +1,4 @@
-//! What the processor compares in one instruction.
+//! Compares bytes as the processor does it, 16 in one instruction.
 //!
 //! Enters: 64 bytes. Leaves: a bit for each. Pure, any thread; cannot fail.
 
@@ -11,7 +11,7 @@ use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_
 /// Intel's manual, 2B: PCMPEQB and PMOVMSKB of SSE2, which every x86-64 has.
 #[inline]
 #[must_use]
-pub fn equal(bytes: &[u8; 64], wanted: u8) -> u64 {
+pub(crate) fn equal(bytes: &[u8; 64], wanted: u8) -> u64 {
     // SAFETY: SSE2 is part of every x86-64 processor.
     unsafe { equal_by_sse2(bytes, wanted) }
 }

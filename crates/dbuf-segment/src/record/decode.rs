@@ -1,4 +1,4 @@
-//! Reading records: a borrowed view over bytes that are not trusted.
+//! Decodes records: a borrowed view over bytes that are not trusted.
 
 use std::fmt;
 use std::ops::Range;
@@ -51,8 +51,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// Bytes of the words that these flags announce. By a table, for the processors that every build runs on need not have an
-/// instruction that counts bits, and this is asked several times an event.
+/// Bytes of the words that these flags announce. By a table, for the processors that every build runs on need not have
+/// an instruction that counts bits, and this is asked several times an event.
 #[inline]
 fn bytes_of_words(flags: u16) -> usize {
     const WORDS: u16 = flag::SOURCE_TIME | flag::PRODUCER_SEQUENCE | flag::PIECE;

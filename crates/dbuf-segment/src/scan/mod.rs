@@ -1,11 +1,11 @@
-//! Reading segments, with no daemon: `dbufctl`, recovery, tests.
+//! Reads segments, with no daemon: for `dbufctl`, recovery and tests.
 //!
 //! Enters: a directory, or files. Leaves: [`Item`]s in order: events with their sequences and sources, losses, damage,
 //! gaps. Any thread. Memory is flat: one batch at a time. What can fail: the disk, with an error; damage is an item.
 //!
 //! Rules, cited by number:
-//! 1. Files are read in the order of their names. A torn file counts up to the first sequence of the next file, for what
-//!    was not durable in it was written again there.
+//! 1. Files are read in the order of their names. A torn file counts up to the first sequence of the next file, for
+//!    what was not durable in it was written again there.
 //! 2. A batch whose sequences were given out already is skipped.
 //! 3. A jump in the sequence is a [`Item::Gap`], except at the front, where the oldest files went.
 
@@ -23,11 +23,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::format::{BatchHeader, SEGMENT_BYTES};
-use super::name::{Name, State};
-use crate::pipeline::record::{Kind, Loss, Malformed, Record, Source};
-use crate::sync::Arc;
+use crate::format::{BatchHeader, SEGMENT_BYTES};
+use crate::name::{Name, State};
+use crate::record::{Kind, Loss, Malformed, Record, Source};
 pub use backward::backward;
+use dbuf_sync::Arc;
 pub use follow::Follower;
 pub use forward::forward;
 pub use join::{Joined, Joiner};
@@ -54,8 +54,8 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Lists the segments in `path`: all that were there when this began, also if files are made and renamed meanwhile; maybe some
-    /// that have come since, and of those none without the one before it.
+    /// Lists the segments in `path`: all that were there when this began, also if files are made and renamed meanwhile;
+    /// maybe some that have come since, and of those none without the one before it.
     ///
     /// An active file that has no header yet holds nothing and is left out.
     ///
@@ -108,9 +108,10 @@ fn listed(directory: &Path, name: Name) -> io::Result<Option<SegmentFile>> {
 
 /// The names of all files that were there when the first listing began.
 ///
-/// A listing may miss a file that is renamed while it is made, under either name, and one that comes while it is made may be in it or not. A
-/// file is renamed once. So what was made before a listing began is in that one or in the next. The first two say up to which sequence
-/// that is true of all, for the newest that is in them was made before the third began.
+/// A listing may miss a file that is renamed while it is made, under either name, and one that comes while it is made
+/// may be in it or not. A file is renamed once. So what was made before a listing began is in that one or in the next.
+/// The first two say up to which sequence that is true of all, for the newest that is in them was made before the third
+/// began.
 fn settled(mut list: impl FnMut() -> io::Result<Vec<Name>>) -> io::Result<Vec<Name>> {
     let newest = list()?.into_iter().chain(list()?).map(|name| name.first_sequence).max();
     let before = list()?;
@@ -123,7 +124,8 @@ fn settled(mut list: impl FnMut() -> io::Result<Vec<Name>>) -> io::Result<Vec<Na
     Ok(names)
 }
 
-/// The names that a file may have, once it is listed under this one: the daemon may have sealed it since, or named it torn.
+/// The names that a file may have, once it is listed under this one: the daemon may have sealed it since, or named it
+/// torn.
 fn names_of(name: Name) -> impl Iterator<Item = Name> {
     let later = if name.state == State::Active { &[State::Sealed, State::Torn][..] } else { &[] };
     std::iter::once(name).chain(later.iter().map(move |state| Name { state: *state, ..name }))

@@ -1,7 +1,8 @@
-//! Reading backward: the same items as forward, in the opposite order.
+//! Reads backward: the same items as forward, in the opposite order.
 //!
-//! Enters: a directory, and what is wanted of it. Leaves: items, newest first. A file is read block by block, as its index
-//! cuts it, so that the last events of a large directory are there at once. See the rules at the head of [`super`].
+//! Enters: a directory, and what is wanted of it. Leaves: items, newest first. A file is read block by block, as its
+//! index cuts it, so that the last events of a large directory are there at once. See the rules at the head of
+//! [`super`].
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -13,8 +14,8 @@ use super::{Directory, Item, SegmentFile, Wanted, bound, item, malformed, open_f
 
 /// Reads the items of `directory`, newest first, until `each` breaks. A file that cannot be read is an item too.
 ///
-/// It differs from [`super::forward()`] in one respect: damage that reaches over the start of a block of the index is told
-/// in two parts.
+/// It differs from [`super::forward()`] in one respect: damage that reaches over the start of a block of the index is
+/// told in two parts.
 pub fn backward(
     directory: &Directory,
     wanted: &Wanted<'_>,

@@ -1,17 +1,17 @@
-//! Pieces of an over-long line become one event again.
+//! Joins the pieces of an over-long line to one event.
 //!
-//! Enters: events and pieces, in the order of reading, forward or backward. Leaves: whole events, each where its last piece
-//! stands. What can fail: nothing; an event whose pieces are not all there, or take more memory than is allowed, is given
-//! out as far as it goes and says that it is not whole.
+//! Enters: events and pieces, in the order of reading, forward or backward. Leaves: whole events, each where its last
+//! piece stands. What can fail: nothing; an event whose pieces are not all there, or take more memory than is allowed,
+//! is given out as far as it goes and says that it is not whole.
 //!
-//! Forward, an event is complete when its last piece comes. Backward, that comes first: what follows it is held until the
-//! first piece has come, so that the order stays.
+//! Forward, an event is complete when its last piece comes. Backward, that comes first: what follows it is held until
+//! the first piece has come, so that the order stays.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 
 use super::Event;
-use crate::pipeline::record::{Record, encode_source};
+use crate::record::{Record, encode_source};
 
 /// The most bytes that are held for events that are not complete.
 pub const JOIN_BYTES_MAX: usize = 64 << 20;

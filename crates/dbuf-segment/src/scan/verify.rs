@@ -1,19 +1,19 @@
-//! What a file holds, and whether every byte of it is what was written.
+//! Says what a file holds, and verifies that every byte of it is what was written.
 //!
-//! Enters: files. Leaves: [`Described`], from the footer where there is one; [`FileReport`], from every byte. Any thread.
-//! What can fail: nothing; a file that cannot be read is a report that says so.
+//! Enters: files. Leaves: [`Described`], from the footer where there is one; [`FileReport`], from every byte. Any
+//! thread. What can fail: nothing; a file that cannot be read is a report that says so.
 
 use std::ops::ControlFlow;
 
-use super::super::disk::ReadAt;
-use super::super::footer::Footer;
-use super::super::format::{Broken, SegmentHeader};
-use super::super::name::State;
 use super::merge::Merged;
 use super::segment::{Batch, Damage, Segment, Step};
 use super::{Directory, SegmentFile, malformed, open_file, unreadable};
-use crate::pipeline::record::{Kind, Malformed, Record};
-use crate::sync::Arc;
+use crate::file::ReadAt;
+use crate::footer::Footer;
+use crate::format::{Broken, SegmentHeader};
+use crate::name::State;
+use crate::record::{Kind, Malformed, Record};
+use dbuf_sync::Arc;
 
 /// What a file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

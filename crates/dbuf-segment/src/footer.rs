@@ -1,4 +1,4 @@
-//! The footer of a segment: what a reader needs to skip it or to find a place in it.
+//! Encodes and decodes the footer of a segment, by which a reader skips it or finds a place in it.
 //!
 //! Enters: batches, one after the other, as they are written or walked. Leaves: bytes, and the way back. Any thread.
 //! What can fail: decoding, with [`Broken`]; then the footer is rebuilt from the batches (format, invariant 3).
@@ -10,9 +10,9 @@ use super::format::{
     SEGMENT_BYTES, TRAILER_BYTES, TRAILER_MAGIC, VERSION, checksum, footer, index_row, trailer,
 };
 use super::format::{get, get_u32, get_u128, has, put, put_bytes};
-use crate::pipeline::record::{HEAD_BYTES, Kind, Record, Source, encode_source};
+use crate::record::{HEAD_BYTES, Kind, Record, Source, encode_source};
 
-/// A row of the index stands for batches with at least so many bytes, so that it stays small beside them.
+/// A row of the index stands for batches with at least this many bytes, so that the index stays small.
 pub const INDEX_BYTES_MIN: u64 = 64 << 10;
 /// The most sources that a footer names; beyond that it says that it does not know them all.
 pub const SOURCES_MAX: usize = 256;
@@ -115,8 +115,8 @@ impl Footer {
         self.row_bytes += header.content_bytes;
     }
 
-    /// Takes the sources of a run that was read back into account. Walks heads only, and nothing at all once there are more
-    /// sources than a footer names.
+    /// Takes the sources of a run that was read back into account. Walks heads only, and nothing at all once there are
+    /// more sources than a footer names.
     pub fn add_sources(&mut self, mut run: &[u8]) {
         while self.sources_complete {
             let Ok((record, bytes)) = Record::decode(run) else { return };

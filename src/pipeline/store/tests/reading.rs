@@ -5,10 +5,14 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dbuf_segment::format::{BatchHeader, checksum};
+use dbuf_segment::record::{Cause, Event as NewEvent, Loss, Piece};
+use dbuf_segment::scan::segment::{self, Segment};
+use dbuf_segment::scan::{self, Directory, Follower, Item, Joined, Joiner, Wanted, verify, verify_bytes};
+
 use super::super::testing::{TestBatch, backward, directory, forward, read, storage, text};
 use super::super::{Options, RealDisk, Store};
-use super::*;
-use crate::pipeline::record::{Cause, Event as NewEvent, Piece};
+use crate::sync::Arc;
 
 fn open(path: &Path) -> Store {
     let options = Options { storage: storage(path), on_durable: Box::new(|_| {}) };
@@ -17,30 +21,6 @@ fn open(path: &Path) -> Store {
 
 fn append(store: &mut Store, batch: &TestBatch) {
     batch.lend(200, |view| store.append(view)).unwrap();
-}
-
-#[test]
-fn a_listing_has_every_file_that_was_there_whatever_is_renamed_meanwhile() {
-    let [one, two, three, four] = [1, 2, 3, 4].map(|sequence| Name::new(sequence, State::Sealed));
-    let active = |name: Name| Name { state: State::Active, ..name };
-    let settled = |lists: [&[Name]; 4]| {
-        let mut lists = lists.into_iter();
-        settled(|| Ok(lists.next().expect("no more than four").to_vec())).unwrap()
-    };
-    let quiet = [one, active(two)];
-    assert_eq!(settled([&quiet; 4]), quiet);
-    assert_eq!(settled([&[]; 4]), []);
-    // Renamed in the third, it is in the fourth; and the other way round.
-    assert_eq!(settled([&quiet, &quiet, &[one, active(three)], &[one, two, active(three)]]), [one, two]);
-    assert_eq!(settled([&quiet, &quiet, &quiet, &[one, active(three)]]), quiet);
-    // Missed in the first two alike, each time for another reason: it came, and was renamed.
-    let without_two = [one, active(three)];
-    assert_eq!(
-        settled([&without_two, &without_two, &[one, two, three, four], &[one, two, three, four]]),
-        [one, two, three]
-    );
-    // Retention took it, and it does not come back.
-    assert_eq!(settled([&[one, two], &[one, two], &[one, two], &[two]]), [two]);
 }
 
 /// A batch of three events of which the times say `generation`.
@@ -212,9 +192,9 @@ fn joined(path: &Path, joiner: &mut Joiner, is_forward: bool) -> Vec<String> {
         if is_forward { joiner.forward(&event, &mut give) } else { joiner.backward(&event, &mut give) }
     };
     let done = if is_forward {
-        super::forward(&listed, &Wanted::default(), &mut each)
+        scan::forward(&listed, &Wanted::default(), &mut each)
     } else {
-        super::backward(&listed, &Wanted::default(), &mut each)
+        scan::backward(&listed, &Wanted::default(), &mut each)
     };
     assert!(done.is_continue() && joiner.finish(&mut give).is_continue());
     read
@@ -391,7 +371,7 @@ fn records_that_make_no_sense_are_damage_even_if_their_checksum_is_right() {
             content[at] = number() as u8;
         }
         let mut header = batch.header.clone();
-        header.content_crc = super::super::format::checksum(&content);
+        header.content_crc = checksum(&content);
         let mut bytes = whole.clone();
         let mut head = Vec::new();
         header.encode(segment.stream_id, &mut head);

@@ -1,10 +1,10 @@
-//! Following: what is new, as it comes, from file to file.
+//! Follows a directory: gives out what is new, as it comes, from file to file.
 //!
 //! Enters: a directory in which a daemon writes, or will. Leaves: items, oldest first, each once. Any thread. What can
 //! fail: the directory, when it is listed. Without inotify it looks every now and then.
 //!
-//! A batch that is written only in part is waited for. A file that was cut after a failed sync has no more: what was cut
-//! stands in the next, and what was given out already is skipped there.
+//! A batch that is written only in part is waited for. A file that was cut after a failed sync has no more: what was
+//! cut stands in the next, and what was given out already is skipped there.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -22,7 +22,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use super::forward::Forward;
 use super::segment::Segment;
 use super::{Directory, Item, SegmentFile, Wanted, unreadable};
-use crate::sync::{Arc, thread};
+use dbuf_sync::{Arc, thread};
 
 /// How often a directory is looked at where it cannot be watched.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -58,8 +58,8 @@ enum Advanced {
 }
 
 impl Follower {
-    /// Follows `directory` from the sequence `from_sequence` on. A jump from there is a gap if `expect_all`: say so when
-    /// everything before it was read.
+    /// Follows `directory` from the sequence `from_sequence` on. A jump from there is a gap if `expect_all`: say so
+    /// when everything before it was read.
     ///
     /// # Errors
     /// What the disk says.

@@ -1,11 +1,12 @@
-//! Where the newlines are, 64 bytes at a time.
+//! Finds newlines, 64 bytes at a time.
 //!
 //! Enters: bytes. Leaves: the places of their newlines, ascending. Pure, any thread; cannot fail.
 //!
-//! A search that starts afresh behind each newline pays its start and its end for each line: with lines of 100 bytes that was a fifth of a
-//! writer's time. Here 64 bytes are compared at once, and what is found is a word of which each newline takes a bit.
+//! A search that starts afresh behind each newline pays its start and its end for each line: with lines of 100 bytes
+//! that was a fifth of a writer's time. Here 64 bytes are compared at once, and what is found is a word of which each
+//! newline takes a bit.
 
-use crate::sys::vector;
+use crate::vector;
 
 /// Bytes that are looked at together: as many as a word has bits.
 const BLOCK_BYTES: usize = 64;

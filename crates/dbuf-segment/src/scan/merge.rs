@@ -1,22 +1,22 @@
-//! The order of the records in a batch: its runs, merged by acceptance time.
+//! Orders the records of a batch: its runs, merged by acceptance time.
 //!
 //! Enters: a batch whose checksum was right. Leaves: its records in their order, each with its sequence and its source.
 //! Any thread. What can fail: records that do not fill their run, with [`Malformed`].
 //!
-//! The rule: of all runs, the one whose next record has the smallest acceptance time goes on; of equal ones the one that
-//! lies first. The order within a run is never changed, even where the clock jumped back.
+//! The rule: of all runs, the one whose next record has the smallest acceptance time goes on; of equal ones the one
+//! that lies first. The order within a run is never changed, even where the clock jumped back.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use super::segment::Batch;
-use crate::pipeline::record::{Kind, Malformed, Record, Source};
+use crate::record::{Kind, Malformed, Record, Source};
 
 /// No source, no sequence.
 const NONE: u64 = u64::MAX;
 
-/// A record's place. One for all events of a record of lines, which may be of two bytes each: a batch of them would have many times its
-/// own size in places.
+/// A record's place. One for all events of a record of lines, which may be of two bytes each: a batch of them would
+/// have many times its own size in places.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     at: usize,

@@ -1,16 +1,17 @@
-//! The layout of a segment: header, batches, footer, trailer. The byte tables are in `docs/FORMAT.md`; a test holds them
-//! against the tables here.
+//! Lays out a segment: header, batches, footer, trailer. The byte tables are in `docs/FORMAT.md`; a test holds
+//! them against the tables here.
 //!
 //! Enters: numbers. Leaves: bytes; and the way back, where nothing is trusted. Any thread; nothing here waits.
 //! What can fail: decoding, with [`Broken`].
 //!
 //! Invariants, cited by number:
 //! 1. Header, batches and footer start at multiples of 8 and take multiples of 8 bytes; numbers are little-endian.
-//! 2. The CRC of a batch's header starts from the stream id, which is random, and covers its offset in the file. So bytes
-//!    of a payload that look like a batch are not taken for one when a reader looks for the next whole batch after damage,
-//!    and neither is a batch that the disk put in the wrong place.
+//! 2. The CRC of a batch's header starts from the stream id, which is random, and covers its offset in the file. So
+//!    bytes of a payload that look like a batch are not taken for one when a reader looks for the next whole batch
+//!    after damage, and neither is a batch that the disk put in the wrong place.
 //! 3. Everything in a footer can be rebuilt from the batches: it is a cache.
-//! 4. An unknown bit among the incompatible features means: do not read. Unknown compatible ones mean nothing to a reader.
+//! 4. An unknown bit among the incompatible features means: do not read. Unknown compatible ones mean nothing to a
+//!    reader.
 
 use std::fmt;
 
@@ -200,29 +201,29 @@ impl fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
-pub(super) fn put(bytes: &mut [u8], field: Field, value: u64) {
+pub(crate) fn put(bytes: &mut [u8], field: Field, value: u64) {
     bytes[field.at..][..field.bytes].copy_from_slice(&value.to_le_bytes()[..field.bytes]);
 }
 
-pub(super) fn put_bytes(bytes: &mut [u8], field: Field, value: &[u8]) {
+pub(crate) fn put_bytes(bytes: &mut [u8], field: Field, value: &[u8]) {
     bytes[field.at..][..field.bytes].copy_from_slice(value);
 }
 
-pub(super) fn get(bytes: &[u8], field: Field) -> u64 {
+pub(crate) fn get(bytes: &[u8], field: Field) -> u64 {
     let mut word = [0; 8];
     word[..field.bytes].copy_from_slice(&bytes[field.at..][..field.bytes]);
     u64::from_le_bytes(word)
 }
 
-pub(super) fn get_u32(bytes: &[u8], field: Field) -> u32 {
+pub(crate) fn get_u32(bytes: &[u8], field: Field) -> u32 {
     get(bytes, field) as u32
 }
 
-pub(super) fn get_u128(bytes: &[u8], field: Field) -> u128 {
+pub(crate) fn get_u128(bytes: &[u8], field: Field) -> u128 {
     u128::from_le_bytes(bytes[field.at..][..16].try_into().expect("sixteen bytes"))
 }
 
-pub(super) fn has(bytes: &[u8], field: Field, value: &[u8]) -> bool {
+pub(crate) fn has(bytes: &[u8], field: Field, value: &[u8]) -> bool {
     bytes.get(field.at..field.at + field.bytes) == Some(value)
 }
 
@@ -329,7 +330,7 @@ pub struct BatchHeader {
 }
 
 impl BatchHeader {
-    /// Bytes of a header with so many runs.
+    /// Bytes of a header with this many runs.
     #[must_use]
     pub const fn bytes_for(runs: usize) -> usize {
         BATCH_FIXED_BYTES + runs * RUN_BYTES
@@ -352,8 +353,9 @@ impl BatchHeader {
         self.encode_with(stream_id, if self.has_lines { INCOMPAT_LINES } else { 0 }, bytes);
     }
 
-    /// The same with these incompatible features.
-    pub(super) fn encode_with(&self, stream_id: u128, incompat: u32, bytes: &mut Vec<u8>) {
+    /// The same with these incompatible features, as a newer version may have them.
+    #[doc(hidden)]
+    pub fn encode_with(&self, stream_id: u128, incompat: u32, bytes: &mut Vec<u8>) {
         assert!(self.runs.len() <= RUNS_MAX, "a batch has at most {RUNS_MAX} runs");
         bytes.clear();
         bytes.resize(Self::bytes_for(self.runs.len()), 0);
@@ -421,7 +423,8 @@ impl BatchHeader {
 
     fn decode_runs(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         self.runs.clear();
-        // Unreachable by accident, since the checksum was right; it keeps the sums below, and in readers, from overflow.
+        // Unreachable by accident, since the checksum was right; it keeps the sums below, and in readers, from
+        // overflow.
         if !self.content_bytes.is_multiple_of(8) || self.content_bytes > 1 << 48 || self.first_sequence > 1 << 62 {
             return Err(Broken::Damaged("a batch has an impossible size"));
         }

@@ -1,4 +1,4 @@
-//! Reading forward: from file to file, from batch to batch.
+//! Reads forward: from file to file, from batch to batch.
 //!
 //! Enters: a directory, and what is wanted of it. Leaves: items, oldest first. See the rules at the head of [`super`].
 

@@ -1,0 +1,49 @@
+//! Reads, verifies and encodes what `dbufd` stores, as `docs/FORMAT.md` draws it.
+//!
+//! Input: files, or bytes in memory. Output: events in their order, losses, damage and gaps; whether every byte is what
+//! was written. Any thread; one batch in memory at a time. Failures: the disk, with an error. Damage is no error: it is
+//! found, measured and reported. It needs no daemon, and writes no file.
+//!
+//! - [`record`]: one event in its bytes, in both directions.
+//! - [`mod@format`]: segment, batch and trailer; [`footer`]: what makes a segment quick to search; [`name`]: names of
+//!   files.
+//! - [`mod@file`]: what a reader needs of a file.
+//! - [`scan`]: reading forward, backward, following, joining, verifying.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use std::path::Path;
+//!
+//! use dbuf_segment::scan::{Directory, Item, Wanted, forward};
+//!
+//! let directory = Directory::open(Path::new("/var/log/dbufd"))?;
+//! let _ = forward(&directory, &Wanted::default(), |item| {
+//!     if let Item::Event(event) = item {
+//!         println!("{}", String::from_utf8_lossy(event.record.payload()));
+//!     }
+//!     ControlFlow::Continue(())
+//! });
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+#![deny(unsafe_code)]
+// No model needs it, and loom's Arc holds no trait object.
+#![cfg(not(dbuf_loom))]
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+compile_error!(
+    "dbuf-segment needs Linux on x86_64, because it follows files with inotify and finds line ends with SSE2"
+);
+
+pub mod file;
+pub mod footer;
+pub mod format;
+#[cfg(test)]
+mod format_tests;
+pub mod name;
+pub mod record;
+pub mod scan;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod testing;
+mod vector;
