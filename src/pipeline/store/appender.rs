@@ -1,7 +1,7 @@
 //! Appends batches to the active segment.
 //!
-//! Enters: batches, from the reader thread. Leaves: bytes in a file, written straight from the half. What can fail: every
-//! call to the disk; then nothing of the batch counts, and the same batch may come again.
+//! Enters: batches, from the reader thread. Leaves: bytes in a file, written straight from the half. What can fail:
+//! every call to the disk; then nothing of the batch counts, and the same batch may come again.
 //!
 //! Invariants, cited by number:
 //! 1. `footer.offset` is the end of the last whole batch. What lies beyond it in the file does not count, and is cut or
@@ -114,7 +114,8 @@ impl Active {
         Self { file, name, footer, first_batch: None, id, allocated: SEGMENT_BYTES as u64 }
     }
 
-    /// Whether the batch would make it larger than `bytes_max`. A batch that is larger by itself still goes into a file.
+    /// Whether the batch would make it larger than `bytes_max`. A batch that is larger by itself still goes into a
+    /// file.
     pub(super) fn is_full_for(&self, batch: &BatchView<'_>, bytes_max: u64) -> bool {
         self.footer.batches > 0 && self.footer.offset + batch_bytes(batch) > bytes_max
     }
@@ -179,7 +180,8 @@ impl Active {
         if needed <= self.allocated {
             return;
         }
-        // What a full segment does not need shall not be missing where the next one is made, before the syncer has given it back.
+        // What a full segment does not need shall not be missing where the next one is made, before the syncer has
+        // given it back.
         let ahead = needed + needed.clamp(ALLOCATE_BYTES_MIN, ALLOCATE_BYTES_MAX);
         let to = ahead.min(bytes_max.max(needed));
         // A file system that cannot, or has no room for it, will say so when it is written to.

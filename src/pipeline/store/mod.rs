@@ -274,8 +274,8 @@ impl Store {
         self.next_sequence
     }
 
-    /// The batch of this generation is in no file, and is done. Returns the generation below which everything is durable,
-    /// if nothing waits for a sync; if something does, the sync says so.
+    /// The batch of this generation is in no file, and is done. Returns the generation below which everything is
+    /// durable, if nothing waits for a sync; if something does, the sync says so.
     pub fn passed(&self, generation: u64) -> Option<u64> {
         self.shared.passed(generation)
     }

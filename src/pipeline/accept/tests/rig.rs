@@ -302,7 +302,8 @@ impl Rig {
         }
     }
 
-    /// The account when so many events were received: a writer counts right after its publish, which may be seen before.
+    /// The account when so many events were received: a writer counts right after its publish, which may be seen
+    /// before.
     pub(crate) fn totals_of(&self, received: u64) -> Totals {
         self.wait_until("all is counted", |counters| counters.account.totals().received_events >= received);
         self.counters.account.totals()

@@ -1,4 +1,5 @@
-//! A service manager for tests: it keeps descriptors as systemd 252 does, and hands them back to the next process.
+//! Stands in for the service manager in tests: it keeps descriptors as systemd 252 does, and hands them back to the
+//! next process.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
