@@ -19,11 +19,12 @@
 use std::io::{self, IoSlice};
 use std::path::Path;
 
+use dbuf_segment::footer::Footer;
+use dbuf_segment::format::{BatchHeader, Broken, SEGMENT_BYTES};
+use dbuf_segment::name::{Name, REPAIR, State};
+use dbuf_segment::scan::segment::{Batch, OpenError, Segment, Step};
+
 use super::disk::{self, Disk, DiskFile, ReadAt, write_all};
-use super::footer::Footer;
-use super::format::{BatchHeader, Broken, SEGMENT_BYTES};
-use super::name::{Name, REPAIR, State};
-use super::scan::segment::{Batch, OpenError, Segment, Step};
 use super::types::Recovery;
 use crate::sync::Arc;
 

@@ -16,12 +16,13 @@
 use std::collections::HashSet;
 use std::io::{self, IoSlice};
 
-use super::appender::Stream;
+use dbuf_segment::footer::Footer;
+use dbuf_segment::format::{BatchHeader, SEGMENT_BYTES};
+use dbuf_segment::name::{Name, REPAIR, State};
+use dbuf_segment::scan::segment::{Batch, Segment, Step};
+
 use super::disk::{self, DiskFile, ReadAt, write_all};
-use super::footer::Footer;
-use super::format::{BatchHeader, SEGMENT_BYTES};
-use super::name::{Name, REPAIR, State};
-use super::scan::segment::{Batch, Segment, Step};
+use super::stream::Stream;
 use super::sync_queue::Tracked;
 use crate::sync::Arc;
 

@@ -9,9 +9,10 @@
 use std::io;
 use std::path::Path;
 
+use dbuf_segment::name::{Name, State};
+use dbuf_segment::scan::segment::{Batch, Segment, Step};
+
 use super::disk::{self, Disk, Space};
-use super::name::{Name, State};
-use super::scan::segment::{Batch, Segment, Step};
 use super::status::Status;
 use crate::options::{Amount, Storage};
 use crate::sync::Arc;

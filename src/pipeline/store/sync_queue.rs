@@ -17,11 +17,12 @@ mod jobs;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::appender::Stream;
+use dbuf_segment::name::Name;
+
 use super::disk::DiskFile;
-use super::name::Name;
 use super::retain::Limits;
 use super::status::Status;
+use super::stream::Stream;
 use super::types::Durable;
 use crate::options::{Storage, SyncPolicy};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, lock};

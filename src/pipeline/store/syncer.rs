@@ -9,10 +9,12 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::appender::{Stream, end_file};
+use dbuf_segment::name::{Name, State};
+
+use super::appender::end_file;
 use super::disk;
-use super::name::{Name, State};
 use super::status::Caller;
+use super::stream::Stream;
 use super::sync_queue::{Job, Lost, Shared, Tracked};
 use super::{repair, retain};
 use crate::options::SyncPolicy;

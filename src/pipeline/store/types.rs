@@ -5,8 +5,9 @@
 use std::io;
 use std::time::Duration;
 
-use crate::options::Storage;
 use dbuf_segment::format::BatchHeader;
+
+use crate::options::Storage;
 
 /// One writer's part of a batch.
 #[derive(Clone, Copy, Debug)]

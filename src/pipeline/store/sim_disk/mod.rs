@@ -24,10 +24,10 @@ use std::fs;
 use std::io::{self, IoSlice};
 use std::path::Path;
 
+use dbuf_segment::name::{Name, REPAIR, State};
 use nix::errno::Errno;
 
 use super::disk::{Disk, DiskFile, Found, ReadAt, Space};
-use super::name::{Name, REPAIR, State};
 use crate::sync::{Arc, Mutex, MutexGuard};
 pub(crate) use choices::{Choices, random};
 pub(crate) use kernel::Kernel;
