@@ -361,6 +361,4 @@ impl StoredConnection {
 }
 
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
 mod tests;

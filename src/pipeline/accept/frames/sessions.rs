@@ -244,7 +244,7 @@ impl Drop for SessionGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::accept::connection::stored::testing::Manager;
+    use crate::pipeline::accept::tests::manager::Manager;
 
     /// Opens a session and closes it, with one event.
     fn send_one(sessions: &Arc<Sessions>, id: u128) {

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::pipeline::accept::connection::stored::testing::Manager;
 use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnections};
 use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::publish::receive_buffer::ReceiveBuffers;
 use crate::pipeline::accept::ring::registry::{RingLimits, Rings};
+use crate::pipeline::accept::tests::manager::Manager;
 use crate::pipeline::accept::{Accept, AcceptOptions, Listener, ListenerKind, Stopped};
 use crate::pipeline::account::{Identity, Totals};
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader, Waker};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::{InheritedConnection, InheritedConnections, StoredConnections};
+use crate::pipeline::accept::connection::stored::{InheritedConnection, InheritedConnections, StoredConnections};
 use crate::pipeline::accept::ring::registry::InheritedRings;
 use crate::pipeline::accept::ring::table::RingTable;
 use crate::pipeline::takeover::names::{Inherited, Name};
