@@ -1,7 +1,9 @@
-//! Drives a writer or the reader without threads, sockets or a disk: for fuzzing, for property tests and for counting instructions.
+//! Drives a writer or the reader without threads, sockets or a disk: for fuzzing, for property tests and for counting
+//! instructions.
 //!
-//! Input: what a socket or a ring would have brought, in parts; or a batch. Output: the events that the reader finds, their pieces
-//! joined. One thread. Failure: its assertions. Built for tests, for fuzzing and with the feature `harness`.
+//! Input: what a socket or a ring would have brought, in parts; or a batch. Output: the events that the reader finds,
+//! their pieces joined. One thread. Failure: its assertions. Built for tests, for fuzzing and with the feature
+//! `harness`.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -105,7 +107,7 @@ impl WriterHarness {
         self.events()
     }
 
-    /// Lays one datagram down, and leaves it in the half.
+    /// Publishes one datagram, and leaves it in the half.
     ///
     /// # Panics
     /// As [`WriterHarness::datagram`].
@@ -126,7 +128,7 @@ impl WriterHarness {
         context.publisher.publish_pending(bytes, &mut NoObserver).expect("the reader is there");
     }
 
-    /// Lays down what a text connection brings, whole lines, and leaves it in the half.
+    /// Publishes what a text connection brings, whole lines, and leaves it in the half.
     ///
     /// # Panics
     /// When the reader is not there.
@@ -135,7 +137,7 @@ impl WriterHarness {
         Text::default().take(lines, &mut self.link, &mut self.context).expect("the reader is there");
     }
 
-    /// Swaps the halves: what was laid down since the last time.
+    /// Swaps the halves: what was published since the last time.
     pub fn swap(&mut self) -> Batch<'_> {
         self.reader.swap()
     }
@@ -163,7 +165,7 @@ impl WriterHarness {
         let mut goes_on = false;
         for mut bytes in batch.runs().flat_map(|run| run.chunks()) {
             while !bytes.is_empty() {
-                let (record, taken) = Record::decode(bytes).expect("what a writer lays down is whole");
+                let (record, taken) = Record::decode(bytes).expect("what a writer publishes is whole");
                 bytes = &bytes[taken..];
                 if record.kind == Kind::Source {
                     assert_eq!(record.source as usize, tags.len(), "sources are numbered in order");
@@ -268,7 +270,7 @@ impl RingHarness {
         Memory::of_file(&self.memory).expect("a ring")
     }
 
-    /// One look of the writer, which leaves what it has laid down in the half. Returns the bytes taken.
+    /// One look of the writer, which leaves what it has published in the half. Returns the bytes taken.
     ///
     /// # Errors
     /// The reason why the client is cut off.
@@ -282,7 +284,7 @@ impl RingHarness {
         }
     }
 
-    /// Swaps the halves: what was laid down since the last time.
+    /// Swaps the halves: what was published since the last time.
     pub fn swap(&mut self) -> Batch<'_> {
         self.harness.swap()
     }

@@ -1,7 +1,7 @@
-//! The processes that send datagrams.
+//! Remembers the processes that send datagrams.
 //!
-//! Enters: credentials of a datagram. Leaves: the peer that they stand for. The datagram socket's writer thread. Nothing
-//! can fail; a process that cannot be looked up is known by its credentials alone.
+//! Input: credentials of a datagram. Output: the peer that they stand for. Thread: the socket's writer. Nothing can
+//! fail; a process that cannot be looked up is known by its credentials alone.
 //!
 //! Command and unit stand in /proc and are looked up once, not for each datagram. The answer holds until the process's
 //! pidfd says that it has ended, and a little longer: what it sent before that is still in the queue. Then it is
@@ -16,7 +16,7 @@ use crate::sys::recvmmsg::Credentials;
 
 /// Senders that are known at a time, each with a descriptor.
 const SENDERS_MAX: usize = 256;
-/// After so many reads of a queue that is never seen empty, all that was in it when a process ended is read.
+/// After this many reads of a queue that is never seen empty, all that was in it when a process ended is read.
 const READS_UNTIL_FORGOTTEN: u64 = 64;
 
 /// Puts a pidfd into the writer's epoll set, under the process's number; false if that cannot be.
