@@ -281,7 +281,7 @@ fn a_disk_that_refuses_to_the_end_costs_a_counted_loss_and_not_the_exit() {
 fn life(memory: &std::os::fd::OwnedFd, disk: Arc<MoodyDisk>, directory: &Path) -> (DoubleBuffer, Arc<Counters>, Drain) {
     let options = buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 };
     let (buffer, reader, has_previous) = match DoubleBuffer::of_previous(memory, 2) {
-        Ok(heritage) => (heritage.buffer, heritage.reader, true),
+        Ok(inherited) => (inherited.buffer, inherited.reader, true),
         Err(_) => {
             let (buffer, reader) = DoubleBuffer::in_memory(&options, 1, memory).unwrap();
             (buffer, reader, false)
