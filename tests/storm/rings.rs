@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering::Acquire;
 use std::time::{Duration, Instant};
 
-use dbuf_wire::ring::want;
-use dbuf_wire::frames::{Frame, Level};
 use dbuf_client::{LinkKind, Producer, ProducerOptions, WhenFull};
+use dbuf_wire::frames::{Frame, Level};
+use dbuf_wire::ring::want;
 
 use crate::clients::{ANSWER_TIMEOUT, BLACK_HOLE, Place, rest};
 use crate::event::{self, Random};

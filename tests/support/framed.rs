@@ -1,4 +1,5 @@
-//! A client of the framed protocol that never waits without a bound, and says what it heard: an answer, an end, or nothing.
+//! A client of the framed protocol that never waits without a bound, and says what it heard: an answer, an end, or
+//! nothing.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
@@ -10,9 +11,9 @@ use std::path::Path;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
+use dbuf_wire::frames::{Event, Frame, Hello, Level, MAGIC, feature};
 use dbuf_wire::ring::record::Stamp;
 use dbuf_wire::ring::{Bell, Memory, RingProducer, want};
-use dbuf_wire::frames::{Event, Frame, Hello, Level, MAGIC, feature};
 use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};

@@ -14,7 +14,7 @@ use super::load::Way;
 use crate::config::Config;
 use crate::ctl::failure::Failure;
 use crate::options::{Storage, WhenFull};
-use crate::pipeline::account::{Identity, Producer, Tally, Recorder};
+use crate::pipeline::account::{Identity, Producer, Recorder, Tally};
 use crate::pipeline::assembly::{Memory, Pipeline};
 use crate::pipeline::buffer::{Options, Refused, Sealed, Writer};
 use crate::pipeline::drain::{self, Measured};

@@ -146,6 +146,8 @@ pub(crate) struct Plan {
     pub(crate) early: usize,
     /// Rings outlive a life under a service manager.
     pub(crate) keeps_rings: bool,
+    /// The reader says how far it is.
+    pub(crate) reports_progress: bool,
     /// The first generation of the buffer.
     pub(crate) generation_first: u64,
 }
@@ -160,6 +162,7 @@ impl Default for Plan {
             keep: |_| true,
             early: 0,
             keeps_rings: false,
+            reports_progress: true,
             generation_first: 1,
         }
     }
@@ -195,10 +198,8 @@ impl Rig {
     ) -> Self {
         let next_process =
             manager.next_process_with(16, receive_buffers.iter().flat_map(ReceiveBuffers::slots).collect());
-        let rings = plan.keeps_rings.then(|| {
-            Rings::stored(LIMITS, &manager.store(), 16, manager.left_rings())
-                .unwrap()
-        });
+        let rings =
+            plan.keeps_rings.then(|| Rings::stored(LIMITS, &manager.store(), 16, manager.left_rings()).unwrap());
         Self::start(plan, Some(next_process), before, receive_buffers, Some(manager.store()), rings)
     }
 
@@ -218,11 +219,8 @@ impl Rig {
         for _ in 0..plan.early {
             UnixStream::connect(directory.path().join("stream.sock")).unwrap().write_all(b"early\n").unwrap();
         }
-        let options = Options {
-            capacity_bytes: plan.capacity_bytes,
-            chunk_bytes: plan.chunk_bytes,
-            writers_max: plan.writers,
-        };
+        let options =
+            Options { capacity_bytes: plan.capacity_bytes, chunk_bytes: plan.chunk_bytes, writers_max: plan.writers };
         let memory = memfd_create("dbufd-test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
         let (buffer, reader) = DoubleBuffer::in_memory(&options, plan.generation_first, &memory).unwrap();
         let counters = Arc::new(Counters::new(plan.writers).unwrap());
@@ -249,7 +247,8 @@ impl Rig {
         .unwrap();
         let thread = {
             let (drained, keep) = (Arc::clone(&drained), plan.keep);
-            std::thread::spawn(move || drain(reader, &drained, &progress, keep))
+            let reports = plan.reports_progress;
+            std::thread::spawn(move || drain(reader, &drained, reports.then_some(&*progress), keep))
         };
         Self { directory, accept: Some(accept), counters, drained, waker, reader: Some(thread) }
     }
@@ -320,8 +319,13 @@ impl Rig {
     }
 
     /// Ends the writers, then the reader. All that came.
-    pub(crate) fn stop(mut self) -> Seen {
-        let stopped = self.accept.take().unwrap().stop(TIMEOUT);
+    pub(crate) fn stop(self) -> Seen {
+        self.stop_within(TIMEOUT)
+    }
+
+    /// The same; clients that wait for longer get no answer.
+    pub(crate) fn stop_within(mut self, timeout: Duration) -> Seen {
+        let stopped = self.accept.take().unwrap().stop(timeout);
         assert_eq!(stopped, Stopped { writers_left: 0 });
         self.end_reader();
         std::mem::take(&mut *self.drained.seen.lock().unwrap())
@@ -349,7 +353,7 @@ impl Drop for Rig {
     }
 }
 
-fn drain(mut reader: Reader, drained: &Drained, progress: &Progress, keep: fn(&[u8]) -> bool) -> Reader {
+fn drain(mut reader: Reader, drained: &Drained, progress: Option<&Progress>, keep: fn(&[u8]) -> bool) -> Reader {
     loop {
         let is_over = drained.is_over.load(Ordering::Acquire);
         if !is_over {
@@ -361,9 +365,11 @@ fn drain(mut reader: Reader, drained: &Drained, progress: &Progress, keep: fn(&[
         let (generation, is_empty) = (batch.generation(), batch.is_empty());
         drained.seen.lock().unwrap().take(&batch, keep);
         drained.changed.notify_all();
-        progress.take_ask();
-        progress.set_persisted(generation + 1);
-        progress.set_durable(generation + 1);
+        if let Some(progress) = progress {
+            progress.take_ask();
+            progress.set_persisted(generation + 1);
+            progress.set_durable(generation + 1);
+        }
         if is_over && is_empty {
             return reader;
         }

@@ -162,8 +162,7 @@ fn a_refusal_that_was_published_is_not_counted_again_by_the_successor() {
         let mut manager = Manager::new();
         {
             let (client, ours) = UnixDatagram::pair().unwrap();
-            let mut receive_buffers =
-                ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new()).unwrap();
+            let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new()).unwrap();
             let receive_buffer = &mut receive_buffers[0].own;
             for bytes in [2000, 10, 3000, 20] {
                 client.send(&vec![b'x'; bytes]).unwrap();
