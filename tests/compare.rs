@@ -127,7 +127,7 @@ impl Verifier {
 }
 
 #[test]
-fn the_verifier_of_the_comparison_sees_what_is_missing_doubled_swapped_or_bent() {
+fn the_verifier_of_the_comparison_sees_what_is_missing_doubled_swapped_or_altered() {
     if !is_there("cc") {
         return;
     }

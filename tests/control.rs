@@ -262,7 +262,7 @@ fn at_a_terminal_it_says_where_it_listens_and_how_to_send_and_look() {
 }
 
 #[test]
-fn a_dead_daemons_sockets_are_taken_over_and_a_living_strangers_are_not() {
+fn a_dead_daemons_sockets_are_taken_over_and_those_of_a_living_process_are_not() {
     let home = Home::new();
     home.start(&[]).kill();
     assert!(home.socket("stream.sock").exists(), "kill -9 leaves the file");

@@ -140,7 +140,7 @@ impl Found {
 }
 
 #[test]
-fn what_is_missing_twice_late_or_bent_is_told() {
+fn what_is_missing_twice_late_or_altered_is_told() {
     let sent = [Sent { name: "lines1".to_owned(), numbers: 3..9, too_big: 2 }];
     let lines: Vec<Vec<u8>> = [3, 5, 4, 5, 7].into_iter().map(|number| payload::text("lines1", number)).collect();
     let mut output = lines.join(&b'\n');

@@ -147,7 +147,7 @@ fn a_reader_that_dies_at_any_step_leaves_a_batch_counted_once() {
 }
 
 #[test]
-fn a_batch_that_was_given_up_is_lost_once_and_its_report_waits_for_the_successor() {
+fn a_batch_that_was_given_up_is_lost_once_and_its_report_waits_for_the_next_process() {
     for has_come in [false, true] {
         let (account, memory) = account();
         let mut recorder = account.reader_recorder();
@@ -187,7 +187,7 @@ fn a_batch_that_was_given_up_is_lost_once_and_its_report_waits_for_the_successor
 }
 
 #[test]
-fn what_a_sync_took_back_is_lost_and_no_longer_stored_and_told_of_once() {
+fn what_a_sync_took_back_is_lost_and_no_longer_stored_and_reported_once() {
     let (account, _memory) = account();
     let mut recorder = account.reader_recorder();
     prepare(&mut recorder, 6, true);

@@ -307,7 +307,7 @@ fn life(memory: &std::os::fd::OwnedFd, disk: Arc<MoodyDisk>, directory: &Path) -
 }
 
 #[test]
-fn what_the_disk_refuses_to_the_end_stays_in_memory_for_a_successor() {
+fn what_the_disk_refuses_to_the_end_stays_in_memory_for_the_next_process() {
     let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
     let memory = rustix::fs::memfd_create("test", flags).unwrap();
     let folder = tempfile::tempdir().unwrap();

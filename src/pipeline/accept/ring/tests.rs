@@ -38,7 +38,7 @@ fn an_event_of_a_ring_has_its_tag_priority_time_and_payload() {
 }
 
 #[test]
-fn an_event_with_fields_may_be_larger_than_the_desk() {
+fn an_event_with_fields_may_be_larger_than_the_receive_buffer() {
     let mut harness = RingHarness::new(30_000);
     let mut producer = harness.producer();
     let mut fields = Vec::new();

@@ -148,7 +148,7 @@ fn died_in_a_read(position: &ReadPosition<'_>, read: &[u8], published: u64, writ
 const LINE_START: ReadPosition<'_> = ReadPosition::Undecided { carry: b"" };
 
 #[test]
-fn what_was_read_and_not_published_is_laid_down_by_the_successor_and_nothing_twice() {
+fn what_was_read_and_not_published_is_published_by_the_next_process_and_nothing_twice() {
     let read = b"one\ntwo\nthree\nfo";
     for (published, expected) in [(0, &["one", "two", "three", "four"][..]), (2, &["three", "four"]), (3, &["four"])] {
         assert_eq!(died_in_a_read(&LINE_START, read, published, b"ur"), expected, "{published} were published");
@@ -156,7 +156,7 @@ fn what_was_read_and_not_published_is_laid_down_by_the_successor_and_nothing_twi
 }
 
 #[test]
-fn a_refusal_that_was_published_is_not_counted_again_by_the_successor() {
+fn a_refusal_that_was_published_is_not_counted_again_by_the_next_process() {
     // Two events, and behind them the record of both refusals: so many of these four are published.
     for (published, events, lost) in [(0, 2, 2), (1, 1, 2), (2, 0, 2), (4, 0, 0)] {
         let mut manager = Manager::new();
@@ -198,7 +198,7 @@ fn what_was_read_after_half_a_line_ends_that_line() {
 }
 
 #[test]
-fn a_read_that_the_bookmark_includes_is_not_laid_down_again() {
+fn a_read_that_the_position_includes_is_not_published_again() {
     let mut manager = Manager::new();
     let (mut client, ours) = UnixStream::pair().unwrap();
     {

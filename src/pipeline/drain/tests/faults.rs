@@ -121,7 +121,7 @@ fn one_fault_at_any_call_costs_nothing_but_what_the_policy_gives_up() {
 }
 
 #[test]
-fn a_disk_that_takes_nothing_for_a_while_is_gone_on_with_as_soon_as_it_does() {
+fn a_disk_that_takes_nothing_for_a_while_is_used_again_as_soon_as_it_does() {
     for errno in [Errno::ENOSPC, Errno::EIO, Errno::EROFS] {
         for when_full in POLICIES {
             for sync in SYNCS {

@@ -63,7 +63,7 @@ mod tests {
     const TOOK: Duration = Duration::from_micros(400);
 
     #[test]
-    fn one_who_asks_alone_never_waits_for_company() {
+    fn a_producer_that_asks_alone_never_waits_for_others() {
         let (mut group_commit, now) = (GroupCommit::default(), Instant::now());
         for _ in 0..3 {
             group_commit.ask(1);
