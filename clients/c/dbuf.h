@@ -436,7 +436,7 @@ enum { DBUF__WAIT_AS_OPTIONS = -1, DBUF__WAIT_NOT_AND_DO_NOT_COUNT = -2 };
 DBUF__FUNCTION int dbuf__send_parts(dbuf_producer *p, dbuf__parts *parts, int wait_ms);
 DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t glance_time);
 DBUF__FUNCTION void dbuf__lose_link(dbuf_producer *p, const char *why);
-DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int patience_ms);
+DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int timeout_ms);
 
 /* ------------------------------------------------------------------------------------------------------------------------
  * The fast path
@@ -543,8 +543,8 @@ DBUF__INLINE int dbuf_send_within(dbuf_producer *producer, int pri, const void *
 #define DBUF__STEADY_NS (1000 * DBUF__MS)        /* a link that lived so long was none of those failures */
 #define DBUF__ANSWER_NS (10000 * DBUF__MS)       /* the longest that an answer to HELLO or RING may take */
 #define DBUF__SLICE_MS 100                       /* the longest sleep before the link is looked at again */
-#define DBUF__OPEN_PATIENCE_MS 250               /* how long a call waits for a daemon's answer */
-#define DBUF__DROP_PATIENCE_MS 10                /* the same of a send that is not to wait */
+#define DBUF__OPEN_TIMEOUT_MS 250               /* how long a call waits for a daemon's answer */
+#define DBUF__DROP_TIMEOUT_MS 10                /* the same of a send that is not to wait */
 #define DBUF__MAX_EVENT_ASSUMED 65536
 
 DBUF__FUNCTION void dbuf__say(dbuf_producer *p, const char *format, ...) DBUF__PRINTF(2, 3);
@@ -1360,8 +1360,8 @@ DBUF__FUNCTION void dbuf__lose_link(dbuf_producer *p, const char *why) {
 
 DBUF__INLINE int dbuf__has_link(const dbuf_producer *p) { return p->stage == DBUF__RING || p->stage == DBUF__FRAMES; }
 
-/* Does what is due on the link. Only a connection that it makes itself is waited for, at most patience_ms. */
-DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int patience_ms) {
+/* Does what is due on the link. Only a connection that it makes itself is waited for, at most timeout_ms. */
+DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int timeout_ms) {
     uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns;
     if (p->stage == DBUF__RING && now_ns - p->looked_ns >= DBUF__LOOK_EVERY_NS) {
         p->looked_ns = now_ns;
@@ -1370,7 +1370,7 @@ DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int patience_ms) {
     if (p->stage == DBUF__FRAMES) dbuf__pump_frames(p);
     if (p->stage == DBUF__DOWN && now_ns >= p->retry_at_ns) {
         dbuf__connect(p, now_ns);
-        until_ns += (uint64_t)patience_ms * DBUF__MS;
+        until_ns += (uint64_t)timeout_ms * DBUF__MS;
     }
     while (p->stage == DBUF__HELLO || p->stage == DBUF__ASKED) {
         struct pollfd wait = {p->fd, POLLIN, 0};
@@ -1385,10 +1385,10 @@ DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int patience_ms) {
 }
 
 /* How long a send may wait for a daemon's answer. */
-DBUF__INLINE int dbuf__patience_ms(const dbuf_producer *p, int wait_ms) {
+DBUF__INLINE int dbuf__timeout_ms(const dbuf_producer *p, int wait_ms) {
     if (wait_ms == DBUF__WAIT_NOT_AND_DO_NOT_COUNT) return 0;
     if (wait_ms == DBUF__WAIT_AS_OPTIONS) wait_ms = p->wait_ms;
-    return wait_ms == 0 ? DBUF__DROP_PATIENCE_MS : (int)dbuf__min((uint64_t)wait_ms, DBUF__OPEN_PATIENCE_MS);
+    return wait_ms == 0 ? DBUF__DROP_TIMEOUT_MS : (int)dbuf__min((uint64_t)wait_ms, DBUF__OPEN_TIMEOUT_MS);
 }
 
 /* After a publish on a ring: rings the bell if that is due, and sees now and then whether anybody is there. */
@@ -1412,7 +1412,7 @@ DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64
         p->seen_at_glance = tail;
         dbuf__set_quick(p);
     }
-    if (p->stage == DBUF__DOWN) dbuf__tend(p, dbuf__patience_ms(p, DBUF__WAIT_AS_OPTIONS));
+    if (p->stage == DBUF__DOWN) dbuf__tend(p, dbuf__timeout_ms(p, DBUF__WAIT_AS_OPTIONS));
     errno = saved;
 }
 
@@ -1564,7 +1564,7 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     } else p->name_bytes = (uint8_t)dbuf__program_name(p->name, sizeof p->name);
     error = dbuf__begin(p);
     dbuf__enlist(p);
-    if (error == 0) dbuf__tend(p, DBUF__OPEN_PATIENCE_MS);
+    if (error == 0) dbuf__tend(p, DBUF__OPEN_TIMEOUT_MS);
     if (error == 0 && p->fail_when_down && !dbuf__has_link(p)) error = DBUF_ERR_NO_DAEMON;
     if (error == 0) *producer = p;
     else dbuf__free(p);
@@ -1624,7 +1624,7 @@ DBUF__FUNCTION int dbuf__make_room(dbuf_producer *p, dbuf__parts *e, size_t payl
     if (error != 0) return error;
     if (p->claim_is_open) return dbuf__fail(p, DBUF_ERR_CLAIM);
     if (payload_bytes == 0 || !dbuf__measure(e)) return dbuf__fail(p, DBUF_ERR_INVALID);
-    if (!dbuf__has_link(p)) dbuf__tend(p, dbuf__patience_ms(p, wait_ms));
+    if (!dbuf__has_link(p)) dbuf__tend(p, dbuf__timeout_ms(p, wait_ms));
     if (!dbuf__has_link(p) && p->fail_when_down) return DBUF_ERR_NO_DAEMON;
     if (payload_bytes > p->max_event) dbuf__set_quick(p); /* the daemon may take larger ones by now */
     length = dbuf__before_payload(e) + (uint64_t)payload_bytes + spare;
@@ -1811,7 +1811,7 @@ DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms) {
         return error;
     }
     wanted = p->events;
-    dbuf__tend(p, (int)dbuf__min((uint64_t)(timeout_ms > 0 ? timeout_ms : 0), DBUF__OPEN_PATIENCE_MS));
+    dbuf__tend(p, (int)dbuf__min((uint64_t)(timeout_ms > 0 ? timeout_ms : 0), DBUF__OPEN_TIMEOUT_MS));
     for (;;) {
         uint32_t turn;
         uint64_t now_ns;

@@ -93,7 +93,7 @@ def daemon(subject, run):
         if memory:
             memory.stop()
         for sender in senders:
-            processes.end(sender, patience=0)
+            processes.end(sender, timeout=0)
         if not stopped:
             # After a failure nothing that this subject has started is to be left; what it says now is of no interest.
             with contextlib.suppress(Exception):

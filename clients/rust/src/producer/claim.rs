@@ -104,8 +104,8 @@ fn slowly(
     before: usize,
     payload_bytes_max: usize,
 ) -> Result<(Reserved, Stamp), SendError> {
-    let patience = producer.patience();
-    producer.make_room(event, payload_bytes_max, patience, true)?;
+    let timeout = producer.timeout();
+    producer.make_room(event, payload_bytes_max, timeout, true)?;
     let stamp = if event.time_ns == 0 { producer.stamp_slow() } else { Stamp::Nanoseconds(event.time_ns) };
     let place = producer.ring.claim(before + payload_bytes_max).map_err(|NoRoom| SendError::Full)?;
     Ok((place, stamp))
