@@ -306,14 +306,14 @@ struct Ring {
 }
 
 impl Ring {
-    /// Takes at most so many events of those that are there.
+    /// Takes at most this many events of those that are there.
     fn take(&mut self, events_max: usize) -> Vec<Owned> {
         let waiting = self.consumer.look().expect("an honest client") as usize;
         let mut bytes = vec![0; waiting];
         self.consumer.copy(0, &mut bytes);
         let (mut at, mut events) = (0, Vec::new());
         while at < waiting && events.len() < events_max {
-            let head = Head::of_bytes(bytes[at..at + HEAD_BYTES].try_into().expect("so many bytes"));
+            let head = Head::of_bytes(bytes[at..at + HEAD_BYTES].try_into().expect("a head"));
             if head.kind != record::kind::PAD {
                 let body = &bytes[at + HEAD_BYTES..][..head.length as usize];
                 let time_ns = match head.stamp {
@@ -707,7 +707,7 @@ fn events_are_kept_without_a_daemon_and_delivered_when_one_comes() {
     assert_eq!(events[50].payload, b"kept");
     assert_eq!(events[49].number(), 50);
     assert!(events.iter().all(|event| event.time_ns > 0), "they have the time at which they were sent");
-    assert_eq!(ring.consumer.losses(), Ok((1, 1000)), "the daemon is told of what found no room");
+    assert_eq!(ring.consumer.losses(), Ok((1, 1000)), "the daemon learns what found no room");
     driver.ok("send 9");
     assert_eq!(ring.numbers(), [51 + kept]);
 }

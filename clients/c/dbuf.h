@@ -418,7 +418,7 @@ DBUF__ONCE dbuf__process_state dbuf__process = {
     0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, PTHREAD_ONCE_INIT, PTHREAD_ONCE_INIT, 0, 0, {NULL, NULL, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
 DBUF__ONCE DBUF__THREAD dbuf_producer *dbuf__own = NULL;
 
-/* An event's parts as they are laid down. */
+/* An event's parts as they are written. */
 typedef struct dbuf__parts {
     int pri;
     const void *payload;
@@ -658,7 +658,7 @@ DBUF__FUNCTION void dbuf__set_quick(dbuf_producer *p) {
         p->quick_bytes = dbuf__min(p->max_event, p->capacity / 2 - DBUF__RECORD_HEAD_BYTES);
 }
 
-/* Finds room for a record with so many bytes after its head: where it begins, and where it ends. A pad goes before it where it
+/* Finds room for a record with this many bytes after its head: where it begins, and where it ends. A pad goes before it where it
  * would reach beyond the end of the data. 0 if there is no room now; nothing is changed then. */
 DBUF__FUNCTION int dbuf__find_room(dbuf_producer *p, uint64_t length, uint64_t *at, uint64_t *end) {
     uint64_t record = dbuf__record_bytes(length), to_end = p->capacity - (p->head & (p->capacity - 1));
@@ -669,7 +669,7 @@ DBUF__FUNCTION int dbuf__find_room(dbuf_producer *p, uint64_t length, uint64_t *
     return *end - p->tail <= p->capacity;
 }
 
-/* Begins the record that was found room for: whoever finds this process dead sees that it was in the middle of one. */
+/* Begins the record that was found room for: a daemon that finds this process dead sees that it was in the middle of one. */
 DBUF__FUNCTION void dbuf__begin_record(dbuf_producer *p, uint64_t at, uint64_t end) {
     __atomic_store_n(&p->words->writing, end, __ATOMIC_RELAXED);
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -909,7 +909,7 @@ DBUF__FUNCTION size_t dbuf__gather(dbuf_producer *p, struct iovec *out, uint8_t 
     return pieces;
 }
 
-/* So many bytes of what was gathered are written. */
+/* This many bytes of what was gathered are written. */
 DBUF__FUNCTION void dbuf__sent(dbuf_producer *p, size_t bytes) {
     p->send_done += bytes;
     while (p->send_at != p->head) {
@@ -1398,7 +1398,7 @@ DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64
     if (dbuf__is_bell_due(p, state)) {
         dbuf__ring_bell(p);
         p->looked_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
-        dbuf__receive(p); /* whoever is rung for is still there */
+        dbuf__receive(p); /* the daemon that is rung for is still there */
     }
     if (p->stage == DBUF__RING && glance_time - p->glanced >= p->glance_every) {
         /* A daemon that was killed while it was awake rings no bell and takes nothing: then, and only then, the connection says
@@ -1616,7 +1616,7 @@ DBUF__FUNCTION int dbuf__measure(dbuf__parts *e) {
     return 1;
 }
 
-/* Everything before an event can be written: a place for it and for so many bytes of payload, and `spare` behind these. */
+/* Everything before an event can be written: a place for it and for this many bytes of payload, and `spare` behind these. */
 DBUF__FUNCTION int dbuf__make_room(dbuf_producer *p, dbuf__parts *e, size_t payload_bytes, size_t spare, int wait_ms, uint64_t *at,
                                    uint64_t *end) {
     uint64_t length;

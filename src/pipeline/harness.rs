@@ -126,7 +126,7 @@ impl WriterHarness {
         context.publisher.publish_pending(bytes, &mut NoObserver).expect("the reader is there");
     }
 
-    /// Lays down what a text connection brings, whole lines, and leaves it in the half.
+    /// Publishes what a text connection brings, whole lines, and leaves it in the half.
     ///
     /// # Panics
     /// When the reader is not there.
@@ -135,7 +135,7 @@ impl WriterHarness {
         Text::default().take(lines, &mut self.link, &mut self.context).expect("the reader is there");
     }
 
-    /// Swaps the halves: what was laid down since the last time.
+    /// Swaps the halves: what was published since the last time.
     pub fn swap(&mut self) -> Batch<'_> {
         self.reader.swap()
     }
@@ -163,7 +163,7 @@ impl WriterHarness {
         let mut goes_on = false;
         for mut bytes in batch.runs().flat_map(|run| run.chunks()) {
             while !bytes.is_empty() {
-                let (record, taken) = Record::decode(bytes).expect("what a writer lays down is whole");
+                let (record, taken) = Record::decode(bytes).expect("what a writer publishes is whole");
                 bytes = &bytes[taken..];
                 if record.kind == Kind::Source {
                     assert_eq!(record.source as usize, tags.len(), "sources are numbered in order");
@@ -229,7 +229,7 @@ impl RingHarness {
     #[must_use]
     pub fn over(mut harness: WriterHarness) -> Self {
         let rings = Rings::new(RingLimits { rings: 1, bytes: CAPACITY });
-        let identity = Identity { tag: b"tap"[..].into(), ..Identity::default() };
+        let identity = Identity { tag: b"app"[..].into(), ..Identity::default() };
         let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
         let peer = harness.another_peer();
         Self { harness, ring, peer, memory, scratch: vec![0; SCRATCH_BYTES] }
@@ -241,7 +241,7 @@ impl RingHarness {
     /// When the kernel gives no memory.
     pub fn renew(&mut self) {
         let rings = Rings::new(RingLimits { rings: 1, bytes: CAPACITY });
-        let identity = Identity { tag: b"tap"[..].into(), ..Identity::default() };
+        let identity = Identity { tag: b"app"[..].into(), ..Identity::default() };
         let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
         std::mem::replace(&mut self.ring, ring).close();
         self.memory = memory;
@@ -268,7 +268,7 @@ impl RingHarness {
         Memory::of_file(&self.memory).expect("a ring")
     }
 
-    /// One look of the writer, which leaves what it has laid down in the half. Returns the bytes taken.
+    /// One look of the writer, which leaves what it has published in the half. Returns the bytes taken.
     ///
     /// # Errors
     /// The reason why the client is cut off.
@@ -282,7 +282,7 @@ impl RingHarness {
         }
     }
 
-    /// Swaps the halves: what was laid down since the last time.
+    /// Swaps the halves: what was published since the last time.
     pub fn swap(&mut self) -> Batch<'_> {
         self.harness.swap()
     }

@@ -1,4 +1,4 @@
-//! The account outlives the daemon: what was lost before a death is told of after it.
+//! The account outlives the daemon: what was lost before a death is recorded after it.
 
 use std::io::Write;
 

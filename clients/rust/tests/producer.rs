@@ -308,7 +308,7 @@ fn a_daemon_that_does_not_read_makes_nobody_wait() {
     let sent = fill(&mut producer);
     assert!(sent > 900, "the memory takes them although the socket does not");
     assert_eq!(producer.send(6, &[0; 1000]), Err(SendError::Full));
-    // Half frames are gone on with, and nothing is sent twice.
+    // Half frames are completed, and nothing is sent twice.
     let reader = std::thread::spawn(move || {
         let came = talk.events(sent);
         (came, talk)

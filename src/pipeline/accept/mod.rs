@@ -239,7 +239,7 @@ fn prepare(options: AcceptOptions) -> Result<(Arc<Writers>, Vec<WriterThread>), 
     Ok((writers, threads))
 }
 
-/// Shares connections out: each to the writer on whose desk lies what was read of it, the others in turn.
+/// Shares connections out: each to the writer whose receive buffer has what was read of it, the others in turn.
 fn by_writer(receive_buffers: &[ReceiveBuffers], inherited: Vec<InheritedConnection>) -> Vec<Vec<InheritedConnection>> {
     let mut of_each: Vec<Vec<InheritedConnection>> = receive_buffers.iter().map(|_| Vec::new()).collect();
     for (turn, inherited) in inherited.into_iter().enumerate() {

@@ -58,7 +58,7 @@ impl Identity {
         }
     }
 
-    /// Whoever is not told apart: dbufd itself.
+    /// All producers that are not told apart: dbufd itself.
     #[must_use]
     pub fn unnamed() -> Self {
         Self { transport: Transport::Internal, ..Self::default() }

@@ -7,7 +7,7 @@
 //! ```text
 //! words    0..32    head: magic, version, cells, serial, and what is counted once for all
 //!         32..552   notes of each cell: number, spot (2 words)
-//!        552..3648  losses that no batch has told of: two copies of 256 rows, one of which holds
+//!        552..3648  losses that no batch has reported: two copies of 256 rows, one of which holds
 //!       4096..      producers, 1026 rows: bytes of the source record, the record; then the cells
 //! a cell: which slot holds; two slots of a number and 11 figures each; 32 words
 //! ```
@@ -38,9 +38,9 @@ const fn layout(cells: usize) -> Layout {
     Layout { label: "dbufd-account", magic: *b"dbufacct", version: 2, extent, words, bytes: 0 }
 }
 
-/// Rows: [`UNNAMED`], [`FOLDED`], and so many producers that are told apart.
+/// Rows: [`UNNAMED`], [`FOLDED`], and the producers that are told apart.
 pub(super) const ROWS: usize = super::PRODUCERS_MAX + 2;
-/// The row of whoever is not told apart.
+/// The row of all producers that are not told apart.
 pub(super) const UNNAMED: u32 = 0;
 /// The row of producers that have made room for others.
 pub(super) const FOLDED: u32 = 1;
@@ -48,7 +48,7 @@ pub(super) const FOLDED: u32 = 1;
 pub(super) const READER: usize = 0;
 /// The most cells: as many writers as there can be, and the reader.
 const CELLS_MAX: usize = 65;
-/// Losses that can wait to be told of.
+/// Losses that can wait for their record.
 pub(super) const PENDING_LOSSES_MAX: usize = 256;
 
 // Words of the head.
@@ -210,7 +210,7 @@ impl Memory {
         self.finish_fold();
     }
 
-    /// From here on the row is folded, whoever finishes it.
+    /// From here on the row is folded, whichever process finishes it.
     pub(super) fn begin_fold(&self, row: u32) {
         let number = get(self.head(FOLD_NUMBER)) + 1;
         for cell in 0..self.cells {

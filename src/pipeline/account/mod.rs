@@ -39,7 +39,7 @@ use memory::{FOLDED, Memory, PENDING_LOSSES_MAX, READER, ROWS, UNNAMED};
 
 /// The most producers that are told apart; more come under one row that names them all.
 pub const PRODUCERS_MAX: usize = 1024;
-/// Losses that can wait to be told of; more are told of as dbufd's own.
+/// Losses that can wait for their record; more are recorded as dbufd's own.
 pub const LOSSES_PENDING_MAX: usize = PENDING_LOSSES_MAX;
 /// How often a look is taken again because a batch came between.
 const LOOKS_MAX: usize = 100;
@@ -95,7 +95,7 @@ struct Table {
 }
 
 impl Account {
-    /// An account at zero for so many writers, which ends with the process.
+    /// An account at zero for this many writers, which ends with the process.
     ///
     /// # Errors
     /// When there is no memory.
@@ -324,7 +324,7 @@ impl Account {
         })
     }
 
-    /// A failed sync has taken back so many events that were persisted. The syncer's thread only.
+    /// A failed sync has taken back this many events that were persisted. The syncer's thread only.
     pub fn withdraw(&self, events: u64) {
         self.memory.add_withdrawn(events);
     }

@@ -128,7 +128,7 @@ impl ReaderRecorder {
         self.held.push(producer);
     }
 
-    /// Once the batch has come, these losses, and no others, wait to be told of in the data.
+    /// Once the batch has come, these losses, and no others, wait for a record in the data.
     pub fn prepare_pending_losses(&mut self, losses: &[(Arc<Producer>, Loss)]) {
         let rows = losses.iter().map(|(producer, loss)| (producer.row, *loss));
         self.recorder.account.memory.prepare_pending_losses(self.recorder.number, rows);

@@ -221,7 +221,7 @@ fn the_table_of_producers_is_bounded_and_forgets_no_count() {
     }
     let rows = account.rows();
     assert!(rows.len() <= PRODUCERS_MAX + 1);
-    assert!(rows.iter().any(|row| row.identity == Some(identity(u32::MAX))), "whoever is held stays");
+    assert!(rows.iter().any(|row| row.identity == Some(identity(u32::MAX))), "a producer that is held stays");
     assert!(rows.iter().all(|row| row.in_memory() <= 1), "both sides of a row go together");
     assert_eq!((sent(&account), account.totals().persisted_events), (u64::from(total) + 1, u64::from(total)));
     drop((recorder, reader, account));

@@ -1,4 +1,4 @@
-//! The census of a batch: what it holds, counted in one walk over its records, before it is written.
+//! Summarises a batch before it is written: what it holds, counted in one walk over its records.
 //!
 //! Enters: the sealed runs of a batch. Leaves: the table of runs that the store writes, with their counts and times,
 //! and, where statistics are on, sizes and times for the histograms. Reader thread.

@@ -36,7 +36,7 @@ pub enum Command {
 pub struct Settings {
     /// The segments.
     pub storage: Storage,
-    /// The longest that a published event waits for company before a swap.
+    /// The longest that a published event waits for more before a swap.
     pub linger: Duration,
     /// Whether sizes and latencies are measured.
     pub measure: bool,

@@ -1,7 +1,7 @@
 //! Losses that the reader has to answer for: events that were in the buffer and could not be persisted. They are
 //! counted at once, and kept here until a batch can be written that says so in the data itself.
 //!
-//! Enters: the census of a batch that is given up. Leaves: a run of source and loss records for the next batch.
+//! Enters: the summary of a batch that is given up. Leaves: a run of source and loss records for the next batch.
 //! Reader thread. Nothing here can fail; memory is bounded. The same stands in the account's memory, for the next process.
 
 use super::batch_summary::BatchSummary;

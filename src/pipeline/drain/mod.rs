@@ -42,7 +42,7 @@ pub struct Options {
     pub reader: buffer::Reader,
     /// Wakes that reader.
     pub waker: buffer::Waker,
-    /// Buffers of previous processes that are not gone on with: persisted first, the oldest first.
+    /// Buffers of previous processes that are only persisted: before anything else, the oldest first.
     pub old: Vec<Old>,
     /// Whether the previous process has left anything: then what it wrote may not be durable yet.
     pub has_previous: bool,

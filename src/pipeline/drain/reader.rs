@@ -217,7 +217,7 @@ impl Persister {
         }
     }
 
-    /// Makes durable what previous processes wrote, so that clients can be told of what they sent to them.
+    /// Makes durable what previous processes wrote, so that clients can be told what became of their events.
     fn make_inherited_durable(&mut self, first_generation: u64) {
         self.shared.progress.set_persisted(first_generation);
         self.shared.pulse.beat(Activity::Disk);

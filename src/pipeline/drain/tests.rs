@@ -281,7 +281,7 @@ fn a_disk_that_refuses_to_the_end_costs_a_counted_loss_and_not_the_exit() {
 fn life(memory: &std::os::fd::OwnedFd, disk: Arc<MoodyDisk>, directory: &Path) -> (DoubleBuffer, Arc<Counters>, Drain) {
     let options = buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 };
     let (buffer, reader, has_previous) = match DoubleBuffer::of_previous(memory, 2) {
-        Ok(heritage) => (heritage.buffer, heritage.reader, true),
+        Ok(inherited) => (inherited.buffer, inherited.reader, true),
         Err(_) => {
             let (buffer, reader) = DoubleBuffer::in_memory(&options, 1, memory).unwrap();
             (buffer, reader, false)
@@ -360,7 +360,7 @@ fn only_what_was_found_in_memory_is_adopted_also_where_batches_are_given_up() {
 #[test]
 fn a_sync_covers_what_was_published_before_it_was_asked_for() {
     let mut rig = Rig::new(|settings| settings.linger = Duration::from_secs(3600));
-    let generation = rig.publish(b"waits for company, long");
+    let generation = rig.publish(b"waits for more, long");
     rig.ask(Command::Sync).unwrap();
     assert!(rig.progress.durable_before() > generation);
     assert_eq!(rig.counters.durable_events.load(Relaxed), 1);

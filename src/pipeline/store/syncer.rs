@@ -1,6 +1,6 @@
 //! The syncer: the thread that waits for the disk so that the reader thread need not.
 //!
-//! Enters: jobs from the [ledger](super::ledger). Leaves: syncs, renames, deletions, repairs, and word of what is durable.
+//! Enters: jobs from the [sync queue](super::sync_queue). Leaves: syncs, renames, deletions, repairs, and word of what is durable.
 //! What can fail: the disk, at each step; then the state says so and the step comes again, except a sync.
 //!
 //! How a file goes: growing, then closed by the reader thread, then ended by its footer, synced, renamed, and forgotten.

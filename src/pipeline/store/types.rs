@@ -32,7 +32,7 @@ pub struct BatchView<'a> {
     pub time_min_ns: u64,
     /// The largest acceptance time in it, nanoseconds of the wall clock.
     pub time_max_ns: u64,
-    /// CRC-32C of all its slices, one after the other. Whoever walks the records has them in its cache, and this wants
+    /// CRC-32C of all its slices, one after the other. A walk over the records has them in its cache, and this wants
     /// that.
     pub content_crc: u32,
     /// Whether records of lines are among them.

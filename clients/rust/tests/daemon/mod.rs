@@ -221,7 +221,7 @@ impl Talk {
         self.say(&Frame::Ack { level, sequence });
     }
 
-    /// The next so many frames, which are events.
+    /// The next frames, this many, which are events.
     pub fn events(&mut self, count: usize) -> Vec<Came> {
         (0..count).map(|_| self.event()).collect()
     }
@@ -296,7 +296,7 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Takes the next so many events, or all.
+    /// Takes at most this many events.
     pub fn take(&mut self, count: usize) -> Vec<Came> {
         let waiting = self.consumer.look().unwrap() as usize;
         let mut bytes = vec![0; waiting];

@@ -18,7 +18,7 @@
 //!                 piece id 8, octets 8 (all ones: to the newline), read 8, turn 8, tag 64, carry
 //! ```
 //!
-//! The CRC covers what follows it. All numbers are little-endian. The read is that of the receive buffer (see [`super::super::desk`])
+//! The CRC covers what follows it. All numbers are little-endian. The read is that of the receive buffer (`publish::receive_buffer`)
 //! which the mark includes.
 
 use std::fs::File;
@@ -59,11 +59,11 @@ const _: () = assert!(PEER_HEAD_BYTES + COMM_BYTES_MAX + UNIT_BYTES_MAX <= POSIT
 pub(crate) enum Until {
     /// To the next newline.
     Newline,
-    /// For so many bytes.
+    /// For this many bytes.
     Octets(usize),
 }
 
-/// How an event goes on of which pieces were laid down already.
+/// How an event goes on of which pieces were published already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OpenLine {
     pub(crate) id: u64,
@@ -117,7 +117,7 @@ pub(crate) struct ReadPositions(File);
 impl ReadPositions {
     /// Empty ones.
     pub(crate) fn new() -> io::Result<Self> {
-        let memory = memfd_create("dbufd-bookmarks", MemfdFlags::CLOEXEC)?;
+        let memory = memfd_create("dbufd-positions", MemfdFlags::CLOEXEC)?;
         // Sparse: it takes what is written.
         ftruncate(&memory, (PAGE_BYTES + SLOTS_MAX * SLOT_BYTES) as u64)?;
         let file = File::from(memory);

@@ -38,7 +38,7 @@ impl Datagrams {
         self.senders.ended(pid);
     }
 
-    /// Receives once and lays down what came. False if that was all there is.
+    /// Receives once and publishes what came. False if that was all there is.
     pub(crate) fn receive(
         &mut self,
         receive_buffer: &mut ReceiveBuffer,
@@ -62,7 +62,7 @@ impl Datagrams {
         Ok(is_more)
     }
 
-    /// Lays down what the previous process has received, but for the events that it has published.
+    /// Publishes what the previous process has received, but for the events that it has published.
     pub(crate) fn replay(
         &mut self,
         receive_buffer: &ReceiveBuffer,

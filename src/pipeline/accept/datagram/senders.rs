@@ -16,7 +16,7 @@ use crate::sys::recvmmsg::Credentials;
 
 /// Senders that are known at a time, each with a descriptor.
 const SENDERS_MAX: usize = 256;
-/// After so many reads of a queue that is never seen empty, all that was in it when a process ended is read.
+/// After this many reads of a queue that is never seen empty, all that was in it when a process ended is read.
 const READS_UNTIL_FORGOTTEN: u64 = 64;
 
 /// Puts a pidfd into the writer's epoll set, under the process's number; false if that cannot be.

@@ -10,8 +10,8 @@
 //! 1. Bytes that begin with the magic go to [`handshake`] until it returns a [`FrameSession`]; the bytes that it consumed are done.
 //! 2. [`FrameSession::next`] is called with the bytes from the first that is not consumed yet, until it says
 //!    [`Step::More`], [`Step::Bye`] or [`Step::Broken`]. What a [`Step::Event`] brings, and a loss record for a
-//!    [`Step::Refused`], is to be laid down.
-//! 3. It is laid down in as many claims as it takes, each of which is redone if it was sealed. After each publish
+//!    [`Step::Refused`], is to be published.
+//! 3. It is published in as many claims as it takes, each of which is redone if it was sealed. After each publish
 //!    [`FrameSession::commit`] is told the claim's generation.
 //! 4. If [`FrameSession::take_sync`] says so, the reader is asked for a sync. [`FrameSession::progress`] is told how far
 //!    the reader is; [`FrameSession::outgoing`] is sent without blocking, and [`FrameSession::sent`] told how much
@@ -39,20 +39,20 @@ use crate::pipeline::takeover::spans::Span;
 
 /// The most bytes of replies that wait for a client to read them; a client that lets more come together is cut off.
 pub const OUTBOX_BYTES_MAX: usize = 64 << 10;
-/// While so many bytes wait, no acknowledgement joins them: the next that does says more.
+/// While this many bytes wait, no acknowledgement joins them: the next that does says more.
 pub(super) const OUTBOX_BYTES_CALM: usize = 4 << 10;
 
 /// What a writer does next with a connection's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<'a> {
-    /// An event to lay down. An empty tag stands for [`FrameSession::name`].
+    /// An event to publish. An empty tag stands for [`FrameSession::name`].
     Event {
         /// The event.
         event: Event<'a>,
         /// Bytes that are done.
         consumed: usize,
     },
-    /// An event that is refused whole: count it, and lay down a loss record. The client is told.
+    /// An event that is refused whole: count it, and publish a loss record. The client is told.
     Refused {
         /// Why.
         cause: Cause,
@@ -77,7 +77,7 @@ pub enum Step<'a> {
         /// Bytes that it takes, from the first that was given; never more than [`frame_bytes_max`].
         frame_bytes: usize,
     },
-    /// The client asks for a ring of so many bytes, and has sent no event: give it one, or [`FrameSession::no_ring`].
+    /// The client asks for a ring of this many bytes, and has sent no event: give it one, or [`FrameSession::no_ring`].
     Ring {
         /// Bytes of data.
         capacity: u64,
@@ -340,7 +340,7 @@ impl FrameSession {
         }
     }
 
-    /// Whether the client has let so many replies come together that one could not be kept. Nothing is acknowledged
+    /// Whether the client has left replies unread until one could not be kept. Nothing is acknowledged
     /// from here on; the writer closes the connection.
     #[must_use]
     pub fn is_deaf(&self) -> bool {
@@ -364,7 +364,7 @@ impl FrameSession {
         &self.outbox
     }
 
-    /// So many bytes of [`FrameSession::outgoing`] are sent.
+    /// This many bytes of [`FrameSession::outgoing`] are sent.
     pub fn sent(&mut self, bytes: usize) {
         self.outbox.drain(..bytes);
     }

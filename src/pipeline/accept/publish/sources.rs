@@ -5,7 +5,7 @@
 //! Nothing can fail.
 //!
 //! Invariants, cited by number:
-//! 1. A slot that an event waiting to be laid down names does not change hands: it was used in this round, and fewer
+//! 1. A slot that an event waiting to be published names does not change hands: it was used in this round, and fewer
 //!    events and losses wait in a round than there are slots.
 //! 2. Ids are given in the order of first use in a generation. No number can stand for two sources in one run, however
 //!    often slots change hands, and a new generation starts afresh: runs stand alone.
@@ -125,7 +125,7 @@ impl Sources {
         index
     }
 
-    /// All events that named slots are laid down.
+    /// All events that named slots are published.
     pub(crate) fn end_round(&mut self) {
         self.round += 1;
     }

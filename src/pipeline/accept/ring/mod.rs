@@ -37,7 +37,7 @@ const LOOK_BYTES_MAX: u64 = 1 << 20;
 /// What was in a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// So many bytes were taken.
+    /// This many bytes were taken.
     Bytes(u64),
     /// What the program has written cannot be true.
     Broken(&'static str),
@@ -110,7 +110,7 @@ impl Ring {
         self.consumer.tell_max_event(self.max_event_reported);
     }
 
-    /// Wakes whoever waits for what the previous process has done: it may have died after that and before the wake-up, or left it to
+    /// Wakes the threads that wait for what the previous process has done: it may have died after that and before the wake-up, or left it to
     /// be noticed here that it had published what it took.
     pub(crate) fn wake_after_takeover(&mut self) {
         if self.consumer.wants() != 0 {
@@ -165,7 +165,7 @@ impl Ring {
         (self.consumer.memory().capacity() / 2).min(LOOK_BYTES_MAX)
     }
 
-    /// Lays down what waits, up to a measure.
+    /// Publishes what waits, up to a measure.
     pub(crate) fn take(
         &mut self,
         scratch: &mut [u8],

@@ -5,7 +5,7 @@
 //!
 //! The program may change any byte at any time. So a head, a tag, and fields are copied first and only the copy is looked at. Of
 //! a payload nothing is looked at: it is copied once, from the ring to its place in the half. No two copies of a thing are taken
-//! to be alike: what a claim is asked for is decided by the same copy of the head that is laid down then, so that each step takes
+//! to be alike: what a claim is asked for is decided by the same copy of the head that is then published, so that each step takes
 //! one record at least, whatever the program does meanwhile.
 
 use dbuf_wire::frames::TAG_BYTES_MAX;
@@ -52,7 +52,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) refused: u64,
 }
 
-/// Why the laying down of events has ended.
+/// Why a claim takes no more events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     /// It goes on with another claim.
@@ -68,7 +68,7 @@ type Rule = (Cause, u64);
 
 /// What a record's head says.
 enum RecordView {
-    /// Nothing is here; so many bytes are to be passed over.
+    /// Nothing is here; this many bytes are to be passed over.
     Pad(u64),
     /// An event.
     Event,
@@ -76,7 +76,7 @@ enum RecordView {
     Broken(&'static str),
 }
 
-/// A pass while it lays down events, from one whose head it has seen.
+/// A pass while it encodes events, from one whose head it has seen.
 struct Flow<'p, 'a> {
     pass: &'p mut Pass<'a>,
     first: Head,
@@ -190,7 +190,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Lays down the event that begins at `at`; `own_slot` is that of events without a tag of their own, once there was one. False if it
+    /// Encodes the event that begins at `at`; `own_slot` is that of events without a tag of their own, once there was one. False if it
     /// has no room.
     #[inline]
     fn event(

@@ -1,4 +1,4 @@
-//! All rings: how many there may be, whose they are, what is told of them, and how they outlive the process.
+//! All rings: how many there may be, whose they are, what is known of them, and how they outlive the process.
 //!
 //! Enters: requests of clients, and the rings that the previous process left. Leaves: [`Ring`]s for their writers; figures for people.
 //! One lock, taken when a ring begins, ends, or is looked at by people; never for an event. What can fail: a limit is reached,

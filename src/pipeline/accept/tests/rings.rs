@@ -1,4 +1,4 @@
-//! Rings over real sockets: how they are granted, filled, waited for, cut off, and gone on with.
+//! Rings over real sockets: how they are granted, filled, waited for, cut off, and resumed.
 
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;

@@ -99,7 +99,7 @@ pub(crate) struct Call {
 pub(crate) enum Verdict {
     Go,
     Fail(Errno),
-    /// A write takes no more than so many bytes.
+    /// A write takes no more than this many bytes.
     Short(usize),
     /// It says that it was done, and was not.
     Lie,
@@ -126,7 +126,7 @@ struct Inner {
 #[derive(Clone, Default)]
 pub(crate) struct SimDisk(Arc<Mutex<Inner>>);
 
-struct ForgetfulFile {
+struct SimFile {
     disk: SimDisk,
     inode: usize,
 }
@@ -195,7 +195,7 @@ impl SimDisk {
     }
 
     fn file(&self, inode: usize) -> Arc<dyn DiskFile> {
-        Arc::new(ForgetfulFile { disk: self.clone(), inode })
+        Arc::new(SimFile { disk: self.clone(), inode })
     }
 }
 
@@ -294,7 +294,7 @@ impl Disk for SimDisk {
     }
 }
 
-impl ForgetfulFile {
+impl SimFile {
     fn call<T>(
         &self,
         operation: Operation,
@@ -308,7 +308,7 @@ impl ForgetfulFile {
     }
 }
 
-impl ReadAt for ForgetfulFile {
+impl ReadAt for SimFile {
     fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize> {
         self.call(Operation::Read, || 0, |inode, _| inode.now().read_at(to, offset))
     }
@@ -318,7 +318,7 @@ impl ReadAt for ForgetfulFile {
     }
 }
 
-impl DiskFile for ForgetfulFile {
+impl DiskFile for SimFile {
     fn write_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
         let mut new: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
         let all = new.len();

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// The longest that a sync is put off, whatever the last one took.
 const PUT_OFF_MAX: Duration = Duration::from_millis(1);
 
-/// Where so many were not back in time, they are not waited for in the next syncs: they take longer than it pays.
+/// Where this many were not back in time, they are not waited for in the next syncs: they take longer than it pays.
 const TOO_SLOW_SYNCS: u32 = 16;
 
 /// Who waits.
@@ -24,12 +24,12 @@ pub(super) struct GroupCommit {
     covered: usize,
     expected: usize,
     until: Option<Instant>,
-    /// Syncs until waiting for company is tried again.
+    /// Syncs until waiting for others is tried again.
     hurried: u32,
 }
 
 impl GroupCommit {
-    /// So many more ask.
+    /// This many more ask.
     pub(super) fn ask(&mut self, askers: usize) {
         self.waiting += askers;
     }

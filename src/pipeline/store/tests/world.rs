@@ -77,7 +77,7 @@ pub(super) enum Act {
     Job,
     /// The syncer does all it has to do.
     Jobs,
-    /// Retention keeps so many bytes from now on.
+    /// Retention keeps this many bytes from now on.
     Retain(u64),
     /// The reader thread appends just when the syncer's next sync has been done, and before the syncer knows.
     Meanwhile,

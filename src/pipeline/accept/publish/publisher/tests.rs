@@ -42,7 +42,7 @@ fn what_the_previous_process_has_published_of_a_read_is_left_out_line_by_line() 
     }
 }
 
-/// Events with a tag each, and a reader that swaps under the first of them so many times.
+/// Events with a tag each, and a reader that swaps under the first of them this many times.
 struct Tags<'a> {
     reader: &'a mut Reader,
     peer: Peer,
