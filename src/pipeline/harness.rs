@@ -1,7 +1,9 @@
-//! Drives a writer or the reader without threads, sockets or a disk: for fuzzing, for property tests and for counting instructions.
+//! Drives a writer or the reader without threads, sockets or a disk: for fuzzing, for property tests and for counting
+//! instructions.
 //!
-//! Input: what a socket or a ring would have brought, in parts; or a batch. Output: the events that the reader finds, their pieces
-//! joined. One thread. Failure: its assertions. Built for tests, for fuzzing and with the feature `harness`.
+//! Input: what a socket or a ring would have brought, in parts; or a batch. Output: the events that the reader finds,
+//! their pieces joined. One thread. Failure: its assertions. Built for tests, for fuzzing and with the feature
+//! `harness`.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -105,7 +107,7 @@ impl WriterHarness {
         self.events()
     }
 
-    /// Lays one datagram down, and leaves it in the half.
+    /// Publishes one datagram, and leaves it in the half.
     ///
     /// # Panics
     /// As [`WriterHarness::datagram`].

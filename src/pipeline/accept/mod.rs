@@ -1,16 +1,19 @@
 //! Accepts bytes, finds the events in them, and publishes these to the buffer.
 //!
-//! Input: bytes on the listening sockets, on the datagram sockets, and in rings. Output: records in the front half of the buffer.
-//! Thread: N pinned writers. Failure: only [`Accept::start`]; nothing that a client sends makes a writer end.
+//! Input: bytes on the listening sockets, on the datagram sockets, and in rings. Output: records in the front half of
+//! the buffer. Thread: N pinned writers. Failure: only [`Accept::start`]; nothing that a client sends makes a writer
+//! end.
 //!
-//! - Each writer has an epoll set of its own and accepts from all listening sockets. A client goes to the writer with the fewest
-//!   connections and stays there, so that the order of its events needs no effort. Datagram sockets are the first writer's.
+//! - Each writer has an epoll set of its own and accepts from all listening sockets. A client goes to the writer with
+//!   the fewest connections and stays there, so that the order of its events needs no effort. Datagram sockets are
+//!   the first writer's.
 //! - One read of a socket is one acceptance time, and one claim of the buffer as a rule (see [`publish`]).
 //! - While the buffer is full a writer waits for room and reads nothing: the kernel's queues push back on the senders.
 //!
-//! Folders, from the top: [`writer`] runs the threads; [`text`], [`frames`], [`ring`] and [`datagram`] are the protocols;
-//! [`connection`] is what they share; [`publish`] publishes what they bring; [`limits`] has the bounds. Each imports only what is
-//! below it, and no protocol imports another, except that a ring begins as a framed connection and that datagrams are read as text.
+//! Folders, from the top: [`writer`] runs the threads; [`text`], [`frames`], [`ring`] and [`datagram`] are the
+//! protocols; [`connection`] is what they share; [`publish`] publishes what they bring; [`limits`] has the bounds.
+//! Each imports only what is below it, and no protocol imports another, except that a ring begins as a framed
+//! connection and that datagrams are read as text.
 
 pub mod connection;
 pub(crate) mod datagram;
@@ -239,7 +242,8 @@ fn prepare(options: AcceptOptions) -> Result<(Arc<Writers>, Vec<WriterThread>), 
     Ok((writers, threads))
 }
 
-/// Shares connections out: each to the writer whose receive buffer has what was read of it, the others in turn.
+/// Shares connections out: each to the writer in whose receive buffer something of it is unfinished, the others in
+/// turn.
 fn by_writer(receive_buffers: &[ReceiveBuffers], inherited: Vec<InheritedConnection>) -> Vec<Vec<InheritedConnection>> {
     let mut of_each: Vec<Vec<InheritedConnection>> = receive_buffers.iter().map(|_| Vec::new()).collect();
     for (turn, inherited) in inherited.into_iter().enumerate() {

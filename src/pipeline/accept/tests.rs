@@ -1,5 +1,6 @@
 //! The writers as clients see them: real sockets, the real buffer, and everything that a client can do wrong.
 
+pub(crate) mod manager;
 mod rig;
 mod rings;
 mod succession;

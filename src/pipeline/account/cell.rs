@@ -28,7 +28,8 @@ pub(super) const fn words(figures: usize) -> usize {
 }
 
 pub(super) fn set(word: &AtomicU64, value: u64) {
-    // edge `account`, releasing: a thread that sees this step sees the ones before it. Nothing weaker keeps steps in order.
+    // edge `account`, releasing: a thread that sees this step sees the ones before it. Nothing weaker keeps steps in
+    // order.
     word.store(value, ACCOUNT.release());
 }
 

@@ -1,4 +1,4 @@
-//! Figures, and what they add up to.
+//! Adds up the figures of producers.
 
 use super::Identity;
 use crate::pipeline::record::Cause;
@@ -169,8 +169,8 @@ pub struct Statement {
 }
 
 impl Row {
-    /// For people: what is stored or lost was sent, even if the count of that is a moment behind: a writer counts right after its
-    /// publish, and the reader may have been faster.
+    /// For people: what is stored or lost was sent, even if the count of that is a moment behind: a writer counts
+    /// right after its publish, and the reader may have been faster.
     pub(super) fn not_behind(mut self) -> Self {
         self.sent = self.sent.max(self.stored.saturating_add(self.lost_total()));
         self.sent_bytes = self.sent_bytes.max(self.stored_bytes);

@@ -1,4 +1,4 @@
-//! Who a producer is.
+//! Identifies a producer.
 
 use crate::pipeline::record::{Record, Source, Transport, encode_source};
 
@@ -58,7 +58,7 @@ impl Identity {
         }
     }
 
-    /// All producers that are not told apart: dbufd itself.
+    /// Producers that are not told apart: dbufd itself.
     #[must_use]
     pub fn unnamed() -> Self {
         Self { transport: Transport::Internal, ..Self::default() }

@@ -1,8 +1,8 @@
 //! The account's memory: a memfd that systemd's store may keep, so that no count dies with the daemon.
 //!
-//! Enters: figures of one thread, for one producer, and what they depend on: a publish, or a batch in a file. Leaves: the
-//! figures that hold; for the next process, too. Each cell has one thread that writes it; anyone may look. What can fail: there
-//! is no memory; or what the previous process left is of another version, and says nothing then.
+//! Enters: figures of one thread, for one producer, and what they depend on: a publish, or a batch in a file. Leaves:
+//! the figures that hold; for the next process, too. Each cell has one thread that writes it; anyone may look. What
+//! can fail: there is no memory; or what the previous process left is of another version, and says nothing then.
 //!
 //! ```text
 //! words    0..32    head: magic, version, cells, serial, and what is counted once for all
@@ -13,9 +13,10 @@
 //! ```
 //!
 //! A cell has two slots (`cell`): what a publish or a batch will bring is prepared in one, under a number, and holds
-//! when that has come. The writers' numbers follow their publishes by the steps of `takeover::note`: a publish that came
-//! has its number made to hold in all rows, which may be done again. The reader's number is the batch's generation, and
-//! the files say whether the batch has come; where a batch is given up, a word says so before its number holds.
+//! when that has come. The writers' numbers follow their publishes by the steps of `takeover::note`: a publish that
+//! came has its number made to hold in all rows, which may be done again. The reader's number is the batch's
+//! generation, and the files say whether the batch has come; where a batch is given up, a word says so before its
+//! number holds.
 
 mod pending_losses;
 
@@ -40,7 +41,7 @@ const fn layout(cells: usize) -> Layout {
 
 /// Rows: [`UNNAMED`], [`FOLDED`], and the producers that are told apart.
 pub(super) const ROWS: usize = super::PRODUCERS_MAX + 2;
-/// The row of all producers that are not told apart.
+/// The row of producers that are not told apart.
 pub(super) const UNNAMED: u32 = 0;
 /// The row of producers that have made room for others.
 pub(super) const FOLDED: u32 = 1;
@@ -48,7 +49,7 @@ pub(super) const FOLDED: u32 = 1;
 pub(super) const READER: usize = 0;
 /// The most cells: as many writers as there can be, and the reader.
 const CELLS_MAX: usize = 65;
-/// Losses that can wait for their record.
+/// The most losses that can wait to be reported.
 pub(super) const PENDING_LOSSES_MAX: usize = 256;
 
 // Words of the head.
@@ -183,7 +184,7 @@ impl Memory {
 
     // ---- producers ----
 
-    /// Whose row it is; None if it is nobody's, or cannot be read.
+    /// Owner of the row; None if the row is free, or cannot be read.
     pub(super) fn identity(&self, row: u32) -> Option<Identity> {
         let words = &self.row(row)[..IDENTITY_WORDS];
         let len = usize::try_from(get(&words[0])).ok().filter(|len| (1..=SOURCE_BYTES_MAX).contains(len))?;
@@ -191,7 +192,7 @@ impl Memory {
         Identity::from_record(&bytes)
     }
 
-    /// Gives a row that nobody has to a producer.
+    /// Gives a free row to a producer.
     pub(super) fn begin(&self, row: u32, identity: &Identity) {
         self.clear(row);
         let record = identity.to_record();
@@ -204,7 +205,7 @@ impl Memory {
         set(&words[0], record.len() as u64);
     }
 
-    /// Adds a row's figures to those of [`FOLDED`] and frees it. Nobody else writes either of them meanwhile.
+    /// Adds a row's figures to those of [`FOLDED`] and frees it. No other thread writes either of them meanwhile.
     pub(super) fn fold(&self, row: u32) {
         self.begin_fold(row);
         self.finish_fold();

@@ -1,15 +1,15 @@
 //! The account: for each producer, *sent = stored + lost, by cause + in memory*, also over the daemon's death.
 //!
-//! Enters: what a writer is about to publish, what the reader has persisted or given up. Leaves: sums, for people, and for
-//! `dbufctl account`, which holds them against the files. Each thread that counts has a [`Recorder`] and a cell of its own in
-//! each row; the table of rows has a lock, taken when a sender is first seen and once a batch, never for each event. What
-//! can fail: there is no memory at the start.
+//! Enters: what a writer is about to publish, what the reader has persisted or given up. Leaves: sums, for people,
+//! and for `dbufctl account`, which holds them against the files. Each thread that counts has a [`Recorder`] and a
+//! cell of its own in each row; the table of rows has a lock, taken when a sender is first seen and once a batch,
+//! never for each event. What can fail: there is no memory at the start.
 //!
-//! What was sent is counted where it comes in, what is stored where it leaves: two counts that have nothing in common but
-//! the events. So their difference says something.
+//! What was sent is counted where it comes in, what is stored where it leaves: two counts that have nothing in common
+//! but the events. So their difference says something.
 //!
-//! A producer keeps its row for as long as a connection holds it or anything of it is in memory. When all rows are taken,
-//! the quietest of the others make room; their figures go to one row for all of them, on both sides alike.
+//! A producer keeps its row for as long as a connection holds it or anything of it is in memory. When all rows are
+//! taken, the quietest of the others make room; their figures go to one row for all of them, on both sides alike.
 //!
 //! Where a store keeps the memory, figures outlive the process: see `memory`. Without one they begin with it.
 
@@ -39,7 +39,7 @@ use memory::{FOLDED, Memory, PENDING_LOSSES_MAX, READER, ROWS, UNNAMED};
 
 /// The most producers that are told apart; more come under one row that names them all.
 pub const PRODUCERS_MAX: usize = 1024;
-/// Losses that can wait for their record; more are recorded as dbufd's own.
+/// The most losses that can wait to be reported; more are reported as dbufd's own.
 pub const LOSSES_PENDING_MAX: usize = PENDING_LOSSES_MAX;
 /// How often a look is taken again because a batch came between.
 const LOOKS_MAX: usize = 100;
@@ -70,8 +70,8 @@ pub struct InheritedAccount {
 }
 
 impl InheritedAccount {
-    /// The newest of these memories, each with its name; there are two for the moment in which one takes the place of the
-    /// other.
+    /// The newest of these memories, each with its name; there are two for the moment in which one takes the place of
+    /// the other.
     #[must_use]
     pub fn find(left: Vec<(Name, OwnedFd)>) -> Self {
         let names = left.iter().map(|(name, _)| *name).collect();
@@ -95,7 +95,7 @@ struct Table {
 }
 
 impl Account {
-    /// An account at zero for this many writers, which ends with the process.
+    /// An account at zero for `writers` writers, which ends with the process.
     ///
     /// # Errors
     /// When there is no memory.
@@ -160,8 +160,8 @@ impl Account {
         }
     }
 
-    /// The account is of the stream of segments that goes on with this sequence. If it was of another one it begins anew.
-    /// Before any thread counts.
+    /// The account is of the stream of segments that goes on with this sequence. If it was of another one it begins
+    /// anew. Before any thread counts.
     pub fn belongs_to(&self, stream_id: u128, next_sequence: u64, now_ns: u64) {
         let is_other = self.memory.since().is_some() && self.memory.stream_id() != stream_id;
         if is_other {
@@ -201,7 +201,7 @@ impl Account {
     }
 
     /// Makes room for a quarter of the table at once, so that a flood of new senders pays for the search only now and
-    /// then. Only rows that nobody holds can go, and of which nothing is in memory.
+    /// then. Only rows that no sender holds can go, and of which nothing is in memory.
     fn make_room(&self, table: &mut Table) {
         let quiet = table.known.values().filter(|producer| Arc::strong_count(producer) == 1);
         let quiet = quiet.map(|producer| (self.row_of(producer.row, None), producer.row));
@@ -217,8 +217,8 @@ impl Account {
         }
     }
 
-    /// The row in which a writer has counted `identity`: that of the unnamed, if it found no room for it. So both sides of
-    /// each row speak of the same events.
+    /// The row in which a writer has counted `identity`: that of the unnamed, if it found no room for it. So both
+    /// sides of each row speak of the same events.
     fn counted_as(&self, identity: &Identity) -> Arc<Producer> {
         let known = self.table().known.get(&key(identity)).cloned();
         known.unwrap_or_else(|| Arc::new(Producer { identity: identity.clone(), row: UNNAMED }))
@@ -324,7 +324,7 @@ impl Account {
         })
     }
 
-    /// A failed sync has taken back this many events that were persisted. The syncer's thread only.
+    /// A failed sync has taken back `events` events that were persisted. The syncer's thread only.
     pub fn withdraw(&self, events: u64) {
         self.memory.add_withdrawn(events);
     }

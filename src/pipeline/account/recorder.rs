@@ -1,4 +1,5 @@
-//! How threads count: each has a cell of its own in every row, and prepares there what a publish or a batch will bring.
+//! Records what a publish or a batch brings: each thread has a cell of its own in every row, and prepares its figures
+//! there.
 
 use super::memory::{Memory, READER, ROWS, UNNAMED};
 use super::{Account, Identity, Producer, Tally};
@@ -128,7 +129,7 @@ impl ReaderRecorder {
         self.held.push(producer);
     }
 
-    /// Once the batch has come, these losses, and no others, wait for a record in the data.
+    /// Once the batch has come, these losses, and no others, wait to be reported in the data.
     pub fn prepare_pending_losses(&mut self, losses: &[(Arc<Producer>, Loss)]) {
         let rows = losses.iter().map(|(producer, loss)| (producer.row, *loss));
         self.recorder.account.memory.prepare_pending_losses(self.recorder.number, rows);
@@ -166,7 +167,8 @@ impl ReaderRecorder {
         memory.set_next_sequence(next_sequence);
     }
 
-    /// Whether the previous process had given up the batch of this generation; then all that it had prepared for that holds.
+    /// Whether the previous process had given up the batch of this generation; then all that it had prepared for that
+    /// holds.
     pub fn settle_given_up(&self, generation: u64) -> bool {
         let memory = &self.recorder.account.memory;
         let is_given_up = memory.was_given_up(generation);

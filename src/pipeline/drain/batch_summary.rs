@@ -1,9 +1,9 @@
 //! Summarises a batch before it is written: what it holds, counted in one walk over its records.
 //!
-//! Enters: the sealed runs of a batch. Leaves: the table of runs that the store writes, with their counts and times,
-//! and, where statistics are on, sizes and times for the histograms. Reader thread.
-//! What can fail: a record that cannot be decoded ends its chunk. That is a bug or broken memory, never input; what is
-//! behind it is counted and not written, for a file must hold nothing that its readers cannot walk.
+//! Input: the sealed runs of a batch. Output: the table of runs that the store writes, with their counts and times,
+//! and, where statistics are on, sizes and times for the histograms. Thread: the reader. Failure: a record that
+//! cannot be decoded ends its chunk. That is a bug or broken memory, never input; what is behind it is counted and
+//! not written, because a file must hold nothing that its readers cannot walk.
 
 use std::collections::HashMap;
 
@@ -97,7 +97,8 @@ pub(crate) struct Sizes {
     pub(crate) sizes: Histogram,
     /// Acceptance times and how many events have each; neighbours are merged, for all events of one read share one.
     pub(crate) times: Vec<(u64, u64)>,
-    /// The size of the last events, and how many of them in a row have had it: one addition for all, since neighbours are often alike.
+    /// The size of the last events, and how many of them in a row have had it: one addition for all, since neighbours
+    /// are often alike.
     alike: (u64, u64),
     open_pieces: Vec<(u64, u64)>,
 }
@@ -196,7 +197,8 @@ impl<'a> BatchSummary<'a> {
     }
 
     fn walk(&mut self, chunk: &'a [u8], run: &mut RunSummary<'a>, mut sizes: Option<&mut Sizes>) {
-        // First of all, for it goes through memory in one line, which brings the chunk into the cache faster than the walk would.
+        // First of all, for it goes through memory in one line, which brings the chunk into the cache faster than the
+        // walk would.
         let before = self.content_crc;
         self.content_crc = crc32c::crc32c_append(before, chunk);
         let mut at = 0;
@@ -250,8 +252,8 @@ impl<'a> BatchSummary<'a> {
         self.runs.is_empty()
     }
 
-    /// Whether it is the batch with this header. The generation alone could be that of a buffer of long ago; with counts
-    /// and times it is not.
+    /// Whether it is the batch with this header. The generation alone could be that of a buffer of long ago; with
+    /// counts and times it is not.
     pub(crate) fn is_in(&self, header: &BatchHeader) -> bool {
         (self.generation, self.events, self.payload_bytes, self.time_min_ns, self.time_max_ns)
             == (

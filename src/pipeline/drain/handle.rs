@@ -1,7 +1,7 @@
 //! Lets the control plane speak with the reader: commands, measurements, signs of life.
 //!
-//! Input: [`Command`]s. Output: the same, for the reader's thread; what it has measured. Thread: any. Nothing here can fail; a command
-//! that comes too late is answered with an error.
+//! Input: [`Command`]s. Output: the same, for the reader's thread; what it has measured. Thread: any. Nothing here
+//! can fail; a command that comes too late is answered with an error.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub enum Command {
 pub struct Settings {
     /// The segments.
     pub storage: Storage,
-    /// The longest that a published event waits for more before a swap.
+    /// The longest that a published event waits for others before a swap.
     pub linger: Duration,
     /// Whether sizes and latencies are measured.
     pub measure: bool,

@@ -1,8 +1,8 @@
-//! Losses that the reader has to answer for: events that were in the buffer and could not be persisted. They are
-//! counted at once, and kept here until a batch can be written that says so in the data itself.
+//! Keeps losses of the reader until a batch reports them: events that were in the buffer and could not be persisted.
+//! They are counted at once.
 //!
-//! Enters: the summary of a batch that is given up. Leaves: a run of source and loss records for the next batch.
-//! Reader thread. Nothing here can fail; memory is bounded. The same stands in the account's memory, for the next process.
+//! Input: the summary of a batch that is given up. Output: a run of source and loss records for the next batch.
+//! Thread: the reader. Nothing can fail; memory is bounded. The account's memory holds the same for the next process.
 
 use super::batch_summary::BatchSummary;
 use crate::pipeline::account::{Identity, LOSSES_PENDING_MAX, Producer, ReaderRecorder, Tally};
@@ -64,14 +64,14 @@ impl Losses {
         }
     }
 
-    /// The run that reports all losses kept here, and `withdrawn` events that a failing disk has taken back; empty if there
-    /// is nothing. [`Losses::reported`] forgets them.
+    /// The run that reports all losses kept here, and `withdrawn` events that a failing disk has taken back; empty if
+    /// there is nothing. [`Losses::reported`] forgets them.
     pub(super) fn run(&mut self, withdrawn: u64, now_ns: u64) -> &[u8] {
         self.encoded.clear();
-        let nobody = Identity::unnamed();
+        let unnamed = Identity::unnamed();
         let taken_back = Loss { cause: Cause::Disk, events: withdrawn, bytes: 0, first_ns: now_ns, last_ns: now_ns };
         let all = self.rows.iter().map(|(producer, loss)| (&producer.identity, loss));
-        let all = all.chain((withdrawn > 0).then_some((&nobody, &taken_back)));
+        let all = all.chain((withdrawn > 0).then_some((&unnamed, &taken_back)));
         for (id, (identity, loss)) in all.enumerate() {
             record::encode_source(&mut self.encoded, id as u32, now_ns, &identity.as_source());
             record::encode_loss(&mut self.encoded, id as u32, now_ns, loss);

@@ -1,15 +1,16 @@
-//! The reader: the one thread that swaps the halves of the double buffer and persists what the back half holds.
+//! Persists what the back half holds: one thread, the reader, swaps the halves of the double buffer and writes
+//! batches.
 //!
-//! Enters: sealed batches of the buffer, what the previous process left in it, and commands of the control plane. Leaves: batches in segments, progress for
-//! producers that wait, and measurements. One blocking thread, `dbufd-reader`; it sleeps without a timeout while there
-//! is nothing to do. What can fail: the disk. Then the policy decides whether producers wait or events are counted as
-//! lost; the thread itself goes on.
+//! Input: sealed batches of the buffer, what the previous process left in it, and commands of the control plane.
+//! Output: batches in segments, progress for producers that wait, and measurements. Thread: one, `dbufd-reader`; it
+//! sleeps without a timeout while there is nothing to do. Failure: the disk. Then the policy decides whether
+//! producers wait or events are counted as lost; the thread itself goes on.
 //!
 //! Invariants, cited by number:
 //! 1. A generation counts as persisted only when its batch is in the file or its events are counted as lost.
 //! 2. A batch is given up as a whole or persisted as a whole.
-//! 3. A batch is persisted once, whatever process swapped it out: what the previous process left is compared with the newest batch
-//!    in the files before it is written.
+//! 3. A batch is persisted once, whatever process swapped it out: what the previous process left is compared with the
+//!    newest batch in the files before it is written.
 //! 4. A sync that is asked for covers all that was published before it was asked.
 
 pub(crate) mod batch_summary;
@@ -42,7 +43,7 @@ pub struct Options {
     pub reader: buffer::Reader,
     /// Wakes that reader.
     pub waker: buffer::Waker,
-    /// Buffers of previous processes that are only persisted: before anything else, the oldest first.
+    /// Buffers of previous processes that this process does not continue: persisted first, the oldest first.
     pub old: Vec<Old>,
     /// Whether the previous process has left anything: then what it wrote may not be durable yet.
     pub has_previous: bool,

@@ -1,4 +1,4 @@
-//! The reader's loop: wait, swap, count, write, tell.
+//! Runs the reader's loop: wait, swap, count, write, report.
 //!
 //! See the head of [`super`]. The thread sleeps in two places only: in the buffer's `wait`, where anything published
 //! and every command wakes it, and in `wait_for_disk`, where a command or the time wakes it.
@@ -22,7 +22,7 @@ use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Arc, Mutex, lock, mpsc};
 use crate::sys::clock;
 
-/// How long a disk that refuses is left alone before the next try. Short enough that nobody notices that it healed,
+/// How long a disk that refuses is left alone before the next try. Short enough that its recovery is noticed at once,
 /// long enough that trying costs nothing.
 const RETRY: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 
@@ -217,7 +217,7 @@ impl Persister {
         }
     }
 
-    /// Makes durable what previous processes wrote, so that clients can be told what became of their events.
+    /// Makes durable what previous processes wrote, so that clients learn what became of their events.
     fn make_inherited_durable(&mut self, first_generation: u64) {
         self.shared.progress.set_persisted(first_generation);
         self.shared.pulse.beat(Activity::Disk);
@@ -404,7 +404,7 @@ impl Persister {
     }
 }
 
-/// How many events could not be read in memory, nobody knows: one stands for them.
+/// It is unknown how many events could not be read in memory: one stands for them.
 fn broken(summary: &BatchSummary<'_>) -> Tally {
     let events = u64::from(summary.broken_bytes > 0);
     Tally { adopted_events: events, ..Tally::lost(Cause::Malformed, events, 0) }

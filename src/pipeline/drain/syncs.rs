@@ -1,7 +1,8 @@
-//! Who waits for a sync, and what happens when one is done.
+//! Answers requests for a sync when it is done.
 //!
-//! Enters: requests from the reader, and each sync that the store's syncer has done. Leaves: answers, progress,
-//! counts. The reader adds, the syncer's thread takes; a lock between them, taken once a request and once a sync.
+//! Input: requests from the reader, and each sync that the store's syncer has done. Output: answers, progress,
+//! counts. Thread: the reader adds, the syncer takes; a lock between them, taken once a request and once a sync.
+//! Nothing can fail.
 
 use super::handle::{Measured, Reply};
 use crate::pipeline::counters::Counters;

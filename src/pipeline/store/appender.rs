@@ -1,7 +1,7 @@
 //! Appends batches to the active segment.
 //!
-//! Enters: batches, from the reader thread. Leaves: bytes in a file, written straight from the half. What can fail: every
-//! call to the disk; then nothing of the batch counts, and the same batch may come again.
+//! Enters: batches, from the reader thread. Leaves: bytes in a file, written straight from the half. What can fail:
+//! every call to the disk; then nothing of the batch counts, and the same batch may come again.
 //!
 //! Invariants, cited by number:
 //! 1. `footer.offset` is the end of the last whole batch. What lies beyond it in the file does not count, and is cut or
@@ -9,17 +9,16 @@
 //! 2. A file that has refused a write or a sync for another reason than want of space gets no more batches.
 
 use std::io::{self, IoSlice};
-use std::path::PathBuf;
 use std::time::Instant;
 
-use super::disk::{Disk, DiskFile, write_all};
-use super::footer::Footer;
-use super::format::{BatchHeader, RunRow, SEGMENT_BYTES, SegmentHeader};
-use super::name::{Name, State};
+use dbuf_segment::footer::Footer;
+use dbuf_segment::format::{BatchHeader, RunRow, SEGMENT_BYTES};
+use dbuf_segment::name::{Name, State};
+
+use super::disk::{DiskFile, write_all};
 use super::sync_queue::Shared;
 use super::types::{BatchView, RunView};
 use crate::sync::Arc;
-use crate::sys::clock;
 
 /// Space is allocated ahead in steps as large as what is there, within these bounds.
 const ALLOCATE_BYTES_MIN: u64 = 1 << 20;
@@ -35,60 +34,6 @@ pub(super) struct Active {
     /// Its number in the sync queue.
     pub(super) id: u64,
     allocated: u64,
-}
-
-/// What is the same for all segments that one daemon makes.
-pub(super) struct Stream {
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) directory: PathBuf,
-    pub(super) stream_id: u128,
-    pub(super) boot_id: u128,
-}
-
-impl Stream {
-    /// Makes a file named `path` with a header.
-    pub(super) fn make_file(&self, path: &std::path::Path, first_sequence: u64) -> io::Result<Arc<dyn DiskFile>> {
-        let header = SegmentHeader {
-            stream_id: self.stream_id,
-            boot_id: self.boot_id,
-            created_ns: clock::now_ns(),
-            first_sequence,
-        };
-        let file = self.disk.create(path)?;
-        if let Err(e) = write_all(&*file, &mut [IoSlice::new(&header.encode())], 0) {
-            // A file without a header is of no use to anyone; recovery would remove it too.
-            let _ = self.disk.remove(path);
-            return Err(e);
-        }
-        Ok(file)
-    }
-
-    /// Makes a file's content durable, and its name if it is not yet. A file that was deleted is none that could be.
-    pub(super) fn make_durable(&self, file: &dyn DiskFile, is_named: bool) -> io::Result<()> {
-        file.sync()?;
-        if !is_named {
-            self.disk.sync_directory(&self.directory)?;
-        }
-        if file.has_name()? { Ok(()) } else { Err(deleted()) }
-    }
-}
-
-/// Someone has deleted a file that was written to.
-pub(super) fn deleted() -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, "someone deleted the active segment")
-}
-
-/// 128 random bits: they need to be unlikely, not secret.
-pub(super) fn random_id() -> u128 {
-    use std::hash::{BuildHasher, RandomState};
-    let half = || u128::from(RandomState::new().hash_one(clock::now_ns()));
-    half() << 64 | half()
-}
-
-/// The boot of this machine; 0 where the kernel does not say.
-pub(super) fn boot_id() -> u128 {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    u128::from_str_radix(&id.trim().replace('-', ""), 16).unwrap_or(0)
 }
 
 impl Active {
@@ -114,7 +59,8 @@ impl Active {
         Self { file, name, footer, first_batch: None, id, allocated: SEGMENT_BYTES as u64 }
     }
 
-    /// Whether the batch would make it larger than `bytes_max`. A batch that is larger by itself still goes into a file.
+    /// Whether the batch would make it larger than `bytes_max`. A batch that is larger by itself still goes into a
+    /// file.
     pub(super) fn is_full_for(&self, batch: &BatchView<'_>, bytes_max: u64) -> bool {
         self.footer.batches > 0 && self.footer.offset + batch_bytes(batch) > bytes_max
     }
@@ -179,7 +125,8 @@ impl Active {
         if needed <= self.allocated {
             return;
         }
-        // What a full segment does not need shall not be missing where the next one is made, before the syncer has given it back.
+        // What a full segment does not need shall not be missing where the next one is made, before the syncer has
+        // given it back.
         let ahead = needed + needed.clamp(ALLOCATE_BYTES_MIN, ALLOCATE_BYTES_MAX);
         let to = ahead.min(bytes_max.max(needed));
         // A file system that cannot, or has no room for it, will say so when it is written to.

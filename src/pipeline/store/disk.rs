@@ -243,11 +243,11 @@ impl DiskFile for fs::File {
 ///
 /// # Errors
 /// What the disk says.
-pub fn segments(disk: &dyn Disk, directory: &Path) -> io::Result<Vec<(super::name::Name, u64)>> {
+pub fn segments(disk: &dyn Disk, directory: &Path) -> io::Result<Vec<(dbuf_segment::name::Name, u64)>> {
     let mut segments: Vec<_> = disk
         .list(directory)?
         .into_iter()
-        .filter_map(|found| Some((super::name::Name::parse(&found.name)?, found.bytes)))
+        .filter_map(|found| Some((dbuf_segment::name::Name::parse(&found.name)?, found.bytes)))
         .collect();
     segments.sort_unstable();
     Ok(segments)
@@ -261,7 +261,7 @@ pub fn rename_to_free(
     disk: &dyn Disk,
     directory: &Path,
     from: &Path,
-    mut to: super::name::Name,
+    mut to: dbuf_segment::name::Name,
 ) -> io::Result<PathBuf> {
     loop {
         let path = to.in_directory(directory);

@@ -1,5 +1,5 @@
-//! A disk that fails when it is told to, for tests: short writes, no room, errors, syncs that fail and forget, syncs that
-//! do not come back. Crashes and loss of power are the [simulated disk](super::sim_disk)'s.
+//! Simulates a disk that fails on request, for tests: short writes, no room, errors, syncs that fail and forget,
+//! syncs that do not come back. Crashes and loss of power are the [simulated disk](super::sim_disk)'s.
 
 use std::fs;
 use std::io::{self, IoSlice};
@@ -19,7 +19,7 @@ pub(crate) struct Faults {
     pub(crate) fail_write: Option<(u64, Errno)>,
     /// Writes so far.
     pub(crate) writes: u64,
-    /// No write takes more than this many bytes.
+    /// The most bytes that one write takes.
     pub(crate) short_bytes: Option<usize>,
     /// How many bytes the files of the directory may have.
     pub(crate) room_bytes: Option<u64>,

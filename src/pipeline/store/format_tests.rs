@@ -2,11 +2,12 @@
 
 use std::io::IoSlice;
 
+use dbuf_segment::format::SegmentHeader;
+use dbuf_segment::name::{Name, State};
+use dbuf_segment::scan::verify_bytes;
+
 use super::appender::{Active, end_file};
 use super::disk::write_all;
-use super::format::SegmentHeader;
-use super::name::{Name, State};
-use super::scan::verify_bytes;
 use super::testing::{TestBatch, directory};
 use super::*;
 use crate::pipeline::record::{Cause, Event, Loss, Piece, put_field};

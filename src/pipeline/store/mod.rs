@@ -17,6 +17,7 @@ mod retain;
 #[cfg(test)]
 pub(crate) mod sim_disk;
 pub mod status;
+mod stream;
 mod sync_queue;
 mod syncer;
 #[cfg(test)]
@@ -30,13 +31,14 @@ use std::time::Instant;
 
 use crate::options::{Storage, SyncPolicy, WhenFull};
 use crate::sync::{Arc, thread};
-use appender::{Active, Stream};
+use appender::Active;
 pub use dbuf_segment::{footer, format, name, scan};
 pub use disk::{Disk, RealDisk};
 use lock::Lock;
 use retain::Limits;
 use status::Caller;
 pub use status::{Condition, Status, StatusSnapshot};
+use stream::Stream;
 use sync_queue::{Lost, Mark, Shared, UNSYNCED_MAX};
 pub use types::{Appended, BatchView, Durable, OpenError, Options, Recovery, RunView, WriteError};
 
@@ -95,8 +97,8 @@ impl Store {
         let stream = Stream {
             disk,
             directory: directory.clone(),
-            stream_id: stream_id.unwrap_or_else(appender::random_id),
-            boot_id: appender::boot_id(),
+            stream_id: stream_id.unwrap_or_else(stream::random_id),
+            boot_id: stream::boot_id(),
         };
         let status = Arc::new(Status::new(directory.clone(), storage.sync));
         let shared = Arc::new(Shared::new(stream, status, storage.clone(), limits, on_durable));
@@ -170,7 +172,7 @@ impl Store {
             // What it would take would be gone with it. What it took and no sync has covered is written again.
             self.shared.broke(active.id);
             self.shared.status.closed();
-            return Err(Refused::ByFile(WriteError::Failed(appender::deleted())));
+            return Err(Refused::ByFile(WriteError::Failed(stream::deleted())));
         }
         let header = match active.write(batch, self.next_sequence, self.limits.segment_bytes) {
             Ok(header) => header,
@@ -274,8 +276,8 @@ impl Store {
         self.next_sequence
     }
 
-    /// The batch of this generation is in no file, and is done. Returns the generation below which everything is durable,
-    /// if nothing waits for a sync; if something does, the sync says so.
+    /// The batch of this generation is in no file, and is done. Returns the generation below which everything is
+    /// durable, if nothing waits for a sync; if something does, the sync says so.
     pub fn passed(&self, generation: u64) -> Option<u64> {
         self.shared.passed(generation)
     }

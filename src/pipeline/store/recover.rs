@@ -5,7 +5,7 @@
 //!
 //! | found | done |
 //! |---|---|
-//! | a `.repair` file | removed: its batches are still in the torn file beside it |
+//! | a `.repair` file | removed: its batches are still in the torn file |
 //! | `.active` with a footer | renamed to a sealed one: only that was missing |
 //! | `.active` without a batch | the sequence in its name counts; removed, unless no other file says it |
 //! | `.active` with batches | a torn end is cut, a footer written, and it is sealed; damage in the middle stays |
@@ -19,11 +19,12 @@
 use std::io::{self, IoSlice};
 use std::path::Path;
 
+use dbuf_segment::footer::Footer;
+use dbuf_segment::format::{BatchHeader, Broken, SEGMENT_BYTES};
+use dbuf_segment::name::{Name, REPAIR, State};
+use dbuf_segment::scan::segment::{Batch, OpenError, Segment, Step};
+
 use super::disk::{self, Disk, DiskFile, ReadAt, write_all};
-use super::footer::Footer;
-use super::format::{BatchHeader, Broken, SEGMENT_BYTES};
-use super::name::{Name, REPAIR, State};
-use super::scan::segment::{Batch, OpenError, Segment, Step};
 use super::types::Recovery;
 use crate::sync::Arc;
 
@@ -149,7 +150,7 @@ impl Work<'_> {
         }
         self.count_sequence(footer.next_sequence);
         self.recovery.events += footer.events;
-        // A sealed segment has its footer: without, nobody could tell it from one that something has cut off. And an active
+        // A sealed segment has its footer: without, it could not be told from one that was truncated. And an active
         // one would be out of the reach of retention, just when there is no room.
         let state = if is_written { State::Sealed } else { State::Torn };
         self.rename(name, Name { state, ..name })
@@ -245,8 +246,8 @@ impl Work<'_> {
         disk::rename_to_free(self.disk, self.directory, &from.in_directory(self.directory), to).map(drop)
     }
 
-    /// Removes the files without a batch, but one whose name alone says the sequence: a crash before the next segment is made
-    /// would give sequences out again. The next start removes that, when another says the same.
+    /// Removes the files without a batch, but one whose name alone says the sequence: a crash before the next segment
+    /// is made would give sequences out again. The next start removes that, when another says the same.
     fn remove_empty(&mut self) {
         for name in std::mem::take(&mut self.empty) {
             if name.first_sequence > self.recovery.next_sequence {

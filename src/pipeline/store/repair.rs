@@ -3,12 +3,12 @@
 //! Enters: a broken file, and up to where it is durable. Leaves: a sealed segment with what could be read back, and the
 //! broken file, cut and named torn. Run by the syncer. What can fail: the disk; then it all comes again later.
 //!
-//! The kernel marks memory that it could not write as clean, and may forget it; most often it is still there. Each batch is
-//! verified before it is written again, so what was forgotten is not mistaken for what was written.
+//! The kernel marks memory that it could not write as clean, and may forget it; most often it is still there. Each
+//! batch is verified before it is written again, so what was forgotten is not mistaken for what was written.
 //!
 //! The steps, each of which may be the last before a crash:
 //! 1. The broken file is named torn. Recovery leaves torn files alone; readers read them up to the next file.
-//! 2. The batches are written to a `.repair` file, which nobody reads and recovery removes. It is synced.
+//! 2. The batches are written to a `.repair` file, which no reader opens and recovery removes. It is synced.
 //! 3. It gets the name of a sealed segment, its first sequence that of its first batch: from here on readers find them
 //!    there, and the torn file ends for them where this one begins.
 //! 4. The torn file is cut to what is durable in it; if that is nothing, it goes.
@@ -16,12 +16,13 @@
 use std::collections::HashSet;
 use std::io::{self, IoSlice};
 
-use super::appender::Stream;
+use dbuf_segment::footer::Footer;
+use dbuf_segment::format::{BatchHeader, SEGMENT_BYTES};
+use dbuf_segment::name::{Name, REPAIR, State};
+use dbuf_segment::scan::segment::{Batch, Segment, Step};
+
 use super::disk::{self, DiskFile, ReadAt, write_all};
-use super::footer::Footer;
-use super::format::{BatchHeader, SEGMENT_BYTES};
-use super::name::{Name, REPAIR, State};
-use super::scan::segment::{Batch, Segment, Step};
+use super::stream::Stream;
 use super::sync_queue::Tracked;
 use crate::sync::Arc;
 
@@ -40,8 +41,8 @@ pub(super) struct Failure {
     pub(super) error: io::Error,
 }
 
-/// Writes again what is not durable of a broken file. None if the file is gone and nothing is to be saved, or if retention
-/// took it.
+/// Writes again what is not durable of a broken file. None if the file is gone and nothing is to be saved, or if
+/// retention took it.
 ///
 /// # Errors
 /// [`Failure`]; then nothing is changed but the broken file's name.

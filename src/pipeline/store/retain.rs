@@ -1,17 +1,18 @@
 //! The oldest segments go: to stay within what the settings allow, or to make room on a full disk.
 //!
-//! Enters: the directory, listed anew each time, so that nothing can disagree with it. Leaves: fewer files. Run by the
-//! syncer after it started, after a rotation and as the active segment grows; and by the reader thread when a write found
-//! no room. What can fail: the disk; then the rest waits for the next time.
+//! Enters: the directory, listed anew each time, so that nothing can disagree with it. Leaves: fewer files. Run by
+//! the syncer after it started, after a rotation and as the active segment grows; and by the reader thread when a
+//! write found no room. What can fail: the disk; then the rest waits for the next time.
 //!
 //! The active segment never goes, and counts. Segments are told by their names: what else lies in the directory stays.
 
 use std::io;
 use std::path::Path;
 
+use dbuf_segment::name::{Name, State};
+use dbuf_segment::scan::segment::{Batch, Segment, Step};
+
 use super::disk::{self, Disk, Space};
-use super::name::{Name, State};
-use super::scan::segment::{Batch, Segment, Step};
 use super::status::Status;
 use crate::options::{Amount, Storage};
 use crate::sync::Arc;
@@ -113,8 +114,9 @@ pub(super) fn delete_oldest(disk: &dyn Disk, directory: &Path, status: &Status) 
     Ok(true)
 }
 
-/// Deletes a segment. The last one that is not active says where the sequence goes on, until the name of the active one, which says it too,
-/// is sure to stay: a loss of power that took the one and not the other would give sequences out again.
+/// Deletes a segment. The last one that is not active says where the sequence goes on, until the name of the active
+/// one, which says it too, is sure to stay: a loss of power that took the one and not the other would give sequences
+/// out again.
 fn remove(disk: &dyn Disk, directory: &Path, segment: &Old, is_last: bool) -> io::Result<()> {
     if is_last {
         disk.sync_directory(directory)?;

@@ -1,7 +1,7 @@
 //! How the store is: what `stats` shows of it.
 //!
-//! Enters: word from the reader thread and the syncer, a few times for each batch at most. Leaves: [`StatusSnapshot`], to
-//! anyone who asks, without waiting for the disk. Nothing here can fail.
+//! Enters: word from the reader thread and the syncer, a few times for each batch at most. Leaves:
+//! [`StatusSnapshot`], to anyone who asks, without waiting for the disk. Nothing here can fail.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -200,7 +200,7 @@ impl Status {
         self.lock().active = None;
     }
 
-    /// What a listing of the directory found beside the active segment.
+    /// What a listing of the directory found in addition to the active segment.
     pub(super) fn listed(&self, sealed: u64, sealed_bytes: u64, oldest_time_ns: Option<u64>) {
         let mut inner = self.lock();
         (inner.sealed, inner.sealed_bytes) = (sealed, sealed_bytes);

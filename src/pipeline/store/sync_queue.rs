@@ -1,8 +1,8 @@
-//! What the reader thread and the syncer know of the files that are not forgotten yet.
+//! Queues the files that wait for a sync, a rename or a deletion.
 //!
-//! Enters: from the reader thread, word of each file that was made, written to, closed, and requests; from the syncer,
-//! what became of its jobs. Leaves: the syncer's next [`Job`], and word of what is durable. Both threads hold the lock for
-//! a few instructions, never over a call to the disk. Nothing here can fail.
+//! Input: from the reader thread, each file that was made, written to or closed, and requests; from the syncer, what
+//! became of its jobs. Output: the syncer's next [`Job`], and what is durable. Thread: both hold the lock for a few
+//! instructions, never over a call to the disk. Nothing can fail.
 //!
 //! Invariants, cited by number:
 //! 1. A sync that failed is final for its file: it is broken, gets no more batches and is never synced again.
@@ -17,18 +17,19 @@ mod jobs;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::appender::Stream;
+use dbuf_segment::name::Name;
+
 use super::disk::DiskFile;
-use super::name::Name;
 use super::retain::Limits;
 use super::status::Status;
+use super::stream::Stream;
 use super::types::Durable;
 use crate::options::{Storage, SyncPolicy};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, lock};
 use group_commit::GroupCommit;
 
-/// Write-back is started each time a file has grown by this much, so that a sync finds little left to do, and the kernel
-/// never stalls the reader thread on a flood of dirty memory.
+/// Write-back is started each time a file has grown by this much, so that a sync finds little left to do, and the
+/// kernel never stalls the reader thread on a flood of dirty memory.
 const WRITE_BACK_BYTES: u64 = 4 << 20;
 /// The most sealed files that are kept open because no sync has covered them.
 pub(super) const UNSYNCED_MAX: usize = 64;
@@ -231,8 +232,8 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// The write has added a batch, up to `end`; `durable` if a sync has covered it. Returns the events that have become
-    /// durable by that.
+    /// The write has added a batch, up to `end`; `durable` if a sync has covered it. Returns the events that have
+    /// become durable by that.
     pub(super) fn wrote(&self, id: u64, end: Mark, durable: bool) -> u64 {
         let mut queue = self.lock();
         queue.persisted_before = end.generation;
@@ -266,8 +267,9 @@ impl Shared {
         events
     }
 
-    /// The batch of this generation is in no file, and is done. Returns the generation below which everything is durable,
-    /// if nothing is dirty. A sync that is under way sees the generation when it is done, because both hold the lock.
+    /// The batch of this generation is in no file, and is done. Returns the generation below which everything is
+    /// durable, if nothing is dirty. A sync that is under way sees the generation when it is done, because both hold
+    /// the lock.
     pub(super) fn passed(&self, generation: u64) -> Option<u64> {
         let mut queue = self.lock();
         queue.persisted_before = queue.persisted_before.max(generation + 1);
@@ -309,7 +311,7 @@ impl Shared {
         let prior = queue.requested;
         queue.requested = prior.max(Some(before_generation));
         queue.group_commit.ask(askers);
-        // A syncer that waits for more already is woken by the time, or when all are there.
+        // A syncer that waits for more askers already is woken by the time, or when all are there.
         if prior.is_none() || queue.group_commit.put_off(Instant::now()).is_none() {
             self.work.notify_one();
         }

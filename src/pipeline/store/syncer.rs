@@ -1,18 +1,20 @@
-//! The syncer: the thread that waits for the disk so that the reader thread need not.
+//! Runs the syncer: the thread that waits for the disk so that the reader thread need not.
 //!
-//! Enters: jobs from the [sync queue](super::sync_queue). Leaves: syncs, renames, deletions, repairs, and word of what is durable.
-//! What can fail: the disk, at each step; then the state says so and the step comes again, except a sync.
+//! Input: jobs from the [queue](super::sync_queue). Output: syncs, renames, deletions, repairs, and what is durable.
+//! Failure: the disk, at each step; then the state says so and the step comes again, except a sync.
 //!
-//! How a file goes: growing, then closed by the reader thread, then ended by its footer, synced, renamed, and forgotten.
-//! With `sync = "never"` it is renamed without a sync, and remembered, for a sync may be asked for.
+//! How a file goes: growing, then closed by the reader thread, then ended by its footer, synced, renamed, and
+//! forgotten. With `sync = "never"` it is renamed without a sync, and remembered, for a sync may be asked for.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::appender::{Stream, end_file};
+use dbuf_segment::name::{Name, State};
+
+use super::appender::end_file;
 use super::disk;
-use super::name::{Name, State};
 use super::status::Caller;
+use super::stream::Stream;
 use super::sync_queue::{Job, Lost, Shared, Tracked};
 use super::{repair, retain};
 use crate::options::SyncPolicy;
@@ -84,7 +86,7 @@ fn finish(shared: &Shared, tracked: &Tracked) {
         return;
     }
     let Stream { disk, directory, .. } = &shared.stream;
-    // A sealed segment has its footer: without, nobody could tell it from one that something has cut off.
+    // A sealed segment has its footer: without, it could not be told from one that was truncated.
     let to = Name { state: if is_ended { State::Sealed } else { State::Torn }, ..tracked.name };
     let renamed = guarded(shared, || {
         let path = disk::rename_to_free(&**disk, directory, &tracked.name.in_directory(directory), to);
@@ -103,8 +105,8 @@ fn finish(shared: &Shared, tracked: &Tracked) {
         shared.status.note(format!("{} cannot be renamed: {e}; the next start does it", tracked.name));
     }
     if is_ended {
-        // Last, for it can take a while: on a file system that discards what is freed, 0.2 s were seen. What could not be given back stays
-        // allocated until the file goes.
+        // Last, for it can take a while: on a file system that discards what is freed, 0.2 s were seen. What could
+        // not be given back stays allocated until the file goes.
         let _ = guarded(shared, || tracked.file.truncate(tracked.ended_bytes()));
     }
     shared.finished(tracked.id, renamed.ok().as_deref().and_then(Name::of_path));

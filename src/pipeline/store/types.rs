@@ -5,8 +5,9 @@
 use std::io;
 use std::time::Duration;
 
-use crate::options::Storage;
 use dbuf_segment::format::BatchHeader;
+
+use crate::options::Storage;
 
 /// One writer's part of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +33,8 @@ pub struct BatchView<'a> {
     pub time_min_ns: u64,
     /// The largest acceptance time in it, nanoseconds of the wall clock.
     pub time_max_ns: u64,
-    /// CRC-32C of all its slices, one after the other. A walk over the records has them in its cache, and this wants
-    /// that.
+    /// CRC-32C of all its slices, one after the other. The thread that walks the records has them in its cache, and
+    /// this wants that.
     pub content_crc: u32,
     /// Whether records of lines are among them.
     pub has_lines: bool,

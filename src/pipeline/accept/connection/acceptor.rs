@@ -1,11 +1,12 @@
-//! The listening stream socket, as one writer sees it.
+//! Accepts clients from a listening socket, for one writer.
 //!
-//! Enters: clients that connect. Leaves: connected sockets. Every writer listens; the kernel wakes one of them
-//! (EPOLLEXCLUSIVE). What can fail: descriptors can run out. Then the client at the head of the queue is taken with the
-//! spare descriptor and turned away, so that the queue moves, the client learns of it, and nobody spins.
+//! Input: clients that connect. Output: connected sockets. Thread: every writer, each with its own acceptor; the
+//! kernel wakes one of them (EPOLLEXCLUSIVE). Failure: descriptors can run out. Then the acceptor takes the client at
+//! the head of the queue with its spare descriptor and turns it away, so that the queue moves, the client learns of
+//! it, and no writer spins.
 //!
-//! A descriptor that a writer frees may be taken by another thread before it is used here. So a writer without its spare
-//! takes no client: the first descriptor that it gets becomes the spare again. Else all spares could end up as
+//! A descriptor that a writer frees may be taken by another thread before it is used here. So a writer without its
+//! spare takes no client: the first descriptor that it gets becomes the spare again. Else all spares could end up as
 //! connections, and those who wait would neither be served nor turned away.
 
 use std::fs::File;
@@ -23,7 +24,7 @@ pub(crate) enum Accepted {
     Client(OwnedFd),
     /// A client that was turned away.
     TurnedAway,
-    /// Nobody is waiting.
+    /// No client is waiting.
     NoClient,
     /// There is not even a descriptor to turn anybody away with: leave the socket alone for a while.
     Exhausted,

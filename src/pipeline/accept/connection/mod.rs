@@ -1,10 +1,11 @@
 //! Reads one connection and has its protocol publish what came.
 //!
-//! Input: what the socket holds, whenever it holds something. Output: events in the publisher, replies on the socket, and what is
-//! [`Next`]. Thread: the connection's writer. Failure: only that the reader is gone.
+//! Input: what the socket holds, whenever it holds something. Output: events in the publisher, replies on the socket,
+//! and what is [`Next`]. Thread: the connection's writer. Failure: only that the reader is gone.
 //!
-//! Which protocol a connection speaks is the [`Protocol`]'s own matter. A connection that says nothing is a descriptor, this
-//! structure and its first protocol; memory in addition to that is taken only while an event has come in part.
+//! Which protocol a connection speaks is the [`Protocol`]'s own matter. A connection that says nothing is a
+//! descriptor, this structure and its first protocol; memory in addition to that is taken only while an event has
+//! come in part.
 
 pub(crate) mod acceptor;
 pub(crate) mod peer;
@@ -56,15 +57,16 @@ impl Connection {
         }
     }
 
-    /// Resumes where the previous process stood. Where the position cannot be read, [`Connection::lose_rest`] has to follow.
+    /// Resumes where the previous process stood. Where the position cannot be read, [`Connection::lose_rest`] has to
+    /// follow.
     pub(crate) fn resume(&mut self, position: InheritedPosition, context: &mut WriterContext) -> Next {
         let turn = self.protocol.resume(position, &mut self.link);
         context.carried_bytes += self.link.carry.capacity();
         self.after(turn)
     }
 
-    /// Counts as lost what the previous process had read in part and whose position cannot be read. `resumed` is the number of the
-    /// step, if the previous process has begun it.
+    /// Counts as lost what the previous process had read in part and whose position cannot be read. `resumed` is the
+    /// number of the step, if the previous process has begun it.
     pub(crate) fn lose_rest(
         &mut self,
         read_progress: &ReadProgress,
@@ -76,8 +78,8 @@ impl Connection {
         Ok(if self.record(number, read_progress) { next } else { Next::Close })
     }
 
-    /// Begins to publish something that no read brought, by the steps of a read, so that the next process neither forgets it nor does
-    /// it twice. Returns the number of the step.
+    /// Begins to publish something that no read brought, by the steps of a read, so that the next process neither
+    /// forgets it nor does it twice. Returns the number of the step.
     fn begin_step(
         &self,
         subject: fn(u32) -> Subject,
@@ -93,8 +95,8 @@ impl Connection {
         })
     }
 
-    /// Records how far the connection was read, the read of this number included, and that the read is done. False if the connection
-    /// has to end, because the next process would take it for something else.
+    /// Records how far the connection was read, the read of this number included, and that the read is done. False if
+    /// the connection has to end, because the next process would take it for something else.
     fn record(&mut self, number: u64, read_progress: &ReadProgress) -> bool {
         let keeps = self.note_position(number);
         // Both while the receive buffer still says what was read, and before the slot can become another connection's.
@@ -199,14 +201,15 @@ impl Connection {
         Ok(if self.has_noted_end() { Read::End(self.end(context)?) } else { Read::Some(next) })
     }
 
-    /// Whether the end that its peer has made belongs to this read. A connection that is only noted, and that the next process could
-    /// resume, has its last line in the receive buffer until it is published, like all others.
+    /// Whether the end that its peer has made belongs to this read. A connection that is only noted, and that the
+    /// next process could resume, has its last line in the receive buffer until it is published, like all others.
     fn has_noted_end(&self) -> bool {
         let resumes = self.protocol.position(&self.link.carry).is_some();
         resumes && self.link.stored.is_noted() && ioctl_fionread(self.link.socket()) == Ok(0)
     }
 
-    /// Notes how far it has been read, the read of this number included, for the next process. False if that could not resume it.
+    /// Notes how far it has been read, the read of this number included, for the next process. False if that could
+    /// not resume it.
     fn note_position(&mut self, number: u64) -> bool {
         let Link { carry, stored, .. } = &mut self.link;
         match self.protocol.position(carry) {

@@ -1,8 +1,8 @@
-//! Who is at the other end, as the kernel vouches for it.
+//! Identifies the process at the other end, as the kernel vouches for it.
 //!
-//! Enters: a connected socket, or the credentials of a datagram. Leaves: an [`Identity`] without tag. Writer threads,
-//! once a connection or once a process that sends datagrams, never once an event. What can fail: nothing that matters;
-//! what cannot be learned stays empty, because a guess would be a forgery.
+//! Input: a connected socket, or the credentials of a datagram. Output: an [`Identity`] without tag. Thread: writers,
+//! once a connection or once a process that sends datagrams, never once an event. Failure: none that matters; what
+//! cannot be learned stays empty, because a guess would be a forgery.
 //!
 //! Command and unit stand in /proc under a number that the kernel gives to another process when this one is gone. So
 //! they count only if a pidfd shows the process alive *after* they were read.

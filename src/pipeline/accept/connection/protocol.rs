@@ -1,8 +1,8 @@
 //! Defines what a protocol does with one connection, and what it gets to work with.
 //!
-//! A protocol is a folder of its own and implements [`Protocol`]. It sees its connection as a [`Link`], publishes through the
-//! [`WriterContext`], and knows no other protocol and no part of the writer's thread. One whose events lie in memory that it shares
-//! with its client implements [`Polled`] as well.
+//! A protocol is a folder of its own and implements [`Protocol`]. It sees its connection as a [`Link`], publishes
+//! through the [`WriterContext`], and knows no other protocol and no part of the writer's thread. One whose events
+//! lie in memory that it shares with its client implements [`Polled`] as well.
 
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
@@ -104,8 +104,8 @@ impl Link {
     }
 }
 
-/// The protocol that one connection speaks. All of it runs on the connection's writer thread. Errors mean that the reader is gone;
-/// a client's faults end its connection at most.
+/// The protocol that one connection speaks. All of it runs on the connection's writer thread. Errors mean that the
+/// reader is gone; a client's faults end its connection at most.
 pub(crate) trait Protocol: Debug + Send {
     /// Publishes what was read. What has not come whole stays in the link's carry.
     fn take(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed>;
@@ -172,8 +172,8 @@ pub(crate) trait Protocol: Debug + Send {
     fn close(self: Box<Self>, _socket: &OwnedFd) {}
 }
 
-/// A protocol whose events lie in memory that its client fills without a system call. The writer looks there by itself, and is woken
-/// by a doorbell while it does not.
+/// A protocol whose events lie in memory that its client fills without a system call. The writer looks there by
+/// itself, and is woken by a doorbell while it does not.
 pub(crate) trait Polled {
     /// The eventfd that the client rings. It is never read.
     fn doorbell(&self) -> &OwnedFd;
@@ -187,7 +187,8 @@ pub(crate) trait Polled {
     /// Bytes that wait there.
     fn waiting_bytes(&mut self) -> u64;
 
-    /// The socket is ready: looks whether the client has left, and publishes what lies in the memory. `scratch` is for copies.
+    /// The socket is ready: looks whether the client has left, and publishes what lies in the memory. `scratch` is
+    /// for copies.
     fn read(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<Read, Closed>;
 
     /// Publishes what lies in the memory, up to a bound.

@@ -1,11 +1,13 @@
-//! How far each kept connection has been read: memory that the store keeps beside the connections.
+//! Records how far each stored connection has been read, in memory that the store holds together with the
+//! connections.
 //!
-//! Enters: at a connection's start who its peer is, later the part of a line that has come without its end. Leaves: the
-//! same for the next process. Any writer thread, each for its own connections. What can fail: there is no memory; and what a
-//! previous process left may be of another version, or cut by its death. Then it says nothing, and is never trusted blindly.
+//! Input: at a connection's start the identity of its peer, later the part of a line that has come without its end.
+//! Output: the same for the next process. Thread: any writer, each for its own connections. Failure: there is no
+//! memory; or what the previous process left is of another version, or was being written when it died. Then it says
+//! nothing, and is never trusted blindly.
 //!
-//! It is written with pwrite(2) and not mapped: most connections send whole lines and never need it, and a file needs no
-//! rules for memory that is shared. For the rest it is one call a read.
+//! It is written with pwrite(2) and not mapped: most connections send whole lines and never need it, and a file needs
+//! no rules for memory that is shared. For the rest it is one call a read.
 //!
 //! ```text
 //! offset 0       head: magic 8, version 4, bytes a place 4, CRC-32C of these 4
@@ -18,8 +20,8 @@
 //!                 piece id 8, octets 8 (all ones: to the newline), read 8, turn 8, tag 64, carry
 //! ```
 //!
-//! The CRC covers what follows it. All numbers are little-endian. The read is that of the receive buffer (`publish::receive_buffer`)
-//! which the mark includes.
+//! The CRC covers what follows it. All numbers are little-endian. The read is that of the receive buffer (see
+//! `publish::receive_buffer`) which the mark includes.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -47,7 +49,7 @@ const PEER_HEAD_BYTES: usize = 24;
 const POSITION_HEAD_BYTES: usize = 48 + TAG_BYTES_MAX;
 /// Pages that a place may keep beyond what it needs now.
 const SLACK_PAGES: u16 = 3;
-/// More than a place has: nobody knows how many it has taken.
+/// More than a slot has: it is not known how many it has taken.
 pub(crate) const PAGES_UNKNOWN: u16 = u16::MAX;
 const TO_NEWLINE: u64 = u64::MAX;
 
@@ -102,7 +104,7 @@ pub(crate) enum InheritedPosition {
     Undecided { carry: Vec<u8> },
     /// This had come of a line.
     Text { open_line: Option<OpenLine>, carry: Vec<u8> },
-    /// Something had come of a line, and what became of it nobody knows, for its position cannot be read.
+    /// Something had come of a line, and its fate is unknown, because its position cannot be read.
     Lost,
     /// The same of a connection that had not said yet what it is.
     LostHandshake,

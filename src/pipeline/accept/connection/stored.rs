@@ -186,8 +186,8 @@ impl StoredConnections {
         StoredConnection { socket, was_stored: slot.is_ok(), slot: slot.ok() }
     }
 
-    /// Notes whose a new connection is whose peer has said everything. Of one that finds no slot, what is read ends with
-    /// this process.
+    /// Notes whose a new connection is whose peer has said everything. Of one that finds no slot, what is read ends
+    /// with this process.
     pub(crate) fn note(self: &Arc<Self>, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         let slot = self.take_slot().and_then(|index| {
             if self.read_positions.begin(index, identity).is_err() {
@@ -291,7 +291,8 @@ impl StoredConnection {
         Self { socket, was_stored: false, slot: None }
     }
 
-    /// Its peer's names, learned since it was kept; nothing has been read of it yet. Without them the next process knows the numbers.
+    /// Its peer's names, learned since it was kept; nothing has been read of it yet. Without them the next process
+    /// knows the numbers.
     pub(crate) fn note_names(&self, identity: &Identity) {
         if let Some(Slot { all, index, .. }) = &self.slot {
             let _ = all.read_positions.begin(*index, identity);
@@ -303,7 +304,8 @@ impl StoredConnection {
         self.slot.as_ref().is_some_and(|slot| slot.is_in_store)
     }
 
-    /// Whether its peer had said all when it came, and it is noted; or that is all that the previous process has left of it.
+    /// Whether its peer had said all when it came, and it is noted; or that is all that the previous process has left
+    /// of it.
     pub(crate) fn is_noted(&self) -> bool {
         self.slot.as_ref().is_some_and(|slot| !slot.is_in_store)
     }
@@ -335,8 +337,8 @@ impl StoredConnection {
         true
     }
 
-    /// The next process shall end it. To be called while the receive buffer still says what was read of it. False if the
-    /// next process could take it for something else, and it has to end now.
+    /// The next process shall end it. To be called while the receive buffer still says what was read of it. False if
+    /// the next process could take it for something else, and it has to end now.
     pub(crate) fn forget_record(&mut self) -> bool {
         self.slot.as_mut().is_none_or(Slot::forget_record)
     }
@@ -358,7 +360,5 @@ impl StoredConnection {
     }
 }
 
-#[cfg(test)]
-pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,8 @@
-//! The datagram socket. It belongs to one writer alone, so that the order of each sender is kept.
+//! Receives datagrams. A datagram socket belongs to one writer alone, so that the order of each sender is kept.
 //!
-//! Enters: datagrams with the credentials of their senders. Leaves: events in the publisher. One writer thread. What can
-//! fail: only that the reader is gone; a datagram too large is refused whole, counted, and its sender named.
+//! Input: datagrams with the credentials of their senders. Output: events in the publisher. Thread: the socket's
+//! writer. Failure: only that the reader is gone; a datagram that is too large is refused whole, counted, and its
+//! sender named.
 
 mod senders;
 
@@ -14,8 +15,8 @@ use crate::pipeline::accept::text::classify::classify;
 use crate::pipeline::record::{Cause, Transport};
 use crate::sys::recvmmsg::{COUNT_MAX, Credentials};
 
-/// What the kernel itself says where it knows nobody: no process, the overflow user and group.
-const NOBODY: Credentials = Credentials { pid: 0, uid: 65_534, gid: 65_534 };
+/// What the kernel itself says where it knows no sender: no process, the overflow user and group.
+const UNKNOWN: Credentials = Credentials { pid: 0, uid: 65_534, gid: 65_534 };
 
 /// The datagram socket and its senders.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ impl Datagrams {
         Ok(is_more)
     }
 
-    /// Publishes what the previous process has received, but for the events that it has published.
+    /// Publishes what the previous process has received, except for the events that it has published.
     pub(crate) fn replay(
         &mut self,
         receive_buffer: &ReceiveBuffer,
@@ -109,7 +110,7 @@ impl Datagrams {
         if bytes == 0 {
             return;
         }
-        let peer = self.senders.peer(receive_buffer.headers.sender(index).unwrap_or(NOBODY), context, watch);
+        let peer = self.senders.peer(receive_buffer.headers.sender(index).unwrap_or(UNKNOWN), context, watch);
         if bytes > bytes_max {
             let slot = context.publisher.slot(peer, Transport::Datagram, 0, b"");
             return context.publisher.lose(slot, Cause::TooBig, bytes as u64);

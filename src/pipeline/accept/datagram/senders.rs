@@ -1,7 +1,7 @@
-//! The processes that send datagrams.
+//! Remembers the processes that send datagrams.
 //!
-//! Enters: credentials of a datagram. Leaves: the peer that they stand for. The datagram socket's writer thread. Nothing
-//! can fail; a process that cannot be looked up is known by its credentials alone.
+//! Input: credentials of a datagram. Output: the peer that they stand for. Thread: the socket's writer. Nothing can
+//! fail; a process that cannot be looked up is known by its credentials alone.
 //!
 //! Command and unit stand in /proc and are looked up once, not for each datagram. The answer holds until the process's
 //! pidfd says that it has ended, and a little longer: what it sent before that is still in the queue. Then it is

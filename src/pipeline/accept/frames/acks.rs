@@ -1,7 +1,7 @@
-//! Which acknowledgements a session is owed: what it published in which generation, against how far the reader is.
+//! Decides which acknowledgements a session is owed.
 //!
-//! Enters: published stretches of sequences, SYNCs, progress. Leaves: acknowledgements that are due, and the stretches
-//! that were lost. Only the connection's writer. Nothing can fail.
+//! Input: what the session published in which generation, SYNCs, and how far the reader is. Output: acknowledgements
+//! that are due, and the sequences that were lost. Thread: the connection's writer. Nothing can fail.
 //!
 //! An acknowledgement is cumulative, so only the latest counts: a client that reads slowly gets fewer, not later ones.
 

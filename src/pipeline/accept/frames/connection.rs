@@ -1,7 +1,8 @@
 //! Speaks the framed protocol on one connection: drives its [`FrameSession`].
 //!
-//! Input: bytes of one connection, in order, and the reader's progress. Output: events in the publisher, and replies on the socket.
-//! Thread: the connection's writer. Failure: only that the reader is gone; a client's faults end its connection at most.
+//! Input: bytes of one connection, in order, and the reader's progress. Output: events in the publisher, and replies
+//! on the socket. Thread: the connection's writer. Failure: only that the reader is gone; a client's faults end its
+//! connection at most.
 
 use std::fmt::Debug;
 
@@ -103,7 +104,8 @@ impl Protocol for FrameConnection {
         self.end(link, context)
     }
 
-    /// What a client has sent is good even if it reads no more: a socket that takes no replies does not end the connection.
+    /// What a client has sent is good even if it reads no more: a socket that takes no replies does not end the
+    /// connection.
     fn answer(&mut self, link: &mut Link, context: &WriterContext) -> Next {
         if link.reply_state != ReplyState::Gone {
             link.reply_state = self.send_replies(link, context);
@@ -120,7 +122,8 @@ impl Protocol for FrameConnection {
         self.session.wants() != 0 && link.reply_state != ReplyState::Gone
     }
 
-    // Its client connects again, asks where it stands and sends the rest. A half-received frame cannot be resumed: no position.
+    // Its client connects again, asks where it stands and sends the rest. A half-received frame cannot be resumed: no
+    // position.
 }
 
 impl FrameConnection {

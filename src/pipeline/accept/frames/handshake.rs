@@ -1,7 +1,7 @@
 //! Reads the magic and the HELLO of a framed connection, and opens its session.
 //!
-//! Input: the first bytes of a connection. Output: a [`FrameSession`] with its WELCOME in the outbox, or a refusal. Thread: the
-//! connection's writer. Failure: everything that a client sends wrong, as [`Handshake::Refused`].
+//! Input: the first bytes of a connection. Output: a [`FrameSession`] with its WELCOME in the outbox, or a refusal.
+//! Thread: the connection's writer. Failure: everything that a client sends wrong, as [`Handshake::Refused`].
 
 use dbuf_wire::frames::{self as wire, CONTROL_BYTES_MAX, Code, Fault, Frame, HEAD_BYTES, Head, MAGIC, kind};
 
@@ -37,7 +37,7 @@ pub enum Handshake {
 
 /// Reads the magic and the HELLO of a framed connection of user `uid`.
 ///
-/// A session belongs to a user, so that nobody can occupy or silence that of another.
+/// A session belongs to a user, so that no user can occupy or silence the session of another.
 #[must_use]
 pub fn handshake(bytes: &[u8], max_event_bytes: usize, uid: u32, sessions: &Arc<Sessions>) -> Handshake {
     let refused = |code: Code, why: &'static str| {

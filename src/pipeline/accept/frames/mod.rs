@@ -1,7 +1,7 @@
 //! Speaks the framed protocol.
 //!
-//! `handshake` opens a `session`, `connection` drives it over the bytes of its socket, `acks` decides what its client is told, and
-//! `sessions` remembers it in the `session_table` when it is closed.
+//! `handshake` opens a `session`, `connection` drives it over the bytes of its socket, `acks` decides what its client
+//! is told, and `sessions` remembers it in the `session_table` when it is closed.
 
 mod acks;
 pub(crate) mod connection;

@@ -1,22 +1,23 @@
-//! The framed protocol as the daemon speaks it: what a connection's bytes mean, what was promised, what to answer.
-//! The bytes are `dbuf_wire::frames`'s and `docs/PROTOCOL.md` draws them.
+//! Interprets the bytes of one framed connection: what they mean, what was promised, what to answer.
+//! `dbuf_wire::frames` has the bytes, and `docs/PROTOCOL.md` draws them.
 //!
-//! Enters: bytes that a writer thread read from one connection, and the reader's progress. Leaves: [`Step`]s for the
-//! writer, and replies in a bounded outbox. No input or output here, and no thread but the connection's writer;
-//! [`Sessions`] alone is shared. What can fail: everything that a client sends, as a [`Step::Refused`] that costs one
-//! event or a [`Step::Broken`] that ends the connection.
+//! Input: bytes that a writer read from one connection, and the reader's progress. Output: [`Step`]s for the writer,
+//! and replies in a bounded outbox. There is no input or output of the operating system here. Thread: the
+//! connection's writer; [`Sessions`](super::Sessions) alone is shared. Failure: all that a client sends wrong, as a
+//! [`Step::Refused`] that costs one event or a [`Step::Broken`] that ends the connection.
 //!
 //! How a writer drives it:
-//! 1. Bytes that begin with the magic go to [`handshake`] until it returns a [`FrameSession`]; the bytes that it consumed are done.
+//! 1. Bytes that begin with the magic go to [`handshake`] until it returns a [`FrameSession`]; the bytes that it
+//!    consumed are done.
 //! 2. [`FrameSession::next`] is called with the bytes from the first that is not consumed yet, until it says
 //!    [`Step::More`], [`Step::Bye`] or [`Step::Broken`]. What a [`Step::Event`] brings, and a loss record for a
 //!    [`Step::Refused`], is to be published.
 //! 3. It is published in as many claims as it takes, each of which is redone if it was sealed. After each publish
 //!    [`FrameSession::commit`] is told the claim's generation.
-//! 4. If [`FrameSession::take_sync`] says so, the reader is asked for a sync. [`FrameSession::progress`] is told how far
-//!    the reader is; [`FrameSession::outgoing`] is sent without blocking, and [`FrameSession::sent`] told how much
-//!    went. All this after each round, and whenever the bell rings for what [`FrameSession::wants`]. The connection is
-//!    closed when [`FrameSession::is_deaf`].
+//! 4. If [`FrameSession::take_sync`] says so, the reader is asked for a sync. [`FrameSession::progress`] is told how
+//!    far the reader is; [`FrameSession::outgoing`] is sent without blocking, and [`FrameSession::sent`] told how
+//!    much went. All this after each round, and whenever the bell rings for what [`FrameSession::wants`]. The
+//!    connection is closed when [`FrameSession::is_deaf`].
 //! 5. At the connection's end, [`FrameSession::at_end`] says whether it came in the middle of an event. Dropping the
 //!    session gives its place in [`Sessions`] back.
 //!
@@ -52,7 +53,7 @@ pub enum Step<'a> {
         /// Bytes that are done.
         consumed: usize,
     },
-    /// An event that is refused whole: count it, and publish a loss record. The client is told.
+    /// An event that is refused whole: count it, and publish a loss record. The client learns of it.
     Refused {
         /// Why.
         cause: Cause,
@@ -281,8 +282,8 @@ impl FrameSession {
         Frame::Error(Fault { code: code as u8, first, last, text: text.as_bytes() }).encode(&mut self.outbox);
     }
 
-    /// The events since the last publish, as far as that brings them, are about to be published at `spot`. Where it brings
-    /// all, the refused ones are as good as published, too: the records that name them are among it.
+    /// The events since the last publish, as far as that brings them, are about to be published at `spot`. Where it
+    /// brings all, the refused ones are as good as published, too: the records that name them are among it.
     pub fn prepare(&self, spot: PublishPosition, published: Published) {
         if let Some(last) = self.brings_up_to(published) {
             self.guard.prepare(spot, last);
@@ -340,7 +341,7 @@ impl FrameSession {
         }
     }
 
-    /// Whether the client has left replies unread until one could not be kept. Nothing is acknowledged
+    /// Whether the client has left more replies unread than are kept. Nothing is acknowledged
     /// from here on; the writer closes the connection.
     #[must_use]
     pub fn is_deaf(&self) -> bool {

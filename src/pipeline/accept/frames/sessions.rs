@@ -19,11 +19,12 @@ use crate::pipeline::takeover::spans::Span;
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::FdStore;
 
-/// The user and the session's id. A session belongs to a user, so that nobody can occupy or silence that of another.
+/// The user and the session's id. A session belongs to a user, so that no user can occupy or silence the session of
+/// another.
 type Key = (u32, u128);
 
-/// All sessions, up to [`SESSIONS_MAX`]: those that have been closed longest are forgotten first. One of which no event has come
-/// is not remembered: there is nothing to know of it, and each program with a ring has one.
+/// All sessions, up to [`SESSIONS_MAX`]: those that have been closed longest are forgotten first. One of which no
+/// event has come is not remembered: there is nothing to know of it, and each program with a ring has one.
 #[derive(Debug, Default)]
 pub struct Sessions {
     table: Mutex<Table>,
@@ -79,8 +80,8 @@ impl Sessions {
         Arc::default()
     }
 
-    /// A table that `store` keeps for the next process, with the sessions that the previous process left, if it did. Its
-    /// notes are resolved.
+    /// A table that `store` keeps for the next process, with the sessions that the previous process left, if it did.
+    /// Its notes are resolved.
     ///
     /// # Errors
     /// When there is no memory.
@@ -243,7 +244,7 @@ impl Drop for SessionGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::accept::connection::stored::testing::Manager;
+    use crate::pipeline::accept::tests::manager::Manager;
 
     /// Opens a session and closes it, with one event.
     fn send_one(sessions: &Arc<Sessions>, id: u128) {

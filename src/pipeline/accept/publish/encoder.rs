@@ -1,7 +1,8 @@
 //! Encodes events, blocks of lines and losses into one claim, each behind the record that introduces its source.
 //!
-//! Input: events and the slots of their sources. Output: records in the claim, and a tally of what they bring. Thread: the
-//! writer. Nothing can fail; what has no room is not encoded, and the caller tries it again with the next claim.
+//! Input: events and the slots of their sources. Output: records in the claim, and a tally of what they bring.
+//! Thread: the writer. Nothing can fail; what has no room is not encoded, and the caller tries it again with the next
+//! claim.
 
 use super::observer::PublishObserver;
 use super::sources::{Peer, SLOTS_MAX, Sources};
@@ -19,8 +20,8 @@ const _: () = assert!(CLAIM_SLOTS_MAX < SLOTS_MAX, "invariant 1 of the sources")
 ///
 /// A socket's bytes cannot do that without rolling back what their parser has changed; see [`super::publisher`].
 pub(crate) trait EventSource: PublishObserver {
-    /// Encodes as many events as have room, at least one of what room was asked for. It is called again, from the same event on,
-    /// if what it has encoded does not count.
+    /// Encodes as many events as have room, at least one of what room was asked for. It is called again, from the
+    /// same event on, if what it has encoded does not count.
     fn encode(&mut self, encoder: &mut ClaimEncoder<'_, '_>);
 }
 
@@ -88,7 +89,8 @@ impl ClaimEncoder<'_, '_> {
         true
     }
 
-    /// Encodes a whole event, whose payload of `payload_bytes` bytes `fill` copies to its place. False if it has no room.
+    /// Encodes a whole event, whose payload of `payload_bytes` bytes `fill` copies to its place. False if it has no
+    /// room.
     #[inline]
     pub(crate) fn encode_around(
         &mut self,

@@ -1,7 +1,7 @@
 //! Keeps losses until their records are published, and counts them with these records.
 //!
-//! Input: a source, a cause, numbers of events and bytes. Output: loss records in a claim. Thread: the writer that owns the list.
-//! Nothing can fail: a loss waits here until a publish that carries its record has succeeded.
+//! Input: a source, a cause, numbers of events and bytes. Output: loss records in a claim. Thread: the writer that
+//! owns the list. Nothing can fail: a loss waits here until a publish that carries its record has succeeded.
 
 use super::encoder::ClaimEncoder;
 use crate::pipeline::record::{Cause, LOSS_BYTES, Loss};
@@ -55,9 +55,9 @@ impl Losses {
         &self.0
     }
 
-    /// Leaves out up to `events` lost events, the first ones, because the previous process has published their records. These may
-    /// have been fewer records: a sender may have ended since, and each of its losses has an unknown source now. Returns how many
-    /// there were.
+    /// Leaves out up to `events` lost events, the first ones, because the previous process has published their
+    /// records. These may have been fewer records: a sender may have ended since, and each of its losses has an
+    /// unknown source now. Returns how many there were.
     pub(super) fn skip(&mut self, events: u64) -> u64 {
         let mut left = events;
         for SlotLoss { loss, .. } in &mut self.0 {

@@ -1,11 +1,12 @@
-//! Tells the owner of what is published what becomes of each publish.
+//! Reports to the owner of what is published what becomes of each publish.
 //!
-//! Input: the position of a publish, and what it brings. Output: calls of a [`PublishObserver`]. Thread: the writer. Nothing here
-//! can fail.
+//! Input: the position of a publish, and what it brings. Output: calls of a [`PublishObserver`]. Thread: the writer.
+//! Nothing here can fail.
 
 use crate::pipeline::buffer::PublishPosition;
 
-/// What follows each publish. Of the calls of one publish, [`PublishObserver::prepare`] comes first, then one of the others.
+/// What follows each publish. Of the calls of one publish, [`PublishObserver::prepare`] comes first, then one of the
+/// others.
 pub(crate) trait PublishObserver {
     /// This is about to be published at `position`.
     fn prepare(&mut self, _position: PublishPosition, _published: Published) {}

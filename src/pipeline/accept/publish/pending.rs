@@ -1,10 +1,10 @@
 //! Lists the events of one read until they are published.
 //!
-//! Input: events and blocks of lines, as ranges of the bytes that were read. Output: records in a claim. Thread: the writer that
-//! owns the list. Nothing can fail.
+//! Input: events and blocks of lines, as ranges of the bytes that were read. Output: records in a claim. Thread: the
+//! writer that owns the list. Nothing can fail.
 //!
-//! An event takes a few words here, and the list stays in the processor's cache. The payload is copied once, from the bytes that
-//! were read into the claim.
+//! An event takes a few words here, and the list stays in the processor's cache. The payload is copied once, from the
+//! bytes that were read into the claim.
 
 use std::ops::Range;
 

@@ -1,14 +1,16 @@
 //! Publishes the events of one read to the front half, as many per claim as fit.
 //!
-//! Input: events as ranges of the bytes that were read, losses, or an [`EventSource`]. Output: published records, and the account of
-//! them. Thread: the writer that owns the publisher. Failure: the reader is gone ([`Closed`]), and then the writer ends.
+//! Input: events as ranges of the bytes that were read, losses, or an [`EventSource`]. Output: published records, and
+//! the account of them. Thread: the writer that owns the publisher. Failure: the reader is gone ([`Closed`]), and
+//! then the writer ends.
 //!
 //! Every publish takes the same steps, in [`Publisher::publish_claim`] and nowhere else.
 //!
-//! Reading and publishing are apart, because a publish fails when the reader swaps meanwhile. Then the same events are encoded
-//! again, and nothing that was read is parsed, decided or counted twice. (Rejected: to parse straight into the claim, and to roll back
-//! the parser's state when the claim is sealed. It saves the list, and every parser would need a way back. A ring keeps its bytes
-//! until they are published, so it goes that way: [`Publisher::publish_from`].)
+//! Reading and publishing are apart, because a publish fails when the reader swaps meanwhile. Then the same events
+//! are encoded again, and nothing that was read is parsed, decided or counted twice. (Rejected: to parse straight
+//! into the claim, and to roll back the parser's state when the claim is sealed. It saves the list, and every parser
+//! would need a way back. A ring keeps its bytes until they are published, so it goes that way:
+//! [`Publisher::publish_from`].)
 
 use std::ops::Range;
 
@@ -42,8 +44,8 @@ pub(crate) struct Publisher {
     recorder: Recorder,
     counters: Arc<Counters>,
     pulse: Arc<Pulse>,
-    /// For the next process: how much of what is in the receive buffer is published. Events and pieces count, and the events of
-    /// loss records. Records do not, because another version may put the same bytes into other records.
+    /// For the next process: how much of what is in the receive buffer is published. Events and pieces count, and the
+    /// events of loss records. Records do not, because another version may put the same bytes into other records.
     read_progress: Arc<ReadProgress>,
     count: u64,
     /// What the previous process has published of what comes next.
@@ -79,7 +81,8 @@ enum Claimed {
     Sealed,
 }
 
-/// All that follows a publish: the account, the progress of the read, and the session or ring that its events come from.
+/// All that follows a publish: the account, the progress of the read, and the session or ring that its events come
+/// from.
 struct Observers<'a, O> {
     recorder: &'a mut Recorder,
     read: Option<(&'a ReadProgress, u64)>,
@@ -186,7 +189,8 @@ impl Publisher {
         self.pending.events.add(slot, pri, range);
     }
 
-    /// Adds `lines` events that came as lines: `range` is all of them, each with its newline, and none of them is empty.
+    /// Adds `lines` events that came as lines: `range` is all of them, each with its newline, and none of them is
+    /// empty.
     #[inline]
     pub(crate) fn add_lines(&mut self, slot: u32, pri: u8, range: Range<usize>, lines: usize) {
         self.pending.events.add_lines(slot, pri, range, lines);
@@ -207,7 +211,8 @@ impl Publisher {
         self.pending.losses.add(slot, cause, events, bytes, self.time_ns);
     }
 
-    /// Publishes all that waits; waits for room if need be. The payloads are ranges of `input`. `observer` sees each publish.
+    /// Publishes all that waits; waits for room if need be. The payloads are ranges of `input`. `observer` sees each
+    /// publish.
     ///
     /// # Errors
     /// [`Closed`]; what could not be published is counted as lost, unless the next process finds it.
@@ -255,8 +260,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes what `source` encodes into one claim of at least `need` bytes; waits for room if need be. False if no claim is as
-    /// large. Nothing waits in the publisher at this moment.
+    /// Publishes what `source` encodes into one claim of at least `need` bytes; waits for room if need be. False if
+    /// no claim is as large. Nothing waits in the publisher at this moment.
     ///
     /// # Errors
     /// [`Closed`]; what is in the source stays there.
@@ -332,7 +337,8 @@ impl Publisher {
         Some(bytes + self.sources.producer(slot).identity.as_source().record_bytes())
     }
 
-    /// Counts as lost what can never be published; what the next process finds, in the receive buffer or in a ring, is not lost.
+    /// Counts as lost what can never be published; what the next process finds, in the receive buffer or in a ring,
+    /// is not lost.
     fn abandon(&mut self, done: usize, observer: &impl PublishObserver) {
         if !self.read_progress.outlive() && !observer.outlives() {
             let Pending { events, losses } = &self.pending;

@@ -1,11 +1,11 @@
-//! Who a writer's events come from, and which number stands for whom in the run that it is writing.
+//! Numbers the sources of a writer's events in the run that it writes.
 //!
-//! Enters: a peer, and the tag, transport and claimed pid of one event. Leaves: a slot, which later gives the source
-//! record, its id in the run, and the row in which the producer is counted. One table a writer, on its thread.
+//! Input: a peer, and the tag, transport and claimed pid of one event. Output: a slot, which later gives the source
+//! record, its id in the run, and the row in which the producer is counted. Thread: the writer that owns the table.
 //! Nothing can fail.
 //!
 //! Invariants, cited by number:
-//! 1. A slot that an event waiting to be published names does not change hands: it was used in this round, and fewer
+//! 1. A slot that a pending event names does not change hands: it was used in this round, and fewer
 //!    events and losses wait in a round than there are slots.
 //! 2. Ids are given in the order of first use in a generation. No number can stand for two sources in one run, however
 //!    often slots change hands, and a new generation starts afresh: runs stand alone.

@@ -1,7 +1,8 @@
 //! Serves a connection that has a ring: it carries nothing more, and its end is the ring's.
 //!
-//! Input: the request for a ring, and the client's end. Output: the ring's descriptors for the client; events in the publisher.
-//! Thread: the connection's writer. Failure: only that the reader is gone; a client's faults end its ring at most.
+//! Input: the request for a ring, and the client's end. Output: the ring's descriptors for the client; events in the
+//! publisher. Thread: the connection's writer. Failure: only that the reader is gone; a client's faults end its ring
+//! at most.
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -1,13 +1,14 @@
-//! A ring, as the writer that empties it sees it: memory that a program fills without calling anybody.
+//! Takes events from a ring: memory that a program fills without a system call.
 //!
-//! Enters: what the program has published. Leaves: events in the publisher, and words that tell the program how far they are. The
-//! writer's thread. What can fail: the reader can go; and what the program has written cannot be true, and then it is cut off
-//! with its ring, by name ([`Taken::Broken`]).
+//! Input: what the program has published. Output: events in the publisher, and words that tell the program how far
+//! they are. Thread: the ring's writer. Failure: the reader can go; or what the program has written cannot be true,
+//! and then it is cut off with its ring, by name ([`Taken::Broken`]).
 //!
-//! The other end may be hostile. What a look believes of its bytes is said in `pass`; no number is read twice; what is taken at a
-//! time is bounded. What a program can reach is its own ring and nobody else's.
+//! The other end may be hostile. What a look believes of its bytes is said in `pass`; no number is read twice; what
+//! is taken at a time is bounded. What a program can reach is its own ring and no other.
 //!
-//! The way through the files: [`rings`] gives a ring and keeps it, `pass` takes what lies in it, `book` says how far it was taken.
+//! The way through the files: [`registry`] grants a ring and stores it, `connection` serves it, `pass` takes what
+//! lies in it, [`table`] says how far it was taken.
 
 pub(crate) mod connection;
 mod pass;
@@ -69,8 +70,8 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// A ring that is published as far as `state` says; of the events in `pending` its program does not know yet whether
-    /// they are durable, unless the words in the ring say so.
+    /// A ring that is published as far as `state` says; of the events in `pending` its program does not know yet
+    /// whether they are durable, unless the words in the ring say so.
     pub(crate) fn new(
         consumer: RingConsumer,
         bell: OwnedFd,
@@ -110,8 +111,8 @@ impl Ring {
         self.consumer.tell_max_event(self.max_event_reported);
     }
 
-    /// Wakes the threads that wait for what the previous process has done: it may have died after that and before the wake-up, or left it to
-    /// be noticed here that it had published what it took.
+    /// Wakes a program that waits for what the previous process has done: it may have died after that and before the
+    /// wake-up, or left it to be noticed here that it had published what it took.
     pub(crate) fn wake_after_takeover(&mut self) {
         if self.consumer.wants() != 0 {
             self.consumer.wake();
@@ -159,13 +160,13 @@ impl Ring {
         self.consumer.memory().capacity() / self.look_bytes() + 1
     }
 
-    /// Bytes with which a look is content: half of the ring, so that its program, which may wait for room, goes on while the writer
-    /// takes the other half; and no more than is fair to others.
+    /// Bytes with which a look is content: half of the ring, so that its program, which may wait for room, goes on
+    /// while the writer takes the other half; and no more than is fair to others.
     fn look_bytes(&self) -> u64 {
         (self.consumer.memory().capacity() / 2).min(LOOK_BYTES_MAX)
     }
 
-    /// Publishes what waits, up to a measure.
+    /// Publishes what waits, up to a bound.
     pub(crate) fn take(
         &mut self,
         scratch: &mut [u8],

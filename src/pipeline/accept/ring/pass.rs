@@ -1,12 +1,12 @@
-//! One pass over what lies in a ring: its events go straight into the half.
+//! Encodes what lies in a ring straight into the half, in one pass.
 //!
-//! Enters: what was published when it began. Leaves: published records, and how far the ring is taken. The ring's writer. What can
-//! fail: the reader can go; and what the program has written cannot be true.
+//! Input: what was published when the pass began. Output: published records, and how far the ring is taken. Thread:
+//! the ring's writer. Failure: the reader can go; or what the program has written cannot be true.
 //!
-//! The program may change any byte at any time. So a head, a tag, and fields are copied first and only the copy is looked at. Of
-//! a payload nothing is looked at: it is copied once, from the ring to its place in the half. No two copies of a thing are taken
-//! to be alike: what a claim is asked for is decided by the same copy of the head that is then published, so that each step takes
-//! one record at least, whatever the program does meanwhile.
+//! The program may change any byte at any time. So a head, a tag, and fields are copied first and only the copy is
+//! looked at. Of a payload nothing is looked at: it is copied once, from the ring to its place in the half. No two
+//! copies of a thing are taken to be alike: what a claim is asked for is decided by the same copy of the head that is
+//! encoded then, so that each step takes one record at least, whatever the program does meanwhile.
 
 use dbuf_wire::frames::TAG_BYTES_MAX;
 use dbuf_wire::ring::record::{self, HEAD_BYTES, Head, Stamp, kind};
@@ -22,8 +22,8 @@ use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::{Cause, Event, SOURCE_BYTES_MAX, Transport};
 use crate::sys::ticks::Moment;
 
-/// The most that a record in the half has beside its source, and what follows the head in the ring: its own head, a time, and the
-/// filling up of fields and payload.
+/// The most that a record in the half has in addition to its source, and to what follows the head in the ring: its
+/// own head, a time, and the filling up of fields and payload.
 const RECORD_OVERHEAD_BYTES: usize = 64;
 
 /// One pass.
@@ -33,7 +33,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) acks: &'a mut Acks,
     pub(crate) name: &'a [u8],
     pub(crate) peer: &'a Peer,
-    /// What ticks mean; None where nobody is to use them.
+    /// Converts ticks; None where they are not to be used.
     pub(crate) moment: Option<Moment>,
     pub(crate) max_event_bytes: usize,
     /// Where fields are copied to.
@@ -190,8 +190,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Encodes the event that begins at `at`; `own_slot` is that of events without a tag of their own, once there was one. False if it
-    /// has no room.
+    /// Encodes the event that begins at `at`; `own_slot` is that of events without a tag of their own, once there was
+    /// one. False if it has no room.
     #[inline]
     fn event(
         &mut self,

@@ -1,12 +1,13 @@
-//! All rings: how many there may be, whose they are, what is known of them, and how they outlive the process.
+//! Grants rings: how many there may be, whose they are, and how they outlive the process.
 //!
-//! Enters: requests of clients, and the rings that the previous process left. Leaves: [`Ring`]s for their writers; figures for people.
-//! One lock, taken when a ring begins, ends, or is looked at by people; never for an event. What can fail: a limit is reached,
-//! or there is no memory; then the client goes on without a ring.
+//! Enters: requests of clients, and the rings that the previous process left. Leaves: [`Ring`]s for their writers;
+//! figures for people. One lock, taken when a ring begins, ends, or is looked at by people; never for an event. What
+//! can fail: a limit is reached, or there is no memory; then the client goes on without a ring.
 //!
-//! A ring is three descriptors, each with a name of its own in the store: memory, doorbell and connection. What the previous process
-//! left of one counts only if all three are there. A ring is passed to its client first and kept after that, before anything
-//! is taken from it: a death in between ends the connection, and the client still has all that it wrote.
+//! A ring is three descriptors, each with a name of its own in the store: memory, doorbell and connection. What the
+//! previous process left of one counts only if all three are there. A ring is passed to its client first and kept
+//! after that, before anything is taken from it: a death in between ends the connection, and the client still has all
+//! that it wrote.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -212,7 +213,8 @@ impl Rings {
         std::mem::take(&mut self.table().inherited)
     }
 
-    /// A new ring of `capacity` bytes for `identity`, whose tag is its name; and its memory and doorbell, to be passed on.
+    /// A new ring of `capacity` bytes for `identity`, whose tag is its name; and its memory and doorbell, to be
+    /// passed on.
     ///
     /// # Errors
     /// Why there is none, for its client.

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::pipeline::accept::connection::stored::testing::Manager;
 use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnections};
 use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::publish::receive_buffer::ReceiveBuffers;
 use crate::pipeline::accept::ring::registry::{RingLimits, Rings};
+use crate::pipeline::accept::tests::manager::Manager;
 use crate::pipeline::accept::{Accept, AcceptOptions, Listener, ListenerKind, Stopped};
 use crate::pipeline::account::{Identity, Totals};
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader, Waker};
@@ -306,7 +306,8 @@ impl Rig {
         }
     }
 
-    /// The account when this many events were received: a writer counts right after its publish, which may be seen before.
+    /// The account when this many events were received: a writer counts right after its publish, which may be seen
+    /// before.
     pub(crate) fn totals_of(&self, received: u64) -> Totals {
         self.wait_until("all is counted", |counters| counters.account.totals().received_events >= received);
         self.counters.account.totals()

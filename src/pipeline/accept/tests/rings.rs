@@ -13,7 +13,7 @@ use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::rig::{Plan, Rig, Seen};
-use crate::pipeline::accept::connection::stored::testing::Manager;
+use crate::pipeline::accept::tests::manager::Manager;
 use crate::pipeline::record::{Cause, Transport};
 use crate::sync::atomic::Ordering::Relaxed;
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::rig::{Plan, Rig, Seen};
 use super::{assert_ended, event, hello, is_durable, replies};
 use crate::pipeline::accept::connection::read_position::ReadPosition;
-use crate::pipeline::accept::connection::stored::testing::Manager;
 use crate::pipeline::accept::publish::receive_buffer::{InheritedReceiveBuffer, ReceiveBuffers, Subject};
+use crate::pipeline::accept::tests::manager::Manager;
 use crate::pipeline::account::Identity;
 use crate::sync::atomic::Ordering::Relaxed;
 use dbuf_wire::frames::Level;
@@ -112,8 +112,8 @@ fn clients_that_say_all_at_once_and_leave_are_no_work_for_the_manager() {
 
 // ---- what was just being read ----
 
-/// A first life that reads `read` of a connection in one go, has published this many events of it, and dies; then `write_on`
-/// comes, and a second life goes on. Gives the texts that the second life has published.
+/// A first life that reads `read` of a connection in one go, has published this many events of it, and dies; then
+/// `write_on` comes, and a second life goes on. Gives the texts that the second life has published.
 fn died_in_a_read(position: &ReadPosition<'_>, read: &[u8], published: u64, write_on: &[u8]) -> Vec<String> {
     let mut manager = Manager::new();
     let (mut client, ours) = UnixStream::pair().unwrap();

@@ -1,7 +1,7 @@
-//! What the bytes of one line or datagram mean: priority, tag, time, and the text that is left.
+//! Classifies the bytes of one line or datagram: priority, tag, time, and the text that is left.
 //!
-//! Enters: the bytes, without the newline or octet count that framed them. Leaves: a [`LineFields`]. Any thread; cannot
-//! fail: whatever is not understood is text.
+//! Input: the bytes, without the newline or octet count that framed them. Output: [`LineFields`]. Any thread. Nothing
+//! can fail: bytes that are not understood are text.
 //!
 //! | begins with | in a line | in a datagram |
 //! |---|---|---|
@@ -17,7 +17,7 @@ use super::syslog::{parse, split_pri};
 use crate::pipeline::record::Transport;
 use crate::sys::local_time::LocalTime;
 
-/// User-level facility would be a claim that nobody made: facility 0, priority 6 (info).
+/// User-level facility would be a claim that no sender made: facility 0, priority 6 (info).
 pub(crate) const PRI_DEFAULT: u8 = 6;
 /// The highest `<N>` that is a priority alone.
 const PRIORITY_MAX: u8 = 7;
@@ -49,8 +49,8 @@ impl<'a> LineFields<'a> {
     }
 }
 
-/// What `bytes` mean that came in by `transport`, which is lines or datagrams. Fields beside the text are put into
-/// `fields`, which is empty.
+/// What `bytes` mean that came in by `transport`, which is lines or datagrams. Fields in addition to the text are put
+/// into `fields`, which is empty.
 #[inline]
 pub(crate) fn classify<'a>(
     transport: Transport,

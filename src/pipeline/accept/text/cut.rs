@@ -1,7 +1,7 @@
-//! Where one text event ends and the next begins.
+//! Cuts a stream of text into events.
 //!
-//! Enters: bytes of a text connection. Leaves: a [`Cut`], or None while the bytes do not hold a whole event yet. Pure,
-//! any thread; cannot fail.
+//! Input: bytes of a text connection. Output: a [`Cut`], or None while the bytes do not hold a whole event yet. Any
+//! thread. Nothing can fail.
 //!
 //! - An event ends at a newline. Nothing else is taken from it: a carriage return, a NUL, a trailing space are the
 //!   sender's bytes, as for journald and rsyslog.
@@ -46,8 +46,8 @@ pub(crate) struct Block {
     pub(crate) lines: usize,
 }
 
-/// The longest block at the front of `bytes` with at most `bytes_max`: up to the first line that is empty, has a priority, or is
-/// counted in octets (or may be: that shows when more has come).
+/// The longest block at the front of `bytes` with at most `bytes_max`: up to the first line that is empty, has a
+/// priority, or is counted in octets (or may be: that shows when more has come).
 #[inline]
 pub(crate) fn block(bytes: &[u8], bytes_max: usize) -> Block {
     let mut block = Block::default();

@@ -1,11 +1,11 @@
 //! Speaks text: lines, priorities, syslog.
 //!
-//! Input: bytes of one connection, in order. Output: events in the publisher. Thread: the connection's writer. Failure: only that the
-//! reader is gone.
+//! Input: bytes of one connection, in order. Output: events in the publisher. Thread: the connection's writer.
+//! Failure: only that the reader is gone.
 //!
-//! Whole events are published from where they were read. Only what has not come whole is copied, into the connection's carry, and
-//! the event is completed there when the rest comes. Lines that are text and nothing else stay together, as they came: a block of
-//! them is one record.
+//! Whole events are published from where they were read. Only what has not come whole is copied, into the
+//! connection's carry, and the event is completed there when the rest comes. Lines that are text and nothing else
+//! stay together, as they came: a block of them is one record.
 
 pub(crate) mod classify;
 pub(crate) mod cut;
@@ -24,7 +24,8 @@ use crate::pipeline::record::{Cause, Piece, Transport};
 
 /// What may come before an event in the carry: an octet count and its space.
 const COUNT_BYTES: usize = 8;
-/// The most bytes of lines in one record. What a chunk has no room for it leaves empty, so this is an eighth of a chunk.
+/// The most bytes of lines in one record. What a chunk has no room for it leaves empty, so this is an eighth of a
+/// chunk.
 const BLOCK_BYTES_MAX: usize = 8 << 10;
 
 /// The state of a text connection.

@@ -1,9 +1,9 @@
-//! What syslog bytes say: RFC 3164 as libc and `logger` send it, and RFC 5424.
+//! Parses syslog: RFC 3164 as libc and `logger` send it, and RFC 5424.
 //!
-//! Enters: the bytes of one line or datagram, and the time now. Leaves: a [`Parsed`] that borrows from them, or None:
-//! what does not parse as a whole is no syslog, and the caller keeps every byte of it as text. Nothing is lost either
-//! way: parts that have no place in an event of their own (host, msgid, structured data, a process id that is no
-//! number) become fields. Pure, any thread; cannot fail.
+//! Input: the bytes of one line or datagram, and the time now. Output: a [`Parsed`] that borrows from them, or None:
+//! what does not parse as a whole is not syslog, and the caller keeps every byte of it as text. Nothing is lost
+//! either way: parts that have no place of their own in an event (host, msgid, structured data, a process id that is
+//! not a number) become fields. Any thread. Nothing can fail.
 //!
 //! Tolerated beyond the letter: a day of one digit with or without its space, a missing host (a local sender leaves it
 //! out). Refused where accepting would lose something: a tag longer than an event can carry, a leap second, more
@@ -84,7 +84,8 @@ pub(crate) fn looks_like_syslog(bytes: &[u8]) -> Look {
     }
 }
 
-/// What `bytes` say, if they are syslog from `<` to their end. `local` converts the times of senders that write no year.
+/// What `bytes` say, if they are syslog from `<` to their end. `local` converts the times of senders that write no
+/// year.
 pub(crate) fn parse<'a>(bytes: &'a [u8], now_ns: u64, local: &mut LocalTime) -> Option<Parsed<'a>> {
     let mut cursor = Cursor { bytes, at: 0 };
     let pri = cursor.pri().ok()?;

@@ -1,7 +1,7 @@
 //! Decides by the first bytes of a connection whether it speaks the framed protocol or text.
 //!
-//! Input: the first bytes, which may come in parts. Output: the protocol that goes on. Thread: the connection's writer. Failure: only
-//! that the reader is gone; a handshake that breaks a rule ends its connection.
+//! Input: the first bytes, which may come in parts. Output: the protocol that goes on. Thread: the connection's
+//! writer. Failure: only that the reader is gone; a handshake that breaks a rule ends its connection.
 
 use std::os::fd::OwnedFd;
 
@@ -119,6 +119,11 @@ impl Protocol for FirstBytes {
         Text::default().end(link, context)
     }
 
+    /// What has come is nothing, or a part of the magic, whose client comes again. It is no line.
+    fn cut_off(&mut self, _link: &mut Link, _context: &mut WriterContext) -> Result<Next, Closed> {
+        Ok(Next::Close)
+    }
+
     fn resume(&mut self, position: InheritedPosition, link: &mut Link) -> Turn {
         match position {
             InheritedPosition::LineStart => Turn::Stay,
@@ -131,8 +136,8 @@ impl Protocol for FirstBytes {
                 Turn::Become(Box::new(Text::resume(open_line)))
             }
             InheritedPosition::Lost => Turn::Become(Box::<Text>::default()),
-            // It speaks frames, or had not said yet what it speaks: then it is as a rule a client of the framed protocol. That
-            // connects again, asks where it stands, and sends the rest.
+            // It speaks frames, or had not said yet what it speaks: then it is as a rule a client of the framed
+            // protocol. That connects again, asks where it stands, and sends the rest.
             InheritedPosition::Undecided { .. } | InheritedPosition::LostHandshake | InheritedPosition::Unknown => {
                 Turn::Close
             }

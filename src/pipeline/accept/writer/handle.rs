@@ -1,7 +1,7 @@
 //! Lets writers and their owner speak with each writer: new clients, the order to stop, signs of life.
 //!
-//! Input: clients that one writer hands to another, and when to have stopped. Output: the same, for the writer's thread. Thread: any,
-//! under a lock for each inbox, held for a few instructions. Nothing here can fail.
+//! Input: clients that one writer hands to another, and when to have stopped. Output: the same, for the writer's
+//! thread. Thread: any, under a lock for each inbox, held for a few instructions. Nothing here can fail.
 
 use std::os::fd::OwnedFd;
 use std::time::Instant;

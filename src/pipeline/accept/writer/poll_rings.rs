@@ -1,10 +1,10 @@
 //! Looks into the rings of a writer, and tells their producers whether it will look again by itself.
 //!
-//! Input: what the rings hold. Output: events in the buffer, and how long the writer may rest. Thread: the writer. Failure: the reader
-//! is gone.
+//! Input: what the rings hold. Output: events in the buffer, and how long the writer may rest. Thread: the writer.
+//! Failure: the reader is gone.
 //!
-//! Before the writer sleeps without a timeout, the kernel puts a barrier into every producer (see `dbuf_wire::ring`), and the writer
-//! looks once more.
+//! Before the writer sleeps without a timeout, the kernel puts a barrier into every producer (see `dbuf_wire::ring`),
+//! and the writer looks once more.
 
 use std::time::Duration;
 
@@ -61,7 +61,8 @@ impl WriterThread {
         }
     }
 
-    /// Producers need not ring from here on. While they sleep it takes a bell, because the rings do not see what else wakes the writer.
+    /// Producers need not ring from here on. While they sleep it takes a bell, because the rings do not see what else
+    /// wakes the writer.
     pub(super) fn after_sleep(&mut self, is_bell: bool) {
         if is_bell || !self.rings.are_asleep {
             self.rings.are_asleep = false;

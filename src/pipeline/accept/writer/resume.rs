@@ -79,8 +79,8 @@ impl WriterThread {
     /// Watches a connection of the previous process, from where it stood.
     fn take_in(&mut self, inherited: InheritedConnection) {
         let InheritedConnection { stored, identity: noted, position, .. } = inherited;
-        // The kernel still knows who connected; command and unit only as long as that process lives. Of a connection that
-        // was only noted, it knows nothing any more.
+        // The kernel still knows who connected; command and unit only as long as that process lives. Of a connection
+        // that was only noted, it knows nothing any more.
         let mut identity = peer::of_stream(&stored.socket);
         let is_silent = identity.comm.is_empty() && (identity.pid, identity.uid) == (noted.pid, noted.uid);
         if stored.is_noted() || is_silent {

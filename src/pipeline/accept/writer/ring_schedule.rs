@@ -4,8 +4,8 @@
 //!
 //! A wake-up costs 40 us of a core and a system call of the producer, so neither is to come often:
 //! - While looks bring much the writer does not rest, and producers see it awake.
-//! - While they bring little it dozes, [`DOZE`] at a time; a ring that becomes half full meanwhile rings. At a steady rate no
-//!   producer ever calls the kernel.
+//! - While they bring little it dozes, [`DOZE`] at a time; a ring that becomes half full meanwhile rings. At a steady
+//!   rate no producer ever calls the kernel.
 //! - After [`DOZES_MAX`] looks in vain it sleeps, and the next event rings. Idle rings cost nothing.
 
 use std::time::Duration;

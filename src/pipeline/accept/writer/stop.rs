@@ -1,11 +1,13 @@
 //! Ends a writer thread: takes in what the kernel holds, and lets clients have the answers that they wait for.
 //!
-//! Input: the order to stop, and by when. Output: events in the buffer, answers, ended connections; connections that are stored for the
-//! next process are left as they are. Thread: the writer. Failure: the reader can go; what is lost by that is counted.
+//! Input: the order to stop, and by when. Output: events in the buffer, answers, ended connections; connections that
+//! are stored for the next process are left as they are. Thread: the writer. Failure: the reader can go; what is lost
+//! by that is counted.
 //!
-//! A client that sends without pause must not hold up the end. So what goes on after this process (stored connections, systemd's
-//! sockets) is taken in only as far as it had come when the end began. Programs with rings learn what of theirs is durable, also where
-//! the next process would go on with the ring, because it is not known whether one follows.
+//! A client that sends without pause must not hold up the end. So what goes on after this process (stored
+//! connections, systemd's sockets) is taken in only as far as it had come when the end began. Programs with rings
+//! learn what of theirs is durable, also where the next process would go on with the ring, because it is not known
+//! whether one follows.
 
 use std::time::Instant;
 
@@ -26,7 +28,8 @@ const BACKLOG_MAX: usize = 4096;
 const RECEIVE_ROUNDS: usize = 8;
 
 impl WriterThread {
-    /// Takes what the kernel holds: clients that wait to be accepted, and what every socket has, until it is empty once.
+    /// Takes what the kernel holds: clients that wait to be accepted, and what every socket has, until it is empty
+    /// once.
     pub(crate) fn drain(&mut self, stop_by: Instant) -> Result<(), Closed> {
         // No event of an earlier round names these any more.
         self.free.append(&mut self.freed);

@@ -1,15 +1,16 @@
 //! Runs a writer thread: sleeps in epoll, and reads what is ready.
 //!
-//! Input: readiness of its sockets, clients from other writers, the order to stop. Output: events in the buffer. Thread: its own, pinned.
-//! Failure: the reader can go, and then the thread ends; sockets fail one by one and are closed.
+//! Input: readiness of its sockets, clients from other writers, the order to stop. Output: events in the buffer.
+//! Thread: its own, pinned. Failure: the reader can go, and then the thread ends; sockets fail one by one and are
+//! closed.
 //!
 //! Its beginning, where there was a process before, is in `resume`, its end in `stop`, and its rings in `poll_rings`.
 //!
-//! A round takes what epoll says is ready, one bounded read each; the kernel hands ready sockets out in turn, so that a flood on one
-//! keeps no other waiting for more than a round. Without work there is no timeout and no wake-up.
+//! A round takes what epoll says is ready, one bounded read each; the kernel hands ready sockets out in turn, so that
+//! a flood on one keeps no other waiting for more than a round. Without work there is no timeout and no wake-up.
 //!
-//! Order of a round: processes that have ended come first, because their number must not stand for another process in the datagrams
-//! behind it (see `datagram::senders`).
+//! Order of a round: processes that have ended come first, because their number must not stand for another process in
+//! the datagrams behind it (see `datagram::senders`).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -58,8 +59,8 @@ pub(crate) struct WriterThread {
     /// When the listening sockets are watched again; None while they are.
     exhausted_until: Option<Instant>,
     pub(super) connections: Vec<Option<Connection>>,
-    /// Indices of `connections` that are free, and those that are free from the next round on: an event of this round may still name
-    /// them.
+    /// Indices of `connections` that are free, and those that are free from the next round on: an event of this round
+    /// may still name them.
     pub(super) free: Vec<u32>,
     pub(super) freed: Vec<u32>,
     /// Connections whose clients wait for the reader's progress.
@@ -215,12 +216,13 @@ impl WriterThread {
         Ok(())
     }
 
-    /// Takes in a client that was accepted. One that has already sent everything, no more than one read brings, is read at once, and
-    /// systemd need not hear of it. Any other that the next process could resume is stored for it before anything is read from it.
+    /// Takes in a client that was accepted. One that has already sent everything, no more than one read brings, is
+    /// read at once, and systemd need not hear of it. Any other that the next process could resume is stored for it
+    /// before anything is read from it.
     fn receive_client(&mut self, kind: ListenerKind, socket: OwnedFd) -> Result<(), Closed> {
         let protocol = kind.first_protocol(&self.writers.shared);
-        // Names can wait. If this process dies before systemd has the connection, or before a client that has sent everything is read,
-        // the connection is gone, and in the second case its sender does not even notice.
+        // Names can wait. If this process dies before systemd has the connection, or before a client that has sent
+        // everything is read, the connection is gone, and in the second case its sender does not even notice.
         let identity = peer::by_credentials(&socket);
         let is_short = matches!(ioctl_fionread(&socket), Ok(0..=READ_BYTES_MAX));
         if !is_short || self.writers.stored.is_none() || !has_sent_all(&socket) {
@@ -370,7 +372,8 @@ impl WriterThread {
                     let _ = self.epoll.delete(polled.doorbell());
                 }
                 self.rings.forget(index);
-                // By hand: an epoll set forgets a socket when its last holder closes it, and systemd may hold this one on.
+                // By hand: an epoll set forgets a socket when its last holder closes it, and systemd may hold this
+                // one on.
                 let _ = self.epoll.delete(connection.socket());
                 connection.close();
             }

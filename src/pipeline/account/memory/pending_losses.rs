@@ -1,4 +1,4 @@
-//! Keeps the losses that no batch has reported yet: two copies, of which one holds, as with the figures.
+//! Stores the losses that no batch has reported yet, in two copies, of which one holds, as with the figures.
 
 use super::{LOSS_WORDS, Memory, PENDING_LOSSES, PENDING_LOSSES_AT, PENDING_LOSSES_MAX, PENDING_LOSSES_WORDS, ROWS};
 use crate::pipeline::account::cell::{get, set};

@@ -1,5 +1,5 @@
-//! The reader, the syncer and a disk that fails at each of its calls in turn, for each policy: what was accepted is in the
-//! files once and in order, or counted as lost with a cause, and the data says so.
+//! The reader, the syncer and a disk that fails at each of its calls in turn, for each policy: what was accepted is
+//! in the files once and in order, or counted as lost with a cause, and the data says so.
 
 use nix::errno::Errno;
 

@@ -1,4 +1,4 @@
-//! Which of the ways that a loss of power can go it goes: each in turn, or one that a seed decides.
+//! Chooses how a loss of power goes: each way in turn, or one that a seed decides.
 
 /// How a loss of power goes: a number below a bound for each question. Each way in turn, or one that a seed decides.
 #[derive(Debug, Default)]

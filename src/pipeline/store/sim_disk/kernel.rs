@@ -1,6 +1,6 @@
-//! The kernel of the disk that forgets: files and names as programs see them, and what the platter has of them.
+//! Simulates the kernel of that disk: files and names as programs see them, and what the platter has of them.
 //!
-//! Enters: each change. Leaves: what a loss of power leaves, by the rules at the head of [`super`].
+//! Input: each change. Output: what a loss of power leaves, by the rules at the head of [`super`].
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,13 +1,15 @@
-//! A disk in memory that forgets what was not synced, for tests: a kernel with its memory, and the platter behind it.
+//! Simulates a disk in memory that forgets what was not synced, for tests: a kernel with its memory, and the platter
+//! behind it.
 //!
-//! Enters: the store's calls. Each has a number and a name (what is done, to which kind of file), and a [`Watch`] may let it
-//! pass, fail, cut short, or answer without doing anything. Leaves: before each call the state of the kernel, which
-//! a test may keep, and from which it may go on: as a killed process leaves it ([`Kernel::clone`]), or as a loss of
-//! power does ([`Kernel::lose_power`]).
+//! Enters: the store's calls. Each has a number and a name (what is done, to which kind of file), and a [`Watch`] may
+//! let it pass, fail, cut short, or answer without doing anything. Leaves: before each call the state of the kernel,
+//! which a test may keep, and from which it may go on: as a killed process leaves it ([`Kernel::clone`]), or as a
+//! loss of power does ([`Kernel::lose_power`]).
 //!
 //! What a loss of power leaves, as [`Choices`] decide; real disks and file systems promise as much, and most more:
-//! 1. Of each block of a file, what it held at the last sync that succeeded, or after any later write: blocks are written
-//!    back in any order, at any time, and each of them whole. A block that never was is zeros; never another file's bytes.
+//! 1. Of each block of a file, what it held at the last sync that succeeded, or after any later write: blocks are
+//!    written back in any order, at any time, and each of them whole. A block that never was is zeros; never another
+//!    file's bytes.
 //! 2. A file is as long as it was at the last sync that succeeded, or at any later time. What a truncation had cut off
 //!    does not come back once the file has grown again.
 //! 3. Each name that was made, renamed or removed since the directory was synced is as it was before or as it is after.
@@ -22,10 +24,10 @@ use std::fs;
 use std::io::{self, IoSlice};
 use std::path::Path;
 
+use dbuf_segment::name::{Name, REPAIR, State};
 use nix::errno::Errno;
 
 use super::disk::{Disk, DiskFile, Found, ReadAt, Space};
-use super::name::{Name, REPAIR, State};
 use crate::sync::{Arc, Mutex, MutexGuard};
 pub(crate) use choices::{Choices, random};
 pub(crate) use kernel::Kernel;
@@ -99,7 +101,7 @@ pub(crate) struct Call {
 pub(crate) enum Verdict {
     Go,
     Fail(Errno),
-    /// A write takes no more than this many bytes.
+    /// The most bytes that a write takes.
     Short(usize),
     /// It says that it was done, and was not.
     Lie,

@@ -1,19 +1,21 @@
-//! Who waits for a sync, and whether it is worth waiting for more of them.
+//! Delays a sync until as many producers ask for it as will be back soon.
 //!
-//! Enters: how many ask, and when a sync begins and ends. Leaves: until when the next one is put off. Nothing can fail.
+//! Input: how many ask, and when a sync begins and ends. Output: until when the next one is put off. Thread: under
+//! the queue's lock. Nothing can fail.
 //!
-//! Producers that wait for a sync before they go on come back soon after it. A sync that began at once with the first of
-//! them would make the others wait for all of it and for all of the next: they would fall into two parties, each of which
-//! waits for the other's sync, too. So the next sync waits until as many ask as did around the last one, but not for
-//! long: those who do not come back cost the others that once, since then fewer are expected. One who is alone never
-//! waits. The kernel's journal does the same for the same reason (jbd2, `max_batch_time`).
+//! Producers that wait for a sync before they go on come back soon after it. A sync that began at once with the first
+//! of them would make the others wait for all of it and for all of the next: the producers would split into two
+//! groups, each of which waits for the other's sync, too. So the next sync waits until as many ask as did around the
+//! last one, but not for long: those who do not come back cost the others that once, since then fewer are expected. A
+//! producer that is alone never waits. The kernel's journal does the same for the same reason (jbd2,
+//! `max_batch_time`).
 
 use std::time::{Duration, Instant};
 
 /// The longest that a sync is put off, whatever the last one took.
 const PUT_OFF_MAX: Duration = Duration::from_millis(1);
 
-/// Where this many were not back in time, they are not waited for in the next syncs: they take longer than it pays.
+/// Syncs that are not delayed after one whose askers came back too late: they take longer than it pays.
 const TOO_SLOW_SYNCS: u32 = 16;
 
 /// Who waits.
@@ -24,7 +26,7 @@ pub(super) struct GroupCommit {
     covered: usize,
     expected: usize,
     until: Option<Instant>,
-    /// Syncs until waiting for others is tried again.
+    /// Syncs until a delay is tried again.
     hurried: u32,
 }
 

@@ -1,6 +1,6 @@
-//! Which job is the syncer's next.
+//! Decides which job is the syncer's next.
 //!
-//! Enters: the sync queue, locked. Leaves: a [`Job`]. Nothing here waits, and nothing can fail.
+//! Input: the queue, locked. Output: a [`Job`]. Nothing here waits, and nothing can fail.
 
 use std::time::Instant;
 

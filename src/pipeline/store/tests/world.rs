@@ -1,7 +1,7 @@
 //! A store on the disk that forgets, and the promises that it must keep however it ends.
 //!
-//! Everything runs on the test's thread: the syncer's jobs are done when the history says so, or in the middle of a call
-//! of the other side to the disk, where a seed says so. So each history can be played again, call by call.
+//! Everything runs on the test's thread: the syncer's jobs are done when the history says so, or in the middle of a
+//! call of the other side to the disk, where a seed says so. So each history can be played again, call by call.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};

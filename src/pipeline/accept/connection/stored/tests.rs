@@ -2,9 +2,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 
-use super::testing::Manager;
 use super::*;
 use crate::pipeline::accept::connection::read_position::{OpenLine, Until};
+use crate::pipeline::accept::tests::manager::Manager;
 use crate::pipeline::record::Transport;
 
 fn identity(pid: u32) -> Identity {

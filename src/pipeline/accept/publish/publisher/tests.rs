@@ -1,5 +1,5 @@
-//! What the previous process has published is left out, also in the middle of a block of lines; and what the reader swaps away is
-//! encoded again.
+//! What the previous process has published is left out, also in the middle of a block of lines; and what the reader
+//! swaps away is encoded again.
 
 use super::*;
 use crate::pipeline::accept::publish::NoObserver;

@@ -2,7 +2,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 
 use super::*;
-use crate::pipeline::accept::connection::stored::testing::Manager;
+use crate::pipeline::accept::tests::manager::Manager;
 
 const POSITION: [u64; 2] = [9, 3 << 32 | 64];
 const SUBJECT_READ: Subject = Subject::Stream(7);

@@ -1,4 +1,5 @@
-//! A service manager for tests: it keeps descriptors as systemd 252 does, and hands them back to the next process.
+//! Stands in for the service manager in tests: it keeps descriptors as systemd 252 does, and hands them back to the
+//! next process.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::{InheritedConnection, InheritedConnections, StoredConnections};
+use crate::pipeline::accept::connection::stored::{InheritedConnection, InheritedConnections, StoredConnections};
 use crate::pipeline::accept::ring::registry::InheritedRings;
 use crate::pipeline::accept::ring::table::RingTable;
 use crate::pipeline::takeover::names::{Inherited, Name};

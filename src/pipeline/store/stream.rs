@@ -1,0 +1,67 @@
+//! Makes the files of one daemon's segments, and makes them durable.
+//!
+//! Input: paths and first sequences. Output: files with a header. Thread: the reader and the syncer. Failure: the disk, in every
+//! call.
+
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+
+use dbuf_segment::format::SegmentHeader;
+
+use super::disk::{Disk, DiskFile, write_all};
+use crate::sync::Arc;
+use crate::sys::clock;
+
+/// What is the same for all segments that one daemon makes.
+pub(super) struct Stream {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) directory: PathBuf,
+    pub(super) stream_id: u128,
+    pub(super) boot_id: u128,
+}
+
+impl Stream {
+    /// Makes a file named `path` with a header.
+    pub(super) fn make_file(&self, path: &std::path::Path, first_sequence: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let header = SegmentHeader {
+            stream_id: self.stream_id,
+            boot_id: self.boot_id,
+            created_ns: clock::now_ns(),
+            first_sequence,
+        };
+        let file = self.disk.create(path)?;
+        if let Err(e) = write_all(&*file, &mut [IoSlice::new(&header.encode())], 0) {
+            // A file without a header is of no use to anyone; recovery would remove it too.
+            let _ = self.disk.remove(path);
+            return Err(e);
+        }
+        Ok(file)
+    }
+
+    /// Makes a file's content durable, and its name if it is not yet. A file that was deleted is none that could be.
+    pub(super) fn make_durable(&self, file: &dyn DiskFile, is_named: bool) -> io::Result<()> {
+        file.sync()?;
+        if !is_named {
+            self.disk.sync_directory(&self.directory)?;
+        }
+        if file.has_name()? { Ok(()) } else { Err(deleted()) }
+    }
+}
+
+/// Someone has deleted a file that was written to.
+pub(super) fn deleted() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "someone deleted the active segment")
+}
+
+/// 128 random bits: they need to be unlikely, not secret.
+pub(super) fn random_id() -> u128 {
+    use std::hash::{BuildHasher, RandomState};
+    let half = || u128::from(RandomState::new().hash_one(clock::now_ns()));
+    half() << 64 | half()
+}
+
+/// The boot of this machine; 0 where the kernel does not say.
+pub(super) fn boot_id() -> u128 {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    u128::from_str_radix(&id.trim().replace('-', ""), 16).unwrap_or(0)
+}
