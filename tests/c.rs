@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use dbuf_wire::frames::{Code, Event, Fault, Frame, Level, MAGIC, Welcome, feature, fields};
-use dbuf_wire::ring::record::{self, HEAD_BYTES, Head, Stamp};
+use dbuf_wire::ring::record::{self, HEAD_BYTES, RecordHead, Stamp};
 use dbuf_wire::ring::{Memory, Position, RingConsumer, flag, state, want};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::Value;
@@ -313,7 +313,7 @@ impl Ring {
         self.consumer.copy(0, &mut bytes);
         let (mut at, mut events) = (0, Vec::new());
         while at < waiting && events.len() < events_max {
-            let head = Head::of_bytes(bytes[at..at + HEAD_BYTES].try_into().expect("a head"));
+            let head = RecordHead::of_bytes(bytes[at..at + HEAD_BYTES].try_into().expect("a head"));
             if head.kind != record::kind::PAD {
                 let body = &bytes[at + HEAD_BYTES..][..head.length as usize];
                 let time_ns = match head.stamp {
@@ -605,7 +605,7 @@ fn events_are_stamped_with_ticks_only_where_the_ring_allows_it_and_not_at_all_if
         let mut head = [0; HEAD_BYTES];
         ring.consumer.copy(0, &mut head);
         ring.take_all();
-        Head::of_bytes(&head).stamp
+        RecordHead::of_bytes(&head).stamp
     };
     let fake = Fake::new();
     let mut driver = Driver::new();

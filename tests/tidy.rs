@@ -155,7 +155,11 @@ fn is_test_file(name: &str) -> bool {
 
 /// The part of a file before its unit tests and models.
 fn without_tests(text: &str) -> &str {
-    let begins = ["#[cfg(test)]\nmod tests {", "#[cfg(all(test, not(dbuf_loom)))]\nmod tests {", "#[cfg(all(test, dbuf_loom))]\nmod "];
+    let begins = [
+        "#[cfg(test)]\nmod tests {",
+        "#[cfg(all(test, not(dbuf_loom)))]\nmod tests {",
+        "#[cfg(all(test, dbuf_loom))]\nmod ",
+    ];
     let at = begins.iter().filter_map(|begin| text.find(begin)).min();
     at.map_or(text, |at| &text[..at])
 }
@@ -473,7 +477,8 @@ fn retired_words_are_found_in_every_spelling() {
 fn the_glossary_is_short_and_says_each_word_once() {
     let text = fs::read_to_string(root().join("docs/GLOSSARY.md")).expect("a glossary");
     let entries: Vec<&str> = text.lines().filter(|line| line.starts_with("* ")).collect();
-    let mut words: Vec<&str> = entries.iter().filter_map(|line| line.strip_prefix("* **")?.split("**").next()).collect();
+    let mut words: Vec<&str> =
+        entries.iter().filter_map(|line| line.strip_prefix("* **")?.split("**").next()).collect();
     assert_eq!(words.len(), entries.len(), "an entry begins with its word");
     assert!((20..=GLOSSARY_WORDS_MAX).contains(&words.len()), "{} words", words.len());
     words.sort_unstable();
@@ -502,7 +507,11 @@ fn no_two_public_types_of_a_crate_have_one_name() {
         }
         let of_crate = by_crate.entry(name.split("src/").next().unwrap_or_default().to_string()).or_default();
         for declared in types_of(&text) {
-            of_crate.entry(declared.to_string()).or_default().push(name.clone());
+            let files = of_crate.entry(declared.to_string()).or_default();
+            // A file may declare one type twice, for the models and for everything else.
+            if files.last() != Some(&name) {
+                files.push(name.clone());
+            }
         }
     }
     assert!(by_crate.len() > 4 && by_crate.values().all(|types| !types.is_empty()), "the types were not found");

@@ -250,6 +250,13 @@ impl<'m> Soak<'m> {
     }
 
     pub(crate) fn table(&self, lasted: Duration) -> String {
-        table::table(lasted, self.epochs, &self.disturber.counts, &self.kinds, &self.lost, (self.altered, self.unaccepted))
+        table::table(
+            lasted,
+            self.epochs,
+            &self.disturber.counts,
+            &self.kinds,
+            &self.lost,
+            (self.altered, self.unaccepted),
+        )
     }
 }

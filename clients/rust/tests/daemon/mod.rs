@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use dbuf_client::wire::{self, Code, Fault, Frame, HEAD_BYTES, Head, Level, MAGIC, Welcome, feature};
 use dbuf_client::{LinkKind, Producer, ProducerOptions};
-use dbuf_wire::ring::record::{self, Head as RecordHead, Stamp, kind};
+use dbuf_wire::ring::record::{self, RecordHead, Stamp, kind};
 use dbuf_wire::ring::{Memory, Position, RingConsumer, flag, state};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 

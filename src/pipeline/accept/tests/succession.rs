@@ -270,7 +270,10 @@ fn what_was_read_of_a_client_that_had_said_all_and_left_outlives_the_process() {
         [(0, &["one", "two", "last without its end"][..]), (2, &["last without its end"]), (3, &[])]
     {
         let published_again = died_in_the_read_of_all(said, published);
-        assert!(published_again.iter().all(|(_, pid)| *pid == 4_000_001), "it is known whose it is: {published_again:?}");
+        assert!(
+            published_again.iter().all(|(_, pid)| *pid == 4_000_001),
+            "it is known whose it is: {published_again:?}"
+        );
         let texts: Vec<&str> = published_again.iter().map(|(text, _)| text.as_str()).collect();
         assert_eq!(texts, expected, "{published} were published");
     }
