@@ -119,7 +119,7 @@ pub(crate) struct ReadPositions(File);
 impl ReadPositions {
     /// Empty ones.
     pub(crate) fn new() -> io::Result<Self> {
-        let memory = memfd_create("dbufd-bookmarks", MemfdFlags::CLOEXEC)?;
+        let memory = memfd_create("dbufd-positions", MemfdFlags::CLOEXEC)?;
         // Sparse: it takes what is written.
         ftruncate(&memory, (PAGE_BYTES + SLOTS_MAX * SLOT_BYTES) as u64)?;
         let file = File::from(memory);

@@ -1,4 +1,4 @@
-//! Rings over real sockets: how they are granted, filled, waited for, cut off, and gone on with.
+//! Rings over real sockets: how they are granted, filled, waited for, cut off, and resumed.
 
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -215,7 +215,7 @@ fn who_gets_no_ring_is_told_why_and_goes_on_with_frames() {
 }
 
 #[test]
-fn a_ring_is_gone_on_with_after_the_daemon_and_its_program_notices_nothing() {
+fn a_ring_is_resumed_by_the_next_daemon_and_its_program_notices_nothing() {
     let plan = Plan { keeps_rings: true, ..Plan::default() };
     let mut manager = Manager::new();
     let first = Rig::under(&mut manager, &plan, Seen::default());
@@ -262,7 +262,7 @@ fn what_a_dead_daemon_has_taken_is_not_told_as_persisted_before_it_is() {
 }
 
 #[test]
-fn a_successor_wakes_who_waits_for_its_predecessor_may_have_died_before_it_did() {
+fn a_program_that_waits_is_woken_by_the_next_process_because_the_previous_one_may_have_died_before_it_did_so() {
     let plan = Plan { keeps_rings: true, ..Plan::default() };
     let mut manager = Manager::new();
     let first = Rig::under(&mut manager, &plan, Seen::default());

@@ -107,14 +107,14 @@ fn clients_that_say_all_at_once_and_leave_are_no_work_for_the_manager() {
     let rig = Rig::under(&mut manager, &Plan { early: 100, ..plan() }, Seen::default());
     assert_eq!(rig.wait_for_events(100).len(), 100);
     assert_eq!(manager.names(), ["bookmarks"]);
-    assert_eq!(manager.puts, 1, "nothing but the bookmarks was ever given to it");
+    assert_eq!(manager.puts, 1, "nothing but the read positions was ever given to it");
     assert_eq!(rig.stop().events.len(), 100);
 }
 
 // ---- what was just being read ----
 
-/// A first life that reads `read` of a connection in one go, has published so many events of it, and dies; then
-/// `write_on` comes, and a second life goes on. Gives the texts that the second life has laid down.
+/// A first life that reads `read` of a connection in one go, has published this many events of it, and dies; then
+/// `write_on` comes, and a second life goes on. Gives the texts that the second life has published.
 fn died_in_a_read(position: &ReadPosition<'_>, read: &[u8], published: u64, write_on: &[u8]) -> Vec<String> {
     let mut manager = Manager::new();
     let (mut client, ours) = UnixStream::pair().unwrap();
@@ -149,7 +149,7 @@ fn died_in_a_read(position: &ReadPosition<'_>, read: &[u8], published: u64, writ
 const LINE_START: ReadPosition<'_> = ReadPosition::Undecided { carry: b"" };
 
 #[test]
-fn what_was_read_and_not_published_is_laid_down_by_the_successor_and_nothing_twice() {
+fn what_was_read_and_not_published_is_published_by_the_next_process_and_nothing_twice() {
     let read = b"one\ntwo\nthree\nfo";
     for (published, expected) in [(0, &["one", "two", "three", "four"][..]), (2, &["three", "four"]), (3, &["four"])] {
         assert_eq!(died_in_a_read(&LINE_START, read, published, b"ur"), expected, "{published} were published");
@@ -157,8 +157,8 @@ fn what_was_read_and_not_published_is_laid_down_by_the_successor_and_nothing_twi
 }
 
 #[test]
-fn a_refusal_that_was_published_is_not_counted_again_by_the_successor() {
-    // Two events, and behind them the record of both refusals: so many of these four are published.
+fn a_refusal_that_was_published_is_not_counted_again_by_the_next_process() {
+    // Two events, and behind them the record of both refusals: this many of these four are published.
     for (published, events, lost) in [(0, 2, 2), (1, 1, 2), (2, 0, 2), (4, 0, 0)] {
         let mut manager = Manager::new();
         {
@@ -199,7 +199,7 @@ fn what_was_read_after_half_a_line_ends_that_line() {
 }
 
 #[test]
-fn a_read_that_the_bookmark_includes_is_not_laid_down_again() {
+fn a_read_that_the_position_includes_is_not_published_again() {
     let mut manager = Manager::new();
     let (mut client, ours) = UnixStream::pair().unwrap();
     {
@@ -270,9 +270,12 @@ fn what_was_read_of_a_client_that_had_said_all_and_left_outlives_the_process() {
     for (published, expected) in
         [(0, &["one", "two", "last without its end"][..]), (2, &["last without its end"]), (3, &[])]
     {
-        let laid_down = died_in_the_read_of_all(said, published);
-        assert!(laid_down.iter().all(|(_, pid)| *pid == 4_000_001), "it is known whose it is: {laid_down:?}");
-        let texts: Vec<&str> = laid_down.iter().map(|(text, _)| text.as_str()).collect();
+        let published_again = died_in_the_read_of_all(said, published);
+        assert!(
+            published_again.iter().all(|(_, pid)| *pid == 4_000_001),
+            "it is known whose it is: {published_again:?}"
+        );
+        let texts: Vec<&str> = published_again.iter().map(|(text, _)| text.as_str()).collect();
         assert_eq!(texts, expected, "{published} were published");
     }
 }

@@ -84,7 +84,7 @@ fn one_fault(operation: Operation, verdict: Verdict, number: u64, when_full: Whe
         let generation = rig.publish(event.to_string().as_bytes());
         rig.wait_persisted(generation);
     }
-    rig.ask(Command::Sync).unwrap();
+    rig.ask(ReaderCommand::Sync).unwrap();
     let was_met = trouble.met.load(Relaxed) >= number;
     trouble.is_over.store(true, Relaxed);
     // Whatever was lost is told with the next batch that goes into a file.
@@ -121,7 +121,7 @@ fn one_fault_at_any_call_costs_nothing_but_what_the_policy_gives_up() {
 }
 
 #[test]
-fn a_disk_that_takes_nothing_for_a_while_is_gone_on_with_as_soon_as_it_does() {
+fn a_disk_that_takes_nothing_for_a_while_is_used_again_as_soon_as_it_does() {
     for errno in [Errno::ENOSPC, Errno::EIO, Errno::EROFS] {
         for when_full in POLICIES {
             for sync in SYNCS {
@@ -150,7 +150,7 @@ fn a_disk_that_takes_nothing_for_a_while_is_gone_on_with_as_soon_as_it_does() {
                 healer.join().unwrap();
                 let last = rig.publish(published.to_string().as_bytes());
                 rig.wait_persisted(last);
-                rig.ask(Command::Sync).unwrap();
+                rig.ask(ReaderCommand::Sync).unwrap();
                 let lost = settle(rig, &disk, published + 1, &case);
                 assert!(lost == 0 || when_full == WhenFull::Drop, "{case}: {lost} lost");
             }
@@ -289,7 +289,7 @@ fn an_active_segment_that_is_deleted_under_the_store_takes_nothing_that_was_not_
                 assert!(files.files().any(has), "the next batch is in a file that has a name: {names:?}, {published}");
             }
         }
-        rig.ask(Command::Sync).unwrap();
+        rig.ask(ReaderCommand::Sync).unwrap();
         assert_eq!(settle(rig, &disk, published, &format!("{sync:?}")), 0);
     }
 }
