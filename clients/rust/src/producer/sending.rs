@@ -31,8 +31,8 @@ impl Producer {
         if self.send_fast(event) {
             return Ok(());
         }
-        let patience = self.patience();
-        self.send_slowly(event, patience, true)
+        let timeout = self.timeout();
+        self.send_slowly(event, timeout, true)
     }
 
     /// Sends an event if there is room, and never waits. Where there is none, nothing is counted: the caller has the event.
@@ -98,10 +98,10 @@ impl Producer {
     }
 
     /// How long a send without a deadline of its own waits for room.
-    pub(super) fn patience(&self) -> Duration {
+    pub(super) fn timeout(&self) -> Duration {
         match self.options.when_full {
             WhenFull::Drop => Duration::ZERO,
-            WhenFull::Wait(patience) => patience,
+            WhenFull::Wait(timeout) => timeout,
         }
     }
 }

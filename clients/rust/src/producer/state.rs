@@ -21,7 +21,7 @@ use dbuf_wire::ring::{CAPACITY_BYTES, Memory, RingProducer};
 const PAYLOAD_BYTES_ASSUMED: usize = 64 << 10;
 /// In `fast_for`: no process may take the fast path.
 pub(super) const CLOSED: u64 = u64::MAX;
-/// So many ticks after the last look, a send looks whether the daemon is still there: a second, about.
+/// This many ticks after the last look, a send looks whether the daemon is still there: a second, about.
 pub(super) const LOOK_TICKS: u64 = 1 << 31;
 /// How long a send may wait for the daemon's answer to a connection that it has begun, whatever its policy.
 pub(super) const ANSWER_WAIT_MIN: Duration = Duration::from_millis(10);
@@ -32,7 +32,7 @@ pub(super) const ANSWER_WAIT_MAX: Duration = Duration::from_millis(250);
 /// frames. While there is no daemon it keeps them.
 ///
 /// One thread has one producer; it may be handed to another. Nothing is done behind its back: what a link needs is done by
-/// the calls, and whoever sends rarely where there is no ring may call [`Producer::tend`] in between.
+/// the calls, and a program that sends rarely where there is no ring may call [`Producer::tend`] in between.
 ///
 /// ```no_run
 /// use dbuf_client::{Producer, ProducerOptions};
@@ -185,7 +185,7 @@ impl Producer {
     }
 
     pub(super) fn persisted(&self) -> u64 {
-        // Relaxed: a report. Whoever waits for it comes through the turn.
+        // Relaxed: a report. A thread that waits for it comes through the turn.
         let word = self.ring.memory().words().persisted.load(Relaxed);
         self.book.persisted.max(self.reached(word))
     }
