@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use dbuf_client::{Client, ClientOptions, Error};
 use dbuf_wire::frames::{Event, Frame, Hello, Level, MAGIC};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{Home, TIMEOUT, wait_for};
 
@@ -153,4 +154,42 @@ fn a_daemon_that_stops_ends_the_connection_and_the_client_can_tell() {
     client.send(6, b"", 0, b"after").unwrap();
     assert!(matches!(client.sync(Duration::from_secs(10)), Err(Error::Closed | Error::Io(_))));
     assert_eq!(payloads(&home), ["before"]);
+}
+
+#[test]
+fn what_a_client_has_sent_is_stored_also_if_it_leaves_without_reading_its_answers() {
+    let home = Home::new();
+    let daemon = home.start(&[]);
+    let mut stream = home.stream();
+    let mut bytes = MAGIC.to_vec();
+    Frame::Hello(Hello { ack: Level::Persisted, ..Hello::new(b"leaves") }).encode(&mut bytes);
+    Event { pri: 6, sequence: 1, payload: b"1", ..Event::default() }.encode(&mut bytes);
+    stream.write_all(&bytes).unwrap();
+    home.wait_persisted(1);
+    // An answer lies in its queue now: the kernel tells the daemon of a reset when it leaves.
+    daemon.signal(Signal::SIGSTOP);
+    let mut bytes = Vec::new();
+    for sequence in 2..=10u64 {
+        let payload = sequence.to_string();
+        Event { pri: 6, sequence, payload: payload.as_bytes(), ..Event::default() }.encode(&mut bytes);
+    }
+    stream.write_all(&bytes).unwrap();
+    drop(stream);
+    daemon.signal(Signal::SIGCONT);
+    home.wait_for_stats("the end of the connection", |stats| stats["connections"]["open"] == 0);
+    home.ctl_ok(&["sync"]);
+    let expected: Vec<String> = (1..=10).map(|n: u64| n.to_string()).collect();
+    assert_eq!(payloads(&home), expected);
+}
+
+#[test]
+fn a_magic_that_a_stop_cuts_off_is_no_line() {
+    let home = Home::new();
+    let daemon = home.start(&[]);
+    let mut stream = home.stream();
+    stream.write_all(&MAGIC[..5]).unwrap();
+    home.wait_for_stats("the connection", |stats| stats["connections"]["open"] == 1);
+    // It comes again when the daemon does, and says the rest then.
+    daemon.stop();
+    assert_eq!(payloads(&home), [""; 0]);
 }

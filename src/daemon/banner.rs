@@ -64,7 +64,7 @@ pub(super) fn announce(recovery: &Recovery, config: &Config, runtime: &Path) {
         tracing::warn!(
             bytes = recovery.torn_bytes,
             segments = recovery.torn_files,
-            "cut off torn bytes that a previous process had not finished writing"
+            "truncated torn bytes that a previous process had not finished writing"
         );
     }
     if recovery.damaged_ranges > 0 {

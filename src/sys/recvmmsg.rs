@@ -74,7 +74,14 @@ impl Headers {
         let mut iovec = [libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() }];
         self.prepare(&mut iovec, false);
         begin();
-        self.receive(socket, 1, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)?;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+        let received = match self.receive(&socket, 1, flags) {
+            // The peer left without reading our replies. recvmmsg(2) says so before it looks into the queue, unlike
+            // recvmsg(2), and once: what the peer had sent is still there.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.receive(&socket, 1, flags),
+            received => received,
+        };
+        received?;
         Ok(self.received(0).unwrap_or(0))
     }
 
@@ -238,5 +245,16 @@ mod tests {
         drop(from);
         assert_eq!(headers.receive_stream(&to, &mut into, || ()).unwrap(), 0);
         assert_eq!(headers.received(0), Some(0), "the end");
+    }
+
+    #[test]
+    fn what_a_peer_sent_is_there_although_it_left_without_reading_its_replies() {
+        let (mut from, mut to) = UnixStream::pair().unwrap();
+        let (mut headers, mut into) = (Headers::anonymous().unwrap(), [0; 16]);
+        from.write_all(b"sent").unwrap();
+        to.write_all(b"a reply").unwrap();
+        drop(from);
+        assert_eq!(headers.receive_stream(&to, &mut into, || ()).unwrap(), 4);
+        assert_eq!(headers.receive_stream(&to, &mut into, || ()).unwrap(), 0);
     }
 }

@@ -41,7 +41,8 @@ fn mixed(number: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Event `number` of `sender`, with noise up to so many bytes. It has no newline, and begins neither as a priority nor as frames.
+/// Event `number` of `sender`, with noise up to so many bytes. It has no newline, and begins neither as a priority
+/// nor as frames.
 pub(crate) fn text(sender: &str, number: u64, noise_max: usize) -> Vec<u8> {
     let mut random = Random::new(number, sender);
     let mut text = format!("{sender} {number} ").into_bytes();

@@ -60,11 +60,10 @@ pub(crate) fn run(place: &Place, name: &str, mut random: Random) {
     let mut until = None;
     loop {
         let is_last = place.is_over();
-        let until = *until.get_or_insert_with(|| Instant::now() + LAST_TIMEOUT);
         if is_last && session.durable == session.promise.sent {
             break;
         }
-        if is_last && Instant::now() > until {
+        if is_last && Instant::now() > *until.get_or_insert_with(|| Instant::now() + LAST_TIMEOUT) {
             let what = format!("{name}: {} of {}", session.durable, session.promise.sent);
             place.book.wrong("not durable in the end", what);
             break;

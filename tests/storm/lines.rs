@@ -93,8 +93,8 @@ fn send_lines(
     Ok(())
 }
 
-/// Connections that send some lines and close: some wait until the daemon has ended the connection, too, which tells whether it was
-/// read; others do not.
+/// Connections that send some lines and close: some wait until the daemon has ended the connection, too, which tells
+/// whether it was read; others do not.
 pub(crate) fn short(place: &Place, name: &str, mut random: Random, waits: bool) {
     for number in 0.. {
         if place.is_over() {

@@ -19,8 +19,8 @@ pub(crate) struct Promise {
     /// The way on which all of its events came.
     pub(crate) transport: &'static str,
     pub(crate) sent: u64,
-    /// The documented gap: the daemon had accepted the connection, and died before the manager had it. Of these numbers the last
-    /// ones may be missing.
+    /// The documented gap: the daemon had accepted the connection, and died before the manager had it. Of these
+    /// numbers the last ones may be missing.
     pub(crate) may_miss: Option<RangeInclusive<u64>>,
     /// The same gap with a ring: its client sends again what the daemon had not said that it took.
     pub(crate) may_repeat: Option<RangeInclusive<u64>>,
@@ -109,6 +109,9 @@ struct Seen<'a> {
     promise: &'a Promise,
     next: u64,
     missing: HashSet<u64>,
+    /// The sequence of the first event in the files, and of the latest.
+    first: String,
+    last: String,
 }
 
 /// What the files hold.
@@ -129,7 +132,7 @@ impl Found {
         let mut found = Self::default();
         let mut seen: HashMap<&str, Seen<'_>> = HashMap::with_capacity(promises.len());
         for promise in promises {
-            let fresh = Seen { promise, next: 1, missing: HashSet::new() };
+            let fresh = Seen { promise, next: 1, missing: HashSet::new(), first: String::new(), last: String::new() };
             assert!(seen.insert(&promise.sender, fresh).is_none(), "two senders are called {}", promise.sender);
         }
         let mut halves: Vec<&[u8]> = promises.iter().filter_map(|promise| promise.half.as_deref()).collect();
@@ -176,6 +179,11 @@ impl Found {
             wrong.say("mistaken for something else", what);
         }
         let sender = &seen.promise.sender;
+        let sequence = event["__SEQNUM"].as_str().unwrap_or_default();
+        if seen.first.is_empty() {
+            sequence.clone_into(&mut seen.first);
+        }
+        let before = std::mem::replace(&mut seen.last, sequence.to_owned());
         if number >= seen.next {
             seen.missing.extend(seen.next..number);
             seen.next = number + 1;
@@ -184,13 +192,15 @@ impl Found {
         } else if seen.promise.may_repeat.as_ref().is_some_and(|may| may.contains(&number)) {
             self.repeated += 1;
         } else {
-            wrong.say("twice", format!("{sender} {number}"));
+            let Seen { first, next, .. } = seen;
+            let what = format!("{sender} {number} at {sequence}; its first is at {first}, the one before at {before}");
+            wrong.say("twice", format!("{what}; next would be {next}"));
         }
     }
 
     /// What is missing in the end.
     fn rest(&mut self, sender: &str, seen: Seen<'_>, wrong: &mut Wrong) {
-        let Seen { promise, next, missing } = seen;
+        let Seen { promise, next, missing, .. } = seen;
         let mut missing: Vec<u64> = missing.into_iter().chain(next..=promise.sent).collect();
         missing.sort_unstable();
         if let Some(may) = &promise.may_miss {

@@ -123,8 +123,8 @@ impl Weather {
         }
     }
 
-    /// A daemon that stops tries a disk that refuses for half a minute, in which no client hears anything; so the disk is healed
-    /// while it stops.
+    /// A daemon that stops tries a disk that refuses for half a minute, in which no client hears anything; so the
+    /// disk is healed while it stops.
     fn stop(&mut self, manager: &mut Manager, disk: Option<&Disk>) {
         self.count("stops");
         let full = disk.filter(|_| std::mem::take(&mut self.full_for) > 0);

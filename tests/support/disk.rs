@@ -21,7 +21,8 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Gives a manager's daemons a disk of this size. None, with a line that says why, where the machine does not allow it.
+    /// Gives a manager's daemons a disk of this size. None, with a line that says why, where the machine does not
+    /// allow it.
     pub(crate) fn of(manager: &mut Manager, size: &str) -> Option<Self> {
         let tools = ["unshare", "nsenter", "mount"];
         if !nix::unistd::geteuid().is_root() || !tools.into_iter().all(has) {

@@ -1,4 +1,5 @@
-//! A client of the framed protocol that never waits without a bound, and says what it heard: an answer, an end, or nothing.
+//! A client of the framed protocol that never waits without a bound, and says what it heard: an answer, an end, or
+//! nothing.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 

@@ -1,8 +1,8 @@
 //! Starts a program with descriptors at the numbers from 3 on, as systemd does: without `unsafe`, by way of this test.
 //!
-//! The test runs itself again with a socket as its standard input. The copy receives the descriptors over it. The kernel
-//! gives each the lowest free number, so they land at 3, 4, 5 and so on. Then it becomes the program: its process number, which
-//! the test knows, is the one in `LISTEN_PID`.
+//! The test runs itself again with a socket as its standard input. The copy receives the descriptors over it. The
+//! kernel gives each the lowest free number, so they land at 3, 4, 5 and so on. Then it becomes the program: its
+//! process number, which the test knows, is the one in `LISTEN_PID`.
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;

@@ -1,15 +1,16 @@
-//! Stands in for systemd, where a test needs to decide when the service manager reads: sockets that are passed, a store of
-//! descriptors by name, notifications, `kill -9`, an orderly stop, a restart with everything that is in the store.
+//! Stands in for systemd, where a test needs to decide when the service manager reads: sockets that are passed, a
+//! store of descriptors by name, notifications, `kill -9`, an orderly stop, a restart with everything that is in the
+//! store.
 //!
 //! As the real one does:
-//! - `FDSTORE=1` of a name that is taken adds a second descriptor; `FDSTOREREMOVE=1` removes all of a name; a descriptor that is in
-//!   the store already is not added again; what finds no room is dropped without a word;
-//! - what a daemon has sent is read also after its death, and before the next start. What it still had in its own queue is
-//!   gone;
+//! - `FDSTORE=1` of a name that is taken adds a second descriptor; `FDSTOREREMOVE=1` removes all of a name; a
+//!   descriptor that is in the store already is not added again; what finds no room is dropped without a word;
+//! - what a daemon has sent is read also after its death, and before the next start. What it still had in its own
+//!   queue is gone;
 //! - after a stop the store is emptied; after a death or a restart it is not.
 //!
-//! Each client may bind its socket to a name of its own ([`connect_named`]). Then the manager knows exactly of which connections
-//! it ever had a descriptor.
+//! Each client may bind its socket to a name of its own ([`connect_named`]). Then the manager knows exactly of which
+//! connections it ever had a descriptor.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
@@ -230,8 +231,8 @@ impl Manager {
         self.shared.is_changed.notify_all();
     }
 
-    /// Reads nothing from here on, and fills its socket with notes that mean nothing, so that the next that the daemon sends has to
-    /// wait in the daemon.
+    /// Reads nothing from here on, and fills its socket with notes that mean nothing, so that the next that the
+    /// daemon sends has to wait in the daemon.
     pub(crate) fn refuse_all(&self) {
         self.set_pace(Pace::Clogged);
         self.clog();

@@ -9,7 +9,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::manager::{Manager, Pace, connect_named, unique};
 
 const CONNECTIONS: usize = 3000;
-/// Ours and the manager's, with some to spare. While the daemon is started, the copy of the test that becomes it has as many.
+/// Ours and the manager's, with some to spare. While the daemon is started, the copy of the test that becomes it has
+/// as many.
 const DESCRIPTORS: u64 = 3 * CONNECTIONS as u64;
 /// The manager needs a part of a second to read what waits; a store that waits for nothing else is full by then.
 const STORED_TIMEOUT: Duration = Duration::from_secs(20);

@@ -125,7 +125,8 @@ fn a_ring_knows_after_a_kill_how_many_of_its_events_were_lost() {
     wait_for("the ring in the store", || manager.has_taken_ring(&name).then_some(()));
     disk.fill();
     for event in 0..5 {
-        ring.try_send(format!("{event} {}", "x".repeat(60_000)).as_bytes()).expect("there is room");
+        // Small, or the halves are full before that.
+        ring.try_send(format!("{event} {}", "x".repeat(8_000)).as_bytes()).expect("there is room");
     }
     let lost = |stats: &serde_json::Value| stats["events"]["lost_total"].as_u64().unwrap_or(0);
     manager.home.wait_for_stats("the events to be persisted or lost", |stats| {

@@ -1,7 +1,7 @@
 //! What one daemon leaves to the next, with a service manager that takes notifications late or not at all.
 //!
-//! The manager is a stand-in (`support/manager.rs`), so none of this needs root or systemd. `tests/storm` mixes all of it at random;
-//! here each fault is by itself.
+//! The manager is a stand-in (`support/manager.rs`), so none of this needs root or systemd. `tests/storm` mixes all
+//! of it at random; here each fault is by itself.
 
 #[path = "../support/disk.rs"]
 mod disk;

@@ -130,7 +130,7 @@ mod models {
 
     #[test]
     fn a_look_sees_a_publish_as_a_whole_or_not_at_all() {
-        loom::model(|| {
+        dbuf_sync::model(|| {
             let memory = zeros(words(2));
             let its = Arc::clone(&memory);
             let writer = thread::spawn(move || {
@@ -146,7 +146,7 @@ mod models {
 
     #[test]
     fn a_consistent_look_sees_a_change_of_two_cells_as_a_whole() {
-        loom::model(|| {
+        dbuf_sync::model(|| {
             let memory = zeros(3);
             let its = Arc::clone(&memory);
             let reader = thread::spawn(move || {

@@ -82,7 +82,7 @@ mod models {
 
     #[test]
     fn a_loss_is_seen_with_the_number_that_passes_it() {
-        loom::model(|| {
+        dbuf_sync::model(|| {
             let shared = Arc::new((Levels::new(0), AtomicU32::new(0)));
             let its = Arc::clone(&shared);
             let reader = thread::spawn(move || {
@@ -99,7 +99,7 @@ mod models {
 
     #[test]
     fn a_writer_that_waits_is_woken_or_sees_the_number() {
-        loom::model(|| {
+        dbuf_sync::model(|| {
             let shared = Arc::new((Levels::new(0), Wants::default()));
             let its = Arc::clone(&shared);
             let reader = thread::spawn(move || {

@@ -36,7 +36,8 @@ use dbuf_sync::atomic::Ordering::Relaxed;
 
 use dbuf_buffer::PublishPosition;
 
-const NOTE: Edge = Edge::new("note");
+/// The edge of this protocol, for what else is stored under it.
+pub const NOTE: Edge = Edge::new("note");
 
 const GENERATION: usize = 0;
 const PLACE: usize = 1;
@@ -235,7 +236,7 @@ mod models {
     /// moment, in the order in which the next process looks: the note, then the chunk.
     #[test]
     fn numbers_that_hold_have_been_published() {
-        loom::model(|| {
+        dbuf_sync::model(|| {
             let memory: Arc<Vec<AtomicU64>> = Arc::new((0..4).map(|_| AtomicU64::new(0)).collect());
             let chunk = Arc::new(AtomicU64::new(0));
             let (its_memory, its_chunk) = (Arc::clone(&memory), Arc::clone(&chunk));
@@ -255,7 +256,7 @@ mod models {
     /// The other order: what is published is noted, or its number holds.
     #[test]
     fn what_is_published_is_noted_or_its_number_holds() {
-        loom::model(|| {
+        dbuf_sync::model(|| {
             let memory: Arc<Vec<AtomicU64>> = Arc::new((0..4).map(|_| AtomicU64::new(0)).collect());
             let chunk = Arc::new(AtomicU64::new(0));
             let (its_memory, its_chunk) = (Arc::clone(&memory), Arc::clone(&chunk));

@@ -26,10 +26,8 @@
 //!
 //! The steps follow each other by the edge `note`, whose table stands in [`super::note`].
 
-use dbuf_sync::Edge;
+use super::note::NOTE;
 use dbuf_sync::atomic::AtomicU64;
-
-const NOTE: Edge = Edge::new("note");
 
 /// Spans in the list: those that may still be in the buffer, and one for all that is in a file.
 const SPANS: usize = 4;

@@ -10,7 +10,6 @@ use super::{ASLEEP, HEAD, ROOM, TURN};
 
 use crate::frames::{Event, FIELDS_LENGTH_BYTES};
 use dbuf_sync::atomic::Ordering::{Relaxed, SeqCst};
-use dbuf_sync::atomic::fence;
 use dbuf_sync::compiler_fence;
 
 /// There is no room for it.
@@ -256,7 +255,7 @@ impl RingProducer {
         self.events += 1;
         if self.fence {
             // edge `asleep`, releasing, where the daemon has no barrier that reaches here.
-            fence(SeqCst);
+            ASLEEP.full_releasing();
         }
         // edge `asleep`, releasing: the head is there before the state is read, once the daemon has passed its barrier.
         // Without it the daemon could miss the head, and this load its falling asleep: the event would wait for the

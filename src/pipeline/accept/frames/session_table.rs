@@ -19,13 +19,10 @@ use crate::pipeline::accept::limits::SESSIONS_MAX;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::takeover::memory::{Layout, PersistentMemory};
 use crate::pipeline::takeover::names::Name;
-use crate::pipeline::takeover::note::{self, PublishNote};
+use crate::pipeline::takeover::note::{self, NOTE, PublishNote};
 use crate::pipeline::takeover::spans::{self, PendingSpans, Span};
-use crate::sync::Edge;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sys::fdstore::FdStore;
-
-const NOTE: Edge = Edge::new("note");
 
 const ROW_WORDS: usize = 32;
 const IN_USE: u64 = 1 << 32;

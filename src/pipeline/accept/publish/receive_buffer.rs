@@ -35,15 +35,13 @@ use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::MAX_EVENT_BYTES_MAX;
 use crate::pipeline::takeover::memory::{HEAD_WORDS, Layout, PersistentMemory};
 use crate::pipeline::takeover::names::Name;
-use crate::pipeline::takeover::note::{self, PublishNote};
+use crate::pipeline::takeover::note::{self, NOTE, PublishNote};
+use crate::sync::Arc;
 use crate::sync::atomic::AtomicU64;
-use crate::sync::{Arc, Edge};
 use crate::sys::clock;
 use crate::sys::fdstore::FdStore;
 use crate::sys::recvmmsg::{CONTROL_BYTES, HEADER_BYTES, Headers};
 use crate::sys::words::Region;
-
-const NOTE: Edge = Edge::new("note");
 
 /// The most memory for datagrams that are received at a time.
 pub(crate) const ARENA_BYTES: usize = 4 << 20;

@@ -24,13 +24,10 @@ use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::SOURCE_BYTES_MAX;
 use crate::pipeline::takeover::memory::{Layout, PersistentMemory};
 use crate::pipeline::takeover::names::Name;
-use crate::pipeline::takeover::note::{self, PublishNote};
+use crate::pipeline::takeover::note::{self, NOTE, PublishNote};
 use crate::pipeline::takeover::spans::{self, PendingSpans, Span};
-use crate::sync::Edge;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sys::fdstore::FdStore;
-
-const NOTE: Edge = Edge::new("note");
 
 const ROW_WORDS: usize = 128;
 const NUMBERS: usize = 6;

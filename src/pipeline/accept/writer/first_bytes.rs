@@ -119,6 +119,11 @@ impl Protocol for FirstBytes {
         Text::default().end(link, context)
     }
 
+    /// What has come is nothing, or a part of the magic, whose client comes again. It is no line.
+    fn cut_off(&mut self, _link: &mut Link, _context: &mut WriterContext) -> Result<Next, Closed> {
+        Ok(Next::Close)
+    }
+
     fn resume(&mut self, position: InheritedPosition, link: &mut Link) -> Turn {
         match position {
             InheritedPosition::LineStart => Turn::Stay,
