@@ -1,8 +1,8 @@
 //! A producer of events: what a program that logs a lot holds, one a thread.
 //!
-//! Enters: events of one thread. Leaves: records in memory, and by a link to the daemon from there. All of it happens on the
-//! caller's thread: there is no other, and no signal. What can fail: there is no room, with a policy for that; a single event,
-//! before it is written; the daemon, and then events are kept until there is one.
+//! Enters: events of one thread. Leaves: records in memory, and by a link to the daemon from there. All of it happens
+//! on the caller's thread: there is no other, and no signal. What can fail: there is no room, with a policy for that; a
+//! single event, before it is written; the daemon, and then events are kept until there is one.
 //!
 //! Memory comes first, the link second. An event is written into ring memory, always; what changes is who empties it:
 //!
@@ -13,14 +13,14 @@
 //! | none | the same | nobody, until there is a link |
 //!
 //! Invariants, cited by number:
-//! 1. An event's number is its place among all of this producer's, from 1: `book.base` and its place in the memory. It is also
-//!    its sequence in frames, so that the daemon knows it again on another connection.
+//! 1. An event's number is its place among all of this producer's, from 1: `book.base` and its place in the memory. It
+//!    is also its sequence in frames, so that the daemon knows it again on another connection.
 //! 2. Where the link is no ring, `book.taken` is the number of the last event before the memory's tail.
-//! 3. The fast path is open (`fast_for`) only while the link is a ring, in the process that made it. A forked child never
-//!    touches a memory or a connection of its parent, except to let go of them.
+//! 3. The fast path is open (`fast_for`) only while the link is a ring, in the process that made it. A forked child
+//!    never touches a memory or a connection of its parent, except to let go of them.
 //!
-//! The way through the files: `link` connects and notices the end, `connection` reads and writes, `frames` sends what is in
-//! the memory where no ring is, `moving` goes over to a ring, `waiting` has everything that takes time.
+//! The way through the files: `link` connects and notices the end, `connection` reads and writes, `frames` sends what
+//! is in the memory where no ring is, `moving` goes over to a ring, `waiting` has everything that takes time.
 
 mod claim;
 mod clock;
@@ -58,11 +58,11 @@ const ANSWER_WAIT_MIN: Duration = Duration::from_millis(10);
 /// The same, at most.
 const ANSWER_WAIT_MAX: Duration = Duration::from_millis(250);
 
-/// Sends events to dbufd: through a ring of shared memory, in some 20 ns and without a system call; where there is no ring, by
-/// frames. While there is no daemon it keeps them.
+/// Sends events to dbufd: through a ring of shared memory, in some 20 ns and without a system call; where there is no
+/// ring, by frames. While there is no daemon it keeps them.
 ///
-/// One thread has one producer; it may be handed to another. Nothing is done behind its back: what a link needs is done by
-/// the calls, and a program that sends rarely where there is no ring may call [`Producer::tend`] in between.
+/// One thread has one producer; it may be handed to another. Nothing is done behind its back: what a link needs is done
+/// by the calls, and a program that sends rarely where there is no ring may call [`Producer::tend`] in between.
 ///
 /// ```no_run
 /// use dbuf_client::{Producer, ProducerOptions};
@@ -200,7 +200,8 @@ impl Producer {
         self.send_slowly(event, timeout, true)
     }
 
-    /// Sends an event if there is room, and never waits. Where there is none, nothing is counted: the caller has the event.
+    /// Sends an event if there is room, and never waits. Where there is none, nothing is counted: the caller has the
+    /// event.
     ///
     /// # Errors
     /// As [`Producer::send`].
@@ -278,8 +279,8 @@ impl Producer {
         self.payload_bytes_max
     }
 
-    /// Ends this producer. What lies in a ring is the daemon's by now; what waits elsewhere is written if that can be done
-    /// within `close_wait`. Dropping it does the same, but cannot say how many events are left behind.
+    /// Ends this producer. What lies in a ring is the daemon's by now; what waits elsewhere is written if that can be
+    /// done within `close_wait`. Dropping it does the same, but cannot say how many events are left behind.
     ///
     /// # Errors
     /// The number of events that no daemon has been given.
