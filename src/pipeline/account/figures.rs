@@ -1,6 +1,6 @@
 //! Adds up the figures of producers.
 
-use super::Identity;
+use super::identity::Identity;
 use crate::pipeline::record::Cause;
 
 /// What one thread has counted of one producer.

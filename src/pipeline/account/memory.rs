@@ -23,8 +23,8 @@ mod pending_losses;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::Tally;
 use super::cell::{self, Cell, Turn, get, set};
+use super::figures::Tally;
 use super::identity::Identity;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::SOURCE_BYTES_MAX;
@@ -39,8 +39,10 @@ const fn layout(cells: usize) -> Layout {
     Layout { label: "dbufd-account", magic: *b"dbufacct", version: 2, extent, words, bytes: 0 }
 }
 
+/// The most producers that are told apart; more come under one row that names them all.
+pub const PRODUCERS_MAX: usize = 1024;
 /// Rows: [`UNNAMED`], [`FOLDED`], and the producers that are told apart.
-pub(super) const ROWS: usize = super::PRODUCERS_MAX + 2;
+pub(super) const ROWS: usize = PRODUCERS_MAX + 2;
 /// The row of producers that are not told apart.
 pub(super) const UNNAMED: u32 = 0;
 /// The row of producers that have made room for others.

@@ -1,8 +1,10 @@
 //! Records what a publish or a batch brings: each thread has a cell of its own in every row, and prepares its figures
 //! there.
 
+use super::figures::Tally;
+use super::identity::Identity;
 use super::memory::{Memory, READER, ROWS, UNNAMED};
-use super::{Account, Identity, Producer, Tally};
+use super::producers::{Account, Producer};
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::{Loss, Record};
 use crate::sync::Arc;
@@ -19,6 +21,18 @@ pub struct Recorder {
     /// For each row, the round in which it was prepared last.
     rounds: Box<[u64]>,
     round: u64,
+}
+
+impl Account {
+    /// The way to count for writer `writer`. One at a time.
+    pub fn recorder(self: &Arc<Self>, writer: usize) -> Recorder {
+        Recorder::new(Arc::clone(self), READER + 1 + writer)
+    }
+
+    /// The way to count for the reader. One at a time.
+    pub fn reader_recorder(self: &Arc<Self>) -> ReaderRecorder {
+        ReaderRecorder::new(Arc::clone(self))
+    }
 }
 
 impl Recorder {

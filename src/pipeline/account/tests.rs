@@ -1,7 +1,13 @@
 //! What the next process finds of the account, whatever step the previous process died at.
 
+use std::os::fd::OwnedFd;
+
+use super::memory::{Memory, READER, UNNAMED};
 use super::*;
-use crate::pipeline::record::{Loss, Transport};
+use crate::pipeline::buffer::PublishPosition;
+use crate::pipeline::record::{Cause, Loss, Record, Transport};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering::Relaxed;
 
 fn identity(pid: u32) -> Identity {
     Identity { pid, ..Identity::default() }

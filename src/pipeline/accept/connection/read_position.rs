@@ -346,3 +346,15 @@ fn decode_position(head: &[u8], carry: Vec<u8>) -> Option<Decoded> {
         _ => None,
     }
 }
+
+/// Makes both positions of a slot unreadable.
+#[cfg(test)]
+pub(crate) fn damage(memory: &OwnedFd, index: u32) {
+    let file = File::from(memory.try_clone().expect("a descriptor"));
+    for turn in 0..2 {
+        let at = position_at(index, turn) + 64;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).expect("a position");
+        file.write_all_at(&[!byte[0]], at).expect("a position");
+    }
+}

@@ -56,7 +56,7 @@ impl Got {
 pub(crate) struct Seen {
     pub(crate) events: Vec<Got>,
     pub(crate) losses: Vec<(Identity, Loss)>,
-    pieces: HashMap<u64, Got>,
+    pub(crate) pieces: HashMap<u64, Got>,
 }
 
 impl Seen {

@@ -13,6 +13,7 @@ use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::rig::{Plan, Rig, Seen};
+use crate::pipeline::accept::ring::table::{RingState, RingTable};
 use crate::pipeline::accept::tests::manager::Manager;
 use crate::pipeline::record::{Cause, Transport};
 use crate::sync::atomic::Ordering::Relaxed;
@@ -294,4 +295,26 @@ fn of_a_ring_that_is_not_wholly_there_nothing_is_kept_and_its_program_sees_the_e
     manager.wait_for(&["bookmarks", "rings"]);
     assert_eq!(client.line.read(&mut [0]).unwrap(), 0);
     drop(second);
+}
+
+#[test]
+fn a_ring_whose_end_is_recorded_is_not_counted_as_torn_again_after_a_death() {
+    let plan = Plan { keeps_rings: true, ..Plan::default() };
+    let mut manager = Manager::new();
+    let first = Rig::under(&mut manager, &plan, Seen::default());
+    let mut client = Client::open(&first);
+    client.send("one");
+    first.wait_for_events(1);
+    manager.wait_for(&["bookmarks", "ring0", "ring0-bell", "ring0-line", "rings"]);
+    let seen = first.stop();
+    // It had counted the event in the middle of which the program was, and died before it let go of the ring.
+    client.ring.memory().words().writing.store(1 << 20, Relaxed);
+    let table = RingTable::inherit(manager.copy_of("rings")).unwrap();
+    let state = table.find(0).unwrap().state;
+    table.commit(0, &RingState { has_ended: true, ..state });
+    let second = Rig::under(&mut manager, &plan, seen);
+    manager.wait_for(&["bookmarks", "rings"]);
+    assert_eq!(client.line.read(&mut [0]).unwrap(), 0, "its program sees the end");
+    let seen = second.stop();
+    assert_eq!((seen.texts(), seen.losses.len()), (vec!["one".to_owned()], 0));
 }

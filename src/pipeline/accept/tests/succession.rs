@@ -1,12 +1,13 @@
 //! Connections that outlive their daemon: one life ends, and the next goes on.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::Arc;
 
-use super::rig::{Plan, Rig, Seen};
+use super::rig::{Got, Plan, Rig, Seen};
 use super::{assert_ended, event, hello, is_durable, replies};
-use crate::pipeline::accept::connection::read_position::ReadPosition;
+use crate::pipeline::accept::connection::read_position::{ReadPosition, damage};
 use crate::pipeline::accept::publish::receive_buffer::{InheritedReceiveBuffer, ReceiveBuffers, Subject};
 use crate::pipeline::accept::tests::manager::Manager;
 use crate::pipeline::account::Identity;
@@ -291,4 +292,60 @@ fn a_client_that_has_said_all_and_left_is_read_to_its_end_in_one_go() {
     assert_eq!(texts, ["five", "four", "one", "three", "two"]);
     rig.stop();
     assert_eq!(manager.names(), ["bookmarks"], "no place is taken for longer");
+}
+
+/// A first life that has taken `step` for a connection with this position, has published `published` events and pieces of
+/// it, and dies; then `write_on` comes. Gives what a second life has seen by its end.
+fn died_in_a_step(
+    step: fn(u32) -> Subject,
+    position: &ReadPosition<'_>,
+    is_damaged: bool,
+    (published, before): (u64, Seen),
+    write_on: &[u8],
+) -> Seen {
+    let mut manager = Manager::new();
+    let (mut client, ours) = UnixStream::pair().unwrap();
+    {
+        let (connections, _) = manager.next_process(16);
+        let mut stored = connections.keep(ours.into(), &Identity::default());
+        assert!(stored.note_position(position, 1) && stored.note_position(position, 2));
+        let receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new()).unwrap();
+        let read_progress = &receive_buffers[0].own.read_progress;
+        read_progress.begin(step(stored.slot().unwrap()), 77, plan().max_event_bytes);
+        read_progress.commit(published);
+    }
+    if is_damaged {
+        damage(&manager.copy_of("bookmarks"), 0);
+    }
+    client.write_all(write_on).unwrap();
+    drop(client);
+    let left = vec![InheritedReceiveBuffer::new(0, manager.copy_of("desk0"))];
+    let receive_buffers = ReceiveBuffers::take_over(2, Some(&manager.store()), left).unwrap();
+    let rig = Rig::with_receive_buffers(&mut manager, &plan(), before, receive_buffers);
+    rig.wait_until("it is read to its end", |counters| {
+        counters.writers.iter().all(|writer| writer.0.connections.load(Relaxed) == 0)
+    });
+    rig.stop()
+}
+
+#[test]
+fn a_piece_that_was_published_to_free_memory_is_not_published_again_after_a_death() {
+    let carried = ReadPosition::Text { open_line: None, carry: b"the beginning" };
+    let seen = died_in_a_step(Subject::Carry, &carried, false, (0, Seen::default()), b" and the end\n");
+    assert_eq!((seen.texts(), seen.losses.len()), (vec!["the beginning and the end".to_owned()], 0));
+    // The piece that the first life has published.
+    let piece = Got { payload: b"the beginning".to_vec(), pieces: 1, ..seen.events[0].clone() };
+    let before = Seen { pieces: HashMap::from([(77, piece)]), ..Seen::default() };
+    let seen = died_in_a_step(Subject::Carry, &carried, false, (1, before), b" and the end\n");
+    assert_eq!((seen.texts(), seen.losses.len()), (vec!["the beginning and the end".to_owned()], 0));
+}
+
+#[test]
+fn a_line_whose_loss_was_reported_is_not_reported_again_after_a_death() {
+    let carried = ReadPosition::Text { open_line: None, carry: b"the beginning" };
+    for (published, lost) in [(0, 1), (1, 0)] {
+        let seen = died_in_a_step(Subject::LostLine, &carried, true, (published, Seen::default()), b"next\n");
+        assert_eq!(seen.texts(), ["next"]);
+        assert_eq!(seen.losses.iter().map(|(_, loss)| loss.events).sum::<u64>(), lost, "{published} were published");
+    }
 }

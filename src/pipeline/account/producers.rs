@@ -1,0 +1,315 @@
+//! Keeps the producers of the account, each with its row.
+//!
+//! Input: identities of senders, and what the previous process left. Output: rows, sums and statements. Thread: any; the table of rows
+//! has a lock. Failure: there is no memory at the start.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use super::figures::{Row, Statement, Tally, Totals};
+use super::identity::Identity;
+use super::memory::{FOLDED, Memory, PENDING_LOSSES_MAX, PRODUCERS_MAX, READER, ROWS, UNNAMED};
+use crate::pipeline::buffer::PublishPosition;
+use crate::pipeline::record::{Cause, Record};
+use crate::pipeline::takeover::names::Name;
+use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
+use crate::sys::fdstore::FdStore;
+
+/// The most losses that can wait to be reported; more are reported as dbufd's own.
+pub const LOSSES_PENDING_MAX: usize = PENDING_LOSSES_MAX;
+/// How often a look is taken again because a batch came between.
+const LOOKS_MAX: usize = 100;
+
+/// A producer that is told apart.
+#[derive(Debug)]
+pub struct Producer {
+    /// Who it is.
+    pub identity: Identity,
+    pub(super) row: u32,
+}
+
+/// The account of a daemon, or of a benchmark in one process.
+#[derive(Debug)]
+pub struct Account {
+    pub(super) memory: Memory,
+    table: Mutex<Table>,
+    /// Its previous process's account is not there, although what that left in the buffer is.
+    pub(super) adopts: AtomicBool,
+}
+
+/// The account that the previous process left, if it can be read.
+#[derive(Debug, Default)]
+pub struct InheritedAccount {
+    newest: Option<(Memory, Name)>,
+    /// All names that were in use.
+    names: Vec<Name>,
+}
+
+impl InheritedAccount {
+    /// The newest of these memories, each with its name; there are two for the moment in which one takes the place of
+    /// the other.
+    #[must_use]
+    pub fn find(left: Vec<(Name, OwnedFd)>) -> Self {
+        let names = left.iter().map(|(name, _)| *name).collect();
+        let found = left.into_iter().filter_map(|(name, memory)| Some((Memory::inherit(memory)?, name)));
+        Self { newest: found.max_by_key(|(memory, _)| memory.serial()), names }
+    }
+
+    /// Resolves the notes of the previous process.
+    pub fn resolve(&self, was_published: &dyn Fn(PublishPosition) -> bool) {
+        if let Some((memory, _)) = &self.newest {
+            memory.resolve(was_published);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// By the content of the source record.
+    known: HashMap<Box<[u8]>, Arc<Producer>>,
+    free: Vec<u32>,
+}
+
+impl Account {
+    /// An account at zero for `writers` writers, which ends with the process.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn new(writers: usize) -> io::Result<Self> {
+        Ok(Self::over(Memory::new(writers + 1, 0)?))
+    }
+
+    pub(super) fn over(memory: Memory) -> Self {
+        let mut table = Table::default();
+        for row in (FOLDED + 1..ROWS as u32).rev() {
+            match memory.identity(row) {
+                Some(identity) => {
+                    let producer = Arc::new(Producer { identity, row });
+                    table.known.insert(key(&producer.identity), producer);
+                }
+                None => table.free.push(row),
+            }
+        }
+        Self { memory, table: Mutex::new(table), adopts: AtomicBool::new(false) }
+    }
+
+    /// An account that `store` keeps for the next process; it continues with what is `inherited`. `has_buffer` says
+    /// whether the buffer of the previous process is there as well.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn take_over(
+        writers: usize,
+        store: &FdStore,
+        inherited: InheritedAccount,
+        has_buffer: bool,
+    ) -> io::Result<Self> {
+        let InheritedAccount { newest, names } = inherited;
+        let let_go = |kept: Option<Name>| {
+            let others = names.iter().filter(|name| Some(**name) != kept);
+            others.for_each(|name| store.remove(&name.to_string()));
+        };
+        if let Some((memory, _)) = newest.as_ref().filter(|_| !has_buffer) {
+            memory.forget_generations();
+        }
+        if newest.is_none() && !names.is_empty() {
+            tracing::warn!("the account of the previous process cannot be read; it begins anew");
+        }
+        match newest {
+            Some((memory, name)) if memory.cells() > writers => {
+                let_go(Some(name));
+                Ok(Self::over(memory))
+            }
+            newest => {
+                let serial = newest.as_ref().map_or(0, |(old, _)| old.serial() + 1);
+                let memory = Memory::new(writers + 1, serial)?;
+                if let Some((old, _)) = &newest {
+                    memory.take_over(old);
+                }
+                memory.keep(store, Name::fresh(Name::Account, &names));
+                let_go(None);
+                let this = Self::over(memory);
+                // Relaxed: no other thread knows it yet.
+                this.adopts.store(newest.is_none() && has_buffer, Relaxed);
+                Ok(this)
+            }
+        }
+    }
+
+    /// The account is of the stream of segments that goes on with this sequence. If it was of another one it begins
+    /// anew. Before any thread counts.
+    pub fn belongs_to(&self, stream_id: u128, next_sequence: u64, now_ns: u64) {
+        let is_other = self.memory.since().is_some() && self.memory.stream_id() != stream_id;
+        if is_other {
+            self.memory.restart();
+            // Relaxed: no other thread counts yet.
+            self.adopts.store(true, Relaxed);
+        }
+        if self.memory.since().is_none() {
+            self.memory.begin_account(now_ns, next_sequence, stream_id);
+        }
+    }
+
+    /// The row that events of `identity` are counted in, new or known; kept for as long as the value is held.
+    ///
+    /// Takes a lock; called when a sender is first seen, never for each event.
+    pub fn producer(&self, identity: &Identity) -> Arc<Producer> {
+        let key = key(identity);
+        let mut table = self.table();
+        if let Some(known) = table.known.get(&key) {
+            return Arc::clone(known);
+        }
+        let is_unnamed = *identity == Identity::unnamed();
+        if table.free.is_empty() && !is_unnamed {
+            self.make_room(&mut table);
+        }
+        let Some(row) = (if is_unnamed { None } else { table.free.pop() }) else {
+            return Arc::new(Producer { identity: identity.clone(), row: UNNAMED });
+        };
+        self.memory.begin(row, identity);
+        let producer = Arc::new(Producer { identity: identity.clone(), row });
+        table.known.insert(key, Arc::clone(&producer));
+        producer
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.table)
+    }
+
+    /// Makes room for a quarter of the table at once, so that a flood of new senders pays for the search only now and
+    /// then. Only rows that no sender holds can go, and of which nothing is in memory.
+    fn make_room(&self, table: &mut Table) {
+        let quiet = table.known.values().filter(|producer| Arc::strong_count(producer) == 1);
+        let quiet = quiet.map(|producer| (self.row_of(producer.row, None), producer.row));
+        let mut quiet: Vec<(u64, u32)> =
+            quiet.filter(|(row, _)| row.in_memory() == 0).map(|(row, index)| (row.sent, index)).collect();
+        quiet.sort_unstable();
+        quiet.truncate(PRODUCERS_MAX / 4);
+        let quiet: std::collections::HashSet<u32> = quiet.into_iter().map(|(_, row)| row).collect();
+        table.known.retain(|_, producer| !quiet.contains(&producer.row));
+        for row in quiet {
+            self.memory.fold(row);
+            table.free.push(row);
+        }
+    }
+
+    /// The row in which a writer has counted `identity`: that of the unnamed, if it found no room for it. So both
+    /// sides of each row speak of the same events.
+    pub(super) fn counted_as(&self, identity: &Identity) -> Arc<Producer> {
+        let known = self.table().known.get(&key(identity)).cloned();
+        known.unwrap_or_else(|| Arc::new(Producer { identity: identity.clone(), row: UNNAMED }))
+    }
+
+    /// The same of a source record; None for the unnamed. What is adopted gets a row of its own.
+    pub(super) fn producer_of(&self, record: &Record<'_>, adopts: bool) -> Option<Arc<Producer>> {
+        let known = self.table().known.get(record.payload()).cloned();
+        if known.is_some() || !adopts {
+            return known;
+        }
+        record.as_source().ok().map(|source| self.producer(&Identity::of(&source)))
+    }
+
+    fn row_of(&self, row: u32, identity: Option<Identity>) -> Row {
+        let writers = (READER + 1..self.memory.cells()).map(|cell| self.memory.looked(row, cell));
+        let writers = writers.fold(Tally::default(), Tally::plus);
+        let reader = self.memory.looked(row, READER);
+        let lost: [u64; Cause::COUNT] = std::array::from_fn(|at| writers.lost[at].wrapping_add(reader.lost[at]));
+        let sum = |parts: &[u64]| parts.iter().fold(0_u64, |sum, part| sum.wrapping_add(*part));
+        Row {
+            identity,
+            sent: sum(&[writers.events, writers.lost_total(), reader.adopted_events]),
+            sent_bytes: sum(&[writers.bytes, writers.lost_bytes, reader.adopted_bytes]),
+            stored: reader.events,
+            stored_bytes: reader.bytes,
+            lost,
+        }
+    }
+
+    /// All rows that hold anything; those that are not told apart come last, in one.
+    pub(super) fn rows(&self) -> Vec<Row> {
+        // Held throughout, so that no row changes hands meanwhile.
+        let table = self.table();
+        let mut known: Vec<&Arc<Producer>> = table.known.values().collect();
+        known.sort_unstable_by_key(|producer| producer.row);
+        let row = |producer: &Arc<Producer>| self.row_of(producer.row, Some(producer.identity.clone()));
+        let mut rows: Vec<Row> = known.into_iter().map(row).collect();
+        let mut others = self.row_of(UNNAMED, None);
+        others.add(&self.row_of(FOLDED, None));
+        rows.push(others);
+        rows.retain(|row| !row.is_empty());
+        rows
+    }
+
+    /// The `most` busiest producers, busiest first, and the row of all others if it holds anything.
+    pub fn busiest(&self, most: usize) -> Vec<Row> {
+        let rows = self.rows().into_iter().map(Row::not_behind);
+        let (mut rows, mut others): (Vec<Row>, Vec<Row>) = rows.partition(|row| row.identity.is_some());
+        rows.sort_by_key(|row| std::cmp::Reverse((row.sent, row.lost_total())));
+        let mut sum = others.pop().unwrap_or_default();
+        for row in rows.drain(most.min(rows.len())..) {
+            sum.add(&row);
+        }
+        if sum.sent > 0 {
+            rows.push(sum);
+        }
+        rows
+    }
+
+    /// Sums over all producers, now.
+    pub fn totals(&self) -> Totals {
+        let (rows, withdrawn) = (self.rows(), self.memory.withdrawn());
+        let mut all = Row::default();
+        rows.iter().for_each(|row| all.add(row));
+        let mut all = all.not_behind();
+        all.lost[Cause::Disk as usize] += withdrawn;
+        Totals {
+            received_events: all.sent,
+            received_bytes: all.sent_bytes,
+            persisted_events: all.stored.saturating_sub(withdrawn),
+            persisted_bytes: all.stored_bytes,
+            written_bytes: self.memory.written(),
+            lost: all.lost,
+        }
+    }
+
+    /// Events and payload bytes that one writer has published, as long as their rows were its own.
+    pub fn of_writer(&self, writer: usize) -> (u64, u64) {
+        let cell = READER + 1 + writer;
+        if cell >= self.memory.cells() {
+            return (0, 0);
+        }
+        let table = self.table();
+        let rows = table.known.values().map(|producer| producer.row).chain([UNNAMED, FOLDED]);
+        let sum = rows.map(|row| self.memory.looked(row, cell)).fold(Tally::default(), Tally::plus);
+        (sum.events, sum.bytes)
+    }
+
+    /// When it began, nanoseconds of the wall clock; None until it has.
+    pub fn since_ns(&self) -> Option<u64> {
+        self.memory.since().map(|(time_ns, _)| time_ns)
+    }
+
+    /// Everything, as of the end of one batch if that can be had.
+    pub fn statement(&self) -> Statement {
+        self.memory.turn().consistent(LOOKS_MAX, || Statement {
+            since: self.memory.since(),
+            stream_id: self.memory.stream_id(),
+            next_sequence: self.memory.next_sequence(),
+            withdrawn: self.memory.withdrawn(),
+            rows: self.rows(),
+        })
+    }
+
+    /// A failed sync has taken back `events` events that were persisted. The syncer's thread only.
+    pub fn withdraw(&self, events: u64) {
+        self.memory.add_withdrawn(events);
+    }
+}
+
+fn key(identity: &Identity) -> Box<[u8]> {
+    let record = identity.to_record();
+    // Whole, for it was just written.
+    Record::decode(&record).map_or_else(|_| Box::default(), |(record, _)| record.payload().into())
+}
