@@ -210,7 +210,7 @@ mod tests {
         let mut writer = buffer.writer().unwrap();
         let claim = writer.claim(8).unwrap();
         // The first process died after this note and before its publish; the second after it had made its own memory.
-        let position = claim.position();
+        let position = claim.publish_position();
         drop(claim);
         let newer = left(&OPTIONS, 7, b"of the second process");
         let found = vec![(Name::Halves(2), newer), (Name::Halves(1), memory)];

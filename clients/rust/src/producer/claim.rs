@@ -5,7 +5,9 @@
 
 use std::io;
 
-use super::{CLOSED, Producer, SendError};
+use super::options::SendError;
+use super::state::{CLOSED, Producer};
+use super::waiting::record_length;
 use crate::sys;
 use crate::wire::Event;
 use dbuf_wire::ring::record::{RecordHead, Stamp, kind};
@@ -37,6 +39,26 @@ pub struct Claim<'a> {
     bytes_max: usize,
 }
 
+impl Producer {
+    /// A place for an event of at most this many bytes, to be written into the memory itself: see [`Claim`].
+    ///
+    /// # Errors
+    /// As [`Producer::send`]; the room that is sought is that for `payload_bytes_max`.
+    #[inline]
+    pub fn claim(&mut self, pri: u8, payload_bytes_max: usize) -> Result<Claim<'_>, SendError> {
+        self.claim_event(&Event { pri, ..Event::default() }, payload_bytes_max)
+    }
+
+    /// The same with a tag, fields, or a time; the payload of `event` is not looked at.
+    ///
+    /// # Errors
+    /// As [`Producer::claim`].
+    #[inline]
+    pub fn claim_event(&mut self, event: &Event<'_>, payload_bytes_max: usize) -> Result<Claim<'_>, SendError> {
+        Claim::begin(self, event, payload_bytes_max)
+    }
+}
+
 impl<'a> Claim<'a> {
     #[inline]
     pub(super) fn begin(
@@ -44,7 +66,7 @@ impl<'a> Claim<'a> {
         event: &Event<'_>,
         payload_bytes_max: usize,
     ) -> Result<Self, SendError> {
-        let before = super::waiting::record_length(event, 0);
+        let before = record_length(event, 0);
         let is_fast = producer.fast_for == sys::forks() && producer.is_fine(event, payload_bytes_max);
         let stamp = if is_fast { producer.stamp_fast(event.time_ns) } else { None };
         let reserved = match stamp {

@@ -7,7 +7,7 @@
 use std::io;
 use std::time::Instant;
 
-use super::Book;
+use super::book::Book;
 use super::clock::Moment;
 use super::connection::Connection;
 use crate::wire::{Event, Frame, Head, Level, Welcome, feature};

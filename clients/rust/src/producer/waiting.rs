@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::link::Link;
 use super::options::{LinkKind, SendError, SyncError};
-use super::{ANSWER_WAIT_MAX, ANSWER_WAIT_MIN, Producer};
+use super::state::{ANSWER_WAIT_MAX, ANSWER_WAIT_MIN, Producer};
 use crate::sys;
 use crate::wire::{self, Event, FIELDS_LENGTH_BYTES, Frame};
 use dbuf_wire::ring::want;
