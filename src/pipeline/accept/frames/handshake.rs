@@ -15,7 +15,7 @@ pub(crate) const HANDSHAKE_BYTES_MAX: usize = MAGIC.len() + HEAD_BYTES + CONTROL
 /// What [`handshake`] made of a connection's first bytes.
 #[derive(Debug)]
 pub enum Handshake {
-    /// The magic and HELLO are not whole; they never take more than [`frame_bytes_max`] and the magic.
+    /// The magic and HELLO are not whole; they never take more than [`super::session::frame_bytes_max`] and the magic.
     More,
     /// The session, with its WELCOME in the outbox.
     Open {
