@@ -48,7 +48,7 @@ impl InheritedBuffers {
             match DoubleBuffer::of_previous(&memory, writers_max) {
                 Ok(buffer) => this.found.push((name, buffer)),
                 Err(error) => {
-                    tracing::error!(%error, "events that the previous process had in memory and not in a file are lost");
+                    tracing::error!(%error, "events that only the memory of the previous process held are lost");
                     this.is_unreadable = true;
                     store.remove(&name.to_string());
                 }

@@ -89,7 +89,8 @@ pub enum StartError {
     Writers(#[from] TooManyWriters),
     /// The largest event would never fit.
     #[error(
-        "ingest.max_event of {max_event_bytes} bytes does not fit: the buffer takes at most {limit_bytes}; make one smaller or the other larger"
+        "ingest.max_event of {max_event_bytes} bytes does not fit: the buffer takes at most {limit_bytes}; \
+         make one smaller or the other larger"
     )]
     MaxEvent {
         /// What was asked for.

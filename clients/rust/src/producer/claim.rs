@@ -1,7 +1,7 @@
 //! An event that is written where it will lie: a place in the memory, filled bit by bit, published at once.
 //!
-//! Enters: bytes. Leaves: an event of as many bytes as there were. The producer's thread; there is one claim at a time, for it
-//! borrows the producer. What can fail: more bytes than were claimed.
+//! Enters: bytes. Leaves: an event of as many bytes as there were. The producer's thread; there is one claim at a time,
+//! for it borrows the producer. What can fail: more bytes than were claimed.
 
 use std::io;
 
@@ -13,8 +13,8 @@ use crate::wire::Event;
 use dbuf_wire::ring::record::{RecordHead, Stamp, kind};
 use dbuf_wire::ring::{Bell, NoRoom, Reserved};
 
-/// A place for one event. What is written to it lies in the ring, and is an event once it is [published](Claim::publish);
-/// a claim that is dropped has never been.
+/// A place for one event. What is written to it lies in the ring, and is an event once it is
+/// [published](Claim::publish); a claim that is dropped has never been.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,7 +1,7 @@
 //! The link to the daemon: how it is made, by steps none of which waits, and how its end is noticed.
 //!
-//! Enters: a path, and what the daemon says. Leaves: a link, or the reason why there is none. The producer's thread. What can
-//! fail: everything; then the memory stays as it is, and a later call tries again.
+//! Enters: a path, and what the daemon says. Leaves: a link, or the reason why there is none. The producer's thread.
+//! What can fail: everything; then the memory stays as it is, and a later call tries again.
 //!
 //! | link, phase | what has come | then |
 //! |---|---|---|
@@ -33,8 +33,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 const LOOK_MIN: Duration = Duration::from_millis(10);
 
 impl Producer {
-    /// Does what is to be done for the link: connects, if it is time to; reads what the daemon has said; writes frames. Never
-    /// waits. Every call does as much where it is not on its fast path; only who sends rarely, and has no ring, needs this.
+    /// Does what is to be done for the link: connects, if it is time to; reads what the daemon has said; writes frames.
+    /// Never waits. Every call does as much where it is not on its fast path; only who sends rarely, and has no ring,
+    /// needs this.
     pub fn tend(&mut self) {
         self.tend_for(Duration::ZERO);
     }

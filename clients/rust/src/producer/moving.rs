@@ -1,7 +1,7 @@
 //! To go over to a ring: what waits in the memory is moved into it, in order, and then it is the memory.
 //!
-//! Enters: what a GRANT has brought. Leaves: the ring. The producer's thread. What can fail: a ring that is none; then the link
-//! ends, and the memory stays as it is.
+//! Enters: what a GRANT has brought. Leaves: the ring. The producer's thread. What can fail: a ring that is none; then
+//! the link ends, and the memory stays as it is.
 
 use super::clock::{Moment, Stamping};
 use super::link::{Link, RingLink};
@@ -46,8 +46,8 @@ impl Producer {
         }
     }
 
-    /// Moves what no daemon has into `ring`, which is empty and as large as the memory that it replaces. Whether its bell is to
-    /// be rung.
+    /// Moves what no daemon has into `ring`, which is empty and as large as the memory that it replaces. Whether its
+    /// bell is to be rung.
     fn move_to(&mut self, mut ring: RingProducer) -> bool {
         let Link::Framed(framed) = &self.link else { return false };
         let (mut at, first, now) = (framed.at, framed.number, Moment::now());

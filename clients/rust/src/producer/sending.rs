@@ -35,7 +35,8 @@ impl Producer {
         self.send_slowly(event, timeout, true)
     }
 
-    /// Sends an event if there is room, and never waits. Where there is none, nothing is counted: the caller has the event.
+    /// Sends an event if there is room, and never waits. Where there is none, nothing is counted: the caller has the
+    /// event.
     ///
     /// # Errors
     /// As [`Producer::send`].

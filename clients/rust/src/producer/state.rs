@@ -28,11 +28,11 @@ pub(super) const ANSWER_WAIT_MIN: Duration = Duration::from_millis(10);
 /// The same, at most.
 pub(super) const ANSWER_WAIT_MAX: Duration = Duration::from_millis(250);
 
-/// Sends events to dbufd: through a ring of shared memory, in some 20 ns and without a system call; where there is no ring, by
-/// frames. While there is no daemon it keeps them.
+/// Sends events to dbufd: through a ring of shared memory, in some 20 ns and without a system call; where there is no
+/// ring, by frames. While there is no daemon it keeps them.
 ///
-/// One thread has one producer; it may be handed to another. Nothing is done behind its back: what a link needs is done by
-/// the calls, and a program that sends rarely where there is no ring may call [`Producer::tend`] in between.
+/// One thread has one producer; it may be handed to another. Nothing is done behind its back: what a link needs is done
+/// by the calls, and a program that sends rarely where there is no ring may call [`Producer::tend`] in between.
 ///
 /// ```no_run
 /// use dbuf_client::{Producer, ProducerOptions};
@@ -154,8 +154,8 @@ impl Producer {
         self.payload_bytes_max
     }
 
-    /// Ends this producer. What lies in a ring is the daemon's by now; what waits elsewhere is written if that can be done
-    /// within `close_wait`. Dropping it does the same, but cannot say how many events are left behind.
+    /// Ends this producer. What lies in a ring is the daemon's by now; what waits elsewhere is written if that can be
+    /// done within `close_wait`. Dropping it does the same, but cannot say how many events are left behind.
     ///
     /// # Errors
     /// The number of events that no daemon has been given.
