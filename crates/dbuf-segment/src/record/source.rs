@@ -71,7 +71,8 @@ pub struct Source<'a> {
     pub tag: &'a [u8],
     /// The command's name, from the kernel; empty if unknown. At most [`COMM_BYTES_MAX`](super::COMM_BYTES_MAX) bytes.
     pub comm: &'a [u8],
-    /// The systemd unit, from the kernel's cgroup; empty if none. At most [`UNIT_BYTES_MAX`](super::UNIT_BYTES_MAX) bytes.
+    /// The systemd unit, from the kernel's cgroup; empty if none. At most [`UNIT_BYTES_MAX`](super::UNIT_BYTES_MAX)
+    /// bytes.
     pub unit: &'a [u8],
 }
 
