@@ -67,8 +67,10 @@ impl Name {
     }
 
     fn numbered(text: &str) -> Option<Self> {
+        /// What stands before the number and behind it, and the name that the three are.
+        type Kind = (&'static str, &'static str, fn(u32) -> Name);
         let number = |prefix: &str, suffix: &str| text.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok();
-        let kinds: [(&str, &str, fn(u32) -> Self); 7] = [
+        let kinds: [Kind; 7] = [
             ("halves-", "", Self::Halves),
             ("account-", "", Self::Account),
             ("desk", "", Self::ReceiveBuffer),
