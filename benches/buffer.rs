@@ -29,10 +29,10 @@ const SLOTS_FEW: usize = 1 << 10;
 /// What one read of a socket may well bring.
 const EVENTS_A_CLAIM: usize = 64;
 const ROUNDS: usize = 7;
-/// How long a reader waits for company.
+/// How long a reader waits for more.
 const LINGER: Duration = Duration::from_millis(2);
 
-/// Runs so many writers with so many events each.
+/// Runs this many writers with this many events each.
 type Run = fn(writers: usize, events_each: usize) -> Duration;
 
 /// One line of the table.

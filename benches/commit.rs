@@ -16,7 +16,7 @@ use dbuf_client::{Client, ClientOptions};
 
 const EVENT_BYTES: usize = 100;
 const THREADS: [usize; 3] = [1, 8, 32];
-/// What is asked of eight threads: so many times the rate of one fdatasync an event, and so many times its time at most.
+/// What is asked of eight threads: this many times the rate of one fdatasync an event, and at most this many times its time.
 const RATE_MIN: f64 = 4.0;
 const WAIT_MAX: f64 = 2.0;
 

@@ -4,7 +4,7 @@
 //! `cargo bench --features harness --bench instructions`             counts, and compares with benches/instructions.tsv
 //! `cargo bench --features harness --bench instructions -- --accept` counts, and writes that file
 //!
-//! Each path is run twice under `valgrind --tool=callgrind`, with so many events and with three times as many; the difference is
+//! Each path is run twice under `valgrind --tool=callgrind`, with N events and with three times as many; the difference is
 //! what the events cost, without the program's start. A count that is more than [`MARGIN`] off fails: above, the path has become
 //! slower; below, the file is to follow, or it would hide the next step back. Another compiler, another C library (its copies are
 //! counted, too) and another kind of processor, for which that chooses other copies, count otherwise: where they are not those of the file the
@@ -36,7 +36,7 @@ const LINES_A_READ: usize = 500;
 const EVENTS_A_LOOK: usize = 250;
 const PAYLOAD: [u8; 99] = [b'x'; 99];
 
-/// Runs so many events through a path.
+/// Runs this many events through a path.
 type Path = fn(events: usize);
 
 const PATHS: [(&str, Path); 7] = [
@@ -45,7 +45,7 @@ const PATHS: [(&str, Path); 7] = [
     ("datagrams: one syslog message into the half", datagrams),
     ("ring: send, and from the ring into the half", ring),
     ("ring: send alone", send),
-    ("reader: census and checksum", summary),
+    ("reader: summary and checksum", summary),
     ("records: decode", decode),
 ];
 

@@ -155,7 +155,7 @@ fn cpu_seconds(pid: u32) -> f64 {
     fields[11..13].iter().map(|n| n.parse::<f64>().expect("ticks")).sum::<f64>() / 100.0
 }
 
-/// Memory that a virtual machine's host took back is slow at its first touch, and whoever runs first after it was given
+/// Memory that a virtual machine's host took back is slow at its first touch, and the first to run after it was given
 /// back pays for all. So before each run more memory is touched, as a file's, than any run takes.
 fn warm(folder: &Path) {
     let path = folder.join("warm");

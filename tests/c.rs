@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use dbuf_wire::frames::{Code, Event, Fault, Frame, Level, MAGIC, Welcome, feature, fields};
-use dbuf_wire::ring::record::{self, HEAD_BYTES, Head, Stamp};
+use dbuf_wire::ring::record::{self, HEAD_BYTES, RecordHead, Stamp};
 use dbuf_wire::ring::{Memory, Position, RingConsumer, flag, state, want};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::Value;
@@ -306,14 +306,14 @@ struct Ring {
 }
 
 impl Ring {
-    /// Takes at most so many events of those that are there.
+    /// Takes at most this many events of those that are there.
     fn take(&mut self, events_max: usize) -> Vec<Owned> {
         let waiting = self.consumer.look().expect("an honest client") as usize;
         let mut bytes = vec![0; waiting];
         self.consumer.copy(0, &mut bytes);
         let (mut at, mut events) = (0, Vec::new());
         while at < waiting && events.len() < events_max {
-            let head = Head::of_bytes(bytes[at..at + HEAD_BYTES].try_into().expect("so many bytes"));
+            let head = RecordHead::of_bytes(bytes[at..at + HEAD_BYTES].try_into().expect("a head"));
             if head.kind != record::kind::PAD {
                 let body = &bytes[at + HEAD_BYTES..][..head.length as usize];
                 let time_ns = match head.stamp {
@@ -605,7 +605,7 @@ fn events_are_stamped_with_ticks_only_where_the_ring_allows_it_and_not_at_all_if
         let mut head = [0; HEAD_BYTES];
         ring.consumer.copy(0, &mut head);
         ring.take_all();
-        Head::of_bytes(&head).stamp
+        RecordHead::of_bytes(&head).stamp
     };
     let fake = Fake::new();
     let mut driver = Driver::new();
@@ -707,7 +707,7 @@ fn events_are_kept_without_a_daemon_and_delivered_when_one_comes() {
     assert_eq!(events[50].payload, b"kept");
     assert_eq!(events[49].number(), 50);
     assert!(events.iter().all(|event| event.time_ns > 0), "they have the time at which they were sent");
-    assert_eq!(ring.consumer.losses(), Ok((1, 1000)), "the daemon is told of what found no room");
+    assert_eq!(ring.consumer.losses(), Ok((1, 1000)), "the daemon learns what found no room");
     driver.ok("send 9");
     assert_eq!(ring.numbers(), [51 + kept]);
 }

@@ -127,7 +127,7 @@ impl Verifier {
 }
 
 #[test]
-fn the_verifier_of_the_comparison_sees_what_is_missing_doubled_swapped_or_bent() {
+fn the_verifier_of_the_comparison_sees_what_is_missing_doubled_swapped_or_altered() {
     if !is_there("cc") {
         return;
     }
@@ -156,10 +156,10 @@ fn the_verifier_of_the_comparison_sees_what_is_missing_doubled_swapped_or_bent()
     mixed.rotate_left(Verifier::EVENTS);
     verifier.expect(&mixed, 0, 0, 0, 0);
 
-    let mut bent = whole.clone();
-    let middle = bent[17].len() / 2;
-    bent[17][middle] = b'!';
-    verifier.expect(&bent, 1, 0, 0, 1);
+    let mut altered = whole.clone();
+    let middle = altered[17].len() / 2;
+    altered[17][middle] = b'!';
+    verifier.expect(&altered, 1, 0, 0, 1);
 
     // A line that nobody sent; between other bytes it is nothing.
     let mut alien = whole.clone();

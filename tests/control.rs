@@ -262,13 +262,13 @@ fn at_a_terminal_it_says_where_it_listens_and_how_to_send_and_look() {
 }
 
 #[test]
-fn a_dead_daemons_sockets_are_taken_over_and_a_living_strangers_are_not() {
+fn a_dead_daemons_sockets_are_taken_over_and_those_of_a_living_process_are_not() {
     let home = Home::new();
     home.start(&[]).kill();
     assert!(home.socket("stream.sock").exists(), "kill -9 leaves the file");
     drop(home.start(&[]));
     fs::remove_file(home.socket("dgram.sock")).expect("a file");
-    let _stranger = UnixDatagram::bind(home.socket("dgram.sock")).expect("a socket");
+    let _other = UnixDatagram::bind(home.socket("dgram.sock")).expect("a socket");
     let [segments, run] = [home.segments(), home.path("run")].map(|p| p.to_str().unwrap().to_owned());
     let output = dbufd(&["--config", "/dev/null", "--directory", &segments, "--runtime", &run]);
     assert_eq!(output.status.code(), Some(1));

@@ -98,7 +98,7 @@ fn numbered(prefix: &str, numbers: std::ops::Range<u64>) -> Vec<String> {
     numbers.map(|number| format!("{prefix} {number}")).collect()
 }
 
-/// Sends so many lines, and has them made durable. What a client has sent is not accepted yet, so a sync alone would
+/// Sends this many lines, and has them made durable. What a client has sent is not accepted yet, so a sync alone would
 /// cover whatever the daemon has read by then.
 fn send_durably(home: &Home, numbers: std::ops::Range<u64>) {
     let events = numbers.end - numbers.start;

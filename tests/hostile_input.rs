@@ -68,7 +68,7 @@ fn garbage_is_kept_as_text_and_hurts_nobody() {
     let raw = home.ctl(&["cat", "-o", "raw"]).stdout;
     let payload: Vec<u8> = garbage.iter().copied().filter(|b| *b != b'\n').collect();
     let payload = [payload, binary.clone(), binary].concat();
-    assert!(raw == payload, "not a byte is bent: {} and {} bytes", raw.len(), payload.len());
+    assert!(raw == payload, "the bytes are unchanged: {} and {} bytes", raw.len(), payload.len());
     others_never_notice(&home, &mut daemon, "a neighbour");
 }
 

@@ -110,9 +110,9 @@ fn events_of(home: &Home, programs: usize) -> Vec<u64> {
     let mut cat = cat.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut there = vec![0; programs];
     for line in BufReader::new(cat.stdout.take().unwrap()).lines().map(Result::unwrap) {
-        let (number, event) = program::parse(&line).unwrap_or_else(|| panic!("bent: {line}"));
+        let (number, event) = program::parse(&line).unwrap_or_else(|| panic!("altered: {line}"));
         assert_eq!(event, there[number] + 1, "of program {number}: missing, twice, or out of order");
-        assert_eq!(line, program::text(number, event), "bent");
+        assert_eq!(line, program::text(number, event), "altered");
         there[number] = event;
     }
     assert!(matches!(cat.wait().unwrap().code(), Some(0 | 3)));

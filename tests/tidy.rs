@@ -1,7 +1,7 @@
-//! The house rules: what a reviewer would have to look for by hand.
+//! Checks the house rules: what a reviewer would have to look for by hand.
 //!
-//! The wall between the planes, the places where `unsafe` may stand, both ends of each named edge, the words, the
-//! sizes, the reasons beside the dependencies, and that every test which the documents name exists.
+//! The wall between the planes, the places where `unsafe` may stand, both ends of each named edge, the words and the
+//! names, the sizes, the reasons for the dependencies, and that every test which the documents name exists.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,6 +11,12 @@ use std::path::{Path, PathBuf};
 const FILE_LINES_MAX: usize = 500;
 /// Lines that a function may have.
 const FUNCTION_LINES_MAX: usize = 70;
+/// Characters that a line of Rust may have, code and comments alike. A row of a table in a comment cannot be wrapped.
+const COLUMNS_MAX: usize = 120;
+/// Words that docs/GLOSSARY.md may define: more than that is a private language.
+const GLOSSARY_WORDS_MAX: usize = 40;
+/// Parameters that a function may have, as clippy counts them.
+const PARAMETERS_MAX: usize = 7;
 /// Files that are longer all the same. This list may only shrink.
 const LONG_FILES: &[&str] = &[];
 /// Functions that are longer all the same. This list may only shrink.
@@ -22,7 +28,11 @@ const UNSAFE_PLACES: &[&str] = &[
     "crates/dbuf-segment/src/vector.rs",
     "crates/dbuf-wire/src/ring/memory.rs",
     "clients/rust/src/sys.rs",
-    "src/sys/",
+    "src/sys/listen_fds.rs",
+    "src/sys/recvmmsg.rs",
+    "src/sys/sync_file_range.rs",
+    "src/sys/ticks.rs",
+    "src/sys/words.rs",
 ];
 /// The door to atomics and threads.
 const DOOR: &str = "crates/dbuf-sync/";
@@ -35,6 +45,67 @@ const WRONG_WORDS: &[(&str, &str)] = &[
     ("journal entry", "event"),
     ("log message", "event"),
     ("log messages", "events"),
+];
+
+/// A word that may not come back.
+struct Retired {
+    /// Its forms, in lower case. Names are taken apart first: `LayDown` and `lay_down` are "lay down".
+    forms: &'static [&'static str],
+    /// What to write.
+    instead: &'static str,
+    /// Files whose names begin like this; everywhere if there are none.
+    within: &'static [&'static str],
+}
+
+const fn retired(forms: &'static [&'static str], instead: &'static str) -> Retired {
+    Retired { forms, instead, within: &[] }
+}
+
+/// What the daemon's own code and documents may not call by these names; clients use them in another sense.
+const DAEMON: &[&str] = &["src/", "crates/", "docs/", "tests/", "benches/", "README.md", "CONTRIBUTING.md"];
+
+/// Words that needed a dictionary, and those that replaced them (docs/GLOSSARY.md).
+const RETIRED: &[Retired] = &[
+    retired(&["desk", "desks"], "receive buffer; writer handle"),
+    retired(&["lay down", "lays down", "laid down", "laying down", "lay it down", "laid it down"], "publish"),
+    retired(&["pour", "pours", "poured", "pouring"], "publish from an event source"),
+    retired(&["tray", "trays"], "claim encoder"),
+    retired(&["teller", "tellers"], "recorder"),
+    retired(&["census", "censuses"], "batch summary"),
+    retired(&["heritage", "heritages"], "takeover; inherited buffer"),
+    retired(&["bookmark", "bookmarks"], "read position"),
+    retired(&["intake", "intakes"], "writer context"),
+    retired(&["witness", "witnesses"], "publish observer"),
+    retired(&["company"], "group commit; more events; others"),
+    Retired { forms: &["ledger", "ledgers"], instead: "sync queue", within: DAEMON },
+    Retired { forms: &["tap", "taps"], instead: "harness", within: DAEMON },
+    retired(&["forgetful"], "simulated disk"),
+    retired(&["predecessor", "predecessors"], "previous process"),
+    retired(&["successor", "successors"], "next process"),
+    retired(&["so many"], "a number, at most N, this many"),
+    retired(&["whoever"], "the thing's name: the client, the process, the thread"),
+    retired(&["told of"], "reported; learns of"),
+    retired(&["gone on with"], "resumed"),
+    retired(&["stranger", "strangers"], "unknown; another process"),
+    retired(&["patience"], "timeout"),
+    retired(&["for eyes"], "for people"),
+    retired(&["bent"], "altered"),
+];
+
+/// Spellings that systemd's store and memory of earlier versions hold. They cannot change.
+const STORED_SPELLINGS: &[&str] = &[
+    // Names in systemd's store, as code and documents quote them.
+    "`desk0`",
+    "`desk1`",
+    "\"desk0\"",
+    "\"desk1\"",
+    "\"desk3\"",
+    "\"desk12\"",
+    "\"desk\"",
+    "\"desk{index}\"",
+    "`bookmarks`",
+    "\"bookmarks\"",
+    "\"bookmarks c0 c1\"",
 ];
 
 fn root() -> PathBuf {
@@ -82,9 +153,15 @@ fn is_test_file(name: &str) -> bool {
     name.ends_with("/tests.rs") || name.contains("/tests/") || name.ends_with("_tests.rs")
 }
 
-/// The part of a file before its unit tests.
+/// The part of a file before its unit tests and models.
 fn without_tests(text: &str) -> &str {
-    text.find("#[cfg(test)]\nmod tests {").map_or(text, |at| &text[..at])
+    let begins = [
+        "#[cfg(test)]\nmod tests {",
+        "#[cfg(all(test, not(dbuf_loom)))]\nmod tests {",
+        "#[cfg(all(test, dbuf_loom))]\nmod ",
+    ];
+    let at = begins.iter().filter_map(|begin| text.find(begin)).min();
+    at.map_or(text, |at| &text[..at])
 }
 
 fn is_comment(line: &str) -> bool {
@@ -173,6 +250,31 @@ fn every_package_denies_unsafe_and_takes_the_workspace_lints() {
         }
     }
     complain("lints", &found);
+}
+
+#[test]
+fn only_files_that_may_have_unsafe_allow_it_and_programs_deny_it_too() {
+    let mut found = Vec::new();
+    let mut allowed = 0;
+    for (name, text) in sources() {
+        let allows = text.lines().any(|line| !is_comment(line) && line.contains("allow(unsafe_code"));
+        allowed += usize::from(allows);
+        if allows != UNSAFE_PLACES.contains(&name.as_str()) {
+            found.push(format!("{name}: allows unsafe: {allows}"));
+        }
+        if name.starts_with("src/bin/") && !text.contains("\n#![deny(unsafe_code)]\n") {
+            found.push(format!("{name}: no #![deny(unsafe_code)]"));
+        }
+    }
+    complain("unsafe", &found);
+    assert_eq!(allowed, UNSAFE_PLACES.len());
+}
+
+#[test]
+fn clippy_counts_parameters() {
+    let settings = fs::read_to_string(root().join("clippy.toml")).expect("clippy's settings");
+    let wanted = format!("too-many-arguments-threshold = {PARAMETERS_MAX}");
+    assert!(settings.lines().any(|line| line == wanted), "clippy.toml: {wanted}");
 }
 
 /// The crates from the ground up, each with those that it may depend on. The daemon may depend on all of them.
@@ -281,6 +383,160 @@ fn one_word_has_one_meaning() {
         }
     }
     complain("words", &found);
+}
+
+/// A line in lower case, each word between two spaces, names taken apart. Punctuation is a word of its own, so that no
+/// form reaches across it.
+fn words_of(line: &str) -> String {
+    let mut words = String::from(" ");
+    let mut last = ' ';
+    for letter in line.chars() {
+        if letter.is_ascii_uppercase() && last.is_ascii_lowercase() {
+            words.push(' ');
+        }
+        if letter.is_alphabetic() {
+            words.push(letter.to_ascii_lowercase());
+        } else if letter.is_whitespace() || letter.is_ascii_digit() || letter == '_' {
+            words.push(' ');
+        } else {
+            words.push_str(" | ");
+        }
+        last = letter;
+    }
+    words.push(' ');
+    words.split_whitespace().fold(String::from(" "), |all, word| all + word + " ")
+}
+
+/// Everything that people read: code of all languages, scripts, documents, units.
+fn texts() -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for folder in ["src", "crates", "clients", "tests", "benches", "fuzz", "docs", "etc", "systemd", "packaging"] {
+        all.extend(texts_below(&root().join(folder)));
+    }
+    for file in ["README.md", "CONTRIBUTING.md"] {
+        all.push((file.into(), fs::read_to_string(root().join(file)).expect("readable document")));
+    }
+    all
+}
+
+fn texts_below(folder: &Path) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let is_made = ["target", "corpus", "artifacts", "__pycache__", "Cargo.lock"].iter().any(|made| name == *made);
+        if is_made || name.to_string_lossy().starts_with('.') {
+            continue;
+        }
+        if path.is_dir() {
+            all.extend(texts_below(&path));
+        } else if let Ok(text) = fs::read_to_string(&path) {
+            // A golden file is no text, and fails here.
+            all.push((path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned(), text));
+        }
+    }
+    all
+}
+
+#[test]
+fn retired_words_do_not_come_back() {
+    let mut found = Vec::new();
+    let texts = texts();
+    assert!(texts.len() > 300, "the texts were not found");
+    // This file has to name them.
+    for (name, text) in texts.iter().filter(|(name, _)| name != "tests/tidy.rs") {
+        for (at, line) in text.lines().enumerate() {
+            let line = STORED_SPELLINGS.iter().fold(line.to_owned(), |line, spelling| line.replace(spelling, ""));
+            let words = words_of(&line);
+            for Retired { forms, instead, within } in RETIRED {
+                let is_within = within.is_empty() || within.iter().any(|begin| name.starts_with(begin));
+                let form = forms.iter().find(|form| words.contains(&format!(" {form} ")));
+                if let Some(form) = form.filter(|_| is_within) {
+                    found.push(format!("{name}:{}: \"{form}\": write {instead}", at + 1));
+                }
+            }
+        }
+    }
+    complain("retired words", &found);
+}
+
+#[test]
+fn retired_words_are_found_in_every_spelling() {
+    for line in ["a Desk", "lay_down(", "LayDown", "desk0", "is laid down.", "StreamTap", "SO MANY", "DESK_BYTES"] {
+        let words = words_of(line);
+        let mut forms = RETIRED.iter().flat_map(|retired| retired.forms);
+        assert!(forms.any(|form| words.contains(&format!(" {form} "))), "{line}");
+    }
+    for line in ["desktop", "tape", "accompany", "delay down", "absent", "someone"] {
+        let words = words_of(line);
+        let mut forms = RETIRED.iter().flat_map(|retired| retired.forms);
+        assert!(!forms.any(|form| words.contains(&format!(" {form} "))), "{line}");
+    }
+}
+
+#[test]
+fn the_glossary_is_short_and_says_each_word_once() {
+    let text = fs::read_to_string(root().join("docs/GLOSSARY.md")).expect("a glossary");
+    let entries: Vec<&str> = text.lines().filter(|line| line.starts_with("* ")).collect();
+    let mut words: Vec<&str> =
+        entries.iter().filter_map(|line| line.strip_prefix("* **")?.split("**").next()).collect();
+    assert_eq!(words.len(), entries.len(), "an entry begins with its word");
+    assert!((20..=GLOSSARY_WORDS_MAX).contains(&words.len()), "{} words", words.len());
+    words.sort_unstable();
+    words.dedup();
+    assert_eq!(words.len(), entries.len(), "a word is explained twice");
+    let long = entries.iter().filter(|line| line.chars().count() > COLUMNS_MAX);
+    complain("an entry is one line", &long.map(ToString::to_string).collect::<Vec<_>>());
+}
+
+/// The public types that a file declares, outside of its tests.
+fn types_of(text: &str) -> impl Iterator<Item = &str> {
+    without_tests(text).lines().filter(|line| !is_comment(line)).filter_map(|line| {
+        let mut words = line.trim_start().strip_prefix("pub ")?.split_whitespace();
+        let is_type = words.next().is_some_and(|word| ["struct", "enum", "trait", "union", "type"].contains(&word));
+        let name = words.next().filter(|_| is_type)?;
+        name.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next()
+    })
+}
+
+#[test]
+fn no_two_public_types_of_a_crate_have_one_name() {
+    let mut by_crate: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
+    for (name, text) in sources() {
+        if is_test_file(&name) || name.ends_with("/models.rs") {
+            continue;
+        }
+        let of_crate = by_crate.entry(name.split("src/").next().unwrap_or_default().to_string()).or_default();
+        for declared in types_of(&text) {
+            let files = of_crate.entry(declared.to_string()).or_default();
+            // A file may declare one type twice, for the models and for everything else.
+            if files.last() != Some(&name) {
+                files.push(name.clone());
+            }
+        }
+    }
+    assert!(by_crate.len() > 4 && by_crate.values().all(|types| !types.is_empty()), "the types were not found");
+    let types = by_crate.into_values().flatten();
+    let found: Vec<String> = types
+        .filter(|(_, files)| files.len() > 1)
+        .map(|(declared, files)| format!("{declared}: {}", files.join(", ")))
+        .collect();
+    complain("two public types of one name", &found);
+}
+
+#[test]
+fn lines_of_rust_fit_the_screen() {
+    let mut found = Vec::new();
+    let rust = texts().into_iter().filter(|(name, _)| name.ends_with(".rs"));
+    for (name, text) in rust {
+        for (at, line) in text.lines().enumerate() {
+            let is_row = is_comment(line) && line.trim_start_matches(['/', '!', ' ']).starts_with('|');
+            let columns = line.chars().count();
+            if columns > COLUMNS_MAX && !is_row {
+                found.push(format!("{name}:{}: {columns} columns", at + 1));
+            }
+        }
+    }
+    complain("long lines", &found);
 }
 
 #[test]

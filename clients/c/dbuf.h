@@ -418,7 +418,7 @@ DBUF__ONCE dbuf__process_state dbuf__process = {
     0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, PTHREAD_ONCE_INIT, PTHREAD_ONCE_INIT, 0, 0, {NULL, NULL, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
 DBUF__ONCE DBUF__THREAD dbuf_producer *dbuf__own = NULL;
 
-/* An event's parts as they are laid down. */
+/* An event's parts as they are written. */
 typedef struct dbuf__parts {
     int pri;
     const void *payload;
@@ -436,7 +436,7 @@ enum { DBUF__WAIT_AS_OPTIONS = -1, DBUF__WAIT_NOT_AND_DO_NOT_COUNT = -2 };
 DBUF__FUNCTION int dbuf__send_parts(dbuf_producer *p, dbuf__parts *parts, int wait_ms);
 DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t glance_time);
 DBUF__FUNCTION void dbuf__lose_link(dbuf_producer *p, const char *why);
-DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int patience_ms);
+DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int timeout_ms);
 
 /* ------------------------------------------------------------------------------------------------------------------------
  * The fast path
@@ -543,8 +543,8 @@ DBUF__INLINE int dbuf_send_within(dbuf_producer *producer, int pri, const void *
 #define DBUF__STEADY_NS (1000 * DBUF__MS)        /* a link that lived so long was none of those failures */
 #define DBUF__ANSWER_NS (10000 * DBUF__MS)       /* the longest that an answer to HELLO or RING may take */
 #define DBUF__SLICE_MS 100                       /* the longest sleep before the link is looked at again */
-#define DBUF__OPEN_PATIENCE_MS 250               /* how long a call waits for a daemon's answer */
-#define DBUF__DROP_PATIENCE_MS 10                /* the same of a send that is not to wait */
+#define DBUF__OPEN_TIMEOUT_MS 250               /* how long a call waits for a daemon's answer */
+#define DBUF__DROP_TIMEOUT_MS 10                /* the same of a send that is not to wait */
 #define DBUF__MAX_EVENT_ASSUMED 65536
 
 DBUF__FUNCTION void dbuf__say(dbuf_producer *p, const char *format, ...) DBUF__PRINTF(2, 3);
@@ -658,7 +658,7 @@ DBUF__FUNCTION void dbuf__set_quick(dbuf_producer *p) {
         p->quick_bytes = dbuf__min(p->max_event, p->capacity / 2 - DBUF__RECORD_HEAD_BYTES);
 }
 
-/* Finds room for a record with so many bytes after its head: where it begins, and where it ends. A pad goes before it where it
+/* Finds room for a record with this many bytes after its head: where it begins, and where it ends. A pad goes before it where it
  * would reach beyond the end of the data. 0 if there is no room now; nothing is changed then. */
 DBUF__FUNCTION int dbuf__find_room(dbuf_producer *p, uint64_t length, uint64_t *at, uint64_t *end) {
     uint64_t record = dbuf__record_bytes(length), to_end = p->capacity - (p->head & (p->capacity - 1));
@@ -669,7 +669,7 @@ DBUF__FUNCTION int dbuf__find_room(dbuf_producer *p, uint64_t length, uint64_t *
     return *end - p->tail <= p->capacity;
 }
 
-/* Begins the record that was found room for: whoever finds this process dead sees that it was in the middle of one. */
+/* Begins the record that was found room for: a daemon that finds this process dead sees that it was in the middle of one. */
 DBUF__FUNCTION void dbuf__begin_record(dbuf_producer *p, uint64_t at, uint64_t end) {
     __atomic_store_n(&p->words->writing, end, __ATOMIC_RELAXED);
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -909,7 +909,7 @@ DBUF__FUNCTION size_t dbuf__gather(dbuf_producer *p, struct iovec *out, uint8_t 
     return pieces;
 }
 
-/* So many bytes of what was gathered are written. */
+/* This many bytes of what was gathered are written. */
 DBUF__FUNCTION void dbuf__sent(dbuf_producer *p, size_t bytes) {
     p->send_done += bytes;
     while (p->send_at != p->head) {
@@ -1360,8 +1360,8 @@ DBUF__FUNCTION void dbuf__lose_link(dbuf_producer *p, const char *why) {
 
 DBUF__INLINE int dbuf__has_link(const dbuf_producer *p) { return p->stage == DBUF__RING || p->stage == DBUF__FRAMES; }
 
-/* Does what is due on the link. Only a connection that it makes itself is waited for, at most patience_ms. */
-DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int patience_ms) {
+/* Does what is due on the link. Only a connection that it makes itself is waited for, at most timeout_ms. */
+DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int timeout_ms) {
     uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns;
     if (p->stage == DBUF__RING && now_ns - p->looked_ns >= DBUF__LOOK_EVERY_NS) {
         p->looked_ns = now_ns;
@@ -1370,7 +1370,7 @@ DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int patience_ms) {
     if (p->stage == DBUF__FRAMES) dbuf__pump_frames(p);
     if (p->stage == DBUF__DOWN && now_ns >= p->retry_at_ns) {
         dbuf__connect(p, now_ns);
-        until_ns += (uint64_t)patience_ms * DBUF__MS;
+        until_ns += (uint64_t)timeout_ms * DBUF__MS;
     }
     while (p->stage == DBUF__HELLO || p->stage == DBUF__ASKED) {
         struct pollfd wait = {p->fd, POLLIN, 0};
@@ -1385,10 +1385,10 @@ DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int patience_ms) {
 }
 
 /* How long a send may wait for a daemon's answer. */
-DBUF__INLINE int dbuf__patience_ms(const dbuf_producer *p, int wait_ms) {
+DBUF__INLINE int dbuf__timeout_ms(const dbuf_producer *p, int wait_ms) {
     if (wait_ms == DBUF__WAIT_NOT_AND_DO_NOT_COUNT) return 0;
     if (wait_ms == DBUF__WAIT_AS_OPTIONS) wait_ms = p->wait_ms;
-    return wait_ms == 0 ? DBUF__DROP_PATIENCE_MS : (int)dbuf__min((uint64_t)wait_ms, DBUF__OPEN_PATIENCE_MS);
+    return wait_ms == 0 ? DBUF__DROP_TIMEOUT_MS : (int)dbuf__min((uint64_t)wait_ms, DBUF__OPEN_TIMEOUT_MS);
 }
 
 /* After a publish on a ring: rings the bell if that is due, and sees now and then whether anybody is there. */
@@ -1398,7 +1398,7 @@ DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64
     if (dbuf__is_bell_due(p, state)) {
         dbuf__ring_bell(p);
         p->looked_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
-        dbuf__receive(p); /* whoever is rung for is still there */
+        dbuf__receive(p); /* the daemon that is rung for is still there */
     }
     if (p->stage == DBUF__RING && glance_time - p->glanced >= p->glance_every) {
         /* A daemon that was killed while it was awake rings no bell and takes nothing: then, and only then, the connection says
@@ -1412,7 +1412,7 @@ DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64
         p->seen_at_glance = tail;
         dbuf__set_quick(p);
     }
-    if (p->stage == DBUF__DOWN) dbuf__tend(p, dbuf__patience_ms(p, DBUF__WAIT_AS_OPTIONS));
+    if (p->stage == DBUF__DOWN) dbuf__tend(p, dbuf__timeout_ms(p, DBUF__WAIT_AS_OPTIONS));
     errno = saved;
 }
 
@@ -1564,7 +1564,7 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     } else p->name_bytes = (uint8_t)dbuf__program_name(p->name, sizeof p->name);
     error = dbuf__begin(p);
     dbuf__enlist(p);
-    if (error == 0) dbuf__tend(p, DBUF__OPEN_PATIENCE_MS);
+    if (error == 0) dbuf__tend(p, DBUF__OPEN_TIMEOUT_MS);
     if (error == 0 && p->fail_when_down && !dbuf__has_link(p)) error = DBUF_ERR_NO_DAEMON;
     if (error == 0) *producer = p;
     else dbuf__free(p);
@@ -1616,7 +1616,7 @@ DBUF__FUNCTION int dbuf__measure(dbuf__parts *e) {
     return 1;
 }
 
-/* Everything before an event can be written: a place for it and for so many bytes of payload, and `spare` behind these. */
+/* Everything before an event can be written: a place for it and for this many bytes of payload, and `spare` behind these. */
 DBUF__FUNCTION int dbuf__make_room(dbuf_producer *p, dbuf__parts *e, size_t payload_bytes, size_t spare, int wait_ms, uint64_t *at,
                                    uint64_t *end) {
     uint64_t length;
@@ -1624,7 +1624,7 @@ DBUF__FUNCTION int dbuf__make_room(dbuf_producer *p, dbuf__parts *e, size_t payl
     if (error != 0) return error;
     if (p->claim_is_open) return dbuf__fail(p, DBUF_ERR_CLAIM);
     if (payload_bytes == 0 || !dbuf__measure(e)) return dbuf__fail(p, DBUF_ERR_INVALID);
-    if (!dbuf__has_link(p)) dbuf__tend(p, dbuf__patience_ms(p, wait_ms));
+    if (!dbuf__has_link(p)) dbuf__tend(p, dbuf__timeout_ms(p, wait_ms));
     if (!dbuf__has_link(p) && p->fail_when_down) return DBUF_ERR_NO_DAEMON;
     if (payload_bytes > p->max_event) dbuf__set_quick(p); /* the daemon may take larger ones by now */
     length = dbuf__before_payload(e) + (uint64_t)payload_bytes + spare;
@@ -1811,7 +1811,7 @@ DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms) {
         return error;
     }
     wanted = p->events;
-    dbuf__tend(p, (int)dbuf__min((uint64_t)(timeout_ms > 0 ? timeout_ms : 0), DBUF__OPEN_PATIENCE_MS));
+    dbuf__tend(p, (int)dbuf__min((uint64_t)(timeout_ms > 0 ? timeout_ms : 0), DBUF__OPEN_TIMEOUT_MS));
     for (;;) {
         uint32_t turn;
         uint64_t now_ns;

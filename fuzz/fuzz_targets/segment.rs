@@ -42,7 +42,7 @@ fn events(mut run: &[u8]) -> u32 {
     events
 }
 
-/// A segment of one batch with so many runs, whose records are hostile.
+/// A segment of one batch with this many runs, whose records are hostile.
 fn as_records(runs: usize, bytes: &[u8]) {
     let mut content = bytes.to_vec();
     content.resize(content.len().next_multiple_of(8), 0);

@@ -151,7 +151,7 @@ impl Daemon {
             self.files.set_access(new.ingest.socket_mode, group).context("cannot change who may send")?;
         }
         self.accept.set_max_event_bytes(new.ingest.max_event_bytes);
-        self.drain.handle().command(drain::Command::Reconfigure(Box::new(drain_settings(new))));
+        self.drain.handle().command(drain::ReaderCommand::Reconfigure(Box::new(drain_settings(new))));
         Ok(())
     }
 

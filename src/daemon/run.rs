@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use super::lifecycle::{Daemon, Ended, Live, Parts};
 use super::log::Log;
 use super::reload::Change;
-use super::server::{self, Answer, Answers, Command};
+use super::server::{self, Answer, Answers, ControlCommand};
 use super::service::{Manager, STOP_STEP};
 use super::signals::{Installed, Signal, Signals};
 use super::{account, banner};
@@ -86,7 +86,7 @@ async fn until_the_end(serving: Serving) -> Result<(Ended, String)> {
                 // The log has the outcome.
                 tokio::spawn(reload(Arc::clone(&shared)));
             }
-            Signal::Rotate => shared.live.reader().command(drain::Command::Rotate(Box::new(|done| match done {
+            Signal::Rotate => shared.live.reader().command(drain::ReaderCommand::Rotate(Box::new(|done| match done {
                 Ok(()) => tracing::info!("began a new segment"),
                 Err(error) => tracing::error!("{error}"),
             }))),
@@ -183,16 +183,18 @@ fn answers(shared: &Arc<Shared>) -> Answers {
     Arc::new(move |command| answer(Arc::clone(&shared), command))
 }
 
-fn answer(shared: Arc<Shared>, command: Command) -> Answer {
+fn answer(shared: Arc<Shared>, command: ControlCommand) -> Answer {
     Box::pin(async move {
         match command {
-            Command::Ping => Ok(ping(&shared)),
-            Command::Config => Ok(json!({"toml": keys::render(&shared.config())})),
-            Command::Stats => serde_json::to_value(shared.live.figures.take()).map_err(|error| error.to_string()),
-            Command::Account => Ok(account::to_json(&shared.live.figures.counters.account.statement())),
-            Command::Rotate => ask_reader(&shared, drain::Command::Rotate).await,
-            Command::Sync => ask_reader(&shared, drain::Command::Sync).await,
-            Command::Reload => reload(shared).await,
+            ControlCommand::Ping => Ok(ping(&shared)),
+            ControlCommand::Config => Ok(json!({"toml": keys::render(&shared.config())})),
+            ControlCommand::Stats => {
+                serde_json::to_value(shared.live.figures.take()).map_err(|error| error.to_string())
+            }
+            ControlCommand::Account => Ok(account::to_json(&shared.live.figures.counters.account.statement())),
+            ControlCommand::Rotate => ask_reader(&shared, drain::ReaderCommand::Rotate).await,
+            ControlCommand::Sync => ask_reader(&shared, drain::ReaderCommand::Sync).await,
+            ControlCommand::Reload => reload(shared).await,
         }
     })
 }
@@ -209,7 +211,7 @@ fn ping(shared: &Shared) -> Value {
     })
 }
 
-async fn ask_reader(shared: &Shared, command: fn(drain::Reply) -> drain::Command) -> Result<Value, String> {
+async fn ask_reader(shared: &Shared, command: fn(drain::Reply) -> drain::ReaderCommand) -> Result<Value, String> {
     let (done, answer) = oneshot::channel();
     let reply = Box::new(move |result| {
         // The client may have gone. The reader has done its part all the same.

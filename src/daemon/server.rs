@@ -40,7 +40,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// What dbufctl may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Command {
+pub enum ControlCommand {
     /// All counters.
     Stats,
     /// What became of each producer's events.
@@ -57,7 +57,7 @@ pub enum Command {
     Config,
 }
 
-impl Command {
+impl ControlCommand {
     fn changes_the_daemon(self) -> bool {
         matches!(self, Self::Rotate | Self::Reload)
     }
@@ -65,20 +65,20 @@ impl Command {
 
 #[derive(Deserialize)]
 struct Request {
-    command: Command,
+    command: ControlCommand,
 }
 
 /// An answer in progress: data, or one line that says what failed.
 pub(super) type Answer = Pin<Box<dyn Future<Output = Result<Value, String>> + Send>>;
 
 /// The function that answers.
-pub(super) type Answers = Arc<dyn Fn(Command) -> Answer + Send + Sync>;
+pub(super) type Answers = Arc<dyn Fn(ControlCommand) -> Answer + Send + Sync>;
 
 /// Parses a request.
 ///
 /// # Errors
 /// One line that says what a request looks like.
-pub fn parse_request(line: &[u8]) -> Result<Command, String> {
+pub fn parse_request(line: &[u8]) -> Result<ControlCommand, String> {
     let request: Result<Request, _> = serde_json::from_slice(line);
     request.map(|request| request.command).map_err(|error| {
         let why = error.to_string().replace(char::is_control, " ");
@@ -192,9 +192,9 @@ mod tests {
             let answers: Answers = Arc::new(|command| {
                 Box::pin(async move {
                     match command {
-                        Command::Ping => Ok(json!({"pid": 7})),
+                        ControlCommand::Ping => Ok(json!({"pid": 7})),
                         // Larger than any socket's queue.
-                        Command::Stats => Ok(json!("x".repeat(4 << 20))),
+                        ControlCommand::Stats => Ok(json!("x".repeat(4 << 20))),
                         _ => Err("no".to_owned()),
                     }
                 })

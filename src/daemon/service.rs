@@ -9,7 +9,7 @@ use sd_notify::NotifyState;
 
 use crate::pipeline::pulse::{Activity, Beat};
 use crate::pipeline::store::Condition;
-use crate::sys::notify::{Notifier, Patience};
+use crate::sys::notify::{Notifier, WhenBusy};
 
 /// STATUS is sent at most this often, and only if its figures have changed.
 pub(super) const STATUS_EVERY: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ impl Manager {
         let Some(notifier) = &self.notifier else { return };
         let note = states.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         // With a limit: a service manager that does not read must not block the control plane.
-        if let Err(error) = notifier.send(&note, None, Patience::Some) {
+        if let Err(error) = notifier.send(&note, None, WhenBusy::Wait) {
             tracing::debug!(%error, "systemd did not accept a notification");
         }
     }

@@ -70,7 +70,7 @@ pub enum AssemblyError {
     Progress(#[source] io::Error),
     /// The reader.
     #[error(transparent)]
-    Reader(#[from] drain::StartError),
+    Reader(#[from] drain::DrainError),
 }
 
 /// A pipeline whose reader runs.
@@ -92,7 +92,7 @@ impl Pipeline {
     /// There are no descriptors, no thread, or the directory of segments cannot be used.
     pub fn start(memory: Memory, settings: Settings, cpu: Option<usize>) -> Result<(Self, Recovery), AssemblyError> {
         let Memory { buffer, reader, counters, progress, old, has_previous, outlives } = memory;
-        let (drain, recovery) = Drain::start(drain::Options {
+        let (drain, recovery) = Drain::start(drain::DrainOptions {
             reader,
             waker: buffer.waker(),
             old,

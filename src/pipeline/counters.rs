@@ -36,7 +36,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Counters at zero for so many writers, with an account that ends with the process.
+    /// Counters at zero for this many writers, with an account that ends with the process.
     ///
     /// # Errors
     /// When there is no memory for the account.

@@ -231,7 +231,7 @@ impl RingHarness {
     #[must_use]
     pub fn over(mut harness: WriterHarness) -> Self {
         let rings = Rings::new(RingLimits { rings: 1, bytes: CAPACITY });
-        let identity = Identity { tag: b"tap"[..].into(), ..Identity::default() };
+        let identity = Identity { tag: b"app"[..].into(), ..Identity::default() };
         let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
         let peer = harness.another_peer();
         Self { harness, ring, peer, memory, scratch: vec![0; SCRATCH_BYTES] }
@@ -243,7 +243,7 @@ impl RingHarness {
     /// When the kernel gives no memory.
     pub fn renew(&mut self) {
         let rings = Rings::new(RingLimits { rings: 1, bytes: CAPACITY });
-        let identity = Identity { tag: b"tap"[..].into(), ..Identity::default() };
+        let identity = Identity { tag: b"app"[..].into(), ..Identity::default() };
         let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
         std::mem::replace(&mut self.ring, ring).close();
         self.memory = memory;

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::notify::{Notifier, Patience};
+use super::notify::{Notifier, WhenBusy};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, thread};
 
 /// Notifications that wait before the log says so; said again each time they have doubled.
@@ -115,7 +115,7 @@ impl FdStore {
         if state.names.contains_key(name) {
             return Err(NotKept::InUse);
         }
-        if state.waiting.is_empty() && self.0.send(name, Some(descriptor), Patience::None).is_ok() {
+        if state.waiting.is_empty() && self.0.send(name, Some(descriptor), WhenBusy::Fail).is_ok() {
             state.names.insert(name.into(), Stage::Kept);
             return Ok(());
         }
@@ -162,7 +162,7 @@ impl FdStore {
                 return;
             }
             Some(Stage::Waits(_) | Stage::Kept) => {
-                state.waiting.is_empty() && self.0.send(name, None, Patience::None).is_ok()
+                state.waiting.is_empty() && self.0.send(name, None, WhenBusy::Fail).is_ok()
             }
         };
         if is_free {
@@ -241,13 +241,13 @@ impl Shared {
         self.state.lock().expect("no thread panics while it holds the notifications")
     }
 
-    fn send(&self, name: &str, descriptor: Option<BorrowedFd<'_>>, patience: Patience) -> io::Result<()> {
+    fn send(&self, name: &str, descriptor: Option<BorrowedFd<'_>>, when_busy: WhenBusy) -> io::Result<()> {
         let text = match descriptor {
             // Without FDPOLL=0 a connection would be dropped when its peer leaves, with all that it sent before.
             Some(_) => format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"),
             None => format!("FDSTOREREMOVE=1\nFDNAME={name}"),
         };
-        self.notifier.send(&text, descriptor, patience)
+        self.notifier.send(&text, descriptor, when_busy)
     }
 
     fn send_what_waits(&self) {
@@ -263,7 +263,7 @@ impl Shared {
             let (name, descriptor) = (first.name.clone(), first.descriptor.take());
             drop(state);
             loop {
-                match self.send(&name, descriptor.as_ref().map(AsFd::as_fd), Patience::Some) {
+                match self.send(&name, descriptor.as_ref().map(AsFd::as_fd), WhenBusy::Wait) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     // A manager that is gone takes nothing, and then there is nothing that it could keep.
                     Ok(()) | Err(_) => break,
@@ -290,7 +290,7 @@ impl Shared {
     /// Waits until systemd closes a descriptor that it gets behind all notifications before it.
     fn await_barrier(&self, until: Instant) {
         let Ok((ours, theirs)) = io::pipe() else { return };
-        if self.notifier.send("BARRIER=1", Some(theirs.as_fd()), Patience::Some).is_err() {
+        if self.notifier.send("BARRIER=1", Some(theirs.as_fd()), WhenBusy::Wait).is_err() {
             return;
         }
         drop(theirs);
@@ -334,7 +334,7 @@ mod tests {
 
         /// Fills the socket, so that the next notification has to wait.
         fn fill(&self, store: &FdStore) -> usize {
-            (0..).take_while(|_| store.0.notifier.send("STATUS=x", None, Patience::None).is_ok()).count()
+            (0..).take_while(|_| store.0.notifier.send("STATUS=x", None, WhenBusy::Fail).is_ok()).count()
         }
 
         fn next(&self) -> String {

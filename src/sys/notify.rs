@@ -22,11 +22,11 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Whether a note may wait for a manager that is busy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
+pub enum WhenBusy {
     /// It fails with `WouldBlock` where it would have to wait.
-    None,
+    Fail,
     /// It waits for a second at most, and then fails with `WouldBlock`.
-    Some,
+    Wait,
 }
 
 /// The way to the service manager.
@@ -65,12 +65,12 @@ impl Notifier {
     ///
     /// # Errors
     /// `WouldBlock` where the manager does not take it in time, and what sendmsg(2) says.
-    pub fn send(&self, note: &str, descriptor: Option<BorrowedFd<'_>>, patience: Patience) -> io::Result<()> {
+    pub fn send(&self, note: &str, descriptor: Option<BorrowedFd<'_>>, when_busy: WhenBusy) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
         let descriptors = descriptor.as_slice();
-        let flags = match patience {
-            Patience::None => SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
-            Patience::Some => SendFlags::NOSIGNAL,
+        let flags = match when_busy {
+            WhenBusy::Fail => SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+            WhenBusy::Wait => SendFlags::NOSIGNAL,
         };
         loop {
             let mut control = SendAncillaryBuffer::new(&mut space);
@@ -105,10 +105,10 @@ mod tests {
         let mut buffer = [0; 64];
         for (address, manager) in [(path.to_str().unwrap().to_owned(), by_path), (format!("@{name}"), by_name)] {
             let notifier = Notifier::to(address.as_bytes()).unwrap();
-            notifier.send("READY=1", None, Patience::Some).unwrap();
+            notifier.send("READY=1", None, WhenBusy::Wait).unwrap();
             let bytes = manager.recv(&mut buffer).unwrap();
             assert_eq!(&buffer[..bytes], b"READY=1");
-            let full = (0..100_000).find_map(|_| notifier.send("STATUS=x", None, Patience::None).err());
+            let full = (0..100_000).find_map(|_| notifier.send("STATUS=x", None, WhenBusy::Fail).err());
             assert_eq!(full.map(|error| error.kind()), Some(io::ErrorKind::WouldBlock));
         }
     }

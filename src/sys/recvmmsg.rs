@@ -4,7 +4,7 @@
 //! credentials of their senders. One thread. What can fail: the call itself.
 //!
 //! The kernel writes how much it has received into the headers, which lie in memory that outlives the process, before the
-//! call returns; and a process does not die inside a call that does not wait. So a successor finds out whether a read
+//! call returns; and a process does not die inside a call that does not wait. So the next process finds out whether a read
 //! was made, and what it brought: a read(2) that returned to nobody would have taken bytes that nobody knows of.
 
 #![allow(unsafe_code, reason = "a system call without a wrapper")]
@@ -48,7 +48,7 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// In memory of [`HEADER_BYTES`] and [`CONTROL_BYTES`], which may hold those of a predecessor.
+    /// In memory of [`HEADER_BYTES`] and [`CONTROL_BYTES`], which may hold those of the previous process.
     ///
     /// # Panics
     /// When the memory has other sizes.
@@ -142,17 +142,17 @@ impl Headers {
     }
 
     fn header(&mut self, index: usize) -> *mut libc::mmsghdr {
-        debug_assert!(index < COUNT_MAX, "there are so many headers");
+        debug_assert!(index < COUNT_MAX, "there is a header for each");
         // SAFETY: the region holds COUNT_MAX headers, and every caller asks for one of these.
         unsafe { self.headers.as_mut_ptr().cast::<libc::mmsghdr>().add(index) }
     }
 
     /// How many bytes the last call has received into the buffer of this index, more than it has if the datagram was cut;
-    /// None if nothing. The last call may be a predecessor's.
+    /// None if nothing. The last call may be the previous process's.
     #[must_use]
     pub fn received(&self, index: usize) -> Option<usize> {
         let headers = self.headers.as_ptr().cast::<libc::mmsghdr>();
-        assert!(index < COUNT_MAX, "there are so many headers");
+        assert!(index < COUNT_MAX, "there is a header for each");
         // SAFETY: inside the region (asserted).
         let header = unsafe { headers.add(index) };
         // SAFETY: as above, so the field is inside as well; no reference is made.

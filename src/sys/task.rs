@@ -11,7 +11,7 @@ pub fn current() -> i32 {
     rustix::thread::gettid().as_raw_pid()
 }
 
-/// Whether a thread of this process was stopped, by a signal or by whoever traces it.
+/// Whether a thread of this process was stopped, by a signal or by the process that traces it.
 #[must_use]
 pub fn is_stopped(number: i32) -> bool {
     fs::read_to_string(format!("/proc/self/task/{number}/stat"))

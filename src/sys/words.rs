@@ -108,7 +108,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn what_was_written_is_found_again_by_whoever_maps_it_next() {
+    fn what_was_written_is_found_again_by_the_process_that_maps_it_next() {
         let memory = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
         fix_size(memory.as_fd(), 8192).unwrap();
         {

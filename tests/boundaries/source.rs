@@ -180,7 +180,7 @@ fn read_use(
     }
 }
 
-/// Leaves out every item behind an attribute `cfg(test)`, also one such as `cfg(any(test, feature = "tap"))`.
+/// Leaves out every item behind an attribute `cfg(test)`, also one such as `cfg(any(test, feature = "harness"))`.
 fn without_tests(words: &[Word]) -> Vec<Word> {
     let text = |at: usize| words.get(at).map_or("", |word| word.text.as_str());
     let mut kept = Vec::with_capacity(words.len());

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use dbufd::config::settings::{Config, Storage, SyncPolicy};
 use dbufd::pipeline::record::{Event, Kind, Loss, Piece, Record, Source, encode_loss, encode_source};
-use dbufd::pipeline::store::{BatchView, Options, RealDisk, RunView, Store};
+use dbufd::pipeline::store::{BatchView, RealDisk, RunView, Store, StoreOptions};
 use dbufd::sync::Arc;
 
 /// 2026-11-23 05:13:16 UTC, in nanoseconds.
@@ -91,7 +91,7 @@ impl Fixture {
         let defaults = Config::default().storage;
         let storage =
             Storage { directory: self.directory(), retain: None, min_free: None, sync: SyncPolicy::Never, ..defaults };
-        let options = Options { storage, on_durable: Box::new(|_| ()) };
+        let options = StoreOptions { storage, on_durable: Box::new(|_| ()) };
         self.store = Some(Store::open(options, Arc::new(RealDisk)).unwrap().0);
     }
 

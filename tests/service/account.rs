@@ -1,4 +1,4 @@
-//! The account outlives the daemon: what was lost before a death is told of after it.
+//! The account outlives the daemon: what was lost before a death is recorded after it.
 
 use std::io::Write;
 
@@ -25,7 +25,7 @@ fn settled(machine: &Machine, events: u64) -> Value {
 }
 
 #[test]
-fn losses_that_the_disk_had_no_room_to_tell_of_are_told_of_after_a_kill_and_counted_once() {
+fn losses_that_the_disk_had_no_room_to_record_are_recorded_after_a_kill_and_counted_once() {
     let Some(machine) = Machine::boot_with_disk(DISK) else { return };
     machine.write(
         "/etc/dbufd/dbufd.toml.d/full.toml",

@@ -58,7 +58,7 @@ fn framed(socket: PathBuf, session: u128, stop: Arc<AtomicBool>) -> JoinHandle<u
 fn check_framed(texts: &[String], sent: &[u64]) {
     let mut seen: HashMap<(u128, u64), u64> = HashMap::new();
     for text in texts.iter().filter(|text| text.starts_with("frame of ")) {
-        let mut words = text.split(' ').skip(2).map(|word| word.parse::<u64>().expect("a frame is not bent"));
+        let mut words = text.split(' ').skip(2).map(|word| word.parse::<u64>().expect("a frame is not altered"));
         let key = (words.next().map_or(0, u128::from), words.next().unwrap_or(0));
         *seen.entry(key).or_default() += 1;
     }

@@ -26,7 +26,7 @@ pub(crate) struct Load {
     connections: usize,
 }
 
-/// What was sent: so many lines on each connection.
+/// What was sent: this many lines on each connection.
 pub(crate) struct Sent {
     pub(crate) lines: Vec<u64>,
 }
@@ -74,7 +74,7 @@ impl Load {
 }
 
 impl Sent {
-    /// The numbers that are missing, by connection, when all that was sent has been taken. No line is bent, twice there
+    /// The numbers that are missing, by connection, when all that was sent has been taken. No line is altered, twice there
     /// or out of order, which is asserted.
     pub(crate) fn missing(&self, machine: &Machine) -> Vec<Vec<u64>> {
         let texts = machine.settled_texts();
@@ -86,10 +86,10 @@ impl Sent {
             let (Some(Ok(index)), Some(Ok(number))) =
                 (words.get(2).map(|w| w.parse()), words.get(3).map(|w| w.parse()))
             else {
-                panic!("a bent line: {text}")
+                panic!("an altered line: {text}")
             };
             let index: usize = index;
-            assert_eq!(text, &line(index, number), "a bent line");
+            assert_eq!(text, &line(index, number), "an altered line");
             assert!(number >= next[index], "connection {index}: {number} comes again, or late");
             missing[index].extend(next[index]..number);
             next[index] = number + 1;

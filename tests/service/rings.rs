@@ -43,9 +43,9 @@ fn rings_go_on_over_kill_9_and_restarts_and_each_event_is_there_once() {
     let texts = machine.settled_texts();
     let mut there = vec![0; sent.len()];
     for text in &texts {
-        let (number, event) = program::parse(text).unwrap_or_else(|| panic!("bent: {text}"));
+        let (number, event) = program::parse(text).unwrap_or_else(|| panic!("altered: {text}"));
         assert_eq!(event, there[number] + 1, "of program {number}: missing, twice, or out of order");
-        assert_eq!(*text, program::text(number, event), "bent");
+        assert_eq!(*text, program::text(number, event), "altered");
         there[number] = event;
     }
     assert_eq!(there, sent);

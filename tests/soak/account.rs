@@ -22,7 +22,7 @@ impl Account {
         Self { stored: number(&account["stored"]), too_big: number(&account["lost"]["too_big"]) }
     }
 
-    /// What is wrong with it, when so many events more are stored and so many were refused. Called when all is durable,
+    /// What is wrong with it, when this many events more are stored and that many were refused. Called when all is durable,
     /// before anything is deleted.
     pub(crate) fn is_wrong(&mut self, machine: &Machine, stored: u64, refused: u64) -> Vec<String> {
         let account = ask(machine);
@@ -42,7 +42,7 @@ impl Account {
 
 fn ask(machine: &Machine) -> Value {
     let output = machine.ctl(&["account", "--json"]);
-    // 3 says that there were losses, which are looked at by whoever asks.
+    // 3 says that there were losses, which the caller looks at.
     assert!(matches!(output.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }

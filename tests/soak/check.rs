@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::payload::{self, SHORT};
 use crate::senders::Sent;
 
-/// Of each thing that is wrong, so many are named.
+/// Of each thing that is wrong, at most this many are named.
 const NAMED_MAX: usize = 5;
 
 /// Figures of one kind of producer.
@@ -30,7 +30,7 @@ pub(crate) struct Figures {
 pub(crate) struct Found {
     pub(crate) kinds: BTreeMap<String, Figures>,
     /// Events that nobody has sent like this.
-    pub(crate) bent: u64,
+    pub(crate) altered: u64,
     /// Short connections of which nothing is there. A daemon that dies after it has accepted one, and before it has read
     /// from it or systemd has it, takes it along; that is known, and happens once for a death and writer at most.
     pub(crate) unaccepted: u64,
@@ -89,9 +89,9 @@ impl Found {
             payload::put(made, name, *number);
             made == line
         }) else {
-            self.bent += 1;
+            self.altered += 1;
             let shown = String::from_utf8_lossy(&line[..line.len().min(60)]);
-            return self.say(format!("bent, or nobody's: {shown:?}, {} bytes", line.len()));
+            return self.say(format!("altered, or nobody's: {shown:?}, {} bytes", line.len()));
         };
         let kind = self.kind(name);
         if (expected.next..expected.end).contains(&number) {
@@ -140,7 +140,7 @@ impl Found {
 }
 
 #[test]
-fn what_is_missing_twice_late_or_bent_is_told() {
+fn what_is_missing_twice_late_or_altered_is_told() {
     let sent = [Sent { name: "lines1".to_owned(), numbers: 3..9, too_big: 2 }];
     let lines: Vec<Vec<u8>> = [3, 5, 4, 5, 7].into_iter().map(|number| payload::text("lines1", number)).collect();
     let mut output = lines.join(&b'\n');
@@ -149,7 +149,7 @@ fn what_is_missing_twice_late_or_bent_is_told() {
     found.events(&sent, output.as_slice());
     let kind = found.kinds["lines"];
     assert_eq!((kind.sent, kind.refused, kind.stored, kind.missing, kind.twice, kind.late), (8, 2, 4, 2, 1, 1));
-    assert_eq!((found.bent, found.wrong.len()), (2, 5));
+    assert_eq!((found.altered, found.wrong.len()), (2, 5));
     found.losses(&sent, "{\"DBUF_LOST\":\"1\",\"DBUF_CAUSE\":\"too_big\",\"_TRANSPORT\":\"frames\"}\n");
     assert_eq!(found.wrong.len(), 6);
 }

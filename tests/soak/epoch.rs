@@ -20,7 +20,7 @@ use crate::table;
 const EPOCH: Duration = Duration::from_secs(90);
 /// Longer than it takes until all that was sent is in the files; what is not there then is missing.
 const SETTLED: Duration = Duration::from_secs(20);
-/// Each of so many writers may have a connection in its hands that was accepted and is not kept yet.
+/// Each of this many writers may have a connection in its hands that was accepted and is not kept yet.
 const WRITERS_MAX: u64 = 4;
 /// An epoch ends when so much of the disk is in use.
 const USED_BYTES_MAX: u64 = 500 << 20;
@@ -51,7 +51,7 @@ pub(crate) struct Soak<'m> {
     first_usage: Option<Usage>,
     kinds: BTreeMap<String, Figures>,
     lost: BTreeMap<String, u64>,
-    bent: u64,
+    altered: u64,
     /// Short connections that a kill met between their acceptance and their first read.
     unaccepted: u64,
     pub(crate) wrong: Vec<String>,
@@ -71,7 +71,7 @@ impl<'m> Soak<'m> {
             first_usage: None,
             kinds: BTreeMap::new(),
             lost: BTreeMap::new(),
-            bent: 0,
+            altered: 0,
             unaccepted: 0,
             wrong: Vec::new(),
         };
@@ -220,7 +220,7 @@ impl<'m> Soak<'m> {
         for ((cause, _), events) in &found.lost {
             *self.lost.entry(cause.clone()).or_default() += events;
         }
-        self.bent += found.bent;
+        self.altered += found.altered;
     }
 
     /// As somebody who needs the room: all that is sealed is removed.
@@ -250,6 +250,13 @@ impl<'m> Soak<'m> {
     }
 
     pub(crate) fn table(&self, lasted: Duration) -> String {
-        table::table(lasted, self.epochs, &self.disturber.counts, &self.kinds, &self.lost, (self.bent, self.unaccepted))
+        table::table(
+            lasted,
+            self.epochs,
+            &self.disturber.counts,
+            &self.kinds,
+            &self.lost,
+            (self.altered, self.unaccepted),
+        )
     }
 }

@@ -142,7 +142,7 @@ impl Sender for RefusedFrames {
     }
 
     fn step(&mut self) -> io::Result<()> {
-        // A daemon that dies breaks framed connections: whoever sends has to come again.
+        // A daemon that dies breaks framed connections: their clients have to come again.
         let until = Instant::now() + TIMEOUT;
         while let Err(error) = self.exchange() {
             if Instant::now() > until {

@@ -1,6 +1,6 @@
 //! What a producer's events say: its name, a number, and noise that follows from both.
 //!
-//! Whoever reads an event can make it again and compare it byte for byte, without having been told anything.
+//! A program that reads an event can make it again and compare it byte for byte, without having been told anything.
 
 use std::sync::OnceLock;
 

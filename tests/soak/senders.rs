@@ -165,7 +165,7 @@ pub(crate) struct Datagrams {
     count: Count,
     socket: UnixDatagram,
     envelope: Envelope,
-    /// Sends one that is too large with each that is not, and has sent so many since it was asked.
+    /// Sends one that is too large with each that is not, and has sent this many since it was asked.
     too_big: Option<u64>,
 }
 

@@ -26,7 +26,7 @@ pub(crate) fn table(
     counts: &Counts,
     kinds: &BTreeMap<String, Figures>,
     lost: &BTreeMap<String, u64>,
-    (bent, unaccepted): (u64, u64),
+    (altered, unaccepted): (u64, u64),
 ) -> String {
     let mut text = format!(
         "{:.1} minutes, {epochs} epochs: {} kills, {} restarts, {} reloads, {} wrong ones, {} rotations, {} syncs, \
@@ -58,7 +58,7 @@ pub(crate) fn table(
     }
     let causes: Vec<String> = lost.iter().map(|(cause, events)| format!("{events} {cause}")).collect();
     let causes = if causes.is_empty() { "none".to_owned() } else { causes.join(", ") };
-    let _ = writeln!(text, "bent: {bent}; lost, by the records in the data: {causes}");
+    let _ = writeln!(text, "altered: {altered}; lost, by the records in the data: {causes}");
     let events = all.unaccepted;
     let _ = writeln!(
         text,

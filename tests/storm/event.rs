@@ -25,7 +25,7 @@ impl Random {
         self.next() % end
     }
 
-    /// True so many times of a hundred.
+    /// True this many times of a hundred.
     pub(crate) fn percent(&mut self, times: u64) -> bool {
         self.below(100) < times
     }
@@ -41,7 +41,7 @@ fn mixed(number: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Event `number` of `sender`, with noise up to so many bytes. It has no newline, and begins neither as a priority
+/// Event `number` of `sender`, with noise up to this many bytes. It has no newline, and begins neither as a priority
 /// nor as frames.
 pub(crate) fn text(sender: &str, number: u64, noise_max: usize) -> Vec<u8> {
     let mut random = Random::new(number, sender);

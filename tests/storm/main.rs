@@ -117,8 +117,9 @@ fn look(manager: &Manager, directory: &Path, wrong: &mut Wrong) {
         }
     }
     let log = manager.log();
-    for line in
-        log.lines().filter(|line| line.contains("panicked") || line.contains("ERROR") || line.contains("is cut off with its ring"))
+    for line in log
+        .lines()
+        .filter(|line| line.contains("panicked") || line.contains("ERROR") || line.contains("is cut off with its ring"))
     {
         wrong.say("the log", line.to_owned());
     }

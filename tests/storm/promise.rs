@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::event;
 
-/// Of each thing that is wrong, so many are named.
+/// Of each thing that is wrong, at most this many are named.
 const NAMED_MAX: usize = 4;
 
 /// What one sender has sent: numbers from 1 to `sent`, each to be there once and in order.

@@ -57,7 +57,7 @@ pub(crate) fn stays(place: &Place, name: &str, mut random: Random) {
     program(place, name.to_owned(), u64::MAX, Leaves::Never, &mut random);
 }
 
-/// Sends so many events. Where a ring ends, the rest goes into another.
+/// Sends this many events. Where a ring ends, the rest goes into another.
 fn program(place: &Place, sender: String, events: u64, leaves: Leaves, random: &mut Random) {
     let mut promise = Promise { sender, transport: "ring", ..Promise::default() };
     // What earlier rings have taken.

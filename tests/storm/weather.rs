@@ -10,15 +10,15 @@ use crate::manager::{Manager, Pace};
 
 const CAPACITIES: [&str; 5] = ["256KiB", "320KiB", "512KiB", "1MiB", "2MiB"];
 const WRITERS: [&str; 3] = ["1", "2", "3"];
-/// Of a hundred lives, so many end by SIGTERM.
+/// Of a hundred lives, this many end by SIGTERM.
 const STOPS: u64 = 12;
-/// Of a hundred, so many have other sizes than the one before.
+/// Of a hundred, this many have other sizes than the one before.
 const RESIZES: u64 = 30;
-/// Of a hundred, so many begin with a disk that gets full.
+/// Of a hundred, this many begin with a disk that gets full.
 const FILLS: u64 = 8;
 /// Lives that a full disk lasts, at most.
 const FULL_LIVES_MAX: u64 = 4;
-/// Of a hundred stops, so many meet a manager that takes nothing until the daemon has ended.
+/// Of a hundred stops, this many meet a manager that takes nothing until the daemon has ended.
 const REFUSED_STOPS: u64 = 15;
 
 /// The weather, and what it was.

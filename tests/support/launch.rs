@@ -49,7 +49,7 @@ pub(crate) fn launch(
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)), "there is room for them");
         sendmsg(&ours, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL)?;
-        // One message at a time: so many descriptors may be on their way at once, and no more.
+        // One message at a time: the descriptors of one may be on their way at once, and no more.
         ours.read_exact(&mut [0])?;
     }
     Ok(child)

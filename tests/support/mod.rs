@@ -127,7 +127,7 @@ impl Home {
         })
     }
 
-    /// Waits until so many events are in files, and returns the stats.
+    /// Waits until this many events are in files, and returns the stats.
     pub fn wait_persisted(&self, events: u64) -> Value {
         self.wait_for_stats(&format!("{events} persisted events"), |s| {
             s["events"]["persisted"].as_u64() >= Some(events)

@@ -2,7 +2,7 @@
 //! client. In memory that the test shares they note how many sends have returned, and the longest.
 //!
 //! Which client, and what it is to do, stands in their environment. Those in Rust are this test again, the one in C is
-//! `clients/c/tests/killed.c`. Whoever includes this has `support` beside it.
+//! `clients/c/tests/killed.c`. A test that includes this includes `support` as well.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
@@ -138,7 +138,7 @@ impl Program {
         Duration::from_nanos(self.notes.all()[LONGEST_NS].load(Relaxed))
     }
 
-    /// Waits until more than so many have returned.
+    /// Waits until more than this many have returned.
     pub(crate) fn wait_for(&mut self, events: u64) {
         wait_for("a program to send", || {
             let status = self.child.try_wait().expect("a child");

@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
 
+use dbuf_wire::frames::{Event, Frame, Level};
 use dbuf_wire::ring::record::Stamp;
 use dbuf_wire::ring::{state, want};
-use dbuf_wire::frames::{Event, Frame, Level};
 
 use crate::framed::{Framed, Heard, Ring, Waited};
 use crate::manager::{Manager, Pace, unique};

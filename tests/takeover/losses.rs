@@ -1,4 +1,4 @@
-//! Losses that were not told of before the daemon ended.
+//! Losses that were not reported before the daemon ended.
 
 use std::time::Duration;
 

@@ -51,7 +51,7 @@ class Session:
             raise
 
     def trace_events(self, buffers_mib):
-        """With buffers of so many MiB for each processor, in parts of one."""
+        """With buffers of this many MiB for each processor, in parts of one."""
         processes.wait_until("lttng-sessiond", self.answers, process=self.daemon)
         self.run("create", "compare", f"--output={self.trace}")
         channel = ["--userspace", "--session=compare"]

@@ -17,7 +17,7 @@ class Workload:
         self.known = {}
 
     def bytes_of(self, each):
-        """The payload of so many events of each producer."""
+        """The payload of this many events of each producer."""
         if each not in self.known:
             output = processes.run([self.programs.get("verify"), "bytes", 2, each, self.sizes])
             self.known[each] = processes.parse(output)["bytes"]
@@ -25,7 +25,7 @@ class Workload:
 
 
 def warm(folder, size):
-    """Memory that a virtual machine's host took back is slow at its first touch, and whoever runs first after it was given back pays for all.
+    """Memory that a virtual machine's host took back is slow at its first touch, and the first program to run after it was given back pays for all.
     So before each run more memory is touched, as a file's, than any run takes."""
     path = folder / "warm"
     with open(path, "wb", buffering=0) as file:
@@ -93,7 +93,7 @@ def daemon(subject, run):
         if memory:
             memory.stop()
         for sender in senders:
-            processes.end(sender, patience=0)
+            processes.end(sender, timeout=0)
         if not stopped:
             # After a failure nothing that this subject has started is to be left; what it says now is of no interest.
             with contextlib.suppress(Exception):

@@ -297,8 +297,8 @@ class Journald(Subject):
             have, now = self.entries(run), time.monotonic()
             if have != last:
                 last, changed = have, now
-            patience = 0.2 if have - self.before >= run.events else STALL_SECONDS
-            if now - changed > patience:
+            timeout = 0.2 if have - self.before >= run.events else STALL_SECONDS
+            if now - changed > timeout:
                 return changed
             time.sleep(0.002)
 

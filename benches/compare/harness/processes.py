@@ -62,12 +62,12 @@ def check(process, what):
         raise Failure(f"{what} ended with {process.returncode}: {said(process)}")
 
 
-def end(process, patience=60):
+def end(process, timeout=60):
     """SIGTERM, and where that does not help SIGKILL."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(patience)
+            process.wait(timeout)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -80,7 +80,7 @@ def end(process, patience=60):
 
 def end_all():
     for process in reversed(started[:]):
-        end(process, patience=5)
+        end(process, timeout=5)
 
 
 def has_ended(process):

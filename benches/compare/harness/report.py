@@ -23,7 +23,7 @@ def number(value):
 def lost(runs):
     """Nothing, or what was wrong in the worst of the runs."""
     words = []
-    for name, said in (("missing", "lost"), ("repeated", "twice"), ("misordered", "out of order"), ("alien", "bent")):
+    for name, said in (("missing", "lost"), ("repeated", "twice"), ("misordered", "out of order"), ("alien", "altered")):
         worst = max(run["found"][name] for run in runs)
         if worst:
             words.append(f"{worst:,} {said}")

@@ -81,7 +81,7 @@ def verify(run, how, files=(), source=None):
 
 
 def wait_for_bytes(files, wanted, process=None):
-    """Until some files have so many bytes, or do not grow any more."""
+    """Until some files have this many bytes, or do not grow any more."""
     last, changed = -1, time.monotonic()
     while True:
         have = sum(os.stat(file).st_size for file in files if os.path.exists(file))

@@ -2,7 +2,7 @@
  * no sender, no checksum, no rotation, no sync. Nobody who takes events with these system calls can be much faster.
  *
  *     barest lines SOCKET FILE               two stream connections; ends when both have ended
- *     barest datagrams SOCKET FILE EVENTS    ends after so many
+ *     barest datagrams SOCKET FILE EVENTS    ends after that many
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -49,7 +49,7 @@ static int listen_at(const char *path, int type) {
     return listener;
 }
 
-/* Reads from whoever has something, writes whole lines, and carries the rest of the last one. */
+/* Reads from each connection that has something, writes whole lines, and carries the rest of the last one. */
 static void lines(int listener, int file) {
     struct pollfd connections[CONNECTIONS];
     char *buffers[CONNECTIONS];

@@ -12,7 +12,7 @@ typedef struct call {
     const char *name;
     unsigned batch;            /* calls in a batch */
     int (*open)(const char *); /* with the folder that all have in common; 0, or it cannot be measured */
-    void (*make)(unsigned, const char *); /* so many calls with this payload */
+    void (*make)(unsigned, const char *); /* this many calls with this payload */
     void (*drain)(void);       /* returns when the other side has taken everything */
     int (*close)(void);        /* 0 if nothing was lost */
 } call;

@@ -17,7 +17,7 @@ enum {
     EVENT_HEAD_BYTES = 10,
     EVENT_DIGITS = 9,
     EVENT_BYTES_MAX = 60000,
-    EVENT_SHIFTS = 16, /* the letters of an event begin at one of so many places, by its number */
+    EVENT_SHIFTS = 16, /* the letters of an event begin at one of this many places, by its number */
     EVENT_SHIFT_BYTES = 1021
 };
 

@@ -2,7 +2,7 @@
  *
  *     paced ring|lines SOCKET RATE SECONDS
  *
- * So many events a second in portions of a millisecond; 0 is as many as there is room for. What it waits for is room: nothing is lost. The
+ * This many events a second in portions of a millisecond; 0 is as many as there is room for. What it waits for is room: nothing is lost. The
  * longest time that a portion's sends took is what a program would have been held up.
  */
 #define _GNU_SOURCE

@@ -4,7 +4,7 @@
  *     send BYTES [TIMES]      within BYTES MS      try BYTES      events of "NUMBER:" and x; NUMBER counts what was taken
  *     fill BYTES              tries until there is no room; answers how many found some
  *     event TEXT              with a tag, fields and a time       claim BYTES   publish BYTES   discard
- *     print TEXT              through dbuf_printf("%s")           long BYTES    the same, of so many x
+ *     print TEXT              through dbuf_printf("%s")           long BYTES    the same, of this many x
  *     log TEXT                by a thread that ends then
  *     errno                   two events "kept", by calls that must leave errno as it is
  *     sync MS     tend     until LINK (ring, frames, none)     stats     error     close     closing MS

@@ -254,7 +254,7 @@ class Client:
         state = "connected" if statistics.connected else statistics.last_error or "not connected yet"
         return f"<dbuf.Client {self._name.decode('utf-8', 'replace')!r}: {statistics.kept} events kept, {state}>"
 
-    # Below here whoever calls holds `ledger.changed`.
+    # Below here the caller holds `ledger.changed`.
 
     def _started(self, ledger: Ledger) -> Link:
         self._raise_if_over(ledger)

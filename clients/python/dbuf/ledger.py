@@ -1,7 +1,7 @@
 """What a client still owes to the daemon, and what the daemon has said of the rest.
 
 Enters: events of the application's threads; what the daemon says, from the thread of the connection. Leaves: frames to
-write, and counts. Whoever calls holds ``changed``; nothing here waits, reads or writes. What can fail: a daemon that
+write, and counts. The caller holds ``changed``; nothing here waits, reads or writes. What can fail: a daemon that
 speaks of what it cannot know.
 
 An event waits until its frame is made, then it is under way until it is settled: acknowledged at the client's level, or
@@ -298,6 +298,6 @@ class Ledger:
             self.kept_bytes -= cost(payload, tag, fields)
             self.settled += 1
         if self.is_empty():
-            # What an addition of a signal handler's may have bent is right again.
+            # What an addition of a signal handler's may have changed is right again.
             self.kept_bytes = 0
         self.changed.notify_all()

@@ -149,7 +149,7 @@ class Bye:
 
 @dataclass(frozen=True)
 class Ring:
-    """Client: asks for a ring of so many bytes of data. This package has no use for one."""
+    """Client: asks for a ring of this many bytes of data. This package has no use for one."""
 
     capacity: int
 

@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from dbuf import wire
 
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 """Longer than anything here takes on the slowest machine; a test that meets it has failed."""
 PYTHON_DIR = Path(__file__).resolve().parent.parent
 ROOT = PYTHON_DIR.parent.parent
@@ -36,7 +36,7 @@ class Connection:
     """The daemon's end of a connection."""
 
     def __init__(self, stream: socket.socket) -> None:
-        stream.settimeout(PATIENCE_S)
+        stream.settimeout(TIMEOUT_S)
         self.stream = stream
         self._bytes = b""
         assert self.read(len(wire.MAGIC)) == wire.MAGIC, "framed"
@@ -107,7 +107,7 @@ class PlayedDaemon:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(self.path)
         self._listener.listen(8)
-        self._listener.settimeout(PATIENCE_S)
+        self._listener.settimeout(TIMEOUT_S)
 
     def accept(self) -> Connection:
         stream, _ = self._listener.accept()
@@ -117,7 +117,7 @@ class PlayedDaemon:
     def accept_bytes(self) -> socket.socket:
         """A connection of one who sends no frames."""
         stream, _ = self._listener.accept()
-        stream.settimeout(PATIENCE_S)
+        stream.settimeout(TIMEOUT_S)
         self._connections.append(stream)
         return stream
 
@@ -129,7 +129,7 @@ class PlayedDaemon:
         except BlockingIOError:
             return False
         finally:
-            self._listener.settimeout(PATIENCE_S)
+            self._listener.settimeout(TIMEOUT_S)
         return True
 
     def stop(self) -> None:
@@ -160,7 +160,7 @@ class Call:
         return self._thread.is_alive()
 
     def result(self) -> Any:
-        self._thread.join(PATIENCE_S)
+        self._thread.join(TIMEOUT_S)
         assert not self._thread.is_alive(), "the call does not return"
         if self._error is not None:
             raise self._error
@@ -204,7 +204,7 @@ class Home(Folder):
             command += ["--set", setting]
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.bind(notify_path)
-            notify.settimeout(PATIENCE_S)
+            notify.settimeout(TIMEOUT_S)
             with open(os.path.join(self.folder, "stderr"), "ab") as errors:
                 nothing = subprocess.DEVNULL
                 self._daemon = subprocess.Popen(
@@ -217,7 +217,7 @@ class Home(Folder):
     def kill(self, number: int = signal.SIGKILL) -> None:
         if self._daemon is not None:
             self._daemon.send_signal(number)
-            self._daemon.wait(PATIENCE_S)
+            self._daemon.wait(TIMEOUT_S)
             self._daemon = None
 
     def stop(self) -> None:
@@ -225,7 +225,7 @@ class Home(Folder):
 
     def ctl(self, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
         command = [str(DBUFCTL), "--runtime", self.run_dir, "--directory", self.segments, *arguments]
-        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S)
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S)
 
     def stored(self, *filters: str) -> List[Dict[str, Any]]:
         """Every event, as an object."""

@@ -8,7 +8,7 @@ import dbuf
 from dbuf import wire
 from dbuf.ledger import EVENT_COST
 from dbuf.wire import Code, Fault, Level
-from tests.support import PATIENCE_S, Call, Folder, PlayedDaemon
+from tests.support import TIMEOUT_S, Call, Folder, PlayedDaemon
 
 
 class ClientTest(Folder):
@@ -20,7 +20,7 @@ class ClientTest(Folder):
     def opened(self, **options):
         """A client with a connection, and the daemon and its end of that."""
         daemon, client = PlayedDaemon(self, self.path), self.client(**options)
-        connecting = Call(lambda: client.connect(PATIENCE_S))
+        connecting = Call(lambda: client.connect(TIMEOUT_S))
         link = daemon.accept().welcome()
         connecting.result()
         return daemon, link, client
@@ -31,12 +31,12 @@ class ClientTest(Folder):
         self.assertNotEqual(link.hello.session, 0)
         self.assertEqual(client.send("grün", time_ns=0), 1)
         self.assertEqual(client.send(b"\xff\0", priority=3, tag="tag", time_ns=9), 2)
-        sync = Call(lambda: client.sync(PATIENCE_S))
+        sync = Call(lambda: client.sync(TIMEOUT_S))
         self.assertEqual(link.frame(), wire.Event(1, "grün".encode()))
         self.assertEqual(link.frame(), wire.Event(2, b"\xff\0", 3, b"tag", 9))
         self.assertEqual(link.frame(), wire.Sync())
         link.persisted(2)
-        self.assertTrue(client.drain(PATIENCE_S), "persisted is enough for that")
+        self.assertTrue(client.drain(TIMEOUT_S), "persisted is enough for that")
         link.durable(2)
         sync.result()
         client.sync(0)
@@ -58,7 +58,7 @@ class ClientTest(Folder):
         again.welcome(last=4)
         self.assertEqual(again.events(1)[0].sequence, 5)
         again.persisted(5)
-        self.assertTrue(client.drain(PATIENCE_S))
+        self.assertTrue(client.drain(TIMEOUT_S))
         statistics = client.statistics()
         self.assertEqual((statistics.resent, statistics.settled, statistics.connections), (1, 5, 2))
 
@@ -72,7 +72,7 @@ class ClientTest(Folder):
         again = daemon.accept().welcome()
         self.assertEqual([event.sequence for event in again.events(3)], [3, 4, 5])
         again.persisted(5)
-        self.assertTrue(client.drain(PATIENCE_S))
+        self.assertTrue(client.drain(TIMEOUT_S))
 
     def test_an_event_that_was_cut_in_the_middle_is_sent_again_whole(self):
         daemon, link, client = self.opened()
@@ -95,12 +95,12 @@ class ClientTest(Folder):
         self.assertEqual(again.payloads(1), [b"2"])
         self.assertEqual(client.statistics().kept, 2)
         again.persisted(2)
-        self.assertTrue(client.drain(PATIENCE_S))
+        self.assertTrue(client.drain(TIMEOUT_S))
 
     def test_a_sync_that_was_not_answered_is_asked_again(self):
         daemon, link, client = self.opened()
         client.send("1")
-        sync = Call(lambda: client.sync(PATIENCE_S))
+        sync = Call(lambda: client.sync(TIMEOUT_S))
         link.events(1)
         self.assertEqual(link.frame(), wire.Sync())
         link.close()
@@ -114,7 +114,7 @@ class ClientTest(Folder):
         _, link, client = self.opened(on_refused=refusals.append)
         for n in range(3):
             client.send(str(n))
-        sync = Call(lambda: client.sync(PATIENCE_S))
+        sync = Call(lambda: client.sync(TIMEOUT_S))
         link.events(3)
         link.reply(Fault(Code.LOST, 1, 2, b"disk"), wire.Ack(Level.DURABLE, 3))
         with self.assertRaisesRegex(dbuf.NotStored, "^2 events were not stored$") as caught:
@@ -132,7 +132,7 @@ class ClientTest(Folder):
         client.send("x")
         link.events(1)
         link.reply(Fault(Code.MALFORMED, 1, 1), wire.Ack(Level.PERSISTED, 1))
-        self.assertTrue(client.drain(PATIENCE_S))
+        self.assertTrue(client.drain(TIMEOUT_S))
         client.send("y")
         self.assertEqual(link.payloads(1), [b"y"])
         self.assertEqual(seen, [ZeroDivisionError])
@@ -183,7 +183,7 @@ class ClientTest(Folder):
             self.assertRaises(dbuf.TooBig, client.send, b"x" * room)
 
     def test_a_sender_that_waits_for_room_goes_on_when_the_daemon_acknowledges(self):
-        _, link, client = self.opened(buffer_bytes=2 * (EVENT_COST + 1), block_timeout=PATIENCE_S)
+        _, link, client = self.opened(buffer_bytes=2 * (EVENT_COST + 1), block_timeout=TIMEOUT_S)
         client.send("1")
         client.send("2")
         third = Call(lambda: client.send("3"))
@@ -194,7 +194,7 @@ class ClientTest(Folder):
         self.assertEqual(link.payloads(1), [b"3"])
 
     def test_closing_ends_the_wait_of_a_sender(self):
-        client = self.client(buffer_bytes=EVENT_COST + 1, block_timeout=PATIENCE_S)
+        client = self.client(buffer_bytes=EVENT_COST + 1, block_timeout=TIMEOUT_S)
         client.send("1")
         second = Call(lambda: client.send("2"))
         client.close(0)
@@ -238,7 +238,7 @@ class ClientTest(Folder):
         link = daemon.accept()
         self.assertEqual(link.hello.session, 5)
         link.welcome(last=41)
-        self.assertEqual(client.connect(PATIENCE_S), 41)
+        self.assertEqual(client.connect(TIMEOUT_S), 41)
         self.assertEqual(client.send("x"), 2)
         self.assertEqual([event.sequence for event in link.events(2)], [42, 43])
         link.reply(Fault(Code.LOST, 42, 42, b"disk"))
@@ -246,12 +246,12 @@ class ClientTest(Folder):
         self.assertTrue(Call(lambda: self.settles(client, 1)).result())
         self.assertEqual(refusals, [dbuf.Refusal(1, 1, Code.LOST, "disk")], "by the client's own numbers")
         link.persisted(43)
-        self.assertTrue(client.drain(PATIENCE_S))
+        self.assertTrue(client.drain(TIMEOUT_S))
 
     def settles(self, client, number):
         ledger = client._ledger
         with ledger.changed:
-            return ledger.changed.wait_for(lambda: ledger.settled >= number, PATIENCE_S)
+            return ledger.changed.wait_for(lambda: ledger.settled >= number, TIMEOUT_S)
 
     def test_a_session_in_which_another_sends_is_given_up(self):
         daemon, client = PlayedDaemon(self, self.path), self.client(session=5)
@@ -260,16 +260,16 @@ class ClientTest(Folder):
         link.events(1)
         link.close()
         daemon.accept().welcome(last=2)
-        self.assertRaises(dbuf.SessionTaken, client.sync, PATIENCE_S)
+        self.assertRaises(dbuf.SessionTaken, client.sync, TIMEOUT_S)
         self.assertRaises(dbuf.SessionTaken, client.send, "2")
 
     def test_without_acknowledgements_an_event_is_settled_when_it_is_written(self):
         _, link, client = self.opened(ack="none")
         client.send("x")
-        self.assertTrue(client.drain(PATIENCE_S))
+        self.assertTrue(client.drain(TIMEOUT_S))
         self.assertEqual(link.payloads(1), [b"x"])
         self.assertEqual(client.statistics().kept, 0)
-        sync = Call(lambda: client.sync(PATIENCE_S))
+        sync = Call(lambda: client.sync(TIMEOUT_S))
         self.assertEqual(link.frame(), wire.Sync())
         link.durable(1)
         sync.result()
@@ -283,9 +283,9 @@ class ClientTest(Folder):
                 link.events(2)
                 if ack == "persisted":
                     link.persisted(2)
-                self.assertTrue(client.drain(PATIENCE_S))
+                self.assertTrue(client.drain(TIMEOUT_S))
                 link.close()
-                sync = Call(lambda: client.sync(PATIENCE_S))
+                sync = Call(lambda: client.sync(TIMEOUT_S))
                 again = daemon.accept().welcome()
                 self.assertEqual(again.frame(), wire.Sync())
                 again.durable(0)
@@ -294,7 +294,7 @@ class ClientTest(Folder):
                 self.assertEqual((caught.exception.refused, caught.exception.unconfirmed), (0, 2))
                 self.assertEqual(client.statistics().unconfirmed, counted)
                 client.send("3")
-                sync = Call(lambda: client.sync(PATIENCE_S))
+                sync = Call(lambda: client.sync(TIMEOUT_S))
                 again.events(1)
                 again.durable(3)
                 sync.result()
@@ -312,12 +312,12 @@ class ClientTest(Folder):
         link.events(1)
         self.assertEqual(link.frame(), wire.Sync(), "it is still wanted")
         link.durable(1)
-        client.sync(PATIENCE_S)
+        client.sync(TIMEOUT_S)
 
     def test_closing_waits_for_what_is_not_settled_and_says_goodbye_last(self):
         _, link, client = self.opened()
         client.send("x")
-        closing = Call(lambda: client.close(PATIENCE_S))
+        closing = Call(lambda: client.close(TIMEOUT_S))
         link.events(1)
         self.assertTrue(closing.is_waiting())
         link.persisted(1)
@@ -349,7 +349,7 @@ class ClientTest(Folder):
         link.events(1)
         for byte in b"".join(rest):
             link.stream.sendall(bytes([byte]))
-        self.assertTrue(client.drain(PATIENCE_S))
+        self.assertTrue(client.drain(TIMEOUT_S))
         self.assertEqual(client.statistics().durable, 1)
 
     def test_a_daemon_that_talks_nonsense_is_left_and_asked_again(self):
@@ -370,7 +370,7 @@ class ClientTest(Folder):
     def last_error(self, client, what):
         ledger = client._ledger
         with ledger.changed:
-            ledger.changed.wait_for(lambda: what in (ledger.last_error or ""), PATIENCE_S)
+            ledger.changed.wait_for(lambda: what in (ledger.last_error or ""), TIMEOUT_S)
             return ledger.last_error
 
     def test_an_idle_client_lets_a_daemon_alone_that_has_gone(self):
@@ -378,7 +378,7 @@ class ClientTest(Folder):
         client.send("x")
         link.events(1)
         link.persisted(1)
-        self.assertTrue(client.drain(PATIENCE_S))
+        self.assertTrue(client.drain(TIMEOUT_S))
         link.close()
         self.assertEqual(self.last_error(client, "closed the connection"), "dbufd closed the connection")
         self.assertFalse(daemon.is_asked())
@@ -420,7 +420,7 @@ class ClientTest(Folder):
             link = daemon.accept().welcome()
             link.events(1)
             link.persisted(1)
-            self.assertTrue(client.close(PATIENCE_S))
+            self.assertTrue(client.close(TIMEOUT_S))
             link.close()
 
         life()

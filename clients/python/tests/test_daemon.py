@@ -10,7 +10,7 @@ import threading
 import unittest
 
 import dbuf
-from tests.support import PATIENCE_S, PYTHON_DIR, Call, Home, needs_daemon, numbered
+from tests.support import TIMEOUT_S, PYTHON_DIR, Call, Home, needs_daemon, numbered
 
 
 @needs_daemon
@@ -33,7 +33,7 @@ class DaemonTest(Home):
             thread.start()
         for thread in threads:
             thread.join()
-        client.sync(PATIENCE_S)
+        client.sync(TIMEOUT_S)
         by_thread = collections.defaultdict(list)
         for text in self.texts():
             by_thread[text[0]].append(text)
@@ -46,7 +46,7 @@ class DaemonTest(Home):
         client = self.client("shop")
         client.send("card refused", priority=3, tag="billing", time_ns=1_700_000_000_123_456_789)
         client.send(b"\xff\0")
-        client.sync(PATIENCE_S)
+        client.sync(TIMEOUT_S)
         first, second = self.stored()
         self.assertEqual((first["SYSLOG_IDENTIFIER"], first["PRIORITY"]), ("billing", "3"))
         self.assertEqual(first["_SOURCE_REALTIME_TIMESTAMP"], "1700000000123456")
@@ -58,7 +58,7 @@ class DaemonTest(Home):
         self.start()
         client = self.client("shop")
         client.send("card refused", fields={"ORDER": "17", "RAW": b"\xff"})
-        client.sync(PATIENCE_S)
+        client.sync(TIMEOUT_S)
         handler = dbuf.Handler(path=self.path)
         self.addCleanup(handler.close)
         logger = logging.Logger("shop.cart")
@@ -79,7 +79,7 @@ class DaemonTest(Home):
         client = self.client()
         for text in numbered("event", 1000):
             client.send(text)
-        client.sync(PATIENCE_S)
+        client.sync(TIMEOUT_S)
         self.kill()
         self.assertEqual(self.texts(), list(numbered("event", 1000)))
 
@@ -96,11 +96,11 @@ class DaemonTest(Home):
                     half.set()
 
         sending = Call(send)
-        self.assertTrue(half.wait(PATIENCE_S))
+        self.assertTrue(half.wait(TIMEOUT_S))
         self.kill()
         self.start("storage.sync=50ms")
         sending.result()
-        client.sync(PATIENCE_S)
+        client.sync(TIMEOUT_S)
         texts = self.texts()
         self.assertEqual(list(dict.fromkeys(texts)), list(numbered("event", 20000)))
         self.assertLessEqual(len(texts), 20000 + client.statistics().resent)
@@ -111,7 +111,7 @@ class DaemonTest(Home):
         for text in numbered("early", 100):
             client.send(text, time_ns=1_700_000_000_000_000_000)
         self.start()
-        client.sync(PATIENCE_S)
+        client.sync(TIMEOUT_S)
         stored = self.stored()
         self.assertEqual([event["MESSAGE"] for event in stored], list(numbered("early", 100)))
         self.assertEqual({event["_SOURCE_REALTIME_TIMESTAMP"] for event in stored}, {"1700000000000000"})
@@ -121,12 +121,12 @@ class DaemonTest(Home):
         first = self.client(session=77)
         for text in numbered("line", 100):
             first.send(text)
-        self.assertTrue(first.close(PATIENCE_S))
+        self.assertTrue(first.close(TIMEOUT_S))
         second = self.client(session=77)
-        self.assertEqual(second.connect(PATIENCE_S), 100)
+        self.assertEqual(second.connect(TIMEOUT_S), 100)
         for text in list(numbered("line", 150))[100:]:
             second.send(text)
-        second.sync(PATIENCE_S)
+        second.sync(TIMEOUT_S)
         self.assertEqual(self.texts(), list(numbered("line", 150)))
 
     def test_an_event_too_big_for_the_daemon_is_refused_there_and_counted_on_both_sides(self):
@@ -137,7 +137,7 @@ class DaemonTest(Home):
         client.send("small")
         self.start("ingest.max_event=1KiB")
         with self.assertRaisesRegex(dbuf.NotStored, "^1 events were not stored$"):
-            client.sync(PATIENCE_S)
+            client.sync(TIMEOUT_S)
         self.assertEqual([(refusal.first, refusal.code) for refusal in refusals], [(1, dbuf.Code.TOO_BIG)])
         self.assertEqual(client.statistics().lost, {"too_big": 1})
         self.assertRaises(dbuf.TooBig, client.send, "x" * 1025)
@@ -150,13 +150,13 @@ class DaemonTest(Home):
         for number, end in enumerate((self.stop, self.kill, self.stop)):
             self.start()
             client.send(f"life {number}")
-            client.sync(PATIENCE_S)
+            client.sync(TIMEOUT_S)
             end()
         self.assertEqual(self.texts(), list(numbered("life", 3)))
 
     def test_the_handlers_tracebacks_are_read_back_whole(self):
         self.start()
-        handler = dbuf.Handler(path=self.path, flush_timeout=PATIENCE_S, close_timeout=PATIENCE_S)
+        handler = dbuf.Handler(path=self.path, flush_timeout=TIMEOUT_S, close_timeout=TIMEOUT_S)
         logger = logging.Logger("shop.cart")
         logger.addHandler(handler)
         try:
@@ -173,7 +173,7 @@ class DaemonTest(Home):
 
     def test_the_handler_goes_on_over_kill_9(self):
         self.start()
-        handler = dbuf.Handler(path=self.path, flush_timeout=PATIENCE_S, close_timeout=PATIENCE_S)
+        handler = dbuf.Handler(path=self.path, flush_timeout=TIMEOUT_S, close_timeout=TIMEOUT_S)
         logger = logging.Logger("worker")
         logger.addHandler(handler)
         logger.info("before")
@@ -203,7 +203,7 @@ class DaemonTest(Home):
             with self.subTest(example.name):
                 run = subprocess.run(
                     [sys.executable, str(example)],
-                    env=environment, input=b"a line\nanother\n", capture_output=True, timeout=PATIENCE_S,
+                    env=environment, input=b"a line\nanother\n", capture_output=True, timeout=TIMEOUT_S,
                 )  # fmt: skip
                 self.assertEqual((run.returncode, run.stderr), (0, b""))
 

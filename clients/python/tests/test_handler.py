@@ -8,7 +8,7 @@ import unittest
 import dbuf
 from dbuf import wire
 from dbuf.ledger import EVENT_COST
-from tests.support import PATIENCE_S, Call, Folder, PlayedDaemon
+from tests.support import TIMEOUT_S, Call, Folder, PlayedDaemon
 
 
 class HandlerTest(Folder):
@@ -79,7 +79,7 @@ class HandlerTest(Folder):
         link = self.daemon.accept().welcome()
         link.events(10)
         link.persisted(10)
-        handler._client.drain(PATIENCE_S)
+        handler._client.drain(TIMEOUT_S)
         logger.info("after")
         logger.info("and on")
         told, after, on = link.events(3)
@@ -87,14 +87,14 @@ class HandlerTest(Folder):
         self.assertEqual((told.pri, after.payload, on.payload), (4, b"after", b"and on"), "told once")
 
     def test_what_was_lost_last_is_told_by_a_flush(self):
-        handler = self.handler(buffer_bytes=2 * EVENT_COST, flush_timeout=PATIENCE_S)
+        handler = self.handler(buffer_bytes=2 * EVENT_COST, flush_timeout=TIMEOUT_S)
         logger = self.logger(handler)
         logger.info("kept")
         logger.info("lost")
         link = self.daemon.accept().welcome()
         link.events(1)
         link.persisted(1)
-        handler._client.drain(PATIENCE_S)
+        handler._client.drain(TIMEOUT_S)
         flush = Call(handler.flush)
         self.assertRegex(link.payloads(1)[0], rb"^dbuf: 1 events were lost here")
         self.assertTrue(flush.is_waiting())
@@ -102,7 +102,7 @@ class HandlerTest(Folder):
         flush.result()
 
     def test_a_handler_that_may_block_waits_until_there_is_room(self):
-        handler = self.handler(buffer_bytes=2 * EVENT_COST, block=True, block_timeout=PATIENCE_S)
+        handler = self.handler(buffer_bytes=2 * EVENT_COST, block=True, block_timeout=TIMEOUT_S)
         logger = self.logger(handler)
         logger.info("1")
         second = Call(lambda: logger.info("2"))
@@ -146,7 +146,7 @@ class HandlerTest(Folder):
         failed = []
         handler.handleError = failed.append
         logger = self.logger(handler)
-        connecting = Call(lambda: handler._client.connect(PATIENCE_S))
+        connecting = Call(lambda: handler._client.connect(TIMEOUT_S))
         self.daemon.accept().welcome(max_event=10)
         connecting.result()
         logger.info("x" * 11)

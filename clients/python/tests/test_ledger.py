@@ -9,7 +9,7 @@ from dbuf.wire import Level, Sync
 
 def ledger(level, last=0):
     fresh = Ledger(level, 1 << 20, 7)
-    # Whoever calls holds it; here that is the test, to its end.
+    # The caller holds it; here that is the test, to its end.
     fresh.changed.acquire()
     fresh.welcomed(wire.Welcome(last, 1000))
     return fresh

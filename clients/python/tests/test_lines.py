@@ -87,7 +87,7 @@ class PathTest(unittest.TestCase):
 
 class PrivateFolderTest(Folder):
     def test_a_folder_in_the_temporary_directory_that_others_could_have_made_is_not_trusted(self):
-        uid = os.geteuid() + 1  # of an ordinary user, whoever runs this
+        uid = os.geteuid() + 1  # of an ordinary user, whichever user runs this
         path = os.path.join(self.folder, f"dbufd-{uid}")
         self.assertEqual(runtime_dir({}, uid, self.folder), path, "nobody has made it yet")
         os.mkdir(path, 0o700)

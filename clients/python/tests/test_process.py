@@ -9,7 +9,7 @@ import warnings
 
 import dbuf
 from dbuf import wire
-from tests.support import PATIENCE_S, Call, Folder, PlayedDaemon, run_python
+from tests.support import TIMEOUT_S, Call, Folder, PlayedDaemon, run_python
 
 
 def in_child(work):
@@ -45,7 +45,7 @@ class ProcessTest(Folder):
 
         def work():
             assert client.send("of the child") == 1
-            assert client.close(PATIENCE_S)
+            assert client.close(TIMEOUT_S)
 
         pid = in_child(work)
         child = self.daemon.accept().welcome()
@@ -59,8 +59,8 @@ class ProcessTest(Folder):
         event = parent.events(1)[0]
         self.assertEqual((event.sequence, event.payload), (2, b"of the parent again"))
         parent.persisted(2)
-        self.assertTrue(client.drain(PATIENCE_S))
-        closing = Call(lambda: client.close(PATIENCE_S))
+        self.assertTrue(client.drain(TIMEOUT_S))
+        closing = Call(lambda: client.close(TIMEOUT_S))
         self.assertEqual(parent.frame(), wire.Bye())
         self.assertTrue(parent.at_end(), "the child has left no descriptor open")
         closing.result()
@@ -125,7 +125,7 @@ class ProcessTest(Folder):
         self.assertQuiet(process)
 
     def test_a_child_of_multiprocessing_delivers_what_it_logged_before_it_ends(self):
-        handler = dbuf.Handler(path=self.path, close_timeout=PATIENCE_S)
+        handler = dbuf.Handler(path=self.path, close_timeout=TIMEOUT_S)
         logger = logging.Logger("worker")
         logger.addHandler(handler)
         with warnings.catch_warnings():
@@ -136,7 +136,7 @@ class ProcessTest(Folder):
         self.assertEqual(link.payloads(1), [b"done"])
         self.assertTrue(process.is_alive(), "it waits for the acknowledgement")
         link.persisted(1)
-        process.join(PATIENCE_S)
+        process.join(TIMEOUT_S)
         self.assertEqual(process.exitcode, 0)
         handler.close()
 
@@ -146,7 +146,7 @@ class ProcessTest(Folder):
         return process
 
     def assertQuiet(self, process):
-        self.assertEqual((process.wait(PATIENCE_S), process.stderr.read()), (0, b""))
+        self.assertEqual((process.wait(TIMEOUT_S), process.stderr.read()), (0, b""))
 
     def test_a_client_that_nobody_closed_delivers_when_the_interpreter_ends(self):
         process = self.run_to_the_end("import dbuf; dbuf.Client(path=sys.argv[1]).send('last words')")

@@ -5,7 +5,7 @@ mod daemon;
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
-use daemon::{BOTH, CAPACITY, Daemon, PATIENCE, Talk, numbers, send_numbers, texts, until};
+use daemon::{BOTH, CAPACITY, Daemon, TIMEOUT, Talk, numbers, send_numbers, texts, until};
 use dbuf_client::wire::{Code, Event, Level, feature, kind, put_field};
 use dbuf_client::{LinkKind, OpenError, Producer, ProducerOptions, SendError, SyncError, WhenFull, WithoutDaemon};
 use dbuf_wire::ring::record::Stamp;
@@ -54,7 +54,7 @@ fn what_is_sent_lies_in_the_ring_whole_and_in_order() {
 fn events_that_come_while_the_daemon_sleeps_and_wakes_are_each_taken_once() {
     const EVENTS: usize = 20_000;
     let daemon = Daemon::new();
-    let options = ProducerOptions { when_full: WhenFull::Wait(PATIENCE), ..daemon.options() };
+    let options = ProducerOptions { when_full: WhenFull::Wait(TIMEOUT), ..daemon.options() };
     let (mut producer, _talk, mut ring) = daemon.ring(options);
     let taker = std::thread::spawn(move || {
         let mut came = Vec::new();
@@ -171,18 +171,18 @@ fn an_event_that_is_only_tried_is_the_callers_and_not_counted() {
 #[test]
 fn a_wait_for_room_ends_in_time_and_never_gives_the_ring_up() {
     let daemon = Daemon::new();
-    let patience = Duration::from_millis(250);
-    let options = ProducerOptions { when_full: WhenFull::Wait(patience), ..daemon.options() };
+    let timeout = Duration::from_millis(250);
+    let options = ProducerOptions { when_full: WhenFull::Wait(timeout), ..daemon.options() };
     let (mut producer, _talk, ring) = daemon.ring(options);
     fill(&mut producer);
     let begun = Instant::now();
     assert_eq!(producer.send(6, &[0; 1000]), Err(SendError::Full));
-    assert!(begun.elapsed() >= patience);
+    assert!(begun.elapsed() >= timeout);
     let begun = Instant::now();
     let event = Event { pri: 6, payload: &[0; 1000], ..Event::default() };
     assert_eq!(producer.send_with_deadline(&event, begun + Duration::from_millis(5)), Err(SendError::Full));
     assert!(begun.elapsed() >= Duration::from_millis(5));
-    assert!(begun.elapsed() < patience, "its own deadline, not that of the options");
+    assert!(begun.elapsed() < timeout, "its own deadline, not that of the options");
     let told = producer.statistics();
     assert_eq!((told.link, told.links, told.lost_full, told.waits), (LinkKind::Ring, 1, 2, 2));
     assert_eq!(ring.consumer.wants(), 0, "the wish is taken back");
@@ -308,12 +308,12 @@ fn a_daemon_that_does_not_read_makes_nobody_wait() {
     let sent = fill(&mut producer);
     assert!(sent > 900, "the memory takes them although the socket does not");
     assert_eq!(producer.send(6, &[0; 1000]), Err(SendError::Full));
-    // Half frames are gone on with, and nothing is sent twice.
+    // Half frames are completed, and nothing is sent twice.
     let reader = std::thread::spawn(move || {
         let came = talk.events(sent);
         (came, talk)
     });
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !reader.is_finished() && Instant::now() < deadline {
         producer.tend();
         std::thread::sleep(Duration::from_millis(1));
@@ -326,7 +326,7 @@ fn a_daemon_that_does_not_read_makes_nobody_wait() {
 #[test]
 fn a_send_that_waits_is_woken_by_an_acknowledgement() {
     let daemon = Daemon::new();
-    let options = ProducerOptions { when_full: WhenFull::Wait(PATIENCE), ..daemon.options() };
+    let options = ProducerOptions { when_full: WhenFull::Wait(TIMEOUT), ..daemon.options() };
     let (mut producer, mut talk) = daemon.frames(options);
     let sent = fill(&mut producer);
     let reader = std::thread::spawn(move || {
@@ -605,7 +605,7 @@ fn without_a_daemon_a_producer_that_may_not_keep_fails() {
     drop((talk, ring));
     until(&mut producer, |producer| producer.statistics().link == LinkKind::None);
     assert_eq!(producer.send(6, b"x"), Err(SendError::NoDaemon));
-    assert_eq!(producer.sync(PATIENCE), Err(SyncError::NoDaemon));
+    assert_eq!(producer.sync(TIMEOUT), Err(SyncError::NoDaemon));
     assert_eq!(producer.statistics().events, 1);
 }
 
@@ -624,7 +624,7 @@ fn a_size_that_no_ring_has_is_refused() {
 fn a_sync_of_a_ring_returns_when_its_events_are_durable() {
     let daemon = Daemon::new();
     let (mut producer, _talk, mut ring) = daemon.ring(daemon.options());
-    producer.sync(PATIENCE).unwrap();
+    producer.sync(TIMEOUT).unwrap();
     send_numbers(&mut producer, 1, 5);
     let player = std::thread::spawn(move || {
         ring.wait_for_bell();
@@ -636,7 +636,7 @@ fn a_sync_of_a_ring_returns_when_its_events_are_durable() {
         ring.consumer.wake();
         ring
     });
-    producer.sync(PATIENCE).unwrap();
+    producer.sync(TIMEOUT).unwrap();
     let ring = player.join().unwrap();
     let told = producer.statistics();
     assert_eq!((told.persisted, told.durable, ring.consumer.wants()), (5, 5, 0));
@@ -648,10 +648,10 @@ fn a_sync_that_is_not_answered_ends_in_time_and_a_later_one_can_succeed() {
     let (mut producer, _talk, ring) = daemon.ring(daemon.options());
     send_numbers(&mut producer, 1, 2);
     ring.consumer.tell(2, 1, 0, 0);
-    let patience = Duration::from_millis(5);
-    assert_eq!(producer.sync(patience), Err(SyncError::Timeout(patience)));
+    let timeout = Duration::from_millis(5);
+    assert_eq!(producer.sync(timeout), Err(SyncError::Timeout(timeout)));
     ring.consumer.tell(2, 2, 0, 0);
-    producer.sync(PATIENCE).unwrap();
+    producer.sync(TIMEOUT).unwrap();
 }
 
 #[test]
@@ -661,8 +661,8 @@ fn a_sync_says_once_how_many_events_are_not_stored() {
     send_numbers(&mut producer, 1, 10);
     ring.take_all();
     ring.consumer.tell(10, 10, 2, 1);
-    assert_eq!(producer.sync(PATIENCE), Err(SyncError::NotStored { lost: 3, unconfirmed: 0 }));
-    assert_eq!(producer.sync(PATIENCE), Ok(()));
+    assert_eq!(producer.sync(TIMEOUT), Err(SyncError::NotStored { lost: 3, unconfirmed: 0 }));
+    assert_eq!(producer.sync(TIMEOUT), Ok(()));
     let told = producer.statistics();
     assert_eq!((told.lost, told.refused), (2, 1));
     // What this daemon takes now, it never calls durable.
@@ -672,8 +672,8 @@ fn a_sync_says_once_how_many_events_are_not_stored() {
     let (_talk, mut next) = daemon.again(&mut producer, |daemon| daemon.accept().into_ring(0, 0));
     assert_eq!(texts(&next.take_all()), ["event 14"]);
     next.consumer.tell(1, 1, 0, 0);
-    assert_eq!(producer.sync(PATIENCE), Err(SyncError::NotStored { lost: 0, unconfirmed: 3 }));
-    assert_eq!(producer.sync(PATIENCE), Ok(()));
+    assert_eq!(producer.sync(TIMEOUT), Err(SyncError::NotStored { lost: 0, unconfirmed: 3 }));
+    assert_eq!(producer.sync(TIMEOUT), Ok(()));
     let told = producer.statistics();
     assert_eq!((told.persisted, told.durable, told.lost, told.refused), (14, 14, 2, 1));
 }
@@ -691,9 +691,9 @@ fn a_sync_by_frames_is_asked_for_behind_the_events_and_answered() {
         talk.ack(Level::Durable, 3);
         talk
     });
-    assert_eq!(producer.sync(PATIENCE), Err(SyncError::NotStored { lost: 1, unconfirmed: 0 }));
+    assert_eq!(producer.sync(TIMEOUT), Err(SyncError::NotStored { lost: 1, unconfirmed: 0 }));
     let _talk = player.join().unwrap();
-    assert_eq!((producer.statistics().durable, producer.sync(PATIENCE)), (3, Ok(())));
+    assert_eq!((producer.statistics().durable, producer.sync(TIMEOUT)), (3, Ok(())));
 }
 
 #[test]
@@ -709,7 +709,7 @@ fn a_sync_by_frames_covers_more_than_is_written_at_a_time() {
         talk.ack(Level::Durable, sent as u64);
         talk
     });
-    producer.sync(PATIENCE).unwrap();
+    producer.sync(TIMEOUT).unwrap();
     player.join().unwrap();
 }
 
@@ -732,9 +732,9 @@ fn a_sync_is_answered_also_by_a_daemon_that_knows_of_nothing() {
         talk
     });
     // It is done, and nobody can say it of those.
-    assert_eq!(producer.sync(PATIENCE), Err(SyncError::NotStored { lost: 0, unconfirmed: 3 }));
+    assert_eq!(producer.sync(TIMEOUT), Err(SyncError::NotStored { lost: 0, unconfirmed: 3 }));
     player.join().unwrap();
-    assert_eq!(producer.sync(PATIENCE), Ok(()));
+    assert_eq!(producer.sync(TIMEOUT), Ok(()));
 }
 
 #[test]
@@ -753,7 +753,7 @@ fn a_sync_is_asked_for_again_on_the_next_link() {
             talk.ack(Level::Durable, 3);
             talk
         });
-        producer.sync(PATIENCE).unwrap();
+        producer.sync(TIMEOUT).unwrap();
         player.join().unwrap()
     });
 }
@@ -786,7 +786,7 @@ fn a_producer_that_is_closed_without_a_daemon_says_what_is_left_behind() {
     send_numbers(&mut producer, 1, 3);
     let begun = Instant::now();
     assert_eq!(producer.close(), Err(3));
-    assert!(begun.elapsed() < PATIENCE, "it is not waited for");
+    assert!(begun.elapsed() < TIMEOUT, "it is not waited for");
 }
 
 #[test]

@@ -104,7 +104,7 @@ pub struct Sealed;
 
 impl fmt::Display for Sealed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the reader swapped while the claim was open; lay it down again in a new claim")
+        f.write_str("the reader swapped while the claim was open; encode it again in a new claim")
     }
 }
 

@@ -23,7 +23,7 @@ const GENERATION_SHIFT: u32 = 24;
 
 /// The reader sleeps until something is published.
 pub(super) const SLEEP: u64 = 1 << 20;
-/// The reader waits for company for what is published, until the half is half full.
+/// The reader lingers over what is published, until the half is half full.
 pub(super) const LINGER: u64 = 1 << 21;
 /// A writer waits for room.
 pub(super) const WAIT: u64 = 1 << 22;

@@ -14,7 +14,7 @@ use dbuf_sync::atomic::Ordering::Relaxed;
 /// Why [`Reader::wait`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Something was published and has waited for company long enough.
+    /// Something was published and has waited for more long enough.
     Published,
     /// The front half is half full, or a writer waits for room.
     HalfFull,
@@ -31,8 +31,8 @@ pub struct Reader {
     generation: u64,
     /// SLEEP, LINGER or 0: which of the reader's flags stands in the gate. Only the reader changes them.
     rest: u64,
-    /// Since when something in the front half waits for company.
-    company_since: Option<Instant>,
+    /// Since when something in the front half waits for more.
+    lingers_since: Option<Instant>,
     /// What the last seal counted; kept, so that a swap allocates nothing.
     pieces: Vec<Piece>,
     left: Left,
@@ -61,7 +61,7 @@ struct Piece {
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, generation: u64, left: Left) -> Self {
         let pieces = Vec::with_capacity(shared.chunks);
-        Self { shared, generation, rest: 0, company_since: None, pieces, left }
+        Self { shared, generation, rest: 0, lingers_since: None, pieces, left }
     }
 
     /// Whether no writer has taken anything of the front half, so that a swap would bring nothing.
@@ -125,11 +125,11 @@ impl Reader {
             if gate.is_waited_for() || gate.count() >= self.shared.half_full {
                 return Reason::HalfFull;
             }
-            let lingers_until = match self.company_since {
+            let lingers_until = match self.lingers_since {
                 Some(since) => since.checked_add(linger),
                 None => None,
             };
-            if self.company_since.is_some() && (linger.is_zero() || is_past(lingers_until)) {
+            if self.lingers_since.is_some() && (linger.is_zero() || is_past(lingers_until)) {
                 return Reason::Published;
             }
             if is_past(deadline) {
@@ -153,7 +153,7 @@ impl Reader {
             gate = self.rest(SLEEP);
         }
         if gate.count() > 0 {
-            self.company_since.get_or_insert_with(Instant::now);
+            self.lingers_since.get_or_insert_with(Instant::now);
             if !linger.is_zero() && gate.count() < self.shared.half_full {
                 gate = self.rest(LINGER);
             }
@@ -182,7 +182,7 @@ impl Reader {
         self.seal(gate);
         let sealed = std::mem::replace(&mut self.generation, next);
         self.rest = 0;
-        self.company_since = None;
+        self.lingers_since = None;
         Batch { shared: &self.shared, generation: sealed, pieces: &self.pieces }
     }
 

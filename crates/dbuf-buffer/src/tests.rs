@@ -69,7 +69,7 @@ fn a_claim_that_is_let_go_leaves_no_trace() {
 }
 
 #[test]
-fn a_claim_that_the_swap_overtakes_is_laid_down_again_in_a_higher_generation() {
+fn a_claim_that_the_swap_overtakes_is_repeated_in_a_higher_generation() {
     let (buffer, mut reader) = small(4);
     let mut writer = buffer.writer().unwrap();
     writer.append(b"before").unwrap();
@@ -216,7 +216,7 @@ fn a_waker_ends_the_wait_once_and_is_never_missed() {
 }
 
 #[test]
-fn a_deadline_ends_the_wait_for_an_event_and_for_company() {
+fn a_deadline_ends_the_wait_for_an_event_and_for_more() {
     let (buffer, mut reader) = small(4);
     let soon = || Some(Instant::now() + Duration::from_millis(2));
     assert_eq!(reader.wait(Duration::MAX, soon()), Reason::Deadline);

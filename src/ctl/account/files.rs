@@ -7,7 +7,7 @@ use super::claims::Claims;
 use crate::ctl::findings::Findings;
 use crate::pipeline::account::Identity;
 use crate::pipeline::record::{Cause, Loss, Source};
-use crate::pipeline::store::scan::{self, Directory, Event, Item, Wanted};
+use crate::pipeline::store::scan::{self, Directory, Item, StoredEvent, Wanted};
 
 /// What the files hold.
 #[derive(Debug, Default)]
@@ -78,7 +78,7 @@ impl Files {
         }
     }
 
-    fn event(&mut self, event: &Event<'_>, sequence: u64, claims: Option<&Claims>) {
+    fn event(&mut self, event: &StoredEvent<'_>, sequence: u64, claims: Option<&Claims>) {
         if let Some(claims) = claims {
             if event.stream_id != claims.stream_id {
                 self.foreign_events += 1;

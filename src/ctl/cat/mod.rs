@@ -23,7 +23,7 @@ use super::print::Printer;
 use super::select::Selection;
 use crate::pipeline::record::Source;
 use crate::pipeline::store::scan::segment::Segment;
-use crate::pipeline::store::scan::{self, Directory, Event, Item, Joiner};
+use crate::pipeline::store::scan::{self, Directory, Item, Joiner, StoredEvent};
 use crate::sync::Arc;
 pub(super) use args::{CatArgs, TailArgs};
 use show::Show;
@@ -105,7 +105,7 @@ impl Last {
         let (mut newest, mut oldest) = (None, None);
         let mut first = None;
         let mut other = false;
-        let mut look = |event: &Event<'_>, payload: &[u8]| {
+        let mut look = |event: &StoredEvent<'_>, payload: &[u8]| {
             let Some(sequence) = event.sequence else { return ControlFlow::Continue(()) };
             if left > 0 && selection.wants_event(event, payload) {
                 left -= 1;

@@ -21,7 +21,7 @@ use super::failure::Failure;
 use super::print::{self, EventView};
 use super::values::{Boot, parse_id};
 use crate::pipeline::record::{Record, Source};
-use crate::pipeline::store::scan::{Event, Wanted};
+use crate::pipeline::store::scan::{StoredEvent, Wanted};
 
 /// The suffixes of systemd's unit types; a name without one is a service.
 const UNIT_TYPES: [&str; 11] = [
@@ -126,14 +126,14 @@ impl Selection {
 
     /// Whether an event with this payload, its pieces joined, is wanted.
     #[inline]
-    pub(crate) fn wants_event(&self, event: &Event<'_>, payload: &[u8]) -> bool {
+    pub(crate) fn wants_event(&self, event: &StoredEvent<'_>, payload: &[u8]) -> bool {
         event.sequence.is_some_and(|sequence| self.wants(sequence, &event.record, &event.source, payload))
             && self.boot.is_none_or(|boot| boot == event.boot_id)
             && (self.fields.is_empty() || self.finds_fields(event, payload))
     }
 
     /// Whether it has each requested field, under the names that are printed.
-    fn finds_fields(&self, event: &Event<'_>, payload: &[u8]) -> bool {
+    fn finds_fields(&self, event: &StoredEvent<'_>, payload: &[u8]) -> bool {
         let cursor = Cursor { stream: event.stream_id, sequence: event.sequence.unwrap_or(0) };
         let (boot, record, source) = (event.boot_id, event.record, event.source);
         let mut found = vec![false; self.fields.len()];

@@ -148,7 +148,7 @@ fn memory_for_what_has_not_come_whole_is_bounded_and_nothing_of_it_is_lost() {
         stream.write_all(&half).unwrap();
     }
     // 42 MiB would be carried; what is over the bound is in the buffer, as pieces.
-    rig.wait_until("the oldest are laid down as pieces", |counters| counters.account.totals().received_bytes > 0);
+    rig.wait_until("the oldest are published as pieces", |counters| counters.account.totals().received_bytes > 0);
     for stream in &mut streams {
         stream.write_all(b"end\n").unwrap();
     }

@@ -25,7 +25,7 @@ pub struct Tally {
 impl Tally {
     pub(super) const FIGURES: usize = 6 + Cause::COUNT;
 
-    /// So many events lost.
+    /// Events lost.
     #[must_use]
     pub fn lost(cause: Cause, events: u64, bytes: u64) -> Self {
         let mut tally = Self { lost_bytes: bytes, ..Self::default() };

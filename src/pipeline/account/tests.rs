@@ -153,7 +153,7 @@ fn a_reader_that_dies_at_any_step_leaves_a_batch_counted_once() {
 }
 
 #[test]
-fn a_batch_that_was_given_up_is_lost_once_and_its_report_waits_for_the_successor() {
+fn a_batch_that_was_given_up_is_lost_once_and_its_report_waits_for_the_next_process() {
     for has_come in [false, true] {
         let (account, memory) = account();
         let mut recorder = account.reader_recorder();
@@ -193,7 +193,7 @@ fn a_batch_that_was_given_up_is_lost_once_and_its_report_waits_for_the_successor
 }
 
 #[test]
-fn what_a_sync_took_back_is_lost_and_no_longer_stored_and_told_of_once() {
+fn what_a_sync_took_back_is_lost_and_no_longer_stored_and_reported_once() {
     let (account, _memory) = account();
     let mut recorder = account.reader_recorder();
     prepare(&mut recorder, 6, true);
@@ -227,7 +227,7 @@ fn the_table_of_producers_is_bounded_and_forgets_no_count() {
     }
     let rows = account.rows();
     assert!(rows.len() <= PRODUCERS_MAX + 1);
-    assert!(rows.iter().any(|row| row.identity == Some(identity(u32::MAX))), "whoever is held stays");
+    assert!(rows.iter().any(|row| row.identity == Some(identity(u32::MAX))), "a producer that is held stays");
     assert!(rows.iter().all(|row| row.in_memory() <= 1), "both sides of a row go together");
     assert_eq!((sent(&account), account.totals().persisted_events), (u64::from(total) + 1, u64::from(total)));
     drop((recorder, reader, account));

@@ -1,6 +1,6 @@
 //! Lets the control plane speak with the reader: commands, measurements, signs of life.
 //!
-//! Input: [`Command`]s. Output: the same, for the reader's thread; what it has measured. Thread: any. Nothing here
+//! Input: [`ReaderCommand`]s. Output: the same, for the reader's thread; what it has measured. Thread: any. Nothing here
 //! can fail; a command that comes too late is answered with an error.
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::sync::{Arc, Mutex, lock, mpsc};
 pub type Reply = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 /// What the control plane may ask of the reader.
-pub enum Command {
+pub enum ReaderCommand {
     /// Persist what is published, then seal the active segment and open the next.
     Rotate(Reply),
     /// Persist what is published, make it durable, then answer.
@@ -64,7 +64,7 @@ pub struct Measured {
 /// How the control plane speaks with the reader.
 #[derive(Clone, Debug)]
 pub struct DrainHandle {
-    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<ReaderCommand>,
     pub(super) waker: buffer::Waker,
     pub(super) measured: Arc<Mutex<Measured>>,
     pub(super) pulse: Arc<Pulse>,
@@ -73,15 +73,17 @@ pub struct DrainHandle {
 
 /// How the reader ended.
 #[derive(Debug)]
-pub struct Stopped {
+pub struct DrainStopped {
     /// What went wrong with the last segment, if anything did; what it holds is recovered at the next start.
     pub error: Option<String>,
 }
 
 impl DrainHandle {
     /// Gives the reader a command and wakes it.
-    pub fn command(&self, command: Command) {
-        if let Err(mpsc::SendError(Command::Rotate(reply) | Command::Sync(reply))) = self.commands.send(command) {
+    pub fn command(&self, command: ReaderCommand) {
+        if let Err(mpsc::SendError(ReaderCommand::Rotate(reply) | ReaderCommand::Sync(reply))) =
+            self.commands.send(command)
+        {
             reply(Err("the daemon is stopping; start it again first".into()));
         }
         self.waker.ring();

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use self::handle::{Command, DrainHandle, Measured, Old, Reply, Settings, Stopped};
+pub use self::handle::{DrainHandle, DrainStopped, Measured, Old, ReaderCommand, Reply, Settings};
 use self::reader::{Persister, ReaderThread, Shared};
 use crate::pipeline::buffer;
 use crate::pipeline::counters::Counters;
@@ -38,7 +38,7 @@ use crate::sync::{Arc, Mutex, mpsc, thread};
 use crate::sys::clock;
 
 /// What a reader needs to start.
-pub struct Options {
+pub struct DrainOptions {
     /// The reading end of the double buffer.
     pub reader: buffer::Reader,
     /// Wakes that reader.
@@ -63,7 +63,7 @@ pub struct Options {
 
 /// The reader could not start.
 #[derive(Debug, Error)]
-pub enum StartError {
+pub enum DrainError {
     /// The directory of segments cannot be used.
     #[error(transparent)]
     Store(#[from] store::OpenError),
@@ -75,7 +75,7 @@ pub enum StartError {
 /// The running reader. [`Drain::stop`] ends it.
 #[derive(Debug)]
 pub struct Drain {
-    thread: thread::JoinHandle<Stopped>,
+    thread: thread::JoinHandle<DrainStopped>,
     handle: DrainHandle,
 }
 
@@ -83,8 +83,8 @@ impl Drain {
     /// Opens the directory of segments, recovering what an earlier life left, and starts the reader.
     ///
     /// # Errors
-    /// [`StartError`] when the directory cannot be used, another daemon holds it, or there is no thread to be had.
-    pub fn start(options: Options) -> Result<(Self, Recovery), StartError> {
+    /// [`DrainError`] when the directory cannot be used, another daemon holds it, or there is no thread to be had.
+    pub fn start(options: DrainOptions) -> Result<(Self, Recovery), DrainError> {
         let measured = Arc::new(Mutex::new(Measured::default()));
         let pulse = Arc::new(Pulse::default());
         let (commands, inbox) = mpsc::channel();
@@ -98,7 +98,7 @@ impl Drain {
             move |durable: store::Durable| syncs.durable(&durable)
         });
         let storage = options.settings.storage.clone();
-        let (store, recovery) = store::Store::open(store::Options { storage, on_durable }, options.disk)?;
+        let (store, recovery) = store::Store::open(store::StoreOptions { storage, on_durable }, options.disk)?;
         options.counters.account.belongs_to(store.stream_id(), store.next_sequence(), clock::now_ns());
         let handle = DrainHandle {
             commands,
@@ -131,7 +131,7 @@ impl Drain {
                 }
                 reader.run()
             })
-            .map_err(StartError::Thread)?;
+            .map_err(DrainError::Thread)?;
         Ok((Self { thread, handle }, recovery))
     }
 
@@ -143,10 +143,10 @@ impl Drain {
 
     /// Persists what is published, seals the active segment and ends the thread. The writers must have ended before.
     /// What a disk does not take within `timeout` stays in memory that outlives the process, or is counted as lost.
-    pub fn stop(self, timeout: Duration) -> Stopped {
-        self.handle.command(Command::Stop { timeout });
+    pub fn stop(self, timeout: Duration) -> DrainStopped {
+        self.handle.command(ReaderCommand::Stop { timeout });
         self.thread
             .join()
-            .unwrap_or_else(|_| Stopped { error: Some("the reader thread failed; this is a bug in dbufd".into()) })
+            .unwrap_or_else(|_| DrainStopped { error: Some("the reader thread failed; this is a bug in dbufd".into()) })
     }
 }

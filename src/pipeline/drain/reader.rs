@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::batch_summary::{BatchSummary, Sizes, records};
-use super::handle::{Command, Measured, Old, Reply, Settings, Stopped};
+use super::handle::{DrainStopped, Measured, Old, ReaderCommand, Reply, Settings};
 use super::losses::{Losses, READER_RUN};
 use super::syncs::Syncs;
 use crate::options::WhenFull;
@@ -48,7 +48,7 @@ pub(super) struct Shared {
 /// Everything but the buffer, so that a batch that borrows the buffer can be handed to it.
 pub(super) struct Persister {
     store: Store,
-    inbox: mpsc::Receiver<Command>,
+    inbox: mpsc::Receiver<ReaderCommand>,
     settings: Settings,
     /// Whether the buffer outlives this process: what the disk has not taken at the end is for the next process.
     outlives: bool,
@@ -72,7 +72,7 @@ pub(super) struct Persister {
 }
 
 impl ReaderThread {
-    pub(super) fn run(mut self) -> Stopped {
+    pub(super) fn run(mut self) -> DrainStopped {
         let (persister, newest) = (&mut self.persister, self.newest.as_ref());
         persister.shared.pulse.begin();
         for Old { mut reader, done } in self.old {
@@ -119,7 +119,7 @@ impl ReaderThread {
 impl Persister {
     pub(super) fn new(
         store: Store,
-        inbox: mpsc::Receiver<Command>,
+        inbox: mpsc::Receiver<ReaderCommand>,
         settings: Settings,
         outlives: bool,
         shared: Shared,
@@ -150,15 +150,15 @@ impl Persister {
         }
     }
 
-    fn take(&mut self, command: Command) {
+    fn take(&mut self, command: ReaderCommand) {
         match command {
-            Command::Rotate(reply) => self.rotates.push(reply),
-            Command::Sync(reply) => self.syncs_asked.push(reply),
-            Command::Reconfigure(settings) => {
+            ReaderCommand::Rotate(reply) => self.rotates.push(reply),
+            ReaderCommand::Sync(reply) => self.syncs_asked.push(reply),
+            ReaderCommand::Reconfigure(settings) => {
                 self.store.reconfigure(&settings.storage);
                 self.settings = *settings;
             }
-            Command::Stop { timeout } => self.stop_by = Some(Instant::now() + timeout),
+            ReaderCommand::Stop { timeout } => self.stop_by = Some(Instant::now() + timeout),
         }
     }
 
@@ -390,7 +390,7 @@ impl Persister {
     }
 
     /// Seals the last segment. What could not be reported in the data by now stands in the daemon's report only.
-    fn end(self) -> Stopped {
+    fn end(self) -> DrainStopped {
         self.shared.pulse.beat(Activity::Disk);
         let error = self
             .store
@@ -400,7 +400,7 @@ impl Persister {
         for reply in self.rotates.into_iter().chain(self.syncs_asked) {
             reply(Err("the daemon is stopping".into()));
         }
-        Stopped { error }
+        DrainStopped { error }
     }
 }
 

@@ -125,7 +125,7 @@ impl Rig {
         let (buffer, reader) =
             DoubleBuffer::new(&buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 }).unwrap();
         let progress = Arc::new(Progress::new(1).unwrap());
-        let options = Options {
+        let options = DrainOptions {
             reader,
             waker: buffer.waker(),
             old: Vec::new(),
@@ -167,19 +167,19 @@ impl Rig {
         }
     }
 
-    fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<(), String> {
+    fn ask(&self, command: impl FnOnce(Reply) -> ReaderCommand) -> Result<(), String> {
         let (send, answer) = mpsc::channel();
         self.drain.handle().command(command(Box::new(move |result| send.send(result).unwrap())));
         answer.recv().unwrap()
     }
 
     /// Stops, and returns payloads and losses as the files have them.
-    fn finish(self) -> (Vec<String>, Vec<(String, u64)>, Stopped) {
+    fn finish(self) -> (Vec<String>, Vec<(String, u64)>, DrainStopped) {
         self.finish_on(|_| ())
     }
 
     /// As [`Rig::finish`], for a disk that first has to bring its files to the directory.
-    fn finish_on(self, export: impl FnOnce(&Path)) -> (Vec<String>, Vec<(String, u64)>, Stopped) {
+    fn finish_on(self, export: impl FnOnce(&Path)) -> (Vec<String>, Vec<(String, u64)>, DrainStopped) {
         drop(self.writer);
         let stopped = self.drain.stop(Duration::ZERO);
         export(&self.folder.path().join("segments"));
@@ -281,7 +281,7 @@ fn a_disk_that_refuses_to_the_end_costs_a_counted_loss_and_not_the_exit() {
 fn life(memory: &std::os::fd::OwnedFd, disk: Arc<MoodyDisk>, directory: &Path) -> (DoubleBuffer, Arc<Counters>, Drain) {
     let options = buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 };
     let (buffer, reader, has_previous) = match DoubleBuffer::of_previous(memory, 2) {
-        Ok(heritage) => (heritage.buffer, heritage.reader, true),
+        Ok(inherited) => (inherited.buffer, inherited.reader, true),
         Err(_) => {
             let (buffer, reader) = DoubleBuffer::in_memory(&options, 1, memory).unwrap();
             (buffer, reader, false)
@@ -291,7 +291,7 @@ fn life(memory: &std::os::fd::OwnedFd, disk: Arc<MoodyDisk>, directory: &Path) -
     (storage.retain, storage.min_free, storage.sync) = (None, None, SyncPolicy::Never);
     storage.when_full = WhenFull::Wait;
     let counters = Arc::new(Counters::new(1).unwrap());
-    let options = Options {
+    let options = DrainOptions {
         reader,
         waker: buffer.waker(),
         old: Vec::new(),
@@ -307,7 +307,7 @@ fn life(memory: &std::os::fd::OwnedFd, disk: Arc<MoodyDisk>, directory: &Path) -
 }
 
 #[test]
-fn what_the_disk_refuses_to_the_end_stays_in_memory_for_a_successor() {
+fn what_the_disk_refuses_to_the_end_stays_in_memory_for_the_next_process() {
     let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
     let memory = rustix::fs::memfd_create("test", flags).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -360,11 +360,11 @@ fn only_what_was_found_in_memory_is_adopted_also_where_batches_are_given_up() {
 #[test]
 fn a_sync_covers_what_was_published_before_it_was_asked_for() {
     let mut rig = Rig::new(|settings| settings.linger = Duration::from_secs(3600));
-    let generation = rig.publish(b"waits for company, long");
-    rig.ask(Command::Sync).unwrap();
+    let generation = rig.publish(b"waits for more, long");
+    rig.ask(ReaderCommand::Sync).unwrap();
     assert!(rig.progress.durable_before() > generation);
     assert_eq!(rig.counters.durable_events.load(Relaxed), 1);
-    rig.ask(Command::Sync).unwrap();
+    rig.ask(ReaderCommand::Sync).unwrap();
     assert_eq!(rig.drain.handle().measured().sync_us.count(), 1, "nothing new needs no second sync");
     rig.finish();
 }
@@ -386,10 +386,10 @@ fn a_writer_that_asks_for_a_sync_is_rung_when_it_is_done() {
 fn a_rotation_leaves_what_was_published_before_it_in_the_old_segment() {
     let mut rig = Rig::new(|settings| settings.linger = Duration::from_secs(3600));
     rig.publish(b"old");
-    rig.ask(Command::Rotate).unwrap();
+    rig.ask(ReaderCommand::Rotate).unwrap();
     rig.publish(b"new");
     let folder = rig.folder.path().join("segments");
-    rig.ask(Command::Sync).unwrap();
+    rig.ask(ReaderCommand::Sync).unwrap();
     let segments = std::fs::read_dir(&folder).unwrap().flatten();
     let segments =
         segments.filter(|e| [".segment", ".active"].iter().any(|s| e.file_name().to_string_lossy().ends_with(s)));
@@ -404,7 +404,7 @@ fn settings_change_while_the_reader_waits_for_the_disk() {
     let generation = rig.publish(b"stuck");
     let mut settings = rig.settings.clone();
     settings.storage.when_full = WhenFull::Drop;
-    rig.drain.handle().command(Command::Reconfigure(Box::new(settings)));
+    rig.drain.handle().command(ReaderCommand::Reconfigure(Box::new(settings)));
     rig.wait_persisted(generation);
     assert_eq!(rig.counters.account.totals().lost[Cause::Full as usize], 1);
     rig.mood.store(0, Relaxed);

@@ -31,7 +31,7 @@ pub(super) struct Active {
     pub(super) footer: Footer,
     /// When its first batch came.
     pub(super) first_batch: Option<Instant>,
-    /// The number that it goes by in the ledger.
+    /// Its number in the sync queue.
     pub(super) id: u64,
     allocated: u64,
 }

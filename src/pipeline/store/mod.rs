@@ -40,7 +40,7 @@ use status::Caller;
 pub use status::{Condition, Status, StatusSnapshot};
 use stream::Stream;
 use sync_queue::{Lost, Mark, Shared, UNSYNCED_MAX};
-pub use types::{Appended, BatchView, Durable, OpenError, Options, Recovery, RunView, WriteError};
+pub use types::{Appended, BatchView, Durable, OpenError, Recovery, RunView, StoreOptions, WriteError};
 
 /// The reader thread's half of the store. Dropped without [`Store::close`] it leaves the files as a killed process
 /// would.
@@ -71,7 +71,7 @@ impl Store {
     ///
     /// # Errors
     /// [`OpenError`] if the directory cannot be used or another daemon uses it; never because of what is in it.
-    pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
+    pub fn open(options: StoreOptions, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
         let (mut store, recovery) = Self::open_without_syncer(options, disk)?;
         let syncer = thread::Builder::new().name("dbufd-syncer".into()).spawn({
             let shared = Arc::clone(&store.shared);
@@ -82,8 +82,8 @@ impl Store {
     }
 
     /// A store whose syncer's jobs are done when [`Store::work`] is called, so that a test decides what comes when.
-    fn open_without_syncer(options: Options, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
-        let Options { storage, on_durable } = options;
+    fn open_without_syncer(options: StoreOptions, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
+        let StoreOptions { storage, on_durable } = options;
         let directory = storage.directory.clone();
         let name = || directory.display().to_string();
         let failed = |error| OpenError::Directory { directory: name(), error };
@@ -282,7 +282,7 @@ impl Store {
         self.shared.passed(generation)
     }
 
-    /// Asks for a sync of all that was appended. [`Options::on_durable`] is called with at least `before_generation`
+    /// Asks for a sync of all that was appended. [`StoreOptions::on_durable`] is called with at least `before_generation`
     /// when that has succeeded. The syncer may wait, for a part of what a sync takes, until `askers` or as many as last
     /// time have asked.
     pub fn request_sync(&self, before_generation: u64, askers: usize) {

@@ -305,7 +305,7 @@ impl Shared {
         self.lock().files.retain(|tracked| tracked.id != id);
     }
 
-    /// So many ask for a sync now of all that was appended.
+    /// This many ask for a sync now of all that was appended.
     pub(super) fn request(&self, before_generation: u64, askers: usize) {
         let mut queue = self.lock();
         let prior = queue.requested;
@@ -336,13 +336,13 @@ impl Shared {
     pub(super) fn next_job(&self) -> Job {
         let mut queue = self.lock();
         let job = queue.next_job(Instant::now());
-        // A reason that comes after this look finds the thread asleep, since the ledger stays locked until it is.
+        // A reason that comes after this look finds the thread asleep, since the queue stays locked until it is.
         let woken = match job {
             Job::Wait(Some(timeout)) => self.work.wait_timeout(queue, timeout).map(drop).is_ok(),
             Job::Wait(None) => self.work.wait(queue).map(drop).is_ok(),
             _ => true,
         };
-        assert!(woken, "no thread panics while it holds the ledger");
+        assert!(woken, "no thread panics while it holds the sync queue");
         job
     }
 

@@ -106,7 +106,7 @@ fn records(run: &[u8]) -> impl Iterator<Item = Record<'_>> {
 fn cut(run: &[u8], slice_bytes: usize) -> Vec<&[u8]> {
     let (mut slices, mut start, mut at) = (Vec::new(), 0, 0);
     while at < run.len() {
-        let bytes = Record::decode(&run[at..]).expect("a test lays down whole records").1;
+        let bytes = Record::decode(&run[at..]).expect("a test encodes whole records").1;
         if at > start && at + bytes - start > slice_bytes {
             slices.push(&run[start..at]);
             start = at;

@@ -61,7 +61,7 @@ impl Bench {
             told.0.lock().unwrap().push(durable);
             told.1.notify_all();
         });
-        let options = Options { storage: self.storage.clone(), on_durable };
+        let options = StoreOptions { storage: self.storage.clone(), on_durable };
         Store::open(options, Arc::new(self.disk.clone())).unwrap()
     }
 
@@ -127,7 +127,7 @@ fn what_was_appended_is_read_back_in_the_order_of_acceptance() {
 fn a_second_store_on_the_same_directory_is_refused_and_names_the_first() {
     let bench = Bench::new(SyncPolicy::Never);
     let (_store, _) = bench.open();
-    let options = Options { storage: storage(bench.path()), on_durable: Box::new(|_| {}) };
+    let options = StoreOptions { storage: storage(bench.path()), on_durable: Box::new(|_| {}) };
     let Err(OpenError::Held { pid, .. }) = Store::open(options, Arc::new(RealDisk)) else { panic!("two stores") };
     assert_eq!(pid, std::process::id());
 }

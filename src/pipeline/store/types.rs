@@ -45,7 +45,7 @@ pub struct BatchView<'a> {
 }
 
 /// What a store needs to know.
-pub struct Options {
+pub struct StoreOptions {
     /// The settings.
     pub storage: Storage,
     /// Called when batches have become durable: by the syncer thread, or by the reader thread with `sync = "batch"`.

@@ -8,7 +8,7 @@ use std::io;
 use super::{CLOSED, Producer, SendError};
 use crate::sys;
 use crate::wire::Event;
-use dbuf_wire::ring::record::{Head, Stamp, kind};
+use dbuf_wire::ring::record::{RecordHead, Stamp, kind};
 use dbuf_wire::ring::{Bell, NoRoom, Reserved};
 
 /// A place for one event. What is written to it lies in the ring, and is an event once it is [published](Claim::publish);
@@ -30,7 +30,7 @@ pub struct Claim<'a> {
     producer: &'a mut Producer,
     /// Taken when it is published.
     place: Option<Reserved>,
-    head: Head,
+    head: RecordHead,
     /// Bytes between the record's head and the payload.
     before: usize,
     bytes: usize,
@@ -56,7 +56,7 @@ impl<'a> Claim<'a> {
             Err(NoRoom) => slowly(producer, event, before, payload_bytes_max)?,
         };
         let kind = if event.fields.is_empty() { kind::EVENT } else { kind::EVENT_WITH_FIELDS };
-        let head = Head { length: 0, kind, pri: event.pri, tag_length: event.tag.len() as u8, stamp };
+        let head = RecordHead { length: 0, kind, pri: event.pri, tag_length: event.tag.len() as u8, stamp };
         if before > 0 {
             producer.ring.fill(&place, 0, event.tag);
         }
@@ -104,8 +104,8 @@ fn slowly(
     before: usize,
     payload_bytes_max: usize,
 ) -> Result<(Reserved, Stamp), SendError> {
-    let patience = producer.patience();
-    producer.make_room(event, payload_bytes_max, patience, true)?;
+    let timeout = producer.timeout();
+    producer.make_room(event, payload_bytes_max, timeout, true)?;
     let stamp = if event.time_ns == 0 { producer.stamp_slow() } else { Stamp::Nanoseconds(event.time_ns) };
     let place = producer.ring.claim(before + payload_bytes_max).map_err(|NoRoom| SendError::Full)?;
     Ok((place, stamp))

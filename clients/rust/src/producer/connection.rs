@@ -122,11 +122,11 @@ impl Connection {
     }
 
     /// Waits until the daemon has said something, or takes more if `writes` says that more is to be written; or for so long.
-    pub(super) fn wait(&self, writes: bool, patience: Duration) {
+    pub(super) fn wait(&self, writes: bool, timeout: Duration) {
         let flags = if writes { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-        let patience = rustix::event::Timespec::try_from(patience).ok();
+        let timeout = rustix::event::Timespec::try_from(timeout).ok();
         // Whatever it says, the caller looks.
-        let _ = poll(&mut [PollFd::new(&self.socket, flags)], patience.as_ref());
+        let _ = poll(&mut [PollFd::new(&self.socket, flags)], timeout.as_ref());
     }
 }
 

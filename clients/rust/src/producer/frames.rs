@@ -89,7 +89,7 @@ impl Framed {
         self.written == self.outgoing.len()
     }
 
-    /// Of so many events, of which so many were taken, how many the daemon has not been given.
+    /// Of `number` events, of which the daemon took `taken`, how many it has not been given.
     pub(super) fn left(&self, number: u64, taken: u64) -> u64 {
         if self.phase == Phase::Greeting {
             return number.saturating_sub(taken);

@@ -51,7 +51,7 @@ use dbuf_wire::ring::{Bell, CAPACITY_BYTES, Memory, NoRoom, RingProducer};
 const PAYLOAD_BYTES_ASSUMED: usize = 64 << 10;
 /// In `fast_for`: no process may take the fast path.
 const CLOSED: u64 = u64::MAX;
-/// So many ticks after the last look, a send looks whether the daemon is still there: a second, about.
+/// This many ticks after the last look, a send looks whether the daemon is still there: a second, about.
 const LOOK_TICKS: u64 = 1 << 31;
 /// How long a send may wait for the daemon's answer to a connection that it has begun, whatever its policy.
 const ANSWER_WAIT_MIN: Duration = Duration::from_millis(10);
@@ -62,7 +62,7 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_millis(250);
 /// frames. While there is no daemon it keeps them.
 ///
 /// One thread has one producer; it may be handed to another. Nothing is done behind its back: what a link needs is done by
-/// the calls, and whoever sends rarely where there is no ring may call [`Producer::tend`] in between.
+/// the calls, and a program that sends rarely where there is no ring may call [`Producer::tend`] in between.
 ///
 /// ```no_run
 /// use dbuf_client::{Producer, ProducerOptions};
@@ -196,8 +196,8 @@ impl Producer {
         if self.send_fast(event) {
             return Ok(());
         }
-        let patience = self.patience();
-        self.send_slowly(event, patience, true)
+        let timeout = self.timeout();
+        self.send_slowly(event, timeout, true)
     }
 
     /// Sends an event if there is room, and never waits. Where there is none, nothing is counted: the caller has the event.
@@ -221,7 +221,7 @@ impl Producer {
         self.send_slowly(event, deadline.saturating_duration_since(Instant::now()), true)
     }
 
-    /// A place for an event of at most so many bytes, to be written into the memory itself: see [`Claim`].
+    /// A place for an event of at most this many bytes, to be written into the memory itself: see [`Claim`].
     ///
     /// # Errors
     /// As [`Producer::send`]; the room that is sought is that for `payload_bytes_max`.
@@ -345,10 +345,10 @@ impl Producer {
     }
 
     /// How long a send without a deadline of its own waits for room.
-    fn patience(&self) -> Duration {
+    fn timeout(&self) -> Duration {
         match self.options.when_full {
             WhenFull::Drop => Duration::ZERO,
-            WhenFull::Wait(patience) => patience,
+            WhenFull::Wait(timeout) => timeout,
         }
     }
 
@@ -358,7 +358,7 @@ impl Producer {
     }
 
     fn persisted(&self) -> u64 {
-        // Relaxed: a report. Whoever waits for it comes through the turn.
+        // Relaxed: a report. A thread that waits for it comes through the turn.
         let word = self.ring.memory().words().persisted.load(Relaxed);
         self.book.persisted.max(self.reached(word))
     }

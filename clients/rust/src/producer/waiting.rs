@@ -16,9 +16,9 @@ use dbuf_wire::ring::want;
 const SLICE: Duration = Duration::from_millis(100);
 
 /// A time that far away; where that is beyond all times, one that nobody sees.
-fn after(begun: Instant, patience: Duration) -> Instant {
+fn after(begun: Instant, timeout: Duration) -> Instant {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-    begun.checked_add(patience).unwrap_or_else(|| begun + YEAR)
+    begun.checked_add(timeout).unwrap_or_else(|| begun + YEAR)
 }
 
 /// Bytes of an event's record after its head.
@@ -31,8 +31,8 @@ impl Producer {
     /// The way of events that something is in the way of.
     #[cold]
     #[inline(never)]
-    pub(super) fn send_slowly(&mut self, event: &Event<'_>, patience: Duration, counts: bool) -> Result<(), SendError> {
-        self.make_room(event, event.payload.len(), patience, counts)?;
+    pub(super) fn send_slowly(&mut self, event: &Event<'_>, timeout: Duration, counts: bool) -> Result<(), SendError> {
+        self.make_room(event, event.payload.len(), timeout, counts)?;
         let stamp = if event.time_ns == 0 {
             self.stamp_slow()
         } else {
@@ -50,12 +50,12 @@ impl Producer {
         &mut self,
         event: &Event<'_>,
         payload_bytes: usize,
-        patience: Duration,
+        timeout: Duration,
         counts: bool,
     ) -> Result<(), SendError> {
         self.renew_after_fork()?;
         let begun = Instant::now();
-        let answer_wait = if counts { patience.clamp(ANSWER_WAIT_MIN, ANSWER_WAIT_MAX) } else { Duration::ZERO };
+        let answer_wait = if counts { timeout.clamp(ANSWER_WAIT_MIN, ANSWER_WAIT_MAX) } else { Duration::ZERO };
         self.tend_for(answer_wait);
         self.check(event, payload_bytes)?;
         if self.must_fail() {
@@ -65,9 +65,9 @@ impl Producer {
         if self.ring.has_room(length) {
             return Ok(());
         }
-        if !patience.is_zero() {
+        if !timeout.is_zero() {
             self.book.waits += 1;
-            if self.wait_until(after(begun, patience), want::ROOM, |this| this.ring.has_room(length)) {
+            if self.wait_until(after(begun, timeout), want::ROOM, |this| this.ring.has_room(length)) {
                 return Ok(());
             }
             if self.must_fail() {

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use dbuf_client::wire::{self, Code, Fault, Frame, HEAD_BYTES, Head, Level, MAGIC, Welcome, feature};
 use dbuf_client::{LinkKind, Producer, ProducerOptions};
-use dbuf_wire::ring::record::{self, Head as RecordHead, Stamp, kind};
+use dbuf_wire::ring::record::{self, RecordHead, Stamp, kind};
 use dbuf_wire::ring::{Memory, Position, RingConsumer, flag, state};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 pub const CAPACITY: u64 = 64 << 10;
 /// After so long a test has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 pub const BOTH: u64 = feature::FIELDS | feature::RING;
 
 /// A socket in a directory that goes away.
@@ -61,7 +61,7 @@ impl Daemon {
             name: "tests".into(),
             path: Some(self.path()),
             capacity_bytes: CAPACITY,
-            close_wait: PATIENCE,
+            close_wait: TIMEOUT,
             ..ProducerOptions::default()
         }
     }
@@ -71,7 +71,7 @@ impl Daemon {
         let listener = self.listener.as_ref().unwrap();
         assert!(is_ready(listener), "nobody connects");
         let (stream, _) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut talk = Talk { stream, session: 0, compatible: 0, ack: Level::None, name: Vec::new() };
         let mut magic = [0; MAGIC.len()];
         talk.stream.read_exact(&mut magic).unwrap();
@@ -125,18 +125,18 @@ impl Daemon {
 
 /// Waits until something can be read.
 fn is_ready(descriptor: &impl AsFd) -> bool {
-    is_ready_within(descriptor, PATIENCE)
+    is_ready_within(descriptor, TIMEOUT)
 }
 
-fn is_ready_within(descriptor: &impl AsFd, patience: Duration) -> bool {
+fn is_ready_within(descriptor: &impl AsFd, timeout: Duration) -> bool {
     let mut polled = [rustix::event::PollFd::new(descriptor, rustix::event::PollFlags::IN)];
-    let patience = rustix::event::Timespec::try_from(patience).unwrap();
-    rustix::event::poll(&mut polled, Some(&patience)) == Ok(1)
+    let timeout = rustix::event::Timespec::try_from(timeout).unwrap();
+    rustix::event::poll(&mut polled, Some(&timeout)) == Ok(1)
 }
 
 /// Has the producer do what a send would do besides, until it is so.
 pub fn until(producer: &mut Producer, is_so: impl Fn(&Producer) -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         producer.tend();
         if is_so(producer) {
@@ -221,7 +221,7 @@ impl Talk {
         self.say(&Frame::Ack { level, sequence });
     }
 
-    /// The next so many frames, which are events.
+    /// The next frames, this many, which are events.
     pub fn events(&mut self, count: usize) -> Vec<Came> {
         (0..count).map(|_| self.event()).collect()
     }
@@ -296,7 +296,7 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Takes the next so many events, or all.
+    /// Takes at most this many events.
     pub fn take(&mut self, count: usize) -> Vec<Came> {
         let waiting = self.consumer.look().unwrap() as usize;
         let mut bytes = vec![0; waiting];

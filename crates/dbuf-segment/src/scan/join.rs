@@ -10,7 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 
-use super::Event;
+use super::StoredEvent;
 use crate::record::{Record, encode_source};
 
 /// The most bytes that are held for events that are not complete.
@@ -20,7 +20,7 @@ pub const JOIN_BYTES_MAX: usize = 64 << 20;
 #[derive(Clone, Copy, Debug)]
 pub struct Joined<'a> {
     /// The event; its last piece, if it was stored in pieces.
-    pub event: Event<'a>,
+    pub event: StoredEvent<'a>,
     /// Its payload.
     pub payload: &'a [u8],
     /// Whether that is all of it.
@@ -75,7 +75,7 @@ impl Joiner {
     /// Takes the next event of a reading forward.
     pub fn forward(
         &mut self,
-        event: &Event<'_>,
+        event: &StoredEvent<'_>,
         each: &mut impl FnMut(Joined<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let payload = event.record.payload();
@@ -121,7 +121,7 @@ impl Joiner {
     /// Takes the next event of a reading backward.
     pub fn backward(
         &mut self,
-        event: &Event<'_>,
+        event: &StoredEvent<'_>,
         each: &mut impl FnMut(Joined<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let payload = event.record.payload();
@@ -170,7 +170,7 @@ impl Joiner {
 }
 
 impl Held {
-    fn new(event: &Event<'_>, awaits: Option<u64>) -> Self {
+    fn new(event: &StoredEvent<'_>, awaits: Option<u64>) -> Self {
         let (mut source, mut record) = (Vec::new(), Vec::new());
         encode_source(&mut source, 0, 0, &event.source);
         event.record.encode(&mut record);
@@ -194,7 +194,8 @@ impl Held {
         let Ok((record, _)) = Record::decode(&self.record) else { return ControlFlow::Continue(()) };
         let Ok((source, _)) = Record::decode(&self.source) else { return ControlFlow::Continue(()) };
         let Ok(source) = source.as_source() else { return ControlFlow::Continue(()) };
-        let event = Event { sequence: self.sequence, record, source, stream_id: self.stream_id, boot_id: self.boot_id };
+        let event =
+            StoredEvent { sequence: self.sequence, record, source, stream_id: self.stream_id, boot_id: self.boot_id };
         let is_whole = self.awaits.is_none();
         if self.pieces.is_empty() {
             return each(Joined { event, payload: record.payload(), is_whole });

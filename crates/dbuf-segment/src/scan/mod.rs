@@ -135,7 +135,7 @@ fn names_of(name: Name) -> impl Iterator<Item = Name> {
 #[derive(Debug)]
 pub enum Item<'a> {
     /// An event, or a piece of one.
-    Event(Event<'a>),
+    Event(StoredEvent<'a>),
     /// Events that are not in the files, and why.
     Loss {
         /// The account.
@@ -163,7 +163,7 @@ pub enum Item<'a> {
 
 /// An event, or a piece of one.
 #[derive(Clone, Copy, Debug)]
-pub struct Event<'a> {
+pub struct StoredEvent<'a> {
     /// Its sequence; None for a piece that is continued.
     pub sequence: Option<u64>,
     /// What was written; of a record of lines, one of them.
@@ -250,6 +250,6 @@ fn item(placed: merge::Placed<'_>, stream_id: u128, boot_id: u128) -> Item<'_> {
             Ok(loss) => Item::Loss { loss, time_ns: record.time_ns, source },
             Err(_) => unreachable!("it was decoded when it was ordered"),
         },
-        _ => Item::Event(Event { sequence, record, source, stream_id, boot_id }),
+        _ => Item::Event(StoredEvent { sequence, record, source, stream_id, boot_id }),
     }
 }

@@ -6,14 +6,14 @@
 
 use super::consumer::Broken;
 use super::producer::RingProducer;
-use super::record::{ALIGN, HEAD_BYTES, Head, kind};
+use super::record::{ALIGN, HEAD_BYTES, RecordHead, kind};
 use dbuf_sync::atomic::Ordering::Relaxed;
 
 /// An event that was found in the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Its head.
-    pub head: Head,
+    pub head: RecordHead,
     /// Where it begins.
     pub at: u64,
     /// Where the next record begins.
@@ -35,7 +35,7 @@ impl RingProducer {
             }
             let mut head = [0; HEAD_BYTES];
             self.memory.copy(at, &mut head);
-            let head = Head::of_bytes(&head);
+            let head = RecordHead::of_bytes(&head);
             if head.record_bytes() > room {
                 return Err(Broken("a record that reaches beyond the ring's end or head"));
             }

@@ -5,7 +5,7 @@
 
 use super::layout::{flag, state, want};
 use super::memory::Memory;
-use super::record::{HEAD_BYTES, Head as RecordHead, Stamp, kind, record_bytes};
+use super::record::{HEAD_BYTES, RecordHead, Stamp, kind, record_bytes};
 use super::{ASLEEP, HEAD, ROOM, TURN};
 
 use crate::frames::{Event, FIELDS_LENGTH_BYTES};

@@ -37,7 +37,7 @@ pub enum Stamp {
 
 /// The fixed part of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct RecordHead {
     /// Bytes after the head, without what fills the record up.
     pub length: u32,
     /// One of [`kind`].
@@ -50,7 +50,7 @@ pub struct Head {
     pub stamp: Stamp,
 }
 
-impl Head {
+impl RecordHead {
     /// Its two words.
     #[inline]
     #[must_use]
@@ -105,7 +105,7 @@ pub struct Malformed(
 /// # Errors
 /// [`Malformed`]; it concerns this event alone.
 #[inline]
-pub fn payload_bytes(head: &Head) -> Result<usize, Malformed> {
+pub fn payload_bytes(head: &RecordHead) -> Result<usize, Malformed> {
     check(head)?;
     match (head.length as usize).checked_sub(usize::from(head.tag_length)) {
         None => Err(Malformed("the tag is longer than the event")),
@@ -115,7 +115,7 @@ pub fn payload_bytes(head: &Head) -> Result<usize, Malformed> {
 }
 
 #[inline]
-fn check(head: &Head) -> Result<(), Malformed> {
+fn check(head: &RecordHead) -> Result<(), Malformed> {
     if usize::from(head.tag_length) > wire::TAG_BYTES_MAX {
         return Err(Malformed("the tag is longer than 64 bytes"));
     }
@@ -130,7 +130,7 @@ fn check(head: &Head) -> Result<(), Malformed> {
 ///
 /// # Errors
 /// [`Malformed`]; it concerns this event alone.
-pub fn event<'a>(head: &Head, body: &'a [u8]) -> Result<Event<'a>, Malformed> {
+pub fn event<'a>(head: &RecordHead, body: &'a [u8]) -> Result<Event<'a>, Malformed> {
     check(head)?;
     let (tag, rest) =
         body.split_at_checked(usize::from(head.tag_length)).ok_or(Malformed("the tag is longer than the event"))?;
@@ -151,27 +151,31 @@ mod tests {
 
     #[test]
     fn a_head_is_the_bytes_that_the_protocol_draws() {
-        let head = Head { length: 100, kind: kind::EVENT, pri: 6, tag_length: 3, stamp: Stamp::Ticks(0x0102) };
+        let head = RecordHead { length: 100, kind: kind::EVENT, pri: 6, tag_length: 3, stamp: Stamp::Ticks(0x0102) };
         let bytes: Vec<u8> = head.to_words().iter().flat_map(|word| word.to_le_bytes()).collect();
         assert_eq!(bytes, [100, 0, 0, 0, 1, 6, 3, 2, 2, 1, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(Head::of_bytes(bytes[..].try_into().unwrap()), head);
+        assert_eq!(RecordHead::of_bytes(bytes[..].try_into().unwrap()), head);
         assert_eq!(head.record_bytes(), 128);
     }
 
     #[test]
     fn bytes_that_are_no_event_are_refused_by_name() {
-        let head = Head { length: 3, kind: kind::EVENT, pri: 6, tag_length: 0, stamp: Stamp::None };
-        let why = |head: Head, body: &[u8]| event(&head, body).unwrap_err().0;
-        assert_eq!(why(Head { tag_length: 65, ..head }, &[0; 70]), "the tag is longer than 64 bytes");
-        assert_eq!(why(Head { pri: 192, ..head }, b"abc"), "pri is above 191");
-        assert_eq!(why(Head { tag_length: 4, ..head }, b"abc"), "the tag is longer than the event");
-        assert_eq!(why(Head { tag_length: 3, ..head }, b"abc"), "an event without payload");
-        for wrong in [Head { tag_length: 65, ..head }, Head { pri: 192, ..head }, Head { tag_length: 4, ..head }] {
+        let head = RecordHead { length: 3, kind: kind::EVENT, pri: 6, tag_length: 0, stamp: Stamp::None };
+        let why = |head: RecordHead, body: &[u8]| event(&head, body).unwrap_err().0;
+        assert_eq!(why(RecordHead { tag_length: 65, ..head }, &[0; 70]), "the tag is longer than 64 bytes");
+        assert_eq!(why(RecordHead { pri: 192, ..head }, b"abc"), "pri is above 191");
+        assert_eq!(why(RecordHead { tag_length: 4, ..head }, b"abc"), "the tag is longer than the event");
+        assert_eq!(why(RecordHead { tag_length: 3, ..head }, b"abc"), "an event without payload");
+        for wrong in [
+            RecordHead { tag_length: 65, ..head },
+            RecordHead { pri: 192, ..head },
+            RecordHead { tag_length: 4, ..head },
+        ] {
             assert_eq!(payload_bytes(&wrong).unwrap_err().0, why(wrong, b"abc"));
         }
-        assert_eq!(payload_bytes(&Head { tag_length: 3, ..head }).unwrap_err().0, "an event without payload");
-        assert_eq!(payload_bytes(&Head { tag_length: 1, ..head }), Ok(2));
-        let with_fields = Head { kind: kind::EVENT_WITH_FIELDS, ..head };
+        assert_eq!(payload_bytes(&RecordHead { tag_length: 3, ..head }).unwrap_err().0, "an event without payload");
+        assert_eq!(payload_bytes(&RecordHead { tag_length: 1, ..head }), Ok(2));
+        let with_fields = RecordHead { kind: kind::EVENT_WITH_FIELDS, ..head };
         assert_eq!(why(with_fields, b"abc"), "an event whose fields are cut off");
         assert_eq!(event(&head, b"abc").unwrap().payload, b"abc");
     }

@@ -1,4 +1,4 @@
-use super::record::{Head, Stamp};
+use super::record::{RecordHead, Stamp};
 use super::*;
 use crate::frames::Event;
 use dbuf_sync::atomic::Ordering::Relaxed;
@@ -22,7 +22,7 @@ fn take_all(consumer: &mut RingConsumer) -> Vec<Vec<u8>> {
     consumer.copy(0, &mut bytes);
     let (mut at, mut payloads) = (0, Vec::new());
     while at < waiting {
-        let head = Head::of_bytes(bytes[at..at + 16].try_into().unwrap());
+        let head = RecordHead::of_bytes(bytes[at..at + 16].try_into().unwrap());
         if head.kind != record::kind::PAD {
             let body = &bytes[at + 16..][..head.length as usize];
             payloads.push(record::event(&head, body).unwrap().payload.to_vec());
@@ -164,7 +164,7 @@ fn memory_that_could_shrink_or_is_no_power_of_two_is_refused() {
 #[test]
 fn a_claim_is_published_with_the_length_that_it_became() {
     let (mut producer, mut consumer) = ends();
-    let head = |length| Head { length, kind: record::kind::EVENT, pri: 6, tag_length: 0, stamp: Stamp::None };
+    let head = |length| RecordHead { length, kind: record::kind::EVENT, pri: 6, tag_length: 0, stamp: Stamp::None };
     for round in 0..1000 {
         let place = producer.claim(5000).unwrap();
         producer.fill(&place, 0, b"ab");

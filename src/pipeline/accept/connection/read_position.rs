@@ -119,7 +119,7 @@ pub(crate) struct ReadPositions(File);
 impl ReadPositions {
     /// Empty ones.
     pub(crate) fn new() -> io::Result<Self> {
-        let memory = memfd_create("dbufd-bookmarks", MemfdFlags::CLOEXEC)?;
+        let memory = memfd_create("dbufd-positions", MemfdFlags::CLOEXEC)?;
         // Sparse: it takes what is written.
         ftruncate(&memory, (PAGE_BYTES + SLOTS_MAX * SLOT_BYTES) as u64)?;
         let file = File::from(memory);
@@ -344,5 +344,17 @@ fn decode_position(head: &[u8], carry: Vec<u8>) -> Option<Decoded> {
         KIND_UNDECIDED => decoded(InheritedPosition::Undecided { carry }),
         KIND_TEXT => decoded(InheritedPosition::Text { open_line, carry }),
         _ => None,
+    }
+}
+
+/// Makes both positions of a slot unreadable.
+#[cfg(test)]
+pub(crate) fn damage(memory: &OwnedFd, index: u32) {
+    let file = File::from(memory.try_clone().expect("a descriptor"));
+    for turn in 0..2 {
+        let at = position_at(index, turn) + 64;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).expect("a position");
+        file.write_all_at(&[!byte[0]], at).expect("a position");
     }
 }

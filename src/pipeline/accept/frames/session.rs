@@ -365,7 +365,7 @@ impl FrameSession {
         &self.outbox
     }
 
-    /// So many bytes of [`FrameSession::outgoing`] are sent.
+    /// This many bytes of [`FrameSession::outgoing`] are sent.
     pub fn sent(&mut self, bytes: usize) {
         self.outbox.drain(..bytes);
     }

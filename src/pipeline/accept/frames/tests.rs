@@ -429,7 +429,7 @@ fn a_client_that_reads_slowly_gets_fewer_acknowledgements_and_the_latest() {
 }
 
 #[test]
-fn a_client_that_is_told_of_errors_and_never_listens_is_cut_off() {
+fn a_client_that_gets_errors_and_never_reads_is_cut_off() {
     let mut session = opened(Level::Persisted);
     let mut rounds = 0;
     let end = loop {

@@ -38,7 +38,7 @@ const LOOK_BYTES_MAX: u64 = 1 << 20;
 /// What was in a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// So many bytes were taken.
+    /// This many bytes were taken.
     Bytes(u64),
     /// What the program has written cannot be true.
     Broken(&'static str),

@@ -9,7 +9,7 @@
 //! encoded then, so that each step takes one record at least, whatever the program does meanwhile.
 
 use dbuf_wire::frames::TAG_BYTES_MAX;
-use dbuf_wire::ring::record::{self, HEAD_BYTES, Head, Stamp, kind};
+use dbuf_wire::ring::record::{self, HEAD_BYTES, RecordHead, Stamp, kind};
 use dbuf_wire::ring::{Position, RingConsumer};
 
 use super::registry::RingRow;
@@ -52,7 +52,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) refused: u64,
 }
 
-/// Why the laying down of events has ended.
+/// Why a claim takes no more events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     /// It goes on with another claim.
@@ -79,7 +79,7 @@ enum RecordView {
 /// A pass while it encodes events, from one whose head it has seen.
 struct Flow<'p, 'a> {
     pass: &'p mut Pass<'a>,
-    first: Head,
+    first: RecordHead,
     stop: Stop,
 }
 
@@ -139,15 +139,15 @@ impl Pass<'_> {
     }
 
     #[inline]
-    fn head(&self, at: u64) -> Head {
+    fn head(&self, at: u64) -> RecordHead {
         let mut head = [0; HEAD_BYTES];
         self.consumer.copy(at - self.consumer.tail(), &mut head);
-        Head::of_bytes(&head)
+        RecordHead::of_bytes(&head)
     }
 
     /// What the head of the record at `at` says.
     #[inline]
-    fn view(&self, at: u64, head: &Head) -> RecordView {
+    fn view(&self, at: u64, head: &RecordHead) -> RecordView {
         let memory = self.consumer.memory();
         let to_end = memory.capacity() - memory.offset(at) as u64;
         let record_bytes = head.record_bytes();
@@ -196,7 +196,7 @@ impl Pass<'_> {
     fn event(
         &mut self,
         at: u64,
-        head: &Head,
+        head: &RecordHead,
         own_slot: &mut Option<u32>,
         encoder: &mut ClaimEncoder<'_, '_>,
     ) -> Result<bool, Rule> {
@@ -222,7 +222,12 @@ impl Pass<'_> {
         Ok(encoder.encode_around(slot, &event, payload_bytes, fill))
     }
 
-    fn event_with_fields(&mut self, body: u64, head: &Head, encoder: &mut ClaimEncoder<'_, '_>) -> Result<bool, Rule> {
+    fn event_with_fields(
+        &mut self,
+        body: u64,
+        head: &RecordHead,
+        encoder: &mut ClaimEncoder<'_, '_>,
+    ) -> Result<bool, Rule> {
         let source_time_ns = self.source_time_ns(head.stamp);
         let length = head.length as usize;
         let mut large = Vec::new();

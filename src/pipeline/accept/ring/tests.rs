@@ -30,7 +30,7 @@ fn an_event_of_a_ring_has_its_tag_priority_time_and_payload() {
     let full = Event { pri: 3, tag: b"billing", fields: &fields, payload: b"card refused", ..Event::default() };
     assert_eq!(producer.push(&full, Stamp::Nanoseconds(42)), Ok(Bell::Silent));
     let events = harness.take().unwrap();
-    assert_eq!((&events[0].tag[..], events[0].pri, events[0].source_time_ns), (&b"tap"[..], 6, None));
+    assert_eq!((&events[0].tag[..], events[0].pri, events[0].source_time_ns), (&b"app"[..], 6, None));
     assert_eq!((&events[1].tag[..], events[1].pri, events[1].source_time_ns), (&b"billing"[..], 3, Some(42)));
     assert_eq!(events[1].payload, b"card refused");
     assert_eq!(producer.memory().words().taken.load(Relaxed), 2);
@@ -38,7 +38,7 @@ fn an_event_of_a_ring_has_its_tag_priority_time_and_payload() {
 }
 
 #[test]
-fn an_event_with_fields_may_be_larger_than_the_desk() {
+fn an_event_with_fields_may_be_larger_than_the_receive_buffer() {
     let mut harness = RingHarness::new(30_000);
     let mut producer = harness.producer();
     let mut fields = Vec::new();
@@ -66,7 +66,7 @@ fn each_of_many_tags_is_its_own_events_alone() {
         for event in harness.take().unwrap() {
             let of_ring = number == 0 || number == 1301;
             let (tag, text) = (format!("t{}", number.max(1) - 1), format!("event {}", number.max(1) - 1));
-            let wanted = if of_ring { ("tap".into(), "of the ring itself".into()) } else { (tag, text) };
+            let wanted = if of_ring { ("app".into(), "of the ring itself".into()) } else { (tag, text) };
             assert_eq!((event.tag, event.payload), (wanted.0.into_bytes(), wanted.1.into_bytes()));
             number += 1;
         }

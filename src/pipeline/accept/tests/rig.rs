@@ -56,7 +56,7 @@ impl Got {
 pub(crate) struct Seen {
     pub(crate) events: Vec<Got>,
     pub(crate) losses: Vec<(Identity, Loss)>,
-    pieces: HashMap<u64, Got>,
+    pub(crate) pieces: HashMap<u64, Got>,
 }
 
 impl Seen {
@@ -69,7 +69,7 @@ impl Seen {
             let mut sources = HashMap::new();
             for mut bytes in run.chunks() {
                 while !bytes.is_empty() {
-                    let (record, taken) = Record::decode(bytes).expect("what a writer lays down is whole");
+                    let (record, taken) = Record::decode(bytes).expect("what a writer publishes is whole");
                     bytes = &bytes[taken..];
                     match record.kind {
                         Kind::Source => {
@@ -306,7 +306,7 @@ impl Rig {
         }
     }
 
-    /// The account when so many events were received: a writer counts right after its publish, which may be seen
+    /// The account when this many events were received: a writer counts right after its publish, which may be seen
     /// before.
     pub(crate) fn totals_of(&self, received: u64) -> Totals {
         self.wait_until("all is counted", |counters| counters.account.totals().received_events >= received);

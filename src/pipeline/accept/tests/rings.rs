@@ -1,4 +1,4 @@
-//! Rings over real sockets: how they are granted, filled, waited for, cut off, and gone on with.
+//! Rings over real sockets: how they are granted, filled, waited for, cut off, and resumed.
 
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -13,6 +13,7 @@ use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::rig::{Plan, Rig, Seen};
+use crate::pipeline::accept::ring::table::{RingState, RingTable};
 use crate::pipeline::accept::tests::manager::Manager;
 use crate::pipeline::record::{Cause, Transport};
 use crate::sync::atomic::Ordering::Relaxed;
@@ -214,7 +215,7 @@ fn who_gets_no_ring_is_told_why_and_goes_on_with_frames() {
 }
 
 #[test]
-fn a_ring_is_gone_on_with_after_the_daemon_and_its_program_notices_nothing() {
+fn a_ring_is_resumed_by_the_next_daemon_and_its_program_notices_nothing() {
     let plan = Plan { keeps_rings: true, ..Plan::default() };
     let mut manager = Manager::new();
     let first = Rig::under(&mut manager, &plan, Seen::default());
@@ -261,7 +262,7 @@ fn what_a_dead_daemon_has_taken_is_not_told_as_persisted_before_it_is() {
 }
 
 #[test]
-fn a_successor_wakes_who_waits_for_its_predecessor_may_have_died_before_it_did() {
+fn a_program_that_waits_is_woken_by_the_next_process_because_the_previous_one_may_have_died_before_it_did_so() {
     let plan = Plan { keeps_rings: true, ..Plan::default() };
     let mut manager = Manager::new();
     let first = Rig::under(&mut manager, &plan, Seen::default());
@@ -294,4 +295,26 @@ fn of_a_ring_that_is_not_wholly_there_nothing_is_kept_and_its_program_sees_the_e
     manager.wait_for(&["bookmarks", "rings"]);
     assert_eq!(client.line.read(&mut [0]).unwrap(), 0);
     drop(second);
+}
+
+#[test]
+fn a_ring_whose_end_is_recorded_is_not_counted_as_torn_again_after_a_death() {
+    let plan = Plan { keeps_rings: true, ..Plan::default() };
+    let mut manager = Manager::new();
+    let first = Rig::under(&mut manager, &plan, Seen::default());
+    let mut client = Client::open(&first);
+    client.send("one");
+    first.wait_for_events(1);
+    manager.wait_for(&["bookmarks", "ring0", "ring0-bell", "ring0-line", "rings"]);
+    let seen = first.stop();
+    // It had counted the event in the middle of which the program was, and died before it let go of the ring.
+    client.ring.memory().words().writing.store(1 << 20, Relaxed);
+    let table = RingTable::inherit(manager.copy_of("rings")).unwrap();
+    let state = table.find(0).unwrap().state;
+    table.commit(0, &RingState { has_ended: true, ..state });
+    let second = Rig::under(&mut manager, &plan, seen);
+    manager.wait_for(&["bookmarks", "rings"]);
+    assert_eq!(client.line.read(&mut [0]).unwrap(), 0, "its program sees the end");
+    let seen = second.stop();
+    assert_eq!((seen.texts(), seen.losses.len()), (vec!["one".to_owned()], 0));
 }

@@ -1,12 +1,13 @@
 //! Connections that outlive their daemon: one life ends, and the next goes on.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::Arc;
 
-use super::rig::{Plan, Rig, Seen};
+use super::rig::{Got, Plan, Rig, Seen};
 use super::{assert_ended, event, hello, is_durable, replies};
-use crate::pipeline::accept::connection::read_position::ReadPosition;
+use crate::pipeline::accept::connection::read_position::{ReadPosition, damage};
 use crate::pipeline::accept::publish::receive_buffer::{InheritedReceiveBuffer, ReceiveBuffers, Subject};
 use crate::pipeline::accept::tests::manager::Manager;
 use crate::pipeline::account::Identity;
@@ -106,14 +107,14 @@ fn clients_that_say_all_at_once_and_leave_are_no_work_for_the_manager() {
     let rig = Rig::under(&mut manager, &Plan { early: 100, ..plan() }, Seen::default());
     assert_eq!(rig.wait_for_events(100).len(), 100);
     assert_eq!(manager.names(), ["bookmarks"]);
-    assert_eq!(manager.puts, 1, "nothing but the bookmarks was ever given to it");
+    assert_eq!(manager.puts, 1, "nothing but the read positions was ever given to it");
     assert_eq!(rig.stop().events.len(), 100);
 }
 
 // ---- what was just being read ----
 
-/// A first life that reads `read` of a connection in one go, has published so many events of it, and dies; then
-/// `write_on` comes, and a second life goes on. Gives the texts that the second life has laid down.
+/// A first life that reads `read` of a connection in one go, has published this many events of it, and dies; then
+/// `write_on` comes, and a second life goes on. Gives the texts that the second life has published.
 fn died_in_a_read(position: &ReadPosition<'_>, read: &[u8], published: u64, write_on: &[u8]) -> Vec<String> {
     let mut manager = Manager::new();
     let (mut client, ours) = UnixStream::pair().unwrap();
@@ -148,7 +149,7 @@ fn died_in_a_read(position: &ReadPosition<'_>, read: &[u8], published: u64, writ
 const LINE_START: ReadPosition<'_> = ReadPosition::Undecided { carry: b"" };
 
 #[test]
-fn what_was_read_and_not_published_is_laid_down_by_the_successor_and_nothing_twice() {
+fn what_was_read_and_not_published_is_published_by_the_next_process_and_nothing_twice() {
     let read = b"one\ntwo\nthree\nfo";
     for (published, expected) in [(0, &["one", "two", "three", "four"][..]), (2, &["three", "four"]), (3, &["four"])] {
         assert_eq!(died_in_a_read(&LINE_START, read, published, b"ur"), expected, "{published} were published");
@@ -156,8 +157,8 @@ fn what_was_read_and_not_published_is_laid_down_by_the_successor_and_nothing_twi
 }
 
 #[test]
-fn a_refusal_that_was_published_is_not_counted_again_by_the_successor() {
-    // Two events, and behind them the record of both refusals: so many of these four are published.
+fn a_refusal_that_was_published_is_not_counted_again_by_the_next_process() {
+    // Two events, and behind them the record of both refusals: this many of these four are published.
     for (published, events, lost) in [(0, 2, 2), (1, 1, 2), (2, 0, 2), (4, 0, 0)] {
         let mut manager = Manager::new();
         {
@@ -198,7 +199,7 @@ fn what_was_read_after_half_a_line_ends_that_line() {
 }
 
 #[test]
-fn a_read_that_the_bookmark_includes_is_not_laid_down_again() {
+fn a_read_that_the_position_includes_is_not_published_again() {
     let mut manager = Manager::new();
     let (mut client, ours) = UnixStream::pair().unwrap();
     {
@@ -269,9 +270,12 @@ fn what_was_read_of_a_client_that_had_said_all_and_left_outlives_the_process() {
     for (published, expected) in
         [(0, &["one", "two", "last without its end"][..]), (2, &["last without its end"]), (3, &[])]
     {
-        let laid_down = died_in_the_read_of_all(said, published);
-        assert!(laid_down.iter().all(|(_, pid)| *pid == 4_000_001), "it is known whose it is: {laid_down:?}");
-        let texts: Vec<&str> = laid_down.iter().map(|(text, _)| text.as_str()).collect();
+        let published_again = died_in_the_read_of_all(said, published);
+        assert!(
+            published_again.iter().all(|(_, pid)| *pid == 4_000_001),
+            "it is known whose it is: {published_again:?}"
+        );
+        let texts: Vec<&str> = published_again.iter().map(|(text, _)| text.as_str()).collect();
         assert_eq!(texts, expected, "{published} were published");
     }
 }
@@ -288,4 +292,60 @@ fn a_client_that_has_said_all_and_left_is_read_to_its_end_in_one_go() {
     assert_eq!(texts, ["five", "four", "one", "three", "two"]);
     rig.stop();
     assert_eq!(manager.names(), ["bookmarks"], "no place is taken for longer");
+}
+
+/// A first life that has taken `step` for a connection with this position, has published `published` events and pieces of
+/// it, and dies; then `write_on` comes. Gives what a second life has seen by its end.
+fn died_in_a_step(
+    step: fn(u32) -> Subject,
+    position: &ReadPosition<'_>,
+    is_damaged: bool,
+    (published, before): (u64, Seen),
+    write_on: &[u8],
+) -> Seen {
+    let mut manager = Manager::new();
+    let (mut client, ours) = UnixStream::pair().unwrap();
+    {
+        let (connections, _) = manager.next_process(16);
+        let mut stored = connections.keep(ours.into(), &Identity::default());
+        assert!(stored.note_position(position, 1) && stored.note_position(position, 2));
+        let receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new()).unwrap();
+        let read_progress = &receive_buffers[0].own.read_progress;
+        read_progress.begin(step(stored.slot().unwrap()), 77, plan().max_event_bytes);
+        read_progress.commit(published);
+    }
+    if is_damaged {
+        damage(&manager.copy_of("bookmarks"), 0);
+    }
+    client.write_all(write_on).unwrap();
+    drop(client);
+    let left = vec![InheritedReceiveBuffer::new(0, manager.copy_of("desk0"))];
+    let receive_buffers = ReceiveBuffers::take_over(2, Some(&manager.store()), left).unwrap();
+    let rig = Rig::with_receive_buffers(&mut manager, &plan(), before, receive_buffers);
+    rig.wait_until("it is read to its end", |counters| {
+        counters.writers.iter().all(|writer| writer.0.connections.load(Relaxed) == 0)
+    });
+    rig.stop()
+}
+
+#[test]
+fn a_piece_that_was_published_to_free_memory_is_not_published_again_after_a_death() {
+    let carried = ReadPosition::Text { open_line: None, carry: b"the beginning" };
+    let seen = died_in_a_step(Subject::Carry, &carried, false, (0, Seen::default()), b" and the end\n");
+    assert_eq!((seen.texts(), seen.losses.len()), (vec!["the beginning and the end".to_owned()], 0));
+    // The piece that the first life has published.
+    let piece = Got { payload: b"the beginning".to_vec(), pieces: 1, ..seen.events[0].clone() };
+    let before = Seen { pieces: HashMap::from([(77, piece)]), ..Seen::default() };
+    let seen = died_in_a_step(Subject::Carry, &carried, false, (1, before), b" and the end\n");
+    assert_eq!((seen.texts(), seen.losses.len()), (vec!["the beginning and the end".to_owned()], 0));
+}
+
+#[test]
+fn a_line_whose_loss_was_reported_is_not_reported_again_after_a_death() {
+    let carried = ReadPosition::Text { open_line: None, carry: b"the beginning" };
+    for (published, lost) in [(0, 1), (1, 0)] {
+        let seen = died_in_a_step(Subject::LostLine, &carried, true, (published, Seen::default()), b"next\n");
+        assert_eq!(seen.texts(), ["next"]);
+        assert_eq!(seen.losses.iter().map(|(_, loss)| loss.events).sum::<u64>(), lost, "{published} were published");
+    }
 }

@@ -40,7 +40,7 @@ impl Cut {
 /// Whole lines that are text and nothing else, one behind the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Block {
-    /// So many bytes from the front, newlines included.
+    /// This many bytes from the front, newlines included.
     pub(crate) bytes: usize,
     /// How many lines they are.
     pub(crate) lines: usize,

@@ -84,7 +84,7 @@ fn one_fault(operation: Operation, verdict: Verdict, number: u64, when_full: Whe
         let generation = rig.publish(event.to_string().as_bytes());
         rig.wait_persisted(generation);
     }
-    rig.ask(Command::Sync).unwrap();
+    rig.ask(ReaderCommand::Sync).unwrap();
     let was_met = trouble.met.load(Relaxed) >= number;
     trouble.is_over.store(true, Relaxed);
     // Whatever was lost is told with the next batch that goes into a file.
@@ -121,7 +121,7 @@ fn one_fault_at_any_call_costs_nothing_but_what_the_policy_gives_up() {
 }
 
 #[test]
-fn a_disk_that_takes_nothing_for_a_while_is_gone_on_with_as_soon_as_it_does() {
+fn a_disk_that_takes_nothing_for_a_while_is_used_again_as_soon_as_it_does() {
     for errno in [Errno::ENOSPC, Errno::EIO, Errno::EROFS] {
         for when_full in POLICIES {
             for sync in SYNCS {
@@ -150,7 +150,7 @@ fn a_disk_that_takes_nothing_for_a_while_is_gone_on_with_as_soon_as_it_does() {
                 healer.join().unwrap();
                 let last = rig.publish(published.to_string().as_bytes());
                 rig.wait_persisted(last);
-                rig.ask(Command::Sync).unwrap();
+                rig.ask(ReaderCommand::Sync).unwrap();
                 let lost = settle(rig, &disk, published + 1, &case);
                 assert!(lost == 0 || when_full == WhenFull::Drop, "{case}: {lost} lost");
             }
@@ -165,16 +165,77 @@ struct Held {
     changed: Condvar,
 }
 
+impl Held {
+    fn hold(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.1 = true;
+        self.changed.notify_all();
+        drop(self.changed.wait_while(state, |(is_open, _)| !*is_open).unwrap());
+    }
+
+    fn wait_until_there(&self) {
+        drop(self.changed.wait_while(self.state.lock().unwrap(), |(_, is_there)| !*is_there).unwrap());
+    }
+
+    fn let_go(&self) {
+        self.state.lock().unwrap().0 = true;
+        self.changed.notify_all();
+    }
+}
+
 impl Watch for Held {
     fn before(&self, call: &Call) -> Verdict {
         if call.operation == Operation::Write {
-            let mut state = self.state.lock().unwrap();
-            state.1 = true;
-            self.changed.notify_all();
-            drop(self.changed.wait_while(state, |(is_open, _)| !*is_open).unwrap());
+            self.hold();
         }
         Verdict::Go
     }
+}
+
+/// Holds the first sync back until it is let go, and refuses what is written meanwhile.
+#[derive(Default)]
+struct HeldSync {
+    held: Held,
+    refuses: AtomicBool,
+}
+
+impl Watch for HeldSync {
+    fn before(&self, call: &Call) -> Verdict {
+        match call.operation {
+            Operation::Sync => self.held.hold(),
+            Operation::Write | Operation::Allocate if self.refuses.load(Relaxed) => {
+                return Verdict::Fail(Errno::ENOSPC);
+            }
+            _ => {}
+        }
+        Verdict::Go
+    }
+}
+
+#[test]
+fn a_batch_that_is_given_up_while_a_sync_is_under_way_is_done_with_that_sync() {
+    let disk = SimDisk::default();
+    let mut rig = rig(&disk, WhenFull::Drop, SyncPolicy::Interval(Duration::ZERO));
+    let watch = Arc::new(HeldSync::default());
+    disk.watch(Some(Arc::clone(&watch) as Arc<dyn Watch>));
+    let stored = rig.publish(b"0");
+    rig.wait_persisted(stored);
+    watch.held.wait_until_there();
+    watch.refuses.store(true, Relaxed);
+    let lost = rig.publish(b"1");
+    rig.wait_persisted(lost);
+    assert!(rig.progress.was_lost(lost) && rig.progress.durable_before() <= stored);
+    watch.held.let_go();
+    // Nothing comes after it that could say so.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while rig.progress.durable_before() <= lost {
+        assert!(Instant::now() < deadline, "a client that waits for the event hears nothing");
+        thread::yield_now();
+    }
+    watch.refuses.store(false, Relaxed);
+    let last = rig.publish(b"2");
+    rig.wait_persisted(last);
+    assert_eq!(settle(rig, &disk, 3, "held sync"), 1);
 }
 
 #[test]
@@ -184,7 +245,7 @@ fn a_write_that_blocks_for_a_minute_is_a_stall_that_shows_and_costs_nothing() {
     let held = Arc::new(Held::default());
     disk.watch(Some(Arc::clone(&held) as Arc<dyn Watch>));
     rig.publish(b"0");
-    drop(held.changed.wait_while(held.state.lock().unwrap(), |(_, is_there)| !*is_there).unwrap());
+    held.wait_until_there();
     let calls = disk.calls();
     // The other half still takes what comes.
     for event in 1..20 {
@@ -196,8 +257,7 @@ fn a_write_that_blocks_for_a_minute_is_a_stall_that_shows_and_costs_nothing() {
     assert_eq!(later(STALL_AFTER * 2), Condition::Stalled);
     assert_eq!(later(Duration::from_secs(60)), Condition::Stalled);
     assert_eq!(disk.calls(), calls, "nobody asks the disk meanwhile");
-    held.state.lock().unwrap().0 = true;
-    held.changed.notify_all();
+    held.let_go();
     let last = rig.publish(b"20");
     rig.wait_persisted(last);
     assert_eq!(status.snapshot().state, Condition::Ok);
@@ -229,7 +289,7 @@ fn an_active_segment_that_is_deleted_under_the_store_takes_nothing_that_was_not_
                 assert!(files.files().any(has), "the next batch is in a file that has a name: {names:?}, {published}");
             }
         }
-        rig.ask(Command::Sync).unwrap();
+        rig.ask(ReaderCommand::Sync).unwrap();
         assert_eq!(settle(rig, &disk, published, &format!("{sync:?}")), 0);
     }
 }

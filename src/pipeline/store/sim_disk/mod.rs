@@ -128,7 +128,7 @@ struct Inner {
 #[derive(Clone, Default)]
 pub(crate) struct SimDisk(Arc<Mutex<Inner>>);
 
-struct ForgetfulFile {
+struct SimFile {
     disk: SimDisk,
     inode: usize,
 }
@@ -197,7 +197,7 @@ impl SimDisk {
     }
 
     fn file(&self, inode: usize) -> Arc<dyn DiskFile> {
-        Arc::new(ForgetfulFile { disk: self.clone(), inode })
+        Arc::new(SimFile { disk: self.clone(), inode })
     }
 }
 
@@ -296,7 +296,7 @@ impl Disk for SimDisk {
     }
 }
 
-impl ForgetfulFile {
+impl SimFile {
     fn call<T>(
         &self,
         operation: Operation,
@@ -310,7 +310,7 @@ impl ForgetfulFile {
     }
 }
 
-impl ReadAt for ForgetfulFile {
+impl ReadAt for SimFile {
     fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize> {
         self.call(Operation::Read, || 0, |inode, _| inode.now().read_at(to, offset))
     }
@@ -320,7 +320,7 @@ impl ReadAt for ForgetfulFile {
     }
 }
 
-impl DiskFile for ForgetfulFile {
+impl DiskFile for SimFile {
     fn write_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
         let mut new: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
         let all = new.len();

@@ -31,7 +31,7 @@ pub(super) struct GroupCommit {
 }
 
 impl GroupCommit {
-    /// So many more ask.
+    /// This many more ask.
     pub(super) fn ask(&mut self, askers: usize) {
         self.waiting += askers;
     }
@@ -65,7 +65,7 @@ mod tests {
     const TOOK: Duration = Duration::from_micros(400);
 
     #[test]
-    fn one_who_asks_alone_never_waits_for_company() {
+    fn a_producer_that_asks_alone_never_waits_for_others() {
         let (mut group_commit, now) = (GroupCommit::default(), Instant::now());
         for _ in 0..3 {
             group_commit.ask(1);

@@ -11,11 +11,11 @@ use dbuf_segment::scan::segment::{self, Segment};
 use dbuf_segment::scan::{self, Directory, Follower, Item, Joined, Joiner, Wanted, verify, verify_bytes};
 
 use super::super::testing::{TestBatch, backward, directory, forward, read, storage, text};
-use super::super::{Options, RealDisk, Store};
+use super::super::{RealDisk, Store, StoreOptions};
 use crate::sync::Arc;
 
 fn open(path: &Path) -> Store {
-    let options = Options { storage: storage(path), on_durable: Box::new(|_| {}) };
+    let options = StoreOptions { storage: storage(path), on_durable: Box::new(|_| {}) };
     Store::open(options, Arc::new(RealDisk)).unwrap().0
 }
 

@@ -4,7 +4,7 @@ use super::*;
 
 const SHORT_LINES: u64 = 400;
 
-/// So many lines of a byte each.
+/// This many lines of a byte each.
 fn short_lines(generation: u64) -> TestBatch {
     let mut batch = TestBatch::new(generation);
     batch.run("a", &[]).lines(generation * 10, &"x\n".repeat(SHORT_LINES as usize));

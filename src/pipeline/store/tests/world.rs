@@ -77,7 +77,7 @@ pub(super) enum Act {
     Job,
     /// The syncer does all it has to do.
     Jobs,
-    /// Retention keeps so many bytes from now on.
+    /// Retention keeps this many bytes from now on.
     Retain(u64),
     /// The reader thread appends just when the syncer's next sync has been done, and before the syncer knows.
     Meanwhile,
@@ -150,7 +150,7 @@ impl World {
                 facts.lost.extend(durable.lost_generations);
             }
         });
-        let options = Options { storage: storage.clone(), on_durable };
+        let options = StoreOptions { storage: storage.clone(), on_durable };
         let (store, _) = Store::open_without_syncer(options, Arc::new(disk.clone())).unwrap();
         let world = Arc::new(Self {
             shared: Arc::clone(&store.shared),
@@ -314,7 +314,7 @@ impl Watch for World {
 
 /// Opens a store on the disk, with no thread behind it.
 pub(super) fn reopen(disk: &SimDisk, home: &Path) -> (Store, Recovery) {
-    let options = Options { storage: storage(home), on_durable: Box::new(|_| {}) };
+    let options = StoreOptions { storage: storage(home), on_durable: Box::new(|_| {}) };
     Store::open_without_syncer(options, Arc::new(disk.clone())).expect("recovery never refuses")
 }
 

@@ -59,7 +59,7 @@ fn where_each_connection_stood_is_found_again() {
 }
 
 #[test]
-fn a_bookmark_whose_writing_was_cut_leaves_the_one_before() {
+fn a_position_whose_writing_was_cut_leaves_the_one_before() {
     let read_positions = ReadPositions::new().unwrap();
     let memory = || std::fs::File::from(read_positions.memory().try_clone_to_owned().unwrap());
     let flip = |at: u64| {
@@ -128,7 +128,7 @@ fn memory_that_a_long_line_took_is_given_back() {
 }
 
 #[test]
-fn a_successor_gets_the_same_connections_and_what_their_peers_sent_meanwhile() {
+fn the_next_process_gets_the_same_connections_and_what_their_peers_sent_meanwhile() {
     let mut manager = Manager::new();
     let (store, none) = manager.next_process(10);
     assert!(none.is_empty());

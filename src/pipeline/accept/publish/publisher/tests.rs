@@ -8,7 +8,7 @@ use crate::pipeline::buffer::{DoubleBuffer, Options, Reader};
 use crate::pipeline::record::{Event, Kind, Record};
 
 #[test]
-fn what_a_predecessor_has_published_of_a_read_is_left_out_line_by_line() {
+fn what_the_previous_process_has_published_of_a_read_is_left_out_line_by_line() {
     const INPUT: &[u8] = b"one\ntwo\nthree\nfour\nfive\nsix\n";
     for published in 0..=6 {
         let options = Options { capacity_bytes: 1 << 20, chunk_bytes: 1 << 16, writers_max: 1 };
@@ -42,7 +42,7 @@ fn what_a_predecessor_has_published_of_a_read_is_left_out_line_by_line() {
     }
 }
 
-/// Events with a tag each, and a reader that swaps under the first of them so many times.
+/// Events with a tag each, and a reader that swaps under the first of them this many times.
 struct Tags<'a> {
     reader: &'a mut Reader,
     peer: Peer,
@@ -119,7 +119,7 @@ fn publish_from(events: usize, swaps: usize) -> (Vec<&'static str>, Vec<String>,
 }
 
 #[test]
-fn what_the_reader_swaps_away_is_taken_back_and_laid_down_again() {
+fn what_the_reader_swaps_away_is_taken_back_and_published_again() {
     let (said, texts, counted) = publish_from(3, 2);
     assert_eq!(said, ["prepare", "abort", "prepare", "abort", "prepare", "commit"]);
     assert_eq!((texts, counted), (vec!["t0".to_owned(), "t1".to_owned(), "t2".to_owned()], 3));
