@@ -1,5 +1,5 @@
-//! Accounts for every event: for each producer, *sent = stored + lost, by cause + in memory*, also over the death of the
-//! process.
+//! Accounts for every event: for each producer, *sent = stored + lost, by cause + in memory*, also over the death of
+//! the process.
 //!
 //! Enters: what a writer is about to publish, what the reader has persisted or given up. Leaves: sums, for people,
 //! and for `dbufctl account`, which holds them against the files. Each thread that counts has a [`Recorder`] and a

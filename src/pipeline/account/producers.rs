@@ -1,7 +1,7 @@
 //! Keeps the producers of the account, each with its row.
 //!
-//! Input: identities of senders, and what the previous process left. Output: rows, sums and statements. Thread: any; the table of rows
-//! has a lock. Failure: there is no memory at the start.
+//! Input: identities of senders, and what the previous process left. Output: rows, sums and statements. Thread: any;
+//! the table of rows has a lock. Failure: there is no memory at the start.
 
 use std::collections::HashMap;
 use std::io;

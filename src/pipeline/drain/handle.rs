@@ -1,7 +1,7 @@
 //! Lets the control plane speak with the reader: commands, measurements, signs of life.
 //!
-//! Input: [`ReaderCommand`]s. Output: the same, for the reader's thread; what it has measured. Thread: any. Nothing here
-//! can fail; a command that comes too late is answered with an error.
+//! Input: [`ReaderCommand`]s. Output: the same, for the reader's thread; what it has measured. Thread: any. Nothing
+//! here can fail; a command that comes too late is answered with an error.
 
 use std::time::Duration;
 

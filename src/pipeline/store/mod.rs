@@ -282,9 +282,9 @@ impl Store {
         self.shared.passed(generation)
     }
 
-    /// Asks for a sync of all that was appended. [`StoreOptions::on_durable`] is called with at least `before_generation`
-    /// when that has succeeded. The syncer may wait, for a part of what a sync takes, until `askers` or as many as last
-    /// time have asked.
+    /// Asks for a sync of all that was appended. [`StoreOptions::on_durable`] is called with at least
+    /// `before_generation` when that has succeeded. The syncer may wait, for a part of what a sync takes, until
+    /// `askers` or as many as last time have asked.
     pub fn request_sync(&self, before_generation: u64, askers: usize) {
         self.shared.request(before_generation, askers);
     }

@@ -1,6 +1,6 @@
 //! Grants rings: how many there may be, whose they are, and how they outlive the process.
 //!
-//! Enters: requests of clients, and the rings that the previous process left. Leaves: [`Ring`]s for their writers;
+//! Enters: requests of clients, and the rings that the previous process left. Leaves: [`RingParts`] for their writers;
 //! figures for people. One lock, taken when a ring begins, ends, or is looked at by people; never for an event. What
 //! can fail: a limit is reached, or there is no memory; then the client goes on without a ring.
 //!
@@ -16,12 +16,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use dbuf_wire::ring::{CAPACITY_BYTES, Memory, Position, RingConsumer, flag};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::Ring;
 use super::table::{FoundRing, RingState, RingTable};
 use crate::pipeline::accept::limits::RINGS_MAX;
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::takeover::names::{Name, end_for_peer};
+use crate::pipeline::takeover::spans::Span;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::FdStore;
@@ -114,7 +114,7 @@ struct Table {
     rings: HashMap<u32, RingStatus>,
     /// Rows whose names the manager has not let go of.
     leaving: HashSet<u32>,
-    inherited: Vec<(OwnedFd, Ring)>,
+    inherited: Vec<(OwnedFd, RingParts)>,
 }
 
 /// A row in the table; dropping it leaves the ring to the next process, if it is kept.
@@ -125,6 +125,27 @@ pub(crate) struct RingRow {
     pub(crate) is_stored: bool,
     figures: Arc<RingFigures>,
     identity: Arc<Identity>,
+}
+
+/// What a ring is made of, for the writer that serves it.
+#[derive(Debug)]
+pub(crate) struct RingParts {
+    pub(super) consumer: RingConsumer,
+    pub(super) bell: OwnedFd,
+    pub(super) row: RingRow,
+    pub(super) state: RingState,
+    /// Events of which the program does not know yet whether they are durable.
+    pub(super) pending: Vec<Span>,
+}
+
+impl RingParts {
+    /// Wakes a program that waits for what the previous process has done: it may have died after that and before the
+    /// wake-up, or left it to be noticed here that it had published what it took.
+    fn wake_after_takeover(&mut self) {
+        if self.consumer.wants() != 0 {
+            self.consumer.wake();
+        }
+    }
 }
 
 impl Rings {
@@ -169,9 +190,9 @@ impl Rings {
         let memory = memory.and_then(|memory| Memory::of_file(&memory).ok());
         match (found, memory, bell, line) {
             (Some(found), Some(memory), Some(bell), Some(line)) => {
-                let mut ring = self.enter(row, true, memory, bell, found);
-                ring.wake_after_takeover();
-                self.table().inherited.push((line, ring));
+                let mut parts = self.enter(row, true, memory, bell, found);
+                parts.wake_after_takeover();
+                self.table().inherited.push((line, parts));
             }
             (_, _, _, line) => {
                 // Its program sees the end, has all that was not taken, and asks for another.
@@ -197,7 +218,14 @@ impl Rings {
         }
     }
 
-    fn enter(self: &Arc<Self>, row: u32, is_stored: bool, memory: Memory, bell: OwnedFd, found: FoundRing) -> Ring {
+    fn enter(
+        self: &Arc<Self>,
+        row: u32,
+        is_stored: bool,
+        memory: Memory,
+        bell: OwnedFd,
+        found: FoundRing,
+    ) -> RingParts {
         let FoundRing { identity, state, pending } = found;
         let figures: Arc<RingFigures> = Arc::default();
         let capacity_bytes = memory.capacity();
@@ -205,11 +233,11 @@ impl Rings {
         let seen = RingStatus { identity: Arc::clone(&identity), capacity_bytes, figures: Arc::clone(&figures) };
         self.table().rings.insert(row, seen);
         let row = RingRow { all: Arc::clone(self), row, is_stored, figures, identity: Arc::clone(&identity) };
-        Ring::new(RingConsumer::new(memory, &state.position), bell, row, state, pending)
+        RingParts { consumer: RingConsumer::new(memory, &state.position), bell, row, state, pending }
     }
 
     /// The rings that the previous process left, each with its connection. Once.
-    pub(crate) fn take_inherited(&self) -> Vec<(OwnedFd, Ring)> {
+    pub(crate) fn take_inherited(&self) -> Vec<(OwnedFd, RingParts)> {
         std::mem::take(&mut self.table().inherited)
     }
 
@@ -218,7 +246,7 @@ impl Rings {
     ///
     /// # Errors
     /// Why there is none, for its client.
-    pub(crate) fn grant(self: &Arc<Self>, identity: Identity, capacity: u64) -> Result<(Ring, OwnedFd), String> {
+    pub(crate) fn grant(self: &Arc<Self>, identity: Identity, capacity: u64) -> Result<(RingParts, OwnedFd), String> {
         if !capacity.is_power_of_two() || !CAPACITY_BYTES.contains(&capacity) {
             return Err("a ring has a power of two of bytes, from 64 KiB to 64 MiB".into());
         }
@@ -230,8 +258,7 @@ impl Rings {
         match made {
             Ok((memory, file, bell)) => {
                 let found = FoundRing { identity, state: RingState::default(), pending: Vec::new() };
-                let ring = self.enter(row, false, memory, bell.into(), found);
-                Ok((ring, file))
+                Ok((self.enter(row, false, memory, bell.into(), found), file))
             }
             Err(error) => {
                 self.table().rings.remove(&row);
@@ -390,7 +417,7 @@ mod tests {
     fn each_limit_is_named_when_it_is_reached_and_a_ring_that_ends_makes_room() {
         let rings = Rings::new(limits());
         let ask = |uid, capacity| rings.grant(of_user(uid), capacity).map(|(ring, _)| ring);
-        let why = |asked: Result<Ring, String>| asked.unwrap_err();
+        let why = |asked: Result<RingParts, String>| asked.unwrap_err();
         assert!(why(ask(1, 100_000)).contains("power of two"));
         let first = ask(1, 64 << 10).unwrap();
         let second = ask(1, 64 << 10).unwrap();
@@ -400,8 +427,8 @@ mod tests {
         let others: Vec<_> = [ROOT; 6].map(|uid| ask(uid, 64 << 10).unwrap()).into();
         assert!(why(ask(4, 64 << 10)).ends_with("as ingest.rings allows"));
         assert_eq!(rings.all().len(), 8);
-        first.close();
-        second.close();
+        first.row.give_back();
+        second.row.give_back();
         assert!(ask(4, 64 << 10).is_ok());
         drop(others);
     }

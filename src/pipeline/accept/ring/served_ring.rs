@@ -1,0 +1,277 @@
+//! Serves one ring: looks into it, publishes what it holds, and tells its program how far its events are.
+//!
+//! Input: what the program has published. Output: events in the publisher, and words in the ring. Thread: the ring's
+//! writer. Failure: the reader can go; or what the program has written cannot be true ([`Taken::Broken`]).
+
+use std::os::fd::OwnedFd;
+
+use dbuf_wire::frames::Level;
+use dbuf_wire::ring::{Broken, Position, RingConsumer, want};
+
+use super::pass::Pass;
+use super::registry::{RingParts, RingRow};
+use crate::pipeline::accept::frames::Acks;
+use crate::pipeline::accept::publish::{Closed, Peer, WriterContext};
+use crate::pipeline::account::Identity;
+use crate::pipeline::progress;
+use crate::pipeline::record::Cause;
+use crate::pipeline::takeover::spans::Span;
+
+/// The most bytes that a look takes.
+const LOOK_BYTES_MAX: u64 = 1 << 20;
+
+/// What was in a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// This many bytes were taken.
+    Bytes(u64),
+    /// What the program has written cannot be true.
+    Broken(&'static str),
+}
+
+/// A ring.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    consumer: RingConsumer,
+    bell: OwnedFd,
+    row: RingRow,
+    name: Box<[u8]>,
+    position: Position,
+    /// The generation of its latest event.
+    generation: u64,
+    /// Of levels it needs none: the program reads how far its events are.
+    acks: Acks,
+    /// Events that could not be stored, and events that break a rule.
+    lost: u64,
+    refused: u64,
+    /// The event up to which a sync was asked for last.
+    sync_asked: u64,
+    /// What the program was told last: persisted, durable.
+    reported: (u64, u64),
+    wants: u32,
+    /// Nothing more is taken; it stays until everything that was is durable, and told.
+    is_over: bool,
+    max_event_reported: u64,
+}
+
+impl Ring {
+    /// A ring that is published as far as its state says; of its pending events the program does not know yet whether
+    /// they are durable, unless the words in the ring say so.
+    pub(crate) fn new(parts: RingParts) -> Self {
+        let RingParts { consumer, bell, row, state, pending } = parts;
+        let position = state.position;
+        let [persisted, durable, lost, refused] = consumer.told();
+        let reported = (persisted.min(position.events), durable.min(position.events));
+        // What was reported before the previous process died stays reported, and is not counted again.
+        let is_pending = |span: &Span| span.sequences.1 > reported.1;
+        let begin = |span: Span| Span { sequences: (span.sequences.0.max(reported.1 + 1), span.sequences.1), ..span };
+        let pending = pending.into_iter().filter(is_pending).map(begin);
+        let name = row.identity().tag;
+        Self {
+            consumer,
+            bell,
+            row,
+            name,
+            position,
+            generation: state.generation,
+            acks: Acks::resumed(Level::None, pending),
+            lost,
+            refused,
+            sync_asked: 0,
+            reported,
+            wants: 0,
+            is_over: false,
+            max_event_reported: 0,
+        }
+    }
+
+    /// Says how large a payload may be, before its program has it. If that changes later, a look says so.
+    pub(crate) fn tell_max_event(&mut self, bytes: usize) {
+        self.max_event_reported = bytes as u64;
+        self.consumer.tell_max_event(self.max_event_reported);
+    }
+
+    /// The eventfd that its program rings. Nothing is ever read from it: the program could have made that wait.
+    pub(crate) fn bell(&self) -> &OwnedFd {
+        &self.bell
+    }
+
+    /// Whether the next process would go on with it.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.row.is_stored
+    }
+
+    /// Who fills it; the tag is its name.
+    pub(crate) fn identity(&self) -> Identity {
+        self.row.identity()
+    }
+
+    /// Keeps it for the next process. Its program has it by now, and nothing is taken yet.
+    pub(crate) fn keep(&mut self, identity: &Identity, memory: &OwnedFd, line: &OwnedFd) {
+        let identity = Identity { tag: self.name.clone(), ..identity.clone() };
+        self.row.keep(&identity, [memory, &self.bell, line]);
+    }
+
+    /// Says, before its writer sleeps, whether it will look by itself.
+    pub(crate) fn set_state(&mut self, kind: u64) {
+        self.consumer.set_state(kind);
+    }
+
+    /// Whether something waits in it, or what is there cannot be true, which is for the next look to find.
+    pub(crate) fn has_something(&mut self) -> bool {
+        self.consumer.look() != Ok(0)
+    }
+
+    /// Bytes that wait in it, as far as that can be true.
+    pub(crate) fn waiting_bytes(&mut self) -> u64 {
+        self.consumer.look().unwrap_or(0)
+    }
+
+    /// Looks that see all of it.
+    pub(crate) fn looks_max(&self) -> u64 {
+        self.consumer.memory().capacity() / self.look_bytes() + 1
+    }
+
+    /// Bytes with which a look is content: half of the ring, so that its program, which may wait for room, goes on
+    /// while the writer takes the other half; and no more than is fair to others.
+    fn look_bytes(&self) -> u64 {
+        (self.consumer.memory().capacity() / 2).min(LOOK_BYTES_MAX)
+    }
+
+    /// Publishes what waits, up to a bound.
+    pub(crate) fn take(
+        &mut self,
+        scratch: &mut [u8],
+        peer: &Peer,
+        context: &mut WriterContext,
+    ) -> Result<Taken, Closed> {
+        if self.max_event_reported != context.max_event_bytes as u64 {
+            self.tell_max_event(context.max_event_bytes);
+        }
+        let waiting = match self.consumer.look() {
+            Ok(waiting) => waiting,
+            Err(Broken(why)) => return Ok(Taken::Broken(why)),
+        };
+        let lost = match self.consumer.losses() {
+            Ok(lost) => lost,
+            Err(Broken(why)) => return Ok(Taken::Broken(why)),
+        };
+        if waiting == 0 && lost.0 == 0 {
+            return Ok(Taken::Bytes(0));
+        }
+        context.accept_now();
+        let look_bytes = self.look_bytes();
+        let before = self.position.tail;
+        let mut pass = self.pass(scratch, peer, context, waiting);
+        let why = pass.run(look_bytes, &mut context.publisher)?;
+        if lost.0 > 0 {
+            pass.lose(lost, &mut context.publisher)?;
+        }
+        (self.position, self.generation, self.refused) = (pass.position, pass.generation, pass.refused);
+        self.row.say(waiting, self.consumer.high_water_bytes(), &self.position, self.refused);
+        Ok(why.map_or(Taken::Bytes(self.position.tail - before), Taken::Broken))
+    }
+
+    fn pass<'a>(
+        &'a mut self,
+        scratch: &'a mut [u8],
+        peer: &'a Peer,
+        context: &WriterContext,
+        waiting: u64,
+    ) -> Pass<'a> {
+        Pass {
+            end: self.consumer.tail() + waiting,
+            consumer: &mut self.consumer,
+            row: &self.row,
+            acks: &mut self.acks,
+            name: &self.name,
+            peer,
+            moment: context.moment(),
+            max_event_bytes: context.max_event_bytes,
+            scratch,
+            position: self.position,
+            next: self.position,
+            generation: self.generation,
+            ends: false,
+            refused: self.refused,
+        }
+    }
+
+    /// Its program is gone, or has said that it is done: an event in the middle of which it was is lost.
+    pub(crate) fn end(&mut self, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
+        if self.consumer.is_torn() {
+            context.accept_now();
+            self.pass(&mut [], peer, context, 0).end_with_loss(Cause::Abandoned, &mut context.publisher)?;
+        }
+        Ok(())
+    }
+
+    /// It is cut off: whatever it had still written is not to be understood.
+    pub(crate) fn cut_off(&mut self, why: &str, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
+        let identity = &peer.identity;
+        tracing::warn!(pid = identity.pid, uid = identity.uid, why, "a program is cut off with its ring");
+        context.accept_now();
+        self.pass(&mut [], peer, context, 0).end_with_loss(Cause::Malformed, &mut context.publisher)
+    }
+
+    /// Tells the program how far its events are, as far as it wants to know; wakes it if it sleeps for that.
+    pub(crate) fn answer(&mut self, took: bool, context: &WriterContext) {
+        let progress = &context.progress;
+        self.wants = self.consumer.wants();
+        let sync = self.consumer.sync_wanted();
+        if sync > self.sync_asked && self.position.events >= sync {
+            self.sync_asked = sync;
+            progress.ask_sync();
+            context.waker.ring();
+        }
+        // First say what is wanted, then look: progress made before that rings no bell.
+        let wanted = self.wanted_progress();
+        if wanted != 0 {
+            progress.want(context.index, wanted);
+        }
+        let before = (progress.persisted_before(), progress.durable_before());
+        let mut lost = 0;
+        let was_lost = |generations| progress.was_lost_among(&generations);
+        let count = |span: Span| span.sequences.1 - span.sequences.0 + 1;
+        self.acks.progress(before, self.position.events, was_lost, |span| lost += count(span));
+        self.lost = self.lost.saturating_add(lost);
+        let (persisted, durable) = self.acks.reached(self.position.events);
+        let reached = (persisted.max(self.reported.0), durable.max(self.reported.1));
+        let is_news = self.reported != reached || lost > 0;
+        if is_news || took {
+            self.reported = reached;
+            self.consumer.tell(reached.0, reached.1, self.lost, self.refused);
+            self.row.known(reached.1);
+        }
+        let waits_for_progress = self.wants & (want::PERSISTED | want::DURABLE) != 0;
+        if (took && self.wants & want::ROOM != 0) || (is_news && waits_for_progress) {
+            self.consumer.wake();
+        }
+    }
+
+    /// The daemon ends, and no next process goes on with it: its program is to know of all that was taken.
+    pub(crate) fn finish(&mut self) {
+        self.is_over = true;
+    }
+
+    /// Whether its program has been told that everything that was taken is durable, or lost.
+    pub(crate) fn is_reported(&self) -> bool {
+        self.reported.1 >= self.position.events
+    }
+
+    /// Which progress its program waits for, as bits of `progress::want`.
+    pub(crate) fn wanted_progress(&self) -> u32 {
+        let (in_buffer, in_file) = self.acks.pending_kinds();
+        if self.is_over && (in_buffer || in_file) {
+            return progress::want::DURABLE;
+        }
+        let persisted = self.wants & want::PERSISTED != 0 && in_buffer;
+        let durable = self.wants & want::DURABLE != 0 && (in_buffer || in_file);
+        (if persisted { progress::want::PERSISTED } else { 0 }) | (if durable { progress::want::DURABLE } else { 0 })
+    }
+
+    /// It has ended, here and for the next process.
+    pub(crate) fn close(self) {
+        self.row.give_back();
+    }
+}
