@@ -4,11 +4,12 @@
 //! `cargo bench --bench buffer`            the table, and whether the bars are held
 //! `cargo bench --bench buffer -- --quick` shorter runs, no bars
 //!
-//! All carry the same: a record of 24 bytes of head and 100 of payload. Ours takes the path of the daemon: claim, encode the
-//! record into it, publish; once with a claim for each event, which is the worst case, and once with a claim for 64, which
-//! is what the daemon does with what one read of a socket brought. The reader parks. The channel and the queue carry a `Vec<u8>` an
-//! event, as a logger does that hands lines to a thread; their reader parks (channel) or yields (queue). The disruptor
-//! has the record encoded into a slot, and its reader spins. All may hold about as many bytes.
+//! All carry the same: a record of 24 bytes of head and 100 of payload. Ours takes the path of the daemon: claim,
+//! encode the record into it, publish; once with a claim for each event, which is the worst case, and once with a claim
+//! for 64, which is what the daemon does with what one read of a socket brought. The reader parks. The channel and the
+//! queue carry a `Vec<u8>` an event, as a logger does that hands lines to a thread; their reader parks (channel) or
+//! yields (queue). The disruptor has the record encoded into a slot, and its reader spins. All may hold about as many
+//! bytes.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -132,8 +133,9 @@ fn measure_ended<W: Send>(
     let pin = |at: usize| core_affinity::set_for_current(cores[at % cores.len()]);
     let (began, pin, last) = (Instant::now(), &pin, cores.len() - 1);
     thread::scope(|scope| {
-        // Writers from the first core up, and the reader on the last if no writer is there; left alone, all may share one
-        // core for a whole run. Where there are as many writers as cores, the reader goes where the kernel sends it.
+        // Writers from the first core up, and the reader on the last if no writer is there; left alone, all may share
+        // one core for a whole run. Where there are as many writers as cores, the reader goes where the kernel sends
+        // it.
         let has_own_core = writers.len() <= last;
         let reading = scope.spawn(move || {
             if has_own_core {

@@ -2,8 +2,8 @@
 //! can say so: one thread that write()s 100 bytes and calls fdatasync() for each event, on the same disk. Alternating
 //! runs, medians of them.
 //!
-//! `cargo bench --bench commit [-- RUNS [SECONDS]]`. Prints a table; writes only into a temporary folder of its own, below
-//! `BENCH_DIR` if that is set: the file system matters.
+//! `cargo bench --bench commit [-- RUNS [SECONDS]]`. Prints a table; writes only into a temporary folder of its own,
+//! below `BENCH_DIR` if that is set: the file system matters.
 
 mod support;
 
@@ -16,7 +16,8 @@ use dbuf_client::{Client, ClientOptions};
 
 const EVENT_BYTES: usize = 100;
 const THREADS: [usize; 3] = [1, 8, 32];
-/// What is asked of eight threads: this many times the rate of one fdatasync an event, and at most this many times its time.
+/// What is asked of eight threads: this many times the rate of one fdatasync an event, and at most this many times its
+/// time.
 const RATE_MIN: f64 = 4.0;
 const WAIT_MAX: f64 = 2.0;
 

@@ -1,14 +1,14 @@
-//! How many instructions an event costs on each hot path, counted by valgrind: a figure that does not change with the weather, so
-//! that a change which makes a path longer is seen on a noisy machine, too.
+//! How many instructions an event costs on each hot path, counted by valgrind: a figure that does not change with the
+//! weather, so that a change which makes a path longer is seen on a noisy machine, too.
 //!
 //! `cargo bench --features harness --bench instructions`             counts, and compares with benches/instructions.tsv
 //! `cargo bench --features harness --bench instructions -- --accept` counts, and writes that file
 //!
-//! Each path is run twice under `valgrind --tool=callgrind`, with N events and with three times as many; the difference is
-//! what the events cost, without the program's start. A count that is more than [`MARGIN`] off fails: above, the path has become
-//! slower; below, the file is to follow, or it would hide the next step back. Another compiler, another C library (its copies are
-//! counted, too) and another kind of processor, for which that chooses other copies, count otherwise: where they are not those of the file the
-//! counts are shown and nothing is compared.
+//! Each path is run twice under `valgrind --tool=callgrind`, with N events and with three times as many; the difference
+//! is what the events cost, without the program's start. A count that is more than [`MARGIN`] off fails: above, the
+//! path has become slower; below, the file is to follow, or it would hide the next step back. Another compiler, another
+//! C library (its copies are counted, too) and another kind of processor, for which that chooses other copies, count
+//! otherwise: where they are not those of the file the counts are shown and nothing is compared.
 
 use std::fmt::Write as _;
 use std::hint::black_box;

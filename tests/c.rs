@@ -1,5 +1,5 @@
-//! `clients/c/dbuf.h`: its compilers, its bytes, and how it behaves towards a daemon. The daemon is played here, but for one test
-//! with the real one; the program is `clients/c/tests/driver.c`, which does what it is told line by line.
+//! `clients/c/dbuf.h`: its compilers, its bytes, and how it behaves towards a daemon. The daemon is played here, but
+//! for one test with the real one; the program is `clients/c/tests/driver.c`, which does what it is told line by line.
 
 mod support;
 
@@ -361,8 +361,10 @@ fn the_header_compiles_without_a_warning_as_c_and_as_cpp() {
     // What is in no example, and the header a second time, after others.
     std::fs::write(
         &twice,
-        "#include <stdio.h>\n#include \"dbuf.h\"\n#include \"dbuf.h\"\nint other(dbuf_producer *p);\nint other(dbuf_producer *p) {\n\
-         dbuf_options o = dbuf_options_default();\nreturn dbuf_log_options(&o) + dbuf_send_within(p, DBUF_INFO, \"x\", 1, 5) + dbuf_tend(p);\n}\n",
+        "#include <stdio.h>\n#include \"dbuf.h\"\n#include \"dbuf.h\"\nint other(dbuf_producer *p);\n\
+         int other(dbuf_producer *p) {\n\
+         dbuf_options o = dbuf_options_default();\nreturn dbuf_log_options(&o) + \
+         dbuf_send_within(p, DBUF_INFO, \"x\", 1, 5) + dbuf_tend(p);\n}\n",
     )
     .expect("a file");
     let example = |name: &str| Path::new(FOLDER).join("examples").join(name);
@@ -405,7 +407,8 @@ fn files_of_c_and_of_cpp_make_one_program_with_one_state() {
     let cpp = write(
         "two.cpp",
         "#include \"dbuf.h\"\nextern \"C\" void *one(void);\nint main() {\n  dbuf_options o = dbuf_options_default();\n\
-         o.socket = \"/dev/null/nobody\";\n  dbuf_log_options(&o);\n  return one() != nullptr && one() == dbuf_log_producer() ? 0 : 1;\n}\n",
+         o.socket = \"/dev/null/nobody\";\n  dbuf_log_options(&o);\n  return one() != nullptr && \
+         one() == dbuf_log_producer() ? 0 : 1;\n}\n",
     );
     let (one, two, all) = (folder.path().join("one.o"), folder.path().join("two.o"), folder.path().join("all"));
     compile("gcc", &["-std=c11", "-c"], &c, &one).expect("it compiles");
@@ -1099,7 +1102,8 @@ fn a_formatted_text_is_one_event_without_the_newline_at_its_end() {
     driver.expect("long 0", INVALID);
     let lengths: Vec<usize> = ring.take_all().iter().map(|event| event.payload.len()).collect();
     assert_eq!(lengths, [5, 1022, 1023, 1024, 5000, 20_000]);
-    // The NUL behind a text, which is not sent, takes room, too: it must not lie on what comes next, or behind the data.
+    // The NUL behind a text, which is not sent, takes room, too: it must not lie on what comes next, or behind the
+    // data.
     while ring.consumer.tail() % CAPACITY != 0 {
         let to_end = CAPACITY - ring.consumer.tail() % CAPACITY;
         driver.ok(&format!("send {}", if to_end > 16_016 { 16_000 - 16 } else { to_end - 16 }));

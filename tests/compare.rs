@@ -1,4 +1,5 @@
-//! `benches/compare`: that it runs, with the programs of this build, and that its verifier sees what is wrong with a file.
+//! `benches/compare`: that it runs, with the programs of this build, and that its verifier sees what is wrong with a
+//! file.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

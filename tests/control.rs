@@ -95,7 +95,10 @@ fn a_reload_takes_what_it_can_and_names_what_needs_a_restart() {
     let reply = ask_once(&home, "reload");
     assert_eq!(
         reply,
-        json!({"ok": true, "data": {"changed": ["ingest.socket_mode", "storage.sync"], "needs_restart": ["buffer.capacity"]}})
+        json!({
+            "ok": true,
+            "data": {"changed": ["ingest.socket_mode", "storage.sync"], "needs_restart": ["buffer.capacity"]}
+        })
     );
     home.wait_for_stats("the new policy", |stats| stats["storage"]["sync_policy"] == "5s");
     let mode = |name| fs::metadata(home.socket(name)).expect("a socket").permissions().mode() & 0o777;

@@ -1,7 +1,7 @@
 //! A file that anyone may have written is read: no panic, no endless loop, no memory beyond its size.
 //!
-//! The first byte says how the rest is taken: as a whole file; as the records of a batch whose checksums are right; or as a
-//! footer whose checksum is right. Without the latter two the fuzzer would have to guess checksums.
+//! The first byte says how the rest is taken: as a whole file; as the records of a batch whose checksums are right; or
+//! as a footer whose checksum is right. Without the latter two the fuzzer would have to guess checksums.
 #![no_main]
 
 use std::sync::Arc;

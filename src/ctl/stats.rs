@@ -28,7 +28,8 @@ pub struct StatsArgs {
     #[arg(long)]
     pub prometheus: bool,
     /// Print again and again, until Ctrl-C
-    #[arg(long, value_name = "SECS", num_args = 0..=1, require_equals = true, default_missing_value = "2", value_parser = period)]
+    #[arg(long, value_name = "SECS", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "2", value_parser = period)]
     pub watch: Option<Duration>,
 }
 

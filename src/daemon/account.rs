@@ -2,8 +2,8 @@
 //!
 //! Enters: a statement of the running threads. Leaves: JSON. Control thread. Nothing can fail.
 //!
-//! A producer is named by the content of its source record, in hexadecimal: so it is told from any other exactly as in the
-//! files, whatever bytes its tag has.
+//! A producer is named by the content of its source record, in hexadecimal: so it is told from any other exactly as in
+//! the files, whatever bytes its tag has.
 
 use serde_json::{Value, json};
 

@@ -48,7 +48,7 @@ impl InheritedBuffers {
             match DoubleBuffer::of_previous(&memory, writers_max) {
                 Ok(buffer) => this.found.push((name, buffer)),
                 Err(error) => {
-                    tracing::error!(%error, "events that the previous process had in memory and not in a file are lost");
+                    tracing::error!(%error, "events that only the memory of the previous process held are lost");
                     this.is_unreadable = true;
                     store.remove(&name.to_string());
                 }
@@ -210,7 +210,7 @@ mod tests {
         let mut writer = buffer.writer().unwrap();
         let claim = writer.claim(8).unwrap();
         // The first process died after this note and before its publish; the second after it had made its own memory.
-        let position = claim.position();
+        let position = claim.publish_position();
         drop(claim);
         let newer = left(&OPTIONS, 7, b"of the second process");
         let found = vec![(Name::Halves(2), newer), (Name::Halves(1), memory)];

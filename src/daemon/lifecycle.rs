@@ -163,7 +163,8 @@ impl Daemon {
             tracing::warn!(writers = stopped.writers_left, "writers still wait for room in the buffer");
         }
         let ended = Ended { error: self.drain.stop(DISK_TIMEOUT).error };
-        // A notification that waits in this process dies with it, and the next one would find connections that have ended.
+        // A notification that waits in this process dies with it, and the next one would find connections that have
+        // ended.
         let waiting = self.store.map_or(0, |store| store.store.settle(MANAGER_TIMEOUT));
         if waiting > 0 {
             tracing::warn!(waiting, "the service manager has not taken all notifications; some connections may break");
@@ -189,8 +190,8 @@ fn warn_of(plan: &Plan) {
     }
 }
 
-/// Every connection costs a descriptor, so as many as the hard limit gives. The soft one is low for the sake of programs
-/// that use select(2).
+/// Every connection costs a descriptor, so as many as the hard limit gives. The soft one is low for the sake of
+/// programs that use select(2).
 fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });

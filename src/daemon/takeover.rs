@@ -146,7 +146,8 @@ impl Memory {
             // What was in memory: two generations at most.
             (highest.saturating_sub(1)..=highest).for_each(|generation| progress.note_lost(generation));
         }
-        // A receive buffer for each writer, read positions, sessions and progress; two of buffer and account for a moment.
+        // A receive buffer for each writer, read positions, sessions and progress; two of buffer and account for a
+        // moment.
         let memories = writers + 3 + (buffers.count() + 1).max(2) + 2;
         let rings_room = (limits.rings * registry::DESCRIPTORS + 1).min(room / RINGS_SHARE);
         let account = Account::take_over(writers, store, account, !buffers.is_empty());

@@ -1,10 +1,11 @@
-//! Assembles the pipeline: double buffer, counters, progress and the reader thread, in the order in which they need each
-//! other.
+//! Assembles the pipeline: double buffer, counters, progress and the reader thread, in the order in which they need
+//! each other.
 //!
 //! Input: the memory that events pass through, new or inherited, and the settings. Output: a running reader, and what
 //! writers need to send to it. Caller's thread. Failures: [`AssemblyError`]; nothing runs then.
 //!
-//! The daemon and `dbufctl bench --via buffer` both start here, so a benchmark measures the pipeline that the daemon has.
+//! The daemon and `dbufctl bench --via buffer` both start here, so a benchmark measures the pipeline that the daemon
+//! has.
 
 use std::io;
 

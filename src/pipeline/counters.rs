@@ -1,7 +1,7 @@
 //! What the threads count of themselves, beside the account of events.
 //!
-//! Enters: increments from the writers and the reader. Leaves: figures for the control plane. Each counter has one thread
-//! that adds to it; anyone may read. They begin with the process. Nothing here can fail.
+//! Enters: increments from the writers and the reader. Leaves: figures for the control plane. Each counter has one
+//! thread that adds to it; anyone may read. They begin with the process. Nothing here can fail.
 //!
 //! All of them are Relaxed: a counter publishes nothing but itself.
 

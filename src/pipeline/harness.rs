@@ -15,7 +15,7 @@ use crate::pipeline::accept::connection::stored::StoredConnection;
 use crate::pipeline::accept::limits::OVERHEAD_BYTES_MAX;
 use crate::pipeline::accept::publish::{Extra, NoObserver, Peer, Publisher, WriterContext};
 use crate::pipeline::accept::ring::registry::{RingLimits, Rings};
-use crate::pipeline::accept::ring::served_ring::{Ring, Taken};
+use crate::pipeline::accept::ring::{Ring, Taken};
 use crate::pipeline::accept::text::Text;
 use crate::pipeline::accept::text::classify::classify;
 use crate::pipeline::account::Identity;
@@ -232,8 +232,7 @@ impl RingHarness {
     pub fn over(mut harness: WriterHarness) -> Self {
         let rings = Rings::new(RingLimits { rings: 1, bytes: CAPACITY });
         let identity = Identity { tag: b"app"[..].into(), ..Identity::default() };
-        let (parts, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
-        let ring = Ring::new(parts);
+        let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
         let peer = harness.another_peer();
         Self { harness, ring, peer, memory, scratch: vec![0; SCRATCH_BYTES] }
     }
@@ -245,8 +244,7 @@ impl RingHarness {
     pub fn renew(&mut self) {
         let rings = Rings::new(RingLimits { rings: 1, bytes: CAPACITY });
         let identity = Identity { tag: b"app"[..].into(), ..Identity::default() };
-        let (parts, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
-        let ring = Ring::new(parts);
+        let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
         std::mem::replace(&mut self.ring, ring).close();
         self.memory = memory;
         self.peer = self.harness.another_peer();

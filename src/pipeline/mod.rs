@@ -2,7 +2,8 @@
 //!
 //! The folders sort in the order of travel: [`accept`], [`buffer`], [`drain`], [`store`].
 //! [`record`] is the layout of the bytes that travel, from a writer's claim to the file and back to a person's eyes;
-//! [`account`] says what became of each, and [`counters`] what else the threads have seen. [`assembly`] puts them together.
+//! [`account`] says what became of each, and [`counters`] what else the threads have seen. [`assembly`] puts them
+//! together.
 
 pub mod accept;
 pub mod account;

@@ -208,7 +208,7 @@ impl State {
             self.notable *= 2;
             tracing::warn!(
                 waiting = self.waiting.len(),
-                "the service manager is slow to take notifications; until it has, new connections would not survive a crash"
+                "the service manager is slow to take notifications; until it has, a crash would break new connections"
             );
         }
         self.first_number + self.waiting.len() as u64 - 1

@@ -1,7 +1,7 @@
 //! Converts a local time without a year, as RFC 3164 writes it, into a moment.
 //!
-//! Input: month to second, and the time now. Output: the nearest moment that shows this time. Thread: the owner's. A time that does
-//! not exist gives None.
+//! Input: month to second, and the time now. Output: the nearest moment that shows this time. Thread: the owner's. A
+//! time that does not exist gives None.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;

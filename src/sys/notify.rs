@@ -1,7 +1,7 @@
 //! sd_notify(3), with descriptors and without ever blocking for long: notes to the service manager.
 //!
-//! Enters: lines such as `READY=1`, and descriptors that the manager is to keep. Leaves: datagrams on `NOTIFY_SOCKET`. Any
-//! thread. What can fail: a manager that does not read; then the caller decides whether to try again.
+//! Enters: lines such as `READY=1`, and descriptors that the manager is to keep. Leaves: datagrams on `NOTIFY_SOCKET`.
+//! Any thread. What can fail: a manager that does not read; then the caller decides whether to try again.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;

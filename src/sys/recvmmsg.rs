@@ -1,11 +1,11 @@
 //! recvmmsg(2): what a Unix socket holds, by one call that leaves in memory how much it was.
 //!
-//! Enters: a stream, or a datagram socket with SO_PASSCRED. Leaves: bytes in the caller's memory; for datagrams, with the
-//! credentials of their senders. One thread. What can fail: the call itself.
+//! Enters: a stream, or a datagram socket with SO_PASSCRED. Leaves: bytes in the caller's memory; for datagrams, with
+//! the credentials of their senders. One thread. What can fail: the call itself.
 //!
-//! The kernel writes how much it has received into the headers, which lie in memory that outlives the process, before the
-//! call returns; and a process does not die inside a call that does not wait. So the next process finds out whether a read
-//! was made, and what it brought: a read(2) that returned to nobody would have taken bytes that nobody knows of.
+//! The kernel writes how much it has received into the headers, which lie in memory that outlives the process, before
+//! the call returns; and a process does not die inside a call that does not wait. So the next process finds out whether
+//! a read was made, and what it brought: a read(2) that returned to nobody would have taken bytes that nobody knows of.
 
 #![allow(unsafe_code, reason = "a system call without a wrapper")]
 
@@ -86,7 +86,8 @@ impl Headers {
     }
 
     /// Receives datagrams, without waiting: each into as many bytes of `into` as there are between two multiples of
-    /// `bytes_max`, at most [`COUNT_MAX`]. Returns how many. `begin` is called when the headers say that nothing was received.
+    /// `bytes_max`, at most [`COUNT_MAX`]. Returns how many. `begin` is called when the headers say that nothing was
+    /// received.
     ///
     /// # Errors
     /// What recvmmsg(2) says; `WouldBlock` if nothing is there.
@@ -115,7 +116,8 @@ impl Headers {
         for (index, iovec) in iovecs.iter_mut().enumerate() {
             // SAFETY: there are COUNT_MAX control blocks, and at most as many buffers.
             let control = unsafe { controls.add(index) };
-            // SAFETY: the block is inside the region, which is aligned for it (a mapping's start) and borrowed for writing.
+            // SAFETY: the block is inside the region, which is aligned for it (a mapping's start) and borrowed for
+            // writing.
             unsafe { control.write([0; CONTROL_WORDS]) };
             // SAFETY: recvmmsg(2): an mmsghdr is integers and pointers, for which all bits zero is a value.
             let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
@@ -135,8 +137,8 @@ impl Headers {
     fn receive(&mut self, socket: impl AsFd, count: usize, flags: libc::c_int) -> io::Result<usize> {
         let (socket, count) = (socket.as_fd().as_raw_fd(), count as libc::c_uint);
         let headers = self.header(0);
-        // SAFETY: recvmmsg(2) writes to `count` headers and to what they point at: `prepare` has pointed each of them at a
-        // buffer and a control block of its own, with their true lengths, and all outlive the call.
+        // SAFETY: recvmmsg(2) writes to `count` headers and to what they point at: `prepare` has pointed each of them
+        // at a buffer and a control block of its own, with their true lengths, and all outlive the call.
         let received = unsafe { libc::recvmmsg(socket, headers, count, flags, ptr::null_mut()) };
         usize::try_from(received).map_err(|_| io::Error::last_os_error())
     }
@@ -147,8 +149,8 @@ impl Headers {
         unsafe { self.headers.as_mut_ptr().cast::<libc::mmsghdr>().add(index) }
     }
 
-    /// How many bytes the last call has received into the buffer of this index, more than it has if the datagram was cut;
-    /// None if nothing. The last call may be the previous process's.
+    /// How many bytes the last call has received into the buffer of this index, more than it has if the datagram was
+    /// cut; None if nothing. The last call may be the previous process's.
     #[must_use]
     pub fn received(&self, index: usize) -> Option<usize> {
         let headers = self.headers.as_ptr().cast::<libc::mmsghdr>();

@@ -1,10 +1,10 @@
 //! The processor's time-stamp counter, and what it says of the wall clock.
 //!
-//! Enters: ticks that a program read. Leaves: nanoseconds since 1970. Any thread. What can fail: the counter is none that can
-//! be relied on ([`are_reliable`]); then nobody is to use it.
+//! Enters: ticks that a program read. Leaves: nanoseconds since 1970. Any thread. What can fail: the counter is none
+//! that can be relied on ([`are_reliable`]); then nobody is to use it.
 //!
-//! A tick is turned into a time backwards from now: the age of an event is a few milliseconds as a rule, and what the rate is
-//! off by counts for that age alone. The rate is measured against the clock since this process began.
+//! A tick is turned into a time backwards from now: the age of an event is a few milliseconds as a rule, and what the
+//! rate is off by counts for that age alone. The rate is measured against the clock since this process began.
 
 #![allow(unsafe_code, reason = "an instruction of the processor")]
 
@@ -15,8 +15,8 @@ use std::time::{Duration, Instant, SystemTime};
 /// Rates are measured over at least this.
 const MEASURE_MIN: Duration = Duration::from_millis(20);
 
-/// Whether ticks go on at one rate, on all cores alike: the processor says that they do (CPUID 8000_0007h, Intel's manual, 2A),
-/// and the kernel, which watches them, uses them for its own clock.
+/// Whether ticks go on at one rate, on all cores alike: the processor says that they do (CPUID 8000_0007h, Intel's
+/// manual, 2A), and the kernel, which watches them, uses them for its own clock.
 #[must_use]
 pub fn are_reliable() -> bool {
     const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";

@@ -44,8 +44,8 @@ impl Words {
     #[inline]
     #[must_use]
     pub fn all(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping has that many words, is aligned for them (mmap(2)) and lives as long as `self`, which gives
-        // them out as atomics only; any bytes are a value.
+        // SAFETY: the mapping has that many words, is aligned for them (mmap(2)) and lives as long as `self`, which
+        // gives them out as atomics only; any bytes are a value.
         unsafe { std::slice::from_raw_parts(self.mapping.base().cast(), self.count) }
     }
 }
@@ -85,8 +85,9 @@ impl Deref for Region {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the mapping has that many bytes, all with a value, and lives as long as `self`. Nobody writes them but
-        // through `self`: another process that has the memfd only keeps it, and no part is mapped twice (see the head).
+        // SAFETY: the mapping has that many bytes, all with a value, and lives as long as `self`. Nobody writes them
+        // but through `self`: another process that has the memfd only keeps it, and no part is mapped twice (see the
+        // head).
         unsafe { std::slice::from_raw_parts(self.mapping.base(), self.len) }
     }
 }

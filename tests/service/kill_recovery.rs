@@ -1,7 +1,7 @@
 //! `kill -9` at random moments, under load of every kind.
 //!
-//! `DBUFD_KILLS` says how often; 4 without it, which takes some seconds. With many, not as a release build: that one has
-//! more stored in the meantime than the machine's memory, on which its disk lies, has room for.
+//! `DBUFD_KILLS` says how often; 4 without it, which takes some seconds. With many, not as a release build: that one
+//! has more stored in the meantime than the machine's memory, on which its disk lies, has room for.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -120,8 +120,8 @@ fn kill_9_while_writers_wait_for_the_disk_loses_no_connection_that_has_said_all(
     machine.write("/etc/dbufd/dbufd.toml", "[buffer]\ncapacity = \"256KiB\"\n");
     machine.run(&["systemctl", "start", "dbufd"]);
     machine.run(&["fsfreeze", "--freeze", DISK]);
-    // More than both halves hold, by connections that have each said all by the time they are accepted. When there is no
-    // more room, each writer has in its hands what one of them has said.
+    // More than both halves hold, by connections that have each said all by the time they are accepted. When there is
+    // no more room, each writer has in its hands what one of them has said.
     let lines = |client: u32| (0..10).map(move |line| format!("short {client} {line} {}", "x".repeat(2000)));
     let sent: Vec<Vec<String>> = (0..60).map(|client| lines(client).collect()).collect();
     for lines in &sent {

@@ -74,8 +74,8 @@ impl Load {
 }
 
 impl Sent {
-    /// The numbers that are missing, by connection, when all that was sent has been taken. No line is altered, twice there
-    /// or out of order, which is asserted.
+    /// The numbers that are missing, by connection, when all that was sent has been taken. No line is altered, twice
+    /// there or out of order, which is asserted.
     pub(crate) fn missing(&self, machine: &Machine) -> Vec<Vec<u64>> {
         let texts = machine.settled_texts();
         let mut next = vec![0; self.lines.len()];

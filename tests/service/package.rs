@@ -1,7 +1,7 @@
 //! The packages' life on a machine: installed, upgraded under load, removed.
 //!
-//! They are built from the test's own programs by `packaging/build`. Where its tools are missing, one line says so and the
-//! tests are skipped. An rpm is tried with rpm(8) alone, on whatever the machine is, so without its dependencies.
+//! They are built from the test's own programs by `packaging/build`. Where its tools are missing, one line says so and
+//! the tests are skipped. An rpm is tried with rpm(8) alone, on whatever the machine is, so without its dependencies.
 
 use std::fs;
 use std::io::Write;
@@ -124,8 +124,8 @@ impl Machine {
     fn traces(&self) -> Vec<String> {
         let script =
             "find /etc /usr /lib /run /var /opt -name '*dbufd*' -o -name '*dbufctl*' -o -name 'dbuf-*' -o -name dbuf.h";
-        // Caches of man-db and lists of apt are theirs, and so is what systemd writes of units that there were. Who works
-        // with dbufd on this machine has things of its name in /var/tmp.
+        // Caches of man-db and lists of apt are theirs, and so is what systemd writes of units that there were. Who
+        // works with dbufd on this machine has things of its name in /var/tmp.
         let foreign = ["/var/cache/", "/run/dbufd-box", "/run/log/", "/var/tmp/"];
         let foreign = |path: &&str| foreign.iter().any(|at| path.starts_with(at));
         self.shell(script).lines().filter(|path| !foreign(path)).map(str::to_owned).collect()
@@ -162,7 +162,8 @@ fn a_program_in_c_sends(machine: &Machine) {
     let source = "#include <dbuf.h>
         int main(void) {
             dbuf_producer *p;
-            return dbuf_open(&p, NULL) != 0 || dbuf_printf(p, DBUF_INFO, \"hello in %s\", \"C\") != 0 || dbuf_close(p) != 0;
+            return dbuf_open(&p, NULL) != 0 || dbuf_printf(p, DBUF_INFO, \"hello in %s\", \"C\") != 0
+                || dbuf_close(p) != 0;
         }";
     machine.write("/var/tmp/hello.c", source);
     machine.shell("cc -o /var/tmp/hello /var/tmp/hello.c -pthread && /var/tmp/hello");

@@ -9,7 +9,8 @@ use crate::machine::Machine;
 use crate::program::{self, Client, Program, WAIT};
 use crate::support::wait_for;
 
-/// Of each client one with a ring that holds what it sends while the daemon is away, and one with a ring that gets full.
+/// Of each client one with a ring that holds what it sends while the daemon is away, and one with a ring that gets
+/// full.
 const RINGS: [u64; 2] = [1 << 20, 64 << 10];
 /// Of a program, after a few events: some 15,000 a second.
 const PAUSE: Duration = Duration::from_micros(500);

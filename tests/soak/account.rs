@@ -22,8 +22,8 @@ impl Account {
         Self { stored: number(&account["stored"]), too_big: number(&account["lost"]["too_big"]) }
     }
 
-    /// What is wrong with it, when this many events more are stored and that many were refused. Called when all is durable,
-    /// before anything is deleted.
+    /// What is wrong with it, when this many events more are stored and that many were refused. Called when all is
+    /// durable, before anything is deleted.
     pub(crate) fn is_wrong(&mut self, machine: &Machine, stored: u64, refused: u64) -> Vec<String> {
         let account = ask(machine);
         let due = Self { stored: self.stored + stored, too_big: self.too_big + refused };

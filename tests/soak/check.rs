@@ -31,8 +31,8 @@ pub(crate) struct Found {
     pub(crate) kinds: BTreeMap<String, Figures>,
     /// Events that nobody has sent like this.
     pub(crate) altered: u64,
-    /// Short connections of which nothing is there. A daemon that dies after it has accepted one, and before it has read
-    /// from it or systemd has it, takes it along; that is known, and happens once for a death and writer at most.
+    /// Short connections of which nothing is there. A daemon that dies after it has accepted one, and before it has
+    /// read from it or systemd has it, takes it along; that is known, and happens once for a death and writer at most.
     pub(crate) unaccepted: u64,
     /// Lost events by cause and transport.
     pub(crate) lost: BTreeMap<(String, String), u64>,

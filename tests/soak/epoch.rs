@@ -149,9 +149,9 @@ impl<'m> Soak<'m> {
         }
     }
 
-    /// Waits until all that was sent is durable. What a producer has sent may be the kernel's for a while yet, and a sync
-    /// covers only what was accepted; but sequences are dense, so the last one tells.
-    /// Gives how many events are not there.
+    /// Waits until all that was sent is durable. What a producer has sent may be the kernel's for a while yet, and a
+    /// sync covers only what was accepted; but sequences are dense, so the last one tells. Gives how many events are
+    /// not there.
     fn settle(&self, sent: &[Sent]) -> i64 {
         let due = self.last_sequence + Found::due(sent);
         let until = Instant::now() + SETTLED;

@@ -1,8 +1,8 @@
 //! A soak: everything at once, for as long as one likes.
 //!
 //! In a systemd of the test's own, producers of every kind send to one daemon while it is killed, restarted, reloaded
-//! and rotated, its disk gets full, or does not answer. From time to time everybody rests, and what was sent is compared
-//! with what is in the files.
+//! and rotated, its disk gets full, or does not answer. From time to time everybody rests, and what was sent is
+//! compared with what is in the files.
 //!
 //! `DBUF_SOAK_MINUTES` says how long; without it, two short epochs see to it that all of this still works.
 //! `DBUF_SEED` plays the disturbances of a run again, in their order.

@@ -79,8 +79,8 @@ impl Sender for Ring {
     }
 }
 
-/// Rings of short programs, one after the other. What they send before they have one, or when a kill met it before systemd had
-/// it, is theirs to send again.
+/// Rings of short programs, one after the other. What they send before they have one, or when a kill met it before
+/// systemd had it, is theirs to send again.
 pub(crate) struct ShortRings {
     name: String,
     socket: PathBuf,

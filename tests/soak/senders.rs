@@ -141,7 +141,8 @@ impl Sender for Short {
         let written = stream.write_all(first).and_then(|()| stream.write_all(second));
         self.sent.push(Sent { name, numbers: 0..lines, too_big: 0 });
         match written {
-            // A kill has met it before systemd had it. Then nothing of it may be there, which is seen when all is compared.
+            // A kill has met it before systemd had it. Then nothing of it may be there, which is seen when all is
+            // compared.
             Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => Ok(()),
             written => written,
         }

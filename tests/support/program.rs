@@ -1,5 +1,5 @@
-//! Programs that send numbered events through a ring: each a process of its own, so that it can be killed, and one for each
-//! client. In memory that the test shares they note how many sends have returned, and the longest.
+//! Programs that send numbered events through a ring: each a process of its own, so that it can be killed, and one for
+//! each client. In memory that the test shares they note how many sends have returned, and the longest.
 //!
 //! Which client, and what it is to do, stands in their environment. Those in Rust are this test again, the one in C is
 //! `clients/c/tests/killed.c`. A test that includes this includes `support` as well.
@@ -44,7 +44,8 @@ const RETURNED: usize = 0;
 const LONGEST_NS: usize = 1;
 const ORDER: usize = 2;
 const NOTES_BYTES: usize = 4096;
-// What `ORDER` may say: to go on, which it says at first; to stop; to stop in the middle of an event, and that this is done.
+// What `ORDER` may say: to go on, which it says at first; to stop; to stop in the middle of an event, and that this is
+// done.
 const GO_ON: u64 = 0;
 const STOP: u64 = 1;
 const STALL: u64 = 2;
@@ -150,7 +151,8 @@ impl Program {
     /// Ends it by this signal.
     pub(crate) fn kill(&mut self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().cast_signed());
-        // Rust's own handler of SIGSEGV takes the first for a full stack of another thread, and lets the second through.
+        // Rust's own handler of SIGSEGV takes the first for a full stack of another thread, and lets the second
+        // through.
         let status = wait_for("its end", || {
             kill(pid, signal).expect("it is there");
             self.child.try_wait().expect("a child")

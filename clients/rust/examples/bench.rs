@@ -4,8 +4,8 @@
 //! cargo run --release -p dbuf-client --example bench
 //! ```
 //!
-//! The daemon is a thread of this program that grants one ring and, as asked, empties it or lets it be. Figures are of one
-//! machine at one moment: compare those of one run.
+//! The daemon is a thread of this program that grants one ring and, as asked, empties it or lets it be. Figures are of
+//! one machine at one moment: compare those of one run.
 
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;

@@ -1,7 +1,8 @@
-//! What the backends of `tracing` and `log` have in common: an event is put together in memory of the thread, then sent.
+//! What the backends of `tracing` and `log` have in common: an event is put together in memory of the thread, then
+//! sent.
 //!
-//! Enters: a text and named values. Leaves: an event with fields. Any thread, each with its own memory. What can fail: single
-//! values that do not fit, which are left out; an event that cannot be sent, which is counted.
+//! Enters: a text and named values. Leaves: an event with fields. Any thread, each with its own memory. What can fail:
+//! single values that do not fit, which are left out; an event that cannot be sent, which is counted.
 
 use std::cell::RefCell;
 use std::fmt::{Display, Write};

@@ -178,8 +178,8 @@ impl Client {
         self.welcome.compatible & feature::FIELDS != 0
     }
 
-    /// As [`Client::send`], with fields beside the payload: made by [`wire::put_field`], shown by `dbufctl cat -o json` under
-    /// their names, found by `dbufctl cat NAME=VALUE`. Names are best of capital letters, digits and underscores.
+    /// As [`Client::send`], with fields beside the payload: made by [`wire::put_field`], shown by `dbufctl cat -o json`
+    /// under their names, found by `dbufctl cat NAME=VALUE`. Names are best of capital letters, digits and underscores.
     ///
     /// # Errors
     /// As [`Client::send`]; [`Error::Invalid`] also if the daemon takes no fields.

@@ -1,7 +1,7 @@
 //! A producer for each thread, opened when the thread sends its first event and closed when it ends.
 //!
-//! Enters: options, once; events of any thread. Leaves: what [`crate::Producer`] makes of them. What can fail: a thread that is
-//! about to end, or that sends while it is sending, has no producer ([`SendError::NoProducer`]).
+//! Enters: options, once; events of any thread. Leaves: what [`crate::Producer`] makes of them. What can fail: a thread
+//! that is about to end, or that sends while it is sending, has no producer ([`SendError::NoProducer`]).
 //!
 //! ```no_run
 //! use dbuf_client::{ProducerOptions, local};
@@ -52,8 +52,8 @@ impl Handles {
         Self { id: IDS.fetch_add(1, Relaxed), options, missed: AtomicU64::new(0) }
     }
 
-    /// Calls `work` with this thread's producer. None if there is none: the thread is about to end, or is within such a call, or
-    /// the producer cannot be opened.
+    /// Calls `work` with this thread's producer. None if there is none: the thread is about to end, or is within such a
+    /// call, or the producer cannot be opened.
     pub fn with<R>(&self, work: impl FnOnce(&mut Producer) -> R) -> Option<R> {
         HELD.try_with(|held| {
             let mut held = held.try_borrow_mut().ok()?;
@@ -71,8 +71,8 @@ impl Handles {
         self.with(|producer| producer.send_event(event)).unwrap_or(Err(SendError::NoProducer))
     }
 
-    /// Events that a backend of [`mod@crate::local`] could not send for another reason than a full ring, which the producers
-    /// themselves count.
+    /// Events that a backend of [`mod@crate::local`] could not send for another reason than a full ring, which the
+    /// producers themselves count.
     #[must_use]
     pub fn missed(&self) -> u64 {
         // Relaxed: a count for people.
@@ -130,8 +130,8 @@ pub fn configure(options: ProducerOptions) -> bool {
     ALL.set(Handles::new(options)).is_ok()
 }
 
-/// Calls `work` with this thread's producer. None if there is none: the thread is about to end, or is within such a call, or the
-/// producer cannot be opened.
+/// Calls `work` with this thread's producer. None if there is none: the thread is about to end, or is within such a
+/// call, or the producer cannot be opened.
 ///
 /// ```no_run
 /// use std::io::Write;
@@ -146,8 +146,8 @@ pub fn with<R>(work: impl FnOnce(&mut Producer) -> R) -> Option<R> {
     all().with(work)
 }
 
-/// Sends an event by this thread's producer: its priority, 0 to 7, plus 8 times a syslog facility if there is one; and what
-/// happened.
+/// Sends an event by this thread's producer: its priority, 0 to 7, plus 8 times a syslog facility if there is one; and
+/// what happened.
 ///
 /// # Errors
 /// As [`Producer::send`]; and [`SendError::NoProducer`].

@@ -3,8 +3,8 @@
 //! Enters: records of any thread. Leaves: an event for each, by a producer of that thread. What can fail: what
 //! [`crate::Producer`] can; nobody is told, but it is counted. It never panics, and sends nothing of its own.
 //!
-//! The text is the payload, the level the priority. Values are fields, named as journald would have them: `order_id = 17` is found
-//! by `dbufctl cat ORDER_ID=17`. Beside them stand TARGET, CODE_FILE and CODE_LINE.
+//! The text is the payload, the level the priority. Values are fields, named as journald would have them:
+//! `order_id = 17` is found by `dbufctl cat ORDER_ID=17`. Next to them stand TARGET, CODE_FILE and CODE_LINE.
 //!
 //! ```no_run
 //! dbuf_client::log::init(dbuf_client::log::LogOptions::default()).expect("the first");

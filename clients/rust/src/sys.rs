@@ -1,7 +1,7 @@
 //! What neither the standard library nor rustix has: the time-stamp counter, and a word from fork(2).
 //!
-//! Enters: nothing. Leaves: ticks; a number that changes in each forked child. Any thread. What can fail: a C library without
-//! memory for one more handler.
+//! Enters: nothing. Leaves: ticks; a number that changes in each forked child. Any thread. What can fail: a C library
+//! without memory for one more handler.
 
 #![allow(unsafe_code, reason = "an instruction, and a function of the C library")]
 
@@ -48,9 +48,10 @@ pub(crate) fn watch_forks() -> io::Result<()> {
         FORKS.fetch_add(1, Relaxed);
     }
     let error = *WATCHED.get_or_init(|| {
-        // SAFETY: pthread_atfork(3) asks for functions that may run in a child, where only what is async-signal-safe may
-        // be done: the handler adds to an atomic. It is code of this library, which must not be unloaded; if it is in a
-        // shared object, the C library ties the handler to that and forgets it with it (glibc's __register_atfork).
+        // SAFETY: pthread_atfork(3) asks for functions that may run in a child, where only what is async-signal-safe
+        // may be done: the handler adds to an atomic. It is code of this library, which must not be unloaded; if it is
+        // in a shared object, the C library ties the handler to that and forgets it with it (glibc's
+        // __register_atfork).
         unsafe { libc::pthread_atfork(None, None, Some(in_child)) }
     });
     if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }

@@ -1,11 +1,12 @@
 //! Events of `tracing`, sent to dbufd with their fields: a layer of `tracing_subscriber`.
 //!
-//! Enters: events and spans of any thread. Leaves: an event of dbufd for each, by a producer of that thread. What can fail: what
-//! [`crate::Producer`] can; nobody is told, but it is counted. It never panics, and sends nothing of its own.
+//! Enters: events and spans of any thread. Leaves: an event of dbufd for each, by a producer of that thread. What can
+//! fail: what [`crate::Producer`] can; nobody is told, but it is counted. It never panics, and sends nothing of its
+//! own.
 //!
-//! The text is the payload, the level the priority. Fields are named as journald would have them: `order.id = 17` is found by
-//! `dbufctl cat ORDER_ID=17`. Beside them stand TARGET, CODE_FILE and CODE_LINE, then SPAN for each span that the event is in, from
-//! the outermost, each with its own fields.
+//! The text is the payload, the level the priority. Fields are named as journald would have them: `order.id = 17` is
+//! found by `dbufctl cat ORDER_ID=17`. Beside them stand TARGET, CODE_FILE and CODE_LINE, then SPAN for each span that
+//! the event is in, from the outermost, each with its own fields.
 //!
 //! ```no_run
 //! # #[cfg(all())] {

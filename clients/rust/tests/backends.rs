@@ -64,7 +64,8 @@ mod with_tracing {
         let came = events_with(LayerOptions::default(), &daemon, || {
             let error = std::io::Error::other("no paper");
             let error: &dyn std::error::Error = &error;
-            tracing::error!(order.id = 17, ok = false, share = 0.5, who = ?"ann", name = "bob", error, "card of {} refused", 3);
+            let who = "ann";
+            tracing::error!(order.id = 17, ok = false, share = 0.5, ?who, name = "bob", error, "card of {} refused", 3);
             tracing::warn!("w");
             tracing::info!("i");
             tracing::debug!("d");

@@ -8,7 +8,7 @@ use std::{fmt, io};
 
 use crate::chunk::SPAN_BYTES_MAX;
 use crate::gate::CHUNKS_MAX;
-use crate::{CHUNK_ALIGN, WRITERS_MAX};
+use crate::limits::{CHUNK_ALIGN, WRITERS_MAX};
 
 /// Why a double buffer cannot be built.
 #[derive(Debug)]

@@ -15,7 +15,7 @@
 //!
 //! Enters and leaves: plain numbers. Nothing here touches memory that threads share; any thread; nothing fails.
 
-use super::WRITERS_MAX;
+use super::limits::WRITERS_MAX;
 
 const COUNT_BITS: u32 = 20;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;

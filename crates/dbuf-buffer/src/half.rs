@@ -28,7 +28,7 @@ use dbuf_sync::atomic::AtomicU64;
 use dbuf_sync::{CacheLine, Futex};
 
 #[cfg(not(dbuf_loom))]
-use super::Unreadable;
+use super::error::Unreadable;
 #[cfg(not(dbuf_loom))]
 use mapped::Mapping;
 #[cfg(not(dbuf_loom))]

@@ -47,248 +47,38 @@
 //! 6. A writer's chunks of one half, in ascending order, are in its order. An index that is given back and taken again
 //!    keeps this: the later writer takes later chunks.
 //!
-//! # Edges
-//! Each end of each edge is weakened in turn by `.ci/weaken`, which must see a model of `models.rs` fail.
-//!
-//! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
-//! |---|---|---|---|---|
-//! | `swap` | [`Reader::swap`]: exchange of the gate | `Writer::take`: addition to the gate | recycled words; that reader and late writers are done with the bytes | a copy runs into bytes that are still read |
-//! | `publish` | [`Claim::publish`]: compare-exchange of the word | `Reader::seal`: RMW of the word | the bytes that count | the reader sees older bytes |
-//! | `seal` | `Reader::seal`: RMW of the word | a claim or publish that fails, `Writer::let_go` | the gate's new generation (or CLOSED) | a claim is redone in the same generation |
-//! | `recycle` | `Writer::let_go`: BUSY is cleared | `Reader::recycle`: exchange of the word | that a late copy is over | it runs into the next owner's copy |
-//! | `bell` | [`Waker::ring`], `Shared::ring` | `Shared::listen`, `Shared::take_ring` | what the ringing thread did before | the reader wakes, sees an old state, and sleeps on |
-//!
-//! Everything else on the gate, the words and `turn` is Relaxed: the order of one word's modifications decides which
-//! step comes first, and each site says so.
+//! The edges between the threads are named in `edges.rs`: where each is released and acquired, what crosses it, and
+//! what breaks if it is weakened.
 
 #![deny(unsafe_code)]
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("dbuf-buffer needs 64-bit Linux, because it is built on futexes and sealed memfds");
 
+mod buffer;
 mod chunk;
+mod edges;
 mod error;
 mod gate;
 mod half;
+mod limits;
 #[cfg(not(dbuf_loom))]
 pub mod mapping;
 mod reader;
+mod shared;
 #[cfg(not(dbuf_loom))]
 mod takeover;
 mod wake;
 mod writer;
 
+pub use buffer::{BufferStats, DoubleBuffer, Options};
 pub use error::{BuildError, Refused, Sealed, TooManyWriters, Unreadable};
+pub use limits::WRITERS_MAX;
 pub use reader::{Batch, Reader, Reason, Run};
 #[cfg(not(dbuf_loom))]
 pub use takeover::InheritedBuffer;
 pub use wake::Waker;
 pub use writer::{Claim, PublishPosition, Writer};
-
-use chunk::{SPAN_BYTES_MAX, Word};
-use dbuf_sync::atomic::{AtomicU64, Ordering::Relaxed};
-use dbuf_sync::{Arc, Edge, Mutex};
-use gate::{CHUNKS_MAX, Gate, SPAN_CHUNKS_MAX, half_of};
-use half::{Memory, Place};
-use reader::Left;
-
-/// The most writers that one buffer can have: their index and one more fit in eight bits of a chunk's word.
-pub const WRITERS_MAX: usize = 254;
-/// Chunks are a multiple of this many bytes.
-const CHUNK_ALIGN: usize = 8;
-/// The generation that is in front at first. 0 would make a word that was never used look like a recycled one.
-const GENERATION_FIRST: u64 = 1;
-
-// The edges of the table above.
-const SWAP: Edge = Edge::new("swap");
-const PUBLISH: Edge = Edge::new("publish");
-const SEAL: Edge = Edge::new("seal");
-const RECYCLE: Edge = Edge::new("recycle");
-const BELL: Edge = Edge::new("bell");
-
-/// How large a double buffer is.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Bytes of each half: a multiple of `chunk_bytes`, at least two chunks.
-    pub capacity_bytes: usize,
-    /// Bytes of a chunk: a multiple of 8. Large ones make takes rare, small ones let many writers share a small half.
-    pub chunk_bytes: usize,
-    /// How many writers there can be at a time, at most [`WRITERS_MAX`].
-    pub writers_max: usize,
-}
-
-impl Default for Options {
-    /// Halves of 8 MiB in chunks of 64 KiB, for up to 16 writers.
-    fn default() -> Self {
-        Self { capacity_bytes: 8 << 20, chunk_bytes: 64 << 10, writers_max: 16 }
-    }
-}
-
-/// What a buffer has counted so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BufferStats {
-    /// Bytes of each half.
-    pub capacity_bytes: u64,
-    /// Bytes published in the front half at this moment.
-    pub front_bytes: u64,
-    /// Swaps.
-    pub swaps: u64,
-    /// How often a writer has parked because the front half was full.
-    pub full_waits: u64,
-    /// How long writers were parked for it in all, in microseconds.
-    pub full_wait_us: u64,
-    /// How often a swap has parked for a writer in the middle of a copy.
-    pub late_writers: u64,
-}
-
-/// The double buffer: makes writers and wakers. A clone is the same buffer.
-#[derive(Clone, Debug)]
-pub struct DoubleBuffer {
-    shared: Arc<Shared>,
-}
-
-/// What all threads share.
-#[derive(Debug)]
-struct Shared {
-    memory: Memory,
-    chunk_bytes: usize,
-    /// Of each half.
-    chunks: usize,
-    claim_bytes_max: usize,
-    /// As many chunks as wake a reader that lingers.
-    half_full: usize,
-    /// The generation that was in front when this process began.
-    generation_first: u64,
-    full_waits: AtomicU64,
-    full_wait_us: AtomicU64,
-    late_writers: AtomicU64,
-    /// Which writer indexes are in use. Not on any event's path.
-    writers: Mutex<Box<[bool]>>,
-}
-
-impl DoubleBuffer {
-    /// A buffer and its one reader. All memory is touched here.
-    ///
-    /// # Errors
-    /// [`BuildError`] if the sizes do not fit together, or if there is no memory.
-    pub fn new(options: &Options) -> Result<(Self, Reader), BuildError> {
-        Self::build(options, GENERATION_FIRST, None)
-    }
-
-    /// The same in `memory`, an empty memfd that allows seals, so that it outlives the process:
-    /// `DoubleBuffer::of_previous` continues with it. Generations begin with `generation_first`, at least 1.
-    ///
-    /// # Errors
-    /// As [`DoubleBuffer::new`].
-    #[cfg(not(dbuf_loom))]
-    pub fn in_memory(
-        options: &Options,
-        generation_first: u64,
-        memory: impl std::os::fd::AsFd,
-    ) -> Result<(Self, Reader), BuildError> {
-        Self::build(options, generation_first.max(GENERATION_FIRST), Some(memory.as_fd()))
-    }
-
-    fn build(options: &Options, generation: u64, place: Place<'_>) -> Result<(Self, Reader), BuildError> {
-        let &Options { capacity_bytes, chunk_bytes, writers_max } = options;
-        if chunk_bytes == 0 || !chunk_bytes.is_multiple_of(CHUNK_ALIGN) || chunk_bytes > SPAN_BYTES_MAX {
-            return Err(BuildError::Chunk(chunk_bytes));
-        }
-        let chunks = capacity_bytes / chunk_bytes;
-        if !capacity_bytes.is_multiple_of(chunk_bytes) || !(2..=CHUNKS_MAX).contains(&chunks) {
-            return Err(BuildError::Capacity { capacity_bytes, chunk_bytes });
-        }
-        if !(1..=WRITERS_MAX).contains(&writers_max) {
-            return Err(BuildError::Writers(writers_max));
-        }
-        let front = half_of(generation);
-        // The back half looks like one of the generation before: recycled at the first swap.
-        let word = |half| Word::recycled(if half == front { generation } else { generation - 1 }).0;
-        let gate = Gate::opening(generation).0;
-        let memory = Memory::new((chunk_bytes, chunks), (gate, generation), word, place)?;
-        let shared = Arc::new(Shared::new(memory, (chunk_bytes, chunks), generation, writers_max));
-        let reader = Reader::new(Arc::clone(&shared), generation, Left::Nothing);
-        Ok((Self { shared }, reader))
-    }
-
-    /// A writer for one thread. It has the lowest index that is free.
-    ///
-    /// # Errors
-    /// [`TooManyWriters`] if all are in use.
-    pub fn writer(&self) -> Result<Writer, TooManyWriters> {
-        let mut writers = self.shared.writers.lock().expect("no thread panics while it holds the writer indexes");
-        let free = writers.iter().position(|in_use| !in_use).ok_or(TooManyWriters(writers.len()))?;
-        writers[free] = true;
-        Ok(Writer::new(Arc::clone(&self.shared), free as u8))
-    }
-
-    /// What was counted so far. Looks at each chunk that is handed out.
-    #[must_use]
-    pub fn stats(&self) -> BufferStats {
-        let shared = &*self.shared;
-        // Relaxed, here and below: numbers for people; each is right by itself, and together they may be of different
-        // moments.
-        let gate = Gate(shared.memory.gate().load(Relaxed));
-        let handed_out = gate.count().min(shared.chunks);
-        let bytes = |word: &AtomicU64| Word(word.load(Relaxed)).bytes() as u64;
-        BufferStats {
-            capacity_bytes: (shared.chunks * shared.chunk_bytes) as u64,
-            front_bytes: shared.memory.words(gate.half())[..handed_out].iter().map(|word| bytes(&word.0)).sum(),
-            swaps: gate.generation() - shared.generation_first,
-            full_waits: shared.full_waits.load(Relaxed),
-            full_wait_us: shared.full_wait_us.load(Relaxed),
-            late_writers: shared.late_writers.load(Relaxed),
-        }
-    }
-
-    /// Bytes of each half, and of a chunk.
-    #[must_use]
-    pub fn sizes(&self) -> (usize, usize) {
-        (self.shared.chunks * self.shared.chunk_bytes, self.shared.chunk_bytes)
-    }
-
-    /// The generation that is in front now.
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        // Relaxed: a look.
-        Gate(self.shared.memory.gate().load(Relaxed)).generation()
-    }
-
-    /// A handle that wakes the reader.
-    #[must_use]
-    pub fn waker(&self) -> Waker {
-        Waker { shared: Arc::clone(&self.shared) }
-    }
-
-    /// The most bytes that one claim can ask for: what fits in a half, and in a chunk's count.
-    #[must_use]
-    pub fn largest_claim(&self) -> usize {
-        self.shared.claim_bytes_max
-    }
-}
-
-impl Shared {
-    fn new(memory: Memory, (chunk_bytes, chunks): (usize, usize), generation_first: u64, writers_max: usize) -> Self {
-        let span_chunks_max = chunks.min(SPAN_CHUNKS_MAX).min(SPAN_BYTES_MAX / chunk_bytes);
-        Self {
-            memory,
-            chunk_bytes,
-            chunks,
-            claim_bytes_max: span_chunks_max * chunk_bytes,
-            half_full: chunks / 2 + 1,
-            generation_first,
-            full_waits: AtomicU64::new(0),
-            full_wait_us: AtomicU64::new(0),
-            late_writers: AtomicU64::new(0),
-            writers: Mutex::new(vec![false; writers_max].into_boxed_slice()),
-        }
-    }
-
-    fn give_back(&self, index: u8) {
-        let mut writers = self.writers.lock().expect("no thread panics while it holds the writer indexes");
-        writers[usize::from(index)] = false;
-    }
-}
 
 #[cfg(all(test, dbuf_loom))]
 mod models;

@@ -9,7 +9,8 @@
 use std::time::Duration;
 
 use super::*;
-use dbuf_sync::atomic::AtomicBool;
+use dbuf_sync::Arc;
+use dbuf_sync::atomic::{AtomicBool, Ordering::Relaxed};
 use dbuf_sync::thread;
 
 const CHUNK: usize = 8;

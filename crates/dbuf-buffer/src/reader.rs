@@ -7,8 +7,10 @@
 use std::time::{Duration, Instant};
 
 use super::chunk::{AWAITED, SEALED, Word};
+use super::edges::{PUBLISH, RECYCLE, SEAL, SWAP};
 use super::gate::{CLOSED, Gate, LINGER, SLEEP, half_of};
-use super::{Arc, PUBLISH, RECYCLE, SEAL, SWAP, Shared};
+use super::shared::Shared;
+use dbuf_sync::Arc;
 use dbuf_sync::atomic::Ordering::Relaxed;
 
 /// Why [`Reader::wait`] returned.

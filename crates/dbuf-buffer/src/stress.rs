@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use dbuf_sync::atomic::{AtomicBool, AtomicU64};
+use dbuf_sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use dbuf_sync::thread;
 
 const WRITERS: usize = 4;

@@ -21,13 +21,17 @@
 
 use std::os::fd::AsFd;
 
+use super::buffer::DoubleBuffer;
 use super::chunk::{AWAITED, BUSY, SPAN_BYTES_MAX, Word};
+use super::error::Unreadable;
 use super::gate::{Gate, half_of};
 use super::half::Memory;
-use super::reader::Left;
-use super::{Arc, CHUNK_ALIGN, DoubleBuffer, PublishPosition, Reader, Shared, Unreadable};
-use dbuf_sync::CacheLine;
+use super::limits::CHUNK_ALIGN;
+use super::reader::{Left, Reader};
+use super::shared::Shared;
+use super::writer::PublishPosition;
 use dbuf_sync::atomic::Ordering::Relaxed;
+use dbuf_sync::{Arc, CacheLine};
 
 /// The buffer of the previous process, ready for use.
 #[derive(Debug)]

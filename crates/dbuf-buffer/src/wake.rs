@@ -10,7 +10,9 @@
 //!
 //! Enters: rings from any thread. Leaves: the reader wakes. Nothing here can fail.
 
-use super::{Arc, BELL, Shared};
+use super::edges::BELL;
+use super::shared::Shared;
+use dbuf_sync::Arc;
 
 /// A waker has rung, not a writer.
 const RUNG: u32 = 1;

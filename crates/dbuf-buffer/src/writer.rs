@@ -12,10 +12,12 @@ use std::mem::ManuallyDrop;
 use std::time::Instant;
 
 use super::chunk::{BUSY, Word};
+use super::edges::{PUBLISH, RECYCLE, SEAL, SWAP};
 use super::error::{Refused, Sealed};
 use super::gate::{Gate, WAIT};
 use super::half::Window;
-use super::{Arc, PUBLISH, RECYCLE, SEAL, SWAP, Shared};
+use super::shared::Shared;
+use dbuf_sync::Arc;
 use dbuf_sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// One writer. It may move between threads, but is one thread's at a time. Its index is given back when it ends.
@@ -332,14 +334,6 @@ impl Claim<'_> {
     pub fn publish_position(&self) -> PublishPosition {
         let Held { generation, word_index, left, .. } = &self.writer.held;
         PublishPosition { generation: *generation, word_index: *word_index, before_bytes: left.bytes() }
-    }
-
-    /// [`Claim::publish_position`] by its old name, until the last caller has the new one.
-    #[doc(hidden)]
-    #[inline]
-    #[must_use]
-    pub fn position(&self) -> PublishPosition {
-        self.publish_position()
     }
 
     /// Makes all that was put part of the front half, in one step. A claim of nothing is let go.

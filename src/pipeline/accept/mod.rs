@@ -37,7 +37,6 @@ use self::frames::Sessions;
 use self::limits::OVERHEAD_BYTES_MAX;
 use self::publish::receive_buffer::ReceiveBuffers;
 use self::publish::{Publisher, WriterContext};
-use self::ring::Ring;
 use self::ring::registry::Rings;
 use self::writer::{InheritedWork, Listeners, Shared, WriterHandle, WriterThread, Writers};
 pub use self::writer::{Listener, ListenerKind};
@@ -90,7 +89,8 @@ pub enum StartError {
     Writers(#[from] TooManyWriters),
     /// The largest event would never fit.
     #[error(
-        "ingest.max_event of {max_event_bytes} bytes does not fit: the buffer takes at most {limit_bytes}; make one smaller or the other larger"
+        "ingest.max_event of {max_event_bytes} bytes does not fit: the buffer takes at most {limit_bytes}; \
+         make one smaller or the other larger"
     )]
     MaxEvent {
         /// What was asked for.
@@ -222,8 +222,8 @@ fn prepare(options: AcceptOptions) -> Result<(Arc<Writers>, Vec<WriterThread>), 
     });
     let connections = by_writer(&options.receive_buffers, options.inherited);
     let mut rings: Vec<Vec<_>> = options.cpus.iter().map(|_| Vec::new()).collect();
-    for (turn, (socket, parts)) in writers.shared.rings.take_inherited().into_iter().enumerate() {
-        rings[turn % options.cpus.len()].push((socket, Ring::new(parts)));
+    for (turn, ring) in writers.shared.rings.take_inherited().into_iter().enumerate() {
+        rings[turn % options.cpus.len()].push(ring);
     }
     let inherited = options.receive_buffers.into_iter().zip(connections).zip(rings);
     let inherited =

@@ -1,7 +1,7 @@
 //! Makes the files of one daemon's segments, and makes them durable.
 //!
-//! Input: paths and first sequences. Output: files with a header. Thread: the reader and the syncer. Failure: the
-//! disk, in every call.
+//! Input: paths and first sequences. Output: files with a header. Thread: the reader and the syncer. Failure: the disk,
+//! in every call.
 
 use std::io::{self, IoSlice};
 use std::path::PathBuf;

@@ -130,8 +130,8 @@ impl<'a, const N: usize> PublishNote<'a, N> {
         follow: impl FnOnce(&[u64; N]),
     ) -> Resolved<N> {
         // edge `note`, acquiring: a note that is seen is seen whole, and an end of one with the numbers before it.
-        // Of a process that is dead all stores are there, so this orders nothing on this machine; Relaxed would be right
-        // only if no compiler or processor moved a load.
+        // Of a process that is dead all stores are there, so this orders nothing on this machine; Relaxed would be
+        // right only if no compiler or processor moved a load.
         let get = |at: usize| self.0[at].load(NOTE.acquire());
         let (generation, place) = (get(GENERATION), get(PLACE));
         let by_publish = PublishPosition::from_words([generation, place]).is_some_and(was_published);

@@ -227,8 +227,8 @@ mod tests {
 
     #[test]
     fn after_a_death_at_any_store_each_event_is_still_in_one_span_with_its_generation() {
-        // Replays all stores of ten publishes up to each store: `before` holds the words before the operation, `after` those
-        // behind it; the stores of an operation go in the order of the table.
+        // Replays all stores of ten publishes up to each store: `before` holds the words before the operation, `after`
+        // those behind it; the stores of an operation go in the order of the table.
         let complete = memory();
         let list = PendingSpans::new(&complete);
         let (mut last, mut last_generation) = (0, 0);

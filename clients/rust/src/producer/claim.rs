@@ -1,18 +1,20 @@
 //! An event that is written where it will lie: a place in the memory, filled bit by bit, published at once.
 //!
-//! Enters: bytes. Leaves: an event of as many bytes as there were. The producer's thread; there is one claim at a time, for it
-//! borrows the producer. What can fail: more bytes than were claimed.
+//! Enters: bytes. Leaves: an event of as many bytes as there were. The producer's thread; there is one claim at a time,
+//! for it borrows the producer. What can fail: more bytes than were claimed.
 
 use std::io;
 
-use super::{CLOSED, Producer, SendError};
+use super::options::SendError;
+use super::state::{CLOSED, Producer};
+use super::waiting::record_length;
 use crate::sys;
 use crate::wire::Event;
 use dbuf_wire::ring::record::{RecordHead, Stamp, kind};
 use dbuf_wire::ring::{Bell, NoRoom, Reserved};
 
-/// A place for one event. What is written to it lies in the ring, and is an event once it is [published](Claim::publish);
-/// a claim that is dropped has never been.
+/// A place for one event. What is written to it lies in the ring, and is an event once it is
+/// [published](Claim::publish); a claim that is dropped has never been.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,6 +39,26 @@ pub struct Claim<'a> {
     bytes_max: usize,
 }
 
+impl Producer {
+    /// A place for an event of at most this many bytes, to be written into the memory itself: see [`Claim`].
+    ///
+    /// # Errors
+    /// As [`Producer::send`]; the room that is sought is that for `payload_bytes_max`.
+    #[inline]
+    pub fn claim(&mut self, pri: u8, payload_bytes_max: usize) -> Result<Claim<'_>, SendError> {
+        self.claim_event(&Event { pri, ..Event::default() }, payload_bytes_max)
+    }
+
+    /// The same with a tag, fields, or a time; the payload of `event` is not looked at.
+    ///
+    /// # Errors
+    /// As [`Producer::claim`].
+    #[inline]
+    pub fn claim_event(&mut self, event: &Event<'_>, payload_bytes_max: usize) -> Result<Claim<'_>, SendError> {
+        Claim::begin(self, event, payload_bytes_max)
+    }
+}
+
 impl<'a> Claim<'a> {
     #[inline]
     pub(super) fn begin(
@@ -44,7 +66,7 @@ impl<'a> Claim<'a> {
         event: &Event<'_>,
         payload_bytes_max: usize,
     ) -> Result<Self, SendError> {
-        let before = super::waiting::record_length(event, 0);
+        let before = record_length(event, 0);
         let is_fast = producer.fast_for == sys::forks() && producer.is_fine(event, payload_bytes_max);
         let stamp = if is_fast { producer.stamp_fast(event.time_ns) } else { None };
         let reserved = match stamp {

@@ -1,7 +1,7 @@
 //! What time an event happened: ticks while a daemon turns them into time, else nanoseconds.
 //!
-//! Enters: ticks. Leaves: stamps; nanoseconds of ticks that no daemon will see. The producer's thread. Nothing here can fail:
-//! any number is some time.
+//! Enters: ticks. Leaves: stamps; nanoseconds of ticks that no daemon will see. The producer's thread. Nothing here can
+//! fail: any number is some time.
 
 use std::time::{Instant, SystemTime};
 
@@ -38,8 +38,8 @@ impl Moment {
         Self { at: Instant::now(), ticks: sys::ticks(), time_ns: now_ns() }
     }
 
-    /// This stamp without ticks. `since` is a moment before: the rate is measured from there, and what it is off by counts
-    /// for the age of the event alone.
+    /// This stamp without ticks. `since` is a moment before: the rate is measured from there, and what it is off by
+    /// counts for the age of the event alone.
     pub(super) fn without_ticks(&self, since: &Self, stamp: Stamp) -> Stamp {
         let Stamp::Ticks(ticks) = stamp else { return stamp };
         let age_ticks = i128::from(self.ticks.wrapping_sub(ticks) as i64);

@@ -1,4 +1,5 @@
-//! A connection to the daemon that never makes anybody wait: frames in both directions, and descriptors that come along.
+//! A connection to the daemon that never makes anybody wait: frames in both directions, and descriptors that come
+//! along.
 //!
 //! Enters: bytes to send. Leaves: what the daemon has said. The producer's thread. What can fail: everything, as the
 //! connection's end ([`Said::End`]).
@@ -121,7 +122,8 @@ impl Connection {
         std::mem::take(&mut self.descriptors).try_into().ok()
     }
 
-    /// Waits until the daemon has said something, or takes more if `writes` says that more is to be written; or for so long.
+    /// Waits until the daemon has said something, or takes more if `writes` says that more is to be written; or for so
+    /// long.
     pub(super) fn wait(&self, writes: bool, timeout: Duration) {
         let flags = if writes { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
         let timeout = rustix::event::Timespec::try_from(timeout).ok();

@@ -1,13 +1,13 @@
 //! The memory's way out where there is no ring: frames on a connection.
 //!
-//! Enters: events that lie in the memory; acknowledgements. Leaves: frames; room, when events are persisted. The producer's
-//! thread, which is never made to wait here. What can fail: the connection; then all that is not acknowledged is still in the
-//! memory, and the next WELCOME says what need not be sent again.
+//! Enters: events that lie in the memory; acknowledgements. Leaves: frames; room, when events are persisted. The
+//! producer's thread, which is never made to wait here. What can fail: the connection; then all that is not
+//! acknowledged is still in the memory, and the next WELCOME says what need not be sent again.
 
 use std::io;
 use std::time::Instant;
 
-use super::Book;
+use super::book::Book;
 use super::clock::Moment;
 use super::connection::Connection;
 use crate::wire::{Event, Frame, Head, Level, Welcome, feature};
@@ -133,7 +133,8 @@ impl Framed {
         book.persisted = book.persisted.max(number);
     }
 
-    /// Makes frames of what waits, in place of those that are written; and a SYNC, if one is wanted for what they reach.
+    /// Makes frames of what waits, in place of those that are written; and a SYNC, if one is wanted for what they
+    /// reach.
     fn gather(&mut self, ring: &RingProducer, book: &mut Book, opened: &Moment, sync_goal: u64) {
         self.outgoing.clear();
         self.written = 0;

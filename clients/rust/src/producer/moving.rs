@@ -1,29 +1,14 @@
 //! To go over to a ring: what waits in the memory is moved into it, in order, and then it is the memory.
 //!
-//! Enters: what a GRANT has brought. Leaves: the ring. The producer's thread. What can fail: a ring that is none; then the link
-//! ends, and the memory stays as it is.
-
-use std::sync::OnceLock;
-
-use rustix::thread::{MembarrierCommand, membarrier};
+//! Enters: what a GRANT has brought. Leaves: the ring. The producer's thread. What can fail: a ring that is none; then
+//! the link ends, and the memory stays as it is.
 
 use super::clock::{Moment, Stamping};
 use super::link::{Link, RingLink};
-use super::{CLOSED, Producer};
+use super::order::is_ordered;
+use super::state::{CLOSED, Producer};
 use crate::sys;
 use dbuf_wire::ring::{Bell, Memory, RingProducer};
-
-/// Whether the daemon can order this process's steps from afar; registers for it, once for each process.
-pub(super) fn is_ordered() -> bool {
-    static REGISTERED: OnceLock<(u64, bool)> = OnceLock::new();
-    let register = || membarrier(MembarrierCommand::RegisterGlobalExpedited).is_ok();
-    let forks = sys::forks();
-    match *REGISTERED.get_or_init(|| (forks, register())) {
-        (of, is_ordered) if of == forks => is_ordered,
-        // A child; to register again does no harm.
-        _ => register(),
-    }
-}
 
 impl Producer {
     /// The daemon gives a ring.
@@ -61,8 +46,8 @@ impl Producer {
         }
     }
 
-    /// Moves what no daemon has into `ring`, which is empty and as large as the memory that it replaces. Whether its bell is to
-    /// be rung.
+    /// Moves what no daemon has into `ring`, which is empty and as large as the memory that it replaces. Whether its
+    /// bell is to be rung.
     fn move_to(&mut self, mut ring: RingProducer) -> bool {
         let Link::Framed(framed) = &self.link else { return false };
         let (mut at, first, now) = (framed.at, framed.number, Moment::now());

@@ -109,7 +109,8 @@ pub enum SendError {
     /// There is no daemon, and the options say that this is an error.
     #[error("no dbufd answers")]
     NoDaemon,
-    /// This thread has no producer: it is about to end, or within another call of [`mod@crate::local`]; or none can be opened.
+    /// This thread has no producer: it is about to end, or within another call of [`mod@crate::local`]; or none can be
+    /// opened.
     #[error("this thread has no producer now")]
     NoProducer,
     /// A forked child needs memory of its own, and there is none.

@@ -1,9 +1,13 @@
 use super::connection::Said;
+use super::link::Link;
+use super::state::LOOK_TICKS;
 use super::*;
-use crate::wire::feature;
-use dbuf_wire::ring::{Position, RingConsumer, flag};
+use crate::sys;
+use crate::wire::{self, Event, feature};
+use dbuf_wire::ring::{Memory, Position, RingConsumer, flag};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 const CAPACITY: u64 = 64 << 10;
 

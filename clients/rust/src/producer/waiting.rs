@@ -1,13 +1,13 @@
 //! All that may take time: an event that is not sent at once, room, a sync, the end.
 //!
-//! Enters: what is waited for, and for how long. Leaves: whether it has come. The producer's thread, which sleeps on the ring's
-//! turn, or on the connection, and looks after the link whenever it wakes.
+//! Enters: what is waited for, and for how long. Leaves: whether it has come. The producer's thread, which sleeps on
+//! the ring's turn, or on the connection, and looks after the link whenever it wakes.
 
 use std::time::{Duration, Instant};
 
 use super::link::Link;
 use super::options::{LinkKind, SendError, SyncError};
-use super::{ANSWER_WAIT_MAX, ANSWER_WAIT_MIN, Producer};
+use super::state::{ANSWER_WAIT_MAX, ANSWER_WAIT_MIN, Producer};
 use crate::sys;
 use crate::wire::{self, Event, FIELDS_LENGTH_BYTES, Frame};
 use dbuf_wire::ring::want;
@@ -44,8 +44,8 @@ impl Producer {
         Ok(())
     }
 
-    /// Sees to it that there is room for such an event with so large a payload. Where none comes, the event is given up, and
-    /// counted if it `counts`.
+    /// Sees to it that there is room for such an event with so large a payload. Where none comes, the event is given
+    /// up, and counted if it `counts`.
     pub(super) fn make_room(
         &mut self,
         event: &Event<'_>,
@@ -104,8 +104,8 @@ impl Producer {
         if bytes > bytes_max { Err(SendError::TooBig { bytes, bytes_max }) } else { Ok(()) }
     }
 
-    /// Waits until every event so far is durable: a power cut does not take it any more. An event that is refused or lost does not
-    /// hold it up, but makes it an error, once. Without a daemon it waits for one.
+    /// Waits until every event so far is durable: a power cut does not take it any more. An event that is refused or
+    /// lost does not hold it up, but makes it an error, once. Without a daemon it waits for one.
     ///
     /// # Errors
     /// [`SyncError`].
@@ -127,8 +127,8 @@ impl Producer {
         }
     }
 
-    /// Waits until it `is_done`, or until the deadline, or until the options say that it is of no use. The link may end and come
-    /// again meanwhile.
+    /// Waits until it `is_done`, or until the deadline, or until the options say that it is of no use. The link may end
+    /// and come again meanwhile.
     fn wait_until(&mut self, deadline: Instant, wants: u32, is_done: impl Fn(&mut Self) -> bool) -> bool {
         // The link for which the bell was rung.
         let mut rung_for = None;

@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use memchr::memrchr;
 
-use super::{
-    Cause, HEAD_BYTES, Kind, LOSS_PAYLOAD_BYTES, Loss, Newlines, Piece, SOURCE_FIXED_BYTES, Source, Transport, flag,
-    newlines, padded, put_head, put_padded,
-};
+use super::encode::{Piece, put_head, put_padded};
+use super::layout::{HEAD_BYTES, Kind, LOSS_PAYLOAD_BYTES, SOURCE_FIXED_BYTES, flag, padded};
+use super::loss::{Cause, Loss};
+use super::newlines::{self, Newlines};
+use super::source::{Source, Transport};
 
 /// The bytes are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

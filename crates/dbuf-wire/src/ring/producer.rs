@@ -208,9 +208,8 @@ impl RingProducer {
                 return Err(NoRoom);
             }
         }
-        // Relaxed: only a process that finds this one dead looks at it, and that comes after everything it did. The fence
-        // is for the compiler alone, which must not write the record first.
-        // What carries the record is edge `head`.
+        // Relaxed: only a process that finds this one dead looks at it, and that comes after everything it did. The
+        // fence is for the compiler alone, which must not write the record first. edge `head` carries the record.
         self.memory.words().writing.store(end, Relaxed);
         compiler_fence(SeqCst);
         if pad > 0 {

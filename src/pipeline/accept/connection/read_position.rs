@@ -16,8 +16,8 @@
 //!   1024         one mark
 //!   half         another mark; they are written in turn, and the later one that is whole counts
 //!
-//! mark            CRC-32C 4, length of carry 4, kind 1, pri 1, transport 1 (0: no pieces), length of tag 1, claimed pid 4,
-//!                 piece id 8, octets 8 (all ones: to the newline), read 8, turn 8, tag 64, carry
+//! mark            CRC-32C 4, length of carry 4, kind 1, pri 1, transport 1 (0: no pieces), length of tag 1,
+//!                 claimed pid 4, piece id 8, octets 8 (all ones: to the newline), read 8, turn 8, tag 64, carry
 //! ```
 //!
 //! The CRC covers what follows it. All numbers are little-endian. The read is that of the receive buffer (see

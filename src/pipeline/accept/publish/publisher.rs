@@ -310,7 +310,7 @@ impl Publisher {
         prepare(&mut self.recorder, &self.sources, &self.tally, losses);
         let read = filled.count.map(|count| (&*self.read_progress, count));
         let mut observers = Observers { recorder: &mut self.recorder, read, owner: observer };
-        observers.prepare(claim.position(), filled.published);
+        observers.prepare(claim.publish_position(), filled.published);
         if claim.publish_or(|| observers.abort()).is_err() {
             return Ok(Claimed::Sealed);
         }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use super::registry::Rings;
-use super::served_ring::{Ring, Taken};
+use super::{Ring, Taken};
 use crate::pipeline::accept::connection::protocol::{Link, Looked, Next, Polled, Protocol, Read, ReplyState, Turn};
 use crate::pipeline::accept::frames::connection::{Granted, RingGrants};
 use crate::pipeline::accept::publish::{Closed, WriterContext};
@@ -30,7 +30,7 @@ pub(crate) struct RingConnection(pub(crate) Ring);
 impl RingGrants for Rings {
     fn grant(self: Arc<Self>, identity: &Identity, capacity: u64, link: &Link, context: &WriterContext) -> Granted {
         let (mut ring, memory) = match Rings::grant(&self, identity.clone(), capacity) {
-            Ok((parts, memory)) => (Ring::new(parts), memory),
+            Ok(granted) => granted,
             Err(why) => return Granted::Refused(why),
         };
         ring.tell_max_event(context.max_event_bytes);

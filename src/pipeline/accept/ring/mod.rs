@@ -7,15 +7,16 @@
 //! The other end may be hostile. What a look believes of its bytes is said in `pass`; no number is read twice; what
 //! is taken at a time is bounded. What a program can reach is its own ring and no other.
 //!
-//! The way through the files: [`registry`] grants a ring and stores it, `connection` is the protocol of its
-//! connection, `served_ring` looks into it, `pass` takes what lies in it, [`table`] says how far it was taken.
+//! The way through the files: [`registry`] grants a ring, `row` stores it, `connection` serves it, `take` looks into
+//! it, `pass` takes what lies in it, [`table`] says how far it was taken.
 
 pub(crate) mod connection;
 mod pass;
 pub mod registry;
-pub(crate) mod served_ring;
+mod row;
 pub mod table;
+mod take;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::served_ring::Ring;
+pub(crate) use take::{Ring, Taken};

@@ -12,7 +12,7 @@ use dbuf_wire::frames::TAG_BYTES_MAX;
 use dbuf_wire::ring::record::{self, HEAD_BYTES, RecordHead, Stamp, kind};
 use dbuf_wire::ring::{Position, RingConsumer};
 
-use super::registry::RingRow;
+use super::row::RingRow;
 use super::table::RingState;
 use crate::pipeline::accept::frames::Acks;
 use crate::pipeline::accept::publish::{

@@ -294,8 +294,8 @@ fn a_client_that_has_said_all_and_left_is_read_to_its_end_in_one_go() {
     assert_eq!(manager.names(), ["bookmarks"], "no place is taken for longer");
 }
 
-/// A first life that has taken `step` for a connection with this position, has published `published` events and
-/// pieces of it, and dies; then `write_on` comes. Gives what a second life has seen by its end.
+/// A first life that has taken `step` for a connection with this position, has published `published` events and pieces
+/// of it, and dies; then `write_on` comes. Gives what a second life has seen by its end.
 fn died_in_a_step(
     step: fn(u32) -> Subject,
     position: &ReadPosition<'_>,

@@ -266,7 +266,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_byte_of_any_line_is_lost(
-            lines in proptest::collection::vec("[a-z<> 0-9]{0,60}", 0..10), step in 1..80_usize, max_bytes in 8..64_usize,
+            lines in proptest::collection::vec("[a-z<> 0-9]{0,60}", 0..10),
+            step in 1..80_usize,
+            max_bytes in 8..64_usize,
         ) {
             let input = lines.join("\n");
             let wanted: Vec<&[u8]> = lines.iter().filter(|line| !line.is_empty()).map(|line| line.as_bytes()).collect();

@@ -396,7 +396,8 @@ mod tests {
         let parsed = parse(b"<13>Nov 23 05:26:32 vm root: hi", now).unwrap();
         assert_eq!((parsed.host, parsed.tag, parsed.text), (&b"vm"[..], &b"root"[..], &b"hi"[..]));
         let parsed = parse(
-            b"<13>1 2026-11-23T05:26:32.341195+00:00 vm root - M1 [timeQuality tzKnown=\"1\" isSynced=\"0\"][x@1 a=\"b\"] hi",
+            b"<13>1 2026-11-23T05:26:32.341195+00:00 vm root - M1 \
+              [timeQuality tzKnown=\"1\" isSynced=\"0\"][x@1 a=\"b\"] hi",
             now,
         )
         .unwrap();
@@ -411,7 +412,8 @@ mod tests {
     fn the_examples_of_the_rfcs_are_taken_apart() {
         let now = "2003-10-12T00:00:00Z";
         let parsed = parse(
-            b"<34>1 2003-10-11T22:14:15.003Z mymachine.example.com su - ID47 - \xEF\xBB\xBF'su root' failed for lonvick on /dev/pts/8",
+            b"<34>1 2003-10-11T22:14:15.003Z mymachine.example.com su - ID47 - \
+              \xEF\xBB\xBF'su root' failed for lonvick on /dev/pts/8",
             now,
         )
         .unwrap();
@@ -425,7 +427,9 @@ mod tests {
         assert_eq!((parsed.claimed_pid, parsed.procid), (8710, &b""[..]));
         assert_eq!(parsed.source_time_ns, Some(at("2003-08-24T12:14:15.000003Z")));
         let parsed = parse(
-            b"<165>1 2003-10-11T22:14:15.003Z host evntslog w-3 ID47 [exampleSDID@32473 iut=\"3\" eventSource=\"App \\\"l\\\" \\] \" eventID=\"1011\"][examplePriority@32473 class=\"high\"]",
+            b"<165>1 2003-10-11T22:14:15.003Z host evntslog w-3 ID47 \
+              [exampleSDID@32473 iut=\"3\" eventSource=\"App \\\"l\\\" \\] \" \
+              eventID=\"1011\"][examplePriority@32473 class=\"high\"]",
             now,
         )
         .unwrap();

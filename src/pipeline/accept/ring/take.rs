@@ -1,7 +1,7 @@
-//! Serves one ring: looks into it, publishes what it holds, and tells its program how far its events are.
+//! Looks into one ring: publishes what waits in it, and tells its program how far its events are.
 //!
-//! Input: what the program has published. Output: events in the publisher, and words in the ring. Thread: the ring's
-//! writer. Failure: the reader can go; or what the program has written cannot be true ([`Taken::Broken`]).
+//! Input: what the program has published. Output: events in the publisher; words in the ring. Thread: the ring's
+//! writer. Failure: the reader can go; or the ring cannot be true ([`Taken::Broken`]).
 
 use std::os::fd::OwnedFd;
 
@@ -9,7 +9,8 @@ use dbuf_wire::frames::Level;
 use dbuf_wire::ring::{Broken, Position, RingConsumer, want};
 
 use super::pass::Pass;
-use super::registry::{RingParts, RingRow};
+use super::row::RingRow;
+use super::table::RingState;
 use crate::pipeline::accept::frames::Acks;
 use crate::pipeline::accept::publish::{Closed, Peer, WriterContext};
 use crate::pipeline::account::Identity;
@@ -55,10 +56,15 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// A ring that is published as far as its state says; of its pending events the program does not know yet whether
-    /// they are durable, unless the words in the ring say so.
-    pub(crate) fn new(parts: RingParts) -> Self {
-        let RingParts { consumer, bell, row, state, pending } = parts;
+    /// A ring that is published as far as `state` says; of the events in `pending` its program does not know yet
+    /// whether they are durable, unless the words in the ring say so.
+    pub(crate) fn new(
+        consumer: RingConsumer,
+        bell: OwnedFd,
+        row: RingRow,
+        state: RingState,
+        pending: Vec<Span>,
+    ) -> Self {
         let position = state.position;
         let [persisted, durable, lost, refused] = consumer.told();
         let reported = (persisted.min(position.events), durable.min(position.events));
@@ -89,6 +95,14 @@ impl Ring {
     pub(crate) fn tell_max_event(&mut self, bytes: usize) {
         self.max_event_reported = bytes as u64;
         self.consumer.tell_max_event(self.max_event_reported);
+    }
+
+    /// Wakes a program that waits for what the previous process has done: it may have died after that and before the
+    /// wake-up, or left it to be noticed here that it had published what it took.
+    pub(crate) fn wake_after_takeover(&mut self) {
+        if self.consumer.wants() != 0 {
+            self.consumer.wake();
+        }
     }
 
     /// The eventfd that its program rings. Nothing is ever read from it: the program could have made that wait.

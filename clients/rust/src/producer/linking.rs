@@ -1,0 +1,297 @@
+//! The link to the daemon: how it is made, by steps none of which waits, and how its end is noticed.
+//!
+//! Enters: a path, and what the daemon says. Leaves: a link, or the reason why there is none. The producer's thread.
+//! What can fail: everything; then the memory stays as it is, and a later call tries again.
+//!
+//! | link, phase | what has come | then |
+//! |---|---|---|
+//! | none | it is time to try | connect, HELLO; framed, greeting |
+//! | framed, greeting | WELCOME with rings | RING; framed, asking |
+//! | framed, greeting | WELCOME without | framed, open |
+//! | framed, asking | GRANT | what waits is moved; ring |
+//! | framed, asking | ERROR no_ring | framed, open |
+//! | any | the end, an ERROR that ends it, nonsense | none |
+
+use std::time::{Duration, Instant};
+
+use super::connection::{Connection, Said, in_words};
+use super::frames::{Framed, Phase};
+use super::link::{Link, RETRY_MIN};
+use super::options::{LinkKind, WithoutDaemon};
+use super::paths;
+use super::state::{CLOSED, Producer, new_session};
+use crate::sys;
+use crate::wire::{self, Code, Frame, Hello, Level, Welcome, feature};
+use dbuf_sync::atomic::Ordering::Relaxed;
+use dbuf_wire::ring::Bell;
+
+/// The longest that this becomes.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// The longest that the daemon may take to answer. Under systemd it can be about to start.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// The least time between two looks at a ring's connection.
+const LOOK_MIN: Duration = Duration::from_millis(10);
+
+impl Producer {
+    /// Does what is to be done for the link: connects, if it is time to; reads what the daemon has said; writes frames.
+    /// Never waits. Every call does as much where it is not on its fast path; only who sends rarely, and has no ring,
+    /// needs this.
+    pub fn tend(&mut self) {
+        self.tend_for(Duration::ZERO);
+    }
+
+    /// The same, but waits so long for the answer to a connection that is made now.
+    pub(super) fn tend_for(&mut self, timeout: Duration) {
+        if self.renew_after_fork().is_err() {
+            return;
+        }
+        match &self.link {
+            Link::None => {
+                let now = Instant::now();
+                if now >= self.retry_at {
+                    self.connect(now);
+                    self.shake_hands(timeout);
+                }
+            }
+            Link::Framed(framed) if framed.phase != Phase::Open => self.shake_hands(Duration::ZERO),
+            Link::Framed(_) => self.pump(),
+            Link::Ring(_) => self.look(),
+        }
+    }
+
+    /// Whether the options say that nothing can be done now.
+    pub(super) fn must_fail(&self) -> bool {
+        self.options.without_daemon == WithoutDaemon::Fail && self.link.kind() == LinkKind::None
+    }
+
+    /// Looks whether the daemon is still there, if that is not known from just now.
+    pub(super) fn look(&mut self) {
+        let now = Instant::now();
+        self.looked_ticks = sys::ticks();
+        if now.saturating_duration_since(self.looked_at) >= LOOK_MIN {
+            self.looked_at = now;
+            self.hear();
+        }
+    }
+
+    /// Rings the doorbell of a ring.
+    #[cold]
+    pub(super) fn ring_bell(&mut self) {
+        if let Link::Ring(link) = &self.link {
+            self.book.doorbells += 1;
+            // It cannot be full: nobody rings so often. A bell that cannot be rung is noticed as the daemon's end.
+            let _ = rustix::io::write(&link.bell, &1_u64.to_ne_bytes());
+            self.look();
+        }
+    }
+
+    /// Does what a publish asks for.
+    pub(super) fn after_publish(&mut self, bell: Bell) {
+        if bell == Bell::Ring {
+            self.ring_bell();
+        }
+        if matches!(self.link, Link::Framed(_)) {
+            self.pump();
+        }
+    }
+
+    /// Takes in what has come, and writes what can be written, if the link is frames.
+    pub(super) fn pump(&mut self) {
+        self.hear();
+        let Link::Framed(framed) = &mut self.link else { return };
+        if let Err(error) = framed.write(&self.ring, &mut self.book, &self.opened, self.sync_goal) {
+            self.end_after_hearing(format!("the connection to dbufd failed: {error}"));
+        }
+    }
+
+    fn connect(&mut self, now: Instant) {
+        self.retry_at = now + self.retry;
+        self.retry = (self.retry * 2).min(RETRY_MAX);
+        let path = self.options.path.clone().unwrap_or_else(paths::default_path);
+        let opened = Connection::open(&path).and_then(|connection| {
+            let hello = self.hello();
+            let sent = connection.send(&hello)?;
+            // A new connection has room for so few bytes.
+            if sent == hello.len() { Ok(connection) } else { Err(std::io::ErrorKind::WouldBlock.into()) }
+        });
+        match opened {
+            Ok(connection) => self.link = Link::Framed(Box::new(Framed::new(connection, now))),
+            Err(error) => self.book.last_error = Some(format!("cannot connect to {}: {error}", path.display())),
+        }
+    }
+
+    fn hello(&self) -> Vec<u8> {
+        let mut bytes = wire::MAGIC.to_vec();
+        let compatible = feature::FIELDS | if self.options.ring { feature::RING } else { 0 };
+        let hello = Hello {
+            session: self.session,
+            ack: Level::Persisted,
+            compatible,
+            ..Hello::new(self.options.name.as_bytes())
+        };
+        Frame::Hello(hello).encode(&mut bytes);
+        bytes
+    }
+
+    /// Goes on until the link is made, or fails; waits for the daemon at most so long.
+    fn shake_hands(&mut self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        loop {
+            self.hear();
+            let Link::Framed(framed) = &self.link else { return };
+            if framed.phase == Phase::Open {
+                return self.pump();
+            }
+            let now = Instant::now();
+            if now >= framed.since + ANSWER_MAX {
+                return self.end_link(Some(format!("no answer within {ANSWER_MAX:?}")));
+            }
+            if now >= deadline {
+                return;
+            }
+            framed.connection.wait(false, deadline - now);
+        }
+    }
+
+    /// Takes in what the daemon has said.
+    pub(super) fn hear(&mut self) {
+        loop {
+            let said = match &mut self.link {
+                Link::None => return,
+                Link::Framed(framed) => framed.connection.hear(),
+                Link::Ring(ring) => ring.connection.hear(),
+            };
+            match said {
+                None => return,
+                Some(said) => self.take(said),
+            }
+        }
+    }
+
+    pub(super) fn take(&mut self, said: Said) {
+        let phase = match &self.link {
+            Link::Framed(framed) => Some(framed.phase),
+            Link::None | Link::Ring(_) => None,
+        };
+        match (said, phase) {
+            (Said::End(why), _) => self.end_link(why),
+            (Said::Fault { code, text, .. }, _) if code >= Code::Broken as u8 => {
+                self.end_link(Some(in_words(code, &text)));
+            }
+            (Said::Welcome(welcome), Some(Phase::Greeting)) => self.welcomed(welcome),
+            (Said::Grant { capacity }, Some(Phase::Asking)) => self.granted(capacity),
+            (Said::Fault { code, text, .. }, Some(Phase::Asking)) if code == Code::NoRing as u8 => {
+                self.book.last_error = Some(in_words(code, &text));
+                self.open_frames();
+            }
+            (Said::Ack { level, sequence }, Some(Phase::Asking | Phase::Open)) => {
+                if let Link::Framed(framed) = &mut self.link {
+                    framed.acknowledged(&mut self.ring, &mut self.book, level, sequence);
+                }
+            }
+            (Said::Fault { code, first, last, text }, Some(Phase::Asking | Phase::Open)) => {
+                let events = last.saturating_sub(first).saturating_add(1);
+                let count = if code == Code::Lost as u8 { &mut self.book.lost } else { &mut self.book.refused };
+                *count = count.saturating_add(events);
+                self.book.last_error = Some(in_words(code, &text));
+            }
+            // On the connection of a ring nothing is said but why it ends; a later version may say more.
+            (Said::Fault { code, text, .. }, None) => self.book.last_error = Some(in_words(code, &text)),
+            _ => self.end_link(Some("dbufd is not understood: a frame that has no place here".into())),
+        }
+    }
+
+    fn welcomed(&mut self, welcome: Welcome) {
+        let number = self.number();
+        self.book.last_error = None;
+        if !(wire::VERSION_MIN..=wire::VERSION).contains(&welcome.version) {
+            return self.end_link(Some(format!("dbufd speaks version {} of the protocol", welcome.version)));
+        }
+        if welcome.last > number {
+            self.session = new_session();
+            return self.end_link(Some("dbufd knows events of this session that were never sent".into()));
+        }
+        self.book.doubt(self.book.taken, welcome.last);
+        let Link::Framed(framed) = &mut self.link else { return };
+        framed.begin(&self.ring, &self.book, welcome);
+        if !self.options.ring || welcome.compatible & feature::RING == 0 {
+            return self.open_frames();
+        }
+        framed.phase = Phase::Asking;
+        let mut bytes = Vec::new();
+        Frame::Ring { capacity: self.options.capacity_bytes }.encode(&mut bytes);
+        if !framed.connection.send(&bytes).is_ok_and(|sent| sent == bytes.len()) {
+            // What it says in its end is worth more, if it says anything.
+            self.end_after_hearing("dbufd closed the connection".into());
+        }
+    }
+
+    /// Frames it is.
+    fn open_frames(&mut self) {
+        let Link::Framed(framed) = &mut self.link else { return };
+        framed.phase = Phase::Open;
+        self.linked();
+    }
+
+    /// A link is there, of either kind.
+    pub(super) fn linked(&mut self) {
+        self.book.links += 1;
+        self.retry = RETRY_MIN;
+        self.learn_limits();
+    }
+
+    /// Learns how large a payload may be.
+    pub(super) fn learn_limits(&mut self) {
+        let said = match &self.link {
+            Link::None => return,
+            Link::Framed(framed) => framed.max_event(),
+            // Relaxed: a limit hands nothing over.
+            Link::Ring(_) => self.ring.memory().words().max_event_bytes.load(Relaxed),
+        };
+        // 0: nobody has written it yet.
+        if let Ok(said @ 1..) = usize::try_from(said) {
+            self.payload_bytes_max = said.min(self.ring.event_bytes_max());
+        }
+    }
+
+    /// The connection is of no use; what the daemon has said before its end is read.
+    pub(super) fn end_after_hearing(&mut self, why: String) {
+        self.hear();
+        if !matches!(self.link, Link::None) {
+            self.end_link(Some(why));
+        }
+    }
+
+    /// There is no link from here on. The memory stays as it is.
+    pub(super) fn end_link(&mut self, why: Option<String>) {
+        if matches!(self.link, Link::Ring(_)) {
+            self.take_back_ring();
+        }
+        self.link = Link::None;
+        self.fast_for = CLOSED;
+        self.stamp_by_clock();
+        match why {
+            Some(why) => self.book.last_error = Some(why),
+            // The kind of end that has said something before is not covered up.
+            None => {
+                self.book.last_error.get_or_insert_with(|| "dbufd closed the connection".into());
+            }
+        }
+    }
+
+    /// The daemon will not take anything more out of the ring: what it has told last counts.
+    fn take_back_ring(&mut self) {
+        let (tail, words) = (self.ring.positions().1, self.ring.memory().words());
+        let (refused, lost) = self.failures();
+        let (persisted, durable) = (self.persisted(), self.durable());
+        // Relaxed: its writer is gone.
+        let high_water_bytes = words.high_water_bytes.load(Relaxed);
+        // Whatever the daemon has left there.
+        let taken = self.number().saturating_sub(self.ring.events_from(tail));
+        let book = &mut self.book;
+        (book.refused, book.lost, book.persisted, book.durable) = (refused, lost, persisted, durable);
+        book.high_water_bytes = book.high_water_bytes.max(high_water_bytes);
+        book.taken = taken;
+        book.doubt(taken, 0);
+    }
+}

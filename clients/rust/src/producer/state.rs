@@ -1,0 +1,262 @@
+//! Holds what a producer is: its memory, its link, and what is known of its events.
+//!
+//! Input: options, and what the files beside this one write into it. Output: numbers, and stamps by the clock. The
+//! producer's thread. Failures: there is no memory for the ring; there is no daemon, where the options ask for one.
+//! The invariants are those of the folder (`mod.rs`).
+
+use std::time::{Duration, Instant};
+
+use super::book::Book;
+use super::clock::{self, Moment, Stamping};
+use super::link::{Link, RETRY_MIN};
+use super::options::{OpenError, ProducerOptions, SendError, Statistics};
+use super::order::is_ordered;
+use super::paths;
+use crate::sys;
+use dbuf_sync::atomic::Ordering::Relaxed;
+use dbuf_wire::ring::record::Stamp;
+use dbuf_wire::ring::{CAPACITY_BYTES, Memory, RingProducer};
+
+/// What the largest payload is taken to be before a daemon has said it.
+const PAYLOAD_BYTES_ASSUMED: usize = 64 << 10;
+/// In `fast_for`: no process may take the fast path.
+pub(super) const CLOSED: u64 = u64::MAX;
+/// This many ticks after the last look, a send looks whether the daemon is still there: a second, about.
+pub(super) const LOOK_TICKS: u64 = 1 << 31;
+/// How long a send may wait for the daemon's answer to a connection that it has begun, whatever its policy.
+pub(super) const ANSWER_WAIT_MIN: Duration = Duration::from_millis(10);
+/// The same, at most.
+pub(super) const ANSWER_WAIT_MAX: Duration = Duration::from_millis(250);
+
+/// Sends events to dbufd: through a ring of shared memory, in some 20 ns and without a system call; where there is no
+/// ring, by frames. While there is no daemon it keeps them.
+///
+/// One thread has one producer; it may be handed to another. Nothing is done behind its back: what a link needs is done
+/// by the calls, and a program that sends rarely where there is no ring may call [`Producer::tend`] in between.
+///
+/// ```no_run
+/// use dbuf_client::{Producer, ProducerOptions};
+/// use std::io::Write;
+/// use std::time::Duration;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut producer = Producer::open(ProducerOptions { name: "shop".into(), ..Default::default() })?;
+/// producer.send(6, b"order 17 accepted")?;
+/// let mut claim = producer.claim(3, 200)?; // at most 200 bytes, written where the daemon reads them
+/// write!(claim, "card of customer {} refused", 17)?;
+/// claim.publish()?;
+/// producer.sync(Duration::from_secs(5))?; // all are on the disk now
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Producer {
+    pub(super) ring: RingProducer,
+    /// What `sys::forks` says in the process that may take the fast path; invariant 3.
+    pub(super) fast_for: u64,
+    pub(super) payload_bytes_max: usize,
+    pub(super) stamping: Stamping,
+    pub(super) looked_ticks: u64,
+    pub(super) bytes: u64,
+
+    pub(super) forks: u64,
+    pub(super) link: Link,
+    pub(super) book: Book,
+    /// With the moment at which a ring is lost it says what the ticks in it mean.
+    pub(super) opened: Moment,
+    pub(super) session: u128,
+    /// The event up to which the last sync wants everything durable.
+    pub(super) sync_goal: u64,
+    pub(super) retry_at: Instant,
+    pub(super) retry: Duration,
+    pub(super) looked_at: Instant,
+    pub(super) options: ProducerOptions,
+}
+
+impl Producer {
+    /// A producer. It connects if there is a daemon, and waits at most a quarter of a second for its answer.
+    ///
+    /// # Errors
+    /// [`OpenError`]. That there is no daemon is one only where the options say so.
+    pub fn open(mut options: ProducerOptions) -> Result<Self, OpenError> {
+        if !options.capacity_bytes.is_power_of_two() || !CAPACITY_BYTES.contains(&options.capacity_bytes) {
+            return Err(OpenError::Capacity(options.capacity_bytes));
+        }
+        if options.name.is_empty() {
+            options.name = paths::program_name();
+        }
+        sys::watch_forks()?;
+        let now = Instant::now();
+        let mut this = Self {
+            ring: RingProducer::new(Memory::private(options.capacity_bytes)?, is_ordered()),
+            fast_for: CLOSED,
+            payload_bytes_max: PAYLOAD_BYTES_ASSUMED,
+            stamping: Stamping::None,
+            looked_ticks: 0,
+            bytes: 0,
+            forks: sys::forks(),
+            link: Link::None,
+            book: Book::default(),
+            opened: Moment::now(),
+            session: new_session(),
+            sync_goal: 0,
+            retry_at: now,
+            retry: RETRY_MIN,
+            looked_at: now,
+            options,
+        };
+        this.stamp_by_clock();
+        this.tend_for(ANSWER_WAIT_MAX);
+        if this.must_fail() {
+            return Err(OpenError::NoDaemon(
+                this.book.last_error.take().unwrap_or_else(|| "it does not say why".into()),
+            ));
+        }
+        Ok(this)
+    }
+
+    /// What became of this producer's events.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        let capacity_bytes = self.options.capacity_bytes;
+        if self.forks != sys::forks() {
+            return Statistics { capacity_bytes, ..Statistics::default() };
+        }
+        let (book, words) = (&self.book, self.ring.memory().words());
+        let (head, tail) = self.ring.positions();
+        let waiting_bytes = head - tail;
+        let (refused, lost) = self.failures();
+        Statistics {
+            events: self.number(),
+            bytes: self.bytes,
+            lost_full: book.lost_full.0,
+            lost_full_bytes: book.lost_full.1,
+            refused,
+            lost,
+            unconfirmed: book.unconfirmed,
+            persisted: self.persisted(),
+            durable: self.durable(),
+            capacity_bytes,
+            waiting_bytes,
+            // Relaxed: for people.
+            high_water_bytes: waiting_bytes.max(book.high_water_bytes).max(words.high_water_bytes.load(Relaxed)),
+            doorbells: book.doorbells,
+            waits: book.waits,
+            links: book.links,
+            link: self.link.kind(),
+            last_error: book.last_error.clone(),
+        }
+    }
+
+    /// The largest payload that can be sent, as far as is known.
+    #[must_use]
+    pub fn payload_bytes_max(&self) -> usize {
+        self.payload_bytes_max
+    }
+
+    /// Ends this producer. What lies in a ring is the daemon's by now; what waits elsewhere is written if that can be
+    /// done within `close_wait`. Dropping it does the same, but cannot say how many events are left behind.
+    ///
+    /// # Errors
+    /// The number of events that no daemon has been given.
+    pub fn close(mut self) -> Result<(), u64> {
+        match self.say_goodbye() {
+            0 => Ok(()),
+            left => Err(left),
+        }
+    }
+
+    pub(super) fn stamp_slow(&self) -> Stamp {
+        match self.stamping {
+            Stamping::None => Stamp::None,
+            Stamping::Nanoseconds => Stamp::Nanoseconds(clock::now_ns()),
+            Stamping::Ticks => Stamp::Ticks(sys::ticks()),
+        }
+    }
+
+    /// Stamps are nanoseconds from here on, or none.
+    pub(super) fn stamp_by_clock(&mut self) {
+        self.stamping = if self.options.stamp { Stamping::Nanoseconds } else { Stamping::None };
+    }
+
+    /// The number of the last event.
+    pub(super) fn number(&self) -> u64 {
+        self.book.base + self.ring.events()
+    }
+
+    pub(super) fn persisted(&self) -> u64 {
+        // Relaxed: a report. A thread that waits for it comes through the turn.
+        let word = self.ring.memory().words().persisted.load(Relaxed);
+        self.book.persisted.max(self.reached(word))
+    }
+
+    pub(super) fn durable(&self) -> u64 {
+        // Relaxed: as above.
+        let word = self.ring.memory().words().durable.load(Relaxed);
+        self.book.durable.max(self.reached(word))
+    }
+
+    /// The number of the event that a word of the ring names; 0 without a ring.
+    fn reached(&self, word: u64) -> u64 {
+        match self.link {
+            Link::Ring(_) => self.book.base + word.min(self.ring.events()),
+            Link::None | Link::Framed(_) => 0,
+        }
+    }
+
+    /// Events that were refused, and that were lost.
+    pub(super) fn failures(&self) -> (u64, u64) {
+        let Book { refused, lost, .. } = self.book;
+        match self.link {
+            Link::None | Link::Framed(_) => (refused, lost),
+            Link::Ring(_) => {
+                let words = self.ring.memory().words();
+                // Relaxed: as above.
+                (refused + words.refused.load(Relaxed), lost + words.lost.load(Relaxed))
+            }
+        }
+    }
+
+    /// In a forked child: begins anew, and lets go of what is the parent's.
+    pub(super) fn renew_after_fork(&mut self) -> Result<(), SendError> {
+        let forks = sys::forks();
+        if self.forks == forks {
+            return Ok(());
+        }
+        let memory = Memory::private(self.options.capacity_bytes).map_err(|_| SendError::NoMemory)?;
+        self.ring = RingProducer::new(memory, is_ordered());
+        // The descriptors are closed, and that is all: what is said on the connection is the parent's to say.
+        self.link = Link::None;
+        self.fast_for = CLOSED;
+        self.book = Book::default();
+        self.bytes = 0;
+        self.sync_goal = 0;
+        self.session = new_session();
+        self.forks = forks;
+        self.opened = Moment::now();
+        self.retry_at = Instant::now();
+        self.retry = RETRY_MIN;
+        self.stamp_by_clock();
+        Ok(())
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        // Nobody is left to tell: who wants to know calls `close`.
+        let _ = self.say_goodbye();
+    }
+}
+
+/// A number that no other producer has.
+pub(super) fn new_session() -> u128 {
+    use rustix::rand::{GetRandomFlags, getrandom};
+    let mut bytes = [0; 16];
+    let got = getrandom(&mut bytes, GetRandomFlags::NONBLOCK);
+    if got != Ok(bytes.len()) {
+        // A machine that has just started: two clocks and a process are enough to be nobody else's.
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        return u128::from(clock::now_ns()) << 64 | u128::from(sys::ticks() as u32) << 32 | pid as u128;
+    }
+    u128::from_le_bytes(bytes).max(1)
+}

@@ -1,0 +1,57 @@
+//! Holds what all threads of a buffer share: the memory, its sizes, and counters.
+//!
+//! Input: the memory, once. Output: references to it. Any thread. Failures: none. What a thread does with the memory
+//! is in the thread's own file: `writer.rs`, `reader.rs`, `wake.rs`.
+
+use super::chunk::SPAN_BYTES_MAX;
+use super::gate::SPAN_CHUNKS_MAX;
+use super::half::Memory;
+use dbuf_sync::Mutex;
+use dbuf_sync::atomic::AtomicU64;
+
+/// What all threads share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) memory: Memory,
+    pub(super) chunk_bytes: usize,
+    /// Of each half.
+    pub(super) chunks: usize,
+    pub(super) claim_bytes_max: usize,
+    /// As many chunks as wake a reader that lingers.
+    pub(super) half_full: usize,
+    /// The generation that was in front when this process began.
+    pub(super) generation_first: u64,
+    pub(super) full_waits: AtomicU64,
+    pub(super) full_wait_us: AtomicU64,
+    pub(super) late_writers: AtomicU64,
+    /// Which writer indexes are in use. Not on any event's path.
+    pub(super) writers: Mutex<Box<[bool]>>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        memory: Memory,
+        (chunk_bytes, chunks): (usize, usize),
+        generation_first: u64,
+        writers_max: usize,
+    ) -> Self {
+        let span_chunks_max = chunks.min(SPAN_CHUNKS_MAX).min(SPAN_BYTES_MAX / chunk_bytes);
+        Self {
+            memory,
+            chunk_bytes,
+            chunks,
+            claim_bytes_max: span_chunks_max * chunk_bytes,
+            half_full: chunks / 2 + 1,
+            generation_first,
+            full_waits: AtomicU64::new(0),
+            full_wait_us: AtomicU64::new(0),
+            late_writers: AtomicU64::new(0),
+            writers: Mutex::new(vec![false; writers_max].into_boxed_slice()),
+        }
+    }
+
+    pub(super) fn give_back(&self, index: u8) {
+        let mut writers = self.writers.lock().expect("no thread panics while it holds the writer indexes");
+        writers[usize::from(index)] = false;
+    }
+}

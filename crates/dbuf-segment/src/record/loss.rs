@@ -1,0 +1,63 @@
+//! Says which events are not in the file, and why.
+//!
+//! Input: a cause and what was lost. Output: plain data. Any thread. Failures: none.
+
+/// Why an event was lost. The numbers are stored; the names stand in `stats` and in loss records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Cause {
+    /// The disk was full and the policy is to drop.
+    Full = 0,
+    /// Larger than `ingest.max_event`.
+    TooBig = 1,
+    /// Its envelope broke the protocol.
+    Malformed = 2,
+    /// The disk failed.
+    Disk = 3,
+    /// Its sender left in the middle of it, or the daemon had to end before it was persisted.
+    Abandoned = 4,
+}
+
+impl Cause {
+    /// How many causes there are.
+    pub const COUNT: usize = 5;
+    /// Every cause, in the order of its number.
+    pub const ALL: [Self; Self::COUNT] = [Self::Full, Self::TooBig, Self::Malformed, Self::Disk, Self::Abandoned];
+
+    /// The name in `stats` and in the output of dbufctl.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::TooBig => "too_big",
+            Self::Malformed => "malformed",
+            Self::Disk => "disk",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+/// An account of events that are not in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Why.
+    pub cause: Cause,
+    /// How many events.
+    pub events: u64,
+    /// How many payload bytes, as far as they are known.
+    pub bytes: u64,
+    /// When the first was lost, nanoseconds of the wall clock.
+    pub first_ns: u64,
+    /// When the last was lost, nanoseconds of the wall clock.
+    pub last_ns: u64,
+}
+
+impl Loss {
+    /// Adds another loss of the same cause and sender.
+    pub fn merge(&mut self, other: &Self) {
+        self.events += other.events;
+        self.bytes += other.bytes;
+        self.first_ns = self.first_ns.min(other.first_ns);
+        self.last_ns = self.last_ns.max(other.last_ns);
+    }
+}

@@ -1,0 +1,85 @@
+//! Says who sent an event, and how it came in.
+//!
+//! Input: what the kernel and the sender say. Output: plain data. Any thread. Failures: none.
+
+use super::layout::{HEAD_BYTES, SOURCE_FIXED_BYTES, padded};
+
+/// How an event came in. The numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum Transport {
+    /// A text line of a stream.
+    #[default]
+    Lines = 1,
+    /// A plain datagram.
+    Datagram = 2,
+    /// Syslog (RFC 3164 or RFC 5424), by datagram or stream.
+    Syslog = 3,
+    /// An event of the framed protocol.
+    Frames = 4,
+    /// A shared-memory ring.
+    Ring = 5,
+    /// dbufd itself, or a program that embeds its buffer.
+    Internal = 6,
+}
+
+impl Transport {
+    /// The name in `_TRANSPORT` and in `stats`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lines => "lines",
+            Self::Datagram => "dgram",
+            Self::Syslog => "syslog",
+            Self::Frames => "frames",
+            Self::Ring => "ring",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The transport with this number.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Lines,
+            2 => Self::Datagram,
+            3 => Self::Syslog,
+            4 => Self::Frames,
+            5 => Self::Ring,
+            6 => Self::Internal,
+            _ => return None,
+        })
+    }
+}
+
+/// Who sent something. What the kernel vouches for is apart from what the sender merely says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Source<'a> {
+    /// Process id, from the kernel; 0 if unknown.
+    pub pid: u32,
+    /// User id, from the kernel.
+    pub uid: u32,
+    /// Group id, from the kernel.
+    pub gid: u32,
+    /// The pid that a syslog header claims; 0 if none.
+    pub claimed_pid: u32,
+    /// Session of the framed protocol; 0 if none.
+    pub session: u128,
+    /// How it came in.
+    pub transport: Transport,
+    /// The sender's tag; empty if none. At most [`TAG_BYTES_MAX`](super::TAG_BYTES_MAX) bytes.
+    pub tag: &'a [u8],
+    /// The command's name, from the kernel; empty if unknown. At most [`COMM_BYTES_MAX`](super::COMM_BYTES_MAX) bytes.
+    pub comm: &'a [u8],
+    /// The systemd unit, from the kernel's cgroup; empty if none. At most [`UNIT_BYTES_MAX`](super::UNIT_BYTES_MAX)
+    /// bytes.
+    pub unit: &'a [u8],
+}
+
+impl Source<'_> {
+    /// Bytes of this source's record, head and padding included.
+    #[must_use]
+    pub fn record_bytes(&self) -> usize {
+        padded(HEAD_BYTES + SOURCE_FIXED_BYTES + self.tag.len() + self.comm.len() + self.unit.len())
+    }
+}
