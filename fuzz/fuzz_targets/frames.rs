@@ -4,7 +4,7 @@
 
 use dbuf_wire::frames::Frame;
 use dbufd::pipeline::accept::frames::{
-    Published, FrameSession, Handshake, OUTBOX_BYTES_MAX, Sessions, Step, frame_bytes_max, handshake,
+    FrameSession, Handshake, OUTBOX_BYTES_MAX, Published, Sessions, Step, frame_bytes_max, handshake,
 };
 use libfuzzer_sys::fuzz_target;
 
