@@ -43,14 +43,14 @@ impl InheritedBuffers {
     /// Maps and checks what is `left`. Creates nothing.
     pub(super) fn find(store: &FdStore, left: Vec<(Name, OwnedFd)>, writers_max: usize) -> Self {
         let mut this = Self::default();
+        this.names = left.iter().map(|(name, _)| *name).collect();
         for (name, memory) in left {
-            this.names.push(name);
             match DoubleBuffer::of_previous(&memory, writers_max) {
                 Ok(buffer) => this.found.push((name, buffer)),
                 Err(error) => {
                     tracing::error!(%error, "events that only the memory of the previous process held are lost");
                     this.is_unreadable = true;
-                    store.remove(&name.to_string());
+                    let_go(store, name, &this.names);
                 }
             }
         }
@@ -92,8 +92,8 @@ impl InheritedBuffers {
         let current = self.found.pop_if(|(_, inherited)| inherited.buffer.sizes() == wanted);
         let before = self.found.last().map_or(0, |(_, inherited)| inherited.buffer.generation());
         let old = self.found.into_iter().map(|(name, inherited)| {
-            let store = Arc::clone(store);
-            Old { reader: inherited.reader, done: Box::new(move || store.remove(&name.to_string())) }
+            let (store, names) = (Arc::clone(store), self.names.clone());
+            Old { reader: inherited.reader, done: Box::new(move || let_go(&store, name, &names)) }
         });
         let old = old.collect();
         let (buffer, reader) = match current {
@@ -105,6 +105,14 @@ impl InheritedBuffers {
             }
         };
         Ok(BufferMemory { buffer, reader, old })
+    }
+}
+
+/// Asks the store to let go of a memory, unless it keeps another one under the same name: it would let go of both. Only
+/// a version of before gave names twice. What was persisted and stays is found empty by the next process.
+fn let_go(store: &FdStore, name: Name, names: &[Name]) {
+    if names.iter().filter(|other| **other == name).count() == 1 {
+        store.remove(&name.to_string());
     }
 }
 
@@ -199,6 +207,27 @@ mod tests {
             (old.done)();
             assert_eq!(notification(&manager), format!("FDSTOREREMOVE=1 FDNAME={name}"));
         }
+    }
+
+    #[test]
+    fn of_two_memories_of_one_name_the_newer_stays_when_the_older_is_persisted() {
+        let (_dir, manager, store) = store(&[Name::Halves(1)]);
+        let (older, newer) = (left(&sized(2), 5, b"older"), left(&OPTIONS, 7, b"newer"));
+        let twice =
+            || vec![(Name::Halves(1), older.try_clone().unwrap()), (Name::Halves(1), newer.try_clone().unwrap())];
+        let mut memory = take_over(&store, twice(), &OPTIONS);
+        let mut old = memory.old.pop().unwrap();
+        assert_eq!(first(&mut old.reader), "older");
+        old.reader.done_with(5);
+        (old.done)();
+        manager.set_nonblocking(true).unwrap();
+        assert!(manager.recv(&mut [0; 256]).is_err(), "the store would let go of both");
+        // The next process finds the older one again, and nothing in it.
+        Box::leak(Box::new(memory.reader));
+        drop(old.reader);
+        let mut memory = take_over(&store, twice(), &OPTIONS);
+        assert!(memory.old.pop().unwrap().reader.inherited().is_none());
+        assert_eq!(first(&mut memory.reader), "newer");
     }
 
     #[test]

@@ -19,7 +19,7 @@
 //! - an overflow is silent, so the caller counts what it puts in ([`room_from_environment`]);
 //! - descriptors vanish on hang-up unless `FDPOLL=0`: what a peer sent before it left would go with them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -48,11 +48,10 @@ struct Shared {
 struct State {
     /// Names that may not be used again, and what this process has asked for last.
     names: HashMap<Box<str>, Stage>,
-    /// In the order in which they are sent; None where an addition and its removal have met. The first stays here
-    /// until it is sent.
-    waiting: VecDeque<Option<Note>>,
-    /// The number of the first that waits. Numbers go on, so that a note can be found.
-    first_number: u64,
+    /// By number, in the order in which they are sent. The first stays here until it is sent.
+    waiting: BTreeMap<u64, Note>,
+    /// The number of the next that has to wait.
+    next_number: u64,
     /// How many wait when the log says so next.
     notable: usize,
 }
@@ -179,7 +178,7 @@ impl FdStore {
     /// Notifications that systemd has not taken.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.0.state().waiting.iter().flatten().count()
+        self.0.state().waiting.len()
     }
 
     /// Waits until systemd has taken all notifications, at most for `timeout`. Returns how many it has not taken.
@@ -187,7 +186,7 @@ impl FdStore {
         let is_busy = |state: &mut State| !state.waiting.is_empty();
         let waited = self.0.has_changed.wait_timeout_while(self.0.state(), timeout, is_busy);
         let (state, _) = waited.expect("no thread panics while it holds the notifications");
-        state.waiting.iter().flatten().count()
+        state.waiting.len()
     }
 
     /// The same, and then until systemd has acted on them, where it can say so (`BARRIER=1`, sd_notify_barrier(3)).
@@ -203,7 +202,9 @@ impl FdStore {
 
 impl State {
     fn wait(&mut self, note: Note) -> u64 {
-        self.waiting.push_back(Some(note));
+        let number = self.next_number;
+        self.next_number += 1;
+        self.waiting.insert(number, note);
         if self.waiting.len() >= self.notable {
             self.notable *= 2;
             tracing::warn!(
@@ -211,24 +212,19 @@ impl State {
                 "the service manager is slow to take notifications; until it has, a crash would break new connections"
             );
         }
-        self.first_number + self.waiting.len() as u64 - 1
+        number
     }
 
     /// Takes an addition back that is not being sent.
     fn cancel(&mut self, number: u64) -> bool {
-        let index = (number - self.first_number) as usize;
         // The first may be under way.
-        let is_still_here = index > 0 && self.waiting.get(index).is_some_and(Option::is_some);
-        if is_still_here {
-            self.waiting[index] = None;
-        }
-        is_still_here
+        let is_first = self.waiting.keys().next() == Some(&number);
+        !is_first && self.waiting.remove(&number).is_some()
     }
 
-    /// The first that waits is sent, or was taken back.
+    /// The first that waits is sent.
     fn pop(&mut self) -> Option<Note> {
-        self.first_number += 1;
-        let note = self.waiting.pop_front().flatten();
+        let note = self.waiting.pop_first().map(|(_, note)| note);
         if self.waiting.is_empty() {
             self.notable = WAITING_NOTABLE;
         }
@@ -255,11 +251,8 @@ impl Shared {
             let waiting = self.has_changed.wait_while(self.state(), |state| state.waiting.is_empty());
             let mut state = waiting.expect("no thread panics while it holds the notifications");
             // It stays in front until it is sent, so that others queue behind it.
-            let Some(Some(first)) = state.waiting.front_mut() else {
-                state.pop();
-                self.has_changed.notify_all();
-                continue;
-            };
+            let Some(mut first) = state.waiting.first_entry() else { continue };
+            let first = first.get_mut();
             let (name, descriptor) = (first.name.clone(), first.descriptor.take());
             drop(state);
             loop {
@@ -389,9 +382,11 @@ mod tests {
             store.put(name, descriptor().as_fd()).unwrap();
         }
         store.remove("c1");
-        store.put("c1", descriptor().as_fd()).unwrap();
-        store.remove("c1");
-        assert_eq!(store.waiting(), 2);
+        for _ in 0..1000 {
+            store.put("c1", descriptor().as_fd()).unwrap();
+            store.remove("c1");
+        }
+        assert_eq!((store.waiting(), store.0.state().waiting.len()), (2, 2), "nor does it take memory");
         (0..filled).for_each(|_| assert_eq!(manager.next(), "STATUS=x"));
         assert_eq!(manager.next(), "FDSTORE=1 FDNAME=c0 FDPOLL=0");
         assert_eq!(manager.next(), "FDSTORE=1 FDNAME=c2 FDPOLL=0");
