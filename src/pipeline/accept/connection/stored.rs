@@ -11,7 +11,8 @@
 //!
 //! The record of a slot says whose the connection is and how far it was read. It is written before systemd has the
 //! connection, and taken away before anything is read that the next process could not resume: a connection that speaks
-//! frames. So a connection without a record is one that the next process ends, whatever systemd still holds.
+//! frames. It is taken away as well when a read ends the connection, before that read is done. So a connection without
+//! a record is one that the next process ends, whatever systemd still holds.
 //!
 //! A slot is free for another connection when systemd has let go of the first: the next process would take the record
 //! of one for the other.
@@ -94,6 +95,8 @@ struct Slot {
     index: u32,
     /// systemd has the connection; else it is only noted.
     is_in_store: bool,
+    /// The record may be there.
+    has_record: bool,
     /// Pages of the record's memory that are taken.
     pages: u16,
     /// The position says something, so that it has to be changed when that is no longer true.
@@ -154,6 +157,7 @@ impl StoredConnections {
                 all: Arc::clone(&all),
                 index,
                 is_in_store,
+                has_record: true,
                 pages: PAGES_UNKNOWN,
                 says: true,
                 says_text: false,
@@ -200,7 +204,16 @@ impl StoredConnections {
     }
 
     fn slot(self: &Arc<Self>, index: u32, is_in_store: bool) -> Slot {
-        Slot { all: Arc::clone(self), index, is_in_store, pages: 0, says: false, says_text: false, turn: TURN_FIRST }
+        Slot {
+            all: Arc::clone(self),
+            index,
+            is_in_store,
+            has_record: true,
+            pages: 0,
+            says: false,
+            says_text: false,
+            turn: TURN_FIRST,
+        }
     }
 
     /// Has systemd let go of a connection. Its slot is free when it has.
@@ -272,7 +285,8 @@ fn name_of(index: u32) -> String {
 impl Slot {
     /// Takes the record away, so that the next process ends the connection. False if that fails.
     fn forget_record(&mut self) -> bool {
-        self.all.read_positions.clear(self.index).is_ok()
+        self.has_record = self.has_record && self.all.read_positions.clear(self.index).is_err();
+        !self.has_record
     }
 
     fn give_back(mut self) {
