@@ -131,9 +131,14 @@ impl Connection {
         self.link.stored.is_stored() || self.protocol.is_stored()
     }
 
-    /// Ends it, for its peer as well.
-    pub(crate) fn close(self) {
-        let Self { protocol, link, .. } = self;
+    /// Ends it, for its peer as well. What the previous process left of it in one of these receive buffers ends, too.
+    pub(crate) fn close(self, receive_buffers: &mut [ReceiveBuffer]) {
+        let Self { protocol, mut link, .. } = self;
+        if let Some(slot) = link.stored.slot() {
+            // Before the slot can become another connection's, as in `record`.
+            link.stored.forget_record();
+            receive_buffers.iter_mut().for_each(|receive_buffer| receive_buffer.leave_out(slot));
+        }
         protocol.close(link.socket());
         link.stored.close();
     }

@@ -15,7 +15,8 @@
 //! a record is one that the next process ends, whatever systemd still holds.
 //!
 //! A slot is free for another connection when systemd has let go of the first: the next process would take the record
-//! of one for the other.
+//! of one for the other. No receive buffer speaks of the slot by then, for the same reason (`Connection::record` and
+//! `Connection::close`).
 //!
 //! A connection whose peer has said everything and left is only noted: it has a slot, so that the next process can tell
 //! whose bytes lie in a receive buffer, and systemd does not hear of it. Those bytes are all that is left of it.

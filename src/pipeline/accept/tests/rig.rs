@@ -146,6 +146,8 @@ pub(crate) struct Plan {
     pub(crate) early: Vec<Vec<u8>>,
     /// Rings outlive a life under a service manager.
     pub(crate) keeps_rings: bool,
+    /// The reader leaves the buffer alone, until [`Rig::pause`] lets it go on.
+    pub(crate) begins_paused: bool,
     /// The reader says how far it is.
     pub(crate) reports_progress: bool,
     /// The first generation of the buffer.
@@ -162,6 +164,7 @@ impl Default for Plan {
             keep: |_| true,
             early: Vec::new(),
             keeps_rings: false,
+            begins_paused: false,
             reports_progress: true,
             generation_first: 1,
         }
@@ -225,7 +228,8 @@ impl Rig {
         let (buffer, reader) = DoubleBuffer::in_memory(&options, plan.generation_first, &memory).unwrap();
         let counters = Arc::new(Counters::new(plan.writers).unwrap());
         let progress = Arc::new(Progress::new(plan.writers).unwrap());
-        let drained = Drained { seen: Mutex::new(before), ..Drained::default() };
+        let is_paused = Mutex::new(plan.begins_paused);
+        let drained = Drained { seen: Mutex::new(before), is_paused, ..Drained::default() };
         let (drained, waker) = (Arc::new(drained), buffer.waker());
         let accept = Accept::start(AcceptOptions {
             listeners: vec![

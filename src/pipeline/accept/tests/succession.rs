@@ -23,6 +23,7 @@ use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::{DoubleBuffer, Options, Reader};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
+use crate::pipeline::pulse::Activity;
 use crate::pipeline::record::Cause;
 use crate::sync::atomic::Ordering::Relaxed;
 use dbuf_wire::frames::{Frame, Head, Level, MAGIC, kind};
@@ -462,4 +463,46 @@ fn a_framed_client_that_comes_again_has_no_record_when_its_last_read_is_done() {
     let next = reading.connection.replay(&reading.receive_buffer, 1, &mut reading.context);
     assert_eq!(next, Ok(Next::Close));
     assert_eq!(reading.left(), (InheritedPosition::Unknown, false), "before its slot can be another's");
+}
+
+#[test]
+fn what_is_unfinished_of_a_connection_that_ends_is_left_out_before_its_slot_can_be_anothers() {
+    let mut manager = Manager::new();
+    let (mut text, its_socket) = UnixStream::pair().unwrap();
+    let (mut framed, other_socket) = UnixStream::pair().unwrap();
+    {
+        let (connections, _) = manager.next_process(16);
+        let of_text = connections.keep(its_socket.into(), &Identity::default());
+        let mut of_framed = connections.keep(other_socket.into(), &Identity::default());
+        text.write_all(&b"line\n".repeat(30_000)).unwrap();
+        framed.write_all(&[hello(1, Level::Durable), event(1, b"framed")].concat()).unwrap();
+        let mut receive_buffers = ReceiveBuffers::take_over(2, Some(&manager.store()), Vec::new()).unwrap();
+        for (of_writer, stored) in receive_buffers.iter_mut().zip([&of_text, &of_framed]) {
+            let receive_buffer = &mut of_writer.own;
+            let (read_progress, slot) = (Arc::clone(&receive_buffer.read_progress), stored.slot().unwrap());
+            let begin = || _ = read_progress.begin(Subject::Stream(slot), 77, plan().max_event_bytes);
+            receive_buffer.headers.receive_stream(&stored.socket, &mut receive_buffer.stream, begin).unwrap();
+        }
+        assert!(of_framed.forget_record(), "the process dies right after this");
+    }
+    let take_over = |manager: &mut Manager, writers| {
+        let left = [0, 1].map(|index| InheritedReceiveBuffer::new(index, manager.copy_of(&format!("desk{index}"))));
+        ReceiveBuffers::take_over(writers, Some(&manager.store()), left.into()).unwrap()
+    };
+    let receive_buffers = take_over(&mut manager, 1);
+    let sizes = Plan { writers: 1, capacity_bytes: 64 << 10, chunk_bytes: 16 << 10, ..plan() };
+    let rig = Rig::with_receive_buffers(
+        &mut manager,
+        &Plan { begins_paused: true, ..sizes },
+        Seen::default(),
+        receive_buffers,
+    );
+    // The lines do not fit, so the writer comes no further than to these.
+    let pulse = &rig.accept.as_ref().unwrap().pulses()[0];
+    rig.wait_until("the writer publishes the lines", |_| pulse.look().activity == Activity::WaitsForRoom);
+    let unfinished: Vec<u32> = take_over(&mut manager, 2).iter().flat_map(ReceiveBuffers::slots).collect();
+    assert_eq!(unfinished, [0], "a third process would have these to finish");
+    rig.pause(false);
+    assert_eq!(rig.wait_for_events(30_000).len(), 30_000);
+    rig.stop();
 }
