@@ -141,17 +141,20 @@ impl StoredConnections {
         }
         for slot in left.in_receive_buffers {
             if connections.iter().all(|(known, ..)| *known != slot) && (slot as usize) < SLOTS_MAX {
-                connections.push((slot, ended_socket()?, false));
+                // One that is a ring's by now is still in the store under this name, too.
+                connections.push((slot, ended_socket()?, left.kept_twice.contains(&slot)));
             }
         }
         connections.sort_by_key(|(slot, ..)| *slot);
-        let taken: HashSet<u32> = connections.iter().map(|(slot, ..)| *slot).chain(left.kept_twice.clone()).collect();
+        let mut taken: HashSet<u32> = connections.iter().map(|(slot, ..)| *slot).collect();
+        // A slot whose connection is in a receive buffer is let go of with that connection.
+        let kept_twice: Vec<u32> = left.kept_twice.into_iter().filter(|slot| taken.insert(*slot)).collect();
         let used = taken.iter().max().map_or(0, |slot| slot + 1);
         let free = (0..used).rev().filter(|index| !taken.contains(index));
         let slots = Mutex::new(Slots { used, free: free.collect() });
         let slots_max = room.saturating_sub(1).min(SLOTS_MAX);
         let all = Arc::new(Self { store, read_positions, slots, slots_max, unkept: AtomicU64::new(0) });
-        left.kept_twice.into_iter().for_each(|index| all.let_go(index));
+        kept_twice.into_iter().for_each(|index| all.let_go(index));
         let inherit = |(index, socket, is_in_store): (u32, OwnedFd, bool)| {
             let FoundPosition { peer, position, read, turn } = all.read_positions.read(index);
             let slot = Slot {
