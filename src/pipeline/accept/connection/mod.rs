@@ -75,7 +75,7 @@ impl Connection {
     ) -> Result<Next, Closed> {
         let number = self.begin_step(Subject::LostLine, read_progress, resumed, context);
         let next = self.counted(context, |protocol, link, context| protocol.lose_rest(link, context))?;
-        Ok(if self.record(number, read_progress) { next } else { Next::Close })
+        Ok(self.record(next, number, read_progress))
     }
 
     /// Begins to publish something that no read brought, by the steps of a read, so that the next process neither
@@ -95,17 +95,18 @@ impl Connection {
         })
     }
 
-    /// Records how far the connection was read, the read of this number included, and that the read is done. False if
-    /// the connection has to end, because the next process would take it for something else.
-    fn record(&mut self, number: u64, read_progress: &ReadProgress) -> bool {
-        let keeps = self.note_position(number);
+    /// Records how far the connection was read, the read of this number included, and that the read is done. One that
+    /// ends with this read has no record from here on: the next process does not go on with it, whatever it spoke.
+    /// What comes next is its end, too, if the next process would take it for something else.
+    fn record(&mut self, next: Next, number: u64, read_progress: &ReadProgress) -> Next {
+        let keeps = next == Next::Open && self.note_position(number);
         // Both while the receive buffer still says what was read, and before the slot can become another connection's.
         let is_safe = keeps || self.link.stored.forget_record();
         read_progress.end();
         if !keeps {
             self.link.stored.let_go();
         }
-        is_safe
+        if is_safe { next } else { Next::Close }
     }
 
     /// The memory that it shares with its client, if it has any.
@@ -130,9 +131,14 @@ impl Connection {
         self.link.stored.is_stored() || self.protocol.is_stored()
     }
 
-    /// Ends it, for its peer as well.
-    pub(crate) fn close(self) {
-        let Self { protocol, link, .. } = self;
+    /// Ends it, for its peer as well. What the previous process left of it in one of these receive buffers ends, too.
+    pub(crate) fn close(self, receive_buffers: &mut [ReceiveBuffer]) {
+        let Self { protocol, mut link, .. } = self;
+        if let Some(slot) = link.stored.slot() {
+            // Before the slot can become another connection's, as in `record`.
+            link.stored.forget_record();
+            receive_buffers.iter_mut().for_each(|receive_buffer| receive_buffer.leave_out(slot));
+        }
         protocol.close(link.socket());
         link.stored.close();
     }
@@ -160,14 +166,25 @@ impl Connection {
             let identity = std::mem::take(&mut self.link.peer.identity);
             self.link.peer.identity = peer::named(identity, self.link.socket());
         }
-        let read = match got {
+        let (read, next) = match got {
             // Nothing is there, or the call is made again in the next round.
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Read::Nothing,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                (Read::Nothing, Next::Open)
+            }
             // A reset means that the peer closed without reading our replies: an end like any other.
-            Ok(0) | Err(_) => Read::End(self.end(context)?),
-            Ok(bytes) => self.take_read(&receive_buffer.stream[..bytes], context)?,
+            Ok(0) | Err(_) => {
+                let next = self.end(context)?;
+                (Read::End(next), next)
+            }
+            Ok(bytes) => {
+                let bytes = &receive_buffer.stream[..bytes];
+                let turn = self.counted(context, |protocol, link, context| protocol.take(bytes, link, context))?;
+                let next = self.after_bytes(turn, context)?;
+                (Read::Some(next), next)
+            }
         };
-        Ok(if self.record(number, &receive_buffer.read_progress) { read } else { Read::End(Next::Close) })
+        let is_closed = self.record(next, number, &receive_buffer.read_progress) == Next::Close;
+        Ok(if is_closed { Read::End(Next::Close) } else { read })
     }
 
     /// Publishes what the previous process has read, except for the events that it has published.
@@ -184,21 +201,16 @@ impl Connection {
             self.end(context)?
         } else {
             let turn = self.counted(context, |protocol, link, context| protocol.take_again(bytes, link, context))?;
-            if let Turn::Close = turn {
-                // Its position stays as it was, so that a death right now changes nothing.
-                return Ok(Next::Close);
-            }
-            let next = self.after(turn);
-            if self.has_noted_end() { self.end(context)? } else { next }
+            self.after_bytes(turn, context)?
         };
-        Ok(if self.record(number, &receive_buffer.read_progress) { next } else { Next::Close })
+        Ok(self.record(next, number, &receive_buffer.read_progress))
     }
 
-    /// Publishes what one read has brought.
-    fn take_read(&mut self, bytes: &[u8], context: &mut WriterContext) -> Result<Read, Closed> {
-        let turn = self.counted(context, |protocol, link, context| protocol.take(bytes, link, context))?;
+    /// After its protocol took what one read has brought. A connection that the protocol ends has said all: what it
+    /// still carries is no line.
+    fn after_bytes(&mut self, turn: Turn, context: &mut WriterContext) -> Result<Next, Closed> {
         let next = self.after(turn);
-        Ok(if self.has_noted_end() { Read::End(self.end(context)?) } else { Read::Some(next) })
+        if next == Next::Open && self.has_noted_end() { self.end(context) } else { Ok(next) }
     }
 
     /// Whether the end that its peer has made belongs to this read. A connection that is only noted, and that the
@@ -259,7 +271,7 @@ impl Connection {
     ) -> Result<Next, Closed> {
         let number = self.begin_step(Subject::Carry, read_progress, resumed, context);
         let next = self.counted(context, |protocol, link, context| protocol.shed(link, context))?;
-        Ok(if self.record(number, read_progress) { next } else { Next::Close })
+        Ok(self.record(next, number, read_progress))
     }
 
     /// This process ends, and the next one may go on with it.

@@ -11,10 +11,12 @@
 //!
 //! The record of a slot says whose the connection is and how far it was read. It is written before systemd has the
 //! connection, and taken away before anything is read that the next process could not resume: a connection that speaks
-//! frames. So a connection without a record is one that the next process ends, whatever systemd still holds.
+//! frames. It is taken away as well when a read ends the connection, before that read is done. So a connection without
+//! a record is one that the next process ends, whatever systemd still holds.
 //!
 //! A slot is free for another connection when systemd has let go of the first: the next process would take the record
-//! of one for the other.
+//! of one for the other. No receive buffer speaks of the slot by then, for the same reason (`Connection::record` and
+//! `Connection::close`).
 //!
 //! A connection whose peer has said everything and left is only noted: it has a slot, so that the next process can tell
 //! whose bytes lie in a receive buffer, and systemd does not hear of it. Those bytes are all that is left of it.
@@ -94,6 +96,8 @@ struct Slot {
     index: u32,
     /// systemd has the connection; else it is only noted.
     is_in_store: bool,
+    /// The record may be there.
+    has_record: bool,
     /// Pages of the record's memory that are taken.
     pages: u16,
     /// The position says something, so that it has to be changed when that is no longer true.
@@ -137,23 +141,27 @@ impl StoredConnections {
         }
         for slot in left.in_receive_buffers {
             if connections.iter().all(|(known, ..)| *known != slot) && (slot as usize) < SLOTS_MAX {
-                connections.push((slot, ended_socket()?, false));
+                // One that is a ring's by now is still in the store under this name, too.
+                connections.push((slot, ended_socket()?, left.kept_twice.contains(&slot)));
             }
         }
         connections.sort_by_key(|(slot, ..)| *slot);
-        let taken: HashSet<u32> = connections.iter().map(|(slot, ..)| *slot).chain(left.kept_twice.clone()).collect();
+        let mut taken: HashSet<u32> = connections.iter().map(|(slot, ..)| *slot).collect();
+        // A slot whose connection is in a receive buffer is let go of with that connection.
+        let kept_twice: Vec<u32> = left.kept_twice.into_iter().filter(|slot| taken.insert(*slot)).collect();
         let used = taken.iter().max().map_or(0, |slot| slot + 1);
         let free = (0..used).rev().filter(|index| !taken.contains(index));
         let slots = Mutex::new(Slots { used, free: free.collect() });
         let slots_max = room.saturating_sub(1).min(SLOTS_MAX);
         let all = Arc::new(Self { store, read_positions, slots, slots_max, unkept: AtomicU64::new(0) });
-        left.kept_twice.into_iter().for_each(|index| all.let_go(index));
+        kept_twice.into_iter().for_each(|index| all.let_go(index));
         let inherit = |(index, socket, is_in_store): (u32, OwnedFd, bool)| {
             let FoundPosition { peer, position, read, turn } = all.read_positions.read(index);
             let slot = Slot {
                 all: Arc::clone(&all),
                 index,
                 is_in_store,
+                has_record: true,
                 pages: PAGES_UNKNOWN,
                 says: true,
                 says_text: false,
@@ -200,7 +208,16 @@ impl StoredConnections {
     }
 
     fn slot(self: &Arc<Self>, index: u32, is_in_store: bool) -> Slot {
-        Slot { all: Arc::clone(self), index, is_in_store, pages: 0, says: false, says_text: false, turn: TURN_FIRST }
+        Slot {
+            all: Arc::clone(self),
+            index,
+            is_in_store,
+            has_record: true,
+            pages: 0,
+            says: false,
+            says_text: false,
+            turn: TURN_FIRST,
+        }
     }
 
     /// Has systemd let go of a connection. Its slot is free when it has.
@@ -272,7 +289,8 @@ fn name_of(index: u32) -> String {
 impl Slot {
     /// Takes the record away, so that the next process ends the connection. False if that fails.
     fn forget_record(&mut self) -> bool {
-        self.all.read_positions.clear(self.index).is_ok()
+        self.has_record = self.has_record && self.all.read_positions.clear(self.index).is_err();
+        !self.has_record
     }
 
     fn give_back(mut self) {

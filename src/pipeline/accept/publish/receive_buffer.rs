@@ -286,6 +286,15 @@ impl ReceiveBuffer {
         Some(buffer)
     }
 
+    /// The connection in this slot ends, and nothing of it is published any more. To be called before the slot can be
+    /// another connection's, which would get what was read of this one.
+    pub(crate) fn leave_out(&mut self, slot: u32) {
+        if self.unfinished.is_some_and(|unfinished| unfinished.subject.slot() == Some(slot)) {
+            self.unfinished = None;
+            self.read_progress.end();
+        }
+    }
+
     /// Has the store let go of it.
     pub(crate) fn let_go(self, store: &FdStore) {
         if let Some(name) = self.name {

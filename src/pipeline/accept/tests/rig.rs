@@ -142,10 +142,12 @@ pub(crate) struct Plan {
     pub(crate) chunk_bytes: usize,
     /// Which payloads are kept to be looked at; the others are only counted.
     pub(crate) keep: fn(&[u8]) -> bool,
-    /// Clients that have sent a line each and left before the writers run.
-    pub(crate) early: usize,
+    /// What clients have sent, each for itself, that have left before the writers run.
+    pub(crate) early: Vec<Vec<u8>>,
     /// Rings outlive a life under a service manager.
     pub(crate) keeps_rings: bool,
+    /// The reader leaves the buffer alone, until [`Rig::pause`] lets it go on.
+    pub(crate) begins_paused: bool,
     /// The reader says how far it is.
     pub(crate) reports_progress: bool,
     /// The first generation of the buffer.
@@ -160,8 +162,9 @@ impl Default for Plan {
             capacity_bytes: 1 << 20,
             chunk_bytes: 64 << 10,
             keep: |_| true,
-            early: 0,
+            early: Vec::new(),
             keeps_rings: false,
+            begins_paused: false,
             reports_progress: true,
             generation_first: 1,
         }
@@ -216,8 +219,8 @@ impl Rig {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("stream.sock")).unwrap();
         let datagram = UnixDatagram::bind(directory.path().join("dgram.sock")).unwrap();
-        for _ in 0..plan.early {
-            UnixStream::connect(directory.path().join("stream.sock")).unwrap().write_all(b"early\n").unwrap();
+        for said in &plan.early {
+            UnixStream::connect(directory.path().join("stream.sock")).unwrap().write_all(said).unwrap();
         }
         let options =
             Options { capacity_bytes: plan.capacity_bytes, chunk_bytes: plan.chunk_bytes, writers_max: plan.writers };
@@ -225,7 +228,8 @@ impl Rig {
         let (buffer, reader) = DoubleBuffer::in_memory(&options, plan.generation_first, &memory).unwrap();
         let counters = Arc::new(Counters::new(plan.writers).unwrap());
         let progress = Arc::new(Progress::new(plan.writers).unwrap());
-        let drained = Drained { seen: Mutex::new(before), ..Drained::default() };
+        let is_paused = Mutex::new(plan.begins_paused);
+        let drained = Drained { seen: Mutex::new(before), is_paused, ..Drained::default() };
         let (drained, waker) = (Arc::new(drained), buffer.waker());
         let accept = Accept::start(AcceptOptions {
             listeners: vec![

@@ -6,13 +6,27 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::Arc;
 
 use super::rig::{Got, Plan, Rig, Seen};
-use super::{assert_ended, event, hello, is_durable, replies};
-use crate::pipeline::accept::connection::read_position::{ReadPosition, damage};
-use crate::pipeline::accept::publish::receive_buffer::{InheritedReceiveBuffer, ReceiveBuffers, Subject};
+use super::{assert_ended, event, frame, hello, is_durable, replies};
+use crate::pipeline::accept::ListenerKind;
+use crate::pipeline::accept::connection::Connection;
+use crate::pipeline::accept::connection::protocol::{Next, Read};
+use crate::pipeline::accept::connection::read_position::{InheritedPosition, ReadPosition, ReadPositions, damage};
+use crate::pipeline::accept::frames::Sessions;
+use crate::pipeline::accept::publish::receive_buffer::{
+    InheritedReceiveBuffer, ReceiveBuffer, ReceiveBuffers, Subject,
+};
+use crate::pipeline::accept::publish::{Publisher, WriterContext};
+use crate::pipeline::accept::ring::registry::{RingLimits, Rings};
 use crate::pipeline::accept::tests::manager::Manager;
+use crate::pipeline::accept::writer::Shared;
 use crate::pipeline::account::Identity;
+use crate::pipeline::buffer::{DoubleBuffer, Options, Reader};
+use crate::pipeline::counters::Counters;
+use crate::pipeline::progress::Progress;
+use crate::pipeline::pulse::Activity;
+use crate::pipeline::record::Cause;
 use crate::sync::atomic::Ordering::Relaxed;
-use dbuf_wire::frames::Level;
+use dbuf_wire::frames::{Frame, Head, Level, MAGIC, kind};
 
 fn plan() -> Plan {
     Plan { max_event_bytes: 1024, ..Plan::default() }
@@ -104,7 +118,7 @@ fn a_connection_that_the_manager_still_holds_keeps_no_writer_awake() {
 #[test]
 fn clients_that_say_all_at_once_and_leave_are_no_work_for_the_manager() {
     let mut manager = Manager::new();
-    let rig = Rig::under(&mut manager, &Plan { early: 100, ..plan() }, Seen::default());
+    let rig = Rig::under(&mut manager, &Plan { early: vec![b"early\n".to_vec(); 100], ..plan() }, Seen::default());
     assert_eq!(rig.wait_for_events(100).len(), 100);
     assert_eq!(manager.names(), ["bookmarks"]);
     assert_eq!(manager.puts, 1, "nothing but the read positions was ever given to it");
@@ -348,4 +362,147 @@ fn a_line_whose_loss_was_reported_is_not_reported_again_after_a_death() {
         assert_eq!(seen.texts(), ["next"]);
         assert_eq!(seen.losses.iter().map(|(_, loss)| loss.events).sum::<u64>(), lost, "{published} were published");
     }
+}
+
+// ---- a framed client whose connection ends with a read ----
+
+/// A frame that breaks the protocol, all of it within the bytes of a handshake.
+fn broken() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Head { length: 1 << 31, kind: kind::EVENT, detail: 6, tag_length: 0, sequence: 1, time_ns: 0 }.encode(&mut bytes);
+    bytes.extend_from_slice(b"a line of text\n");
+    bytes
+}
+
+#[test]
+fn what_a_broken_frame_brings_of_a_client_that_has_said_all_is_no_line() {
+    let early = vec![[hello(1, Level::None), broken()].concat()];
+    let rig = Rig::under(&mut Manager::new(), &Plan { early, ..plan() }, Seen::default());
+    assert_eq!(rig.wait_for_loss().1.cause, Cause::Malformed);
+    let seen = rig.stop();
+    assert_eq!((seen.texts(), seen.losses.len()), (Vec::new(), 1));
+}
+
+/// A stored connection of the stream socket, and what its writer has.
+struct Reading {
+    client: UnixStream,
+    connection: Connection,
+    receive_buffer: ReceiveBuffer,
+    context: WriterContext,
+    manager: Manager,
+    _reader: Reader,
+}
+
+impl Reading {
+    fn begin() -> Self {
+        let mut manager = Manager::new();
+        let (client, ours) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let stored = manager.next_process(16).0.keep(ours.into(), &Identity::default());
+        let receive_buffer = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new()).unwrap().remove(0).own;
+        let options = Options { capacity_bytes: 1 << 20, chunk_bytes: 64 << 10, writers_max: 1 };
+        let (buffer, reader) = DoubleBuffer::new(&options).unwrap();
+        let counters = Arc::new(Counters::new(1).unwrap());
+        let publisher = Publisher::new(buffer.writer().unwrap(), 0, counters, Arc::default());
+        let progress = Arc::new(Progress::new(1).unwrap());
+        let mut context = WriterContext::new(publisher, 0, plan().max_event_bytes, progress, buffer.waker());
+        let rings = Rings::new(RingLimits { rings: 1, bytes: 1 << 20 });
+        let protocol = ListenerKind::Stream.first_protocol(&Arc::new(Shared { sessions: Sessions::new(), rings }));
+        let connection = Connection::new(stored, context.peer(Identity::default()), protocol);
+        Self { client, connection, receive_buffer, context, manager, _reader: reader }
+    }
+
+    fn read(&mut self, sent: &[u8]) -> Read {
+        self.client.write_all(sent).unwrap();
+        self.connection.read(&mut self.receive_buffer, &mut self.context).unwrap()
+    }
+
+    /// What the next process finds if this one dies now.
+    fn left(&mut self) -> (InheritedPosition, bool) {
+        let read_positions = ReadPositions::open(self.manager.copy_of("bookmarks")).unwrap();
+        (read_positions.read(0).position, self.receive_buffer.read_progress.outlive())
+    }
+}
+
+#[test]
+fn a_framed_client_whose_connection_ends_with_a_read_has_no_record_when_the_read_is_done() {
+    let ends = [
+        [hello(1, Level::None), event(1, b"one"), frame(&Frame::Bye)].concat(),
+        [hello(1, Level::None), broken()].concat(),
+        [MAGIC.to_vec(), event(1, b"no hello")].concat(),
+    ];
+    for said in ends {
+        for first in [0, 3] {
+            let mut reading = Reading::begin();
+            if first > 0 {
+                assert_eq!(reading.read(&said[..first]), Read::Some(Next::Open));
+            }
+            let last = reading.read(&said[first..]);
+            assert!(matches!(last, Read::Some(Next::Close) | Read::End(Next::Close)), "{last:?}");
+            assert_eq!(reading.left(), (InheritedPosition::Unknown, false), "before the connection is closed");
+        }
+    }
+}
+
+#[test]
+fn half_a_handshake_that_is_given_up_to_free_memory_has_no_record_when_that_is_done() {
+    let mut reading = Reading::begin();
+    assert_eq!(reading.read(&hello(1, Level::None)[..20]), Read::Some(Next::Open));
+    let read_progress = Arc::clone(&reading.receive_buffer.read_progress);
+    assert_eq!(reading.connection.shed(&read_progress, None, &mut reading.context), Ok(Next::Close));
+    assert_eq!(reading.left(), (InheritedPosition::Unknown, false), "before the connection is closed");
+}
+
+#[test]
+fn a_framed_client_that_comes_again_has_no_record_when_its_last_read_is_done() {
+    let mut reading = Reading::begin();
+    reading.client.write_all(&[hello(1, Level::None), event(1, b"one")].concat()).unwrap();
+    let (socket, read_progress) = (reading.connection.socket(), Arc::clone(&reading.receive_buffer.read_progress));
+    let begin = || _ = read_progress.begin(Subject::Stream(0), 77, plan().max_event_bytes);
+    reading.receive_buffer.headers.receive_stream(socket, &mut reading.receive_buffer.stream, begin).unwrap();
+    let next = reading.connection.replay(&reading.receive_buffer, 1, &mut reading.context);
+    assert_eq!(next, Ok(Next::Close));
+    assert_eq!(reading.left(), (InheritedPosition::Unknown, false), "before its slot can be another's");
+}
+
+#[test]
+fn what_is_unfinished_of_a_connection_that_ends_is_left_out_before_its_slot_can_be_anothers() {
+    let mut manager = Manager::new();
+    let (mut text, its_socket) = UnixStream::pair().unwrap();
+    let (mut framed, other_socket) = UnixStream::pair().unwrap();
+    {
+        let (connections, _) = manager.next_process(16);
+        let of_text = connections.keep(its_socket.into(), &Identity::default());
+        let mut of_framed = connections.keep(other_socket.into(), &Identity::default());
+        text.write_all(&b"line\n".repeat(30_000)).unwrap();
+        framed.write_all(&[hello(1, Level::Durable), event(1, b"framed")].concat()).unwrap();
+        let mut receive_buffers = ReceiveBuffers::take_over(2, Some(&manager.store()), Vec::new()).unwrap();
+        for (of_writer, stored) in receive_buffers.iter_mut().zip([&of_text, &of_framed]) {
+            let receive_buffer = &mut of_writer.own;
+            let (read_progress, slot) = (Arc::clone(&receive_buffer.read_progress), stored.slot().unwrap());
+            let begin = || _ = read_progress.begin(Subject::Stream(slot), 77, plan().max_event_bytes);
+            receive_buffer.headers.receive_stream(&stored.socket, &mut receive_buffer.stream, begin).unwrap();
+        }
+        assert!(of_framed.forget_record(), "the process dies right after this");
+    }
+    let take_over = |manager: &mut Manager, writers| {
+        let left = [0, 1].map(|index| InheritedReceiveBuffer::new(index, manager.copy_of(&format!("desk{index}"))));
+        ReceiveBuffers::take_over(writers, Some(&manager.store()), left.into()).unwrap()
+    };
+    let receive_buffers = take_over(&mut manager, 1);
+    let sizes = Plan { writers: 1, capacity_bytes: 64 << 10, chunk_bytes: 16 << 10, ..plan() };
+    let rig = Rig::with_receive_buffers(
+        &mut manager,
+        &Plan { begins_paused: true, ..sizes },
+        Seen::default(),
+        receive_buffers,
+    );
+    // The lines do not fit, so the writer comes no further than to these.
+    let pulse = &rig.accept.as_ref().unwrap().pulses()[0];
+    rig.wait_until("the writer publishes the lines", |_| pulse.look().activity == Activity::WaitsForRoom);
+    let unfinished: Vec<u32> = take_over(&mut manager, 2).iter().flat_map(ReceiveBuffers::slots).collect();
+    assert_eq!(unfinished, [0], "a third process would have these to finish");
+    rig.pause(false);
+    assert_eq!(rig.wait_for_events(30_000).len(), 30_000);
+    rig.stop();
 }

@@ -290,7 +290,7 @@ impl WriterThread {
             // fs.epoll.max_user_watches is reached.
             self.free.push(index);
             self.context.publisher.counters().connections.fetch_sub(1, Relaxed);
-            connection.close();
+            connection.close(&mut self.receive_buffers);
             self.turned_away();
             return None;
         }
@@ -375,7 +375,7 @@ impl WriterThread {
                 // By hand: an epoll set forgets a socket when its last holder closes it, and systemd may hold this
                 // one on.
                 let _ = self.epoll.delete(connection.socket());
-                connection.close();
+                connection.close(&mut self.receive_buffers);
             }
             self.freed.push(index);
             self.context.publisher.counters().connections.fetch_sub(1, Relaxed);

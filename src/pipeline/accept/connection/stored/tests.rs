@@ -192,3 +192,21 @@ fn a_connection_beyond_the_room_is_served_and_counted_and_ends_with_its_process(
     drop(not);
     assert_eq!(two.read(&mut [0]).unwrap(), 0);
 }
+
+#[test]
+fn the_slot_of_a_connection_that_is_a_rings_by_now_and_is_in_a_receive_buffer_is_free_once() {
+    let mut manager = Manager::new();
+    {
+        let (connections, _) = manager.next_process(10);
+        let stored = connections.keep(pair().1, &identity(1));
+        connections.store.put(&Name::RingLine(0).to_string(), stored.socket.as_fd()).unwrap();
+        assert_eq!(manager.names(), ["bookmarks", "c0", "ring0-line"]);
+    }
+    let (connections, mut inherited) = manager.next_process_with(10, vec![0]);
+    assert_eq!(inherited[0].stored.slot(), Some(0), "whose bytes they are is known");
+    assert_eq!(manager.names(), ["bookmarks", "c0", "ring0-line"], "nor is it let go of before that is published");
+    inherited.remove(0).stored.close();
+    manager.wait_for(&["bookmarks", "ring0-line"]);
+    let kept = [2, 3].map(|pid| connections.keep(pair().1, &identity(pid)));
+    assert_eq!(kept.map(|stored| stored.slot()), [Some(0), Some(1)]);
+}
