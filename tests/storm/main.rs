@@ -71,6 +71,15 @@ fn start_clients(place: &Place, manager: &Manager) -> Vec<JoinHandle<()>> {
     let wanted = std::env::var("DBUF_STORM_CLIENTS").unwrap_or_default();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.split(',').any(|part| name.starts_with(part));
     let mut started = Vec::new();
+    // The first client, so that the ring in the store is its own.
+    if is_wanted("producer") {
+        let producer = rings::open_producer(place, "producer");
+        let is_ring = |name: &String| name.starts_with("ring") && name.ends_with("-line");
+        wait_for("the producer's ring in the store", || manager.names().iter().any(is_ring).then_some(()));
+        started.push(place.spawn("producer", move |place, name, random| {
+            rings::producer(place, name, random, producer);
+        }));
+    }
     let mut start = |kind: &str, count: usize, run: fn(&Place, &str, event::Random)| {
         let names = (0..count).map(|number| format!("{kind}{number}")).filter(|name| is_wanted(name));
         started.extend(names.map(|name| place.spawn(&name, run)));
@@ -84,14 +93,6 @@ fn start_clients(place: &Place, manager: &Manager) -> Vec<JoinHandle<()>> {
     start("ring", 3, rings::again);
     start("stays", 1, rings::stays);
     start("dgram", 2, lines::datagrams);
-    if is_wanted("producer") {
-        let producer = rings::open_producer(place, "producer");
-        let is_ring = |name: &String| name.starts_with("ring") && name.ends_with("-line");
-        wait_for("the producer's ring in the store", || manager.names().iter().any(is_ring).then_some(()));
-        started.push(place.spawn("producer", move |place, name, random| {
-            rings::producer(place, name, random, producer);
-        }));
-    }
     started
 }
 
