@@ -371,8 +371,12 @@ impl FrameSession {
     }
 
     /// All replies are sent: from here on the client knows the fate of everything that they passed. Until then a loss
-    /// is reported again when the client comes back, in this process or in the next one.
+    /// is reported again when the client comes back, in this process or in the next one. Where the client was deaf, not
+    /// all replies ever were in the outbox.
     pub fn all_sent(&mut self) {
+        if self.deaf {
+            return;
+        }
         self.unsent_losses.clear();
         self.guard.known(self.acks.reached(self.settled()).1);
     }

@@ -445,6 +445,33 @@ fn a_client_that_gets_errors_and_never_reads_is_cut_off() {
 }
 
 #[test]
+fn a_loss_that_found_no_room_among_unread_replies_is_told_when_the_client_comes_back() {
+    let sessions = Sessions::new();
+    let mut session = open(&sessions, 9, Level::Durable);
+    run(&mut session, &event(1, b"a"));
+    session.commit(5, up_to(1));
+    let refused = (2..).take_while(|n| {
+        run(&mut session, &event(*n, b""));
+        session.outgoing().len() <= OUTBOX_BYTES_MAX
+    });
+    let last = 2 + refused.count() as u64;
+    let lost = |range: RangeInclusive<u64>| range.contains(&5);
+    session.progress(6, 6, lost);
+    assert!(session.is_deaf());
+    // The socket has room again before its writer closes it.
+    let waiting = session.outgoing().len();
+    session.sent(waiting);
+    session.all_sent();
+    drop(session);
+
+    let mut again = open(&sessions, 9, Level::Durable);
+    let welcome = again.outgoing().len();
+    again.sent(welcome);
+    again.progress(6, 6, lost);
+    assert_eq!(replies(&mut again), [(None, 1, 1), (Some(Level::Durable), last, 0)]);
+}
+
+#[test]
 fn an_event_cut_by_the_end_of_its_sender_is_abandoned_and_nothing_else_is() {
     let bytes = event(1, b"payload");
     for cut in 0..bytes.len() {
