@@ -91,8 +91,8 @@ impl<'a> PendingSpans<'a> {
     fn push(&self, last: u64, generation: u64) {
         let (mut first, mut count) = self.list();
         let newest = count.checked_sub(1).map_or(0, |at| self.span(first + at).sequences.1);
-        let begin = newest.max(self.load(KNOWN)) + 1;
-        if begin > last {
+        let before = newest.max(self.load(KNOWN));
+        if before >= last {
             return;
         }
         if count == SPANS {
@@ -101,7 +101,7 @@ impl<'a> PendingSpans<'a> {
             (first, count) = (first + 1, count - 1);
             self.set_list(first, count);
         }
-        self.set_span(first + count, Span { generations: (generation, generation), sequences: (begin, last) });
+        self.set_span(first + count, Span { generations: (generation, generation), sequences: (before + 1, last) });
         self.set_list(first, count + 1);
     }
 
@@ -126,10 +126,11 @@ impl<'a> PendingSpans<'a> {
         let mut known = self.load(KNOWN);
         let mut all = Vec::with_capacity(count + 1);
         for span in (0..count).map(|at| self.span(first + at)).chain([newest]) {
-            let sequences = (span.sequences.0.max(known + 1), span.sequences.1.min(last));
-            if sequences.0 <= sequences.1 {
-                all.push(Span { sequences, ..span });
-                known = sequences.1;
+            let end = span.sequences.1.min(last);
+            // First the end: there is a sequence after `known` only if it is below another.
+            if known < end && span.sequences.0 <= end {
+                all.push(Span { sequences: (span.sequences.0.max(known + 1), end), ..span });
+                known = end;
             }
         }
         all
@@ -223,6 +224,16 @@ mod tests {
         assert_eq!(list.all(last, generation), []);
         list.before_publish(9, last, generation);
         assert_eq!(list.all(7, 9), [span((9, 9), (7, 7))]);
+    }
+
+    #[test]
+    fn the_highest_sequence_that_there_is_leaves_nothing_pending_once_it_is_known() {
+        let memory = memory();
+        let list = PendingSpans::new(&memory);
+        list.known(u64::MAX);
+        assert_eq!(list.all(u64::MAX, 5), []);
+        list.before_publish(6, u64::MAX, 5);
+        assert_eq!(list.all(u64::MAX, 6), []);
     }
 
     #[test]
