@@ -50,7 +50,7 @@ fuzz_target!(|bytes: &[u8]| {
             session.commit(generation, Published { sequence: Some(last), is_all: false });
         }
         let _ = session.take_sync();
-        session.progress(generation, generation / 2, |range| range.contains(&3));
+        session.progress(generation, generation / 2, |range, _| range.contains(&3));
         assert!(session.outgoing().len() <= OUTBOX_BYTES_MAX + 8192);
         if ended || given.len() == rest.len() {
             break;

@@ -143,8 +143,8 @@ impl Memory {
         let progress = progress.context("cannot make what the writers wait with")?;
         let highest = progress.highest_generation();
         if buffers.is_unreadable {
-            // What was in memory: two generations at most.
-            (highest.saturating_sub(1)..=highest).for_each(|generation| progress.note_lost(generation));
+            // What was in memory: two generations at most. One of them may be in a file.
+            (highest.saturating_sub(1)..=highest).for_each(|generation| progress.note_lost_in_file(generation));
         }
         // A receive buffer for each writer, read positions, sessions and progress; two of buffer and account for a
         // moment.

@@ -14,6 +14,8 @@ use crate::pipeline::accept::connection::protocol::{Link, Protocol};
 use crate::pipeline::accept::connection::stored::StoredConnection;
 use crate::pipeline::accept::limits::OVERHEAD_BYTES_MAX;
 use crate::pipeline::accept::publish::{Extra, NoObserver, Peer, Publisher, WriterContext};
+#[cfg(test)]
+use crate::pipeline::accept::ring::registry::InheritedRings;
 use crate::pipeline::accept::ring::registry::{RingLimits, Rings};
 use crate::pipeline::accept::ring::{Ring, Taken};
 use crate::pipeline::accept::text::Text;
@@ -25,6 +27,8 @@ use crate::pipeline::drain::batch_summary::{BatchSummary, Sizes};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::record::{Cause, FIELDS_BYTES_MAX, Kind, Record, Transport};
 use crate::sync::Arc;
+#[cfg(test)]
+use crate::sys::fdstore::FdStore;
 
 /// The most bytes that are taken at a time, so that all events of them fit one half.
 pub const INPUT_BYTES_MAX: usize = 4 << 10;
@@ -237,6 +241,27 @@ impl RingHarness {
         Self { harness, ring, peer, memory, scratch: vec![0; SCRATCH_BYTES] }
     }
 
+    /// One whose ring outlives the process.
+    #[cfg(test)]
+    pub(crate) fn stored(store: &Arc<FdStore>) -> Self {
+        let mut this = Self::new(4096);
+        let limits = RingLimits { rings: 1, bytes: CAPACITY };
+        let rings = Rings::stored(limits, store, 100, InheritedRings::default()).expect("memory");
+        let (ring, memory) = rings.grant(Identity::default(), CAPACITY).expect("one ring is allowed");
+        (this.ring, this.memory) = (ring, memory);
+        let (line, _) = UnixStream::pair().expect("two sockets");
+        this.ring.keep(&Identity::default(), &this.memory, &line.into());
+        this
+    }
+
+    /// The process dies, and the next one goes on with the ring.
+    #[cfg(test)]
+    pub(crate) fn die(&mut self, store: &Arc<FdStore>, left: InheritedRings) {
+        let limits = RingLimits { rings: 1, bytes: CAPACITY };
+        let rings = Rings::stored(limits, store, 100, left).expect("memory");
+        self.ring = rings.take_inherited().pop().expect("a stored ring").1;
+    }
+
     /// Another ring in the place of this one, which has ended; the writer and its reader stay.
     ///
     /// # Panics
@@ -316,6 +341,12 @@ impl RingHarness {
     #[cfg(test)]
     pub(crate) fn durable_before(&mut self, generation: u64) {
         self.harness.context().progress.set_durable(generation);
+    }
+
+    /// How far the reader is.
+    #[cfg(test)]
+    pub(crate) fn progress(&mut self) -> &Progress {
+        &self.harness.context().progress
     }
 
     /// The client has gone.

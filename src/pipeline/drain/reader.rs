@@ -232,7 +232,7 @@ impl Persister {
             Err(error) => {
                 tracing::error!("what the process before wrote may not be durable: {error}");
                 let first = self.shared.progress.durable_before();
-                (first..first_generation).for_each(|generation| self.shared.progress.note_lost(generation));
+                (first..first_generation).for_each(|generation| self.shared.progress.note_lost_in_file(generation));
             }
         }
         self.shared.pulse.beat(Activity::Running);

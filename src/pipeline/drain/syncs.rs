@@ -52,7 +52,7 @@ impl Syncs {
         }
         self.counters.account.withdraw(durable.lost_events);
         for generation in &durable.lost_generations {
-            self.progress.note_lost(*generation);
+            self.progress.note_lost_in_file(*generation);
         }
         tracing::error!(
             events = durable.lost_events,
@@ -68,5 +68,28 @@ impl Syncs {
         for (_, reply) in ready {
             reply(Ok(()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_a_failed_sync_has_lost_is_noted_as_lost_in_a_file() {
+        let counters = Arc::new(Counters::new(1).unwrap());
+        let progress = Arc::new(Progress::new(1).unwrap());
+        let syncs = Syncs::new(counters, Arc::clone(&progress), Arc::default());
+        syncs.durable(&Durable {
+            before_generation: 9,
+            events: 0,
+            took: Duration::ZERO,
+            lost_events: 1,
+            lost_generations: vec![7],
+        });
+        let lost = |generation| progress.was_lost_among(&(generation..=generation), true);
+        assert_eq!(([6, 7, 8].map(lost), progress.durable_before()), ([false, true, false], 9));
     }
 }

@@ -256,6 +256,7 @@ fn the_policy_to_drop_counts_each_event_and_says_so_in_the_data() {
         let last = rig.publish(b"kept again");
         rig.wait_persisted(last);
         assert!(lost.iter().all(|generation| rig.progress.was_lost(*generation)));
+        assert!(!rig.progress.was_lost_among(&(0..=last), true), "no file had them");
         assert!(!rig.progress.was_lost(kept) && !rig.progress.was_lost(last));
         let totals = rig.counters.account.totals();
         assert_eq!((totals.persisted_events, totals.lost[cause as usize], totals.lost_total()), (2, 3, 3));

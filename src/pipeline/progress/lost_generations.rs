@@ -1,7 +1,8 @@
 //! Remembers which generations lost something, over the death of the process and for any number of them.
 //!
-//! Input: the generations of batches that could not be stored. Output: whether one of a range did. The reader and the
-//! syncer write, writers ask, under one lock. What can fail: there is no memory at the start.
+//! Input: the generations of batches that could not be stored. Output: whether one of a range did, and whether it was
+//! lost although it had been in a file. The reader and the syncer write, writers ask, under one lock. What can fail:
+//! there is no memory at the start.
 //!
 //! ```text
 //! word 0   every generation below this one is durable, or lost
@@ -9,7 +10,12 @@
 //!      2   the highest lost generation
 //!      3   the highest lost generation that is no longer in the window
 //!      4.. the window: one bit for each of the 2^20 generations up to the highest lost one, by generation % 2^20
+//!      ..  one such bit more, where a generation was in a file, or may have been, before it was lost
 //! ```
+//!
+//! A sender that knows which of its events came to a file can lose only those, so for it only losses in files count
+//! from then on. Otherwise a loss that it knows would be reported again with each event near it that waits for a sync.
+//! A generation has one kind, the first.
 //!
 //! The window holds 17 minutes at a swap each millisecond, and hours with the default linger. What is older is still
 //! known to have had a loss, if not in which generation: events that old, of which their sender does not know the
@@ -17,8 +23,9 @@
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
-//! | 1 | what leaves the window: word 3, then the bits | the loss that is being noted is not; its batch is not done with, so the next process stores it or gives it up again |
-//! | 2 | the bit, then word 2 | the same; a bit outside of the window counts as an older loss |
+//! | 1 | what leaves the window: word 3, then the bits of both kinds | the loss that is being noted is not; its batch is not done with, so the next process stores it or gives it up again |
+//! | 2 | the bit of a file | the same; it says nothing without the other, which comes with it when it is noted again |
+//! | 3 | the bit, then word 2 | the same; a bit outside of the window counts as an older loss |
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -26,7 +33,8 @@ use std::os::fd::OwnedFd;
 
 use crate::pipeline::takeover::memory::{Layout, PersistentMemory};
 use crate::sync::atomic::AtomicU64;
-use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+use crate::sync::compiler_fence;
 use crate::sys::fdstore::FdStore;
 
 /// Generations in the window.
@@ -36,13 +44,15 @@ const HIGHEST: usize = 1;
 const LAST_LOST: usize = 2;
 const FORGOTTEN: usize = 3;
 const BITS_AT: usize = 4;
+/// From the bit of a generation to that of its loss in a file.
+const IN_FILE: usize = (WINDOW / 64) as usize;
 
 const LAYOUT: Layout = Layout {
     label: "dbufd-progress",
     magic: *b"dbufprog",
-    version: 1,
+    version: 2,
     extent: WINDOW,
-    words: BITS_AT + (WINDOW / 64) as usize,
+    words: BITS_AT + 2 * IN_FILE,
     bytes: 0,
 };
 
@@ -96,8 +106,8 @@ impl LostGenerations {
         self.get(LAST_LOST)
     }
 
-    /// Notes that something of `generation` is lost.
-    pub(super) fn note(&self, generation: u64) {
+    /// Notes that something of `generation` is lost, and whether that was, or may have been, in a file.
+    pub(super) fn note(&self, generation: u64, in_file: bool) {
         let last = self.get(LAST_LOST);
         if generation > last {
             self.slide(last, generation);
@@ -106,6 +116,12 @@ impl LostGenerations {
             return;
         }
         for (word, mask) in masks(generation, generation) {
+            if in_file && self.get(word) & mask == 0 {
+                self.set(word + IN_FILE, self.get(word + IN_FILE) | mask);
+                // For the compiler alone: step 3 comes after step 2, as x86-64 keeps the order of stores. What hands
+                // both to writers is edge `progress`.
+                compiler_fence(SeqCst);
+            }
             self.set(word, self.get(word) | mask);
         }
         self.set(LAST_LOST, last.max(generation));
@@ -122,12 +138,13 @@ impl LostGenerations {
         }
         for (word, mask) in masks(from, generation) {
             self.set(word, self.get(word) & !mask);
+            self.set(word + IN_FILE, self.get(word + IN_FILE) & !mask);
         }
     }
 
-    /// Whether something of one of these generations is lost, or may be. Costs one load while nothing in or behind the
-    /// range is.
-    pub(super) fn are_among(&self, generations: &RangeInclusive<u64>) -> bool {
+    /// Whether something of one of these generations is lost, or may be; only what was in a file, where that is asked.
+    /// Costs one load while nothing in or behind the range is.
+    pub(super) fn are_among(&self, generations: &RangeInclusive<u64>, in_file: bool) -> bool {
         let (last, forgotten) = (self.get(LAST_LOST), self.get(FORGOTTEN));
         let (from, to) = (*generations.start(), (*generations.end()).min(last));
         if from > to || last == 0 {
@@ -138,7 +155,8 @@ impl LostGenerations {
             return true;
         }
         let from = from.max(begin);
-        from <= to && masks(from, to).any(|(word, mask)| self.get(word) & mask != 0)
+        let kind = if in_file { IN_FILE } else { 0 };
+        from <= to && masks(from, to).any(|(word, mask)| self.get(word + kind) & mask != 0)
     }
 }
 
@@ -148,7 +166,7 @@ fn masks(from: u64, to: u64) -> impl Iterator<Item = (usize, u64)> {
     (from / 64..=to / 64).map(move |group| {
         let (first, last) = (from.max(group * 64) % 64, to.min(group * 64 + 63) % 64);
         let mask = (u64::MAX << first) & (u64::MAX >> (63 - last));
-        (BITS_AT + (group % (WINDOW / 64)) as usize, mask)
+        (BITS_AT + group as usize % IN_FILE, mask)
     })
 }
 
@@ -158,7 +176,7 @@ mod tests {
 
     fn lost(generations: impl IntoIterator<Item = u64>) -> LostGenerations {
         let memory = LostGenerations::new().unwrap();
-        generations.into_iter().for_each(|generation| memory.note(generation));
+        generations.into_iter().for_each(|generation| memory.note(generation, false));
         memory
     }
 
@@ -166,23 +184,37 @@ mod tests {
     fn each_lost_generation_is_known_and_its_neighbours_are_not() {
         let memory = lost((1..20_000).map(|number| 2 * number));
         for generation in 1..20_000 {
-            assert_eq!(memory.are_among(&(generation..=generation)), generation > 1 && generation % 2 == 0);
+            assert_eq!(memory.are_among(&(generation..=generation), false), generation > 1 && generation % 2 == 0);
         }
-        assert!(memory.are_among(&(39_997..=39_999)) && !memory.are_among(&(39_999..=u64::MAX)));
-        assert!(!lost([]).are_among(&(0..=u64::MAX)));
+        assert!(memory.are_among(&(39_997..=39_999), false) && !memory.are_among(&(39_999..=u64::MAX), false));
+        assert!(!lost([]).are_among(&(0..=u64::MAX), false));
     }
 
     #[test]
     fn a_loss_that_leaves_the_window_is_never_denied() {
         let memory = lost([7, 9]);
-        memory.note(WINDOW + 8);
-        assert!(memory.are_among(&(5..=5)), "it may be lost: 7 is behind the window");
-        assert!(memory.are_among(&(9..=9)) && !memory.are_among(&(10..=WINDOW)));
-        memory.note(5 * WINDOW);
-        assert!(memory.are_among(&(WINDOW..=WINDOW)) && !memory.are_among(&(3 * WINDOW..=5 * WINDOW - 1)));
-        memory.note(3);
-        assert!(memory.are_among(&(3..=3)) && memory.are_among(&(5 * WINDOW..=5 * WINDOW)));
-        assert!(!memory.are_among(&(4 * WINDOW + 1..=5 * WINDOW - 1)));
+        memory.note(WINDOW + 8, false);
+        assert!(memory.are_among(&(5..=5), false), "it may be lost: 7 is behind the window");
+        assert!(memory.are_among(&(9..=9), false) && !memory.are_among(&(10..=WINDOW), false));
+        memory.note(5 * WINDOW, false);
+        assert!(
+            memory.are_among(&(WINDOW..=WINDOW), false) && !memory.are_among(&(3 * WINDOW..=5 * WINDOW - 1), false)
+        );
+        memory.note(3, false);
+        assert!(memory.are_among(&(3..=3), false) && memory.are_among(&(5 * WINDOW..=5 * WINDOW), false));
+        assert!(!memory.are_among(&(4 * WINDOW + 1..=5 * WINDOW - 1), false));
+    }
+
+    #[test]
+    fn a_loss_is_of_one_kind_and_leaves_the_window_whole() {
+        let memory = lost([5, 7]);
+        memory.note(6, true);
+        memory.note(7, true);
+        let kinds = |generation| [false, true].map(|in_file| memory.are_among(&(generation..=generation), in_file));
+        assert_eq!([5, 6, 7, 8].map(kinds), [[true, false], [true, true], [true, false], [false, false]]);
+        memory.note(6 + WINDOW, false);
+        assert_eq!(kinds(6 + WINDOW), [true, false], "its bits were those of 6");
+        assert_eq!(kinds(5), [true, true], "what is behind the window may be of either kind");
     }
 
     #[test]
@@ -193,7 +225,7 @@ mod tests {
         let descriptor = memory.0.descriptor().try_clone_to_owned().unwrap();
         drop(memory);
         let memory = LostGenerations(PersistentMemory::inherit(descriptor, &LAYOUT).unwrap());
-        assert!(memory.are_among(&(101..=102)) && !memory.are_among(&(101..=101)));
+        assert!(memory.are_among(&(101..=102), false) && !memory.are_among(&(101..=101), false));
         assert_eq!((memory.durable_before(), memory.highest()), (90, 103));
     }
 }

@@ -113,22 +113,31 @@ impl Progress {
     /// [`Progress::set_durable`] covers it.
     pub fn note_lost(&self, generation: u64) {
         let _lock = lock(&self.lost_lock);
-        self.lost.note(generation);
+        self.lost.note(generation, false);
+    }
+
+    /// Notes that something of `generation` is lost that was in a file, or may have been: [`Progress::set_persisted`]
+    /// may have covered it by now.
+    pub fn note_lost_in_file(&self, generation: u64) {
+        let _lock = lock(&self.lost_lock);
+        self.lost.note(generation, true);
     }
 
     /// Whether something of `generation` was lost.
     pub fn was_lost(&self, generation: u64) -> bool {
-        self.was_lost_among(&(generation..=generation))
+        self.was_lost_among(&(generation..=generation), false)
     }
 
-    /// Whether something of one of these generations was lost. Costs one load while nothing of them or after them was.
-    pub fn was_lost_among(&self, generations: &RangeInclusive<u64>) -> bool {
+    /// Whether something of one of these generations was lost; for events of which the sender knows that they came to a
+    /// file, or were lost before that, only what was lost `in_file`. Costs one load while nothing of them or after them
+    /// was.
+    pub fn was_lost_among(&self, generations: &RangeInclusive<u64>, in_file: bool) -> bool {
         // The caller has read the number of edge `progress` first, which carries the note.
         if self.lost.last() < *generations.start() {
             return false;
         }
         let _lock = lock(&self.lost_lock);
-        self.lost.are_among(generations)
+        self.lost.are_among(generations, in_file)
     }
 
     /// A writer says that it waits: its bell rings at the next progress of that kind. It must look at the numbers

@@ -30,7 +30,8 @@ pub(crate) struct Acks {
     level: Level,
     /// Published, and not known to be persisted or lost. As many as there are generations in the buffer: two or three.
     in_buffer: VecDeque<Span>,
-    /// Persisted, and not known to be durable or lost.
+    /// Persisted, and not known to be durable or lost. Also what was lost before that and told by an earlier process:
+    /// of all these, only a loss in a file is news.
     in_file: VecDeque<Span>,
     /// The oldest and the newest sequence up to which a SYNC waits.
     syncs: Option<(u64, u64)>,
@@ -57,9 +58,14 @@ impl Acks {
     }
 
     /// For a session that was open before: its client has to be told where it stands, whether or not that changes.
-    pub(crate) fn resumed(level: Level, pending: impl IntoIterator<Item = Span>) -> Self {
+    /// Of events up to `losses` it knows whether they came to a file.
+    pub(crate) fn resumed(level: Level, pending: impl IntoIterator<Item = Span>, losses: u64) -> Self {
         let mut acks = Self::new(level);
-        acks.in_buffer.extend(pending);
+        for span in pending {
+            let (told, untold) = span.split_after(losses);
+            acks.in_file.extend(told);
+            acks.in_buffer.extend(untold);
+        }
         acks.reported_persisted = None;
         acks.reported_durable = None;
         acks
@@ -87,13 +93,13 @@ impl Acks {
         &mut self,
         (persisted_before, durable_before): (u64, u64),
         last: u64,
-        was_lost: impl Fn(RangeInclusive<u64>) -> bool,
+        was_lost: impl Fn(RangeInclusive<u64>, bool) -> bool,
         mut lost: impl FnMut(Span),
     ) {
         // The two are read one after the other, and durable includes persisted.
         let persisted_before = persisted_before.max(durable_before);
         while let Some(span) = pop_before(&mut self.in_buffer, persisted_before) {
-            if was_lost(generations(&span)) {
+            if was_lost(generations(&span), false) {
                 lost(span);
             } else {
                 self.in_file.push_back(span);
@@ -102,7 +108,7 @@ impl Acks {
         }
         while let Some(span) = pop_before(&mut self.in_file, durable_before) {
             // A sync that failed loses what was persisted.
-            if was_lost(generations(&span)) {
+            if was_lost(generations(&span), true) {
                 lost(span);
             }
         }
@@ -197,7 +203,7 @@ mod tests {
 
     fn step(acks: &mut Acks, persisted: u64, durable: u64, last: u64, bad: &[u64]) -> Vec<(u64, u64)> {
         let mut lost = Vec::new();
-        let was_lost = |range: RangeInclusive<u64>| bad.iter().any(|generation| range.contains(generation));
+        let was_lost = |range: RangeInclusive<u64>, _| bad.iter().any(|generation| range.contains(generation));
         acks.progress((persisted, durable), last, was_lost, |span| lost.push(span.sequences));
         lost
     }
@@ -304,6 +310,19 @@ mod tests {
     }
 
     #[test]
+    fn spans_that_merge_over_a_loss_that_was_told_are_not_lost_with_it() {
+        let mut acks = Acks::new(Level::Durable);
+        let given_up = |range: RangeInclusive<u64>, in_file: bool| !in_file && range.contains(&2);
+        let mut told = Vec::new();
+        for n in 1..=SPANS_MAX as u64 + 3 {
+            acks.published(n, (n, n));
+            acks.progress((n + 1, 0), n, given_up, |span| told.push(span.sequences));
+        }
+        assert_eq!((told, acks.in_file[0].sequences), (vec![(2, 2)], (1, 4)));
+        acks.progress((1 << 40, 1 << 40), SPANS_MAX as u64 + 3, given_up, |span| panic!("{span:?}"));
+    }
+
+    #[test]
     fn a_resumed_session_is_told_where_it_stands() {
         let mut before = Acks::new(Level::Durable);
         before.published(1, (1, 4));
@@ -312,14 +331,14 @@ mod tests {
         let pending = before.pending();
         let span = |generation, sequences| Span { generations: (generation, generation), sequences };
         assert_eq!(pending, [span(1, (1, 4)), span(2, (5, 9))]);
-        let mut after = Acks::resumed(Level::Durable, pending);
+        let mut after = Acks::resumed(Level::Durable, pending, 4);
         step(&mut after, 2, 1, 9, &[]);
         assert_eq!(due(&mut after), [(Level::Durable, 0)]);
         step(&mut after, 3, 2, 9, &[]);
         assert_eq!(due(&mut after), [(Level::Durable, 4)], "each span by its own generation");
         step(&mut after, 3, 3, 9, &[]);
         assert_eq!(due(&mut after), [(Level::Durable, 9)]);
-        let mut idle = Acks::resumed(Level::Persisted, []);
+        let mut idle = Acks::resumed(Level::Persisted, [], 0);
         step(&mut idle, 3, 3, 9, &[]);
         assert_eq!(due(&mut idle), [(Level::Persisted, 9)], "all that it sent before is persisted");
     }

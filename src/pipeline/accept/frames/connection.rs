@@ -242,7 +242,8 @@ impl FrameConnection {
             progress.want(context.index, wants);
         }
         let (persisted_before, durable_before) = (progress.persisted_before(), progress.durable_before());
-        session.progress(persisted_before, durable_before, |generations| progress.was_lost_among(&generations));
+        let was_lost = |generations, in_file| progress.was_lost_among(&generations, in_file);
+        session.progress(persisted_before, durable_before, was_lost);
         loop {
             let outgoing = session.outgoing();
             if outgoing.is_empty() {

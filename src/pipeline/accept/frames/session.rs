@@ -36,7 +36,7 @@ use super::sessions::{SessionGuard, SessionState};
 use crate::pipeline::accept::publish::Published;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::Cause;
-use crate::pipeline::takeover::spans::Span;
+use crate::pipeline::takeover::spans::{Known, Span};
 
 /// The most bytes of replies that wait for a client to read them; a client that lets more come together is cut off.
 pub const OUTBOX_BYTES_MAX: usize = 64 << 10;
@@ -161,7 +161,7 @@ impl FrameSession {
             sync: None,
             acks: match known {
                 None => Acks::new(hello.ack),
-                Some(session_state) => Acks::resumed(hello.ack, session_state.pending),
+                Some(session_state) => Acks::resumed(hello.ack, session_state.pending, session_state.losses),
             },
             outbox,
             unsent_losses: Vec::new(),
@@ -324,12 +324,12 @@ impl FrameSession {
     }
 
     /// Tells the session how far the reader is: `Progress::persisted_before`, then `Progress::durable_before`.
-    /// `was_lost` says whether something of these generations was lost.
+    /// `was_lost` says whether something of these generations was lost, or only what was lost in a file.
     pub fn progress(
         &mut self,
         persisted_before: u64,
         durable_before: u64,
-        was_lost: impl Fn(RangeInclusive<u64>) -> bool,
+        was_lost: impl Fn(RangeInclusive<u64>, bool) -> bool,
     ) {
         let last = self.settled();
         // Takes no memory unless something was lost.
@@ -371,10 +371,15 @@ impl FrameSession {
     }
 
     /// All replies are sent: from here on the client knows the fate of everything that they passed. Until then a loss
-    /// is reported again when the client comes back, in this process or in the next one.
+    /// is reported again when the client comes back, in this process or in the next one. Where the client was deaf, not
+    /// all replies ever were in the outbox.
     pub fn all_sent(&mut self) {
+        if self.deaf {
+            return;
+        }
         self.unsent_losses.clear();
-        self.guard.known(self.acks.reached(self.settled()).1);
+        let (losses, fate) = self.acks.reached(self.settled());
+        self.guard.known(Known { fate, losses, lost: 0 });
     }
 
     /// The highest sequence of which all before it is published or refused.
@@ -394,7 +399,9 @@ impl Drop for FrameSession {
     fn drop(&mut self) {
         let mut pending = std::mem::take(&mut self.unsent_losses);
         pending.extend(self.acks.pending());
-        self.guard.session_state = SessionState { last: self.settled(), pending };
+        pending.sort_by_key(|span| span.sequences);
+        let losses = self.guard.session_state.losses;
+        self.guard.session_state = SessionState { last: self.settled(), pending, losses };
     }
 }
 

@@ -5,11 +5,11 @@
 //! The session's writer, or the thread that holds the table of sessions. What can fail: there is no memory.
 //!
 //! ```text
-//! 32 words a row   0      user id, and a bit that says that the row is in use
+//! 40 words a row   0      user id, and a bit that says that the row is in use
 //!                  1, 2   session
 //!                  3      closing: by their order the longest closed is forgotten first; 0 while it is open
 //!                  4..10  a note of two numbers: the last event, and its generation (`takeover::note`)
-//!                  10..28 events whose fate the client does not know (`takeover::spans`)
+//!                  10..34 events whose fate the client does not know (`takeover::spans`)
 //! ```
 
 use std::io;
@@ -20,11 +20,11 @@ use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::takeover::memory::{Layout, PersistentMemory};
 use crate::pipeline::takeover::names::Name;
 use crate::pipeline::takeover::note::{self, NOTE, PublishNote};
-use crate::pipeline::takeover::spans::{self, PendingSpans, Span};
+use crate::pipeline::takeover::spans::{self, Known, PendingSpans, Span};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sys::fdstore::FdStore;
 
-const ROW_WORDS: usize = 32;
+const ROW_WORDS: usize = 40;
 const IN_USE: u64 = 1 << 32;
 
 const USER: usize = 0;
@@ -58,6 +58,8 @@ pub(crate) struct FoundSession {
     pub(crate) last: u64,
     /// Events whose fate the client does not know.
     pub(crate) pending: Vec<Span>,
+    /// The last event of those of which the client knows whether they came to a file.
+    pub(crate) losses: u64,
     /// When it was closed, among all; 0 if it was open.
     pub(crate) closing: u64,
 }
@@ -105,9 +107,10 @@ impl SessionTable {
         // Relaxed: the process that wrote them is dead.
         let [user, low, high, closing] = [USER, SESSION_LOW, SESSION_HIGH, CLOSING].map(|at| words[at].load(Relaxed));
         let [last, generation] = self.note(row).values();
-        let pending = self.spans(row).all(last, generation);
+        let spans = self.spans(row);
+        let (pending, losses) = (spans.all(last, generation), spans.known().losses);
         let session = u128::from(high) << 64 | u128::from(low);
-        FoundSession { row, uid: user as u32, session, last, pending, closing }
+        FoundSession { row, uid: user as u32, session, last, pending, losses, closing }
     }
 
     fn row(&self, row: u32) -> &[AtomicU64] {
@@ -126,7 +129,7 @@ impl SessionTable {
     pub(crate) fn begin(&self, row: u32, uid: u32, session: u128) {
         let words = self.row(row);
         self.note(row).commit([0, 0]);
-        self.spans(row).clear(0);
+        self.spans(row).clear();
         self.opened(row);
         for (at, value) in [(SESSION_LOW, session as u64), (SESSION_HIGH, (session >> 64) as u64)] {
             // Relaxed: the store of USER, which makes the row one in use, releases them.
@@ -171,9 +174,9 @@ impl SessionTable {
         self.note(row).abort();
     }
 
-    /// The client knows the fate of all events up to `known`.
-    pub(crate) fn known(&self, row: u32, known: u64) {
-        self.spans(row).known(known);
+    /// The client knows this of its events.
+    pub(crate) fn known(&self, row: u32, known: Known) {
+        self.spans(row).note_known(known);
     }
 
     /// The memory, for a test that takes the part of the next process.
@@ -216,7 +219,7 @@ mod tests {
         assert_eq!(of_came.pending, [span(9, (1, 40)), span(10, (41, 50))], "it came, and its commit did not");
         let known = |table: &SessionTable| {
             steps(table);
-            table.known(5, 40);
+            table.known(5, Known { fate: 40, losses: 40, lost: 0 });
         };
         assert_eq!(found(known, true)[0].pending, [span(10, (41, 50))]);
     }

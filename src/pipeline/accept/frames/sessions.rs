@@ -15,7 +15,7 @@ use std::io;
 use super::session_table::{FoundSession, SessionTable};
 use crate::pipeline::accept::limits::SESSIONS_MAX;
 use crate::pipeline::buffer::PublishPosition;
-use crate::pipeline::takeover::spans::Span;
+use crate::pipeline::takeover::spans::{Known, Span};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::FdStore;
 
@@ -61,6 +61,8 @@ pub(crate) struct SessionState {
     pub last: u64,
     /// Its events of which the client does not know whether they are durable, oldest first.
     pub pending: Vec<Span>,
+    /// The last event of those of which it knows whether they came to a file.
+    pub losses: u64,
 }
 
 /// An open session's place in the table; dropping it closes the session.
@@ -93,14 +95,14 @@ impl Sessions {
         let found = session_table.found();
         let mut table = Table::default();
         let last_closing = found.iter().map(|found| found.closing).max().unwrap_or(0);
-        for FoundSession { row, uid, session, last, pending, closing } in found {
+        for FoundSession { row, uid, session, last, pending, losses, closing } in found {
             if last == 0 {
                 session_table.forget(row);
                 continue;
             }
             // A session that was open when the process died was closed by that, after all others.
             let closing = if closing == 0 { last_closing + 1 } else { closing };
-            let state = State::Closed { closing, session_state: SessionState { last, pending } };
+            let state = State::Closed { closing, session_state: SessionState { last, pending, losses } };
             table.entries.insert((uid, session), Entry { row, state });
         }
         table.closings = last_closing + 1;
@@ -223,8 +225,9 @@ impl SessionGuard {
         }
     }
 
-    /// The client knows the fate of everything up to `known`.
-    pub(crate) fn known(&self, known: u64) {
+    /// The client knows this of its events.
+    pub(crate) fn known(&mut self, known: Known) {
+        self.session_state.losses = known.losses;
         if let Some(session_table) = self.session_table() {
             session_table.known(self.row, known);
         }
@@ -267,7 +270,7 @@ mod tests {
         guard.session_state.last = 42;
         drop(guard);
         let (_seat, known) = Sessions::attach(&sessions, 1000, 7).unwrap();
-        assert_eq!(known, Some(SessionState { last: 42, pending: Vec::new() }));
+        assert_eq!(known, Some(SessionState { last: 42, ..SessionState::default() }));
     }
 
     #[test]

@@ -117,7 +117,7 @@ fn replies(session: &mut FrameSession) -> Vec<(Option<Level>, u64, u64)> {
     replies
 }
 
-fn nothing_lost(_: RangeInclusive<u64>) -> bool {
+fn nothing_lost(_: RangeInclusive<u64>, _: bool) -> bool {
     false
 }
 
@@ -396,7 +396,7 @@ fn a_loss_is_told_before_the_acknowledgement_that_passes_it() {
     session.commit(1, up_to(2));
     session.commit(2, up_to(3));
     assert_ne!(session.wants(), 0);
-    session.progress(3, 1, |range| range.contains(&1));
+    session.progress(3, 1, |range, _| range.contains(&1));
     assert_eq!(replies(&mut session), [(None, 1, 2), (Some(Level::Persisted), 3, 0)]);
     assert_eq!(session.wants(), 0);
 
@@ -407,8 +407,50 @@ fn a_loss_is_told_before_the_acknowledgement_that_passes_it() {
     session.commit(2, up_to(2));
     session.progress(3, 1, nothing_lost);
     assert_eq!(replies(&mut session), []);
-    session.progress(3, 3, |range| range.contains(&1));
+    session.progress(3, 3, |range, _| range.contains(&1));
     assert_eq!(replies(&mut session), [(None, 1, 1), (Some(Level::Durable), 2, 0)]);
+}
+
+/// A session of which the client was told that 6 to 9 are lost, while 1 to 5 wait for a sync, as its client has it when
+/// it comes back: to the next process, or to this one.
+fn back_after_a_known_loss(to_next: bool) -> FrameSession {
+    let session_table = SessionTable::new().unwrap();
+    let memory = session_table.descriptor();
+    let sessions = Sessions::with_session_table(session_table);
+    let mut session = open(&sessions, 9, Level::Durable);
+    let welcome = session.outgoing().len();
+    session.sent(welcome);
+    for (generation, sequences) in [(10, 1..=5), (11, 6..=9)] {
+        let last = *sequences.end();
+        run(&mut session, &sequences.flat_map(|n| event(n, b"x")).collect::<Vec<_>>());
+        session.prepare(PublishPosition::from_words([generation, 0]).unwrap(), up_to(last));
+        session.commit(generation, up_to(last));
+    }
+    session.progress(12, 10, given_up);
+    assert_eq!(replies(&mut session), [(None, 6, 9)]);
+    session.all_sent();
+    let next = Sessions::with_session_table(SessionTable::inherit(memory).unwrap());
+    drop(session);
+    let mut again = open(if to_next { &next } else { &sessions }, 9, Level::Durable);
+    let welcome = again.outgoing().len();
+    again.sent(welcome);
+    again
+}
+
+fn given_up(generations: RangeInclusive<u64>, in_file: bool) -> bool {
+    !in_file && generations.contains(&11)
+}
+
+#[test]
+fn a_loss_that_was_told_is_not_told_again_and_one_by_a_sync_is_told_alone() {
+    for to_next in [false, true] {
+        let mut again = back_after_a_known_loss(to_next);
+        again.progress(12, 12, given_up);
+        assert_eq!(replies(&mut again), [(Some(Level::Durable), 9, 0)]);
+        let mut again = back_after_a_known_loss(to_next);
+        again.progress(12, 12, |range, in_file| given_up(range.clone(), in_file) || range.contains(&10));
+        assert_eq!(replies(&mut again), [(None, 1, 5), (Some(Level::Durable), 9, 0)]);
+    }
 }
 
 #[test]
@@ -442,6 +484,33 @@ fn a_client_that_gets_errors_and_never_reads_is_cut_off() {
     };
     assert_eq!(end, None, "its events were counted one by one");
     assert!(session.is_deaf() && session.outgoing().len() <= OUTBOX_BYTES_MAX + 200);
+}
+
+#[test]
+fn a_loss_that_found_no_room_among_unread_replies_is_told_when_the_client_comes_back() {
+    let sessions = Sessions::new();
+    let mut session = open(&sessions, 9, Level::Durable);
+    run(&mut session, &event(1, b"a"));
+    session.commit(5, up_to(1));
+    let refused = (2..).take_while(|n| {
+        run(&mut session, &event(*n, b""));
+        session.outgoing().len() <= OUTBOX_BYTES_MAX
+    });
+    let last = 2 + refused.count() as u64;
+    let lost = |range: RangeInclusive<u64>, _| range.contains(&5);
+    session.progress(6, 6, lost);
+    assert!(session.is_deaf());
+    // The socket has room again before its writer closes it.
+    let waiting = session.outgoing().len();
+    session.sent(waiting);
+    session.all_sent();
+    drop(session);
+
+    let mut again = open(&sessions, 9, Level::Durable);
+    let welcome = again.outgoing().len();
+    again.sent(welcome);
+    again.progress(6, 6, lost);
+    assert_eq!(replies(&mut again), [(None, 1, 1), (Some(Level::Durable), last, 0)]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub use super::row::{DESCRIPTORS, RingFigures, RingStatus};
 use super::row::{RingRow, RingRows, StoredRings};
-use super::table::{FoundRing, RingState, RingTable};
+use super::table::{FoundRing, RingTable};
 use super::take::Ring;
 use crate::pipeline::accept::limits::RINGS_MAX;
 use crate::pipeline::account::Identity;
@@ -131,14 +131,14 @@ impl Rings {
     }
 
     fn enter(&self, row: u32, is_stored: bool, memory: Memory, bell: OwnedFd, found: FoundRing) -> Ring {
-        let FoundRing { identity, state, pending } = found;
+        let FoundRing { identity, state, pending, known } = found;
         let figures: Arc<RingFigures> = Arc::default();
         let capacity_bytes = memory.capacity();
         let identity = Arc::new(identity);
         let seen = RingStatus { identity: Arc::clone(&identity), capacity_bytes, figures: Arc::clone(&figures) };
         self.rows.table().rings.insert(row, seen);
         let row = RingRow { all: Arc::clone(&self.rows), row, is_stored, figures, identity: Arc::clone(&identity) };
-        Ring::new(RingConsumer::new(memory, &state.position), bell, row, state, pending)
+        Ring::new(RingConsumer::new(memory, &state.position), bell, row, state, (pending, known))
     }
 
     /// The rings that the previous process left, each with its connection. Once.
@@ -162,7 +162,7 @@ impl Rings {
         });
         match made {
             Ok((memory, file, bell)) => {
-                let found = FoundRing { identity, state: RingState::default(), pending: Vec::new() };
+                let found = FoundRing { identity, ..FoundRing::default() };
                 let ring = self.enter(row, false, memory, bell.into(), found);
                 Ok((ring, file))
             }

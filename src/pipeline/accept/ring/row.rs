@@ -14,6 +14,7 @@ use crate::pipeline::accept::limits::RINGS_MAX;
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::takeover::names::Name;
+use crate::pipeline::takeover::spans::Known;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::FdStore;
@@ -152,8 +153,8 @@ impl RingRow {
         }
     }
 
-    /// The program knows the fate of all events up to `known`.
-    pub(crate) fn known(&self, known: u64) {
+    /// The program is about to be told this of its events.
+    pub(crate) fn known(&self, known: Known) {
         if let Some(ring_table) = self.ring_table() {
             ring_table.known(self.row, known);
         }

@@ -9,8 +9,8 @@
 //!                  1       bytes of the source record
 //!                  2..16   a note of six numbers (`takeover::note`): tail, events, lost events, lost bytes, the
 //!                          generation of the latest event, and 1 if the ring has ended
-//!                  16..34  events whose fate the program does not know (`takeover::spans`)
-//!                  34..    the source record
+//!                  16..40  events whose fate the program does not know, and what it knows (`takeover::spans`)
+//!                  40..    the source record
 //! ```
 
 use std::io;
@@ -25,8 +25,10 @@ use crate::pipeline::record::SOURCE_BYTES_MAX;
 use crate::pipeline::takeover::memory::{Layout, PersistentMemory};
 use crate::pipeline::takeover::names::Name;
 use crate::pipeline::takeover::note::{self, NOTE, PublishNote};
-use crate::pipeline::takeover::spans::{self, PendingSpans, Span};
-use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::pipeline::takeover::spans::{self, Known, PendingSpans, Span};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+use crate::sync::compiler_fence;
 use crate::sys::fdstore::FdStore;
 
 const ROW_WORDS: usize = 128;
@@ -76,13 +78,15 @@ impl RingState {
 }
 
 /// A ring as the next process finds it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct FoundRing {
     /// Whose it is; the tag is its name.
     pub(crate) identity: Identity,
     pub(crate) state: RingState,
     /// Events whose fate its program does not know.
     pub(crate) pending: Vec<Span>,
+    /// What its program knows.
+    pub(crate) known: Known,
 }
 
 impl RingTable {
@@ -129,8 +133,9 @@ impl RingTable {
         let bytes = usize::try_from(get(SOURCE_BYTES)).ok().filter(|bytes| *bytes <= SOURCE_BYTES_MAX)?;
         let record: Vec<u8> = (SOURCE..ROW_WORDS).flat_map(|at| get(at).to_le_bytes()).take(bytes).collect();
         let state = RingState::of_words(self.note(row).values());
-        let pending = self.spans(row).all(state.position.events, state.generation);
-        Some(FoundRing { identity: Identity::from_record(&record)?, state, pending })
+        let spans = self.spans(row);
+        let pending = spans.all(state.position.events, state.generation);
+        Some(FoundRing { identity: Identity::from_record(&record)?, state, pending, known: spans.known() })
     }
 
     fn row(&self, row: u32) -> &[AtomicU64] {
@@ -149,7 +154,7 @@ impl RingTable {
     pub(crate) fn begin(&self, row: u32, identity: &Identity) {
         let words = self.row(row);
         self.commit(row, &RingState::default());
-        self.spans(row).clear(0);
+        self.spans(row).clear();
         let record = identity.to_record();
         for (word, bytes) in words[SOURCE..].iter().zip(record.chunks(8)) {
             let mut whole = [0; 8];
@@ -187,9 +192,12 @@ impl RingTable {
         self.note(row).abort();
     }
 
-    /// The program knows the fate of all events up to `known`.
-    pub(crate) fn known(&self, row: u32, known: u64) {
-        self.spans(row).known(known);
+    /// The program is about to be told this of its events.
+    pub(crate) fn known(&self, row: u32, known: Known) {
+        self.spans(row).note_known(known);
+        // For the compiler alone: what is told, which lies in another memory, comes after the steps of edge `note`.
+        // x86-64 keeps the order of stores.
+        compiler_fence(SeqCst);
     }
 }
 

@@ -16,7 +16,7 @@ use crate::pipeline::accept::publish::{Closed, Peer, WriterContext};
 use crate::pipeline::account::Identity;
 use crate::pipeline::progress;
 use crate::pipeline::record::Cause;
-use crate::pipeline::takeover::spans::Span;
+use crate::pipeline::takeover::spans::{Known, Span};
 
 /// The most bytes that a look takes.
 const LOOK_BYTES_MAX: u64 = 1 << 20;
@@ -57,21 +57,18 @@ pub(crate) struct Ring {
 
 impl Ring {
     /// A ring that is published as far as `state` says; of the events in `pending` its program does not know yet
-    /// whether they are durable, unless the words in the ring say so.
+    /// whether they are durable.
     pub(crate) fn new(
         consumer: RingConsumer,
         bell: OwnedFd,
         row: RingRow,
         state: RingState,
-        pending: Vec<Span>,
+        (pending, known): (Vec<Span>, Known),
     ) -> Self {
         let position = state.position;
-        let [persisted, durable, lost, refused] = consumer.told();
-        let reported = (persisted.min(position.events), durable.min(position.events));
-        // What was reported before the previous process died stays reported, and is not counted again.
-        let is_pending = |span: &Span| span.sequences.1 > reported.1;
-        let begin = |span: Span| Span { sequences: (span.sequences.0.max(reported.1 + 1), span.sequences.1), ..span };
-        let pending = pending.into_iter().filter(is_pending).map(begin);
+        let [.., refused] = consumer.told();
+        // The previous process may have died after it had noted what is known, and before it told it.
+        consumer.tell(known.losses, known.fate, known.lost, refused);
         let name = row.identity().tag;
         Self {
             consumer,
@@ -80,11 +77,11 @@ impl Ring {
             name,
             position,
             generation: state.generation,
-            acks: Acks::resumed(Level::None, pending),
-            lost,
+            acks: Acks::resumed(Level::None, pending, known.losses),
+            lost: known.lost,
             refused,
             sync_asked: 0,
-            reported,
+            reported: (known.losses, known.fate),
             wants: 0,
             is_over: false,
             max_event_reported: 0,
@@ -245,7 +242,7 @@ impl Ring {
         }
         let before = (progress.persisted_before(), progress.durable_before());
         let mut lost = 0;
-        let was_lost = |generations| progress.was_lost_among(&generations);
+        let was_lost = |generations, in_file| progress.was_lost_among(&generations, in_file);
         let count = |span: Span| span.sequences.1 - span.sequences.0 + 1;
         self.acks.progress(before, self.position.events, was_lost, |span| lost += count(span));
         self.lost = self.lost.saturating_add(lost);
@@ -254,8 +251,9 @@ impl Ring {
         let is_news = self.reported != reached || lost > 0;
         if is_news || took {
             self.reported = reached;
+            // Noted before it is told: then no loss is counted twice, and the next process tells it if this one cannot.
+            self.row.known(Known { fate: reached.1, losses: reached.0, lost: self.lost });
             self.consumer.tell(reached.0, reached.1, self.lost, self.refused);
-            self.row.known(reached.1);
         }
         let waits_for_progress = self.wants & (want::PERSISTED | want::DURABLE) != 0;
         if (took && self.wants & want::ROOM != 0) || (is_news && waits_for_progress) {

@@ -3,6 +3,8 @@ use dbuf_wire::ring::record::Stamp;
 use dbuf_wire::ring::{Bell, RingProducer};
 use proptest::prelude::*;
 
+use crate::pipeline::accept::ring::table::RingTable;
+use crate::pipeline::accept::tests::manager::Manager;
 use crate::pipeline::harness::{CAPACITY, RingHarness};
 use crate::pipeline::record::Cause;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -92,6 +94,64 @@ fn an_event_is_told_as_persisted_and_durable_when_it_is_and_not_when_it_is_taken
     assert_eq!(told(&mut harness, &producer), (2, 0));
     harness.durable_before(1 << 40);
     assert_eq!(told(&mut harness, &producer), (2, 2));
+}
+
+/// Publishes one event in each of `events` generations of a stored ring, of which every other is given up, and tells
+/// the program so. Gives the first generation.
+fn publish_and_lose(harness: &mut RingHarness, manager: &mut Manager, events: u64) -> u64 {
+    let mut producer = harness.producer();
+    let generation =
+        |manager: &mut Manager| RingTable::inherit(manager.copy_of("rings")).unwrap().find(0).unwrap().state.generation;
+    for number in 1..=events {
+        push(&mut producer, &event(b"one"));
+        assert_eq!(texts(harness).len(), 1);
+        let of_event = generation(manager);
+        if number % 2 == 0 {
+            harness.progress().note_lost(of_event);
+        }
+        harness.persisted_before(of_event + 1);
+        assert_eq!(texts(harness).len(), 0);
+    }
+    generation(manager) - 2 * (events - 1)
+}
+
+#[test]
+fn after_a_death_a_loss_that_was_told_is_not_counted_again_and_what_was_in_a_file_is_not_lost() {
+    for (events, was_told) in [(2, true), (2, false), (40, true), (40, false)] {
+        let mut manager = Manager::new();
+        let mut harness = RingHarness::stored(&manager.store());
+        publish_and_lose(&mut harness, &mut manager, events);
+        let memory = harness.client_memory();
+        let words = memory.words();
+        assert_eq!((words.persisted.load(Relaxed), words.durable.load(Relaxed)), (events, 0));
+        assert_eq!(words.lost.load(Relaxed), events / 2);
+        if !was_told {
+            // It had noted what it was about to tell.
+            words.lost.store(0, Relaxed);
+            words.persisted.store(0, Relaxed);
+        }
+        harness.die(&manager.store(), manager.left_rings());
+        assert_eq!((words.persisted.load(Relaxed), words.lost.load(Relaxed)), (events, events / 2));
+        harness.persisted_before(1 << 40);
+        assert_eq!(texts(&mut harness).len(), 0);
+        assert_eq!((words.persisted.load(Relaxed), words.durable.load(Relaxed)), (events, 0));
+        harness.durable_before(1 << 40);
+        assert_eq!(texts(&mut harness).len(), 0);
+        assert_eq!((words.durable.load(Relaxed), words.lost.load(Relaxed)), (events, events / 2), "{events}");
+    }
+}
+
+#[test]
+fn after_a_death_a_failed_sync_is_counted_for_what_was_in_the_file_alone() {
+    let mut manager = Manager::new();
+    let mut harness = RingHarness::stored(&manager.store());
+    let first = publish_and_lose(&mut harness, &mut manager, 4);
+    harness.die(&manager.store(), manager.left_rings());
+    (first..first + 10).for_each(|generation| harness.progress().note_lost_in_file(generation));
+    harness.durable_before(1 << 40);
+    assert_eq!(texts(&mut harness).len(), 0);
+    let memory = harness.client_memory();
+    assert_eq!((memory.words().durable.load(Relaxed), memory.words().lost.load(Relaxed)), (4, 4));
 }
 
 #[test]
