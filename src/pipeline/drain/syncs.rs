@@ -51,8 +51,8 @@ impl Syncs {
             return;
         }
         self.counters.account.withdraw(durable.lost_events);
-        for generation in &durable.lost_generations {
-            self.progress.note_lost(*generation);
+        for generations in &durable.lost_generations {
+            self.progress.note_all_lost(generations);
         }
         tracing::error!(
             events = durable.lost_events,

@@ -96,19 +96,27 @@ impl LostGenerations {
         self.get(LAST_LOST)
     }
 
-    /// Notes that something of `generation` is lost.
-    pub(super) fn note(&self, generation: u64) {
-        let last = self.get(LAST_LOST);
-        if generation > last {
-            self.slide(last, generation);
-        } else if generation + WINDOW <= last {
-            self.set(FORGOTTEN, self.get(FORGOTTEN).max(generation));
+    /// Notes that something of each of these generations is lost. Costs a look at each word of the window at most.
+    pub(super) fn note(&self, generations: &RangeInclusive<u64>) {
+        let (from, to) = (*generations.start(), *generations.end());
+        if from > to {
             return;
         }
-        for (word, mask) in masks(generation, generation) {
-            self.set(word, self.get(word) | mask);
+        let last = self.get(LAST_LOST);
+        if to > last {
+            self.slide(last, to);
         }
-        self.set(LAST_LOST, last.max(generation));
+        let last = last.max(to);
+        let begin = (last + 1).saturating_sub(WINDOW);
+        if from < begin {
+            self.set(FORGOTTEN, self.get(FORGOTTEN).max(to.min(begin - 1)));
+        }
+        if to >= begin {
+            for (word, mask) in masks(from.max(begin), to) {
+                self.set(word, self.get(word) | mask);
+            }
+        }
+        self.set(LAST_LOST, last);
     }
 
     /// Moves the window from one that ends with `last` to one that ends with `generation`.
@@ -158,7 +166,7 @@ mod tests {
 
     fn lost(generations: impl IntoIterator<Item = u64>) -> LostGenerations {
         let memory = LostGenerations::new().unwrap();
-        generations.into_iter().for_each(|generation| memory.note(generation));
+        generations.into_iter().for_each(|generation| memory.note(&(generation..=generation)));
         memory
     }
 
@@ -175,14 +183,30 @@ mod tests {
     #[test]
     fn a_loss_that_leaves_the_window_is_never_denied() {
         let memory = lost([7, 9]);
-        memory.note(WINDOW + 8);
+        memory.note(&(WINDOW + 8..=WINDOW + 8));
         assert!(memory.are_among(&(5..=5)), "it may be lost: 7 is behind the window");
         assert!(memory.are_among(&(9..=9)) && !memory.are_among(&(10..=WINDOW)));
-        memory.note(5 * WINDOW);
+        memory.note(&(5 * WINDOW..=5 * WINDOW));
         assert!(memory.are_among(&(WINDOW..=WINDOW)) && !memory.are_among(&(3 * WINDOW..=5 * WINDOW - 1)));
-        memory.note(3);
+        memory.note(&(3..=3));
         assert!(memory.are_among(&(3..=3)) && memory.are_among(&(5 * WINDOW..=5 * WINDOW)));
         assert!(!memory.are_among(&(4 * WINDOW + 1..=5 * WINDOW - 1)));
+    }
+
+    #[test]
+    fn a_range_is_noted_at_once_however_long_it_is() {
+        let memory = lost([5]);
+        memory.note(&(100..=5_099));
+        assert!([5, 100, 3_000, 5_099].into_iter().all(|generation| memory.are_among(&(generation..=generation))));
+        assert!(!memory.are_among(&(6..=99)) && !memory.are_among(&(5_100..=u64::MAX)));
+        // More than the window holds, some of it noted already.
+        memory.note(&(0..=1 << 50));
+        let known = [1, 99, 1 << 40, 1 << 50];
+        assert!(known.into_iter().all(|generation| memory.are_among(&(generation..=generation))));
+        assert!(!memory.are_among(&((1 << 50) + 1..=u64::MAX)));
+        #[expect(clippy::reversed_empty_ranges, reason = "it is what is tried")]
+        memory.note(&(u64::MAX..=0));
+        assert!(!memory.are_among(&((1 << 50) + 1..=u64::MAX)));
     }
 
     #[test]

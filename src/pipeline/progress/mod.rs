@@ -112,8 +112,13 @@ impl Progress {
     /// Notes that something of `generation` could not be stored. Called before [`Progress::set_persisted`] or
     /// [`Progress::set_durable`] covers it.
     pub fn note_lost(&self, generation: u64) {
+        self.note_all_lost(&(generation..=generation));
+    }
+
+    /// The same of each of these generations, in one step.
+    pub fn note_all_lost(&self, generations: &RangeInclusive<u64>) {
         let _lock = lock(&self.lost_lock);
-        self.lost.note(generation);
+        self.lost.note(generations);
     }
 
     /// Whether something of `generation` was lost.

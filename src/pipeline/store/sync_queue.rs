@@ -15,6 +15,7 @@ mod group_commit;
 mod jobs;
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use dbuf_segment::name::Name;
@@ -435,7 +436,7 @@ impl Shared {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Lost {
     pub(super) events: u64,
-    pub(super) generations: Vec<u64>,
+    pub(super) generations: Vec<RangeInclusive<u64>>,
 }
 
 impl SyncQueue {

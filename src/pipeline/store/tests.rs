@@ -382,7 +382,7 @@ fn what_a_failed_sync_has_forgotten_is_counted_as_lost_and_its_sequences_are_not
     append(&mut store, &batch(3)).unwrap();
     store.request_sync(4, 1);
     let lost = bench.told.wait_for(4).pop().unwrap();
-    assert_eq!((lost.events, lost.lost_events, lost.lost_generations), (0, 6, vec![2, 3]));
+    assert_eq!((lost.events, lost.lost_events, lost.lost_generations), (0, 6, vec![2..=3]));
     assert_eq!(store.status().snapshot().state, Condition::Ok);
     append(&mut store, &batch(4)).unwrap();
     store.close().unwrap();
@@ -390,6 +390,25 @@ fn what_a_failed_sync_has_forgotten_is_counted_as_lost_and_its_sequences_are_not
     assert_eq!(all[..3], expected(1));
     assert_eq!(all[3], "gap 4..9");
     assert_eq!(all[4..], expected(4)[9..]);
+}
+
+#[test]
+fn each_generation_that_a_failed_sync_has_forgotten_is_named_however_many_there_are() {
+    let mut bench = Bench::new(SyncPolicy::Interval(Duration::from_secs(3600)));
+    bench.storage.segment_bytes = 64 << 20;
+    let (mut store, _) = bench.open();
+    bench.disk.faults().forgets = true;
+    bench.disk.faults().fail_syncs = vec![1];
+    let last = 5_000;
+    for generation in 1..=last {
+        append(&mut store, &batch(generation)).unwrap();
+    }
+    store.request_sync(last + 1, 1);
+    let told = bench.told.wait_for(last + 1);
+    assert_eq!(told.iter().map(|durable| durable.lost_events).sum::<u64>(), 3 * last);
+    let lost: Vec<_> = told.into_iter().flat_map(|durable| durable.lost_generations).collect();
+    assert_eq!(lost, [1..=last]);
+    store.close().unwrap();
 }
 
 #[test]

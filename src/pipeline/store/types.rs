@@ -3,6 +3,7 @@
 //! Input and output: plain values. Any thread. Failures: none; the errors here are those of the store.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use dbuf_segment::format::BatchHeader;
@@ -64,7 +65,7 @@ pub struct Durable {
     /// Events that were persisted, were not durable, and cannot be read back from a disk whose sync failed.
     pub lost_events: u64,
     /// Generations that these may have been in.
-    pub lost_generations: Vec<u64>,
+    pub lost_generations: Vec<RangeInclusive<u64>>,
 }
 
 /// What an append did.

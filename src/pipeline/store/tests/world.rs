@@ -147,7 +147,7 @@ impl World {
             move |durable: Durable| {
                 let mut facts = facts.lock().unwrap();
                 facts.durable_before = facts.durable_before.max(durable.before_generation);
-                facts.lost.extend(durable.lost_generations);
+                facts.lost.extend(durable.lost_generations.into_iter().flatten());
             }
         });
         let options = StoreOptions { storage: storage.clone(), on_durable };
