@@ -223,7 +223,6 @@ impl Persister {
         self.shared.pulse.beat(Activity::Disk);
         match self.store.sync_previous() {
             Ok(()) => {
-                self.shared.progress.set_durable(first_generation);
                 // What this process has persisted itself is counted when a sync of its own has covered it.
                 let persisted = self.shared.counters.account.totals().persisted_events;
                 self.shared.counters.durable_events.fetch_add(persisted.saturating_sub(self.persisted_events), Relaxed);
@@ -232,9 +231,10 @@ impl Persister {
             Err(error) => {
                 tracing::error!("what the process before wrote may not be durable: {error}");
                 let first = self.shared.progress.durable_before();
-                (first..first_generation).for_each(|generation| self.shared.progress.note_lost(generation));
+                self.shared.progress.note_all_lost(&(first..=first_generation - 1));
             }
         }
+        self.shared.progress.set_durable(first_generation);
         self.shared.pulse.beat(Activity::Running);
     }
 

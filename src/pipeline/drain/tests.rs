@@ -117,19 +117,32 @@ impl Rig {
     }
 
     fn counting(disk: Arc<dyn Disk>, counters: Arc<Counters>, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::going_on(disk, counters, Progress::new(1).unwrap(), 1, change)
+    }
+
+    /// As if processes before it had come up to `generation`.
+    fn going_on(
+        disk: Arc<dyn Disk>,
+        counters: Arc<Counters>,
+        progress: Progress,
+        generation: u64,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut storage = Storage { directory: folder.path().join("segments"), ..Storage::default() };
         (storage.retain, storage.min_free, storage.sync) = (None, None, SyncPolicy::Never);
         let mut settings = Settings { storage, linger: Duration::ZERO, measure: true };
         change(&mut settings);
-        let (buffer, reader) =
-            DoubleBuffer::new(&buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 }).unwrap();
-        let progress = Arc::new(Progress::new(1).unwrap());
+        let options = buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 };
+        let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
+        let memory = rustix::fs::memfd_create("test", flags).unwrap();
+        let (buffer, reader) = DoubleBuffer::in_memory(&options, generation, &memory).unwrap();
+        let progress = Arc::new(progress);
         let options = DrainOptions {
             reader,
             waker: buffer.waker(),
             old: Vec::new(),
-            has_previous: false,
+            has_previous: generation > 1,
             outlives: false,
             disk,
             counters: Arc::clone(&counters),
