@@ -17,7 +17,7 @@
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
-//! | 1 | what leaves the window: word 3, then the bits | the loss that is being noted is not; its batch is not done with, so the next process stores it or gives it up again |
+//! | 1 | what leaves the window: word 3, then the bits | what left counts as an older loss; the loss that is being noted is not; its batch is not done with, so the next process stores it or gives it up again |
 //! | 2 | the bit, then word 2 | the same; a bit outside of the window counts as an older loss |
 
 use std::io;
@@ -141,11 +141,11 @@ impl LostGenerations {
         if from > to || last == 0 {
             return false;
         }
-        let begin = (last + 1).saturating_sub(WINDOW);
-        if from < begin && from <= forgotten {
+        // Also within the window: the process may have died before the window had moved.
+        if forgotten > 0 && from <= forgotten {
             return true;
         }
-        let from = from.max(begin);
+        let from = from.max((last + 1).saturating_sub(WINDOW));
         from <= to && masks(from, to).any(|(word, mask)| self.get(word) & mask != 0)
     }
 }
@@ -191,6 +191,14 @@ mod tests {
         memory.note(&(3..=3));
         assert!(memory.are_among(&(3..=3)) && memory.are_among(&(5 * WINDOW..=5 * WINDOW)));
         assert!(!memory.are_among(&(4 * WINDOW + 1..=5 * WINDOW - 1)));
+    }
+
+    #[test]
+    fn a_death_while_the_window_moves_denies_no_loss() {
+        let memory = lost([7]);
+        memory.slide(7, WINDOW + 8);
+        assert!(memory.are_among(&(7..=7)) && memory.are_among(&(0..=9)));
+        assert!(!memory.are_among(&(8..=u64::MAX)));
     }
 
     #[test]
