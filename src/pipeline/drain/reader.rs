@@ -198,6 +198,8 @@ impl Persister {
     fn persist_inherited(&mut self, buffer: &mut buffer::Reader, newest: Option<&BatchHeader>) {
         while let Some(batch) = buffer.inherited() {
             let generation = batch.generation();
+            // It is, or was, followed by the one that is in front now.
+            self.shared.progress.set_highest_generation(generation + 1);
             let summary = self.summary(&batch);
             if newest.is_some_and(|newest| summary.is_in(newest)) {
                 self.recorder.settle_persisted(generation, self.store.next_sequence());
