@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_a_later_one_had_followed_is_persisted_and_not_gone_on_with() {
+    fn memory_that_a_later_one_had_followed_is_persisted_and_not_resumed() {
         let (_dir, _manager, store) = store(&[Name::Halves(1)]);
         let buffers = InheritedBuffers::find(&store, vec![(Name::Halves(1), left(&OPTIONS, 5, b"left"))], 2);
         let mut memory = buffers.into_memory(&store, &OPTIONS, 7).unwrap();

@@ -203,6 +203,9 @@ mod tests {
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
     use super::*;
+    use crate::pipeline::account::{Identity, Tally};
+    use crate::pipeline::drain;
+    use crate::pipeline::record::Cause;
 
     /// A manager that keeps what it is given.
     struct Manager {
@@ -266,5 +269,28 @@ mod tests {
             assert!(!progress.was_lost(front) && fronts.last() < Some(&front));
             fronts.push(front);
         }
+    }
+
+    #[test]
+    fn what_the_account_has_in_memory_is_lost_where_no_halves_are_left() {
+        let mut manager = Manager::new();
+        let memory = manager.start();
+        let account = &memory.pipeline.counters.account;
+        let mut recorder = account.recorder(0);
+        recorder.prepare(&account.producer(&Identity::default()), &Tally { events: 5, bytes: 50, ..Tally::default() });
+        recorder.published();
+        drop((recorder, memory));
+        manager.take_all_but("halves");
+        // A start that comes no further changes nothing, although the next one finds its halves.
+        drop(manager.start());
+        manager.take_all_but("");
+        let directory = manager.folder.path().join("segments");
+        let mut config = Config::default();
+        config.storage.directory = directory;
+        let settings = drain::Settings { storage: config.storage, linger: config.buffer.linger, measure: false };
+        let (pipeline, _) = assembly::Pipeline::start(manager.start().pipeline, settings, None).unwrap();
+        let totals = pipeline.counters.account.totals();
+        assert_eq!((totals.received_events, totals.lost[Cause::Abandoned as usize], totals.lost_total()), (5, 5, 5));
+        assert_eq!(pipeline.drain.stop(std::time::Duration::ZERO).error, None);
     }
 }

@@ -99,7 +99,10 @@ impl Drain {
         });
         let storage = options.settings.storage.clone();
         let (store, recovery) = store::Store::open(store::StoreOptions { storage, on_durable }, options.disk)?;
-        options.counters.account.belongs_to(store.stream_id(), store.next_sequence(), clock::now_ns());
+        let (account, now_ns) = (&options.counters.account, clock::now_ns());
+        account.belongs_to(store.stream_id(), store.next_sequence(), now_ns);
+        let newest = recovery.newest.as_ref().map(|newest| newest.generation);
+        account.lose_what_is_gone(newest, store.next_sequence(), now_ns);
         let handle = DrainHandle {
             commands,
             waker: options.waker,
