@@ -8,7 +8,8 @@
 //!      1   the highest generation that has been in front
 //!      2   the highest lost generation
 //!      3   the highest lost generation that is no longer in the window
-//!      4.. the window: one bit for each of the 2^20 generations up to the highest lost one, by generation % 2^20
+//!      4   the first generation in a file whose sync has failed, until it is in another file or lost; 0: there is none
+//!      5.. the window: one bit for each of the 2^20 generations up to the highest lost one, by generation % 2^20
 //! ```
 //!
 //! The window holds 17 minutes at a swap each millisecond, and hours with the default linger. What is older is still
@@ -35,7 +36,8 @@ const DURABLE_BEFORE: usize = 0;
 const HIGHEST: usize = 1;
 const LAST_LOST: usize = 2;
 const FORGOTTEN: usize = 3;
-const BITS_AT: usize = 4;
+const BROKEN: usize = 4;
+const BITS_AT: usize = 5;
 
 const LAYOUT: Layout = Layout {
     label: "dbufd-progress",
@@ -46,7 +48,7 @@ const LAYOUT: Layout = Layout {
     bytes: 0,
 };
 
-/// The memory. Its users hold a lock, but for the first two words.
+/// The memory. Its users hold a lock, but for the first two words and word 4, whose users have a lock of their own.
 #[derive(Debug)]
 pub(super) struct LostGenerations(PersistentMemory);
 
@@ -58,7 +60,18 @@ impl LostGenerations {
 
     /// What the previous process left, or new memory that `store` keeps under `name`.
     pub(super) fn take_over(store: &FdStore, name: &str, inherited: Option<OwnedFd>) -> io::Result<Self> {
-        Ok(Self(PersistentMemory::take_over(store, name, inherited, &LAYOUT)?.0))
+        Ok(Self::inherit(PersistentMemory::take_over(store, name, inherited, &LAYOUT)?.0))
+    }
+
+    /// What was in a broken file when the previous process died is lost, or may be: the next sync of that file succeeds
+    /// and proves nothing.
+    fn inherit(memory: PersistentMemory) -> Self {
+        let this = Self(memory);
+        if let Some(broken) = this.broken() {
+            this.note(&(broken..=this.highest().max(this.durable_before())));
+            this.set_broken(None);
+        }
+        this
     }
 
     fn word(&self, at: usize) -> &AtomicU64 {
@@ -89,6 +102,15 @@ impl LostGenerations {
 
     pub(super) fn set_highest(&self, generation: u64) {
         self.set(HIGHEST, generation.max(self.highest()));
+    }
+
+    /// Something may be in no file although it was written, from this generation on.
+    pub(super) fn set_broken(&self, from: Option<u64>) {
+        self.set(BROKEN, from.map_or(0, |from| from.max(1)));
+    }
+
+    pub(super) fn broken(&self) -> Option<u64> {
+        Some(self.get(BROKEN)).filter(|from| *from > 0)
     }
 
     /// The highest lost generation; 0 while there is none.
@@ -224,8 +246,28 @@ mod tests {
         memory.set_highest(103);
         let descriptor = memory.0.descriptor().try_clone_to_owned().unwrap();
         drop(memory);
-        let memory = LostGenerations(PersistentMemory::inherit(descriptor, &LAYOUT).unwrap());
+        let memory = LostGenerations::inherit(PersistentMemory::inherit(descriptor, &LAYOUT).unwrap());
         assert!(memory.are_among(&(101..=102)) && !memory.are_among(&(101..=101)));
         assert_eq!((memory.durable_before(), memory.highest()), (90, 103));
+    }
+
+    #[test]
+    fn what_was_in_a_broken_file_when_the_process_died_may_be_lost() {
+        for (broken, lost) in [(Some(5), 5..10), (Some(0), 1..10), (None, 0..0)] {
+            let memory = LostGenerations::new().unwrap();
+            memory.set_highest(9);
+            memory.set_broken(Some(3));
+            memory.set_broken(broken);
+            let mut descriptor = memory.0.descriptor().try_clone_to_owned().unwrap();
+            drop(memory);
+            // Also for the process after the next, of which it is not said again.
+            for highest in [9, 20] {
+                let memory = LostGenerations::inherit(PersistentMemory::inherit(descriptor, &LAYOUT).unwrap());
+                let known = |generation: u64| memory.are_among(&(generation..=generation));
+                assert!((1..=20).all(|generation| known(generation) == lost.contains(&generation)), "{highest}");
+                memory.set_highest(20);
+                descriptor = memory.0.descriptor().try_clone_to_owned().unwrap();
+            }
+        }
     }
 }

@@ -97,6 +97,19 @@ impl Progress {
         self.lost.set_highest(generation);
     }
 
+    /// The reader or the syncer says that a sync has failed, and that what is in files from this generation on may not
+    /// be durable even if a later sync succeeds; None when that is settled. A next process that finds it standing notes
+    /// all of that as lost: the kernel tells of the error once.
+    pub fn set_broken(&self, from: Option<u64>) {
+        self.lost.set_broken(from);
+    }
+
+    /// What was said last.
+    #[cfg(test)]
+    pub(crate) fn broken(&self) -> Option<u64> {
+        self.lost.broken()
+    }
+
     /// The reader says that every generation below `generation` is in a file or noted as lost.
     pub fn set_persisted(&self, generation: u64) {
         self.levels.set_persisted(generation);

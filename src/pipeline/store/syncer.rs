@@ -119,6 +119,7 @@ fn repair(shared: &Shared, tracked: &Tracked) {
             }
             let (events, lost) = saved.map_or((0, Lost::default()), |saved| (saved.events, lost(tracked, &saved)));
             shared.tell(events, start.elapsed(), lost);
+            shared.told_repaired();
         }
         Err(repair::Failure { name, error }) => {
             shared.repair_failed(tracked.id, name);

@@ -51,6 +51,10 @@ pub struct StoreOptions {
     pub storage: Storage,
     /// Called when batches have become durable: by the syncer thread, or by the reader thread with `sync = "batch"`.
     pub on_durable: Box<dyn Fn(Durable) + Send + Sync>,
+    /// Called when a sync has failed, before anything else is done about it, and when what that concerned is durable or
+    /// lost: the first generation that may be in a file whose sync has failed, None if there is no such file. By either
+    /// thread, while it holds a lock: it must not wait.
+    pub on_broken: Box<dyn Fn(Option<u64>) + Send + Sync>,
 }
 
 /// Word of what is durable.
