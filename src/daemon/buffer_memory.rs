@@ -12,6 +12,7 @@
 //! ([`InheritedBuffers::was_published`]); only then is anything made ([`InheritedBuffers::into_memory`]). Memory that
 //! was made before would be asked for publishes that it has never seen.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -36,14 +37,13 @@ pub(super) struct InheritedBuffers {
     /// All names that were in use, also of what cannot be read.
     names: Vec<Name>,
     /// Something was left that cannot be read: events are lost.
-    pub(super) is_unreadable: bool,
+    is_unreadable: bool,
 }
 
 impl InheritedBuffers {
     /// Maps and checks what is `left`. Creates nothing.
     pub(super) fn find(store: &FdStore, left: Vec<(Name, OwnedFd)>, writers_max: usize) -> Self {
-        let mut this = Self::default();
-        this.names = left.iter().map(|(name, _)| *name).collect();
+        let mut this = Self { names: left.iter().map(|(name, _)| *name).collect(), ..Self::default() };
         for (name, memory) in left {
             match DoubleBuffer::of_previous(&memory, writers_max) {
                 Ok(buffer) => this.found.push((name, buffer)),
@@ -80,8 +80,26 @@ impl InheritedBuffers {
         asked.is_some_and(|(_, inherited)| inherited.buffer.was_published(position))
     }
 
-    /// The buffer to go on with, made as `options` say where there is none of these sizes. Generations begin above
-    /// `highest`.
+    fn newest_generation(&self) -> u64 {
+        self.found.last().map_or(0, |(_, inherited)| inherited.buffer.generation())
+    }
+
+    /// The generations that only memory that is gone may have held, where processes had come to `highest` and all below
+    /// `durable_before` is durable. Memory is gone that cannot be read, or that no manager had when its process died.
+    pub(super) fn lost_generations(&self, highest: u64, durable_before: u64) -> Range<u64> {
+        let newest = self.newest_generation();
+        // A buffer holds what is in front and what is being persisted. It may have come one further than was noted.
+        let end = if highest > newest { highest + 2 } else { newest };
+        let first = match self.is_unreadable && !self.is_empty() {
+            // There are others, and what cannot be read does not say where in between it belongs.
+            true => 0,
+            false => (newest + 1).max(highest.saturating_sub(1)),
+        };
+        first.max(durable_before)..end
+    }
+
+    /// The buffer to go on with, made as `options` say where there is none of these sizes that has come to `highest`.
+    /// Its generations begin above that.
     pub(super) fn into_memory(
         mut self,
         store: &Arc<FdStore>,
@@ -89,8 +107,9 @@ impl InheritedBuffers {
         highest: u64,
     ) -> Result<BufferMemory, BuildError> {
         let wanted = (options.capacity_bytes, options.chunk_bytes);
-        let current = self.found.pop_if(|(_, inherited)| inherited.buffer.sizes() == wanted);
-        let before = self.found.last().map_or(0, |(_, inherited)| inherited.buffer.generation());
+        let goes_on = |buffer: &DoubleBuffer| buffer.sizes() == wanted && buffer.generation() >= highest;
+        let current = self.found.pop_if(|(_, inherited)| goes_on(&inherited.buffer));
+        let before = self.newest_generation();
         let old = self.found.into_iter().map(|(name, inherited)| {
             let (store, names) = (Arc::clone(store), self.names.clone());
             Old { reader: inherited.reader, done: Box::new(move || let_go(&store, name, &names)) }
@@ -245,6 +264,37 @@ mod tests {
         let found = vec![(Name::Halves(2), newer), (Name::Halves(1), memory)];
         let buffers = InheritedBuffers::find(&store, found, 2);
         assert!(!buffers.was_published(position), "the newer memory has never seen that generation");
+    }
+
+    #[test]
+    fn what_only_memory_that_is_gone_can_have_held_is_lost() {
+        let (_dir, _manager, store) = store(&[]);
+        let find = |generations: &[u64], unreadable: usize| {
+            let readable = generations.iter().map(|generation| left(&OPTIONS, *generation, b"left"));
+            let unreadable = (0..unreadable).map(|_| tempfile::tempfile().unwrap().into());
+            let all = readable.chain(unreadable).zip(1..).map(|(memory, number)| (Name::Halves(number), memory));
+            InheritedBuffers::find(&store, all.collect(), 2)
+        };
+        // Nothing is gone, be it noted how far it has come or not.
+        assert!([0, 4, 5].into_iter().all(|highest| find(&[3, 5], 0).lost_generations(highest, 2).is_empty()));
+        assert!(find(&[], 0).lost_generations(0, 0).is_empty());
+        // No manager had the newest, or any.
+        assert_eq!(find(&[5], 0).lost_generations(7, 4), 6..9);
+        assert_eq!(find(&[5], 0).lost_generations(40, 4), 39..42);
+        assert_eq!(find(&[], 0).lost_generations(40, 40), 40..42);
+        // What cannot be read was the only one, or the newest, or one of several.
+        assert_eq!(find(&[], 1).lost_generations(40, 4), 39..42);
+        assert_eq!(find(&[5], 1).lost_generations(7, 4), 4..9);
+        assert_eq!(find(&[5, 7], 1).lost_generations(7, 2), 2..7);
+    }
+
+    #[test]
+    fn memory_that_a_later_one_had_followed_is_persisted_and_not_resumed() {
+        let (_dir, _manager, store) = store(&[Name::Halves(1)]);
+        let buffers = InheritedBuffers::find(&store, vec![(Name::Halves(1), left(&OPTIONS, 5, b"left"))], 2);
+        let mut memory = buffers.into_memory(&store, &OPTIONS, 7).unwrap();
+        assert_eq!((memory.old.len(), memory.buffer.generation()), (1, 9), "no generation is given out twice");
+        assert_eq!(first(&mut memory.old[0].reader), "left");
     }
 
     #[test]

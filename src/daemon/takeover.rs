@@ -142,9 +142,11 @@ impl Memory {
         let progress = Progress::take_over(store, &Name::Progress.to_string(), progress, writers);
         let progress = progress.context("cannot make what the writers wait with")?;
         let highest = progress.highest_generation();
-        if buffers.is_unreadable {
-            // What was in memory: two generations at most. One of them may be in a file.
-            (highest.saturating_sub(1)..=highest).for_each(|generation| progress.note_lost_in_file(generation));
+        let lost = buffers.lost_generations(highest, progress.durable_before());
+        if !lost.is_empty() {
+            tracing::warn!("what only memory of a previous process held that is not there any more may be lost");
+            // Some of it may be in a file.
+            progress.note_lost_in_file(&(lost.start..=lost.end - 1));
         }
         // A receive buffer for each writer, read positions, sessions and progress; two of buffer and account for a
         // moment.
@@ -163,6 +165,8 @@ impl Memory {
         }
         let has_previous = highest > 0 || !buffers.is_empty();
         let BufferMemory { buffer, reader, old } = buffers.into_memory(store, options, highest)?;
+        // Noted before anything is published, so that a next process that does not find this memory knows of it.
+        progress.set_highest_generation(buffer.generation());
         let counters = Arc::new(Counters::with_account(writers, account));
         let progress = Arc::new(progress);
         Ok(Self {
@@ -187,5 +191,107 @@ impl Memory {
             stored: None,
             connections: Vec::new(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::io::IoSliceMut;
+    use std::mem::MaybeUninit;
+    use std::os::unix::net::UnixDatagram;
+
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+    use super::*;
+    use crate::pipeline::account::{Identity, Tally};
+    use crate::pipeline::drain;
+    use crate::pipeline::record::Cause;
+
+    /// A manager that keeps what it is given.
+    struct Manager {
+        folder: tempfile::TempDir,
+        socket: UnixDatagram,
+        kept: HashMap<String, OwnedFd>,
+    }
+
+    impl Manager {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let socket = UnixDatagram::bind(folder.path().join("n")).unwrap();
+            Self { folder, socket, kept: HashMap::new() }
+        }
+
+        /// A start of a process with all that was kept.
+        fn start(&mut self) -> Memory {
+            let notifier = Notifier::to(self.folder.path().join("n").to_str().unwrap().as_bytes()).unwrap();
+            let store = FdStore::start(notifier, self.kept.keys().map(String::as_str)).unwrap();
+            let store = Store { store: Arc::new(store), room: 100 };
+            let kept = self.kept.iter().map(|(name, descriptor)| (descriptor.try_clone().unwrap(), name.clone()));
+            let inherited = Inherited::sort(kept.collect());
+            let options = Options { writers_max: 1, ..Options::default() };
+            let memory = Memory::take_over(&Config::default(), &options, Some(&store), inherited).unwrap();
+            assert_eq!(store.store.wait_taken(std::time::Duration::from_secs(20)), 0);
+            memory
+        }
+
+        /// Takes what it was given, but for memory of this name.
+        fn take_all_but(&mut self, lost: &str) {
+            let (mut bytes, mut space) = ([0; 256], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
+            loop {
+                let mut control = RecvAncillaryBuffer::new(&mut space);
+                let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+                let Ok(got) = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) else {
+                    return;
+                };
+                let text = String::from_utf8_lossy(&bytes[..got.bytes]).into_owned();
+                let name = text.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap();
+                let descriptor = control.drain().find_map(|message| match message {
+                    RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+                    _ => None,
+                });
+                if let Some(descriptor) = descriptor.filter(|_| name != lost) {
+                    self.kept.insert(name.to_owned(), descriptor);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_memory_held_that_no_manager_had_is_lost_and_no_generation_is_given_out_twice() {
+        let mut manager = Manager::new();
+        let mut fronts = Vec::new();
+        for _ in 0..3 {
+            let memory = manager.start();
+            manager.take_all_but("halves");
+            let progress = &memory.pipeline.progress;
+            assert!(fronts.iter().all(|before| progress.was_lost(*before)), "{fronts:?}");
+            let front = memory.pipeline.buffer.generation();
+            assert!(!progress.was_lost(front) && fronts.last() < Some(&front));
+            fronts.push(front);
+        }
+    }
+
+    #[test]
+    fn what_the_account_has_in_memory_is_lost_where_no_halves_are_left() {
+        let mut manager = Manager::new();
+        let memory = manager.start();
+        let account = &memory.pipeline.counters.account;
+        let mut recorder = account.recorder(0);
+        recorder.prepare(&account.producer(&Identity::default()), &Tally { events: 5, bytes: 50, ..Tally::default() });
+        recorder.published();
+        drop((recorder, memory));
+        manager.take_all_but("halves");
+        // A start that comes no further changes nothing, although the next one finds its halves.
+        drop(manager.start());
+        manager.take_all_but("");
+        let directory = manager.folder.path().join("segments");
+        let mut config = Config::default();
+        config.storage.directory = directory;
+        let settings = drain::Settings { storage: config.storage, linger: config.buffer.linger, measure: false };
+        let (pipeline, _) = assembly::Pipeline::start(manager.start().pipeline, settings, None).unwrap();
+        let totals = pipeline.counters.account.totals();
+        assert_eq!((totals.received_events, totals.lost[Cause::Abandoned as usize], totals.lost_total()), (5, 5, 5));
+        assert_eq!(pipeline.drain.stop(std::time::Duration::ZERO).error, None);
     }
 }

@@ -82,6 +82,12 @@ impl<'a, const F: usize> Cell<'a, F> {
         std::array::from_fn(|at| get(&holds[1 + at]))
     }
 
+    /// The highest number that has come or is prepared.
+    pub(super) fn newest_number(&self) -> u64 {
+        let (holds, other) = self.slots();
+        get(&holds[0]).max(get(&other[0]))
+    }
+
     /// No number has come, and none is prepared.
     pub(super) fn forget_numbers(&self) {
         let (holds, other) = self.slots();

@@ -68,6 +68,7 @@ const TURN: usize = 12;
 const PENDING_LOSSES: usize = 13;
 const FOLD_NUMBER: usize = 14;
 const FOLD_ROW: usize = 15;
+const BUFFER_GONE: usize = 16;
 
 const NOTES_AT: usize = 32;
 const NOTE_WORDS: usize = 8;
@@ -275,6 +276,27 @@ impl Memory {
         get(self.head(GIVEN_UP)) == generation
     }
 
+    /// What was prepared for the batch that was given up last holds, if that is the last of all.
+    pub(super) fn hold_given_up(&self) {
+        let number = get(self.head(GIVEN_UP));
+        let rows = (0..ROWS as u32).filter(|row| *row != FOLDED);
+        // A slot that an older number holds must not come again.
+        if number > 0 && rows.map(|row| self.cell(row, READER).newest_number()).max() == Some(number) {
+            self.hold_all(READER, number);
+            self.hold_pending_losses(number);
+        }
+    }
+
+    /// Whether nothing is left of what the previous process had in memory, and that is not counted yet.
+    pub(super) fn is_buffer_gone(&self) -> bool {
+        get(self.head(BUFFER_GONE)) != 0
+    }
+
+    /// See `is_buffer_gone`.
+    pub(super) fn set_buffer_gone(&self, is_gone: bool) {
+        set(self.head(BUFFER_GONE), u64::from(is_gone));
+    }
+
     /// Resolves what the writers of the previous process noted, and finishes a row that was being folded.
     pub(super) fn resolve(&self, was_published: &dyn Fn(PublishPosition) -> bool) {
         self.finish_fold();
@@ -371,7 +393,9 @@ impl Memory {
 
     /// Takes over all figures of memory that has fewer cells: those of its writers come to the first.
     pub(super) fn take_over(&self, old: &Self) {
-        for at in [SINCE, STREAM_LOW, STREAM_HIGH, NEXT_SEQUENCE, WITHDRAWN, WRITTEN, GIVEN_UP, SINCE_SEQUENCE] {
+        let once =
+            [SINCE, STREAM_LOW, STREAM_HIGH, NEXT_SEQUENCE, WITHDRAWN, WRITTEN, GIVEN_UP, BUFFER_GONE, SINCE_SEQUENCE];
+        for at in once {
             set(self.head(at), get(old.head(at)));
         }
         for row in 0..ROWS as u32 {

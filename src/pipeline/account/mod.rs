@@ -16,6 +16,7 @@
 
 mod cell;
 mod figures;
+mod gone;
 mod identity;
 mod memory;
 mod producers;

@@ -112,7 +112,7 @@ impl Account {
             others.for_each(|name| store.remove(&name.to_string()));
         };
         if let Some((memory, _)) = newest.as_ref().filter(|_| !has_buffer) {
-            memory.forget_generations();
+            memory.set_buffer_gone(true);
         }
         if newest.is_none() && !names.is_empty() {
             tracing::warn!("the account of the previous process cannot be read; it begins anew");

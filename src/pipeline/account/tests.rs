@@ -193,6 +193,49 @@ fn a_batch_that_was_given_up_is_lost_once_and_its_report_waits_for_the_next_proc
 }
 
 #[test]
+fn what_was_in_memory_that_is_gone_is_lost_once_whatever_step_it_was_counted_in() {
+    // The newest batch: not written, written, given up; each of them counted or not.
+    for (batch, is_counted) in [0, 1, 2].into_iter().flat_map(|batch| [(batch, false), (batch, true)]) {
+        let (account, memory) = account();
+        let mut writer = account.recorder(0);
+        writer.prepare(&account.producer(&identity(1)), &events(12));
+        writer.prepare(&account.producer(&identity(2)), &events(1));
+        writer.published();
+        let mut recorder = account.reader_recorder();
+        // Once given up, and long done with.
+        prepare(&mut recorder, 5, false);
+        recorder.given_up();
+        prepare(&mut recorder, 6, batch < 2);
+        match (batch, is_counted) {
+            (2, false) => account.memory.give_up(6),
+            (2, true) => recorder.given_up(),
+            (_, true) => recorder.persisted(104, 1),
+            (_, false) => {}
+        }
+        let is_in_file = batch == 1 || (batch == 0 && is_counted);
+        drop((recorder, writer, account));
+        inherit(&memory).unwrap().set_buffer_gone(true);
+        for _ in 0..2 {
+            let account = next_process(&memory, false);
+            account.lose_what_is_gone(Some(if is_in_file { 6 } else { 4 }), if is_in_file { 104 } else { 100 }, 9);
+            let case = format!("{batch} {is_counted}");
+            assert!(account.rows().iter().all(|row| row.in_memory() == 0), "{case}: {:?}", account.rows());
+            let totals = account.totals();
+            let expected = (13, if is_in_file { 4 } else { 0 }, if batch == 2 { 8 } else { 4 });
+            let disk = totals.lost[Cause::Disk as usize];
+            assert_eq!((totals.received_events, totals.persisted_events, disk), expected, "{case}");
+            let abandoned = 13 - expected.1 - expected.2;
+            assert_eq!(totals.lost[Cause::Abandoned as usize], abandoned, "{case}");
+            let pending = account.reader_recorder().pending_losses();
+            let pending = pending.iter().filter(|(_, loss)| loss.cause == Cause::Abandoned);
+            assert_eq!(pending.map(|(_, loss)| loss.events).sum::<u64>(), abandoned, "{case}");
+            // It dies after all was counted and before it said so.
+            account.memory.set_buffer_gone(true);
+        }
+    }
+}
+
+#[test]
 fn what_a_sync_took_back_is_lost_and_no_longer_stored_and_reported_once() {
     let (account, _memory) = account();
     let mut recorder = account.reader_recorder();

@@ -97,9 +97,17 @@ impl Drain {
             let syncs = Arc::clone(&syncs);
             move |durable: store::Durable| syncs.durable(&durable)
         });
+        let on_broken = Box::new({
+            let progress = Arc::clone(&options.progress);
+            move |from| progress.set_broken(from)
+        });
         let storage = options.settings.storage.clone();
-        let (store, recovery) = store::Store::open(store::StoreOptions { storage, on_durable }, options.disk)?;
-        options.counters.account.belongs_to(store.stream_id(), store.next_sequence(), clock::now_ns());
+        let store_options = store::StoreOptions { storage, on_durable, on_broken };
+        let (store, recovery) = store::Store::open(store_options, options.disk)?;
+        let (account, now_ns) = (&options.counters.account, clock::now_ns());
+        account.belongs_to(store.stream_id(), store.next_sequence(), now_ns);
+        let newest = recovery.newest.as_ref().map(|newest| newest.generation);
+        account.lose_what_is_gone(newest, store.next_sequence(), now_ns);
         let handle = DrainHandle {
             commands,
             waker: options.waker,

@@ -198,6 +198,8 @@ impl Persister {
     fn persist_inherited(&mut self, buffer: &mut buffer::Reader, newest: Option<&BatchHeader>) {
         while let Some(batch) = buffer.inherited() {
             let generation = batch.generation();
+            // It is, or was, followed by the one that is in front now.
+            self.shared.progress.set_highest_generation(generation + 1);
             let summary = self.summary(&batch);
             if newest.is_some_and(|newest| summary.is_in(newest)) {
                 self.recorder.settle_persisted(generation, self.store.next_sequence());
@@ -223,7 +225,6 @@ impl Persister {
         self.shared.pulse.beat(Activity::Disk);
         match self.store.sync_previous() {
             Ok(()) => {
-                self.shared.progress.set_durable(first_generation);
                 // What this process has persisted itself is counted when a sync of its own has covered it.
                 let persisted = self.shared.counters.account.totals().persisted_events;
                 self.shared.counters.durable_events.fetch_add(persisted.saturating_sub(self.persisted_events), Relaxed);
@@ -232,9 +233,10 @@ impl Persister {
             Err(error) => {
                 tracing::error!("what the process before wrote may not be durable: {error}");
                 let first = self.shared.progress.durable_before();
-                (first..first_generation).for_each(|generation| self.shared.progress.note_lost_in_file(generation));
+                self.shared.progress.note_lost_in_file(&(first..=first_generation - 1));
             }
         }
+        self.shared.progress.set_durable(first_generation);
         self.shared.pulse.beat(Activity::Running);
     }
 

@@ -51,8 +51,8 @@ impl Syncs {
             return;
         }
         self.counters.account.withdraw(durable.lost_events);
-        for generation in &durable.lost_generations {
-            self.progress.note_lost_in_file(*generation);
+        for generations in &durable.lost_generations {
+            self.progress.note_lost_in_file(generations);
         }
         tracing::error!(
             events = durable.lost_events,
@@ -87,7 +87,7 @@ mod tests {
             events: 0,
             took: Duration::ZERO,
             lost_events: 1,
-            lost_generations: vec![7],
+            lost_generations: vec![7..=7],
         });
         let lost = |generation| progress.was_lost_among(&(generation..=generation), true);
         assert_eq!(([6, 7, 8].map(lost), progress.durable_before()), ([false, true, false], 9));

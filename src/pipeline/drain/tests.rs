@@ -117,19 +117,32 @@ impl Rig {
     }
 
     fn counting(disk: Arc<dyn Disk>, counters: Arc<Counters>, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::going_on(disk, counters, Progress::new(1).unwrap(), 1, change)
+    }
+
+    /// As if processes before it had come up to `generation`.
+    fn going_on(
+        disk: Arc<dyn Disk>,
+        counters: Arc<Counters>,
+        progress: Progress,
+        generation: u64,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut storage = Storage { directory: folder.path().join("segments"), ..Storage::default() };
         (storage.retain, storage.min_free, storage.sync) = (None, None, SyncPolicy::Never);
         let mut settings = Settings { storage, linger: Duration::ZERO, measure: true };
         change(&mut settings);
-        let (buffer, reader) =
-            DoubleBuffer::new(&buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 }).unwrap();
-        let progress = Arc::new(Progress::new(1).unwrap());
+        let options = buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 };
+        let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
+        let memory = rustix::fs::memfd_create("test", flags).unwrap();
+        let (buffer, reader) = DoubleBuffer::in_memory(&options, generation, &memory).unwrap();
+        let progress = Arc::new(progress);
         let options = DrainOptions {
             reader,
             waker: buffer.waker(),
             old: Vec::new(),
-            has_previous: false,
+            has_previous: generation > 1,
             outlives: false,
             disk,
             counters: Arc::clone(&counters),
@@ -279,7 +292,11 @@ fn a_disk_that_refuses_to_the_end_costs_a_counted_loss_and_not_the_exit() {
 }
 
 /// A life of a reader over memory that outlives it.
-fn life(memory: &std::os::fd::OwnedFd, disk: Arc<MoodyDisk>, directory: &Path) -> (DoubleBuffer, Arc<Counters>, Drain) {
+fn life(
+    memory: &std::os::fd::OwnedFd,
+    disk: Arc<MoodyDisk>,
+    directory: &Path,
+) -> (DoubleBuffer, Arc<Counters>, Arc<Progress>, Drain) {
     let options = buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 };
     let (buffer, reader, has_previous) = match DoubleBuffer::of_previous(memory, 2) {
         Ok(inherited) => (inherited.buffer, inherited.reader, true),
@@ -292,6 +309,7 @@ fn life(memory: &std::os::fd::OwnedFd, disk: Arc<MoodyDisk>, directory: &Path) -
     (storage.retain, storage.min_free, storage.sync) = (None, None, SyncPolicy::Never);
     storage.when_full = WhenFull::Wait;
     let counters = Arc::new(Counters::new(1).unwrap());
+    let progress = Arc::new(Progress::new(1).unwrap());
     let options = DrainOptions {
         reader,
         waker: buffer.waker(),
@@ -300,11 +318,11 @@ fn life(memory: &std::os::fd::OwnedFd, disk: Arc<MoodyDisk>, directory: &Path) -
         outlives: true,
         disk,
         counters: Arc::clone(&counters),
-        progress: Arc::new(Progress::new(1).unwrap()),
+        progress: Arc::clone(&progress),
         settings: Settings { storage, linger: Duration::ZERO, measure: true },
         cpu: None,
     };
-    (buffer, counters, Drain::start(options).unwrap().0)
+    (buffer, counters, progress, Drain::start(options).unwrap().0)
 }
 
 #[test]
@@ -313,7 +331,7 @@ fn what_the_disk_refuses_to_the_end_stays_in_memory_for_the_next_process() {
     let memory = rustix::fs::memfd_create("test", flags).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let disk = Arc::new(MoodyDisk::default());
-    let (buffer, counters, drain) = life(&memory, Arc::clone(&disk), folder.path());
+    let (buffer, counters, _, drain) = life(&memory, Arc::clone(&disk), folder.path());
     disk.mood.store(nix::libc::ENOSPC, Relaxed);
     let mut writer = buffer.writer().unwrap();
     for payload in [&b"one"[..], b"two"] {
@@ -329,11 +347,13 @@ fn what_the_disk_refuses_to_the_end_stays_in_memory_for_the_next_process() {
     assert_eq!(counters.account.totals().lost_total(), 0);
     drop((writer, buffer));
     // A start that meets the same disk leaves it there, too.
-    let (_buffer, counters, drain) = life(&memory, Arc::clone(&disk), folder.path());
+    let (buffer, counters, progress, drain) = life(&memory, Arc::clone(&disk), folder.path());
     drain.stop(Duration::ZERO);
+    assert_eq!(progress.highest_generation(), buffer.generation(), "the next process learns how far this one came");
+    drop(buffer);
     assert_eq!(counters.account.totals(), crate::pipeline::account::Totals::default());
     disk.mood.store(0, Relaxed);
-    let (_buffer, counters, drain) = life(&memory, Arc::clone(&disk), folder.path());
+    let (_buffer, counters, _, drain) = life(&memory, Arc::clone(&disk), folder.path());
     drain.stop(Duration::ZERO);
     assert_eq!((counters.account.totals().persisted_events, counters.account.totals().lost_total()), (2, 0));
 }

@@ -9,7 +9,8 @@
 //!      1   the highest generation that has been in front
 //!      2   the highest lost generation
 //!      3   the highest lost generation that is no longer in the window
-//!      4.. the window: one bit for each of the 2^20 generations up to the highest lost one, by generation % 2^20
+//!      4   the first generation in a file whose sync has failed, until it is in another file or lost; 0: there is none
+//!      5.. the window: one bit for each of the 2^20 generations up to the highest lost one, by generation % 2^20
 //!      ..  one such bit more, where a generation was in a file, or may have been, before it was lost
 //! ```
 //!
@@ -23,7 +24,7 @@
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
-//! | 1 | what leaves the window: word 3, then the bits of both kinds | the loss that is being noted is not; its batch is not done with, so the next process stores it or gives it up again |
+//! | 1 | what leaves the window: word 3, then the bits of both kinds | what left counts as an older loss; the loss that is being noted is not; its batch is not done with, so the next process stores it or gives it up again |
 //! | 2 | the bit of a file | the same; it says nothing without the other, which comes with it when it is noted again |
 //! | 3 | the bit, then word 2 | the same; a bit outside of the window counts as an older loss |
 
@@ -43,7 +44,8 @@ const DURABLE_BEFORE: usize = 0;
 const HIGHEST: usize = 1;
 const LAST_LOST: usize = 2;
 const FORGOTTEN: usize = 3;
-const BITS_AT: usize = 4;
+const BROKEN: usize = 4;
+const BITS_AT: usize = 5;
 /// From the bit of a generation to that of its loss in a file.
 const IN_FILE: usize = (WINDOW / 64) as usize;
 
@@ -56,7 +58,7 @@ const LAYOUT: Layout = Layout {
     bytes: 0,
 };
 
-/// The memory. Its users hold a lock, but for the first two words.
+/// The memory. Its users hold a lock, but for the first two words and word 4, whose users have a lock of their own.
 #[derive(Debug)]
 pub(super) struct LostGenerations(PersistentMemory);
 
@@ -68,7 +70,18 @@ impl LostGenerations {
 
     /// What the previous process left, or new memory that `store` keeps under `name`.
     pub(super) fn take_over(store: &FdStore, name: &str, inherited: Option<OwnedFd>) -> io::Result<Self> {
-        Ok(Self(PersistentMemory::take_over(store, name, inherited, &LAYOUT)?.0))
+        Ok(Self::inherit(PersistentMemory::take_over(store, name, inherited, &LAYOUT)?.0))
+    }
+
+    /// What was in a broken file when the previous process died is lost, or may be: the next sync of that file succeeds
+    /// and proves nothing.
+    fn inherit(memory: PersistentMemory) -> Self {
+        let this = Self(memory);
+        if let Some(broken) = this.broken() {
+            this.note(&(broken..=this.highest().max(this.durable_before())), true);
+            this.set_broken(None);
+        }
+        this
     }
 
     fn word(&self, at: usize) -> &AtomicU64 {
@@ -101,30 +114,49 @@ impl LostGenerations {
         self.set(HIGHEST, generation.max(self.highest()));
     }
 
+    /// Something may be in no file although it was written, from this generation on.
+    pub(super) fn set_broken(&self, from: Option<u64>) {
+        self.set(BROKEN, from.map_or(0, |from| from.max(1)));
+    }
+
+    pub(super) fn broken(&self) -> Option<u64> {
+        Some(self.get(BROKEN)).filter(|from| *from > 0)
+    }
+
     /// The highest lost generation; 0 while there is none.
     pub(super) fn last(&self) -> u64 {
         self.get(LAST_LOST)
     }
 
-    /// Notes that something of `generation` is lost, and whether that was, or may have been, in a file.
-    pub(super) fn note(&self, generation: u64, in_file: bool) {
-        let last = self.get(LAST_LOST);
-        if generation > last {
-            self.slide(last, generation);
-        } else if generation + WINDOW <= last {
-            self.set(FORGOTTEN, self.get(FORGOTTEN).max(generation));
+    /// Notes that something of each of these generations is lost, and whether that was, or may have been, in a file.
+    /// Costs a look at each word of the window at most.
+    pub(super) fn note(&self, generations: &RangeInclusive<u64>, in_file: bool) {
+        let (from, to) = (*generations.start(), *generations.end());
+        if from > to {
             return;
         }
-        for (word, mask) in masks(generation, generation) {
-            if in_file && self.get(word) & mask == 0 {
-                self.set(word + IN_FILE, self.get(word + IN_FILE) | mask);
-                // For the compiler alone: step 3 comes after step 2, as x86-64 keeps the order of stores. What hands
-                // both to writers is edge `progress`.
-                compiler_fence(SeqCst);
-            }
-            self.set(word, self.get(word) | mask);
+        let last = self.get(LAST_LOST);
+        if to > last {
+            self.slide(last, to);
         }
-        self.set(LAST_LOST, last.max(generation));
+        let last = last.max(to);
+        let begin = (last + 1).saturating_sub(WINDOW);
+        if from < begin {
+            self.set(FORGOTTEN, self.get(FORGOTTEN).max(to.min(begin - 1)));
+        }
+        if to >= begin {
+            for (word, mask) in masks(from.max(begin), to) {
+                let known = self.get(word);
+                if in_file {
+                    self.set(word + IN_FILE, self.get(word + IN_FILE) | (mask & !known));
+                    // For the compiler alone: step 3 comes after step 2, as x86-64 keeps the order of stores. What
+                    // hands both to writers is edge `progress`.
+                    compiler_fence(SeqCst);
+                }
+                self.set(word, known | mask);
+            }
+        }
+        self.set(LAST_LOST, last);
     }
 
     /// Moves the window from one that ends with `last` to one that ends with `generation`.
@@ -150,11 +182,11 @@ impl LostGenerations {
         if from > to || last == 0 {
             return false;
         }
-        let begin = (last + 1).saturating_sub(WINDOW);
-        if from < begin && from <= forgotten {
+        // Also within the window: the process may have died before the window had moved.
+        if forgotten > 0 && from <= forgotten {
             return true;
         }
-        let from = from.max(begin);
+        let from = from.max((last + 1).saturating_sub(WINDOW));
         let kind = if in_file { IN_FILE } else { 0 };
         from <= to && masks(from, to).any(|(word, mask)| self.get(word + kind) & mask != 0)
     }
@@ -176,7 +208,7 @@ mod tests {
 
     fn lost(generations: impl IntoIterator<Item = u64>) -> LostGenerations {
         let memory = LostGenerations::new().unwrap();
-        generations.into_iter().for_each(|generation| memory.note(generation, false));
+        generations.into_iter().for_each(|generation| memory.note(&(generation..=generation), false));
         memory
     }
 
@@ -193,14 +225,14 @@ mod tests {
     #[test]
     fn a_loss_that_leaves_the_window_is_never_denied() {
         let memory = lost([7, 9]);
-        memory.note(WINDOW + 8, false);
+        memory.note(&(WINDOW + 8..=WINDOW + 8), false);
         assert!(memory.are_among(&(5..=5), false), "it may be lost: 7 is behind the window");
         assert!(memory.are_among(&(9..=9), false) && !memory.are_among(&(10..=WINDOW), false));
-        memory.note(5 * WINDOW, false);
+        memory.note(&(5 * WINDOW..=5 * WINDOW), false);
         assert!(
             memory.are_among(&(WINDOW..=WINDOW), false) && !memory.are_among(&(3 * WINDOW..=5 * WINDOW - 1), false)
         );
-        memory.note(3, false);
+        memory.note(&(3..=3), false);
         assert!(memory.are_among(&(3..=3), false) && memory.are_among(&(5 * WINDOW..=5 * WINDOW), false));
         assert!(!memory.are_among(&(4 * WINDOW + 1..=5 * WINDOW - 1), false));
     }
@@ -208,13 +240,38 @@ mod tests {
     #[test]
     fn a_loss_is_of_one_kind_and_leaves_the_window_whole() {
         let memory = lost([5, 7]);
-        memory.note(6, true);
-        memory.note(7, true);
+        memory.note(&(6..=7), true);
         let kinds = |generation| [false, true].map(|in_file| memory.are_among(&(generation..=generation), in_file));
         assert_eq!([5, 6, 7, 8].map(kinds), [[true, false], [true, true], [true, false], [false, false]]);
-        memory.note(6 + WINDOW, false);
+        memory.note(&(6 + WINDOW..=6 + WINDOW), false);
         assert_eq!(kinds(6 + WINDOW), [true, false], "its bits were those of 6");
         assert_eq!(kinds(5), [true, true], "what is behind the window may be of either kind");
+    }
+
+    #[test]
+    fn a_death_while_the_window_moves_denies_no_loss() {
+        let memory = lost([7]);
+        memory.slide(7, WINDOW + 8);
+        assert!(memory.are_among(&(7..=7), false) && memory.are_among(&(0..=9), false));
+        assert!(!memory.are_among(&(8..=u64::MAX), false));
+    }
+
+    #[test]
+    fn a_range_is_noted_at_once_however_long_it_is() {
+        let memory = lost([5]);
+        memory.note(&(100..=5_099), false);
+        assert!(
+            [5, 100, 3_000, 5_099].into_iter().all(|generation| memory.are_among(&(generation..=generation), false))
+        );
+        assert!(!memory.are_among(&(6..=99), false) && !memory.are_among(&(5_100..=u64::MAX), false));
+        // More than the window holds, some of it noted already.
+        memory.note(&(0..=1 << 50), false);
+        let known = [1, 99, 1 << 40, 1 << 50];
+        assert!(known.into_iter().all(|generation| memory.are_among(&(generation..=generation), false)));
+        assert!(!memory.are_among(&((1 << 50) + 1..=u64::MAX), false));
+        #[expect(clippy::reversed_empty_ranges, reason = "it is what is tried")]
+        memory.note(&(u64::MAX..=0), false);
+        assert!(!memory.are_among(&((1 << 50) + 1..=u64::MAX), false));
     }
 
     #[test]
@@ -224,8 +281,28 @@ mod tests {
         memory.set_highest(103);
         let descriptor = memory.0.descriptor().try_clone_to_owned().unwrap();
         drop(memory);
-        let memory = LostGenerations(PersistentMemory::inherit(descriptor, &LAYOUT).unwrap());
+        let memory = LostGenerations::inherit(PersistentMemory::inherit(descriptor, &LAYOUT).unwrap());
         assert!(memory.are_among(&(101..=102), false) && !memory.are_among(&(101..=101), false));
         assert_eq!((memory.durable_before(), memory.highest()), (90, 103));
+    }
+
+    #[test]
+    fn what_was_in_a_broken_file_when_the_process_died_may_be_lost() {
+        for (broken, lost) in [(Some(5), 5..10), (Some(0), 1..10), (None, 0..0)] {
+            let memory = LostGenerations::new().unwrap();
+            memory.set_highest(9);
+            memory.set_broken(Some(3));
+            memory.set_broken(broken);
+            let mut descriptor = memory.0.descriptor().try_clone_to_owned().unwrap();
+            drop(memory);
+            // Also for the process after the next, of which it is not said again.
+            for highest in [9, 20] {
+                let memory = LostGenerations::inherit(PersistentMemory::inherit(descriptor, &LAYOUT).unwrap());
+                let known = |generation: u64| memory.are_among(&(generation..=generation), false);
+                assert!((1..=20).all(|generation| known(generation) == lost.contains(&generation)), "{highest}");
+                memory.set_highest(20);
+                descriptor = memory.0.descriptor().try_clone_to_owned().unwrap();
+            }
+        }
     }
 }

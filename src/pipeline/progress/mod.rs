@@ -97,6 +97,19 @@ impl Progress {
         self.lost.set_highest(generation);
     }
 
+    /// The reader or the syncer says that a sync has failed, and that what is in files from this generation on may not
+    /// be durable even if a later sync succeeds; None when that is settled. A next process that finds it standing notes
+    /// all of that as lost: the kernel tells of the error once.
+    pub fn set_broken(&self, from: Option<u64>) {
+        self.lost.set_broken(from);
+    }
+
+    /// What was said last.
+    #[cfg(test)]
+    pub(crate) fn broken(&self) -> Option<u64> {
+        self.lost.broken()
+    }
+
     /// The reader says that every generation below `generation` is in a file or noted as lost.
     pub fn set_persisted(&self, generation: u64) {
         self.levels.set_persisted(generation);
@@ -113,14 +126,14 @@ impl Progress {
     /// [`Progress::set_durable`] covers it.
     pub fn note_lost(&self, generation: u64) {
         let _lock = lock(&self.lost_lock);
-        self.lost.note(generation, false);
+        self.lost.note(&(generation..=generation), false);
     }
 
-    /// Notes that something of `generation` is lost that was in a file, or may have been: [`Progress::set_persisted`]
-    /// may have covered it by now.
-    pub fn note_lost_in_file(&self, generation: u64) {
+    /// Notes that something of each of these generations is lost that was in a file, or may have been:
+    /// [`Progress::set_persisted`] may have covered it by now. One step, however many they are.
+    pub fn note_lost_in_file(&self, generations: &RangeInclusive<u64>) {
         let _lock = lock(&self.lost_lock);
-        self.lost.note(generation, true);
+        self.lost.note(generations, true);
     }
 
     /// Whether something of `generation` was lost.

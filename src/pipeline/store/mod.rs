@@ -83,7 +83,7 @@ impl Store {
 
     /// A store whose syncer's jobs are done when [`Store::work`] is called, so that a test decides what comes when.
     fn open_without_syncer(options: StoreOptions, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
-        let StoreOptions { storage, on_durable } = options;
+        let StoreOptions { storage, on_durable, on_broken } = options;
         let directory = storage.directory.clone();
         let name = || directory.display().to_string();
         let failed = |error| OpenError::Directory { directory: name(), error };
@@ -101,7 +101,7 @@ impl Store {
             boot_id: stream::boot_id(),
         };
         let status = Arc::new(Status::new(directory.clone(), storage.sync));
-        let shared = Arc::new(Shared::new(stream, status, storage.clone(), limits, on_durable));
+        let shared = Arc::new(Shared::new(stream, status, storage.clone(), limits, on_durable, on_broken));
         // The new segment's name says which sequence is next, before retention may take those that said so. Without
         // room for it the first batch tries again.
         let active = Active::create(&shared, recovery.next_sequence).ok();

@@ -13,7 +13,7 @@
 //!    there, and the torn file ends for them where this one begins.
 //! 4. The torn file is cut to what is durable in it; if that is nothing, it goes.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 
 use dbuf_segment::footer::Footer;
@@ -30,7 +30,7 @@ use crate::sync::Arc;
 #[derive(Debug, Default)]
 pub(super) struct Saved {
     pub(super) events: u64,
-    pub(super) generations: HashSet<u64>,
+    pub(super) generations: BTreeSet<u64>,
 }
 
 /// Why it was not.

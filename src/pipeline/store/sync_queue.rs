@@ -15,6 +15,7 @@ mod group_commit;
 mod jobs;
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use dbuf_segment::name::Name;
@@ -92,6 +93,11 @@ pub(super) struct Tracked {
 }
 
 impl Tracked {
+    /// The generation of the first batch in it that is not durable, or of the next one.
+    fn first_not_durable(&self) -> u64 {
+        self.dirty.map_or(self.end.generation, |dirty| dirty.generation)
+    }
+
     /// The length of a complete file, its footer included.
     pub(super) fn ended_bytes(&self) -> u64 {
         self.end.offset + self.footer.len() as u64
@@ -121,14 +127,21 @@ struct SyncQueue {
     retain_due: bool,
     retry: Duration,
     retry_at: Option<Instant>,
+    /// The first generation that may be in a broken file of which it is not told yet what became of it.
+    broken_from: Option<u64>,
     stop: Stop,
 }
+
+/// See [`StoreOptions`](super::StoreOptions).
+type OnDurable = Box<dyn Fn(Durable) + Send + Sync>;
+type OnBroken = Box<dyn Fn(Option<u64>) + Send + Sync>;
 
 /// What both threads share.
 pub(super) struct Shared {
     pub(super) stream: Stream,
     pub(super) status: Arc<Status>,
-    on_durable: Box<dyn Fn(Durable) + Send + Sync>,
+    on_durable: OnDurable,
+    on_broken: OnBroken,
     queue: Mutex<SyncQueue>,
     work: Condvar,
 }
@@ -165,7 +178,8 @@ impl Shared {
         status: Arc<Status>,
         storage: Storage,
         limits: Limits,
-        on_durable: Box<dyn Fn(Durable) + Send + Sync>,
+        on_durable: OnDurable,
+        on_broken: OnBroken,
     ) -> Self {
         let queue = SyncQueue {
             files: VecDeque::new(),
@@ -179,9 +193,10 @@ impl Shared {
             retain_due: true,
             retry: RETRY_MIN,
             retry_at: None,
+            broken_from: None,
             stop: Stop::No,
         };
-        Self { stream, status, on_durable, queue: Mutex::new(queue), work: Condvar::new() }
+        Self { stream, status, on_durable, on_broken, queue: Mutex::new(queue), work: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, SyncQueue> {
@@ -294,7 +309,9 @@ impl Shared {
 
     /// A sync of the reader thread has failed: what the file held before stays, the rest does not count.
     pub(super) fn broke(&self, id: u64) {
-        if let Some(tracked) = self.lock().file(id) {
+        let mut queue = self.lock();
+        self.tell_broken(&mut queue, id);
+        if let Some(tracked) = queue.file(id) {
             (tracked.writing, tracked.phase) = (false, Phase::Broken);
         }
         self.work.notify_one();
@@ -365,9 +382,27 @@ impl Shared {
 
     /// A sync has failed (invariant 1).
     pub(super) fn sync_failed(&self, id: u64) {
-        if let Some(file) = self.lock().file(id) {
+        let mut queue = self.lock();
+        self.tell_broken(&mut queue, id);
+        if let Some(file) = queue.file(id) {
             file.phase = Phase::Broken;
         }
+    }
+
+    /// Tells of a file whose sync has failed: what is in it, or was just written to it, may be in no file after a loss
+    /// of power, although all later syncs succeed.
+    fn tell_broken(&self, queue: &mut SyncQueue, id: u64) {
+        let Some(first) = queue.file(id).map(|tracked| tracked.first_not_durable()) else { return };
+        queue.broken_from = Some(queue.broken_from.map_or(first, |from| from.min(first)));
+        (self.on_broken)(queue.broken_from);
+    }
+
+    /// It is told what became of all files that were repaired.
+    pub(super) fn told_repaired(&self) {
+        let mut queue = self.lock();
+        let broken = queue.files.iter().filter(|tracked| tracked.phase == Phase::Broken);
+        queue.broken_from = broken.map(Tracked::first_not_durable).min();
+        (self.on_broken)(queue.broken_from);
     }
 
     /// A closed file has its last name, or keeps its old one because it could not be renamed.
@@ -435,7 +470,7 @@ impl Shared {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Lost {
     pub(super) events: u64,
-    pub(super) generations: Vec<u64>,
+    pub(super) generations: Vec<RangeInclusive<u64>>,
 }
 
 impl SyncQueue {

@@ -19,9 +19,6 @@ use super::sync_queue::{Job, Lost, Shared, Tracked};
 use super::{repair, retain};
 use crate::options::SyncPolicy;
 
-/// The most generations that are named as lost at once.
-const LOST_NAMED_MAX: usize = 4096;
-
 /// The thread.
 pub(super) fn run(shared: &Shared) {
     while perform(shared, shared.next_job()) {}
@@ -122,6 +119,7 @@ fn repair(shared: &Shared, tracked: &Tracked) {
             }
             let (events, lost) = saved.map_or((0, Lost::default()), |saved| (saved.events, lost(tracked, &saved)));
             shared.tell(events, start.elapsed(), lost);
+            shared.told_repaired();
         }
         Err(repair::Failure { name, error }) => {
             shared.repair_failed(tracked.id, name);
@@ -136,7 +134,13 @@ fn lost(tracked: &Tracked, saved: &repair::Saved) -> Lost {
     if events == 0 {
         return Lost::default();
     }
-    let first = tracked.dirty.map_or(tracked.end.generation, |dirty| dirty.generation);
-    let generations = (first..tracked.end.generation).filter(|generation| !saved.generations.contains(generation));
-    Lost { events, generations: generations.take(LOST_NAMED_MAX).collect() }
+    let mut next = tracked.dirty.map_or(tracked.end.generation, |dirty| dirty.generation);
+    let mut generations = Vec::new();
+    for &is_there in saved.generations.iter().chain([&tracked.end.generation]) {
+        if next < is_there {
+            generations.push(next..=is_there - 1);
+        }
+        next = is_there + 1;
+    }
+    Lost { events, generations }
 }

@@ -61,7 +61,7 @@ impl Bench {
             told.0.lock().unwrap().push(durable);
             told.1.notify_all();
         });
-        let options = StoreOptions { storage: self.storage.clone(), on_durable };
+        let options = StoreOptions { storage: self.storage.clone(), on_durable, on_broken: Box::new(|_| ()) };
         Store::open(options, Arc::new(self.disk.clone())).unwrap()
     }
 
@@ -127,7 +127,8 @@ fn what_was_appended_is_read_back_in_the_order_of_acceptance() {
 fn a_second_store_on_the_same_directory_is_refused_and_names_the_first() {
     let bench = Bench::new(SyncPolicy::Never);
     let (_store, _) = bench.open();
-    let options = StoreOptions { storage: storage(bench.path()), on_durable: Box::new(|_| {}) };
+    let options =
+        StoreOptions { storage: storage(bench.path()), on_durable: Box::new(|_| {}), on_broken: Box::new(|_| ()) };
     let Err(OpenError::Held { pid, .. }) = Store::open(options, Arc::new(RealDisk)) else { panic!("two stores") };
     assert_eq!(pid, std::process::id());
 }
@@ -382,7 +383,7 @@ fn what_a_failed_sync_has_forgotten_is_counted_as_lost_and_its_sequences_are_not
     append(&mut store, &batch(3)).unwrap();
     store.request_sync(4, 1);
     let lost = bench.told.wait_for(4).pop().unwrap();
-    assert_eq!((lost.events, lost.lost_events, lost.lost_generations), (0, 6, vec![2, 3]));
+    assert_eq!((lost.events, lost.lost_events, lost.lost_generations), (0, 6, vec![2..=3]));
     assert_eq!(store.status().snapshot().state, Condition::Ok);
     append(&mut store, &batch(4)).unwrap();
     store.close().unwrap();
@@ -390,6 +391,61 @@ fn what_a_failed_sync_has_forgotten_is_counted_as_lost_and_its_sequences_are_not
     assert_eq!(all[..3], expected(1));
     assert_eq!(all[3], "gap 4..9");
     assert_eq!(all[4..], expected(4)[9..]);
+}
+
+#[test]
+fn a_failed_sync_is_told_at_once_and_settled_when_all_is_in_another_file_or_lost() {
+    for (sync, forgets) in [SyncPolicy::Interval(Duration::from_secs(3600)), SyncPolicy::Batch]
+        .into_iter()
+        .flat_map(|sync| [(sync, false), (sync, true)])
+    {
+        let bench = Bench::new(sync);
+        let (steps, its) = (Arc::new(Mutex::new(Vec::new())), Arc::clone(&bench.told));
+        let on_broken = Box::new({
+            let steps = Arc::clone(&steps);
+            // With how many losses were told by then.
+            move |from| {
+                steps.lock().unwrap().push((from, its.0.lock().unwrap().iter().filter(|d| d.lost_events > 0).count()))
+            }
+        });
+        let told = Arc::clone(&bench.told);
+        let on_durable = Box::new(move |durable| {
+            told.0.lock().unwrap().push(durable);
+            told.1.notify_all();
+        });
+        let options = StoreOptions { storage: bench.storage.clone(), on_durable, on_broken };
+        let (mut store, _) = Store::open(options, Arc::new(bench.disk.clone())).unwrap();
+        append(&mut store, &batch(1)).unwrap();
+        store.request_sync(2, 1);
+        bench.told.wait_for(2);
+        bench.disk.faults().forgets = forgets;
+        bench.disk.faults().fail_syncs = vec![2];
+        append_at_last(&mut store, &batch(2));
+        store.request_sync(3, 1);
+        bench.told.wait_for(3);
+        store.close().unwrap();
+        let losses = usize::from(forgets && sync != SyncPolicy::Batch);
+        assert_eq!(*steps.lock().unwrap(), [(Some(2), 0), (None, losses)], "{sync:?}, {forgets}");
+    }
+}
+
+#[test]
+fn each_generation_that_a_failed_sync_has_forgotten_is_named_however_many_there_are() {
+    let mut bench = Bench::new(SyncPolicy::Interval(Duration::from_secs(3600)));
+    bench.storage.segment_bytes = 64 << 20;
+    let (mut store, _) = bench.open();
+    bench.disk.faults().forgets = true;
+    bench.disk.faults().fail_syncs = vec![1];
+    let last = 5_000;
+    for generation in 1..=last {
+        append(&mut store, &batch(generation)).unwrap();
+    }
+    store.request_sync(last + 1, 1);
+    let told = bench.told.wait_for(last + 1);
+    assert_eq!(told.iter().map(|durable| durable.lost_events).sum::<u64>(), 3 * last);
+    let lost: Vec<_> = told.into_iter().flat_map(|durable| durable.lost_generations).collect();
+    assert_eq!(lost, [1..=last]);
+    store.close().unwrap();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Input and output: plain values. Any thread. Failures: none; the errors here are those of the store.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use dbuf_segment::format::BatchHeader;
@@ -50,6 +51,10 @@ pub struct StoreOptions {
     pub storage: Storage,
     /// Called when batches have become durable: by the syncer thread, or by the reader thread with `sync = "batch"`.
     pub on_durable: Box<dyn Fn(Durable) + Send + Sync>,
+    /// Called when a sync has failed, before anything else is done about it, and when what that concerned is durable or
+    /// lost: the first generation that may be in a file whose sync has failed, None if there is no such file. By either
+    /// thread, while it holds a lock: it must not wait.
+    pub on_broken: Box<dyn Fn(Option<u64>) + Send + Sync>,
 }
 
 /// Word of what is durable.
@@ -64,7 +69,7 @@ pub struct Durable {
     /// Events that were persisted, were not durable, and cannot be read back from a disk whose sync failed.
     pub lost_events: u64,
     /// Generations that these may have been in.
-    pub lost_generations: Vec<u64>,
+    pub lost_generations: Vec<RangeInclusive<u64>>,
 }
 
 /// What an append did.

@@ -147,7 +147,7 @@ fn after_a_death_a_failed_sync_is_counted_for_what_was_in_the_file_alone() {
     let mut harness = RingHarness::stored(&manager.store());
     let first = publish_and_lose(&mut harness, &mut manager, 4);
     harness.die(&manager.store(), manager.left_rings());
-    (first..first + 10).for_each(|generation| harness.progress().note_lost_in_file(generation));
+    harness.progress().note_lost_in_file(&(first..=first + 9));
     harness.durable_before(1 << 40);
     assert_eq!(texts(&mut harness).len(), 0);
     let memory = harness.client_memory();

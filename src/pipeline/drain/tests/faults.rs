@@ -239,6 +239,48 @@ fn a_batch_that_is_given_up_while_a_sync_is_under_way_is_done_with_that_sync() {
 }
 
 #[test]
+fn where_what_was_written_before_the_start_cannot_be_synced_clients_are_told_so_at_once() {
+    let disk = SimDisk::default();
+    let trouble = Trouble::new(Verdict::Fail(Errno::EIO), 1, |call| call.operation == Operation::SyncDirectory);
+    disk.watch(Some(Arc::clone(&trouble) as Arc<dyn Watch>));
+    // After a year of a version that had not said what was durable.
+    let first = 1 << 34;
+    let counters = Arc::new(Counters::new(1).unwrap());
+    let progress = Progress::new(1).unwrap();
+    let rig = Rig::going_on(Arc::new(disk.clone()), counters, progress, first, |_| ());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while rig.progress.durable_before() < first {
+        assert!(Instant::now() < deadline, "a client that waits hears nothing");
+        thread::yield_now();
+    }
+    assert_eq!(trouble.met.load(Relaxed), 1);
+    assert!([1, 1 << 30, first - 1].into_iter().all(|generation| rig.progress.was_lost(generation)));
+    assert!(!rig.progress.was_lost(first));
+    settle(rig, &disk, 0, "sync of what was before");
+}
+
+#[test]
+fn a_failed_sync_stands_in_progress_until_what_it_concerned_is_in_another_file() {
+    let disk = SimDisk::default();
+    let mut rig = rig(&disk, WhenFull::Wait, SyncPolicy::Interval(Duration::ZERO));
+    let trouble = Trouble::new(Verdict::Fail(Errno::EIO), 0, |call| call.operation == Operation::Sync);
+    disk.watch(Some(Arc::clone(&trouble) as Arc<dyn Watch>));
+    let first = rig.publish(b"0");
+    let wait_until = |broken: Option<u64>| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while rig.progress.broken() != broken {
+            assert!(Instant::now() < deadline, "{:?}", rig.progress.broken());
+            thread::yield_now();
+        }
+    };
+    wait_until(Some(first));
+    trouble.is_over.store(true, Relaxed);
+    rig.ask(ReaderCommand::Sync).unwrap();
+    wait_until(None);
+    assert_eq!(settle(rig, &disk, 1, "a broken file"), 0);
+}
+
+#[test]
 fn a_write_that_blocks_for_a_minute_is_a_stall_that_shows_and_costs_nothing() {
     let disk = SimDisk::default();
     let mut rig = rig(&disk, WhenFull::Drop, SyncPolicy::Never);

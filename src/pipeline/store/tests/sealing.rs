@@ -5,7 +5,8 @@ use super::*;
 impl Bench {
     /// A store whose syncer's jobs are done by [`Bench::end_first`].
     fn open_without_syncer(&self) -> Store {
-        let options = StoreOptions { storage: self.storage.clone(), on_durable: Box::new(|_| {}) };
+        let options =
+            StoreOptions { storage: self.storage.clone(), on_durable: Box::new(|_| {}), on_broken: Box::new(|_| ()) };
         Store::open_without_syncer(options, Arc::new(self.disk.clone())).unwrap().0
     }
 

@@ -147,10 +147,10 @@ impl World {
             move |durable: Durable| {
                 let mut facts = facts.lock().unwrap();
                 facts.durable_before = facts.durable_before.max(durable.before_generation);
-                facts.lost.extend(durable.lost_generations);
+                facts.lost.extend(durable.lost_generations.into_iter().flatten());
             }
         });
-        let options = StoreOptions { storage: storage.clone(), on_durable };
+        let options = StoreOptions { storage: storage.clone(), on_durable, on_broken: Box::new(|_| ()) };
         let (store, _) = Store::open_without_syncer(options, Arc::new(disk.clone())).unwrap();
         let world = Arc::new(Self {
             shared: Arc::clone(&store.shared),
@@ -314,7 +314,7 @@ impl Watch for World {
 
 /// Opens a store on the disk, with no thread behind it.
 pub(super) fn reopen(disk: &SimDisk, home: &Path) -> (Store, Recovery) {
-    let options = StoreOptions { storage: storage(home), on_durable: Box::new(|_| {}) };
+    let options = StoreOptions { storage: storage(home), on_durable: Box::new(|_| {}), on_broken: Box::new(|_| ()) };
     Store::open_without_syncer(options, Arc::new(disk.clone())).expect("recovery never refuses")
 }
 
