@@ -12,7 +12,7 @@
 //! ```text
 //! offset 0       head: magic 8, version 4, bytes a place 4, CRC-32C of these 4
 //! offset 4096    place 0, then place 1 ...; the file is sparse
-//!   0            peer: CRC-32C 4, length 4, pid 4, uid 4, gid 4, length of command 4, command, unit
+//!   0            peer: CRC-32C 4, length 2, listener's kind 2, pid 4, uid 4, gid 4, length of command 4, command, unit
 //!   1024         one mark
 //!   half         another mark; they are written in turn, and the later one that is whole counts
 //!
@@ -139,10 +139,10 @@ impl ReadPositions {
         self.0.as_fd()
     }
 
-    /// A new connection, of which nothing has been read.
-    pub(crate) fn begin(&self, index: u32, peer: &Identity) -> io::Result<()> {
+    /// A new connection from a listener of this kind, of which nothing has been read.
+    pub(crate) fn begin(&self, index: u32, kind: u16, peer: &Identity) -> io::Result<()> {
         let length = peer.comm.len() + peer.unit.len();
-        let numbers = [length as u32, peer.pid, peer.uid, peer.gid, peer.comm.len() as u32];
+        let numbers = [u32::from(kind) << 16 | length as u32, peer.pid, peer.uid, peer.gid, peer.comm.len() as u32];
         // The head of a mark is among these bytes, as zeros; that of the other has a place of its own.
         let mut bytes = [0; POSITION_AT + POSITION_HEAD_BYTES];
         for (at, number) in (4..).step_by(4).zip(numbers) {
@@ -207,16 +207,17 @@ impl ReadPositions {
     pub(crate) fn read(&self, index: u32) -> FoundPosition {
         let mut bytes = [0; POSITION_AT];
         let peer = self.0.read_exact_at(&mut bytes, slot(index)).ok().and_then(|()| decode_peer(&bytes));
-        let Some(peer) = peer else {
-            return FoundPosition { peer: Identity::default(), position: InheritedPosition::Unknown, read: 0, turn: 0 };
+        let Some((kind, peer)) = peer else {
+            let (kind, peer) = (0, Identity::default());
+            return FoundPosition { kind, peer, position: InheritedPosition::Unknown, read: 0, turn: 0 };
         };
-        let found = |position| FoundPosition { peer: peer.clone(), position, read: 0, turn: 0 };
+        let found = |position| FoundPosition { kind, peer: peer.clone(), position, read: 0, turn: 0 };
         // One that is damaged is the one that was being written; what it was to say is in a receive buffer.
         match [0, 1].map(|turn| self.read_at(index, turn)) {
             [Err(KIND_UNDECIDED), Err(KIND_UNDECIDED)] => found(InheritedPosition::LostHandshake),
             [Err(_), Err(_)] => found(InheritedPosition::Lost),
             positions => match positions.into_iter().flatten().flatten().max_by_key(|position| position.turn) {
-                Some(Decoded { position, read, turn }) => FoundPosition { peer, position, read, turn },
+                Some(Decoded { position, read, turn }) => FoundPosition { kind, peer, position, read, turn },
                 None => found(InheritedPosition::LineStart),
             },
         }
@@ -243,6 +244,8 @@ impl ReadPositions {
 /// What stands at a place.
 #[derive(Debug)]
 pub(crate) struct FoundPosition {
+    /// The kind of listener that it came from.
+    pub(crate) kind: u16,
     pub(crate) peer: Identity,
     pub(crate) position: InheritedPosition,
     /// The read that the position includes.
@@ -284,14 +287,16 @@ fn long(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-fn decode_peer(bytes: &[u8]) -> Option<Identity> {
-    let (length, comm) = (number(bytes, 4) as usize, number(bytes, 20) as usize);
+fn decode_peer(bytes: &[u8]) -> Option<(u16, Identity)> {
+    let (kind, length) = ((number(bytes, 4) >> 16) as u16, number(bytes, 4) as usize & 0xffff);
+    let comm = number(bytes, 20) as usize;
     let text = bytes.get(PEER_HEAD_BYTES..PEER_HEAD_BYTES.checked_add(length)?)?;
     if crc32c(&bytes[4..PEER_HEAD_BYTES + length]) != number(bytes, 0) || comm > length {
         return None;
     }
     let (pid, uid, gid) = (number(bytes, 8), number(bytes, 12), number(bytes, 16));
-    Some(Identity { pid, uid, gid, comm: text[..comm].into(), unit: text[comm..].into(), ..Identity::default() })
+    let (comm, unit) = text.split_at(comm);
+    Some((kind, Identity { pid, uid, gid, comm: comm.into(), unit: unit.into(), ..Identity::default() }))
 }
 
 const KIND_UNDECIDED: u8 = 1;

@@ -74,6 +74,8 @@ pub struct InheritedConnections {
 #[derive(Debug)]
 pub struct InheritedConnection {
     pub(crate) stored: StoredConnection,
+    /// The kind of listener that it came from.
+    pub(crate) kind: u16,
     pub(crate) identity: Identity,
     pub(crate) position: InheritedPosition,
     /// The read that the position includes.
@@ -94,6 +96,7 @@ pub(crate) struct StoredConnection {
 struct Slot {
     all: Arc<StoredConnections>,
     index: u32,
+    kind: u16,
     /// systemd has the connection; else it is only noted.
     is_in_store: bool,
     /// The record may be there.
@@ -156,10 +159,11 @@ impl StoredConnections {
         let all = Arc::new(Self { store, read_positions, slots, slots_max, unkept: AtomicU64::new(0) });
         kept_twice.into_iter().for_each(|index| all.let_go(index));
         let inherit = |(index, socket, is_in_store): (u32, OwnedFd, bool)| {
-            let FoundPosition { peer, position, read, turn } = all.read_positions.read(index);
+            let FoundPosition { kind, peer, position, read, turn } = all.read_positions.read(index);
             let slot = Slot {
                 all: Arc::clone(&all),
                 index,
+                kind,
                 is_in_store,
                 has_record: true,
                 pages: PAGES_UNKNOWN,
@@ -168,20 +172,21 @@ impl StoredConnections {
                 turn,
             };
             let stored = StoredConnection { socket, was_stored: is_in_store, slot: Some(slot) };
-            InheritedConnection { stored, identity: peer, position, read }
+            InheritedConnection { stored, kind, identity: peer, position, read }
         };
         let inherited = connections.into_iter().map(inherit).collect();
         Ok((all, inherited))
     }
 
-    /// Keeps a new connection. One that finds no room is served all the same, and ends with this process.
-    pub(crate) fn keep(self: &Arc<Self>, socket: OwnedFd, identity: &Identity) -> StoredConnection {
+    /// Keeps a new connection from a listener of this kind. One that finds no room is served all the same, and ends
+    /// with this process.
+    pub(crate) fn keep(self: &Arc<Self>, kind: u16, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         let slot = self.take_slot().ok_or(Unkept::NoRoom(self.slots_max)).and_then(|index| {
             // Before systemd has it: the next process must never find what an earlier connection left here.
-            let begun = self.read_positions.begin(index, identity).map_err(Unkept::NoMemory);
+            let begun = self.read_positions.begin(index, kind, identity).map_err(Unkept::NoMemory);
             let put = begun.and_then(|()| Ok(self.store.put(&name_of(index), socket.as_fd())?));
             match put {
-                Ok(()) => Ok(self.slot(index, true)),
+                Ok(()) => Ok(self.slot(index, kind, true)),
                 Err(error) => {
                     self.slots().free.push(index);
                     Err(error)
@@ -196,21 +201,22 @@ impl StoredConnections {
 
     /// Notes whose a new connection is whose peer has said everything. Of one that finds no slot, what is read ends
     /// with this process.
-    pub(crate) fn note(self: &Arc<Self>, socket: OwnedFd, identity: &Identity) -> StoredConnection {
+    pub(crate) fn note(self: &Arc<Self>, kind: u16, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         let slot = self.take_slot().and_then(|index| {
-            if self.read_positions.begin(index, identity).is_err() {
+            if self.read_positions.begin(index, kind, identity).is_err() {
                 self.slots().free.push(index);
                 return None;
             }
-            Some(self.slot(index, false))
+            Some(self.slot(index, kind, false))
         });
         StoredConnection { socket, was_stored: false, slot }
     }
 
-    fn slot(self: &Arc<Self>, index: u32, is_in_store: bool) -> Slot {
+    fn slot(self: &Arc<Self>, index: u32, kind: u16, is_in_store: bool) -> Slot {
         Slot {
             all: Arc::clone(self),
             index,
+            kind,
             is_in_store,
             has_record: true,
             pages: 0,
@@ -312,8 +318,8 @@ impl StoredConnection {
     /// Its peer's names, learned since it was kept; nothing has been read of it yet. Without them the next process
     /// knows the numbers.
     pub(crate) fn note_names(&self, identity: &Identity) {
-        if let Some(Slot { all, index, .. }) = &self.slot {
-            let _ = all.read_positions.begin(*index, identity);
+        if let Some(Slot { all, index, kind, .. }) = &self.slot {
+            let _ = all.read_positions.begin(*index, *kind, identity);
         }
     }
 

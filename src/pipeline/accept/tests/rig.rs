@@ -29,7 +29,7 @@ use crate::sys::fdstore::FdStore;
 /// What rings may take.
 const LIMITS: RingLimits = RingLimits { rings: 4, bytes: 1 << 20 };
 /// A test that waits longer than this has failed.
-const TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An event as it came out of the buffer, its pieces joined.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! Connections that outlive their daemon: one life ends, and the next goes on.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{ErrorKind, Read as _, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::Arc;
 
-use super::rig::{Got, Plan, Rig, Seen};
+use super::rig::{Got, Plan, Rig, Seen, TIMEOUT};
 use super::{assert_ended, event, frame, hello, is_durable, replies};
 use crate::pipeline::accept::ListenerKind;
 use crate::pipeline::accept::connection::Connection;
@@ -125,6 +125,27 @@ fn clients_that_say_all_at_once_and_leave_are_no_work_for_the_manager() {
     assert_eq!(rig.stop().events.len(), 100);
 }
 
+#[test]
+fn a_connection_from_a_kind_of_listener_that_is_not_known_is_ended_and_not_read_as_text() {
+    let mut manager = Manager::new();
+    let pairs = [0, 7].map(|kind| (kind, UnixStream::pair().unwrap()));
+    let (connections, _) = manager.next_process(16);
+    let [mut known, mut unknown] = pairs.map(|(kind, (mut client, ours))| {
+        drop(connections.keep(kind, ours.into(), &Identity::default()));
+        client.write_all(b"line\n").unwrap();
+        client
+    });
+    drop(connections);
+    let rig = Rig::under(&mut manager, &plan(), Seen::default());
+    // A reset, since what it had sent was not read.
+    unknown.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let end = unknown.read(&mut [0; 8]).map_err(|error| error.kind());
+    assert!(matches!(end, Ok(0) | Err(ErrorKind::ConnectionReset)), "its client sees the end: {end:?}");
+    known.write_all(b"more\n").unwrap();
+    rig.wait_for_events(2);
+    assert_eq!(rig.stop().texts(), ["line", "more"]);
+}
+
 // ---- what was just being read ----
 
 /// A first life that reads `read` of a connection in one go, has published this many events of it, and dies; then
@@ -134,7 +155,7 @@ fn died_in_a_read(position: &ReadPosition<'_>, read: &[u8], published: u64, writ
     let (mut client, ours) = UnixStream::pair().unwrap();
     {
         let (connections, _) = manager.next_process(16);
-        let mut stored = connections.keep(ours.into(), &Identity::default());
+        let mut stored = connections.keep(0, ours.into(), &Identity::default());
         assert!(stored.note_position(position, 1));
         let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new()).unwrap();
         let receive_buffer = &mut receive_buffers[0].own;
@@ -218,7 +239,7 @@ fn a_read_that_the_position_includes_is_not_published_again() {
     let (mut client, ours) = UnixStream::pair().unwrap();
     {
         let (connections, _) = manager.next_process(16);
-        let mut stored = connections.keep(ours.into(), &Identity::default());
+        let mut stored = connections.keep(0, ours.into(), &Identity::default());
         let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new()).unwrap();
         let (receive_buffer, place) = (&mut receive_buffers[0].own, stored.slot().unwrap());
         client.write_all(b"one\nha").unwrap();
@@ -252,7 +273,7 @@ fn died_in_the_read_of_all(said: &[u8], published: u64) -> Vec<(String, u32)> {
         stream.write_all(said).unwrap();
         drop(stream);
         let (connections, _) = manager.next_process(16);
-        let stored = connections.note(ours.into(), &client);
+        let stored = connections.note(0, ours.into(), &client);
         let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new()).unwrap();
         let receive_buffer = &mut receive_buffers[0].own;
         let (read_progress, place) = (Arc::clone(&receive_buffer.read_progress), stored.slot().unwrap());
@@ -321,7 +342,7 @@ fn died_in_a_step(
     let (mut client, ours) = UnixStream::pair().unwrap();
     {
         let (connections, _) = manager.next_process(16);
-        let mut stored = connections.keep(ours.into(), &Identity::default());
+        let mut stored = connections.keep(0, ours.into(), &Identity::default());
         assert!(stored.note_position(position, 1) && stored.note_position(position, 2));
         let receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new()).unwrap();
         let read_progress = &receive_buffers[0].own.read_progress;
@@ -398,7 +419,7 @@ impl Reading {
         let mut manager = Manager::new();
         let (client, ours) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let stored = manager.next_process(16).0.keep(ours.into(), &Identity::default());
+        let stored = manager.next_process(16).0.keep(0, ours.into(), &Identity::default());
         let receive_buffer = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new()).unwrap().remove(0).own;
         let options = Options { capacity_bytes: 1 << 20, chunk_bytes: 64 << 10, writers_max: 1 };
         let (buffer, reader) = DoubleBuffer::new(&options).unwrap();
@@ -472,8 +493,8 @@ fn what_is_unfinished_of_a_connection_that_ends_is_left_out_before_its_slot_can_
     let (mut framed, other_socket) = UnixStream::pair().unwrap();
     {
         let (connections, _) = manager.next_process(16);
-        let of_text = connections.keep(its_socket.into(), &Identity::default());
-        let mut of_framed = connections.keep(other_socket.into(), &Identity::default());
+        let of_text = connections.keep(0, its_socket.into(), &Identity::default());
+        let mut of_framed = connections.keep(0, other_socket.into(), &Identity::default());
         text.write_all(&b"line\n".repeat(30_000)).unwrap();
         framed.write_all(&[hello(1, Level::Durable), event(1, b"framed")].concat()).unwrap();
         let mut receive_buffers = ReceiveBuffers::take_over(2, Some(&manager.store()), Vec::new()).unwrap();

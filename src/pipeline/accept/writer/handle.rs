@@ -99,15 +99,15 @@ impl Writers {
     /// Stores a new connection for the next process, if that could resume it and where that is possible.
     pub(crate) fn keep(&self, kind: ListenerKind, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         match &self.stored {
-            Some(stored) if kind.is_resumable(&socket) => stored.keep(socket, identity),
+            Some(stored) if kind.is_resumable(&socket) => stored.keep(kind as u16, socket, identity),
             _ => StoredConnection::unstored(socket),
         }
     }
 
     /// Notes the peer of a new connection that has sent everything, where that is possible.
-    pub(crate) fn note(&self, socket: OwnedFd, identity: &Identity) -> StoredConnection {
+    pub(crate) fn note(&self, kind: ListenerKind, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         match &self.stored {
-            Some(stored) => stored.note(socket, identity),
+            Some(stored) => stored.note(kind as u16, socket, identity),
             None => StoredConnection::unstored(socket),
         }
     }

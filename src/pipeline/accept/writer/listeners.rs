@@ -14,13 +14,14 @@ use crate::pipeline::accept::connection::protocol::Protocol;
 use crate::pipeline::accept::datagram::Datagrams;
 use crate::sync::Arc;
 
-/// What a socket carries.
+/// What a socket carries. The number of a kind is stored with its connections, for the next process, so it stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
 pub enum ListenerKind {
     /// Connections whose first bytes decide: text (lines, priorities, syslog) or the framed protocol.
-    Stream,
+    Stream = 0,
     /// Datagrams: plain bytes or syslog.
-    Datagram,
+    Datagram = 1,
 }
 
 /// A socket that events come in by.
@@ -93,6 +94,11 @@ impl Listeners {
 }
 
 impl ListenerKind {
+    /// The kind of this number whose connections are stored; None if there is none.
+    pub(super) fn of_stored(number: u16) -> Option<Self> {
+        [Self::Stream].into_iter().find(|kind| *kind as u16 == number)
+    }
+
     fn has_connections(self) -> bool {
         self != Self::Datagram
     }

@@ -78,7 +78,7 @@ impl WriterThread {
 
     /// Watches a connection of the previous process, from where it stood.
     fn take_in(&mut self, inherited: InheritedConnection) {
-        let InheritedConnection { stored, identity: noted, position, .. } = inherited;
+        let InheritedConnection { stored, kind, identity: noted, mut position, .. } = inherited;
         // The kernel still knows who connected; command and unit only as long as that process lives. Of a connection
         // that was only noted, it knows nothing any more.
         let mut identity = peer::of_stream(&stored.socket);
@@ -87,8 +87,12 @@ impl WriterThread {
             identity = noted;
         }
         self.writers.count_connection(self.index);
-        // What is stored had been accepted from a stream socket.
-        let protocol = ListenerKind::Stream.first_protocol(&self.writers.shared);
+        // Of a kind that this version does not know it cannot be resumed, whatever its position says.
+        let known = ListenerKind::of_stored(kind);
+        if known.is_none() {
+            position = InheritedPosition::Unknown;
+        }
+        let protocol = known.unwrap_or(ListenerKind::Stream).first_protocol(&self.writers.shared);
         let Some(index) = self.admit(Newcomer { stored, identity, protocol }) else { return };
         if let Some(connection) = &mut self.connections[index as usize] {
             let next = connection.resume(position, &mut self.context);

@@ -232,7 +232,7 @@ impl WriterThread {
             self.assign(Newcomer { stored, identity, protocol });
             return Ok(());
         }
-        let stored = self.writers.note(socket, &identity);
+        let stored = self.writers.note(kind, socket, &identity);
         self.writers.count_connection(self.index);
         if let Some(index) = self.admit(Newcomer { stored, identity, protocol }) {
             if let Some(connection) = &mut self.connections[index as usize] {

@@ -46,7 +46,7 @@ fn where_each_connection_stood_is_found_again() {
         ),
     ];
     for (index, (position, expected)) in (0..).zip(&positions) {
-        read_positions.begin(index, &identity(index)).unwrap();
+        read_positions.begin(index, 0, &identity(index)).unwrap();
         assert_eq!(
             found(&read_positions, index),
             (identity(index), InheritedPosition::LineStart, 0),
@@ -72,7 +72,7 @@ fn a_position_whose_writing_was_cut_leaves_the_one_before() {
     // Turns are written to the two halves of a place.
     let [of_even, of_odd] = [4096 + 1024, 4096 + 1024 + (1 << 20) + (64 << 10)];
     for byte in 0..116 {
-        read_positions.begin(0, &identity(1)).unwrap();
+        read_positions.begin(0, 0, &identity(1)).unwrap();
         read_positions.write(0, &after, 6, 1, 0).unwrap();
         flip(of_odd + byte);
         assert_eq!(
@@ -113,7 +113,7 @@ fn memory_that_a_long_line_took_is_given_back() {
     let taken = || {
         std::fs::File::from(read_positions.memory().try_clone_to_owned().unwrap()).metadata().unwrap().blocks() * 512
     };
-    read_positions.begin(3, &identity(3)).unwrap();
+    read_positions.begin(3, 0, &identity(3)).unwrap();
     let before = taken();
     let mut pages = 1;
     for turn in 1..=2 {
@@ -133,10 +133,10 @@ fn the_next_process_gets_the_same_connections_and_what_their_peers_sent_meanwhil
     let (store, none) = manager.next_process(10);
     assert!(none.is_empty());
     let (mut first, ours) = pair();
-    let mut stored = store.keep(ours, &identity(1));
+    let mut stored = store.keep(0, ours, &identity(1));
     assert!(stored.note_position(&ReadPosition::Text { open_line: None, carry: b"half" }, 3));
     let (mut second, ours) = pair();
-    let other = store.keep(ours, &identity(2));
+    let other = store.keep(0, ours, &identity(2));
     assert_eq!((manager.names().join(" "), store.stored()), ("bookmarks c0 c1".to_owned(), 2));
     // It dies. What is sent now is in the kernel, and stays there although the sender leaves.
     drop((stored, other, store));
@@ -164,10 +164,10 @@ fn a_place_is_given_away_again_only_after_it_was_given_back_however_busy_systemd
     // More than the manager's queue holds while it does not read.
     for round in 0..400 {
         let (_client, ours) = pair();
-        store.keep(ours, &identity(round)).close();
+        store.keep(0, ours, &identity(round)).close();
     }
     let (client, ours) = pair();
-    let last = store.keep(ours, &identity(9));
+    let last = store.keep(0, ours, &identity(9));
     assert!(last.is_stored());
     // The manager itself asserts that no name is given away twice.
     while store.store.waiting() > 0 {
@@ -184,9 +184,9 @@ fn a_connection_beyond_the_room_is_served_and_counted_and_ends_with_its_process(
     let mut manager = Manager::new();
     let (store, _) = manager.next_process(2);
     let (_one, ours) = pair();
-    let stored = store.keep(ours, &identity(1));
+    let stored = store.keep(0, ours, &identity(1));
     let (mut two, ours) = pair();
-    let not = store.keep(ours, &identity(2));
+    let not = store.keep(0, ours, &identity(2));
     assert_eq!((stored.is_stored(), not.is_stored(), store.unkept()), (true, false, 1));
     assert_eq!(manager.names(), ["bookmarks", "c0"]);
     drop(not);
@@ -198,7 +198,7 @@ fn the_slot_of_a_connection_that_is_a_rings_by_now_and_is_in_a_receive_buffer_is
     let mut manager = Manager::new();
     {
         let (connections, _) = manager.next_process(10);
-        let stored = connections.keep(pair().1, &identity(1));
+        let stored = connections.keep(0, pair().1, &identity(1));
         connections.store.put(&Name::RingLine(0).to_string(), stored.socket.as_fd()).unwrap();
         assert_eq!(manager.names(), ["bookmarks", "c0", "ring0-line"]);
     }
@@ -207,6 +207,6 @@ fn the_slot_of_a_connection_that_is_a_rings_by_now_and_is_in_a_receive_buffer_is
     assert_eq!(manager.names(), ["bookmarks", "c0", "ring0-line"], "nor is it let go of before that is published");
     inherited.remove(0).stored.close();
     manager.wait_for(&["bookmarks", "ring0-line"]);
-    let kept = [2, 3].map(|pid| connections.keep(pair().1, &identity(pid)));
+    let kept = [2, 3].map(|pid| connections.keep(0, pair().1, &identity(pid)));
     assert_eq!(kept.map(|stored| stored.slot()), [Some(0), Some(1)]);
 }
