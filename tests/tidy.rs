@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const FILE_LINES_MAX: usize = 500;
 /// Lines that a function may have.
 const FUNCTION_LINES_MAX: usize = 70;
-/// Characters that a line of Rust may have, code and comments alike. A row of a table in a comment cannot be wrapped.
+/// Characters that a line of Rust may have, code and comments alike. Only a row of a table of edges may have more.
 const COLUMNS_MAX: usize = 120;
 /// Words that docs/GLOSSARY.md may define: more than that is a private language.
 const GLOSSARY_WORDS_MAX: usize = 40;
@@ -532,10 +532,12 @@ fn lines_of_rust_fit_the_screen() {
     let mut found = Vec::new();
     let rust = texts().into_iter().filter(|(name, _)| name.ends_with(".rs"));
     for (name, text) in rust {
+        let mut in_edges = false;
         for (at, line) in text.lines().enumerate() {
-            let is_row = is_comment(line) && line.trim_start_matches(['/', '!', ' ']).starts_with('|');
+            let row = line.trim_start_matches(['/', '!', ' ']);
+            in_edges = is_comment(line) && row.starts_with('|') && (in_edges || row.starts_with("| edge |"));
             let columns = line.chars().count();
-            if columns > COLUMNS_MAX && !is_row {
+            if columns > COLUMNS_MAX && !in_edges {
                 found.push(format!("{name}:{}: {columns} columns", at + 1));
             }
         }

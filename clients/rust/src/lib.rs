@@ -1,11 +1,12 @@
 //! What an application links to send events to `dbufd`.
 //!
-//! | | what it is for | what it does |
-//! |---|---|---|
-//! | [`Producer`] | programs that log a lot, and must not wait | an event is written into memory that the daemon reads: some 20 ns, no system call. While there is no daemon, events are kept |
-//! | [`log()`], [`mod@local`] | the same without a handle to carry around | one producer for each thread |
-//! | the features `tracing` and `log` | programs that use those crates | an event with fields for each of theirs, by one producer for each thread |
-//! | [`Client`] | few events that matter each | frames over `stream.sock`; waits where the daemon does, and learns which events are persisted, durable, refused or lost, by their numbers |
+//! * [`Producer`], for programs that log a lot and must not wait: it writes an event into memory that the daemon reads,
+//!   in some 20 ns and without a system call. While there is no daemon, it keeps events.
+//! * [`log()`] and [`mod@local`]: the same without a handle to carry around, one producer for each thread.
+//! * The features `tracing` and `log`, for programs that use those crates: an event with fields for each of theirs, by
+//!   one producer for each thread.
+//! * [`Client`], for few events that matter each: it sends frames over `stream.sock`, waits where the daemon does, and
+//!   learns which events are persisted, durable, refused or lost, by their numbers.
 //!
 //! A producer gives an event up where there is no room, unless it is told to wait; a client's send waits. Both have a
 //! `sync` that returns when everything so far is durable. Nothing here starts a thread, and nothing depends on tokio.

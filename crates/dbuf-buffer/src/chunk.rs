@@ -11,7 +11,7 @@
 //!
 //! | step | thread | from → to |
 //! |---|---|---|
-//! | claim | writer | exactly what it left there → the same and BUSY. Fails if the reader sealed or recycled the chunk |
+//! | claim | writer | what it left there → the same and BUSY. Fails if the reader sealed or recycled the chunk |
 //! | publish | writer | exactly what it claimed → more bytes, no BUSY. Fails if the reader sealed it meanwhile |
 //! | let go | writer | loses BUSY, bytes as before |
 //! | seal | reader | gains SEALED. The bytes of the value returned are the ones that count, for ever |

@@ -24,9 +24,11 @@
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
-//! | 1 | what leaves the window: word 3, then the bits of both kinds | what left counts as an older loss; the loss that is being noted is not; its batch is not done with, so the next process stores it or gives it up again |
-//! | 2 | the bit of a file | the same; it says nothing without the other, which comes with it when it is noted again |
+//! | 1 | what leaves the window: word 3, then its bits | what left counts as an older loss; the new one is not noted |
+//! | 2 | the bit of a file | the same; it says nothing without the other |
 //! | 3 | the bit, then word 2 | the same; a bit outside of the window counts as an older loss |
+//!
+//! A batch whose loss was not noted is not done with: the next process stores it, or gives it up and notes it again.
 
 use std::io;
 use std::ops::RangeInclusive;

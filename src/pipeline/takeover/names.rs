@@ -11,7 +11,7 @@
 //! | `account`, `account-2` ... | what became of each producer's events |
 //! | `desk0`, `desk1` ... | receive buffers, one a writer; the name is that of the first version |
 //! | `bookmarks`, `c0`, `c1` ... | read positions of connections, and the connections |
-//! | `rings`, `ring0`, `ring0-bell`, `ring0-line` ... | how far each ring is published; its memory, doorbell and connection |
+//! | `rings`, `ring0`, `ring0-bell`, `ring0-line` ... | how far each ring is published; what it consists of |
 //!
 //! A name is not used again before the manager has let go of it (see [`crate::sys::fdstore`]).
 

@@ -15,16 +15,17 @@
 //!      2 + N..  the numbers
 //! ```
 //!
-//! This is the only protocol by which anything follows a publish over the death of a process. Its steps:
+//! This is the only protocol by which anything follows a publish over the death of a process. Whether the publish came
+//! is what the next process finds at the position. The steps:
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
-//! | 1 [`PublishNote::prepare`] | the numbers to come, the place, then the generation | the next process looks at the position: not published, the numbers stay |
-//! | 2 the publish | the buffer's word | the next process looks at the position: published, the numbers to come hold |
+//! | 1 [`PublishNote::prepare`] | numbers to come, place, generation | it was not published: the numbers stay |
+//! | 2 the publish | the buffer's word | it was published: the numbers to come hold |
 //! | 3 [`PublishNote::commit`] | the numbers | the same |
 //! | 4 [`PublishNote::commit`] | no generation | the numbers hold |
 //! | 3' [`PublishNote::abort`] | no generation, if the publish failed | the numbers stay |
-//! | 5 [`PublishNote::resolve`] | steps 3 and 4, in the next process | it starts again at the same step: nothing is decided twice in different ways |
+//! | 5 [`PublishNote::resolve`] | steps 3 and 4, in the next process | the one after it decides the same |
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
 //! |---|---|---|---|---|

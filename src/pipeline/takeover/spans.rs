@@ -23,7 +23,7 @@
 //! |---|---|---|
 //! | 1 | a span that no one counts yet | the newest span covers its events |
 //! | 2 | the count | nothing |
-//! | 3 | of a merge: the second span begins where the first does | both cover the same events; [`PendingSpans::all`] cuts the overlap |
+//! | 3 | of a merge: the second span begins where the first does | both cover the same; [`PendingSpans::all`] cuts it |
 //! | 4 | of a merge: the list without its first span | nothing |
 //! | 5 | the copy of what the sender knows that does not count | nothing |
 //! | 6 | which copy counts | [`PendingSpans::all`] leaves out what is known |

@@ -9,7 +9,7 @@
 //! | link | memory | who takes events out of it |
 //! |---|---|---|
 //! | ring | shared with the daemon | the daemon |
-//! | frames | this process's, or what was left of a ring | the producer, after each send, without blocking; it takes them when they are persisted |
+//! | frames | this process's, or the rest of a ring's | the producer, when persisted; it looks after each send |
 //! | none | the same | nobody, until there is a link |
 //!
 //! Invariants, cited by number:
