@@ -14,7 +14,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde_json::{Value, json};
 
-use super::failure::Failure;
+use super::access::{Use, denied};
+use super::failure::{Failure, no_answer};
 use crate::config::paths::CONTROL_SOCKET;
 use crate::sync::thread;
 
@@ -36,9 +37,7 @@ pub(crate) fn ask(runtime: &Path, command: &str, timeout: Duration) -> anyhow::R
     let deadline = Instant::now() + timeout;
     let line = match exchange(&path, command, deadline) {
         Ok(line) => line,
-        Err(Errno::EACCES | Errno::EPERM) => {
-            anyhow::bail!("{}: permission denied; only root and the daemon's own user may connect", path.display())
-        }
+        Err(Errno::EACCES | Errno::EPERM) => anyhow::bail!("{}: {}", path.display(), denied(&path, Use::Connect)),
         Err(errno) => return Err(Failure::NoDaemon(no_answer(&path, errno)).into()),
     };
     let reply: Value = serde_json::from_slice(&line)
@@ -49,22 +48,6 @@ pub(crate) fn ask(runtime: &Path, command: &str, timeout: Duration) -> anyhow::R
             let said = reply.get("error").and_then(Value::as_str).unwrap_or("no reason given");
             anyhow::bail!("{command}: the daemon refused: {said}")
         }
-    }
-}
-
-fn no_answer(path: &Path, errno: Errno) -> String {
-    let path = path.display();
-    match errno {
-        Errno::ENOENT | Errno::ECONNREFUSED | Errno::ENOTDIR => {
-            format!("{path}: no daemon listens there; start dbufd, or say where it is with --runtime DIR")
-        }
-        Errno::ETIMEDOUT => {
-            format!("{path}: the daemon does not answer; see 'systemctl status dbufd'")
-        }
-        Errno::EPIPE | Errno::ECONNRESET => {
-            format!("{path}: the daemon closed the connection without an answer; try again, or see the daemon's log")
-        }
-        other => format!("{path}: {}; say where the daemon is with --runtime DIR", other.desc()),
     }
 }
 

@@ -5,6 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::access::{Use, denied};
 use crate::pipeline::store::scan::{Directory, SegmentFile};
 
 /// Opens the segments of `files`, or of `directory` if there are none.
@@ -18,10 +19,12 @@ pub(crate) fn open(files: &[PathBuf], directory: &Path) -> anyhow::Result<Direct
         },
     };
     opened.map_err(|(path, error)| {
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            return anyhow::anyhow!("{}: {}", path.display(), denied(path, Use::Read));
+        }
         let advice = match error.kind() {
             io::ErrorKind::NotFound if files.is_empty() => "say where the segments are with --directory DIR",
             io::ErrorKind::NotFound => "see 'dbufctl segments' for the files that are there",
-            io::ErrorKind::PermissionDenied => "run dbufctl as root, or as a user with read access",
             _ => "check the disk; see dmesg",
         };
         anyhow::anyhow!("{}: {error}; {advice}", path.display())

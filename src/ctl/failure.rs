@@ -1,9 +1,13 @@
 //! Decides how a command of dbufctl ends: the exit code of each outcome, and one line for people.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::process::ExitCode;
 
 use dbuf_client::Error;
+use nix::errno::Errno;
+
+use super::access::{Use, denied};
 
 /// Damage or loss was found in the data that was read.
 pub(crate) const DAMAGE_EXIT: u8 = 3;
@@ -22,17 +26,35 @@ pub(crate) enum Failure {
     OutputClosed,
 }
 
+/// Why no daemon answers at `path`, and what to do. Only an error that says that nothing listens asks for a start.
+pub(crate) fn no_answer(path: &Path, errno: Errno) -> String {
+    let path = path.display();
+    match errno {
+        Errno::ENOENT | Errno::ECONNREFUSED | Errno::ENOTDIR => {
+            format!("{path}: no daemon listens there; start dbufd, or name the directory of its sockets with --runtime DIR")
+        }
+        Errno::ETIMEDOUT => {
+            format!("{path}: the daemon does not answer in time; see 'systemctl status dbufd'")
+        }
+        Errno::EPIPE | Errno::ECONNRESET => {
+            format!("{path}: the daemon closed the connection without an answer; try again, or see the daemon's log")
+        }
+        other => format!("{path}: {}; name the directory of the daemon's sockets with --runtime DIR", other.desc()),
+    }
+}
+
 /// What a failed call of the client means for dbufctl.
 pub(crate) fn client_failure(error: Error) -> anyhow::Error {
     match error {
-        Error::Connect { path, source } if source.kind() == ErrorKind::PermissionDenied => {
-            anyhow::anyhow!("{}: permission denied; see ingest.socket_mode and ingest.socket_group", path.display())
+        Error::Connect { path, source } if source.kind() == ErrorKind::PermissionDenied => anyhow::anyhow!(
+            "{}: {}; who may send is set by SocketMode= in dbufd.socket, or without systemd by ingest.socket_mode",
+            path.display(),
+            denied(&path, Use::Connect)
+        ),
+        Error::Connect { path, source } => {
+            let errno = source.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+            Failure::NoDaemon(no_answer(&path, errno)).into()
         }
-        Error::Connect { path, source } => Failure::NoDaemon(format!(
-            "{}: {source}; start dbufd, or say where it is with --runtime DIR",
-            path.display()
-        ))
-        .into(),
         Error::TooBig { bytes, max_event } => anyhow::anyhow!(
             "the event has {bytes} bytes and the daemon accepts {max_event}; raise ingest.max_event, or send it in \
              parts"

@@ -7,6 +7,7 @@
 //! that read ([`cat`], [`segments`], [`verify`]) work on the files alone; the others ask the daemon over its control
 //! socket ([`daemon`]).
 
+mod access;
 mod account;
 pub mod args;
 mod bench;
