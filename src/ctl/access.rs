@@ -166,8 +166,9 @@ mod tests {
     #[test]
     fn a_directory_on_the_way_is_named_if_it_is_the_one_that_denies() {
         let directory = tempfile::tempdir().unwrap();
-        let (at, facts) = culprit(&directory.path().join("not/there"), Use::Connect).unwrap();
+        let missing = directory.path().join("not/there");
+        let (at, facts) = culprit(&missing, Use::Connect).unwrap();
         assert_eq!((at, facts.needed), (directory.path(), 0o1));
-        assert!(denied(&directory.path().join("x"), Use::Read).contains(&format!("by {} (", directory.path().display())));
+        assert!(denied(&missing, Use::Read).contains(&format!("by {} (", directory.path().display())));
     }
 }

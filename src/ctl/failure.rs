@@ -31,7 +31,9 @@ pub(crate) fn no_answer(path: &Path, errno: Errno) -> String {
     let path = path.display();
     match errno {
         Errno::ENOENT | Errno::ECONNREFUSED | Errno::ENOTDIR => {
-            format!("{path}: no daemon listens there; start dbufd, or name the directory of its sockets with --runtime DIR")
+            format!(
+                "{path}: no daemon listens there; start dbufd, or name the directory of its sockets with --runtime DIR"
+            )
         }
         Errno::ETIMEDOUT => {
             format!("{path}: the daemon does not answer in time; see 'systemctl status dbufd'")

@@ -1,6 +1,67 @@
 //! dbufctl beside something that answers, or does not, on the control socket.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
 use super::fixture::*;
+
+/// Takes this away from everybody but its owner and, where a test may do so, a group; returns that group's name.
+fn close(path: &Path, group_bits: u32) -> Option<String> {
+    let group = is_root().then(|| nix::unistd::Group::from_gid(1.into()).unwrap().unwrap().name);
+    chown(path, None, group.as_ref().map(|_| 1)).unwrap();
+    let mode = if group.is_some() { 0o600 | group_bits } else { 0 };
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    group
+}
+
+/// What an error says of who may use this.
+fn who_may(path: &Path, group: Option<&str>) -> String {
+    let status = std::fs::metadata(path).unwrap();
+    let owner = nix::unistd::User::from_uid(status.uid().into()).unwrap().unwrap().name;
+    let mode = status.mode() & 0o777;
+    match group {
+        Some(group) => format!(
+            "permission denied (owner {owner}, group {group}, mode {mode:04o}); you must be root or in the group {group} \
+             (sudo usermod -aG {group} $USER, then log in again)"
+        ),
+        None => format!("mode {mode:04o}); you must be root"),
+    }
+}
+
+#[test]
+fn a_user_who_may_not_ask_is_told_which_group_may_and_not_to_start_a_daemon() {
+    let fixture = Fixture::new();
+    serve(&fixture.runtime(), |_| r#"{"ok":true,"data":null}"#.into());
+    let socket = fixture.runtime().join("control.sock");
+    let group = close(&socket, 0o060);
+    let said = fixture.run_without_privileges("ping").failed(1);
+    assert!(said.contains(&who_may(&socket, group.as_deref())) && !said.contains("start dbufd"), "{said}");
+}
+
+#[test]
+fn a_user_who_may_not_send_is_told_which_group_may_and_where_that_is_set() {
+    let fixture = Fixture::new();
+    let socket = fixture.runtime().join("stream.sock");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let group = close(&socket, 0o060);
+    let said = fixture.run_without_privileges("send hello").failed(1);
+    assert!(said.contains(&who_may(&socket, group.as_deref())) && !said.contains("start dbufd"), "{said}");
+    assert!(said.contains("SocketMode= in dbufd.socket") && said.contains("ingest.socket_mode"), "{said}");
+}
+
+#[test]
+fn a_user_who_may_not_read_the_segments_is_told_which_group_may() {
+    let mut fixture = Fixture::new();
+    fixture.texts("app", 0, &["hello"]).close();
+    let group = close(&fixture.directory(), 0o050);
+    for command in ["cat", "segments", "verify", "account"] {
+        let said = fixture.run_without_privileges(command).failed(1);
+        assert!(said.contains(&who_may(&fixture.directory(), group.as_deref())), "{said}");
+        assert!(!said.contains("os error"), "{said}");
+    }
+    std::fs::set_permissions(fixture.directory(), PermissionsExt::from_mode(0o700)).unwrap();
+}
 
 #[test]
 fn without_a_daemon_commands_that_need_one_end_with_exit_code_4() {

@@ -1,7 +1,9 @@
 //! Segments made from events, and dbufctl run over them.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -186,6 +188,28 @@ impl Fixture {
     pub(crate) fn run(&self, line: &str) -> Ran {
         Ran::of(self.command(line).output().unwrap())
     }
+
+    /// The same as a user to whom the modes of files apply: this one, or `nobody` in place of root.
+    pub(crate) fn run_without_privileges(&self, line: &str) -> Ran {
+        let mut command = self.command(line);
+        if is_root() {
+            // A copy: the user may not enter the directory that the program was built in.
+            let copy = self.root.path().join("dbufctl");
+            std::fs::copy(env!("CARGO_BIN_EXE_dbufctl"), &copy).unwrap();
+            std::fs::set_permissions(self.root.path(), PermissionsExt::from_mode(0o755)).unwrap();
+            let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+            command = Command::new(copy);
+            command.env_clear().args(arguments).uid(NOBODY).gid(NOBODY);
+        }
+        Ran::of(command.output().unwrap())
+    }
+}
+
+/// The number of `nobody`, and of its group.
+const NOBODY: u32 = 65_534;
+
+pub(crate) fn is_root() -> bool {
+    nix::unistd::Uid::effective().is_root()
 }
 
 /// A dbufctl that sees nothing of the machine it runs on.
