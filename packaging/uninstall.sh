@@ -45,7 +45,7 @@ if [ ! -f "$DESTDIR$record" ]; then
 fi
 if live; then
     # In one go: a service that is stopped alone is started again by the next event.
-    run systemctl disable --now dbufd.service dbufd.socket dbufd-control.socket
+    run systemctl disable --now dbufd-metrics.timer dbufd.service dbufd.socket dbufd-control.socket
 fi
 copy=$(mktemp)
 trap 'rm -f "$copy"' EXIT

@@ -59,7 +59,7 @@ pub enum Command {
     Bench(BenchArgs),
     /// Show what the daemon counts
     #[command(after_help = "Examples:\n  dbufctl stats --watch\n  dbufctl stats --json | jq .events\n  \
-                            dbufctl stats --prometheus >/var/lib/prometheus/node-exporter/dbufd.prom")]
+                            dbufctl stats --prometheus --output dbufd.prom")]
     Stats(StatsArgs),
     /// Seal the active file and begin a new one
     #[command(after_help = "Example:\n  dbufctl rotate && dbufctl segments")]

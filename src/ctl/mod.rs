@@ -94,7 +94,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Segments(args) => segments::run(args, &context),
         Command::Verify(args) => verify::run(&args, &context),
         Command::Account(args) => account::run(args, &context),
-        Command::Stats(args) => stats::run(args, &context),
+        Command::Stats(args) => stats::run(&args, &context),
         Command::Send(args) => send::run(&args, &context),
         Command::Bench(args) => bench::run(&args, &context, directory.as_deref()),
         Command::Rotate => command::run_command("rotate", &context),

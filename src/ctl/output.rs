@@ -1,9 +1,14 @@
 //! Writes standard output: collected in one buffer, written in large pieces, and without an error if the reader has
-//! gone.
+//! gone. Or writes a file that is replaced as a whole.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::Context as _;
+use nix::fcntl::OFlag;
 
 use super::failure::Failure;
 
@@ -59,9 +64,82 @@ pub(crate) fn print_out(text: &str) -> anyhow::Result<()> {
     output.write_now()
 }
 
+/// Makes `content` the content of the file at `path`, in one step: a reader finds the old content or the new, never a
+/// part of it. The new file is written next to the old one, as `FILE.PID.tmp`, and renamed.
+pub(crate) fn replace_file(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    // The process id keeps two commands apart. The ending keeps the node exporter, which reads *.prom, from reading it.
+    beside.push(format!(".{}.tmp", std::process::id()));
+    let beside = Path::new(&beside);
+    let written = (|| {
+        // Not through a link: in a directory of other users it could lead anywhere.
+        let no_link = OFlag::O_NOFOLLOW.bits();
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .custom_flags(no_link)
+            .mode(0o644)
+            .open(beside)?;
+        file.write_all(content)?;
+        // Not synced: after a loss of power the next run replaces the file.
+        std::fs::rename(beside, path)
+    })();
+    written
+        .inspect_err(|_| {
+            let _ = std::fs::remove_file(beside);
+        })
+        .with_context(|| format!("{}: cannot be written", path.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(directory)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_replaced_by_another_and_never_written_into() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("dbufd.prom");
+        replace_file(&file, b"a longer first one\n").unwrap();
+        let reader = File::open(&file).unwrap();
+        replace_file(&file, b"second\n").unwrap();
+        // A reader in the middle of the first keeps the first.
+        assert_eq!(io::read_to_string(reader).unwrap(), "a longer first one\n");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "second\n");
+        assert_eq!(names(directory.path()), ["dbufd.prom"]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_replaced_leaves_nothing_behind_and_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let taken = directory.path().join("taken");
+        std::fs::create_dir_all(taken.join("inside")).unwrap();
+        let error = format!("{:#}", replace_file(&taken, b"x").unwrap_err());
+        assert!(error.starts_with(&format!("{}: cannot be written: ", taken.display())), "{error}");
+        assert_eq!(names(directory.path()), ["taken"]);
+        assert!(replace_file(&directory.path().join("not/there"), b"x").is_err());
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_new_file_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        std::fs::write(&victim, "precious").unwrap();
+        let link = directory.path().join(format!("file.{}.tmp", std::process::id()));
+        std::os::unix::fs::symlink(&victim, &link).unwrap();
+        assert!(replace_file(&directory.path().join("file"), b"x").is_err());
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+        assert_eq!(names(directory.path()), ["victim"], "the next run does not find the link");
+    }
 
     #[test]
     fn a_reader_that_has_gone_is_no_error() {

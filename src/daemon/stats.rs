@@ -23,7 +23,7 @@ use crate::stats::{
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, CacheLine};
 
-/// Producers that are shown; the rest share one row.
+/// Producers that are shown, and groups of them; the rest share one row.
 const PRODUCERS_SHOWN: usize = 100;
 /// The size buckets end below these powers of two.
 const BUCKET_EXPONENTS: std::ops::RangeInclusive<u32> = 4..=20;
@@ -62,6 +62,7 @@ impl Figures {
             connections: self.connections(),
             writers: writers(&self.counters),
             producers: self.counters.account.busiest(PRODUCERS_SHOWN).into_iter().map(producer).collect(),
+            producer_groups: self.counters.account.busiest_groups(PRODUCERS_SHOWN).into_iter().map(group).collect(),
             rings: self.rings.all().iter().map(ring).collect(),
             storage: storage(self.drain.store_status().snapshot()),
             cpu_seconds: cpu(),
@@ -160,6 +161,10 @@ fn producer(row: Row) -> Producer {
         transport: identity.transport.name().to_owned(),
         ..shown
     }
+}
+
+fn group(row: Row) -> Producer {
+    Producer { pid: None, ..producer(row) }
 }
 
 /// Without a tag, the name of the command says most.

@@ -36,6 +36,8 @@ pub(crate) struct Snapshot {
     pub(crate) connections: Connections,
     pub(crate) writers: Vec<Writer>,
     pub(crate) producers: Vec<Producer>,
+    /// Producers that differ only in their process, added up. Each has null as its pid.
+    pub(crate) producer_groups: Vec<Producer>,
     pub(crate) rings: Vec<Ring>,
     pub(crate) storage: Storage,
     pub(crate) cpu_seconds: Cpu,

@@ -3,12 +3,19 @@
 //! Input: a [`Snapshot`]. Output: text, fit for `promtool check metrics`. No thread, no state, no failures.
 //!
 //! Units are Prometheus' base units (seconds, bytes), counters end in `_total`, and every family has HELP and TYPE.
+//!
+//! Prometheus keeps each series that it has ever seen, so a label must not take ever new values. That is why a process
+//! id is a label only on request. Without it, producers that differ only in their process are one series. The daemon
+//! adds those up, so that a sum does not fall when a process ends. For rings there is no such sum: a ring's counters end
+//! with it, so they are given only with the process id. The counters of producers with the transport `ring` count the
+//! same events.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{EventSize, Producer, Quantiles, Ring, Snapshot, Writer};
 use crate::escape::put_visible;
+use crate::pipeline::store::Condition;
 
 /// A family with one sample: name, value in the base unit, what it is.
 type Single = (&'static str, fn(&Snapshot) -> f64, &'static str);
@@ -17,38 +24,50 @@ type Listed<T> = (&'static str, fn(&T) -> u64, &'static str);
 type Label = (&'static str, String);
 
 const SINGLES: &[Single] = &[
-    ("uptime_seconds", |s| s.uptime_seconds, "Time since the daemon started."),
+    ("uptime_seconds", |s| s.uptime_seconds, "Time since this process of the daemon started."),
     (
         "counting_seconds",
         |s| s.counting_seconds,
-        "Time since events are counted; a restart under systemd does not end it.",
+        "Time that the counters of events cover; under systemd it includes earlier processes.",
     ),
-    ("events_received_total", |s| s.events.received as f64, "Events that came in, stored or lost."),
-    ("events_persisted_total", |s| s.events.persisted as f64, "Events that are in a file."),
-    ("events_durable_total", |s| s.events.durable as f64, "Events that a sync has covered."),
-    ("received_bytes_total", |s| s.bytes.received as f64, "Payload bytes that came in."),
-    ("persisted_bytes_total", |s| s.bytes.persisted as f64, "Payload bytes that are in a file."),
-    ("written_bytes_total", |s| s.bytes.written as f64, "Bytes written to files, heads and all."),
+    ("events_received_total", |s| s.events.received as f64, "Events received: persisted, lost or in memory."),
+    ("events_persisted_total", |s| s.events.persisted as f64, "Events written to a segment."),
+    ("events_durable_total", |s| s.events.durable as f64, "Events that a sync has made durable."),
+    ("received_bytes_total", |s| s.bytes.received as f64, "Payload bytes received."),
+    ("persisted_bytes_total", |s| s.bytes.persisted as f64, "Payload bytes written to segments."),
+    ("written_bytes_total", |s| s.bytes.written as f64, "Bytes written to segments, headers included."),
     ("buffer_capacity_bytes", |s| s.buffer.capacity_bytes as f64, "Bytes in each half of the double buffer."),
-    ("buffer_front_bytes", |s| s.buffer.front_bytes as f64, "Bytes of the front half that are taken."),
+    ("buffer_front_bytes", |s| s.buffer.front_bytes as f64, "Bytes of the front half that are in use."),
     ("buffer_swaps_total", |s| s.buffer.swaps as f64, "Swaps of the two halves."),
-    ("buffer_full_waits_total", |s| s.buffer.full_waits as f64, "Times that a writer waited for room."),
-    ("buffer_full_wait_seconds_total", |s| s.buffer.full_wait_us as f64 / 1e6, "Time that writers waited for room."),
+    (
+        "buffer_full_waits_total",
+        |s| s.buffer.full_waits as f64,
+        "Times that a writer waited because both halves were full.",
+    ),
+    (
+        "buffer_full_wait_seconds_total",
+        |s| s.buffer.full_wait_us as f64 / 1e6,
+        "Time that writers waited because both halves were full.",
+    ),
     (
         "buffer_late_writers_total",
         |s| s.buffer.late_writers as f64,
-        "Times that the reader waited for a copy that was still going on.",
+        "Times that the reader waited for a writer that was still copying.",
     ),
     ("connections", |s| s.connections.open as f64, "Open connections of the stream socket."),
-    ("connections_kept", |s| s.connections.kept as f64, "Connections that a restart does not break."),
-    ("connections_refused_total", |s| s.connections.refused as f64, "Connections that were turned away."),
+    ("connections_kept", |s| s.connections.kept as f64, "Open connections that a restart does not break."),
+    (
+        "connections_refused_total",
+        |s| s.connections.refused as f64,
+        "Connections refused because no file descriptor was left.",
+    ),
     (
         "connections_unkept_total",
         |s| s.connections.unkept as f64,
-        "Connections that systemd's store had no room for, so that a restart breaks them.",
+        "Connections that systemd's descriptor store had no room for; a restart breaks them.",
     ),
-    ("storage_segments", |s| s.storage.segments as f64, "Segment files."),
-    ("storage_bytes", |s| s.storage.bytes as f64, "Bytes that the segment files take."),
+    ("storage_segments", |s| s.storage.segments as f64, "Segments, the active one included."),
+    ("storage_bytes", |s| s.storage.bytes as f64, "Bytes of all segments."),
     ("resident_memory_bytes", |s| s.rss_bytes as f64, "Resident memory of the daemon."),
 ];
 
@@ -65,15 +84,24 @@ const PRODUCERS: &[Listed<Producer>] = &[
 ];
 
 const RINGS: &[Listed<Ring>] = &[
-    ("ring_capacity_bytes", |r| r.capacity_bytes, "Bytes of data of a ring."),
-    ("ring_waiting_bytes", |r| r.waiting_bytes, "Bytes that the last look into a ring has found."),
-    ("ring_high_water_bytes", |r| r.high_water_bytes, "The most bytes that were found in a ring."),
+    ("rings", |_| 1, "Rings that exist now."),
+    ("ring_capacity_bytes", |r| r.capacity_bytes, "Bytes of data that the rings of a producer hold."),
+    ("ring_waiting_bytes", |r| r.waiting_bytes, "Bytes that the last look into the rings of a producer found."),
+];
+
+/// Not added up: the rings of a producer that were fullest, each by itself.
+const FULLEST_RINGS: &[Listed<Ring>] =
+    &[("ring_high_water_bytes", |r| r.high_water_bytes, "The most bytes that were found in a ring of a producer.")];
+
+/// They end with their ring.
+const RING_COUNTERS: &[Listed<Ring>] = &[
     ("ring_events_total", |r| r.events, "Events taken from a ring."),
     ("ring_lost_total", |r| r.lost, "Events that found no room in a ring."),
 ];
 
-/// All of `now`, as Prometheus reads it.
-pub(crate) fn render(now: &Snapshot) -> String {
+/// All of `now`, as Prometheus reads it. `with_pid`: producers and rings have a label with their process id, so that
+/// each process has series of its own.
+pub(crate) fn render(now: &Snapshot, with_pid: bool) -> String {
     let mut out = String::new();
     family(&mut out, "build_info", "The daemon's version.");
     sample(&mut out, "build_info", &[("version", now.version.clone())], 1.0);
@@ -81,25 +109,37 @@ pub(crate) fn render(now: &Snapshot) -> String {
         family(&mut out, name, help);
         sample(&mut out, name, &[], value(now));
     }
-    family(&mut out, "events_lost_total", "Events that were lost, by cause.");
+    family(&mut out, "events_lost_total", "Lost events, by cause.");
     for (cause, count) in &now.events.lost {
         sample(&mut out, "events_lost_total", &[("cause", cause.clone())], *count as f64);
     }
     sizes(&mut out, &now.event_size);
     latencies(&mut out, now);
-    listed(&mut out, &now.writers, WRITERS, |w| vec![("index", w.index.to_string()), ("cpu", or_empty(w.cpu))]);
-    listed(&mut out, &now.producers, PRODUCERS, |p| {
-        let mut labels = identity(&p.tag, p.pid, p.uid, &p.unit);
+    let sum = |a: u64, b: u64| a + b;
+    let writer = |w: &Writer| vec![("index", w.index.to_string()), ("cpu", or_empty(w.cpu))];
+    listed(&mut out, &now.writers, WRITERS, sum, writer);
+    // A daemon of an earlier version does not add them up.
+    let added_up = if now.producer_groups.is_empty() { &now.producers } else { &now.producer_groups };
+    listed(&mut out, if with_pid { &now.producers } else { added_up }, PRODUCERS, sum, |p| {
+        let mut labels = identity(&p.tag, with_pid.then_some(p.pid), p.uid, &p.unit);
         labels.push(("transport", p.transport.clone()));
         labels
     });
-    listed(&mut out, &now.rings, RINGS, |r| identity(&r.tag, Some(r.pid), Some(r.uid), &r.unit));
+    let ring = |r: &Ring| identity(&r.tag, with_pid.then_some(Some(r.pid)), Some(r.uid), &r.unit);
+    listed(&mut out, &now.rings, RINGS, sum, ring);
+    listed(&mut out, &now.rings, FULLEST_RINGS, u64::max, ring);
+    if with_pid {
+        listed(&mut out, &now.rings, RING_COUNTERS, sum, ring);
+    }
     storage_and_cpu(&mut out, now);
     out
 }
 
-fn identity(tag: &str, pid: Option<u32>, uid: Option<u32>, unit: &str) -> Vec<Label> {
-    vec![("tag", tag.to_owned()), ("pid", or_empty(pid)), ("uid", or_empty(uid)), ("unit", unit.to_owned())]
+fn identity(tag: &str, pid: Option<Option<u32>>, uid: Option<u32>, unit: &str) -> Vec<Label> {
+    let mut labels = vec![("tag", tag.to_owned())];
+    labels.extend(pid.map(|pid| ("pid", or_empty(pid))));
+    labels.extend([("uid", or_empty(uid)), ("unit", unit.to_owned())]);
+    labels
 }
 
 fn or_empty(number: Option<u32>) -> String {
@@ -135,7 +175,7 @@ fn sizes(out: &mut String, sizes: &EventSize) {
         return;
     }
     let name = "event_size_bytes";
-    declare(out, name, "histogram", "Sizes of the payloads of events.");
+    declare(out, name, "histogram", "Sizes of event payloads.");
     let bucket = format!("{name}_bucket");
     // The snapshot counts each bucket by itself; Prometheus wants the count of all up to it.
     let mut total = 0;
@@ -161,35 +201,51 @@ fn latencies(out: &mut String, now: &Snapshot) {
     latency(
         "publish_to_persist_latency_seconds",
         &now.latency_us.publish_to_persist,
-        "Time from an event's publication in the buffer to its being in a file.",
+        "Time from the publication of an event in the buffer until it is persisted.",
     );
-    latency("sync_latency_seconds", &now.latency_us.sync, "Time that a sync of a file took.");
+    latency("sync_latency_seconds", &now.latency_us.sync, "Duration of a sync.");
 }
 
-/// The daemon tells producers apart by more than it shows. A series must appear once, so equal labels are added up.
-fn listed<T>(out: &mut String, rows: &[T], families: &[Listed<T>], labels: fn(&T) -> Vec<Label>) {
+/// The daemon tells producers apart by more than the labels. A series must appear once, so values with equal labels
+/// become one.
+fn listed<T>(
+    out: &mut String,
+    rows: &[T],
+    families: &[Listed<T>],
+    join: fn(u64, u64) -> u64,
+    labels: impl Fn(&T) -> Vec<Label>,
+) {
     for (name, value, help) in families.iter().filter(|_| !rows.is_empty()) {
-        let mut sums: BTreeMap<Vec<Label>, u64> = BTreeMap::new();
+        let mut series: BTreeMap<Vec<Label>, u64> = BTreeMap::new();
         for row in rows {
-            *sums.entry(labels(row)).or_default() += value(row);
+            let joined = series.entry(labels(row)).or_default();
+            *joined = join(*joined, value(row));
         }
         family(out, name, help);
-        for (labels, sum) in sums {
-            sample(out, name, &labels, sum as f64);
+        for (labels, value) in series {
+            sample(out, name, &labels, value as f64);
         }
     }
 }
 
 fn storage_and_cpu(out: &mut String, now: &Snapshot) {
-    let state = &now.storage.state;
-    family(out, "storage_healthy", "Whether events can be stored, with the state's name.");
-    sample(out, "storage_healthy", &[("state", state.clone())], f64::from(u8::from(state == "ok")));
+    let state = now.storage.state.as_str();
+    let is = |yes: bool| f64::from(u8::from(yes));
+    family(out, "storage_healthy", "1 if events can be stored, 0 if not; dbufd_storage_state says why.");
+    sample(out, "storage_healthy", &[], is(state == Condition::Ok.name()));
+    family(out, "storage_state", "1 for the state that the storage is in, 0 for the others.");
+    let known = Condition::ALL.map(Condition::name);
+    // A daemon of another version may have more states.
+    let unknown = Some(state).filter(|state| !state.is_empty() && !known.contains(state));
+    for name in known.into_iter().chain(unknown) {
+        sample(out, "storage_state", &[("state", name.to_owned())], is(state == name));
+    }
     let oldest = now.storage.oldest_time.as_deref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
     if let Some(time) = oldest {
-        family(out, "storage_oldest_time_seconds", "Time of the oldest event that is stored, since 1970.");
+        family(out, "storage_oldest_time_seconds", "Time of the oldest stored event, in seconds since 1970.");
         sample(out, "storage_oldest_time_seconds", &[], time.as_millisecond() as f64 / 1e3);
     }
-    family(out, "cpu_seconds_total", "Time that the daemon spent on a processor.");
+    family(out, "cpu_seconds_total", "CPU time of the daemon.");
     for (mode, seconds) in [("user", now.cpu_seconds.user), ("system", now.cpu_seconds.system)] {
         sample(out, "cpu_seconds_total", &[("mode", mode.to_owned())], seconds);
     }

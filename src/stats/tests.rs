@@ -8,6 +8,7 @@ use crate::escape::json_line;
 
 const JSON: &str = include_str!("../../tests/golden/stats.json");
 const PROMETHEUS: &str = include_str!("../../tests/golden/stats.prom");
+const PROMETHEUS_WITH_PID: &str = include_str!("../../tests/golden/stats-with-pid.prom");
 const TABLE: &str = include_str!("../../tests/golden/stats.txt");
 
 fn sample() -> Snapshot {
@@ -21,7 +22,52 @@ fn json_keeps_its_names_types_and_order() {
 
 #[test]
 fn prometheus_text_keeps_its_names_labels_and_values() {
-    assert_eq!(prometheus::render(&sample()), PROMETHEUS);
+    assert_eq!(prometheus::render(&sample(), false), PROMETHEUS);
+    assert_eq!(prometheus::render(&sample(), true), PROMETHEUS_WITH_PID);
+}
+
+fn values<'a>(text: &'a str, family: &str) -> Vec<(&'a str, &'a str)> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix(family));
+    lines.filter(|rest| rest.starts_with(['{', ' '])).filter_map(|rest| rest.rsplit_once(' ')).collect()
+}
+
+#[test]
+fn without_a_request_no_process_has_series_of_its_own() {
+    assert!(!PROMETHEUS.contains("pid=") && PROMETHEUS_WITH_PID.contains("pid=\"19207\""));
+    let ring = |pid, high_water_bytes| Ring { pid, high_water_bytes, waiting_bytes: 5, ..sample().rings[0].clone() };
+    let now = Snapshot { rings: vec![ring(1, 7), ring(2, 9), ring(3, 8)], ..sample() };
+    let text = prometheus::render(&now, false);
+    let labels = "{tag=\"bench\",uid=\"0\",unit=\"bench.service\"}";
+    assert_eq!(values(&text, "dbufd_rings"), [(labels, "3")]);
+    assert_eq!(values(&text, "dbufd_ring_waiting_bytes"), [(labels, "15")]);
+    assert_eq!(values(&text, "dbufd_ring_high_water_bytes"), [(labels, "9")], "not the sum: it is of one ring");
+    assert_eq!(values(&text, "dbufd_ring_events_total"), [], "the sum would fall when a ring ends");
+    assert_eq!(values(&prometheus::render(&now, true), "dbufd_ring_events_total").len(), 3);
+}
+
+#[test]
+fn producers_of_a_daemon_that_does_not_add_them_up_are_added_up_here() {
+    let older = Snapshot { producer_groups: Vec::new(), ..sample() };
+    let text = prometheus::render(&older, false);
+    assert_eq!(values(&text, "dbufd_producer_events_total"), values(PROMETHEUS, "dbufd_producer_events_total"));
+    let mut twice = older.clone();
+    twice.producers.push(Producer { pid: Some(1), ..older.producers[0].clone() });
+    let labels = "{tag=\"bench\",uid=\"0\",unit=\"bench.service\",transport=\"frames\"}";
+    assert!(values(&prometheus::render(&twice, false), "dbufd_producer_events_total").contains(&(labels, "6000")));
+}
+
+#[test]
+fn each_state_of_the_storage_has_a_series_at_all_times() {
+    let series = |state: &str| {
+        let storage = Storage { state: state.to_owned(), ..sample().storage };
+        let text = prometheus::render(&Snapshot { storage, ..sample() }, false);
+        let of = |family| values(&text, family).into_iter().map(|(labels, value)| format!("{labels}{value}")).collect();
+        let [healthy, states]: [Vec<String>; 2] = ["dbufd_storage_healthy", "dbufd_storage_state"].map(of);
+        (healthy.join(" "), states.join(" ").replace("{state=", "").replace(['"', '}'], ""))
+    };
+    assert_eq!(series("ok"), ("1".into(), "ok1 full0 failing0 stalled0".into()));
+    assert_eq!(series("full"), ("0".into(), "ok0 full1 failing0 stalled0".into()));
+    assert_eq!(series("novel"), ("0".into(), "ok0 full0 failing0 stalled0 novel1".into()));
 }
 
 #[test]
@@ -49,7 +95,7 @@ fn a_snapshot_without_figures_renders() {
     let text = table::render(&Snapshot::default(), None, false);
     assert!(text.contains("events") && !text.contains("size") && !text.contains("persist "), "{text}");
     assert!(table::report(&Snapshot::default()).lines().count() <= 16);
-    assert!(!prometheus::render(&Snapshot::default()).contains("event_size"));
+    assert!(!prometheus::render(&Snapshot::default(), false).contains("event_size"));
 }
 
 #[test]
@@ -73,9 +119,15 @@ fn the_report_is_the_table_with_the_rate_and_what_the_disk_refused() {
 
 #[test]
 fn each_family_is_declared_once_before_its_samples_and_no_series_appears_twice() {
+    for text in [PROMETHEUS, PROMETHEUS_WITH_PID] {
+        assert_families_and_series(text);
+    }
+}
+
+fn assert_families_and_series(text: &str) {
     let (mut families, mut series) = (BTreeSet::new(), BTreeSet::new());
     let mut current = (String::new(), String::new());
-    for line in PROMETHEUS.lines() {
+    for line in text.lines() {
         if let Some(help) = line.strip_prefix("# HELP ") {
             let (name, help) = help.split_once(' ').unwrap();
             assert!(families.insert(name.to_owned()) && help.ends_with('.'), "{line}");

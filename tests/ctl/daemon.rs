@@ -112,6 +112,27 @@ fn statistics_come_as_they_are_or_for_prometheus_or_for_people() {
 }
 
 #[test]
+fn statistics_go_to_a_file_that_is_replaced_only_by_whole_ones() {
+    let fixture = Fixture::new();
+    let file = fixture.directory().join("dbufd.prom");
+    let into = format!("--output {}", file.display());
+    std::fs::create_dir_all(fixture.directory()).unwrap();
+    assert!(fixture.run(&format!("stats --prometheus {into}")).failed(4).contains("no daemon"));
+    assert!(!file.exists(), "no daemon, no figures");
+    serve(&fixture.runtime(), |_| r#"{"ok":true,"data":{"producers":[{"tag":"a","pid":7,"events":1}]}}"#.into());
+    assert_eq!(fixture.run(&format!("stats --prometheus {into}")).fine(), "");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text, fixture.run("stats --prometheus").fine());
+    assert!(text.starts_with("# HELP dbufd_") && text.ends_with('\n') && !text.contains("pid="), "{text}");
+    assert!(fixture.run("stats --prometheus --with-pid").fine().contains("pid=\"7\""));
+    assert!(fixture.run("stats --with-pid").failed(2).contains("--prometheus"));
+    // A table in a file has no colors, also where the terminal has.
+    fixture.run(&format!("--color always stats {into}")).fine();
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.starts_with("dbufd ") && !text.contains('\x1b'), "{text}");
+}
+
+#[test]
 fn figures_of_another_version_are_shown_as_far_as_they_are_known_and_are_an_error_where_their_type_changed() {
     let fixture = Fixture::new();
     let newer = r#"{"version":"9.0.0","novel":[1],"events":{"received":12345,"lost":{"novel":2},"novel":{}}}"#;

@@ -193,9 +193,11 @@ impl Fixture {
     pub(crate) fn run_without_privileges(&self, line: &str) -> Ran {
         let mut command = self.command(line);
         if is_root() {
-            // A copy: the user may not enter the directory that the program was built in.
+            // A copy, because the user may not enter the directory that the program was built in. Made by another
+            // process: a child that this one forks meanwhile would hold it open for writing, and then it cannot run.
             let copy = self.root.path().join("dbufctl");
-            std::fs::copy(env!("CARGO_BIN_EXE_dbufctl"), &copy).unwrap();
+            let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_dbufctl")).arg(&copy).status().unwrap();
+            assert!(copied.success());
             std::fs::set_permissions(self.root.path(), PermissionsExt::from_mode(0o755)).unwrap();
             let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
             command = Command::new(copy);

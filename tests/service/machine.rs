@@ -22,6 +22,8 @@ const INSTALLED: &[(&str, &str)] = &[
     ("dbufd.service", "/usr/lib/systemd/system/dbufd.service"),
     ("dbufd.socket", "/usr/lib/systemd/system/dbufd.socket"),
     ("dbufd-control.socket", "/usr/lib/systemd/system/dbufd-control.socket"),
+    ("dbufd-metrics.service", "/usr/lib/systemd/system/dbufd-metrics.service"),
+    ("dbufd-metrics.timer", "/usr/lib/systemd/system/dbufd-metrics.timer"),
     ("dbufd.sysusers.conf", "/usr/lib/sysusers.d/dbufd.conf"),
     ("dbufd.tmpfiles.conf", "/usr/lib/tmpfiles.d/dbufd.conf"),
 ];

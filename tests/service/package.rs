@@ -116,6 +116,12 @@ impl Machine {
         String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
     }
 
+    /// What `systemctl VERB` says of the timer of the metrics.
+    fn metrics(&self, verb: &str) -> String {
+        let output = self.exec(&["systemctl", verb, "dbufd-metrics.timer"]);
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
     fn shell(&self, script: &str) -> String {
         self.run(&["bash", "-c", script])
     }
@@ -138,6 +144,7 @@ fn a_package_installs_offline_starts_and_is_complete() {
         machine.install_package(kind, "1.0.0");
         assert_eq!(machine.units("is-active"), ["active"; 3], "{kind:?}");
         assert_eq!(machine.units("is-enabled"), ["enabled"; 3], "{kind:?}");
+        assert_eq!(machine.metrics("is-enabled"), "disabled", "{kind:?}: the metrics are for those who want them");
         assert_eq!(machine.shell("stat -c '%U %a' /var/log/dbufd /run/dbufd"), "dbufd 750\ndbufd 755\n");
         let verify = if kind == Kind::Deb { "dpkg --verify dbufd" } else { "rpm --verify --nodeps dbufd" };
         assert_eq!(machine.shell(verify), "", "{kind:?}: what was packed is there as it was packed");
@@ -274,8 +281,12 @@ fn changed_configuration_survives_an_upgrade_and_a_removal() {
 fn a_removal_stops_and_disables_and_what_a_person_disabled_stays_so() {
     for (kind, machine) in machines() {
         machine.install_package(kind, "1.0.0");
+        machine.run(&["systemctl", "enable", "--now", "dbufd-metrics.timer"]);
+        machine.install_package(kind, "1.0.1");
+        assert_eq!(machine.metrics("is-enabled"), "enabled", "{kind:?}: what a person enabled stays so");
         machine.remove_package(kind, false);
         assert_eq!(machine.units("is-active"), ["inactive"; 3], "{kind:?}");
+        assert_eq!(machine.metrics("is-active"), "inactive", "{kind:?}");
         assert_eq!(machine.shell("find /etc/systemd -name 'dbufd*'"), "", "{kind:?}: no link hangs in the air");
         machine.install_package(kind, "1.0.0");
         assert_eq!(machine.units("is-active"), ["active"; 3], "{kind:?}: installed again, it runs again");

@@ -126,6 +126,16 @@ impl Row {
         self.stored_bytes += other.stored_bytes;
         self.lost.iter_mut().zip(other.lost).for_each(|(sum, n)| *sum += n);
     }
+
+    /// Takes away what is part of it.
+    pub(super) fn subtract(&mut self, part: &Self) {
+        let take = |from: &mut u64, part: u64| *from = from.saturating_sub(part);
+        take(&mut self.sent, part.sent);
+        take(&mut self.sent_bytes, part.sent_bytes);
+        take(&mut self.stored, part.stored);
+        take(&mut self.stored_bytes, part.stored_bytes);
+        self.lost.iter_mut().zip(part.lost).for_each(|(from, part)| take(from, part));
+    }
 }
 
 /// Sums over all producers.

@@ -17,6 +17,7 @@
 mod cell;
 mod figures;
 mod gone;
+mod groups;
 mod identity;
 mod memory;
 mod producers;

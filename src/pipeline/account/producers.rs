@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use super::figures::{Row, Statement, Tally, Totals};
+use super::groups::Groups;
 use super::identity::Identity;
 use super::memory::{FOLDED, Memory, PENDING_LOSSES_MAX, PRODUCERS_MAX, READER, ROWS, UNNAMED};
 use crate::pipeline::buffer::PublishPosition;
@@ -70,6 +71,7 @@ struct Table {
     /// By the content of the source record.
     known: HashMap<Box<[u8]>, Arc<Producer>>,
     free: Vec<u32>,
+    groups: Groups,
 }
 
 impl Account {
@@ -188,7 +190,14 @@ impl Account {
         quiet.sort_unstable();
         quiet.truncate(PRODUCERS_MAX / 4);
         let quiet: std::collections::HashSet<u32> = quiet.into_iter().map(|(_, row)| row).collect();
-        table.known.retain(|_, producer| !quiet.contains(&producer.row));
+        let Table { known, groups, .. } = table;
+        known.retain(|_, producer| {
+            let stays = !quiet.contains(&producer.row);
+            if !stays {
+                groups.fold(&producer.identity, &self.row_of(producer.row, None));
+            }
+            stays
+        });
         for row in quiet {
             self.memory.fold(row);
             table.free.push(row);
@@ -230,7 +239,10 @@ impl Account {
     /// All rows that hold anything; those that are not told apart come last, in one.
     pub(super) fn rows(&self) -> Vec<Row> {
         // Held throughout, so that no row changes hands meanwhile.
-        let table = self.table();
+        self.rows_of(&self.table())
+    }
+
+    fn rows_of(&self, table: &Table) -> Vec<Row> {
         let mut known: Vec<&Arc<Producer>> = table.known.values().collect();
         known.sort_unstable_by_key(|producer| producer.row);
         let row = |producer: &Arc<Producer>| self.row_of(producer.row, Some(producer.identity.clone()));
@@ -244,17 +256,13 @@ impl Account {
 
     /// The `most` busiest producers, busiest first, and the row of all others if it holds anything.
     pub fn busiest(&self, most: usize) -> Vec<Row> {
-        let rows = self.rows().into_iter().map(Row::not_behind);
-        let (mut rows, mut others): (Vec<Row>, Vec<Row>) = rows.partition(|row| row.identity.is_some());
-        rows.sort_by_key(|row| std::cmp::Reverse((row.sent, row.lost_total())));
-        let mut sum = others.pop().unwrap_or_default();
-        for row in rows.drain(most.min(rows.len())..) {
-            sum.add(&row);
-        }
-        if sum.sent > 0 {
-            rows.push(sum);
-        }
-        rows
+        busiest(self.rows(), most)
+    }
+
+    /// The same of groups: producers that differ only in their process are one.
+    pub fn busiest_groups(&self, most: usize) -> Vec<Row> {
+        let table = self.table();
+        busiest(table.groups.sums(self.rows_of(&table)), most)
     }
 
     /// Sums over all producers, now.
@@ -306,6 +314,20 @@ impl Account {
     pub fn withdraw(&self, events: u64) {
         self.memory.add_withdrawn(events);
     }
+}
+
+fn busiest(rows: Vec<Row>, most: usize) -> Vec<Row> {
+    let rows = rows.into_iter().map(Row::not_behind);
+    let (mut rows, mut others): (Vec<Row>, Vec<Row>) = rows.partition(|row| row.identity.is_some());
+    rows.sort_by_key(|row| std::cmp::Reverse((row.sent, row.lost_total())));
+    let mut sum = others.pop().unwrap_or_default();
+    for row in rows.drain(most.min(rows.len())..) {
+        sum.add(&row);
+    }
+    if sum.sent > 0 {
+        rows.push(sum);
+    }
+    rows
 }
 
 fn key(identity: &Identity) -> Box<[u8]> {

@@ -278,6 +278,49 @@ fn the_table_of_producers_is_bounded_and_forgets_no_count() {
 }
 
 #[test]
+fn the_figures_of_a_group_never_fall_while_its_producers_come_and_make_room() {
+    let (account, _memory) = account();
+    let (mut recorder, mut reader) = (account.recorder(0), account.reader_recorder());
+    let of_group = |pid| Identity { session: u128::from(pid), ..identity(pid) };
+    for pid in 1..PRODUCERS_MAX as u32 * 3 {
+        recorder.prepare(&account.producer(&of_group(pid)), &events(1));
+        recorder.published();
+        let record = record_of(&of_group(pid));
+        reader.begin(u64::from(pid) + 1);
+        reader.prepare(Some(&Record::decode(&record).unwrap().0), &events(1));
+        reader.persisted(100 + u64::from(pid), 1);
+        if !pid.is_multiple_of(PRODUCERS_MAX as u32 / 16) {
+            continue;
+        }
+        let rows = account.busiest_groups(9);
+        assert_eq!(rows.len(), 1, "they are one group, and nothing is left for the others: {rows:?}");
+        assert_eq!((rows[0].sent, rows[0].stored), (u64::from(pid), u64::from(pid)));
+    }
+    assert!(account.busiest(usize::MAX).last().unwrap().identity.is_none(), "producers have made room");
+}
+
+#[test]
+fn groups_differ_in_user_unit_transport_and_tag_and_the_busiest_are_shown() {
+    let (account, _memory) = account();
+    let mut recorder = account.recorder(0);
+    let base = || Identity { tag: (*b"app").into(), ..identity(7) };
+    let alike = [base(), Identity { pid: 8, ..base() }, Identity { comm: (*b"other").into(), ..base() }];
+    let others = [
+        Identity { uid: 4, ..base() },
+        Identity { unit: (*b"app.service").into(), ..base() },
+        Identity { transport: Transport::Ring, ..base() },
+        Identity { tag: (*b"web").into(), ..base() },
+    ];
+    for identity in alike.iter().chain(&others) {
+        recorder.prepare(&account.producer(identity), &events(1));
+        recorder.published();
+    }
+    let sent = |rows: Vec<Row>| rows.into_iter().map(|row| row.sent).collect::<Vec<_>>();
+    assert_eq!(sent(account.busiest_groups(usize::MAX)), [3, 1, 1, 1, 1]);
+    assert_eq!(sent(account.busiest_groups(2)), [3, 1, 3], "the last row is that of all others");
+}
+
+#[test]
 fn producers_of_whom_something_is_in_memory_do_not_make_room() {
     let (account, _memory) = account();
     let mut recorder = account.recorder(0);

@@ -28,6 +28,9 @@ pub enum Condition {
 }
 
 impl Condition {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Ok, Self::Full, Self::Failing, Self::Stalled];
+
     /// The name in `stats`.
     #[must_use]
     pub const fn name(self) -> &'static str {
