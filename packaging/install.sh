@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what cargo has built from this source tree. May be repeated; see --help.
+# Installs what cargo has built from this source tree. It can be run again; see --help.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
@@ -8,15 +8,15 @@ usage() {
     cat <<'HELP'
 packaging/install.sh [PREFIX=DIR] [DESTDIR=DIR] [--profile NAME] [--dry-run]
 
-Installs dbufd, dbufctl, dbuf.h, the units, the manual and the completions, after `cargo build --release`. A daemon that runs is
-restarted, and its senders do not notice. Configuration that is there already stays; where it differs from what would be
-installed, that is put beside it as FILE.new. packaging/uninstall.sh with the same PREFIX and DESTDIR removes it all.
+Installs dbufd, dbufctl, dbuf.h, the units, the manual and the completions, after `cargo build --release`. A running
+daemon is restarted; its senders keep their connections. Existing configuration stays: if it differs, the new file is
+installed next to it as FILE.new. To remove everything: packaging/uninstall.sh with the same PREFIX and DESTDIR.
 
-  PREFIX=DIR      where everything but /etc/dbufd goes; default /usr/local
-  DESTDIR=DIR     install below DIR, touch nothing outside of it and tell systemd nothing
-  --profile NAME  take what cargo built with this profile; default release
-  --dry-run       say what would be done, and do nothing
-  --help          this
+  PREFIX=DIR      destination of everything but /etc/dbufd; default /usr/local
+  DESTDIR=DIR     install below DIR, change nothing outside of it, and do not call systemd
+  --profile NAME  install what cargo built with this profile; default release
+  --dry-run       print what would be done, and change nothing
+  --help          print this help
 
 Example: cargo build --release && sudo packaging/install.sh && sudo systemctl enable --now dbufd
 HELP
@@ -40,7 +40,8 @@ option_more() {
 plan() {
     while read -r mode source destination; do
         case $mode in "" | "#"*) continue ;; esac
-        destination=$(printf '%s' "$destination" | sed "s|@prefix@|$PREFIX|; s|@systemd@|$systemd|; s|@zsh@|$PREFIX/share/zsh/site-functions|")
+        destination=$(printf '%s' "$destination" |
+            sed "s|@prefix@|$PREFIX|; s|@systemd@|$systemd|; s|@zsh@|$PREFIX/share/zsh/site-functions|")
         case $source in
         @build@/*) source=$build/${source#*/} ;;
         @made@/*) source=$made/${source#*/} ;;
@@ -58,7 +59,7 @@ plan() {
     done <"$root/packaging/files"
 }
 
-# Decides for each file: what is there of the administrator's own stays, and gets the new one beside it.
+# Decides for each file: a file in /etc/dbufd that exists and differs stays, and the new one gets the name FILE.new.
 decide() {
     while IFS=$tab read -r mode file to; do
         at=$DESTDIR$to
@@ -78,13 +79,13 @@ decide() {
     done
 }
 
-# The unit, with the programs where they are going to be.
+# The unit, with the programs' paths below PREFIX.
 with_prefix() {
     sed "s|/usr/bin/dbuf|$PREFIX/bin/dbuf|" "$1" >"$made/${1##*/}"
     echo "$made/${1##*/}"
 }
 
-# The directories that are missing, outermost first, and those that an earlier installation has made.
+# The missing directories, outermost first, and those that an earlier installation created.
 directories() {
     {
         cut -d' ' -f3- "$made/record"
@@ -97,7 +98,7 @@ directories() {
     [ ! -f "$made/before" ] || grep '^dir ' "$made/before" || true
 }
 
-# Beside its place first, then into it: a program that runs keeps its file, and nobody ever sees half of one.
+# Installs a file under another name and renames it: a running program keeps its file, and none is ever incomplete.
 put() {
     at=$DESTDIR$3
     if cmp -s "$2" "$at" && [ "$(stat -c %a "$at")" = "$1" ]; then return; fi
@@ -106,10 +107,10 @@ put() {
     mkdir -p "${at%/*}"
     install -m "$1" "$2" "$at.dbufd-install"
     mv -f "$at.dbufd-install" "$at"
-    case $3 in *.new) echo "note: ${at%.new} is yours and stays; the new one is $at" ;; esac
+    case $3 in *.new) echo "note: ${at%.new} stays as it is; the new file is $at" ;; esac
 }
 
-# Removes what an earlier installation had and this one has not.
+# Removes files of an earlier installation that are not in this one.
 drop_old() {
     [ -f "$made/before" ] || return 0
     awk 'NR == FNR { now[$3]; next } $1 == "file" && !($3 in now) { print $3 }' "$made/record" "$made/before" |
@@ -127,10 +128,10 @@ tell_systemd() {
     live || return 0
     run systemctl daemon-reload
     if systemctl --quiet is-active dbufd.service; then
-        # Never stop and start: only over a restart does systemd keep the senders' connections.
+        # Never stop and start: systemd keeps the senders' connections only over a restart.
         run systemctl restart dbufd.service
     else
-        echo "to start it, now and at each boot: systemctl enable --now dbufd"
+        echo "to start it now and at each boot: systemctl enable --now dbufd"
     fi
 }
 
@@ -139,7 +140,7 @@ tab=$(printf '\t')
 case $profile in dev) folder=debug ;; *) folder=$profile ;; esac
 build=${CARGO_TARGET_DIR:-$root/target}/$folder
 if [ ! -x "$build/dbufd" ] || [ ! -x "$build/dbufctl" ]; then
-    fail "$build has no dbufd and dbufctl; run first: cargo build --profile $profile"
+    fail "$build lacks dbufd or dbufctl; first run: cargo build --profile $profile"
 fi
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
@@ -152,7 +153,7 @@ plan >"$made/plan"
 decide <"$made/plan" >"$made/decided"
 directories | sort -u >"$made/directories"
 cat "$made/directories" >>"$made/record"
-# The record comes first: what is installed can be removed, also when this is interrupted.
+# The record comes first, so that an interrupted installation can be removed.
 put 644 "$made/record" "$record"
 while IFS=$tab read -r mode file to; do
     put "$mode" "$file" "$to"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Removes what install.sh has put there, and nothing else. May be repeated; see --help.
+# Removes what install.sh installed, and nothing else. It can be run again; see --help.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
@@ -8,13 +8,13 @@ usage() {
     cat <<'HELP'
 packaging/uninstall.sh [PREFIX=DIR] [DESTDIR=DIR] [--dry-run]
 
-Stops dbufd and removes what packaging/install.sh with the same PREFIX and DESTDIR has installed. It keeps the segments,
-configuration that was changed, and the user dbufd, and says so.
+Stops dbufd and removes what packaging/install.sh installed with the same PREFIX and DESTDIR. The segments in
+/var/log/dbufd, changed configuration and the user dbufd stay; they are listed.
 
-  PREFIX=DIR   what was given to install.sh; default /usr/local
-  DESTDIR=DIR  what was given to install.sh
-  --dry-run    say what would be done, and do nothing
-  --help       this
+  PREFIX=DIR   as given to install.sh; default /usr/local
+  DESTDIR=DIR  as given to install.sh
+  --dry-run    print what would be done, and change nothing
+  --help       print this help
 
 Example: sudo packaging/uninstall.sh
 HELP
@@ -22,14 +22,14 @@ HELP
 
 option_more() { return 1; }
 
-# Configuration that the administrator has changed stays.
+# Removes a file, unless it is configuration that was changed.
 remove_file() {
     at=$DESTDIR$2
     [ -e "$at" ] || return 0
     case $2 in
     /etc/dbufd/*)
         if [ "$(sum_of "$at")" != "$1" ]; then
-            echo "kept: $at, which was changed"
+            echo "kept: $at, because it was changed"
             return 0
         fi
         ;;
@@ -44,7 +44,7 @@ if [ ! -f "$DESTDIR$record" ]; then
     exit 0
 fi
 if live; then
-    # In one go: a service that is stopped alone is started again by the next event.
+    # All in one command: if only the service is stopped, the next event starts it again.
     run systemctl disable --now dbufd-metrics.timer dbufd.service dbufd.socket dbufd-control.socket
 fi
 copy=$(mktemp)
@@ -56,7 +56,7 @@ while read -r kind sum path; do
 done <"$copy"
 say "remove $DESTDIR$record"
 [ "$dry" ] || rm -f "$DESTDIR$record"
-# Inner ones first, as their names are longer; one that others use too stays.
+# Inner directories first. One that others use as well is not empty, and stays.
 sed -n 's/^dir - //p' "$copy" | sort -r | while read -r path; do
     [ "$dry" ] || rmdir "$DESTDIR$path" 2>/dev/null || true
 done

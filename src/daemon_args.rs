@@ -21,16 +21,17 @@ use crate::config::Sources;
                   Signals: TERM, INT stop (twice: at once), HUP reloads, USR1 rotates, USR2 logs a report."
 )]
 pub(crate) struct Args {
-    /// Read this file, which must exist, instead of the one in the usual place
+    /// Configuration file [default: /etc/dbufd/dbufd.toml; ordinary user: ~/.config/dbufd/dbufd.toml; either may be
+    /// missing]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
-    /// Where the segments are
+    /// Directory of the segments [default: /var/log/dbufd; ordinary user: ~/.local/state/dbufd]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     directory: Option<PathBuf>,
-    /// Where the sockets are
+    /// Directory of the sockets [default: /run/dbufd; ordinary user: $XDG_RUNTIME_DIR/dbufd, else /tmp/dbufd-UID]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) runtime: Option<PathBuf>,
-    /// Set one key; wins over every file
+    /// Set one key; it overrides every file
     #[arg(long, value_name = "section.key=value")]
     set: Vec<String>,
     /// Check the configuration and end

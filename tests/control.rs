@@ -177,6 +177,7 @@ fn the_control_socket_answers_several_requests_and_keeps_its_head() {
             "connections",
             "writers",
             "producers",
+            "producer_groups",
             "rings",
             "storage",
             "cpu_seconds",

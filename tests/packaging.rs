@@ -245,7 +245,7 @@ fn configuration_that_is_there_is_never_overwritten_and_stays_when_it_was_change
     fs::write(&config, "# mine\n").expect("a file");
     let before = destination.tree();
     let said = destination.run("install.sh", &[]);
-    assert!(said.contains("is yours and stays"), "{said}");
+    assert!(said.contains("stays as it is"), "{said}");
     assert_eq!(fs::read_to_string(&config).expect("a file"), "# mine\n");
     let new = destination.path("/etc/dbufd/dbufd.toml.new");
     let shipped = fs::read(root().join("etc/dbufd.toml")).expect("a file");
@@ -259,7 +259,7 @@ fn configuration_that_is_there_is_never_overwritten_and_stays_when_it_was_change
     fs::write(&config, "# changed\n").expect("a file");
     destination.run("install.sh", &[]);
     let said = destination.run("uninstall.sh", &[]);
-    assert!(said.contains("/etc/dbufd/dbufd.toml, which was changed"), "{said}");
+    assert!(said.contains("/etc/dbufd/dbufd.toml, because it was changed"), "{said}");
     assert_eq!(destination.tree().keys().collect::<Vec<_>>(), ["/etc", "/etc/dbufd", "/etc/dbufd/dbufd.toml"]);
 }
 

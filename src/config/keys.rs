@@ -137,8 +137,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Size { min: 256 << 10, max: 4 << 30 },
         meaning: &[
-            "Bytes in each half of the double buffer; there are two. While both are full, producers wait.",
-            "At least 4 times ingest.max_event.",
+            "Memory for events that are not yet written: two halves of this size. When both are full, a sender's",
+            "write() blocks until the disk catches up. At least 4 times ingest.max_event.",
         ],
         applies: Applies::Restart,
         set: |config, given| {
@@ -153,7 +153,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Duration { min_ns: 0, max_ns: 10 * SECOND, none: false },
         meaning: &[
-            "The longest that a published event waits for others before the halves are swapped; 0 swaps at once.",
+            "How long events are collected before they are written as one batch. Longer: fewer, larger writes.",
+            "0: at once.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -167,7 +168,7 @@ pub static KEYS: &[Key] = &[
         shown: r#""auto""#,
         has_default: true,
         bounds: Bounds::Count { min: 1, max: WRITERS_MAX },
-        meaning: &["Pinned writer threads. \"auto\": 4, but at most one for each allowed core."],
+        meaning: &["Threads that read sockets and rings. \"auto\": 4, but at most one for each allowed core."],
         applies: Applies::Restart,
         set: |config, given| {
             config.writers.count = given.count()?;
@@ -181,8 +182,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Cores,
         meaning: &[
-            "Cores that the writers are pinned to, in turn. \"auto\": spread over those that the process is allowed;",
-            "\"none\": not pinned. A core that the process is not allowed is left out, with a warning.",
+            "Cores that the writers are pinned to, in turn. \"auto\": spread over the cores that dbufd may use;",
+            "\"none\": not pinned. A core that dbufd may not use is left out, with a warning.",
         ],
         applies: Applies::Restart,
         set: |config, given| {
@@ -197,8 +198,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Core,
         meaning: &[
-            "Core that the reader is pinned to. \"auto\": one that no writer is pinned to, if there is one;",
-            "\"none\": not pinned.",
+            "Core that the reader, the thread that writes to disk, is pinned to. \"auto\": a core without a writer,",
+            "if there is one; \"none\": not pinned.",
         ],
         applies: Applies::Restart,
         set: |config, given| {
@@ -216,8 +217,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Size { min: 1 << 10, max: EVENT_BYTES_MAX as u64 },
         meaning: &[
-            "The largest event. A longer text line is stored in pieces, which are joined again when it is read;",
-            "a larger frame or datagram is refused and counted.",
+            "Size of the largest event. A longer text line is stored in pieces, which are joined again when it is",
+            "read; a larger frame or datagram is refused and counted as lost.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -231,7 +232,10 @@ pub static KEYS: &[Key] = &[
         shown: r#""0666""#,
         has_default: true,
         bounds: Bounds::Mode,
-        meaning: &["Permission bits of stream.sock and dgram.sock: who may send."],
+        meaning: &[
+            "Who may send: the mode of stream.sock and dgram.sock. Without systemd only: with dbufd.socket this key",
+            "has no effect; set SocketMode= by `systemctl edit dbufd.socket` instead.",
+        ],
         applies: Applies::Reload,
         set: |config, given| {
             config.ingest.socket_mode = given.mode()?;
@@ -244,7 +248,10 @@ pub static KEYS: &[Key] = &[
         shown: r#""adm""#,
         has_default: false,
         bounds: Bounds::Group,
-        meaning: &["Group of stream.sock and dgram.sock, by name or number."],
+        meaning: &[
+            "Group of stream.sock and dgram.sock, by name or number. Without systemd only: with dbufd.socket this key",
+            "has no effect; set SocketGroup= by `systemctl edit dbufd.socket` instead.",
+        ],
         applies: Applies::Reload,
         set: |config, given| {
             config.ingest.socket_group = given.name()?;
@@ -258,7 +265,7 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Number { min: 0, max: RINGS_MAX },
         meaning: &[
-            "The most rings of producers that write to shared memory; a user gets at most a quarter of them, root all.",
+            "Maximum number of rings, the shared memory of producers. A user gets at most a quarter of them, root all.",
             "A producer without a ring sends over its socket.",
         ],
         applies: Applies::Restart,
@@ -273,7 +280,7 @@ pub static KEYS: &[Key] = &[
         shown: r#""512MiB""#,
         has_default: true,
         bounds: Bounds::Size { min: 64 << 10, max: 64 << 30 },
-        meaning: &["The most memory of all rings together; a user's rings take at most a quarter of it, root's all."],
+        meaning: &["Maximum memory of all rings together. A user's rings take at most a quarter of it, root's all."],
         applies: Applies::Restart,
         set: |config, given| {
             config.ingest.ring_bytes = given.size()?;
@@ -287,7 +294,7 @@ pub static KEYS: &[Key] = &[
         has_default: false,
         bounds: Bounds::Path,
         meaning: &[
-            "Where the segments are. Without it: systemd's LogsDirectory, else /var/log/dbufd for root,",
+            "Directory of the segments. Without this key: systemd's LogsDirectory=, else /var/log/dbufd for root,",
             "else $XDG_STATE_HOME/dbufd (~/.local/state/dbufd).",
         ],
         applies: Applies::Restart,
@@ -302,7 +309,9 @@ pub static KEYS: &[Key] = &[
         shown: r#""256MiB""#,
         has_default: true,
         bounds: Bounds::Size { min: 64 << 10, max: 1 << 40 },
-        meaning: &["A segment is sealed, and the next one begun, when it would grow beyond this."],
+        meaning: &[
+            "Maximum size of a segment. Before it would grow beyond this, it is sealed and the next one begins.",
+        ],
         applies: Applies::Reload,
         set: |config, given| {
             config.storage.segment_bytes = given.size()?;
@@ -315,7 +324,7 @@ pub static KEYS: &[Key] = &[
         shown: r#""1d""#,
         has_default: true,
         bounds: Bounds::Duration { min_ns: SECOND, max_ns: 3650 * DAY, none: false },
-        meaning: &["A segment is sealed when its first event is this old."],
+        meaning: &["Maximum age of a segment. It is sealed when its first event is this old."],
         applies: Applies::Reload,
         set: |config, given| {
             config.storage.segment_age = given.duration()?;
@@ -329,8 +338,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Amount { min_bytes: 1 << 20, min_percent: 0.1 },
         meaning: &[
-            "The most that all segments may take, the active one included; the oldest go first. A size,",
-            "or a share of the file system.",
+            "Most disk for all segments, the active one included: a size, or a share of the file system. Beyond it",
+            "the OLDEST EVENTS ARE DELETED, and not counted as lost.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -344,7 +353,7 @@ pub static KEYS: &[Key] = &[
         shown: r#""30d""#,
         has_default: false,
         bounds: Bounds::Duration { min_ns: SECOND, max_ns: 36_500 * DAY, none: true },
-        meaning: &["Segments whose newest event is older than this go."],
+        meaning: &["Segments whose newest event is older than this are deleted."],
         applies: Applies::Reload,
         set: |config, given| {
             config.storage.retain_age = given.duration_or_none()?;
@@ -357,7 +366,10 @@ pub static KEYS: &[Key] = &[
         shown: r#""5%""#,
         has_default: true,
         bounds: Bounds::Amount { min_bytes: 0, min_percent: 0.0 },
-        meaning: &["What is left free on the file system; the oldest segments go first. A size, or a share of it."],
+        meaning: &[
+            "Space that stays free on the file system: a size, or a share of it. The oldest segments are deleted",
+            "for it.",
+        ],
         applies: Applies::Reload,
         set: |config, given| {
             config.storage.min_free = given.amount()?;
@@ -371,8 +383,9 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Sync { min_ns: MS, max_ns: HOUR },
         meaning: &[
-            "When what is written becomes durable. An interval: the longest that a persisted event is not durable;",
-            "\"batch\": before the next batch is taken; \"never\": when the kernel writes it by itself.",
+            "When written events become durable. An interval: at most this long after they are written; \"batch\":",
+            "before the next batch is taken; \"never\": dbufd never syncs, and the kernel writes back when it likes",
+            "(often 30 s).",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -391,8 +404,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Choice(&["delete-oldest", "wait", "drop"]),
         meaning: &[
-            "What happens when the disk is full. \"delete-oldest\": the oldest segments go;",
-            "\"wait\": producers wait and nothing is lost; \"drop\": new events are lost and counted.",
+            "What happens when the disk is full. \"delete-oldest\": the oldest segments are deleted; \"wait\": senders",
+            "wait and nothing is lost; \"drop\": new events are lost and counted.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -416,7 +429,7 @@ pub static KEYS: &[Key] = &[
         shown: "true",
         has_default: true,
         bounds: Bounds::Bool,
-        meaning: &["Whether sizes and latencies are measured; plain counters always are."],
+        meaning: &["Whether sizes and latencies are measured. Counters are always kept."],
         applies: Applies::Reload,
         set: |config, given| {
             config.stats.enabled = given.bool()?;
@@ -429,7 +442,10 @@ pub static KEYS: &[Key] = &[
         shown: r#""info""#,
         has_default: true,
         bounds: Bounds::Choice(&["error", "warn", "info", "debug", "trace"]),
-        meaning: &["The least important level of dbufd's own log, which goes to journald, else to standard error."],
+        meaning: &[
+            "Least important level of dbufd's own log. It goes to journald if standard error is the journal, else to",
+            "standard error.",
+        ],
         applies: Applies::Reload,
         set: |config, given| {
             config.log.level = match given.choice()? {

@@ -23,32 +23,41 @@ pub enum Command {
                       dbufctl cat --since today --until -10min -p err -o json\n  \
                       dbufctl cat -r -g 'time.?out' -u nginx\n  dbufctl cat ORDER=17 _UID=1000\n  \
                       dbufctl cat old.segment\n\n\
-                      FIELD is any name that -o json prints. Different fields must all match; of one field that is \
-                      given more than once, any value may match.")]
+                      FIELD is any name that -o json prints. Different fields are ANDed, values of the same field \
+                      are ORed, as in journalctl. docs/JSON.md in /usr/share/doc/dbufd describes the fields.\n\n\
+                      Times are read and printed in the time zone TZ, else in that of the machine: \
+                      TZ=UTC dbufctl cat.")]
     Cat(CatArgs),
-    /// Print the last events, then new ones as they arrive, until Ctrl-C
+    /// Print the newest events, then new ones as they arrive, until Ctrl-C
     #[command(after_help = "Example:\n  dbufctl tail -n 50 -u nginx -p warning")]
     Tail(TailArgs),
-    /// List the files: what they hold, and their state
-    #[command(after_help = "Example:\n  dbufctl segments --json | jq '.[] | select(.state == \"torn\")'")]
+    /// List the segments: state, events, bytes and times of each
+    #[command(after_help = "Example:\n  dbufctl segments --json | jq '.[] | select(.state == \"torn\")'\n\n\
+                      docs/JSON.md in /usr/share/doc/dbufd describes the fields of --json.")]
     Segments(SegmentsArgs),
-    /// Check every byte of every file
-    #[command(after_help = "Example:\n  dbufctl verify && echo all is well\n\n\
-                      Exit code 3 if anything is damaged, torn or missing, or if the files report lost events.")]
+    /// Check every byte of every segment
+    #[command(after_help = "Example:\n  dbufctl verify && echo 'no damage, no gap, no loss'\n\n\
+                      Exit code 3 if anything is damaged, torn or missing, or if events were lost before they reached \
+                      a file. docs/JSON.md in /usr/share/doc/dbufd describes the fields of --json.")]
     Verify(VerifyArgs),
     /// Prove what became of every event: for each producer, sent = stored + lost + in memory
     #[command(after_help = "Examples:\n  dbufctl account\n  \
                       dbufctl account --json | jq '.producers[] | select(.lost_total > 0)'\n\n\
                       Counts every event in the files, and compares the counts with those that the daemon made when it \
-                      accepted and wrote the events. Without a daemon, only the files are counted.\n\n\
-                      Exit code 3 if events were lost, if anything is damaged or missing, or if it does not add up.")]
+                      accepted and wrote the events. Without a daemon only what is in the files can be checked: gaps, \
+                      damage and recorded losses.\n\n\
+                      Where systemd keeps it, the account covers all restarts, also after kill -9. It begins anew when \
+                      the daemon is stopped and started: 'systemctl stop', then 'start'. Events from before that \
+                      are listed as older than the account.\n\n\
+                      Exit code 3 if events were lost, if anything is damaged or missing, or if it does not add up. \
+                      docs/JSON.md in /usr/share/doc/dbufd describes the fields of --json.")]
     Account(AccountArgs),
     /// Send one event, or one for each line of standard input
     #[command(after_help = "Examples:\n  dbufctl send -t backup -p notice 'done after 3 h'\n  \
                       dbufctl send -F ORDER=17 -F CUSTOMER=4711 'card refused'\n  \
                       journalctl -o cat -n 1000 | dbufctl send -t old --sync")]
     Send(SendArgs),
-    /// Measure: send seeded blocks, and prove that each arrived once
+    /// Measure the throughput with generated events, and prove that each is stored once
     #[command(
         after_help = "Examples:\n  dbufctl bench                                  in this process, no daemon\n  \
                             dbufctl bench --via lines --writers 2 --size 100..100 --events 1000000\n  \
@@ -57,21 +66,43 @@ pub enum Command {
                             Exit code 1 if the proof fails."
     )]
     Bench(BenchArgs),
-    /// Show what the daemon counts
+    /// Show the daemon's counters, latencies and producers
     #[command(after_help = "Examples:\n  dbufctl stats --watch\n  dbufctl stats --json | jq .events\n  \
-                            dbufctl stats --prometheus --output dbufd.prom")]
+                            dbufctl stats --prometheus --output dbufd.prom\n\n\
+                            Causes of loss:\n  \
+                            full       the disk was full (storage.when_full = \"drop\"), or a ring had no room\n  \
+                            too_big    the event was larger than ingest.max_event\n  \
+                            malformed  its frame or its record broke the protocol\n  \
+                            disk       the disk failed\n  \
+                            abandoned  its sender left in the middle of it, or the daemon ended before it was \
+                            written\n\n\
+                            Prometheus: 'systemctl enable --now dbufd-metrics.timer' writes the metrics for the \
+                            textfile collector of the node exporter, every 15 seconds while the daemon runs. With \
+                            another directory than /var/lib/prometheus/node-exporter: 'systemctl edit \
+                            dbufd-metrics.service'.\n\n\
+                            Producers that differ only in their process share series, and at most 100 have their own; \
+                            the rest are '(all others)'. A sum can start anew when the daemon restarts. The counters \
+                            of a ring end with it, so they need --with-pid; the counters of producers with the \
+                            transport 'ring' include the same events.\n\n\
+                            docs/JSON.md in /usr/share/doc/dbufd describes the fields of --json, docs/MONITORING.md \
+                            the metrics.")]
     Stats(StatsArgs),
-    /// Seal the active file and begin a new one
-    #[command(after_help = "Example:\n  dbufctl rotate && dbufctl segments")]
+    /// Seal the active segment and begin a new one
+    #[command(after_help = "Example:\n  dbufctl rotate && dbufctl segments\n\n\
+                            Only root and the user that dbufd runs as may do this.")]
     Rotate,
-    /// Return when all events accepted before are durable
+    /// Wait until everything that the daemon has accepted so far is on the disk
     #[command(after_help = "Example:\n  myprogram | logger -u /run/dbufd/dgram.sock && dbufctl sync")]
     Sync,
-    /// Read the configuration again
-    #[command(after_help = "Example:\n  dbufd --check-config && dbufctl reload")]
+    /// Read the configuration again, and apply every change that needs no restart
+    #[command(after_help = "Example:\n  dbufd --check-config && dbufctl reload\n\n\
+                            Only root and the user that dbufd runs as may do this. A wrong configuration changes \
+                            nothing.")]
     Reload,
-    /// Ask whether a daemon answers
-    #[command(after_help = "Example:\n  dbufctl ping || systemctl start dbufd")]
+    /// Ask the daemon for its pid, version and directories
+    #[command(after_help = "Example:\n  dbufctl ping\n\n\
+                            Under systemd, ping starts a stopped daemon, as every request does. To find out whether \
+                            it runs: 'systemctl is-active dbufd'.")]
     Ping,
     /// Show the configuration in force
     #[command(after_help = "Example:\n  dbufctl config --defaults >dbufd.toml")]

@@ -23,7 +23,7 @@ pub(crate) fn open(files: &[PathBuf], directory: &Path) -> anyhow::Result<Direct
             return anyhow::anyhow!("{}: {}", path.display(), denied(path, Use::Read));
         }
         let advice = match error.kind() {
-            io::ErrorKind::NotFound if files.is_empty() => "say where the segments are with --directory DIR",
+            io::ErrorKind::NotFound if files.is_empty() => "name the directory of the segments with --directory DIR",
             io::ErrorKind::NotFound => "see 'dbufctl segments' for the files that are there",
             _ => "check the disk; see dmesg",
         };

@@ -79,9 +79,7 @@ impl Findings {
                 let _ = write!(causes, "{separator}{count} {}", cause.name());
             }
             let events = plural(total, "event");
-            parts.push(format!(
-                "lost before they were stored: {total} {events} ({causes}); '-o short' shows when and whose"
-            ));
+            parts.push(format!("{total} {events} ({causes}) never reached a file; 'dbufctl cat' shows when and whose"));
         }
         (!parts.is_empty()).then(|| parts.join("; "))
     }

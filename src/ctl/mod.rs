@@ -1,7 +1,7 @@
 //! Implements `dbufctl`, the command that people type.
 //!
 //! Input: a command line. Output: text on standard output, one line on standard error if something is wrong, and an
-//! exit code. One thread. Failures: those of a command; it ends with a [`failure::Failure`]'s code or 1.
+//! exit code. One thread. Failures: those of a command. The exit code is that of a [`failure::Failure`], else 1.
 //!
 //! [`args`] lists the commands; [`completions`] and [`pages`] print that table for shells and for man. The commands
 //! that read ([`cat`], [`segments`], [`verify`]) work on the files alone; the others ask the daemon over its control
@@ -49,29 +49,31 @@ const COMMON: &str = "Common options";
 #[command(
     name = "dbufctl",
     version,
-    about = "Read what dbufd has stored, and ask the daemon",
+    about = "Read the events that dbufd stored, and talk to the daemon",
     after_help = "Examples:\n  dbufctl tail                        the last events, then new ones\n  \
                   dbufctl cat --since -1h -p warning  warnings and worse, last hour\n  \
-                  dbufctl stats                       what the daemon counts\n\n\
-                  Without --directory, commands that read files use the directory of the running daemon, or the \
-                  default one if no daemon answers.\n\n\
-                  Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 damage or loss in the data read, 4 no daemon answers.",
+                  dbufctl stats                       counters and latencies of the daemon\n\n\
+                  Under systemd, a request to a stopped daemon starts it. With --directory, cat, tail, segments and \
+                  verify make no request.\n\n\
+                  Exit codes: 0 success, 1 failure, 2 wrong usage, 3 damage or loss in the data read, 4 no daemon \
+                  answers.",
     subcommand_required = true,
     arg_required_else_help = true,
     disable_help_subcommand = true,
     max_term_width = 100
 )]
 pub struct Cli {
-    /// Where the daemon's sockets are
+    /// Directory of the daemon's sockets [default: that of your own daemon ($XDG_RUNTIME_DIR/dbufd, else
+    /// /tmp/dbufd-UID), else /run/dbufd]
     #[arg(long, global = true, help_heading = COMMON, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub runtime: Option<PathBuf>,
-    /// Where the segments are
+    /// Directory of the segments [default: that of the running daemon, else ~/.local/state/dbufd, else /var/log/dbufd]
     #[arg(long, global = true, help_heading = COMMON, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub directory: Option<PathBuf>,
     /// Whether to use colors
     #[arg(long, global = true, help_heading = COMMON, value_name = "WHEN", value_enum, default_value_t)]
     pub color: When,
-    /// What to do
+    /// The command
     #[command(subcommand)]
     pub command: Command,
 }
@@ -135,7 +137,8 @@ impl Command {
 /// # Errors
 /// The exit code to end with.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
-    let parsed = Cli::try_parse_from(words).map(|mut cli| {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let parsed = Cli::try_parse_from(&words).map(|mut cli| {
         if let Command::Cat(args) = &mut cli.command {
             args.sort_out();
         }
@@ -152,14 +155,29 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode>
             ExitCode::from(2)
         }
         _ => {
-            print_error(&one_line(&error.render().to_string()));
+            print_error(&one_line(&error.render().to_string(), command_in(&words)));
             ExitCode::from(2)
         }
     })
 }
 
-/// Puts clap's text, which has several lines, in one: what, why, what to do.
-fn one_line(rendered: &str) -> String {
+/// The command among the words of a command line; None if there is none.
+fn command_in(words: &[OsString]) -> Option<String> {
+    let table = Cli::command();
+    let takes_value = |word: &str| table.get_arguments().any(|arg| word.strip_prefix("--") == arg.get_long());
+    let mut words = words.iter().skip(1).filter_map(|word| word.to_str());
+    while let Some(word) = words.next() {
+        if takes_value(word) {
+            words.next();
+        } else if !word.starts_with('-') {
+            return table.find_subcommand(word).map(|command| command.get_name().to_owned());
+        }
+    }
+    None
+}
+
+/// Puts clap's text, which has several lines, in one: what, why, and whose help to read.
+fn one_line(rendered: &str, command: Option<String>) -> String {
     let mut parts = Vec::new();
     for line in rendered.lines().map(str::trim) {
         if line.starts_with("Usage:") || line.starts_with("For more information") {
@@ -170,7 +188,8 @@ fn one_line(rendered: &str) -> String {
             parts.push(line);
         }
     }
-    parts.push("see 'dbufctl --help'");
+    let help = command.map_or_else(|| "see 'dbufctl --help'".to_owned(), |name| format!("see 'dbufctl {name} --help'"));
+    parts.push(&help);
     parts.join("; ").replace(":;", ":")
 }
 
@@ -211,6 +230,22 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_option_is_sent_to_the_help_of_its_command() {
+        let found = |line: &str| command_in(&format!("dbufctl {line}").split(' ').map(Into::into).collect::<Vec<_>>());
+        for (line, command) in [
+            ("cat --folow", Some("cat")),
+            ("--runtime stats cat --folow", Some("cat")),
+            ("--runtime=/r --color always stats --x", Some("stats")),
+            ("nonsense cat", None),
+            ("--nonsense", None),
+        ] {
+            assert_eq!(found(line).as_deref(), command, "{line}");
+        }
+        assert!(one_line("error: x", found("cat")).ends_with("; see 'dbufctl cat --help'"));
+        assert!(one_line("error: x", None).ends_with("; see 'dbufctl --help'"));
+    }
+
+    #[test]
     fn a_wrong_command_line_is_answered_in_one_line() {
         for (line, has) in [
             ("cat --folow", "--follow"),
@@ -220,7 +255,7 @@ mod tests {
             ("stats --watch=0", "0.1"),
             ("cat -n some", "or all"),
         ] {
-            let text = one_line(&parsed(line).unwrap_err().render().to_string());
+            let text = one_line(&parsed(line).unwrap_err().render().to_string(), None);
             assert!(text.contains(has) && !text.contains('\n') && !text.contains("error:"), "{line}: {text}");
         }
     }

@@ -24,19 +24,19 @@ use crate::stats::format::plural;
 /// `send`
 #[derive(Debug, Args)]
 pub struct SendArgs {
-    /// How important: a name or a number from 0 to 7
+    /// Priority: a name (emerg to debug) or a number from 0 to 7
     #[arg(short, long, value_name = "PRIO", default_value = "info", value_parser = priority::parse)]
     pub priority: u8,
-    /// The events' tag, at most 64 bytes
+    /// Tag of the events, at most 64 bytes
     #[arg(short, long, value_name = "TAG", value_parser = tag)]
     pub tag: Option<OsString>,
-    /// A field with the text; may be given more than once
+    /// A field that is stored with the event; may be given more than once
     #[arg(short = 'F', long = "field", value_name = "FIELD=VALUE", value_parser = field)]
     pub fields: Vec<(String, Vec<u8>)>,
-    /// Return only when all is durable and survives a loss of power
+    /// Return only when all events are durable, so that they survive a loss of power
     #[arg(long)]
     pub sync: bool,
-    /// The event, its words joined by a space; without any, one event for each line of standard input
+    /// The text of the event, joined by spaces; without it, each line of standard input is one event
     #[arg(value_name = "MESSAGE")]
     pub words: Vec<OsString>,
 }

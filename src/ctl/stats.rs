@@ -1,7 +1,8 @@
 //! Prints `dbufctl stats`: the daemon's figures as JSON, as Prometheus text, or as a table for people.
 //!
 //! Input: the `data` of the daemon's answer. Output: text on standard output or in a file. One thread. Failures: no
-//! daemon, a closed output, an answer that is not this schema. `--json` prints the daemon's object as it came, of whatever version.
+//! daemon, a closed output, an answer that is not this schema. `--json` prints the daemon's object unchanged, of
+//! whatever version.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -107,7 +107,7 @@ fn described(report: &FileReport, torn_bytes: u64) -> String {
         let _ = writeln!(text, "    {}", visible(&damage.to_string()));
     }
     if torn_bytes > 0 {
-        let _ = writeln!(text, "    {torn_bytes} bytes at the end were torn; dbufd cuts them when it starts");
+        let _ = writeln!(text, "    {torn_bytes} bytes at the end are torn; dbufd truncates them at its next start");
     } else if report.tail_bytes > 0 {
         let _ = writeln!(text, "    {} bytes at the end are being written", report.tail_bytes);
     }
@@ -162,11 +162,11 @@ impl Sum {
         let (files, events) = (plural(self.files, "file"), plural(self.events, "event"));
         let all = format!("{} {files}, {} {events}, {} bytes", self.files, self.events, self.bytes);
         let _ = if self.is_well() {
-            writeln!(text, "all well: {all}")
+            writeln!(text, "files are whole: {all}")
         } else {
             writeln!(
                 text,
-                "NOT WELL: {all}; {} damaged {} with {} bytes, {} bytes torn, {} events missing",
+                "FILES ARE NOT WHOLE: {all}; {} damaged {} with {} bytes, {} bytes torn, {} events missing",
                 self.damaged_places,
                 plural(self.damaged_places, "place"),
                 self.damaged_bytes,
@@ -177,7 +177,7 @@ impl Sum {
         if self.lost_events > 0 {
             let _ = writeln!(
                 text,
-                "lost before they were stored: {} {}; 'dbufctl cat' shows when and whose",
+                "{} {} never reached a file; 'dbufctl cat' shows when, whose and why",
                 self.lost_events,
                 plural(self.lost_events, "event")
             );

@@ -1,9 +1,9 @@
-//! The account, as dbufctl asks for it, to hold it against the files.
+//! Writes the account as JSON, which `dbufctl account` compares with the files.
 //!
-//! Enters: a statement of the running threads. Leaves: JSON. Control thread. Nothing can fail.
+//! Input: a statement of the running threads. Output: JSON. Control thread. Nothing can fail.
 //!
-//! A producer is named by the content of its source record, in hexadecimal: so it is told from any other exactly as in
-//! the files, whatever bytes its tag has.
+//! A producer is identified by the content of its source record, in hexadecimal. So producers differ exactly as in the
+//! files, whatever bytes a tag has.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use crate::pipeline::account::{Row, Statement};
 use crate::pipeline::record::Cause;
 
 /// `{"since_ns", "first_sequence", "next_sequence", "stream", "withdrawn", "producers": [{"source", "sent", "stored",
-/// "lost": {CAUSE: n}}]}`; the source of all that are not told apart is null.
+/// "lost": {CAUSE: n}}]}`; the source is null in the row of all other producers.
 pub(super) fn to_json(statement: &Statement) -> Value {
     let (since_ns, first_sequence) = statement.since.unwrap_or((0, statement.next_sequence));
     json!({

@@ -1,16 +1,16 @@
-//! Finds the memory of the double buffer that the previous process left, and makes new memory where that is needed.
+//! Finds the memory of the double buffer that the previous process left, and creates new memory if needed.
 //!
-//! Input: what systemd's store kept, and the sizes that are wanted. Output: the buffer, and buffers of other sizes that
-//! are to be persisted first. Main thread, at the start. What can fail: there is no memory.
+//! Input: the memory in systemd's store, and the configured sizes. Output: the buffer, and buffers of other sizes,
+//! which have to be persisted first. Main thread, at the start. Failures: no memory is left.
 //!
-//! Under systemd the buffer lies in a memfd that the store keeps, so that what was published in it survives `kill -9`.
-//! The next process goes on with the same memory. Where other sizes are configured, or the memory cannot be read, it
-//! makes new memory under a name that is not in use, and lets go of the old one when all of it is in a file. A disk
-//! that is full can make that hours, in which the sizes may change again: there may be any number of old ones.
+//! Under systemd the buffer is in a memfd that the store holds, so that published events survive `kill -9`. The next
+//! process continues with the same memory. If other sizes are configured, or the memory cannot be read, it creates new
+//! memory under an unused name, and removes the old memory from the store once all of it is in a file. If the disk is
+//! full that can take hours, during which the sizes may change again, so there may be any number of old memories.
 //!
-//! First everything is found ([`InheritedBuffers::find`]); then the notes of all publishes are resolved
-//! ([`InheritedBuffers::was_published`]); only then is anything made ([`InheritedBuffers::into_memory`]). Memory that
-//! was made before would be asked for publishes that it has never seen.
+//! First everything is found ([`InheritedBuffers::find`]), then the notes of all publishes are resolved
+//! ([`InheritedBuffers::was_published`]), and only then is memory created ([`InheritedBuffers::into_memory`]). Memory
+//! that was created earlier would be asked about publishes that it has never seen.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,7 +23,7 @@ use crate::pipeline::takeover::names::Name;
 use crate::sync::Arc;
 use crate::sys::fdstore::FdStore;
 
-/// The buffer, and what has to be persisted before anything of it.
+/// The buffer, and the old buffers that have to be persisted before it.
 pub(super) struct BufferMemory {
     pub(super) buffer: DoubleBuffer,
     pub(super) reader: Reader,
@@ -34,27 +34,27 @@ pub(super) struct BufferMemory {
 #[derive(Debug, Default)]
 pub(super) struct InheritedBuffers {
     found: Vec<(Name, InheritedBuffer)>,
-    /// All names that were in use, also of what cannot be read.
+    /// All names that were in use, those of unreadable memory included.
     names: Vec<Name>,
-    /// Something was left that cannot be read: events are lost.
+    /// Some memory cannot be read: its events are lost.
     is_unreadable: bool,
 }
 
 impl InheritedBuffers {
-    /// Maps and checks what is `left`. Creates nothing.
+    /// Maps and checks the memories that are `left`. Creates nothing.
     pub(super) fn find(store: &FdStore, left: Vec<(Name, OwnedFd)>, writers_max: usize) -> Self {
         let mut this = Self { names: left.iter().map(|(name, _)| *name).collect(), ..Self::default() };
         for (name, memory) in left {
             match DoubleBuffer::of_previous(&memory, writers_max) {
                 Ok(buffer) => this.found.push((name, buffer)),
                 Err(error) => {
-                    tracing::error!(%error, "events that only the memory of the previous process held are lost");
+                    tracing::error!(%error, "memory of the previous process is unreadable; events only in it are lost");
                     this.is_unreadable = true;
                     let_go(store, name, &this.names);
                 }
             }
         }
-        // The newest is the one that was in use. Older ones are there as long as they are not persisted.
+        // The newest was in use. Older ones are there until they are persisted.
         this.found.sort_by_key(|(_, inherited)| inherited.buffer.generation());
         let cut_copies: usize = this.found.iter().map(|(_, inherited)| inherited.cut_copies).sum();
         if cut_copies > 0 {
@@ -63,18 +63,18 @@ impl InheritedBuffers {
         this
     }
 
-    /// How many descriptors of the store they take.
+    /// The number of descriptors that they take in the store.
     pub(super) fn count(&self) -> usize {
         self.names.len()
     }
 
-    /// Whether there is any.
+    /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
 
-    /// Whether what was about to be published at `position` is in a buffer, or has been. Each buffer knows its own
-    /// generations alone, and they follow each other: the oldest that has come as far as the position is asked.
+    /// Whether the publish at `position` took place. Each buffer knows only its own generations, and the generations of
+    /// the buffers follow each other: the oldest buffer that has reached the position's generation is asked.
     pub(super) fn was_published(&self, position: PublishPosition) -> bool {
         let asked = self.found.iter().find(|(_, inherited)| inherited.buffer.generation() >= position.generation());
         asked.is_some_and(|(_, inherited)| inherited.buffer.was_published(position))
@@ -84,22 +84,22 @@ impl InheritedBuffers {
         self.found.last().map_or(0, |(_, inherited)| inherited.buffer.generation())
     }
 
-    /// The generations that only memory that is gone may have held, where processes had come to `highest` and all below
-    /// `durable_before` is durable. Memory is gone that cannot be read, or that no manager had when its process died.
+    /// The generations that may have been only in memory that is gone, if processes had reached `highest` and all below
+    /// `durable_before` is durable. Memory is gone if it cannot be read, or if no manager had it when its process died.
     pub(super) fn lost_generations(&self, highest: u64, durable_before: u64) -> Range<u64> {
         let newest = self.newest_generation();
-        // A buffer holds what is in front and what is being persisted. It may have come one further than was noted.
+        // A buffer holds two generations: in front, and being persisted. It may have reached one more than was noted.
         let end = if highest > newest { highest + 2 } else { newest };
         let first = match self.is_unreadable && !self.is_empty() {
-            // There are others, and what cannot be read does not say where in between it belongs.
+            // There are others, and the unreadable memory does not say where in between it belongs.
             true => 0,
             false => (newest + 1).max(highest.saturating_sub(1)),
         };
         first.max(durable_before)..end
     }
 
-    /// The buffer to go on with, made as `options` say where there is none of these sizes that has come to `highest`.
-    /// Its generations begin above that.
+    /// The buffer to continue with: that of the previous process if it has the sizes in `options` and has reached
+    /// `highest`, else a new one, whose generations begin above that.
     pub(super) fn into_memory(
         mut self,
         store: &Arc<FdStore>,
@@ -127,8 +127,8 @@ impl InheritedBuffers {
     }
 }
 
-/// Asks the store to let go of a memory, unless it keeps another one under the same name: it would let go of both. Only
-/// a version of before gave names twice. What was persisted and stays is found empty by the next process.
+/// Removes a memory from the store, unless the store holds another one under the same name: it would remove both. Only
+/// an earlier version gave a name twice. Memory that was persisted and stays is found empty by the next process.
 fn let_go(store: &FdStore, name: Name, names: &[Name]) {
     if names.iter().filter(|other| **other == name).count() == 1 {
         store.remove(&name.to_string());
@@ -140,7 +140,7 @@ fn make(store: &FdStore, name: Name, generation: u64, options: &Options) -> Resu
     let memory = memory.map_err(std::io::Error::from)?;
     let made = DoubleBuffer::in_memory(options, generation, &memory)?;
     if let Err(error) = store.put(&name.to_string(), memory.as_fd()) {
-        tracing::warn!(%error, "what is in memory will not survive this process");
+        tracing::warn!(%error, "the buffer is not stored; events in it will not survive this process");
     }
     Ok(made)
 }

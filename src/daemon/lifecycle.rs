@@ -1,15 +1,15 @@
-//! The daemon, put together in order and taken apart in order.
+//! Starts the parts of the daemon in order, and stops them in order.
 //!
-//! Enters: the checked configuration. Leaves: threads that run, and the values through which the control plane speaks
-//! with them. Main thread. What can fail: [`Daemon::start`], with one sentence; what had been started is then taken
-//! back by dropping it.
+//! Input: the checked configuration. Output: running threads, and the values through which the control plane talks to
+//! them. Main thread. Failures: [`Daemon::start`], with one sentence; what had been started is stopped by dropping it.
 //!
-//! Start: 1. the runtime directory is taken; 2. segments are opened and recovered, and the reader runs; 3. sockets;
-//! 4. writers. So whatever a client can send finds a place to go, and a second daemon stops before it touches anything.
+//! Start: 1. lock the runtime directory; 2. open and recover the segments, and start the reader; 3. open the sockets;
+//! 4. start the writers. So the pipeline is complete before a client can send, and a second daemon stops before it
+//! changes anything.
 //!
-//! Stop: 1. the sockets' files go, so that nobody new comes; 2. the writers take what the kernel still holds and end;
-//! 3. the reader persists everything and seals the segment; 4. systemd takes the last notifications about what it is to
-//! keep; 5. the lock goes with the process.
+//! Stop: 1. remove the files of the sockets, so that no new client connects; 2. the writers read what the kernel still
+//! holds, and end; 3. the reader persists everything and seals the segment; 4. systemd reads the last notifications
+//! about what it stores; 5. the lock is released with the process.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -33,12 +33,12 @@ use crate::pipeline::store::Recovery;
 use crate::pipeline::takeover::names::Inherited;
 use crate::sync::Arc;
 
-/// How long the writers may take to empty what the kernel holds of their connections.
+/// How long the writers may take to read what the kernel holds of their connections.
 const WRITERS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a disk that refuses is tried before what it did not take is left to the next process, or counted as lost.
+/// How long a failing disk is retried. What is not written by then is left to the next process, or counted as lost.
 const DISK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a start waits for a service manager that is busy, as it is while it reloads its units.
+/// How long a start waits for a busy service manager. It is busy while it reloads its units, for example.
 const MANAGER_START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the service manager may take to read the last notifications.
 const MANAGER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,21 +49,21 @@ pub(super) struct Daemon {
     accept: Accept,
     drain: Drain,
     store: Option<Store>,
-    /// Last, so that the lock goes after everything else.
+    /// Last, so that the lock is released after everything else.
     _runtime: Runtime,
 }
 
-/// What else a start brings.
+/// What a start returns besides the daemon.
 pub(super) struct Parts {
     /// The control socket.
     pub(super) control: OwnedFd,
     /// What recovery found.
     pub(super) recovery: Recovery,
-    /// For looking on.
+    /// For figures and requests.
     pub(super) live: Live,
 }
 
-/// How the control plane looks at a daemon and asks it for something, also while it stops.
+/// Lets the control plane read the daemon's figures and send it requests, also while the daemon stops.
 #[derive(Clone)]
 pub(super) struct Live {
     /// The counters and measurements.
@@ -107,14 +107,14 @@ impl Daemon {
         warn_of(&plan);
         let memory = Memory::take_over(config, &buffer_options(config, plan.writers.len()), store.as_ref(), inherited)?;
         let Memory { pipeline, sessions, rings, receive_buffers, stored, connections } = memory;
-        // What is taken in before the manager has the memory that it goes into would be lost with this process.
+        // Events are accepted only when the manager has their memory. Otherwise a crash would lose them.
         let waiting = store.as_ref().map_or(0, |store| store.store.wait_taken(MANAGER_START_TIMEOUT));
         if waiting > 0 {
-            tracing::warn!(waiting, "the service manager takes no notifications; a crash would lose what is in memory");
+            tracing::warn!(waiting, "the service manager reads no notifications; a crash would lose events in memory");
         }
         let (pipeline, recovery) = Pipeline::start(pipeline, drain_settings(config), plan.reader)?;
         let Pipeline { buffer, counters, progress, drain } = pipeline;
-        // What fails from here on must not leave the reader and its lock on the directory behind.
+        // From here on, an error must stop the reader and release its lock on the directory.
         let rest = runtime.open(&config.ingest, group, sockets).and_then(|sockets| {
             let accept = Accept::start(AcceptOptions {
                 listeners: sockets.listeners,
@@ -144,30 +144,35 @@ impl Daemon {
         Ok((Self { files, accept, drain, store, _runtime: runtime }, parts))
     }
 
-    /// Takes over the part of a new configuration that a running daemon can.
+    /// Applies the part of a new configuration that a running daemon can change.
     pub(super) fn reconfigure(&self, old: &Config, new: &Config, group: Option<Gid>) -> Result<()> {
         let access = |config: &Config| (config.ingest.socket_mode, config.ingest.socket_group.clone());
         if access(old) != access(new) {
-            self.files.set_access(new.ingest.socket_mode, group).context("cannot change who may send")?;
+            self.files.set_access(new.ingest.socket_mode, group).context(
+                "cannot change the mode or the group of the sockets (ingest.socket_mode, ingest.socket_group)",
+            )?;
         }
         self.accept.set_max_event_bytes(new.ingest.max_event_bytes);
         self.drain.handle().command(drain::ReaderCommand::Reconfigure(Box::new(drain_settings(new))));
         Ok(())
     }
 
-    /// Drains, persists, seals. Blocks until it is done or the time is over.
+    /// Drains, persists, seals. Blocks until that is done or the timeouts are over.
     pub(super) fn stop(mut self) -> Ended {
         self.files.remove_ingest();
         let stopped = self.accept.stop(WRITERS_TIMEOUT);
         if stopped.writers_left > 0 {
-            tracing::warn!(writers = stopped.writers_left, "writers still wait for room in the buffer");
+            tracing::warn!(
+                writers = stopped.writers_left,
+                "writers still wait for room in the buffer; what their connections hold is not read"
+            );
         }
         let ended = Ended { error: self.drain.stop(DISK_TIMEOUT).error };
-        // A notification that waits in this process dies with it, and the next one would find connections that have
-        // ended.
+        // A notification that is still in this process is lost with it, and the next process would find connections
+        // that have ended.
         let waiting = self.store.map_or(0, |store| store.store.settle(MANAGER_TIMEOUT));
         if waiting > 0 {
-            tracing::warn!(waiting, "the service manager has not taken all notifications; some connections may break");
+            tracing::warn!(waiting, "the service manager has not read all notifications; connections may break");
         }
         ended
     }
@@ -186,16 +191,16 @@ fn drain_settings(config: &Config) -> drain::Settings {
 
 fn warn_of(plan: &Plan) {
     if !plan.left_out.is_empty() {
-        tracing::warn!(cores = ?plan.left_out, "these cores are not allowed to dbufd (see taskset -p); left out");
+        tracing::warn!(cores = ?plan.left_out, "no thread is pinned to these cores: dbufd may not use them");
     }
 }
 
-/// Every connection costs a descriptor, so as many as the hard limit gives. The soft one is low for the sake of
-/// programs that use select(2).
+/// Raises the soft limit of open descriptors to the hard one, because every connection takes a descriptor. The soft
+/// limit is low only for programs that use select(2), and dbufd does not.
 fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
     if let Err(error) = raised {
-        tracing::warn!(%error, "cannot raise the limit of open descriptors; there may be fewer connections");
+        tracing::warn!(%error, "cannot raise the limit of open descriptors; fewer connections are accepted");
     }
 }

@@ -220,7 +220,7 @@ async fn ask_reader(shared: &Shared, command: fn(drain::Reply) -> drain::ReaderC
     shared.live.reader().command(command(reply));
     match answer.await {
         Ok(result) => result.map(|()| Value::Null),
-        Err(_) => Err("the daemon is stopping; start it again first".to_owned()),
+        Err(_) => Err("the daemon is stopping; try again when it has started".to_owned()),
     }
 }
 

@@ -134,7 +134,7 @@ async fn converse(client: UnixStream, answers: Answers) -> io::Result<()> {
         let answer = match parse_request(&request) {
             Err(why) => Err(why),
             Ok(command) if command.changes_the_daemon() && !owner => {
-                Err("not permitted: only root and the user that dbufd runs as may do this".to_owned())
+                Err("not permitted: you must be root or the user that dbufd runs as".to_owned())
             }
             Ok(command) => timeout(ANSWER_READY, answers(command)).await.unwrap_or_else(|_| {
                 Err(format!("no answer from the disk within {} s; see dbufctl stats", ANSWER_READY.as_secs()))

@@ -94,8 +94,11 @@ impl Manager {
         }
         if std::mem::replace(&mut self.storage, storage) != storage {
             match storage {
-                Condition::Ok => tracing::info!("the storage is ok again"),
-                _ => tracing::warn!(storage = storage.name(), "the storage does not accept events; see dbufctl stats"),
+                Condition::Ok => tracing::info!("the storage accepts events again"),
+                _ => tracing::warn!(
+                    storage = storage.name(),
+                    "the storage does not accept events; 'dbufctl stats' shows its last error"
+                ),
             }
         }
         // In a failure people watch the status, and want to see its end.

@@ -97,7 +97,7 @@ impl Runtime {
                     Ok(Some(Holder { pid: Some(pid) })) => format!("another dbufd (pid {pid})"),
                     _ => "another dbufd".to_owned(),
                 };
-                bail!("{holder} holds {shown}; stop it, or give this one a directory of its own with --runtime")
+                bail!("{holder} uses {shown}; stop it, or name another directory with --runtime")
             }
             Err((_, error)) => bail!("{shown}: cannot be locked: {error}"),
         }
@@ -202,7 +202,7 @@ fn make_way(path: &Path, kind: SockType) -> Result<()> {
     match answering(path, kind) {
         Ok(None) => std::fs::remove_file(path).with_context(|| format!("{shown}: a dead socket cannot be removed")),
         Ok(Some(Holder { pid: Some(1) })) => {
-            bail!("systemd holds {shown}; start dbufd with systemctl, or stop dbufd.socket first")
+            bail!("systemd holds {shown}; start dbufd with 'systemctl start dbufd', or stop dbufd.socket first")
         }
         Ok(Some(Holder { pid: Some(pid) })) => bail!("another process (pid {pid}) holds {shown}; stop it first"),
         Ok(Some(Holder { pid: None })) => bail!("another process holds {shown}; stop it first (ss -xlp names it)"),

@@ -1,12 +1,12 @@
 //! Takes over what the previous process left, in the order that `pipeline/takeover` demands.
 //!
-//! Input: what systemd passed. Output: the memory of the new process, in which every publish of the previous one is
-//! either done or not begun, and its connections. Main thread, at the start, before any thread runs. What can fail:
-//! there is no memory.
+//! Input: the descriptors that systemd passed. Output: the memory of the new process, in which every publish of the
+//! previous process is either done or not begun, and its connections. Main thread, at the start, before any other
+//! thread runs. Failures: no memory is left.
 //!
-//! 1. The buffers are found. Nothing is created.
-//! 2. All notes are resolved.
-//! 3. What is missing is created.
+//! 1. Find the buffers. Nothing is created.
+//! 2. Resolve all publish notes.
+//! 3. Create what is missing.
 
 use std::os::fd::OwnedFd;
 
@@ -29,10 +29,10 @@ use crate::sync::Arc;
 use crate::sys::fdstore::{FdStore, room_from_environment};
 use crate::sys::notify::Notifier;
 
-/// Rings have no more than this part of the store.
+/// Rings take at most the room of the store divided by this.
 const RINGS_SHARE: usize = 2;
 
-/// systemd's file-descriptor store, and how many descriptors it takes.
+/// systemd's file-descriptor store, and how many descriptors it holds at most.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
     pub(super) store: Arc<FdStore>,
@@ -40,24 +40,24 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// None where no manager listens, or where it has no room and kept nothing.
+    /// None if no manager listens, or if the store has no room and holds nothing.
     pub(super) fn start(inherited: &Inherited) -> Result<Option<Self>> {
         let room = room_from_environment();
-        // What is wrong with the variable is reported where notifications about the daemon's state are sent.
+        // A wrong NOTIFY_SOCKET is reported in `service`, which sends the notifications about the daemon's state.
         let notifier = Notifier::from_environment().unwrap_or_default();
         let Some(notifier) = notifier.filter(|_| room > 0 || !inherited.is_empty()) else { return Ok(None) };
         let names: Vec<String> = inherited.names().collect();
         let store = FdStore::start(notifier, names.iter().map(String::as_str));
         let store = store.context("cannot use systemd's file-descriptor store")?;
         for name in &inherited.unknown {
-            tracing::warn!(name, "systemd kept a descriptor that this version does not know; it is let go");
+            tracing::warn!(name, "systemd stores a descriptor that this version of dbufd does not know; it is removed");
             store.remove(name);
         }
         Ok(Some(Self { store: Arc::new(store), room }))
     }
 }
 
-/// What the new process works with.
+/// The memory and the connections of the new process.
 pub(super) struct Memory {
     pub(super) pipeline: assembly::Memory,
     pub(super) sessions: Arc<Sessions>,
@@ -67,7 +67,7 @@ pub(super) struct Memory {
     pub(super) connections: Vec<InheritedConnection>,
 }
 
-/// What was found, its notes resolved.
+/// What the previous process left, with its notes resolved.
 struct Found {
     buffers: InheritedBuffers,
     sessions: Option<SessionTable>,
@@ -118,7 +118,7 @@ impl Found {
 }
 
 impl Memory {
-    /// New memory, and that of the previous process where there is a store. For `options.writers_max` writers.
+    /// Memory for `options.writers_max` writers: that of the previous process if there is a store, and new memory.
     pub(super) fn take_over(
         config: &Config,
         options: &Options,
@@ -140,22 +140,22 @@ impl Memory {
         let writers = options.writers_max;
         let Found { buffers, sessions, rings, account, receive_buffers, progress, mut connections } = found;
         let progress = Progress::take_over(store, &Name::Progress.to_string(), progress, writers);
-        let progress = progress.context("cannot make what the writers wait with")?;
+        let progress = progress.context("cannot create the memory for progress")?;
         let highest = progress.highest_generation();
         let lost = buffers.lost_generations(highest, progress.durable_before());
         if !lost.is_empty() {
-            tracing::warn!("what only memory of a previous process held that is not there any more may be lost");
+            tracing::warn!("memory of the previous process is gone; events that only this memory held may be lost");
             // Some of it may be in a file.
             progress.note_lost_in_file(&(lost.start..=lost.end - 1));
         }
-        // A receive buffer for each writer, read positions, sessions and progress; two of buffer and account for a
-        // moment.
+        // A receive buffer for each writer; read positions, sessions and progress. Of the buffer and the account there
+        // are two while one replaces the other.
         let memories = writers + 3 + (buffers.count() + 1).max(2) + 2;
         let rings_room = (limits.rings * registry::DESCRIPTORS + 1).min(room / RINGS_SHARE);
         let account = Account::take_over(writers, store, account, !buffers.is_empty());
-        let account = account.context("there is no memory for the account of events")?;
+        let account = account.context("no memory for the account of events")?;
         let receive_buffers = ReceiveBuffers::take_over(writers, Some(store), receive_buffers)
-            .context("there is no memory for what the writers read")?;
+            .context("no memory for the receive buffers")?;
         connections.in_receive_buffers = receive_buffers.iter().flat_map(ReceiveBuffers::slots).collect();
         let connections_room = room.saturating_sub(memories + rings_room);
         let (stored, connections) = StoredConnections::open(Arc::clone(store), connections_room, connections)
@@ -165,29 +165,28 @@ impl Memory {
         }
         let has_previous = highest > 0 || !buffers.is_empty();
         let BufferMemory { buffer, reader, old } = buffers.into_memory(store, options, highest)?;
-        // Noted before anything is published, so that a next process that does not find this memory knows of it.
+        // Noted before anything is published: a next process that does not find this memory can then tell.
         progress.set_highest_generation(buffer.generation());
         let counters = Arc::new(Counters::with_account(writers, account));
         let progress = Arc::new(progress);
         Ok(Self {
             pipeline: assembly::Memory { buffer, reader, counters, progress, old, has_previous, outlives: true },
             sessions: Sessions::stored(store, sessions).context("cannot keep sessions over a restart")?,
-            rings: Rings::stored(limits, store, rings_room, rings)
-                .context("there is no memory for what is known of rings")?,
+            rings: Rings::stored(limits, store, rings_room, rings).context("no memory for the table of rings")?,
             receive_buffers,
             stored: Some(stored),
             connections,
         })
     }
 
-    /// Where nothing outlives the process.
+    /// Without a store, nothing survives the process.
     fn create_alone(options: &Options, limits: RingLimits) -> Result<Self> {
         Ok(Self {
             pipeline: assembly::Memory::new(options)?,
             sessions: Sessions::new(),
             rings: Rings::new(limits),
             receive_buffers: ReceiveBuffers::take_over(options.writers_max, None, Vec::new())
-                .context("there is no memory for what the writers read")?,
+                .context("no memory for the receive buffers")?,
             stored: None,
             connections: Vec::new(),
         })

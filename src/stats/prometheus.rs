@@ -6,9 +6,9 @@
 //!
 //! Prometheus keeps each series that it has ever seen, so a label must not take ever new values. That is why a process
 //! id is a label only on request. Without it, producers that differ only in their process are one series. The daemon
-//! adds those up, so that a sum does not fall when a process ends. For rings there is no such sum: a ring's counters end
-//! with it, so they are given only with the process id. The counters of producers with the transport `ring` count the
-//! same events.
+//! adds those up, so that a sum does not fall when a process ends. For rings there is no such sum: a ring's counters
+//! end with the ring, so they are given only with the process id. The counters of producers with the transport `ring`
+//! count the same events.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -22,8 +22,8 @@ fn who_may(path: &Path, group: Option<&str>) -> String {
     let mode = status.mode() & 0o777;
     match group {
         Some(group) => format!(
-            "permission denied (owner {owner}, group {group}, mode {mode:04o}); you must be root or in the group {group} \
-             (sudo usermod -aG {group} $USER, then log in again)"
+            "permission denied (owner {owner}, group {group}, mode {mode:04o}); you must be root or in the group \
+             {group} (sudo usermod -aG {group} $USER, then log in again)"
         ),
         None => format!("mode {mode:04o}); you must be root"),
     }

@@ -5,6 +5,7 @@ use std::process::Command;
 use clap::CommandFactory;
 use dbufd::config::keys::KEYS;
 use dbufd::ctl::Cli;
+use dbufd::pipeline::record::Cause;
 
 use super::fixture::*;
 
@@ -116,8 +117,8 @@ fn every_key_is_in_the_page_of_the_configuration_with_its_default_and_its_bounds
     let mut from = 0;
     for key in KEYS {
         let (_, name) = key.parts();
-        let default = if key.has_default { "Default:" } else { "No default; an example:" };
-        let (meaning, when) = (key.meaning.join(" "), key.applies.when());
+        let default = if key.has_default { "Default:" } else { "No default; example:" };
+        let (meaning, when) = (key.meaning.join(" ").replace('`', ""), key.applies.when());
         let said = format!(
             "\n.TP\n{name}\n{meaning}\n.IP\n{default} {}. Allowed: {}. A change takes effect {when}.\n",
             key.shown, key.bounds
@@ -166,4 +167,45 @@ fn a_page_that_cannot_be_written_is_named() {
     std::fs::write(&file, "").unwrap();
     let ran = Ran::of(command(home.path(), "man").arg(&file).output().unwrap());
     assert!(ran.failed(1).contains("a file"));
+}
+
+#[test]
+fn every_cause_of_loss_is_explained_where_its_figure_is_shown() {
+    let home = tempfile::tempdir().unwrap();
+    let page = read(&pages(home.path())["dbufctl-stats.1"]);
+    let help = Ran::of(command(home.path(), "stats --help").output().unwrap()).fine();
+    for cause in Cause::ALL.map(Cause::name) {
+        let line = help.lines().find(|line| line.starts_with(&format!("  {cause} "))).unwrap_or_default();
+        let meaning = line.trim().trim_start_matches(cause).trim();
+        assert!(meaning.len() > 10, "stats --help does not explain {cause}: {help}");
+        assert!(page.contains(&format!("\n.TP\n{cause}\n{meaning}\n")), "dbufctl-stats(1) does not: {page}");
+    }
+}
+
+#[test]
+fn an_option_whose_default_is_not_a_fixed_value_tells_its_default() {
+    let home = tempfile::tempdir().unwrap();
+    let dbufd = Ran::of(Command::new(env!("CARGO_BIN_EXE_dbufd")).arg("--help").output().unwrap()).fine();
+    let stats = Ran::of(command(home.path(), "stats --help").output().unwrap()).fine();
+    let default = |help: &str, option: &str| {
+        let from = help.find(&format!("{option} ")).or_else(|| help.find(&format!("{option}["))).unwrap();
+        let text = help[from..].split_whitespace().collect::<Vec<_>>().join(" ");
+        let default = text[text.find("[default: ").unwrap()..].split(']').next().unwrap().to_owned();
+        assert!(!default.contains(" --"), "{option} has none: {text}");
+        default
+    };
+    assert!(default(&stats, "--watch").ends_with(": 2"));
+    for help in [&stats, &dbufd] {
+        assert!(default(help, "--runtime").contains("$XDG_RUNTIME_DIR/dbufd, else /tmp/dbufd-UID"));
+        assert!(default(help, "--directory").contains("/.local/state/dbufd"));
+    }
+    assert!(default(&dbufd, "--config").contains("/etc/dbufd/dbufd.toml"));
+}
+
+#[test]
+fn a_wrong_option_leads_to_the_help_of_its_command() {
+    let home = tempfile::tempdir().unwrap();
+    let said = |line: &str| Ran::of(command(home.path(), line).output().unwrap()).failed(2);
+    assert!(said("cat --folow").ends_with("; see 'dbufctl cat --help'\n"));
+    assert!(said("--folow cat").ends_with("; see 'dbufctl --help'\n"));
 }

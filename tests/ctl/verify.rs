@@ -23,7 +23,7 @@ fn whole_files_are_well() {
     let files = object["files"].as_array().unwrap();
     assert_eq!((&files[1]["first_sequence"], &files[1]["last_sequence"]), (&4.into(), &5.into()));
     let text = fixture.run("verify").fine();
-    assert!(text.lines().last().unwrap().starts_with("all well: 2 files, 5 events"), "{text}");
+    assert!(text.lines().last().unwrap().starts_with("files are whole: 2 files, 5 events"), "{text}");
     assert!(text.lines().next().unwrap().contains(" 3 events in 1 batch, "), "{text}");
 }
 
@@ -87,5 +87,5 @@ fn a_loss_that_the_files_tell_of_is_said_though_no_byte_is_wrong() {
     );
     let ran = fixture.run("verify");
     assert_eq!(ran.code, 3);
-    assert!(ran.out.contains("lost before they were stored: 3 events"), "{}", ran.out);
+    assert!(ran.out.contains("3 events never reached a file; "), "{}", ran.out);
 }

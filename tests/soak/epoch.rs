@@ -179,7 +179,7 @@ impl<'m> Soak<'m> {
         found.losses(sent, &String::from_utf8_lossy(&losses.stdout));
         let verified = self.machine.ctl(&["verify"]);
         let said = String::from_utf8_lossy(&verified.stdout);
-        if !matches!(verified.status.code(), Some(0 | 3)) || !said.contains("all well") {
+        if !matches!(verified.status.code(), Some(0 | 3)) || !said.contains("files are whole") {
             let what = said.lines().filter(|line| !line.contains(": ok, "));
             found.wrong.push(format!("verify: {}", what.collect::<Vec<_>>().join("; ")));
         }

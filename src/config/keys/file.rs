@@ -20,12 +20,12 @@ pub fn render(config: &Config) -> String {
 pub fn documented() -> String {
     let head = format!(
         "\
-# The configuration of dbufd. No key is needed. What follows a `#` without a space is the default, or an example if
-# there is no default. Files in dbufd.toml.d/ next to this one are read after it, in the order of their names;
+# The configuration of dbufd. No key is needed. Lines `#key = value` show the default (an example where there is none).
+# Remove the # to change one. Files in dbufd.toml.d/ next to this one are read after it, in the order of their names;
 # `--set section.key=value` comes last.
 #
 # {UNITS}
-# `dbufd --check-config` checks without starting anything, `dbufctl config` shows what is in force,
+# `dbufd --check-config` checks without starting anything, `dbufctl config` shows the configuration in force,
 # `systemctl reload dbufd` or `dbufctl reload` applies every change that needs no restart.
 "
     );
@@ -34,7 +34,7 @@ pub fn documented() -> String {
             let _ = writeln!(text, "# {line}");
         }
         let _ = writeln!(text, "# Allowed: {}.", key.bounds);
-        let default = if key.has_default { "" } else { " No default; an example:" };
+        let default = if key.has_default { "" } else { " No default; example:" };
         let _ = writeln!(text, "# Takes effect {}.{default}", key.applies.when());
         let _ = writeln!(text, "#{} = {}\n", key.parts().1, key.shown);
     });

@@ -46,28 +46,28 @@ const QUIET: Duration = Duration::from_secs(5);
 /// `bench`
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// What the events go through; 'buffer' needs no daemon
+    /// The way that the events take; 'buffer' needs no daemon
     #[arg(long, value_enum, default_value_t, value_name = "WAY")]
     pub via: Via,
-    /// Threads that send
+    /// Number of threads that send
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = writers())]
     pub writers: u16,
-    /// Events in total [default: 100000]
+    /// Number of events in total [default: 100000]
     #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     pub events: Option<u64>,
     /// Send for this long instead: 10s, 2min
     #[arg(long, value_name = "T", value_parser = duration)]
     pub duration: Option<Duration>,
-    /// Bytes of each event, random within this range
+    /// Bytes of each event, random in this range
     #[arg(long, value_name = "A..B", default_value = "10..10000", value_parser = sizes)]
     pub size: RangeInclusive<usize>,
-    /// Other work before each event, in nanoseconds
+    /// Simulated work before each event, in nanoseconds
     #[arg(long, value_name = "NS", default_value_t = 0)]
     pub work: u64,
     /// Events a second in total; without it, as fast as possible
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u64).range(1..))]
     pub rate: Option<u64>,
-    /// Send the same blocks as an earlier run; its report has the number
+    /// Repeat an earlier run: the seed that its report printed
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// Print one JSON object

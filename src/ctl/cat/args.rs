@@ -15,13 +15,13 @@ const NO_HEADING: Option<&str> = None;
 /// `cat`
 #[derive(Debug, Args)]
 pub struct CatArgs {
-    /// At most this many events, the newest that match; a number or all
+    /// Print only the newest N matching events ("all": no limit)
     #[arg(short = 'n', long, value_name = "N", value_parser = lines)]
     pub lines: Option<u64>,
-    /// Continue with new events as they arrive, until Ctrl-C
+    /// Then print new events as they arrive, until Ctrl-C; without -n or a start, begin with the newest 10
     #[arg(short, long, conflicts_with_all = ["reverse", "files"])]
     pub follow: bool,
-    /// Newest first
+    /// Print the newest event first
     #[arg(short, long)]
     pub reverse: bool,
     /// Which events
@@ -30,7 +30,7 @@ pub struct CatArgs {
     /// How to print them
     #[command(flatten)]
     pub format: FormatArgs,
-    /// Events with this field, and these files instead of the directory
+    /// Events with this field; or read these files instead of the directory
     #[arg(help_heading = NO_HEADING, value_name = "FIELD=VALUE|FILE", value_hint = ValueHint::FilePath)]
     pub files: Vec<PathBuf>,
 }
@@ -38,10 +38,10 @@ pub struct CatArgs {
 /// `tail`
 #[derive(Debug, Args)]
 pub struct TailArgs {
-    /// This many existing events; a number or all
+    /// Begin with the newest N matching events ("all": no limit)
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = lines)]
     pub lines: u64,
-    /// What tail does anyway; accepted out of habit
+    /// Accepted and ignored: tail always follows
     #[arg(short, long, hide = true)]
     pub follow: bool,
     /// Which events

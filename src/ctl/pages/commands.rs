@@ -19,13 +19,12 @@ pub(super) fn dbufctl(table: &Command) -> Page {
     let mut page = Page::new("dbufctl", 1, &about(table));
     head(&mut page, table);
     page.paragraph(
-        "The commands `cat`, `tail`, `segments`, `verify` and `account` work on the files alone: they need no daemon, \
-         and only read access to the files. Most others ask dbufd(8) over its control socket, or send to it.",
+        "The commands `cat`, `tail`, `segments`, `verify` and `account` read files: they need read access to them, \
+         and no daemon. Root and members of the group `dbufd` have that access. Most other commands connect to the \
+         sockets of dbufd(8).",
     );
-    for note in notes(table) {
-        page.paragraph(&note);
-    }
-    page.paragraph("Each command has a page of its own; `dbufctl COMMAND --help` is the short form.");
+    notes(table).iter().for_each(|text| note(&mut page, text));
+    page.paragraph("Each command has a page of its own; `dbufctl COMMAND --help` is a summary.");
     options(&mut page, table);
     page.of_clap(|to| Man::new(table.clone().subcommand_help_heading("COMMANDS")).render_subcommands_section(to));
     exit_status(&mut page);
@@ -34,7 +33,7 @@ pub(super) fn dbufctl(table: &Command) -> Page {
     segments(&mut page);
     page.item(
         &format!("`{SYSTEM_RUNTIME_DIR}/control.sock`, `$XDG_RUNTIME_DIR/dbufd/control.sock`"),
-        "The control socket of the whole machine's daemon, and of an ordinary user's.",
+        "The control socket of the system's daemon, and that of an ordinary user's daemon.",
     );
     examples(&mut page, table);
     let pages = table.get_subcommands().map(|command| format!("dbufctl-{}(1)", command.get_name()));
@@ -51,9 +50,7 @@ fn one(command: &Command) -> Page {
     let reads = READS_SEGMENTS.contains(&command.get_name());
     let mut page = Page::new(&format!("dbufctl-{}", command.get_name()), 1, &about(command));
     head(&mut page, command);
-    for note in notes(command) {
-        page.paragraph(&note);
-    }
+    notes(command).iter().for_each(|text| note(&mut page, text));
     options(&mut page, command);
     exit_status(&mut page);
     if reads {
@@ -115,6 +112,23 @@ fn notes(command: &Command) -> Vec<String> {
     after(command).into_iter().filter(|text| !is_example(text) && !text.starts_with("Exit codes:")).collect()
 }
 
+/// A paragraph, or a list: a line, and below it indented lines, each of a term and its meaning.
+fn note(page: &mut Page, text: &str) {
+    let terms =
+        |line: &str| Some(line.strip_prefix("  ")?.split_once("  ")?).map(|(a, b)| (a.to_owned(), b.to_owned()));
+    match text.split_once('\n') {
+        Some((head, list)) if list.lines().all(|line| terms(line).is_some()) => {
+            page.paragraph(head);
+            for (term, meaning) in list.lines().filter_map(terms) {
+                page.item(&format!("`{term}`"), &meaning);
+            }
+        }
+        _ => {
+            page.paragraph(text);
+        }
+    }
+}
+
 /// EXAMPLES.
 pub(super) fn examples(page: &mut Page, command: &Command) {
     page.section("EXAMPLES");
@@ -125,10 +139,10 @@ pub(super) fn examples(page: &mut Page, command: &Command) {
 
 fn exit_status(page: &mut Page) {
     page.section("EXIT STATUS");
-    page.item("`0`", "Success. Also if the reader of the output ends early, as `head` does.");
+    page.item("`0`", "Success, also if the reader of the output ends early, as `head` does.");
     page.item("`1`", "Failure; one line on standard error says what failed, why, and what to do.");
     page.item("`2`", "Wrong usage.");
-    page.item("`3`", "Damage or loss was found in the data that was read. What could be read was printed.");
+    page.item("`3`", "Damage or loss was found in the data that was read. Everything that could be read was printed.");
     page.item("`4`", "No daemon answers.");
 }
 
@@ -136,21 +150,22 @@ fn environment(page: &mut Page) {
     page.section("ENVIRONMENT");
     page.item(
         "`RUNTIME_DIRECTORY`, `XDG_RUNTIME_DIR`",
-        "Where dbufctl looks for the daemon's sockets; see dbufd(8) for the rule. `--runtime` wins.",
+        "Where dbufctl looks for the daemon's sockets, by the rule in dbufd(8). `--runtime` overrides it.",
     );
     page.item(
         "`LOGS_DIRECTORY`, `XDG_STATE_HOME`, `HOME`",
-        "Where dbufctl looks for the segments if no daemon answers; see dbufd(8) for the rule. `--directory` wins.",
+        "Where dbufctl looks for the segments if no daemon answers, by the rule in dbufd(8). `--directory` overrides \
+         it.",
     );
     page.item("`NO_COLOR`, `TERM`", "No colors if the first is set, or the second is `dumb`.");
-    page.item("`TZ`", "The time zone of printed times, and of `--since` and `--until`.");
-    page.item("`TMPDIR`", "Where `bench` keeps its segments while it runs.");
+    page.item("`TZ`", "Time zone of printed times, and of `--since` and `--until`; without it, that of the machine.");
+    page.item("`TMPDIR`", "Directory in which `bench` keeps its segments while it runs.");
 }
 
 fn segments(page: &mut Page) {
     page.item(
         &format!("`{SYSTEM_SEGMENTS_DIR}`, `$XDG_STATE_HOME/dbufd` (`~/.local/state/dbufd`)"),
-        "The segments of the whole machine's daemon, and of an ordinary user's; see dbuf-format(5).",
+        "The segments of the system's daemon, and those of an ordinary user's daemon; see dbuf-format(5).",
     );
 }
 

@@ -9,8 +9,7 @@ use crate::config::paths::SYSTEM_CONFIG_DIR;
 /// A typical configuration, for the page's EXAMPLES.
 const EXAMPLE: &str = "\
 [ingest]
-socket_mode = \"0660\"
-socket_group = \"adm\"
+max_event = \"256KiB\"
 
 [storage]
 retain_bytes = \"20GiB\"
@@ -33,15 +32,15 @@ pub(super) fn dbufd_toml() -> Page {
     }
     page.section("DESCRIPTION");
     page.paragraph(
-        "dbufd(8) reads this file in TOML when it starts and when it reloads. No key is needed, and neither is the \
+        "dbufd(8) reads this TOML file when it starts and when it reloads. No key is needed, and neither is the \
          file. The files in `dbufd.toml.d` are read after it, in the order of their names, and \
          `--set section.key=value` comes last. If a key is given more than once, the last value counts.",
     );
     page.paragraph(
         "An unknown key and a value that is not allowed are errors. The message names file, line and column, what is \
          allowed, and the nearest right key. dbufd then does not start; at a reload it keeps its configuration. \
-         `dbufd --check-config` checks without starting anything, `dbufctl config` shows what is in force, and \
-         `systemctl reload dbufd` or `dbufctl reload` applies every change that needs no restart.",
+         `dbufd --check-config` checks without starting anything, `dbufctl config` shows the configuration in force, \
+         and `systemctl reload dbufd` or `dbufctl reload` applies every change that needs no restart.",
     );
     page.paragraph(UNITS);
     page.section("KEYS");
@@ -55,14 +54,16 @@ pub(super) fn dbufd_toml() -> Page {
         describe(&mut page, key);
     }
     page.section("EXAMPLES");
-    page.paragraph("Only a group may send. A full disk loses nothing, and a power failure little:");
+    page.paragraph("Larger events. A full disk loses nothing, and a power failure little:");
     page.example(EXAMPLE.lines());
+    page.paragraph("With systemd's units, only a group may send (`systemctl edit dbufd.socket`):");
+    page.example(["[Socket]", "SocketMode=0660", "SocketGroup=adm"]);
     page.section("SEE ALSO").paragraph("dbufd(8), dbufctl(1), dbufctl-config(1), dbufctl-reload(1)");
     page
 }
 
 fn describe(page: &mut Page, key: &Key) {
-    let default = if key.has_default { "Default:" } else { "No default; an example:" };
+    let default = if key.has_default { "Default:" } else { "No default; example:" };
     page.item(
         &format!("`{}`", key.parts().1),
         &format!(
@@ -86,6 +87,6 @@ mod tests {
         let file = directory.path().join("dbufd.toml");
         std::fs::write(&file, EXAMPLE).unwrap();
         let config = Sources { file: Some(file), ..Sources::default() }.load().unwrap();
-        assert_eq!(config.ingest.socket_mode, 0o660);
+        assert_eq!(config.ingest.max_event_bytes, 256 << 10);
     }
 }

@@ -17,11 +17,16 @@ pub(super) fn dbufd() -> Page {
     commands::head(&mut page, &table);
     page.paragraph(
         "It runs in the foreground until a signal stops it. On a terminal it prints where it listens, how to send a \
-         first event and how to look at it. Under systemd(1) it uses the sockets that systemd passes, notifies \
-         systemd when it is ready, and feeds the watchdog while its threads make progress. No configuration is \
-         needed. dbufctl(1) reads what it has stored, and needs no running daemon for that.",
+         first event and how to read it. Under systemd(1) it uses the sockets that systemd passes, notifies systemd \
+         when it is ready, and feeds the watchdog while its threads make progress. No configuration is needed. \
+         dbufctl(1) reads the stored events, also while no daemon runs.",
+    );
+    page.paragraph(
+        "Under systemd, `systemctl stop dbufd` stops the daemon until the next event or the next request of \
+         dbufctl(1), because systemd keeps the sockets open. `systemctl stop dbufd.socket dbufd` stops it for good.",
     );
     commands::options(&mut page, &table);
+    disk_space(&mut page);
     signals(&mut page);
     exit_status(&mut page);
     environment(&mut page);
@@ -39,34 +44,49 @@ pub(super) fn dbufd() -> Page {
     page
 }
 
+fn disk_space(page: &mut Page) {
+    page.section("DISK SPACE");
+    page.paragraph(
+        "dbufd deletes its oldest segments, and the events in them, to keep within its bounds. By default all \
+         segments together take at most 10 % of their file system (`storage.retain_bytes`), 5 % of the file system \
+         stay free (`storage.min_free`), and age is no reason for deletion (`storage.retain_age`). A segment is \
+         sealed at 256 MiB (`storage.segment_size`) or when it is one day old (`storage.segment_age`), and is deleted \
+         as a whole.",
+    );
+    page.paragraph(
+        "Deleted events do not count as lost; `dbufctl account` shows their number. If the disk is full all the same, \
+         `storage.when_full` decides: dbufd deletes its oldest segments (the default), makes senders wait, or drops \
+         new events and counts them as lost.",
+    );
+}
+
 fn signals(page: &mut Page) {
     page.section("SIGNALS");
     page.item(
         "`SIGTERM`, `SIGINT`",
-        "Stop: take what the kernel still holds, persist it, print the final report, end. A second one, a third of a \
-         second later or more, ends the daemon at once, and events that are only in memory are lost. While the \
-         daemon starts, nothing has been accepted yet, and the first one ends it.",
+        "Stop: read what the kernel still holds, persist it, print the final report and exit. A second signal, at \
+         least 0.3 s later, ends the daemon at once, and events that are only in memory are lost. While the daemon \
+         starts, the first signal ends it, because nothing has been accepted yet.",
     );
-    page.item(
-        "`SIGHUP`",
-        "Read the configuration again. A wrong file changes nothing, and the log says what is wrong.",
-    );
+    page.item("`SIGHUP`", "Read the configuration again. A wrong file changes nothing; the log says what is wrong.");
     page.item("`SIGUSR1`", "Seal the active segment and begin a new one.");
     page.item("`SIGUSR2`", "Write a report to the log.");
 }
 
 fn exit_status(page: &mut Page) {
     page.section("EXIT STATUS");
-    page.item("`0`", "A signal stopped it, or it did what `--check-config` or `--print-config` asks for.");
+    page.item("`0`", "A signal stopped it, or `--check-config` or `--print-config` was given and succeeded.");
     page.item(
         "`1`",
-        "It could not start, or something failed while it stopped: one line on standard error says what. Or a second \
-         signal ended it.",
+        "It could not start, something failed while it stopped, or a second signal ended it. One line on standard \
+         error says what failed.",
     );
     page.item(
         "`2`",
-        "The command line or the configuration is wrong; nothing was opened or changed. systemd then does not \
-         restart the unit.",
+        "The command line or the configuration is wrong; nothing was opened or changed. Under systemd the unit tries \
+         again about every second until the file is right; what is sent meanwhile waits in the sockets. So run \
+         `dbufd --check-config` before `systemctl restart dbufd`, or use `systemctl reload dbufd`, which keeps the \
+         old configuration if the new one is wrong.",
     );
 }
 
@@ -74,18 +94,18 @@ fn environment(page: &mut Page) {
     page.section("ENVIRONMENT");
     page.item(
         "`RUNTIME_DIRECTORY`, `LOGS_DIRECTORY`, `CONFIGURATION_DIRECTORY`",
-        "Where the sockets, the segments and the configuration are; systemd sets them from the unit. In a list \
-         separated by colons, the first entry counts. They win over the defaults; `--runtime`, `--directory`, \
-         `--config` and `storage.directory` win over them.",
+        "Directories of the sockets, the segments and the configuration; systemd sets them from the unit. In a list \
+         separated by colons, the first entry counts. They override the defaults, and are overridden by `--runtime`, \
+         `--directory`, `--config` and `storage.directory`.",
     );
     page.item(
         "`XDG_RUNTIME_DIR`, `XDG_STATE_HOME`, `XDG_CONFIG_HOME`, `HOME`, `TMPDIR`",
-        "The same for an ordinary user without systemd's variables; see FILES.",
+        "The same directories for an ordinary user, if systemd's variables are not set; see FILES.",
     );
     page.item(
         "`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`",
-        "Sockets that systemd has opened, as in sd_listen_fds(3), which the daemon uses instead of new ones; and \
-         connections that a previous process of the daemon has stored with systemd.",
+        "Sockets that systemd has opened, as in sd_listen_fds(3): the daemon uses them instead of new ones. Also \
+         connections and memory that a previous process of the daemon stored with systemd.",
     );
     page.item(
         "`FDSTORE`",
@@ -97,12 +117,12 @@ fn environment(page: &mut Page) {
     page.item("`NOTIFY_SOCKET`", "The socket for notifications to systemd, as in sd_notify(3).");
     page.item(
         "`WATCHDOG_USEC`, `WATCHDOG_PID`",
-        "How often systemd expects a sign of life. The daemon gives it while all its threads make progress, and \
-         stops if one of them hangs. A stalled disk is a state and not a hang.",
+        "How often systemd expects a sign of life. The daemon gives it while all its threads make progress, and no \
+         longer when one of them hangs. A stalled disk is a state and not a hang.",
     );
     page.item(
         "`JOURNAL_STREAM`",
-        "Whether standard error is the journal; the daemon's own log then goes there with its fields.",
+        "Says whether standard error is the journal; if it is, the daemon's own log goes there with its fields.",
     );
 }
 

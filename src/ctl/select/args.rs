@@ -12,13 +12,13 @@ use crate::ctl::values::{Boot, boot};
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Filters")]
 pub struct SelectionArgs {
-    /// Not older than this: '2026-11-23 11:12', '11:12', -10min, '2 days ago', today, yesterday, @1395716396
+    /// Events at or after this time: '2026-11-23 11:12', '11:12', -10min, '2 days ago', today, yesterday, @1395716396
     #[arg(short = 'S', long, value_name = "TIME", allow_hyphen_values = true)]
     pub since: Option<String>,
-    /// Not newer than this
+    /// Events at or before this time
     #[arg(short = 'U', long, value_name = "TIME", allow_hyphen_values = true)]
     pub until: Option<String>,
-    /// A priority and all more important ones (err, 3), or a range (warning..err)
+    /// Events of this priority or a more important one (err, 3), or of a range (warning..err)
     #[arg(short, long, value_name = "PRIO", value_parser = priority::parse_range)]
     pub priority: Option<RangeInclusive<u8>>,
     /// Events with this tag
@@ -27,7 +27,7 @@ pub struct SelectionArgs {
     /// Events of this systemd unit; .service may be omitted, * and ? match anything
     #[arg(short, long, value_name = "UNIT")]
     pub unit: Vec<String>,
-    /// Text that matches this regular expression; without capitals in it, case is ignored
+    /// Events whose text matches this regular expression; case is ignored if it has no capitals
     #[arg(short, long, value_name = "REGEX")]
     pub grep: Option<String>,
     /// Events of this process
@@ -39,7 +39,7 @@ pub struct SelectionArgs {
     /// Events after this sequence
     #[arg(long, value_name = "SEQ")]
     pub after: Option<u64>,
-    /// Events from this cursor on; see __CURSOR of '-o json'
+    /// Events from this cursor on; take one from __CURSOR of -o json
     #[arg(long, value_name = "CURSOR")]
     pub cursor: Option<Cursor>,
     /// Events of the current boot, or of the one with this id
