@@ -55,7 +55,7 @@ pub const UNITS: &str = "Sizes: KiB MiB GiB TiB (or K M G T), kB MB GB TB, or pl
 pub struct Key {
     /// Section and name, with a point between them.
     pub name: &'static str,
-    /// The default as it would stand in the file; an example for a key without a default.
+    /// The default as the file would have it; an example for a key without a default.
     pub shown: &'static str,
     /// Whether `shown` is the default.
     pub has_default: bool,

@@ -26,7 +26,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub struct Sources {
     /// `--config`: this file, which must exist, instead of the usual one, which need not exist.
     pub file: Option<PathBuf>,
-    /// `--directory`: wins over `storage.directory`.
+    /// `--directory`: overrides `storage.directory`.
     pub directory: Option<PathBuf>,
     /// `--set`, each `section.key=value`.
     pub set: Vec<String>,
@@ -66,7 +66,7 @@ impl Sources {
     }
 }
 
-/// Checks the text of one file on top of the defaults. `name` stands in the error.
+/// Checks the text of one file on top of the defaults. The error begins with `name`.
 ///
 /// # Errors
 /// The first mistake, in the order of the text.
@@ -201,7 +201,7 @@ fn unknown(name: &str) -> String {
     }
 }
 
-/// One value of a file, and where it stands.
+/// One value of a file, and its place.
 struct Found {
     name: String,
     key: Range<usize>,

@@ -2,7 +2,7 @@
 //!
 //! Input: files and flags. Output: a checked [`Config`]. Control thread, and dbufctl. Failures: reading and checking.
 //!
-//! Imports nothing from the pipeline: what both know stands in [`crate::options`].
+//! Imports nothing from the pipeline: what both need is in [`crate::options`].
 
 pub mod keys;
 pub mod load;

@@ -10,7 +10,7 @@
 //! 3. for an ordinary user: the XDG directories; without `XDG_RUNTIME_DIR`, a private folder in the temporary directory
 //!    holds the sockets.
 //!
-//! A command-line option wins over all of these. The caller handles it.
+//! A command-line option overrides all of these. The caller handles it.
 
 use std::ffi::OsString;
 use std::io;

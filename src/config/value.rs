@@ -1,4 +1,4 @@
-//! Holds a value as it stands in a file or a flag, and checks it against its bounds.
+//! Holds a value as written in a file or a flag, and checks it against its bounds.
 //!
 //! Input: TOML. Output: numbers and names within bounds, and the sentence that states the bounds. Any thread. Failures:
 //! None for a value out of bounds; [`Key::set`](super::keys::Key::set) words the error.

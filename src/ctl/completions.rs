@@ -18,10 +18,10 @@ use crate::daemon_args;
 /// `completions`
 #[derive(Clone, Copy, Debug, Args)]
 pub struct CompletionsArgs {
-    /// The shell that is to complete
+    /// The shell to write the script for
     #[arg(value_name = "SHELL", value_enum)]
     pub shell: Shell,
-    /// The program whose command line is to be completed
+    /// The program to complete the command line of
     #[arg(long, value_name = "PROGRAM", value_enum, default_value_t)]
     pub program: Program,
 }

@@ -161,19 +161,21 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode>
     })
 }
 
-/// The command among the words of a command line; None if there is none.
+/// The command among the words of a command line; None if there is none, or if what comes before it is wrong.
 fn command_in(words: &[OsString]) -> Option<String> {
     let table = Cli::command();
-    let takes_value = |word: &str| table.get_arguments().any(|arg| word.strip_prefix("--") == arg.get_long());
-    let mut words = words.iter().skip(1).filter_map(|word| word.to_str());
-    while let Some(word) = words.next() {
-        if takes_value(word) {
-            words.next();
-        } else if !word.starts_with('-') {
+    let mut words = words.iter().skip(1).map(|word| word.to_str());
+    loop {
+        let word = words.next()??;
+        let Some(option) = word.strip_prefix("--") else {
             return table.find_subcommand(word).map(|command| command.get_name().to_owned());
+        };
+        let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+        table.get_arguments().find(|arg| arg.get_long() == Some(name))?;
+        if value.is_none() {
+            words.next();
         }
     }
-    None
 }
 
 /// Puts clap's text, which has several lines, in one: what, why, and whose help to read.
@@ -237,6 +239,9 @@ mod tests {
             ("--runtime stats cat --folow", Some("cat")),
             ("--runtime=/r --color always stats --x", Some("stats")),
             ("nonsense cat", None),
+            ("--folow cat", None),
+            ("-x cat", None),
+            ("--runtime", None),
             ("--nonsense", None),
         ] {
             assert_eq!(found(line).as_deref(), command, "{line}");

@@ -18,7 +18,7 @@ const WRITE_BYTES: usize = 128 << 10;
 /// Standard output, or its substitute in a test.
 #[derive(Debug)]
 pub(crate) struct Output<W = File> {
-    /// What is to be written next. Formats append to it.
+    /// Bytes that are not yet written. Formats append to it.
     pub(crate) buffer: Vec<u8>,
     to: W,
 }

@@ -68,7 +68,7 @@ pub(super) fn announce(recovery: &Recovery, config: &Config, runtime: &Path) {
         );
     }
     if recovery.damaged_ranges > 0 {
-        tracing::warn!(places = recovery.damaged_ranges, "segments are damaged; see dbufctl verify");
+        tracing::warn!(places = recovery.damaged_ranges, "segments are damaged; 'dbufctl verify' shows where");
     }
     let directory = &config.storage.directory;
     if std::io::stdout().is_terminal() {
@@ -80,7 +80,10 @@ pub(super) fn announce(recovery: &Recovery, config: &Config, runtime: &Path) {
             directory = %directory.display(),
             segments = recovery.segments,
             next_sequence = recovery.next_sequence,
-            "dbufd {} runs", env!("CARGO_PKG_VERSION")
+            "dbufd {} runs: sockets in {}, segments in {}",
+            env!("CARGO_PKG_VERSION"),
+            runtime.display(),
+            directory.display()
         );
     }
 }

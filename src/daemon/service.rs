@@ -78,7 +78,7 @@ impl Manager {
         self.note(&[NotifyState::ExtendTimeoutUsec(us)]);
     }
 
-    /// How long to sleep before the next [`Manager::look`]; None: for ever, since nothing listens.
+    /// How long to sleep before the next [`Manager::look`]; None: forever, because nothing listens.
     pub(super) fn look_after(&self) -> Option<Duration> {
         let watchdog = self.watchdog.map_or(LOOK_EVERY_MAX, |interval| interval / 2);
         self.notifier.as_ref().map(|_| self.look_every.min(watchdog))

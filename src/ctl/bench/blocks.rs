@@ -1,4 +1,4 @@
-//! Makes the blocks that a benchmark sends. They follow from a seed, so the seed tells what must have arrived.
+//! Makes the blocks that a benchmark sends. They follow from a seed, so the seed determines what must have arrived.
 //!
 //! Input: seed, writer, index. Output: a block's bytes, or whether bytes are that block. Any thread. Nothing can fail.
 //!

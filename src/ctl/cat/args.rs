@@ -9,7 +9,7 @@ use crate::ctl::print::FormatArgs;
 use crate::ctl::select::SelectionArgs;
 use crate::ctl::values::{as_field, field, lines};
 
-/// For arguments after the filters. Without it, they would stand under the filters' heading.
+/// For arguments after the filters. Without it, help would list them under the filters' heading.
 const NO_HEADING: Option<&str> = None;
 
 /// `cat`

@@ -3,7 +3,7 @@
 //! Input: the directory to write to. Output: pages in roff(7), the same bytes for the same version at any time and
 //! place. One thread. Failures: writing them.
 //!
-//! No page repeats what stands elsewhere: commands and options come from the tables that the command lines are parsed
+//! Nothing is written twice: commands and options come from the tables that the command lines are parsed
 //! by ([`commands`], [`daemon`]), keys from the table of the configuration ([`configuration`]), the format from its
 //! page in `docs` ([`format`]). [`page`] knows roff.
 

@@ -3,7 +3,7 @@
 use crate::ctl::select::Cursor;
 use crate::pipeline::record::{Loss, Record, Source};
 
-/// An event that is to be printed.
+/// An event to print.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EventView<'a> {
     pub(crate) cursor: Cursor,

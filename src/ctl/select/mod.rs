@@ -38,7 +38,7 @@ const UNIT_TYPES: [&str; 11] = [
     ".device",
 ];
 
-/// The pieces of an over-long line stand before its end, so reading begins this much before the first wanted event.
+/// The pieces of an over-long line come before its end, so reading begins this much before the first wanted event.
 const PIECES_NS: u64 = 1_000_000_000;
 
 /// Which events are wanted.
