@@ -27,6 +27,8 @@ fn its_own_log_is_in_the_journal_with_fields_and_not_among_its_events() {
     let start = wait_for_told(&machine, "dbufd ");
     assert_eq!(start["DBUFD_RUNTIME"], "/run/dbufd", "{start}");
     assert_eq!(start["DBUFD_DIRECTORY"], "/var/log/dbufd", "{start}");
+    let text = start["MESSAGE"].as_str().expect("text");
+    assert!(text.ends_with(" runs: sockets in /run/dbufd, segments in /var/log/dbufd"), "{text}");
     assert_eq!((&start["PRIORITY"], &start["SYSLOG_IDENTIFIER"]), (&"6".into(), &"dbufd".into()), "{start}");
     assert_eq!(start["_TRANSPORT"], "journal", "as a field, and not as a line that it printed: {start}");
 
