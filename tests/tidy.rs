@@ -645,6 +645,49 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
+/// A file of Rust that a document names: from the root, or from the pipeline.
+fn named_file(name: &str) -> Option<PathBuf> {
+    let places = [root().join(name), root().join("src/pipeline").join(name)];
+    places.into_iter().find(|path| path.is_file())
+}
+
+#[test]
+fn every_source_file_that_the_documents_name_exists() {
+    let mut found = Vec::new();
+    let mut named = 0;
+    for (name, text) in documents().iter().filter(|(name, _)| name.starts_with("docs/")) {
+        for path in quoted(text).filter(|word| word.contains('/') && word.ends_with(".rs")) {
+            named += 1;
+            if named_file(path).is_none() {
+                found.push(format!("{name}: {path}"));
+            }
+        }
+    }
+    assert!(named > 50, "the documents name {named} files");
+    complain("a document names a file that does not exist", &found);
+}
+
+#[test]
+fn every_step_of_an_events_journey_is_in_the_function_that_is_named() {
+    let text = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).expect("the architecture");
+    let mut found = Vec::new();
+    let mut named = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [.., path, functions] = cells[..] else { continue };
+        let Some(path) = quoted(path).next().filter(|path| path.ends_with(".rs")) else { continue };
+        let code = named_file(path).map(|path| fs::read_to_string(path).expect("a source")).unwrap_or_default();
+        for function in quoted(functions) {
+            named += 1;
+            if ["(", "<"].iter().all(|after| !code.contains(&format!("fn {function}{after}"))) {
+                found.push(format!("{path}: {function}"));
+            }
+        }
+    }
+    assert!(named > 50, "the tables name {named} functions");
+    complain("a table names a function that is not in its file", &found);
+}
+
 #[test]
 fn every_promise_names_the_tests_that_hold_it() {
     let text = fs::read_to_string(root().join("docs/RELIABILITY.md")).expect("the promises");
