@@ -479,6 +479,26 @@ fn retired_words_are_found_in_every_spelling() {
 }
 
 #[test]
+fn every_metric_stands_in_the_page_on_monitoring_with_its_type() {
+    let page = fs::read_to_string(root().join("docs/MONITORING.md")).expect("the page on monitoring");
+    let mut found = Vec::new();
+    let mut metrics = 0;
+    for (_, text) in files_below("tests/golden", ".prom") {
+        for declared in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            metrics += 1;
+            let (name, kind) = declared.split_once(' ').expect("a name and a type");
+            let has_both =
+                |row: &str| row.split_whitespace().nth(1) == Some(name) && row.contains(&format!("| {kind} |"));
+            if !page.lines().any(has_both) {
+                found.push(declared.to_owned());
+            }
+        }
+    }
+    assert!(metrics > 30, "the golden files have {metrics} metrics");
+    complain("a metric that is not in docs/MONITORING.md", &found);
+}
+
+#[test]
 fn the_glossary_is_short_and_says_each_word_once() {
     let text = fs::read_to_string(root().join("docs/GLOSSARY.md")).expect("a glossary");
     let entries: Vec<&str> = text.lines().filter(|line| line.starts_with("* ")).collect();
