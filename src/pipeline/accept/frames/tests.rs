@@ -338,12 +338,12 @@ fn a_refused_event_is_remembered_once_the_record_that_names_it_is_published() {
     let mut session = open(&sessions, 9, Level::None);
     let (seen, _) = run(&mut session, &[event(1, b"a"), too_big].concat());
     assert_eq!(seen, [Seen::Event(1, b"a".to_vec()), refused]);
-    let spot = PublishPosition::from_words([1, 0]).unwrap();
-    session.prepare(spot, up_to(1));
+    let position = PublishPosition::from_words([1, 0]).unwrap();
+    session.prepare(position, up_to(1));
     assert_eq!(known(), 1, "the record of the refusal had no room in that claim");
     session.commit(1, up_to(1));
     let rest = Published { sequence: None, is_all: true };
-    session.prepare(spot, rest);
+    session.prepare(position, rest);
     assert_eq!(known(), 3);
     session.commit(1, rest);
     assert_eq!(known(), 3);
