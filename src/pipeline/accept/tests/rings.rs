@@ -1,4 +1,4 @@
-//! Rings over real sockets: how they are granted, filled, waited for, cut off, and resumed.
+//! Tests rings over real sockets: how they are granted, filled, waited for, cut off and resumed.
 
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -34,7 +34,7 @@ fn read_frame(line: &mut UnixStream) -> Vec<u8> {
     bytes
 }
 
-/// Asks for a ring: the connection, and the answer with its descriptors.
+/// Asks for a ring. Returns the connection, and the answer with its descriptors.
 fn ask(rig: &Rig, capacity: u64) -> (UnixStream, Vec<u8>, Vec<OwnedFd>) {
     let mut line = rig.connect();
     let mut opening = MAGIC.to_vec();
@@ -63,7 +63,7 @@ impl Client {
         assert_eq!(Frame::decode(&answer), Ok(Some((Frame::Grant { capacity: 64 << 10 }, answer.len()))));
         let memory = descriptors.pop().unwrap();
         assert!(descriptors.is_empty());
-        // No membarrier(2) for the whole of the test program: each publish has a fence.
+        // No membarrier(2) for the whole test program: each publish has a fence.
         let ring = RingProducer::new(Memory::of_file(&memory).unwrap(), false);
         Self { line, ring }
     }
@@ -266,7 +266,7 @@ fn what_a_dead_daemon_has_taken_is_not_told_as_persisted_before_it_is() {
     client.send("one");
     first.wait_for_events(1);
     let seen = first.stop_within(Duration::from_millis(10));
-    // The reader never comes to what the dead one has left, whose generations are above its own.
+    // The reader never comes to what the dead process has left, whose generations are above its own.
     let second = Rig::under(&mut manager, &plan, seen);
     client.send("two");
     second.wait_for_events(2);
@@ -340,7 +340,7 @@ fn a_ring_whose_end_is_recorded_is_not_counted_as_torn_again_after_a_death() {
     first.wait_for_events(1);
     manager.wait_for(&["bookmarks", "ring0", "ring0-line", "rings"]);
     let seen = first.stop();
-    // It had counted the event in the middle of which the program was, and died before it let go of the ring.
+    // It had counted the event that the program was writing, and died before it released the ring.
     client.ring.memory().words().writing.store(1 << 20, Relaxed);
     let table = RingTable::inherit(manager.copy_of("rings")).unwrap();
     let state = table.find(0).unwrap().state;
