@@ -374,7 +374,7 @@ fn one_word_has_one_meaning() {
     let mut texts = sources();
     texts.extend(files_below("docs", ".md"));
     texts.extend(files_below("etc", ".toml"));
-    for file in ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"] {
+    for file in ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"] {
         texts.push((file.into(), fs::read_to_string(root().join(file)).expect("readable document")));
     }
     for (name, text) in texts {
@@ -418,7 +418,7 @@ fn texts() -> Vec<(String, String)> {
     for folder in ["src", "crates", "clients", "tests", "benches", "fuzz", "docs", "etc", "systemd", "packaging"] {
         all.extend(texts_below(&root().join(folder)));
     }
-    for file in ["README.md", "CONTRIBUTING.md"] {
+    for file in ["README.md", "CONTRIBUTING.md", "SECURITY.md"] {
         all.push((file.into(), fs::read_to_string(root().join(file)).expect("readable document")));
     }
     all
