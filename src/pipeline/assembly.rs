@@ -1,11 +1,9 @@
-//! Assembles the pipeline: double buffer, counters, progress and the reader thread, in the order in which they need
-//! each other.
+//! Assembles the pipeline: double buffer, counters, progress and the reader thread, in the order of their dependencies.
 //!
 //! Input: the memory that events pass through, new or inherited, and the settings. Output: a running reader, and what
-//! writers need to send to it. Caller's thread. Failures: [`AssemblyError`]; nothing runs then.
+//! writers need to send to it. Thread: the caller's. Failure: [`AssemblyError`]; nothing runs then.
 //!
-//! The daemon and `dbufctl bench --via buffer` both start here, so a benchmark measures the pipeline that the daemon
-//! has.
+//! The daemon and `dbufctl bench --via buffer` both start here, so a benchmark measures the daemon's own pipeline.
 
 use std::io;
 
@@ -21,7 +19,7 @@ use super::store::{RealDisk, Recovery};
 use crate::options;
 use crate::sync::Arc;
 
-// The configuration promises no more than the pipeline can do.
+// The configuration must not allow more than the pipeline can do.
 const _: () = assert!(options::EVENT_BYTES_MAX == record::MAX_EVENT_BYTES_MAX);
 const _: () = assert!(options::RINGS_MAX == limits::RINGS_MAX);
 
@@ -44,7 +42,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// New memory, which ends with the process.
+    /// Creates memory that ends with the process.
     ///
     /// # Errors
     /// The options make no sense, or there is no memory.
@@ -57,17 +55,17 @@ impl Memory {
     }
 }
 
-/// The pipeline could not be assembled.
+/// Why the pipeline could not be assembled.
 #[derive(Debug, Error)]
 pub enum AssemblyError {
     /// The double buffer.
     #[error(transparent)]
     Buffer(#[from] buffer::BuildError),
     /// The memory of the counters.
-    #[error("cannot allocate the counters: {0}; free some memory, or set writers.count to less")]
+    #[error("cannot allocate the counters: {0}; free some memory, or lower writers.count")]
     Counters(#[source] io::Error),
     /// The descriptors that wake writers, and the memory of what is lost.
-    #[error("cannot make what the writers wait with: {0}; free some memory, or raise the limit of open files")]
+    #[error("cannot create the eventfds of the writers: {0}; free some memory, or raise LimitNOFILE= (ulimit -n)")]
     Progress(#[source] io::Error),
     /// The reader.
     #[error(transparent)]
@@ -76,7 +74,7 @@ pub enum AssemblyError {
 
 /// A pipeline whose reader runs.
 pub struct Pipeline {
-    /// Where writers put events.
+    /// The double buffer, which writers publish to.
     pub buffer: DoubleBuffer,
     /// The account of events and the counters.
     pub counters: Arc<Counters>,
@@ -87,7 +85,7 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts the reader on `memory`, pinned to the core `cpu` if there is one, after recovery of the segments.
+    /// Recovers the segments and starts the reader on `memory`, pinned to the core `cpu` if there is one.
     ///
     /// # Errors
     /// There are no descriptors, no thread, or the directory of segments cannot be used.

@@ -1,9 +1,9 @@
-//! What the threads count of themselves, beside the account of events.
+//! Counts what the threads see, apart from the account of events.
 //!
-//! Enters: increments from the writers and the reader. Leaves: figures for the control plane. Each counter has one
-//! thread that adds to it; anyone may read. They begin with the process. Nothing here can fail.
+//! Input: increments from the writers and the reader. Output: figures for the control plane. Thread: each counter has
+//! one thread that adds to it; any thread may read. The counters start at 0 with the process. Nothing here can fail.
 //!
-//! All of them are Relaxed: a counter publishes nothing but itself.
+//! All of them are Relaxed: a counter publishes nothing except itself.
 
 use std::io;
 
@@ -11,10 +11,10 @@ use super::account::Account;
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sync::{Arc, CacheLine};
 
-/// What one writer thread has seen.
+/// The counters of one writer thread.
 #[derive(Debug, Default)]
 pub struct WriterCounters {
-    /// Events that a producer sent again after they had been accepted: neither received nor lost.
+    /// Events that a producer sent again after they were accepted: neither received nor lost.
     pub duplicates: AtomicU64,
     /// Connections that are open now.
     pub connections: AtomicU64,
@@ -27,7 +27,7 @@ pub struct WriterCounters {
 /// All counters of a daemon, or of a benchmark in one process.
 #[derive(Debug)]
 pub struct Counters {
-    /// One for each writer thread, each on a line of its own.
+    /// One for each writer thread, each on its own cache line.
     pub writers: Box<[CacheLine<WriterCounters>]>,
     /// Events that a sync has covered.
     pub durable_events: AtomicU64,
@@ -36,15 +36,15 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Counters at zero for this many writers, with an account that ends with the process.
+    /// Creates counters at zero for this number of writers, with an account that ends with the process.
     ///
     /// # Errors
-    /// When there is no memory for the account.
+    /// If there is no memory for the account.
     pub fn new(writers: usize) -> io::Result<Self> {
         Ok(Self::with_account(writers, Account::new(writers)?))
     }
 
-    /// The same with this account, which is for as many writers.
+    /// The same with this account, which must be for the same number of writers.
     #[must_use]
     pub fn with_account(writers: usize, account: Account) -> Self {
         Self {

@@ -1,9 +1,8 @@
 //! Drives a writer or the reader without threads, sockets or a disk: for fuzzing, for property tests and for counting
 //! instructions.
 //!
-//! Input: what a socket or a ring would have brought, in parts; or a batch. Output: the events that the reader finds,
-//! their pieces joined. One thread. Failure: its assertions. Built for tests, for fuzzing and with the feature
-//! `harness`.
+//! Input: the bytes of a socket or a ring, in parts; or a batch. Output: the events that the reader finds, their pieces
+//! joined. Thread: one. Failure: its assertions panic. Built for tests, for fuzzing and with the feature `harness`.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -30,7 +29,7 @@ use crate::sync::Arc;
 #[cfg(test)]
 use crate::sys::fdstore::FdStore;
 
-/// The most bytes that are taken at a time, so that all events of them fit one half.
+/// Bytes that are taken at a time, at most, so that all their events fit into one half.
 pub const INPUT_BYTES_MAX: usize = 4 << 10;
 
 /// An event as a file would hold it.
@@ -38,7 +37,7 @@ pub const INPUT_BYTES_MAX: usize = 4 << 10;
 pub struct HarnessEvent {
     /// Facility times 8 plus priority.
     pub pri: u8,
-    /// Its tag; empty if none.
+    /// Its tag; empty if there is none.
     pub tag: Vec<u8>,
     /// The time that its sender stated.
     pub source_time_ns: Option<u64>,
@@ -46,7 +45,7 @@ pub struct HarnessEvent {
     pub payload: Vec<u8>,
 }
 
-/// The writer and its reader.
+/// A writer and its reader.
 #[derive(Debug)]
 pub struct WriterHarness {
     context: WriterContext,
@@ -56,20 +55,20 @@ pub struct WriterHarness {
 }
 
 impl WriterHarness {
-    /// For events of at most `max_event_bytes`.
+    /// For events of at most `max_event_bytes` bytes.
     ///
     /// # Panics
-    /// When the kernel gives no memory.
+    /// If the kernel gives no memory.
     #[must_use]
     pub fn new(max_event_bytes: usize) -> Self {
-        // Small chunks, so that claims of more than one are common.
+        // Small chunks, so that reads of more than one claim are common.
         Self::over(max_event_bytes, &Options { capacity_bytes: 1 << 20, chunk_bytes: 1 << 10, writers_max: 1 })
     }
 
     /// The same over a buffer of these sizes.
     ///
     /// # Panics
-    /// When the kernel gives no memory, or the buffer is too small for the events.
+    /// If the kernel gives no memory, or the buffer is too small for the events.
     #[must_use]
     pub fn over(max_event_bytes: usize, options: &Options) -> Self {
         let (buffer, reader) = DoubleBuffer::new(options).expect("a small buffer");
@@ -85,10 +84,10 @@ impl WriterHarness {
         Self { context, reader, link, counters }
     }
 
-    /// What a text connection becomes that sends these parts and ends.
+    /// The events of a text connection that sends these parts and ends.
     ///
     /// # Panics
-    /// When a promise of the text path does not hold.
+    /// If a promise of the text path does not hold.
     pub fn text<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]>) -> Vec<HarnessEvent> {
         let Self { context, link, .. } = self;
         let mut text = Text::default();
@@ -102,10 +101,10 @@ impl WriterHarness {
         self.events()
     }
 
-    /// What one datagram becomes.
+    /// The events of one datagram.
     ///
     /// # Panics
-    /// When a promise of the datagram path does not hold.
+    /// If a promise of the datagram path does not hold.
     pub fn datagram(&mut self, bytes: &[u8]) -> Vec<HarnessEvent> {
         self.publish_datagram(bytes);
         self.events()
@@ -132,37 +131,37 @@ impl WriterHarness {
         context.publisher.publish_pending(bytes, &mut NoObserver).expect("the reader is there");
     }
 
-    /// Publishes what a text connection brings, whole lines, and leaves it in the half.
+    /// Publishes whole lines of a text connection, and leaves them in the half.
     ///
     /// # Panics
-    /// When the reader is not there.
+    /// If the reader is not there.
     pub fn publish_text(&mut self, lines: &[u8]) {
         self.context.accept_now();
         Text::default().take(lines, &mut self.link, &mut self.context).expect("the reader is there");
     }
 
-    /// Swaps the halves: what was published since the last time.
+    /// Swaps the halves. Returns what was published since the last swap.
     pub fn swap(&mut self) -> Batch<'_> {
         self.reader.swap()
     }
 
-    /// One more sender.
+    /// Creates one more sender.
     pub(crate) fn another_peer(&mut self) -> Peer {
         self.context.peer(Identity::default())
     }
 
-    /// What everything goes through.
+    /// The writer's context.
     pub(crate) fn context(&mut self) -> &mut WriterContext {
         &mut self.context
     }
 
-    /// Events lost so far for this cause.
+    /// Events lost so far by this cause.
     pub(crate) fn lost(&self, cause: Cause) -> u64 {
         let totals = self.counters.account.totals();
         Cause::ALL.into_iter().zip(totals.lost).find(|(known, _)| *known == cause).map_or(0, |(_, lost)| lost)
     }
 
-    /// What the reader finds by now.
+    /// The events that the reader finds now.
     pub(crate) fn events(&mut self) -> Vec<HarnessEvent> {
         let batch = self.reader.swap();
         let (mut tags, mut events) = (Vec::new(), Vec::<HarnessEvent>::new());
@@ -205,7 +204,7 @@ impl WriterHarness {
 /// Bytes of data of the ring.
 pub const CAPACITY: u64 = 64 << 10;
 
-/// Less than a writer's own, so that events with fields come that are larger.
+/// Less than a writer's own, so that some events with fields are larger.
 const SCRATCH_BYTES: usize = 8 << 10;
 
 /// A ring with its writer and its reader, and the client's memory.
@@ -219,10 +218,10 @@ pub struct RingHarness {
 }
 
 impl RingHarness {
-    /// A new ring, for events of at most `max_event_bytes`.
+    /// Creates a ring for events of at most `max_event_bytes` bytes.
     ///
     /// # Panics
-    /// When the kernel gives no memory.
+    /// If the kernel gives no memory.
     #[must_use]
     pub fn new(max_event_bytes: usize) -> Self {
         Self::over(WriterHarness::new(max_event_bytes))
@@ -241,7 +240,7 @@ impl RingHarness {
         Self { harness, ring, peer, memory, scratch: vec![0; SCRATCH_BYTES] }
     }
 
-    /// One whose ring outlives the process.
+    /// The same with a ring that outlives the process.
     #[cfg(test)]
     pub(crate) fn stored(store: &Arc<FdStore>) -> Self {
         let mut this = Self::new(4096);
@@ -254,7 +253,7 @@ impl RingHarness {
         this
     }
 
-    /// The process dies, and the next one goes on with the ring.
+    /// The process dies, and the next one resumes the ring.
     #[cfg(test)]
     pub(crate) fn die(&mut self, store: &Arc<FdStore>, left: InheritedRings) {
         let limits = RingLimits { rings: 1, bytes: CAPACITY };
@@ -262,10 +261,10 @@ impl RingHarness {
         self.ring = rings.take_inherited().pop().expect("a stored ring").1;
     }
 
-    /// Another ring in the place of this one, which has ended; the writer and its reader stay.
+    /// Replaces this ring, which has ended, by a new one. The writer and its reader stay.
     ///
     /// # Panics
-    /// When the kernel gives no memory.
+    /// If the kernel gives no memory.
     pub fn renew(&mut self) {
         let rings = Rings::new(RingLimits { rings: 1, bytes: CAPACITY });
         let identity = Identity { tag: b"app"[..].into(), ..Identity::default() };
@@ -273,14 +272,14 @@ impl RingHarness {
         std::mem::replace(&mut self.ring, ring).close();
         self.memory = memory;
         self.peer = self.harness.another_peer();
-        // What the last look has left in the half belongs to the ring before.
+        // What the last look has left in the half belongs to the old ring.
         self.harness.events();
     }
 
-    /// The client's end of an honest client.
+    /// The producer of an honest client.
     ///
     /// # Panics
-    /// When the kernel gives no memory.
+    /// If the kernel gives no memory.
     #[must_use]
     pub fn producer(&self) -> RingProducer {
         RingProducer::new(self.client_memory(), true)
@@ -289,19 +288,19 @@ impl RingHarness {
     /// The memory as the client has it.
     ///
     /// # Panics
-    /// When the kernel gives no memory.
+    /// If the kernel gives no memory.
     #[must_use]
     pub fn client_memory(&self) -> Memory {
         Memory::of_file(&self.memory).expect("a ring")
     }
 
-    /// One look of the writer, which leaves what it has published in the half. Returns the bytes taken.
+    /// Takes one look as the writer does, and leaves what it publishes in the half. Returns the bytes taken.
     ///
     /// # Errors
     /// The reason why the client is cut off.
     ///
     /// # Panics
-    /// When the reader is not there.
+    /// If the reader is not there.
     pub fn publish_pending(&mut self) -> Result<u64, &'static str> {
         match self.ring.take(&mut self.scratch, &self.peer, self.harness.context()).expect("the reader is there") {
             Taken::Bytes(bytes) => Ok(bytes),
@@ -309,18 +308,18 @@ impl RingHarness {
         }
     }
 
-    /// Swaps the halves: what was published since the last time.
+    /// Swaps the halves. Returns what was published since the last swap.
     pub fn swap(&mut self) -> Batch<'_> {
         self.harness.swap()
     }
 
-    /// What one look of the writer brings; or why the client is cut off.
+    /// Takes one look as the writer does. Returns the events.
     ///
     /// # Errors
-    /// The reason.
+    /// The reason why the client is cut off.
     ///
     /// # Panics
-    /// When a promise of the ring does not hold.
+    /// If a promise of the ring does not hold.
     pub fn take(&mut self) -> Result<Vec<HarnessEvent>, &'static str> {
         let taken = self.publish_pending();
         self.ring.answer(true, self.harness.context());
@@ -331,46 +330,47 @@ impl RingHarness {
         })
     }
 
-    /// The reader has persisted every generation below this one.
+    /// Says that the reader has persisted every generation below this one.
     #[cfg(test)]
     pub(crate) fn persisted_before(&mut self, generation: u64) {
         self.harness.context().progress.set_persisted(generation);
     }
 
-    /// Every generation below this one is durable.
+    /// Says that every generation below this one is durable.
     #[cfg(test)]
     pub(crate) fn durable_before(&mut self, generation: u64) {
         self.harness.context().progress.set_durable(generation);
     }
 
-    /// How far the reader is.
+    /// How far the reader has come.
     #[cfg(test)]
     pub(crate) fn progress(&mut self) -> &Progress {
         &self.harness.context().progress
     }
 
-    /// The client has gone.
+    /// The client leaves.
     ///
     /// # Panics
-    /// When the reader is not there.
+    /// If the reader is not there.
     pub fn end(&mut self) {
         self.ring.end(&self.peer, self.harness.context()).expect("the reader is there");
         self.harness.events();
     }
 
-    /// Events lost so far for this cause.
+    /// Events lost so far by this cause.
     #[must_use]
     pub fn lost(&mut self, cause: Cause) -> u64 {
         self.harness.lost(cause)
     }
 }
 
-/// The reader's look at batches, with its memory for sizes.
+/// Walks batches as the reader does, with its memory for sizes.
 #[derive(Debug, Default)]
 pub struct ReaderHarness(Sizes);
 
 impl ReaderHarness {
-    /// Walks a batch as the reader does where statistics are on: its events, and the checksum of its content.
+    /// Walks a batch as the reader does with statistics on. Returns its number of events, and the checksum of its
+    /// content.
     pub fn take(&mut self, batch: &Batch<'_>) -> (u64, u32) {
         let summary = BatchSummary::take(batch, Some(&mut self.0));
         (summary.events, summary.content_crc)

@@ -1,7 +1,8 @@
-//! Counts of values on a scale that is fine where values are small: 32 steps an octave, so a percentile is off by at
-//! most 3 % of its value. Recording is a few instructions, which is why this is not a crate: it runs for every event.
+//! Counts values on a logarithmic scale of 32 steps an octave, so a percentile is off by at most 3 % of its value. It
+//! runs for every event and takes a few instructions, which is why this is not a library.
 //!
-//! Enters: values. Leaves: percentiles and cumulative counts. Owned by one thread, or behind its owner's lock.
+//! Input: values. Output: percentiles and cumulative counts. Thread: its owner's, or any under the owner's lock.
+//! Nothing here can fail.
 
 /// Steps in each octave, as a power of two.
 const STEP_BITS: u32 = 5;
@@ -24,7 +25,7 @@ impl Default for Histogram {
     }
 }
 
-/// Below 64 every value has a bucket of its own; above, the top six bits choose it.
+/// Below 64 every value has its own bucket. Above, the top six bits choose the bucket.
 #[inline]
 const fn bucket_of(value: u64) -> usize {
     if value < STEPS as u64 {
@@ -66,7 +67,7 @@ impl Histogram {
         }
     }
 
-    /// How many values there are.
+    /// Number of values.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
@@ -90,7 +91,7 @@ impl Histogram {
         if self.count == 0 { 0.0 } else { self.sum as f64 / self.count as f64 }
     }
 
-    /// The value that a share of `quantile` (0 to 1) of all values does not exceed; 0 if there is none.
+    /// The value that a share of `quantile` (0 to 1) of all values does not exceed; 0 if there are none.
     #[must_use]
     pub fn quantile(&self, quantile: f64) -> u64 {
         let rank = ((quantile.clamp(0.0, 1.0) * self.count as f64).ceil() as u64).max(1);
@@ -104,14 +105,14 @@ impl Histogram {
         self.max
     }
 
-    /// How many values are at most `bound`, to the precision of a bucket; exact where `bound` is one less than a power
-    /// of two, or below 64.
+    /// Number of values that are at most `bound`, to the precision of a bucket. Exact if `bound` is below 64 or one
+    /// less than a power of two.
     #[must_use]
     pub fn at_most(&self, bound: u64) -> u64 {
         self.counts.iter().enumerate().take_while(|(bucket, _)| upper_bound(*bucket) <= bound).map(|(_, n)| n).sum()
     }
 
-    /// Adds all values of another.
+    /// Adds all values of another histogram.
     pub fn add(&mut self, other: &Self) {
         for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
             *mine += theirs;

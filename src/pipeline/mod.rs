@@ -1,9 +1,13 @@
-//! The data plane: plain threads, no tokio, no lock between a claim and its publish.
+//! Carries events from sockets and rings to files: the data plane.
 //!
-//! The folders sort in the order of travel: [`accept`], [`buffer`], [`drain`], [`store`].
-//! [`record`] is the layout of the bytes that travel, from a writer's claim to the file and back to a person's eyes;
-//! [`account`] says what became of each, and [`counters`] what else the threads have seen. [`assembly`] puts them
-//! together.
+//! Input: bytes from clients. Output: segments on disk, and figures about them. Threads: plain threads, without tokio,
+//! and without a lock between a claim and its publish. Failure: each folder says what can fail in it.
+//!
+//! The folders are in the order of an event's journey: [`accept`] reads and publishes, [`buffer`] is the double buffer,
+//! [`drain`] empties it, and [`store`] writes segments. [`record`] is the byte layout of an event, the same in a claim
+//! and in a file. [`account`] counts what became of each producer's events. [`counters`] holds the other figures of the
+//! threads. [`takeover`] and [`progress`] are what the stages share: memory that outlives the process, and how far each
+//! generation has come. [`assembly`] builds the whole.
 
 pub mod accept;
 pub mod account;
@@ -18,10 +22,10 @@ pub mod pulse;
 pub mod store;
 pub mod takeover;
 
-/// The layout of the bytes that travel, which is part of the crate that reads segments.
+/// The byte layout of records. It belongs to the crate that reads segments.
 pub use dbuf_segment::record;
 
-/// The double buffer, which is a crate of its own.
+/// The double buffer, a crate of its own.
 pub mod buffer {
     pub use dbuf_buffer::*;
 }

@@ -1,8 +1,9 @@
-//! A thread's sign of life, for the watchdog: what it is doing, and how often it has come round.
+//! Shows the watchdog a thread's sign of life: what it is doing, and how many rounds it has made.
 //!
-//! Enters: the thread says what it is about to do. Leaves: the control plane looks, and asks the kernel whether the
-//! thread may run at all: one that was stopped still says what it was doing before. Nothing here can fail. A pulse is
-//! no lock and orders nothing, so all of it is Relaxed: the watchdog looks seconds apart.
+//! Input: the thread says what it is about to do. Output: for the control plane, the last activity and the rounds. The
+//! control plane also asks the kernel whether the thread is stopped, because a stopped thread still shows its last
+//! activity. Thread: one writes a pulse, any may look. Nothing here can fail. All accesses are Relaxed: a pulse orders
+//! nothing, and the watchdog looks seconds apart.
 
 use crate::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering::Relaxed};
 use crate::sys::task;
@@ -11,11 +12,11 @@ use crate::sys::task;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Activity {
-    /// It runs: its rounds must go on.
+    /// It runs, so its rounds must increase.
     Running = 0,
     /// It sleeps because there is nothing to do.
     Parked = 1,
-    /// It waits for room in the buffer, that is for the reader.
+    /// It waits for room in the buffer, which means for the reader.
     WaitsForRoom = 2,
     /// It is inside a system call on the disk, or waits for a disk to recover.
     Disk = 3,
@@ -30,24 +31,24 @@ pub struct Pulse {
     task: AtomicI32,
 }
 
-/// What a look at a pulse showed.
+/// The result of a look at a pulse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beat {
-    /// How often the thread has come round.
+    /// Number of rounds that the thread has made.
     pub rounds: u64,
     /// What it is doing.
     pub activity: Activity,
-    /// Whether it was stopped, by a debugger for one, and does nothing of the kind.
+    /// Whether it is stopped, for example by a debugger, and so does nothing.
     pub stopped: bool,
 }
 
 impl Pulse {
-    /// The pulse is that of the calling thread.
+    /// Ties the pulse to the calling thread.
     pub fn begin(&self) {
         self.task.store(task::current(), Relaxed);
     }
 
-    /// The thread has come round once more and is now doing this.
+    /// Counts one more round, and sets what the thread does now.
     pub fn beat(&self, activity: Activity) {
         self.activity.store(activity as u8, Relaxed);
         self.rounds.fetch_add(1, Relaxed);

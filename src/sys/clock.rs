@@ -1,11 +1,11 @@
 //! Reads the wall clock.
 //!
-//! Output: nanoseconds since 1970. Any thread. Nothing here can fail: a clock before 1970 shows 1970, because what a
-//! clock shows is no reason to end.
+//! Input: none. Output: nanoseconds since 1970. Thread: any. Nothing here can fail: a clock before 1970 gives 0,
+//! because a wrong clock is no reason to stop.
 
 use std::time::SystemTime;
 
-/// The time now, in nanoseconds since 1970.
+/// The time now, in nanoseconds since 1970 (UTC).
 #[must_use]
 pub fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -1,23 +1,23 @@
 //! Keeps descriptors in systemd's file-descriptor store, by name, so that they outlive this process.
 //!
-//! Input: names and descriptors, from any thread. Output: notifications to systemd (`FDSTORE=1`, `FDSTOREREMOVE=1`).
-//! What it keeps comes back to the next process with the sockets of the units (see [`super::listen_fds`]). While
+//! Input: names and descriptors. Output: notifications to systemd (`FDSTORE=1`, `FDSTOREREMOVE=1`). The next process
+//! gets the descriptors back together with the sockets of the units (see [`super::listen_fds`]). Thread: any. While
 //! systemd keeps up, the calling thread sends. What systemd cannot take at once (a daemon-reload takes seconds) waits
-//! in a queue, and the thread `dbufd-fdstore` sends it. What can fail: there is no descriptor to hold a second time
-//! while it waits ([`NotKept`]).
+//! in a queue, and the thread `dbufd-fdstore` sends it. Failure: there is no second descriptor for one that must wait
+//! ([`NotKept`]).
 //!
 //! Invariants:
 //! 1. Notifications are sent in the order in which they were made.
-//! 2. A name is not given to a second descriptor before systemd has taken the removal of the first. systemd removes
-//!    all descriptors of a name at once, and the next process could not tell two of one name apart.
+//! 2. A name is not given to a second descriptor before systemd has taken the removal of the first. systemd removes all
+//!    descriptors of a name at once, and the next process could not tell two of one name apart.
 //! 3. The queue holds at most one addition and one removal for each name in use, so it is bounded by the names.
 //! 4. What systemd has taken stays taken: its socket holds notifications also after the death of their sender.
 //!
-//! Facts of the store, tried with systemd 252:
-//! - it is kept over a crash, `kill -9` and `systemctl restart`, and emptied by a stop;
-//! - the names come back in one environment variable, of which the kernel allows 128 KiB: names are short;
-//! - an overflow is silent, so the caller counts what it puts in ([`room_from_environment`]);
-//! - descriptors vanish on hang-up unless `FDPOLL=0`: what a peer sent before it left would go with them.
+//! Facts of the store, tested with systemd 252:
+//! - It survives a crash, `kill -9` and `systemctl restart`. A stop empties it.
+//! - The names come back in one environment variable, which the kernel limits to 128 KiB. So names are short.
+//! - An overflow is silent, so the caller counts what it puts in ([`room_from_environment`]).
+//! - Descriptors vanish on hang-up unless `FDPOLL=0` is given, and with them what a peer sent before it left.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -30,10 +30,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::notify::{Notifier, WhenBusy};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, thread};
 
-/// Notifications that wait before the log says so; said again each time they have doubled.
+/// Waiting notifications that the log reports. It reports them again each time their number has doubled.
 const WAITING_NOTABLE: usize = 1024;
 
-/// The store, from this side.
+/// This process's view of the store.
 #[derive(Debug)]
 pub struct FdStore(Arc<Shared>);
 
@@ -46,19 +46,19 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Names that may not be used again, and what this process has asked for last.
+    /// Names that may not be used again, and the latest request for each.
     names: HashMap<Box<str>, Stage>,
-    /// By number, in the order in which they are sent. The first stays here until it is sent.
+    /// By number, in the order in which they are sent. The first one stays here until it is sent.
     waiting: BTreeMap<u64, Note>,
-    /// The number of the next that has to wait.
+    /// The number of the next notification that must wait.
     next_number: u64,
-    /// How many wait when the log says so next.
+    /// How many must wait for the next warning.
     notable: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The addition of this number waits, or is being sent.
+    /// The addition with this number waits, or is being sent.
     Waits(u64),
     /// systemd has it.
     Kept,
@@ -68,7 +68,7 @@ enum Stage {
 
 struct Note {
     name: Box<str>,
-    /// What is to be kept; None for a removal.
+    /// The descriptor to keep; None for a removal.
     descriptor: Option<OwnedFd>,
     then: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -76,15 +76,16 @@ struct Note {
 /// Why a descriptor is not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum NotKept {
-    /// Invariant 2.
-    #[error("its name is in use")]
+    /// The name is in use (invariant 2).
+    #[error("its name is still in use in systemd's store")]
     InUse,
-    /// It would have to wait, and there is no second descriptor for that.
-    #[error("the service manager is slow to take notifications, and there is no descriptor to wait with: {0}")]
+    /// The notification would have to wait, and the descriptor for that cannot be duplicated.
+    #[error("systemd is slow to take notifications, and no descriptor is free to wait with: {0}; raise LimitNOFILE=")]
     Descriptors(io::Error),
 }
 
-/// How many descriptors the store takes: what systemd 254 and later say in `FDSTORE`, and the unit for older ones.
+/// Number of descriptors that the store takes. systemd 254 and later set `FDSTORE`; the unit sets it for older
+/// versions.
 #[must_use]
 pub fn room_from_environment() -> usize {
     std::env::var("FDSTORE").ok().and_then(|room| room.parse().ok()).unwrap_or(0)
@@ -95,7 +96,7 @@ impl FdStore {
     /// process.
     ///
     /// # Errors
-    /// When there is no thread to be had.
+    /// If the kernel gives no thread.
     pub fn start<'a>(notifier: Notifier, inherited: impl IntoIterator<Item = &'a str>) -> io::Result<Self> {
         let names = inherited.into_iter().map(|name| (name.into(), Stage::Kept)).collect();
         let state = Mutex::new(State { names, notable: WAITING_NOTABLE, ..State::default() });
@@ -108,7 +109,7 @@ impl FdStore {
     /// Asks systemd to keep a descriptor under a name that is not in use.
     ///
     /// # Errors
-    /// [`NotKept`]; the name is then free.
+    /// [`NotKept`]. With `NotKept::Descriptors` the name stays free.
     pub fn put(&self, name: &str, descriptor: BorrowedFd<'_>) -> Result<(), NotKept> {
         let mut state = self.0.state();
         if state.names.contains_key(name) {
@@ -125,8 +126,8 @@ impl FdStore {
         Ok(())
     }
 
-    /// Asks systemd to keep a descriptor instead of what it keeps under this name, if it keeps anything. For memory of
-    /// another version, which the next process could tell from this one.
+    /// Asks systemd to keep a descriptor in place of the one that it keeps under this name, if any. This is for memory
+    /// of another version, which the next process can tell from this one.
     ///
     /// # Errors
     /// [`NotKept::Descriptors`].
@@ -144,13 +145,13 @@ impl FdStore {
         Ok(())
     }
 
-    /// Asks systemd to let go of what it keeps under a name, if it keeps anything.
+    /// Asks systemd to remove what it keeps under a name, if anything.
     pub fn remove(&self, name: &str) {
         self.remove_then(name, || ());
     }
 
-    /// The same. `then` runs when the name may be used again: when systemd has taken the removal. It runs on this
-    /// thread or on `dbufd-fdstore`.
+    /// As [`FdStore::remove`]. Calls `then` when the name may be used again, which is when systemd has taken the
+    /// removal. `then` runs on the calling thread or on `dbufd-fdstore`.
     pub fn remove_then(&self, name: &str, then: impl FnOnce() + Send + 'static) {
         let mut state = self.0.state();
         let is_free = match state.names.get(name).copied() {
@@ -175,7 +176,7 @@ impl FdStore {
         self.0.has_changed.notify_all();
     }
 
-    /// Notifications that systemd has not taken.
+    /// Number of notifications that systemd has not taken.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.0.state().waiting.len()
@@ -189,7 +190,8 @@ impl FdStore {
         state.waiting.len()
     }
 
-    /// The same, and then until systemd has acted on them, where it can say so (`BARRIER=1`, sd_notify_barrier(3)).
+    /// As [`FdStore::wait_taken`]. Then also waits until systemd has acted on them, if it can report that (`BARRIER=1`,
+    /// sd_notify_barrier(3)).
     pub fn settle(&self, timeout: Duration) -> usize {
         let until = Instant::now() + timeout;
         let waiting = self.wait_taken(timeout);
@@ -215,14 +217,14 @@ impl State {
         number
     }
 
-    /// Takes an addition back that is not being sent.
+    /// Cancels an addition unless it is being sent.
     fn cancel(&mut self, number: u64) -> bool {
-        // The first may be under way.
+        // The first one may be under way.
         let is_first = self.waiting.keys().next() == Some(&number);
         !is_first && self.waiting.remove(&number).is_some()
     }
 
-    /// The first that waits is sent.
+    /// Removes the first notification: it is sent.
     fn pop(&mut self) -> Option<Note> {
         let note = self.waiting.pop_first().map(|(_, note)| note);
         if self.waiting.is_empty() {
@@ -239,7 +241,8 @@ impl Shared {
 
     fn send(&self, name: &str, descriptor: Option<BorrowedFd<'_>>, when_busy: WhenBusy) -> io::Result<()> {
         let text = match descriptor {
-            // Without FDPOLL=0 a connection would be dropped when its peer leaves, with all that it sent before.
+            // Without FDPOLL=0 systemd would drop a connection when its peer leaves, with everything that the peer sent
+            // before.
             Some(_) => format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"),
             None => format!("FDSTOREREMOVE=1\nFDNAME={name}"),
         };
@@ -250,7 +253,7 @@ impl Shared {
         loop {
             let waiting = self.has_changed.wait_while(self.state(), |state| state.waiting.is_empty());
             let mut state = waiting.expect("no thread panics while it holds the notifications");
-            // It stays in front until it is sent, so that others queue behind it.
+            // It stays in front until it is sent, so that others queue after it.
             let Some(mut first) = state.waiting.first_entry() else { continue };
             let first = first.get_mut();
             let (name, descriptor) = (first.name.clone(), first.descriptor.take());
@@ -258,18 +261,18 @@ impl Shared {
             loop {
                 match self.send(&name, descriptor.as_ref().map(AsFd::as_fd), WhenBusy::Wait) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    // A manager that is gone takes nothing, and then there is nothing that it could keep.
+                    // If the manager is gone, it takes nothing and keeps nothing.
                     Ok(()) | Err(_) => break,
                 }
             }
             let mut state = self.state();
             let sent = state.pop();
             match (&sent, descriptor.is_some()) {
-                // A removal may have been asked for meanwhile; it waits behind this one.
+                // A removal may have been requested meanwhile. It waits after this one.
                 (Some(_), true) if state.names.get(&name) == Some(&Stage::Leaves) => {}
                 (Some(_), true) => drop(state.names.insert(name, Stage::Kept)),
                 (_, false) if state.names.get(&name) == Some(&Stage::Leaves) => drop(state.names.remove(&name)),
-                // A removal whose name has been given to another descriptor, which waits behind it.
+                // A removal whose name has been given to another descriptor, which waits after it.
                 _ => {}
             }
             drop(state);
@@ -280,7 +283,7 @@ impl Shared {
         }
     }
 
-    /// Waits until systemd closes a descriptor that it gets behind all notifications before it.
+    /// Waits until systemd closes a descriptor that it gets after all earlier notifications.
     fn await_barrier(&self, until: Instant) {
         let Ok((ours, theirs)) = io::pipe() else { return };
         if self.notifier.send("BARRIER=1", Some(theirs.as_fd()), WhenBusy::Wait).is_err() {
@@ -325,7 +328,7 @@ mod tests {
             FdStore::start(self.notifier.take().unwrap(), inherited.iter().copied()).unwrap()
         }
 
-        /// Fills the socket, so that the next notification has to wait.
+        /// Fills the socket, so that the next notification must wait.
         fn fill(&self, store: &FdStore) -> usize {
             (0..).take_while(|_| store.0.notifier.send("STATUS=x", None, WhenBusy::Fail).is_ok()).count()
         }
@@ -413,7 +416,7 @@ mod tests {
         let filled = manager.fill(&store);
         store.put("c1", descriptor().as_fd()).unwrap();
         assert_eq!(store.settle(Duration::from_millis(20)), 1, "a manager that takes nothing");
-        // It reads all, the barrier included, and closes what came with it.
+        // It reads everything, including the barrier, and closes what came with it.
         let reader = thread::spawn(move || {
             (0..=filled).for_each(|_| drop(manager.next()));
             manager.next()

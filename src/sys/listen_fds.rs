@@ -1,7 +1,7 @@
-//! Descriptors that systemd passes to a service: sd_listen_fds(3).
+//! Takes the descriptors that systemd passes to a service: sd_listen_fds(3).
 //!
-//! Enters: `LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`. Leaves: owned descriptors and their names. Main thread, once,
-//! before anything else is opened. What can fail: variables that lie.
+//! Input: `LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`. Output: owned descriptors and their names. Thread: the main
+//! thread, once, before anything else is opened. Failure: the variables are wrong.
 
 #![allow(unsafe_code, reason = "descriptors by their numbers")]
 
@@ -12,16 +12,16 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// Takes what was passed to this process. A second call finds nothing.
+/// Takes the descriptors that were passed to this process. A second call finds none.
 ///
 /// # Errors
-/// When the variables do not parse, or name descriptors that are not open.
+/// If the variables do not parse, or name descriptors that are not open.
 pub fn take() -> io::Result<Vec<(OwnedFd, String)>> {
-    // Relaxed: the flag guards only against a second taker; of two exchanges one comes first in any order.
+    // Relaxed: the flag only guards against a second caller, and one of two exchanges comes first in any order.
     if TAKEN.swap(true, Ordering::Relaxed) {
         return Ok(Vec::new());
     }
-    // It sets close-on-exec on each of them, and so fails for one that is not open.
+    // This sets close-on-exec on each of them, and so fails for one that is not open.
     let passed = sd_notify::listen_fds_with_names()?;
     Ok(passed
         .map(|(number, name)| {

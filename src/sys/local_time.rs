@@ -1,7 +1,7 @@
 //! Converts a local time without a year, as RFC 3164 writes it, into a moment.
 //!
-//! Input: month to second, and the time now. Output: the nearest moment that shows this time. Thread: the owner's. A
-//! time that does not exist gives None.
+//! Input: month to second, and the time now. Output: the nearest moment that shows this time. Thread: the owner's.
+//! Failure: None for a time that does not exist.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 
 const NS_AN_HOUR: u64 = 3_600_000_000_000;
 
-/// Month to second.
+/// A local time from month to second, without a year.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// From 1.
@@ -34,19 +34,20 @@ pub struct LocalTime {
 #[derive(Debug)]
 struct Converted {
     stamp: Stamp,
-    /// The hour in which it was converted; in another one, another year may be the nearest.
+    /// The hour in which it was converted. In another hour, another year may be the nearest.
     hour: u64,
     time_ns: Option<u64>,
 }
 
 impl LocalTime {
-    /// For senders whose clocks show the time of `zone`.
+    /// Creates a converter for the time of `zone`.
     #[must_use]
     pub fn new(zone: TimeZone) -> Self {
         Self { zone, last: None }
     }
 
-    /// The moment nearest to now that this stamp can mean: it has no year, and a sender may lag over new year.
+    /// The moment nearest to now that this stamp can mean, in nanoseconds since 1970. It has no year, and a sender's
+    /// clock may be behind at the turn of the year.
     pub fn nearest_ns(&mut self, stamp: Stamp, now_ns: u64) -> Option<u64> {
         let hour = now_ns / NS_AN_HOUR;
         if let Some(last) = &self.last

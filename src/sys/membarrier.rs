@@ -1,7 +1,7 @@
-//! membarrier(2): a barrier in all threads of all processes that have registered for it.
+//! Wraps membarrier(2): a barrier in all threads of all processes that have registered for it.
 //!
-//! Enters: nothing. Leaves: nothing; after [`everywhere`] each of those threads has passed a full barrier. Any thread.
-//! What can fail: kernels before 4.16, and sandboxes, do not have it; then [`reaches_others`] says so.
+//! Input and output: none. After [`everywhere`] each of those threads has passed a full barrier. Thread: any. Failure:
+//! kernels before 4.16, and sandboxes, do not have it. Then [`reaches_others`] is false.
 
 use rustix::thread::{MembarrierCommand, MembarrierQuery, membarrier, membarrier_query};
 
@@ -13,8 +13,8 @@ pub fn reaches_others() -> bool {
 }
 
 /// Puts a full barrier into every thread of every process that has registered
-/// (MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED). Takes 0.2 us where none of them runs, some 8 us where one does.
+/// (MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED). Takes 0.2 us if none of them runs, and about 8 us if one does.
 pub fn everywhere() {
-    // It was seen to work, and says nothing else later (membarrier(2)).
+    // [`reaches_others`] has seen it work, and it cannot fail later (membarrier(2)).
     let _ = membarrier(MembarrierCommand::GlobalExpedited);
 }

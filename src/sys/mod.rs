@@ -1,4 +1,5 @@
-//! One facility of the kernel or the processor a file, where neither nix nor rustix wraps it. `unsafe` is allowed here.
+//! Wraps facilities of the kernel and the processor that neither nix nor rustix wraps, one in each file. `unsafe` is
+//! allowed here.
 
 pub mod clock;
 pub mod fdstore;
@@ -12,5 +13,5 @@ pub mod task;
 pub mod ticks;
 pub mod words;
 
-/// Memory by mmap(2): the buffer's, and what else outlives a process.
+/// Memory by mmap(2): the buffer's, and other memory that outlives a process.
 pub use dbuf_buffer::mapping;

@@ -1,7 +1,7 @@
-//! sd_notify(3), with descriptors and without ever blocking for long: notes to the service manager.
+//! Sends notes to the service manager: sd_notify(3) with descriptors, and without blocking for long.
 //!
-//! Enters: lines such as `READY=1`, and descriptors that the manager is to keep. Leaves: datagrams on `NOTIFY_SOCKET`.
-//! Any thread. What can fail: a manager that does not read; then the caller decides whether to try again.
+//! Input: lines such as `READY=1`, and descriptors for the manager to keep. Output: datagrams on `NOTIFY_SOCKET`.
+//! Thread: any. Failure: the manager does not read. Then the caller decides whether to try again.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -17,19 +17,19 @@ use rustix::net::{
     sendmsg_addr, socket_with,
 };
 
-/// How long a note may wait for the manager to take it.
+/// How long a note waits for the manager to take it, at most.
 const TAKEN_WITHIN: Duration = Duration::from_secs(1);
 
-/// Whether a note may wait for a manager that is busy.
+/// Whether a note waits for a busy manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenBusy {
-    /// It fails with `WouldBlock` where it would have to wait.
+    /// Fails with `WouldBlock` if it would have to wait.
     Fail,
-    /// It waits for a second at most, and then fails with `WouldBlock`.
+    /// Waits for one second at most, then fails with `WouldBlock`.
     Wait,
 }
 
-/// The way to the service manager.
+/// The connection to the service manager.
 #[derive(Debug)]
 pub struct Notifier {
     socket: OwnedFd,
@@ -37,16 +37,16 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// As `NOTIFY_SOCKET` says; None where no manager wants to be told anything.
+    /// Connects to `NOTIFY_SOCKET`; None if no manager wants notes.
     ///
     /// # Errors
-    /// When the address is none, or the kernel gives no socket.
+    /// If the address is not valid, or the kernel gives no socket.
     pub fn from_environment() -> io::Result<Option<Self>> {
         let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else { return Ok(None) };
         Self::to(path.as_bytes()).map(Some)
     }
 
-    /// To the socket at `path`; one that begins with `@` is abstract.
+    /// Connects to the socket at `path`. A path that begins with `@` is abstract.
     ///
     /// # Errors
     /// As [`Notifier::from_environment`].
@@ -60,11 +60,11 @@ impl Notifier {
         Ok(Self { socket, address })
     }
 
-    /// Sends `note`, lines of `NAME=value`, and a descriptor if there is one. Once this returns the manager has both,
-    /// also if this process ends at once.
+    /// Sends `note`, lines of `NAME=value`, and a descriptor if there is one. Once this returns, the manager has both,
+    /// even if this process ends at once.
     ///
     /// # Errors
-    /// `WouldBlock` where the manager does not take it in time, and what sendmsg(2) says.
+    /// `WouldBlock` if the manager does not take it in time; otherwise those of sendmsg(2).
     pub fn send(&self, note: &str, descriptor: Option<BorrowedFd<'_>>, when_busy: WhenBusy) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
         let descriptors = descriptor.as_slice();

@@ -1,11 +1,12 @@
-//! recvmmsg(2): what a Unix socket holds, by one call that leaves in memory how much it was.
+//! Wraps recvmmsg(2): receives what a Unix socket holds in one call, which also leaves in memory how much it received.
 //!
-//! Enters: a stream, or a datagram socket with SO_PASSCRED. Leaves: bytes in the caller's memory; for datagrams, with
-//! the credentials of their senders. One thread. What can fail: the call itself.
+//! Input: a stream, or a datagram socket with SO_PASSCRED. Output: bytes in the caller's memory; for datagrams, with
+//! the credentials of their senders. Thread: one. Failure: the call itself.
 //!
-//! The kernel writes how much it has received into the headers, which lie in memory that outlives the process, before
-//! the call returns; and a process does not die inside a call that does not wait. So the next process finds out whether
-//! a read was made, and what it brought: a read(2) that returned to nobody would have taken bytes that nobody knows of.
+//! The headers are in memory that outlives the process. The kernel writes into them how much it has received, before
+//! the call returns, and a process does not die inside a call that does not wait. So the next process can tell whether
+//! a read was made, and what it received. With read(2), the bytes of a call whose process dies before it notes the
+//! result would be lost without a trace.
 
 #![allow(unsafe_code, reason = "a system call without a wrapper")]
 
@@ -15,21 +16,21 @@ use std::ptr;
 
 use super::words::Region;
 
-/// The most datagrams of one call.
+/// Datagrams of one call, at most.
 pub const COUNT_MAX: usize = 64;
 /// Bytes of memory for the headers of one call.
 pub const HEADER_BYTES: usize = COUNT_MAX * size_of::<libc::mmsghdr>();
-/// Bytes of memory for the credentials that one call brings.
+/// Bytes of memory for the credentials of one call.
 pub const CONTROL_BYTES: usize = COUNT_MAX * size_of::<[u64; CONTROL_WORDS]>();
 /// Words of the control buffer: a cmsghdr (16 bytes), a ucred (12 bytes) and its padding. With no room for more, the
 /// kernel closes descriptors that a sender attaches.
 const CONTROL_WORDS: usize = 4;
-/// The sum of cmsghdr and ucred, which is what cmsg_len says.
+/// The size of cmsghdr and ucred together, which is the value of cmsg_len.
 const CREDENTIALS_LEN: u64 = 28;
-/// What a header says until the kernel has received into it.
+/// The length in a header until the kernel has received into it.
 const NOTHING: u32 = u32::MAX;
 
-/// Who sent a datagram, as the kernel vouches (SCM_CREDENTIALS of unix(7)).
+/// The sender of a datagram, as the kernel vouches for it (SCM_CREDENTIALS of unix(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Credentials {
     /// Process id.
@@ -48,36 +49,37 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// In memory of [`HEADER_BYTES`] and [`CONTROL_BYTES`], which may hold those of the previous process.
+    /// Places the headers in memory of [`HEADER_BYTES`] and [`CONTROL_BYTES`], which may hold those of the previous
+    /// process.
     ///
     /// # Panics
-    /// When the memory has other sizes.
+    /// If the memory has other sizes.
     #[must_use]
     pub fn new(headers: Region, control: Region) -> Self {
         assert!(headers.len() == HEADER_BYTES && control.len() == CONTROL_BYTES, "the sizes of headers are fixed");
         Self { headers, control }
     }
 
-    /// Headers in memory of this process alone.
+    /// Places the headers in memory of this process alone.
     ///
     /// # Errors
-    /// When there is none.
+    /// If there is no memory.
     pub fn anonymous() -> io::Result<Self> {
         Ok(Self::new(Region::anonymous(HEADER_BYTES)?, Region::anonymous(CONTROL_BYTES)?))
     }
 
-    /// Receives what a stream holds, without waiting. `begin` is called when the header says that nothing was received.
+    /// Receives what a stream holds, without waiting. Calls `begin` once the header says that nothing was received.
     ///
     /// # Errors
-    /// What recvmsg(2) says; `WouldBlock` if nothing is there. 0 bytes are the end.
+    /// Those of recvmsg(2); `WouldBlock` if nothing is there. 0 bytes mean the end.
     pub fn receive_stream(&mut self, socket: impl AsFd, into: &mut [u8], begin: impl FnOnce()) -> io::Result<usize> {
         let mut iovec = [libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() }];
         self.prepare(&mut iovec, false);
         begin();
         let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
         let received = match self.receive(&socket, 1, flags) {
-            // The peer left without reading our replies. recvmmsg(2) says so before it looks into the queue, unlike
-            // recvmsg(2), and once: what the peer had sent is still there.
+            // The peer left without reading our replies. Unlike recvmsg(2), recvmmsg(2) reports this once, before it
+            // looks into the queue. What the peer had sent is still there.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.receive(&socket, 1, flags),
             received => received,
         };
@@ -85,12 +87,11 @@ impl Headers {
         Ok(self.received(0).unwrap_or(0))
     }
 
-    /// Receives datagrams, without waiting: each into as many bytes of `into` as there are between two multiples of
-    /// `bytes_max`, at most [`COUNT_MAX`]. Returns how many. `begin` is called when the headers say that nothing was
-    /// received.
+    /// Receives datagrams, without waiting. Each goes into `bytes_max` bytes of `into`, one after the other, at most
+    /// [`COUNT_MAX`] of them. Returns how many. Calls `begin` once the headers say that nothing was received.
     ///
     /// # Errors
-    /// What recvmmsg(2) says; `WouldBlock` if nothing is there.
+    /// Those of recvmmsg(2); `WouldBlock` if nothing is there.
     pub fn receive_datagrams(
         &mut self,
         socket: impl AsFd,
@@ -106,11 +107,11 @@ impl Headers {
         }
         self.prepare(&mut iovecs[..count], true);
         begin();
-        // MSG_TRUNC among the flags makes the kernel say how long a datagram was that it had to cut.
+        // MSG_TRUNC among the flags makes the kernel report the full length of a datagram that it had to truncate.
         self.receive(socket, count, libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC)
     }
 
-    /// Points the headers at the buffers, and has all of them say that nothing was received.
+    /// Points the headers at the buffers, and sets all of them to "nothing received".
     fn prepare(&mut self, iovecs: &mut [libc::iovec], with_credentials: bool) {
         let controls = self.control.as_mut_ptr().cast::<[u64; CONTROL_WORDS]>();
         for (index, iovec) in iovecs.iter_mut().enumerate() {
@@ -149,8 +150,8 @@ impl Headers {
         unsafe { self.headers.as_mut_ptr().cast::<libc::mmsghdr>().add(index) }
     }
 
-    /// How many bytes the last call has received into the buffer of this index, more than it has if the datagram was
-    /// cut; None if nothing. The last call may be the previous process's.
+    /// Bytes that the last call has received into the buffer with this index; more than the buffer has if the datagram
+    /// was truncated; None if nothing was received. The last call may be the previous process's.
     #[must_use]
     pub fn received(&self, index: usize) -> Option<usize> {
         let headers = self.headers.as_ptr().cast::<libc::mmsghdr>();
@@ -164,7 +165,7 @@ impl Headers {
         (bytes != NOTHING).then_some(bytes as usize)
     }
 
-    /// Who sent the datagram of this index, if the kernel said so.
+    /// The sender of the datagram with this index, if the kernel has reported it.
     #[must_use]
     pub fn sender(&self, index: usize) -> Option<Credentials> {
         let bytes = &self.control[index * size_of::<[u64; CONTROL_WORDS]>()..][..size_of::<[u64; CONTROL_WORDS]>()];

@@ -1,4 +1,4 @@
-//! `sync_file_range(2)`: asks the kernel to start writing a range of a file back, without waiting for it.
+//! Wraps `sync_file_range(2)`: asks the kernel to start writing back a range of a file, without waiting for it.
 
 #![allow(unsafe_code, reason = "a system call without a wrapper")]
 
@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// Starts write-back of `bytes` bytes at `offset`. Promises nothing about durability.
 ///
 /// # Errors
-/// What the system call says.
+/// Those of the system call.
 pub fn start_write_back(file: BorrowedFd<'_>, offset: u64, bytes: u64) -> io::Result<()> {
     let range = |n: u64| libc::off64_t::try_from(n).map_err(|_| io::ErrorKind::InvalidInput);
     let (offset, bytes) = (range(offset)?, range(bytes)?);

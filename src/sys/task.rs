@@ -1,7 +1,7 @@
-//! This process' threads as the kernel sees them: gettid(2), proc_pid_stat(5).
+//! Asks the kernel about this process's threads: gettid(2), proc_pid_stat(5).
 //!
-//! Enters: a thread's number. Leaves: its state. Any thread. What can fail: /proc is not there, or the thread is not;
-//! nothing is then known against it.
+//! Input: a thread's number. Output: its state. Thread: any. Failure: /proc or the thread is not there; then the thread
+//! counts as not stopped.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ pub fn is_stopped(number: i32) -> bool {
         .is_ok_and(|stat| matches!(state(&stat), Some('t' | 'T')))
 }
 
-/// The state follows the name, which stands in brackets and may itself hold any.
+/// The state follows the name, which is in brackets and may itself contain brackets.
 fn state(stat: &str) -> Option<char> {
     stat.rsplit_once(')')?.1.trim_start().chars().next()
 }

@@ -1,10 +1,10 @@
-//! The processor's time-stamp counter, and what it says of the wall clock.
+//! Reads the processor's time-stamp counter and converts it to wall-clock time.
 //!
-//! Enters: ticks that a program read. Leaves: nanoseconds since 1970. Any thread. What can fail: the counter is none
-//! that can be relied on ([`are_reliable`]); then nobody is to use it.
+//! Input: ticks that a program read. Output: nanoseconds since 1970. Thread: any. Failure: the counter is not reliable
+//! ([`are_reliable`]); then it must not be used.
 //!
-//! A tick is turned into a time backwards from now: the age of an event is a few milliseconds as a rule, and what the
-//! rate is off by counts for that age alone. The rate is measured against the clock since this process began.
+//! Ticks are converted backwards from now. An event is usually a few milliseconds old, and an error of the rate counts
+//! only for that age. The rate is measured against the clock since this process began.
 
 #![allow(unsafe_code, reason = "an instruction of the processor")]
 
@@ -12,11 +12,11 @@ use std::arch::x86_64::{__cpuid, _rdtsc};
 use std::fs;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Rates are measured over at least this.
+/// Rates are measured over at least this time.
 const MEASURE_MIN: Duration = Duration::from_millis(20);
 
-/// Whether ticks go on at one rate, on all cores alike: the processor says that they do (CPUID 8000_0007h, Intel's
-/// manual, 2A), and the kernel, which watches them, uses them for its own clock.
+/// Whether ticks advance at one constant rate, the same on all cores. The processor must say so (CPUID 8000_0007h,
+/// Intel's manual, 2A), and the kernel, which watches them, must use them for its own clock.
 #[must_use]
 pub fn are_reliable() -> bool {
     const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
@@ -33,30 +33,30 @@ pub fn now() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// How ticks and time go together.
+/// The rate of ticks and time.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
     began: Instant,
     began_ticks: u64,
 }
 
-/// One moment, in both.
+/// One moment, in ticks and in time.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     ticks: u64,
     time_ns: u64,
-    /// Nanoseconds of a tick, times 2^32.
+    /// Nanoseconds of one tick, times 2^32.
     scale: u64,
 }
 
 impl Rate {
-    /// Begins to measure.
+    /// Starts to measure.
     #[must_use]
     pub fn begin() -> Self {
         Self { began: Instant::now(), began_ticks: now() }
     }
 
-    /// This moment. Waits, the first time, until the rate is known.
+    /// The current moment. The first call waits until the rate is known.
     #[must_use]
     pub fn moment(&self) -> Moment {
         let mut since = self.began.elapsed();
@@ -73,7 +73,8 @@ impl Rate {
 }
 
 impl Moment {
-    /// The time of these ticks. Whatever number a program has written there, it is some time.
+    /// The time of these ticks, in nanoseconds since 1970. Any number gives some time, because a program may write any
+    /// number.
     #[must_use]
     pub fn time_ns(&self, ticks: u64) -> u64 {
         let age = self.ticks.wrapping_sub(ticks) as i64;
@@ -97,7 +98,7 @@ mod tests {
         let after = SystemTime::now();
         let told = rate.moment().time_ns(ticks);
         let ns = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
-        // Some microseconds of doubt about the rate, over 20 ms.
+        // The rate may be off by some microseconds over 20 ms.
         let doubt = 200_000;
         assert!(ns(before) - doubt <= told && told <= ns(after) + doubt, "{} {told} {}", ns(before), ns(after));
     }

@@ -1,9 +1,9 @@
-//! Numbers and bytes in a memfd: memory that outlives the process.
+//! Maps numbers and bytes of a memfd: memory that outlives the process.
 //!
-//! Enters: a memfd of a fixed size, and which part of it. Leaves: numbers as atomics, or bytes. Any thread for numbers,
-//! their owner for bytes. What can fail: there is no memory, or the memfd is not of that size.
+//! Input: a memfd of a fixed size, and a part of it. Output: numbers as atomics, or bytes. Thread: any for numbers, the
+//! owner for bytes. Failure: there is no memory, or the memfd has another size.
 //!
-//! No part is to be mapped twice by a process: each mapping believes that its bytes are its own.
+//! A process must not map a part twice: each mapping assumes that its bytes are its own.
 
 #![allow(unsafe_code, reason = "memory that outlives the process")]
 
@@ -14,7 +14,7 @@ use std::os::fd::BorrowedFd;
 use super::mapping::Mapping;
 use crate::sync::atomic::AtomicU64;
 
-/// A row of numbers.
+/// An array of numbers.
 #[derive(Debug)]
 pub struct Words {
     mapping: Mapping,
@@ -22,7 +22,7 @@ pub struct Words {
 }
 
 impl Words {
-    /// `count` numbers in a memfd, from `offset` on, which is a multiple of the page's size.
+    /// Maps `count` numbers of a memfd from `offset` on, which must be a multiple of the page size.
     ///
     /// # Errors
     /// As [`Mapping::of_memory`].
@@ -32,7 +32,8 @@ impl Words {
         Ok(Self { mapping, count })
     }
 
-    /// The first `count` numbers of a memfd of which most are never used: each page comes when it is first touched.
+    /// Maps the first `count` numbers of a memfd of which most are never used. Each page is allocated when it is first
+    /// touched.
     ///
     /// # Errors
     /// As [`Mapping::of_memory`].
@@ -50,7 +51,7 @@ impl Words {
     }
 }
 
-/// A stretch of bytes, of a memfd or of this process alone.
+/// A range of bytes, of a memfd or of this process alone.
 #[derive(Debug)]
 pub struct Region {
     mapping: Mapping,
@@ -58,7 +59,7 @@ pub struct Region {
 }
 
 impl Region {
-    /// Zeros of this process alone.
+    /// Maps zeroed bytes of this process alone.
     ///
     /// # Errors
     /// As [`Mapping::anonymous`].
@@ -66,7 +67,7 @@ impl Region {
         Self::of(Mapping::anonymous(len)?, len)
     }
 
-    /// `len` bytes of a memfd, from `offset` on, which is a multiple of the page's size.
+    /// Maps `len` bytes of a memfd from `offset` on, which must be a multiple of the page size.
     ///
     /// # Errors
     /// As [`Mapping::of_memory`].

@@ -1,19 +1,18 @@
-//! Accepts bytes, finds the events in them, and publishes these to the buffer.
+//! Accepts bytes, finds the events in them, and publishes the events to the buffer.
 //!
 //! Input: bytes on the listening sockets, on the datagram sockets, and in rings. Output: records in the front half of
-//! the buffer. Thread: N pinned writers. Failure: only [`Accept::start`]; nothing that a client sends makes a writer
-//! end.
+//! the buffer. Thread: N pinned writers. Failure: only [`Accept::start`] can fail. Nothing that a client sends ends a
+//! writer.
 //!
-//! - Each writer has an epoll set of its own and accepts from all listening sockets. A client goes to the writer with
-//!   the fewest connections and stays there, so that the order of its events needs no effort. Datagram sockets are
-//!   the first writer's.
-//! - One read of a socket is one acceptance time, and one claim of the buffer as a rule (see [`publish`]).
-//! - While the buffer is full a writer waits for room and reads nothing: the kernel's queues push back on the senders.
+//! - Each writer has its own epoll set and accepts from all listening sockets. A client goes to the writer with the
+//!   fewest connections and stays there, which keeps its events in order. The first writer owns the datagram sockets.
+//! - One read of a socket has one acceptance time and usually becomes one claim of the buffer (see [`publish`]).
+//! - While the buffer is full, a writer waits for room and reads nothing: the kernel's queues then block the senders.
 //!
 //! Folders, from the top: [`writer`] runs the threads; [`text`], [`frames`], [`ring`] and [`datagram`] are the
-//! protocols; [`connection`] is what they share; [`publish`] publishes what they bring; [`limits`] has the bounds.
-//! Each imports only what is below it, and no protocol imports another, except that a ring begins as a framed
-//! connection and that datagrams are read as text.
+//! protocols; [`connection`] is the code that all stream protocols share; [`publish`] publishes their events;
+//! [`limits`] holds the bounds. Each folder imports only from folders below it. No protocol imports another, with two
+//! exceptions: a ring begins as a framed connection, and a datagram is parsed as text.
 
 pub mod connection;
 pub(crate) mod datagram;
@@ -49,36 +48,36 @@ use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::sync::{Arc, mpsc, thread};
 use crate::sys::fdstore::FdStore;
 
-/// What [`Accept::start`] takes.
+/// The parameters of [`Accept::start`].
 #[derive(Debug)]
 pub struct AcceptOptions {
-    /// Where events come in.
+    /// Sockets to accept from and to receive on.
     pub listeners: Vec<Listener>,
-    /// Where events go; it can have one writer for each of `cpus`.
+    /// The buffer to publish to. It must have room for one writer for each entry of `cpus`.
     pub buffer: DoubleBuffer,
-    /// Where they are counted; it has one writer for each of `cpus`.
+    /// The counters. They must have one writer for each entry of `cpus`.
     pub counters: Arc<Counters>,
-    /// How far the reader is; it has one writer for each of `cpus`.
+    /// How far the reader has come. It must have one writer for each entry of `cpus`.
     pub progress: Arc<Progress>,
-    /// One writer thread for each, pinned to that core if there is one.
+    /// One writer thread for each entry, pinned to that core; `None` is not pinned.
     pub cpus: Vec<Option<usize>>,
-    /// `ingest.max_event`.
+    /// `ingest.max_event`, in bytes.
     pub max_event_bytes: usize,
-    /// Where connections are stored for the next process, if there is such a place.
+    /// Stores connections for the next process; `None` without systemd's descriptor store.
     pub stored: Option<Arc<StoredConnections>>,
     /// Connections that the previous process left.
     pub inherited: Vec<InheritedConnection>,
     /// The sessions of the framed protocol.
     pub sessions: Arc<Sessions>,
-    /// The rings, also those that the previous process left.
+    /// The rings, including those that the previous process left.
     pub rings: Arc<Rings>,
-    /// Where the writers read; one for each of `cpus`.
+    /// The memory that the writers read into, one for each entry of `cpus`.
     pub receive_buffers: Vec<ReceiveBuffers>,
-    /// Where receive buffers of writers that no longer exist are stored until they are finished.
+    /// Holds receive buffers of writers that no longer exist until they are finished.
     pub store: Option<Arc<FdStore>>,
 }
 
-/// Why writers cannot start.
+/// Why the writers cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The kernel refused a descriptor, an option or a thread.
@@ -87,20 +86,20 @@ pub enum StartError {
     /// The buffer was built for fewer writers.
     #[error("the writers cannot start: {0}; build the buffer for more")]
     Writers(#[from] TooManyWriters),
-    /// The largest event would never fit.
+    /// The largest event allowed would never fit into a claim.
     #[error(
         "ingest.max_event of {max_event_bytes} bytes does not fit: the buffer takes at most {limit_bytes}; \
          make one smaller or the other larger"
     )]
     MaxEvent {
-        /// What was asked for.
+        /// `ingest.max_event`, in bytes.
         max_event_bytes: usize,
-        /// What fits.
+        /// The largest event that fits, in bytes.
         limit_bytes: usize,
     },
 }
 
-/// The writers, while they run.
+/// The running writers.
 #[derive(Debug)]
 pub struct Accept {
     writers: Arc<Writers>,
@@ -113,7 +112,7 @@ pub struct Accept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Stopped {
-    /// Writers that still waited for room when the time was over. They end when the buffer's reader is dropped.
+    /// Writers that still waited for room at the deadline. They end when the buffer's reader is dropped.
     pub writers_left: usize,
 }
 
@@ -121,10 +120,10 @@ impl Accept {
     /// Starts the writers.
     ///
     /// # Errors
-    /// [`StartError`]; no thread runs then.
+    /// [`StartError`]. No thread runs then.
     ///
     /// # Panics
-    /// When there are not as many receive buffers as writers.
+    /// If the number of receive buffers is not the number of writers.
     pub fn start(options: AcceptOptions) -> Result<Self, StartError> {
         let limit_bytes = options.buffer.largest_claim().saturating_sub(OVERHEAD_BYTES_MAX);
         let max_event_bytes = options.max_event_bytes;
@@ -134,7 +133,7 @@ impl Accept {
         assert_eq!(options.receive_buffers.len(), options.cpus.len(), "each writer has its receive buffer");
         let cpus = options.cpus.clone();
         let (writers, prepared) = prepare(options)?;
-        // All that can fail comes before the first thread, except for the threads themselves.
+        // Everything that can fail comes before the first thread starts, except starting the threads themselves.
         let (end, ended) = mpsc::channel();
         let mut accept = Self { writers, threads: Vec::new(), ended, limit_bytes };
         for (thread, cpu) in prepared.into_iter().zip(cpus) {
@@ -160,44 +159,44 @@ impl Accept {
         thread::Builder::new().name(format!("dbufd-writer-{index}")).spawn(move || {
             pin(cpu, &writers.counters, index);
             writer.run();
-            // The receiver is gone if the time to stop was over.
+            // After the deadline the receiver is gone, and sending fails.
             let _ = end.send(index);
         })
     }
 
-    /// Changes `ingest.max_event`, from the next read on. What does not fit the buffer is cut to what does; returns
-    /// what is in force.
+    /// Changes `ingest.max_event`, from the next read on. A value larger than the buffer can hold is reduced. Returns
+    /// the value in force, in bytes.
     pub fn set_max_event_bytes(&self, bytes: usize) -> usize {
         let bytes = bytes.clamp(1, self.limit_bytes);
-        // Relaxed: a limit hands nothing over.
+        // Relaxed: the limit publishes no other data.
         self.writers.max_event_bytes.store(bytes, Relaxed);
         bytes
     }
 
-    /// Each writer's sign of life, by index.
+    /// Each writer's sign of life, by the writer's index.
     #[must_use]
     pub fn pulses(&self) -> Vec<Arc<Pulse>> {
         self.writers.handles.iter().map(|writer| Arc::clone(&writer.pulse)).collect()
     }
 
-    /// Accepts no more, takes what the kernel holds for each socket until it is empty once, lets the clients of the
-    /// framed protocol have the answers that they are owed, and ends the threads. Returns at the latest after `within`
-    /// and a little: a writer that waits for room cannot be ended, and is left.
+    /// Stops accepting, reads each socket until it is empty once, sends the clients of the framed protocol their
+    /// pending answers, and ends the threads. Returns at most 200 ms after `within`. A writer that waits for room
+    /// cannot be ended: it is left running.
     ///
-    /// The reader has to go on meanwhile.
+    /// The reader must keep running meanwhile.
     pub fn stop(self, within: Duration) -> Stopped {
         let stop_by = Instant::now() + within;
         for index in 0..self.writers.handles.len() {
             self.writers.stop_by(index, stop_by);
         }
-        // A thread that is in the middle of a read when the time is over may still finish it.
+        // A thread that is in the middle of a read at the deadline may still finish that read.
         let give_up = stop_by + Duration::from_millis(200);
         let mut threads: Vec<_> = self.threads.into_iter().map(Some).collect();
         while threads.iter().any(Option::is_some) {
             let left = give_up.saturating_duration_since(Instant::now());
             let Ok(index) = self.ended.recv_timeout(left) else { break };
             if let Some(thread) = threads[index].take() {
-                // It has ended; a panic in it has been told by the panic itself.
+                // The thread has ended. If it panicked, the panic hook has already reported that.
                 let _ = thread.join();
             }
         }
@@ -205,7 +204,7 @@ impl Accept {
     }
 }
 
-/// Makes the writers, each with its thread that is ready to run.
+/// Creates the writers, each with a thread that is ready to run.
 fn prepare(options: AcceptOptions) -> Result<(Arc<Writers>, Vec<WriterThread>), StartError> {
     options.listeners.iter().try_for_each(Listener::prepare)?;
     let handle = || -> io::Result<WriterHandle> {
@@ -243,8 +242,8 @@ fn prepare(options: AcceptOptions) -> Result<(Arc<Writers>, Vec<WriterThread>), 
     Ok((writers, threads))
 }
 
-/// Shares connections out: each to the writer in whose receive buffer something of it is unfinished, the others in
-/// turn.
+/// Distributes connections. A connection with unfinished bytes goes to the writer whose receive buffer holds them. The
+/// others are dealt out in turn.
 fn by_writer(receive_buffers: &[ReceiveBuffers], inherited: Vec<InheritedConnection>) -> Vec<Vec<InheritedConnection>> {
     let mut of_each: Vec<Vec<InheritedConnection>> = receive_buffers.iter().map(|_| Vec::new()).collect();
     for (turn, inherited) in inherited.into_iter().enumerate() {
@@ -258,9 +257,9 @@ fn by_writer(receive_buffers: &[ReceiveBuffers], inherited: Vec<InheritedConnect
 fn pin(cpu: Option<usize>, counters: &Counters, index: usize) {
     let Some(id) = cpu else { return };
     if core_affinity::set_for_current(core_affinity::CoreId { id }) {
-        // Relaxed: a plain value for people.
+        // Relaxed: a plain value for display.
         counters.writers[index].0.cpu_plus_one.store(id as u32 + 1, Relaxed);
     } else {
-        tracing::warn!(cpu = id, writer = index, "the writer cannot be pinned to its core and runs anywhere");
+        tracing::warn!(cpu = id, writer = index, "the writer cannot be pinned to its core; it runs on any core");
     }
 }

@@ -1,4 +1,4 @@
-//! The writers as clients see them: real sockets, the real buffer, and everything that a client can do wrong.
+//! Tests the writers as clients see them: real sockets, the real buffer, and everything that a client can do wrong.
 
 pub(crate) mod manager;
 mod rig;
@@ -113,7 +113,7 @@ fn a_line_that_drips_in_by_single_bytes_is_one_event() {
 
 #[test]
 fn a_batch_is_cut_where_the_chunk_ends_and_every_line_comes_once_in_order() {
-    // Chunks so small that a read takes many claims, and a reader that swaps all the time.
+    // Chunks so small that one read takes many claims, and a reader that swaps all the time.
     let rig =
         Rig::new(&Plan { max_event_bytes: 1024, capacity_bytes: 320 << 10, chunk_bytes: 1 << 10, ..Plan::default() });
     let count = 50_000;
@@ -147,7 +147,7 @@ fn memory_for_what_has_not_come_whole_is_bounded_and_nothing_of_it_is_lost() {
     for stream in &mut streams {
         stream.write_all(&half).unwrap();
     }
-    // 42 MiB would be carried; what is over the bound is in the buffer, as pieces.
+    // 42 MiB would be carried. What is over the bound is in the buffer, as pieces.
     rig.wait_until("the oldest are published as pieces", |counters| counters.account.totals().received_bytes > 0);
     for stream in &mut streams {
         stream.write_all(b"end\n").unwrap();
@@ -277,7 +277,7 @@ fn frame(frame: &Frame<'_>) -> Vec<u8> {
     bytes
 }
 
-/// Reads replies until `last` is true of one. Each reply as text.
+/// Reads replies, each as text, until `last` is true for one.
 fn replies(stream: &mut UnixStream, mut last: impl FnMut(&Frame<'_>) -> bool) -> Vec<String> {
     let (mut bytes, mut all) = (Vec::new(), Vec::new());
     loop {
@@ -312,7 +312,7 @@ fn frames_are_stored_and_acknowledged_when_they_are_durable() {
     let rig = rig();
     let mut stream = rig.connect();
     let sent = [hello(7, Level::None), event(1, b"one"), event(5, b"two\n"), frame(&Frame::Sync)].concat();
-    // Byte by byte, so that every frame is cut everywhere.
+    // Byte by byte, so that every frame is cut at every byte.
     for byte in &sent {
         stream.write_all(&[*byte]).unwrap();
     }
@@ -439,7 +439,7 @@ fn a_greeting_that_is_wrong_is_told_and_counted() {
     replies(&mut stream, |frame| matches!(frame, Frame::Error(_)));
     assert_ended(&mut stream);
     assert_eq!(rig.wait_for_loss().1.cause, Cause::Malformed);
-    // One that leaves in the middle has offered nothing.
+    // A client that leaves in the middle of its handshake has offered no event.
     rig.send(&hello(7, Level::None)[..20]);
     rig.wait_until("both are gone", |counters| counters.writers.iter().all(|w| w.0.connections.load(Relaxed) == 0));
     assert_eq!(rig.counters.account.totals().lost_total(), 1);
@@ -492,7 +492,7 @@ fn a_flood_on_one_connection_does_not_starve_another() {
     for n in 0..20 {
         writeln!(stream, "quiet {n}").unwrap();
         datagrams.send(format!("datagram {n}").as_bytes()).unwrap();
-        // Each has to come before the next is sent, so that a flood that starved it would be seen.
+        // Each event must come before the next is sent, so that a flood that starved this client would be seen.
         for wanted in [format!("quiet {n}"), format!("datagram {n}")] {
             rig.wait_for("the quiet ones", |seen| {
                 seen.events.iter().any(|event| event.payload == wanted.as_bytes()).then_some(())
@@ -596,7 +596,7 @@ fn a_writer_that_waits_for_room_does_not_hold_up_the_end() {
     });
     let stopped = rig.accept.take().unwrap().stop(Duration::ZERO);
     assert_eq!(stopped.writers_left, 1);
-    // It ends with the reader; what it held is stored or counted.
+    // It ends with the reader. What it held is stored or counted.
     rig.end_reader();
     assert!(sender.join().unwrap().is_err(), "the sender sees its connection end");
 }
@@ -605,7 +605,7 @@ fn a_writer_that_waits_for_room_does_not_hold_up_the_end() {
 fn the_end_takes_what_the_kernel_holds() {
     for _ in 0..20 {
         let rig = rig();
-        // Held back, so that most of this is still in the kernel when the order to stop comes.
+        // The reader is held back, so that most of this is still in the kernel when the order to stop comes.
         rig.pause(true);
         let mut streams: Vec<_> = (0..10).map(|_| rig.connect()).collect();
         for (n, stream) in streams.iter_mut().enumerate() {

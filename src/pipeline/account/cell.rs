@@ -1,14 +1,14 @@
-//! Adds figures so that a look, and the next process, see a publish or a batch as a whole or not at all.
+//! Adds figures so that a reader, and the next process, see a publish or a batch as a whole or not at all.
 //!
-//! Input: figures of one thread, for one producer, under a number. Output: the figures that hold. One thread writes a
-//! cell, any thread may look. Nothing here can fail.
+//! Input: figures of one thread, for one producer, under a number. Output: the figures that count. Thread: one thread
+//! writes a cell, any thread may look. Nothing here can fail.
 //!
 //! ```text
 //! word 0    which slot holds, in its lowest bit
 //!      4..  two slots, each of a number and the figures
 //! ```
 //!
-//! What a publish (or a batch) will bring is added up in the slot that does not hold, under the publish's number. When
+//! The figures of a publish (or a batch) are added up in the slot that does not hold, under the publish's number. When
 //! it has come, one store makes that slot the one that holds. So a process that dies leaves either sum whole.
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
@@ -28,13 +28,13 @@ pub(super) const fn words(figures: usize) -> usize {
 }
 
 pub(super) fn set(word: &AtomicU64, value: u64) {
-    // edge `account`, releasing: a thread that sees this step sees the ones before it. Nothing weaker keeps steps in
-    // order.
+    // edge `account`, releasing: a thread that sees this step sees the ones before it. Nothing weaker keeps the steps
+    // in order.
     word.store(value, ACCOUNT.release());
 }
 
 pub(super) fn get(word: &AtomicU64) -> u64 {
-    // edge `account`, acquiring: what belongs to this step is there. For a thread's own cell Relaxed would do.
+    // edge `account`, acquiring: what belongs to this step is visible. For a thread's own cell Relaxed would do.
     word.load(ACCOUNT.acquire())
 }
 
@@ -43,7 +43,7 @@ pub(super) fn get(word: &AtomicU64) -> u64 {
 pub(super) struct Cell<'a, const F: usize>(pub(super) &'a [AtomicU64]);
 
 impl<'a, const F: usize> Cell<'a, F> {
-    /// The slot that holds, and the other.
+    /// The slot that holds, and the other one.
     #[inline]
     fn slots(&self) -> (&'a [AtomicU64], &'a [AtomicU64]) {
         let first = &self.0[SLOTS_AT..][..1 + F];
@@ -51,8 +51,8 @@ impl<'a, const F: usize> Cell<'a, F> {
         if get(&self.0[0]).is_multiple_of(2) { (first, second) } else { (second, first) }
     }
 
-    /// Adds to what holds once `number` has come; what was prepared before stays only if this is not the first addition
-    /// under the number. Changes nothing if that number has come already.
+    /// Adds to the figures that will hold once `number` has come. If this is the first addition under the number,
+    /// discards what was prepared before. Changes nothing if that number has come already.
     #[inline]
     pub(super) fn prepare(&self, number: u64, is_first: bool, add: [u64; F]) {
         let (holds, other) = self.slots();
@@ -61,13 +61,13 @@ impl<'a, const F: usize> Cell<'a, F> {
         }
         let base = if is_first { holds } else { other };
         for ((word, base), add) in other[1..].iter().zip(&base[1..]).zip(add) {
-            // Wrapping: what the previous process left may be anything, and is no reason to end.
+            // Wrapping, because the previous process's memory may hold any value, and that is no reason to panic.
             set(word, get(base).wrapping_add(add));
         }
         set(&other[0], number);
     }
 
-    /// `number` has come: what was prepared under it holds.
+    /// Makes what was prepared under `number` hold: it has come.
     #[inline]
     pub(super) fn hold(&self, number: u64) {
         let (_, other) = self.slots();
@@ -88,7 +88,7 @@ impl<'a, const F: usize> Cell<'a, F> {
         get(&holds[0]).max(get(&other[0]))
     }
 
-    /// No number has come, and none is prepared.
+    /// Forgets all numbers: none has come, and none is prepared.
     pub(super) fn forget_numbers(&self) {
         let (holds, other) = self.slots();
         set(&other[0], 0);
@@ -96,22 +96,22 @@ impl<'a, const F: usize> Cell<'a, F> {
     }
 }
 
-/// A word that is odd while one thread changes what others look at.
+/// A word that is odd while one thread changes what other threads look at.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn<'a>(pub(super) &'a AtomicU64);
 
 impl Turn<'_> {
-    /// Runs `change`, of which a [`Turn::consistent`] look sees all or nothing.
+    /// Runs `change`. A [`Turn::consistent`] look sees all of it or nothing.
     pub(super) fn change<T>(&self, change: impl FnOnce() -> T) -> T {
-        // edge `account`, acquiring and releasing: nothing of the change is seen before the turn is odd.
+        // edge `account`, acquiring and releasing: nothing of the change is visible before the turn is odd.
         self.0.fetch_add(1, ACCOUNT.acquire_and_release(ACCOUNT));
         let done = change();
-        // edge `account`, releasing: all of it is there once the turn is even again.
+        // edge `account`, releasing: all of it is visible once the turn is even again.
         self.0.fetch_add(1, ACCOUNT.acquire_and_release(ACCOUNT));
         done
     }
 
-    /// Looks until nothing has changed meanwhile, at most `tries` times; else what it saw last.
+    /// Looks until nothing has changed meanwhile, at most `tries` times. Then it returns what it saw last.
     pub(super) fn consistent<T>(&self, tries: usize, look: impl Fn() -> T) -> T {
         for _ in 0..tries {
             let before = get(self.0);

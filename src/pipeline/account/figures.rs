@@ -1,31 +1,33 @@
 //! Adds up the figures of producers.
+//!
+//! Input: figures of cells. Output: sums, rows and statements. Thread: any. Nothing here can fail.
 
 use super::identity::Identity;
 use crate::pipeline::record::Cause;
 
-/// What one thread has counted of one producer.
+/// What one thread has counted for one producer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Events: for a writer, published; for the reader, persisted.
     pub events: u64,
-    /// Payload bytes of these.
+    /// Payload bytes of these events.
     pub bytes: u64,
     /// Events lost, in the order of [`Cause::ALL`].
     pub lost: [u64; Cause::COUNT],
-    /// Payload bytes of these, as far as they are known.
+    /// Payload bytes of these events, as far as known.
     pub lost_bytes: u64,
-    /// Events that the reader found in memory, of which no writer's count is left.
+    /// Events that the reader found in memory and for which no writer's count is left.
     pub adopted_events: u64,
-    /// Payload bytes of these.
+    /// Payload bytes of these events.
     pub adopted_bytes: u64,
-    /// Events that a failed sync has taken back, as far as the data tells of it.
+    /// Events that a failed sync has taken back, as far as the data reports them.
     pub withdrawn: u64,
 }
 
 impl Tally {
     pub(super) const FIGURES: usize = 6 + Cause::COUNT;
 
-    /// Events lost.
+    /// A tally of `events` events lost by `cause`.
     #[must_use]
     pub fn lost(cause: Cause, events: u64, bytes: u64) -> Self {
         let mut tally = Self { lost_bytes: bytes, ..Self::default() };
@@ -83,18 +85,18 @@ impl Tally {
     }
 }
 
-/// The account of one producer, at one moment.
+/// The account of one producer at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Row {
-    /// Who it is; None for all that are not told apart.
+    /// The producer; None for all that are not told apart.
     pub identity: Option<Identity>,
     /// Events that it sent.
     pub sent: u64,
-    /// Payload bytes of these.
+    /// Payload bytes of these events.
     pub sent_bytes: u64,
     /// Events that are in files, or were.
     pub stored: u64,
-    /// Payload bytes of these.
+    /// Payload bytes of these events.
     pub stored_bytes: u64,
     /// Events lost, in the order of [`Cause::ALL`].
     pub lost: [u64; Cause::COUNT],
@@ -113,7 +115,7 @@ impl Row {
         *self == Self { identity: self.identity.clone(), ..Self::default() }
     }
 
-    /// Events that are on their way.
+    /// Events that are still in memory.
     #[must_use]
     pub fn in_memory(&self) -> u64 {
         self.sent.saturating_sub(self.stored + self.lost_total())
@@ -141,15 +143,15 @@ impl Row {
 /// Sums over all producers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Events that came in, lost ones included.
+    /// Events received, lost ones included.
     pub received_events: u64,
-    /// Payload bytes of these.
+    /// Payload bytes of these events.
     pub received_bytes: u64,
     /// Events in files.
     pub persisted_events: u64,
-    /// Payload bytes of these.
+    /// Payload bytes of these events.
     pub persisted_bytes: u64,
-    /// Bytes written to files, heads and all.
+    /// Bytes written to files, including all heads.
     pub written_bytes: u64,
     /// Lost events by cause, in the order of [`Cause::ALL`].
     pub lost: [u64; Cause::COUNT],
@@ -166,21 +168,21 @@ impl Totals {
 /// The whole account at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Statement {
-    /// When it began, nanoseconds of the wall clock, and the sequence of the first event that it covers.
+    /// When it began, in nanoseconds of the wall clock, and the sequence of the first event that it covers.
     pub since: Option<(u64, u64)>,
-    /// The stream of segments that it is of.
+    /// The stream of segments that it belongs to.
     pub stream_id: u128,
     /// The sequence after the last event that is counted as stored.
     pub next_sequence: u64,
-    /// Events that are counted as stored, and that a failed sync has taken back.
+    /// Events that are counted as stored and that a failed sync has taken back.
     pub withdrawn: u64,
-    /// Each producer; those that are not told apart come last.
+    /// Each producer. Those that are not told apart come last, as one row.
     pub rows: Vec<Row>,
 }
 
 impl Row {
-    /// For people: what is stored or lost was sent, even if the count of that is a moment behind: a writer counts
-    /// right after its publish, and the reader may have been faster.
+    /// Corrects a row for display: what is stored or lost was sent. The count of sent events may be a moment behind,
+    /// because a writer counts right after its publish and the reader may have been faster.
     pub(super) fn not_behind(mut self) -> Self {
         self.sent = self.sent.max(self.stored.saturating_add(self.lost_total()));
         self.sent_bytes = self.sent_bytes.max(self.stored_bytes);

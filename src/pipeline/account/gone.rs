@@ -1,10 +1,10 @@
-//! Counts as lost what the previous process had in memory, where nothing of that memory is left.
+//! Counts as lost what the previous process had in memory, if nothing of that memory is left.
 //!
 //! Input: the account of the previous process, and what the files say. Output: rows that add up, and losses that the
-//! next batch reports. Main thread, at the start, before any thread counts. Nothing can fail.
+//! next batch reports. Thread: the main thread, at the start, before any thread counts. Nothing can fail.
 //!
-//! A word says that it is to be done. It is set before there is a new buffer, in which the next process would look for
-//! the events, and cleared when all is done; until then each start does it again.
+//! A word says that this must be done. It is set before a new buffer exists, where the next process would look for the
+//! events, and cleared when everything is done. Until then each start does it again.
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
@@ -20,18 +20,19 @@ use crate::pipeline::record::{Cause, Loss};
 /// Not the number of any batch.
 const NUMBER: u64 = u64::MAX;
 
-/// The most losses that are reported with their producers.
+/// Losses that are reported under their producers, at most.
 const NAMED_MAX: usize = PENDING_LOSSES_MAX - Cause::COUNT;
 
 impl Account {
-    /// Where nothing is left of the previous process's buffers: what it had sent and not stored is lost. The newest
-    /// batch in the files is of generation `newest`, and the next event there has the sequence `next_sequence`.
+    /// Counts as lost what the previous process had sent and not stored, if nothing of its buffers is left. `newest` is
+    /// the generation of the newest batch in the files, and `next_sequence` the sequence of the next event there.
     pub fn lose_what_is_gone(&self, newest: Option<u64>, next_sequence: u64, now_ns: u64) {
         let memory = &self.memory;
         if !memory.is_buffer_gone() {
             return;
         }
-        // It may have died before it counted a batch that is in the files, or one that it had given up.
+        // The previous process may have died before it counted a batch that is in the files, or one that it had given
+        // up.
         if let Some(generation) = newest.filter(|_| memory.next_sequence() < next_sequence) {
             memory.hold_all(READER, generation);
             memory.hold_pending_losses(generation);
@@ -59,7 +60,7 @@ impl Account {
     }
 }
 
-/// All but those of which nothing is in memory.
+/// All rows except the folded one, of whose producers nothing is in memory.
 fn rows() -> impl Iterator<Item = u32> {
     (0..ROWS as u32).filter(|row| *row != FOLDED)
 }
@@ -74,7 +75,7 @@ fn in_memory(memory: &Memory, row: u32) -> (u64, u64) {
     )
 }
 
-/// Adds a loss to those that wait, without its producer where there is no room to name it.
+/// Adds a loss to the pending ones, without its producer if there is no room for one more name.
 fn add(losses: &mut Vec<(u32, Loss)>, row: u32, loss: Loss) {
     let same = |losses: &[(u32, Loss)], row: u32| {
         losses.iter().position(|(of, known)| (*of, known.cause) == (row, loss.cause))

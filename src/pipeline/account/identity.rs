@@ -1,8 +1,10 @@
 //! Identifies a producer.
+//!
+//! Input: a source, or its record. Output: an [`Identity`]. Thread: any. Nothing here can fail.
 
 use crate::pipeline::record::{Record, Source, Transport, encode_source};
 
-/// Who a producer is: a [`Source`] that owns its strings, without what changes from one event to the next.
+/// A producer's identity: a [`Source`] that owns its strings, without what changes from one event to the next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Identity {
     /// Process id, from the kernel; 0 if unknown.
@@ -11,22 +13,22 @@ pub struct Identity {
     pub uid: u32,
     /// Group id, from the kernel.
     pub gid: u32,
-    /// The pid that a syslog header claims; 0 if none.
+    /// The pid that a syslog header claims; 0 if there is none.
     pub claimed_pid: u32,
-    /// Session of the framed protocol; 0 if none.
+    /// The session of the framed protocol; 0 if there is none.
     pub session: u128,
     /// How its events come in.
     pub transport: Transport,
-    /// Its tag; empty if none.
+    /// Its tag; empty if there is none.
     pub tag: Box<[u8]>,
     /// Its command's name; empty if unknown.
     pub comm: Box<[u8]>,
-    /// Its systemd unit; empty if none.
+    /// Its systemd unit; empty if there is none.
     pub unit: Box<[u8]>,
 }
 
 impl Identity {
-    /// The same as a borrowed source.
+    /// The identity of a borrowed source.
     #[must_use]
     pub fn of(source: &Source<'_>) -> Self {
         Self {
@@ -42,7 +44,7 @@ impl Identity {
         }
     }
 
-    /// Borrows it as a source.
+    /// Borrows the identity as a source.
     #[must_use]
     pub fn as_source(&self) -> Source<'_> {
         Source {
@@ -58,13 +60,13 @@ impl Identity {
         }
     }
 
-    /// Producers that are not told apart: dbufd itself.
+    /// The identity of producers that are not told apart: dbufd itself.
     #[must_use]
     pub fn unnamed() -> Self {
         Self { transport: Transport::Internal, ..Self::default() }
     }
 
-    /// As a source record, which is the form in which it is kept.
+    /// Encodes the identity as a source record, the form in which the account keeps it.
     #[must_use]
     pub fn to_record(&self) -> Vec<u8> {
         let mut record = Vec::new();
@@ -72,7 +74,7 @@ impl Identity {
         record
     }
 
-    /// From that form; None if it is none.
+    /// Decodes a source record; None if it is not one.
     #[must_use]
     pub fn from_record(record: &[u8]) -> Option<Self> {
         Record::decode(record).ok()?.0.as_source().ok().map(|source| Self::of(&source))

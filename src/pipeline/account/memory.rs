@@ -1,22 +1,22 @@
-//! The account's memory: a memfd that systemd's store may keep, so that no count dies with the daemon.
+//! Holds the account's memory: a memfd that systemd's store may keep, so that no count is lost when the daemon dies.
 //!
-//! Enters: figures of one thread, for one producer, and what they depend on: a publish, or a batch in a file. Leaves:
-//! the figures that hold; for the next process, too. Each cell has one thread that writes it; anyone may look. What
-//! can fail: there is no memory; or what the previous process left is of another version, and says nothing then.
+//! Input: figures of one thread, for one producer, and what they depend on: a publish, or a batch in a file. Output:
+//! the figures that count, also for the next process. Thread: each cell has one thread that writes it; any thread may
+//! look. Failure: there is no memory; or the previous process left another version, which is then ignored.
 //!
 //! ```text
 //! words    0..32    head: magic, version, cells, serial, and what is counted once for all
-//!         32..552   notes of each cell: number, spot (2 words)
+//!         32..552   notes of each cell: number, position (2 words)
 //!        552..3648  losses that no batch has reported: two copies of 256 rows, one of which holds
 //!       4096..      producers, 1026 rows: bytes of the source record, the record; then the cells
 //! a cell: which slot holds; two slots of a number and 11 figures each; 32 words
 //! ```
 //!
-//! A cell has two slots (`cell`): what a publish or a batch will bring is prepared in one, under a number, and holds
-//! when that has come. The writers' numbers follow their publishes by the steps of `takeover::note`: a publish that
-//! came has its number made to hold in all rows, which may be done again. The reader's number is the batch's
-//! generation, and the files say whether the batch has come; where a batch is given up, a word says so before its
-//! number holds.
+//! A cell has two slots (`cell`). The figures of a publish or a batch are prepared in one slot, under a number, and
+//! count once that has come. The writers' numbers follow their publishes by the steps of `takeover::note`: once a
+//! publish has come, its number is made to hold in all rows, which may be repeated. The reader's number is the batch's
+//! generation, and the files say whether the batch has come. If a batch is given up, a word says so before its number
+//! holds.
 
 mod pending_losses;
 
@@ -39,19 +39,19 @@ const fn layout(cells: usize) -> Layout {
     Layout { label: "dbufd-account", magic: *b"dbufacct", version: 2, extent, words, bytes: 0 }
 }
 
-/// The most producers that are told apart; more come under one row that names them all.
+/// Producers that have their own row, at most. All others share one row.
 pub const PRODUCERS_MAX: usize = 1024;
-/// Rows: [`UNNAMED`], [`FOLDED`], and the producers that are told apart.
+/// Rows: [`UNNAMED`], [`FOLDED`], and the producers with their own row.
 pub(super) const ROWS: usize = PRODUCERS_MAX + 2;
 /// The row of producers that are not told apart.
 pub(super) const UNNAMED: u32 = 0;
 /// The row of producers that have made room for others.
 pub(super) const FOLDED: u32 = 1;
-/// The reader's cell; those of the writers follow.
+/// The reader's cell. The writers' cells follow.
 pub(super) const READER: usize = 0;
-/// The most cells: as many writers as there can be, and the reader.
+/// Cells at most: 64 writers and the reader.
 const CELLS_MAX: usize = 65;
-/// The most losses that can wait to be reported.
+/// Pending losses at most.
 pub(super) const PENDING_LOSSES_MAX: usize = 256;
 
 // Words of the head.
@@ -86,7 +86,7 @@ const _: () = assert!(SOURCE_BYTES_MAX <= (IDENTITY_WORDS - 1) * 8);
 const CELL_WORDS: usize = 32;
 const _: () = assert!(cell::words(Tally::FIGURES) <= CELL_WORDS);
 
-/// The memory.
+/// The memory of the account.
 #[derive(Debug)]
 pub(super) struct Memory {
     memory: PersistentMemory,
@@ -94,7 +94,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// New memory for `cells` cells.
+    /// Creates memory for `cells` cells.
     pub(super) fn new(cells: usize, serial: u64) -> io::Result<Self> {
         debug_assert!((2..=CELLS_MAX).contains(&cells), "the configuration bounds the writers");
         let this = Self { memory: PersistentMemory::create(&layout(cells))?, cells };
@@ -106,7 +106,7 @@ impl Memory {
         Ok(this)
     }
 
-    /// What the previous process left; None if it is of another version or makes no sense.
+    /// Opens the memory that the previous process left. None if it has another version or makes no sense.
     pub(super) fn inherit(memory: OwnedFd) -> Option<Self> {
         let cells = usize::try_from(PersistentMemory::extent_of(memory.as_fd(), &layout(2))?).ok()?;
         if !(2..=CELLS_MAX).contains(&cells) {
@@ -116,12 +116,12 @@ impl Memory {
         [UNNAMED, FOLDED].iter().all(|row| this.identity(*row) == Some(Identity::unnamed())).then_some(this)
     }
 
-    /// Has `store` keep it under this name.
+    /// Stores the memory in `store` under this name.
     pub(super) fn keep(&self, store: &FdStore, name: Name) {
         self.memory.keep(store, &name.to_string());
     }
 
-    /// The memory, for a test that takes the part of the next process.
+    /// The memory, for a test that acts as the next process.
     #[cfg(test)]
     pub(super) fn descriptor(&self) -> OwnedFd {
         self.memory.descriptor().try_clone_to_owned().expect("a descriptor")
@@ -131,12 +131,12 @@ impl Memory {
         self.memory.words()
     }
 
-    /// The cells of each row.
+    /// The number of cells in each row.
     pub(super) fn cells(&self) -> usize {
         self.cells
     }
 
-    /// Which of several memories is the newest.
+    /// A number that is higher in newer memory.
     pub(super) fn serial(&self) -> u64 {
         get(self.head(AT_SERIAL))
     }
@@ -174,7 +174,7 @@ impl Memory {
         self.cell(row, cell).hold(number);
     }
 
-    /// What holds.
+    /// The figures that hold.
     pub(super) fn looked(&self, row: u32, cell: usize) -> Tally {
         Tally::from_words(self.cell(row, cell).look())
     }
@@ -187,7 +187,7 @@ impl Memory {
 
     // ---- producers ----
 
-    /// Owner of the row; None if the row is free, or cannot be read.
+    /// The producer of the row; None if the row is free or cannot be read.
     pub(super) fn identity(&self, row: u32) -> Option<Identity> {
         let words = &self.row(row)[..IDENTITY_WORDS];
         let len = usize::try_from(get(&words[0])).ok().filter(|len| (1..=SOURCE_BYTES_MAX).contains(len))?;
@@ -208,13 +208,14 @@ impl Memory {
         set(&words[0], record.len() as u64);
     }
 
-    /// Adds a row's figures to those of [`FOLDED`] and frees it. No other thread writes either of them meanwhile.
+    /// Adds a row's figures to those of [`FOLDED`] and frees the row. No other thread may write either of them
+    /// meanwhile.
     pub(super) fn fold(&self, row: u32) {
         self.begin_fold(row);
         self.finish_fold();
     }
 
-    /// From here on the row is folded, whichever process finishes it.
+    /// From here on the row is folded, by this process or the next one.
     pub(super) fn begin_fold(&self, row: u32) {
         let number = get(self.head(FOLD_NUMBER)) + 1;
         for cell in 0..self.cells {
@@ -243,30 +244,30 @@ impl Memory {
         note.values()[0].max(note.prepared()[0])
     }
 
-    /// `number` has come, without a publish.
+    /// Notes that `number` has come, without a publish.
     pub(super) fn set_number(&self, cell: usize, number: u64) {
         self.note(cell).commit([number]);
     }
 
-    /// What is prepared under `number` is about to be published at `position`.
+    /// Notes that what is prepared under `number` is about to be published at `position`.
     #[inline]
     pub(super) fn about_to(&self, cell: usize, number: u64, position: PublishPosition) {
         self.note(cell).prepare(position, [number]);
     }
 
-    /// `number` is published, and holds in all rows.
+    /// Notes that `number` is published and holds in all rows.
     #[inline]
     pub(super) fn published(&self, cell: usize, number: u64) {
         self.note(cell).commit([number]);
     }
 
-    /// The publish that was noted has failed.
+    /// Notes that the publish has failed.
     #[inline]
     pub(super) fn take_back(&self, cell: usize) {
         self.note(cell).abort();
     }
 
-    /// The batch of this generation is not going to be in a file.
+    /// Notes that the batch of this generation will not be in a file.
     pub(super) fn give_up(&self, generation: u64) {
         set(self.head(GIVEN_UP), generation);
     }
@@ -276,11 +277,11 @@ impl Memory {
         get(self.head(GIVEN_UP)) == generation
     }
 
-    /// What was prepared for the batch that was given up last holds, if that is the last of all.
+    /// Makes what was prepared for the last batch that was given up hold, if no number is newer.
     pub(super) fn hold_given_up(&self) {
         let number = get(self.head(GIVEN_UP));
         let rows = (0..ROWS as u32).filter(|row| *row != FOLDED);
-        // A slot that an older number holds must not come again.
+        // A slot under an older number must not hold again.
         if number > 0 && rows.map(|row| self.cell(row, READER).newest_number()).max() == Some(number) {
             self.hold_all(READER, number);
             self.hold_pending_losses(number);
@@ -292,12 +293,12 @@ impl Memory {
         get(self.head(BUFFER_GONE)) != 0
     }
 
-    /// See `is_buffer_gone`.
+    /// See [`Memory::is_buffer_gone`].
     pub(super) fn set_buffer_gone(&self, is_gone: bool) {
         set(self.head(BUFFER_GONE), u64::from(is_gone));
     }
 
-    /// Resolves what the writers of the previous process noted, and finishes a row that was being folded.
+    /// Resolves the notes of the previous process's writers, and finishes a row that was being folded.
     pub(super) fn resolve(&self, was_published: &dyn Fn(PublishPosition) -> bool) {
         self.finish_fold();
         for cell in READER + 1..self.cells {
@@ -305,14 +306,14 @@ impl Memory {
         }
     }
 
-    /// What is prepared under `number` holds, in all rows.
+    /// Makes what is prepared under `number` hold in all rows.
     pub(super) fn hold_all(&self, cell: usize, number: u64) {
         for row in (0..ROWS as u32).filter(|row| *row != FOLDED) {
             self.hold(row, cell, number);
         }
     }
 
-    /// Generations begin anew: no number of the reader's means anything any more.
+    /// Forgets the reader's numbers: generations start again.
     pub(super) fn forget_generations(&self) {
         for row in 0..ROWS as u32 {
             self.cell(row, READER).forget_numbers();
@@ -325,7 +326,7 @@ impl Memory {
 
     // ---- what is counted once for all ----
 
-    /// What the reader changes batch by batch.
+    /// The turn of what the reader changes with each batch.
     pub(super) fn turn(&self) -> Turn<'_> {
         Turn(self.head(TURN))
     }
@@ -335,7 +336,7 @@ impl Memory {
         (sequence != u64::MAX).then(|| (get(self.head(SINCE)), sequence))
     }
 
-    /// The account begins: at this time, with this sequence, for this stream of segments.
+    /// Begins the account: at this time, with this sequence, for this stream of segments.
     pub(super) fn begin_account(&self, time_ns: u64, sequence: u64, stream_id: u128) {
         set(self.head(SINCE), time_ns);
         set(self.head(STREAM_LOW), stream_id as u64);
@@ -344,7 +345,7 @@ impl Memory {
         set(self.head(SINCE_SEQUENCE), sequence);
     }
 
-    /// Forgets everything, for the files are others.
+    /// Forgets everything, because the files are other ones.
     pub(super) fn restart(&self) {
         set(self.head(SINCE_SEQUENCE), u64::MAX);
         for row in 0..ROWS as u32 {
@@ -376,22 +377,22 @@ impl Memory {
         get(self.head(WITHDRAWN))
     }
 
-    /// The syncer only.
+    /// Adds to them. Only the syncer may call this.
     pub(super) fn add_withdrawn(&self, events: u64) {
         set(self.head(WITHDRAWN), self.withdrawn().wrapping_add(events));
     }
 
-    /// Bytes written to files, within one batch of the truth after a death.
+    /// Bytes written to files. After a death of the process, exact to within one batch.
     pub(super) fn written(&self) -> u64 {
         get(self.head(WRITTEN))
     }
 
-    /// The reader only.
+    /// Adds to them. Only the reader may call this.
     pub(super) fn add_written(&self, bytes: u64) {
         set(self.head(WRITTEN), self.written().wrapping_add(bytes));
     }
 
-    /// Takes over all figures of memory that has fewer cells: those of its writers come to the first.
+    /// Takes over all figures of memory that has fewer cells. The figures of all its writers go to the first writer.
     pub(super) fn take_over(&self, old: &Self) {
         let once =
             [SINCE, STREAM_LOW, STREAM_HIGH, NEXT_SEQUENCE, WITHDRAWN, WRITTEN, GIVEN_UP, BUFFER_GONE, SINCE_SEQUENCE];
@@ -410,7 +411,7 @@ impl Memory {
                 set(word, get(old));
             }
         }
-        // Its numbers are those of folds, which begin anew.
+        // Its numbers count folds, and these start again.
         (0..self.cells).for_each(|cell| self.cell(FOLDED, cell).forget_numbers());
         for at in PENDING_LOSSES_AT..PENDING_LOSSES_AT + 2 * PENDING_LOSSES_WORDS {
             set(&self.words()[at], get(&old.words()[at]));

@@ -1,18 +1,19 @@
-//! Accounts for every event: for each producer, *sent = stored + lost, by cause + in memory*, also over the death of
+//! Accounts for every event: for each producer, *sent = stored + lost, by cause + in memory*, also across the death of
 //! the process.
 //!
-//! Enters: what a writer is about to publish, what the reader has persisted or given up. Leaves: sums, for people,
-//! and for `dbufctl account`, which holds them against the files. Each thread that counts has a [`Recorder`] and a
-//! cell of its own in each row; the table of rows has a lock, taken when a sender is first seen and once a batch,
-//! never for each event. What can fail: there is no memory at the start.
+//! Input: what a writer is about to publish, and what the reader has persisted or given up. Output: sums, for display
+//! and for `dbufctl account`, which compares them with the files. Thread: each thread that counts has a [`Recorder`]
+//! and its own cell in each row. The table of rows has a lock, taken when a sender is first seen and once for each
+//! batch, never for each event. Failure: there is no memory at the start.
 //!
-//! What was sent is counted where it comes in, what is stored where it leaves: two counts that have nothing in common
-//! but the events. So their difference says something.
+//! Sent events are counted where they come in, stored events where they leave. The two counts share nothing except the
+//! events, so their difference is a real check.
 //!
-//! A producer keeps its row for as long as a connection holds it or anything of it is in memory. When all rows are
-//! taken, the quietest of the others make room; their figures go to one row for all of them, on both sides alike.
+//! A producer keeps its row while a connection holds it or anything of it is in memory. When all rows are taken, the
+//! quietest of the others make room. Their figures are moved to one common row, the sent and the stored ones alike.
 //!
-//! Where a store keeps the memory, figures outlive the process: see `memory`. Without one they begin with it.
+//! If a store keeps the memory, the figures outlive the process: see `memory`. Without a store they begin with the
+//! process.
 
 mod cell;
 mod figures;

@@ -18,15 +18,15 @@ use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::FdStore;
 
-/// The most losses that can wait to be reported; more are reported as dbufd's own.
+/// Pending losses at most. Further losses are reported as dbufd's own.
 pub const LOSSES_PENDING_MAX: usize = PENDING_LOSSES_MAX;
-/// How often a look is taken again because a batch came between.
+/// How often a look is repeated at most because a batch came in between.
 const LOOKS_MAX: usize = 100;
 
-/// A producer that is told apart.
+/// A producer with its own row.
 #[derive(Debug)]
 pub struct Producer {
-    /// Who it is.
+    /// Its identity.
     pub identity: Identity,
     pub(super) row: u32,
 }
@@ -36,7 +36,7 @@ pub struct Producer {
 pub struct Account {
     pub(super) memory: Memory,
     table: Mutex<Table>,
-    /// Its previous process's account is not there, although what that left in the buffer is.
+    /// The previous process's account is missing, although its events in the buffer are there.
     pub(super) adopts: AtomicBool,
 }
 
@@ -49,8 +49,8 @@ pub struct InheritedAccount {
 }
 
 impl InheritedAccount {
-    /// The newest of these memories, each with its name; there are two for the moment in which one takes the place of
-    /// the other.
+    /// Finds the newest of these memories, each with its name. There are two only if the previous process died while
+    /// one replaced the other.
     #[must_use]
     pub fn find(left: Vec<(Name, OwnedFd)>) -> Self {
         let names = left.iter().map(|(name, _)| *name).collect();
@@ -75,10 +75,10 @@ struct Table {
 }
 
 impl Account {
-    /// An account at zero for `writers` writers, which ends with the process.
+    /// Creates an account at zero for `writers` writers, which ends with the process.
     ///
     /// # Errors
-    /// When there is no memory.
+    /// If there is no memory.
     pub fn new(writers: usize) -> io::Result<Self> {
         Ok(Self::over(Memory::new(writers + 1, 0)?))
     }
@@ -97,11 +97,11 @@ impl Account {
         Self { memory, table: Mutex::new(table), adopts: AtomicBool::new(false) }
     }
 
-    /// An account that `store` keeps for the next process; it continues with what is `inherited`. `has_buffer` says
-    /// whether the buffer of the previous process is there as well.
+    /// Creates an account that `store` keeps for the next process and that continues with what is `inherited`.
+    /// `has_buffer` says whether the buffer of the previous process is there as well.
     ///
     /// # Errors
-    /// When there is no memory.
+    /// If there is no memory.
     pub fn take_over(
         writers: usize,
         store: &FdStore,
@@ -117,7 +117,7 @@ impl Account {
             memory.set_buffer_gone(true);
         }
         if newest.is_none() && !names.is_empty() {
-            tracing::warn!("the account of the previous process cannot be read; it begins anew");
+            tracing::warn!("the account of the previous process cannot be read; dbufd starts a new account");
         }
         match newest {
             Some((memory, name)) if memory.cells() > writers => {
@@ -133,15 +133,15 @@ impl Account {
                 memory.keep(store, Name::fresh(Name::Account, &names));
                 let_go(None);
                 let this = Self::over(memory);
-                // Relaxed: no other thread knows it yet.
+                // Relaxed: no other thread has it yet.
                 this.adopts.store(newest.is_none() && has_buffer, Relaxed);
                 Ok(this)
             }
         }
     }
 
-    /// The account is of the stream of segments that goes on with this sequence. If it was of another one it begins
-    /// anew. Before any thread counts.
+    /// Ties the account to the stream of segments, whose next event has this sequence. An account of another stream
+    /// starts again. Must be called before any thread counts.
     pub fn belongs_to(&self, stream_id: u128, next_sequence: u64, now_ns: u64) {
         let is_other = self.memory.since().is_some() && self.memory.stream_id() != stream_id;
         if is_other {
@@ -154,9 +154,10 @@ impl Account {
         }
     }
 
-    /// The row that events of `identity` are counted in, new or known; kept for as long as the value is held.
+    /// The row that events of `identity` are counted in, new or known. The row is kept while the returned value is
+    /// held.
     ///
-    /// Takes a lock; called when a sender is first seen, never for each event.
+    /// Takes a lock, so it is called when a sender is first seen, never for each event.
     pub fn producer(&self, identity: &Identity) -> Arc<Producer> {
         let key = key(identity);
         let mut table = self.table();
@@ -180,8 +181,8 @@ impl Account {
         lock(&self.table)
     }
 
-    /// Makes room for a quarter of the table at once, so that a flood of new senders pays for the search only now and
-    /// then. Only rows that no sender holds can go, and of which nothing is in memory.
+    /// Makes room for a quarter of the table at once, so that a flood of new senders pays for the search only rarely.
+    /// Only rows without a holder and with nothing in memory can go.
     fn make_room(&self, table: &mut Table) {
         let quiet = table.known.values().filter(|producer| Arc::strong_count(producer) == 1);
         let quiet = quiet.map(|producer| (self.row_of(producer.row, None), producer.row));
@@ -204,14 +205,14 @@ impl Account {
         }
     }
 
-    /// The row in which a writer has counted `identity`: that of the unnamed, if it found no room for it. So both
-    /// sides of each row speak of the same events.
+    /// The row in which a writer has counted `identity`. If there was no room for one, that is the row of the unnamed.
+    /// So the sent and the stored figures of each row are about the same events.
     pub(super) fn counted_as(&self, identity: &Identity) -> Arc<Producer> {
         let known = self.table().known.get(&key(identity)).cloned();
         known.unwrap_or_else(|| Arc::new(Producer { identity: identity.clone(), row: UNNAMED }))
     }
 
-    /// The same of a source record; None for the unnamed. What is adopted gets a row of its own.
+    /// The same for a source record; None for the unnamed. If `adopts` is set, an unknown source gets its own row.
     pub(super) fn producer_of(&self, record: &Record<'_>, adopts: bool) -> Option<Arc<Producer>> {
         let known = self.table().known.get(record.payload()).cloned();
         if known.is_some() || !adopts {
@@ -236,7 +237,7 @@ impl Account {
         }
     }
 
-    /// All rows that hold anything; those that are not told apart come last, in one.
+    /// All rows that hold anything. Producers that are not told apart come last, in one row.
     pub(super) fn rows(&self) -> Vec<Row> {
         // Held throughout, so that no row changes hands meanwhile.
         self.rows_of(&self.table())
@@ -254,7 +255,7 @@ impl Account {
         rows
     }
 
-    /// The `most` busiest producers, busiest first, and the row of all others if it holds anything.
+    /// The `most` busiest producers, busiest first, then the row of all others if it holds anything.
     pub fn busiest(&self, most: usize) -> Vec<Row> {
         busiest(self.rows(), most)
     }
@@ -282,7 +283,7 @@ impl Account {
         }
     }
 
-    /// Events and payload bytes that one writer has published, as long as their rows were its own.
+    /// Events and payload bytes that one writer has published, while their producers had their own rows.
     pub fn of_writer(&self, writer: usize) -> (u64, u64) {
         let cell = READER + 1 + writer;
         if cell >= self.memory.cells() {
@@ -294,12 +295,12 @@ impl Account {
         (sum.events, sum.bytes)
     }
 
-    /// When it began, nanoseconds of the wall clock; None until it has.
+    /// When the account began, in nanoseconds of the wall clock; None until it has begun.
     pub fn since_ns(&self) -> Option<u64> {
         self.memory.since().map(|(time_ns, _)| time_ns)
     }
 
-    /// Everything, as of the end of one batch if that can be had.
+    /// The whole account as of the end of one batch, if possible: see `LOOKS_MAX`.
     pub fn statement(&self) -> Statement {
         self.memory.turn().consistent(LOOKS_MAX, || Statement {
             since: self.memory.since(),
@@ -310,7 +311,7 @@ impl Account {
         })
     }
 
-    /// A failed sync has taken back `events` events that were persisted. The syncer's thread only.
+    /// Takes back `events` events that were persisted, because a sync failed. Only the syncer's thread may call this.
     pub fn withdraw(&self, events: u64) {
         self.memory.add_withdrawn(events);
     }
@@ -332,6 +333,6 @@ fn busiest(rows: Vec<Row>, most: usize) -> Vec<Row> {
 
 fn key(identity: &Identity) -> Box<[u8]> {
     let record = identity.to_record();
-    // Whole, for it was just written.
+    // It was just written, so it is whole.
     Record::decode(&record).map_or_else(|_| Box::default(), |(record, _)| record.payload().into())
 }

@@ -1,5 +1,7 @@
-//! Records what a publish or a batch brings: each thread has a cell of its own in every row, and prepares its figures
-//! there.
+//! Records what a publish or a batch brings: each thread has its own cell in every row and prepares its figures there.
+//!
+//! Input: tallies of producers, and what became of the publish or the batch. Output: figures in the account's memory.
+//! Thread: the one that owns the recorder. Nothing here can fail.
 
 use super::figures::Tally;
 use super::identity::Identity;
@@ -10,7 +12,7 @@ use crate::pipeline::record::{Loss, Record};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering::Relaxed;
 
-/// How a writer counts: what a publish will bring is prepared before it, and holds after it.
+/// Counts for a writer: figures are prepared before a publish, and count after it.
 #[derive(Debug)]
 pub struct Recorder {
     pub(super) account: Arc<Account>,
@@ -18,18 +20,18 @@ pub struct Recorder {
     pub(super) number: u64,
     /// Rows that are prepared.
     pub(super) touched: Vec<u32>,
-    /// For each row, the round in which it was prepared last.
+    /// For each row, the round in which it was last prepared.
     rounds: Box<[u64]>,
     round: u64,
 }
 
 impl Account {
-    /// The way to count for writer `writer`. One at a time.
+    /// The recorder of writer `writer`. There must be only one at a time.
     pub fn recorder(self: &Arc<Self>, writer: usize) -> Recorder {
         Recorder::new(Arc::clone(self), READER + 1 + writer)
     }
 
-    /// The way to count for the reader. One at a time.
+    /// The recorder of the reader. There must be only one at a time.
     pub fn reader_recorder(self: &Arc<Self>) -> ReaderRecorder {
         ReaderRecorder::new(Arc::clone(self))
     }
@@ -37,7 +39,7 @@ impl Account {
 
 impl Recorder {
     pub(super) fn new(account: Arc<Account>, cell: usize) -> Self {
-        // The next number may have been prepared by the previous process that did not come to noting it.
+        // Skips one number: the previous process may have prepared it and died before it noted it.
         let number = account.memory.number(cell) + 2;
         Self { account, cell, number, touched: Vec::new(), rounds: vec![0; ROWS].into(), round: 1 }
     }
@@ -58,19 +60,20 @@ impl Recorder {
         self.account.memory.prepare(row, self.cell, self.number, is_first, add);
     }
 
-    /// What is prepared is about to be published at `spot`.
+    /// Notes that what is prepared is about to be published at `position`.
     #[inline]
-    pub fn about_to(&self, spot: PublishPosition) {
-        self.account.memory.about_to(self.cell, self.number, spot);
+    pub fn about_to(&self, position: PublishPosition) {
+        self.account.memory.about_to(self.cell, self.number, position);
     }
 
-    /// That has failed: nothing of it counts. Called before the spot can become another's.
+    /// Notes that the publish has failed: nothing of it counts. Must be called before another claim can get the
+    /// position.
     pub fn take_back(&mut self) {
         self.account.memory.take_back(self.cell);
         self.begin_round();
     }
 
-    /// It is published.
+    /// Notes that it is published.
     #[inline]
     pub fn published(&mut self) {
         self.hold();
@@ -78,7 +81,7 @@ impl Recorder {
         self.begin_round();
     }
 
-    /// Counts what goes with no publish. If the process dies meanwhile, parts of it may be missing.
+    /// Counts what belongs to no publish. If the process dies meanwhile, parts of it may be missing.
     pub fn count_now(&mut self) {
         self.account.memory.set_number(self.cell, self.number);
         self.hold();
@@ -100,13 +103,14 @@ impl Recorder {
     }
 }
 
-/// How the reader counts: batch by batch, under the batch's generation.
+/// Counts for the reader, batch by batch, under the batch's generation.
 #[derive(Debug)]
 pub struct ReaderRecorder {
     recorder: Recorder,
     /// Producers of the batch, whose rows must not change hands until it is counted.
     held: Vec<Arc<Producer>>,
-    /// What is counted now was found in memory, and no writer's count of it is left: it is counted as received as well.
+    /// The current batch was found in memory, and no writer's count of it is left. So it is counted as received as
+    /// well.
     adopts: bool,
 }
 
@@ -115,22 +119,22 @@ impl ReaderRecorder {
         Self { recorder: Recorder::new(account, READER), held: Vec::new(), adopts: false }
     }
 
-    /// Whether the batches that come now are what the previous process left in the buffer.
+    /// Says whether the next batches are what the previous process left in the buffer.
     pub fn set_inherited(&mut self, is_inherited: bool) {
         // Relaxed: decided before this thread began.
         self.adopts = is_inherited && self.recorder.account.adopts.load(Relaxed);
     }
 
-    /// A batch is about to be persisted, or given up; whatever was prepared before is forgotten.
+    /// Begins a batch that is about to be persisted or given up. Discards what was prepared before.
     pub fn begin(&mut self, generation: u64) {
         self.held.clear();
         self.recorder.begin_round();
         self.recorder.number = generation;
-        // Also if nothing of it is counted there this time: an earlier try may have left something.
+        // Even if nothing is counted there this time: an earlier try may have left something.
         self.recorder.prepare_row(UNNAMED, &Tally::default());
     }
 
-    /// Adds to what the batch brings of the producer whose source record this is, or of the unnamed.
+    /// Adds to what the batch brings of the producer with this source record, or of the unnamed.
     pub fn prepare(&mut self, source: Option<&Record<'_>>, add: &Tally) {
         let mut add = *add;
         if self.adopts {
@@ -143,13 +147,14 @@ impl ReaderRecorder {
         self.held.push(producer);
     }
 
-    /// Once the batch has come, these losses, and no others, wait to be reported in the data.
+    /// Prepares the pending losses: once the batch has come, these losses, and no others, wait to be reported in the
+    /// data.
     pub fn prepare_pending_losses(&mut self, losses: &[(Arc<Producer>, Loss)]) {
         let rows = losses.iter().map(|(producer, loss)| (producer.row, *loss));
         self.recorder.account.memory.prepare_pending_losses(self.recorder.number, rows);
     }
 
-    /// The batch is in a file; the next event will have this sequence.
+    /// Counts the batch: it is in a file, and the next event will have this sequence.
     pub fn persisted(&mut self, next_sequence: u64, written_bytes: u64) {
         self.come(|memory| {
             memory.set_next_sequence(next_sequence);
@@ -157,7 +162,7 @@ impl ReaderRecorder {
         });
     }
 
-    /// The batch is given up.
+    /// Counts the batch as given up.
     pub fn given_up(&mut self) {
         self.recorder.account.memory.give_up(self.recorder.number);
         self.come(|_| ());
@@ -173,7 +178,7 @@ impl ReaderRecorder {
         self.recorder.begin_round();
     }
 
-    /// The previous process's batch of this generation is in the files: all that it had prepared for that holds.
+    /// Counts the previous process's batch of this generation: it is in the files, so what was prepared for it holds.
     pub fn settle_persisted(&self, generation: u64, next_sequence: u64) {
         let memory = &self.recorder.account.memory;
         memory.hold_all(READER, generation);
@@ -181,8 +186,7 @@ impl ReaderRecorder {
         memory.set_next_sequence(next_sequence);
     }
 
-    /// Whether the previous process had given up the batch of this generation; then all that it had prepared for that
-    /// holds.
+    /// Whether the previous process had given up the batch of this generation. If so, what was prepared for it holds.
     pub fn settle_given_up(&self, generation: u64) -> bool {
         let memory = &self.recorder.account.memory;
         let is_given_up = memory.was_given_up(generation);
@@ -193,7 +197,7 @@ impl ReaderRecorder {
         is_given_up
     }
 
-    /// Losses that the previous process could not tell of in the data.
+    /// Losses that the previous process could not report in the data.
     pub fn pending_losses(&self) -> Vec<(Arc<Producer>, Loss)> {
         let account = &self.recorder.account;
         let named = |row: u32| {
@@ -203,13 +207,13 @@ impl ReaderRecorder {
         account.memory.pending_losses().into_iter().map(|(row, loss)| (named(row), loss)).collect()
     }
 
-    /// Events that a failed sync has taken back, and of which no batch has told.
+    /// Events that a failed sync has taken back and no batch has reported.
     pub fn withdrawn(&self) -> u64 {
         let memory = &self.recorder.account.memory;
         memory.withdrawn().wrapping_sub(memory.looked(UNNAMED, READER).withdrawn)
     }
 
-    /// The producer as which a writer has counted `identity`.
+    /// The producer under which a writer has counted `identity`.
     #[must_use]
     pub fn producer(&self, identity: &Identity) -> Arc<Producer> {
         self.recorder.account.counted_as(identity)

@@ -1,4 +1,4 @@
-//! What the next process finds of the account, whatever step the previous process died at.
+//! Tests what the next process finds of the account, whatever step the previous process died at.
 
 use std::os::fd::OwnedFd;
 
@@ -17,11 +17,11 @@ fn events(events: u64) -> Tally {
     Tally { events, bytes: 10 * events, ..Tally::default() }
 }
 
-fn spot() -> PublishPosition {
+fn position() -> PublishPosition {
     PublishPosition::from_words([9, 3 << 32 | 64]).unwrap()
 }
 
-/// An account, and what outlives it.
+/// An account, and the memory that outlives it.
 fn account() -> (Arc<Account>, OwnedFd) {
     let memory = Memory::new(3, 0).unwrap();
     let descriptor = memory.descriptor();
@@ -34,11 +34,11 @@ fn inherit(memory: &OwnedFd) -> Option<Memory> {
     Memory::inherit(memory.try_clone().unwrap())
 }
 
-/// What the next process finds, and the one after it, which asks nobody any more.
+/// What the next process finds, and the one after it, which asks no one any more.
 fn next_process(memory: &OwnedFd, was_published: bool) -> Arc<Account> {
     let found = inherit(memory).unwrap();
     found.resolve(&|asked| {
-        assert_eq!(asked.to_words(), spot().to_words());
+        assert_eq!(asked.to_words(), position().to_words());
         was_published
     });
     let rows = Account::over(found).rows();
@@ -58,12 +58,12 @@ fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_e
     type Step = fn(&mut Recorder);
     let steps: [(Step, bool, u64); 6] = [
         (|_| (), false, 5),
-        (|recorder| recorder.about_to(spot()), false, 5),
-        (|recorder| recorder.about_to(spot()), true, 8),
-        // The publish came; of two rows one is said to hold.
+        (|recorder| recorder.about_to(position()), false, 5),
+        (|recorder| recorder.about_to(position()), true, 8),
+        // The publish came. One of the two rows is marked as holding.
         (
             |recorder| {
-                recorder.about_to(spot());
+                recorder.about_to(position());
                 recorder.account.memory.hold(recorder.touched[1], recorder.cell, recorder.number);
             },
             true,
@@ -71,7 +71,7 @@ fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_e
         ),
         (
             |recorder| {
-                recorder.about_to(spot());
+                recorder.about_to(position());
                 recorder.published();
             },
             true,
@@ -79,7 +79,7 @@ fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_e
         ),
         (
             |recorder| {
-                recorder.about_to(spot());
+                recorder.about_to(position());
                 recorder.take_back();
             },
             true,
@@ -100,10 +100,10 @@ fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_e
         drop((recorder, account));
         let account = next_process(&memory, was_published);
         assert_eq!(sent(&account), expected, "step {number}");
-        // It goes on, with the same producers, and nothing that was prepared comes back.
+        // It continues with the same producers, and nothing that was prepared comes back.
         let mut recorder = account.recorder(1);
         recorder.prepare(&account.producer(&identity(1)), &events(10));
-        recorder.about_to(spot());
+        recorder.about_to(position());
         drop((recorder, account));
         assert_eq!(sent(&next_process(&memory, true)), expected + 10, "step {number}");
     }
@@ -180,7 +180,7 @@ fn a_batch_that_was_given_up_is_lost_once_and_its_report_waits_for_the_next_proc
             [(1, loss)]
         );
         assert_eq!(account.memory.looked(UNNAMED, READER).withdrawn, 0, "of the failed try nothing is left");
-        // A batch that tells of it: then nothing waits any more, if it is in a file.
+        // A batch that reports it. Once that is in a file, nothing is pending.
         prepare(&mut recorder, 7, true);
         recorder.prepare_pending_losses(&[]);
         drop((recorder, account));
@@ -202,7 +202,7 @@ fn what_was_in_memory_that_is_gone_is_lost_once_whatever_step_it_was_counted_in(
         writer.prepare(&account.producer(&identity(2)), &events(1));
         writer.published();
         let mut recorder = account.reader_recorder();
-        // Once given up, and long done with.
+        // Given up long ago.
         prepare(&mut recorder, 5, false);
         recorder.given_up();
         prepare(&mut recorder, 6, batch < 2);
@@ -229,7 +229,7 @@ fn what_was_in_memory_that_is_gone_is_lost_once_whatever_step_it_was_counted_in(
             let pending = account.reader_recorder().pending_losses();
             let pending = pending.iter().filter(|(_, loss)| loss.cause == Cause::Abandoned);
             assert_eq!(pending.map(|(_, loss)| loss.events).sum::<u64>(), abandoned, "{case}");
-            // It dies after all was counted and before it said so.
+            // It dies after everything was counted and before it said so.
             account.memory.set_buffer_gone(true);
         }
     }
@@ -405,7 +405,7 @@ fn more_writers_than_before_take_over_all_figures() {
     assert_eq!(account.statement().since, Some((1, 100)));
     let mut recorder = account.recorder(0);
     recorder.prepare(&account.producer(&identity(1)), &events(1));
-    recorder.about_to(spot());
+    recorder.about_to(position());
     recorder.published();
     assert_eq!(sent(&account), 11);
 }
@@ -443,7 +443,7 @@ fn memory_of_another_version_or_without_sense_is_refused() {
     let memory = Memory::new(3, 0).unwrap().descriptor();
     let damaged = |at: usize, value: u64| {
         let words = crate::sys::words::Words::of_sparse_memory(std::os::fd::AsFd::as_fd(&memory), 16).unwrap();
-        // Relaxed: nobody else has it.
+        // Relaxed: no other thread has it.
         let before = words.all()[at].swap(value, Relaxed);
         let is_refused = inherit(&memory).is_none();
         words.all()[at].store(before, Relaxed);

@@ -1,9 +1,9 @@
-//! Summarises a batch before it is written: what it holds, counted in one walk over its records.
+//! Summarises a batch before it is written, in one walk over its records.
 //!
-//! Input: the sealed runs of a batch. Output: the table of runs that the store writes, with their counts and times,
-//! and, where statistics are on, sizes and times for the histograms. Thread: the reader. Failure: a record that
-//! cannot be decoded ends its chunk. That is a bug or broken memory, never input; what is behind it is counted and
-//! not written, because a file must hold nothing that its readers cannot walk.
+//! Input: the sealed runs of a batch. Output: the table of runs that the store writes, with their counts and times, and
+//! sizes and times for the histograms if statistics are on. Thread: the reader. Failure: a record that cannot be
+//! decoded ends its chunk. That is a bug or broken memory, never input. The bytes after it are counted and not written,
+//! because a file must hold nothing that its readers cannot walk.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::pipeline::histogram::Histogram;
 use crate::pipeline::record::{Kind, Record, Source};
 use crate::pipeline::store::format::BatchHeader;
 
-/// The most events in pieces whose size is followed at once.
+/// Events in pieces whose size is followed at a time, at most.
 const OPEN_PIECES_MAX: usize = 256;
 
 /// One writer's part of a batch.
@@ -24,18 +24,18 @@ pub(crate) struct RunSummary<'a> {
     pub(crate) shares: Shares<'a>,
 }
 
-/// What each source has sent of a run.
+/// What each source has sent in a run.
 #[derive(Debug, Default)]
 pub(crate) struct Shares<'a> {
-    /// As writers number their sources from zero, in the order of first use, a source's id is its index here.
+    /// Writers number their sources from zero in the order of first use, so a source's id is its index here.
     all: Vec<Share<'a>>,
-    /// Those of whom it is not.
+    /// The sources whose id is not their index.
     others: HashMap<u32, usize>,
-    /// Records whose source was not introduced. That is a bug or broken memory.
+    /// Events and bytes of records whose source was not introduced. That is a bug or broken memory.
     unknown: (u64, u64),
 }
 
-/// What one source has sent of a run.
+/// What one source has sent in a run.
 #[derive(Debug)]
 pub(crate) struct Share<'a> {
     id: u32,
@@ -72,7 +72,7 @@ impl<'a> Shares<'a> {
     }
 }
 
-/// What a batch holds.
+/// The content of a batch.
 #[derive(Debug)]
 pub(crate) struct BatchSummary<'a> {
     pub(crate) generation: u64,
@@ -85,20 +85,21 @@ pub(crate) struct BatchSummary<'a> {
     pub(crate) time_max_ns: u64,
     /// CRC-32C of the slices of all runs, one after the other.
     pub(crate) content_crc: u32,
-    /// Whether records of lines are among them.
+    /// Whether it holds records of lines.
     pub(crate) has_lines: bool,
     /// Bytes that could not be walked.
     pub(crate) broken_bytes: u64,
 }
 
-/// Sizes and times of a batch's events, and what is known of events whose last piece has not come yet.
+/// Sizes and times of a batch's events, and the sizes so far of events whose last piece has not come yet.
 #[derive(Debug, Default)]
 pub(crate) struct Sizes {
     pub(crate) sizes: Histogram,
-    /// Acceptance times and how many events have each; neighbours are merged, for all events of one read share one.
+    /// Acceptance times, each with its number of events. Equal neighbours are merged, because all events of one read
+    /// share one time.
     pub(crate) times: Vec<(u64, u64)>,
-    /// The size of the last events, and how many of them in a row have had it: one addition for all, since neighbours
-    /// are often alike.
+    /// The size of the last events, and how many in a row had it. Neighbours often have the same size, so one addition
+    /// counts them all.
     alike: (u64, u64),
     open_pieces: Vec<(u64, u64)>,
 }
@@ -137,13 +138,13 @@ impl Sizes {
         }
     }
 
-    /// Counts those that have not been counted yet.
+    /// Counts the events in `alike`.
     fn count_alike(&mut self) {
         let (size, n) = std::mem::take(&mut self.alike);
         self.sizes.record(size, n);
     }
 
-    /// The size of the whole event once its last piece is there.
+    /// The size of the whole event once its last piece has come.
     fn whole_size(&mut self, id: u64, size: u64, continues: bool) -> Option<u64> {
         let known = self.open_pieces.iter().position(|(open, _)| *open == id);
         match (known, continues) {
@@ -162,7 +163,7 @@ impl Sizes {
 }
 
 impl<'a> BatchSummary<'a> {
-    /// Walks all records of `batch`. Sizes and times go to `sizes` if there is one.
+    /// Walks all records of `batch`. Adds sizes and times to `sizes` if it is there.
     pub(crate) fn take(batch: &'a Batch<'_>, mut sizes: Option<&mut Sizes>) -> Self {
         let mut summary = Self {
             generation: batch.generation(),
@@ -197,8 +198,7 @@ impl<'a> BatchSummary<'a> {
     }
 
     fn walk(&mut self, chunk: &'a [u8], run: &mut RunSummary<'a>, mut sizes: Option<&mut Sizes>) {
-        // First of all, for it goes through memory in one line, which brings the chunk into the cache faster than the
-        // walk would.
+        // Comes first: it reads memory sequentially, which brings the chunk into the cache faster than the walk would.
         let before = self.content_crc;
         self.content_crc = crc32c::crc32c_append(before, chunk);
         let mut at = 0;
@@ -252,8 +252,8 @@ impl<'a> BatchSummary<'a> {
         self.runs.is_empty()
     }
 
-    /// Whether it is the batch with this header. The generation alone could be that of a buffer of long ago; with
-    /// counts and times it is not.
+    /// Whether this is the batch with this header. The generation alone does not tell, because an old buffer may have
+    /// had the same one. Generation, counts and times together do.
     pub(crate) fn is_in(&self, header: &BatchHeader) -> bool {
         (self.generation, self.events, self.payload_bytes, self.time_min_ns, self.time_max_ns)
             == (
@@ -265,7 +265,7 @@ impl<'a> BatchSummary<'a> {
             )
     }
 
-    /// Walks all records once more, each with its source. For what is rare: a batch that is given up.
+    /// Walks all records once more, each with its source. For the rare case that a batch is given up.
     pub(crate) fn each(&self, f: &mut dyn FnMut(&Source<'_>, &Record<'_>)) {
         for run in &self.runs {
             let mut sources: HashMap<u32, Source<'_>> = HashMap::new();
@@ -278,7 +278,7 @@ impl<'a> BatchSummary<'a> {
         }
     }
 
-    /// How many events, and bytes of payload, there are of each source, run by run; None for one that is not known.
+    /// Calls `f` with the events and payload bytes of each source, run by run. The source is None if it is not known.
     pub(crate) fn shares(&self, f: &mut dyn FnMut(Option<&Record<'_>>, u64, u64)) {
         for Shares { all, unknown, .. } in self.runs.iter().map(|run| &run.shares) {
             for share in all.iter().filter(|share| share.events + share.bytes > 0) {
@@ -291,7 +291,7 @@ impl<'a> BatchSummary<'a> {
     }
 }
 
-/// The records of a slice that is whole, each with its bytes.
+/// The records of a whole slice, each with its bytes.
 pub(crate) fn records(mut rest: &[u8]) -> impl Iterator<Item = (Record<'_>, &[u8])> {
     std::iter::from_fn(move || {
         let (record, bytes) = Record::decode(rest).ok()?;

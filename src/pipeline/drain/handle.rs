@@ -1,7 +1,7 @@
-//! Lets the control plane speak with the reader: commands, measurements, signs of life.
+//! Connects the control plane with the reader: commands, measurements, signs of life.
 //!
-//! Input: [`ReaderCommand`]s. Output: the same, for the reader's thread; what it has measured. Thread: any. Nothing
-//! here can fail; a command that comes too late is answered with an error.
+//! Input: [`ReaderCommand`]s. Output: the commands for the reader's thread, and the reader's measurements for the
+//! control plane. Thread: any. Nothing here can fail: a command that comes too late is answered with an error.
 
 use std::time::Duration;
 
@@ -12,21 +12,21 @@ use crate::pipeline::pulse::Pulse;
 use crate::pipeline::store;
 use crate::sync::{Arc, Mutex, lock, mpsc};
 
-/// Answers a command; called once, on the reader's or the syncer's thread, so it must not block.
+/// Answers a command. It is called once, on the reader's or the syncer's thread, so it must not block.
 pub type Reply = Box<dyn FnOnce(Result<(), String>) + Send>;
 
-/// What the control plane may ask of the reader.
+/// A command of the control plane to the reader.
 pub enum ReaderCommand {
-    /// Persist what is published, then seal the active segment and open the next.
+    /// Persist what is published, then seal the active segment and open the next one.
     Rotate(Reply),
     /// Persist what is published, make it durable, then answer.
     Sync(Reply),
-    /// Work on with these settings.
+    /// Continue with these settings.
     Reconfigure(Box<Settings>),
-    /// Persist what is published, seal the active segment, and end. What the disk does not take in `timeout` stays in
-    /// memory that outlives the process, or is counted as lost.
+    /// Persist what is published, seal the active segment, and end. What the disk does not take within `timeout` stays
+    /// in memory that outlives the process, or is counted as lost.
     Stop {
-        /// How long a disk that refuses is tried.
+        /// How long to retry a disk that refuses.
         timeout: Duration,
     },
 }
@@ -36,13 +36,13 @@ pub enum ReaderCommand {
 pub struct Settings {
     /// The segments.
     pub storage: Storage,
-    /// The longest that a published event waits for others before a swap.
+    /// How long a published event waits for others before a swap, at most.
     pub linger: Duration,
     /// Whether sizes and latencies are measured.
     pub measure: bool,
 }
 
-/// A buffer that the previous process left and that this process does not go on with.
+/// A buffer that the previous process left and that this process does not continue.
 pub struct Old {
     /// Its reader.
     pub reader: buffer::Reader,
@@ -61,7 +61,7 @@ pub struct Measured {
     pub sync_us: Histogram,
 }
 
-/// How the control plane speaks with the reader.
+/// The control plane's end of the connection to the reader.
 #[derive(Clone, Debug)]
 pub struct DrainHandle {
     pub(super) commands: mpsc::Sender<ReaderCommand>,
@@ -74,12 +74,12 @@ pub struct DrainHandle {
 /// How the reader ended.
 #[derive(Debug)]
 pub struct DrainStopped {
-    /// What went wrong with the last segment, if anything did; what it holds is recovered at the next start.
+    /// What went wrong with the last segment, if anything. The next start recovers what it holds.
     pub error: Option<String>,
 }
 
 impl DrainHandle {
-    /// Gives the reader a command and wakes it.
+    /// Sends the reader a command and wakes it.
     pub fn command(&self, command: ReaderCommand) {
         if let Err(mpsc::SendError(ReaderCommand::Rotate(reply) | ReaderCommand::Sync(reply))) =
             self.commands.send(command)
@@ -89,7 +89,7 @@ impl DrainHandle {
         self.waker.ring();
     }
 
-    /// Sizes and latencies up to now.
+    /// Sizes and latencies since the start.
     #[must_use]
     pub fn measured(&self) -> Measured {
         lock(&self.measured).clone()

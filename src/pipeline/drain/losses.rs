@@ -1,8 +1,8 @@
-//! Keeps losses of the reader until a batch reports them: events that were in the buffer and could not be persisted.
+//! Keeps the reader's losses until a batch reports them: events that were in the buffer and could not be persisted.
 //! They are counted at once.
 //!
-//! Input: the summary of a batch that is given up. Output: a run of source and loss records for the next batch.
-//! Thread: the reader. Nothing can fail; memory is bounded. The account's memory holds the same for the next process.
+//! Input: the summary of a batch that is given up. Output: a run of source and loss records for the next batch. Thread:
+//! the reader. Nothing can fail; memory is bounded. The account's memory holds the same losses for the next process.
 
 use super::batch_summary::BatchSummary;
 use crate::pipeline::account::{Identity, LOSSES_PENDING_MAX, Producer, ReaderRecorder, Tally};
@@ -12,7 +12,7 @@ use crate::sync::Arc;
 /// The writer number of the run that the reader itself adds to a batch.
 pub(super) const READER_RUN: u8 = u8::MAX;
 
-/// The most senders and causes that are told apart among unreported losses; more are reported as dbufd's own.
+/// Senders and causes that pending losses are reported under, at most. More losses are reported as dbufd's own.
 const NAMED_MAX: usize = LOSSES_PENDING_MAX - Cause::COUNT;
 
 /// Losses that no batch has reported yet.
@@ -23,16 +23,16 @@ pub(super) struct Losses {
 }
 
 impl Losses {
-    /// What the previous process could not report.
+    /// Starts with the losses that the previous process could not report.
     pub(super) fn from_previous(recorder: &ReaderRecorder) -> Self {
         Self { rows: recorder.pending_losses(), encoded: Vec::new() }
     }
 
-    /// Counts all events of `batch_summary` as lost, with their producers, and keeps the report.
+    /// Counts all events of `summary` as lost, under their producers, and keeps the losses for the report.
     pub(super) fn give_up(&mut self, summary: &BatchSummary<'_>, cause: Cause, recorder: &mut ReaderRecorder) {
         summary.each(&mut |source, record| match record.kind {
             Kind::Event => self.add(source, loss_of(record, cause), recorder),
-            // Counted when it happened; only its report would be lost with the batch.
+            // Its events were counted when they were lost. Only its report would be lost with the batch.
             Kind::Loss => {
                 if let Ok(loss) = record.as_loss() {
                     self.add(source, loss, recorder);
@@ -64,8 +64,8 @@ impl Losses {
         }
     }
 
-    /// The run that reports all losses kept here, and `withdrawn` events that a failing disk has taken back; empty if
-    /// there is nothing. [`Losses::reported`] forgets them.
+    /// The run that reports all losses kept here, and `withdrawn` events that a failed sync has taken back. Empty if
+    /// there is nothing to report. [`Losses::reported`] forgets them.
     pub(super) fn run(&mut self, withdrawn: u64, now_ns: u64) -> &[u8] {
         self.encoded.clear();
         let unnamed = Identity::unnamed();
@@ -79,7 +79,7 @@ impl Losses {
         &self.encoded
     }
 
-    /// A batch with the run has been written.
+    /// Forgets the losses: a batch with the run has been written.
     pub(super) fn reported(&mut self) {
         self.rows.clear();
     }

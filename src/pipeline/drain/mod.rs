@@ -1,17 +1,16 @@
-//! Persists what the back half holds: one thread, the reader, swaps the halves of the double buffer and writes
-//! batches.
+//! Persists what the back half holds: one thread, the reader, swaps the halves of the double buffer and writes batches.
 //!
 //! Input: sealed batches of the buffer, what the previous process left in it, and commands of the control plane.
 //! Output: batches in segments, progress for producers that wait, and measurements. Thread: one, `dbufd-reader`; it
-//! sleeps without a timeout while there is nothing to do. Failure: the disk. Then the policy decides whether
-//! producers wait or events are counted as lost; the thread itself goes on.
+//! sleeps without a timeout while there is nothing to do. Failure: the disk. Then `storage.when_full` decides whether
+//! producers wait or events are counted as lost. The thread itself keeps running.
 //!
 //! Invariants, cited by number:
 //! 1. A generation counts as persisted only when its batch is in the file or its events are counted as lost.
 //! 2. A batch is given up as a whole or persisted as a whole.
 //! 3. A batch is persisted once, whatever process swapped it out: what the previous process left is compared with the
 //!    newest batch in the files before it is written.
-//! 4. A sync that is asked for covers all that was published before it was asked.
+//! 4. A requested sync covers everything that was published before the request.
 
 pub(crate) mod batch_summary;
 mod handle;
@@ -37,38 +36,38 @@ use crate::pipeline::store::{self, Recovery};
 use crate::sync::{Arc, Mutex, mpsc, thread};
 use crate::sys::clock;
 
-/// What a reader needs to start.
+/// The parameters of [`Drain::start`].
 pub struct DrainOptions {
     /// The reading end of the double buffer.
     pub reader: buffer::Reader,
     /// Wakes that reader.
     pub waker: buffer::Waker,
-    /// Buffers of previous processes that this process does not continue: persisted first, the oldest first.
+    /// Buffers of previous processes that this process does not continue, the oldest first. They are persisted first.
     pub old: Vec<Old>,
-    /// Whether the previous process has left anything: then what it wrote may not be durable yet.
+    /// Whether the previous process has left anything. Then what it wrote may not be durable yet.
     pub has_previous: bool,
-    /// Whether the buffer's memory outlives the process: what a disk does not take before the end is then no loss.
+    /// Whether the buffer's memory outlives the process. Then what the disk does not take before the end is not lost.
     pub outlives: bool,
     /// The disk under the segments.
     pub disk: Arc<dyn Disk>,
     /// The account.
     pub counters: Arc<Counters>,
-    /// What producers wait for.
+    /// The progress that producers wait for.
     pub progress: Arc<Progress>,
-    /// What may change later.
+    /// The settings that may change later.
     pub settings: Settings,
-    /// The core to run on, if it is pinned.
+    /// The core to run on; `None` is not pinned.
     pub cpu: Option<usize>,
 }
 
-/// The reader could not start.
+/// Why the reader cannot start.
 #[derive(Debug, Error)]
 pub enum DrainError {
     /// The directory of segments cannot be used.
     #[error(transparent)]
     Store(#[from] store::OpenError),
-    /// The kernel gave no thread.
-    #[error("cannot start the reader thread: {0}; raise the limit of processes (ulimit -u)")]
+    /// The kernel refused a thread.
+    #[error("cannot start the reader thread: {0}; raise the limit of processes and threads (TasksMax=, ulimit -u)")]
     Thread(#[source] io::Error),
 }
 
@@ -80,10 +79,10 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Opens the directory of segments, recovering what an earlier life left, and starts the reader.
+    /// Opens the directory of segments, recovers what an earlier process left in it, and starts the reader.
     ///
     /// # Errors
-    /// [`DrainError`] when the directory cannot be used, another daemon holds it, or there is no thread to be had.
+    /// [`DrainError`]: the directory cannot be used, another daemon holds it, or the kernel refuses a thread.
     pub fn start(options: DrainOptions) -> Result<(Self, Recovery), DrainError> {
         let measured = Arc::new(Mutex::new(Measured::default()));
         let pulse = Arc::new(Pulse::default());
@@ -134,7 +133,7 @@ impl Drain {
             .name("dbufd-reader".into())
             .spawn(move || {
                 if let Some(id) = cpu {
-                    // A core that has gone away since is no reason not to run.
+                    // A core that no longer exists is no reason not to run.
                     core_affinity::set_for_current(core_affinity::CoreId { id });
                 }
                 reader.run()
@@ -143,18 +142,18 @@ impl Drain {
         Ok((Self { thread, handle }, recovery))
     }
 
-    /// The way to speak with the reader.
+    /// The control plane's end of the connection to the reader.
     #[must_use]
     pub fn handle(&self) -> DrainHandle {
         self.handle.clone()
     }
 
     /// Persists what is published, seals the active segment and ends the thread. The writers must have ended before.
-    /// What a disk does not take within `timeout` stays in memory that outlives the process, or is counted as lost.
+    /// What the disk does not take within `timeout` stays in memory that outlives the process, or is counted as lost.
     pub fn stop(self, timeout: Duration) -> DrainStopped {
         self.handle.command(ReaderCommand::Stop { timeout });
-        self.thread
-            .join()
-            .unwrap_or_else(|_| DrainStopped { error: Some("the reader thread failed; this is a bug in dbufd".into()) })
+        self.thread.join().unwrap_or_else(|_| DrainStopped {
+            error: Some("the reader thread panicked; this is a bug in dbufd".into()),
+        })
     }
 }

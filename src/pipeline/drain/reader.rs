@@ -1,7 +1,7 @@
-//! Runs the reader's loop: wait, swap, count, write, report.
+//! Runs the reader's loop: wait, swap, summarise, write, report.
 //!
-//! See the head of [`super`]. The thread sleeps in two places only: in the buffer's `wait`, where anything published
-//! and every command wakes it, and in `wait_for_disk`, where a command or the time wakes it.
+//! See the head of [`super`]. The thread sleeps in two places only: in the buffer's `wait`, which every publish and
+//! every command ends, and in `wait_for_disk`, which a command or the timeout ends.
 
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,8 @@ use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Arc, Mutex, lock, mpsc};
 use crate::sys::clock;
 
-/// How long a disk that refuses is left alone before the next try. Short enough that its recovery is noticed at once,
-/// long enough that trying costs nothing.
+/// How long to wait before the next try when the disk refuses. Short enough to notice its recovery at once, long enough
+/// that the tries cost nothing.
 const RETRY: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 
 /// The thread's state.
@@ -31,7 +31,7 @@ pub(super) struct ReaderThread {
     pub(super) buffer: buffer::Reader,
     pub(super) old: Vec<Old>,
     pub(super) has_previous: bool,
-    /// The newest batch in the files when this process began.
+    /// The newest batch in the files when this process started.
     pub(super) newest: Option<BatchHeader>,
     pub(super) persister: Persister,
 }
@@ -45,26 +45,27 @@ pub(super) struct Shared {
     pub(super) progress: Arc<Progress>,
 }
 
-/// Everything but the buffer, so that a batch that borrows the buffer can be handed to it.
+/// Everything except the buffer, so that it can take a batch that borrows from the buffer.
 pub(super) struct Persister {
     store: Store,
     inbox: mpsc::Receiver<ReaderCommand>,
     settings: Settings,
-    /// Whether the buffer outlives this process: what the disk has not taken at the end is for the next process.
+    /// Whether the buffer outlives this process. Then what the disk has not taken at the end is left for the next
+    /// process.
     outlives: bool,
     shared: Shared,
     sizes: Sizes,
     recorder: ReaderRecorder,
     losses: Losses,
-    /// The disk has not taken a batch by the end, and it stays where it is.
+    /// The disk has not taken a batch by the end, and the batch stays in memory.
     is_left: bool,
     /// Events that this process has persisted.
     persisted_events: u64,
-    /// The latest generation below this one has been appended to a file.
+    /// One more than the latest generation that was appended to a file.
     appended_before: u64,
-    /// What the previous process left is stored, and durable as far as that could be.
+    /// What the previous process left is stored, and durable as far as possible.
     is_past_inherited: bool,
-    /// Answered after the next swap, which covers what was published before they came.
+    /// Answered after the next swap, which covers what was published before these requests.
     rotates: Vec<Reply>,
     syncs_asked: Vec<Reply>,
     /// When to give up on the disk, once the daemon stops.
@@ -105,7 +106,7 @@ impl ReaderThread {
             persister.store.rotate_if_due();
             persister.answer(sync_asked);
         }
-        // The writers have ended, so a swap brings all that they had still published, and nothing comes behind it.
+        // The writers have ended, so the swaps bring everything that they have published, and nothing comes later.
         while !persister.is_left && !self.buffer.front_is_empty() {
             persister.swap(&mut self.buffer);
         }
@@ -162,7 +163,7 @@ impl Persister {
         }
     }
 
-    /// Does what was asked for, now that all that was published before is in the file.
+    /// Answers the requests: everything that was published before them is in the file.
     fn answer(&mut self, sync_asked: u32) {
         for reply in std::mem::take(&mut self.rotates) {
             self.shared.pulse.beat(Activity::Disk);
@@ -182,7 +183,7 @@ impl Persister {
         }
     }
 
-    /// Swaps, and persists what that brought.
+    /// Swaps, and persists the batch.
     fn swap(&mut self, buffer: &mut buffer::Reader) {
         let batch = buffer.swap();
         let generation = batch.generation();
@@ -194,20 +195,23 @@ impl Persister {
         }
     }
 
-    /// Persists what the previous process left, unless it had done so itself (invariant 3).
+    /// Persists what the previous process left, unless that process has persisted it already (invariant 3).
     fn persist_inherited(&mut self, buffer: &mut buffer::Reader, newest: Option<&BatchHeader>) {
         while let Some(batch) = buffer.inherited() {
             let generation = batch.generation();
-            // It is, or was, followed by the one that is in front now.
+            // The generation after it is in front now, or was.
             self.shared.progress.set_highest_generation(generation + 1);
             let summary = self.summary(&batch);
             if newest.is_some_and(|newest| summary.is_in(newest)) {
                 self.recorder.settle_persisted(generation, self.store.next_sequence());
             } else if self.recorder.settle_given_up(generation) {
-                // It may have died before it noted the loss for acknowledgements.
+                // The previous process may have died before it noted the loss for acknowledgements.
                 self.shared.progress.note_lost(generation);
             } else {
-                tracing::info!(events = summary.events, "persists what the process before left in memory");
+                tracing::info!(
+                    events = summary.events,
+                    "persisting the events that the previous process left in memory"
+                );
                 self.recorder.set_inherited(true);
                 self.persist(&summary);
                 self.recorder.set_inherited(false);
@@ -225,13 +229,13 @@ impl Persister {
         self.shared.pulse.beat(Activity::Disk);
         match self.store.sync_previous() {
             Ok(()) => {
-                // What this process has persisted itself is counted when a sync of its own has covered it.
+                // Events that this process has persisted are counted when a sync of its own has covered them.
                 let persisted = self.shared.counters.account.totals().persisted_events;
                 self.shared.counters.durable_events.fetch_add(persisted.saturating_sub(self.persisted_events), Relaxed);
             }
-            // A later sync says nothing about it. Clients that wait for it are told that it may be lost.
+            // A later sync says nothing about them. Clients that wait for them are told that they may be lost.
             Err(error) => {
-                tracing::error!("what the process before wrote may not be durable: {error}");
+                tracing::error!("events that the previous process wrote may not be durable: {error}");
                 let first = self.shared.progress.durable_before();
                 self.shared.progress.note_lost_in_file(&(first..=first_generation - 1));
             }
@@ -247,13 +251,15 @@ impl Persister {
         summary
     }
 
-    /// Writes a batch, or gives it up where the policy says so; waits for the disk otherwise.
+    /// Writes a batch. If the disk refuses, gives the batch up where the policy says so, and otherwise waits for the
+    /// disk.
     fn persist(&mut self, summary: &BatchSummary<'_>) {
         let generation = summary.generation;
         if summary.broken_bytes > 0 {
             tracing::error!(
                 bytes = summary.broken_bytes,
-                "a record in memory cannot be read; this is a bug in dbufd or broken memory"
+                "a record in memory cannot be read, and its events count as one lost event; this is a bug in dbufd or \
+                 broken memory"
             );
             self.shared.progress.note_lost(generation);
         }
@@ -264,7 +270,10 @@ impl Persister {
         } else {
             while let Err(refusal) = self.append(summary) {
                 if self.leaves() {
-                    tracing::warn!(events = summary.events, "left in memory, for the next start: {refusal}");
+                    tracing::warn!(
+                        events = summary.events,
+                        "events left in memory for the next start, because the disk refused them: {refusal}"
+                    );
                     self.is_left = true;
                     return;
                 }
@@ -277,7 +286,8 @@ impl Persister {
         }
         self.shared.progress.set_persisted(generation + 1);
         if self.appended_before <= generation && self.is_past_inherited {
-            // It is in no file. If nothing else waits for a sync, nothing else would say that it is done.
+            // The batch is in no file. If nothing else waits for a sync, nothing else would report the generation as
+            // done.
             if let Some(durable_before) = self.store.passed(generation) {
                 self.shared.progress.set_durable(durable_before);
                 self.shared.syncs.answer(durable_before);
@@ -326,7 +336,7 @@ impl Persister {
         Ok(())
     }
 
-    /// Prepares the account of a batch; it holds once the batch is in a file.
+    /// Prepares the account of a batch, which counts once the batch is in a file.
     fn prepare(&mut self, summary: &BatchSummary<'_>, withdrawn: u64) {
         self.recorder.begin(summary.generation);
         summary.shares(&mut |source, events, bytes| {
@@ -344,7 +354,7 @@ impl Persister {
         let now = clock::now_ns();
         let mut measured = lock(&self.shared.measured);
         for &(time, n) in &self.sizes.times {
-            // A clock that was set back would show a latency below nothing.
+            // A clock that was set back would give a negative latency.
             measured.persist_us.record(now.saturating_sub(time) / 1000, n);
         }
         measured.event_size.add(&self.sizes.sizes);
@@ -379,7 +389,7 @@ impl Persister {
         tracing::warn!(events, cause = cause.name(), "events lost: {refusal}");
     }
 
-    /// Leaves the disk alone for a while; a command ends the wait.
+    /// Waits before the next try; a command ends the wait.
     fn wait_for_disk(&mut self) {
         self.shared.pulse.beat(Activity::Disk);
         let until = match self.stop_by {
@@ -391,14 +401,11 @@ impl Persister {
         }
     }
 
-    /// Seals the last segment. What could not be reported in the data by now stands in the daemon's report only.
+    /// Seals the last segment. Losses that the data does not report by now are in the daemon's own report only.
     fn end(self) -> DrainStopped {
         self.shared.pulse.beat(Activity::Disk);
-        let error = self
-            .store
-            .close()
-            .err()
-            .map(|e| format!("the last segment is not sealed: {e}; the next start recovers it"));
+        let error =
+            self.store.close().err().map(|e| format!("cannot seal the last segment: {e}; the next start recovers it"));
         for reply in self.rotates.into_iter().chain(self.syncs_asked) {
             reply(Err("the daemon is stopping".into()));
         }
@@ -406,7 +413,7 @@ impl Persister {
     }
 }
 
-/// It is unknown how many events could not be read in memory: one stands for them.
+/// It is unknown how many events could not be read in memory, so they count as one.
 fn broken(summary: &BatchSummary<'_>) -> Tally {
     let events = u64::from(summary.broken_bytes > 0);
     Tally { adopted_events: events, ..Tally::lost(Cause::Malformed, events, 0) }

@@ -1,7 +1,7 @@
-//! Answers requests for a sync when it is done.
+//! Answers sync requests when the sync is done.
 //!
-//! Input: requests from the reader, and each sync that the store's syncer has done. Output: answers, progress,
-//! counts. Thread: the reader adds, the syncer takes; a lock between them, taken once a request and once a sync.
+//! Input: requests from the reader, and each sync that the store's syncer has done. Output: answers, progress, counts.
+//! Thread: the reader adds and the syncer takes, under a lock that is taken once for each request and each sync.
 //! Nothing can fail.
 
 use super::handle::{Measured, Reply};
@@ -12,7 +12,7 @@ use crate::pipeline::store::Durable;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Arc, Mutex, lock};
 
-/// The requests that wait, and where the outcome of a sync goes.
+/// The waiting requests, and where the result of a sync goes.
 pub(super) struct Syncs {
     waiting: Mutex<Vec<(u64, Reply)>>,
     counters: Arc<Counters>,
@@ -25,12 +25,12 @@ impl Syncs {
         Self { waiting: Mutex::new(Vec::new()), counters, progress, measured }
     }
 
-    /// `reply` is answered once every generation below `before` is durable.
+    /// Calls `reply` once every generation below `before` is durable.
     pub(super) fn wait(&self, before: u64, reply: Reply) {
         let mut waiting = lock(&self.waiting);
         waiting.push((before, reply));
         drop(waiting);
-        // It may have become durable between the caller's look and the push.
+        // It may have become durable between the caller's check and the push.
         self.answer(self.progress.durable_before());
     }
 
@@ -44,8 +44,8 @@ impl Syncs {
         self.answer(self.progress.durable_before());
     }
 
-    /// What a failed sync has cost was counted as persisted, and is lost: the one case in which that count falls, for
-    /// a count that did not would say that they are in a file. The reader tells of it in the data.
+    /// Takes back what a failed sync has lost. It was counted as persisted. This is the one case in which that count
+    /// falls: otherwise it would say that the events are in a file. The reader reports the loss in the data.
     fn take_back(&self, durable: &Durable) {
         if durable.lost_events == 0 {
             return;
@@ -57,7 +57,7 @@ impl Syncs {
         tracing::error!(
             events = durable.lost_events,
             cause = Cause::Disk.name(),
-            "events lost: a sync failed, and they cannot be read back"
+            "events lost: a sync failed, and they cannot be read back; check the disk"
         );
     }
 

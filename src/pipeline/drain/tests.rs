@@ -1,4 +1,4 @@
-//! The reader with a real buffer, a real store, and a disk of changing mood.
+//! Tests the reader with a real buffer, a real store, and a disk that fails on order.
 
 mod faults;
 
@@ -17,7 +17,7 @@ use crate::pipeline::store::disk::{DiskFile, Found, ReadAt, RealDisk, Space};
 use crate::pipeline::store::scan::{self, Directory, Item, Wanted};
 use crate::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
-/// Refuses to write while its mood is an error number.
+/// Refuses to write while `mood` is an error number.
 #[derive(Default)]
 struct MoodyDisk {
     mood: Arc<AtomicI32>,
@@ -120,7 +120,7 @@ impl Rig {
         Self::going_on(disk, counters, Progress::new(1).unwrap(), 1, change)
     }
 
-    /// As if processes before it had come up to `generation`.
+    /// As if earlier processes had come up to `generation`.
     fn going_on(
         disk: Arc<dyn Disk>,
         counters: Arc<Counters>,
@@ -155,7 +155,7 @@ impl Rig {
         Self { folder, mood: Arc::default(), counters, progress, buffer, writer, drain, settings }
     }
 
-    /// Publishes an event, with its source before it. Returns its generation.
+    /// Publishes an event, after its source. Returns its generation.
     fn publish(&mut self, payload: &[u8]) -> u64 {
         self.publish_piece(payload, None)
     }
@@ -186,12 +186,12 @@ impl Rig {
         answer.recv().unwrap()
     }
 
-    /// Stops, and returns payloads and losses as the files have them.
+    /// Stops, and returns the payloads and losses in the files.
     fn finish(self) -> (Vec<String>, Vec<(String, u64)>, DrainStopped) {
         self.finish_on(|_| ())
     }
 
-    /// As [`Rig::finish`], for a disk that first has to bring its files to the directory.
+    /// As [`Rig::finish`], for a disk that must first export its files to the directory.
     fn finish_on(self, export: impl FnOnce(&Path)) -> (Vec<String>, Vec<(String, u64)>, DrainStopped) {
         drop(self.writer);
         let stopped = self.drain.stop(Duration::ZERO);
@@ -291,7 +291,7 @@ fn a_disk_that_refuses_to_the_end_costs_a_counted_loss_and_not_the_exit() {
     assert_eq!(counters.account.totals().lost[Cause::Disk as usize], 1);
 }
 
-/// A life of a reader over memory that outlives it.
+/// One life of a reader over memory that outlives it.
 fn life(
     memory: &std::os::fd::OwnedFd,
     disk: Arc<MoodyDisk>,
@@ -336,7 +336,7 @@ fn what_the_disk_refuses_to_the_end_stays_in_memory_for_the_next_process() {
     let mut writer = buffer.writer().unwrap();
     for payload in [&b"one"[..], b"two"] {
         let event = Event { time_ns: 1_000, pri: 6, payload, ..Event::default() };
-        // A swap may come between: then once more.
+        // If a swap comes between, once more.
         while {
             let mut claim = writer.claim(event.record_bytes()).unwrap();
             event.encode(&mut claim);
@@ -346,7 +346,7 @@ fn what_the_disk_refuses_to_the_end_stays_in_memory_for_the_next_process() {
     drain.stop(Duration::ZERO);
     assert_eq!(counters.account.totals().lost_total(), 0);
     drop((writer, buffer));
-    // A start that meets the same disk leaves it there, too.
+    // A start that meets the same disk leaves it there as well.
     let (buffer, counters, progress, drain) = life(&memory, Arc::clone(&disk), folder.path());
     drain.stop(Duration::ZERO);
     assert_eq!(progress.highest_generation(), buffer.generation(), "the next process learns how far this one came");
@@ -361,7 +361,7 @@ fn what_the_disk_refuses_to_the_end_stays_in_memory_for_the_next_process() {
 #[test]
 fn only_what_was_found_in_memory_is_adopted_also_where_batches_are_given_up() {
     let counters = Arc::new(Counters::new(1).unwrap());
-    // The account was of other segments, so that of what is inherited no count is left.
+    // The account was for other segments, so it has no count of what is inherited.
     counters.account.belongs_to(1, 1, 1);
     let disk = MoodyDisk::default();
     let mood = Arc::clone(&disk.mood);

@@ -1,7 +1,7 @@
 //! Holds the two numbers that say how far the reader has come, and what each writer waits for.
 //!
-//! Input: numbers from the reader and the syncer, wishes from writers. Output: the same to the others. Any thread.
-//! Nothing here can fail, and nothing waits.
+//! Input: numbers from the reader and the syncer, and the wants of the writers. Output: the numbers for the writers,
+//! and whom to wake for the reader. Thread: any. Nothing here can fail, and nothing waits.
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
 //! |---|---|---|---|---|
@@ -42,13 +42,14 @@ impl Levels {
     }
 
     pub(super) fn set_persisted(&self, generation: u64) {
-        // edge `progress`, releasing: the losses noted before are visible with the number. Only the reader writes it.
+        // edge `progress`, releasing: the losses noted before become visible with the number. Only the reader writes
+        // it.
         self.persisted_before.0.store(generation, PROGRESS.release());
     }
 
-    /// Returns the number that holds now.
+    /// Raises the number. Returns the number that holds now.
     pub(super) fn set_durable(&self, generation: u64) -> u64 {
-        // edge `progress`, releasing: as above. The reader and the syncer may both say so, so the number only grows.
+        // edge `progress`, releasing: as above. The reader and the syncer may both set it, so the number only grows.
         self.durable_before.0.fetch_max(generation, PROGRESS.release()).max(generation)
     }
 }
@@ -58,15 +59,17 @@ impl Levels {
 pub(super) struct Wants(CacheLine<AtomicU32>);
 
 impl Wants {
-    /// The writer waits for these. It looks at the numbers again after this: progress made before rings no bell.
+    /// Notes that the writer waits for these. It must look at the numbers again after this call: progress that was made
+    /// before rings no bell.
     pub(super) fn want(&self, wants: u32) {
-        // edge `want`, acquiring and releasing: of this RMW and the reader's one comes first. If this one, the reader
-        // sees it and rings; if the reader's, this thread sees the number that the reader set before. Relaxed would
-        // lose both.
+        // edge `want`, acquiring and releasing: either this read-modify-write or the reader's comes first. If this one
+        // does, the reader sees it and rings. If the reader's does, this thread sees the number that the reader set
+        // before. Relaxed would lose both.
         self.0.0.fetch_or(wants, WANT.acquire_and_release(WANT));
     }
 
-    /// The reader has set a number of this kind. Whether the writer waits for it; once.
+    /// Whether the writer waits for a number of this kind, which the reader has just set. Clears it, so it is true
+    /// once.
     pub(super) fn take(&self, kind: u32) -> bool {
         // edge `want`, acquiring and releasing: see `want`.
         self.0.0.fetch_and(!kind, WANT.acquire_and_release(WANT)) & kind != 0

@@ -1,8 +1,8 @@
-//! Remembers which generations lost something, over the death of the process and for any number of them.
+//! Remembers which generations lost something, across the death of the process and for any number of generations.
 //!
-//! Input: the generations of batches that could not be stored. Output: whether one of a range did, and whether it was
-//! lost although it had been in a file. The reader and the syncer write, writers ask, under one lock. What can fail:
-//! there is no memory at the start.
+//! Input: the generations of batches that could not be stored. Output: whether a generation in a range lost something,
+//! and whether that was lost after it had been in a file. Thread: the reader and the syncer write and writers ask,
+//! under one lock. Failure: there is no memory at the start.
 //!
 //! ```text
 //! word 0   every generation below this one is durable, or lost
@@ -14,13 +14,14 @@
 //!      ..  one such bit more, where a generation was in a file, or may have been, before it was lost
 //! ```
 //!
-//! A sender that knows which of its events came to a file can lose only those, so for it only losses in files count
-//! from then on. Otherwise a loss that it knows would be reported again with each event near it that waits for a sync.
-//! A generation has one kind, the first.
+//! A sender that knows which of its events came to a file can lose only those. So from then on only losses in files
+//! count for it. Otherwise a loss that it knows would be reported again with each neighbouring event that waits for a
+//! sync. A generation has one kind, the first one noted.
 //!
-//! The window holds 17 minutes at a swap each millisecond, and hours with the default linger. What is older is still
-//! known to have had a loss, if not in which generation: events that old, of which their sender does not know the
-//! fate, are reported as lost with their neighbours. So no acknowledgement ever passes a loss in silence.
+//! The window covers 17 minutes at one swap each millisecond, and hours with the default `buffer.linger`. For older
+//! generations it is known that a loss happened, but not in which generation. If a sender does not know what became of
+//! events that old, they are reported as lost together with their neighbours. So no acknowledgement ever passes a loss
+//! without a report.
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
@@ -28,7 +29,7 @@
 //! | 2 | the bit of a file | the same; it says nothing without the other |
 //! | 3 | the bit, then word 2 | the same; a bit outside of the window counts as an older loss |
 //!
-//! A batch whose loss was not noted is not done with: the next process stores it, or gives it up and notes it again.
+//! A batch whose loss was not noted is not done: the next process stores it, or gives it up and notes it again.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -48,7 +49,7 @@ const LAST_LOST: usize = 2;
 const FORGOTTEN: usize = 3;
 const BROKEN: usize = 4;
 const BITS_AT: usize = 5;
-/// From the bit of a generation to that of its loss in a file.
+/// Distance in words from the bit of a generation to the bit of its loss in a file.
 const IN_FILE: usize = (WINDOW / 64) as usize;
 
 const LAYOUT: Layout = Layout {
@@ -60,17 +61,17 @@ const LAYOUT: Layout = Layout {
     bytes: 0,
 };
 
-/// The memory. Its users hold a lock, but for the first two words and word 4, whose users have a lock of their own.
+/// The memory. Its users hold a lock, except for the first two words and word 4, whose users have their own lock.
 #[derive(Debug)]
 pub(super) struct LostGenerations(PersistentMemory);
 
 impl LostGenerations {
-    /// Nothing is lost yet, and nothing survives the process.
+    /// Creates memory without losses, which ends with the process.
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self(PersistentMemory::create(&LAYOUT)?))
     }
 
-    /// What the previous process left, or new memory that `store` keeps under `name`.
+    /// Opens the memory that the previous process left, or creates memory that `store` keeps under `name`.
     pub(super) fn take_over(store: &FdStore, name: &str, inherited: Option<OwnedFd>) -> io::Result<Self> {
         Ok(Self::inherit(PersistentMemory::take_over(store, name, inherited, &LAYOUT)?.0))
     }
@@ -91,7 +92,8 @@ impl LostGenerations {
     }
 
     fn get(&self, at: usize) -> u64 {
-        // Relaxed, here and in `set`: a lock orders them, or one thread alone writes; a process that dies leaves all.
+        // Relaxed, here and in `set`: a lock orders them, or only one thread writes. All stores of a dead process are
+        // visible.
         self.word(at).load(Relaxed)
     }
 
@@ -104,7 +106,7 @@ impl LostGenerations {
     }
 
     pub(super) fn set_durable_before(&self, generation: u64) {
-        // Relaxed: a maximum; both the reader and the syncer raise it.
+        // Relaxed: a maximum that both the reader and the syncer raise.
         self.word(DURABLE_BEFORE).fetch_max(generation, Relaxed);
     }
 
@@ -116,7 +118,8 @@ impl LostGenerations {
         self.set(HIGHEST, generation.max(self.highest()));
     }
 
-    /// Something may be in no file although it was written, from this generation on.
+    /// Notes that events from this generation on may be in no file although they were written; None: there are no such
+    /// events.
     pub(super) fn set_broken(&self, from: Option<u64>) {
         self.set(BROKEN, from.map_or(0, |from| from.max(1)));
     }
@@ -125,13 +128,13 @@ impl LostGenerations {
         Some(self.get(BROKEN)).filter(|from| *from > 0)
     }
 
-    /// The highest lost generation; 0 while there is none.
+    /// The highest lost generation; 0 if there is none.
     pub(super) fn last(&self) -> u64 {
         self.get(LAST_LOST)
     }
 
-    /// Notes that something of each of these generations is lost, and whether that was, or may have been, in a file.
-    /// Costs a look at each word of the window at most.
+    /// Notes that something of each of these generations is lost, and whether it was, or may have been, in a file.
+    /// Looks at each word of the window at most once.
     pub(super) fn note(&self, generations: &RangeInclusive<u64>, in_file: bool) {
         let (from, to) = (*generations.start(), *generations.end());
         if from > to {
@@ -151,8 +154,8 @@ impl LostGenerations {
                 let known = self.get(word);
                 if in_file {
                     self.set(word + IN_FILE, self.get(word + IN_FILE) | (mask & !known));
-                    // For the compiler alone: step 3 comes after step 2, as x86-64 keeps the order of stores. What
-                    // hands both to writers is edge `progress`.
+                    // Only for the compiler: step 3 comes after step 2, and x86-64 keeps the order of stores. The
+                    // edge `progress` makes both visible to writers.
                     compiler_fence(SeqCst);
                 }
                 self.set(word, known | mask);
@@ -166,7 +169,7 @@ impl LostGenerations {
         let from = (last + 1).max(generation.saturating_sub(WINDOW - 1));
         let leaves = |word: usize, mask: u64| self.get(word) & mask != 0;
         if last + WINDOW <= generation || masks(from, generation).any(|(word, mask)| leaves(word, mask)) {
-            // At most this one: what leaves the window is below its new beginning.
+            // An upper bound: what leaves the window is below its new start.
             let bound = generation.saturating_sub(WINDOW).min(last);
             self.set(FORGOTTEN, self.get(FORGOTTEN).max(bound));
         }
@@ -176,15 +179,15 @@ impl LostGenerations {
         }
     }
 
-    /// Whether something of one of these generations is lost, or may be; only what was in a file, where that is asked.
-    /// Costs one load while nothing in or behind the range is.
+    /// Whether something of one of these generations is lost, or may be. With `in_file`, only losses of what was in a
+    /// file count. Costs one load if nothing in the range or after it is lost.
     pub(super) fn are_among(&self, generations: &RangeInclusive<u64>, in_file: bool) -> bool {
         let (last, forgotten) = (self.get(LAST_LOST), self.get(FORGOTTEN));
         let (from, to) = (*generations.start(), (*generations.end()).min(last));
         if from > to || last == 0 {
             return false;
         }
-        // Also within the window: the process may have died before the window had moved.
+        // Even within the window: the process may have died before the window had moved.
         if forgotten > 0 && from <= forgotten {
             return true;
         }
@@ -194,7 +197,7 @@ impl LostGenerations {
     }
 }
 
-/// The words, and the bits in them, of the generations from `from` to `to`, which are in one window.
+/// The words of the generations from `from` to `to`, and the bits in them. All of them must be in one window.
 fn masks(from: u64, to: u64) -> impl Iterator<Item = (usize, u64)> {
     debug_assert!(to - from < WINDOW, "one window");
     (from / 64..=to / 64).map(move |group| {
@@ -297,7 +300,7 @@ mod tests {
             memory.set_broken(broken);
             let mut descriptor = memory.0.descriptor().try_clone_to_owned().unwrap();
             drop(memory);
-            // Also for the process after the next, of which it is not said again.
+            // The same for the process after the next one, to which it is not said again.
             for highest in [9, 20] {
                 let memory = LostGenerations::inherit(PersistentMemory::inherit(descriptor, &LAYOUT).unwrap());
                 let known = |generation: u64| memory.are_among(&(generation..=generation), false);

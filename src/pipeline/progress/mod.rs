@@ -1,10 +1,10 @@
-//! Tells writers, whose producers wait for acknowledgements, how far the reader has come.
+//! Tells writers how far the reader has come, so that they can acknowledge events.
 //!
-//! Input: from the reader and the syncer, which generations are persisted, durable and lost. Output: writers that asked
-//! are woken through an eventfd of their own, which lies in their epoll set; and for the next process, what is durable
-//! and what is lost. What can fail: the start, for want of memory or descriptors.
+//! Input: from the reader and the syncer, which generations are persisted, durable and lost. Output: wakes each writer
+//! that asked, through its own eventfd in its epoll set; and for the next process, what is durable and what is lost.
+//! Thread: any. Failure: no memory or no descriptors at the start.
 //!
-//! The edges `progress` and `want` stand in `levels`; what survives the process is in `lost_generations`.
+//! The edges `progress` and `want` are in `levels`; what survives the process is in `lost_generations`.
 
 mod levels;
 mod lost_generations;
@@ -21,11 +21,11 @@ use crate::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use crate::sync::{Mutex, lock};
 use crate::sys::fdstore::FdStore;
 
-/// What a writer waits for; bits of a set.
+/// What a writer waits for, as bits.
 pub mod want {
-    /// That more is persisted.
+    /// More is persisted.
     pub const PERSISTED: u32 = 1;
-    /// That more is durable.
+    /// More is durable.
     pub const DURABLE: u32 = 2;
 }
 
@@ -47,15 +47,15 @@ struct Waiter {
 }
 
 impl Progress {
-    /// For `writers` writers. What is lost is forgotten with the process.
+    /// Creates progress for `writers` writers. Its notes of losses end with the process.
     ///
     /// # Errors
-    /// When the kernel gives no eventfd or no memory.
+    /// If the kernel gives no eventfd or no memory.
     pub fn new(writers: usize) -> io::Result<Self> {
         Self::over(LostGenerations::new()?, writers)
     }
 
-    /// The same, going on from what the previous process left in `store` under `name`.
+    /// The same, continued from what the previous process left in `store` under `name`.
     ///
     /// # Errors
     /// As [`Progress::new`].
@@ -92,45 +92,46 @@ impl Progress {
         self.lost.highest().max(self.lost.durable_before())
     }
 
-    /// The reader says that this generation is in front.
+    /// Sets the generation that is in front. Only the reader may call this.
     pub fn set_highest_generation(&self, generation: u64) {
         self.lost.set_highest(generation);
     }
 
-    /// The reader or the syncer says that a sync has failed, and that what is in files from this generation on may not
-    /// be durable even if a later sync succeeds; None when that is settled. A next process that finds it standing notes
-    /// all of that as lost: the kernel tells of the error once.
+    /// Notes that a sync has failed: what is in files from this generation on may not be durable even if a later sync
+    /// succeeds. None when that is settled. A next process that finds the note counts all of that as lost, because the
+    /// kernel reports the error only once. Only the reader or the syncer may call this.
     pub fn set_broken(&self, from: Option<u64>) {
         self.lost.set_broken(from);
     }
 
-    /// What was said last.
+    /// The last value set.
     #[cfg(test)]
     pub(crate) fn broken(&self) -> Option<u64> {
         self.lost.broken()
     }
 
-    /// The reader says that every generation below `generation` is in a file or noted as lost.
+    /// Notes that every generation below `generation` is in a file or noted as lost. Only the reader may call this.
     pub fn set_persisted(&self, generation: u64) {
         self.levels.set_persisted(generation);
         self.wake(want::PERSISTED);
     }
 
-    /// The syncer says that every generation below `generation` is durable or noted as lost.
+    /// Notes that every generation below `generation` is durable or noted as lost. Only the reader and the syncer may
+    /// call this.
     pub fn set_durable(&self, generation: u64) {
         self.lost.set_durable_before(self.levels.set_durable(generation));
         self.wake(want::DURABLE);
     }
 
-    /// Notes that something of `generation` could not be stored. Called before [`Progress::set_persisted`] or
+    /// Notes that something of `generation` could not be stored. Must be called before [`Progress::set_persisted`] or
     /// [`Progress::set_durable`] covers it.
     pub fn note_lost(&self, generation: u64) {
         let _lock = lock(&self.lost_lock);
         self.lost.note(&(generation..=generation), false);
     }
 
-    /// Notes that something of each of these generations is lost that was in a file, or may have been:
-    /// [`Progress::set_persisted`] may have covered it by now. One step, however many they are.
+    /// Notes that something of each of these generations is lost that was, or may have been, in a file.
+    /// [`Progress::set_persisted`] may have covered it already. This is one step for any number of generations.
     pub fn note_lost_in_file(&self, generations: &RangeInclusive<u64>) {
         let _lock = lock(&self.lost_lock);
         self.lost.note(generations, true);
@@ -141,11 +142,11 @@ impl Progress {
         self.was_lost_among(&(generation..=generation), false)
     }
 
-    /// Whether something of one of these generations was lost; for events of which the sender knows that they came to a
-    /// file, or were lost before that, only what was lost `in_file`. Costs one load while nothing of them or after them
-    /// was.
+    /// Whether something of one of these generations was lost. With `in_file`, only losses of what was in a file count:
+    /// the sender already knows which of its events came to a file. Costs one load if nothing of them or after them was
+    /// lost.
     pub fn was_lost_among(&self, generations: &RangeInclusive<u64>, in_file: bool) -> bool {
-        // The caller has read the number of edge `progress` first, which carries the note.
+        // The caller has first read the number of edge `progress`, which makes the notes visible.
         if self.lost.last() < *generations.start() {
             return false;
         }
@@ -153,39 +154,39 @@ impl Progress {
         self.lost.are_among(generations, in_file)
     }
 
-    /// A writer says that it waits: its bell rings at the next progress of that kind. It must look at the numbers
-    /// again after this call, because progress made before rings no bell.
+    /// Notes that a writer waits: its bell rings at the next progress of that kind. The writer must look at the numbers
+    /// again after this call, because progress that was made before rings no bell.
     pub fn want(&self, writer: usize, wants: u32) {
         self.writers[writer].wants.want(wants);
     }
 
-    /// The bell of a writer, for its epoll set. Readable after progress that it wanted.
+    /// The bell of a writer, for its epoll set. It becomes readable after progress that the writer wanted.
     pub fn bell(&self, writer: usize) -> BorrowedFd<'_> {
         self.writers[writer].bell.as_fd()
     }
 
     /// Silences a writer's bell.
     pub fn silence(&self, writer: usize) {
-        // Nothing to read is no error: the bell was silent already.
+        // Nothing to read is no error: the bell was already silent.
         let _ = self.writers[writer].bell.read();
     }
 
-    /// Asks that what is published now be swapped and synced at once. The caller rings the reader afterwards.
+    /// Asks for a swap and a sync of what is published now. The caller must wake the reader afterwards.
     pub fn ask_sync(&self) {
-        // Relaxed: the reader's bell, rung next, carries it (edge `bell` of the buffer).
+        // Relaxed: the reader's bell, which is rung next, publishes it (edge `bell` of the buffer).
         self.asked.fetch_add(1, Relaxed);
     }
 
-    /// The reader takes the requests of [`Progress::ask_sync`], and learns how many there were.
+    /// Takes the requests of [`Progress::ask_sync`], and returns their number. Only the reader may call this.
     pub fn take_ask(&self) -> u32 {
-        // Relaxed: as above. A request that comes just after is seen at its own ring.
+        // Relaxed: as above. A request that comes just after this is seen at its own ring.
         self.asked.swap(0, Relaxed)
     }
 
     fn wake(&self, kind: u32) {
         for writer in &self.writers {
             if writer.wants.take(kind) {
-                // It can only fail when the bell's count would overflow, and then the bell rings already.
+                // It can only fail if the bell's count would overflow. Then the bell rings already.
                 let _ = writer.bell.write(1);
             }
         }

@@ -1,12 +1,12 @@
 //! Appends batches to the active segment.
 //!
-//! Enters: batches, from the reader thread. Leaves: bytes in a file, written straight from the half. What can fail:
-//! every call to the disk; then nothing of the batch counts, and the same batch may come again.
+//! Input: batches. Output: bytes in a file, written straight from the half. Thread: the reader. Failure: every call to
+//! the disk; then nothing of the batch counts, and the same batch may come again.
 //!
 //! Invariants, cited by number:
-//! 1. `footer.offset` is the end of the last whole batch. What lies beyond it in the file does not count, and is cut or
-//!    written over.
-//! 2. A file that has refused a write or a sync for another reason than want of space gets no more batches.
+//! 1. `footer.offset` is the end of the last whole batch. What lies beyond it in the file does not count, and is
+//!    truncated or overwritten.
+//! 2. A file that has refused a write or a sync for any reason except lack of space gets no more batches.
 
 use std::io::{self, IoSlice};
 use std::time::Instant;
@@ -20,7 +20,7 @@ use super::sync_queue::Shared;
 use super::types::{BatchView, RunView};
 use crate::sync::Arc;
 
-/// Space is allocated ahead in steps as large as what is there, within these bounds.
+/// Space is allocated ahead: as much again as the file has, within these bounds.
 const ALLOCATE_BYTES_MIN: u64 = 1 << 20;
 const ALLOCATE_BYTES_MAX: u64 = 16 << 20;
 
@@ -37,7 +37,7 @@ pub(super) struct Active {
 }
 
 impl Active {
-    /// Makes the next segment.
+    /// Creates the next segment.
     pub(super) fn create(shared: &Shared, first_sequence: u64) -> io::Result<Self> {
         let stream = &shared.stream;
         let mut name = Name::new(first_sequence, State::Active);
@@ -53,20 +53,20 @@ impl Active {
         Ok(Self::new(file, name, stream.stream_id, id))
     }
 
-    /// A file that holds nothing but its header.
+    /// A file that contains only its header.
     pub(super) fn new(file: Arc<dyn DiskFile>, name: Name, stream_id: u128, id: u64) -> Self {
         let footer = Footer::new(stream_id, name.first_sequence);
         Self { file, name, footer, first_batch: None, id, allocated: SEGMENT_BYTES as u64 }
     }
 
-    /// Whether the batch would make it larger than `bytes_max`. A batch that is larger by itself still goes into a
-    /// file.
+    /// Whether the batch would make the segment larger than `bytes_max`. A batch that is larger than that by itself
+    /// still goes into a file.
     pub(super) fn is_full_for(&self, batch: &BatchView<'_>, bytes_max: u64) -> bool {
         self.footer.batches > 0 && self.footer.offset + batch_bytes(batch) > bytes_max
     }
 
-    /// Writes a batch whose first event has `first_sequence`. It counts once [`Active::accept`] has been told.
-    /// Nothing is allocated beyond `bytes_max` but for the batch.
+    /// Writes a batch whose first event has `first_sequence`. It counts after [`Active::accept`]. Allocates nothing
+    /// beyond `bytes_max` except for the batch itself.
     pub(super) fn write(
         &mut self,
         batch: &BatchView<'_>,
@@ -80,7 +80,7 @@ impl Active {
         let slices = batch.runs.iter().flat_map(|run| run.slices);
         let mut slices: Vec<_> = std::iter::once(&head[..]).chain(slices.copied()).map(IoSlice::new).collect();
         if let Err(e) = write_all(&*self.file, &mut slices, self.footer.offset) {
-            // Invariant 1: where it cannot be cut, the next batch is written over it.
+            // Invariant 1: if it cannot be truncated, the next batch overwrites it.
             let _ = self.file.truncate(self.footer.offset);
             self.allocated = self.footer.offset;
             return Err(e);
@@ -88,7 +88,7 @@ impl Active {
         Ok(header)
     }
 
-    /// Takes a batch that was written, and kept as long as the policy asks for, into account.
+    /// Counts a batch that was written, and made durable if the policy requires that.
     pub(super) fn accept(&mut self, header: &BatchHeader, batch: &BatchView<'_>) {
         self.first_batch.get_or_insert_with(Instant::now);
         self.footer.add(header);
@@ -120,28 +120,28 @@ impl Active {
         }
     }
 
-    /// Allocates ahead, so that a file lies in one piece and its blocks are not looked for at each write.
+    /// Allocates ahead, so that the file is contiguous and no write has to search for free blocks.
     fn allocate(&mut self, needed: u64, bytes_max: u64) {
         if needed <= self.allocated {
             return;
         }
-        // What a full segment does not need shall not be missing where the next one is made, before the syncer has
-        // given it back.
+        // Allocates no more than a full segment needs: the rest would be missing for the next segment until the syncer
+        // has given it back.
         let ahead = needed + needed.clamp(ALLOCATE_BYTES_MIN, ALLOCATE_BYTES_MAX);
         let to = ahead.min(bytes_max.max(needed));
-        // A file system that cannot, or has no room for it, will say so when it is written to.
+        // A file system that cannot allocate, or has no room, reports that at the write.
         let _ = self.file.allocate(self.allocated, to - self.allocated);
         self.allocated = to;
     }
 }
 
-/// Writes a footer where the batches end. Returns whether it is there; if not, nothing is behind the batches.
+/// Writes a footer after the batches. Returns whether it is there. If not, nothing follows the batches.
 pub(super) fn end_file(file: &dyn DiskFile, footer: &[u8], offset: u64) -> bool {
     let write = || write_all(file, &mut [IoSlice::new(footer)], offset).is_ok();
-    // Again where there was no room: what the file has allocated beyond its end has some.
+    // A second try when there was no room: truncating frees what the file has allocated beyond its end.
     let is_written = write() || (file.truncate(offset).is_ok() && write());
     if !is_written {
-        // Part of it may have found room. What could not be cut is a tail that readers leave out.
+        // Part of it may have found room. If it cannot be truncated, it is a tail that readers ignore.
         let _ = file.truncate(offset);
     }
     is_written

@@ -1,7 +1,7 @@
-//! What the store needs of a disk, as a trait: tests bring one that fails, that stalls, and that forgets.
+//! Defines what the store needs of a disk, as a trait: tests use disks that fail, stall and forget.
 //!
-//! Enters: bytes and paths. Leaves: what the kernel says. Called by the reader thread and the syncer. Everything can
-//! fail, and everything may take as long as the device likes.
+//! Input: bytes and paths. Output: the kernel's answers. Thread: the reader and the syncer. Failure: every call can
+//! fail, and may take as long as the device takes.
 
 use std::fs;
 use std::io::{self, IoSlice};
@@ -17,56 +17,57 @@ pub use dbuf_segment::file::{ReadAt, read_full};
 
 /// Permissions of a segment.
 const FILE_MODE: u32 = 0o640;
-/// Permissions of a directory of segments that is made.
+/// Permissions of a directory of segments that the store creates.
 const DIRECTORY_MODE: u32 = 0o750;
 
 /// An open segment.
 pub trait DiskFile: ReadAt {
-    /// Writes some of `slices` at `offset` and says how many bytes. At most [`IOV_MAX`] slices.
+    /// Writes some of `slices` at `offset`, at most [`IOV_MAX`] of them. Returns the number of bytes written.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     fn write_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize>;
 
-    /// Cuts the file, and gives back what was allocated beyond.
+    /// Truncates the file to `bytes`, and frees what was allocated beyond.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     fn truncate(&self, bytes: u64) -> io::Result<()>;
 
-    /// Makes its content durable (fdatasync). After an error the kernel may have forgotten what it could not write:
-    /// never to be called again on this file.
+    /// Makes the content durable (fdatasync). After an error the kernel may have forgotten what it could not write, so
+    /// it must never be called again on this file.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     fn sync(&self) -> io::Result<()>;
 
-    /// Whether it still has a name. A file that was deleted takes all that is written to it, and keeps nothing.
+    /// Whether the file still has a name. A file that was deleted accepts everything that is written to it, and keeps
+    /// nothing.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     fn has_name(&self) -> io::Result<bool>;
 
     /// Allocates space beyond the end, without changing the length.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()>;
 
     /// Starts writing a range back, without waiting for it.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     fn start_write_back(&self, offset: u64, bytes: u64) -> io::Result<()>;
 }
 
-/// The most slices in one call of [`DiskFile::write_at`] (`IOV_MAX` of Linux).
+/// Slices at most in one call of [`DiskFile::write_at`] (`IOV_MAX` of Linux).
 pub const IOV_MAX: usize = 1024;
 
-/// Writes all of `slices` at `offset`, through short writes and interruptions.
+/// Writes all of `slices` at `offset`. Continues after short writes and interruptions.
 ///
 /// # Errors
-/// What the disk says; then some of the bytes may be in the file.
+/// Those of the disk. Some of the bytes may be in the file then.
 pub fn write_all(file: &dyn DiskFile, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
@@ -88,7 +89,7 @@ pub fn write_all(file: &dyn DiskFile, mut slices: &mut [IoSlice<'_>], mut offset
 pub struct Found {
     /// Its name.
     pub name: String,
-    /// Its bytes.
+    /// Its size in bytes.
     pub bytes: u64,
 }
 
@@ -97,62 +98,62 @@ pub struct Found {
 pub struct Space {
     /// Its size in bytes.
     pub total_bytes: u64,
-    /// What is free for us, in bytes.
+    /// Bytes that dbufd may still use.
     pub free_bytes: u64,
 }
 
 /// A disk.
 pub trait Disk: Send + Sync {
-    /// Makes a directory, and those above it, if they are missing.
+    /// Creates a directory and its missing parents.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     fn make_directory(&self, path: &Path) -> io::Result<()>;
 
-    /// Regular files in a directory, in no order.
+    /// Regular files in a directory, in no particular order.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     fn list(&self, directory: &Path) -> io::Result<Vec<Found>>;
 
-    /// Makes a new file.
+    /// Creates a new file.
     ///
     /// # Errors
-    /// What the disk says; `AlreadyExists` if there is one.
+    /// Those of the disk; `AlreadyExists` if the file exists.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Opens a file to read and write it.
+    /// Opens a file for reading and writing.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 
     /// Renames a file to a name that is free.
     ///
     /// # Errors
-    /// What the disk says; `AlreadyExists` if it is taken.
+    /// Those of the disk; `AlreadyExists` if the name is taken.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
     /// Makes the names in a directory durable.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
 
-    /// How much room there is.
+    /// The size of the file system and its free space.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     fn space(&self, directory: &Path) -> io::Result<Space>;
 }
 
-/// The kernel's own files.
+/// The disk of this machine, through the kernel.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
@@ -169,7 +170,7 @@ impl Disk for RealDisk {
             match entry.metadata() {
                 Ok(about) if about.is_file() => found.push(Found { name, bytes: about.len() }),
                 Ok(_) => {}
-                // It went away between the two calls.
+                // It was removed between the two calls.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e),
             }
@@ -189,7 +190,8 @@ impl Disk for RealDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // Not every file system knows the flag. Only this process gives names in its directory: it holds the lock.
+            // Not every file system knows the flag. Only this process creates names in its directory, because it holds
+            // the lock.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !to.exists() => fs::rename(from, to),
             result => Ok(result?),
         }
@@ -242,7 +244,7 @@ impl DiskFile for fs::File {
 /// The segments among the files of a directory, oldest first.
 ///
 /// # Errors
-/// What the disk says.
+/// Those of the disk.
 pub fn segments(disk: &dyn Disk, directory: &Path) -> io::Result<Vec<(dbuf_segment::name::Name, u64)>> {
     let mut segments: Vec<_> = disk
         .list(directory)?
@@ -273,5 +275,5 @@ pub fn rename_to_free(
     }
 }
 
-/// The most files of one sequence and state.
+/// Files at most with one sequence and state.
 const COPIES_MAX: u32 = 10_000;

@@ -1,5 +1,5 @@
-//! Simulates a disk that fails on request, for tests: short writes, no room, errors, syncs that fail and forget,
-//! syncs that do not come back. Crashes and loss of power are the [simulated disk](super::sim_disk)'s.
+//! Simulates a disk that fails on request, for tests: short writes, no room, errors, syncs that fail and forget, syncs
+//! that do not return. Crashes and loss of power are the [simulated disk](super::sim_disk)'s part.
 
 use std::fs;
 use std::io::{self, IoSlice};
@@ -12,39 +12,39 @@ use super::disk::{Disk, DiskFile, Found, ReadAt, RealDisk, Space};
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-/// What goes wrong.
+/// The faults.
 #[derive(Default)]
 pub(crate) struct Faults {
-    /// The write of this number, counted from 1, fails with this error.
+    /// The write with this number, counted from 1, fails with this error.
     pub(crate) fail_write: Option<(u64, Errno)>,
     /// Writes so far.
     pub(crate) writes: u64,
-    /// The most bytes that one write takes.
+    /// Bytes at most that one write takes.
     pub(crate) short_bytes: Option<usize>,
-    /// How many bytes the files of the directory may have.
+    /// Bytes that all files of the directory may have together.
     pub(crate) room_bytes: Option<u64>,
-    /// The syncs of these numbers, counted from 1, fail.
+    /// The syncs with these numbers, counted from 1, fail.
     pub(crate) fail_syncs: Vec<u64>,
     /// Syncs so far.
     pub(crate) syncs: u64,
-    /// Syncs of a file after one of it had failed: the kernel says that all is well, and it is not.
+    /// Syncs of a file after a sync of it had failed. The kernel reports success then, and that is wrong.
     trusted_again: u64,
-    /// The files of which a sync failed, and where the bytes that an earlier one had covered end.
+    /// The files of which a sync failed, and the end of the bytes that an earlier sync had covered.
     failed: Vec<(fs::File, u64)>,
-    /// A sync that fails loses what it was to make durable.
+    /// A sync that fails loses what it should have made durable.
     pub(crate) forgets: bool,
-    /// Syncs do not come back.
+    /// Syncs do not return.
     pub(crate) holds_syncs: bool,
     /// Files opened so far.
     pub(crate) opens: u64,
-    /// How far a file was to be allocated ahead at most.
+    /// How far a file was allocated ahead at most, in bytes.
     pub(crate) allocated_bytes: u64,
-    /// What [`Disk::space`] says.
+    /// The answer of [`Disk::space`].
     pub(crate) space: Option<Space>,
 }
 
 impl Faults {
-    /// Whether a file was synced again after a sync of it had failed, or still has the bytes that were lost with that.
+    /// Whether a file was synced again after a sync of it had failed, or still has the bytes that the failed sync lost.
     pub(crate) fn trusts_a_failed_sync(&self) -> bool {
         let has_more = |(file, synced): &(fs::File, u64)| {
             let about = file.metadata().unwrap();
@@ -61,7 +61,7 @@ struct FaultyFile {
     file: fs::File,
     directory: PathBuf,
     disk: FaultDisk,
-    /// Where the bytes that a sync has covered end.
+    /// The end of the bytes that a sync has covered.
     synced: Mutex<u64>,
     has_failed: AtomicBool,
 }
@@ -71,7 +71,7 @@ impl FaultDisk {
         self.0.0.lock().unwrap()
     }
 
-    /// Lets held syncs go on.
+    /// Lets held syncs continue.
     pub(crate) fn release(&self) {
         self.faults().holds_syncs = false;
         self.0.1.notify_all();

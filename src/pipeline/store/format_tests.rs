@@ -1,4 +1,5 @@
-//! The golden files against today's writer. That they stay readable is tested by the crate that reads.
+//! Compares the golden files with what today's writer makes. The crate that reads segments tests that they stay
+//! readable.
 
 use std::io::IoSlice;
 
@@ -15,7 +16,7 @@ use crate::pipeline::record::{Cause, Event, Loss, Piece, put_field};
 const GOLDEN: &[u8] = include_bytes!("../../../tests/golden/v1.segment");
 const GOLDEN_LINES: &[u8] = include_bytes!("../../../tests/golden/lines.segment");
 
-/// Two batches that use everything that a segment may hold.
+/// Two batches that use everything that a segment may contain.
 fn golden_batches() -> [TestBatch; 2] {
     let mut fields = Vec::new();
     put_field(&mut fields, b"SYSLOG_MSGID", b"ID47");
@@ -42,7 +43,7 @@ fn golden_batches_of_lines() -> [TestBatch; 2] {
     [first, TestBatch::of(4, &[(3_000, "without lines")])]
 }
 
-/// A golden file, as today's writer makes it.
+/// A golden file as today's writer makes it.
 fn write_golden(batches: &[TestBatch]) -> Vec<u8> {
     let header = SegmentHeader {
         stream_id: 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff,

@@ -1,7 +1,7 @@
-//! One daemon for a directory of segments.
+//! Allows only one daemon for each directory of segments.
 //!
-//! Enters: the directory. Leaves: a lock that lasts as long as the value, and is gone with the process however it ends.
-//! What can fail: another daemon has it, and then its pid is known; or the disk.
+//! Input: the directory. Output: a lock that lasts as long as the value, and ends with the process however that ends.
+//! Thread: any. Failure: another daemon holds the lock, and then its pid is known; or the disk fails.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -17,16 +17,16 @@ const LOCK: &str = ".lock";
 /// The lock.
 #[derive(Debug)]
 pub(super) struct Lock {
-    /// Held for what happens when it is let go.
+    /// Held because closing it releases the lock.
     _file: Flock<File>,
 }
 
-/// Why the lock was not had.
+/// Why the lock was refused.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// This process has it; 0 if it has not said so yet.
+    /// The process with this pid holds it; 0 if that process has not yet written its pid.
     Held(u32),
-    /// The disk says no.
+    /// The disk refused.
     Disk(io::Error),
 }
 
@@ -40,7 +40,7 @@ pub(super) fn lock(directory: &Path) -> Result<Lock, Refused> {
     let file = options.read(true).write(true).create(true).truncate(false).mode(0o640).open(path);
     match Flock::lock(file.map_err(Refused::Disk)?, FlockArg::LockExclusiveNonblock) {
         Ok(mut file) => {
-            // The pid is for people. Without it the lock still holds.
+            // The pid is for display. The lock holds without it.
             let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
             Ok(Lock { _file: file })
         }

@@ -1,8 +1,9 @@
-//! Appends batches to segments, makes them durable, rotates, retains and recovers them.
+//! Appends batches to segments, makes them durable, and rotates, retains and recovers segments.
 //!
-//! Enters: batches, from the reader thread. Leaves: files as `docs/FORMAT.md` describes them, and word of what is
-//! durable. [`scan`], of the crate `dbuf-segment`, reads them, with or without a daemon. What can fail: the disk, in
-//! every call; a failed append leaves nothing of its batch, and the caller decides whether it comes again.
+//! Input: batches, from the reader thread. Output: files as `docs/FORMAT.md` describes them, and notice of what is
+//! durable. [`scan`], of the crate `dbuf-segment`, reads the files, with or without a daemon. Thread: the reader, and
+//! the syncer that the store starts. Failure: the disk, in every call. A failed append leaves nothing of its batch, and
+//! the caller decides whether to append it again.
 
 mod appender;
 pub mod disk;
@@ -42,8 +43,8 @@ use stream::Stream;
 use sync_queue::{Lost, Mark, Shared, UNSYNCED_MAX};
 pub use types::{Appended, BatchView, Durable, OpenError, Recovery, RunView, StoreOptions, WriteError};
 
-/// The reader thread's half of the store. Dropped without [`Store::close`] it leaves the files as a killed process
-/// would.
+/// The reader thread's part of the store. If it is dropped without [`Store::close`], it leaves the files as a killed
+/// process would.
 pub struct Store {
     shared: Arc<Shared>,
     syncer: Option<thread::JoinHandle<()>>,
@@ -51,26 +52,26 @@ pub struct Store {
     limits: Limits,
     active: Option<Active>,
     next_sequence: u64,
-    /// A batch that is in a file which could not be synced, and the sequence after it: another batch must not get its
-    /// sequences, for someone may have read it.
+    /// The generation of a batch that is in a file which could not be synced, and the sequence after it. Another batch
+    /// must not get its sequences, because a program may have read it.
     unsynced: Option<(u64, u64)>,
-    /// Last, so that it is held until the syncer has ended.
+    /// The last field, so that it is held until the syncer has ended.
     _lock: Lock,
 }
 
-/// What became of one try to write a batch.
+/// Why one try to write a batch failed.
 enum Refused {
-    /// The file takes no more; another may.
+    /// The file accepts no more; another one may.
     ByFile(WriteError),
     /// There is no room.
     Full(io::Error),
 }
 
 impl Store {
-    /// Opens the directory that the options name, and recovers what an earlier life left in it.
+    /// Opens the directory that the options name, and recovers what an earlier process left in it.
     ///
     /// # Errors
-    /// [`OpenError`] if the directory cannot be used or another daemon uses it; never because of what is in it.
+    /// [`OpenError`] if the directory cannot be used or another daemon uses it; never because of its content.
     pub fn open(options: StoreOptions, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
         let (mut store, recovery) = Self::open_without_syncer(options, disk)?;
         let syncer = thread::Builder::new().name("dbufd-syncer".into()).spawn({
@@ -81,7 +82,7 @@ impl Store {
         Ok((store, recovery))
     }
 
-    /// A store whose syncer's jobs are done when [`Store::work`] is called, so that a test decides what comes when.
+    /// A store whose syncer works only when [`Store::work`] is called, so that a test decides the order.
     fn open_without_syncer(options: StoreOptions, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
         let StoreOptions { storage, on_durable, on_broken } = options;
         let directory = storage.directory.clone();
@@ -102,18 +103,18 @@ impl Store {
         };
         let status = Arc::new(Status::new(directory.clone(), storage.sync));
         let shared = Arc::new(Shared::new(stream, status, storage.clone(), limits, on_durable, on_broken));
-        // The new segment's name says which sequence is next, before retention may take those that said so. Without
-        // room for it the first batch tries again.
+        // The name of the new segment says which sequence is next. It must exist before retention removes the files
+        // that said so. If there is no room for it, the first batch tries again.
         let active = Active::create(&shared, recovery.next_sequence).ok();
         let next_sequence = recovery.next_sequence;
         let store = Self { shared, syncer: None, storage, limits, active, next_sequence, unsynced: None, _lock: lock };
         Ok((store, recovery))
     }
 
-    /// Appends a batch. With `sync = "batch"` it is durable on return.
+    /// Appends a batch. With `storage.sync = "batch"` it is durable on return.
     ///
     /// # Errors
-    /// [`WriteError`]; then nothing of the batch counts, and the same batch may be appended later.
+    /// [`WriteError`]. Then nothing of the batch counts, and the same batch may be appended later.
     pub fn append(&mut self, batch: &BatchView<'_>) -> Result<Appended, WriteError> {
         if let Some((generation, after)) = self.unsynced.take_if(|(generation, _)| *generation != batch.generation) {
             debug_assert!(generation < batch.generation, "generations rise");
@@ -141,12 +142,12 @@ impl Store {
         }
     }
 
-    /// Appends to the active segment, or to a new one where that is full or its disk fails.
+    /// Appends to the active segment, or to a new one if that is full or its disk fails.
     fn append_somewhere(&mut self, batch: &BatchView<'_>) -> Result<Appended, WriteError> {
         if self.active.as_ref().is_some_and(|active| active.is_full_for(batch, self.limits.segment_bytes)) {
             self.seal();
         }
-        // A failure may be the file's alone, even if that is new.
+        // The failure may concern only this file, even if the file is new.
         let mut again = true;
         loop {
             let active = match self.active.take() {
@@ -169,7 +170,8 @@ impl Store {
             return Err(Refused::ByFile(WriteError::Failed(io::Error::other("its last sync failed"))));
         };
         if active.file.has_name().is_ok_and(|has_name| !has_name) {
-            // What it would take would be gone with it. What it took and no sync has covered is written again.
+            // A write to it would be lost with the file. Batches in it that no sync has covered are written again
+            // elsewhere.
             self.shared.broke(active.id);
             self.shared.status.closed();
             return Err(Refused::ByFile(WriteError::Failed(stream::deleted())));
@@ -217,7 +219,7 @@ impl Store {
         Ok(Appended { first_sequence: header.first_sequence, written_bytes })
     }
 
-    /// Leaves a file that refused a write. Its batches count; one without any goes.
+    /// Closes a file that refused a write. Its batches count. A file without batches is removed.
     fn leave(&mut self, active: &Active) {
         self.shared.status.closed();
         if active.footer.batches == 0 {
@@ -228,8 +230,8 @@ impl Store {
         }
     }
 
-    /// Seals the active segment, if it has batches. What the disk has to do for that is the syncer's: on a file system
-    /// that discards what is freed, giving back a file's unused end alone was seen to take 0.2 s.
+    /// Seals the active segment, if it has batches. The syncer does the disk's part of that: on a file system that
+    /// discards freed blocks, freeing a file's unused end alone took 0.2 s in a measurement.
     fn seal(&mut self) {
         if let Some(active) = self.active.take_if(|active| active.footer.batches > 0) {
             self.shared.status.closed();
@@ -237,10 +239,10 @@ impl Store {
         }
     }
 
-    /// Seals the active segment and makes the next. One without a batch stays.
+    /// Seals the active segment and creates the next one. A segment without a batch stays.
     ///
     /// # Errors
-    /// [`WriteError`] if the next cannot be made; the next append tries again.
+    /// [`WriteError`] if the next one cannot be created; the next append tries again.
     pub fn rotate(&mut self) -> Result<(), WriteError> {
         self.seal();
         if self.active.is_none() {
@@ -249,7 +251,7 @@ impl Store {
         Ok(())
     }
 
-    /// Seals the active segment if its first batch is as old as the settings allow.
+    /// Seals the active segment if its first batch has reached `storage.segment_age`.
     pub fn rotate_if_due(&mut self) {
         if self.next_deadline().is_some_and(|deadline| deadline <= Instant::now())
             && let Err(e) = self.rotate()
@@ -258,13 +260,13 @@ impl Store {
         }
     }
 
-    /// When [`Store::rotate_if_due`] has something to do.
+    /// When [`Store::rotate_if_due`] next has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.active.as_ref()?.first_batch?.checked_add(self.storage.segment_age)
     }
 
-    /// Which stream of segments this is.
+    /// The id of this stream of segments.
     #[must_use]
     pub fn stream_id(&self) -> u128 {
         self.shared.stream.stream_id
@@ -276,23 +278,23 @@ impl Store {
         self.next_sequence
     }
 
-    /// The batch of this generation is in no file, and is done. Returns the generation below which everything is
-    /// durable, if nothing waits for a sync; if something does, the sync says so.
+    /// Notes that the batch of this generation is in no file and is done. Returns the generation below which everything
+    /// is durable, if nothing waits for a sync. Otherwise the sync reports it.
     pub fn passed(&self, generation: u64) -> Option<u64> {
         self.shared.passed(generation)
     }
 
-    /// Asks for a sync of all that was appended. [`StoreOptions::on_durable`] is called with at least
-    /// `before_generation` when that has succeeded. The syncer may wait, for a part of what a sync takes, until
+    /// Requests a sync of everything that was appended. When it has succeeded, [`StoreOptions::on_durable`] is called
+    /// with at least `before_generation`. The syncer may wait, for a fraction of the time that a sync takes, until
     /// `askers` or as many as last time have asked.
     pub fn request_sync(&self, before_generation: u64, askers: usize) {
         self.shared.request(before_generation, askers);
     }
 
-    /// Makes durable what earlier lives have written: the newest segments, as many as can be without a sync.
+    /// Makes durable what earlier processes have written: the newest segments, as many as may have been left unsynced.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     pub fn sync_previous(&self) -> io::Result<()> {
         self.shared.status.begin(Caller::Reader);
         let done = self.sync_newest();
@@ -304,7 +306,7 @@ impl Store {
         let Stream { disk, directory, .. } = &self.shared.stream;
         for (name, _) in disk::segments(&**disk, directory)?.iter().rev().take(UNSYNCED_MAX + 2) {
             match disk.open(&name.in_directory(directory)).and_then(|file| file.sync()) {
-                // Retention was faster.
+                // Retention has just removed it.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 result => result?,
             }
@@ -312,7 +314,7 @@ impl Store {
         disk.sync_directory(directory)
     }
 
-    /// Takes new settings. The directory stays.
+    /// Applies new settings. The directory stays the same.
     pub fn reconfigure(&mut self, storage: &Storage) {
         self.storage = Storage { directory: self.storage.directory.clone(), ..*storage };
         self.limits = retain::limits(&self.shared.stream.disk, &self.storage);
@@ -320,20 +322,20 @@ impl Store {
         self.shared.reconfigure(self.storage.clone(), self.limits);
     }
 
-    /// How the store is, for anyone to look at.
+    /// The status of the store, for display.
     #[must_use]
     pub fn status(&self) -> Arc<Status> {
         Arc::clone(&self.shared.status)
     }
 
-    /// Seals the active segment, syncs it as the settings ask for, and ends.
+    /// Seals the active segment, syncs it as the settings require, and ends.
     ///
     /// # Errors
     /// [`WriteError`] if something could not be made durable; recovery finds what is in the files.
     pub fn close(mut self) -> Result<(), WriteError> {
         self.seal();
         self.end(true);
-        // A segment without a batch is there for the sequence in its name. The sealed ones say it as well.
+        // A segment without a batch exists for the sequence in its name. The sealed segments say it as well.
         if let Some(empty) = self.active.take().filter(|_| self.shared.status.snapshot().segments > 1) {
             let _ = self.shared.stream.disk.remove(&empty.name.in_directory(&self.shared.stream.directory));
             self.shared.status.removed();

@@ -1,7 +1,7 @@
-//! What an earlier life left in the directory becomes a row of sealed segments, and says which sequence is next.
+//! Recovers the directory: turns what an earlier process left into sealed segments, and finds the next sequence.
 //!
-//! Enters: the directory, locked. Leaves: [`Recovery`]. Run once, before the reader thread starts. It never refuses
-//! because of what it finds; what it cannot read it leaves alone and reports.
+//! Input: the directory, locked. Output: [`Recovery`]. Thread: the caller's, once, before the reader thread starts.
+//! Failure: only that the directory cannot be listed. What recovery cannot read it leaves alone and reports.
 //!
 //! | found | done |
 //! |---|---|
@@ -14,7 +14,7 @@
 //! | `.active` whose header cannot be read | named torn |
 //! | a sealed or torn one | left alone; the newest says where the sequence goes on |
 //!
-//! Each step can be the last before a crash: what it leaves is again in the table.
+//! The process may die after each step: what it leaves then is in the table again.
 
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -28,7 +28,7 @@ use super::disk::{self, Disk, DiskFile, ReadAt, write_all};
 use super::types::Recovery;
 use crate::sync::Arc;
 
-/// The least that an event takes of a file: a line of one byte, and its newline.
+/// Bytes that an event takes at least in a file: a line of one byte, and its newline.
 const EVENT_BYTES_MIN: u64 = 2;
 
 /// Recovers `directory`. Returns what was found, and the stream that its segments belong to, if there is one.
@@ -140,7 +140,7 @@ impl Work<'_> {
     fn seal(&mut self, name: Name, file: &dyn DiskFile, segment: &Segment) -> io::Result<()> {
         let (footer, is_written) = match &segment.footer {
             Ok(footer) => (footer.clone(), true),
-            // To cut it behind the last batch that is known would take those that are not.
+            // Truncating it after the last known batch would remove batches of a newer version.
             Err(_) if segment.needs_newer()? => return Err(io::Error::other(Broken::Unknown("a batch"))),
             Err(_) => self.rebuild(name, file, segment)?,
         };
@@ -150,13 +150,13 @@ impl Work<'_> {
         }
         self.count_sequence(footer.next_sequence);
         self.recovery.events += footer.events;
-        // A sealed segment has its footer: without, it could not be told from one that was truncated. And an active
-        // one would be out of the reach of retention, just when there is no room.
+        // A sealed segment has its footer: without it, the segment could not be told from a truncated one. And
+        // retention could not remove an active segment, just when there is no room.
         let state = if is_written { State::Sealed } else { State::Torn };
         self.rename(name, Name { state, ..name })
     }
 
-    /// Cuts a torn end and writes the footer. Returns it, and whether it is in the file.
+    /// Truncates a torn end and writes the footer. Returns it, and whether it is in the file.
     fn rebuild(&mut self, name: Name, file: &dyn DiskFile, segment: &Segment) -> io::Result<(Footer, bool)> {
         let mut damaged = Vec::new();
         let (footer, torn_bytes) = segment.rebuild(true, &mut |damage| damaged.push(damage))?;
@@ -171,7 +171,7 @@ impl Work<'_> {
             }
             return Ok((footer, false));
         }
-        // An end that is a footer, cut off, has cost nothing.
+        // An end that is part of a footer has cost nothing.
         if torn_bytes > 0 && !segment.is_footer(footer.offset)? {
             self.recovery.torn_bytes += torn_bytes;
             self.recovery.torn_files += 1;
@@ -184,14 +184,14 @@ impl Work<'_> {
             .and_then(|()| file.sync());
         let is_written = sealed.is_ok();
         if let Err(e) = sealed {
-            // Part of it may have found room. A footer is a cache, and readers do without.
+            // Part of it may have found room. A footer is a cache, and readers work without it.
             let _ = file.truncate(footer.offset);
             self.note(name, format_args!("its footer cannot be written: {e}; it is kept as torn, and whole"));
         }
         Ok((footer, is_written))
     }
 
-    /// Looks into the newest sealed segment, and into the newest file if that is another, for the next sequence.
+    /// Reads the newest sealed segment, and the newest file if that is another one, for the next sequence.
     fn newest(&mut self, found: &[(Name, u64)], stream_id: Option<u128>) {
         let sealed = found.iter().rev().find(|(name, _)| name.state == State::Sealed);
         let last = found.last().filter(|(name, _)| name.state == State::Torn);
@@ -217,7 +217,7 @@ impl Work<'_> {
         }
     }
 
-    /// The header of the last batch of a segment; None if it has none that can be read.
+    /// The header of the last batch of a segment; None if no batch can be read.
     fn last_batch(&self, name: Name, stream_id: Option<u128>) -> Option<BatchHeader> {
         let (_, segment) = self.open(name, stream_id).ok()?;
         let mut at = match &segment.footer {
@@ -237,7 +237,8 @@ impl Work<'_> {
         }
     }
 
-    /// The next sequence is beyond what a file of that size can hold: a gap is better than a sequence given out twice.
+    /// Sets the next sequence beyond what a file of that size can hold: a gap is better than a sequence given out
+    /// twice.
     fn beyond(&mut self, name: Name, bytes: u64) {
         self.count_sequence(name.first_sequence.saturating_add(bytes / EVENT_BYTES_MIN));
     }
@@ -246,8 +247,8 @@ impl Work<'_> {
         disk::rename_to_free(self.disk, self.directory, &from.in_directory(self.directory), to).map(drop)
     }
 
-    /// Removes the files without a batch, but one whose name alone says the sequence: a crash before the next segment
-    /// is made would give sequences out again. The next start removes that, when another says the same.
+    /// Removes the files without a batch, except one whose name alone says the next sequence: a crash before the next
+    /// segment exists would give sequences out again. The next start removes that one, when another file says the same.
     fn remove_empty(&mut self) {
         for name in std::mem::take(&mut self.empty) {
             if name.first_sequence > self.recovery.next_sequence {

@@ -1,17 +1,19 @@
-//! After a sync has failed: the batches that were not durable are read back and written again, into another file.
+//! Repairs a file whose sync has failed: reads the batches that were not durable and writes them again, into another
+//! file.
 //!
-//! Enters: a broken file, and up to where it is durable. Leaves: a sealed segment with what could be read back, and the
-//! broken file, cut and named torn. Run by the syncer. What can fail: the disk; then it all comes again later.
+//! Input: a broken file, and how far it is durable. Output: a sealed segment with what could be read back, and the
+//! broken file, truncated and named torn. Thread: the syncer. Failure: the disk; then the whole repair is tried again
+//! later.
 //!
-//! The kernel marks memory that it could not write as clean, and may forget it; most often it is still there. Each
-//! batch is verified before it is written again, so what was forgotten is not mistaken for what was written.
+//! After a failed write the kernel marks the memory as clean and may forget it, but usually it is still there. Each
+//! batch is verified before it is written again, so that forgotten data is not mistaken for written data.
 //!
 //! The steps, each of which may be the last before a crash:
 //! 1. The broken file is named torn. Recovery leaves torn files alone; readers read them up to the next file.
 //! 2. The batches are written to a `.repair` file, which no reader opens and recovery removes. It is synced.
 //! 3. It gets the name of a sealed segment, its first sequence that of its first batch: from here on readers find them
 //!    there, and the torn file ends for them where this one begins.
-//! 4. The torn file is cut to what is durable in it; if that is nothing, it goes.
+//! 4. The torn file is truncated to what is durable in it. If that is nothing, the file is removed.
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
@@ -33,25 +35,25 @@ pub(super) struct Saved {
     pub(super) generations: BTreeSet<u64>,
 }
 
-/// Why it was not.
+/// Why a repair failed.
 #[derive(Debug)]
 pub(super) struct Failure {
-    /// What the broken file is called now.
+    /// The current name of the broken file.
     pub(super) name: Name,
     pub(super) error: io::Error,
 }
 
-/// Writes again what is not durable of a broken file. None if the file is gone and nothing is to be saved, or if
-/// retention took it.
+/// Writes what is not durable of a broken file again. None if the file is gone with nothing to save, or if retention
+/// took it.
 ///
 /// # Errors
-/// [`Failure`]; then nothing is changed but the broken file's name.
+/// [`Failure`]. Then nothing is changed except the broken file's name.
 pub(super) fn repair(stream: &Stream, tracked: &Tracked) -> Result<Option<Saved>, Failure> {
     let mut name = tracked.name;
-    // Nothing in it counts: it just goes.
+    // Nothing in it counts, so it is simply removed.
     let empty = tracked.durable.offset <= SEGMENT_BYTES as u64;
     let nothing_to_save = tracked.end.offset == tracked.durable.offset;
-    // Another file may have the name of one that was deleted. Through its descriptor that can be read yet.
+    // Another file may have the name of a deleted one. The deleted file can still be read through its descriptor.
     let is_deleted = tracked.file.has_name().is_ok_and(|has_name| !has_name);
     if is_deleted && (nothing_to_save || name.state != State::Active) {
         return Ok(None);
@@ -71,7 +73,7 @@ pub(super) fn repair(stream: &Stream, tracked: &Tracked) -> Result<Option<Saved>
     let path = name.in_directory(&stream.directory);
     // Step 4 only tidies up: readers know where the torn file ends for them.
     if is_deleted {
-        // It is tidy.
+        // Nothing to tidy up.
     } else if empty {
         let _ = stream.disk.remove(&path);
     } else {
@@ -108,7 +110,7 @@ fn write_again(stream: &Stream, tracked: &Tracked) -> io::Result<Saved> {
     written
 }
 
-/// Copies the batches that are not durable, those that can be verified, and a footer.
+/// Copies the batches that are not durable and can be verified, and a footer.
 fn fill(stream: &Stream, tracked: &Tracked, to: &dyn DiskFile) -> io::Result<Saved> {
     let from: Arc<dyn ReadAt> = Arc::clone(&tracked.file) as Arc<dyn ReadAt>;
     let segment = Segment::open(from, Some(stream.stream_id)).map_err(io::Error::other)?;
@@ -125,7 +127,7 @@ fn fill(stream: &Stream, tracked: &Tracked, to: &dyn DiskFile) -> io::Result<Sav
                 copy(&mut footer, &mut batch, to)?;
             }
             Ok(Step::Damage { next, .. }) => at = next,
-            // What cannot be read is lost, and so is what follows: where it starts is not known.
+            // What cannot be read is lost, and so is everything after it, because its start is not known.
             Ok(Step::End { .. }) | Err(_) => break,
         }
     }

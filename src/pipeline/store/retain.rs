@@ -1,10 +1,11 @@
-//! The oldest segments go: to stay within what the settings allow, or to make room on a full disk.
+//! Deletes the oldest segments: to stay within the limits of the settings, or to make room on a full disk.
 //!
-//! Enters: the directory, listed anew each time, so that nothing can disagree with it. Leaves: fewer files. Run by
-//! the syncer after it started, after a rotation and as the active segment grows; and by the reader thread when a
-//! write found no room. What can fail: the disk; then the rest waits for the next time.
+//! Input: the directory, listed again each time, so that no other list can disagree with it. Output: fewer files.
+//! Thread: the syncer after it started, after a rotation and as the active segment grows; and the reader when a write
+//! found no room. Failure: the disk; then the rest is deleted next time.
 //!
-//! The active segment never goes, and counts. Segments are told by their names: what else lies in the directory stays.
+//! The active segment is never deleted, and it counts. Segments are recognized by their names: other files in the
+//! directory stay.
 
 use std::io;
 use std::path::Path;
@@ -18,26 +19,26 @@ use crate::options::{Amount, Storage};
 use crate::sync::Arc;
 use crate::sys::clock;
 
-/// A segment takes at most this part of what is retained, so that there is always one to delete.
+/// A segment takes at most this fraction of what is retained, so that there is always one to delete.
 const SEGMENTS_MIN: u64 = 4;
-/// Limits are looked at each time the active segment has grown by this part of a segment.
+/// The limits are checked each time the active segment has grown by this fraction of a segment.
 const LOOKS_PER_SEGMENT: u64 = 4;
 
-/// Limits, in bytes of this file system.
+/// The limits, in bytes of this file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// When a segment is sealed.
+    /// The size at which a segment is sealed.
     pub(super) segment_bytes: u64,
-    /// What all segments may take.
+    /// Bytes that all segments may take together.
     pub(super) retain_bytes: Option<u64>,
-    /// What is left free.
+    /// Bytes to leave free.
     pub(super) free_bytes: Option<u64>,
-    /// How far the active segment may grow until the limits are looked at again.
+    /// How far the active segment may grow before the limits are checked again.
     pub(super) step_bytes: u64,
 }
 
 impl Limits {
-    /// The limits that `storage` sets on a file system with this room; without one that is known, percentages do not
+    /// The limits that `storage` sets on a file system of this size. If the size is not known, percentages do not
     /// count.
     pub(super) fn new(storage: &Storage, space: Option<Space>) -> Self {
         let bytes = |amount: Amount| match amount {
@@ -56,13 +57,13 @@ impl Limits {
     }
 }
 
-/// A segment that may go.
+/// A segment that may be deleted.
 struct Old {
     name: Name,
     bytes: u64,
 }
 
-/// What may go, oldest first, and the bytes of what may not.
+/// The segments that may be deleted, oldest first, and the bytes of those that may not.
 fn list(disk: &dyn Disk, directory: &Path) -> io::Result<(Vec<Old>, u64)> {
     let (active, old): (Vec<_>, Vec<_>) =
         disk::segments(disk, directory)?.into_iter().partition(|(name, _)| name.state == State::Active);
@@ -70,10 +71,10 @@ fn list(disk: &dyn Disk, directory: &Path) -> io::Result<(Vec<Old>, u64)> {
     Ok((old, active.iter().map(|(_, bytes)| bytes).sum()))
 }
 
-/// Deletes what the settings no longer allow, and tells the status what is there.
+/// Deletes what the settings no longer allow, and updates the status.
 ///
 /// # Errors
-/// What the disk says.
+/// Those of the disk.
 pub(super) fn retain(disk: &dyn Disk, storage: &Storage, status: &Status) -> io::Result<()> {
     let directory = &storage.directory;
     let space = disk.space(directory).ok();
@@ -83,7 +84,7 @@ pub(super) fn retain(disk: &dyn Disk, storage: &Storage, status: &Status) -> io:
     let mut free_bytes = space.map_or(u64::MAX, |space| space.free_bytes);
     let mut gone = 0;
     for segment in &old {
-        // The step is what may be added before the next look.
+        // Includes the step: it may be added before the next check.
         let over = limits.retain_bytes.is_some_and(|max| bytes + limits.step_bytes > max);
         let tight = limits.free_bytes.is_some_and(|min| free_bytes < min.saturating_add(limits.step_bytes));
         if !over && !tight && !is_past(disk, storage, segment) {
@@ -102,7 +103,7 @@ pub(super) fn retain(disk: &dyn Disk, storage: &Storage, status: &Status) -> io:
 /// Deletes the oldest segment. Returns whether there was one.
 ///
 /// # Errors
-/// What the disk says.
+/// Those of the disk.
 pub(super) fn delete_oldest(disk: &dyn Disk, directory: &Path, status: &Status) -> io::Result<bool> {
     let (mut old, _) = list(disk, directory)?;
     if old.is_empty() {
@@ -114,21 +115,22 @@ pub(super) fn delete_oldest(disk: &dyn Disk, directory: &Path, status: &Status) 
     Ok(true)
 }
 
-/// Deletes a segment. The last one that is not active says where the sequence goes on, until the name of the active
-/// one, which says it too, is sure to stay: a loss of power that took the one and not the other would give sequences
-/// out again.
+/// Deletes a segment. The last one that is not active also says where the sequence continues. So the name of the active
+/// one, which says it too, must be durable first. Otherwise a loss of power could take both, and sequences would be
+/// given out again.
 fn remove(disk: &dyn Disk, directory: &Path, segment: &Old, is_last: bool) -> io::Result<()> {
     if is_last {
         disk.sync_directory(directory)?;
     }
     match disk.remove(&segment.name.in_directory(directory)) {
-        // Someone else was faster.
+        // Another thread was faster.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
 }
 
-/// Whether the newest event of a segment is older than `retain_age`. One that cannot be read is kept: size will tell.
+/// Whether the newest event of a segment is older than `storage.retain_age`. A segment that cannot be read is kept: the
+/// size limit will remove it.
 fn is_past(disk: &dyn Disk, storage: &Storage, segment: &Old) -> bool {
     let Some(age) = storage.retain_age else { return false };
     let oldest_ns = clock::now_ns().saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
@@ -154,7 +156,7 @@ fn tell(disk: &dyn Disk, directory: &Path, old: &[Old], status: &Status) {
     };
     let active = || Name::parse(&status.active_name()?);
     let oldest_time_ns = old.first().map(|old| old.name).or_else(active).and_then(time);
-    // A segment that was closed and awaits its sync has the name of an active one still.
+    // A segment that was closed and waits for its sync still has the name of an active one.
     let is_active = |name: &Name| status.active_name().is_some_and(|active| active == name.to_string());
     let closed = disk::segments(disk, directory).unwrap_or_default();
     let closed = closed.iter().filter(|(name, _)| !is_active(name));
@@ -162,7 +164,7 @@ fn tell(disk: &dyn Disk, directory: &Path, old: &[Old], status: &Status) {
     status.listed(count, bytes, oldest_time_ns);
 }
 
-/// The limits now, for a disk whose room can be asked.
+/// The current limits, for a disk that can report its size.
 pub(super) fn limits(disk: &Arc<dyn Disk>, storage: &Storage) -> Limits {
     Limits::new(storage, disk.space(&storage.directory).ok())
 }

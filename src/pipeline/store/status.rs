@@ -1,7 +1,7 @@
-//! How the store is: what `stats` shows of it.
+//! Holds the status of the store, which `stats` shows.
 //!
-//! Enters: word from the reader thread and the syncer, a few times for each batch at most. Leaves:
-//! [`StatusSnapshot`], to anyone who asks, without waiting for the disk. Nothing here can fail.
+//! Input: notices from the reader thread and the syncer, a few for each batch at most. Output: [`StatusSnapshot`].
+//! Thread: any, without waiting for the disk. Nothing here can fail.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,17 +13,17 @@ use crate::sync::{Mutex, MutexGuard, lock};
 /// A call to the disk that takes longer than this is a stall.
 pub const STALL_AFTER: Duration = Duration::from_secs(5);
 
-/// Whether the disk takes what it is given.
+/// Whether the disk works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Condition {
-    /// It does.
+    /// It works.
     #[default]
     Ok,
-    /// It has no room.
+    /// It is full.
     Full,
-    /// It answers with errors.
+    /// It returns errors.
     Failing,
-    /// It has not answered for a while.
+    /// A call has not returned for [`STALL_AFTER`].
     Stalled,
 }
 
@@ -43,35 +43,35 @@ impl Condition {
     }
 }
 
-/// Who calls the disk.
+/// The thread that calls the disk.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Caller {
     Reader,
     Syncer,
 }
 
-/// The store at one moment.
+/// The status at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusSnapshot {
-    /// Where the segments are.
+    /// The directory of the segments.
     pub directory: PathBuf,
-    /// How many there are, the active one included.
+    /// Number of segments, including the active one.
     pub segments: u64,
-    /// Their bytes.
+    /// Their size in bytes.
     pub bytes: u64,
-    /// The name of the active one, if there is one.
+    /// The name of the active segment, if there is one.
     pub active: Option<String>,
-    /// The time of the oldest event, nanoseconds of the wall clock.
+    /// The time of the oldest event, in nanoseconds of the wall clock.
     pub oldest_time_ns: Option<u64>,
-    /// When what is persisted becomes durable.
+    /// When persisted events become durable.
     pub sync_policy: SyncPolicy,
-    /// Whether the disk takes what it is given.
+    /// Whether the disk works.
     pub state: Condition,
-    /// The last thing that went wrong, and is not necessarily wrong any more.
+    /// The last error. It may be over by now.
     pub last_error: Option<String>,
 }
 
-/// How the store is, as it changes.
+/// The status of the store, as it changes.
 #[derive(Debug)]
 pub struct Status(Mutex<Inner>);
 
@@ -83,7 +83,7 @@ struct Inner {
     active: Option<(String, u64)>,
     oldest_time_ns: Option<u64>,
     sync_policy: SyncPolicy,
-    /// What the reader's last append came to, and whether the syncer has a file that it could not sync.
+    /// The result of the reader's last append, and whether the syncer has a file that it could not sync.
     append: Condition,
     syncer: Condition,
     last_error: Option<String>,
@@ -106,13 +106,13 @@ impl Status {
         }))
     }
 
-    /// The store, now.
+    /// The status now.
     #[must_use]
     pub fn snapshot(&self) -> StatusSnapshot {
         self.snapshot_at(Instant::now())
     }
 
-    /// The store, as it is if it is `now`.
+    /// The status at the time `now`.
     pub(crate) fn snapshot_at(&self, now: Instant) -> StatusSnapshot {
         let inner = self.lock();
         let since = |since: &Instant| now.saturating_duration_since(*since);
@@ -143,12 +143,12 @@ impl Status {
         self.lock().busy_since[caller as usize] = Some(Instant::now());
     }
 
-    /// It came back.
+    /// The call has returned.
     pub(super) fn end(&self, caller: Caller) {
         self.lock().busy_since[caller as usize] = None;
     }
 
-    /// What an append came to.
+    /// Notes the result of an append.
     pub(super) fn appended<T>(&self, result: &Result<T, WriteError>) {
         let mut inner = self.lock();
         inner.append = match result {
@@ -161,7 +161,7 @@ impl Status {
         }
     }
 
-    /// What the syncer found: an error, or that all is well again.
+    /// Notes an error of the syncer, or that it has none any more.
     pub(super) fn syncer(&self, error: Option<String>) {
         let mut inner = self.lock();
         inner.syncer = if error.is_some() { Condition::Failing } else { Condition::Ok };
@@ -170,17 +170,17 @@ impl Status {
         }
     }
 
-    /// Something went wrong that makes no state of its own.
+    /// Notes an error that does not change the condition.
     pub(super) fn note(&self, error: String) {
         self.lock().last_error = Some(error);
     }
 
-    /// The active segment and its bytes.
+    /// Sets the active segment and its size in bytes.
     pub(super) fn active(&self, name: String, bytes: u64) {
         self.lock().active = Some((name, bytes));
     }
 
-    /// How far the active segment has grown, and the time of its oldest event.
+    /// Sets the size of the active segment in bytes, and the time of its oldest event.
     pub(super) fn grew(&self, bytes: u64, time_min_ns: u64) {
         let mut inner = self.lock();
         if let Some(active) = &mut inner.active {
@@ -189,7 +189,7 @@ impl Status {
         inner.oldest_time_ns.get_or_insert(time_min_ns);
     }
 
-    /// The active segment is no longer.
+    /// The active segment was closed.
     pub(super) fn closed(&self) {
         let mut inner = self.lock();
         if let Some((_, bytes)) = inner.active.take() {
@@ -203,7 +203,7 @@ impl Status {
         self.lock().active = None;
     }
 
-    /// What a listing of the directory found in addition to the active segment.
+    /// Sets what a listing of the directory found in addition to the active segment.
     pub(super) fn listed(&self, sealed: u64, sealed_bytes: u64, oldest_time_ns: Option<u64>) {
         let mut inner = self.lock();
         (inner.sealed, inner.sealed_bytes) = (sealed, sealed_bytes);

@@ -1,8 +1,8 @@
 //! Queues the files that wait for a sync, a rename or a deletion.
 //!
-//! Input: from the reader thread, each file that was made, written to or closed, and requests; from the syncer, what
-//! became of its jobs. Output: the syncer's next [`Job`], and what is durable. Thread: both hold the lock for a few
-//! instructions, never over a call to the disk. Nothing can fail.
+//! Input: from the reader thread, each file that was created, written to or closed, and requests; from the syncer, the
+//! results of its jobs. Output: the syncer's next [`Job`], and what is durable. Thread: the reader and the syncer,
+//! under a lock that each holds for a few instructions, never during a call to the disk. Nothing can fail.
 //!
 //! Invariants, cited by number:
 //! 1. A sync that failed is final for its file: it is broken, gets no more batches and is never synced again.
@@ -29,24 +29,24 @@ use crate::options::{Storage, SyncPolicy};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, lock};
 use group_commit::GroupCommit;
 
-/// Write-back is started each time a file has grown by this much, so that a sync finds little left to do, and the
-/// kernel never stalls the reader thread on a flood of dirty memory.
+/// Write-back is started each time a file has grown by this many bytes. So a sync finds little left to do, and the
+/// kernel never stalls the reader thread because of too much dirty memory.
 const WRITE_BACK_BYTES: u64 = 4 << 20;
-/// The most sealed files that are kept open because no sync has covered them.
+/// Sealed files at most that are kept open because no sync has covered them.
 pub(super) const UNSYNCED_MAX: usize = 64;
-/// How long a repair that failed waits for its next try: at first, and at most.
+/// How long a failed repair waits before the next try: at first, and at most.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// A place in a file, between two batches.
+/// A position in a file, between two batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// Where the next batch goes.
+    /// The offset of the next batch.
     pub(super) offset: u64,
     /// The sequence of the next event.
     pub(super) sequence: u64,
     /// Events before it in this file.
     pub(super) events: u64,
-    /// Generations before it, of all files.
+    /// Every generation before this one is before it, in any file.
     pub(super) generation: u64,
 }
 
@@ -61,22 +61,22 @@ pub(super) struct Dirty {
 enum Phase {
     /// The active segment.
     Growing,
-    /// Complete; to be synced and renamed.
+    /// Complete. It waits for its sync and its rename.
     Closed,
     /// Renamed, and not synced.
     Unsynced,
-    /// Invariant 1; to be repaired.
+    /// Broken (invariant 1). It waits for its repair.
     Broken,
 }
 
-/// A file that is not forgotten yet.
+/// A file that the queue still tracks.
 #[derive(Clone)]
 pub(super) struct Tracked {
     pub(super) id: u64,
     pub(super) file: Arc<dyn DiskFile>,
     pub(super) name: Name,
     phase: Phase,
-    /// Invariant 2.
+    /// A write is under way (invariant 2).
     writing: bool,
     /// Whether its name is durable in the directory.
     pub(super) entry_durable: bool,
@@ -84,27 +84,27 @@ pub(super) struct Tracked {
     pub(super) durable: Mark,
     /// The first batch in it that is not durable.
     pub(super) dirty: Option<Dirty>,
-    /// The first batch in it that came after the sync that is under way began.
+    /// The first batch in it that came after the current sync began.
     dirty_after: Option<Dirty>,
-    /// Of a complete file, its footer, which the syncer writes.
+    /// The footer of a complete file, which the syncer writes.
     pub(super) footer: Arc<[u8]>,
     written_back: u64,
     looked_at: u64,
 }
 
 impl Tracked {
-    /// The generation of the first batch in it that is not durable, or of the next one.
+    /// The generation of the first batch in it that is not durable, or of the next batch.
     fn first_not_durable(&self) -> u64 {
         self.dirty.map_or(self.end.generation, |dirty| dirty.generation)
     }
 
-    /// The length of a complete file, its footer included.
+    /// The size of a complete file in bytes, including its footer.
     pub(super) fn ended_bytes(&self) -> u64 {
         self.end.offset + self.footer.len() as u64
     }
 }
 
-/// How the thread is to end.
+/// How the thread must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     No,
@@ -127,7 +127,7 @@ struct SyncQueue {
     retain_due: bool,
     retry: Duration,
     retry_at: Option<Instant>,
-    /// The first generation that may be in a broken file of which it is not told yet what became of it.
+    /// The first generation that may be in a broken file whose repair has not been reported yet.
     broken_from: Option<u64>,
     stop: Stop,
 }
@@ -136,7 +136,7 @@ struct SyncQueue {
 type OnDurable = Box<dyn Fn(Durable) + Send + Sync>;
 type OnBroken = Box<dyn Fn(Option<u64>) + Send + Sync>;
 
-/// What both threads share.
+/// The state that both threads share.
 pub(super) struct Shared {
     pub(super) stream: Stream,
     pub(super) status: Arc<Status>,
@@ -150,23 +150,23 @@ pub(super) struct Shared {
 pub(super) enum Job {
     /// Write again what was not durable in a broken file.
     Repair(Tracked),
-    /// End a closed file by its footer, sync it and name it a sealed one.
+    /// Write the footer of a closed file, sync it, and give it the name of a sealed one.
     Finish(Tracked),
     /// Sync a file.
     Sync(Tracked),
-    /// Start writing a range of a file back.
+    /// Start writing back a range of a file.
     WriteBack(Arc<dyn DiskFile>, u64, u64),
     /// Delete what the settings no longer allow.
     Retain(Storage),
-    /// Answer a request: all is durable.
+    /// Answer a request: everything is durable.
     Answer,
-    /// Nothing, for so long.
+    /// Sleep, at most for this long.
     Wait(Option<Duration>),
-    /// No more.
+    /// End the thread.
     End,
 }
 
-/// What the reader thread may know of a file that it is about to write to.
+/// What the reader thread must know of a file that it is about to write to.
 pub(super) struct Permit {
     /// Whether the file's name is durable.
     pub(super) entry_durable: bool,
@@ -203,7 +203,7 @@ impl Shared {
         lock(&self.queue)
     }
 
-    /// A file was made. Returns the number that it goes by.
+    /// Adds a file that was created. Returns its number.
     pub(super) fn made(&self, file: Arc<dyn DiskFile>, name: Name, offset: u64) -> u64 {
         let mut queue = self.lock();
         let id = queue.next_id;
@@ -228,7 +228,7 @@ impl Shared {
         id
     }
 
-    /// The reader thread is about to write to a file. None if it must not (invariants 1 and 2).
+    /// Begins a write of the reader thread to a file. None if it must not write (invariants 1 and 2).
     pub(super) fn begin_write(&self, id: u64) -> Option<Permit> {
         let mut queue = self.lock();
         let tracked = queue.file(id)?;
@@ -239,7 +239,7 @@ impl Shared {
         Some(Permit { entry_durable: tracked.entry_durable })
     }
 
-    /// The write came to nothing.
+    /// Ends a write that has added nothing.
     pub(super) fn unwritten(&self, id: u64) {
         if let Some(tracked) = self.lock().file(id) {
             tracked.writing = false;
@@ -247,8 +247,8 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// The write has added a batch, up to `end`; `durable` if a sync has covered it. Returns the events that have
-    /// become durable by that.
+    /// Ends a write that has added a batch, up to `end`. `durable` says whether a sync has covered it. Returns the
+    /// number of events that have become durable by that.
     pub(super) fn wrote(&self, id: u64, end: Mark, durable: bool) -> u64 {
         let mut queue = self.lock();
         queue.persisted_before = end.generation;
@@ -274,7 +274,7 @@ impl Shared {
             tracked.looked_at = end.offset;
             queue.retain_due = true;
         }
-        // The syncer sleeps until there is a reason: the first batch of a while, or enough of them.
+        // The syncer sleeps until there is a reason: the first batch after a pause, or enough batches.
         let interval = matches!(policy, SyncPolicy::Interval(_));
         if broken || look || (interval && (first || write_back)) {
             self.work.notify_one();
@@ -282,8 +282,8 @@ impl Shared {
         events
     }
 
-    /// The batch of this generation is in no file, and is done. Returns the generation below which everything is
-    /// durable, if nothing is dirty. A sync that is under way sees the generation when it is done, because both hold
+    /// Notes that the batch of this generation is in no file and is done. Returns the generation below which everything
+    /// is durable, if nothing is dirty. A sync that is under way sees the generation when it is done, because both hold
     /// the lock.
     pub(super) fn passed(&self, generation: u64) -> Option<u64> {
         let mut queue = self.lock();
@@ -295,7 +295,7 @@ impl Shared {
         is_clean.then_some(queue.persisted_before)
     }
 
-    /// A file gets no more batches; this is its footer. One that is broken is repaired as it is.
+    /// Closes a file, which gets no more batches. `footer` is its footer. A broken file is repaired as it is.
     pub(super) fn closed(&self, id: u64, footer: Vec<u8>) {
         let mut queue = self.lock();
         if let Some(tracked) = queue.file(id) {
@@ -307,7 +307,7 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// A sync of the reader thread has failed: what the file held before stays, the rest does not count.
+    /// Notes that a sync of the reader thread has failed. What the file held before stays; the rest does not count.
     pub(super) fn broke(&self, id: u64) {
         let mut queue = self.lock();
         self.tell_broken(&mut queue, id);
@@ -317,31 +317,31 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// A file is gone.
+    /// Forgets a file that is gone.
     pub(super) fn forget(&self, id: u64) {
         self.lock().files.retain(|tracked| tracked.id != id);
     }
 
-    /// This many ask for a sync now of all that was appended.
+    /// Requests a sync of everything that was appended, for this many askers.
     pub(super) fn request(&self, before_generation: u64, askers: usize) {
         let mut queue = self.lock();
         let prior = queue.requested;
         queue.requested = prior.max(Some(before_generation));
         queue.group_commit.ask(askers);
-        // A syncer that waits for more askers already is woken by the time, or when all are there.
+        // A syncer that already waits for more askers wakes at its deadline, or when all have asked.
         if prior.is_none() || queue.group_commit.put_off(Instant::now()).is_none() {
             self.work.notify_one();
         }
     }
 
-    /// Other settings.
+    /// Applies other settings.
     pub(super) fn reconfigure(&self, storage: Storage, limits: Limits) {
         let mut queue = self.lock();
         (queue.storage, queue.step_bytes, queue.retain_due) = (storage, limits.step_bytes, true);
         self.work.notify_one();
     }
 
-    /// Ends the syncer: once all is done, or at once.
+    /// Ends the syncer: when everything is done, or at once.
     pub(super) fn stop(&self, once_done: bool) {
         let mut queue = self.lock();
         queue.stop = if once_done { Stop::Done } else { Stop::Now };
@@ -349,11 +349,11 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// The syncer's next job; sleeps, once, if there is none.
+    /// The syncer's next job. Sleeps once if there is none.
     pub(super) fn next_job(&self) -> Job {
         let mut queue = self.lock();
         let job = queue.next_job(Instant::now());
-        // A reason that comes after this look finds the thread asleep, since the queue stays locked until it is.
+        // The queue stays locked until the thread sleeps, so a reason that comes after this look wakes it.
         let woken = match job {
             Job::Wait(Some(timeout)) => self.work.wait_timeout(queue, timeout).map(drop).is_ok(),
             Job::Wait(None) => self.work.wait(queue).map(drop).is_ok(),
@@ -363,7 +363,7 @@ impl Shared {
         job
     }
 
-    /// The next job without waiting for one, and with what was put off done now: for tests, which have no time to lose.
+    /// The next job without waiting, including jobs that were put off. For tests.
     #[cfg(test)]
     pub(super) fn job_now(&self) -> Job {
         let mut queue = self.lock();
@@ -371,7 +371,7 @@ impl Shared {
         queue.next_job(Instant::now())
     }
 
-    /// A sync has succeeded. Returns the events that have become durable by it.
+    /// Notes that a sync has succeeded. Returns the number of events that have become durable by it.
     pub(super) fn synced(&self, done: &Tracked, took: Duration) -> u64 {
         let mut queue = self.lock();
         queue.group_commit.done(Instant::now(), took);
@@ -380,7 +380,7 @@ impl Shared {
         events
     }
 
-    /// A sync has failed (invariant 1).
+    /// Notes that a sync has failed (invariant 1).
     pub(super) fn sync_failed(&self, id: u64) {
         let mut queue = self.lock();
         self.tell_broken(&mut queue, id);
@@ -389,7 +389,7 @@ impl Shared {
         }
     }
 
-    /// Tells of a file whose sync has failed: what is in it, or was just written to it, may be in no file after a loss
+    /// Reports a file whose sync has failed: what is in it, or was just written to it, may be in no file after a loss
     /// of power, although all later syncs succeed.
     fn tell_broken(&self, queue: &mut SyncQueue, id: u64) {
         let Some(first) = queue.file(id).map(|tracked| tracked.first_not_durable()) else { return };
@@ -397,7 +397,7 @@ impl Shared {
         (self.on_broken)(queue.broken_from);
     }
 
-    /// It is told what became of all files that were repaired.
+    /// Notes that the results of all repairs have been reported.
     pub(super) fn told_repaired(&self) {
         let mut queue = self.lock();
         let broken = queue.files.iter().filter(|tracked| tracked.phase == Phase::Broken);
@@ -405,7 +405,7 @@ impl Shared {
         (self.on_broken)(queue.broken_from);
     }
 
-    /// A closed file has its last name, or keeps its old one because it could not be renamed.
+    /// Notes that a closed file has its final name, or keeps its old one because it could not be renamed.
     pub(super) fn finished(&self, id: u64, name: Option<Name>) {
         let mut queue = self.lock();
         queue.retain_due = true;
@@ -418,7 +418,7 @@ impl Shared {
         }
     }
 
-    /// A file is repaired. Returns whether no other is broken.
+    /// Notes that a file is repaired. Returns whether no other file is broken.
     pub(super) fn repaired(&self, id: u64) -> bool {
         let mut queue = self.lock();
         queue.files.retain(|file| file.id != id);
@@ -426,7 +426,7 @@ impl Shared {
         !queue.files.iter().any(|file| file.phase == Phase::Broken)
     }
 
-    /// A file, now of this name, could not be repaired; it is tried again later.
+    /// Notes that a file, which now has this name, could not be repaired. It is tried again later.
     pub(super) fn repair_failed(&self, id: u64, name: Name) {
         let mut queue = self.lock();
         if let Some(file) = queue.file(id) {
@@ -441,13 +441,13 @@ impl Shared {
         self.lock().storage.sync
     }
 
-    /// Whether batches are left that no sync could cover although the settings ask for it.
+    /// Whether batches are left that no sync could cover although the settings require one.
     pub(super) fn is_owing(&self) -> bool {
         let queue = self.lock();
         queue.files.iter().any(|tracked| tracked.phase != Phase::Unsynced && tracked.dirty.is_some())
     }
 
-    /// Tells what is durable now, if that is news.
+    /// Reports what is durable now, if that has changed.
     pub(super) fn tell(&self, events: u64, took: Duration, lost: Lost) {
         let mut queue = self.lock();
         let first_dirty = queue.files.iter().filter_map(|tracked| Some(tracked.dirty?.generation)).min();

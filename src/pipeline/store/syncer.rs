@@ -1,10 +1,12 @@
 //! Runs the syncer: the thread that waits for the disk so that the reader thread need not.
 //!
 //! Input: jobs from the [queue](super::sync_queue). Output: syncs, renames, deletions, repairs, and what is durable.
-//! Failure: the disk, at each step; then the state says so and the step comes again, except a sync.
+//! Thread: `dbufd-syncer`. Failure: the disk, at each step. Then the status says so and the step is repeated, except a
+//! sync.
 //!
-//! How a file goes: growing, then closed by the reader thread, then ended by its footer, synced, renamed, and
-//! forgotten. With `sync = "never"` it is renamed without a sync, and remembered, for a sync may be asked for.
+//! The life of a file: growing, then closed by the reader thread, then finished with its footer, synced, renamed, and
+//! forgotten. With `storage.sync = "never"` it is renamed without a sync and remembered, because a sync may be
+//! requested.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -19,7 +21,7 @@ use super::sync_queue::{Job, Lost, Shared, Tracked};
 use super::{repair, retain};
 use crate::options::SyncPolicy;
 
-/// The thread.
+/// The syncer's loop.
 pub(super) fn run(shared: &Shared) {
     while perform(shared, shared.next_job()) {}
 }
@@ -33,13 +35,13 @@ pub(super) fn perform(shared: &Shared, job: Job) -> bool {
             sync(shared, &tracked);
         }
         Job::WriteBack(file, from, bytes) => {
-            // Only a hint: what is wrong shows when it is synced.
+            // Only a hint: errors show up when the file is synced.
             let _ = guarded(shared, || file.start_write_back(from, bytes));
         }
         Job::Retain(storage) => {
             let done = guarded(shared, || retain::retain(&*shared.stream.disk, &storage, &shared.status));
             if let Err(e) = done {
-                shared.status.note(format!("cannot delete old segments: {e}"));
+                shared.status.note(format!("cannot delete old segments: {e}; tried again later"));
             }
         }
         Job::Answer => shared.tell(0, Duration::ZERO, Lost::default()),
@@ -49,7 +51,7 @@ pub(super) fn perform(shared: &Shared, job: Job) -> bool {
     true
 }
 
-/// A call to the disk whose length is watched.
+/// Makes a call to the disk whose duration the status watches.
 fn guarded<T>(shared: &Shared, call: impl FnOnce() -> T) -> T {
     shared.status.begin(Caller::Syncer);
     let result = call();
@@ -57,7 +59,7 @@ fn guarded<T>(shared: &Shared, call: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Syncs a file; says whether that succeeded.
+/// Syncs a file. Returns whether that succeeded.
 fn sync(shared: &Shared, tracked: &Tracked) -> bool {
     let start = Instant::now();
     match guarded(shared, || shared.stream.make_durable(&*tracked.file, tracked.entry_durable)) {
@@ -75,7 +77,7 @@ fn sync(shared: &Shared, tracked: &Tracked) -> bool {
     }
 }
 
-/// Ends a complete file, syncs it and gives it the name of a sealed one.
+/// Writes the footer of a complete file, syncs it, and gives it the name of a sealed one.
 fn finish(shared: &Shared, tracked: &Tracked) {
     let never = shared.policy() == SyncPolicy::Never;
     let is_ended = guarded(shared, || end_file(&*tracked.file, &tracked.footer, tracked.end.offset));
@@ -83,7 +85,7 @@ fn finish(shared: &Shared, tracked: &Tracked) {
         return;
     }
     let Stream { disk, directory, .. } = &shared.stream;
-    // A sealed segment has its footer: without, it could not be told from one that was truncated.
+    // A sealed segment has its footer: without it, the segment could not be told from a truncated one.
     let to = Name { state: if is_ended { State::Sealed } else { State::Torn }, ..tracked.name };
     let renamed = guarded(shared, || {
         let path = disk::rename_to_free(&**disk, directory, &tracked.name.in_directory(directory), to);
@@ -94,7 +96,7 @@ fn finish(shared: &Shared, tracked: &Tracked) {
         path
     });
     if renamed.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) && tracked.dirty.is_some() {
-        shared.status.syncer(Some(format!("{} was deleted", tracked.name)));
+        shared.status.syncer(Some(format!("{} was deleted by another program", tracked.name)));
         shared.sync_failed(tracked.id);
         return;
     }
@@ -102,8 +104,8 @@ fn finish(shared: &Shared, tracked: &Tracked) {
         shared.status.note(format!("{} cannot be renamed: {e}; the next start does it", tracked.name));
     }
     if is_ended {
-        // Last, for it can take a while: on a file system that discards what is freed, 0.2 s were seen. What could
-        // not be given back stays allocated until the file goes.
+        // Comes last, because it can take 0.2 s on a file system that discards freed blocks. What could not be freed
+        // stays allocated until the file is removed.
         let _ = guarded(shared, || tracked.file.truncate(tracked.ended_bytes()));
     }
     shared.finished(tracked.id, renamed.ok().as_deref().and_then(Name::of_path));
@@ -123,7 +125,7 @@ fn repair(shared: &Shared, tracked: &Tracked) {
         }
         Err(repair::Failure { name, error }) => {
             shared.repair_failed(tracked.id, name);
-            shared.status.syncer(Some(format!("{name} cannot be written again: {error}")));
+            shared.status.syncer(Some(format!("{name} cannot be written again after a failed sync: {error}")));
         }
     }
 }

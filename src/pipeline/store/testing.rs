@@ -1,4 +1,4 @@
-//! What the store's tests share: batches made from events, and everything that is read back.
+//! Holds what the store's tests share: batches made from events, and everything that is read back.
 
 use std::path::Path;
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl TestBatch {
         self.runs.iter().flat_map(|run| cut(run, 1)).filter(is_source).collect()
     }
 
-    /// Lends the batch, its runs cut into slices of at most `slice_bytes` (and at least a record).
+    /// Lends the batch, its runs cut into slices of at most `slice_bytes` (but at least one record).
     pub(crate) fn lend<T>(&self, slice_bytes: usize, to: impl FnOnce(&BatchView<'_>) -> T) -> T {
         let slices: Vec<_> = self.runs.iter().map(|run| cut(run, slice_bytes)).collect();
         let runs: Vec<_> = slices
@@ -117,7 +117,7 @@ fn cut(run: &[u8], slice_bytes: usize) -> Vec<&[u8]> {
     slices
 }
 
-/// A directory that goes with the value; in memory where that can be had, for a test waits for no one's disk.
+/// A directory that is removed with the value. It is in memory if possible, so that tests do not wait for a disk.
 pub(crate) fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory can be made")
 }

@@ -1,4 +1,4 @@
-//! The store as the reader thread sees it: on a good disk, on a bad one, and after a crash at any step.
+//! Tests the store as the reader thread sees it: on a good disk, on a bad one, and after a crash at any step.
 
 mod crash;
 mod power;
@@ -24,7 +24,7 @@ use super::*;
 use crate::options::Amount;
 use crate::sync::{Condvar, Mutex};
 
-/// What the store has said of durability.
+/// What the store has reported about durability.
 #[derive(Default)]
 struct Told(Mutex<Vec<Durable>>, Condvar);
 
@@ -36,7 +36,7 @@ impl Told {
     }
 }
 
-/// A store in a directory of its own.
+/// A store in its own directory.
 struct Bench {
     directory: TempDir,
     disk: FaultDisk,
@@ -81,7 +81,7 @@ fn append(store: &mut Store, batch: &TestBatch) -> Result<Appended, WriteError> 
     batch.lend(100, |view| store.append(view))
 }
 
-/// Appends until it succeeds, as a caller does that may not lose anything. Returns how often it failed.
+/// Appends until it succeeds, as a caller does that must not lose anything. Returns how often it failed.
 fn append_at_last(store: &mut Store, batch: &TestBatch) -> u32 {
     (0..10).find(|_| append(store, batch).is_ok()).expect("a disk that fails once works the next time")
 }
@@ -242,7 +242,7 @@ fn a_full_disk_makes_the_oldest_segments_go_and_never_the_active_one() {
     bench.disk.faults().room_bytes = Some(5000);
     let (mut store, _) = bench.open();
     for generation in 1..=50 {
-        // A segment may go once the syncer has named it a sealed one.
+        // A segment can be deleted once the syncer has given it the name of a sealed one.
         while append(&mut store, &batch(generation)).is_err() {
             std::thread::yield_now();
         }
@@ -403,7 +403,7 @@ fn a_failed_sync_is_told_at_once_and_settled_when_all_is_in_another_file_or_lost
         let (steps, its) = (Arc::new(Mutex::new(Vec::new())), Arc::clone(&bench.told));
         let on_broken = Box::new({
             let steps = Arc::clone(&steps);
-            // With how many losses were told by then.
+            // With the number of losses that were reported by then.
             move |from| {
                 steps.lock().unwrap().push((from, its.0.lock().unwrap().iter().filter(|d| d.lost_events > 0).count()))
             }

@@ -1,6 +1,6 @@
-//! Names what goes in and out of the store: batches, settings, results, errors.
+//! Defines what goes into and comes out of the store: batches, settings, results, errors.
 //!
-//! Input and output: plain values. Any thread. Failures: none; the errors here are those of the store.
+//! Input and output: plain values. Thread: any. Failure: none here; the errors are those of the store.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -17,14 +17,14 @@ pub struct RunView<'a> {
     pub writer: u8,
     /// Events that end in it.
     pub events: u32,
-    /// Its bytes, in order; no record straddles two slices.
+    /// Its bytes, in order. No record straddles two slices.
     pub slices: &'a [&'a [u8]],
 }
 
-/// A batch, as the reader hands it over.
+/// A batch, as the reader passes it on.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchView<'a> {
-    /// The swap that brought it.
+    /// The generation of the swap that brought it.
     pub generation: u64,
     /// Events that end in it.
     pub events: u32,
@@ -34,50 +34,51 @@ pub struct BatchView<'a> {
     pub time_min_ns: u64,
     /// The largest acceptance time in it, nanoseconds of the wall clock.
     pub time_max_ns: u64,
-    /// CRC-32C of all its slices, one after the other. The thread that walks the records has them in its cache, and
-    /// this wants that.
+    /// CRC-32C of all its slices, one after the other. The caller computes it, because it walks the records and has
+    /// them in its cache.
     pub content_crc: u32,
-    /// Whether records of lines are among them.
+    /// Whether it holds records of lines.
     pub has_lines: bool,
     /// Its runs, by ascending writer.
     pub runs: &'a [RunView<'a>],
-    /// The source records in them. The caller has walked the records already, so the store need not.
+    /// The source records in them. The caller has already walked the records, so the store need not.
     pub sources: &'a [&'a [u8]],
 }
 
-/// What a store needs to know.
+/// The parameters of [`Store::open`](super::Store::open).
 pub struct StoreOptions {
     /// The settings.
     pub storage: Storage,
-    /// Called when batches have become durable: by the syncer thread, or by the reader thread with `sync = "batch"`.
+    /// Called when batches have become durable: by the syncer thread, or by the reader thread with `storage.sync =
+    /// "batch"`.
     pub on_durable: Box<dyn Fn(Durable) + Send + Sync>,
-    /// Called when a sync has failed, before anything else is done about it, and when what that concerned is durable or
-    /// lost: the first generation that may be in a file whose sync has failed, None if there is no such file. By either
-    /// thread, while it holds a lock: it must not wait.
+    /// Called when a sync has failed, before anything else is done about it, and again when the affected batches are
+    /// durable or lost. Its parameter is the first generation that may be in a file whose sync has failed; None if
+    /// there is no such file. Either thread calls it and holds a lock meanwhile, so it must not wait.
     pub on_broken: Box<dyn Fn(Option<u64>) + Send + Sync>,
 }
 
-/// Word of what is durable.
+/// What has become durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Durable {
-    /// Every generation below this one is.
+    /// Every generation below this one is durable or lost.
     pub before_generation: u64,
-    /// Events that have become so.
+    /// Events that have become durable.
     pub events: u64,
     /// How long the sync took.
     pub took: Duration,
     /// Events that were persisted, were not durable, and cannot be read back from a disk whose sync failed.
     pub lost_events: u64,
-    /// Generations that these may have been in.
+    /// Generations that these events may have been in.
     pub lost_generations: Vec<RangeInclusive<u64>>,
 }
 
-/// What an append did.
+/// The result of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
     /// The sequence of the batch's first event.
     pub first_sequence: u64,
-    /// Bytes written, heads and all.
+    /// Bytes written, including all heads.
     pub written_bytes: u64,
 }
 
@@ -85,10 +86,10 @@ pub struct Appended {
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// No room on the disk, and nothing more that may be deleted.
-    #[error("the disk is full: {0}")]
+    #[error("the disk is full: {0}; free some space on it")]
     Full(io::Error),
     /// The disk failed.
-    #[error("the disk failed: {0}")]
+    #[error("the disk failed: {0}; see the kernel's messages (dmesg)")]
     Failed(io::Error),
 }
 
@@ -101,31 +102,31 @@ impl From<io::Error> for WriteError {
     }
 }
 
-/// Why a store does not open.
+/// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another daemon has the directory.
-    #[error("another dbufd (pid {pid}) holds {directory}; stop it, or give this one a directory of its own")]
+    #[error("another dbufd (pid {pid}) holds {directory}; stop it, or set another storage.directory for this one")]
     Held {
-        /// Who.
+        /// Its pid.
         pid: u32,
-        /// What.
+        /// The directory.
         directory: String,
     },
-    /// There is no thread to be had.
-    #[error("cannot start the syncer thread: {0}; raise the limit of processes (ulimit -u)")]
+    /// The kernel refused a thread.
+    #[error("cannot start the syncer thread: {0}; raise the limit of processes and threads (TasksMax=, ulimit -u)")]
     Thread(io::Error),
     /// The directory cannot be used.
     #[error("{directory}: {error}; make it a directory that dbufd may write to, or set storage.directory")]
     Directory {
-        /// Which.
+        /// The directory.
         directory: String,
-        /// Why.
+        /// The error.
         error: io::Error,
     },
 }
 
-/// What was found when the store was opened.
+/// What recovery found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
     /// Segments in the directory.
@@ -136,12 +137,12 @@ pub struct Recovery {
     pub torn_files: usize,
     /// Damaged places in the middle of segments. They are kept.
     pub damaged_ranges: usize,
-    /// Events in the segments that were looked into.
+    /// Events in the segments that were read.
     pub events: u64,
     /// The sequence of the next event.
     pub next_sequence: u64,
     /// The header of the newest batch, if there is one.
     pub newest: Option<BatchHeader>,
-    /// What a person should know, a line each.
+    /// Notes for the operator, one line each.
     pub notes: Vec<String>,
 }

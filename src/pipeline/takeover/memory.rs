@@ -1,8 +1,8 @@
 //! Keeps numbers and bytes in memory that outlives the process.
 //!
-//! Input: what the memory is for, and the memory of the previous process if there is any. Output: mapped words and
-//! bytes, checked before they are believed. Main thread, at the start. What can fail: there is no memory; or what the
-//! previous process left is of another version, and then it is replaced.
+//! Input: the layout of the memory, and the memory of the previous process if there is any. Output: mapped words and
+//! bytes, which are checked before they are used. Thread: the main thread, at the start. Failure: there is no memory;
+//! or the previous process left another version, which is then replaced.
 //!
 //! ```text
 //! word 0   magic
@@ -12,9 +12,9 @@
 //!      4.. the user's words, and behind them the user's bytes
 //! ```
 //!
-//! The head is written before the manager gets the memory, so memory that is found without its head is not ours. A
-//! memory never changes its size. The pages of its words are reserved when it is made, those of its bytes when they are
-//! mapped: memory that cannot be had is an error then, and not a SIGBUS later.
+//! The head is written before the service manager gets the memory, so memory without its head is not ours. A memory
+//! never changes its size. The pages of its words are reserved when it is created, those of its bytes when they are
+//! mapped. So missing memory is an error at that point, and not a SIGBUS later.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,20 +33,20 @@ const MAGIC: usize = 0;
 const VERSION: usize = 1;
 const EXTENT: usize = 2;
 
-/// What a memory is for.
+/// The layout of a memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
-    /// Of the memfd, for people who look into /proc.
+    /// The name of the memfd, as /proc shows it.
     pub label: &'static str,
     /// The first eight bytes.
     pub magic: [u8; 8],
-    /// Of the layout. A memory of another version is replaced.
+    /// The version of the layout. A memory of another version is replaced.
     pub version: u64,
     /// See the head of this module.
     pub extent: u64,
     /// The user's words.
     pub words: usize,
-    /// All of the memory, in bytes, if it is more than the words.
+    /// The size of the whole memory in bytes, if it is more than the words.
     pub bytes: usize,
 }
 
@@ -72,24 +72,24 @@ pub struct PersistentMemory {
 }
 
 impl PersistentMemory {
-    /// New memory, zeroed but for its head.
+    /// Creates memory, zero except for its head.
     ///
     /// # Errors
-    /// What memfd_create(2), fallocate(2) and mmap(2) say.
+    /// Those of memfd_create(2), fallocate(2) and mmap(2).
     pub fn create(layout: &Layout) -> io::Result<Self> {
         let memory = memfd_create(layout.label, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         fix_size(memory.as_fd(), layout.all_bytes())?;
-        // The user's bytes are provided when they are mapped ([`Region`]); some are never used.
+        // The user's bytes are allocated when they are mapped ([`Region`]), because some are never used.
         fallocate(&memory, FallocateFlags::empty(), 0, (layout.all_words() * size_of::<u64>()) as u64)?;
         let words = Words::of_sparse_memory(memory.as_fd(), layout.all_words())?;
         for (at, value) in layout.head() {
-            // Relaxed: the manager gets the memory by a system call after this, and no other thread has it.
+            // Relaxed: the manager gets the memory by a later system call, and no other thread has it.
             words.all()[at].store(value, Relaxed);
         }
         Ok(Self { memory, words })
     }
 
-    /// The memory that the previous process left. None if it is not of this layout.
+    /// Opens the memory that the previous process left. None if it has another layout.
     #[must_use]
     pub fn inherit(memory: OwnedFd, layout: &Layout) -> Option<Self> {
         let words = Words::of_sparse_memory(memory.as_fd(), layout.all_words()).ok()?;
@@ -98,7 +98,7 @@ impl PersistentMemory {
         is_ours.then_some(Self { memory, words })
     }
 
-    /// The extent of a memory with this magic and version, whatever it is. None if it is another's.
+    /// The extent of any memory with this magic and version. None if the memory is another one.
     #[must_use]
     pub fn extent_of(memory: BorrowedFd<'_>, layout: &Layout) -> Option<u64> {
         let words = Words::of_sparse_memory(memory, HEAD_WORDS).ok()?;
@@ -108,8 +108,8 @@ impl PersistentMemory {
         ([magic, version].into_iter().all(|(at, value)| get(at) == value)).then(|| get(EXTENT))
     }
 
-    /// The memory of the previous process, or new memory that `store` keeps from here on under `name`. Says whether it
-    /// is inherited.
+    /// Opens the memory of the previous process, or creates memory that `store` keeps from here on under `name`. The
+    /// flag says whether it is inherited.
     ///
     /// # Errors
     /// As [`PersistentMemory::create`].
@@ -127,10 +127,10 @@ impl PersistentMemory {
         Ok((memory, false))
     }
 
-    /// Has `store` keep it under this name, instead of what it keeps there now, if that is of another version.
+    /// Stores the memory in `store` under this name, in place of a memory of another version.
     pub fn keep(&self, store: &FdStore, name: &str) {
         if let Err(error) = store.replace(name, self.memory.as_fd()) {
-            tracing::warn!(name, %error, "what is in this memory will not survive this process");
+            tracing::warn!(name, %error, "the contents of this memory will not survive this process");
         }
     }
 
@@ -141,10 +141,10 @@ impl PersistentMemory {
         &self.words.all()[HEAD_WORDS..]
     }
 
-    /// Bytes of the memory, from `offset` on, which is a multiple of the page's size. No part may be mapped twice.
+    /// Bytes of the memory from `offset` on, which must be a multiple of the page size. No part may be mapped twice.
     ///
     /// # Errors
-    /// What mmap(2) says.
+    /// Those of mmap(2).
     pub fn region(&self, offset: usize, bytes: usize) -> io::Result<Region> {
         Region::of_memory(self.memory.as_fd(), offset, bytes)
     }

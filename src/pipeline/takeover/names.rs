@@ -1,7 +1,8 @@
 //! Names everything that outlives the process, and sorts what the previous process left.
 //!
-//! Input: descriptors and names from the service manager. Output: each in its place ([`Inherited`]). Main thread, at
-//! the start. What can fail: nothing; a descriptor that is not understood, because another version kept it, is let go.
+//! Input: descriptors and names from the service manager. Output: each in its place ([`Inherited`]). Thread: the main
+//! thread, at the start. Nothing can fail: a descriptor that another version kept and this one does not know is
+//! removed.
 //!
 //! | name | what |
 //! |---|---|
@@ -11,9 +12,9 @@
 //! | `account`, `account-2` ... | what became of each producer's events |
 //! | `desk0`, `desk1` ... | receive buffers, one a writer; the name is that of the first version |
 //! | `bookmarks`, `c0`, `c1` ... | read positions of connections, and the connections |
-//! | `rings`, `ring0`, `ring0-bell`, `ring0-line` ... | how far each ring is published; what it consists of |
+//! | `rings`, `ring0`, `ring0-line` ... | how far each ring is published; its memory and its connection |
 //!
-//! A name is not used again before the manager has let go of it (see [`crate::sys::fdstore`]).
+//! A name is not used again before the manager has removed it (see [`crate::sys::fdstore`]).
 
 use std::collections::HashSet;
 use std::fmt;
@@ -22,7 +23,7 @@ use std::os::fd::OwnedFd;
 use nix::sys::socket::{Shutdown, SockType, getsockopt, shutdown, sockopt};
 use rustix::fs::fstat;
 
-/// The name, in the store, of something that outlives the process.
+/// The store's name of something that outlives the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Name {
     /// Memory of the double buffer; numbers count from 1.
@@ -43,14 +44,12 @@ pub enum Name {
     Rings,
     /// The memory of the ring in this row.
     Ring(u32),
-    /// Its doorbell.
-    RingBell(u32),
     /// Its connection.
     RingLine(u32),
 }
 
 impl Name {
-    /// The name that these characters are.
+    /// Parses a name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let known = match text {
@@ -62,27 +61,26 @@ impl Name {
             "account" => Self::Account(1),
             _ => Self::numbered(text)?,
         };
-        // One spelling each, so that what is let go under a name is what was found.
+        // There is one spelling for each name, so that what is removed under a name is what was found.
         (known.to_string() == text).then_some(known)
     }
 
     fn numbered(text: &str) -> Option<Self> {
-        /// What stands before the number and behind it, and the name that the three are.
+        /// What comes before the number, what comes after it, and the kind of name.
         type Kind = (&'static str, &'static str, fn(u32) -> Name);
         let number = |prefix: &str, suffix: &str| text.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok();
-        let kinds: [Kind; 7] = [
+        let kinds: [Kind; 6] = [
             ("halves-", "", Self::Halves),
             ("account-", "", Self::Account),
             ("desk", "", Self::ReceiveBuffer),
             ("c", "", Self::Connection),
-            ("ring", "-bell", Self::RingBell),
             ("ring", "-line", Self::RingLine),
             ("ring", "", Self::Ring),
         ];
         kinds.into_iter().find_map(|(prefix, suffix, kind)| number(prefix, suffix).map(kind))
     }
 
-    /// The first name of a kind that none of these uses.
+    /// The first name of a kind that is not among `used`.
     pub fn fresh<'a>(kind: fn(u32) -> Self, used: impl IntoIterator<Item = &'a Self>) -> Self {
         let used: HashSet<Self> = used.into_iter().copied().collect();
         (1..=u32::MAX).map(kind).find(|name| !used.contains(name)).expect("fewer names are in use than there are")
@@ -103,25 +101,24 @@ impl fmt::Display for Name {
             Self::Connection(slot) => write!(f, "c{slot}"),
             Self::Rings => f.write_str("rings"),
             Self::Ring(row) => write!(f, "ring{row}"),
-            Self::RingBell(row) => write!(f, "ring{row}-bell"),
             Self::RingLine(row) => write!(f, "ring{row}-line"),
         }
     }
 }
 
-/// What the previous process left.
+/// Everything that the previous process left.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// Sockets of the socket units, which listen or take datagrams, with the units' names.
+    /// Sockets of the socket units, which listen or receive datagrams, with the names of the units.
     pub sockets: Vec<(OwnedFd, String)>,
     /// Everything that the store kept.
     pub kept: Vec<(Name, OwnedFd)>,
-    /// Names of what this version does not know.
+    /// Names that this version does not know.
     pub unknown: Vec<String>,
 }
 
 impl Inherited {
-    /// Sorts by names, and by what the descriptors are: a socket unit may have any name.
+    /// Sorts by names and by the types of the descriptors, because a socket unit may have any name.
     #[must_use]
     pub fn sort(passed: Vec<(OwnedFd, String)>) -> Self {
         let mut sorted = Self::default();
@@ -148,12 +145,12 @@ impl Inherited {
         self.kept.is_empty() && self.unknown.is_empty()
     }
 
-    /// The names of all that the store kept.
+    /// All names that the store kept.
     pub fn names(&self) -> impl Iterator<Item = String> + '_ {
         self.kept.iter().map(|(name, _)| name.to_string()).chain(self.unknown.iter().cloned())
     }
 
-    /// Takes out what has such a name.
+    /// Removes and returns the entries whose names `wanted` accepts.
     pub fn take<T>(&mut self, wanted: impl Fn(Name) -> Option<T>) -> Vec<(T, OwnedFd)> {
         let mut taken = Vec::new();
         for (name, descriptor) in std::mem::take(&mut self.kept) {
@@ -165,13 +162,13 @@ impl Inherited {
         taken
     }
 
-    /// Takes out the one that has this name.
+    /// Removes and returns the entry with this name.
     pub fn take_one(&mut self, wanted: Name) -> Option<OwnedFd> {
         self.take(|name| (name == wanted).then_some(())).pop().map(|(_, descriptor)| descriptor)
     }
 
-    /// Takes out the connections that are kept a second time as a ring's: the previous process died before the manager
-    /// had let go of them. Returns their slots.
+    /// Removes the connections that are also kept as a ring's, and returns their slots. They are there because the
+    /// previous process died before the manager had removed them.
     pub fn take_lines_kept_twice(&mut self) -> Vec<u32> {
         let socket = |descriptor: &OwnedFd| fstat(descriptor).ok().map(|stat| (stat.st_dev, stat.st_ino));
         let lines = self.kept.iter().filter(|(name, _)| matches!(name, Name::RingLine(_)));
@@ -188,10 +185,10 @@ impl Inherited {
     }
 }
 
-/// Ends a connection for its peer, also if the service manager holds it on.
+/// Ends a connection for its peer, even if the service manager still holds it.
 pub fn end_for_peer(socket: &OwnedFd) {
     use std::os::fd::AsRawFd;
-    // A peer that has left already is no error.
+    // A peer that has already left is no error.
     let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
 }
 
@@ -214,14 +211,11 @@ mod tests {
             Name::Connection(0),
             Name::Rings,
             Name::Ring(5),
-            Name::RingBell(5),
             Name::RingLine(1023),
         ] {
             assert_eq!(Name::parse(&name.to_string()), Some(name));
         }
-        for text in
-            ["", "ring", "ring-5", "ring5-other", "ring5-bell-line", "c", "c01", "c+1", "c-1", "halves-1", "desk"]
-        {
+        for text in ["", "ring", "ring-5", "ring5-other", "ring5-bell", "c", "c01", "c+1", "c-1", "halves-1", "desk"] {
             assert_eq!(Name::parse(text), None, "{text}");
         }
     }

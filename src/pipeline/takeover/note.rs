@@ -1,12 +1,12 @@
 //! Records what a publish will change, so that the next process knows whether it came.
 //!
 //! Input: the position of a publish, and the numbers that hold once it has come. Output: for the next process, the
-//! numbers that hold. The thread that publishes writes; the next process reads. Nothing here can fail.
+//! numbers that hold. Thread: the thread that publishes writes; the next process reads. Nothing here can fail.
 //!
-//! A number that follows a publish ("so much of this is published") cannot change in the same instant as the publish
-//! itself. A process that dies in between would leave a number that is behind, and the same events would be published
-//! again. So the thread first notes the position of the publish and the numbers to come. The next process looks at
-//! that position: the buffer's own word says whether the publish came.
+//! A number that follows a publish, such as "N events of this read are published", cannot change at the same instant as
+//! the publish itself. A process that dies in between would leave an old number, and the same events would be published
+//! again. So the thread first notes the position of the publish and the numbers to come. The next process looks at that
+//! position: the buffer's own word says whether the publish came.
 //!
 //! ```text
 //! word 0        generation of the position; 0 while there is no note
@@ -15,8 +15,8 @@
 //!      2 + N..  the numbers
 //! ```
 //!
-//! This is the only protocol by which anything follows a publish over the death of a process. Whether the publish came
-//! is what the next process finds at the position. The steps:
+//! This is the only protocol by which anything follows a publish across the death of a process. The table gives its
+//! steps; "published" means what the next process finds at the position.
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
@@ -37,7 +37,7 @@ use dbuf_sync::atomic::Ordering::Relaxed;
 
 use dbuf_buffer::PublishPosition;
 
-/// The edge of this protocol, for what else is stored under it.
+/// The edge of this protocol. Other stores that follow the same rule use it too.
 pub const NOTE: Edge = Edge::new("note");
 
 const GENERATION: usize = 0;
@@ -54,12 +54,12 @@ pub const fn words(values: usize) -> usize {
 #[derive(Clone, Copy, Debug)]
 pub struct PublishNote<'a, const N: usize>(&'a [AtomicU64]);
 
-/// What the next process found.
+/// The result of [`PublishNote::resolve`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resolved<const N: usize> {
     /// The numbers that hold.
     pub values: [u64; N],
-    /// They hold because a publish came whose commit did not.
+    /// They hold because a publish came and its commit did not.
     pub by_publish: bool,
 }
 
@@ -67,7 +67,7 @@ impl<'a, const N: usize> PublishNote<'a, N> {
     /// The note in these words.
     ///
     /// # Panics
-    /// If they are not [`words`] of `N`.
+    /// If there are not [`words`]`(N)` of them.
     #[inline]
     #[must_use]
     pub fn new(memory: &'a [AtomicU64]) -> Self {
@@ -75,36 +75,36 @@ impl<'a, const N: usize> PublishNote<'a, N> {
         Self(memory)
     }
 
-    /// `values` hold once what is about to be published at `position` is.
+    /// Notes that `values` will hold once the publish at `position` has come.
     #[inline]
     pub fn prepare(&self, position: PublishPosition, values: [u64; N]) {
         let [generation, place] = position.to_words();
         for (word, value) in self.0[VALUES_TO_COME..].iter().zip(values) {
-            // Relaxed: the store of the generation releases it. Without a generation it says nothing.
+            // Relaxed: the store of the generation releases it. Without a generation it means nothing.
             word.store(value, Relaxed);
         }
         // Relaxed: as above.
         self.0[PLACE].store(place, Relaxed);
-        // edge `note`, releasing: a note that is seen is seen whole. The publish comes later, by a
+        // edge `note`, releasing: a note that is visible is visible as a whole. The publish comes later, by a
         // compare-exchange that releases (edge `publish`). Relaxed could show a generation with old numbers.
         self.0[GENERATION].store(generation, NOTE.release());
     }
 
-    /// `values` hold: what was noted is published, or nothing was noted.
+    /// Makes `values` hold: the noted publish has come, or nothing was noted.
     #[inline]
     pub fn commit(&self, values: [u64; N]) {
         for (word, value) in self.0[VALUES_TO_COME + N..].iter().zip(values) {
-            // edge `note`, releasing: after the publish. Relaxed could show the number without its events.
+            // edge `note`, releasing: visible only after the publish. Relaxed could show the number without its events.
             word.store(value, NOTE.release());
         }
         self.abort();
     }
 
-    /// What was noted will not be published. To be called before its place in the buffer can become another's.
+    /// Withdraws the note, because its publish will not come. Must be called before another claim can get its place.
     #[inline]
     pub fn abort(&self) {
-        // edge `note`, releasing: the numbers come before the end of the note. Relaxed could end the note of a publish
-        // that came before its numbers are there.
+        // edge `note`, releasing: the numbers are visible before the end of the note. Relaxed could end the note of a
+        // publish that came while its numbers are still missing.
         self.0[GENERATION].store(0, NOTE.release());
     }
 
@@ -116,22 +116,22 @@ impl<'a, const N: usize> PublishNote<'a, N> {
         std::array::from_fn(|at| self.0[VALUES_TO_COME + N + at].load(Relaxed))
     }
 
-    /// The numbers of the latest note, whatever became of it.
+    /// The numbers of the latest note, whether or not its publish came.
     #[must_use]
     pub fn prepared(&self) -> [u64; N] {
         // Relaxed: as above.
         std::array::from_fn(|at| self.0[VALUES_TO_COME + at].load(Relaxed))
     }
 
-    /// Decides, for the previous process, which numbers hold. `follow` does what else has to follow a publish that
-    /// came; it may be called again by a later process, until this returns.
+    /// Decides for the previous process which numbers hold. `follow` does everything else that must follow a publish
+    /// that came. A later process may call it again if this one dies before this returns.
     pub fn resolve(
         &self,
         was_published: &dyn Fn(PublishPosition) -> bool,
         follow: impl FnOnce(&[u64; N]),
     ) -> Resolved<N> {
-        // edge `note`, acquiring: a note that is seen is seen whole, and an end of one with the numbers before it.
-        // Of a process that is dead all stores are there, so this orders nothing on this machine; Relaxed would be
+        // edge `note`, acquiring: a note that is visible is visible as a whole, and its end only with the numbers
+        // before it. All stores of a dead process are visible, so this orders nothing on this machine. Relaxed would be
         // right only if no compiler or processor moved a load.
         let get = |at: usize| self.0[at].load(NOTE.acquire());
         let (generation, place) = (get(GENERATION), get(PLACE));
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn after_a_death_at_any_step_the_numbers_agree_with_the_publish() {
-        // Every store of the protocol, in its order, with numbers [1, 10] before and [2, 20] after. A death after each.
+        // Every store of the protocol, in order, with numbers [1, 10] before and [2, 20] after. A death after each.
         let stores = [(2, 2), (3, 20), (1, POSITION[1]), (0, POSITION[0]), (4, 2), (5, 20), (0, 0)];
         let published_from = 4;
         for deaths in 0..=stores.len() {
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn a_second_death_at_any_step_of_the_resolution_decides_the_same() {
         for followed in [false, true] {
-            // What `resolve` stores if the publish came; it dies after each.
+            // What `resolve` stores if the publish came; the process dies after each store.
             for deaths in 0..=3 {
                 let memory: Vec<AtomicU64> = [0, 0, 0, 0, 1, 10].map(AtomicU64::new).into();
                 let note = PublishNote::<2>::new(&memory);
@@ -225,7 +225,7 @@ mod models {
 
     const POSITION: [u64; 2] = [9, 3 << 32 | 64];
 
-    /// A note, and the word of the chunk that it speaks of: 0, or 1 once the publish came.
+    /// A note, and the word of the chunk that it names: 0, or 1 once the publish came.
     fn process(memory: &[AtomicU64], chunk: &AtomicU64) {
         let note = PublishNote::<1>::new(memory);
         note.prepare(PublishPosition::from_words(POSITION).unwrap(), [7]);
@@ -234,7 +234,7 @@ mod models {
     }
 
     /// A process may die at any moment, and the next one then sees what was in memory. Here a thread looks at any
-    /// moment, in the order in which the next process looks: the note, then the chunk.
+    /// moment, in the same order as the next process: the note, then the chunk.
     #[test]
     fn numbers_that_hold_have_been_published() {
         dbuf_sync::model(|| {

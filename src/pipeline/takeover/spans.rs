@@ -1,9 +1,8 @@
 //! Remembers in which generations the latest events of a session or a ring were published.
 //!
-//! Input: the last event that is published, with its generation, and the last event whose fate its sender knows.
-//! Output: for the next process, the events of which their sender does not know yet whether they are durable, each
-//! with its generations, so that a loss is reported before an acknowledgement passes it. The writer of the session or
-//! ring. Nothing here can fail.
+//! Input: the last published event with its generation, and what the sender knows. Output: for the next process, the
+//! events that the sender does not know to be durable, each with its generations, so that a loss is reported before an
+//! acknowledgement passes it. Thread: the writer of the session or ring. Nothing here can fail.
 //!
 //! ```text
 //! word 0        where the list begins and how many spans it has: first << 32 | count
@@ -12,11 +11,11 @@
 //!      8..      spans, 4 words each: first and last generation, first and last event
 //! ```
 //!
-//! The newest span is not in the list: it is the note's own (last event and its generation, see [`super::note`]). A
-//! span moves into the list when a publish in another generation follows. A list that is full merges its two oldest
-//! spans: these are in a file by then, or were given up, since the buffer holds three generations at most. Which of
-//! them were given up needs no place here: once their sender was told so (`Known::losses`), only what is lost in a file
-//! counts for them, which the lost generations tell apart. If a failed sync loses one of a merged span, all of it is
+//! The newest span is not in the list: the note itself holds it (last event and its generation, see [`super::note`]).
+//! It moves into the list when a publish in another generation follows. A full list merges its two oldest spans. Their
+//! events are in a file by then, or were given up, because the buffer holds three generations at most. The list does
+//! not say which of them were given up: once their sender was told (`Known::losses`), only a loss in a file counts for
+//! them, and the lost generations tell that apart. If a failed sync loses one of a merged span, the whole span is
 //! reported.
 //!
 //! | step | writes | if the process dies after it |
@@ -29,16 +28,16 @@
 //! | 6 | which copy counts | [`PendingSpans::all`] leaves out what is known |
 //! | 7 | the list without the spans that are known | nothing |
 //!
-//! A ring's program is told after step 7, and the next process begins with telling it again: nothing is told that is
-//! not noted, and no loss is counted twice. A client of frames is told before step 5, since a reply that was noted and
-//! not sent would be missing. If the process dies in between, the client is told the same again.
+//! A ring's program is told after step 7, and the next process begins by telling it again. So nothing is told that is
+//! not noted, and no loss is counted twice. A client of frames is told before step 5, because a reply that was noted
+//! and not sent would be missing. If the process dies in between, the client is told the same again.
 //!
-//! The steps follow each other by the edge `note`, whose table stands in [`super::note`].
+//! The steps follow each other by the edge `note`, whose table is in [`super::note`].
 
 use super::note::NOTE;
 use dbuf_sync::atomic::AtomicU64;
 
-/// Spans in the list: those that may still be in the buffer, and one for all that is in a file.
+/// Spans in the list: those that may still be in the buffer, and one for everything that is in a file.
 const SPANS: usize = 4;
 const SPAN_WORDS: usize = 4;
 const LIST: usize = 0;
@@ -47,10 +46,10 @@ const COPIES_AT: usize = 2;
 const KNOWN_WORDS: usize = 3;
 const SPANS_AT: usize = COPIES_AT + 2 * KNOWN_WORDS;
 
-/// Words that the spans of a session or ring take.
+/// Words for the spans of one session or ring.
 pub const WORDS: usize = SPANS_AT + SPANS * SPAN_WORDS;
 
-/// Events that follow each other, and the generations in which they were published.
+/// Consecutive events, and the generations in which they were published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// First and last generation.
@@ -60,13 +59,13 @@ pub struct Span {
 }
 
 impl Span {
-    /// Both as one.
+    /// Joins two neighbouring spans.
     #[must_use]
     pub fn with(self, next: Self) -> Self {
         Self { generations: (self.generations.0, next.generations.1), sequences: (self.sequences.0, next.sequences.1) }
     }
 
-    /// Its events up to `last`, and those after it.
+    /// Splits it into the events up to `last` and the events after it.
     #[must_use]
     pub fn split_after(self, last: u64) -> (Option<Self>, Option<Self>) {
         let (first, end) = self.sequences;
@@ -79,15 +78,15 @@ impl Span {
 /// What a sender knows of its events, or will be told before anything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Known {
-    /// The last event of those whose fate it knows: durable, or lost.
+    /// Up to this event the sender knows what became of each: durable, or lost.
     pub fate: u64,
-    /// The last event of those that it knows to be in a file, or lost before they were.
+    /// Up to this event the sender knows which are in a file and which were lost before they were.
     pub losses: u64,
-    /// How many are lost, where a sender is told a number.
+    /// Number of lost events, for a sender that is told a number.
     pub lost: u64,
 }
 
-/// The list in these words.
+/// The list of spans in these words.
 #[derive(Clone, Copy, Debug)]
 pub struct PendingSpans<'a>(&'a [AtomicU64]);
 
@@ -95,7 +94,7 @@ impl<'a> PendingSpans<'a> {
     /// The list in these words.
     ///
     /// # Panics
-    /// If they are not [`WORDS`].
+    /// If there are not [`WORDS`] of them.
     #[inline]
     #[must_use]
     pub fn new(memory: &'a [AtomicU64]) -> Self {
@@ -103,14 +102,14 @@ impl<'a> PendingSpans<'a> {
         Self(memory)
     }
 
-    /// Nothing is pending, and nothing is known.
+    /// Empties the list: nothing is pending, and nothing is known.
     pub fn clear(&self) {
         self.store(LIST, 0);
         self.set_known(Known::default());
     }
 
-    /// Before the first publish in `generation`: the events up to `last`, the latest in `last_generation`, go into the
-    /// list, if that is another generation. Costs two loads if it is not.
+    /// Must be called before the first publish in `generation`. If the events up to `last` were published in another
+    /// generation, `last_generation`, they go into the list. Otherwise it costs two loads.
     #[inline]
     pub fn before_publish(&self, generation: u64, last: u64, last_generation: u64) {
         if generation != last_generation && last != 0 {
@@ -136,7 +135,7 @@ impl<'a> PendingSpans<'a> {
         self.set_list(first, count + 1);
     }
 
-    /// The sender knows this now, and what it knew before.
+    /// Notes what the sender knows now, in addition to what it knew.
     pub fn note_known(&self, known: Known) {
         let before = self.known();
         let known = Known {
@@ -170,7 +169,7 @@ impl<'a> PendingSpans<'a> {
         self.store(COPY, copy);
     }
 
-    /// What is pending, oldest first, if the latest event is `last`, of `last_generation`.
+    /// The pending spans, oldest first, if the latest event is `last`, published in `last_generation`.
     #[must_use]
     pub fn all(&self, last: u64, last_generation: u64) -> Vec<Span> {
         let (first, count) = self.list();
@@ -179,7 +178,7 @@ impl<'a> PendingSpans<'a> {
         let mut all = Vec::with_capacity(count + 1);
         for span in (0..count).map(|at| self.span(first + at)).chain([newest]) {
             let end = span.sequences.1.min(last);
-            // First the end: there is a sequence after `known` only if it is below another.
+            // Checks the end first: there is a sequence after `known` only if it is below another.
             if known < end && span.sequences.0 <= end {
                 all.push(Span { sequences: (span.sequences.0.max(known + 1), end), ..span });
                 known = end;
@@ -190,7 +189,7 @@ impl<'a> PendingSpans<'a> {
 
     fn list(&self) -> (usize, usize) {
         let list = self.load(LIST);
-        // What another process left may be anything, and is no reason to end.
+        // Another process's memory may hold any value, and that is no reason to panic.
         ((list >> 32) as usize % SPANS, (list as u32 as usize).min(SPANS))
     }
 
@@ -211,12 +210,13 @@ impl<'a> PendingSpans<'a> {
     }
 
     fn load(&self, at: usize) -> u64 {
-        // edge `note`, acquiring: what was stored before this is there. In the process that wrote it Relaxed would do.
+        // edge `note`, acquiring: what was stored before this is visible. In the process that wrote it Relaxed would
+        // do.
         self.0[at].load(NOTE.acquire())
     }
 
     fn store(&self, at: usize, value: u64) {
-        // edge `note`, releasing: each step of the table comes after the one before it.
+        // edge `note`, releasing: each step of the table becomes visible after the one before it.
         self.0[at].store(value, NOTE.release());
     }
 }
@@ -239,7 +239,7 @@ mod tests {
         Known { fate, losses: fate, lost: 0 }
     }
 
-    /// Publishes one event in each of these generations, in order. Gives what is pending then.
+    /// Publishes one event in each of these generations, in order. Returns the last event and its generation.
     fn publish(list: &PendingSpans<'_>, generations: impl IntoIterator<Item = u64>) -> (u64, u64) {
         let (mut last, mut last_generation) = (0, 0);
         for generation in generations {
@@ -309,7 +309,7 @@ mod tests {
         for n in 1..=5_u64 {
             let before: Vec<u64> = complete.iter().map(|word| word.load(Relaxed)).collect();
             list.note_known(Known { fate: n, losses: 2 * n, lost: 3 * n });
-            // A copy is written in the order of its words, and then it counts.
+            // A copy is written in the order of its words, and only then it counts.
             let changed: Vec<usize> = (COPIES_AT..SPANS_AT).chain([COPY]).collect();
             for done in 0..=changed.len() {
                 let is_done = |at: &usize| changed[..done].contains(at);
@@ -323,8 +323,8 @@ mod tests {
 
     #[test]
     fn after_a_death_at_any_store_each_event_is_still_in_one_span_with_its_generation() {
-        // Replays all stores of ten publishes up to each store: `before` holds the words before the operation, `after`
-        // those behind it; the stores of an operation go in the order of the table.
+        // Replays all stores of ten publishes up to each store. `before` holds the words before the operation, `after`
+        // those after it. The stores of an operation follow the order of the table.
         let complete = memory();
         let list = PendingSpans::new(&complete);
         let (mut last, mut last_generation) = (0, 0);
@@ -336,7 +336,7 @@ mod tests {
                 let torn: Vec<AtomicU64> = (0..WORDS)
                     .map(|at| AtomicU64::new(if at == LIST && died_before_list { before[at] } else { after[at] }))
                     .collect();
-                // A merge writes over the span that it makes room in only when the list has left it.
+                // A merge overwrites the span that it frees only after the list has left it.
                 let is_merge = before[LIST] as u32 as usize == SPANS;
                 if is_merge && died_before_list {
                     continue;

@@ -1,13 +1,13 @@
 //! Accepts clients from a listening socket, for one writer.
 //!
-//! Input: clients that connect. Output: connected sockets. Thread: every writer, each with its own acceptor; the
-//! kernel wakes one of them (EPOLLEXCLUSIVE). Failure: descriptors can run out. Then the acceptor takes the client at
-//! the head of the queue with its spare descriptor and turns it away, so that the queue moves, the client learns of
-//! it, and no writer spins.
+//! Input: clients that connect. Output: connected sockets. Thread: every writer, each with its own acceptor; the kernel
+//! wakes one of them (EPOLLEXCLUSIVE). Failure: the process can run out of descriptors. Then the acceptor accepts the
+//! first client of the queue with its spare descriptor and closes that connection. The queue moves on, the client sees
+//! the end, and no writer spins.
 //!
-//! A descriptor that a writer frees may be taken by another thread before it is used here. So a writer without its
-//! spare takes no client: the first descriptor that it gets becomes the spare again. Else all spares could end up as
-//! connections, and those who wait would neither be served nor turned away.
+//! Another thread may take a descriptor that a writer frees before this writer can use it. So a writer without a spare
+//! takes no client: the first descriptor that it gets becomes the spare. Otherwise all spares could turn into
+//! connections, and waiting clients would be neither served nor turned away.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -17,7 +17,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use crate::sync::Arc;
 
-/// What one accept brought.
+/// The result of one accept.
 #[derive(Debug)]
 pub(crate) enum Accepted {
     /// A client.
@@ -26,11 +26,11 @@ pub(crate) enum Accepted {
     TurnedAway,
     /// No client is waiting.
     NoClient,
-    /// There is not even a descriptor to turn anybody away with: leave the socket alone for a while.
+    /// No descriptor is left, not even to turn a client away. Leave the socket alone for a while.
     Exhausted,
 }
 
-/// The listening socket and the spare descriptor.
+/// A listening socket and the spare descriptor.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
     pub(crate) socket: Arc<OwnedFd>,
@@ -60,9 +60,9 @@ impl Acceptor {
                         drop(client);
                         Accepted::TurnedAway
                     }
-                    // The kernel looks for a descriptor first, and only then whether anybody is waiting.
+                    // The kernel allocates a descriptor before it looks for a client.
                     Err(Errno::AGAIN) => Accepted::NoClient,
-                    // Another thread has taken the descriptor that this freed.
+                    // Another thread took the descriptor that this call freed.
                     Err(_) => Accepted::Exhausted,
                 };
                 self.spare = spare();
@@ -75,7 +75,7 @@ impl Acceptor {
     fn accept_one(&self) -> Result<OwnedFd, Errno> {
         loop {
             match accept_with(&*self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                // The client left before it was accepted; the next may be there.
+                // The client left before it was accepted. There may be another one.
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 other => return other,
             }

@@ -1,11 +1,12 @@
-//! Reads one connection and has its protocol publish what came.
+//! Reads one connection and has its protocol publish the events.
 //!
-//! Input: what the socket holds, whenever it holds something. Output: events in the publisher, replies on the socket,
-//! and what is [`Next`]. Thread: the connection's writer. Failure: only that the reader is gone.
+//! Input: the bytes of the socket, whenever it is readable. Output: events in the publisher, replies on the socket, and
+//! [`Next`], which says whether the connection stays open. Thread: the connection's writer. Failure: only that the
+//! reader is gone.
 //!
-//! Which protocol a connection speaks is the [`Protocol`]'s own matter. A connection that says nothing is a
-//! descriptor, this structure and its first protocol; memory in addition to that is taken only while an event has
-//! come in part.
+//! The [`Protocol`] is a trait object, so this file does not know which protocol a connection speaks. An idle
+//! connection costs a descriptor, this structure and its first protocol. It takes more memory only while part of an
+//! event has arrived.
 
 pub(crate) mod acceptor;
 pub(crate) mod peer;
@@ -28,45 +29,46 @@ use crate::pipeline::accept::publish::{Closed, Peer, WriterContext};
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// Before the link: a client that sees the end may open its session again at once.
+    /// Declared before the link, so that it is dropped first: a client that sees the end may reopen its session at
+    /// once.
     protocol: Box<dyn Protocol>,
-    /// The round in which the carry began; what is carried longest is shed first.
+    /// The round in which the carry began. The oldest carry is shed first.
     pub(crate) carried_since: u64,
-    /// What its epoll set waits for.
+    /// The events that its writer's epoll set waits for.
     pub(crate) interest: EpollFlags,
-    /// Its doorbell is in its writer's epoll set.
-    pub(crate) is_doorbell_watched: bool,
-    /// Its peer is known by numbers alone, until something is read.
+    /// Its writer looks into its memory.
+    pub(crate) is_polled: bool,
+    /// Only the numbers of its peer are known so far. The names are looked up before the first read.
     pub(crate) is_unnamed: bool,
-    /// It is in its writer's list of those that wait for the reader's progress.
+    /// It is in its writer's list of connections that wait for the reader's progress.
     pub(crate) is_listed: bool,
     link: Link,
 }
 
 impl Connection {
-    /// One that speaks `protocol`, to begin with.
+    /// A connection that starts with `protocol`.
     pub(crate) fn new(stored: StoredConnection, peer: Peer, protocol: Box<dyn Protocol>) -> Self {
         Self {
             protocol,
             carried_since: 0,
             interest: EpollFlags::EPOLLIN,
-            is_doorbell_watched: false,
+            is_polled: false,
             is_unnamed: false,
             is_listed: false,
             link: Link::new(stored, peer),
         }
     }
 
-    /// Resumes where the previous process stood. Where the position cannot be read, [`Connection::lose_rest`] has to
-    /// follow.
+    /// Resumes at the previous process's position. If the position cannot be read, the caller must call
+    /// [`Connection::lose_rest`] next.
     pub(crate) fn resume(&mut self, position: InheritedPosition, context: &mut WriterContext) -> Next {
         let turn = self.protocol.resume(position, &mut self.link);
         context.carried_bytes += self.link.carry.capacity();
         self.after(turn)
     }
 
-    /// Counts as lost what the previous process had read in part and whose position cannot be read. `resumed` is the
-    /// number of the step, if the previous process has begun it.
+    /// Counts as lost the event of which the previous process had read a part, when its position cannot be read.
+    /// `resumed` is the number of this step, if the previous process had begun it already.
     pub(crate) fn lose_rest(
         &mut self,
         read_progress: &ReadProgress,
@@ -78,8 +80,8 @@ impl Connection {
         Ok(self.record(next, number, read_progress))
     }
 
-    /// Begins to publish something that no read brought, by the steps of a read, so that the next process neither
-    /// forgets it nor does it twice. Returns the number of the step.
+    /// Begins a publish that does not come from a read, with the steps of a read, so that the next process neither
+    /// forgets it nor repeats it. Returns the number of the step.
     fn begin_step(
         &self,
         subject: fn(u32) -> Subject,
@@ -95,12 +97,13 @@ impl Connection {
         })
     }
 
-    /// Records how far the connection was read, the read of this number included, and that the read is done. One that
-    /// ends with this read has no record from here on: the next process does not go on with it, whatever it spoke.
-    /// What comes next is its end, too, if the next process would take it for something else.
+    /// Records how far the connection was read, including read `number`, and that this read is done. A connection that
+    /// ends with this read, or cannot be resumed, loses its record here: the next process then ends it, whatever
+    /// protocol it spoke. If the record cannot be removed, the connection ends now, because the next process would
+    /// misread it.
     fn record(&mut self, next: Next, number: u64, read_progress: &ReadProgress) -> Next {
         let keeps = next == Next::Open && self.note_position(number);
-        // Both while the receive buffer still says what was read, and before the slot can become another connection's.
+        // Both while the receive buffer still holds the read, and before the slot can become another connection's.
         let is_safe = keeps || self.link.stored.forget_record();
         read_progress.end();
         if !keeps {
@@ -109,7 +112,7 @@ impl Connection {
         if is_safe { next } else { Next::Close }
     }
 
-    /// The memory that it shares with its client, if it has any.
+    /// The memory that the connection shares with its client, if any.
     pub(crate) fn polled(&mut self) -> Option<&mut dyn Polled> {
         self.protocol.polled()
     }
@@ -118,7 +121,7 @@ impl Connection {
         self.link.socket()
     }
 
-    /// Bytes that the client has sent and that wait to be read.
+    /// Bytes that the client has sent and that are not read yet.
     pub(crate) fn waiting_bytes(&mut self) -> u64 {
         match self.protocol.polled() {
             Some(polled) => polled.waiting_bytes(),
@@ -126,12 +129,12 @@ impl Connection {
         }
     }
 
-    /// Whether the next process would go on with it.
+    /// Whether the next process would resume the connection.
     pub(crate) fn is_stored(&self) -> bool {
         self.link.stored.is_stored() || self.protocol.is_stored()
     }
 
-    /// Ends it, for its peer as well. What the previous process left of it in one of these receive buffers ends, too.
+    /// Ends the connection, also for its peer, and drops what these receive buffers still hold of it.
     pub(crate) fn close(self, receive_buffers: &mut [ReceiveBuffer]) {
         let Self { protocol, mut link, .. } = self;
         if let Some(slot) = link.stored.slot() {
@@ -143,7 +146,7 @@ impl Connection {
         link.stored.close();
     }
 
-    /// Reads once, and publishes what came.
+    /// Reads once and publishes the events.
     pub(crate) fn read(
         &mut self,
         receive_buffer: &mut ReceiveBuffer,
@@ -167,7 +170,7 @@ impl Connection {
             self.link.peer.identity = peer::named(identity, self.link.socket());
         }
         let (read, next) = match got {
-            // Nothing is there, or the call is made again in the next round.
+            // Nothing to read, or the call was interrupted and the next round repeats it.
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 (Read::Nothing, Next::Open)
             }
@@ -187,7 +190,7 @@ impl Connection {
         Ok(if is_closed { Read::End(Next::Close) } else { read })
     }
 
-    /// Publishes what the previous process has read, except for the events that it has published.
+    /// Publishes what the previous process has read, except the events that it had already published.
     pub(crate) fn replay(
         &mut self,
         receive_buffer: &ReceiveBuffer,
@@ -206,22 +209,22 @@ impl Connection {
         Ok(self.record(next, number, &receive_buffer.read_progress))
     }
 
-    /// After its protocol took what one read has brought. A connection that the protocol ends has said all: what it
-    /// still carries is no line.
+    /// Follows up after the protocol has taken the bytes of one read. If the protocol ended the connection, the carry
+    /// is discarded, because it is no line.
     fn after_bytes(&mut self, turn: Turn, context: &mut WriterContext) -> Result<Next, Closed> {
         let next = self.after(turn);
         if next == Next::Open && self.has_noted_end() { self.end(context) } else { Ok(next) }
     }
 
-    /// Whether the end that its peer has made belongs to this read. A connection that is only noted, and that the
-    /// next process could resume, has its last line in the receive buffer until it is published, like all others.
+    /// Whether the peer's close belongs to this read. The last line of a connection that is only noted must be
+    /// published while the receive buffer holds it: the next process has nothing else of the connection.
     fn has_noted_end(&self) -> bool {
         let resumes = self.protocol.position(&self.link.carry).is_some();
         resumes && self.link.stored.is_noted() && ioctl_fionread(self.link.socket()) == Ok(0)
     }
 
-    /// Notes how far it has been read, the read of this number included, for the next process. False if that could
-    /// not resume it.
+    /// Notes for the next process how far the connection has been read, including read `number`. False if the next
+    /// process could not resume it.
     fn note_position(&mut self, number: u64) -> bool {
         let Link { carry, stored, .. } = &mut self.link;
         match self.protocol.position(carry) {
@@ -230,22 +233,22 @@ impl Connection {
         }
     }
 
-    /// Its slot, if it has one.
+    /// The connection's slot, if it has one.
     pub(crate) fn slot(&self) -> Option<u32> {
         self.link.stored.slot()
     }
 
-    /// Sends what the client is owed by now.
+    /// Sends the replies that are due.
     pub(crate) fn answer(&mut self, context: &WriterContext) -> Next {
         self.protocol.answer(&mut self.link, context)
     }
 
-    /// Whether its client waits for the reader's progress.
+    /// Whether the client waits for the reader's progress.
     pub(crate) fn waits_for_progress(&self) -> bool {
         self.protocol.waits_for_progress(&self.link)
     }
 
-    /// What its epoll set should wait for now.
+    /// The events that the epoll set should wait for now.
     pub(crate) fn wanted_interest(&self) -> EpollFlags {
         let input = if self.link.is_lingering { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
         let is_blocked = self.link.reply_state == ReplyState::Blocked;
@@ -257,12 +260,12 @@ impl Connection {
         self.link.is_lingering
     }
 
-    /// Bytes of memory that it holds for what has not come whole.
+    /// Bytes of memory that the connection holds for an event that has not arrived completely.
     pub(crate) fn carried_bytes(&self) -> usize {
         self.link.carry.capacity()
     }
 
-    /// Gives up the memory of what has not come whole. `resumed` as in [`Connection::lose_rest`].
+    /// Frees the memory of an event that has not arrived completely. `resumed` is as in [`Connection::lose_rest`].
     pub(crate) fn shed(
         &mut self,
         read_progress: &ReadProgress,
@@ -274,18 +277,18 @@ impl Connection {
         Ok(self.record(next, number, read_progress))
     }
 
-    /// This process ends, and the next one may go on with it.
+    /// Prepares for the end of this process; the next process may resume the connection.
     pub(crate) fn finish(&mut self, context: &WriterContext) -> Next {
         self.protocol.finish(&mut self.link, context)
     }
 
-    /// The end that this process makes of it.
+    /// Ends the connection from this side.
     pub(crate) fn cut_off(&mut self, context: &mut WriterContext) -> Result<Next, Closed> {
         context.accept_now();
         self.counted(context, |protocol, link, context| protocol.cut_off(link, context))
     }
 
-    /// Publishes what lies in the memory that it shares with its client.
+    /// Publishes the events that lie in the memory shared with the client.
     pub(crate) fn look(
         &mut self,
         receive_buffer: &mut ReceiveBuffer,
@@ -312,7 +315,7 @@ impl Connection {
         }
     }
 
-    /// Does `work`, and counts how the carried memory changes by it.
+    /// Does `work` and accounts for the change in carried memory.
     fn counted<T>(
         &mut self,
         context: &mut WriterContext,
@@ -334,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_says_nothing_takes_little_memory() {
-        // Its command's name and its unit come on top, a few dozen bytes, and a pointer in its first protocol.
+        // The command's name and the unit take a few dozen bytes more, and the first protocol a pointer.
         assert!(size_of::<Option<Connection>>() <= 240, "{}", size_of::<Option<Connection>>());
     }
 }

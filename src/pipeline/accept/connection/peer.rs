@@ -1,11 +1,11 @@
-//! Identifies the process at the other end, as the kernel vouches for it.
+//! Identifies the process at the other end by what the kernel vouches for.
 //!
 //! Input: a connected socket, or the credentials of a datagram. Output: an [`Identity`] without tag. Thread: writers,
-//! once a connection or once a process that sends datagrams, never once an event. Failure: none that matters; what
-//! cannot be learned stays empty, because a guess would be a forgery.
+//! once for each connection or for each process that sends datagrams, never for each event. Failure: none that matters.
+//! What cannot be learned stays empty, because a guess would be a forgery.
 //!
-//! Command and unit stand in /proc under a number that the kernel gives to another process when this one is gone. So
-//! they count only if a pidfd shows the process alive *after* they were read.
+//! Command and unit come from /proc, by a process number. The kernel reuses the number when the process has ended. So
+//! they count only if a pidfd shows that the process was alive *after* they were read.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,33 +19,34 @@ use crate::pipeline::account::Identity;
 use crate::pipeline::record::{COMM_BYTES_MAX, UNIT_BYTES_MAX};
 use crate::sys::recvmmsg::Credentials;
 
-/// What systemd's units end with, as far as they can hold processes.
+/// The suffixes of those systemd units that can hold processes.
 const UNIT_SUFFIXES: [&str; 6] = [".service", ".scope", ".socket", ".mount", ".swap", ".timer"];
 
-/// Who connected this socket.
+/// Identifies the process that connected this socket.
 pub(crate) fn of_stream(socket: &OwnedFd) -> Identity {
     named(by_credentials(socket), socket)
 }
 
-/// Who connected this socket, by numbers alone: one call, where the names take several and a tenth of a millisecond.
+/// Identifies the process that connected this socket by numbers alone: one call. The names take several calls and about
+/// 0.1 ms.
 pub(crate) fn by_credentials(socket: &OwnedFd) -> Identity {
     let Ok(credentials) = getsockopt(socket, PeerCredentials) else { return Identity::default() };
     let pid = u32::try_from(credentials.pid()).unwrap_or(0);
     Identity { pid, uid: credentials.uid(), gid: credentials.gid(), ..Identity::default() }
 }
 
-/// The same with its names.
+/// Adds the names to an identity.
 pub(crate) fn named(identity: Identity, socket: &OwnedFd) -> Identity {
     let pid = identity.pid;
-    // Kernels before 6.5 cannot name the peer by a pidfd. One that is opened by number leaves the short time between
-    // connect and accept in which the number can have changed hands; better than no names at all.
+    // Kernels before 6.5 give no pidfd for the peer. Opening one by number leaves a short time between connect and
+    // accept in which the number can pass to another process. That is better than no names at all.
     match getsockopt(socket, PeerPidfd).ok().or_else(|| open(pid)) {
         Some(process) => with_names(identity, &process),
         None => identity,
     }
 }
 
-/// Who sent a datagram with these credentials, and the pidfd that tells when that ends. None if the process is gone.
+/// Identifies the sender of a datagram. The pidfd tells when the process ends; None if it has ended already.
 pub(crate) fn of_datagram(sender: Credentials) -> (Identity, Option<OwnedFd>) {
     let identity = Identity { pid: sender.pid, uid: sender.uid, gid: sender.gid, ..Identity::default() };
     match open(sender.pid) {
@@ -85,7 +86,7 @@ fn unit_of(cgroup: &str) -> Option<&str> {
             return None;
         }
         let unit = path.split('/').find(|part| !part.is_empty() && !part.ends_with(".slice"))?;
-        // systemd escapes names that collide with the kernel's own files by an underscore.
+        // systemd puts an underscore before names that collide with the kernel's own files.
         let unit = unit.strip_prefix('_').unwrap_or(unit);
         let good = UNIT_SUFFIXES.iter().any(|suffix| unit.len() > suffix.len() && unit.ends_with(suffix));
         (good && unit.len() <= UNIT_BYTES_MAX).then_some(unit)

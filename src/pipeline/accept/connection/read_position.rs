@@ -1,13 +1,13 @@
-//! Records how far each stored connection has been read, in memory that the store holds together with the
+//! Records how far each stored connection has been read, in memory that systemd's descriptor store keeps with the
 //! connections.
 //!
-//! Input: at a connection's start the identity of its peer, later the part of a line that has come without its end.
+//! Input: the peer's identity when a connection starts, and later the part of a line that has arrived without its end.
 //! Output: the same for the next process. Thread: any writer, each for its own connections. Failure: there is no
-//! memory; or what the previous process left is of another version, or was being written when it died. Then it says
-//! nothing, and is never trusted blindly.
+//! memory; or the previous process left another version, or died while it wrote. Such a position is recognized and not
+//! used.
 //!
-//! It is written with pwrite(2) and not mapped: most connections send whole lines and never need it, and a file needs
-//! no rules for memory that is shared. For the rest it is one call a read.
+//! It is written with pwrite(2), not mapped. Most connections send whole lines and never need it, and a file needs no
+//! rules for shared memory. The others pay one call for each read.
 //!
 //! ```text
 //! offset 0       head: magic 8, version 4, bytes a place 4, CRC-32C of these 4
@@ -20,8 +20,8 @@
 //!                 claimed pid 4, piece id 8, octets 8 (all ones: to the newline), read 8, turn 8, tag 64, carry
 //! ```
 //!
-//! The CRC covers what follows it. All numbers are little-endian. The read is that of the receive buffer (see
-//! `publish::receive_buffer`) which the mark includes.
+//! The CRC covers the bytes after it. All numbers are little-endian. The read is the number of the last read of the
+//! receive buffer (`publish::receive_buffer`) that the mark includes.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -34,14 +34,14 @@ use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create}
 use crate::pipeline::account::Identity;
 use crate::pipeline::record::{COMM_BYTES_MAX, MAX_EVENT_BYTES_MAX, TAG_BYTES_MAX, Transport, UNIT_BYTES_MAX};
 
-/// The most connections that are kept. Their names have to fit one environment variable of 128 KiB.
+/// Connections that are stored at most. Their names must fit into one environment variable of 128 KiB.
 pub(crate) const SLOTS_MAX: usize = 16 << 10;
 
 const MAGIC: [u8; 8] = *b"dbufmark";
 const VERSION: u32 = 1;
 const HEAD_BYTES: usize = 20;
 const PAGE_BYTES: usize = 4096;
-/// The largest carry, an octet count before it, and the heads.
+/// Room for the largest carry, an octet count before it, and the heads.
 const HALF_BYTES: usize = MAX_EVENT_BYTES_MAX + (64 << 10);
 const SLOT_BYTES: usize = 2 * HALF_BYTES;
 const POSITION_AT: usize = 1024;
@@ -49,23 +49,23 @@ const PEER_HEAD_BYTES: usize = 24;
 const POSITION_HEAD_BYTES: usize = 48 + TAG_BYTES_MAX;
 /// Pages that a place may keep beyond what it needs now.
 const SLACK_PAGES: u16 = 3;
-/// More than a slot has: it is not known how many it has taken.
+/// More than a slot has: the number of its pages is not known.
 pub(crate) const PAGES_UNKNOWN: u16 = u16::MAX;
 const TO_NEWLINE: u64 = u64::MAX;
 
 const _: () = assert!(HALF_BYTES.is_multiple_of(PAGE_BYTES) && HALF_BYTES / PAGE_BYTES < PAGES_UNKNOWN as usize);
 const _: () = assert!(PEER_HEAD_BYTES + COMM_BYTES_MAX + UNIT_BYTES_MAX <= POSITION_AT);
 
-/// How the event goes on that a piece was cut from.
+/// Where the rest of an event ends of which pieces were published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
-    /// To the next newline.
+    /// At the next newline.
     Newline,
-    /// For this many bytes.
+    /// After this many bytes.
     Octets(usize),
 }
 
-/// How an event goes on of which pieces were published already.
+/// An event of which pieces were published and the rest has not arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OpenLine {
     pub(crate) id: u64,
@@ -79,14 +79,14 @@ pub(crate) struct OpenLine {
 /// How far a connection has been read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ReadPosition<'a> {
-    /// So little has come that it may be text or the framed protocol.
+    /// Too few bytes have come to tell text from the framed protocol.
     Undecided { carry: &'a [u8] },
-    /// Text, of which this has come without its end.
+    /// Text. The carry is the part of a line that has come without its end.
     Text { open_line: Option<&'a OpenLine>, carry: &'a [u8] },
 }
 
 impl ReadPosition<'_> {
-    /// Whether nothing has come in part: then there is nothing that the next process would have to know.
+    /// Whether no part of an event has come. Then the next process needs to know nothing.
     pub(crate) fn is_line_start(&self) -> bool {
         match self {
             Self::Undecided { carry } => carry.is_empty(),
@@ -98,36 +98,36 @@ impl ReadPosition<'_> {
 /// A [`ReadPosition`] as the next process finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum InheritedPosition {
-    /// Nothing had come at all.
+    /// No byte had come.
     LineStart,
-    /// This had come, and may be text or the framed protocol.
+    /// These bytes had come. They may be text or the framed protocol.
     Undecided { carry: Vec<u8> },
-    /// This had come of a line.
+    /// This part of a line had come.
     Text { open_line: Option<OpenLine>, carry: Vec<u8> },
-    /// Something had come of a line, and its fate is unknown, because its position cannot be read.
+    /// A part of a line had come, but its position cannot be read, so what became of it is unknown.
     Lost,
-    /// The same of a connection that had not said yet what it is.
+    /// As `Lost`, for a connection whose protocol was not known yet.
     LostHandshake,
-    /// It has no record: it is one that cannot be resumed, such as one that speaks frames.
+    /// The connection has no record, because it cannot be resumed, for example because it speaks frames.
     Unknown,
 }
 
-/// The memory.
+/// The memory of all read positions.
 #[derive(Debug)]
 pub(crate) struct ReadPositions(File);
 
 impl ReadPositions {
-    /// Empty ones.
+    /// Creates empty memory.
     pub(crate) fn new() -> io::Result<Self> {
         let memory = memfd_create("dbufd-positions", MemfdFlags::CLOEXEC)?;
-        // Sparse: it takes what is written.
+        // Sparse: it takes only the pages that are written.
         ftruncate(&memory, (PAGE_BYTES + SLOTS_MAX * SLOT_BYTES) as u64)?;
         let file = File::from(memory);
         file.write_all_at(&head(), 0)?;
         Ok(Self(file))
     }
 
-    /// Those that the previous process left; None if they are of another version, or none at all.
+    /// Opens the memory that the previous process left. None if it has another version or another format.
     pub(crate) fn open(memory: OwnedFd) -> Option<Self> {
         let file = File::from(memory);
         let mut found = [0; HEAD_BYTES];
@@ -139,11 +139,11 @@ impl ReadPositions {
         self.0.as_fd()
     }
 
-    /// A new connection from a listener of this kind, of which nothing has been read.
+    /// Records a new connection from a listener of this kind. Nothing has been read of it yet.
     pub(crate) fn begin(&self, index: u32, kind: u16, peer: &Identity) -> io::Result<()> {
         let length = peer.comm.len() + peer.unit.len();
         let numbers = [u32::from(kind) << 16 | length as u32, peer.pid, peer.uid, peer.gid, peer.comm.len() as u32];
-        // The head of a mark is among these bytes, as zeros; that of the other has a place of its own.
+        // These bytes include the head of mark 0, as zeros. The head of mark 1 is elsewhere.
         let mut bytes = [0; POSITION_AT + POSITION_HEAD_BYTES];
         for (at, number) in (4..).step_by(4).zip(numbers) {
             bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
@@ -154,15 +154,15 @@ impl ReadPositions {
         let crc = crc32c(&bytes[4..PEER_HEAD_BYTES + length]);
         bytes[..4].copy_from_slice(&crc.to_le_bytes());
         self.0.write_all_at(&bytes, slot(index))?;
-        // A place that was given back has no memory, so this costs nothing as a rule.
+        // A place that was given back has no memory, so this is usually free.
         if !matches!(self.read_at(index, 1), Ok(None)) {
             self.0.write_all_at(&[0; POSITION_HEAD_BYTES], position_at(index, 1))?;
         }
         Ok(())
     }
 
-    /// Writes how far a connection has been read, the read of this number included; `turn` is one more than the last.
-    /// `taken` pages of memory were taken before; returns how many are now.
+    /// Writes how far a connection has been read, including read number `read`. `turn` is one more than the last one.
+    /// The slot had `taken` pages of memory before; returns how many it has now.
     pub(crate) fn write(
         &self,
         index: u32,
@@ -174,7 +174,7 @@ impl ReadPositions {
         let (head, carry) = encode(position, read, turn);
         let at = position_at(index, turn);
         let needed = (POSITION_AT + POSITION_HEAD_BYTES + carry.len()).div_ceil(PAGE_BYTES) as u16;
-        // The other mark is whole, whatever becomes of this one.
+        // The other mark stays whole, whatever happens to this one.
         let written = rustix::io::pwritev(&self.0, &[IoSlice::new(&head), IoSlice::new(carry)], at)?;
         if written < head.len() + carry.len() {
             return Err(io::ErrorKind::WriteZero.into());
@@ -189,11 +189,11 @@ impl ReadPositions {
         Ok(needed)
     }
 
-    /// Nothing is in this slot any more. An error says that the record may still be there.
+    /// Empties the slot. An error says that the record may still be there.
     pub(crate) fn clear(&self, index: u32) -> io::Result<()> {
-        // A peer of zeros has a wrong checksum. Its page is there, so this takes no memory.
+        // A peer of zeros has a wrong checksum. The page exists already, so this takes no memory.
         self.0.write_all_at(&[0; PEER_HEAD_BYTES], slot(index))?;
-        // If the memory cannot be freed it is still overwritten by the next connection in this slot.
+        // If the memory cannot be freed, the next connection in this slot still overwrites it.
         let _ = self.punch(slot(index), SLOT_BYTES);
         Ok(())
     }
@@ -203,7 +203,7 @@ impl ReadPositions {
         Ok(fallocate(&self.0, flags, at, bytes as u64)?)
     }
 
-    /// What the previous process wrote at this place; what cannot be read is unknown.
+    /// Reads what the previous process wrote into this slot. What cannot be read is unknown.
     pub(crate) fn read(&self, index: u32) -> FoundPosition {
         let mut bytes = [0; POSITION_AT];
         let peer = self.0.read_exact_at(&mut bytes, slot(index)).ok().and_then(|()| decode_peer(&bytes));
@@ -212,7 +212,7 @@ impl ReadPositions {
             return FoundPosition { kind, peer, position: InheritedPosition::Unknown, read: 0, turn: 0 };
         };
         let found = |position| FoundPosition { kind, peer: peer.clone(), position, read: 0, turn: 0 };
-        // One that is damaged is the one that was being written; what it was to say is in a receive buffer.
+        // A damaged mark is one that was being written. The receive buffer holds what it was to say.
         match [0, 1].map(|turn| self.read_at(index, turn)) {
             [Err(KIND_UNDECIDED), Err(KIND_UNDECIDED)] => found(InheritedPosition::LostHandshake),
             [Err(_), Err(_)] => found(InheritedPosition::Lost),
@@ -223,7 +223,7 @@ impl ReadPositions {
         }
     }
 
-    /// None if nothing was written there; the kind, as it looks, if it is damaged.
+    /// None if nothing was written there. If the mark is damaged, the kind that it appears to have.
     fn read_at(&self, index: u32, turn: u64) -> Result<Option<Decoded>, u8> {
         let (mut head, at) = ([0; POSITION_HEAD_BYTES], position_at(index, turn));
         self.0.read_exact_at(&mut head, at).map_err(|_| 0)?;
@@ -241,14 +241,14 @@ impl ReadPositions {
     }
 }
 
-/// What stands at a place.
+/// The contents of a slot.
 #[derive(Debug)]
 pub(crate) struct FoundPosition {
-    /// The kind of listener that it came from.
+    /// The kind of listener that accepted the connection.
     pub(crate) kind: u16,
     pub(crate) peer: Identity,
     pub(crate) position: InheritedPosition,
-    /// The read that the position includes.
+    /// The last read that the position includes.
     pub(crate) read: u64,
     pub(crate) turn: u64,
 }
@@ -264,7 +264,7 @@ fn slot(index: u32) -> u64 {
     PAGE_BYTES as u64 + u64::from(index) * SLOT_BYTES as u64
 }
 
-/// Where the mark of this turn begins.
+/// The offset of the mark of this turn.
 fn position_at(index: u32, turn: u64) -> u64 {
     slot(index) + POSITION_AT as u64 + (turn % 2) * HALF_BYTES as u64
 }
@@ -352,7 +352,7 @@ fn decode_position(head: &[u8], carry: Vec<u8>) -> Option<Decoded> {
     }
 }
 
-/// Makes both positions of a slot unreadable.
+/// Makes both marks of a slot unreadable.
 #[cfg(test)]
 pub(crate) fn damage(memory: &OwnedFd, index: u32) {
     let file = File::from(memory.try_clone().expect("a descriptor"));

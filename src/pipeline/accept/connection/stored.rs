@@ -1,25 +1,26 @@
-//! Keeps connections over the death of the process: each has two holders, this process and systemd.
+//! Keeps connections open across the death of the process: this process and systemd both hold each of them.
 //!
-//! Input: accepted connections, and how far each has been read. Output: names in the store ([`crate::sys::fdstore`]),
-//! and after a restart or a `kill -9` the same connections for the next process, each with its [`InheritedPosition`].
-//! Any writer thread, when a connection comes, when it goes, and after a read that ended within a line. What can fail:
-//! the store holds a limited number; a connection beyond that is served like any other and ends with this process.
+//! Input: accepted connections, and how far each has been read. Output: names in the store ([`crate::sys::fdstore`]).
+//! After a restart or a `kill -9` the next process gets the same connections, each with its [`InheritedPosition`].
+//! Thread: any writer, when a connection comes, when it goes, and after a read that ended within a line. Failure: the
+//! store can be full. Then a connection is served normally, but does not survive the process.
 //!
-//! A connection that is stored is one object of the kernel with two holders. Closing it here does not end it: its peer
-//! sees the end when it is shut down, and systemd lets go of it when it is told to. A [`Slot`] that is dropped without
-//! [`StoredConnection::close`] stays in the store, as after a crash and after an orderly stop.
+//! A stored connection is one object of the kernel with two holders. Closing it here does not end it. Its peer sees the
+//! end when the socket is shut down, and systemd closes its copy when dbufd removes the name. A [`Slot`] that is
+//! dropped without [`StoredConnection::close`] stays in the store, as after a crash and after an orderly stop.
 //!
-//! The record of a slot says whose the connection is and how far it was read. It is written before systemd has the
-//! connection, and taken away before anything is read that the next process could not resume: a connection that speaks
-//! frames. It is taken away as well when a read ends the connection, before that read is done. So a connection without
-//! a record is one that the next process ends, whatever systemd still holds.
+//! The record of a slot identifies the connection's peer and says how far it was read. It is written before systemd
+//! gets the connection. It is removed before anything is read that the next process could not resume, which is a
+//! connection that speaks frames. It is also removed when a read ends the connection, before that read is done. So the
+//! next process ends a connection that has no record, whatever systemd still holds.
 //!
-//! A slot is free for another connection when systemd has let go of the first: the next process would take the record
-//! of one for the other. No receive buffer speaks of the slot by then, for the same reason (`Connection::record` and
-//! `Connection::close`).
+//! A slot is free for another connection only after systemd has closed the first one: otherwise the next process would
+//! take the record of one for the other. By then no receive buffer names the slot, for the same reason
+//! (`Connection::record` and `Connection::close`).
 //!
-//! A connection whose peer has said everything and left is only noted: it has a slot, so that the next process can tell
-//! whose bytes lie in a receive buffer, and systemd does not hear of it. Those bytes are all that is left of it.
+//! A connection whose peer has already sent everything and closed is only *noted*: it has a slot but is not given to
+//! systemd. The slot tells the next process whose bytes are in a receive buffer. Nothing else is left of the
+//! connection.
 
 use std::collections::HashSet;
 use std::io;
@@ -34,7 +35,7 @@ use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::{FdStore, NotKept};
 
-/// Positions are written to two places in turn. The first is in the page that the record has anyway.
+/// Positions are written to two places in turn. The first one shares a page with the record.
 const TURN_FIRST: u64 = 1;
 
 /// The connections in the store.
@@ -43,30 +44,30 @@ pub struct StoredConnections {
     store: Arc<FdStore>,
     read_positions: ReadPositions,
     slots: Mutex<Slots>,
-    /// The most connections that the store takes.
+    /// Connections that the store takes at most.
     slots_max: usize,
-    /// Connections that found no room.
+    /// Connections for which there was no room.
     unkept: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Slots {
-    /// Slots below this have been used.
+    /// Slots below this number have been used.
     used: u32,
-    /// Those of them that are free.
+    /// The free ones among them.
     free: Vec<u32>,
 }
 
-/// What the previous process left of connections.
+/// The connections that the previous process left.
 #[derive(Debug, Default)]
 pub struct InheritedConnections {
     /// Connections, each with its slot.
     pub connections: Vec<(u32, OwnedFd)>,
-    /// How far each was read.
+    /// The memory that says how far each was read.
     pub read_positions: Option<OwnedFd>,
-    /// The slots of connections of which something is unfinished (`ReceiveBuffers::slots`).
+    /// The slots of connections with something unfinished in a receive buffer (`ReceiveBuffers::slots`).
     pub in_receive_buffers: Vec<u32>,
-    /// The slots of connections that have become rings', and that the store still holds as what they were.
+    /// The slots of connections that have become a ring's. The store still holds them under the old name as well.
     pub kept_twice: Vec<u32>,
 }
 
@@ -74,11 +75,11 @@ pub struct InheritedConnections {
 #[derive(Debug)]
 pub struct InheritedConnection {
     pub(crate) stored: StoredConnection,
-    /// The kind of listener that it came from.
+    /// The kind of listener that accepted it.
     pub(crate) kind: u16,
     pub(crate) identity: Identity,
     pub(crate) position: InheritedPosition,
-    /// The read that the position includes.
+    /// The last read that the position includes.
     pub(crate) read: u64,
 }
 
@@ -86,7 +87,7 @@ pub struct InheritedConnection {
 #[derive(Debug)]
 pub(crate) struct StoredConnection {
     pub(crate) socket: OwnedFd,
-    /// systemd has had it, and may hold it on.
+    /// systemd has had it, and may still hold it.
     was_stored: bool,
     slot: Option<Slot>,
 }
@@ -97,26 +98,26 @@ struct Slot {
     all: Arc<StoredConnections>,
     index: u32,
     kind: u16,
-    /// systemd has the connection; else it is only noted.
+    /// systemd has the connection. If not, it is only noted.
     is_in_store: bool,
-    /// The record may be there.
+    /// The record may exist.
     has_record: bool,
-    /// Pages of the record's memory that are taken.
+    /// Pages of memory that the record takes.
     pages: u16,
-    /// The position says something, so that it has to be changed when that is no longer true.
+    /// The position is not the start of a line, so it must be rewritten when that changes.
     says: bool,
-    /// The position says that it is text.
+    /// The position says that the connection speaks text.
     says_text: bool,
     /// How often the position was written.
     turn: u64,
 }
 
 impl StoredConnections {
-    /// Takes over what the previous process left, and keeps connections for the next process from here on: as many as
-    /// `room` descriptors in the store allow, of which the read positions take one.
+    /// Takes over the connections that the previous process left, and stores connections for the next process from here
+    /// on. The store holds at most `room` descriptors, of which the read positions take one.
     ///
     /// # Errors
-    /// When there is no memory for the read positions.
+    /// If there is no memory for the read positions.
     pub fn open(
         store: Arc<FdStore>,
         room: usize,
@@ -128,7 +129,7 @@ impl StoredConnections {
                 let read_positions = ReadPositions::new()?;
                 let name = Name::ReadPositions.to_string();
                 if let Err(error) = store.replace(&name, read_positions.memory()) {
-                    tracing::warn!(%error, "connections will not survive this process");
+                    tracing::warn!(%error, "connections will not survive this process: read positions not stored");
                 }
                 read_positions
             }
@@ -144,13 +145,13 @@ impl StoredConnections {
         }
         for slot in left.in_receive_buffers {
             if connections.iter().all(|(known, ..)| *known != slot) && (slot as usize) < SLOTS_MAX {
-                // One that is a ring's by now is still in the store under this name, too.
+                // A connection that has become a ring's is in the store under this name as well.
                 connections.push((slot, ended_socket()?, left.kept_twice.contains(&slot)));
             }
         }
         connections.sort_by_key(|(slot, ..)| *slot);
         let mut taken: HashSet<u32> = connections.iter().map(|(slot, ..)| *slot).collect();
-        // A slot whose connection is in a receive buffer is let go of with that connection.
+        // A slot whose connection is in a receive buffer is freed with that connection.
         let kept_twice: Vec<u32> = left.kept_twice.into_iter().filter(|slot| taken.insert(*slot)).collect();
         let used = taken.iter().max().map_or(0, |slot| slot + 1);
         let free = (0..used).rev().filter(|index| !taken.contains(index));
@@ -178,8 +179,8 @@ impl StoredConnections {
         Ok((all, inherited))
     }
 
-    /// Keeps a new connection from a listener of this kind. One that finds no room is served all the same, and ends
-    /// with this process.
+    /// Stores a new connection from a listener of this kind. If there is no room, the connection is served normally and
+    /// ends with this process.
     pub(crate) fn keep(self: &Arc<Self>, kind: u16, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         let slot = self.take_slot().ok_or(Unkept::NoRoom(self.slots_max)).and_then(|index| {
             // Before systemd has it: the next process must never find what an earlier connection left here.
@@ -199,8 +200,8 @@ impl StoredConnections {
         StoredConnection { socket, was_stored: slot.is_ok(), slot: slot.ok() }
     }
 
-    /// Notes whose a new connection is whose peer has said everything. Of one that finds no slot, what is read ends
-    /// with this process.
+    /// Notes the peer of a new connection that has already sent everything and closed. Without a free slot, bytes that
+    /// are read and not published end with this process.
     pub(crate) fn note(self: &Arc<Self>, kind: u16, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         let slot = self.take_slot().and_then(|index| {
             if self.read_positions.begin(index, kind, identity).is_err() {
@@ -226,13 +227,13 @@ impl StoredConnections {
         }
     }
 
-    /// Has systemd let go of a connection. Its slot is free when it has.
+    /// Removes a connection from the store. Its slot is free once systemd has closed it.
     fn let_go(self: &Arc<Self>, index: u32) {
         let all = Arc::clone(self);
         self.store.remove_then(&name_of(index), move || all.slots().free.push(index));
     }
 
-    /// Said at the first and then ever more rarely, for there may be thousands.
+    /// Warns at the first and then at each power of two, because there may be thousands.
     fn report_unkept(&self, why: &Unkept) {
         // Relaxed: a plain counter.
         let unkept = self.unkept.fetch_add(1, Relaxed) + 1;
@@ -241,14 +242,14 @@ impl StoredConnections {
         }
     }
 
-    /// Connections that are kept now.
+    /// Connections that have a slot now.
     #[must_use]
     pub fn stored(&self) -> u64 {
         let slots = self.slots();
         u64::from(slots.used) - slots.free.len() as u64
     }
 
-    /// Connections that were not kept, since the daemon began.
+    /// Connections that were not stored, since the daemon started.
     #[must_use]
     pub fn unkept(&self) -> u64 {
         self.unkept.load(Relaxed)
@@ -271,18 +272,18 @@ impl StoredConnections {
     }
 }
 
-/// Why a connection is not kept.
+/// Why a connection is not stored.
 #[derive(Debug, thiserror::Error)]
 enum Unkept {
-    #[error("the store has room for {0}; raise FileDescriptorStoreMax= and FDSTORE")]
+    #[error("the store holds at most {0} connections; raise FileDescriptorStoreMax= and FDSTORE= in dbufd.service")]
     NoRoom(usize),
-    #[error("there is no memory for its read position: {0}")]
+    #[error("no memory for its read position: {0}")]
     NoMemory(io::Error),
     #[error(transparent)]
     NotKept(#[from] NotKept),
 }
 
-/// In the place of a socket that has gone with its process: nothing more will come from it.
+/// Stands in for a socket that ended with its process. No byte will come from it.
 fn ended_socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?.0)
@@ -293,7 +294,7 @@ fn name_of(index: u32) -> String {
 }
 
 impl Slot {
-    /// Takes the record away, so that the next process ends the connection. False if that fails.
+    /// Removes the record, so that the next process ends the connection. False if that fails.
     fn forget_record(&mut self) -> bool {
         self.has_record = self.has_record && self.all.read_positions.clear(self.index).is_err();
         !self.has_record
@@ -315,37 +316,37 @@ impl StoredConnection {
         Self { socket, was_stored: false, slot: None }
     }
 
-    /// Its peer's names, learned since it was kept; nothing has been read of it yet. Without them the next process
-    /// knows the numbers.
+    /// Adds the peer's names, learned after the connection was stored and before anything was read. Without them the
+    /// next process knows only the numbers.
     pub(crate) fn note_names(&self, identity: &Identity) {
         if let Some(Slot { all, index, kind, .. }) = &self.slot {
             let _ = all.read_positions.begin(*index, *kind, identity);
         }
     }
 
-    /// Whether the next process would go on with it.
+    /// Whether the next process would resume it.
     pub(crate) fn is_stored(&self) -> bool {
         self.slot.as_ref().is_some_and(|slot| slot.is_in_store)
     }
 
-    /// Whether its peer had said all when it came, and it is noted; or that is all that the previous process has left
-    /// of it.
+    /// Whether it is only noted: its peer had sent everything and closed when it came, or the previous process left
+    /// only its bytes.
     pub(crate) fn is_noted(&self) -> bool {
         self.slot.as_ref().is_some_and(|slot| !slot.is_in_store)
     }
 
-    /// Its place, if it has one.
+    /// Its slot, if it has one.
     pub(crate) fn slot(&self) -> Option<u32> {
         self.slot.as_ref().map(|slot| slot.index)
     }
 
-    /// It was read as far as `position` says, the read of this number included. Costs nothing where that is the
-    /// beginning of a line, as it was before. False if there is no memory for it: the next process would read on in the
-    /// middle of a line, so the connection is to be let go.
+    /// Records that the connection was read up to `position`, including read number `read`. Costs nothing while the
+    /// position stays at the start of a line. False if there is no memory: the next process would then resume in the
+    /// middle of a line, so the connection must be removed from the store.
     pub(crate) fn note_position(&mut self, position: &ReadPosition<'_>, read: u64) -> bool {
         let Some(slot) = &mut self.slot else { return true };
         let says = !position.is_line_start();
-        // Once it is known to be text the record says so, or the next process would have to guess from the next bytes.
+        // Once the connection is known to be text, the record says so. Otherwise the next process would have to guess.
         let is_text = matches!(position, ReadPosition::Text { .. }) && slot.is_in_store;
         if !says && !slot.says && (slot.says_text || !is_text) {
             return true;
@@ -354,30 +355,30 @@ impl StoredConnection {
         match slot.all.read_positions.write(slot.index, position, read, slot.turn, slot.pages) {
             Ok(pages) => (slot.says, slot.says_text, slot.pages) = (says, is_text, pages),
             Err(error) => {
-                tracing::warn!(%error, "a connection cannot be kept over a restart");
+                tracing::warn!(%error, "a connection will not survive a restart: its read position cannot be written");
                 return false;
             }
         }
         true
     }
 
-    /// The next process shall end it. To be called while the receive buffer still says what was read of it. False if
-    /// the next process could take it for something else, and it has to end now.
+    /// Makes the next process end the connection. Must be called while the receive buffer still holds what was read.
+    /// False if the next process could misread it, so that it must end now.
     pub(crate) fn forget_record(&mut self) -> bool {
         self.slot.as_mut().is_none_or(Slot::forget_record)
     }
 
-    /// Serves it on, but it is nothing for the next process any more.
+    /// Removes the connection from the store but continues to serve it.
     pub(crate) fn let_go(&mut self) {
         if let Some(slot) = self.slot.take() {
             slot.give_back();
         }
     }
 
-    /// Ends it, here and for its peer.
+    /// Ends the connection, here and for its peer.
     pub(crate) fn close(mut self) {
         if self.was_stored {
-            // systemd may let go of it later; the peer is to see the end now.
+            // systemd may close its copy later, but the peer must see the end now.
             end_for_peer(&self.socket);
         }
         self.let_go();

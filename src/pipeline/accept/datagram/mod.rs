@@ -1,8 +1,8 @@
-//! Receives datagrams. A datagram socket belongs to one writer alone, so that the order of each sender is kept.
+//! Receives datagrams. One writer owns the datagram socket, so that each sender's order is kept.
 //!
 //! Input: datagrams with the credentials of their senders. Output: events in the publisher. Thread: the socket's
-//! writer. Failure: only that the reader is gone; a datagram that is too large is refused whole, counted, and its
-//! sender named.
+//! writer. Failure: only that the reader is gone. A datagram that is too large is refused as a whole and counted under
+//! its sender's name.
 
 mod senders;
 
@@ -15,7 +15,7 @@ use crate::pipeline::accept::text::classify::classify;
 use crate::pipeline::record::{Cause, Transport};
 use crate::sys::recvmmsg::{COUNT_MAX, Credentials};
 
-/// What the kernel itself says where it knows no sender: no process, the overflow user and group.
+/// What the kernel says when it knows no sender: no process, and the overflow user and group.
 const UNKNOWN: Credentials = Credentials { pid: 0, uid: 65_534, gid: 65_534 };
 
 /// The datagram socket and its senders.
@@ -34,12 +34,12 @@ impl Datagrams {
         &self.socket
     }
 
-    /// The process has ended that was watched under this number.
+    /// The watched process with this number has ended.
     pub(crate) fn process_ended(&mut self, pid: u32) {
         self.senders.ended(pid);
     }
 
-    /// Receives once and publishes what came. False if that was all there is.
+    /// Receives once and publishes what came. False if the socket is empty now.
     pub(crate) fn receive(
         &mut self,
         receive_buffer: &mut ReceiveBuffer,
@@ -52,7 +52,7 @@ impl Datagrams {
             receive_buffer.read_progress.begin(Subject::Datagrams, context.next_piece, bytes_max);
         };
         let count = (receive_buffer.arena.len() / bytes_max).min(COUNT_MAX);
-        // An error is nothing to read: the next round asks again.
+        // On an error there is nothing to read; the next round tries again.
         let received = receive_buffer
             .headers
             .receive_datagrams(&self.socket, &mut receive_buffer.arena, bytes_max, begin)
@@ -63,7 +63,7 @@ impl Datagrams {
         Ok(is_more)
     }
 
-    /// Publishes what the previous process has received, except for the events that it has published.
+    /// Publishes what the previous process has received, except the events that it had already published.
     pub(crate) fn replay(
         &mut self,
         receive_buffer: &ReceiveBuffer,

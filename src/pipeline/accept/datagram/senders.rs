@@ -1,11 +1,11 @@
 //! Remembers the processes that send datagrams.
 //!
-//! Input: credentials of a datagram. Output: the peer that they stand for. Thread: the socket's writer. Nothing can
-//! fail; a process that cannot be looked up is known by its credentials alone.
+//! Input: the credentials of a datagram. Output: the peer that sent it. Thread: the socket's writer. Nothing can fail:
+//! a process that cannot be looked up is known by its credentials alone.
 //!
-//! Command and unit stand in /proc and are looked up once, not for each datagram. The answer holds until the process's
-//! pidfd says that it has ended, and a little longer: what it sent before that is still in the queue. Then it is
-//! forgotten, long before the kernel can give the number to another process.
+//! Command and unit are looked up in /proc once for each process, not for each datagram. The answer holds until the
+//! process's pidfd says that it has ended, and a little longer, because its last datagrams are still in the queue. Then
+//! the process is forgotten, long before the kernel can reuse its number.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -14,12 +14,13 @@ use crate::pipeline::accept::connection::peer::of_datagram;
 use crate::pipeline::accept::publish::{Peer, WriterContext};
 use crate::sys::recvmmsg::Credentials;
 
-/// Senders that are known at a time, each with a descriptor.
+/// Senders that are remembered at a time, each with a descriptor.
 const SENDERS_MAX: usize = 256;
-/// After this many reads of a queue that is never seen empty, all that was in it when a process ended is read.
+/// After this many reads of a queue that is never seen empty, everything that was in it when a process ended has been
+/// read.
 const READS_UNTIL_FORGOTTEN: u64 = 64;
 
-/// Puts a pidfd into the writer's epoll set, under the process's number; false if that cannot be.
+/// Adds a pidfd to the writer's epoll set, under the process's number. False if that fails.
 pub(crate) type Watch<'a> = dyn FnMut(u32, &OwnedFd) -> bool + 'a;
 
 #[derive(Debug)]
@@ -29,15 +30,15 @@ struct Sender {
     used: u64,
     /// The read after which it ended; None while it lives.
     ended: Option<u64>,
-    /// Its pidfd. Dropping it takes it out of the epoll set.
+    /// Its pidfd. Dropping it removes it from the epoll set.
     process: Option<OwnedFd>,
 }
 
-/// The senders that are known.
+/// The known senders.
 #[derive(Debug, Default)]
 pub(crate) struct Senders {
     known: HashMap<Credentials, Sender>,
-    /// The last one that could not be kept.
+    /// The last sender that could not be remembered.
     unknown: Option<Peer>,
     reads: u64,
     any_ended: bool,
@@ -59,7 +60,7 @@ impl Senders {
                 _ => return self.unknown.insert(peer),
             }
         }
-        let sender = self.known.get_mut(&credentials).expect("it was known, or is kept since just now");
+        let sender = self.known.get_mut(&credentials).expect("the sender was known or has just been added");
         sender.used = self.reads;
         &sender.peer
     }
@@ -74,7 +75,7 @@ impl Senders {
         self.known.insert(credentials, sender);
     }
 
-    /// This process has ended. What it sent before is still its own.
+    /// Marks a process as ended. What it sent before that is still attributed to it.
     pub(crate) fn ended(&mut self, pid: u32) {
         for (_, sender) in self.known.iter_mut().filter(|(known, _)| known.pid == pid) {
             sender.ended = Some(self.reads);
@@ -83,7 +84,7 @@ impl Senders {
         }
     }
 
-    /// The queue was read once more, and seen empty or not.
+    /// Ends one read of the queue, which was seen empty or not.
     pub(crate) fn end_read(&mut self, seen_empty: bool) {
         self.reads += 1;
         if self.any_ended {

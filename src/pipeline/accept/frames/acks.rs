@@ -1,7 +1,7 @@
-//! Decides which acknowledgements a session is owed.
+//! Decides which acknowledgements a session is due.
 //!
-//! Input: what the session published in which generation, SYNCs, and how far the reader is. Output: acknowledgements
-//! that are due, and the sequences that were lost. Thread: the connection's writer. Nothing can fail.
+//! Input: the events that the session published in each generation, SYNCs, and how far the reader is. Output: the
+//! acknowledgements that are due, and the sequences that were lost. Thread: the connection's writer. Nothing can fail.
 //!
 //! An acknowledgement is cumulative, so only the latest counts: a client that reads slowly gets fewer, not later ones.
 
@@ -13,29 +13,30 @@ use dbuf_wire::frames::Level;
 use crate::pipeline::progress::want;
 use crate::pipeline::takeover::spans::Span;
 
-/// The most stretches of events that are told apart while they wait to be durable. Beyond that the oldest are told
-/// together: acknowledged when the last of them is, and named together if one of them was lost.
+/// Spans of events at most that wait separately to become durable. Beyond this number the oldest are merged: they are
+/// acknowledged when the last of them is durable, and named together if one of them was lost.
 pub const SPANS_MAX: usize = 1024;
 
-/// The most spans that are remembered of a closed session; the oldest merge.
+/// Spans at most that are remembered of a closed session. Beyond this number the oldest are merged.
 const PENDING_SPANS_MAX: usize = 16;
 
 fn generations(span: &Span) -> RangeInclusive<u64> {
     span.generations.0..=span.generations.1
 }
 
-/// The bookkeeping of one session.
+/// The acknowledgements of one session.
 #[derive(Debug)]
 pub(crate) struct Acks {
     level: Level,
-    /// Published, and not known to be persisted or lost. As many as there are generations in the buffer: two or three.
+    /// Published, and not known to be persisted or lost. There are as many spans as generations in the buffer: two or
+    /// three.
     in_buffer: VecDeque<Span>,
-    /// Persisted, and not known to be durable or lost. Also what was lost before that and told by an earlier process:
-    /// of all these, only a loss in a file is news.
+    /// Persisted, and not known to be durable or lost. Includes what was lost earlier and reported by an earlier
+    /// process: for all of these, only a loss in a file is news.
     in_file: VecDeque<Span>,
-    /// The oldest and the newest sequence up to which a SYNC waits.
+    /// The oldest and the newest sequence that a SYNC waits for.
     syncs: Option<(u64, u64)>,
-    /// What the last acknowledgements said; None if there was none and one is owed.
+    /// What the last acknowledgements said; None if there was none and one is due.
     reported_persisted: Option<u64>,
     reported_durable: Option<u64>,
     due_persisted: Option<u64>,
@@ -43,7 +44,7 @@ pub(crate) struct Acks {
 }
 
 impl Acks {
-    /// For a session that is new.
+    /// Creates the state of a new session.
     pub(crate) fn new(level: Level) -> Self {
         Self {
             level,
@@ -57,14 +58,14 @@ impl Acks {
         }
     }
 
-    /// For a session that was open before: its client has to be told where it stands, whether or not that changes.
-    /// Of events up to `losses` it knows whether they came to a file.
+    /// Creates the state of a session that was open before. Its client is told how far it has come, whether or not that
+    /// changes. Up to event `losses` it knows which events came to a file.
     pub(crate) fn resumed(level: Level, pending: impl IntoIterator<Item = Span>, losses: u64) -> Self {
         let mut acks = Self::new(level);
         for span in pending {
-            let (told, untold) = span.split_after(losses);
-            acks.in_file.extend(told);
-            acks.in_buffer.extend(untold);
+            let (reported, pending) = span.split_after(losses);
+            acks.in_file.extend(reported);
+            acks.in_buffer.extend(pending);
         }
         acks.reported_persisted = None;
         acks.reported_durable = None;
@@ -87,8 +88,8 @@ impl Acks {
         self.syncs = Some((oldest, sequence));
     }
 
-    /// Takes in the reader's progress. `last` is the highest sequence that was accepted or refused, all published;
-    /// `lost` is told each stretch that was lost, before an acknowledgement passes it.
+    /// Updates the reader's progress. `last` is the highest sequence that was accepted or refused, and all up to it are
+    /// published. `lost` gets each lost span before an acknowledgement passes it.
     pub(crate) fn progress(
         &mut self,
         (persisted_before, durable_before): (u64, u64),
@@ -96,7 +97,7 @@ impl Acks {
         was_lost: impl Fn(RangeInclusive<u64>, bool) -> bool,
         mut lost: impl FnMut(Span),
     ) {
-        // The two are read one after the other, and durable includes persisted.
+        // The two are read one after the other, and durable implies persisted.
         let persisted_before = persisted_before.max(durable_before);
         while let Some(span) = pop_before(&mut self.in_buffer, persisted_before) {
             if was_lost(generations(&span), false) {
@@ -132,19 +133,19 @@ impl Acks {
         }
     }
 
-    /// The sequences up to which everything is persisted and durable, or was told as lost. `last` as above.
+    /// The sequences up to which everything is persisted, and durable, or was reported as lost. `last` as above.
     pub(crate) fn reached(&self, last: u64) -> (u64, u64) {
         let persisted = self.in_buffer.front().map_or(last, |span| span.sequences.0 - 1);
         let durable = self.in_file.front().map_or(persisted, |span| span.sequences.0 - 1);
         (persisted, durable)
     }
 
-    /// Whether something is not known to be persisted, and whether something is persisted and not known to be durable.
+    /// Whether anything is not known to be persisted, and whether anything is persisted and not known to be durable.
     pub(crate) fn pending_kinds(&self) -> (bool, bool) {
         (!self.in_buffer.is_empty(), !self.in_file.is_empty())
     }
 
-    /// The acknowledgements that are due; the caller sends them.
+    /// Takes the acknowledgements that are due, to be sent by the caller.
     pub(crate) fn take_due(&mut self) -> impl Iterator<Item = (Level, u64)> + use<> {
         let persisted = self.due_persisted.take();
         let durable = self.due_durable.take();
@@ -154,7 +155,7 @@ impl Acks {
         persisted.into_iter().chain(durable.map(|sequence| (Level::Durable, sequence)))
     }
 
-    /// Which progress could make something due, as bits of [`want`].
+    /// The progress that could make an acknowledgement due, as bits of [`want`].
     pub(crate) fn wants(&self) -> u32 {
         let in_buffer = !self.in_buffer.is_empty();
         let anything = in_buffer || !self.in_file.is_empty();
@@ -163,7 +164,7 @@ impl Acks {
         (if persisted { want::PERSISTED } else { 0 }) | (if durable { want::DURABLE } else { 0 })
     }
 
-    /// What is not known to be durable, oldest first; a bounded number of spans.
+    /// What is not known to be durable, oldest first, in a bounded number of spans.
     pub(crate) fn pending(&self) -> Vec<Span> {
         let mut all: VecDeque<Span> = self.in_file.iter().chain(&self.in_buffer).copied().collect();
         while all.len() > PENDING_SPANS_MAX {
@@ -177,8 +178,8 @@ fn pop_before(spans: &mut VecDeque<Span>, generation: u64) -> Option<Span> {
     spans.front().is_some_and(|span| span.generations.1 < generation).then(|| spans.pop_front())?
 }
 
-/// Keeps `spans` bounded. The oldest merge, not the newest: a span that went on growing would never be passed by
-/// progress while events keep coming, and a SYNC in its midst would wait for ever.
+/// Keeps `spans` bounded by merging the oldest, not the newest. A newest span that keeps growing would never be passed
+/// by progress while events keep coming, and a SYNC inside it would wait forever.
 fn merge_oldest(spans: &mut VecDeque<Span>) {
     if spans.len() > SPANS_MAX {
         merge_two_oldest(spans);

@@ -1,7 +1,7 @@
-//! Speaks the framed protocol on one connection: drives its [`FrameSession`].
+//! Drives the [`FrameSession`] of one framed connection.
 //!
-//! Input: bytes of one connection, in order, and the reader's progress. Output: events in the publisher, and replies
-//! on the socket. Thread: the connection's writer. Failure: only that the reader is gone; a client's faults end its
+//! Input: bytes of one connection, in order, and the reader's progress. Output: events in the publisher, and replies on
+//! the socket. Thread: the connection's writer. Failure: only that the reader is gone. A client's fault ends its own
 //! connection at most.
 
 use std::fmt::Debug;
@@ -19,18 +19,18 @@ use crate::sync::atomic::Ordering::Relaxed;
 
 /// Gives rings to framed connections that ask for one.
 pub(crate) trait RingGrants: Debug + Send + Sync {
-    /// Makes a ring of `capacity` bytes for `identity`, whose tag is its name, and passes it to the client.
+    /// Creates a ring of `capacity` bytes for `identity`, whose tag is the ring's name, and passes it to the client.
     fn grant(self: Arc<Self>, identity: &Identity, capacity: u64, link: &Link, context: &WriterContext) -> Granted;
 }
 
-/// What becomes of a request for a ring.
+/// The answer to a request for a ring.
 #[derive(Debug)]
 pub(crate) enum Granted {
-    /// The connection is the ring's from here on.
+    /// From here on the connection belongs to the ring.
     Ring(Box<dyn Protocol>),
-    /// There is none, for this reason; the connection goes on with frames.
+    /// No ring, for this reason. The connection continues with frames.
     Refused(String),
-    /// The client could not be given what it had asked for, and its connection ends.
+    /// The ring could not be passed to the client, and its connection ends.
     Failed,
 }
 
@@ -55,12 +55,12 @@ impl PublishObserver for FrameSession {
     }
 }
 
-/// How a stretch of bytes ended.
+/// Why the session stopped taking bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// More is to come; the frame that is not whole takes this many bytes.
+    /// More must come: the incomplete frame has this many bytes.
     More(usize),
-    /// The client asks for a ring of this many bytes; nothing is left of what was read.
+    /// The client asks for a ring of this many bytes. Everything that was read is consumed.
     Ring(u64),
     /// The client is done: answer, then close.
     Bye,
@@ -83,7 +83,7 @@ impl Protocol for FrameConnection {
         Ok(if end == End::Broken || next == Next::Close { Turn::Close } else { Turn::Stay })
     }
 
-    /// An event that was cut is lost.
+    /// Counts an event whose end has not come as lost.
     fn end(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
         let Link { carry, peer, .. } = link;
         if let Some(cause) = self.session.at_end(carry) {
@@ -96,7 +96,8 @@ impl Protocol for FrameConnection {
         Ok(self.answer(link, context))
     }
 
-    /// Half a frame of a session was not accepted. Its client sees the end and sends it again, so it is not lost.
+    /// The part of a frame that has come was not accepted. If there is a session, the client sees the end and sends it
+    /// again, so it is not lost.
     fn cut_off(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
         if self.session.session() != 0 {
             link.carry.clear();
@@ -104,8 +105,7 @@ impl Protocol for FrameConnection {
         self.end(link, context)
     }
 
-    /// What a client has sent is good even if it reads no more: a socket that takes no replies does not end the
-    /// connection.
+    /// Events count even if the client reads no replies: a socket that takes no replies does not end the connection.
     fn answer(&mut self, link: &mut Link, context: &WriterContext) -> Next {
         if link.reply_state != ReplyState::Gone {
             link.reply_state = self.send_replies(link, context);
@@ -122,17 +122,17 @@ impl Protocol for FrameConnection {
         self.session.wants() != 0 && link.reply_state != ReplyState::Gone
     }
 
-    // Its client connects again, asks where it stands and sends the rest. A half-received frame cannot be resumed: no
-    // position.
+    // No position: a half-received frame cannot be resumed. The client connects again, asks how far the daemon has
+    // come, and sends the rest.
 }
 
 impl FrameConnection {
-    /// One whose session is open.
+    /// Creates a connection whose session is open.
     pub(crate) fn new(session: FrameSession, rings: Arc<dyn RingGrants>) -> Self {
         Self { session, rings }
     }
 
-    /// Takes in what was read. What is not whole is left in the carry.
+    /// Takes what was read. An incomplete frame stays in the carry.
     fn take_bytes(&mut self, mut data: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<End, Closed> {
         let Link { carry, peer, .. } = link;
         while !carry.is_empty() {
@@ -145,7 +145,7 @@ impl FrameConnection {
             if data.is_empty() {
                 return Ok(end);
             }
-            // Exactly the rest of this frame, so that the next one is read where it is.
+            // Copies only the rest of this frame, so that the next one is parsed where it lies.
             let part = frame_bytes.saturating_sub(carry.len()).clamp(1, data.len());
             carry.extend_from_slice(&data[..part]);
             data = &data[part..];
@@ -157,7 +157,7 @@ impl FrameConnection {
         Ok(end)
     }
 
-    /// Takes all whole frames from the front of `bytes`. Returns how many bytes these were.
+    /// Takes all whole frames from the front of `bytes`. Returns their number of bytes.
     fn take_frames(&mut self, bytes: &[u8], peer: &Peer, context: &mut WriterContext) -> Result<(usize, End), Closed> {
         let Self { session, .. } = self;
         let publisher = &mut context.publisher;
@@ -188,7 +188,7 @@ impl FrameConnection {
                 Step::More { frame_bytes } => break End::More(frame_bytes),
                 Step::Ring { capacity, consumed } => {
                     at += consumed;
-                    // A client that sends more before the answer does not know yet whether that is to be frames.
+                    // The client must wait for the answer: only then does it know whether to send frames.
                     break if at == bytes.len() { End::Ring(capacity) } else { End::Broken };
                 }
                 Step::Bye => break End::Bye,
@@ -228,7 +228,7 @@ impl FrameConnection {
         }
     }
 
-    /// Sends what is due by now.
+    /// Sends the replies that are due.
     fn send_replies(&mut self, link: &Link, context: &WriterContext) -> ReplyState {
         let Self { session, .. } = self;
         let progress = &context.progress;
@@ -236,7 +236,7 @@ impl FrameConnection {
             progress.ask_sync();
             context.waker.ring();
         }
-        // First say what is wanted, then look: progress made before that rings no bell.
+        // First set what is wanted, then look: the bell does not ring for progress that was made before.
         let wants = session.wants();
         if wants != 0 {
             progress.want(context.index, wants);

@@ -9,35 +9,36 @@ use super::session::{FEATURES, FrameSession};
 use super::sessions::Sessions;
 use crate::sync::Arc;
 
-/// The most bytes of a handshake: the magic and the longest HELLO.
+/// Bytes of a handshake at most: the magic and the longest HELLO.
 pub(crate) const HANDSHAKE_BYTES_MAX: usize = MAGIC.len() + HEAD_BYTES + CONTROL_BYTES_MAX as usize;
 
-/// What [`handshake`] made of a connection's first bytes.
+/// What [`handshake`] found in a connection's first bytes.
 #[derive(Debug)]
 pub enum Handshake {
-    /// The magic and HELLO are not whole; they never take more than [`super::session::frame_bytes_max`] and the magic.
+    /// The magic and the HELLO are not complete. They never take more than [`super::session::frame_bytes_max`] and the
+    /// magic.
     More,
     /// The session, with its WELCOME in the outbox.
     Open {
-        /// The connection's state.
+        /// The session.
         session: Box<FrameSession>,
-        /// Bytes that are done.
+        /// Bytes of the magic and the HELLO.
         consumed: usize,
     },
-    /// The connection has to end after this reply.
+    /// The connection must end after this reply.
     Refused {
-        /// What to send.
+        /// The reply to send.
         reply: Vec<u8>,
-        /// For the daemon's own log.
+        /// The reason, for the daemon's own log.
         why: &'static str,
-        /// Whether to count it as malformed: false if the client may be right and try again.
+        /// Whether to count the connection as malformed. False if the client did nothing wrong and may try again.
         malformed: bool,
     },
 }
 
 /// Reads the magic and the HELLO of a framed connection of user `uid`.
 ///
-/// A session belongs to a user, so that no user can occupy or silence the session of another.
+/// A session belongs to a user, so that no user can occupy or silence another user's session.
 #[must_use]
 pub fn handshake(bytes: &[u8], max_event_bytes: usize, uid: u32, sessions: &Arc<Sessions>) -> Handshake {
     let refused = |code: Code, why: &'static str| {
@@ -47,12 +48,12 @@ pub fn handshake(bytes: &[u8], max_event_bytes: usize, uid: u32, sessions: &Arc<
     };
     let frame = match wire::is_framed(bytes) {
         None => return Handshake::More,
-        Some(false) => return refused(Code::Broken, "the connection does not open with the magic"),
+        Some(false) => return refused(Code::Broken, "the connection does not begin with the magic"),
         Some(true) => &bytes[wire::MAGIC.len()..],
     };
     match Head::decode(frame) {
         Ok(None) => return Handshake::More,
-        Ok(Some(head)) if head.kind != kind::HELLO => return refused(Code::Broken, "the first frame is no HELLO"),
+        Ok(Some(head)) if head.kind != kind::HELLO => return refused(Code::Broken, "the first frame is not a HELLO"),
         Ok(Some(_)) => (),
         Err(error) => return refused(Code::Broken, error.0),
     }
@@ -62,13 +63,16 @@ pub fn handshake(bytes: &[u8], max_event_bytes: usize, uid: u32, sessions: &Arc<
         Err(error) => return refused(Code::Broken, error.0),
     };
     if hello.version < wire::VERSION_MIN || hello.version_min > wire::VERSION {
-        return refused(Code::Version, "no version of the protocol that both sides speak");
+        return refused(Code::Version, "client and daemon have no version of the protocol in common");
     }
     if hello.incompatible & !FEATURES != 0 {
-        return refused(Code::Version, "a feature is asked for that this daemon does not have");
+        return refused(Code::Version, "the client requires a feature that this daemon does not have");
     }
     let Some((guard, known)) = Sessions::attach(sessions, uid, hello.session) else {
-        return refused(Code::Busy, "the session is open on another connection, or there are too many sessions");
+        return refused(
+            Code::Busy,
+            "the session is open on another connection, or too many sessions are open; try again",
+        );
     };
     let session = Box::new(FrameSession::new(&hello, max_event_bytes, guard, known));
     Handshake::Open { session, consumed: wire::MAGIC.len() + consumed }

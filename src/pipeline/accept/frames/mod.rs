@@ -1,7 +1,10 @@
 //! Speaks the framed protocol.
 //!
-//! `handshake` opens a `session`, `connection` drives it over the bytes of its socket, `acks` decides what its client
-//! is told, and `sessions` remembers it in the `session_table` when it is closed.
+//! Input: bytes of a connection that begin with the magic. Output: events in the publisher, and replies. Thread: the
+//! connection's writer. Failure: a client's fault ends its own connection at most.
+//!
+//! `handshake` opens a `session`. `connection` drives the session over the bytes of its socket. `acks` decides which
+//! acknowledgements are due. `sessions` remembers a closed session, and `session_table` keeps it for the next process.
 
 mod acks;
 pub(crate) mod connection;

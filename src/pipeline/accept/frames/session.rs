@@ -1,23 +1,23 @@
-//! Interprets the bytes of one framed connection: what they mean, what was promised, what to answer.
-//! `dbuf_wire::frames` has the bytes, and `docs/PROTOCOL.md` draws them.
+//! Interprets the bytes of one framed connection: finds the events, remembers what is promised, and encodes the
+//! replies. `dbuf_wire::frames` defines the bytes, and `docs/PROTOCOL.md` draws them.
 //!
 //! Input: bytes that a writer read from one connection, and the reader's progress. Output: [`Step`]s for the writer,
-//! and replies in a bounded outbox. There is no input or output of the operating system here. Thread: the
-//! connection's writer; [`Sessions`](super::Sessions) alone is shared. Failure: all that a client sends wrong, as a
-//! [`Step::Refused`] that costs one event or a [`Step::Broken`] that ends the connection.
+//! and replies in a bounded outbox. This file makes no system calls. Thread: the connection's writer; only
+//! [`Sessions`](super::Sessions) is shared. Failure: everything that a client sends wrong, as a [`Step::Refused`] that
+//! costs one event or a [`Step::Broken`] that ends the connection.
 //!
 //! How a writer drives it:
-//! 1. Bytes that begin with the magic go to [`handshake`] until it returns a [`FrameSession`]; the bytes that it
-//!    consumed are done.
-//! 2. [`FrameSession::next`] is called with the bytes from the first that is not consumed yet, until it says
-//!    [`Step::More`], [`Step::Bye`] or [`Step::Broken`]. What a [`Step::Event`] brings, and a loss record for a
-//!    [`Step::Refused`], is to be published.
-//! 3. It is published in as many claims as it takes, each of which is redone if it was sealed. After each publish
-//!    [`FrameSession::commit`] is told the claim's generation.
-//! 4. If [`FrameSession::take_sync`] says so, the reader is asked for a sync. [`FrameSession::progress`] is told how
-//!    far the reader is; [`FrameSession::outgoing`] is sent without blocking, and [`FrameSession::sent`] told how
-//!    much went. All this after each round, and whenever the bell rings for what [`FrameSession::wants`]. The
-//!    connection is closed when [`FrameSession::is_deaf`].
+//! 1. It gives the bytes from the magic on to [`handshake`] until that returns a [`FrameSession`] and the number of
+//!    bytes that it consumed.
+//! 2. It calls [`FrameSession::next`] with the bytes that are not consumed yet, until that returns [`Step::More`],
+//!    [`Step::Bye`] or [`Step::Broken`]. It publishes the event of each [`Step::Event`], and a loss record for each
+//!    [`Step::Refused`].
+//! 3. It publishes them in as many claims as necessary, and repeats a claim that was sealed. After each publish it
+//!    tells [`FrameSession::commit`] the claim's generation.
+//! 4. After each round, and whenever the bell rings for what [`FrameSession::wants`], it does this: if
+//!    [`FrameSession::take_sync`] says so, it asks the reader for a sync. It tells [`FrameSession::progress`] how far
+//!    the reader is. It sends [`FrameSession::outgoing`] without blocking and tells [`FrameSession::sent`] how much
+//!    went out. It closes the connection if [`FrameSession::is_deaf`].
 //! 5. At the connection's end, [`FrameSession::at_end`] says whether it came in the middle of an event. Dropping the
 //!    session gives its place in [`Sessions`] back.
 //!
@@ -25,7 +25,8 @@
 //! 1. What was parsed and not yet published is neither acknowledged nor remembered: it may be sent again.
 //! 2. An acknowledgement of N is sent after every ERROR that names an event up to N.
 //! 3. No event is accepted whose sequence is not above all before it in its session, on whatever connection.
-//! 4. What a client can make this hold is bounded: the outbox by [`OUTBOX_BYTES_MAX`], spans by [`SPANS_MAX`].
+//! 4. The memory that a client can make a session hold is bounded: the outbox by [`OUTBOX_BYTES_MAX`], spans by
+//!    [`SPANS_MAX`].
 
 use std::ops::RangeInclusive;
 
@@ -38,9 +39,10 @@ use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::Cause;
 use crate::pipeline::takeover::spans::{Known, Span};
 
-/// The most bytes of replies that wait for a client to read them; a client that lets more come together is cut off.
+/// Bytes of replies that wait for a client to read them, at most. The daemon disconnects a client that lets more pile
+/// up.
 pub const OUTBOX_BYTES_MAX: usize = 64 << 10;
-/// While this many bytes wait, no acknowledgement joins them: the next that does says more.
+/// While more than this many bytes wait, no acknowledgement joins them: a later one covers more.
 pub(super) const OUTBOX_BYTES_CALM: usize = 4 << 10;
 
 /// What a writer does next with a connection's bytes.
@@ -50,53 +52,54 @@ pub enum Step<'a> {
     Event {
         /// The event.
         event: Event<'a>,
-        /// Bytes that are done.
+        /// Bytes consumed.
         consumed: usize,
     },
-    /// An event that is refused whole: count it, and publish a loss record. The client learns of it.
+    /// An event that is refused as a whole: count it, and publish a loss record. The client is told.
     Refused {
         /// Why.
         cause: Cause,
         /// Bytes of its payload.
         payload_bytes: u64,
-        /// Bytes that are done.
+        /// Bytes consumed.
         consumed: usize,
     },
     /// An event that was accepted before: count it as a duplicate.
     Duplicate {
-        /// Bytes that are done.
+        /// Bytes consumed.
         consumed: usize,
     },
-    /// Nothing for the writer: the body of a refused event, a frame of a later version, a SYNC (see
+    /// Nothing to do: the body of a refused event, a frame of a later version, or a SYNC (see
     /// [`FrameSession::take_sync`]).
     Passed {
-        /// Bytes that are done.
+        /// Bytes consumed.
         consumed: usize,
     },
-    /// The frame is not whole.
+    /// The frame is incomplete.
     More {
-        /// Bytes that it takes, from the first that was given; never more than [`frame_bytes_max`].
+        /// Bytes of the whole frame, from the first byte given; never more than [`frame_bytes_max`].
         frame_bytes: usize,
     },
-    /// The client asks for a ring of this many bytes, and has sent no event: give it one, or [`FrameSession::no_ring`].
+    /// The client asks for a ring of this many bytes, before it has sent any event: grant it, or call
+    /// [`FrameSession::no_ring`].
     Ring {
-        /// Bytes of data.
+        /// Bytes of data that the ring holds.
         capacity: u64,
-        /// Bytes that are done.
+        /// Bytes consumed.
         consumed: usize,
     },
-    /// The client said that nothing more will come: publish, answer, and close.
+    /// The client says that nothing more will come: publish, answer, and close.
     Bye,
-    /// The connection has to end: publish what came before, answer, and close.
+    /// The connection must end: publish what came before, answer, and close.
     Broken {
-        /// What one event is to be counted as; None if the fault is none of an event.
+        /// What to count one event as; None if the fault is not in an event.
         cause: Option<Cause>,
-        /// For the daemon's own log.
+        /// The reason, for the daemon's own log.
         why: &'static str,
     },
 }
 
-/// The largest frame that a writer has to hold whole, for this `max_event`, in bytes.
+/// The largest frame that a writer must hold as a whole, in bytes, for this `ingest.max_event`.
 #[must_use]
 pub const fn frame_bytes_max(max_event_bytes: usize) -> usize {
     let event = wire::TAG_BYTES_MAX + wire::FIELDS_LENGTH_BYTES + wire::FIELDS_BYTES_MAX + max_event_bytes;
@@ -104,7 +107,7 @@ pub const fn frame_bytes_max(max_event_bytes: usize) -> usize {
     HEAD_BYTES + if event > control { event } else { control }
 }
 
-/// Features that this daemon has.
+/// Features of this daemon.
 pub(super) const FEATURES: u64 = feature::FIELDS | feature::RING;
 
 /// One framed connection after its HELLO.
@@ -118,17 +121,17 @@ pub struct FrameSession {
     may_have_ring: bool,
     /// The highest sequence that was accepted or refused.
     last: u64,
-    /// Bytes of a refused or ignored frame that are still to come.
+    /// Bytes of a refused or ignored frame that have not come yet.
     skip: u32,
-    /// First and last sequence of the events that are not published.
+    /// First and last sequence of the events that are parsed and not published.
     pub(super) unpublished: Option<(u64, u64)>,
-    /// The sequence up to which a SYNC that was read, and not taken yet, wants everything durable.
+    /// The sequence up to which a SYNC wants everything durable; None after [`FrameSession::take_sync`].
     sync: Option<u64>,
     acks: Acks,
     outbox: Vec<u8>,
-    /// Spans whose loss stands in the outbox, or in a part of it that was sent.
+    /// Spans whose loss is in the outbox, or in a part of it that was sent.
     unsent_losses: Vec<Span>,
-    /// The client let too many replies come together.
+    /// The client let too many replies pile up.
     deaf: bool,
     guard: SessionGuard,
 }
@@ -170,7 +173,7 @@ impl FrameSession {
         }
     }
 
-    /// The producer's name: the tag of events that have none.
+    /// The producer's name, which is the tag of events without one.
     #[must_use]
     pub fn name(&self) -> &[u8] {
         &self.name
@@ -207,12 +210,12 @@ impl FrameSession {
             kind::BYE => Step::Bye,
             kind::RING if self.may_have_ring => self.ring(&head, bytes),
             kind if kind & wire::IGNORABLE != 0 => self.pass(&head),
-            _ => self.broken(Some(Cause::Malformed), "a frame of a type that has no place here"),
+            _ => self.broken(Some(Cause::Malformed), "a frame of this type is not allowed here"),
         }
     }
 
     fn event<'a>(&mut self, head: &Head, bytes: &'a [u8]) -> Step<'a> {
-        // Invariant 3. A refused event that comes again is a duplicate too: it was named, and counted.
+        // Invariant 3. A refused event that comes again is also a duplicate: it was named and counted.
         if (1..=self.last).contains(&head.sequence) {
             self.skip = head.length;
             return Step::Duplicate { consumed: HEAD_BYTES };
@@ -251,7 +254,7 @@ impl FrameSession {
         }
     }
 
-    /// The ring that was asked for is not granted; frames work as ever.
+    /// Answers that the ring is not granted. Frames continue to work.
     pub fn no_ring(&mut self, why: &str) {
         self.error(Code::NoRing, 0, 0, why);
     }
@@ -282,11 +285,12 @@ impl FrameSession {
         Frame::Error(Fault { code: code as u8, first, last, text: text.as_bytes() }).encode(&mut self.outbox);
     }
 
-    /// The events since the last publish, as far as that brings them, are about to be published at `spot`. Where it
-    /// brings all, the refused ones are as good as published, too: the records that name them are among it.
-    pub fn prepare(&self, spot: PublishPosition, published: Published) {
+    /// Notes that the events since the last publish, as far as `published` covers them, are about to be published at
+    /// `position`. If it covers everything, the refused events count as published too, because their loss records are
+    /// included.
+    pub fn prepare(&self, position: PublishPosition, published: Published) {
         if let Some(last) = self.brings_up_to(published) {
-            self.guard.prepare(spot, last);
+            self.guard.prepare(position, last);
         }
     }
 
@@ -294,12 +298,12 @@ impl FrameSession {
         if published.is_all { Some(self.last) } else { published.sequence }
     }
 
-    /// That has failed, and nothing of it counts.
+    /// Notes that this publish has failed, so that nothing of it counts.
     pub fn abort(&self) {
         self.guard.abort();
     }
 
-    /// The events since the last publish, as far as that has brought them, are published in `generation`.
+    /// Notes that the events since the last publish, as far as `published` covers them, are published in `generation`.
     pub fn commit(&mut self, generation: u64, published: Published) {
         if let Some(last) = self.brings_up_to(published) {
             self.guard.commit(last, generation);
@@ -310,7 +314,8 @@ impl FrameSession {
         self.unpublished = (sequence < last).then(|| (sequence + 1, last));
     }
 
-    /// Takes the request that a SYNC has left, once what came before it is published. The writer asks for a sync then.
+    /// Takes the request of a SYNC, once the events before it are published. The writer then asks the reader for a
+    /// sync.
     #[must_use]
     pub fn take_sync(&mut self) -> bool {
         if self.unpublished.is_some() {
@@ -324,7 +329,8 @@ impl FrameSession {
     }
 
     /// Tells the session how far the reader is: `Progress::persisted_before`, then `Progress::durable_before`.
-    /// `was_lost` says whether something of these generations was lost, or only what was lost in a file.
+    /// `was_lost` says whether something of these generations was lost; its second parameter limits the question to
+    /// losses in a file.
     pub fn progress(
         &mut self,
         persisted_before: u64,
@@ -336,27 +342,28 @@ impl FrameSession {
         let mut lost = Vec::new();
         self.acks.progress((persisted_before, durable_before), last, was_lost, |span| lost.push(span));
         for span in lost {
-            self.error(Code::Lost, span.sequences.0, span.sequences.1, "accepted, and then lost by the disk");
+            self.error(Code::Lost, span.sequences.0, span.sequences.1, "accepted, then lost because the disk failed");
             self.unsent_losses.push(span);
         }
     }
 
-    /// Whether the client has left more replies unread than are kept. Nothing is acknowledged
-    /// from here on; the writer closes the connection.
+    /// Whether the client has left more replies unread than the daemon keeps. Then nothing is acknowledged any more,
+    /// and the writer closes the connection.
     #[must_use]
     pub fn is_deaf(&self) -> bool {
         self.deaf
     }
 
-    /// Which progress this session waits for, as bits of `progress::want`; 0 if for none.
+    /// The progress that this session waits for, as bits of `progress::want`; 0 if none.
     #[must_use]
     pub fn wants(&self) -> u32 {
         self.acks.wants()
     }
 
-    /// Replies that wait to be sent. Empty if there are none.
+    /// The replies that wait to be sent. Empty if there are none.
     pub fn outgoing(&mut self) -> &[u8] {
-        // Invariant 2: what is due was decided after the losses before it were put into the outbox.
+        // Invariant 2: the losses before an acknowledgement were put into the outbox before the acknowledgement became
+        // due.
         if self.outbox.len() <= OUTBOX_BYTES_CALM && !self.deaf {
             for (level, sequence) in self.acks.take_due() {
                 Frame::Ack { level, sequence }.encode(&mut self.outbox);
@@ -365,14 +372,14 @@ impl FrameSession {
         &self.outbox
     }
 
-    /// This many bytes of [`FrameSession::outgoing`] are sent.
+    /// Removes the first `bytes` bytes of [`FrameSession::outgoing`]: they are sent.
     pub fn sent(&mut self, bytes: usize) {
         self.outbox.drain(..bytes);
     }
 
-    /// All replies are sent: from here on the client knows the fate of everything that they passed. Until then a loss
-    /// is reported again when the client comes back, in this process or in the next one. Where the client was deaf, not
-    /// all replies ever were in the outbox.
+    /// Notes that all replies are sent: the client now knows the result of every event up to the last acknowledgement.
+    /// Until then, a loss is reported again when the client comes back, in this process or in the next one. If the
+    /// client was deaf, some replies never were in the outbox.
     pub fn all_sent(&mut self) {
         if self.deaf {
             return;
@@ -382,12 +389,13 @@ impl FrameSession {
         self.guard.known(Known { fate, losses, lost: 0 });
     }
 
-    /// The highest sequence of which all before it is published or refused.
+    /// The sequence up to which everything is published or refused.
     fn settled(&self) -> u64 {
         self.unpublished.map_or(self.last, |(first, _)| first - 1)
     }
 
-    /// What the connection's end means for `rest`, the bytes that no step has consumed: the cause if an event was cut.
+    /// What the connection's end means for `rest`, the bytes that no step has consumed: the cause of loss if an event
+    /// is incomplete.
     #[must_use]
     pub fn at_end(&self, rest: &[u8]) -> Option<Cause> {
         let begins_event = rest.get(4).is_none_or(|kind| matches!(*kind, kind::EVENT | kind::EVENT_WITH_FIELDS));
@@ -405,9 +413,9 @@ impl Drop for FrameSession {
     }
 }
 
-const TOO_BIG: &str = "the payload is larger than max_event";
+const TOO_BIG: &str = "the payload is larger than ingest.max_event";
 
-/// What is wrong with the event of this head, as far as its sender alone is hurt by it.
+/// What is wrong with the event of this head, for faults that cost only this event.
 fn fault_of(head: &Head, max_event_bytes: usize) -> Option<(Code, &'static str)> {
     let more = if head.kind == kind::EVENT { 0 } else { wire::FIELDS_LENGTH_BYTES + wire::FIELDS_BYTES_MAX };
     if head.payload_bytes() > max_event_bytes + more {
@@ -419,7 +427,7 @@ fn fault_of(head: &Head, max_event_bytes: usize) -> Option<(Code, &'static str)>
     } else if head.detail > wire::PRI_MAX {
         Some((Code::Malformed, "pri is above 191"))
     } else if head.sequence == 0 {
-        Some((Code::Malformed, "the sequence is 0; it counts from 1"))
+        Some((Code::Malformed, "the sequence is 0; sequences count from 1"))
     } else {
         None
     }

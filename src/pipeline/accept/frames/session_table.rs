@@ -1,8 +1,8 @@
 //! Keeps how far each framed session is published, in memory that outlives the process.
 //!
-//! Input: sessions that are opened and forgotten, each publish of their events, and the events whose fate their clients
-//! know. Output: for the next process, how far each session is published, and which of its events may still be lost.
-//! The session's writer, or the thread that holds the table of sessions. What can fail: there is no memory.
+//! Input: sessions that open and are forgotten, each publish of their events, and what their clients know. Output: for
+//! the next process, how far each session is published, and which of its events may still be lost. Thread: the
+//! session's writer, or the thread that holds the lock of the sessions. Failure: there is no memory.
 //!
 //! ```text
 //! 40 words a row   0      user id, and a bit that says that the row is in use
@@ -45,7 +45,7 @@ const LAYOUT: Layout = Layout {
     bytes: 0,
 };
 
-/// The memory.
+/// The memory of the table.
 #[derive(Debug)]
 pub struct SessionTable(PersistentMemory);
 
@@ -56,49 +56,49 @@ pub(crate) struct FoundSession {
     pub(crate) uid: u32,
     pub(crate) session: u128,
     pub(crate) last: u64,
-    /// Events whose fate the client does not know.
+    /// Events that the client does not know to be durable.
     pub(crate) pending: Vec<Span>,
-    /// The last event of those of which the client knows whether they came to a file.
+    /// Up to this event the client knows which events came to a file.
     pub(crate) losses: u64,
-    /// When it was closed, among all; 0 if it was open.
+    /// The position of its closing among all closings; 0 if it was open.
     pub(crate) closing: u64,
 }
 
 impl SessionTable {
-    /// An empty one that ends with the process.
+    /// Creates an empty table that ends with the process.
     #[cfg(test)]
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self(PersistentMemory::create(&LAYOUT)?))
     }
 
-    /// What the previous process left; None if it is of another version.
+    /// Opens the table that the previous process left. None if it has another version.
     #[must_use]
     pub fn inherit(memory: OwnedFd) -> Option<Self> {
         PersistentMemory::inherit(memory, &LAYOUT).map(Self)
     }
 
-    /// An empty one that `store` keeps.
+    /// Creates an empty table that `store` keeps.
     ///
     /// # Errors
-    /// When there is no memory.
+    /// If there is no memory.
     pub(crate) fn create(store: &FdStore) -> io::Result<Self> {
         Ok(Self(PersistentMemory::take_over(store, &Name::Sessions.to_string(), None, &LAYOUT)?.0))
     }
 
-    /// Resolves the notes of the previous process.
+    /// Resolves the notes that the previous process left.
     pub fn resolve(&self, was_published: &dyn Fn(PublishPosition) -> bool) {
         for row in (0..SESSIONS_MAX as u32).filter(|row| self.is_in_use(*row)) {
             self.note(row).resolve(was_published, |_| ());
         }
     }
 
-    /// The sessions that are known.
+    /// The known sessions.
     pub(crate) fn found(&self) -> Vec<FoundSession> {
         (0..SESSIONS_MAX as u32).filter(|row| self.is_in_use(*row)).map(|row| self.find(row)).collect()
     }
 
     fn is_in_use(&self, row: u32) -> bool {
-        // edge `note`, acquiring: a row in use has its session.
+        // edge `note`, acquiring: if the row is in use, its session is visible.
         self.row(row)[USER].load(NOTE.acquire()) & IN_USE != 0
     }
 
@@ -125,38 +125,38 @@ impl SessionTable {
         PendingSpans::new(&self.row(row)[SPANS_AT..][..spans::WORDS])
     }
 
-    /// A session begins in a free row.
+    /// Begins a session in a free row.
     pub(crate) fn begin(&self, row: u32, uid: u32, session: u128) {
         let words = self.row(row);
         self.note(row).commit([0, 0]);
         self.spans(row).clear();
         self.opened(row);
         for (at, value) in [(SESSION_LOW, session as u64), (SESSION_HIGH, (session >> 64) as u64)] {
-            // Relaxed: the store of USER, which makes the row one in use, releases them.
+            // Relaxed: the store of USER, which puts the row in use, releases them.
             words[at].store(value, Relaxed);
         }
-        // edge `note`, releasing: a row in use has its session, and no note of an earlier one.
+        // edge `note`, releasing: a thread that sees the row in use sees its session, and no note of an earlier one.
         words[USER].store(IN_USE | u64::from(uid), NOTE.release());
     }
 
-    /// A session is open, perhaps again.
+    /// Marks a session as open, perhaps again.
     pub(crate) fn opened(&self, row: u32) {
         self.closed(row, 0);
     }
 
-    /// A session is closed, as this one among all.
+    /// Marks a session as closed. `closing` is its position among all closings.
     pub(crate) fn closed(&self, row: u32, closing: u64) {
-        // Relaxed: an order in which to forget, which hands nothing over.
+        // Relaxed: the order only decides which session is forgotten. It publishes no other data.
         self.row(row)[CLOSING].store(closing, Relaxed);
     }
 
-    /// A session is forgotten.
+    /// Forgets a session.
     pub(crate) fn forget(&self, row: u32) {
-        // edge `note`, releasing: what begins in the row later comes after this.
+        // edge `note`, releasing: what begins in the row later is visible only after this.
         self.row(row)[USER].store(0, NOTE.release());
     }
 
-    /// Events up to `last` are about to be published at `position`.
+    /// Notes that events up to `last` are about to be published at `position`.
     pub(crate) fn prepare(&self, row: u32, position: PublishPosition, last: u64) {
         let note = self.note(row);
         let [published, generation] = note.values();
@@ -164,22 +164,22 @@ impl SessionTable {
         note.prepare(position, [last, position.generation()]);
     }
 
-    /// Events up to `last` are published, the latest in `generation`.
+    /// Notes that events up to `last` are published, the latest in `generation`.
     pub(crate) fn commit(&self, row: u32, last: u64, generation: u64) {
         self.note(row).commit([last, generation]);
     }
 
-    /// The publish that was noted has failed: nothing of it counts.
+    /// Notes that the publish has failed, so that nothing of it counts.
     pub(crate) fn abort(&self, row: u32) {
         self.note(row).abort();
     }
 
-    /// The client knows this of its events.
+    /// Notes what the client knows of its events.
     pub(crate) fn known(&self, row: u32, known: Known) {
         self.spans(row).note_known(known);
     }
 
-    /// The memory, for a test that takes the part of the next process.
+    /// The memory, for a test that acts as the next process.
     #[cfg(test)]
     pub(crate) fn descriptor(&self) -> OwnedFd {
         self.0.descriptor().try_clone_to_owned().expect("a descriptor")
@@ -194,7 +194,7 @@ mod tests {
         PublishPosition::from_words([generation, 3 << 32 | 64]).unwrap()
     }
 
-    /// What the next process finds, after `steps` of one session.
+    /// What the next process finds after `steps` of one session.
     fn found(steps: impl Fn(&SessionTable), was_published: bool) -> Vec<FoundSession> {
         let table = SessionTable::new().unwrap();
         table.begin(5, 1000, 7 << 70 | 1);

@@ -1,13 +1,13 @@
-//! Remembers where each session of the framed protocol stands, also over the death of the process.
+//! Remembers how far each session of the framed protocol has come, also across the death of the process.
 //!
-//! Input: a HELLO attaches to a session, and the connection's end gives it back with what is known of its events.
-//! Output: the last accepted sequence, for the client that comes again, and the events of which it does not know
-//! whether they are durable. Any writer thread, under one lock that is taken at a connection's HELLO and at its end,
-//! never for an event. What can fail: attaching may be refused.
+//! Input: a HELLO attaches to a session, and the connection's end returns it with what is known of its events. Output:
+//! for a client that comes back, the last accepted sequence, and the events that are not known to be durable. Thread:
+//! any writer, under one lock that is taken at a connection's HELLO and at its end, never for an event. Failure:
+//! attaching may be refused.
 //!
-//! A session is open on at most one connection at a time. A client that reconnects before the daemon has read the old
-//! connection to its end is told to try again: a WELCOME that overtook bytes still on their way would make it send
-//! them twice.
+//! A session is open on at most one connection at a time. A client may reconnect before the daemon has read the old
+//! connection to its end. It is told to try again, because a WELCOME that overtakes bytes on the old connection would
+//! make the client send those bytes twice.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -19,25 +19,25 @@ use crate::pipeline::takeover::spans::{Known, Span};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::FdStore;
 
-/// The user and the session's id. A session belongs to a user, so that no user can occupy or silence the session of
-/// another.
+/// The user and the session's id. A session belongs to a user, so that no user can occupy or silence another user's
+/// session.
 type Key = (u32, u128);
 
-/// All sessions, up to [`SESSIONS_MAX`]: those that have been closed longest are forgotten first. One of which no
-/// event has come is not remembered: there is nothing to know of it, and each program with a ring has one.
+/// All sessions, at most [`SESSIONS_MAX`]. Those that were closed first are forgotten first. A session without events
+/// is not remembered: there is nothing to know about it, and each program with a ring has one.
 #[derive(Debug, Default)]
 pub struct Sessions {
     table: Mutex<Table>,
-    /// For the next process.
+    /// Keeps the sessions for the next process.
     session_table: Option<SessionTable>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     entries: HashMap<Key, Entry>,
-    /// Counts closings, so that they have an order.
+    /// Counts the closings, which gives their order.
     closings: u64,
-    /// Rows of the session table below this have been used; `free` are those of them that are free.
+    /// Rows of the session table below this number have been used. `free` lists the free ones among them.
     used: u32,
     free: Vec<u32>,
 }
@@ -59,13 +59,13 @@ enum State {
 pub(crate) struct SessionState {
     /// The highest sequence that was accepted or refused.
     pub last: u64,
-    /// Its events of which the client does not know whether they are durable, oldest first.
+    /// Its events that the client does not know to be durable, oldest first.
     pub pending: Vec<Span>,
-    /// The last event of those of which it knows whether they came to a file.
+    /// Up to this event the client knows which events came to a file.
     pub losses: u64,
 }
 
-/// An open session's place in the table; dropping it closes the session.
+/// An open session. Dropping it closes the session.
 #[derive(Debug)]
 pub(crate) struct SessionGuard {
     key: Key,
@@ -76,17 +76,17 @@ pub(crate) struct SessionGuard {
 }
 
 impl Sessions {
-    /// A table without sessions, which ends with the process.
+    /// Creates an empty table that ends with the process.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    /// A table that `store` keeps for the next process, with the sessions that the previous process left, if it did.
-    /// Its notes are resolved.
+    /// Opens a table that `store` keeps for the next process, with the sessions that the previous process left. The
+    /// notes of `inherited` must be resolved.
     ///
     /// # Errors
-    /// When there is no memory.
+    /// If there is no memory.
     pub fn stored(store: &FdStore, inherited: Option<SessionTable>) -> io::Result<Arc<Self>> {
         Ok(Self::over(inherited.map_or_else(|| SessionTable::create(store), Ok)?))
     }
@@ -100,7 +100,7 @@ impl Sessions {
                 session_table.forget(row);
                 continue;
             }
-            // A session that was open when the process died was closed by that, after all others.
+            // The death of the process closed the sessions that were open, after all others.
             let closing = if closing == 0 { last_closing + 1 } else { closing };
             let state = State::Closed { closing, session_state: SessionState { last, pending, losses } };
             table.entries.insert((uid, session), Entry { row, state });
@@ -118,8 +118,8 @@ impl Sessions {
         Self::over(session_table)
     }
 
-    /// Opens the session `id` of user `uid`, and says where it stood if it was known. None if it is open already, or
-    /// if all places are taken by open ones. The id 0 stands for no session: it is neither remembered nor refused.
+    /// Opens the session `id` of user `uid`, and returns its state if it was known. None if it is already open, or if
+    /// [`SESSIONS_MAX`] sessions are open. The id 0 means no session: it is neither remembered nor refused.
     pub(crate) fn attach(sessions: &Arc<Self>, uid: u32, id: u128) -> Option<(SessionGuard, Option<SessionState>)> {
         let key = (uid, id);
         let (row, known) =
@@ -204,28 +204,28 @@ impl SessionGuard {
         self.sessions.session_table.as_ref().filter(|_| self.key.1 != 0)
     }
 
-    /// Events up to `last` are about to be published at `position`.
+    /// Notes that events up to `last` are about to be published at `position`.
     pub(crate) fn prepare(&self, position: PublishPosition, last: u64) {
         if let Some(session_table) = self.session_table() {
             session_table.prepare(self.row, position, last);
         }
     }
 
-    /// That has failed.
+    /// Notes that this publish has failed.
     pub(crate) fn abort(&self) {
         if let Some(session_table) = self.session_table() {
             session_table.abort(self.row);
         }
     }
 
-    /// Everything up to `last` is published or refused, the latest in `generation`.
+    /// Notes that everything up to `last` is published or refused, the latest in `generation`.
     pub(crate) fn commit(&self, last: u64, generation: u64) {
         if let Some(session_table) = self.session_table() {
             session_table.commit(self.row, last, generation);
         }
     }
 
-    /// The client knows this of its events.
+    /// Notes what the client knows of its events.
     pub(crate) fn known(&mut self, known: Known) {
         self.session_state.losses = known.losses;
         if let Some(session_table) = self.session_table() {

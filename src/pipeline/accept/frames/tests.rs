@@ -49,7 +49,7 @@ fn encoded(frame: &Frame<'_>) -> Vec<u8> {
     bytes
 }
 
-/// What a session makes of bytes, in a form that can be compared.
+/// What a session finds in bytes, in a form that can be compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Seen {
     Event(u64, Vec<u8>),
@@ -60,7 +60,7 @@ enum Seen {
     Broken(Option<Cause>),
 }
 
-/// Runs all steps over `bytes`; returns what was seen and the bytes that were not consumed.
+/// Runs all steps over `bytes`. Returns what was seen and the number of bytes that were not consumed.
 fn run(session: &mut FrameSession, bytes: &[u8]) -> (Vec<Seen>, usize) {
     let mut seen = Vec::new();
     let mut at = 0;
@@ -226,7 +226,7 @@ fn an_event_whose_fields_are_none_costs_itself_and_is_named() {
         assert_eq!((&seen[1..], rest), (&[Seen::Event(2, b"good".to_vec())][..], 0));
         assert_eq!(replies(&mut session), [(None, 1, 1)]);
     }
-    // The longest that there can be.
+    // The longest event possible.
     let payload = [1; MAX_EVENT];
     let mut longest = Vec::new();
     assert!(wire::put_field(&mut longest, b"N", &[b'x'; wire::FIELDS_BYTES_MAX - 6]));
@@ -338,12 +338,12 @@ fn a_refused_event_is_remembered_once_the_record_that_names_it_is_published() {
     let mut session = open(&sessions, 9, Level::None);
     let (seen, _) = run(&mut session, &[event(1, b"a"), too_big].concat());
     assert_eq!(seen, [Seen::Event(1, b"a".to_vec()), refused]);
-    let spot = PublishPosition::from_words([1, 0]).unwrap();
-    session.prepare(spot, up_to(1));
+    let position = PublishPosition::from_words([1, 0]).unwrap();
+    session.prepare(position, up_to(1));
     assert_eq!(known(), 1, "the record of the refusal had no room in that claim");
     session.commit(1, up_to(1));
     let rest = Published { sequence: None, is_all: true };
-    session.prepare(spot, rest);
+    session.prepare(position, rest);
     assert_eq!(known(), 3);
     session.commit(1, rest);
     assert_eq!(known(), 3);
@@ -400,7 +400,7 @@ fn a_loss_is_told_before_the_acknowledgement_that_passes_it() {
     assert_eq!(replies(&mut session), [(None, 1, 2), (Some(Level::Persisted), 3, 0)]);
     assert_eq!(session.wants(), 0);
 
-    // What a sync that fails takes back was persisted, and is lost all the same.
+    // A failed sync loses events that were persisted.
     let mut session = opened(Level::Durable);
     run(&mut session, &[event(1, b"a"), event(2, b"b")].concat());
     session.commit(1, up_to(1));
@@ -411,8 +411,8 @@ fn a_loss_is_told_before_the_acknowledgement_that_passes_it() {
     assert_eq!(replies(&mut session), [(None, 1, 1), (Some(Level::Durable), 2, 0)]);
 }
 
-/// A session of which the client was told that 6 to 9 are lost, while 1 to 5 wait for a sync, as its client has it when
-/// it comes back: to the next process, or to this one.
+/// A session whose client was told that 6 to 9 are lost, while 1 to 5 wait for a sync. The client then comes back, to
+/// the next process or to this one.
 fn back_after_a_known_loss(to_next: bool) -> FrameSession {
     let session_table = SessionTable::new().unwrap();
     let memory = session_table.descriptor();
@@ -543,7 +543,7 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// However the kernel cuts the bytes, and whenever what they brought is published, the same events come out.
+    /// The same events come out, however the kernel cuts the bytes, and whenever their events are published.
     #[test]
     fn neither_cuts_nor_publishes_change_what_is_seen(
         frames in prop::collection::vec(any_frame(), 0..40),

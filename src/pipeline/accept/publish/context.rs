@@ -1,6 +1,6 @@
-//! Shares, among all sockets of one writer, its publisher, limits and numbers.
+//! Holds what all sockets of one writer share: its publisher, limits and counters.
 //!
-//! Thread: the writer that owns it. Nothing here can fail.
+//! Input: none. Output: ids, peers and times for the protocols. Thread: the writer that owns it. Nothing here can fail.
 
 use jiff::tz::TimeZone;
 
@@ -14,24 +14,24 @@ use crate::sys::clock;
 use crate::sys::local_time::LocalTime;
 use crate::sys::ticks::{self, Moment, Rate};
 
-/// The writer's index is in the upper bits of every piece's id, so that ids of two writers never meet.
+/// The writer's index is in the upper bits of each piece id, so ids of two writers never collide.
 const PIECE_ID_BITS: u32 = 48;
 const PIECE_COUNT_MASK: u64 = (1 << PIECE_ID_BITS) - 1;
 
-/// What the bytes of a writer's sockets go through.
+/// What all sockets of one writer share.
 #[derive(Debug)]
 pub(crate) struct WriterContext {
     pub(crate) publisher: Publisher,
-    /// Converts times of senders that write no year.
+    /// Converts the times of senders that send no year.
     pub(crate) local_time: LocalTime,
-    /// Fields of the event at hand; kept for its memory.
+    /// Fields of the current event. Kept to reuse its memory.
     pub(crate) fields: Vec<u8>,
     pub(crate) max_event_bytes: usize,
-    /// Memory that connections hold for events that have not come whole.
+    /// Bytes that connections hold for events that have not arrived completely.
     pub(crate) carried_bytes: usize,
     pub(crate) progress: Arc<Progress>,
     pub(crate) waker: Waker,
-    /// Converts ticks of the processor; None where they are not to be used.
+    /// Converts ticks of the processor; None where ticks are not used.
     rate: Option<Rate>,
     pub(crate) index: usize,
     peers: u64,
@@ -40,7 +40,7 @@ pub(crate) struct WriterContext {
 }
 
 impl WriterContext {
-    /// For the writer thread `index`. `waker` wakes the reader.
+    /// Creates the context of writer thread `index`. `waker` wakes the reader.
     pub(crate) fn new(
         publisher: Publisher,
         index: usize,
@@ -59,28 +59,29 @@ impl WriterContext {
             rate: ticks::are_reliable().then(Rate::begin),
             index,
             peers: 0,
-            // The next process may go on with a line of which this one has published pieces: their ids must not meet.
+            // Starts at the clock: the next process may continue a line of which this process has published pieces, and
+            // their ids must not collide.
             next_piece: ((index as u64) << PIECE_ID_BITS) | ((clock::now_ns() / 1000) & PIECE_COUNT_MASK),
         }
     }
 
-    /// What is read from here on is accepted now.
+    /// Sets the acceptance time of everything that is read from here on to now.
     pub(crate) fn accept_now(&mut self) {
         self.publisher.set_time(clock::now_ns());
     }
 
-    /// What ticks mean now.
+    /// The current relation of ticks to the clock.
     pub(crate) fn moment(&self) -> Option<Moment> {
         self.rate.map(|rate| rate.moment())
     }
 
-    /// A peer that this writer has not had before.
+    /// Numbers a new peer of this writer.
     pub(crate) fn peer(&mut self, identity: Identity) -> Peer {
         self.peers += 1;
         Peer { number: self.peers, identity }
     }
 
-    /// An id for the pieces of one event, which no other event of this process or of the previous one has.
+    /// An id for the pieces of one event. No other event of this process or of the previous one has it.
     pub(crate) fn piece_id(&mut self) -> u64 {
         let id = self.next_piece;
         self.next_piece = (id & !PIECE_COUNT_MASK) | ((id + 1) & PIECE_COUNT_MASK);

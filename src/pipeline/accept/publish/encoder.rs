@@ -1,8 +1,7 @@
-//! Encodes events, blocks of lines and losses into one claim, each behind the record that introduces its source.
+//! Encodes events, blocks of lines and losses into one claim, each after the record that introduces its source.
 //!
-//! Input: events and the slots of their sources. Output: records in the claim, and a tally of what they bring.
-//! Thread: the writer. Nothing can fail; what has no room is not encoded, and the caller tries it again with the next
-//! claim.
+//! Input: events and the slots of their sources. Output: records in the claim, and a tally of them. Thread: the writer.
+//! Nothing can fail: what does not fit is not encoded, and the caller tries it again with the next claim.
 
 use super::observer::PublishObserver;
 use super::sources::{Peer, SLOTS_MAX, Sources};
@@ -11,17 +10,17 @@ use crate::pipeline::record::{
     Event, LOSS_BYTES, Loss, Transport, encode_lines, encode_loss, lines_record_bytes, padded,
 };
 
-/// Sources that one claim may name.
+/// Sources that one claim names at most.
 const CLAIM_SLOTS_MAX: usize = 512;
 
 const _: () = assert!(CLAIM_SLOTS_MAX < SLOTS_MAX, "invariant 1 of the sources");
 
-/// Memory that keeps its events until they are published, and encodes them straight from there into a claim: a ring.
+/// Memory that keeps its events until they are published and encodes them straight into a claim. A ring is one.
 ///
-/// A socket's bytes cannot do that without rolling back what their parser has changed; see [`super::publisher`].
+/// A socket cannot do that without rolling back the state of its parser; see [`super::publisher`].
 pub(crate) trait EventSource: PublishObserver {
-    /// Encodes as many events as have room, at least one of what room was asked for. It is called again, from the
-    /// same event on, if what it has encoded does not count.
+    /// Encodes as many events as fit, and at least one if it needs no more room than was asked for. If the claim fails,
+    /// this is called again and starts with the same event.
     fn encode(&mut self, encoder: &mut ClaimEncoder<'_, '_>);
 }
 
@@ -59,7 +58,7 @@ impl ClaimTally {
     }
 }
 
-/// Encodes into one claim. All that it encodes was accepted at the same time.
+/// Encodes into one claim. Everything in it has the same acceptance time.
 pub(crate) struct ClaimEncoder<'a, 'c> {
     pub(super) claim: &'a mut Claim<'c>,
     pub(super) sources: &'a mut Sources,
@@ -74,7 +73,7 @@ impl ClaimEncoder<'_, '_> {
         self.sources.slot(peer, transport, 0, tag)
     }
 
-    /// Encodes an event or a piece of one. False if it has no room.
+    /// Encodes an event or a piece of one. False if it does not fit.
     #[inline]
     pub(crate) fn encode(&mut self, slot: u32, event: &Event<'_>) -> bool {
         if !self.has_room(slot, event.record_bytes()) {
@@ -89,8 +88,7 @@ impl ClaimEncoder<'_, '_> {
         true
     }
 
-    /// Encodes a whole event, whose payload of `payload_bytes` bytes `fill` copies to its place. False if it has no
-    /// room.
+    /// Encodes a whole event. `fill` copies its payload of `payload_bytes` bytes into place. False if it does not fit.
     #[inline]
     pub(crate) fn encode_around(
         &mut self,
@@ -108,7 +106,7 @@ impl ClaimEncoder<'_, '_> {
         true
     }
 
-    /// Encodes a block of `lines` lines, each with its newline. False if it has no room.
+    /// Encodes a block of `lines` lines, each with its newline. False if it does not fit.
     #[inline]
     pub(super) fn encode_lines(&mut self, slot: u32, pri: u8, block: &[u8], lines: u32) -> bool {
         if !self.has_room(slot, lines_record_bytes(block.len())) {
@@ -120,9 +118,9 @@ impl ClaimEncoder<'_, '_> {
         true
     }
 
-    /// Encodes a loss record. False if it has no room.
+    /// Encodes a loss record. False if it does not fit.
     pub(super) fn encode_loss(&mut self, slot: u32, loss: &Loss) -> bool {
-        // Losses are few, and counted by their own list: they need no room in the tally.
+        // Losses are few and their list counts them, so they take no room in the tally.
         if self.sources.introduction_bytes(slot) + LOSS_BYTES > self.claim.room() {
             return false;
         }
@@ -133,7 +131,7 @@ impl ClaimEncoder<'_, '_> {
 
     #[inline]
     fn has_room(&self, slot: u32, record_bytes: usize) -> bool {
-        // The slots of what a claim carries are looked up until it is published (invariant 1 of the sources).
+        // The slots that a claim names are looked up until it is published (invariant 1 of the sources).
         let has_slots = self.tally.by_slot.len() < CLAIM_SLOTS_MAX;
         has_slots && self.sources.introduction_bytes(slot) + record_bytes <= self.claim.room()
     }

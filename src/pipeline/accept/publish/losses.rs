@@ -1,12 +1,12 @@
-//! Keeps losses until their records are published, and counts them with these records.
+//! Keeps losses until their records are published, and counts each loss together with its record.
 //!
-//! Input: a source, a cause, numbers of events and bytes. Output: loss records in a claim. Thread: the writer that
-//! owns the list. Nothing can fail: a loss waits here until a publish that carries its record has succeeded.
+//! Input: a source, a cause, numbers of events and bytes. Output: loss records in a claim. Thread: the writer that owns
+//! the list. Nothing can fail: a loss stays in the list until its record is published.
 
 use super::encoder::ClaimEncoder;
 use crate::pipeline::record::{Cause, LOSS_BYTES, Loss};
 
-/// Losses of different source or cause that wait at a time; the publisher publishes them when there are as many.
+/// Pending losses of different source or cause. The publisher publishes them when there are this many.
 pub(super) const LOSSES_MAX: usize = 64;
 
 /// A loss, and the slot of its source.
@@ -16,12 +16,12 @@ pub(super) struct SlotLoss {
     pub(super) loss: Loss,
 }
 
-/// Losses that wait.
+/// The pending losses.
 #[derive(Debug, Default)]
 pub(super) struct Losses(Vec<SlotLoss>);
 
 impl Losses {
-    /// Adds lost events and their bytes; those of one source and one cause become one record.
+    /// Adds lost events and their bytes. Losses of the same source and cause share one record.
     pub(super) fn add(&mut self, slot: u32, cause: Cause, events: u64, bytes: u64, time_ns: u64) {
         match self.0.iter_mut().find(|known| known.slot == slot && known.loss.cause == cause) {
             Some(SlotLoss { loss, .. }) => {
@@ -45,19 +45,19 @@ impl Losses {
         self.0.first().map(|first| (first.slot, LOSS_BYTES))
     }
 
-    /// Encodes as many as have room. Returns how many.
+    /// Encodes as many as fit. Returns how many.
     pub(super) fn encode(&self, encoder: &mut ClaimEncoder<'_, '_>) -> usize {
         self.0.iter().take_while(|lost| encoder.encode_loss(lost.slot, &lost.loss)).count()
     }
 
-    /// All that wait, in the order in which they are published.
+    /// All pending losses, in the order in which they are published.
     pub(super) fn all(&self) -> &[SlotLoss] {
         &self.0
     }
 
-    /// Leaves out up to `events` lost events, the first ones, because the previous process has published their
-    /// records. These may have been fewer records: a sender may have ended since, and each of its losses has an
-    /// unknown source now. Returns how many there were.
+    /// Skips up to `events` lost events at the front, because the previous process has published their records. Counts
+    /// events, not records: the previous process may have used fewer records, because a sender that has ended since has
+    /// an unknown source now for each of its losses. Returns how many events it skipped.
     pub(super) fn skip(&mut self, events: u64) -> u64 {
         let mut left = events;
         for SlotLoss { loss, .. } in &mut self.0 {
@@ -69,7 +69,7 @@ impl Losses {
         events - left
     }
 
-    /// The first `count` of them are published.
+    /// Removes the first `count` losses: they are published.
     pub(super) fn published(&mut self, count: usize) {
         self.0.drain(..count);
     }

@@ -1,13 +1,13 @@
 //! Publishes what was read: events, blocks of lines and losses become records in the front half.
 //!
 //! Input: events as ranges of the bytes that were read, or an [`EventSource`] that encodes them into a claim. Output:
-//! published records and their account. Thread: the writer that owns the [`Publisher`]. Failure: only that the reader
-//! is gone.
+//! published records, counted in the account. Thread: the writer that owns the [`Publisher`]. Failure: only that the
+//! reader is gone.
 //!
-//! From the bottom up: `sources` numbers the senders, `encoder` encodes into a claim, `pending` and `losses` list
-//! what waits, and `publisher` has the one sequence of steps by which a claim is published, with its observers.
-//! `context` and [`receive_buffer`] are what all sockets of a writer share: limits and numbers, and the memory that
-//! it reads into.
+//! From the bottom up: `sources` numbers the senders, `encoder` encodes into a claim, `pending` and `losses` list the
+//! events and losses that wait, and `publisher` has the one sequence of steps that publishes a claim and calls its
+//! observers. All sockets of a writer share `context` (limits and counters) and [`receive_buffer`] (the memory that it
+//! reads into).
 
 mod context;
 mod encoder;

@@ -3,7 +3,7 @@
 //! Input: events and blocks of lines, as ranges of the bytes that were read. Output: records in a claim. Thread: the
 //! writer that owns the list. Nothing can fail.
 //!
-//! An event takes a few words here, and the list stays in the processor's cache. The payload is copied once, from the
+//! An event takes a few words here, so the list stays in the processor's cache. The payload is copied once, from the
 //! bytes that were read into the claim.
 
 use std::ops::Range;
@@ -11,12 +11,12 @@ use std::ops::Range;
 use super::encoder::ClaimEncoder;
 use crate::pipeline::record::{Event, Newlines, Piece, padded};
 
-/// Events that wait at a time: what a chunk holds of small ones.
+/// Pending events at most: the number of small events that fit into a chunk.
 pub(super) const EVENTS_MAX: usize = 512;
-/// Bytes of fields with which the list counts as full.
+/// Bytes of fields at which the list counts as full.
 const FIELDS_BYTES_FULL: usize = 256 << 10;
 
-/// What an event has in addition to source, priority and payload.
+/// What an event can have besides source, priority and payload.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Extra {
     pub(crate) source_time_ns: Option<u64>,
@@ -24,21 +24,21 @@ pub(crate) struct Extra {
     pub(crate) piece: Option<Piece>,
 }
 
-/// An event that waits, or a block of lines, as a range of the bytes that were read.
+/// A pending event or block of lines, as a range of the bytes that were read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PendingEvent {
     start: u32,
     bytes: u32,
     pub(super) slot: u32,
-    /// The lines of a block; 0 for an event by itself.
+    /// Lines of a block; 0 for a single event.
     lines: u32,
-    /// The index of its extra, plus one; 0 if it has none.
+    /// The index of its extra plus one; 0 if it has none.
     extra: u32,
     pri: u8,
 }
 
 impl PendingEvent {
-    /// What the next process counts of it: events and pieces.
+    /// Its number of events and pieces, as the next process counts them.
     pub(super) fn count(&self) -> u64 {
         u64::from(self.lines.max(1))
     }
@@ -52,7 +52,7 @@ impl PendingEvent {
         self.lines > 0
     }
 
-    /// Leaves out the first `lines` lines of a block that has more.
+    /// Skips the first `lines` lines of a block that has more.
     fn skip_lines(&mut self, lines: u64, input: &[u8]) {
         let bytes = &input[self.start as usize..][..self.bytes as usize];
         let skipped = Newlines::new(bytes).nth(lines as usize - 1).map_or(0, |newline| newline as u32 + 1);
@@ -62,7 +62,7 @@ impl PendingEvent {
     }
 }
 
-/// The events that wait.
+/// The pending events.
 #[derive(Debug, Default)]
 pub(super) struct PendingEvents {
     all: Vec<PendingEvent>,
@@ -106,7 +106,7 @@ impl PendingEvents {
         self.fields.clear();
     }
 
-    /// Leaves out up to `count` events and pieces at the front.
+    /// Skips up to `count` events and pieces at the front.
     pub(super) fn skip(&mut self, count: u64, input: &[u8]) -> Skipped {
         let mut skipped = Skipped { count: 0, next: 0 };
         while skipped.count < count
@@ -123,7 +123,7 @@ impl PendingEvents {
         skipped
     }
 
-    /// Encodes events from `first` on, as many as have room. Returns the first that had none.
+    /// Encodes events from `first` on, as many as fit. Returns the index of the first one that did not fit.
     #[inline]
     pub(super) fn encode(&self, first: usize, input: &[u8], encoder: &mut ClaimEncoder<'_, '_>) -> usize {
         for (index, pending) in self.all.iter().enumerate().skip(first) {
@@ -142,7 +142,7 @@ impl PendingEvents {
 
     /// Bytes of its record, without its source record.
     pub(super) fn record_bytes(&self, pending: &PendingEvent) -> usize {
-        // The payload's bytes do not matter for the length, so any will do.
+        // Only the length of the payload matters here, so it is added to an event without payload.
         self.event(pending).record_bytes() + padded(pending.bytes as usize)
     }
 
@@ -172,11 +172,11 @@ impl PendingEvents {
     }
 }
 
-/// What [`PendingEvents::skip`] has left out.
+/// What [`PendingEvents::skip`] has skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Skipped {
     /// Events and pieces.
     pub(super) count: u64,
-    /// The index of the first event that is not left out.
+    /// The index of the first event that is not skipped.
     pub(super) next: usize,
 }

@@ -1,16 +1,16 @@
 //! Publishes the events of one read to the front half, as many per claim as fit.
 //!
-//! Input: events as ranges of the bytes that were read, losses, or an [`EventSource`]. Output: published records, and
-//! the account of them. Thread: the writer that owns the publisher. Failure: the reader is gone ([`Closed`]), and
-//! then the writer ends.
+//! Input: events as ranges of the bytes that were read, losses, or an [`EventSource`]. Output: published records,
+//! counted in the account. Thread: the writer that owns the publisher. Failure: the reader is gone ([`Closed`]); then
+//! the writer ends.
 //!
 //! Every publish takes the same steps, in [`Publisher::publish_claim`] and nowhere else.
 //!
-//! Reading and publishing are apart, because a publish fails when the reader swaps meanwhile. Then the same events
-//! are encoded again, and nothing that was read is parsed, decided or counted twice. (Rejected: to parse straight
-//! into the claim, and to roll back the parser's state when the claim is sealed. It saves the list, and every parser
-//! would need a way back. A ring keeps its bytes until they are published, so it goes that way:
-//! [`Publisher::publish_from`].)
+//! Reading and publishing are separate, because a publish fails when the reader swaps in the meantime. Then the same
+//! events are encoded again, and nothing is parsed, decided or counted twice. Rejected: parsing straight into the
+//! claim, and rolling back the parser's state when the claim is sealed. That saves the list, but every parser would
+//! have to be able to roll back. A ring keeps its bytes until they are published, so it is encoded straight into the
+//! claim: [`Publisher::publish_from`].
 
 use std::ops::Range;
 
@@ -29,7 +29,7 @@ use crate::sync::Arc;
 
 const _: () = assert!(EVENTS_MAX + LOSSES_MAX < SLOTS_MAX, "invariant 1 of the sources");
 
-/// The reader is gone: nothing that is written would ever be read.
+/// The reader is gone: nothing that is published would ever be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Closed;
 
@@ -44,17 +44,17 @@ pub(crate) struct Publisher {
     recorder: Recorder,
     counters: Arc<Counters>,
     pulse: Arc<Pulse>,
-    /// For the next process: how much of what is in the receive buffer is published. Events and pieces count, and the
-    /// events of loss records. Records do not, because another version may put the same bytes into other records.
+    /// Tells the next process how much of the receive buffer is published. Counts events, pieces, and the events of
+    /// loss records. It does not count records, because another version may put the same bytes into other records.
     read_progress: Arc<ReadProgress>,
     count: u64,
-    /// What the previous process has published of what comes next.
+    /// How many of the next events the previous process has already published.
     skip: u64,
     time_ns: u64,
     publishes: u64,
 }
 
-/// What waits to be published.
+/// The events and losses that wait to be published.
 #[derive(Debug, Default)]
 struct Pending {
     events: PendingEvents,
@@ -67,21 +67,21 @@ struct Filled {
     published: Published,
     /// How much of the read is published with this claim; None if its events do not come from the receive buffer.
     count: Option<u64>,
-    /// Loss records.
+    /// Number of loss records.
     losses: usize,
 }
 
-/// What became of a claim.
+/// The result of a claim.
 #[derive(Clone, Copy, Debug)]
 enum Claimed {
     Published(Filled),
     /// Nothing was put into it.
     Empty,
-    /// The reader sealed it first: nothing of it counts, and the same events go into the next generation.
+    /// The reader sealed it first. Its content does not count, and the same events go into the next generation.
     Sealed,
 }
 
-/// All that follows a publish: the account, the progress of the read, and the session or ring that its events come
+/// All observers of a publish: the account, the progress of the read, and the session or ring that the events come
 /// from.
 struct Observers<'a, O> {
     recorder: &'a mut Recorder,
@@ -119,7 +119,7 @@ impl<O: PublishObserver> Observers<'_, O> {
 }
 
 impl Publisher {
-    /// For the writer thread `index`, which counts there.
+    /// Creates the publisher of writer thread `index`, whose counters it uses.
     pub(crate) fn new(writer: Writer, index: usize, counters: Arc<Counters>, pulse: Arc<Pulse>) -> Self {
         let sources = Sources::new(Arc::clone(&counters.account));
         let recorder = counters.account.recorder(index);
@@ -140,12 +140,12 @@ impl Publisher {
         }
     }
 
-    /// What is read from here on lies in the receive buffer of this progress.
+    /// Sets the progress of the receive buffer that holds all later reads.
     pub(crate) fn set_read_progress(&mut self, read_progress: &Arc<ReadProgress>) {
         self.read_progress = Arc::clone(read_progress);
     }
 
-    /// A read begins, of which the previous process has published `published`; see [`ReadProgress::commit`].
+    /// Begins a read, of which the previous process has published `published`; see [`ReadProgress::commit`].
     pub(crate) fn begin_read(&mut self, published: u64) {
         (self.count, self.skip) = (0, published);
     }
@@ -155,18 +155,18 @@ impl Publisher {
         &self.counters.writers[self.index].0
     }
 
-    /// All that is added from here on was accepted at this time. Nothing waits at this moment.
+    /// Sets the acceptance time of everything that is added from here on. Nothing may be pending.
     pub(crate) fn set_time(&mut self, time_ns: u64) {
         debug_assert!(self.pending.events.all().is_empty(), "events that are published together share their time");
         self.time_ns = time_ns;
     }
 
-    /// The acceptance time of what is added now.
+    /// The acceptance time of what is added now, in nanoseconds since 1970 (UTC).
     pub(crate) fn time_ns(&self) -> u64 {
         self.time_ns
     }
 
-    /// How often something was published.
+    /// Number of publishes.
     pub(crate) fn publishes(&self) -> u64 {
         self.publishes
     }
@@ -177,45 +177,45 @@ impl Publisher {
         self.sources.slot(peer, transport, claimed_pid, tag)
     }
 
-    /// Whether what waits has to be published before more is added.
+    /// Whether the pending events must be published before more are added.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.pending.events.is_full() || self.pending.losses.is_full()
     }
 
-    /// Adds an event whose payload is `range` of the bytes that will be given to [`Publisher::publish_pending`].
+    /// Adds an event whose payload is `range` of the later `input` of [`Publisher::publish_pending`].
     #[inline]
     pub(crate) fn add(&mut self, slot: u32, pri: u8, range: Range<usize>) {
         self.pending.events.add(slot, pri, range);
     }
 
-    /// Adds `lines` events that came as lines: `range` is all of them, each with its newline, and none of them is
+    /// Adds `lines` events that came as lines. `range` covers all of them, each with its newline. None of them is
     /// empty.
     #[inline]
     pub(crate) fn add_lines(&mut self, slot: u32, pri: u8, range: Range<usize>, lines: usize) {
         self.pending.events.add_lines(slot, pri, range, lines);
     }
 
-    /// Adds an event with more to it.
+    /// Adds an event with fields, a sequence or other extras.
     pub(crate) fn add_with(&mut self, slot: u32, pri: u8, range: Range<usize>, extra: Extra, fields: &[u8]) {
         self.pending.events.add_with(slot, pri, range, extra, fields);
     }
 
-    /// Adds an event that was lost before it could be added as one. It is counted with its loss record.
+    /// Adds an event that was lost before it could be added. It is counted with its loss record.
     pub(crate) fn lose(&mut self, slot: u32, cause: Cause, bytes: u64) {
         self.lose_many(slot, cause, 1, bytes);
     }
 
-    /// Adds `events` lost events with `bytes` bytes in all.
+    /// Adds `events` lost events of `bytes` bytes in all.
     pub(crate) fn lose_many(&mut self, slot: u32, cause: Cause, events: u64, bytes: u64) {
         self.pending.losses.add(slot, cause, events, bytes, self.time_ns);
     }
 
-    /// Publishes all that waits; waits for room if need be. The payloads are ranges of `input`. `observer` sees each
-    /// publish.
+    /// Publishes everything that is pending and waits for room if necessary. The payloads are ranges of `input`.
+    /// `observer` sees each publish.
     ///
     /// # Errors
-    /// [`Closed`]; what could not be published is counted as lost, unless the next process finds it.
+    /// [`Closed`]. Events that could not be published are counted as lost, unless the next process finds them.
     pub(crate) fn publish_pending(&mut self, input: &[u8], observer: &mut impl PublishObserver) -> Result<(), Closed> {
         let mut done = self.skip_published(input);
         while let Some(need) = self.need(done) {
@@ -237,7 +237,7 @@ impl Publisher {
                     self.count = filled.count.unwrap_or(count);
                     self.pending.losses.published(filled.losses);
                 }
-                // Once more, with the same events and a higher generation.
+                // Try again with the same events in a higher generation.
                 Ok(Claimed::Sealed | Claimed::Empty) => {}
                 Err(Refused::TooLarge) if done < self.pending.events.all().len() => {
                     let event = self.pending.events.all()[done];
@@ -260,11 +260,11 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes what `source` encodes into one claim of at least `need` bytes; waits for room if need be. False if
-    /// no claim is as large. Nothing waits in the publisher at this moment.
+    /// Publishes what `source` encodes into one claim of at least `need` bytes, and waits for room if necessary. False
+    /// if no claim can be that large. Nothing may be pending in the publisher.
     ///
     /// # Errors
-    /// [`Closed`]; what is in the source stays there.
+    /// [`Closed`]. The events stay in the source.
     pub(crate) fn publish_from(&mut self, need: usize, source: &mut impl EventSource) -> Result<bool, Closed> {
         let is_empty = self.pending.events.all().is_empty() && self.pending.losses.all().is_empty();
         debug_assert!(is_empty, "nothing is overtaken");
@@ -285,7 +285,7 @@ impl Publisher {
         Ok(true)
     }
 
-    /// Makes one claim of at least `need` bytes, has `fill` encode into it, and publishes it.
+    /// Takes one claim of at least `need` bytes, has `fill` encode into it, and publishes it.
     #[inline]
     fn publish_claim<O: PublishObserver>(
         &mut self,
@@ -319,7 +319,7 @@ impl Publisher {
         Ok(Claimed::Published(filled))
     }
 
-    /// Leaves out what the previous process has published of this read. Returns the first event that it has not.
+    /// Skips what the previous process has published of this read. Returns the first event that it has not.
     fn skip_published(&mut self, input: &[u8]) -> usize {
         let skipped = self.pending.events.skip(self.skip, input);
         let lost = self.pending.losses.skip(self.skip - skipped.count);
@@ -328,7 +328,7 @@ impl Publisher {
         skipped.next
     }
 
-    /// Bytes of the first record that is not published, and of its source record.
+    /// Bytes of the first record that is not published, including its source record.
     fn need(&self, done: usize) -> Option<usize> {
         let (slot, bytes) = match self.pending.events.all().get(done) {
             Some(event) => (event.slot, self.pending.events.record_bytes(event)),
@@ -337,8 +337,8 @@ impl Publisher {
         Some(bytes + self.sources.producer(slot).identity.as_source().record_bytes())
     }
 
-    /// Counts as lost what can never be published; what the next process finds, in the receive buffer or in a ring,
-    /// is not lost.
+    /// Counts as lost what can never be published. What the next process finds in the receive buffer or in a ring is
+    /// not lost.
     fn abandon(&mut self, done: usize, observer: &impl PublishObserver) {
         if !self.read_progress.outlive() && !observer.outlives() {
             let Pending { events, losses } = &self.pending;
@@ -354,7 +354,7 @@ impl Publisher {
     }
 }
 
-/// Prepares the account of what a claim carries.
+/// Prepares the account for the content of a claim.
 fn prepare(recorder: &mut Recorder, sources: &Sources, tally: &ClaimTally, losses: &[SlotLoss]) {
     for carried in &tally.by_slot {
         let brought = Tally { events: carried.events, bytes: carried.bytes, ..Tally::default() };

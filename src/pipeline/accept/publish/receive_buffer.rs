@@ -1,7 +1,8 @@
-//! Holds what a writer is reading, with a note of how much of it is published, in memory that outlives the process.
+//! Holds the bytes that a writer is reading and notes how much of them is published, in memory that outlives the
+//! process.
 //!
-//! Input: what one read of a socket brought. Output: the same, for the writer; and for the next process, what was read
-//! and not published. The writer's thread. What can fail: there is no memory.
+//! Input: the bytes of one read of a socket. Output: the same bytes, for the writer; and for the next process, the part
+//! that was read and not published. Thread: the writer. Failure: there is no memory.
 //!
 //! ```text
 //! offset 32       words: subject, read, piece, max_event, and a note of one number: the count (`takeover::note`)
@@ -11,9 +12,9 @@
 //!        274432   what datagrams brought, 4 MiB; touched by the one writer that reads them
 //! ```
 //!
-//! The next process parses the bytes as if it had read them itself. The same bytes, with the same bounds, give the same
-//! events, pieces and losses; the first ones of them are published, as many as the count says. It publishes the others.
-//! (Records are not what is counted, because the next version may put the same lines into others.)
+//! The next process parses the bytes as if it had read them itself. The same bytes with the same bounds give the same
+//! events, pieces and losses. The count says how many of them, from the first on, are published; the next process
+//! publishes the rest. The count is not of records, because the next version may put the same lines into other records.
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
@@ -23,9 +24,9 @@
 //! | 4 | the connection's read position, with this read's number | nothing: the position includes the read |
 //! | 5 | no subject | nothing |
 //!
-//! Two subjects are no reads: what a connection carried of a line is published as a piece to free its memory, and a
-//! line whose beginning cannot be known any more is counted as lost. Both go by the same steps, without step 2: the
-//! next process does them again, and leaves out what the count says is published.
+//! Two subjects are not reads. *Carry*: the part of a line that a connection carries is published as a piece, to free
+//! its memory. *Lost line*: a line whose beginning can no longer be known is counted as lost. Both take the same steps,
+//! except step 2. The next process repeats them and skips what the count says is published.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -43,7 +44,7 @@ use crate::sys::fdstore::FdStore;
 use crate::sys::recvmmsg::{CONTROL_BYTES, HEADER_BYTES, Headers};
 use crate::sys::words::Region;
 
-/// The most memory for datagrams that are received at a time.
+/// Bytes of memory for the datagrams of one read.
 pub(crate) const ARENA_BYTES: usize = 4 << 20;
 
 const SUBJECT: usize = 0;
@@ -85,7 +86,7 @@ pub(crate) enum Subject {
     Stream(u32),
     /// A read of the datagram socket.
     Datagrams,
-    /// What the connection in this slot carries, as a piece.
+    /// The carry of the connection in this slot, as a piece.
     Carry(u32),
     /// The loss of a line of the connection in this slot.
     LostLine(u32),
@@ -125,7 +126,7 @@ impl Subject {
     }
 }
 
-/// What the previous process was doing.
+/// What the previous process was doing when it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unfinished {
     pub(crate) subject: Subject,
@@ -133,31 +134,30 @@ pub(crate) struct Unfinished {
     pub(crate) read: u64,
     /// The piece id that came next when the read began.
     pub(crate) piece: u64,
-    /// `ingest.max_event` at that time.
+    /// `ingest.max_event` at that time, in bytes.
     pub(crate) max_event_bytes: usize,
-    /// How many are published: events, pieces, and events that losses report.
+    /// How many are published: events, pieces, and the events that loss records report.
     pub(crate) count: u64,
 }
 
-/// A receive buffer.
+/// The receive buffer of one writer.
 #[derive(Debug)]
 pub struct ReceiveBuffer {
     pub(crate) read_progress: Arc<ReadProgress>,
     pub(crate) headers: Headers,
     pub(crate) stream: Region,
-    /// Empty where the writer reads no datagrams.
+    /// Empty if the writer reads no datagrams.
     pub(crate) arena: Region,
     pub(crate) unfinished: Option<Unfinished>,
-    /// Its name in the store; None if it is not kept.
+    /// Its name in the store; None if it is not stored.
     name: Option<Name>,
 }
 
-/// The note of what is published; None where nothing outlives the process.
+/// The note of what is published; None where no memory outlives the process.
 #[derive(Debug, Default)]
 pub(crate) struct ReadProgress(Option<PersistentMemory>);
 
-/// The receive buffers of one writer: its own, and others that the previous process left unfinished, if it had more
-/// writers.
+/// The receive buffers of one writer: its own, and unfinished ones of the previous process, if that had more writers.
 #[derive(Debug)]
 pub struct ReceiveBuffers {
     pub(crate) own: ReceiveBuffer,
@@ -168,18 +168,18 @@ pub struct ReceiveBuffers {
 #[derive(Debug)]
 pub struct InheritedReceiveBuffer {
     index: u32,
-    /// None if it is of another version.
+    /// None if it has another version.
     memory: Option<PersistentMemory>,
 }
 
 impl InheritedReceiveBuffer {
-    /// The memory of the writer with this index.
+    /// Opens the memory that the writer with this index used.
     #[must_use]
     pub fn new(index: u32, memory: OwnedFd) -> Self {
         Self { index, memory: PersistentMemory::inherit(memory, &LAYOUT) }
     }
 
-    /// Resolves the note of the previous process.
+    /// Resolves the note that the previous process left.
     pub fn resolve(&self, was_published: &dyn Fn(PublishPosition) -> bool) {
         if let Some(memory) = &self.memory {
             note_of(memory).resolve(was_published, |_| ());
@@ -188,11 +188,11 @@ impl InheritedReceiveBuffer {
 }
 
 impl ReceiveBuffers {
-    /// Receive buffers for `writers` writers, of which the first reads the datagrams. Where there is a store they are
-    /// kept, and this process goes on with those that are `left` in it.
+    /// Creates receive buffers for `writers` writers, of which the first reads the datagrams. With a store, the buffers
+    /// are stored, and this process continues with those in `left`.
     ///
     /// # Errors
-    /// When there is no memory.
+    /// If there is no memory.
     pub fn take_over(
         writers: usize,
         store: Option<&FdStore>,
@@ -230,7 +230,7 @@ impl ReceiveBuffers {
         std::iter::once(&self.own).chain(&self.others)
     }
 
-    /// The slots of the connections of which something is unfinished.
+    /// The slots of the connections with something unfinished.
     pub fn slots(&self) -> impl Iterator<Item = u32> + '_ {
         self.all().filter_map(|buffer| buffer.unfinished?.subject.slot())
     }
@@ -253,13 +253,13 @@ impl ReceiveBuffer {
         })
     }
 
-    /// A new one, which the store keeps.
+    /// Creates a buffer that the store keeps.
     fn stored(store: &FdStore, index: u32) -> io::Result<Self> {
         let memory = PersistentMemory::create(&LAYOUT)?;
         let name = Name::ReceiveBuffer(index);
         memory.keep(store, &name.to_string());
         let buffer = Self::map(memory, index)?;
-        // No two reads of any buffer have the same number, also if this one takes the place of one that was lost.
+        // No two reads of any buffer have the same number, even if this buffer replaces one that was lost.
         let first_read = (u64::from(index) << READ_INDEX_SHIFT) | ((clock::now_ns() / 1000) & READ_COUNT_MASK);
         buffer.read_progress.set([(READ, first_read)]);
         Ok(buffer)
@@ -274,7 +274,7 @@ impl ReceiveBuffer {
         Ok(Self { read_progress, headers, stream, arena, unfinished: None, name: Some(Name::ReceiveBuffer(index)) })
     }
 
-    /// What the previous process left, its note resolved; None if it cannot be mapped.
+    /// Opens a buffer of the previous process, whose note is resolved. None if it cannot be mapped.
     fn inherited(memory: PersistentMemory, index: u32) -> Option<Self> {
         let mut buffer = Self::map(memory, index).ok()?;
         buffer.unfinished = buffer.read_progress.unfinished();
@@ -286,8 +286,8 @@ impl ReceiveBuffer {
         Some(buffer)
     }
 
-    /// The connection in this slot ends, and nothing of it is published any more. To be called before the slot can be
-    /// another connection's, which would get what was read of this one.
+    /// Drops what the buffer holds of the connection in this slot, because the connection ends. Must be called before
+    /// another connection can get the slot, or it would get these bytes.
     pub(crate) fn leave_out(&mut self, slot: u32) {
         if self.unfinished.is_some_and(|unfinished| unfinished.subject.slot() == Some(slot)) {
             self.unfinished = None;
@@ -295,7 +295,7 @@ impl ReceiveBuffer {
         }
     }
 
-    /// Has the store let go of it.
+    /// Removes the buffer from the store.
     pub(crate) fn let_go(self, store: &FdStore) {
         if let Some(name) = self.name {
             store.remove(&name.to_string());
@@ -315,18 +315,17 @@ impl ReadProgress {
     fn set<const N: usize>(&self, values: [(usize, u64); N]) {
         let Some(memory) = &self.0 else { return };
         for (at, value) in values {
-            // edge `note`, releasing: each value comes after the ones before it.
+            // edge `note`, releasing: each value becomes visible after the ones before it.
             Self::word(memory, at).store(value, NOTE.release());
         }
     }
 
     fn get<const N: usize>(&self, at: [usize; N]) -> [u64; N] {
-        // edge `note`, acquiring: the process that wrote them is dead, so all that it wrote is there; Relaxed would do.
+        // edge `note`, acquiring: the process that wrote them is dead, so all its writes are visible; Relaxed would do.
         self.0.as_ref().map_or([0; N], |memory| at.map(|at| Self::word(memory, at).load(NOTE.acquire())))
     }
 
-    /// Something is about to be read or published for `subject`, and what was read before is done. Returns the number
-    /// of the read.
+    /// Begins a read or a publish for `subject`, after the previous one is done. Returns the number of the read.
     pub(crate) fn begin(&self, subject: Subject, piece: u64, max_event_bytes: usize) -> u64 {
         let Some(memory) = &self.0 else { return 0 };
         let read = self.get([READ])[0] + 1;
@@ -336,7 +335,8 @@ impl ReadProgress {
         read
     }
 
-    /// The first `count` of the read are about to be published, as far as they are not yet, at `position`.
+    /// Notes that the first `count` of the read, as far as they are not yet published, are about to be published at
+    /// `position`.
     #[inline]
     pub(crate) fn prepare(&self, position: PublishPosition, count: u64) {
         if let Some(memory) = &self.0 {
@@ -344,7 +344,7 @@ impl ReadProgress {
         }
     }
 
-    /// They are.
+    /// Notes that they are published.
     #[inline]
     pub(crate) fn commit(&self, count: u64) {
         if let Some(memory) = &self.0 {
@@ -352,19 +352,19 @@ impl ReadProgress {
         }
     }
 
-    /// They are not, and come again.
+    /// Notes that they are not published and come again.
     pub(crate) fn abort(&self) {
         if let Some(memory) = &self.0 {
             note_of(memory).abort();
         }
     }
 
-    /// Whether the next process would publish what is not published of the read.
+    /// Whether the next process would publish the rest of the read.
     pub(crate) fn outlive(&self) -> bool {
         self.get([SUBJECT]) != [0]
     }
 
-    /// What was read is done.
+    /// Ends the read or the publish: nothing is unfinished any more.
     #[inline]
     pub(crate) fn end(&self) {
         self.set([(SUBJECT, 0)]);

@@ -5,10 +5,10 @@
 //! Nothing can fail.
 //!
 //! Invariants, cited by number:
-//! 1. A slot that a pending event names does not change hands: it was used in this round, and fewer
-//!    events and losses wait in a round than there are slots.
+//! 1. A slot that a pending event names does not change hands: it was used in this round, and fewer events and losses
+//!    wait in a round than there are slots.
 //! 2. Ids are given in the order of first use in a generation. No number can stand for two sources in one run, however
-//!    often slots change hands, and a new generation starts afresh: runs stand alone.
+//!    often slots change hands. Each new generation starts again at 0, because runs stand alone.
 
 use std::collections::HashMap;
 
@@ -16,15 +16,15 @@ use crate::pipeline::account::{Account, Identity, Producer};
 use crate::pipeline::record::{Sink, TAG_BYTES_MAX, Transport, encode_source};
 use crate::sync::Arc;
 
-/// Sources that one writer keeps at hand.
+/// Sources that one writer remembers at most.
 pub(crate) const SLOTS_MAX: usize = 1024;
 
 /// A sender: one connection, or one process that sends datagrams.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// Different for every peer that this writer ever had.
+    /// Different for every peer that this writer has ever had.
     pub(crate) number: u64,
-    /// What the kernel says. Tag, transport and claimed pid are each event's own, and unused here.
+    /// What the kernel says. Tag, transport and claimed pid belong to each event and are unused here.
     pub(crate) identity: Identity,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Sources {
     account: Arc<Account>,
     slots: Vec<Slot>,
     by_key: HashMap<Key, u32>,
-    /// The slot of the event before, which is the one of the next as a rule.
+    /// The slot of the previous event, which is usually the slot of the next one.
     last: u32,
     round: u64,
     generation: u64,
@@ -66,15 +66,16 @@ impl Sources {
         Self { account, slots: Vec::new(), by_key: HashMap::new(), last: 0, round: 1, generation: 0, next_id: 0 }
     }
 
-    /// The slot of what `peer` sends by `transport` under `tag`, claiming to be `claimed_pid`. The tag has at most
+    /// The slot for events of `peer` by `transport` under `tag` with `claimed_pid`. The tag has at most
     /// [`TAG_BYTES_MAX`] bytes.
     #[inline]
     pub(crate) fn slot(&mut self, peer: &Peer, transport: Transport, claimed_pid: u32, tag: &[u8]) -> u32 {
         if let Some(slot) = self.slots.get_mut(self.last as usize) {
             let key = &slot.key;
             let same = key.peer == peer.number && key.transport == transport && key.claimed_pid == claimed_pid;
-            // An empty tag is not compared: the C library's comparison of no bytes at an empty slice's address, which
-            // is no address, was seen to take 70 ns (a masked load that the processor has to sort out).
+            // An empty tag is not compared. The address of an empty slice is no real address, and the C library's
+            // comparison of zero bytes there took 70 ns in a measurement (a masked load that the processor has to sort
+            // out).
             if same && usize::from(key.tag_bytes) == tag.len() && (tag.is_empty() || key.tag[..tag.len()] == *tag) {
                 slot.used = self.round;
                 return self.last;
@@ -104,7 +105,7 @@ impl Sources {
             tag: key.tag[..usize::from(key.tag_bytes)].into(),
             ..peer.identity.clone()
         });
-        // Generation 0 is never in front: the slot is introduced before its first event.
+        // Generation 0 is never in front, so the slot is introduced before its first event.
         let slot = Slot { key, producer, used: self.round, generation: 0, id: 0 };
         match self.slots.get_mut(free) {
             Some(old) => {
@@ -120,17 +121,17 @@ impl Sources {
     fn least_recently_used(&self) -> usize {
         let (index, slot) = (self.slots.iter().enumerate())
             .min_by_key(|(_, slot)| slot.used)
-            .expect("it is asked for when all slots are in use, of which there are some");
+            .expect("all slots are in use, so there is at least one");
         debug_assert_ne!(slot.used, self.round, "invariant 1");
         index
     }
 
-    /// All events that named slots are published.
+    /// Ends the round: all events that named slots are published.
     pub(crate) fn end_round(&mut self) {
         self.round += 1;
     }
 
-    /// A claim is open in `generation`.
+    /// Enters `generation`: a claim is open in it.
     #[inline]
     pub(crate) fn enter(&mut self, generation: u64) {
         if self.generation != generation {
@@ -139,14 +140,14 @@ impl Sources {
         }
     }
 
-    /// Bytes of the record that has to come before the next that names `slot`; 0 if it is there already.
+    /// Bytes of the source record that must come before the next record that names `slot`; 0 if it is there already.
     #[inline]
     pub(crate) fn introduction_bytes(&self, slot: u32) -> usize {
         let slot = &self.slots[slot as usize];
         if slot.generation == self.generation { 0 } else { slot.producer.identity.as_source().record_bytes() }
     }
 
-    /// The id of `slot` in the generation entered; writes the source record first if it has none yet.
+    /// The id of `slot` in the current generation. Writes the source record first if it has none yet.
     #[inline]
     pub(crate) fn introduce(&mut self, slot: u32, time_ns: u64, to: &mut impl Sink) -> u32 {
         let slot = &mut self.slots[slot as usize];

@@ -1,5 +1,4 @@
-//! Stands in for the service manager in tests: it keeps descriptors as systemd 252 does, and hands them back to the
-//! next process.
+//! Stands in for systemd in tests: keeps descriptors as systemd 252 does, and passes them to the next process.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -18,13 +17,13 @@ use crate::sync::{Arc, thread};
 use crate::sys::fdstore::FdStore;
 use crate::sys::notify::Notifier;
 
-/// A manager, and what it keeps.
+/// A service manager, and what it keeps.
 #[derive(Debug)]
 pub(crate) struct Manager {
     directory: tempfile::TempDir,
     socket: UnixDatagram,
     stored: Vec<(String, OwnedFd)>,
-    /// How often it was given something.
+    /// How often it was given a descriptor.
     pub(crate) puts: usize,
 }
 
@@ -36,7 +35,7 @@ impl Manager {
         Self { directory, socket, stored: Vec::new(), puts: 0 }
     }
 
-    /// The way to it.
+    /// The path of its socket.
     fn notifier(&self) -> Notifier {
         Notifier::to(self.directory.path().join("notify").to_str().unwrap().as_bytes()).unwrap()
     }
@@ -70,7 +69,7 @@ impl Manager {
         }
     }
 
-    /// What it keeps, sorted by name.
+    /// The names that it keeps, sorted.
     pub(crate) fn names(&mut self) -> Vec<String> {
         self.read_notes();
         let mut names: Vec<String> = self.stored.iter().map(|(name, _)| name.clone()).collect();
@@ -78,7 +77,7 @@ impl Manager {
         names
     }
 
-    /// Waits until it keeps this and nothing else.
+    /// Waits until it keeps these names and no others.
     pub(crate) fn wait_for(&mut self, names: &[&str]) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.names() != names {
@@ -87,27 +86,27 @@ impl Manager {
         }
     }
 
-    /// A copy of what it keeps under this name.
+    /// A copy of the descriptor that it keeps under this name.
     pub(crate) fn copy_of(&mut self, name: &str) -> OwnedFd {
         self.read_notes();
         let stored = self.stored.iter().find(|(stored, _)| stored == name);
         stored.expect("it is kept").1.try_clone().unwrap()
     }
 
-    /// The store that it is, for a process that inherits all that it keeps.
+    /// Its store, for a process that inherits everything in it.
     pub(crate) fn store(&mut self) -> Arc<FdStore> {
         let names = self.names();
         Arc::new(FdStore::start(self.notifier(), names.iter().map(String::as_str)).unwrap())
     }
 
-    /// Copies of all that it keeps, as the next process gets them: it goes on keeping them; the latest first.
+    /// Copies of everything that it keeps, latest first, as the next process gets them. It still keeps its own.
     pub(crate) fn inherited(&mut self) -> Inherited {
         self.read_notes();
         let copy = |(name, stored): &(String, OwnedFd)| (stored.try_clone().unwrap(), name.clone());
         Inherited::sort(self.stored.iter().rev().map(copy).collect())
     }
 
-    /// The next process's start.
+    /// The start of the next process.
     pub(crate) fn next_process(&mut self, room: usize) -> (Arc<StoredConnections>, Vec<InheritedConnection>) {
         self.next_process_with(room, Vec::new())
     }
@@ -115,14 +114,14 @@ impl Manager {
     /// What it keeps of rings.
     pub(crate) fn left_rings(&mut self) -> InheritedRings {
         let mut inherited = self.inherited();
-        let is_part = |name| matches!(name, Name::Ring(_) | Name::RingBell(_) | Name::RingLine(_));
+        let is_part = |name| matches!(name, Name::Ring(_) | Name::RingLine(_));
         InheritedRings {
             ring_table: inherited.take_one(Name::Rings).and_then(RingTable::inherit),
             parts: inherited.take(|name| is_part(name).then_some(name)),
         }
     }
 
-    /// The same, where something of the connections in these slots is unfinished.
+    /// As above, with something unfinished of the connections in these slots.
     pub(crate) fn next_process_with(
         &mut self,
         room: usize,

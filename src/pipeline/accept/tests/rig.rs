@@ -1,5 +1,5 @@
-//! Real sockets in a temporary directory, the real buffer, and a small thread in the place of the reader that decodes
-//! what comes and says that it is durable.
+//! Runs writers on real sockets in a temporary directory with the real buffer. A small thread takes the reader's part:
+//! it decodes what comes and reports it as durable.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -26,7 +26,7 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::record::{Kind, Loss, Record};
 use crate::sys::fdstore::FdStore;
 
-/// What rings may take.
+/// Bytes that rings may take.
 const LIMITS: RingLimits = RingLimits { rings: 4, bytes: 1 << 20 };
 /// A test that waits longer than this has failed.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
@@ -51,7 +51,7 @@ impl Got {
     }
 }
 
-/// All that came out of the buffer.
+/// Everything that came out of the buffer.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) events: Vec<Got>,
@@ -133,22 +133,22 @@ struct Drained {
     is_over: AtomicBool,
 }
 
-/// How a rig is built.
+/// How to build a rig.
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) writers: usize,
     pub(crate) max_event_bytes: usize,
     pub(crate) capacity_bytes: usize,
     pub(crate) chunk_bytes: usize,
-    /// Which payloads are kept to be looked at; the others are only counted.
+    /// Which payloads to keep for inspection. The others are only counted.
     pub(crate) keep: fn(&[u8]) -> bool,
-    /// What clients have sent, each for itself, that have left before the writers run.
+    /// Bytes of clients that have sent them and left before the writers run, one entry for each client.
     pub(crate) early: Vec<Vec<u8>>,
     /// Rings outlive a life under a service manager.
     pub(crate) keeps_rings: bool,
-    /// The reader leaves the buffer alone, until [`Rig::pause`] lets it go on.
+    /// The reader leaves the buffer alone until [`Rig::pause`] lets it continue.
     pub(crate) begins_paused: bool,
-    /// The reader says how far it is.
+    /// The reader reports its progress.
     pub(crate) reports_progress: bool,
     /// The first generation of the buffer.
     pub(crate) generation_first: u64,
@@ -186,13 +186,13 @@ impl Rig {
         Self::start(plan, None, Seen::default(), receive_buffers, None, None)
     }
 
-    /// One life under a service manager, after the one that saw `before`.
+    /// One life under a service manager, after the life that saw `before`.
     pub(crate) fn under(manager: &mut Manager, plan: &Plan, before: Seen) -> Self {
         let receive_buffers = ReceiveBuffers::take_over(plan.writers, None, Vec::new()).unwrap();
         Self::with_receive_buffers(manager, plan, before, receive_buffers)
     }
 
-    /// The same, with receive buffers of one's own.
+    /// The same with given receive buffers.
     pub(crate) fn with_receive_buffers(
         manager: &mut Manager,
         plan: &Plan,
@@ -268,7 +268,7 @@ impl Rig {
         stream
     }
 
-    /// Sends all of `bytes` on a connection of their own, and ends it.
+    /// Sends all of `bytes` on a new connection and ends it.
     pub(crate) fn send(&self, bytes: &[u8]) {
         self.connect().write_all(bytes).unwrap();
     }
@@ -279,7 +279,7 @@ impl Rig {
         socket
     }
 
-    /// Waits until what has come satisfies `enough`, and hands it out.
+    /// Waits until `enough` is true of what has come, and returns it.
     pub(crate) fn wait_for<T>(&self, what: &str, mut enough: impl FnMut(&Seen) -> Option<T>) -> T {
         let deadline = Instant::now() + TIMEOUT;
         let mut seen = self.drained.seen.lock().unwrap();
@@ -301,7 +301,7 @@ impl Rig {
         self.wait_for("a loss record", |seen| seen.losses.first().cloned())
     }
 
-    /// Waits until the counters satisfy `enough`.
+    /// Waits until `enough` is true of the counters.
     pub(crate) fn wait_until(&self, what: &str, mut enough: impl FnMut(&Counters) -> bool) {
         let deadline = Instant::now() + TIMEOUT;
         while !enough(&self.counters) {
@@ -310,25 +310,25 @@ impl Rig {
         }
     }
 
-    /// The account when this many events were received: a writer counts right after its publish, which may be seen
-    /// before.
+    /// The account, once it counts this many received events. A writer counts right after its publish, which can be
+    /// seen earlier.
     pub(crate) fn totals_of(&self, received: u64) -> Totals {
         self.wait_until("all is counted", |counters| counters.account.totals().received_events >= received);
         self.counters.account.totals()
     }
 
-    /// Keeps the reader from swapping, or lets it go on.
+    /// Keeps the reader from swapping, or lets it continue.
     pub(crate) fn pause(&self, pause: bool) {
         *self.drained.is_paused.lock().unwrap() = pause;
         self.drained.resumed.notify_all();
     }
 
-    /// Ends the writers, then the reader. All that came.
+    /// Ends the writers, then the reader. Returns everything that came.
     pub(crate) fn stop(self) -> Seen {
         self.stop_within(TIMEOUT)
     }
 
-    /// The same; clients that wait for longer get no answer.
+    /// The same; clients that wait longer than this get no answer.
     pub(crate) fn stop_within(mut self, timeout: Duration) -> Seen {
         let stopped = self.accept.take().unwrap().stop(timeout);
         assert_eq!(stopped, Stopped { writers_left: 0 });

@@ -1,4 +1,4 @@
-//! Connections that outlive their daemon: one life ends, and the next goes on.
+//! Tests connections that outlive their daemon: one life ends, and the next resumes them.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write};
@@ -32,7 +32,7 @@ fn plan() -> Plan {
     Plan { max_event_bytes: 1024, ..Plan::default() }
 }
 
-/// Lets `write` write in a first life, `write_on` after it, and gives what a second life has seen by its end.
+/// Lets `write` write in a first life and `write_on` after it. Returns what a second life has seen when it ends.
 fn two_lives(write: impl Fn(&mut UnixStream), write_on: &[u8]) -> (Seen, Vec<String>) {
     let mut manager = Manager::new();
     let first = Rig::under(&mut manager, &plan(), Seen::default());
@@ -41,7 +41,7 @@ fn two_lives(write: impl Fn(&mut UnixStream), write_on: &[u8]) -> (Seen, Vec<Str
     write(&mut client);
     let seen = first.stop();
     assert_eq!(manager.names(), ["bookmarks", "c0"], "it is kept");
-    // The kernel takes it although no daemon is there.
+    // The kernel takes it although no daemon runs.
     client.write_all(write_on).unwrap();
     drop(client);
     let second = Rig::under(&mut manager, &plan(), seen);
@@ -106,7 +106,7 @@ fn a_connection_that_the_manager_still_holds_keeps_no_writer_awake() {
     assert_eq!((rig.wait_for_events(1).len(), manager.names()), (1, vec!["bookmarks".to_owned(), "c0".to_owned()]));
     drop(client);
     rig.wait_until("it is closed", |counters| counters.writers.iter().all(|w| w.0.connections.load(Relaxed) == 0));
-    // The manager has not read that it is to let go.
+    // The manager has not yet read that it is to close it.
     let rounds = || rig.accept.as_ref().unwrap().pulses().iter().map(|pulse| pulse.look().rounds).sum::<u64>();
     let before = rounds();
     std::thread::sleep(std::time::Duration::from_millis(50));
@@ -137,7 +137,7 @@ fn a_connection_from_a_kind_of_listener_that_is_not_known_is_ended_and_not_read_
     });
     drop(connections);
     let rig = Rig::under(&mut manager, &plan(), Seen::default());
-    // A reset, since what it had sent was not read.
+    // A reset, because what it had sent was not read.
     unknown.set_read_timeout(Some(TIMEOUT)).unwrap();
     let end = unknown.read(&mut [0; 8]).map_err(|error| error.kind());
     assert!(matches!(end, Ok(0) | Err(ErrorKind::ConnectionReset)), "its client sees the end: {end:?}");
@@ -146,10 +146,10 @@ fn a_connection_from_a_kind_of_listener_that_is_not_known_is_ended_and_not_read_
     assert_eq!(rig.stop().texts(), ["line", "more"]);
 }
 
-// ---- what was just being read ----
+// ---- a read in progress ----
 
-/// A first life that reads `read` of a connection in one go, has published this many events of it, and dies; then
-/// `write_on` comes, and a second life goes on. Gives the texts that the second life has published.
+/// A first life reads `read` of a connection in one read, publishes this many of its events, and dies. Then `write_on`
+/// comes, and a second life resumes. Returns the texts that the second life has published.
 fn died_in_a_read(position: &ReadPosition<'_>, read: &[u8], published: u64, write_on: &[u8]) -> Vec<String> {
     let mut manager = Manager::new();
     let (mut client, ours) = UnixStream::pair().unwrap();
@@ -193,7 +193,7 @@ fn what_was_read_and_not_published_is_published_by_the_next_process_and_nothing_
 
 #[test]
 fn a_refusal_that_was_published_is_not_counted_again_by_the_next_process() {
-    // Two events, and behind them the record of both refusals: this many of these four are published.
+    // Two events, and after them the record of both refusals: this many of these four are published.
     for (published, events, lost) in [(0, 2, 2), (1, 1, 2), (2, 0, 2), (4, 0, 0)] {
         let mut manager = Manager::new();
         {
@@ -216,7 +216,7 @@ fn a_refusal_that_was_published_is_not_counted_again_by_the_next_process() {
         let receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), left).unwrap();
         let rig =
             Rig::with_receive_buffers(&mut manager, &Plan { writers: 1, ..plan() }, Seen::default(), receive_buffers);
-        // What it inherits comes before anything that is new.
+        // What it inherits comes before anything new.
         rig.send(b"new\n");
         rig.wait_for_events(events + 1);
         let totals = rig.totals_of(events as u64 + 1 + lost);
@@ -264,7 +264,8 @@ fn a_client_of_the_framed_protocol_that_was_just_being_greeted_has_to_come_again
     assert_eq!(died_in_a_read(&LINE_START, &greeting, 0, b"and more frames"), [""; 0]);
 }
 
-/// As [`died_in_a_read`], of a client that has said all and left, so that nothing but the receive buffer is left of it.
+/// As [`died_in_a_read`], for a client that has sent everything and left, so that only the receive buffer is left of
+/// it.
 fn died_in_the_read_of_all(said: &[u8], published: u64) -> Vec<(String, u32)> {
     let mut manager = Manager::new();
     let client = Identity { pid: 4_000_001, uid: 7, comm: b"short"[..].into(), ..Identity::default() };
@@ -291,7 +292,7 @@ fn died_in_the_read_of_all(said: &[u8], published: u64) -> Vec<(String, u32)> {
     rig.wait_until("it is done with", |counters| {
         counters.writers.iter().all(|writer| writer.0.connections.load(Relaxed) == 0)
     });
-    // A client of its own, whose place is given to nobody else meanwhile.
+    // A client of its own, so that no other connection gets its place meanwhile.
     rig.connect().write_all(b"of another\n").unwrap();
     let seen = rig.stop();
     assert!(seen.losses.is_empty());
@@ -329,8 +330,8 @@ fn a_client_that_has_said_all_and_left_is_read_to_its_end_in_one_go() {
     assert_eq!(manager.names(), ["bookmarks"], "no place is taken for longer");
 }
 
-/// A first life that has taken `step` for a connection with this position, has published `published` events and pieces
-/// of it, and dies; then `write_on` comes. Gives what a second life has seen by its end.
+/// A first life takes `step` for a connection with this position, publishes `published` events and pieces of it, and
+/// dies. Then `write_on` comes. Returns what a second life has seen.
 fn died_in_a_step(
     step: fn(u32) -> Subject,
     position: &ReadPosition<'_>,
@@ -518,7 +519,7 @@ fn what_is_unfinished_of_a_connection_that_ends_is_left_out_before_its_slot_can_
         Seen::default(),
         receive_buffers,
     );
-    // The lines do not fit, so the writer comes no further than to these.
+    // The lines do not fit, so the writer gets no further than these.
     let pulse = &rig.accept.as_ref().unwrap().pulses()[0];
     rig.wait_until("the writer publishes the lines", |_| pulse.look().activity == Activity::WaitsForRoom);
     let unfinished: Vec<u32> = take_over(&mut manager, 2).iter().flat_map(ReceiveBuffers::slots).collect();

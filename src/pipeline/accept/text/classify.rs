@@ -1,6 +1,6 @@
-//! Classifies the bytes of one line or datagram: priority, tag, time, and the text that is left.
+//! Classifies the bytes of one line or datagram: priority, tag, time, and the remaining text.
 //!
-//! Input: the bytes, without the newline or octet count that framed them. Output: [`LineFields`]. Any thread. Nothing
+//! Input: the bytes, without the newline or octet count that framed them. Output: [`LineFields`]. Thread: any. Nothing
 //! can fail: bytes that are not understood are text.
 //!
 //! | begins with | in a line | in a datagram |
@@ -10,32 +10,32 @@
 //! | `<8>` to `<191>` | all of it is text | that facility and priority, the rest is text (syslog without a header) |
 //! | anything else | text | text, to the last byte: a datagram may be binary |
 //!
-//! Syslog senders may end with NUL (glibc on a stream) or newline; both go. Where syslog has no text left, all of its
-//! bytes stay as the text, since an event has at least one byte and nothing may be lost.
+//! Syslog senders may end with NUL (glibc on a stream) or newline; both are removed. If syslog has no text left, all of
+//! its bytes are the text, because an event has at least one byte and nothing may be lost.
 
 use super::syslog::{parse, split_pri};
 use crate::pipeline::record::Transport;
 use crate::sys::local_time::LocalTime;
 
-/// User-level facility would be a claim that no sender made: facility 0, priority 6 (info).
+/// Facility 0, priority 6 (info). The user-level facility would be a claim that no sender made.
 pub(crate) const PRI_DEFAULT: u8 = 6;
-/// The highest `<N>` that is a priority alone.
+/// The highest `<N>` that is a priority without a facility.
 const PRIORITY_MAX: u8 = 7;
 
-/// What bytes mean, over these bytes.
+/// What the bytes mean. Borrows from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LineFields<'a> {
-    /// How it came in: syslog, or the transport that was asked about.
+    /// Syslog, or the transport that the caller named.
     pub(crate) transport: Transport,
     /// Facility times 8 plus priority.
     pub(crate) pri: u8,
-    /// The tag; empty if none.
+    /// The tag; empty if there is none.
     pub(crate) tag: &'a [u8],
-    /// The pid that a header claims; 0 if none.
+    /// The pid that a header claims; 0 if there is none.
     pub(crate) claimed_pid: u32,
     /// The time that a header states.
     pub(crate) source_time_ns: Option<u64>,
-    /// The text; empty if there is no event in these bytes.
+    /// The text; empty if these bytes hold no event.
     pub(crate) text: &'a [u8],
     /// Where the text begins in the bytes.
     pub(crate) text_start: usize,
@@ -49,8 +49,8 @@ impl<'a> LineFields<'a> {
     }
 }
 
-/// What `bytes` mean that came in by `transport`, which is lines or datagrams. Fields in addition to the text are put
-/// into `fields`, which is empty.
+/// Classifies `bytes` that came by `transport`, which is lines or datagrams. Puts fields besides the text into
+/// `fields`, which must be empty.
 #[inline]
 pub(crate) fn classify<'a>(
     transport: Transport,

@@ -1,13 +1,13 @@
 //! Cuts a stream of text into events.
 //!
-//! Input: bytes of a text connection. Output: a [`Cut`], or None while the bytes do not hold a whole event yet. Any
-//! thread. Nothing can fail.
+//! Input: bytes of a text connection. Output: a [`Cut`], or None while the bytes hold no whole event. Thread: any.
+//! Nothing can fail.
 //!
-//! - An event ends at a newline. Nothing else is taken from it: a carriage return, a NUL, a trailing space are the
-//!   sender's bytes, as for journald and rsyslog.
-//! - Octet counting (RFC 6587) holds for one event at a time and only where an event begins with `LEN SP <PRI>` and a
-//!   syslog header. A person's line that begins with a number is therefore still a line.
-//! - An event longer than the limit is cut into pieces of exactly the limit and a rest, so that memory stays flat.
+//! - An event ends at a newline. Only the newline is removed: a carriage return, a NUL or a trailing space belongs to
+//!   the sender's bytes, as in journald and rsyslog.
+//! - Octet counting (RFC 6587) holds for one event at a time, and only where an event begins with `LEN SP <PRI>` and a
+//!   syslog header. So a line of prose that begins with a number is still a line.
+//! - An event longer than the limit is cut into pieces of exactly the limit and a rest, so that memory stays bounded.
 
 use memchr::memchr;
 
@@ -15,19 +15,19 @@ use super::syslog::{Look, looks_like_syslog};
 use crate::pipeline::accept::connection::read_position::Until;
 use crate::pipeline::record::Newlines;
 
-/// Digits of the longest octet count that is believed.
+/// Digits of the longest octet count that is accepted.
 const COUNT_DIGITS_MAX: usize = 7;
 
 /// One event, or a piece of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
-    /// Where it begins: behind the octet count if there is one.
+    /// Where it begins: after the octet count if there is one.
     pub(crate) start: usize,
     /// Where it ends.
     pub(crate) end: usize,
     /// Where the next one begins.
     pub(crate) next: usize,
-    /// How the event goes on, if this is not the end of it.
+    /// Where the rest of the event ends, if this is only a piece.
     pub(crate) rest: Option<Until>,
 }
 
@@ -37,17 +37,17 @@ impl Cut {
     }
 }
 
-/// Whole lines that are text and nothing else, one behind the other.
+/// Consecutive whole lines of plain text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Block {
-    /// This many bytes from the front, newlines included.
+    /// Bytes from the front, newlines included.
     pub(crate) bytes: usize,
-    /// How many lines they are.
+    /// Number of lines.
     pub(crate) lines: usize,
 }
 
-/// The longest block at the front of `bytes` with at most `bytes_max`: up to the first line that is empty, has a
-/// priority, or is counted in octets (or may be: that shows when more has come).
+/// The longest block at the front of `bytes`, of at most `bytes_max` bytes. It ends before the first line that is
+/// empty, has a priority, or is (or may turn out to be) counted in octets.
 #[inline]
 pub(crate) fn block(bytes: &[u8], bytes_max: usize) -> Block {
     let mut block = Block::default();
@@ -65,8 +65,8 @@ pub(crate) fn block(bytes: &[u8], bytes_max: usize) -> Block {
     block
 }
 
-/// Cuts the next event from the front of `bytes`, or the next piece of the event that goes on `until`.
-/// At most `max_bytes` at a time; where bytes are missing the answer is None.
+/// Cuts the next event from the front of `bytes`, or the next piece of the open event that ends at `until`. Cuts at
+/// most `max_bytes` at a time. None if bytes are missing.
 #[inline]
 pub(crate) fn cut(bytes: &[u8], until: Option<Until>, max_bytes: usize) -> Option<Cut> {
     match until {
@@ -80,12 +80,12 @@ pub(crate) fn cut(bytes: &[u8], until: Option<Until>, max_bytes: usize) -> Optio
     }
 }
 
-/// What is left when a connection ends, in pieces as well. None when nothing is left.
+/// Cuts the rest when a connection ends, in pieces if necessary. None when nothing is left.
 pub(crate) fn cut_at_end(bytes: &[u8], until: Option<Until>, max_bytes: usize) -> Option<Cut> {
     match cut(bytes, until, max_bytes) {
-        // A piece was cut before: its event must still be ended, if need be by a piece of no bytes.
+        // A piece was cut before. Its event must still end, if necessary with a piece of no bytes.
         None if !bytes.is_empty() || until.is_some() => {
-            // An octet count that was not decided, or that promised more than came, adds a few bytes to the limit.
+            // An undecided octet count, or one that promised more than came, adds a few bytes to the limit.
             let end = bytes.len().min(max_bytes);
             let rest = (end < bytes.len()).then_some(Until::Newline);
             Some(Cut { start: 0, end, next: end, rest })
@@ -94,7 +94,7 @@ pub(crate) fn cut_at_end(bytes: &[u8], until: Option<Until>, max_bytes: usize) -
     }
 }
 
-/// Cuts all of `bytes`, which hold no whole event, as a piece, so that nothing has to be kept of it.
+/// Cuts all of `bytes`, which hold no whole event, as one piece, so that nothing must be kept of it.
 pub(crate) fn cut_early(bytes: &[u8], until: Option<Until>) -> Cut {
     let (start, rest) = match until {
         None if bytes.first().is_some_and(u8::is_ascii_digit) => match octet_count(bytes) {
@@ -109,7 +109,7 @@ pub(crate) fn cut_early(bytes: &[u8], until: Option<Until>) -> Cut {
 
 #[inline]
 fn cut_line(bytes: &[u8], max_bytes: usize) -> Option<Cut> {
-    // One byte beyond the limit, since a line of exactly the limit may still be followed by its newline.
+    // One byte beyond the limit, because a line of exactly the limit may be followed by its newline.
     let searched = &bytes[..bytes.len().min(max_bytes + 1)];
     match memchr(b'\n', searched) {
         Some(end) => Cut::whole(0, end, end + 1),
@@ -133,7 +133,7 @@ fn cut_octets(bytes: &[u8], start: usize, count: usize, max_bytes: usize) -> Opt
     }
 }
 
-/// Whether `bytes` begin with an octet count and syslog; where the syslog begins, and how long it is.
+/// Whether `bytes` begin with an octet count and syslog, where the syslog begins, and its length in bytes.
 fn octet_count(bytes: &[u8]) -> (Look, usize, usize) {
     if bytes[0] == b'0' {
         return (Look::No, 0, 0);
@@ -151,7 +151,7 @@ fn octet_count(bytes: &[u8]) -> (Look, usize, usize) {
     let start = digits + 1;
     let counted = &bytes[start..bytes.len().min(start + count)];
     match looks_like_syslog(counted) {
-        // All that is counted is there and ends before the header does.
+        // All counted bytes are there, and they end before the header does.
         Look::Unsure if counted.len() == count => (Look::No, 0, 0),
         look => (look, start, count),
     }
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Cuts all of `input`, which arrives in parts of `step` bytes, as a connection does.
+    /// Cuts all of `input`, which arrives in parts of `step` bytes, as on a connection.
     fn events(input: &[u8], step: usize, max_bytes: usize) -> Vec<Vec<u8>> {
         let (mut held, mut until, mut event, mut events) = (Vec::new(), None, Vec::new(), Vec::new());
         let mut keep = |cut: Cut, held: &mut Vec<u8>| {

@@ -1,11 +1,11 @@
 //! Speaks text: lines, priorities, syslog.
 //!
-//! Input: bytes of one connection, in order. Output: events in the publisher. Thread: the connection's writer.
-//! Failure: only that the reader is gone.
+//! Input: bytes of one connection, in order. Output: events in the publisher. Thread: the connection's writer. Failure:
+//! only that the reader is gone.
 //!
-//! Whole events are published from where they were read. Only what has not come whole is copied, into the
-//! connection's carry, and the event is completed there when the rest comes. Lines that are text and nothing else
-//! stay together, as they came: a block of them is one record.
+//! Whole events are published straight from the receive buffer. Only an incomplete event is copied, into the
+//! connection's carry, and completed there when the rest comes. Consecutive lines of plain text stay together: a block
+//! of them is one record.
 
 pub(crate) mod classify;
 pub(crate) mod cut;
@@ -22,16 +22,16 @@ use crate::pipeline::accept::connection::read_position::{OpenLine, ReadPosition,
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer, WriterContext};
 use crate::pipeline::record::{Cause, Piece, Transport};
 
-/// What may come before an event in the carry: an octet count and its space.
+/// Bytes that may come before an event in the carry: an octet count and its space.
 const COUNT_BYTES: usize = 8;
-/// The most bytes of lines in one record. What a chunk has no room for it leaves empty, so this is an eighth of a
-/// chunk.
+/// Bytes of lines in one record at most. A record that does not fit leaves the rest of its chunk empty, so this is one
+/// eighth of a chunk.
 const BLOCK_BYTES_MAX: usize = 8 << 10;
 
 /// The state of a text connection.
 #[derive(Debug, Default)]
 pub(crate) struct Text {
-    /// The event that pieces were cut from and that goes on. Boxed, since few connections ever have one.
+    /// The open event of which pieces were published. Boxed, because few connections ever have one.
     open_line: Option<Box<OpenLine>>,
 }
 
@@ -40,7 +40,7 @@ impl Protocol for Text {
         self.take_bytes(bytes, link, context).map(|()| Turn::Stay)
     }
 
-    /// What is left counts, as if a newline had come.
+    /// Publishes the rest as if a newline had come.
     fn end(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
         while let Some(cut) = cut_at_end(&link.carry, self.until(), context.max_event_bytes) {
             self.add(&link.carry, 0, &cut, &link.peer, context);
@@ -50,7 +50,7 @@ impl Protocol for Text {
         Ok(Next::Close)
     }
 
-    /// What is carried becomes a piece.
+    /// Publishes the carry as a piece.
     fn shed(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
         self.add(&link.carry, 0, &cut_early(&link.carry, self.until()), &link.peer, context);
         context.publisher.publish_pending(&link.carry, &mut NoObserver)?;
@@ -70,7 +70,7 @@ impl Protocol for Text {
 }
 
 impl Text {
-    /// Goes on where the previous process stood.
+    /// Resumes at the previous process's position.
     pub(crate) fn resume(open_line: Option<OpenLine>) -> Self {
         Self { open_line: open_line.map(Box::new) }
     }
@@ -86,7 +86,8 @@ impl Text {
             } else if data.is_empty() {
                 return Ok(());
             } else {
-                // To the next newline, so that the carry ends where the event does and the rest stays where it is.
+                // Copies up to the next newline, so that the carry ends with the event and the rest is parsed where it
+                // lies.
                 let room = (max_bytes + 1 + COUNT_BYTES).saturating_sub(carry.len()).clamp(1, data.len());
                 let part = memchr(b'\n', &data[..room]).map_or(room, |newline| newline + 1);
                 carry.extend_from_slice(&data[..part]);
@@ -116,13 +117,13 @@ impl Text {
         self.open_line.as_ref().map(|open_line| open_line.until)
     }
 
-    /// Adds what comes next as plain lines, which begins at `at`. Returns its bytes; None if nothing does.
+    /// Adds the plain lines that begin at `at`. Returns their number of bytes; None if there are none.
     #[inline]
     fn add_block(&self, bytes: &[u8], at: usize, peer: &Peer, context: &mut WriterContext) -> Option<usize> {
         if self.open_line.is_some() {
             return None;
         }
-        // No more than an event may have: then a claim has room for it.
+        // Not longer than an event may be, so that it fits into a claim.
         let Block { bytes, lines } = block(bytes, BLOCK_BYTES_MAX.min(context.max_event_bytes));
         if lines == 0 {
             return None;
@@ -149,7 +150,7 @@ impl Text {
         let line = classify(Transport::Lines, bytes, now_ns, &mut context.local_time, &mut context.fields);
         let start = range.start + line.text_start;
         if let Some(until) = cut.rest {
-            // To the end of the piece: what syslog senders put behind their text, and is dropped, cannot be there yet.
+            // Up to the end of the piece. The trailing bytes that are removed from syslog cannot have come yet.
             return self.add_first_piece(start..range.end, until, &line, peer, context);
         }
         let range = start..start + line.text.len();

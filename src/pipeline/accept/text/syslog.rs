@@ -1,13 +1,13 @@
 //! Parses syslog: RFC 3164 as libc and `logger` send it, and RFC 5424.
 //!
-//! Input: the bytes of one line or datagram, and the time now. Output: a [`Parsed`] that borrows from them, or None:
-//! what does not parse as a whole is not syslog, and the caller keeps every byte of it as text. Nothing is lost
-//! either way: parts that have no place of their own in an event (host, msgid, structured data, a process id that is
-//! not a number) become fields. Any thread. Nothing can fail.
+//! Input: the bytes of one line or datagram, and the time now. Output: a [`Parsed`] that borrows from them, or None.
+//! What does not parse as a whole is not syslog, and the caller keeps every byte of it as text. Nothing is lost either
+//! way: parts without a place of their own in an event (host, msgid, structured data, a process id that is not a
+//! number) become fields. Thread: any. Nothing can fail.
 //!
-//! Tolerated beyond the letter: a day of one digit with or without its space, a missing host (a local sender leaves it
-//! out). Refused where accepting would lose something: a tag longer than an event can carry, a leap second, more
-//! than nine digits of a second.
+//! Accepted beyond the letter of the RFCs: a day of one digit with or without its space, and a missing host (a local
+//! sender omits it). Refused because accepting would lose something: a tag longer than an event can carry, a leap
+//! second, more than nine digits of a second.
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -24,18 +24,18 @@ const TIME_BYTES_MAX: usize = 35;
 const TOKEN_BYTES_MAX: usize = 255;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// What a syslog header says, over the bytes that it was read from.
+/// What a syslog header says. Borrows from the bytes that it was read from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Parsed<'a> {
     /// Facility times 8 plus severity.
     pub(crate) pri: u8,
-    /// The program's name; empty if none.
+    /// The program's name; empty if there is none.
     pub(crate) tag: &'a [u8],
-    /// The process id that the header claims; 0 if none.
+    /// The process id that the header claims; 0 if there is none.
     pub(crate) claimed_pid: u32,
     /// The time that the header states.
     pub(crate) source_time_ns: Option<u64>,
-    /// The text alone.
+    /// The text without the header.
     pub(crate) text: &'a [u8],
     host: &'a [u8],
     procid: &'a [u8],
@@ -44,7 +44,8 @@ pub(crate) struct Parsed<'a> {
 }
 
 impl Parsed<'_> {
-    /// Writes what has no place of its own into `fields`, which is empty. False if it is more than fields may take.
+    /// Writes the parts that are fields into `fields`, which must be empty. False if they take more than fields may
+    /// take.
     pub(crate) fn put_fields(&self, fields: &mut Vec<u8>) -> bool {
         let all: [(&[u8], &[u8]); 4] = [
             (b"SYSLOG_HOSTNAME", self.host),
@@ -63,7 +64,7 @@ pub(crate) enum Look {
     Yes,
     /// They are not.
     No,
-    /// They end too early to say.
+    /// They end too early to decide.
     Unsure,
 }
 
@@ -74,7 +75,7 @@ pub(crate) fn split_pri(bytes: &[u8]) -> Option<(u8, &[u8])> {
     Some((pri, &bytes[cursor.at..]))
 }
 
-/// Whether `bytes` begin with `<N>` and a header of either RFC, up to and with its time.
+/// Whether `bytes` begin with `<N>` and a header of either RFC, up to and including its time.
 pub(crate) fn looks_like_syslog(bytes: &[u8]) -> Look {
     let mut cursor = Cursor { bytes, at: 0 };
     match cursor.pri().and_then(|_| cursor.header()) {
@@ -84,8 +85,7 @@ pub(crate) fn looks_like_syslog(bytes: &[u8]) -> Look {
     }
 }
 
-/// What `bytes` say, if they are syslog from `<` to their end. `local` converts the times of senders that write no
-/// year.
+/// Parses `bytes` as syslog, from `<` to their end. `local` converts the times of senders that send no year.
 pub(crate) fn parse<'a>(bytes: &'a [u8], now_ns: u64, local: &mut LocalTime) -> Option<Parsed<'a>> {
     let mut cursor = Cursor { bytes, at: 0 };
     let pri = cursor.pri().ok()?;
@@ -106,7 +106,7 @@ enum Header<'a> {
     Rfc5424(&'a [u8]),
 }
 
-/// Why reading stopped.
+/// Why parsing stopped.
 enum Stop {
     /// These bytes are something else.
     No,
@@ -153,7 +153,7 @@ impl<'a> Cursor<'a> {
         Err(Stop::No)
     }
 
-    /// What stands between `<N>` and the host, with the space behind it.
+    /// Reads what stands between `<N>` and the host, including the space after it.
     fn header(&mut self) -> Result<Header<'a>, Stop> {
         if self.bytes.get(self.at) == Some(&b'1') {
             self.at += 1;
@@ -199,7 +199,8 @@ impl<'a> Cursor<'a> {
         Ok(found as i8 + 1)
     }
 
-    /// What a time of RFC 5424 is made of, and the space behind it. Decided early: a stream waits for this.
+    /// Reads the characters of a time of RFC 5424 and the space after it. Decides early, because a stream waits for
+    /// this.
     fn time(&mut self) -> Result<&'a [u8], Stop> {
         let start = self.at;
         loop {
@@ -211,7 +212,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Printable bytes, at least one, and the space behind them.
+    /// Reads printable bytes, at least one, and the space after them.
     fn token(&mut self) -> Result<&'a [u8], Stop> {
         let start = self.at;
         loop {
@@ -223,7 +224,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Host to text, after the time.
+    /// Reads from the host to the text, after the time.
     fn rest_of_rfc5424(mut self) -> Result<Parsed<'a>, Stop> {
         fn or_nil(token: &[u8]) -> &[u8] {
             if token == b"-" { b"" } else { token }
@@ -254,7 +255,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// `-`, or elements in brackets, whose values stand in quotes and escape `"`, `\` and `]`.
+    /// Reads `-`, or elements in brackets. Their values are in quotes and escape `"`, `\` and `]`.
     fn structured_data(&mut self) -> Result<&'a [u8], Stop> {
         let start = self.at;
         if self.next()? == b'-' {
@@ -288,7 +289,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// A process id as a header writes it; None if it is no number that a process can have.
+/// A process id as a header writes it; None if it is not a number that a process can have.
 fn process_id(digits: &[u8]) -> Option<u32> {
     if digits.is_empty() || digits[0] == b'0' || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -310,7 +311,7 @@ fn split_tag(bytes: &[u8]) -> Option<Parsed<'_>> {
     good.then_some(Parsed { tag, claimed_pid, text, ..Parsed::default() })
 }
 
-/// `[host ]tag[pid]: text`, or text alone. None if there is a tag that an event cannot carry.
+/// Splits `[host ]tag[pid]: text`, or text alone. None if there is a tag that an event cannot carry.
 fn after_local_time(rest: &[u8]) -> Option<Parsed<'_>> {
     let with_host = || {
         let space = rest.iter().take(TOKEN_BYTES_MAX + 1).position(|b| *b == b' ')?;
@@ -325,7 +326,7 @@ fn after_local_time(rest: &[u8]) -> Option<Parsed<'_>> {
     }
 }
 
-/// An RFC 3339 time with its offset.
+/// Converts an RFC 3339 time with its offset.
 fn utc_time(time: &[u8]) -> Option<u64> {
     let number = |range: std::ops::Range<usize>| -> Option<i16> {
         let digits = time.get(range)?;

@@ -1,4 +1,7 @@
-//! Stores the losses that no batch has reported yet, in two copies, of which one holds, as with the figures.
+//! Stores the losses that no batch has reported yet, in two copies. As with the figures, one of them holds.
+//!
+//! Input: losses of the reader, under a number. Output: the losses that wait. Thread: the reader. Nothing here can
+//! fail.
 
 use super::{LOSS_WORDS, Memory, PENDING_LOSSES, PENDING_LOSSES_AT, PENDING_LOSSES_MAX, PENDING_LOSSES_WORDS, ROWS};
 use crate::pipeline::account::cell::{get, set};
@@ -14,7 +17,7 @@ impl Memory {
         (get(self.head(PENDING_LOSSES)) % 2) as usize
     }
 
-    /// These losses wait once `number` has come; at most [`UNTOLD_MAX`].
+    /// Prepares these losses, which wait once `number` has come; at most [`PENDING_LOSSES_MAX`].
     pub(in super::super) fn prepare_pending_losses(
         &self,
         number: u64,
@@ -32,7 +35,7 @@ impl Memory {
         set(&copy[0], number);
     }
 
-    /// `number` has come.
+    /// Makes the losses that were prepared under `number` wait: it has come.
     pub(in super::super) fn hold_pending_losses(&self, number: u64) {
         let holds = self.pending_losses_holds();
         if get(&self.pending_losses_copy(1 - holds)[0]) == number {
@@ -40,7 +43,7 @@ impl Memory {
         }
     }
 
-    /// The losses that wait.
+    /// The pending losses.
     pub(in super::super) fn pending_losses(&self) -> Vec<(u32, Loss)> {
         let copy = self.pending_losses_copy(self.pending_losses_holds());
         let count = get(&copy[1]).min(PENDING_LOSSES_MAX as u64) as usize;

@@ -1,5 +1,5 @@
-//! The reader, the syncer and a disk that fails at each of its calls in turn, for each policy: what was accepted is
-//! in the files once and in order, or counted as lost with a cause, and the data says so.
+//! Tests the reader, the syncer and a disk that fails at each of its calls in turn, for each policy. What was accepted
+//! is in the files once and in order, or it is counted as lost with a cause, and the data says so.
 
 use nix::errno::Errno;
 
@@ -13,11 +13,11 @@ use std::time::Instant;
 const POLICIES: [WhenFull; 3] = [WhenFull::DeleteOldest, WhenFull::Wait, WhenFull::Drop];
 const SYNCS: [SyncPolicy; 3] = [SyncPolicy::Never, SyncPolicy::Batch, SyncPolicy::Interval(Duration::ZERO)];
 
-/// Which calls go wrong, and how.
+/// Which calls fail, and how.
 struct Trouble {
     wrong: Box<dyn Fn(&Call) -> bool + Send + Sync>,
     verdict: Verdict,
-    /// Only the matching call of this number; 0: each of them.
+    /// Only the matching call with this number; 0: all of them.
     number: u64,
     met: AtomicU64,
     is_over: AtomicBool,
@@ -48,7 +48,7 @@ fn rig(disk: &SimDisk, when_full: WhenFull, sync: SyncPolicy) -> Rig {
     })
 }
 
-/// Ends it all and holds what is there against what was published.
+/// Ends everything and compares what is there with what was published.
 fn settle(rig: Rig, disk: &SimDisk, published: u64, case: &str) -> u64 {
     let counters = Arc::clone(&rig.counters);
     let deletes = rig.settings.storage.when_full == WhenFull::DeleteOldest;
@@ -62,7 +62,7 @@ fn settle(rig: Rig, disk: &SimDisk, published: u64, case: &str) -> u64 {
     let numbers: Vec<u64> = events.iter().map(|event| event.parse().unwrap()).collect();
     assert!(numbers.is_sorted_by(|a, b| a < b), "{case}: once and in order: {numbers:?}");
     if deletes {
-        // Segments that went to make room were the oldest.
+        // Segments that were deleted to make room were the oldest.
         let first = published - numbers.len() as u64;
         assert!(numbers.iter().copied().eq(first..published), "{case}: the newest are there: {numbers:?}");
     } else {
@@ -72,7 +72,7 @@ fn settle(rig: Rig, disk: &SimDisk, published: u64, case: &str) -> u64 {
     lost
 }
 
-/// One run with the fault at the call of that number. Returns whether there was such a call.
+/// One run with the fault at the call with this number. Returns whether there was such a call.
 fn one_fault(operation: Operation, verdict: Verdict, number: u64, when_full: WhenFull, sync: SyncPolicy) -> bool {
     let case = format!("{operation:?} {number} {verdict:?}, {when_full:?}, {sync:?}");
     println!("{case}");
@@ -87,7 +87,7 @@ fn one_fault(operation: Operation, verdict: Verdict, number: u64, when_full: Whe
     rig.ask(ReaderCommand::Sync).unwrap();
     let was_met = trouble.met.load(Relaxed) >= number;
     trouble.is_over.store(true, Relaxed);
-    // Whatever was lost is told with the next batch that goes into a file.
+    // Anything lost is reported with the next batch that goes into a file.
     let last = rig.publish(b"6");
     rig.wait_persisted(last);
     assert_eq!(rig.drain.handle().store_status().snapshot().state, Condition::Ok, "{case}: it has healed");
@@ -135,7 +135,7 @@ fn a_disk_that_takes_nothing_for_a_while_is_used_again_as_soon_as_it_does() {
                 let healer = thread::spawn({
                     let (buffer, trouble) = (rig.buffer.clone(), Arc::clone(&trouble));
                     move || {
-                        // Those who wait fill both halves; those who drop do not.
+                        // With a policy that waits, writers fill both halves. With the policy to drop, they do not.
                         while buffer.stats().front_bytes < 2000 && trouble.met.load(Relaxed) < 200 {
                             thread::yield_now();
                         }
@@ -158,7 +158,7 @@ fn a_disk_that_takes_nothing_for_a_while_is_used_again_as_soon_as_it_does() {
     }
 }
 
-/// Holds a call back until it is let go.
+/// Holds a call back until it is released.
 #[derive(Default)]
 struct Held {
     state: Mutex<(bool, bool)>,
@@ -192,7 +192,7 @@ impl Watch for Held {
     }
 }
 
-/// Holds the first sync back until it is let go, and refuses what is written meanwhile.
+/// Holds the first sync back until it is released, and refuses writes meanwhile.
 #[derive(Default)]
 struct HeldSync {
     held: Held,
@@ -226,7 +226,7 @@ fn a_batch_that_is_given_up_while_a_sync_is_under_way_is_done_with_that_sync() {
     rig.wait_persisted(lost);
     assert!(rig.progress.was_lost(lost) && rig.progress.durable_before() <= stored);
     watch.held.let_go();
-    // Nothing comes after it that could say so.
+    // Nothing comes after it that could report it.
     let deadline = Instant::now() + Duration::from_secs(20);
     while rig.progress.durable_before() <= lost {
         assert!(Instant::now() < deadline, "a client that waits for the event hears nothing");
@@ -243,7 +243,7 @@ fn where_what_was_written_before_the_start_cannot_be_synced_clients_are_told_so_
     let disk = SimDisk::default();
     let trouble = Trouble::new(Verdict::Fail(Errno::EIO), 1, |call| call.operation == Operation::SyncDirectory);
     disk.watch(Some(Arc::clone(&trouble) as Arc<dyn Watch>));
-    // After a year of a version that had not said what was durable.
+    // After a year of a version that did not record what was durable.
     let first = 1 << 34;
     let counters = Arc::new(Counters::new(1).unwrap());
     let progress = Progress::new(1).unwrap();
@@ -289,7 +289,7 @@ fn a_write_that_blocks_for_a_minute_is_a_stall_that_shows_and_costs_nothing() {
     rig.publish(b"0");
     held.wait_until_there();
     let calls = disk.calls();
-    // The other half still takes what comes.
+    // The other half still takes events.
     for event in 1..20 {
         rig.publish(event.to_string().as_bytes());
     }

@@ -1,6 +1,6 @@
-//! Chooses how a loss of power goes: each way in turn, or one that a seed decides.
+//! Chooses what a loss of power leaves: each possible way in turn, or one that a seed decides.
 
-/// How a loss of power goes: a number below a bound for each question. Each way in turn, or one that a seed decides.
+/// The choices of one loss of power: a number below a bound for each question.
 #[derive(Debug, Default)]
 pub(crate) struct Choices {
     made: Vec<(usize, usize)>,
@@ -13,7 +13,7 @@ impl Choices {
         Self { seed: Some(seed), ..Self::default() }
     }
 
-    /// The last of each, which is the newest.
+    /// The last choice of each, which is the newest state.
     pub(crate) fn newest(of: &Self) -> Self {
         Self { made: of.made.iter().map(|(_, bound)| (bound - 1, *bound)).collect(), at: 0, seed: None }
     }
@@ -32,7 +32,7 @@ impl Choices {
         self.made[self.at - 1].0.min(bound - 1)
     }
 
-    /// How many ways there are at most, judged by this one.
+    /// How many ways there are at most, as this way has found.
     pub(crate) fn ways(&self) -> usize {
         self.made.iter().fold(1, |ways, (_, bound)| ways.saturating_mul(*bound))
     }
@@ -51,7 +51,7 @@ impl Choices {
     }
 }
 
-/// The next number of a seed's row, below `bound`.
+/// The next pseudo-random number of a seed, below `bound`.
 pub(crate) fn random(seed: &mut u64, bound: usize) -> usize {
     *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *seed;

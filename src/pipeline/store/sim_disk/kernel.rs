@@ -1,4 +1,4 @@
-//! Simulates the kernel of that disk: files and names as programs see them, and what the platter has of them.
+//! Simulates the kernel of the simulated disk: files and names as programs see them, and what the platter has of them.
 //!
 //! Input: each change. Output: what a loss of power leaves, by the rules at the head of [`super`].
 
@@ -11,19 +11,19 @@ use super::choices::Choices;
 use crate::pipeline::store::name::Name;
 use crate::sync::Arc;
 
-/// A file's content at one time since it was last synced.
+/// A file's content at one time since its last sync.
 #[derive(Clone, Debug)]
 pub(super) struct Content {
     pub(super) bytes: Arc<Vec<u8>>,
-    /// Where it was cut to become so.
+    /// Where it was truncated to get this content.
     pub(super) cut: Option<usize>,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inode {
-    /// On the platter, then after each change: rule 1.
+    /// The content on the platter, then after each change (rule 1).
     pub(super) since_sync: Vec<Content>,
-    /// Rule 5.
+    /// A sync has failed (rule 5).
     pub(super) sync_failed: bool,
 }
 
@@ -68,7 +68,7 @@ impl Inode {
     }
 }
 
-/// Whether two blocks are the same, with the zeros behind the shorter one.
+/// Whether two blocks are the same, with zeros after the shorter one.
 fn same(a: &[u8], b: &[u8]) -> bool {
     let (short, long) = if a.len() < b.len() { (a, b) } else { (b, a) };
     const ZEROS: [u8; 4096] = [0; 4096];
@@ -115,7 +115,7 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// What is left when the power goes, as `choices` decide.
+    /// What is left when the power fails, as `choices` decide.
     pub(crate) fn lose_power(&self, block_bytes: usize, choices: &mut Choices) -> Self {
         let mut names = self.synced_names.clone();
         let mut lost: Vec<&Change> = Vec::new();
@@ -141,14 +141,14 @@ impl Kernel {
         left
     }
 
-    /// Retention removes the segment of that sequence.
+    /// Notes that retention removes the segment with that sequence.
     pub(crate) fn retire(&mut self, first_sequence: u64) {
         let others = self.names.keys().filter_map(|other| Name::parse(other)).map(|other| other.first_sequence);
         let next = others.filter(|other| *other > first_sequence).min();
         self.removed.push(first_sequence..next.unwrap_or(u64::MAX));
     }
 
-    /// The files as programs see them, on a real disk for those who read them there.
+    /// Writes the files, as programs see them, to a real directory for programs that read them there.
     pub(crate) fn export(&self, directory: &Path) {
         for entry in fs::read_dir(directory).expect("a directory").flatten() {
             let name = entry.file_name().into_string().expect("a name of ours");

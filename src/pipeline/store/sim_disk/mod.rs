@@ -1,15 +1,15 @@
 //! Simulates a disk in memory that forgets what was not synced, for tests: a kernel with its memory, and the platter
 //! behind it.
 //!
-//! Enters: the store's calls. Each has a number and a name (what is done, to which kind of file), and a [`Watch`] may
-//! let it pass, fail, cut short, or answer without doing anything. Leaves: before each call the state of the kernel,
-//! which a test may keep, and from which it may go on: as a killed process leaves it ([`Kernel::clone`]), or as a
-//! loss of power does ([`Kernel::lose_power`]).
+//! Input: the store's calls. Each has a number and a name (the operation, and the kind of file), and a [`Watch`] may
+//! let it pass, fail, cut short, or answer without doing anything. Output: before each call, the state of the kernel. A
+//! test may keep it and continue from it: as a killed process leaves it ([`Kernel::clone`]), or as a loss of power does
+//! ([`Kernel::lose_power`]).
 //!
-//! What a loss of power leaves, as [`Choices`] decide; real disks and file systems promise as much, and most more:
+//! What a loss of power leaves, as [`Choices`] decide. Real disks and file systems promise as much, and most more:
 //! 1. Of each block of a file, what it held at the last sync that succeeded, or after any later write: blocks are
-//!    written back in any order, at any time, and each of them whole. A block that never was is zeros; never another
-//!    file's bytes.
+//!    written back in any order, at any time, and each of them whole. A block that was never written is zeros; never
+//!    another file's bytes.
 //! 2. A file is as long as it was at the last sync that succeeded, or at any later time. What a truncation had cut off
 //!    does not come back once the file has grown again.
 //! 3. Each name that was made, renamed or removed since the directory was synced is as it was before or as it is after.
@@ -33,7 +33,7 @@ pub(crate) use choices::{Choices, random};
 pub(crate) use kernel::Kernel;
 use kernel::{Change, Content, Inode};
 
-/// What is asked of the disk.
+/// The operations of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Operation {
     List,
@@ -60,7 +60,7 @@ impl Operation {
 /// The name of the directory.
 const DIRECTORY: &str = ".";
 
-/// What kind of file a call concerns, by the name that it has.
+/// The kind of file that a call concerns, by the file's current name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Directory,
@@ -85,7 +85,7 @@ impl Kind {
     }
 }
 
-/// A call of the store: a crash point has this name.
+/// A call of the store, which names a crash point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Call {
     /// Counted from 1.
@@ -96,25 +96,25 @@ pub(crate) struct Call {
     pub(crate) first_sequence: Option<u64>,
 }
 
-/// What becomes of a call.
+/// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Go,
     Fail(Errno),
-    /// The most bytes that a write takes.
+    /// A write takes this many bytes at most.
     Short(usize),
-    /// It says that it was done, and was not.
+    /// It reports success and does nothing.
     Lie,
-    /// A sync fails, and what it was to make durable is gone from memory, too.
+    /// A sync fails, and what it should have made durable is gone from memory, too.
     Forget,
 }
 
-/// Who looks on. Called without a lock, so that it may call the disk, too.
+/// Watches the calls. It is called without a lock, so that it may call the disk itself.
 pub(crate) trait Watch: Send + Sync {
-    /// The call is about to be made: what the calls before it have left is what a crash now leaves.
+    /// The call is about to be made. A crash now leaves what the calls before it have left.
     fn before(&self, call: &Call) -> Verdict;
 
-    /// The call was made, and the caller does not know yet.
+    /// The call was made, and the caller does not know it yet.
     fn after(&self, _: &Call) {}
 }
 
@@ -134,7 +134,7 @@ struct SimFile {
 }
 
 impl SimDisk {
-    /// A disk that goes on from there.
+    /// A disk that continues from there.
     pub(crate) fn of(kernel: Kernel) -> Self {
         Self(Arc::new(Mutex::new(Inner { kernel, ..Inner::default() })))
     }
@@ -155,7 +155,7 @@ impl SimDisk {
         change(&mut self.lock().kernel);
     }
 
-    /// Someone else removes the files of this kind.
+    /// Another program removes the files of this kind.
     pub(crate) fn delete(&self, kind: Kind) {
         let kernel = &mut self.lock().kernel;
         let names: Vec<String> = kernel.names.keys().filter(|name| Kind::of(name) == kind).cloned().collect();
@@ -169,7 +169,7 @@ impl SimDisk {
         self.lock().calls
     }
 
-    /// Makes a call, once the watch has been asked.
+    /// Makes a call, after asking the watch.
     fn call<T>(
         &self,
         operation: Operation,
@@ -186,7 +186,7 @@ impl SimDisk {
         let verdict = watch.as_ref().map_or(Verdict::Go, |watch| watch.before(&call));
         let result = match verdict {
             Verdict::Lie => Ok(lied()),
-            // Only a sync that fails leaves a trace.
+            // Only a failed sync leaves a trace.
             Verdict::Fail(errno) if operation != Operation::Sync => Err(errno.into()),
             verdict => act(&mut self.lock().kernel, verdict),
         };
@@ -207,7 +207,7 @@ fn name_of(path: &Path) -> String {
 
 impl Disk for SimDisk {
     fn make_directory(&self, path: &Path) -> io::Result<()> {
-        // The lock lies there.
+        // The lock is there.
         fs::create_dir_all(path)
     }
 
@@ -291,7 +291,7 @@ impl Disk for SimDisk {
     }
 
     fn space(&self, _: &Path) -> io::Result<Space> {
-        // It takes what it is given.
+        // Its size is not known, and it takes everything.
         Err(Errno::ENOSYS.into())
     }
 }
@@ -378,7 +378,7 @@ impl DiskFile for SimFile {
     }
 
     fn allocate(&self, _: u64, _: u64) -> io::Result<()> {
-        // The length stays, and what is allocated reads as zeros: nothing to remember.
+        // The length stays, and allocated bytes read as zeros, so nothing must be remembered.
         self.call(Operation::Allocate, || (), |_, _| Ok(()))
     }
 

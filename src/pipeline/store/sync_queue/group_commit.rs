@@ -1,28 +1,29 @@
-//! Delays a sync until as many producers ask for it as will be back soon.
+//! Delays a sync until as many producers ask for it as will probably come back soon.
 //!
-//! Input: how many ask, and when a sync begins and ends. Output: until when the next one is put off. Thread: under
+//! Input: how many ask, and when a sync begins and ends. Output: until when the next one is put off. Thread: any, under
 //! the queue's lock. Nothing can fail.
 //!
-//! Producers that wait for a sync before they go on come back soon after it. A sync that began at once with the first
-//! of them would make the others wait for all of it and for all of the next: the producers would split into two
-//! groups, each of which waits for the other's sync, too. So the next sync waits until as many ask as did around the
-//! last one, but not for long: those who do not come back cost the others that once, since then fewer are expected. A
-//! producer that is alone never waits. The kernel's journal does the same for the same reason (jbd2,
+//! Producers that wait for a sync before they continue come back soon after it. If a sync began at once with the first
+//! of them, the others would wait for all of it and for all of the next: the producers would split into two groups, and
+//! each would also wait for the other's sync. So the next sync waits until as many ask as did around the last one, but
+//! not for long. Producers that do not come back cost the others that delay once, because fewer are expected
+//! afterwards. A producer that is alone never waits. The kernel's journal does the same for the same reason (jbd2,
 //! `max_batch_time`).
 
 use std::time::{Duration, Instant};
 
-/// The longest that a sync is put off, whatever the last one took.
+/// How long a sync is put off at most, however long the last one took.
 const PUT_OFF_MAX: Duration = Duration::from_millis(1);
 
-/// Syncs that are not delayed after one whose askers came back too late: they take longer than it pays.
+/// Number of syncs without a delay after one whose askers came back too late: waiting for them costs more than it
+/// saves.
 const TOO_SLOW_SYNCS: u32 = 16;
 
-/// Who waits.
+/// The producers that wait for a sync.
 #[derive(Debug, Default)]
 pub(super) struct GroupCommit {
     waiting: usize,
-    /// Whom the sync that is under way covers.
+    /// How many the current sync covers.
     covered: usize,
     expected: usize,
     until: Option<Instant>,
@@ -31,12 +32,12 @@ pub(super) struct GroupCommit {
 }
 
 impl GroupCommit {
-    /// This many more ask.
+    /// Adds this many askers.
     pub(super) fn ask(&mut self, askers: usize) {
         self.waiting += askers;
     }
 
-    /// A sync begins; it covers all who have asked.
+    /// Begins a sync, which covers all that have asked.
     pub(super) fn begin(&mut self, now: Instant) {
         let was_late = self.until.is_some_and(|until| now >= until);
         if was_late && self.waiting > 1 && self.waiting * 2 < self.expected {
@@ -45,14 +46,14 @@ impl GroupCommit {
         self.covered += std::mem::take(&mut self.waiting);
     }
 
-    /// It is done.
+    /// Ends the sync.
     pub(super) fn done(&mut self, now: Instant, took: Duration) {
         self.expected = std::mem::take(&mut self.covered) + self.waiting;
         self.until = (self.hurried == 0).then(|| now + (took / 2).min(PUT_OFF_MAX));
         self.hurried = self.hurried.saturating_sub(1);
     }
 
-    /// Until when the next one is put off.
+    /// Until when the next sync is put off.
     pub(super) fn put_off(&self, now: Instant) -> Option<Instant> {
         self.until.filter(|until| self.waiting < self.expected && now < *until)
     }

@@ -1,6 +1,6 @@
 //! Decides which job is the syncer's next.
 //!
-//! Input: the queue, locked. Output: a [`Job`]. Nothing here waits, and nothing can fail.
+//! Input: the queue, locked. Output: a [`Job`]. Thread: the syncer. Nothing here waits, and nothing can fail.
 
 use std::time::Instant;
 
@@ -34,7 +34,7 @@ impl SyncQueue {
         self.wait(now)
     }
 
-    /// The sync that is due, or the write-back that goes before it.
+    /// The sync that is due, or the write-back that comes before it.
     fn sync_job(&mut self, now: Instant) -> Option<Job> {
         let unsynced = self.files.iter().filter(|tracked| tracked.phase == Phase::Unsynced).count();
         let requested = self.requested.is_some();
@@ -75,15 +75,15 @@ impl SyncQueue {
         Job::Wait(until.map(|until| until.saturating_duration_since(now)))
     }
 
-    /// Until when a sync that was asked for waits for more who ask.
+    /// Until when a requested sync waits for more askers.
     fn put_off(&self, now: Instant) -> Option<Instant> {
         self.requested.and_then(|_| self.group_commit.put_off(now)).filter(|_| self.stop == Stop::No)
     }
 
-    /// Takes a sync that succeeded into account. Returns the events that have become durable.
+    /// Notes a sync that succeeded. Returns the number of events that have become durable.
     pub(super) fn synced(&mut self, done: &Tracked) -> u64 {
         let Some(tracked) = self.file(done.id) else { return 0 };
-        // The reader thread may have synced beyond in the meantime.
+        // The reader thread may have synced further in the meantime.
         let events = done.end.events.saturating_sub(tracked.durable.events);
         if done.end.offset > tracked.durable.offset {
             tracked.durable = done.end;
@@ -94,12 +94,12 @@ impl SyncQueue {
     }
 }
 
-/// When the settings want a file synced.
+/// When the settings require a file to be synced.
 fn sync_at(tracked: &Tracked, policy: SyncPolicy) -> Option<Instant> {
     let since = tracked.dirty?.since;
     match policy {
         SyncPolicy::Interval(interval) => since.checked_add(interval),
-        // Left over from before the settings changed: now.
+        // It is left from before the settings changed: now.
         SyncPolicy::Batch => Some(since),
         SyncPolicy::Never => None,
     }

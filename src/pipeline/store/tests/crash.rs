@@ -1,4 +1,4 @@
-//! The process is killed at each point of a history, and again at each point of the recovery.
+//! Kills the process at each point of a history, and again at each point of the recovery.
 
 use std::collections::BTreeMap;
 
@@ -58,13 +58,13 @@ fn a_kill_at_any_point_of_a_history_loses_nothing_that_was_appended() {
             }
         }
     }
-    // The history goes by every kind of point that there is.
+    // The history passes every kind of point that exists.
     for point in POINTS {
         assert!(points.contains_key(point), "{point:?} is not among {points:?}");
     }
 }
 
-/// The points: just before each of these calls, which is just after the one before it.
+/// The points: just before each of these calls, which is just after the previous one.
 const POINTS: &[(Operation, Kind)] = &[
     (Operation::Create, Kind::Active),
     (Operation::Write, Kind::Active),
@@ -129,7 +129,7 @@ fn a_second_kill_at_any_point_of_the_recovery_changes_nothing() {
 #[test]
 fn the_repair_of_a_deleted_segment_leaves_the_new_one_of_its_name_alone() {
     let world = World::new(&Plan::default());
-    // Without a batch: the next one has the same first sequence.
+    // Without a batch, the next segment has the same first sequence.
     world.disk.delete(Kind::Active);
     world.play(&[Act::Append, Act::Jobs]);
     let mut judge = Judge::new();

@@ -1,4 +1,4 @@
-//! The power goes at each point of a history, and the disk keeps what it likes of what was not synced.
+//! Cuts the power at each point of a history: the disk keeps any part of what was not synced.
 
 use super::super::sim_disk::{Choices, Kind, Operation, Verdict, random};
 use super::crash::{HISTORY, recovery_of};
@@ -8,7 +8,7 @@ use super::*;
 const SECTOR: usize = 512;
 const PAGE: usize = 4096;
 
-/// How thoroughly to look: `DBUF_DEPTH` times as many seeds, moments and ways as a test has time for otherwise.
+/// How thoroughly to test: `DBUF_DEPTH` multiplies the number of seeds, moments and ways.
 fn depth() -> usize {
     number("DBUF_DEPTH").map_or(1, |depth| depth as usize)
 }
@@ -24,7 +24,7 @@ fn way_to(moments: &[Moment], moment: &Moment) -> String {
     format!("call {}: {}", moment.call.number, calls[calls.len().saturating_sub(20)..].join(", "))
 }
 
-/// The first broken promise of a history, if the power goes at each moment, or at one of `step`.
+/// The first broken promise of a history, if the power is cut at each moment, or at one of `step`.
 fn first_broken(plan: &Plan, acts: &[Act], few: usize, step: usize) -> Option<String> {
     let mut judge = Judge::new();
     let world = World::new(plan);
@@ -51,7 +51,7 @@ fn a_loss_of_power_at_any_point_takes_nothing_that_was_told_as_durable() {
     }
 }
 
-/// Short, so that every way in which the power can go is tried.
+/// Short, so that every possible outcome of the loss of power is tried.
 #[test]
 fn of_a_short_history_every_way_to_lose_power_is_tried() {
     for sync in POLICIES {
@@ -78,7 +78,7 @@ fn a_loss_of_power_in_the_recovery_from_one_takes_nothing_either() {
     }
 }
 
-/// A history that a seed decides: which side does what, when it is interrupted, and what goes wrong.
+/// A history that a seed decides: which side does what, when it is interrupted, and what fails.
 fn seeded(mut seed: u64) -> (Plan, Vec<Act>) {
     let next = &mut seed;
     let plan = Plan {
@@ -119,7 +119,7 @@ fn seeded(mut seed: u64) -> (Plan, Vec<Act>) {
     (plan, acts)
 }
 
-/// `DBUF_SEED` plays one again.
+/// `DBUF_SEED` repeats one.
 #[test]
 fn seeded_histories_keep_their_promises_when_the_power_goes() {
     let (seeds, step) = match number("DBUF_SEED") {
@@ -134,7 +134,7 @@ fn seeded_histories_keep_their_promises_when_the_power_goes() {
     }
 }
 
-/// Each of these calls, left out, breaks a promise, and is missed by these tests.
+/// Leaving out each of these calls breaks a promise, and these tests notice it.
 const DEFENCES: &[(Operation, Kind)] =
     &[(Operation::Sync, Kind::Active), (Operation::SyncDirectory, Kind::Directory), (Operation::Sync, Kind::Repair)];
 

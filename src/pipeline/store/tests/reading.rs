@@ -1,4 +1,4 @@
-//! Reading: forward, backward, in part, following, joined; whole files and damaged ones.
+//! Tests reading: forward, backward, in part, following, joined; whole files and damaged ones.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -23,7 +23,7 @@ fn append(store: &mut Store, batch: &TestBatch) {
     batch.lend(200, |view| store.append(view)).unwrap();
 }
 
-/// A batch of three events of which the times say `generation`.
+/// A batch of three events whose times contain `generation`.
 fn three(generation: u64) -> TestBatch {
     let mut batch = TestBatch::new(generation);
     let time = generation * 1000;
@@ -31,7 +31,7 @@ fn three(generation: u64) -> TestBatch {
     batch
 }
 
-/// A directory with several segments of many batches, the last one active until the store is dropped.
+/// A directory with several segments of many batches. The last one is active until the store is dropped.
 fn many(path: &Path) -> Store {
     let mut store = open(path);
     for generation in 1..=40 {
@@ -41,7 +41,7 @@ fn many(path: &Path) -> Store {
     store
 }
 
-/// Waits until the syncer has named all files that are complete.
+/// Waits until the syncer has given all complete files their names.
 fn settle(path: &Path) {
     let is_settled = || paths(path).iter().filter(|path| path.extension().is_some_and(|e| e == "active")).count() == 1;
     while !is_settled() {
@@ -157,7 +157,7 @@ fn piece(id: u64, continued: bool, continues: bool) -> Option<Piece> {
     Some(Piece { id, continued, continues })
 }
 
-/// Two events in pieces that lie in each other's way, whole ones between, over three batches.
+/// Two events whose pieces alternate, with whole events between them, over three batches.
 fn in_pieces(path: &Path) {
     let mut store = open(path);
     let event = |time_ns, payload: &'static str, piece| NewEvent {
@@ -397,7 +397,7 @@ fn a_payload_that_looks_like_a_batch_is_not_taken_for_one() {
     let path = paths(directory.path()).pop().unwrap();
     let mut bytes = fs::read(&path).unwrap();
     let at = bytes.windows(8).position(|window| window == b"xxxxxxxx").unwrap().next_multiple_of(8);
-    // All right but for the stream id, which a sender does not know.
+    // All right except for the stream id, which a sender does not know.
     let header = BatchHeader { offset: at as u64, first_sequence: 2, header_bytes: 88, ..BatchHeader::default() };
     let mut forged = Vec::new();
     header.encode(0, &mut forged);
@@ -408,7 +408,7 @@ fn a_payload_that_looks_like_a_batch_is_not_taken_for_one() {
     assert!(all[1].starts_with("damage"), "{all:?}");
 }
 
-/// A torn file that was not cut yet, and the segment into which its last batches were written again.
+/// A torn file that has not been truncated yet, and the segment into which its last batches were written again.
 #[test]
 fn what_a_torn_file_has_beyond_its_end_hides_nothing_of_the_next_file() {
     let (whole, both) = (directory(), directory());

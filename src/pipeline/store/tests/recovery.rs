@@ -1,4 +1,4 @@
-//! What a start makes of what it finds: torn ends, damage, files of a later version, and files that make no sense.
+//! Tests how a start handles what it finds: torn ends, damage, files of a later version, and files that make no sense.
 
 use super::*;
 

@@ -1,16 +1,16 @@
-//! How a segment comes to its end: who does what of it, and what becomes of one whose footer finds no room.
+//! Tests how a segment ends: which thread does which part, and what happens if its footer finds no room.
 
 use super::*;
 
 impl Bench {
-    /// A store whose syncer's jobs are done by [`Bench::end_first`].
+    /// A store whose syncer works only in [`Bench::end_first`].
     fn open_without_syncer(&self) -> Store {
         let options =
             StoreOptions { storage: self.storage.clone(), on_durable: Box::new(|_| {}), on_broken: Box::new(|_| ()) };
         Store::open_without_syncer(options, Arc::new(self.disk.clone())).unwrap().0
     }
 
-    /// Does the syncer's jobs until the first segment has its last name. Gives its state then.
+    /// Does the syncer's jobs until the first segment has its final name. Returns the segment's state then.
     fn end_first(&self, store: &Store) -> State {
         while self.names()[0].state == State::Active && syncer::perform(&store.shared, store.shared.job_now()) {}
         self.names()[0].state

@@ -1,7 +1,7 @@
-//! A store on the disk that forgets, and the promises that it must keep however it ends.
+//! Runs a store on the simulated disk and checks the promises that it must keep however it ends.
 //!
-//! Everything runs on the test's thread: the syncer's jobs are done when the history says so, or in the middle of a
-//! call of the other side to the disk, where a seed says so. So each history can be played again, call by call.
+//! Everything runs on the test's thread. The syncer's jobs are done when the history says so, or in the middle of a
+//! call of the other side to the disk, where a seed says so. So each history can be repeated call by call.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,10 +16,10 @@ use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 /// Events of each batch.
 const EVENTS: u64 = 3;
 
-/// How often one side does something in the middle of a call of the other, in one history.
+/// How often, in one history, one side does something in the middle of a call of the other.
 const MIXED_MAX: usize = 12;
 
-/// A batch that can be told from every other, byte for byte.
+/// A batch that differs from every other in its bytes.
 pub(super) fn stamped(generation: u64) -> TestBatch {
     let mut batch = TestBatch::new(generation);
     let (time, [first, second, third]) = (generation * 10, [0, 1, 2].map(|index| payload(generation, index)));
@@ -32,7 +32,7 @@ fn payload(generation: u64, index: u64) -> String {
     format!("{generation}.{index}{}", "x".repeat(filler))
 }
 
-/// What the outside has been told, or has given.
+/// What the outside was told, or has given.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     /// The generations whose append has returned, and their first sequences.
@@ -41,11 +41,11 @@ pub(super) struct Facts {
     pub(super) tried: u64,
     /// Generations that were given up after their append had failed.
     pub(super) given_up: Vec<u64>,
-    /// As told.
+    /// As reported.
     pub(super) durable_before: u64,
-    /// As told.
+    /// As reported.
     pub(super) lost: Vec<u64>,
-    /// A sync has failed in such a way that what it was to save is gone.
+    /// A sync has failed and lost what it should have made durable.
     pub(super) forgot: bool,
 }
 
@@ -58,7 +58,7 @@ pub(super) enum End {
     PowerLost,
 }
 
-/// A moment just before a call: what a crash then leaves, and what had been promised by then.
+/// A moment just before a call: what a crash then leaves, and what was promised by then.
 #[derive(Clone)]
 pub(super) struct Moment {
     pub(super) call: Call,
@@ -71,17 +71,17 @@ pub(super) struct Moment {
 pub(super) enum Act {
     Append,
     Rotate,
-    /// Asks for a sync of all that was appended.
+    /// Requests a sync of everything that was appended.
     Ask,
     /// The syncer does one job.
     Job,
-    /// The syncer does all it has to do.
+    /// The syncer does all its jobs.
     Jobs,
     /// Retention keeps this many bytes from now on.
     Retain(u64),
-    /// The reader thread appends just when the syncer's next sync has been done, and before the syncer knows.
+    /// The reader thread appends right after the syncer's next sync is done, before the syncer knows.
     Meanwhile,
-    /// The next call of this kind goes wrong.
+    /// The next call of this kind fails.
     Wrong(Operation, Verdict),
 }
 
@@ -94,10 +94,10 @@ pub(super) struct World {
     moments: Mutex<Vec<Moment>>,
     wrong: Mutex<Vec<(Operation, Verdict)>>,
     plan: Plan,
-    /// Where a seed mixes the two sides, and how often it may yet.
+    /// At which calls a seed mixes the two sides, and how many times more it may.
     mix: Mutex<Option<(u64, usize)>>,
     syncing: AtomicBool,
-    /// Whether what is removed is removed by retention.
+    /// Whether retention is what removes files now.
     retaining: AtomicBool,
     mixing: AtomicBool,
     meanwhile: AtomicBool,
@@ -110,18 +110,18 @@ pub(super) struct Plan {
     pub(super) sync: SyncPolicy,
     pub(super) when_full: WhenFull,
     pub(super) segment_bytes: u64,
-    /// Calls that are never done, although the disk says that they were.
+    /// Calls that are never done, although the disk reports success.
     pub(super) lies: Vec<(Operation, Kind)>,
-    /// Whether a batch that fails is given up, or comes again.
+    /// Whether a batch that fails is given up or comes again.
     pub(super) gives_up: bool,
     /// The seed by which each side interrupts the other.
     pub(super) mix: Option<u64>,
-    /// No write takes more.
+    /// Bytes that a write takes at most.
     pub(super) short_bytes: Option<usize>,
 }
 
 impl Default for Plan {
-    /// Syncs when it is asked for.
+    /// Syncs on request.
     fn default() -> Self {
         Self {
             sync: POLICIES[2],
@@ -237,10 +237,10 @@ impl World {
         had
     }
 
-    /// Closes the store, and returns all moments, the last one behind it all.
+    /// Closes the store. Returns all moments, the last one after the end.
     pub(super) fn finish(&self) -> Vec<Moment> {
         self.act(Act::Jobs);
-        // The jobs that are left come without being asked for, and only retention removes sealed segments.
+        // The remaining jobs come without a request, and only retention removes sealed segments.
         self.syncing.store(true, Relaxed);
         self.retaining.store(true, Relaxed);
         let store = self.store.lock().unwrap().take();
@@ -291,7 +291,7 @@ impl Watch for World {
             let moment = Moment { call: *call, kernel: self.disk.kernel(), facts: self.facts() };
             self.moments.lock().unwrap().push(moment);
             self.mix();
-            // The reader thread removes segments only where they make room.
+            // The reader thread removes segments only to make room.
             let makes_room = !self.syncing.load(Relaxed) && self.storage.when_full == WhenFull::DeleteOldest;
             let is_segment = matches!(call.kind, Kind::Sealed | Kind::Torn);
             if call.operation == Operation::Remove && is_segment && (makes_room || self.retaining.load(Relaxed)) {
@@ -312,13 +312,13 @@ impl Watch for World {
     }
 }
 
-/// Opens a store on the disk, with no thread behind it.
+/// Opens a store on the disk, without threads.
 pub(super) fn reopen(disk: &SimDisk, home: &Path) -> (Store, Recovery) {
     let options = StoreOptions { storage: storage(home), on_durable: Box::new(|_| {}), on_broken: Box::new(|_| ()) };
     Store::open_without_syncer(options, Arc::new(disk.clone())).expect("recovery never refuses")
 }
 
-/// Holds what crashes leave against what was promised; the same thing only once.
+/// Compares what crashes leave with what was promised; each different state once.
 pub(super) struct Judge {
     home: TempDir,
     known: HashSet<u64>,
@@ -346,8 +346,8 @@ impl Judge {
         check(moment, end, self.home.path())
     }
 
-    /// Checks ways in which the power may go at a moment: all, if they are few, else the two extremes and some that
-    /// `seed` decides.
+    /// Checks ways in which the power may fail at a moment: all, if they are few, otherwise the two extremes and some
+    /// that `seed` chooses.
     pub(super) fn check_power(&mut self, moment: &Moment, block: usize, few: usize, seed: u64) -> Result<(), String> {
         let mut try_one = |choices: &mut Choices| {
             let left = Moment { kernel: moment.kernel.lose_power(block, choices), ..moment.clone() };
@@ -366,7 +366,7 @@ impl Judge {
     }
 }
 
-/// Starts again after a crash at that moment, and holds what is there against what was promised.
+/// Starts again after a crash at that moment, and compares what is there with what was promised.
 fn check(moment: &Moment, end: End, home: &Path) -> Result<(), String> {
     let facts = &moment.facts;
     let disk = SimDisk::of(moment.kernel.clone());
@@ -415,7 +415,7 @@ fn check(moment: &Moment, end: End, home: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The next batch gets sequences that nobody had.
+/// The next batch gets sequences that no batch had.
 fn goes_on(store: &mut Store, facts: &Facts, there: &[(u64, u64)]) -> Result<(), String> {
     let appended = append(store, &stamped(facts.tried + 1)).map_err(|e| e.to_string())?;
     match there.last() {
@@ -424,12 +424,12 @@ fn goes_on(store: &mut Store, facts: &Facts, there: &[(u64, u64)]) -> Result<(),
     }
 }
 
-/// Items for a person: without what only fills them.
+/// Items for a failure message, without filler.
 fn brief(items: &[String]) -> String {
     items.iter().map(|item| item.trim_end_matches('x')).collect::<Vec<_>>().join(", ")
 }
 
-/// The batches that were read, each whole, byte for byte, once, and in order; with their first sequences.
+/// The batches that were read, each whole, byte for byte, once, and in order, with their first sequences.
 fn events(items: &[String]) -> Result<Vec<(u64, u64)>, String> {
     let wrong = |what: &str| Err(format!("{what}: {}", brief(items)));
     let mut there: Vec<(u64, u64)> = Vec::new();
@@ -437,7 +437,7 @@ fn events(items: &[String]) -> Result<Vec<(u64, u64)>, String> {
     for item in items {
         let mut words = item.split(' ');
         let (first, tag, text) = (words.next(), words.next(), words.next().unwrap_or_default());
-        // Gaps, damage and losses are no events.
+        // Gaps, damage and losses are not events.
         let Some(sequence) = first.and_then(|first| first.parse::<u64>().ok()) else { continue };
         let generation = text.split('.').next().and_then(|number| number.parse().ok()).unwrap_or(0);
         if index == 0 {

@@ -1,5 +1,5 @@
-//! What the previous process has published is left out, also in the middle of a block of lines; and what the reader
-//! swaps away is encoded again.
+//! Tests that what the previous process has published is skipped, even in the middle of a block of lines, and that what
+//! the reader swaps away is encoded again.
 
 use super::*;
 use crate::pipeline::accept::publish::NoObserver;
@@ -42,7 +42,7 @@ fn what_the_previous_process_has_published_of_a_read_is_left_out_line_by_line() 
     }
 }
 
-/// Events with a tag each, and a reader that swaps under the first of them this many times.
+/// Events with a tag each, and a reader that swaps this many times while the first of them is encoded.
 struct Tags<'a> {
     reader: &'a mut Reader,
     peer: Peer,
@@ -50,7 +50,7 @@ struct Tags<'a> {
     next: usize,
     put: usize,
     end: usize,
-    /// What the publisher has said, in order.
+    /// The calls of the publisher, in order.
     said: Vec<&'static str>,
 }
 

@@ -15,7 +15,7 @@ fn inherit(manager: &mut Manager, index: u32, was_published: bool) -> Option<Rec
     ReceiveBuffer::inherited(inherited.memory?, index)
 }
 
-/// What the next process finds of a receive buffer into which something was read, after `steps`.
+/// What the next process finds in a receive buffer after a read and these `steps`.
 fn found(steps: impl Fn(&ReadProgress), was_published: bool) -> Option<(Subject, u64)> {
     let mut manager = Manager::new();
     let mut receive_buffer = ReceiveBuffer::stored(&manager.store(), 0).unwrap();
