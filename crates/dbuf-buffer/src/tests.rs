@@ -1,4 +1,4 @@
-//! The buffer as its users see it, and under load.
+//! Tests the buffer as its users see it, and under load.
 
 use std::time::{Duration, Instant};
 
@@ -157,7 +157,7 @@ fn a_span_larger_than_what_is_left_wakes_a_reader_that_lingers() {
     let mut large = buffer.writer().unwrap();
     small.append(&[1; 8]).unwrap();
     let thread = dbuf_sync::thread::spawn(move || large.append(&[2; 256]));
-    // Less than half of the chunks are handed out, and the linger never ends: only the writer that waits is a reason.
+    // Fewer than half of the chunks are handed out, and lingering never ends. So only the waiting writer is a reason.
     assert_eq!(reader.wait(Duration::MAX, None), Reason::HalfFull);
     assert_eq!(reader.swap().bytes(), 8);
     reader.wait(Duration::MAX, None);
