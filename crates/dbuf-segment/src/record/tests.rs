@@ -1,4 +1,4 @@
-//! Records are read back as they were written, and nothing else is read.
+//! Tests that records are read back as they were written, and that nothing else is read.
 
 use super::*;
 
