@@ -58,7 +58,7 @@ impl Gate {
         half_of(self.generation())
     }
 
-    /// Chunks handed out, and those that were asked for in vain.
+    /// Chunks handed out, including those of takes that failed.
     pub(super) const fn count(self) -> usize {
         (self.0 & COUNT_MASK) as usize
     }
