@@ -1,7 +1,8 @@
 //! Checks the house rules: what a reviewer would have to look for by hand.
 //!
 //! The wall between the planes, the places where `unsafe` may stand, both ends of each named edge, the words and the
-//! names, the sizes, the reasons for the dependencies, and that every test which the documents name exists.
+//! names, the sizes, the reasons for the dependencies, and the documents: their lines, their links, and that every test
+//! which they name exists.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -373,7 +374,7 @@ fn one_word_has_one_meaning() {
     let mut texts = sources();
     texts.extend(files_below("docs", ".md"));
     texts.extend(files_below("etc", ".toml"));
-    for file in ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"] {
+    for file in ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"] {
         texts.push((file.into(), fs::read_to_string(root().join(file)).expect("readable document")));
     }
     for (name, text) in texts {
@@ -417,7 +418,7 @@ fn texts() -> Vec<(String, String)> {
     for folder in ["src", "crates", "clients", "tests", "benches", "fuzz", "docs", "etc", "systemd", "packaging"] {
         all.extend(texts_below(&root().join(folder)));
     }
-    for file in ["README.md", "CONTRIBUTING.md"] {
+    for file in ["README.md", "CONTRIBUTING.md", "SECURITY.md"] {
         all.push((file.into(), fs::read_to_string(root().join(file)).expect("readable document")));
     }
     all
@@ -475,6 +476,26 @@ fn retired_words_are_found_in_every_spelling() {
         let mut forms = RETIRED.iter().flat_map(|retired| retired.forms);
         assert!(!forms.any(|form| words.contains(&format!(" {form} "))), "{line}");
     }
+}
+
+#[test]
+fn every_metric_stands_in_the_page_on_monitoring_with_its_type() {
+    let page = fs::read_to_string(root().join("docs/MONITORING.md")).expect("the page on monitoring");
+    let mut found = Vec::new();
+    let mut metrics = 0;
+    for (_, text) in files_below("tests/golden", ".prom") {
+        for declared in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            metrics += 1;
+            let (name, kind) = declared.split_once(' ').expect("a name and a type");
+            let has_both =
+                |row: &str| row.split_whitespace().nth(1) == Some(name) && row.contains(&format!("| {kind} |"));
+            if !page.lines().any(has_both) {
+                found.push(declared.to_owned());
+            }
+        }
+    }
+    assert!(metrics > 30, "the golden files have {metrics} metrics");
+    complain("a metric that is not in docs/MONITORING.md", &found);
 }
 
 #[test]
@@ -606,6 +627,98 @@ fn every_dependency_has_its_reason_beside_it() {
     complain("a dependency without a reason", &found);
 }
 
+/// The documents of the repository.
+fn documents() -> Vec<(String, String)> {
+    let mut all: Vec<_> = texts().into_iter().filter(|(name, _)| name.ends_with(".md")).collect();
+    all.push(("CHANGELOG.md".into(), fs::read_to_string(root().join("CHANGELOG.md")).expect("a changelog")));
+    assert!(all.len() > 10, "the documents were not found");
+    all
+}
+
+#[test]
+fn every_relative_link_of_the_documents_leads_to_a_file() {
+    let mut found = Vec::new();
+    let mut links = 0;
+    for (name, text) in documents() {
+        let folder = root().join(&name).parent().expect("a folder").to_path_buf();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            if target.is_empty() || target.contains("://") || target.starts_with("mailto:") {
+                continue;
+            }
+            links += 1;
+            if !folder.join(target).exists() {
+                found.push(format!("{name}: {target}"));
+            }
+        }
+    }
+    assert!(links > 30, "the documents have {links} links");
+    complain("a link leads nowhere", &found);
+}
+
+/// A test's name is a sentence: four words or more.
+fn is_test_name(word: &str) -> bool {
+    word.matches('_').count() >= 3 && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+/// What stands between backquotes.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// A file of Rust that a document names: from the root, or from the pipeline.
+fn named_file(name: &str) -> Option<PathBuf> {
+    let places = [root().join(name), root().join("src/pipeline").join(name)];
+    places.into_iter().find(|path| path.is_file())
+}
+
+#[test]
+fn every_source_file_that_the_documents_name_exists() {
+    let mut found = Vec::new();
+    let mut named = 0;
+    for (name, text) in documents().iter().filter(|(name, _)| name.starts_with("docs/")) {
+        for path in quoted(text).filter(|word| word.contains('/') && word.ends_with(".rs")) {
+            named += 1;
+            if named_file(path).is_none() {
+                found.push(format!("{name}: {path}"));
+            }
+        }
+    }
+    assert!(named > 50, "the documents name {named} files");
+    complain("a document names a file that does not exist", &found);
+}
+
+#[test]
+fn every_step_of_an_events_journey_is_in_the_function_that_is_named() {
+    let text = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).expect("the architecture");
+    let mut found = Vec::new();
+    let mut named = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [.., path, functions] = cells[..] else { continue };
+        let Some(path) = quoted(path).next().filter(|path| path.ends_with(".rs")) else { continue };
+        let code = named_file(path).map(|path| fs::read_to_string(path).expect("a source")).unwrap_or_default();
+        for function in quoted(functions) {
+            named += 1;
+            if ["(", "<"].iter().all(|after| !code.contains(&format!("fn {function}{after}"))) {
+                found.push(format!("{path}: {function}"));
+            }
+        }
+    }
+    assert!(named > 50, "the tables name {named} functions");
+    complain("a table names a function that is not in its file", &found);
+}
+
+#[test]
+fn every_promise_names_the_tests_that_hold_it() {
+    let text = fs::read_to_string(root().join("docs/RELIABILITY.md")).expect("the promises");
+    let (_, promises) = text.split_once("\n## What it guarantees\n").expect("what it guarantees");
+    let (promises, _) = promises.split_once("\n## ").expect("more than promises");
+    let promises: Vec<&str> = promises.split("\n* ").skip(1).collect();
+    assert!(promises.len() > 30, "{} promises", promises.len());
+    let untested = promises.iter().filter(|promise| !quoted(promise).any(is_test_name));
+    complain("a promise without a test", &untested.map(ToString::to_string).collect::<Vec<_>>());
+}
+
 #[test]
 fn every_test_that_the_documents_name_exists() {
     let mut code = String::new();
@@ -614,21 +727,14 @@ fn every_test_that_the_documents_name_exists() {
     }
     let mut found = Vec::new();
     let mut named = 0;
-    let mut documents = files_below("docs", ".md");
-    documents.push(("README.md".into(), fs::read_to_string(root().join("README.md")).expect("a README")));
-    for (name, text) in documents {
-        for word in text.split('`').skip(1).step_by(2) {
-            // A test's name is a sentence: four words or more.
-            let is_name = word.matches('_').count() >= 3
-                && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-            if is_name {
-                named += 1;
-                if !code.contains(&format!("fn {word}(")) {
-                    found.push(format!("{name}: {word}"));
-                }
+    for (name, text) in documents().iter().filter(|(name, _)| name.starts_with("docs/") || name == "README.md") {
+        for word in quoted(text).filter(|word| is_test_name(word)) {
+            named += 1;
+            if !code.contains(&format!("fn {word}(")) {
+                found.push(format!("{name}: {word}"));
             }
         }
     }
-    assert!(named > 10, "the documents name no tests");
+    assert!(named > 100, "the documents name {named} tests");
     complain("a document names a test that does not exist", &found);
 }

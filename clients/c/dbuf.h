@@ -290,6 +290,7 @@ enum {
     DBUF__CLOCK_TICKS = 2,
     DBUF__FLAG_TICKS = 1,
     DBUF__FLAG_FENCE = 2,
+    DBUF__RING_VERSION = 2,
     DBUF__WANT_ROOM = 1,
     DBUF__WANT_DURABLE = 4,
     DBUF__STATE_MASK = 3,
@@ -356,11 +357,10 @@ struct dbuf_producer {
     uint64_t rung;     /* the daemon's state for which the bell was rung last */
     uint64_t base;     /* events before the first of this ring */
     uint64_t seen_at_glance;
-    int bell;
 
     /* The connection. */
     int stage, fd;
-    int descriptors[2]; /* that came with GRANT */
+    int memory; /* of a ring, until it is mapped: it came with GRANT */
     uint64_t looked_ns, since_ns, retry_at_ns, retry_ns;
     uint64_t max_event;   /* the largest payload, as WELCOME says; before that, as is assumed */
     uint8_t session[16];
@@ -588,9 +588,7 @@ DBUF__FUNCTION void dbuf__close_descriptor(int *descriptor) {
 
 DBUF__FUNCTION void dbuf__close_descriptors(dbuf_producer *p) {
     dbuf__close_descriptor(&p->fd);
-    dbuf__close_descriptor(&p->bell);
-    dbuf__close_descriptor(&p->descriptors[0]);
-    dbuf__close_descriptor(&p->descriptors[1]);
+    dbuf__close_descriptor(&p->memory);
 }
 
 /* Milliseconds from now to a moment, rounded up, for poll(2): at most a slice. */
@@ -738,7 +736,7 @@ enum {
     DBUF__LEVEL_PERSISTED = 1,
     DBUF__LEVEL_DURABLE = 2,
     DBUF__FEATURE_FIELDS = 1,
-    DBUF__FEATURE_RING = 2,
+    DBUF__FEATURE_RING = 4,
     DBUF__CODE_TOO_BIG = 0x01,
     DBUF__CODE_MALFORMED = 0x02,
     DBUF__CODE_LOST = 0x03,
@@ -1095,7 +1093,7 @@ DBUF__FUNCTION void dbuf__take_frames(dbuf_producer *p) {
     p->in_bytes -= at;
 }
 
-/* Keeps the descriptors of a received message: two, and no more. */
+/* Keeps the descriptor of a received message: one, and no more. */
 DBUF__FUNCTION void dbuf__keep_descriptors(dbuf_producer *p, struct msghdr *message) {
     struct cmsghdr *part;
     for (part = CMSG_FIRSTHDR(message); part != NULL; part = CMSG_NXTHDR(message, part)) {
@@ -1105,8 +1103,7 @@ DBUF__FUNCTION void dbuf__keep_descriptors(dbuf_producer *p, struct msghdr *mess
         for (i = 0; i < count; i++) {
             int descriptor;
             memcpy(&descriptor, CMSG_DATA(part) + i * sizeof descriptor, sizeof descriptor);
-            if (p->descriptors[0] < 0) p->descriptors[0] = descriptor;
-            else if (p->descriptors[1] < 0) p->descriptors[1] = descriptor;
+            if (p->memory < 0) p->memory = descriptor;
             else close(descriptor);
         }
     }
@@ -1204,7 +1201,7 @@ DBUF__FUNCTION dbuf__words *dbuf__map_ring(const dbuf_producer *p, int memory) {
     mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
     if (mapped == MAP_FAILED) return NULL;
     words = (dbuf__words *)mapped;
-    if (memcmp(&words->magic, "dbufring", 8) == 0 && words->version == 1 && words->header_bytes == DBUF__HEADER_BYTES) return words;
+    if (memcmp(&words->magic, "dbufring", 8) == 0 && words->version == DBUF__RING_VERSION && words->header_bytes == DBUF__HEADER_BYTES) return words;
     munmap(mapped, bytes);
     return NULL;
 }
@@ -1234,10 +1231,10 @@ DBUF__FUNCTION uint64_t dbuf__move(dbuf_producer *p, dbuf__words *to) {
 }
 
 DBUF__FUNCTION void dbuf__ring_bell(dbuf_producer *p) {
-    uint64_t one = 1;
+    static const char doorbell = 0;
     p->doorbells++;
-    /* It fails only if somebody has rung 2^64 times. */
-    if (write(p->bell, &one, sizeof one) != (ssize_t)sizeof one) dbuf__say(p, "the doorbell: %s", strerror(errno));
+    /* A connection without room for the byte rings already; of its end dbuf__receive() learns. */
+    (void)send(p->fd, &doorbell, sizeof doorbell, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 /* Whether a daemon in this state is to be woken: once for each time that it falls asleep. */
@@ -1253,7 +1250,7 @@ DBUF__FUNCTION int dbuf__is_bell_due(dbuf_producer *p, uint64_t state) {
 
 /* Goes on in the ring that GRANT brought. */
 DBUF__FUNCTION void dbuf__adopt_ring(dbuf_producer *p) {
-    dbuf__words *words = p->descriptors[0] < 0 || p->descriptors[1] < 0 ? NULL : dbuf__map_ring(p, p->descriptors[0]);
+    dbuf__words *words = p->memory < 0 ? NULL : dbuf__map_ring(p, p->memory);
     uint64_t head;
     if (words == NULL) {
         p->ring_is_bad = 1; /* frames, then */
@@ -1272,9 +1269,7 @@ DBUF__FUNCTION void dbuf__adopt_ring(dbuf_producer *p) {
     munmap(p->words, DBUF__HEADER_BYTES + (size_t)p->capacity);
     p->words = words;
     p->data = (uint8_t *)words + DBUF__HEADER_BYTES;
-    p->bell = p->descriptors[1];
-    p->descriptors[1] = -1;
-    dbuf__close_descriptor(&p->descriptors[0]);
+    dbuf__close_descriptor(&p->memory);
     p->stage = DBUF__RING;
     p->links++;
     p->base = p->settled;
@@ -1489,7 +1484,7 @@ DBUF__FUNCTION int dbuf__begin(dbuf_producer *p) {
     void *memory = mmap(NULL, DBUF__HEADER_BYTES + (size_t)capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     memset(p, 0, offsetof(struct dbuf_producer, next));
     p->capacity = capacity;
-    p->fd = p->bell = p->descriptors[0] = p->descriptors[1] = -1;
+    p->fd = p->memory = -1;
     p->retry_ns = DBUF__RETRY_MIN_NS;
     p->max_event = DBUF__MAX_EVENT_ASSUMED;
     p->forks = dbuf__process.forks - 1; /* nobody's, until there is memory */

@@ -87,7 +87,7 @@ impl Found {
         let receive_buffers =
             inherited.take(|name| if let Name::ReceiveBuffer(index) = name { Some(index) } else { None });
         let kept_twice = inherited.take_lines_kept_twice();
-        let is_part = |name| matches!(name, Name::Ring(_) | Name::RingBell(_) | Name::RingLine(_));
+        let is_part = |name| matches!(name, Name::Ring(_) | Name::RingLine(_));
         let found = Self {
             sessions: inherited.take_one(Name::Sessions).and_then(SessionTable::inherit),
             rings: InheritedRings {

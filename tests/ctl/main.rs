@@ -6,6 +6,7 @@ mod completions;
 mod daemon;
 mod fixture;
 mod follow;
+mod json;
 mod pages;
 mod segments;
 mod verify;

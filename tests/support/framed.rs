@@ -5,7 +5,7 @@
 
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use dbuf_wire::frames::{Event, Frame, Hello, Level, MAGIC, feature};
 use dbuf_wire::ring::record::Stamp;
-use dbuf_wire::ring::{Bell, Memory, RingProducer, want};
+use dbuf_wire::ring::{Bell, DOORBELL, Memory, RingProducer, want};
 use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 
 use crate::manager::connect_named;
 
@@ -148,10 +149,9 @@ impl Framed {
 
     /// The ring that was granted.
     pub(crate) fn into_ring(mut self) -> Ring {
-        let bell = self.descriptors.pop().expect("a doorbell");
         let memory = Memory::of_file(&self.descriptors.pop().expect("memory")).expect("a ring");
         // It fences for itself.
-        Ring { line: self, producer: RingProducer::new(memory, false), bell }
+        Ring { line: self, producer: RingProducer::new(memory, false) }
     }
 }
 
@@ -159,7 +159,6 @@ impl Framed {
 pub(crate) struct Ring {
     pub(crate) line: Framed,
     pub(crate) producer: RingProducer,
-    bell: OwnedFd,
 }
 
 /// Why a wait has ended.
@@ -184,7 +183,9 @@ impl Ring {
     }
 
     pub(crate) fn ring_bell(&self) {
-        rustix::io::write(self.bell.as_fd(), &1_u64.to_ne_bytes()).expect("the doorbell");
+        let rung = send(&self.line.stream, &[DOORBELL], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        // A connection without room rings already; of its end the next look learns.
+        assert!(matches!(rung, Ok(1) | Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET)), "the doorbell: {rung:?}");
     }
 
     /// Events that the daemon has taken.

@@ -2,24 +2,29 @@
 
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use dbuf_wire::frames::{Event, Frame, Hello, MAGIC, feature};
 use dbuf_wire::ring::record::Stamp;
-use dbuf_wire::ring::{Bell, Memory, RingProducer, want};
+use dbuf_wire::ring::{Bell, DOORBELL, Memory, RingProducer, want};
 use rustix::cmsg_space;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 
 use super::TIMEOUT;
+
+/// Rings the doorbell of a ring. A connection without room rings already.
+pub fn ring_doorbell(line: &UnixStream) {
+    let sent = send(line, &[DOORBELL], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    assert!(matches!(sent, Ok(1) | Err(Errno::AGAIN)), "the doorbell: {sent:?}");
+}
 
 /// A ring and its connection.
 pub struct RingClient {
     pub line: UnixStream,
     pub ring: RingProducer,
-    bell: OwnedFd,
     /// The longest that a send has waited for room.
     pub longest_wait: Duration,
     pub rung: u64,
@@ -48,10 +53,10 @@ impl RingClient {
             RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect::<Vec<_>>(),
             _ => Vec::new(),
         });
-        let (memory, bell) = (descriptors.next().expect("memory"), descriptors.next().expect("a bell"));
+        let memory = descriptors.next().expect("memory");
         // Whether membarrier(2) reaches this process is not this client's business: it fences.
         let ring = RingProducer::new(Memory::of_file(&memory).expect("a ring"), false);
-        Self { line, ring, bell, longest_wait: Duration::ZERO, rung: 0 }
+        Self { line, ring, longest_wait: Duration::ZERO, rung: 0 }
     }
 
     /// Sends one event; waits for room as long as it takes.
@@ -83,7 +88,7 @@ impl RingClient {
 
     pub fn ring_bell(&mut self) {
         self.rung += 1;
-        rustix::io::write(&self.bell, &1_u64.to_ne_bytes()).expect("the doorbell");
+        ring_doorbell(&self.line);
     }
 
     /// Whether the daemon has ended the connection.

@@ -105,8 +105,7 @@ fn serve(listener: &UnixListener, consumes: bool, done: &AtomicBool) {
     read_frame(&mut stream);
     let capacity = if consumes { CAPACITY_BYTES_EMPTIED } else { CAPACITY_BYTES };
     let (memory, file) = Memory::create(capacity, flag::TICKS).expect("memory");
-    let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).expect("a bell");
-    grant(&stream, capacity, &file, &bell);
+    grant(&stream, capacity, &file);
     let mut consumer = RingConsumer::new(memory, &Position::default());
     let mut copy = vec![0; 256 << 10];
     while !done.load(Ordering::Relaxed) {
@@ -127,12 +126,12 @@ fn read_frame(stream: &mut UnixStream) {
     stream.read_exact(&mut vec![0; head.length as usize]).expect("a body");
 }
 
-fn grant(stream: &UnixStream, capacity: u64, memory: &OwnedFd, bell: &OwnedFd) {
+fn grant(stream: &UnixStream, capacity: u64, memory: &OwnedFd) {
     let mut bytes = Vec::new();
     Frame::Grant { capacity }.encode(&mut bytes);
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [memory.as_fd(), bell.as_fd()];
+    let descriptors = [memory.as_fd()];
     assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)), "there is space");
     rustix::net::sendmsg(stream, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).expect("a client");
 }

@@ -63,7 +63,7 @@ fn events_that_come_while_the_daemon_sleeps_and_wakes_are_each_taken_once() {
             dbuf_wire::ring::RingConsumer::after_barrier();
             // This daemon has no membarrier(2) to order a producer's steps with, so it does not trust its last look.
             if ring.consumer.look() == Ok(0) {
-                let bell = [rustix::event::PollFd::new(&ring.bell, rustix::event::PollFlags::IN)];
+                let bell = [rustix::event::PollFd::new(&ring.connection, rustix::event::PollFlags::IN)];
                 let soon = rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
                 let _ = rustix::event::poll(&mut bell.clone(), Some(&soon));
             }

@@ -45,7 +45,7 @@ pub mod kind {
     pub const ACK: u8 = 0x42;
     /// Daemon: events that are not and will not be stored, or why the connection ends.
     pub const ERROR: u8 = 0x43;
-    /// Daemon: here is the ring; its memory and its doorbell come with the first byte.
+    /// Daemon: here is the ring; its memory comes with the first byte.
     pub const GRANT: u8 = 0x44;
 }
 
@@ -53,8 +53,8 @@ pub mod kind {
 pub mod feature {
     /// Compatible: events may have fields next to the payload.
     pub const FIELDS: u64 = 1 << 0;
-    /// Compatible: the client may ask for a ring.
-    pub const RING: u64 = 1 << 1;
+    /// Compatible: the client may ask for a ring. Bit 1 stood for rings with a doorbell of their own; it stays unused.
+    pub const RING: u64 = 1 << 2;
 }
 
 /// What an acknowledgement promises.

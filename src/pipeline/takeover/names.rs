@@ -12,7 +12,7 @@
 //! | `account`, `account-2` ... | what became of each producer's events |
 //! | `desk0`, `desk1` ... | receive buffers, one a writer; the name is that of the first version |
 //! | `bookmarks`, `c0`, `c1` ... | read positions of connections, and the connections |
-//! | `rings`, `ring0`, `ring0-bell`, `ring0-line` ... | how far each ring is published; what it consists of |
+//! | `rings`, `ring0`, `ring0-line` ... | how far each ring is published; its memory and its connection |
 //!
 //! A name is not used again before the manager has removed it (see [`crate::sys::fdstore`]).
 
@@ -44,8 +44,6 @@ pub enum Name {
     Rings,
     /// The memory of the ring in this row.
     Ring(u32),
-    /// Its doorbell.
-    RingBell(u32),
     /// Its connection.
     RingLine(u32),
 }
@@ -71,12 +69,11 @@ impl Name {
         /// What comes before the number, what comes after it, and the kind of name.
         type Kind = (&'static str, &'static str, fn(u32) -> Name);
         let number = |prefix: &str, suffix: &str| text.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok();
-        let kinds: [Kind; 7] = [
+        let kinds: [Kind; 6] = [
             ("halves-", "", Self::Halves),
             ("account-", "", Self::Account),
             ("desk", "", Self::ReceiveBuffer),
             ("c", "", Self::Connection),
-            ("ring", "-bell", Self::RingBell),
             ("ring", "-line", Self::RingLine),
             ("ring", "", Self::Ring),
         ];
@@ -104,7 +101,6 @@ impl fmt::Display for Name {
             Self::Connection(slot) => write!(f, "c{slot}"),
             Self::Rings => f.write_str("rings"),
             Self::Ring(row) => write!(f, "ring{row}"),
-            Self::RingBell(row) => write!(f, "ring{row}-bell"),
             Self::RingLine(row) => write!(f, "ring{row}-line"),
         }
     }
@@ -215,14 +211,11 @@ mod tests {
             Name::Connection(0),
             Name::Rings,
             Name::Ring(5),
-            Name::RingBell(5),
             Name::RingLine(1023),
         ] {
             assert_eq!(Name::parse(&name.to_string()), Some(name));
         }
-        for text in
-            ["", "ring", "ring-5", "ring5-other", "ring5-bell-line", "c", "c01", "c+1", "c-1", "halves-1", "desk"]
-        {
+        for text in ["", "ring", "ring-5", "ring5-other", "ring5-bell", "c", "c01", "c+1", "c-1", "halves-1", "desk"] {
             assert_eq!(Name::parse(text), None, "{text}");
         }
     }

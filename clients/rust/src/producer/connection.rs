@@ -21,8 +21,8 @@ use crate::wire::{Code, Frame, Level, Welcome};
 
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 4096;
-/// The most descriptors that are taken; a GRANT brings two.
-const DESCRIPTORS_MAX: usize = 2;
+/// The most descriptors that are taken; a GRANT brings one.
+const DESCRIPTORS_MAX: usize = 1;
 
 /// What the daemon has said.
 #[derive(Debug)]
@@ -117,9 +117,9 @@ impl Connection {
         Ok(got.bytes)
     }
 
-    /// The memory and the doorbell that a GRANT brings.
-    pub(super) fn take_descriptors(&mut self) -> Option<[OwnedFd; DESCRIPTORS_MAX]> {
-        std::mem::take(&mut self.descriptors).try_into().ok()
+    /// The memory that a GRANT brings.
+    pub(super) fn take_memory(&mut self) -> Option<OwnedFd> {
+        self.descriptors.pop()
     }
 
     /// Waits until the daemon has said something, or takes more if `writes` says that more is to be written; or for so

@@ -1,8 +1,7 @@
 //! Says who empties a producer's memory.
 //!
-//! Input and output: plain data, with the descriptors of a connection. The producer's thread. Failures: none.
+//! Input and output: plain data, with a connection. The producer's thread. Failures: none.
 
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::connection::Connection;
@@ -20,14 +19,7 @@ pub(super) enum Link {
     /// The producer, once the connection is open.
     Framed(Box<Framed>),
     /// The daemon.
-    Ring(RingLink),
-}
-
-/// The connection of a ring, and its doorbell.
-#[derive(Debug)]
-pub(super) struct RingLink {
-    pub(super) connection: Connection,
-    pub(super) bell: OwnedFd,
+    Ring(Connection),
 }
 
 impl Link {

@@ -23,7 +23,7 @@ use super::state::{CLOSED, Producer, new_session};
 use crate::sys;
 use crate::wire::{self, Code, Frame, Hello, Level, Welcome, feature};
 use dbuf_sync::atomic::Ordering::Relaxed;
-use dbuf_wire::ring::Bell;
+use dbuf_wire::ring::{Bell, DOORBELL};
 
 /// The longest that this becomes.
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -77,10 +77,10 @@ impl Producer {
     /// Rings the doorbell of a ring.
     #[cold]
     pub(super) fn ring_bell(&mut self) {
-        if let Link::Ring(link) = &self.link {
+        if let Link::Ring(connection) = &self.link {
             self.book.doorbells += 1;
-            // It cannot be full: nobody rings so often. A bell that cannot be rung is noticed as the daemon's end.
-            let _ = rustix::io::write(&link.bell, &1_u64.to_ne_bytes());
+            // A connection without room for the byte rings already; an end is noticed by the look.
+            let _ = connection.send(&[DOORBELL]);
             self.look();
         }
     }
@@ -159,7 +159,7 @@ impl Producer {
             let said = match &mut self.link {
                 Link::None => return,
                 Link::Framed(framed) => framed.connection.hear(),
-                Link::Ring(ring) => ring.connection.hear(),
+                Link::Ring(connection) => connection.hear(),
             };
             match said {
                 None => return,

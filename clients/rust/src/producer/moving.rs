@@ -4,7 +4,7 @@
 //! the link ends, and the memory stays as it is.
 
 use super::clock::{Moment, Stamping};
-use super::link::{Link, RingLink};
+use super::link::Link;
 use super::order::is_ordered;
 use super::state::{CLOSED, Producer};
 use crate::sys;
@@ -14,8 +14,8 @@ impl Producer {
     /// The daemon gives a ring.
     pub(super) fn granted(&mut self, capacity: u64) {
         let Link::Framed(framed) = &mut self.link else { return };
-        let Some([memory, bell]) = framed.connection.take_descriptors() else {
-            return self.end_link(Some("dbufd is not understood: a ring without its descriptors".into()));
+        let Some(memory) = framed.connection.take_memory() else {
+            return self.end_link(Some("dbufd is not understood: a ring without its memory".into()));
         };
         let memory = match Memory::of_file(&memory) {
             Ok(memory) => memory,
@@ -32,7 +32,7 @@ impl Producer {
         self.learn_limits();
         let must_ring = self.move_to(RingProducer::new(memory, is_ordered()));
         let Link::Framed(framed) = std::mem::replace(&mut self.link, Link::None) else { return };
-        self.link = Link::Ring(RingLink { connection: framed.connection, bell });
+        self.link = Link::Ring(framed.connection);
         self.fast_for = self.forks;
         debug_assert!(self.forks != CLOSED, "nobody forks so often");
         if self.options.stamp && sys::HAS_TICKS && self.ring.takes_ticks() {

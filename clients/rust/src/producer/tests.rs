@@ -24,8 +24,7 @@ fn linked() -> (Producer, RingConsumer, UnixStream) {
 fn grant(producer: &mut Producer) -> (RingConsumer, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (memory, file) = Memory::create(CAPACITY, flag::TICKS).unwrap();
-    let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
-    let connection = connection::Connection::with(OwnedFd::from(ours), vec![file, bell]);
+    let connection = connection::Connection::with(OwnedFd::from(ours), vec![file]);
     producer.link = Link::Framed(Box::new(frames::Framed::new(connection, Instant::now())));
     let welcome = wire::Welcome { version: 1, max_event: 9000, compatible: feature::RING, incompatible: 0, last: 0 };
     producer.take(Said::Welcome(welcome));

@@ -7,8 +7,10 @@ use dbuf_sync::atomic::{AtomicU32, AtomicU64};
 
 /// The ring's first eight bytes.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"dbufring");
-/// The version of this layout.
-pub(super) const VERSION: u32 = 1;
+/// The version of this layout, and of how its doorbell is rung.
+pub(super) const VERSION: u32 = 2;
+/// The doorbell: the client sends this byte on the ring's connection to wake the daemon.
+pub const DOORBELL: u8 = 0;
 /// Bytes before the data.
 pub const HEADER_BYTES: usize = 4096;
 /// The smallest and the largest ring, in bytes of data.

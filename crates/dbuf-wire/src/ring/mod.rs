@@ -35,7 +35,7 @@ pub mod record;
 mod tests;
 
 pub use consumer::{Broken, Position, RingConsumer};
-pub use layout::{CAPACITY_BYTES, HEADER_BYTES, Words, flag, state, want};
+pub use layout::{CAPACITY_BYTES, DOORBELL, HEADER_BYTES, Words, flag, state, want};
 pub use memory::Memory;
 pub use outbox::Found;
 pub use producer::{Bell, NoRoom, Reserved, RingProducer};

@@ -22,7 +22,8 @@ pub struct NoRoom;
 pub enum Bell {
     /// Nothing.
     Silent,
-    /// To ring the doorbell: write the number 1 into the ring's eventfd.
+    /// To ring the doorbell: send the byte [`DOORBELL`](super::DOORBELL) on the ring's connection, without waiting. A
+    /// connection that has no room for the byte is ringing already.
     Ring,
 }
 

@@ -157,7 +157,7 @@ fn memory_that_could_shrink_or_is_no_power_of_two_is_refused() {
     assert!(memory.is_known());
     memory.words().capacity_bytes.store(1 << 60, Relaxed);
     assert_eq!(Memory::of_file(&file).unwrap().capacity(), CAPACITY, "what the header says is for people");
-    memory.words().version.store(2, Relaxed);
+    memory.words().version.store(1, Relaxed);
     assert!(!memory.is_known());
 }
 

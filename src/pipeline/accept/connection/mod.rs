@@ -36,8 +36,8 @@ pub(crate) struct Connection {
     pub(crate) carried_since: u64,
     /// The events that its writer's epoll set waits for.
     pub(crate) interest: EpollFlags,
-    /// Its doorbell is in its writer's epoll set.
-    pub(crate) is_doorbell_watched: bool,
+    /// Its writer looks into its memory.
+    pub(crate) is_polled: bool,
     /// Only the numbers of its peer are known so far. The names are looked up before the first read.
     pub(crate) is_unnamed: bool,
     /// It is in its writer's list of connections that wait for the reader's progress.
@@ -52,7 +52,7 @@ impl Connection {
             protocol,
             carried_since: 0,
             interest: EpollFlags::EPOLLIN,
-            is_doorbell_watched: false,
+            is_polled: false,
             is_unnamed: false,
             is_listed: false,
             link: Link::new(stored, peer),

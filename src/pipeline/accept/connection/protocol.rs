@@ -173,11 +173,8 @@ pub(crate) trait Protocol: Debug + Send {
 }
 
 /// A protocol whose events lie in memory that its client fills without a system call. The writer looks there by
-/// itself, and is woken by a doorbell while it does not.
+/// itself; while it does not, the client wakes it by a byte on the connection (the doorbell).
 pub(crate) trait Polled {
-    /// The eventfd that the client rings. It is never read.
-    fn doorbell(&self) -> &OwnedFd;
-
     /// Tells the client whether the writer looks by itself; see `dbuf_wire::ring::state`.
     fn set_state(&mut self, state: u64);
 
@@ -187,8 +184,8 @@ pub(crate) trait Polled {
     /// Bytes that wait there.
     fn waiting_bytes(&mut self) -> u64;
 
-    /// The socket is ready: looks whether the client has left, and publishes what lies in the memory. `scratch` is
-    /// for copies.
+    /// The socket is ready: takes doorbells, notices that the client has left, and publishes what lies in the memory.
+    /// `scratch` is for copies.
     fn read(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<Read, Closed>;
 
     /// Publishes what lies in the memory, up to a bound.

@@ -1,13 +1,14 @@
-//! Serves a connection that has a ring: it carries nothing more, and its end is the ring's.
+//! Serves a connection that has a ring: it carries the ring's doorbell and nothing else, and its end is the ring's.
 //!
-//! Input: the request for a ring, and the client's end. Output: the ring's descriptors for the client; events in the
-//! publisher. Thread: the connection's writer. Failure: only that the reader is gone; a client's faults end its ring
-//! at most.
+//! Input: the request for a ring, doorbells, and the client's end. Output: the ring's memory for the client; events in
+//! the publisher. Thread: the connection's writer. Failure: only that the reader is gone; a client's faults end its
+//! ring at most.
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use dbuf_wire::frames::{Code, Fault, Frame};
+use dbuf_wire::ring::DOORBELL;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -21,7 +22,9 @@ use crate::pipeline::account::Identity;
 use crate::pipeline::takeover::names::end_for_peer;
 use crate::sync::Arc;
 
-const BYTES_ON_CONNECTION: &str = "there are bytes on the connection of a ring";
+const BYTES_ON_CONNECTION: &str = "the connection of a ring carries bytes that are no doorbell";
+/// Bytes read at a time. A client that rings once for each sleep of the writer has one byte waiting.
+const READ_BYTES: usize = 256;
 
 /// A connection that has a ring.
 #[derive(Debug)]
@@ -36,7 +39,7 @@ impl RingGrants for Rings {
         ring.tell_max_event(context.max_event_bytes);
         let mut reply = Vec::new();
         Frame::Grant { capacity }.encode(&mut reply);
-        let descriptors = [memory.as_raw_fd(), ring.bell().as_raw_fd()];
+        let descriptors = [memory.as_raw_fd()];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let message = [ControlMessage::ScmRights(&descriptors)];
         let sent = sendmsg::<()>(link.socket().as_raw_fd(), &[IoSlice::new(&reply)], &message, flags, None);
@@ -96,10 +99,6 @@ impl Protocol for RingConnection {
 }
 
 impl Polled for RingConnection {
-    fn doorbell(&self) -> &OwnedFd {
-        self.0.bell()
-    }
-
     fn set_state(&mut self, state: u64) {
         self.0.set_state(state);
     }
@@ -113,9 +112,10 @@ impl Polled for RingConnection {
     }
 
     fn read(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<Read, Closed> {
-        let mut byte = [0];
-        let is_over = match recv(link.socket(), &mut byte, RecvFlags::DONTWAIT) {
+        let mut bytes = [0; READ_BYTES];
+        let is_over = match recv(link.socket(), &mut bytes, RecvFlags::DONTWAIT) {
             Err(Errno::AGAIN | Errno::INTR) => false,
+            Ok((1.., read)) if bytes[..read].iter().all(|byte| *byte == DOORBELL) => false,
             Ok((1.., _)) => return self.refuse(BYTES_ON_CONNECTION, link, context).map(Read::End),
             // The end, or a reset, which is one as well.
             Ok(_) | Err(_) => true,

@@ -4,17 +4,16 @@
 //! figures for people. One lock, taken when a ring begins, ends, or is looked at by people; never for an event. What
 //! can fail: a limit is reached, or there is no memory; then the client goes on without a ring.
 //!
-//! A ring is three descriptors, each with a name of its own in the store: memory, doorbell and connection. What the
-//! previous process left of one counts only if all three are there. A ring is passed to its client first and kept
-//! after that, before anything is taken from it: a death in between ends the connection, and the client still has all
-//! that it wrote.
+//! A ring is two descriptors, each with a name of its own in the store: memory and connection. What the previous
+//! process left of a ring counts only if both are there. A ring is passed to its client first and stored after that,
+//! before anything is taken from it: a death in between ends the connection, and the client still has everything it
+//! wrote.
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
 use dbuf_wire::ring::{CAPACITY_BYTES, Memory, RingConsumer, flag};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub use super::row::{DESCRIPTORS, RingFigures, RingStatus};
 use super::row::{RingRow, RingRows, StoredRings};
@@ -45,15 +44,14 @@ const ROOT: u32 = 0;
 pub struct InheritedRings {
     /// How far each is published; its notes are resolved.
     pub ring_table: Option<RingTable>,
-    /// The descriptors of rings, by their names: [`Name::Ring`], [`Name::RingBell`] and [`Name::RingLine`].
+    /// The descriptors of rings, by their names: [`Name::Ring`] and [`Name::RingLine`].
     pub parts: Vec<(Name, OwnedFd)>,
 }
 
 fn part_of(name: Name) -> Option<(u32, usize)> {
     match name {
         Name::Ring(row) => Some((row, 0)),
-        Name::RingBell(row) => Some((row, 1)),
-        Name::RingLine(row) => Some((row, 2)),
+        Name::RingLine(row) => Some((row, 1)),
         _ => None,
     }
 }
@@ -109,18 +107,18 @@ impl Rings {
 
     /// Goes on with the previous process's ring, or ends what is left of it: a ring that has ended, or one of which the
     /// manager had not taken all parts when the process died.
-    fn inherit(&self, row: u32, [memory, bell, line]: [Option<OwnedFd>; DESCRIPTORS]) {
+    fn inherit(&self, row: u32, [memory, line]: [Option<OwnedFd>; DESCRIPTORS]) {
         let Some(StoredRings { ring_table, .. }) = &self.rows.stored else { return };
         let is_row = (row as usize) < RINGS_MAX;
         let found = is_row.then(|| ring_table.find(row)).flatten().filter(|found| !found.state.has_ended);
-        let memory = memory.and_then(|memory| Memory::of_file(&memory).ok());
-        match (found, memory, bell, line) {
-            (Some(found), Some(memory), Some(bell), Some(line)) => {
-                let mut ring = self.enter(row, true, memory, bell, found);
+        let memory = memory.and_then(|memory| Memory::of_file(&memory).ok()).filter(Memory::is_known);
+        match (found, memory, line) {
+            (Some(found), Some(memory), Some(line)) => {
+                let mut ring = self.enter(row, true, memory, found);
                 ring.wake_after_takeover();
                 lock(&self.inherited).push((line, ring));
             }
-            (_, _, _, line) => {
+            (_, _, line) => {
                 // Its program sees the end, has all that was not taken, and asks for another.
                 if let Some(line) = line {
                     end_for_peer(&line);
@@ -130,7 +128,7 @@ impl Rings {
         }
     }
 
-    fn enter(&self, row: u32, is_stored: bool, memory: Memory, bell: OwnedFd, found: FoundRing) -> Ring {
+    fn enter(&self, row: u32, is_stored: bool, memory: Memory, found: FoundRing) -> Ring {
         let FoundRing { identity, state, pending, known } = found;
         let figures: Arc<RingFigures> = Arc::default();
         let capacity_bytes = memory.capacity();
@@ -138,7 +136,7 @@ impl Rings {
         let seen = RingStatus { identity: Arc::clone(&identity), capacity_bytes, figures: Arc::clone(&figures) };
         self.rows.table().rings.insert(row, seen);
         let row = RingRow { all: Arc::clone(&self.rows), row, is_stored, figures, identity: Arc::clone(&identity) };
-        Ring::new(RingConsumer::new(memory, &state.position), bell, row, state, (pending, known))
+        Ring::new(RingConsumer::new(memory, &state.position), row, state, (pending, known))
     }
 
     /// The rings that the previous process left, each with its connection. Once.
@@ -146,8 +144,8 @@ impl Rings {
         std::mem::take(&mut *lock(&self.inherited))
     }
 
-    /// A new ring of `capacity` bytes for `identity`, whose tag is its name; and its memory and doorbell, to be
-    /// passed on.
+    /// A new ring of `capacity` bytes for `identity`, whose tag is its name; and its memory, to be passed
+    /// on.
     ///
     /// # Errors
     /// Why there is none, for its client.
@@ -156,14 +154,10 @@ impl Rings {
             return Err("a ring has a power of two of bytes, from 64 KiB to 64 MiB".into());
         }
         let row = self.reserve(&identity, capacity)?;
-        let made = Memory::create(capacity, self.flags).and_then(|(memory, file)| {
-            let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
-            Ok((memory, file, EventFd::from_flags(flags)?))
-        });
-        match made {
-            Ok((memory, file, bell)) => {
+        match Memory::create(capacity, self.flags) {
+            Ok((memory, file)) => {
                 let found = FoundRing { identity, ..FoundRing::default() };
-                let ring = self.enter(row, false, memory, bell.into(), found);
+                let ring = self.enter(row, false, memory, found);
                 Ok((ring, file))
             }
             Err(error) => {

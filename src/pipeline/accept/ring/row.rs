@@ -20,7 +20,7 @@ use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::FdStore;
 
 /// Descriptors of a ring.
-pub const DESCRIPTORS: usize = 3;
+pub const DESCRIPTORS: usize = 2;
 
 /// What a ring's writer says of it, for people.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ pub struct RingStatus {
 }
 
 fn names(row: u32) -> [String; DESCRIPTORS] {
-    [Name::Ring(row), Name::RingBell(row), Name::RingLine(row)].map(|name| name.to_string())
+    [Name::Ring(row), Name::RingLine(row)].map(|name| name.to_string())
 }
 
 /// The rows of all rings.

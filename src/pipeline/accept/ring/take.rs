@@ -34,7 +34,6 @@ pub(crate) enum Taken {
 #[derive(Debug)]
 pub(crate) struct Ring {
     consumer: RingConsumer,
-    bell: OwnedFd,
     row: RingRow,
     name: Box<[u8]>,
     position: Position,
@@ -60,7 +59,6 @@ impl Ring {
     /// whether they are durable.
     pub(crate) fn new(
         consumer: RingConsumer,
-        bell: OwnedFd,
         row: RingRow,
         state: RingState,
         (pending, known): (Vec<Span>, Known),
@@ -72,7 +70,6 @@ impl Ring {
         let name = row.identity().tag;
         Self {
             consumer,
-            bell,
             row,
             name,
             position,
@@ -102,11 +99,6 @@ impl Ring {
         }
     }
 
-    /// The eventfd that its program rings. Nothing is ever read from it: the program could have made that wait.
-    pub(crate) fn bell(&self) -> &OwnedFd {
-        &self.bell
-    }
-
     /// Whether the next process would go on with it.
     pub(crate) fn is_stored(&self) -> bool {
         self.row.is_stored
@@ -120,7 +112,7 @@ impl Ring {
     /// Keeps it for the next process. Its program has it by now, and nothing is taken yet.
     pub(crate) fn keep(&mut self, identity: &Identity, memory: &OwnedFd, line: &OwnedFd) {
         let identity = Identity { tag: self.name.clone(), ..identity.clone() };
-        self.row.keep(&identity, [memory, &self.bell, line]);
+        self.row.keep(&identity, [memory, line]);
     }
 
     /// Says, before its writer sleeps, whether it will look by itself.

@@ -114,7 +114,7 @@ impl Manager {
     /// What it keeps of rings.
     pub(crate) fn left_rings(&mut self) -> InheritedRings {
         let mut inherited = self.inherited();
-        let is_part = |name| matches!(name, Name::Ring(_) | Name::RingBell(_) | Name::RingLine(_));
+        let is_part = |name| matches!(name, Name::Ring(_) | Name::RingLine(_));
         InheritedRings {
             ring_table: inherited.take_one(Name::Rings).and_then(RingTable::inherit),
             parts: inherited.take(|name| is_part(name).then_some(name)),

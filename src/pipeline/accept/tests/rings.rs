@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use dbuf_wire::frames::{Code, Event, Fault, Frame, Hello, MAGIC, feature};
 use dbuf_wire::ring::record::Stamp;
-use dbuf_wire::ring::{Bell, Memory, NoRoom, RingProducer, want};
+use dbuf_wire::ring::{Bell, DOORBELL, Memory, NoRoom, RingProducer, want};
 use rustix::cmsg_space;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 
 use super::rig::{Plan, Rig, Seen};
 use crate::pipeline::accept::ring::table::{RingState, RingTable};
@@ -21,7 +22,6 @@ use crate::sync::atomic::Ordering::Relaxed;
 /// A program with a ring.
 struct Client {
     line: UnixStream,
-    bell: OwnedFd,
     ring: RingProducer,
 }
 
@@ -61,10 +61,11 @@ impl Client {
     fn open(rig: &Rig) -> Self {
         let (line, answer, mut descriptors) = ask(rig, 64 << 10);
         assert_eq!(Frame::decode(&answer), Ok(Some((Frame::Grant { capacity: 64 << 10 }, answer.len()))));
-        let (bell, memory) = (descriptors.pop().unwrap(), descriptors.pop().unwrap());
+        let memory = descriptors.pop().unwrap();
+        assert!(descriptors.is_empty());
         // No membarrier(2) for the whole test program: each publish has a fence.
         let ring = RingProducer::new(Memory::of_file(&memory).unwrap(), false);
-        Self { line, bell, ring }
+        Self { line, ring }
     }
 
     fn try_send(&mut self, text: &str) -> Result<(), NoRoom> {
@@ -81,7 +82,9 @@ impl Client {
     }
 
     fn ring_bell(&self) {
-        rustix::io::write(&self.bell, &1_u64.to_ne_bytes()).unwrap();
+        let rung = send(&self.line, &[DOORBELL], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        // A connection without room rings already.
+        assert!(matches!(rung, Ok(1) | Err(Errno::AGAIN)), "{rung:?}");
     }
 
     /// Sleeps on the turn until `is_there`.
@@ -197,7 +200,21 @@ fn a_program_that_talks_on_the_connection_of_its_ring_is_cut_off() {
     let rig = Rig::new(&Plan::default());
     let mut client = Client::open(&rig);
     client.line.write_all(b"hello").unwrap();
-    assert_eq!(last_words(&mut client.line).1, "there are bytes on the connection of a ring");
+    assert_eq!(last_words(&mut client.line).1, "the connection of a ring carries bytes that are no doorbell");
+}
+
+#[test]
+fn a_doorbell_that_is_rung_without_end_hinders_no_ring() {
+    let rig = Rig::new(&Plan::default());
+    let (mut client, mut other) = (Client::open(&rig), Client::open(&rig));
+    client.line.set_nonblocking(true).unwrap();
+    for number in 0..50 {
+        // As often as the connection takes it.
+        while (&client.line).write(&[DOORBELL; 4096]).is_ok() {}
+        client.send(&format!("ringing {number}"));
+        other.send(&format!("quiet {number}"));
+        rig.wait_for_events(2 * (number + 1));
+    }
 }
 
 #[test]
@@ -222,7 +239,7 @@ fn a_ring_is_resumed_by_the_next_daemon_and_its_program_notices_nothing() {
     let mut client = Client::open(&first);
     client.send("one");
     first.wait_for_events(1);
-    manager.wait_for(&["bookmarks", "ring0", "ring0-bell", "ring0-line", "rings"]);
+    manager.wait_for(&["bookmarks", "ring0", "ring0-line", "rings"]);
     let seen = first.stop();
     client.send("two");
     client.send("three");
@@ -256,7 +273,7 @@ fn what_a_dead_daemon_has_taken_is_not_told_as_persisted_before_it_is() {
     client.send("three");
     second.wait_for_events(3);
     client.wait_for(want::ROOM, |ring| ring.memory().words().taken.load(Relaxed) == 3);
-    drop(second);
+    second.stop_within(Duration::from_millis(10));
     assert_eq!(client.ring.memory().words().persisted.load(Relaxed), 0);
     assert_eq!(client.ring.memory().words().durable.load(Relaxed), 0);
 }
@@ -287,10 +304,26 @@ fn of_a_ring_that_is_not_wholly_there_nothing_is_kept_and_its_program_sees_the_e
     let mut manager = Manager::new();
     let first = Rig::under(&mut manager, &plan, Seen::default());
     let mut client = Client::open(&first);
-    manager.wait_for(&["bookmarks", "ring0", "ring0-bell", "ring0-line", "rings"]);
-    let seen = first.stop();
-    manager.store().remove("ring0-bell");
     manager.wait_for(&["bookmarks", "ring0", "ring0-line", "rings"]);
+    let seen = first.stop();
+    manager.store().remove("ring0");
+    manager.wait_for(&["bookmarks", "ring0-line", "rings"]);
+    let second = Rig::under(&mut manager, &plan, seen);
+    manager.wait_for(&["bookmarks", "rings"]);
+    assert_eq!(client.line.read(&mut [0]).unwrap(), 0);
+    drop(second);
+}
+
+#[test]
+fn a_ring_of_an_earlier_version_is_not_resumed_and_its_program_sees_the_end() {
+    let plan = Plan { keeps_rings: true, ..Plan::default() };
+    let mut manager = Manager::new();
+    let first = Rig::under(&mut manager, &plan, Seen::default());
+    let mut client = Client::open(&first);
+    manager.wait_for(&["bookmarks", "ring0", "ring0-line", "rings"]);
+    let seen = first.stop();
+    let words = client.ring.memory().words();
+    words.version.store(words.version.load(Relaxed) - 1, Relaxed);
     let second = Rig::under(&mut manager, &plan, seen);
     manager.wait_for(&["bookmarks", "rings"]);
     assert_eq!(client.line.read(&mut [0]).unwrap(), 0);
@@ -305,7 +338,7 @@ fn a_ring_whose_end_is_recorded_is_not_counted_as_torn_again_after_a_death() {
     let mut client = Client::open(&first);
     client.send("one");
     first.wait_for_events(1);
-    manager.wait_for(&["bookmarks", "ring0", "ring0-bell", "ring0-line", "rings"]);
+    manager.wait_for(&["bookmarks", "ring0", "ring0-line", "rings"]);
     let seen = first.stop();
     // It had counted the event that the program was writing, and died before it released the ring.
     client.ring.memory().words().writing.store(1 << 20, Relaxed);

@@ -61,10 +61,10 @@ impl WriterThread {
         }
     }
 
-    /// Producers need not ring from here on. While they sleep it takes a bell, because the rings do not see what else
-    /// wakes the writer.
-    pub(super) fn after_sleep(&mut self, is_bell: bool) {
-        if is_bell || !self.rings.are_asleep {
+    /// Producers need not ring from here on. While they sleep it takes a doorbell, because the rings do not see what
+    /// else wakes the writer.
+    pub(super) fn after_sleep(&mut self, is_rung: bool) {
+        if is_rung || !self.rings.are_asleep {
             self.rings.are_asleep = false;
             self.each_ring(|ring| ring.set_state(state::AWAKE));
         }

@@ -147,7 +147,8 @@ impl WriterThread {
             self.round += 1;
             let ready = &ready[..count];
             let tokens = || ready.iter().map(|event| (Token::of(event.data()), event.events()));
-            self.after_sleep(tokens().any(|(token, _)| matches!(token, Token::Doorbell(_))));
+            let is_of_ring = |token| matches!(token, Token::Connection(index) if self.rings.indices().contains(&index));
+            self.after_sleep(tokens().any(|(token, _)| is_of_ring(token)));
             for (token, _) in tokens() {
                 if let Token::Process(pid) = token {
                     self.listeners.datagrams.iter_mut().for_each(|listener| listener.datagrams.process_ended(pid));
@@ -164,8 +165,6 @@ impl WriterThread {
                     }
                     Token::Process(_) => {}
                     Token::Connection(index) => self.on_connection(index, flags)?,
-                    // All rings are looked into below.
-                    Token::Doorbell(_) => {}
                 }
             }
             self.look_into_rings()?;
@@ -363,14 +362,13 @@ impl WriterThread {
         } else {
             next
         };
-        let next =
-            if next == Next::Open { watch_doorbell(connection, index, &self.epoll, &mut self.rings) } else { next };
+        if next == Next::Open && !connection.is_polled && connection.polled().is_some() {
+            connection.is_polled = true;
+            self.rings.add(index);
+        }
         if next == Next::Close {
             self.context.carried_bytes -= connection.carried_bytes();
-            if let Some(mut connection) = slot.take() {
-                if let Some(polled) = connection.polled() {
-                    let _ = self.epoll.delete(polled.doorbell());
-                }
+            if let Some(connection) = slot.take() {
                 self.rings.forget(index);
                 // By hand: an epoll set forgets a socket when its last holder closes it, and systemd may hold this
                 // one on.
@@ -425,22 +423,6 @@ impl WriterThread {
         }
         Ok(matches!(read, Read::Some(Next::Open)))
     }
-}
-
-/// Has the doorbell of a connection's new ring wake the writer.
-fn watch_doorbell(connection: &mut Connection, index: u32, epoll: &Epoll, rings: &mut RingSchedule) -> Next {
-    if connection.is_doorbell_watched {
-        return Next::Open;
-    }
-    let Some(polled) = connection.polled() else { return Next::Open };
-    // Edge-triggered: it needs no read that would silence it, and that the program could have made wait.
-    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-    if epoll.add(polled.doorbell(), EpollEvent::new(flags, Token::Doorbell(index).number())).is_err() {
-        return Next::Close;
-    }
-    connection.is_doorbell_watched = true;
-    rings.add(index);
-    Next::Open
 }
 
 /// Whether the peer has closed its sending side: all that it will ever send is there.

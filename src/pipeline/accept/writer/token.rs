@@ -11,8 +11,6 @@ pub(super) enum Token {
     Process(u32),
     /// The connection with this index.
     Connection(u32),
-    /// The doorbell of the ring of that connection.
-    Doorbell(u32),
     /// The listening socket with this index.
     Listener(u32),
     /// The datagram socket with this index.
@@ -26,9 +24,8 @@ impl Token {
             Self::Progress => (0, 1),
             Self::Process(pid) => (1, pid),
             Self::Connection(index) => (2, index),
-            Self::Doorbell(index) => (3, index),
-            Self::Listener(index) => (4, index),
-            Self::Datagrams(index) => (5, index),
+            Self::Listener(index) => (3, index),
+            Self::Datagrams(index) => (4, index),
         };
         kind << 32 | u64::from(low)
     }
@@ -39,9 +36,8 @@ impl Token {
             (0, 0) => Self::Bell,
             (0, _) => Self::Progress,
             (1, _) => Self::Process(low),
-            (3, _) => Self::Doorbell(low),
-            (4, _) => Self::Listener(low),
-            (5, _) => Self::Datagrams(low),
+            (3, _) => Self::Listener(low),
+            (4, _) => Self::Datagrams(low),
             _ => Self::Connection(low),
         }
     }
