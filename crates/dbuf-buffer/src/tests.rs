@@ -14,7 +14,7 @@ fn content(batch: Batch<'_>) -> Vec<(u8, Vec<u8>)> {
 }
 
 #[test]
-fn what_is_published_before_a_swap_is_in_its_batch_and_no_other() {
+fn what_is_published_before_a_swap_is_in_its_batch_and_in_no_other() {
     let (buffer, mut reader) = small(4);
     let mut writer = buffer.writer().unwrap();
     writer.append(b"one").unwrap();

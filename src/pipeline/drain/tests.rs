@@ -281,7 +281,7 @@ fn the_policy_to_drop_counts_each_event_and_says_so_in_the_data() {
 }
 
 #[test]
-fn a_disk_that_refuses_to_the_end_costs_a_counted_loss_and_not_the_exit() {
+fn a_disk_that_refuses_to_the_end_costs_counted_events_and_does_not_prevent_the_exit() {
     let mut rig = Rig::new(|settings| settings.storage.when_full = WhenFull::Wait);
     rig.errno.store(nix::libc::EIO, Relaxed);
     rig.publish(b"lost");

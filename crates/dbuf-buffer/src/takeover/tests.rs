@@ -89,7 +89,7 @@ fn what_was_published_is_found_and_what_was_being_copied_is_not() {
 }
 
 #[test]
-fn a_batch_that_nobody_said_was_done_with_is_found_before_the_front() {
+fn a_batch_not_marked_as_done_is_found_before_the_front_half() {
     let mut life = Life::first();
     life.append(0, b"back");
     assert!(!life.reader.swap().is_empty());
@@ -212,7 +212,7 @@ fn a_span_is_found_whole() {
 }
 
 #[test]
-fn memory_that_is_none_or_of_another_version_is_refused() {
+fn memory_that_is_not_a_buffer_or_has_another_version_is_refused() {
     let refused = |memory: &OwnedFd| DoubleBuffer::of_previous(memory, 2).unwrap_err().0;
     assert_eq!(refused(&tempfile::tempfile().unwrap().into()), "it is not a buffer");
     assert_eq!(refused(&memfd()), "it is not a buffer");

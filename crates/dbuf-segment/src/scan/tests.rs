@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_listing_has_every_file_that_was_there_whatever_is_renamed_meanwhile() {
+fn a_listing_has_every_file_that_was_there_although_files_are_renamed_meanwhile() {
     let [one, two, three, four] = [1, 2, 3, 4].map(|sequence| Name::new(sequence, State::Sealed));
     let active = |name: Name| Name { state: State::Active, ..name };
     let settled = |lists: [&[Name]; 4]| {

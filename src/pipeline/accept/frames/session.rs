@@ -185,7 +185,7 @@ impl FrameSession {
         self.guard.id()
     }
 
-    /// Interprets the frame at the start of `bytes`. After [`Step::More`], the same bytes must be given again with more.
+    /// Interprets the frame at the start of `bytes`. After [`Step::More`], give the same bytes again with more.
     pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Step<'a> {
         if self.deaf {
             return Step::Broken { cause: None, why: "the client does not read its replies" };
