@@ -7,7 +7,7 @@
 //! The reader first reads the bell, then looks for a reason to stay awake, then sleeps unless the bell has changed. A
 //! writer rings after it has made the reason visible. So either the look finds the reason, or the sleep does not begin.
 //!
-//! Input: rings from any thread. Output: the reader wakes. Nothing here can fail.
+//! Input: rings. Output: the reader wakes. Thread: any. Nothing here can fail.
 
 use super::edges::BELL;
 use super::shared::Shared;

@@ -164,7 +164,7 @@ fn a_client_that_cannot_be_understood_is_told_why_and_not_let_in() {
 #[test]
 fn a_client_of_a_later_version_gets_our_version() {
     let mut bytes = wire::MAGIC.to_vec();
-    Frame::Hello(Hello { version: 9, compatible: 0b1100, ..Hello::new(b"") }).encode(&mut bytes);
+    Frame::Hello(Hello { version: 9, compatible: 0b11000, ..Hello::new(b"") }).encode(&mut bytes);
     let Handshake::Open { mut session, .. } = handshake(&bytes, MAX_EVENT, 0, &Sessions::new()) else { panic!() };
     let Frame::Welcome(welcome) = Frame::decode(session.outgoing()).unwrap().unwrap().0 else { panic!() };
     assert_eq!((welcome.version, welcome.compatible), (1, 0));
