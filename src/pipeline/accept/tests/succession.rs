@@ -57,7 +57,7 @@ fn a_line_that_two_daemons_read_is_one_event() {
     let (seen, names) = two_lives(|client| client.write_all(b"whole\nhalf").unwrap(), b" and half\nlast");
     assert_eq!(seen.texts(), ["whole", "half and half", "last"]);
     assert!(seen.losses.is_empty());
-    assert_eq!(names, ["bookmarks"], "what has ended is let go of");
+    assert_eq!(names, ["bookmarks"], "a connection that has ended is removed");
 }
 
 #[test]
@@ -307,10 +307,7 @@ fn bytes_of_a_client_that_has_sent_everything_and_closed_outlive_the_process() {
         [(0, &["one", "two", "last without its end"][..]), (2, &["last without its end"]), (3, &[])]
     {
         let published_again = died_in_the_read_of_all(said, published);
-        assert!(
-            published_again.iter().all(|(_, pid)| *pid == 4_000_001),
-            "it is known whose it is: {published_again:?}"
-        );
+        assert!(published_again.iter().all(|(_, pid)| *pid == 4_000_001), "its owner is known: {published_again:?}");
         let texts: Vec<&str> = published_again.iter().map(|(text, _)| text.as_str()).collect();
         assert_eq!(texts, expected, "{published} were published");
     }

@@ -298,7 +298,7 @@ fn a_write_that_blocks_for_a_minute_shows_as_a_stall_and_loses_nothing() {
     let later = |time| status.snapshot_at(Instant::now() + time).state;
     assert_eq!(later(STALL_AFTER * 2), Condition::Stalled);
     assert_eq!(later(Duration::from_secs(60)), Condition::Stalled);
-    assert_eq!(disk.calls(), calls, "nobody asks the disk meanwhile");
+    assert_eq!(disk.calls(), calls, "no thread calls the disk meanwhile");
     held.let_go();
     let last = rig.publish(b"20");
     rig.wait_persisted(last);

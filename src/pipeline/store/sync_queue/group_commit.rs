@@ -83,7 +83,7 @@ mod tests {
         group_commit.begin(now);
         group_commit.ask(4);
         group_commit.done(now, TOOK);
-        assert_eq!(group_commit.put_off(now), Some(now + TOOK / 2), "for the first four, who will be back");
+        assert_eq!(group_commit.put_off(now), Some(now + TOOK / 2), "for the first four, which will be back");
         group_commit.ask(4);
         assert_eq!(group_commit.put_off(now), None, "all are there");
         group_commit.begin(now);

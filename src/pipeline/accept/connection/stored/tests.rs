@@ -203,8 +203,8 @@ fn the_slot_of_a_connection_that_became_a_rings_is_freed_once_although_a_receive
         assert_eq!(manager.names(), ["bookmarks", "c0", "ring0-line"]);
     }
     let (connections, mut inherited) = manager.next_process_with(10, vec![0]);
-    assert_eq!(inherited[0].stored.slot(), Some(0), "whose bytes they are is known");
-    assert_eq!(manager.names(), ["bookmarks", "c0", "ring0-line"], "nor is it let go of before that is published");
+    assert_eq!(inherited[0].stored.slot(), Some(0), "the owner of the bytes is known");
+    assert_eq!(manager.names(), ["bookmarks", "c0", "ring0-line"], "it is not removed before its bytes are published");
     inherited.remove(0).stored.close();
     manager.wait_for(&["bookmarks", "ring0-line"]);
     let kept = [2, 3].map(|pid| connections.keep(0, pair().1, &identity(pid)));

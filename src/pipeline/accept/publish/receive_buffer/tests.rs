@@ -95,7 +95,7 @@ fn receive_buffers_of_writers_that_no_longer_exist_are_finished_by_others_and_ot
     let slots =
         |slot| receive_buffers.iter().map(|receive_buffers| receive_buffers.concern(Some(slot))).collect::<Vec<_>>();
     assert_eq!(slots(1), [false, true], "its own");
-    assert_eq!(slots(3), [true, false], "that of a writer that is gone");
+    assert_eq!(slots(3), [true, false], "the buffer of a writer that no longer exists");
     assert_eq!((slots(0), slots(2)), (vec![false; 2], vec![false; 2]), "of another version, and finished");
     manager.wait_for(&["desk0", "desk1", "desk3"]);
 }
