@@ -636,6 +636,22 @@ fn documents() -> Vec<(String, String)> {
 }
 
 #[test]
+fn lines_of_documents_fit_the_screen() {
+    let mut found = Vec::new();
+    let places = ["docs/", "crates/", "benches/"];
+    for (name, text) in documents().iter().filter(|(name, _)| places.iter().any(|place| name.starts_with(place))) {
+        // A row of a table cannot be broken.
+        for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.starts_with('|')) {
+            let columns = line.chars().count();
+            if columns > COLUMNS_MAX {
+                found.push(format!("{name}:{}: {columns} columns", at + 1));
+            }
+        }
+    }
+    complain("long lines", &found);
+}
+
+#[test]
 fn every_relative_link_of_the_documents_leads_to_a_file() {
     let mut found = Vec::new();
     let mut links = 0;
