@@ -377,6 +377,7 @@ struct dbuf_producer {
     size_t send_done;
     uint64_t sync_number;  /* SYNC was sent when all events up to here had been */
     uint64_t sync_known;   /* and its answer names at least this */
+    uint8_t sync_waits;    /* a SYNC found no room in the socket */
     uint64_t doubted;      /* events up to here are durable or counted as unconfirmed */
 
     /* Counts. Those of the ring at hand are in its words. */
@@ -1007,6 +1008,7 @@ DBUF__FUNCTION void dbuf__begin_frames(dbuf_producer *p) {
     p->send_number = p->settled + 1;
     p->send_done = 0;
     p->sync_number = 0;
+    p->sync_waits = 0;
     /* What the daemon has need not be sent again, but is kept until it is in a file. */
     while (p->send_number <= p->known && p->send_at != p->head && dbuf__read_record(p, p->send_at, &record)) {
         p->send_number += record.kind != DBUF__PAD;
@@ -1436,7 +1438,7 @@ DBUF__FUNCTION void dbuf__sleep(dbuf_producer *p, uint32_t turn, uint64_t now_ns
         syscall(SYS_futex, &p->words->turn, FUTEX_WAIT, turn, &slice, NULL, 0);
         break;
     case DBUF__FRAMES:
-        if (p->send_at != p->head) wait.events |= POLLOUT;
+        if (p->send_at != p->head || p->sync_waits) wait.events |= POLLOUT;
         poll(&wait, 1, slice_ms);
         break;
     case DBUF__DOWN: poll(NULL, 0, dbuf__slice_ms(now_ns, dbuf__min(until_ns, p->retry_at_ns))); break;
@@ -1788,10 +1790,15 @@ DBUF__FUNCTION void dbuf__ask_sync(dbuf_producer *p, uint64_t wanted) {
         /* The fence of dbuf__want() orders it, and the bell brings the daemon's look. */
         __atomic_store_n(&p->words->sync, wanted - p->base, __ATOMIC_RELAXED);
     } else if (p->stage == DBUF__FRAMES && p->send_at == p->head && p->sync_number < wanted) {
+        ssize_t sent;
         dbuf__put_frame_head(sync, 0, DBUF__FRAME_SYNC, 0, 0, 0, 0);
+        sent = send(p->fd, sync, sizeof sync, MSG_DONTWAIT | MSG_NOSIGNAL);
+        /* The events may have filled the socket: then the SYNC waits for room, as they would. */
+        p->sync_waits = sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
+        if (p->sync_waits) return;
         p->sync_number = wanted;
         p->sync_known = p->known;
-        dbuf__write(p, sync, sizeof sync);
+        if (sent != (ssize_t)sizeof sync) dbuf__lose_link(p, sent < 0 ? strerror(errno) : "the connection takes no more");
     }
 }
 

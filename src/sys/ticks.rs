@@ -8,7 +8,7 @@
 
 #![allow(unsafe_code, reason = "an instruction of the processor")]
 
-use std::arch::x86_64::{__cpuid, _rdtsc};
+use std::arch::x86_64::{__cpuid, _rdtsc, CpuidResult};
 use std::fs;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,9 +20,15 @@ const MEASURE_MIN: Duration = Duration::from_millis(20);
 #[must_use]
 pub fn are_reliable() -> bool {
     const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
-    let is_invariant = __cpuid(0x8000_0000).eax >= 0x8000_0007 && __cpuid(0x8000_0007).edx & (1 << 8) != 0;
+    let is_invariant = cpuid(0x8000_0000).eax >= 0x8000_0007 && cpuid(0x8000_0007).edx & (1 << 8) != 0;
     let clock = fs::read_to_string(CLOCK).unwrap_or_default();
     is_invariant && matches!(clock.trim(), "tsc" | "kvm-clock" | "hyperv_clocksource_tsc_page")
+}
+
+#[allow(unused_unsafe, reason = "Rust 1.94 and later call it safe, and the oldest that we build with does not")]
+fn cpuid(leaf: u32) -> CpuidResult {
+    // SAFETY: every x86-64 processor has the instruction.
+    unsafe { __cpuid(leaf) }
 }
 
 /// The counter now.

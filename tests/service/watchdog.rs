@@ -89,6 +89,7 @@ fn while_somebody_sends(machine: &Machine, meanwhile: impl FnOnce()) {
                 if stream.write_all(b"a line of somebody\n").is_err() {
                     stream = machine.stream();
                 }
+                // A steady rate: the watchdog looks for events that come and are not taken.
                 thread::sleep(Duration::from_millis(10));
             }
         });
@@ -150,6 +151,7 @@ fn a_reader_that_is_stopped_on_its_way_back_from_the_disk_is_not_taken_for_a_slo
 fn an_idle_daemon_feeds_the_watchdog() {
     let Some(machine) = Machine::boot() else { return };
     start(&machine);
+    // Time is what is tested: systemd kills a service that says nothing for one interval.
     thread::sleep(3 * INTERVAL + INTERVAL / 2);
     assert_eq!((machine.property("NRestarts"), machine.property("ActiveState")), ("0".into(), "active".into()));
 }
@@ -161,6 +163,7 @@ fn a_disk_that_blocks_for_several_intervals_is_a_state_and_no_hang() {
     let pid = machine.property("MainPID");
     let load = Load::start(&machine, 4);
     machine.run(&["fsfreeze", "--freeze", DISK]);
+    // Time is what is tested: systemd kills a service that says nothing for one interval.
     thread::sleep(4 * INTERVAL);
     machine.wait_for_stats("the state", |stats| stats["storage"]["state"] == "stalled");
     wait_for("the state in systemctl status", || {

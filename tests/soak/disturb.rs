@@ -208,10 +208,12 @@ impl<'m> Disturber<'m> {
 
     fn while_the_disk_says_no(&mut self, end: impl FnOnce(), longest_ms: u64) {
         let killed = (self.random.below(2) == 0).then(|| {
+            // The moment of the death is the seed's.
             thread::sleep(Duration::from_millis(self.random.below(500)));
             self.say("killed meanwhile");
             self.send_kill()
         });
+        // How long the disk says no is the seed's, too, and what is tried.
         thread::sleep(Duration::from_millis(1000 + self.random.below(longest_ms - 1000)));
         end();
         self.say("over");

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Stdio;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::account::Account;
@@ -13,7 +12,7 @@ use crate::disturb::{Card, Disturber, used_bytes};
 use crate::loads::Loads;
 use crate::machine::Machine;
 use crate::senders::Sent;
-use crate::support::wait_for;
+use crate::support::{wait_for, wait_within};
 use crate::table;
 
 /// The longest epoch of a long run.
@@ -154,12 +153,11 @@ impl<'m> Soak<'m> {
     /// not there.
     fn settle(&self, sent: &[Sent]) -> i64 {
         let due = self.last_sequence + Found::due(sent);
-        let until = Instant::now() + SETTLED;
         let mut last = 0;
-        while last < due && Instant::now() < until {
+        wait_within(SETTLED, || {
             last = self.machine.last_sequence();
-            thread::sleep(Duration::from_millis(20));
-        }
+            (last >= due).then_some(())
+        });
         self.machine.ctl_ok(&["sync"]);
         due.cast_signed() - last.cast_signed()
     }

@@ -51,7 +51,8 @@ impl Place {
     }
 }
 
-/// Rests up to so long: clients have a rate, or the files would grow with the machine's speed.
+/// Rests for a part of `max` that the seed decides. Clients have a rate, or the files would grow with the machine's
+/// speed.
 pub(crate) fn rest(random: &mut Random, max: Duration) {
     thread::sleep(Duration::from_nanos(random.below(max.as_nanos() as u64 + 1)));
 }

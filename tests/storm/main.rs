@@ -50,7 +50,7 @@ use clients::Place;
 use disk::Disk;
 use manager::Manager;
 use promise::{Found, Wrong};
-use support::wait_for;
+use support::{wait_for, wait_within};
 use weather::Weather;
 
 const KILLS: u64 = 30;
@@ -128,21 +128,18 @@ fn look(manager: &Manager, directory: &Path, wrong: &mut Wrong) {
 
 /// Waits until the daemon has read all connections to their end.
 fn settle(manager: &Manager, wrong: &mut Wrong) {
-    let until = Instant::now() + clients::ANSWER_TIMEOUT;
-    loop {
+    let mut left = String::new();
+    let settled = wait_within(clients::ANSWER_TIMEOUT, || {
         let stats = manager.home.stats();
         let (open, rings) = (&stats["connections"]["open"], stats["rings"].as_array().map_or(0, Vec::len));
         let names: Vec<String> = manager.names();
         let is_place = |name: &&String| name.strip_prefix('c').is_some_and(|rest| rest.parse::<u32>().is_ok());
         let stored = names.iter().filter(|name| is_place(name) || name.starts_with("ring") && *name != "rings").count();
-        if *open == 0 && rings == 0 && stored == 0 {
-            return;
-        }
-        if Instant::now() > until {
-            let what = format!("{open} connections open, {rings} rings, {stored} descriptors stored");
-            return wrong.say("clients are gone, and this is left of them", what);
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        left = format!("{open} connections open, {rings} rings, {stored} descriptors stored");
+        (*open == 0 && rings == 0 && stored == 0).then_some(())
+    });
+    if settled.is_none() {
+        wrong.say("clients are gone, and this is left of them", left);
     }
 }
 

@@ -81,6 +81,7 @@ impl Weather {
         manager.launch(&settings.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
+    /// Lets the daemon live for a while. The seed decides how long, so that the end meets it in each of its states.
     fn live(&mut self, manager: &mut Manager) {
         let before = self.random.below(40_000);
         thread::sleep(Duration::from_micros(before));
@@ -137,6 +138,7 @@ impl Weather {
         let view = manager.view();
         thread::scope(|scope| {
             scope.spawn(move || {
+                // The seed decides when, during the stop, everything goes well again.
                 thread::sleep(after);
                 if let Some(disk) = full {
                     disk.heal();

@@ -30,7 +30,7 @@ use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Backlog, UnixAddr, getpeername, listen};
@@ -42,7 +42,7 @@ use rustix::net::{
     connect, recvmsg, socket_with, sockopt,
 };
 
-use crate::support::{Home, wait_for};
+use crate::support::{Home, wait_for, wait_within};
 
 /// The longest that a daemon may take to start or to stop.
 const LIFE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -200,17 +200,10 @@ impl Manager {
     pub(crate) fn stop(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("a daemon");
         kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).expect("it is there");
-        let until = Instant::now() + LIFE_TIMEOUT;
-        let status = loop {
-            if let Some(status) = child.try_wait().expect("a child") {
-                break status;
-            }
-            if Instant::now() > until {
-                let _ = child.kill();
-                let _ = child.wait();
-                panic!("dbufd does not stop within {LIFE_TIMEOUT:?}: {}", self.log());
-            }
-            thread::sleep(Duration::from_millis(2));
+        let Some(status) = wait_within(LIFE_TIMEOUT, || child.try_wait().expect("a child")) else {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("dbufd does not stop within {LIFE_TIMEOUT:?}: {}", self.log());
         };
         // A signal that comes before it listens to signals ends it at once, which is an end like any other.
         let is_early = !self.is_ready() && status.signal() == Some(Signal::SIGTERM as i32);

@@ -18,6 +18,9 @@ use tempfile::TempDir;
 /// Longer than anything here takes on the slowest machine; a test that meets it has failed.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Longer than the daemon's threads pause within work that is not done.
+const SETTLED_FOR: Duration = Duration::from_millis(200);
+
 /// A folder with everything that a daemon needs; daemons come and go in it.
 pub struct Home {
     folder: TempDir,
@@ -135,15 +138,28 @@ impl Home {
     }
 }
 
-/// Asks until there is an answer; the time in between is short and only spares the machine.
-pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + TIMEOUT;
+/// Asks until there is an answer, and fails if none comes within [`TIMEOUT`].
+#[track_caller]
+pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    wait_within(TIMEOUT, ask).unwrap_or_else(|| panic!("waited too long for {what}"))
+}
+
+/// Asks until the condition holds, and fails if it does not within [`TIMEOUT`].
+#[track_caller]
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    wait_for(what, || is_so().then_some(()));
+}
+
+/// Asks until there is an answer; None if none comes in time. The pause between two questions decides nothing: it
+/// spares the machine.
+pub fn wait_within<T>(timeout: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let until = Instant::now() + timeout;
     loop {
-        if let Some(answer) = ask() {
+        let answer = ask();
+        if answer.is_some() || Instant::now() >= until {
             return answer;
         }
-        assert!(Instant::now() < until, "waited too long for {what}");
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -249,6 +265,22 @@ impl Daemon {
             .collect();
         found.sort();
         found
+    }
+
+    /// Fails if a thread of the data plane wakes within the time, which is what is tested: nothing can be waited for
+    /// where nothing happens. The last of the work before may still be under way, so this first waits until two looks
+    /// agree.
+    #[track_caller]
+    pub fn assert_nobody_wakes(&self, during: Duration) {
+        let switches = || self.switches(|name| name.starts_with("dbufd-"));
+        let before = wait_for("the threads to settle", || {
+            let first = switches();
+            std::thread::sleep(SETTLED_FOR);
+            (first == switches()).then_some(first)
+        });
+        assert!(before.len() >= 2, "writers and reader are there: {before:?}");
+        std::thread::sleep(during);
+        assert_eq!(switches(), before, "nobody wakes");
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::manager::{Manager, Pace, connect_named, unique};
+use crate::support::wait_within;
 
 const CONNECTIONS: usize = 3000;
 /// Ours and the manager's, with some to spare. While the daemon is started, the copy of the test that becomes it has
@@ -33,10 +34,7 @@ fn a_burst_of_three_thousand_connections_is_stored_once_the_manager_reads_again(
     manager.home.wait_for_stats("all connections", |stats| stats["connections"]["open"] == CONNECTIONS);
     manager.set_pace(Pace::Prompt);
     let is_ours = |name: &str| name.starts_with(&prefix);
-    let until = std::time::Instant::now() + STORED_TIMEOUT;
-    while manager.count_taken(is_ours) < CONNECTIONS && std::time::Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_within(STORED_TIMEOUT, || (manager.count_taken(is_ours) >= CONNECTIONS).then_some(()));
     let (taken, stats) = (manager.count_taken(is_ours), manager.home.stats());
     assert_eq!(taken, CONNECTIONS, "of all connections these are stored: {}", stats["connections"]);
     assert_eq!(stats["connections"]["kept"], CONNECTIONS, "{}", stats["connections"]);

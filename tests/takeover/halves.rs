@@ -1,13 +1,13 @@
 //! Halves of one size after another while the disk takes nothing.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::disk::Disk;
 use crate::manager::{Manager, Pace, connect_named, unique};
-use crate::support::wait_for;
+use crate::support::{wait_for, wait_within};
 
 const EVENTS: usize = 100;
 /// A daemon that waits for its manager may wait as long as it likes, and this test so long.
@@ -89,10 +89,7 @@ fn halves_that_the_manager_has_not_taken_yet_lose_nothing() {
         sent.push(line);
     }
     // Either the daemon takes them, or it waits for the manager first: both are right.
-    let until = Instant::now() + UNTAKEN_TIMEOUT;
-    while Instant::now() < until && received(&manager) < EVENTS as u64 {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_within(UNTAKEN_TIMEOUT, || (received(&manager) >= EVENTS as u64).then_some(()));
     manager.kill();
     manager.set_pace(Pace::Prompt);
     manager.start(&["buffer.capacity=1MiB"]);

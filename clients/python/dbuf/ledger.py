@@ -27,8 +27,8 @@ EVENT_COST = 256
 
 
 Kept = Tuple[bytes, int, bytes, int, bytes]
-"""An event that is not settled: payload, pri, tag, time in nanoseconds, packed fields. Its number is implied by its place: a signal
-handler that sends while its thread does can then not break the order of the numbers."""
+"""An event that is not settled: payload, pri, tag, time in nanoseconds, packed fields. Its number is implied by its
+place: a signal handler that sends while its thread does can then not break the order of the numbers."""
 
 
 @dataclass(frozen=True)

@@ -313,11 +313,7 @@ fn a_daemon_that_does_not_read_makes_nobody_wait() {
         let came = talk.events(sent);
         (came, talk)
     });
-    let deadline = Instant::now() + TIMEOUT;
-    while !reader.is_finished() && Instant::now() < deadline {
-        producer.tend();
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    until(&mut producer, |_| reader.is_finished());
     let (came, _talk) = reader.join().unwrap();
     assert!(came.iter().map(|came| came.sequence).eq(1..=sent as u64));
     assert_eq!(producer.statistics().lost_full, 1);

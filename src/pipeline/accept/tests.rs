@@ -541,6 +541,7 @@ fn without_work_no_writer_wakes_up() {
     let looks = || -> Vec<_> { rig.accept.as_ref().unwrap().pulses().iter().map(|pulse| pulse.look()).collect() };
     rig.wait_until("all sleep", |_| looks().iter().all(|beat| beat.activity == Activity::Parked));
     let before = looks();
+    // Time is what is tested: nothing can be waited for where nothing happens.
     std::thread::sleep(Duration::from_millis(150));
     assert_eq!(looks(), before);
     drop(silent);
@@ -563,12 +564,7 @@ fn while_the_buffer_is_full_senders_wait_and_nothing_is_lost() {
     let mut stream = rig.connect();
     let lines: String = (0..20_000).map(|n| format!("{n:0100}\n")).collect();
     let sender = std::thread::spawn(move || stream.write_all(lines.as_bytes()).unwrap());
-    let pulse = &rig.accept.as_ref().unwrap().pulses()[0];
-    rig.wait_until("the writer waits for room", |_| {
-        let before = pulse.look();
-        std::thread::sleep(Duration::from_millis(20));
-        before.activity == Activity::WaitsForRoom && before == pulse.look()
-    });
+    rig.wait_until_the_writer_waits_for_room();
     assert!(!sender.is_finished(), "the sender is held back");
     rig.pause(false);
     sender.join().unwrap();
@@ -588,12 +584,7 @@ fn a_writer_that_waits_for_room_does_not_hold_up_the_end() {
     rig.pause(true);
     let mut stream = rig.connect();
     let sender = std::thread::spawn(move || stream.write_all(&b"x\n".repeat(2_000_000)));
-    let pulse = rig.accept.as_ref().unwrap().pulses().remove(0);
-    rig.wait_until("the writer waits for room", |_| {
-        let before = pulse.look();
-        std::thread::sleep(Duration::from_millis(20));
-        before.activity == Activity::WaitsForRoom && before == pulse.look()
-    });
+    rig.wait_until_the_writer_waits_for_room();
     let stopped = rig.accept.take().unwrap().stop(Duration::ZERO);
     assert_eq!(stopped.writers_left, 1);
     // It ends with the reader. What it held is stored or counted.

@@ -143,6 +143,7 @@ pub fn until(producer: &mut Producer, is_so: impl Fn(&Producer) -> bool) {
             return;
         }
         assert!(Instant::now() < deadline, "it never came: {:?}", producer.statistics());
+        // Spares the machine, and decides nothing.
         std::thread::sleep(Duration::from_millis(1));
     }
 }

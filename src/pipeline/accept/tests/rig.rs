@@ -23,6 +23,7 @@ use crate::pipeline::account::{Identity, Totals};
 use crate::pipeline::buffer::{Batch, DoubleBuffer, Options, Reader, Waker};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
+use crate::pipeline::pulse::Activity;
 use crate::pipeline::record::{Kind, Loss, Record};
 use crate::sys::fdstore::FdStore;
 
@@ -308,6 +309,16 @@ impl Rig {
             assert!(Instant::now() < deadline, "waited in vain until {what}");
             std::thread::yield_now();
         }
+    }
+
+    /// Until the only writer waits for room and gets none: one that gets room is in another round at the second look.
+    pub(crate) fn wait_until_the_writer_waits_for_room(&self) {
+        let pulse = self.accept.as_ref().unwrap().pulses().remove(0);
+        self.wait_until("the writer waits for room", |_| {
+            let before = pulse.look();
+            std::thread::sleep(Duration::from_millis(20));
+            before.activity == Activity::WaitsForRoom && before == pulse.look()
+        });
     }
 
     /// The account, once it counts this many received events. A writer counts right after its publish, which can be

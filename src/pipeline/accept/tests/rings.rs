@@ -273,6 +273,7 @@ fn what_a_dead_daemon_has_taken_is_not_reported_as_persisted_before_it_is() {
     client.send("three");
     second.wait_for_events(3);
     client.wait_for(want::ROOM, |ring| ring.memory().words().taken.load(Relaxed) == 3);
+    // An orderly stop would wait for progress, and there is none.
     second.stop_within(Duration::from_millis(10));
     assert_eq!(client.ring.memory().words().persisted.load(Relaxed), 0);
     assert_eq!(client.ring.memory().words().durable.load(Relaxed), 0);

@@ -109,6 +109,7 @@ fn a_connection_that_the_manager_still_holds_keeps_no_writer_awake() {
     // The manager has not yet read that it is to close it.
     let rounds = || rig.accept.as_ref().unwrap().pulses().iter().map(|pulse| pulse.look().rounds).sum::<u64>();
     let before = rounds();
+    // Time is what is tested: a writer that spins makes thousands of rounds in it.
     std::thread::sleep(std::time::Duration::from_millis(50));
     assert!(rounds() - before < 10, "{} rounds for nothing", rounds() - before);
     assert_eq!(manager.names(), ["bookmarks"]);

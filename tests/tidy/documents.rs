@@ -1,0 +1,192 @@
+//! What is not Rust: how wide its lines are, and where the links of the documents lead.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use super::{COLUMNS_MAX, complain, root, texts, texts_below};
+
+/// Wider lines that each file may still have, at most. These numbers may only shrink.
+const WIDE_LINES: &[(&str, usize)] = &[
+    ("Cargo.toml", 4),
+    ("benches/compare/growth", 3),
+    ("benches/compare/harness/build.py", 2),
+    ("benches/compare/harness/curves.py", 4),
+    ("benches/compare/harness/lttng.py", 1),
+    ("benches/compare/harness/machine.py", 2),
+    ("benches/compare/harness/measure.py", 1),
+    ("benches/compare/harness/peers.py", 6),
+    ("benches/compare/harness/plot.py", 5),
+    ("benches/compare/harness/processes.py", 3),
+    ("benches/compare/harness/report.py", 3),
+    ("benches/compare/harness/subjects.py", 3),
+    ("benches/compare/latency", 6),
+    ("benches/compare/programs/barest.c", 1),
+    ("benches/compare/programs/calls.c", 5),
+    ("benches/compare/programs/calls_spdlog.cpp", 1),
+    ("benches/compare/programs/events.h", 3),
+    ("benches/compare/programs/floors.c", 4),
+    ("benches/compare/programs/lttng_event.h", 1),
+    ("benches/compare/programs/many.c", 1),
+    ("benches/compare/programs/paced.c", 2),
+    ("benches/compare/programs/send.c", 3),
+    ("benches/compare/programs/send_spdlog.cpp", 1),
+    ("benches/compare/programs/sender.h", 2),
+    ("benches/compare/programs/slow_disk.c", 4),
+    ("benches/compare/programs/stop_lttng.c", 1),
+    ("benches/compare/programs/verify.c", 9),
+    ("benches/compare/run", 5),
+    ("benches/outlive", 3),
+    ("clients/c/README.md", 11),
+    ("clients/c/dbuf.h", 92),
+    ("clients/c/examples/bench.c", 3),
+    ("clients/c/examples/fields.c", 1),
+    ("clients/c/tests/driver.c", 7),
+    ("clients/c/tests/golden.c", 1),
+    ("clients/c/tests/killed.c", 1),
+    ("clients/python/README.md", 8),
+    ("clients/python/dbuf/handler.py", 1),
+    ("clients/python/dbuf/link.py", 1),
+    ("clients/python/dbuf/wire.py", 1),
+    ("tests/systemd/box", 11),
+];
+
+/// Wider rows of tables that each document may still have, at most: a row cannot be broken, only its cells can be
+/// shorter. These numbers may only shrink.
+const WIDE_ROWS: &[(&str, usize)] = &[
+    ("clients/c/README.md", 4),
+    ("clients/python/README.md", 1),
+    ("clients/rust/README.md", 6),
+    ("docs/ARCHITECTURE.md", 1),
+];
+
+/// Files whose lines are given: data, the words of others, and Rust, which has a rule of its own.
+const NOT_MEASURED: &[&str] = &[".rs", ".json", ".tsv", ".svg", ".segment", "LICENSE-APACHE", ".prom"];
+
+/// The texts, and what is at the root beside them.
+fn all_texts() -> Vec<(String, String)> {
+    let mut all = texts();
+    all.retain(|(name, _)| name.contains('/'));
+    for entry in fs::read_dir(root()).expect("the root").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_file() && name != "Cargo.lock" {
+            all.extend(fs::read_to_string(entry.path()).map(|text| (name, text)));
+        }
+    }
+    for hidden in [".ci", ".github"] {
+        let texts = texts_below(&root().join(hidden)).into_iter();
+        all.extend(texts.filter(|(name, _)| !name.starts_with(".ci/advisories/")));
+    }
+    all
+}
+
+#[test]
+fn lines_of_every_language_fit_the_screen() {
+    let mut found = Vec::new();
+    for (name, text) in all_texts() {
+        if NOT_MEASURED.iter().any(|end| name.ends_with(end)) {
+            continue;
+        }
+        let is_row = |line: &str| name.ends_with(".md") && line.trim_start().starts_with('|');
+        let wide = text.lines().enumerate().filter(|(_, line)| line.chars().count() > COLUMNS_MAX);
+        let (rows, lines): (Vec<_>, Vec<_>) = wide.partition(|(_, line)| is_row(line));
+        for (wide, allowed, what) in [(rows, WIDE_ROWS, "rows"), (lines, WIDE_LINES, "lines")] {
+            let most = allowed.iter().find(|(file, _)| *file == name).map_or(0, |(_, most)| *most);
+            if wide.len() > most {
+                let at: Vec<String> = wide.iter().map(|(at, _)| (at + 1).to_string()).collect();
+                found.push(format!("{name}: {} {what}, {most} allowed: {}", wide.len(), at.join(" ")));
+            }
+        }
+    }
+    complain(&format!("more than {COLUMNS_MAX} columns"), &found);
+}
+
+/// The lines of a document outside of its blocks of code.
+fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut is_code = false;
+    text.lines().enumerate().filter(move |(_, line)| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    })
+}
+
+/// A line without what is quoted as code in it.
+fn without_code(line: &str) -> String {
+    line.split('`').step_by(2).collect()
+}
+
+/// The anchors of a document: its headings, as the usual hosts make them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let headings = prose(text).filter(|(_, line)| line.starts_with('#'));
+    let anchor = |(_, line): (usize, &str)| {
+        let kept = |letter: &char| letter.is_alphanumeric() || [' ', '-', '_'].contains(letter);
+        let title: String = line.trim_start_matches('#').trim().to_lowercase().chars().filter(kept).collect();
+        let anchor = title.replace(' ', "-");
+        let count = seen.entry(anchor.clone()).or_default();
+        *count += 1;
+        if *count == 1 { anchor } else { format!("{anchor}-{}", *count - 1) }
+    };
+    headings.map(anchor).collect()
+}
+
+/// Where the links of a line lead: `[text](target)`, and `[name]: target`.
+fn targets(line: &str) -> Vec<String> {
+    let line = without_code(line);
+    let inline = line.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
+    let definition = line.strip_prefix('[').and_then(|rest| rest.split_once("]: ")).map(|(_, target)| target.trim());
+    inline.chain(definition).map(str::to_owned).collect()
+}
+
+/// `docs/../README.md` is `README.md`.
+fn resolved(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut all, component| {
+        if component == Component::ParentDir {
+            all.pop();
+        } else {
+            all.push(component);
+        }
+        all
+    })
+}
+
+#[test]
+fn every_link_of_a_document_leads_to_a_file_and_a_heading_that_are_there() {
+    let documents: BTreeMap<String, String> =
+        all_texts().into_iter().filter(|(name, _)| name.ends_with(".md")).collect();
+    let mut found = Vec::new();
+    let mut followed = 0;
+    for (name, text) in &documents {
+        for (at, line) in prose(text) {
+            for target in
+                targets(line).iter().filter(|target| !target.contains("://") && !target.starts_with("mailto:"))
+            {
+                followed += 1;
+                let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+                let folder = Path::new(name).parent().expect("a folder");
+                let path = if file.is_empty() { PathBuf::from(name) } else { resolved(&folder.join(file)) };
+                let heads = documents.get(&*path.to_string_lossy()).map(|text| anchors(text));
+                let has_anchor = anchor.is_empty() || heads.is_some_and(|anchors| anchors.contains(anchor));
+                if !root().join(&path).exists() || !has_anchor {
+                    found.push(format!("{name}:{}: {target}", at + 1));
+                }
+            }
+        }
+    }
+    assert!(followed > 10, "the links were not found");
+    complain("a link leads nowhere", &found);
+}
+
+#[test]
+fn links_and_anchors_are_read_as_they_are_written() {
+    assert_eq!(
+        targets("see [this](docs/A.md#the-gate) and [that](b.md), not `[x](y)`"),
+        ["docs/A.md#the-gate", "b.md"]
+    );
+    assert_eq!(targets("[name]: ../c.md"), ["../c.md"]);
+    let text = "# Two kinds: `words`, decide\n```sh\n# no heading\n```\n## A_b c-d\n## Again\n## Again\n";
+    let wanted = ["a_b-c-d", "again", "again-1", "two-kinds-words-decide"];
+    assert!(anchors(text).iter().eq(wanted), "{:?}", anchors(text));
+    assert_eq!(resolved(Path::new("docs/../clients/c/README.md")), Path::new("clients/c/README.md"));
+}
