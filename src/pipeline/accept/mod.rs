@@ -81,15 +81,15 @@ pub struct AcceptOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The kernel refused a descriptor, an option or a thread.
-    #[error("the writers cannot start: {0}")]
+    #[error("cannot start the writers: {0}; raise the limits of open files and threads (LimitNOFILE=, TasksMax=)")]
     Kernel(#[from] io::Error),
     /// The buffer was built for fewer writers.
-    #[error("the writers cannot start: {0}; build the buffer for more")]
+    #[error("cannot start the writers: {0}; build the buffer for more writers")]
     Writers(#[from] TooManyWriters),
     /// The largest event allowed would never fit into a claim.
     #[error(
-        "ingest.max_event of {max_event_bytes} bytes does not fit: the buffer takes at most {limit_bytes}; \
-         make one smaller or the other larger"
+        "ingest.max_event = {max_event_bytes} bytes is too large: the buffer holds events of at most {limit_bytes} \
+         bytes; lower ingest.max_event or raise buffer.capacity"
     )]
     MaxEvent {
         /// `ingest.max_event`, in bytes.

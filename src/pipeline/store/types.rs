@@ -89,7 +89,7 @@ pub enum WriteError {
     #[error("the disk is full: {0}; free some space on it")]
     Full(io::Error),
     /// The disk failed.
-    #[error("the disk failed: {0}; see the kernel's messages (dmesg)")]
+    #[error("the disk failed: {0}")]
     Failed(io::Error),
 }
 
