@@ -12,7 +12,7 @@
 ...     client.sync()                                             # both are on the disk now
 """
 
-from .client import Client
+from .client import Bytes, Client
 from .errors import (
     Closed,
     DbufError,
@@ -25,12 +25,13 @@ from .errors import (
     TooBig,
 )
 from .handler import Handler
-from .ledger import Refusal, Statistics
 from .lines import LineClient
 from .paths import default_path
+from .unacknowledged import Refusal, Statistics
 from .wire import Code, Level, WireError
 
 __all__ = [
+    "Bytes",
     "Client",
     "Closed",
     "Code",

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Callable, Mapping, Optional, Type, Union
+from typing import Callable, Union
 
 from . import process, wire
 from .errors import Closed, Full, Invalid, NotConnected, NotStored, SessionTaken, TimedOut, TooBig
-from .ledger import EVENT_COST, Ledger, Refusal, Statistics, cost
 from .link import WELCOME_TIMEOUT_S, Link
 from .paths import default_path
+from .unacknowledged import EVENT_COST, Refusal, Statistics, Unacknowledged, cost
 from .wire import Level
 
 BUFFER_BYTES = 8 << 20
@@ -65,14 +66,14 @@ class Client:
         self,
         name: Bytes = "",
         *,
-        path: Union[str, "os.PathLike[str]", None] = None,
-        ack: Union[str, Level] = Level.PERSISTED,
-        session: Optional[int] = None,
+        path: str | os.PathLike[str] | None = None,
+        ack: str | Level = Level.PERSISTED,
+        session: int | None = None,
         buffer_bytes: int = BUFFER_BYTES,
         when_full: str = "block",
         when_down: str = "buffer",
         block_timeout: float = 10.0,
-        on_refused: Optional[Callable[[Refusal], None]] = None,
+        on_refused: Callable[[Refusal], None] | None = None,
         close_timeout: float = 5.0,
     ) -> None:
         self._name = to_tag(name)
@@ -96,9 +97,9 @@ class Client:
         process.tell_of_fork(self)
         process.tell_of_exit(self)
 
-    def _begin(self, session: Optional[int]) -> None:
-        self._ledger = Ledger(self._level, self._buffer_bytes, session or secrets.randbits(128) or 1)
-        self._link: Optional[Link] = None
+    def _begin(self, session: int | None) -> None:
+        self._unacked = Unacknowledged(self._level, self._buffer_bytes, session or secrets.randbits(128) or 1)
+        self._link: Link | None = None
 
     def send(
         self,
@@ -106,8 +107,8 @@ class Client:
         *,
         priority: int = 6,
         tag: Bytes = "",
-        time_ns: Optional[int] = None,
-        fields: Optional[Mapping[str, Bytes]] = None,
+        time_ns: int | None = None,
+        fields: Mapping[str, Bytes] | None = None,
     ) -> int:
         """Takes one event and returns its number: 1, 2, and so on.
 
@@ -136,26 +137,26 @@ class Client:
         self, payload: bytes, priority: int, label: bytes, time_ns: int, fields: bytes, is_counted: bool = True
     ) -> int:
         """As :meth:`send`, of what is right. ``is_counted`` says whether it is a loss if there is no room."""
-        ledger = self._ledger
-        with ledger.changed:
-            link = self._started(ledger)
+        unacked = self._unacked
+        with unacked.changed:
+            link = self._started(unacked)
             if self._when_down == "fail":
-                self._require_connection(ledger, link)
-            self._check_size(ledger, len(payload), len(label) + len(fields))
-            if not self._waits_for_room(ledger, link, cost(payload, label, fields)):
+                self._require_connection(unacked, link)
+            self._check_size(unacked, len(payload), len(label) + len(fields))
+            if not self._waits_for_room(unacked, link, cost(payload, label, fields)):
                 if is_counted:
-                    ledger.count_lost("full")
+                    unacked.count_lost("full")
                 if self._when_full == "drop":
                     return 0
-                why = f": {ledger.last_error}" if ledger.last_error else ""
-                raise Full(f"{ledger.kept_bytes} bytes of events wait for the daemon already{why}")
-            number = ledger.add(payload, priority, label, time_ns, fields)
+                why = f": {unacked.last_error}" if unacked.last_error else ""
+                raise Full(f"{unacked.kept_bytes} bytes of events wait for the daemon already{why}")
+            number = unacked.add(payload, priority, label, time_ns, fields)
             link.wake_for_event()
             return number
 
     def _count_full(self) -> None:
-        with self._ledger.changed:
-            self._ledger.count_lost("full")
+        with self._unacked.changed:
+            self._unacked.count_lost("full")
 
     def connect(self, timeout: float = 10.0) -> int:
         """Waits until there is a connection, and returns the last sequence of a given session that the daemon has
@@ -165,12 +166,12 @@ class Client:
 
         :raises NotConnected: none could be made in time.
         """
-        ledger = self._ledger
-        with ledger.changed:
-            link = self._started(ledger)
+        unacked = self._unacked
+        with unacked.changed:
+            link = self._started(unacked)
             self._refuse_own_thread(link)
-            self._await_connection(ledger, link, timeout, lambda: False)
-            return ledger.last_before
+            self._await_connection(unacked, link, timeout, lambda: False)
+            return unacked.last_before
 
     def sync(self, timeout: float = 10.0) -> None:
         """Waits until every event so far is durable: on the disk, safe from a loss of power.
@@ -178,74 +179,74 @@ class Client:
         :raises TimedOut: not yet; a later call may succeed.
         :raises NotStored: all that can be durable is, but since the last sync some events were refused.
         """
-        ledger = self._ledger
-        with ledger.changed:
-            if ledger.number == 0:
+        unacked = self._unacked
+        with unacked.changed:
+            if unacked.number == 0:
                 return
-            link = self._started(ledger)
+            link = self._started(unacked)
             self._refuse_own_thread(link)
-            wanted = ledger.number
-            ledger.sync_wanted = max(ledger.sync_wanted, wanted)
+            wanted = unacked.number
+            unacked.sync_wanted = max(unacked.sync_wanted, wanted)
             link.wake()
-            if not ledger.changed.wait_for(lambda: ledger.synced >= wanted or self._is_over(ledger), timeout):
-                why = f": {ledger.last_error}" if ledger.last_error else ""
+            if not unacked.changed.wait_for(lambda: unacked.synced >= wanted or self._is_over(unacked), timeout):
+                why = f": {unacked.last_error}" if unacked.last_error else ""
                 raise TimedOut(f"not durable within {timeout:g} s{why}")
-            if ledger.synced < wanted:
-                self._raise_if_over(ledger)
-            refused, ledger.refused_untold = ledger.refused_untold, 0
-            unconfirmed, ledger.unconfirmed_untold = ledger.unconfirmed_untold, 0
+            if unacked.synced < wanted:
+                self._raise_if_over(unacked)
+            refused, unacked.refused_untold = unacked.refused_untold, 0
+            unconfirmed, unacked.unconfirmed_untold = unacked.unconfirmed_untold, 0
             if refused or unconfirmed:
                 raise NotStored(refused, unconfirmed)
 
     def drain(self, timeout: float = 10.0) -> bool:
         """Waits until every event so far is settled, see ``ack``. False if that took too long."""
-        ledger = self._ledger
-        with ledger.changed:
+        unacked = self._unacked
+        with unacked.changed:
             if self._link is not None:
                 self._refuse_own_thread(self._link)
-            wanted = ledger.number
-            ledger.changed.wait_for(lambda: ledger.settled >= wanted or self._is_over(ledger), timeout)
-            return ledger.settled >= wanted
+            wanted = unacked.number
+            unacked.changed.wait_for(lambda: unacked.settled >= wanted or self._is_over(unacked), timeout)
+            return unacked.settled >= wanted
 
-    def close(self, timeout: Optional[float] = None) -> bool:
+    def close(self, timeout: float | None = None) -> bool:
         """Takes no more events, waits until all are settled, says goodbye.
 
         :param timeout: how long to wait; unless given, ``close_timeout``. What is not settled then is counted as
             abandoned.
         :returns: whether everything was settled.
         """
-        ledger, link = self._ledger, self._link
-        with ledger.changed:
+        unacked, link = self._unacked, self._link
+        with unacked.changed:
             if link is not None:
                 self._refuse_own_thread(link)
-            ledger.closing = True
-            ledger.changed.notify_all()
+            unacked.closing = True
+            unacked.changed.notify_all()
         is_settled = self.drain(self._close_timeout if timeout is None else timeout)
-        with ledger.changed:
-            ledger.stopping = True
-            ledger.changed.notify_all()
+        with unacked.changed:
+            unacked.stopping = True
+            unacked.changed.notify_all()
             if link is not None:
                 link.wake()
         if link is not None:
             # It waits for nothing but its lock and the callback.
             link.thread.join(self._close_timeout)
-        with ledger.changed:
-            ledger.abandon()
+        with unacked.changed:
+            unacked.abandon()
         return is_settled
 
     def statistics(self) -> Statistics:
         """What became of the events of this process."""
-        with self._ledger.changed:
-            return self._ledger.statistics()
+        with self._unacked.changed:
+            return self._unacked.statistics()
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -254,19 +255,19 @@ class Client:
         state = "connected" if statistics.connected else statistics.last_error or "not connected yet"
         return f"<dbuf.Client {self._name.decode('utf-8', 'replace')!r}: {statistics.kept} events kept, {state}>"
 
-    # Below here the caller holds `ledger.changed`.
+    # Below here the caller holds `unacked.changed`.
 
-    def _started(self, ledger: Ledger) -> Link:
-        self._raise_if_over(ledger)
-        if ledger.closing:
+    def _started(self, unacked: Unacknowledged) -> Link:
+        self._raise_if_over(unacked)
+        if unacked.closing:
             raise Closed("the client is closed")
         if self._link is None:
-            self._start(ledger)
+            self._start(unacked)
         assert self._link is not None, "started"
         return self._link
 
-    def _start(self, ledger: Ledger) -> None:
-        link = Link(ledger, self._find, self._name, self._on_refused)
+    def _start(self, unacked: Unacknowledged) -> None:
+        link = Link(unacked, self._find, self._name, self._on_refused)
         if self._link is not None:
             # A signal handler that sends came in between, and has begun one.
             link.let_go()
@@ -284,71 +285,73 @@ class Client:
     def _find(self) -> str:
         return default_path() if self._path is None else os.fspath(self._path)
 
-    def _is_over(self, ledger: Ledger) -> bool:
-        return ledger.stopping or ledger.failed is not None
+    def _is_over(self, unacked: Unacknowledged) -> bool:
+        return unacked.stopping or unacked.failed is not None
 
-    def _raise_if_over(self, ledger: Ledger) -> None:
-        if isinstance(ledger.failed, SessionTaken):
-            raise SessionTaken(str(ledger.failed))
-        if ledger.failed is not None:
-            raise Closed(f"the client has failed: {ledger.failed!r}") from ledger.failed
-        if ledger.stopping:
+    def _raise_if_over(self, unacked: Unacknowledged) -> None:
+        if isinstance(unacked.failed, SessionTaken):
+            raise SessionTaken(str(unacked.failed))
+        if unacked.failed is not None:
+            raise Closed(f"the client has failed: {unacked.failed!r}") from unacked.failed
+        if unacked.stopping:
             raise Closed("the client is closed")
 
     def _refuse_own_thread(self, link: Link) -> None:
         if link.is_current():
             raise RuntimeError("on_refused must not wait for what its own thread would have to do")
 
-    def _check_size(self, ledger: Ledger, payload_bytes: int, tag_bytes: int) -> None:
+    def _check_size(self, unacked: Unacknowledged, payload_bytes: int, tag_bytes: int) -> None:
         # Before the first WELCOME the daemon's bound is not known; what is too big for it is refused there.
-        if ledger.welcome is not None and payload_bytes > ledger.welcome.max_event:
-            max_event = ledger.welcome.max_event
+        if unacked.welcome is not None and payload_bytes > unacked.welcome.max_event:
+            max_event = unacked.welcome.max_event
             raise TooBig(f"the event has {payload_bytes} bytes, and dbufd takes {max_event} (ingest.max_event)")
-        room = min(ledger.capacity_bytes - EVENT_COST, wire.LENGTH_MAX)
+        room = min(unacked.capacity_bytes - EVENT_COST, wire.LENGTH_MAX)
         if payload_bytes + tag_bytes > room:
             raise TooBig(f"the event has {payload_bytes} bytes, and the client keeps {room} at most (buffer_bytes)")
 
-    def _waits_for_room(self, ledger: Ledger, link: Link, needed: int) -> bool:
+    def _waits_for_room(self, unacked: Unacknowledged, link: Link, needed: int) -> bool:
         # The callback's thread is the one that makes room: it must not wait for itself.
-        if not ledger.has_room(needed) and self._when_full == "block" and not link.is_current():
-            ledger.changed.wait_for(
-                lambda: ledger.has_room(needed) or ledger.closing or self._is_over(ledger), self._block_timeout
+        if not unacked.has_room(needed) and self._when_full == "block" and not link.is_current():
+            unacked.changed.wait_for(
+                lambda: unacked.has_room(needed) or unacked.closing or self._is_over(unacked), self._block_timeout
             )
-            self._started(ledger)
-        return ledger.has_room(needed)
+            self._started(unacked)
+        return unacked.has_room(needed)
 
-    def _require_connection(self, ledger: Ledger, link: Link) -> None:
-        failures = ledger.failures
+    def _require_connection(self, unacked: Unacknowledged, link: Link) -> None:
+        failures = unacked.failures
         if not link.is_current():
-            self._await_connection(ledger, link, WELCOME_TIMEOUT_S, lambda: ledger.failures != failures)
-        elif ledger.welcome is None:
-            raise NotConnected(ledger.last_error or "not connected yet")
+            self._await_connection(unacked, link, WELCOME_TIMEOUT_S, lambda: unacked.failures != failures)
+        elif unacked.welcome is None:
+            raise NotConnected(unacked.last_error or "not connected yet")
 
-    def _await_connection(self, ledger: Ledger, link: Link, timeout: float, gives_up: Callable[[], bool]) -> None:
-        if ledger.welcome is not None:
+    def _await_connection(
+        self, unacked: Unacknowledged, link: Link, timeout: float, gives_up: Callable[[], bool]
+    ) -> None:
+        if unacked.welcome is not None:
             return
-        ledger.callers += 1
-        ledger.hurry = True
+        unacked.callers += 1
+        unacked.hurry = True
         link.wake()
         try:
-            ledger.changed.wait_for(
-                lambda: ledger.welcome is not None or gives_up() or ledger.closing or self._is_over(ledger), timeout
+            unacked.changed.wait_for(
+                lambda: unacked.welcome is not None or gives_up() or unacked.closing or self._is_over(unacked), timeout
             )
         finally:
-            ledger.callers -= 1
-        self._started(ledger)
-        if ledger.welcome is None:
-            raise NotConnected(ledger.last_error or f"no answer from dbufd within {timeout:g} s")
+            unacked.callers -= 1
+        self._started(unacked)
+        if unacked.welcome is None:
+            raise NotConnected(unacked.last_error or f"no answer from dbufd within {timeout:g} s")
 
     # Of the process; see `process`.
 
     def _in_child(self) -> None:
-        closed = self._ledger.closing
+        closed = self._unacked.closing
         if self._link is not None:
             self._link.let_go()
         self._begin(None)
-        # The lock of the old ledger may be held by a thread that does not exist here.
-        self._ledger.closing = self._ledger.stopping = closed
+        # The lock of the old unacked may be held by a thread that does not exist here.
+        self._unacked.closing = self._unacked.stopping = closed
 
     def _at_exit(self) -> None:
         self.close()

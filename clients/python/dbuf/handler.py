@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import Optional, Union
 
 from . import process, wire
 from .client import BUFFER_BYTES, Bytes, Client, to_bytes, to_tag
 from .errors import Closed, Full
-from .ledger import Statistics
+from .unacknowledged import Statistics
 from .wire import Level
 
 FIELD_HEAD_BYTES = 5
@@ -59,11 +58,11 @@ class Handler(logging.Handler):
 
     def __init__(
         self,
-        level: Union[int, str] = logging.NOTSET,
+        level: int | str = logging.NOTSET,
         *,
-        tag: Optional[Bytes] = None,
-        path: Union[str, "os.PathLike[str]", None] = None,
-        ack: Union[str, Level] = Level.PERSISTED,
+        tag: Bytes | None = None,
+        path: str | os.PathLike[str] | None = None,
+        ack: str | Level = Level.PERSISTED,
         buffer_bytes: int = BUFFER_BYTES,
         block: bool = False,
         block_timeout: float = 1.0,

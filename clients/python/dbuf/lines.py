@@ -10,7 +10,6 @@ import os
 import socket
 import threading
 from types import TracebackType
-from typing import Optional, Type, Union
 
 from . import process
 from .client import Bytes, to_bytes
@@ -34,9 +33,7 @@ class LineClient:
     :param timeout: the longest that a call may wait for the daemon, in seconds; None for as long as it takes.
     """
 
-    def __init__(
-        self, path: Union[str, "os.PathLike[str]", None] = None, *, timeout: Optional[float] = 10.0
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None = None, *, timeout: float | None = 10.0) -> None:
         self._path = path
         self._timeout = timeout
         self._closed = False
@@ -45,7 +42,7 @@ class LineClient:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._socket: Optional[socket.socket] = None
+        self._socket: socket.socket | None = None
 
     def send(self, text: Bytes, *, priority: int = 6) -> None:
         """Sends each line of the text as an event of this priority, 0 to 7.
@@ -79,7 +76,7 @@ class LineClient:
             self._let_go()
             raise NotConnected(f"cannot connect to {path}: {error.strerror or error}; is dbufd running?") from error
 
-    def _send(self, lines: bytes) -> Optional[OSError]:
+    def _send(self, lines: bytes) -> OSError | None:
         assert self._socket is not None, "connected"
         try:
             self._socket.sendall(lines)
@@ -105,9 +102,9 @@ class LineClient:
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 

@@ -1,7 +1,7 @@
 """The connection of a client: one thread that connects, writes, reads, and connects again.
 
-Enters: what a :class:`dbuf.ledger.Ledger` wants to be said. Leaves: what the daemon answers, into the same. What can
-fail: the connection, which is then made anew, sooner or later; the ledger keeps the reason.
+Enters: what a :class:`dbuf.unacknowledged.Unacknowledged` wants to be said. Leaves: what the daemon answers, into the same. What can
+fail: the connection, which is then made anew, sooner or later; the unacked keeps the reason.
 
 The thread sleeps when there is nothing to do: it wakes neither the processor nor the daemon.
 """
@@ -13,11 +13,11 @@ import select
 import socket
 import threading
 import time
-from typing import Callable, List, Optional
+from typing import Callable
 
 from . import wire
 from .errors import SessionTaken
-from .ledger import Ledger, Refusal
+from .unacknowledged import Refusal, Unacknowledged
 
 BATCH_BYTES = 64 << 10
 """Frames are gathered up to about this many bytes before they are written."""
@@ -41,18 +41,18 @@ class Link:
 
     def __init__(
         self,
-        ledger: Ledger,
+        unacked: Unacknowledged,
         find: Callable[[], str],
         name: bytes,
-        on_refused: Optional[Callable[[Refusal], None]],
+        on_refused: Callable[[Refusal], None] | None,
     ) -> None:
-        self._ledger = ledger
+        self._unacked = unacked
         self._find = find
         self._hello = wire.MAGIC + wire.encode(
-            wire.Hello(name, ledger.level, ledger.session, compatible=wire.FEATURE_FIELDS)
+            wire.Hello(name, unacked.level, unacked.session, compatible=wire.FEATURE_FIELDS)
         )
         self._on_refused = on_refused
-        self._socket: Optional[socket.socket] = None
+        self._socket: socket.socket | None = None
         self._outgoing = memoryview(b"")
         self._incoming = bytearray()
         self._since = 0.0
@@ -67,7 +67,7 @@ class Link:
         self.thread = threading.Thread(target=self._run, name="dbuf", daemon=True)
 
     def wake(self, why: bytes = _CALLER) -> None:
-        """Tells the thread to look at the ledger; the caller holds its lock."""
+        """Tells the thread to look at the unacked; the caller holds its lock."""
         if self._asleep:
             self._asleep = self._idle = False
             os.write(self._rope, why)
@@ -97,34 +97,34 @@ class Link:
                 pass
             self._say_goodbye()
         except Exception as error:  # A bug here must not look like a daemon that does not answer.
-            with self._ledger.changed:
-                self._ledger.fail(error)
+            with self._unacked.changed:
+                self._unacked.fail(error)
             raise
         finally:
-            with self._ledger.changed:
+            with self._unacked.changed:
                 # Nobody rings from here on.
                 self._asleep = self._idle = False
-                self._ledger.welcome = None
+                self._unacked.welcome = None
                 self.let_go()
 
     def _turn(self) -> bool:
-        ledger = self._ledger
-        with ledger.changed:
-            if ledger.stopping or ledger.failed is not None:
+        unacked = self._unacked
+        with unacked.changed:
+            if unacked.stopping or unacked.failed is not None:
                 return False
             now = time.monotonic()
-            wait_s: Optional[float] = None
+            wait_s: float | None = None
             if self._socket is None:
-                if ledger.needs_connection():
-                    wait_s = 0.0 if ledger.hurry else max(self._retry_at - now, 0.0)
+                if unacked.needs_connection():
+                    wait_s = 0.0 if unacked.hurry else max(self._retry_at - now, 0.0)
                 connects = wait_s == 0.0
             else:
                 connects = False
-                if ledger.welcome is None:
+                if unacked.welcome is None:
                     wait_s = max(self._since + WELCOME_TIMEOUT_S - now, 0.0)
                 elif not self._outgoing:
-                    self._outgoing = memoryview(ledger.gather(BATCH_BYTES))
-            ledger.hurry = False
+                    self._outgoing = memoryview(unacked.gather(BATCH_BYTES))
+            unacked.hurry = False
             self._asleep = not connects
             self._idle = not connects and wait_s is None and not self._outgoing
         if connects:
@@ -146,7 +146,7 @@ class Link:
             return
         self._outgoing = memoryview(self._hello)
 
-    def _wait(self, wait_s: Optional[float]) -> None:
+    def _wait(self, wait_s: float | None) -> None:
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)
         if self._socket is not None:
@@ -165,7 +165,7 @@ class Link:
             return
         if ready & select.POLLOUT:
             self._write(link)
-        elif self._ledger.welcome is None and time.monotonic() >= self._since + WELCOME_TIMEOUT_S:
+        elif self._unacked.welcome is None and time.monotonic() >= self._since + WELCOME_TIMEOUT_S:
             self._lose(f"no answer from dbufd within {WELCOME_TIMEOUT_S:g} s")
 
     def _write(self, link: socket.socket) -> None:
@@ -178,9 +178,9 @@ class Link:
                 self._lose(f"the connection to dbufd failed: {error.strerror or error}")
             return
         if not self._outgoing:
-            with self._ledger.changed:
-                if self._ledger.welcome is not None:
-                    self._ledger.handed_over()
+            with self._unacked.changed:
+                if self._unacked.welcome is not None:
+                    self._unacked.handed_over()
 
     def _read(self, link: socket.socket) -> bool:
         """Takes in what has come. False if that was the end of the connection."""
@@ -202,10 +202,10 @@ class Link:
                 return False
 
     def _take_frames(self) -> bool:
-        refusals: List[Refusal] = []
+        refusals: list[Refusal] = []
         at = 0
-        ended: Optional[str] = None
-        with self._ledger.changed:
+        ended: str | None = None
+        with self._unacked.changed:
             try:
                 while ended is None:
                     decoded = wire.decode(self._incoming, at)
@@ -222,27 +222,27 @@ class Link:
             self._lose(ended)
         return ended is None
 
-    def _take(self, frame: wire.Frame, refusals: List[Refusal]) -> Optional[str]:
+    def _take(self, frame: wire.Frame, refusals: list[Refusal]) -> str | None:
         """What a frame means. If that is the connection's end, why."""
-        ledger = self._ledger
+        unacked = self._unacked
         if isinstance(frame, wire.Fault) and wire.is_final(frame.code):
             text = frame.text.decode("utf-8", "replace")
             return f"dbufd ended the connection: {text} ({wire.code_name(frame.code)})"
         if isinstance(frame, wire.Ignored):
             return None
-        if isinstance(frame, wire.Welcome) and ledger.welcome is None:
+        if isinstance(frame, wire.Welcome) and unacked.welcome is None:
             if not wire.VERSION_MIN <= frame.version <= wire.VERSION:
                 raise wire.WireError(f"version {frame.version} of the protocol")
             try:
-                ledger.welcomed(frame)
+                unacked.welcomed(frame)
             except SessionTaken as error:
-                ledger.fail(error)
+                unacked.fail(error)
                 return str(error)
-        elif isinstance(frame, wire.Ack) and ledger.welcome is not None:
+        elif isinstance(frame, wire.Ack) and unacked.welcome is not None:
             self._retry_s = RETRY_MIN_S
-            ledger.acknowledged(frame.level, frame.sequence)
-        elif isinstance(frame, wire.Fault) and ledger.welcome is not None:
-            refusals.append(ledger.refused(frame))
+            unacked.acknowledged(frame.level, frame.sequence)
+        elif isinstance(frame, wire.Fault) and unacked.welcome is not None:
+            refusals.append(unacked.refused(frame))
         else:
             raise wire.WireError(f"a {type(frame).__name__} that has no place here")
         return None
@@ -268,12 +268,12 @@ class Link:
             self._retry_s = RETRY_MIN_S
         self._retry_at = now + self._retry_s
         self._retry_s = min(self._retry_s * 2, RETRY_MAX_S)
-        with self._ledger.changed:
-            self._ledger.disconnected(why)
+        with self._unacked.changed:
+            self._unacked.disconnected(why)
 
     def _say_goodbye(self) -> None:
         # Not into the middle of a frame.
-        if self._socket is not None and self._ledger.welcome is not None and not self._outgoing:
+        if self._socket is not None and self._unacked.welcome is not None and not self._outgoing:
             try:
                 self._socket.send(wire.encode(wire.Bye()))
             except OSError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Mapping, Optional
+from collections.abc import Mapping
 
 SYSTEM_RUNTIME_DIR = "/run/dbufd"
 STREAM_SOCKET = "stream.sock"
@@ -25,7 +25,7 @@ def default_path() -> str:
     return system if not os.path.exists(path) and os.path.exists(system) else path
 
 
-def runtime_dir(environment: Mapping[str, str], uid: int, temporary: str) -> Optional[str]:
+def runtime_dir(environment: Mapping[str, str], uid: int, temporary: str) -> str | None:
     """Where this user's daemon has its sockets; None if the only place may be somebody else's."""
     for listed in environment.get("RUNTIME_DIRECTORY", "").split(":"):
         if listed:

@@ -25,8 +25,8 @@ class Ends(Protocol):
     def _at_exit(self) -> None: ...
 
 
-_forking: "weakref.WeakSet[Any]" = weakref.WeakSet()
-_ending: "weakref.WeakSet[Any]" = weakref.WeakSet()
+_forking: weakref.WeakSet[Any] = weakref.WeakSet()
+_ending: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def tell_of_fork(forks: Forks) -> None:

@@ -4,29 +4,30 @@ import logging
 import logging.config
 import threading
 import unittest
+from typing import Any
 
 import dbuf
 from dbuf import wire
-from dbuf.ledger import EVENT_COST
+from dbuf.unacknowledged import EVENT_COST
 from tests.support import TIMEOUT_S, Call, Folder, PlayedDaemon
 
 
 class HandlerTest(Folder):
-    def setUp(self):
+    def setUp(self) -> None:
         super().setUp()
         self.daemon = PlayedDaemon(self, self.path)
 
-    def handler(self, **options):
+    def handler(self, **options: Any) -> dbuf.Handler:
         handler = dbuf.Handler(path=self.path, close_timeout=0, **options)
         self.addCleanup(handler.close)
         return handler
 
-    def logger(self, handler, name="shop.cart"):
+    def logger(self, handler: logging.Handler, name: str = "shop.cart") -> logging.Logger:
         logger = logging.Logger(name)
         logger.addHandler(handler)
         return logger
 
-    def test_levels_become_priorities_and_the_logger_becomes_the_tag(self):
+    def test_levels_become_priorities_and_the_logger_becomes_the_tag(self) -> None:
         logger = self.logger(self.handler())
         levels = [(logging.CRITICAL + 10, 2), (logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4),
                   (25, 5), (logging.INFO, 6), (21, 6), (logging.DEBUG, 7), (1, 7)]  # fmt: skip
@@ -38,14 +39,14 @@ class HandlerTest(Folder):
             self.assertEqual(event.tag, b"shop.cart")
             self.assertGreater(event.time_ns, 1_600_000_000_000_000_000)
 
-    def test_a_given_tag_is_that_of_all_and_a_long_name_is_cut_where_a_character_begins(self):
+    def test_a_given_tag_is_that_of_all_and_a_long_name_is_cut_where_a_character_begins(self) -> None:
         self.logger(self.handler(tag="one")).warning("x")
         link = self.daemon.accept().welcome()
         self.assertEqual((link.hello.name, link.events(1)[0].tag), (b"one", b"one"))
         self.logger(self.handler(), "ü" * 31 + "-ü").warning("x")
         self.assertEqual(self.daemon.accept().welcome().events(1)[0].tag, ("ü" * 31 + "-").encode())
 
-    def test_a_traceback_and_a_text_of_many_lines_are_one_event_each(self):
+    def test_a_traceback_and_a_text_of_many_lines_are_one_event_each(self) -> None:
         logger = self.logger(self.handler())
         logger.info("one\ntwo\n")
         try:
@@ -56,7 +57,7 @@ class HandlerTest(Folder):
         self.assertEqual(first, b"one\ntwo\n")
         self.assertRegex(second, rb"(?s)^it failed\nTraceback .*\n.*KeyError: 'gone'$")
 
-    def test_a_text_that_is_no_unicode_arrives_and_an_empty_one_is_no_event(self):
+    def test_a_text_that_is_no_unicode_arrives_and_an_empty_one_is_no_event(self) -> None:
         logger = self.logger(self.handler())
         logger.info("")
         logger.info("name \udcff")
@@ -64,7 +65,7 @@ class HandlerTest(Folder):
         payloads = self.daemon.accept().welcome().payloads(2)
         self.assertEqual(payloads, [b"name \xff", b"half \\ud800"])
 
-    def test_a_deaf_daemon_never_makes_the_program_wait_and_what_is_lost_is_told_where_it_was(self):
+    def test_a_deaf_daemon_never_makes_the_program_wait_and_what_is_lost_is_told_where_it_was(self) -> None:
         text = "x" * 100
         room = 10 * (EVENT_COST + len(text) + len("shop.cart"))
         handler = self.handler(buffer_bytes=room, fields=False)
@@ -86,7 +87,7 @@ class HandlerTest(Folder):
         self.assertRegex(told.payload, rb"^dbuf: 17 events were lost here")
         self.assertEqual((told.pri, after.payload, on.payload), (4, b"after", b"and on"), "told once")
 
-    def test_what_was_lost_last_is_told_by_a_flush(self):
+    def test_what_was_lost_last_is_told_by_a_flush(self) -> None:
         handler = self.handler(buffer_bytes=2 * EVENT_COST, flush_timeout=TIMEOUT_S)
         logger = self.logger(handler)
         logger.info("kept")
@@ -101,7 +102,7 @@ class HandlerTest(Folder):
         link.persisted(2)
         flush.result()
 
-    def test_a_handler_that_may_block_waits_until_there_is_room(self):
+    def test_a_handler_that_may_block_waits_until_there_is_room(self) -> None:
         handler = self.handler(buffer_bytes=2 * EVENT_COST, block=True, block_timeout=TIMEOUT_S)
         logger = self.logger(handler)
         logger.info("1")
@@ -114,14 +115,14 @@ class HandlerTest(Folder):
         self.assertEqual(link.payloads(1), [b"2"])
         self.assertEqual(handler.statistics().lost, {})
 
-    def test_a_handler_that_may_block_does_so_until_its_deadline_and_then_counts(self):
+    def test_a_handler_that_may_block_does_so_until_its_deadline_and_then_counts(self) -> None:
         handler = self.handler(buffer_bytes=2 * EVENT_COST, block=True, block_timeout=0.01)
         logger = self.logger(handler)
         logger.info("1")
         logger.info("2")
         self.assertEqual(handler.statistics().lost, {"full": 1})
 
-    def test_flush_and_close_end_in_time_when_nobody_answers(self):
+    def test_flush_and_close_end_in_time_when_nobody_answers(self) -> None:
         handler = dbuf.Handler(path=self.path, flush_timeout=0.01, close_timeout=0.01)
         self.logger(handler).info("x")
         handler.flush()
@@ -130,7 +131,7 @@ class HandlerTest(Folder):
         handler.flush()
         self.assertEqual(handler.statistics().lost, {"abandoned": 1})
 
-    def test_records_survive_a_restart_of_the_daemon(self):
+    def test_records_survive_a_restart_of_the_daemon(self) -> None:
         logger = self.logger(self.handler())
         logger.info("1")
         link = self.daemon.accept().welcome()
@@ -141,10 +142,10 @@ class HandlerTest(Folder):
         again = self.daemon.accept().welcome(last=1)
         self.assertEqual((again.hello.session, again.payloads(1)), (link.hello.session, [b"2"]))
 
-    def test_an_event_too_big_for_the_daemon_is_reported_as_logging_reports(self):
+    def test_an_event_too_big_for_the_daemon_is_reported_as_logging_reports(self) -> None:
         handler = self.handler()
-        failed = []
-        handler.handleError = failed.append
+        failed: list[logging.LogRecord] = []
+        handler.handleError = failed.append  # type: ignore[method-assign,assignment]
         logger = self.logger(handler)
         connecting = Call(lambda: handler._client.connect(TIMEOUT_S))
         self.daemon.accept().welcome(max_event=10)
@@ -152,7 +153,7 @@ class HandlerTest(Folder):
         logger.info("x" * 11)
         self.assertEqual([len(record.msg) for record in failed], [11])
 
-    def test_dict_config_makes_one(self):
+    def test_dict_config_makes_one(self) -> None:
         config = {
             "version": 1,
             "disable_existing_loggers": False,
@@ -181,12 +182,14 @@ class HandlerTest(Folder):
         link.durable(1)
         handler.close()
 
-    def test_many_threads_log_and_each_record_lands_once(self):
+    def test_many_threads_log_and_each_record_lands_once(self) -> None:
         logger = self.logger(self.handler())
-        threads = [
-            threading.Thread(target=lambda name=name: [logger.info("%s %d", name, n) for n in range(250)])
-            for name in "abcd"
-        ]
+
+        def log(name: str) -> None:
+            for n in range(250):
+                logger.info("%s %d", name, n)
+
+        threads = [threading.Thread(target=log, args=(name,)) for name in "abcd"]
         for thread in threads:
             thread.start()
         payloads = self.daemon.accept().welcome().payloads(1000)

@@ -6,13 +6,14 @@ import os
 import subprocess
 import unittest
 import warnings
+from typing import Callable
 
 import dbuf
 from dbuf import wire
 from tests.support import TIMEOUT_S, Call, Folder, PlayedDaemon, run_python
 
 
-def in_child(work):
+def in_child(work: Callable[[], object]) -> int:
     """Runs this in a forked child, which ends at once after it; returns its id."""
     with warnings.catch_warnings():
         # Newer Pythons warn of forks in a process with threads, and that is what is tried here.
@@ -29,21 +30,21 @@ def in_child(work):
 
 
 class ProcessTest(Folder):
-    def setUp(self):
+    def setUp(self) -> None:
         super().setUp()
         self.daemon = PlayedDaemon(self, self.path)
 
-    def assertEnded(self, pid):
+    def assertEnded(self, pid: int) -> None:
         self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
 
-    def test_a_forked_child_has_a_session_of_its_own_and_nothing_of_its_parents(self):
+    def test_a_forked_child_has_a_session_of_its_own_and_nothing_of_its_parents(self) -> None:
         client = dbuf.Client(path=self.path)
         self.addCleanup(client.close, 0)
         client.send("of the parent")
         parent = self.daemon.accept().welcome()
         self.assertEqual(parent.payloads(1), [b"of the parent"])
 
-        def work():
+        def work() -> None:
             assert client.send("of the child") == 1
             assert client.close(TIMEOUT_S)
 
@@ -65,23 +66,23 @@ class ProcessTest(Folder):
         self.assertTrue(parent.at_end(), "the child has left no descriptor open")
         closing.result()
 
-    def test_a_fork_while_other_threads_send_leaves_no_lock_behind_in_the_child(self):
+    def test_a_fork_while_other_threads_send_leaves_no_lock_behind_in_the_child(self) -> None:
         client = dbuf.Client(path=self.path, when_full="drop")
         handler = dbuf.Handler(path=self.path, close_timeout=0)
         self.addCleanup(client.close, 0)
         self.addCleanup(handler.close)
         logger = logging.Logger("x")
         logger.addHandler(handler)
-        stop = []
+        stop: list[bool] = []
 
-        def flood():
+        def flood() -> None:
             while not stop:
                 client.send("x")
                 logger.info("x")
 
         floods = [Call(flood) for _ in range(2)]
 
-        def work():
+        def work() -> None:
             client.send("x")
             logger.info("x")
             client.statistics()
@@ -92,7 +93,7 @@ class ProcessTest(Folder):
         for each in floods:
             each.result()
 
-    def test_a_signal_handler_may_log_while_the_program_does(self):
+    def test_a_signal_handler_may_log_while_the_program_does(self) -> None:
         process = self.run_to_the_end(
             "import itertools, logging, signal, dbuf\n"
             "handler = dbuf.Handler(path=sys.argv[1], flush_timeout=60)\n"
@@ -124,7 +125,7 @@ class ProcessTest(Folder):
         self.assertEqual(link.frame(), wire.Bye())
         self.assertQuiet(process)
 
-    def test_a_child_of_multiprocessing_delivers_what_it_logged_before_it_ends(self):
+    def test_a_child_of_multiprocessing_delivers_what_it_logged_before_it_ends(self) -> None:
         handler = dbuf.Handler(path=self.path, close_timeout=TIMEOUT_S)
         logger = logging.Logger("worker")
         logger.addHandler(handler)
@@ -140,15 +141,17 @@ class ProcessTest(Folder):
         self.assertEqual(process.exitcode, 0)
         handler.close()
 
-    def run_to_the_end(self, code):
+    def run_to_the_end(self, code: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(run_python(code, self.path), stderr=subprocess.PIPE)
+        assert process.stderr is not None
         self.addCleanup(process.stderr.close)
         return process
 
-    def assertQuiet(self, process):
+    def assertQuiet(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stderr is not None
         self.assertEqual((process.wait(TIMEOUT_S), process.stderr.read()), (0, b""))
 
-    def test_a_client_that_nobody_closed_delivers_when_the_interpreter_ends(self):
+    def test_a_client_that_nobody_closed_delivers_when_the_interpreter_ends(self) -> None:
         process = self.run_to_the_end("import dbuf; dbuf.Client(path=sys.argv[1]).send('last words')")
         link = self.daemon.accept().welcome()
         self.assertEqual(link.payloads(1), [b"last words"])
@@ -156,7 +159,7 @@ class ProcessTest(Folder):
         self.assertEqual(link.frame(), wire.Bye())
         self.assertQuiet(process)
 
-    def test_a_handler_delivers_at_the_end_also_what_others_log_there(self):
+    def test_a_handler_delivers_at_the_end_also_what_others_log_there(self) -> None:
         process = self.run_to_the_end(
             "import atexit, logging\n"
             "atexit.register(lambda: logging.warning('at the very end'))\n"

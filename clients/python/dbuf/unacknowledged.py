@@ -16,7 +16,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Deque, Dict, Optional, Tuple
 
 from . import wire
 from .errors import SessionTaken
@@ -26,7 +25,7 @@ EVENT_COST = 256
 """What keeping an event takes beside its bytes, about."""
 
 
-Kept = Tuple[bytes, int, bytes, int, bytes]
+Kept = tuple[bytes, int, bytes, int, bytes]
 """An event that is not settled: payload, pri, tag, time in nanoseconds, packed fields. Its number is implied by its place: a signal
 handler that sends while its thread does can then not break the order of the numbers."""
 
@@ -70,9 +69,9 @@ class Statistics:
     """Connections that the daemon welcomed."""
     connected: bool
     """Whether there is one now."""
-    last_error: Optional[str]
+    last_error: str | None
     """Why the last connection ended, or none could be made."""
-    lost: Dict[str, int] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
     """Events by cause. ``full``: never accepted; ``too_big``, ``malformed`` and ``lost``: the daemon said so;
     ``abandoned``: the client was closed before they were settled."""
 
@@ -82,7 +81,7 @@ def cost(payload: bytes, tag: bytes, fields: bytes) -> int:
     return EVENT_COST + len(payload) + len(tag) + len(fields)
 
 
-class Ledger:
+class Unacknowledged:
     """The state of one client in one process."""
 
     def __init__(self, level: Level, capacity_bytes: int, session: int) -> None:
@@ -99,10 +98,10 @@ class Ledger:
         self.sync_wanted = 0
         self.refused_untold = 0
         self.unconfirmed_untold = 0
-        self.lost: Dict[str, int] = {}
+        self.lost: dict[str, int] = {}
 
         # What the connection's thread and the callers tell each other.
-        self.welcome: Optional[wire.Welcome] = None
+        self.welcome: wire.Welcome | None = None
         self.callers = 0
         """Callers that wait for a connection, so that one is wanted although there is no event."""
         self.hurry = False
@@ -110,17 +109,17 @@ class Ledger:
         self.failures = 0
         self.closing = False
         self.stopping = False
-        self.failed: Optional[Exception] = None
+        self.failed: Exception | None = None
         """Why this client can never do anything again."""
-        self.last_error: Optional[str] = None
+        self.last_error: str | None = None
 
-        self._waiting: Deque[Kept] = deque()
-        self._under_way: Deque[Kept] = deque()
+        self._waiting: deque[Kept] = deque()
+        self._under_way: deque[Kept] = deque()
         self._made = 0
         """The highest number of which a frame was made."""
-        self._base: Optional[int] = None
+        self._base: int | None = None
         """What the daemon had of this session before."""
-        self._syncs: Deque[Tuple[int, int]] = deque()
+        self._syncs: deque[tuple[int, int]] = deque()
         """SYNCs on this connection: the number that it is for, and the sequence of its answer."""
         self._sync_made = 0
         self._told = 0
