@@ -12,7 +12,7 @@
 ...     client.sync()                                             # both are on the disk now
 """
 
-from .client import Bytes, Client
+from .client import Client
 from .errors import (
     Closed,
     DbufError,
@@ -28,6 +28,7 @@ from .handler import Handler
 from .lines import LineClient
 from .paths import default_path
 from .unacknowledged import Refusal, Statistics
+from .values import Bytes, Fields, FieldValue, Priority
 from .wire import Code, Level, WireError
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "Closed",
     "Code",
     "DbufError",
+    "FieldValue",
+    "Fields",
     "Full",
     "Handler",
     "Invalid",
@@ -43,6 +46,7 @@ __all__ = [
     "LineClient",
     "NotConnected",
     "NotStored",
+    "Priority",
     "Refusal",
     "SessionTaken",
     "Statistics",

@@ -18,7 +18,7 @@ from typing import Any, Callable
 
 from dbuf import wire
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = float(os.environ.get("DBUF_TEST_TIMEOUT", "60"))
 """Longer than anything here takes on the slowest machine; a test that meets it has failed."""
 PYTHON_DIR = Path(__file__).resolve().parent.parent
 ROOT = PYTHON_DIR.parent.parent
@@ -77,8 +77,8 @@ class Connection:
     def reply(self, *frames: wire.Frame) -> None:
         self.stream.sendall(b"".join(wire.encode(frame) for frame in frames))
 
-    def welcome(self, last: int = 0, max_event: int = 1000) -> Connection:
-        self.reply(wire.Welcome(last, max_event))
+    def welcome(self, last: int = 0, max_event: int = 1000, features: int = 0) -> Connection:
+        self.reply(wire.Welcome(last, max_event, compatible=features))
         return self
 
     def persisted(self, sequence: int) -> None:

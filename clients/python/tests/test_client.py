@@ -15,7 +15,7 @@ from tests.support import TIMEOUT_S, Call, Connection, Folder, PlayedDaemon
 
 class ClientTest(Folder):
     def client(self, name: str = "app", **options: Any) -> dbuf.Client:
-        client = dbuf.Client(name, path=self.path, **options)
+        client = dbuf.Client(name, path=self.path, **{"quiet": True, **options})
         self.addCleanup(client.close, 0)
         return client
 
@@ -166,7 +166,14 @@ class ClientTest(Folder):
         self.assertEqual(client.send("x", priority=191, tag="t" * 64), 1)
         self.assertEqual(link.events(1)[0].tag, b"t" * 64)
         self.assertRaises(dbuf.Invalid, dbuf.Client, "n" * 65)
-        for wrong in ({"when_full": "wait"}, {"when_down": "x"}, {"ack": "all"}, {"session": 0}, {"buffer_bytes": 1}):
+        for wrong in (
+            {"when_full": "x"},
+            {"when_too_big": "x"},
+            {"when_down": "x"},
+            {"ack": "all"},
+            {"session": 0},
+            {"buffer_bytes": 1},
+        ):
             self.assertRaises(ValueError, dbuf.Client, **wrong)
 
     def test_a_full_buffer_raises_or_counts_or_waits_until_a_deadline(self) -> None:

@@ -17,7 +17,7 @@ from tests.support import PYTHON_DIR, TIMEOUT_S, Call, Home, needs_daemon, numbe
 @needs_daemon
 class DaemonTest(Home):
     def client(self, name: str = "app", **options: Any) -> dbuf.Client:
-        client = dbuf.Client(name, path=self.path, **options)
+        client = dbuf.Client(name, path=self.path, **{"quiet": True, **options})
         self.addCleanup(client.close, 0)
         return client
 
@@ -58,7 +58,7 @@ class DaemonTest(Home):
     def test_fields_are_stored_beside_the_text_also_those_of_a_logging_record(self) -> None:
         self.start()
         client = self.client("shop")
-        client.send("card refused", fields={"ORDER": "17", "RAW": b"\xff"})
+        client.send("card refused", fields={"ORDER": 17, "RAW": b"\xff"})
         client.sync(TIMEOUT_S)
         handler = dbuf.Handler(path=self.path)
         self.addCleanup(handler.close)
@@ -137,7 +137,7 @@ class DaemonTest(Home):
         client.send("x" * 2000)
         client.send("small")
         self.start("ingest.max_event=1KiB")
-        with self.assertRaisesRegex(dbuf.NotStored, "^1 events were not stored$"):
+        with self.assertRaisesRegex(dbuf.NotStored, "^1 event was not stored$"):
             client.sync(TIMEOUT_S)
         self.assertEqual([(refusal.first, refusal.code) for refusal in refusals], [(1, dbuf.Code.TOO_BIG)])
         self.assertEqual(client.statistics().lost, {"too_big": 1})
@@ -188,7 +188,7 @@ class DaemonTest(Home):
 
     def test_text_lines_arrive_one_event_each_with_their_priority(self) -> None:
         self.start()
-        with dbuf.LineClient(self.path) as client:
+        with dbuf.LineClient(path=self.path) as client:
             client.send("one\ntwo", priority=3)
             client.send("three")
         self.stop()

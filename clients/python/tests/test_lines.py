@@ -22,7 +22,7 @@ class LineTest(Folder):
     def setUp(self) -> None:
         super().setUp()
         self.daemon = PlayedDaemon(self, self.path)
-        self.client = dbuf.LineClient(self.path)
+        self.client = dbuf.LineClient(path=self.path)
         self.addCleanup(self.client.close)
 
     def sent(self, *calls: tuple[dbuf.Bytes, int]) -> bytes:
@@ -59,7 +59,7 @@ class LineTest(Folder):
             self.client.send("x")
 
     def test_a_daemon_that_reads_nothing_ends_the_call_at_its_deadline(self) -> None:
-        client = dbuf.LineClient(self.path, timeout=0.01)
+        client = dbuf.LineClient(path=self.path, timeout=0.01)
         self.addCleanup(client.close)
         # More than the kernel takes on both connections that are tried.
         with self.assertRaisesRegex(dbuf.NotConnected, "timed out"):

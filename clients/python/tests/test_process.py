@@ -67,8 +67,8 @@ class ProcessTest(Folder):
         closing.result()
 
     def test_a_fork_while_other_threads_send_leaves_no_lock_behind_in_the_child(self) -> None:
-        client = dbuf.Client(path=self.path, when_full="drop")
-        handler = dbuf.Handler(path=self.path, close_timeout=0)
+        client = dbuf.Client(path=self.path, when_full="drop", quiet=True)
+        handler = dbuf.Handler(path=self.path, close_timeout=0, quiet=True)
         self.addCleanup(client.close, 0)
         self.addCleanup(handler.close)
         logger = logging.Logger("x")
