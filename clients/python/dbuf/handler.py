@@ -111,7 +111,7 @@ class Handler(logging.Handler):
         """Sends a record, or counts it as lost."""
         try:
             self._client.send(
-                to_bytes(self.format(record)) or to_bytes(record.name) or b"record",
+                to_bytes(self.format(record)) or to_bytes(record.name or "record"),
                 priority=self.priority_of(record),
                 tag=self.tag_of(record),
                 time_ns=_time_ns(record),
@@ -129,7 +129,7 @@ class Handler(logging.Handler):
         if self._tag is not None:
             return self._tag
         # A name is cut where a character begins.
-        return to_bytes(record.name)[: wire.TAG_BYTES_MAX].decode("utf-8", "ignore").encode()
+        return to_bytes(record.name or "")[: wire.TAG_BYTES_MAX].decode("utf-8", "ignore").encode()
 
     def fields_of(self, record: logging.LogRecord) -> list[tuple[str, bytes]]:
         """The fields of the record's event: where it comes from, under the names that systemd's own clients use, and

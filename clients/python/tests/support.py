@@ -253,4 +253,12 @@ def numbered(prefix: str, count: int) -> Iterator[str]:
 
 def run_python(code: str, *arguments: str) -> Sequence[str]:
     """The command that runs this code with this package."""
-    return [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(PYTHON_DIR)!r})\n{code}", *arguments]
+    # Newer Pythons warn of forks in a process with threads, and such forks are tried here.
+    return [
+        sys.executable,
+        "-W",
+        "ignore::DeprecationWarning",
+        "-c",
+        f"import sys; sys.path.insert(0, {str(PYTHON_DIR)!r})\n{code}",
+        *arguments,
+    ]

@@ -176,6 +176,63 @@ class ClientTest(Folder):
         ):
             self.assertRaises(ValueError, dbuf.Client, **wrong)
 
+    def test_fields_are_texts_bytes_and_whole_numbers_and_everything_else_is_refused(self) -> None:
+        daemon, client = PlayedDaemon(self, self.path), self.client()
+        client.send("x", fields={"ORDER": 17, "BIG": 10**30, "TEXT": "gr\u00fcn", "RAW": b"\xff", "MINUS": -1})
+        client.send("y", fields=[("TWICE", 1), ("TWICE", 2)])
+        for value in (True, None, 3.5, [1, 2], (1,), {"a": 1}, object()):
+            with self.assertRaisesRegex(dbuf.Invalid, "^the field N is of type .*; allowed: str, bytes, int$"):
+                client.send("x", fields={"N": value})  # type: ignore[dict-item]
+        for name in ("", "lower", "WITH SPACE", "\u00c4", "N=", "N\n"):
+            with self.assertRaisesRegex(dbuf.Invalid, "allowed: capital letters, digits and underscores$"):
+                client.send("x", fields={name: "x"})
+        self.assertRaises(dbuf.Invalid, client.send, "x", fields={"N" * 65: "x"})
+        self.assertRaises(dbuf.Invalid, client.send, "x", fields={"N": "x" * wire.FIELDS_BYTES_MAX})
+        link = daemon.accept().welcome(features=wire.FEATURE_FIELDS)
+        first, second = link.events(2)
+        numbers = ((b"ORDER", b"17"), (b"BIG", b"1" + b"0" * 30))
+        self.assertEqual(
+            first.fields, (*numbers, (b"TEXT", "gr\u00fcn".encode()), (b"RAW", b"\xff"), (b"MINUS", b"-1"))
+        )
+        self.assertEqual(second.fields, ((b"TWICE", b"1"), (b"TWICE", b"2")))
+
+    def test_a_number_is_never_taken_for_that_many_zeros(self) -> None:
+        client, lines = self.client(), dbuf.LineClient(path=self.path)
+        for wrong in (17, 3.5, None, [1]):
+            self.assertRaises(dbuf.Invalid, client.send, wrong)
+            self.assertRaises(dbuf.Invalid, lines.send, wrong)
+            self.assertRaises(dbuf.Invalid, client.send, "x", tag=wrong or 1)
+            self.assertRaises(dbuf.Invalid, dbuf.Client, wrong)
+        for priority in ("3", 3.0, True, None, 192, -1):
+            with self.assertRaisesRegex(dbuf.Invalid, "^the priority is .*; allowed: 0 to 191$"):
+                client.send("x", priority=priority)  # type: ignore[arg-type]
+        self.assertEqual(client.statistics().accepted, 0)
+
+    def test_an_event_that_is_too_big_is_cut_with_a_word_where_that_is_wanted(self) -> None:
+        _, link, client = self.opened(when_too_big="cut")
+        client.send(b"x" * 1001, priority=dbuf.Priority.ERR)
+        client.send(b"\xff" * 1001)
+        self.assertEqual(link.payloads(2), [b"x" * 983 + b" [18 bytes cut]", b"\xff" * 983 + b" [18 bytes cut]"])
+        self.assertEqual(client.statistics().shortened, 2)
+        link.persisted(2)
+        link.close()
+
+    def test_what_a_client_drops_is_reported_by_an_event_where_it_is_missing(self) -> None:
+        room = 3 * (EVENT_COST + 100)
+        client = self.client("shop", buffer_bytes=room, when_full="wait", block_timeout=0.01)
+        numbers = [client.send(b"x" * 100) for _ in range(5)]
+        self.assertEqual(numbers, [1, 2, 3, 0, 0])
+        link = PlayedDaemon(self, self.path).accept().welcome()
+        link.events(3)
+        link.persisted(3)
+        (report,) = link.events(1)
+        self.assertEqual((report.sequence, report.tag, report.pri), (4, b"", 4))
+        self.assertRegex(report.payload, b"^dbuf: 2 events were lost here")
+        self.assertEqual(client.send("y"), 5)
+        self.assertEqual(link.payloads(1), [b"y"])
+        statistics = client.statistics()
+        self.assertEqual((statistics.accepted, statistics.lost), (5, {"full": 2}))
+
     def test_a_full_buffer_raises_or_counts_or_waits_until_a_deadline(self) -> None:
         room = 10 * (EVENT_COST + 1)
         raising = self.client(buffer_bytes=room, when_full="raise")

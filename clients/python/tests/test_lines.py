@@ -42,8 +42,12 @@ class LineTest(Folder):
         self.assertEqual(sent, "<4>one\n<4>two\n<4>a\u2028b\x0bc\n".encode(), "only a newline ends a line")
 
     def test_a_priority_is_0_to_7(self) -> None:
-        for priority in (-1, 8):
-            self.assertRaises(dbuf.Invalid, self.client.send, "x", priority=priority)
+        for priority in (-1, 8, 3.0, "3", True):
+            with self.assertRaisesRegex(dbuf.Invalid, "allowed: 0 to 7$"):
+                self.client.send("x", priority=priority)  # type: ignore[arg-type]
+
+    def test_a_path_is_given_by_its_name_because_the_first_argument_of_a_client_is_its_tag(self) -> None:
+        self.assertRaises(TypeError, dbuf.LineClient, self.path)
 
     def test_a_connection_that_broke_is_made_anew(self) -> None:
         self.client.send("1")
