@@ -1,5 +1,6 @@
 """A client's life: what becomes of events, descriptors and threads when a program, or its daemon, does odd things."""
 
+import ctypes
 import gc
 import logging
 import os
@@ -134,6 +135,10 @@ class DangerTest(Program):
             "kept = os.dup(2)\n"
             "os.dup2(writer, 2)\n"
             "dbuf.notices.notify('nobody reads')\n"
+            "os.close(reader)\n"
+            "dbuf.notices.notify('nobody can read, and it is full')\n"
+            "reader, writer = os.pipe()\n"
+            "os.dup2(writer, 2)\n"
             "os.close(reader)\n"
             "dbuf.notices.notify('nobody can read')\n"
             "os.dup2(kept, 2)\n"
@@ -328,14 +333,19 @@ class EndTest(Program):
             "log.error('x')\n"
             "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
             "print('ready', flush=True)\n"
-            "assert signal.sigwait({signal.SIGTERM}) == signal.SIGTERM\n"
+            "input()\n"
+            "assert signal.sigwait({signal.SIGTERM}) == signal.SIGTERM\n",
+            stdin=subprocess.PIPE,
         )
         assert process.stdout is not None
+        assert process.stdin is not None
         link = self.daemon.accept().welcome()
         link.events(1)
         link.persisted(1)
         self.assertEqual(process.stdout.readline(), b"ready\n")
         process.send_signal(signal.SIGTERM)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
         self.assertEqual(link.frame(), wire.Bye())
         self.assertEqual(self.outcome(process), (0, ""))
 
@@ -439,11 +449,10 @@ class DescriptorTest(Folder):
         theirs.setblocking(False)
         self.assertRaises(BlockingIOError, theirs.recv, 1)
 
-    @unittest.skipUnless(hasattr(os, "eventfd"), "os.eventfd came with Python 3.10")
     def test_a_connection_that_is_an_eventfd_by_now_is_left_alone_and_made_anew(self) -> None:
-        eventfd: Callable[[int, int], int] = getattr(os, "eventfd")  # noqa: B009
         number = self.numbers()[0]
-        self.replaced_by(lambda: eventfd(0, os.O_NONBLOCK), 0)
+        # os.eventfd came with Python 3.10.
+        self.replaced_by(lambda: int(ctypes.CDLL(None).eventfd(0, os.O_NONBLOCK)), 0)
         self.assertRaises(BlockingIOError, os.read, number, 8)
 
     def test_descriptors_that_are_closed_are_forgotten_and_made_anew(self) -> None:
