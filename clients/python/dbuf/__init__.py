@@ -28,7 +28,7 @@ from .handler import Handler
 from .lines import LineClient
 from .paths import default_path
 from .unacknowledged import Refusal, Statistics
-from .values import Bytes, Fields, FieldValue, Priority
+from .values import Bytes, Fields, FieldValue, PackedFields, Priority, pack_fields
 from .wire import Code, Level, WireError
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "LineClient",
     "NotConnected",
     "NotStored",
+    "PackedFields",
     "Priority",
     "Refusal",
     "SessionTaken",
@@ -54,6 +55,7 @@ __all__ = [
     "TooBig",
     "WireError",
     "default_path",
+    "pack_fields",
 ]
 
 __version__ = "0.1.0"

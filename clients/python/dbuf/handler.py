@@ -17,10 +17,10 @@ from .client import BUFFER_BYTES, Client
 from .errors import NotStored
 from .paths import Path
 from .unacknowledged import Refusal, Statistics
-from .values import Bytes, field_name, to_bytes, to_tag
+from .values import Bytes, PackedFields, field_name, to_bytes, to_tag
 from .wire import Level
 
-LEFT_OUT = "FIELDS_LEFT_OUT"
+LEFT_OUT = b"FIELDS_LEFT_OUT"
 """The field that names the fields which had no room."""
 LEFT_OUT_BYTES_MAX = 512
 """The longest value of that field."""
@@ -131,30 +131,24 @@ class Handler(logging.Handler):
         # A name is cut where a character begins.
         return to_bytes(record.name or "")[: wire.TAG_BYTES_MAX].decode("utf-8", "ignore").encode()
 
-    def fields_of(self, record: logging.LogRecord) -> list[tuple[str, bytes]]:
+    def fields_of(self, record: logging.LogRecord) -> PackedFields:
         """The fields of the record's event: where it comes from, under the names that systemd's own clients use, and
         what ``extra`` brought, in capitals. What finds no room is left out, and named in ``FIELDS_LEFT_OUT``."""
-        pairs: list[tuple[str, object]] = [
-            ("LOGGER", record.name),
-            ("CODE_FILE", record.pathname),
-            ("CODE_LINE", record.lineno),
-            ("CODE_FUNC", record.funcName),
-            ("THREAD_NAME", record.threadName),
+        fields = [
+            (b"LOGGER", _value_bytes(record.name)),
+            (b"CODE_FILE", _value_bytes(record.pathname)),
+            (b"CODE_LINE", _value_bytes(record.lineno)),
+            (b"CODE_FUNC", _value_bytes(record.funcName)),
+            (b"THREAD_NAME", _value_bytes(record.threadName)),
         ]
-        pairs += [(field_name(name), value) for name, value in record.__dict__.items() if name not in _OWN]
-        fields = [(name, _value_bytes(value)) for name, value in pairs]
-        if sum(_size(name, value) for name, value in fields) <= wire.FIELDS_BYTES_MAX:
-            return fields
-        room = wire.FIELDS_BYTES_MAX - _size(LEFT_OUT, bytes(LEFT_OUT_BYTES_MAX))
-        kept, left_out = [], []
-        for name, value in fields:
-            if _size(name, value) <= room:
-                kept.append((name, value))
-                room -= _size(name, value)
-            else:
-                left_out.append(name)
-        self._fields_left_out += 1
-        return [*kept, (LEFT_OUT, ",".join(left_out).encode()[:LEFT_OUT_BYTES_MAX])]
+        for name, value in record.__dict__.items():
+            if name not in _OWN:
+                fields.append((field_name(name).encode(), _value_bytes(value)))
+        try:
+            return PackedFields(wire.pack_fields(fields))
+        except ValueError:
+            self._fields_left_out += 1
+            return PackedFields(wire.pack_fields(_fitting(fields)))
 
     def statistics(self) -> Statistics:
         """What became of the events of this process."""
@@ -203,7 +197,20 @@ def _value_bytes(value: object) -> bytes:
         return f"<{type(error).__name__} in __str__ of {type(value).__name__}>".encode()
 
 
-def _size(name: str, value: bytes) -> int:
+def _fitting(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The fields that have room, and one that names the others."""
+    room = wire.FIELDS_BYTES_MAX - _size(LEFT_OUT, bytes(LEFT_OUT_BYTES_MAX))
+    kept, left_out = [], []
+    for name, value in fields:
+        if _size(name, value) <= room:
+            kept.append((name, value))
+            room -= _size(name, value)
+        else:
+            left_out.append(name)
+    return [*kept, (LEFT_OUT, b",".join(left_out)[:LEFT_OUT_BYTES_MAX])]
+
+
+def _size(name: bytes, value: bytes) -> int:
     return FIELD_HEAD_BYTES + len(name) + len(value)
 
 

@@ -123,8 +123,9 @@ class Link:
             self._tickets.append(None)
 
     def is_alive(self) -> bool:
-        """Whether the thread can be woken, as far as can be seen from here."""
-        return self.thread is None or not self._asleep or self._bell is None or self._bell.is_ours()
+        """Whether a thread that has nothing to do can be woken. One that waits for an answer, or for the next attempt
+        to connect, wakes on its own."""
+        return not self._idle or self._bell is None or self._bell.is_ours()
 
     def wake(self, why: bytes = _CALLER) -> None:
         """Makes the thread look for work."""

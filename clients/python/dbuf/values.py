@@ -19,7 +19,13 @@ Bytes = Union[str, bytes, bytearray, memoryview]
 """A text, which is sent as UTF-8, or bytes, which are sent as they are."""
 FieldValue = Union[Bytes, int]
 """What a field may have: a text, bytes, or a whole number, which becomes its decimal digits."""
-Fields = Union[Mapping[str, FieldValue], Sequence[tuple[str, FieldValue]]]
+
+
+class PackedFields(bytes):
+    """Fields in the bytes of a frame, as :func:`pack_fields` makes them."""
+
+
+Fields = Union[Mapping[str, FieldValue], Sequence[tuple[str, FieldValue]], PackedFields]
 """Names and values of fields. A name may come more than once in pairs."""
 
 _NAME = re.compile(r"[A-Z0-9_]+")
@@ -45,16 +51,14 @@ def to_bytes(text: Bytes, what: str = "payload") -> bytes:
 
     A text that Python made of bytes which are not UTF-8, as in names of files, becomes these bytes again.
     """
-    if isinstance(text, bytes):
-        return text
-    if isinstance(text, (bytearray, memoryview)):
+    if isinstance(text, str):
+        try:
+            return text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            return text.encode("utf-8", "backslashreplace")
+    if isinstance(text, (bytes, bytearray, memoryview)):
         return bytes(text)
-    if not isinstance(text, str):
-        raise Invalid(f"the {what} is of type {type(text).__name__}; allowed: str, bytes")
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "backslashreplace")
+    raise Invalid(f"the {what} is of type {type(text).__name__}; allowed: str, bytes")
 
 
 def to_tag(tag: Bytes) -> bytes:
@@ -71,13 +75,20 @@ def check_number(what: str, number: int, number_max: int) -> None:
         raise Invalid(f"the {what} is {number!r}; allowed: 0 to {number_max}")
 
 
-def pack_fields(fields: Fields) -> bytes:
-    """The bytes of an event's fields."""
+def pack_fields(fields: Fields) -> PackedFields:
+    """The bytes of an event's fields, for :meth:`dbuf.Client.send`. A program that sends many events with the same
+    fields packs them once.
+
+    :raises dbuf.Invalid: a name or a value is not allowed, or all together take more than 16 KiB.
+    """
+    if isinstance(fields, PackedFields):
+        return fields
     pairs = fields.items() if isinstance(fields, Mapping) else fields
     try:
-        return wire.pack_fields([(_name_bytes(name), _value_bytes(name, value)) for name, value in pairs])
+        packed = wire.pack_fields([(_name_bytes(name), _value_bytes(name, value)) for name, value in pairs])
     except ValueError as error:
         raise Invalid(str(error)) from None
+    return PackedFields(packed)
 
 
 @lru_cache(maxsize=1024)

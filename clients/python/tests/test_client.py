@@ -179,7 +179,7 @@ class ClientTest(Folder):
     def test_fields_are_texts_bytes_and_whole_numbers_and_everything_else_is_refused(self) -> None:
         daemon, client = PlayedDaemon(self, self.path), self.client()
         client.send("x", fields={"ORDER": 17, "BIG": 10**30, "TEXT": "gr\u00fcn", "RAW": b"\xff", "MINUS": -1})
-        client.send("y", fields=[("TWICE", 1), ("TWICE", 2)])
+        client.send("y", fields=dbuf.pack_fields([("TWICE", 1), ("TWICE", 2)]))
         for value in (True, None, 3.5, [1, 2], (1,), {"a": 1}, object()):
             with self.assertRaisesRegex(dbuf.Invalid, "^the field N is of type .*; allowed: str, bytes, int$"):
                 client.send("x", fields={"N": value})  # type: ignore[dict-item]

@@ -1,5 +1,6 @@
 """The clients with the real daemon: what they send is read back by dbufctl."""
 
+import asyncio
 import collections
 import logging
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import unittest
 from typing import Any
 
@@ -194,6 +196,33 @@ class DaemonTest(Home):
         self.stop()
         stored = [(event["MESSAGE"], event["PRIORITY"], event["_TRANSPORT"]) for event in self.stored()]
         self.assertEqual(stored, [("one", "3", "lines"), ("two", "3", "lines"), ("three", "6", "lines")])
+
+    def test_the_loop_of_an_asyncio_program_goes_on_while_no_daemon_takes_anything(self) -> None:
+        async def main() -> tuple[float, dbuf.Statistics]:
+            client = self.client(when_full="drop", buffer_bytes=20_000)
+            longest, last = 0.0, time.monotonic()
+            for number in range(200):
+                client.send(f"order {number}")
+                await asyncio.sleep(0)
+                longest, last = max(longest, time.monotonic() - last), time.monotonic()
+            return longest, client.statistics()
+
+        longest, statistics = asyncio.run(main())
+        self.assertGreater(statistics.lost["full"], 0)
+        self.assertEqual(statistics.kept + statistics.lost["full"], 200)
+        self.assertLess(longest, 5.0, "block_timeout is 10 s")
+
+    def test_the_events_of_the_asyncio_example_are_all_stored(self) -> None:
+        self.start()
+        environment = {**os.environ, "PYTHONPATH": str(PYTHON_DIR), "DBUF_SOCKET": self.path}
+        command = [sys.executable, str(PYTHON_DIR / "examples" / "asyncio_orders.py")]
+        run = subprocess.run(command, env=environment, capture_output=True, timeout=TIMEOUT_S)
+        self.assertEqual((run.returncode, run.stderr), (0, b""))
+        expected = sorted(f"order {number} accepted" for number in range(1, 101))
+        for tag in ("orders", "shop"):
+            stored = self.stored(f"SYSLOG_IDENTIFIER={tag}")
+            self.assertEqual(sorted(event["MESSAGE"] for event in stored), expected)
+            self.assertEqual({event["ORDER"] for event in stored}, {str(number) for number in range(1, 101)})
 
     def test_the_examples_run(self) -> None:
         self.start()
