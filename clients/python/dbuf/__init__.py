@@ -25,16 +25,20 @@ from .errors import (
     TooBig,
 )
 from .handler import Handler
-from .ledger import Refusal, Statistics
 from .lines import LineClient
 from .paths import default_path
+from .unacknowledged import Refusal, Statistics
+from .values import Bytes, Fields, FieldValue, PackedFields, Priority, pack_fields
 from .wire import Code, Level, WireError
 
 __all__ = [
+    "Bytes",
     "Client",
     "Closed",
     "Code",
     "DbufError",
+    "FieldValue",
+    "Fields",
     "Full",
     "Handler",
     "Invalid",
@@ -42,6 +46,8 @@ __all__ = [
     "LineClient",
     "NotConnected",
     "NotStored",
+    "PackedFields",
+    "Priority",
     "Refusal",
     "SessionTaken",
     "Statistics",
@@ -49,6 +55,7 @@ __all__ = [
     "TooBig",
     "WireError",
     "default_path",
+    "pack_fields",
 ]
 
 __version__ = "0.1.0"

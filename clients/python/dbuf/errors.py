@@ -43,7 +43,7 @@ class NotStored(DbufError):
     def __init__(self, refused: int, unconfirmed: int) -> None:
         parts = []
         if refused:
-            parts.append(f"{refused} events were not stored")
+            parts.append("1 event was not stored" if refused == 1 else f"{refused} events were not stored")
         if unconfirmed:
             parts.append(f"whether {unconfirmed} events are durable is not known: the daemon that had them is gone")
         super().__init__("; ".join(parts))

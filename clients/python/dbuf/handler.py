@@ -1,24 +1,32 @@
-"""A handler for the logging module that never makes the program wait, unless it is asked to.
+"""Sends the records of the logging module, and never makes the program wait, unless it is asked to.
 
 Enters: logging's records, from any thread. Leaves: one event for each, whatever its text. What can fail: there is no
-room, which is counted, and told by an event as soon as there is.
+room, which is counted, and reported by an event as soon as there is; a record that the daemon does not store, which
+goes to ``handleError``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import os
-import time
-from typing import Optional, Union
+import weakref
+from typing import Callable
 
 from . import process, wire
-from .client import BUFFER_BYTES, Bytes, Client, to_bytes, to_tag
-from .errors import Closed, Full
-from .ledger import Statistics
+from .client import BUFFER_BYTES, Client
+from .errors import NotStored
+from .paths import Path
+from .unacknowledged import Refusal, Statistics
+from .values import Bytes, PackedFields, field_name, to_bytes, to_tag
 from .wire import Level
 
+LEFT_OUT = b"FIELDS_LEFT_OUT"
+"""The field that names the fields which had no room."""
+LEFT_OUT_BYTES_MAX = 512
+"""The longest value of that field."""
 FIELD_HEAD_BYTES = 5
-"""What a field takes beside its name and value."""
+"""What a field takes in addition to its name and value."""
+
 _OWN = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName"}
 """What a record has of its own; the rest came with ``extra``."""
 _PRIORITIES = (
@@ -31,7 +39,7 @@ _PRIORITIES = (
 
 
 class Handler(logging.Handler):
-    """Sends each record as one event to dbufd: tracebacks and texts of several lines, too.
+    """Sends each record as one event to dbufd, also tracebacks and texts of several lines.
 
     ::
 
@@ -41,70 +49,74 @@ class Handler(logging.Handler):
             "root": {"handlers": ["dbuf"], "level": "INFO"},
         })
 
-    Records wait in memory, at most ``buffer_bytes``, for a thread that sends them and for the daemon's
-    acknowledgement; over a restart of the daemon they stay there. What finds no room is counted, and an event tells of
-    it where it is missing. The interpreter's end waits for what is still there, each of :meth:`flush` and
-    :meth:`close` at most its timeout. A forked child gets a connection of its own.
+    Records wait in memory, at most ``buffer_bytes``, for a thread that sends them and for the daemon's acknowledgement;
+    they stay there over a restart of the daemon. A record that finds no room is counted, and an event says how many are
+    missing where they are missing. At exit the handler waits for what is still there: :meth:`flush` and :meth:`close`
+    wait for their timeouts at most. A forked child gets a connection of its own.
 
-    :param level: as of every handler.
+    A record without text gets its logger's name as text. A record that is larger than the daemon takes
+    (``ingest.max_event``) is cut, and says so at its end.
+
+    :param level: as for every handler.
     :param tag: of all events; unless given, each has the name of its logger.
     :param path: the daemon's ``stream.sock``; unless given, where dbufctl would look.
     :param ack: see :class:`dbuf.Client`.
+    :param buffer_bytes: see :class:`dbuf.Client`.
     :param block: whether a record that finds no room waits for it, at most ``block_timeout`` seconds.
     :param flush_timeout: how long :meth:`flush` waits until everything is settled, in seconds.
     :param close_timeout: the same for :meth:`close`.
     :param fields: whether events have fields: ``LOGGER``, ``CODE_FILE``, ``CODE_LINE``, ``CODE_FUNC``, ``THREAD_NAME``,
-        and what ``extra`` brings: ``logger.info("card refused", extra={"order": 17})`` is found by ``dbufctl cat ORDER=17``.
+        and what ``extra`` brings: ``logger.info("card refused", extra={"order": 17})`` is found by ``dbufctl cat
+        ORDER=17``.
+    :param quiet: see :class:`dbuf.Client`.
     """
 
     def __init__(
         self,
-        level: Union[int, str] = logging.NOTSET,
+        level: int | str = logging.NOTSET,
         *,
-        tag: Optional[Bytes] = None,
-        path: Union[str, "os.PathLike[str]", None] = None,
-        ack: Union[str, Level] = Level.PERSISTED,
+        tag: Bytes | None = None,
+        path: Path | None = None,
+        ack: str | Level = Level.PERSISTED,
         buffer_bytes: int = BUFFER_BYTES,
         block: bool = False,
         block_timeout: float = 1.0,
         flush_timeout: float = 2.0,
         close_timeout: float = 2.0,
         fields: bool = True,
+        quiet: bool = False,
     ) -> None:
         super().__init__(level)
         self._with_fields = fields
         self._tag = None if tag is None else to_tag(tag)
         self._flush_timeout = flush_timeout
+        self._fields_left_out = 0
         self._client = Client(
             "python" if self._tag is None else self._tag,
             path=path,
             ack=ack,
             buffer_bytes=buffer_bytes,
-            when_full="block" if block else "drop",
+            when_full="wait" if block else "drop",
+            when_too_big="cut",
             block_timeout=block_timeout,
             close_timeout=close_timeout,
+            on_refused=_calling(weakref.ref(self)),
+            quiet=quiet,
         )
         # logging.shutdown flushes and closes every handler; closed earlier, it would miss what others log until then.
-        process.leave_exit_to_owner(self._client)
-        self._untold = 0
-        process.tell_of_fork(self)
+        self._client.leave_exit_to_owner()
+        process.begin_anew_in_child(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Sends a record, or counts it as lost."""
         try:
-            payload = to_bytes(self.format(record))
-            if not payload:
-                return
-            tag = self.tag_of(record)
-            # Where there is no room to tell of a loss, there may be for a shorter event; but what is told afterwards
-            # would then stand in the wrong place.
-            if not self._tell(tag):
-                self._client._count_full()
-                self._untold += 1
-                return
-            fields = self.fields_of(record) if self._with_fields else b""
-            if not self._send(payload, self.priority_of(record), tag, _time_ns(record), fields):
-                self._untold += 1
+            self._client.send(
+                to_bytes(self.format(record)) or to_bytes(record.name or "record"),
+                priority=self.priority_of(record),
+                tag=self.tag_of(record),
+                time_ns=_time_ns(record),
+                fields=self.fields_of(record) if self._with_fields else None,
+            )
         except Exception:
             self.handleError(record)
 
@@ -114,78 +126,92 @@ class Handler(logging.Handler):
 
     def tag_of(self, record: logging.LogRecord) -> bytes:
         """The tag of the record's event."""
+        if self._tag is not None:
+            return self._tag
         # A name is cut where a character begins.
-        name = to_bytes(record.name)[: wire.TAG_BYTES_MAX] if self._tag is None else self._tag
-        return name if self._tag is not None else name.decode("utf-8", "ignore").encode()
+        return to_bytes(record.name or "")[: wire.TAG_BYTES_MAX].decode("utf-8", "ignore").encode()
 
-    def fields_of(self, record: logging.LogRecord) -> bytes:
-        """The fields beside the record's event, packed: where it comes from, under the names that systemd's own clients
-        use, and what ``extra`` brought, in capitals. What finds no room is left out."""
-        named = [
-            ("LOGGER", record.name),
-            ("CODE_FILE", record.pathname),
-            ("CODE_LINE", record.lineno),
-            ("CODE_FUNC", record.funcName),
-            ("THREAD_NAME", record.threadName),
+    def fields_of(self, record: logging.LogRecord) -> PackedFields:
+        """The fields of the record's event: where it comes from, under the names that systemd's own clients use, and
+        what ``extra`` brought, in capitals. What finds no room is left out, and named in ``FIELDS_LEFT_OUT``."""
+        fields = [
+            (b"LOGGER", _value_bytes(record.name)),
+            (b"CODE_FILE", _value_bytes(record.pathname)),
+            (b"CODE_LINE", _value_bytes(record.lineno)),
+            (b"CODE_FUNC", _value_bytes(record.funcName)),
+            (b"THREAD_NAME", _value_bytes(record.threadName)),
         ]
-        named += [(name.upper(), value) for name, value in record.__dict__.items() if name not in _OWN]
-        fields, room = [], wire.FIELDS_BYTES_MAX
-        for name, value in named:
-            pair = to_bytes(name), value if isinstance(value, bytes) else to_bytes(str(value))
-            room_left = room - FIELD_HEAD_BYTES - len(pair[0]) - len(pair[1])
-            if 0 < len(pair[0]) <= wire.FIELD_NAME_BYTES_MAX and room_left >= 0:
-                fields.append(pair)
-                room = room_left
-        return wire.pack_fields(fields)
+        for name, value in record.__dict__.items():
+            if name not in _OWN:
+                fields.append((field_name(name).encode(), _value_bytes(value)))
+        try:
+            return PackedFields(wire.pack_fields(fields))
+        except ValueError:
+            self._fields_left_out += 1
+            return PackedFields(wire.pack_fields(_fitting(fields)))
 
     def statistics(self) -> Statistics:
         """What became of the events of this process."""
-        return self._client.statistics()
+        return dataclasses.replace(self._client.statistics(), fields_left_out=self._fields_left_out)
 
     def flush(self) -> None:
         """Waits until all events so far are settled, or ``flush_timeout`` has passed."""
-        self.acquire()
-        try:
-            self._tell(self._tag or b"")
-        except Closed:
-            return
-        finally:
-            self.release()
         self._client.drain(self._flush_timeout)
 
     def close(self) -> None:
         """Waits as :meth:`flush` does, at most ``close_timeout``, and ends the connection."""
-        self.acquire()
-        try:
-            self._tell(self._tag or b"")
-        except Closed:
-            pass
-        finally:
-            self.release()
         self._client.close()
         super().close()
 
-    def _tell(self, tag: bytes) -> bool:
-        """Tells of events that found no room. False if there is none still."""
-        if self._untold == 0:
-            return True
-        text = f"dbuf: {self._untold} events were lost here: the daemon did not take them, and the buffer was full"
-        if not self._send(text.encode(), 4, tag, time.time_ns(), b"", is_counted=False):
-            return False
-        self._untold = 0
-        return True
-
-    def _send(
-        self, payload: bytes, priority: int, tag: bytes, time_ns: int, fields: bytes, is_counted: bool = True
-    ) -> bool:
+    def report(self, refusal: Refusal) -> None:
+        """Hands events that the daemon did not store to ``handleError``. Their records are gone by then."""
+        what = "dbufd did not store the events %d to %d: %s (%s)"
+        arguments = refusal.first, refusal.last, refusal.text, wire.code_name(refusal.code)
+        record = logging.LogRecord("dbuf", logging.ERROR, __file__, 0, what, arguments, None)
         try:
-            return self._client._put(payload, priority, tag, time_ns, fields, is_counted) > 0
-        except Full:
-            return False
+            raise NotStored(max(refusal.last - refusal.first + 1, 1), 0)
+        except NotStored:
+            self.handleError(record)
 
     def _in_child(self) -> None:
-        # The parent tells of its own.
-        self._untold = 0
+        self._fields_left_out = 0
+
+
+def _calling(handler: weakref.ref[Handler]) -> Callable[[Refusal], None]:
+    # The client's thread must not keep a handler alive that the program has dropped.
+    def call(refusal: Refusal) -> None:
+        alive = handler()
+        if alive is not None:
+            alive.report(refusal)
+
+    return call
+
+
+def _value_bytes(value: object) -> bytes:
+    if isinstance(value, (str, bytes, bytearray, memoryview)):
+        return to_bytes(value)
+    try:
+        return to_bytes(str(value))
+    except Exception as error:
+        # The record is worth more than one of its values.
+        return f"<{type(error).__name__} in __str__ of {type(value).__name__}>".encode()
+
+
+def _fitting(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The fields that have room, and one that names the others."""
+    room = wire.FIELDS_BYTES_MAX - _size(LEFT_OUT, bytes(LEFT_OUT_BYTES_MAX))
+    kept, left_out = [], []
+    for name, value in fields:
+        if _size(name, value) <= room:
+            kept.append((name, value))
+            room -= _size(name, value)
+        else:
+            left_out.append(name)
+    return [*kept, (LEFT_OUT, b",".join(left_out)[:LEFT_OUT_BYTES_MAX])]
+
+
+def _size(name: bytes, value: bytes) -> int:
+    return FIELD_HEAD_BYTES + len(name) + len(value)
 
 
 def _time_ns(record: logging.LogRecord) -> int:

@@ -1,4 +1,4 @@
-"""Text lines: the simplest way to send, which answers nothing.
+"""Sends text lines: the simplest way, without an answer.
 
 Enters: texts. Leaves: ``<N>text`` and a newline, on the daemon's ``stream.sock``. The caller's thread does all the
 work, and waits while the daemon has no room. What can fail: the connection.
@@ -6,27 +6,25 @@ work, and waits while the daemon has no room. What can fail: the connection.
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
-from types import TracebackType
-from typing import Optional, Type, Union
 
-from . import process
-from .client import Bytes, to_bytes
-from .errors import Closed, Invalid, NotConnected
-from .paths import default_path
+from .descriptors import OwnedSocket
+from .errors import Closed, NotConnected
+from .paths import Path, why_not_connected
+from .sender import Sender
+from .values import Bytes, check_number, to_bytes
 
 
-class LineClient:
+class LineClient(Sender):
     """Sends each line of a text as an event.
 
     A newline ends an event, so a text with newlines inside is several events of one priority, and an empty line is
-    none. Everything else is kept; but a text that begins as syslog does, with a time or a version, is read as syslog.
-    Where that is not good enough, :class:`dbuf.Client` sends any bytes as one event.
+    no event. Everything else is kept; but a text that begins as syslog does, with a time or a version, is read as
+    syslog. Where that is not good enough, :class:`dbuf.Client` sends any bytes as one event.
 
-    If the connection is lost, it is made anew once and the text is sent again; what an ended daemon had of it may then
-    be there twice, and its half.
+    If the connection is lost, it is made anew once and the text is sent again. What the daemon had read of it before
+    may then be stored twice, and a line that was cut off by its end stored as it is.
 
     Threads may share it; a forked child gets a connection of its own.
 
@@ -34,55 +32,49 @@ class LineClient:
     :param timeout: the longest that a call may wait for the daemon, in seconds; None for as long as it takes.
     """
 
-    def __init__(
-        self, path: Union[str, "os.PathLike[str]", None] = None, *, timeout: Optional[float] = 10.0
-    ) -> None:
-        self._path = path
+    def __init__(self, *, path: Path | None = None, timeout: float | None = 10.0) -> None:
         self._timeout = timeout
         self._closed = False
         self._begin()
-        process.tell_of_fork(self)
+        super().__init__(path)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._socket: Optional[socket.socket] = None
+        self._socket: OwnedSocket | None = None
 
     def send(self, text: Bytes, *, priority: int = 6) -> None:
-        """Sends each line of the text as an event of this priority, 0 to 7.
+        """Sends each line of the text as an event of this priority, 0 to 7, see :class:`dbuf.Priority`.
 
-        :raises NotConnected: nobody takes it.
+        :raises NotConnected: no daemon takes it.
         """
-        if not 0 <= priority <= 7:
-            raise Invalid(f"the priority is {priority}, and may be 0 to 7")
+        check_number("priority", priority, 7)
         prefix = b"<%d>" % priority
         # Split at newlines alone: every other byte is the sender's.
-        lines = b"".join(prefix + line + b"\n" for line in to_bytes(text).split(b"\n") if line)
+        lines = b"".join(prefix + line + b"\n" for line in to_bytes(text, "text").split(b"\n") if line)
         if not lines:
             return
         with self._lock:
             if self._closed:
                 raise Closed("the client is closed")
-            if self._socket is not None and self._send(lines) is None:
+            if self._socket is not None and self._send(self._socket, lines) is None:
                 return
-            self._connect()
-            error = self._send(lines)
+            error = self._send(self._connected(), lines)
             if error is not None:
                 raise NotConnected(f"the connection to dbufd failed: {error.strerror or error}") from error
 
-    def _connect(self) -> None:
-        path = default_path() if self._path is None else os.fspath(self._path)
-        self._socket = link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def _connected(self) -> OwnedSocket:
+        path = self._find()
         try:
-            link.settimeout(self._timeout)
-            link.connect(path)
+            self._socket = made = OwnedSocket(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            made.connect(path, self._timeout)
         except OSError as error:
             self._let_go()
-            raise NotConnected(f"cannot connect to {path}: {error.strerror or error}; is dbufd running?") from error
+            raise NotConnected(why_not_connected(path, error)) from error
+        return made
 
-    def _send(self, lines: bytes) -> Optional[OSError]:
-        assert self._socket is not None, "connected"
+    def _send(self, made: OwnedSocket, lines: bytes) -> OSError | None:
         try:
-            self._socket.sendall(lines)
+            made.send_all(lines)
         except OSError as error:
             # Half a line may have gone: nothing may follow it on this connection.
             self._let_go()
@@ -95,21 +87,10 @@ class LineClient:
             self._socket = None
 
     def close(self) -> None:
-        """Ends the connection. What was sent is the daemon's to read."""
+        """Ends the connection. The daemon reads what was sent."""
         with self._lock:
             self._closed = True
             self._let_go()
-
-    def __enter__(self) -> LineClient:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
     def _in_child(self) -> None:
         self._let_go()

@@ -1,23 +1,45 @@
-"""Where the daemon listens: the rule of dbufctl, so that both mean the same daemon."""
+"""Finds where the daemon listens, by the rule of dbufctl, so that both mean the same daemon."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from typing import Mapping, Optional
+import struct
+from collections.abc import Mapping
+from typing import Union
 
 SYSTEM_RUNTIME_DIR = "/run/dbufd"
 STREAM_SOCKET = "stream.sock"
+
+Path = Union[str, "os.PathLike[str]"]
+
+_AT_SECURE = 23
+"""The entry of the auxiliary vector that says whether the program runs with another's rights, see getauxval(3)."""
+_AUXILIARY = struct.Struct("@LL")
+_REMEDIES = {
+    errno.ENOENT: " (is dbufd running?)",
+    errno.ECONNREFUSED: " (is dbufd running?)",
+    errno.EACCES: " (the socket's mode does not let this user in: SocketMode= in dbufd.socket, or ingest.socket_mode)",
+}
+
+
+def why_not_connected(path: str, error: OSError) -> str:
+    """Why there is no connection, and what to do about it where that is certain."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return f"cannot connect to {path}: {reason}{_REMEDIES.get(error.errno or 0, '')}"
 
 
 def default_path() -> str:
     """The path of ``stream.sock``.
 
     The first that applies: what systemd says in ``RUNTIME_DIRECTORY``; for root ``/run/dbufd``; for another user
-    ``$XDG_RUNTIME_DIR/dbufd``, without that a private folder in the temporary directory. Where no daemon has its
-    socket there, that of the whole machine, if it has one.
+    ``$XDG_RUNTIME_DIR/dbufd``, without that a private folder in the temporary directory. If no daemon has its socket
+    there, the path is that of the machine's daemon, if that has one. A program that runs with another's rights, as a
+    setuid program does, does not believe its environment.
     """
-    own = runtime_dir(os.environ, os.geteuid(), os.environ.get("TMPDIR") or "/tmp")
+    environment: Mapping[str, str] = {} if _runs_with_others_rights() else os.environ
+    own = runtime_dir(environment, os.geteuid(), environment.get("TMPDIR") or "/tmp")
     system = os.path.join(SYSTEM_RUNTIME_DIR, STREAM_SOCKET)
     if own is None:
         return system
@@ -25,8 +47,8 @@ def default_path() -> str:
     return system if not os.path.exists(path) and os.path.exists(system) else path
 
 
-def runtime_dir(environment: Mapping[str, str], uid: int, temporary: str) -> Optional[str]:
-    """Where this user's daemon has its sockets; None if the only place may be somebody else's."""
+def runtime_dir(environment: Mapping[str, str], uid: int, temporary: str) -> str | None:
+    """Where this user's daemon has its sockets; None if the only place may belong to another user."""
     for listed in environment.get("RUNTIME_DIRECTORY", "").split(":"):
         if listed:
             return listed
@@ -47,3 +69,16 @@ def _is_private(path: str, uid: int) -> bool:
     except OSError:
         return True
     return stat.S_ISDIR(status.st_mode) and status.st_uid == uid and not status.st_mode & 0o077
+
+
+def _runs_with_others_rights() -> bool:
+    if os.getuid() != os.geteuid() or os.getgid() != os.getegid():
+        return True
+    try:
+        with open("/proc/self/auxv", "rb") as file:
+            vector = file.read()
+    except PermissionError:
+        return True  # The kernel hides it where a program has another's rights.
+    except OSError:
+        return False
+    return any(value for kind, value in _AUXILIARY.iter_unpack(vector) if kind == _AT_SECURE)

@@ -1,7 +1,7 @@
-"""What happens to clients when their process forks or ends.
+"""Handles the fork and the end of a process for the clients in it.
 
 A child must not go on with its parent's connection: both would write into one stream, and the daemon would take the
-child's events for its parent's. A process that ends should not take with it what a moment would have saved.
+child's events for its parent's. A process that ends must not lose what a moment would have saved.
 """
 
 from __future__ import annotations
@@ -10,56 +10,70 @@ import atexit
 import os
 import sys
 import weakref
-from typing import Any, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .link import Link
 
 
 class Forks(Protocol):
-    """Something that is to be told that it is in a child now."""
+    """An object that has to know that it is in a child now."""
 
     def _in_child(self) -> None: ...
 
 
-class Ends(Protocol):
-    """Something that is to be told that the process ends."""
-
-    def _at_exit(self) -> None: ...
-
-
-_forking: "weakref.WeakSet[Any]" = weakref.WeakSet()
-_ending: "weakref.WeakSet[Any]" = weakref.WeakSet()
+_forking: weakref.WeakSet[Any] = weakref.WeakSet()
+_links: set[Link] = set()
+"""The links whose threads run here. Strong references: a client that was dropped has events to deliver."""
+_is_ending = False
 
 
-def tell_of_fork(forks: Forks) -> None:
+def begin_anew_in_child(forks: Forks) -> None:
     """Calls ``_in_child`` in a child, before anything else runs there."""
     _forking.add(forks)
 
 
-def tell_of_exit(ends: Ends) -> None:
-    """Calls ``_at_exit`` when the interpreter ends."""
-    _ending.add(ends)
-
-
-def leave_exit_to_owner(ends: Ends) -> None:
-    """Somebody else sees to its end."""
-    _ending.discard(ends)
-
-
-def before_child_ends(drain: Callable[[], object]) -> None:
-    """Calls ``drain`` when this process ends, if it is one of multiprocessing: these leave without atexit."""
-    process = sys.modules.get("multiprocessing.process")
+def keep(link: Link) -> None:
+    """Closes this link in a child, and finishes it when the process ends."""
+    if link in _links:
+        return
+    _links.add(link)
+    # A child of multiprocessing leaves without atexit. The last of its finalizers, so that others may still log.
+    parent = sys.modules.get("multiprocessing.process")
     util = sys.modules.get("multiprocessing.util")
-    if process is not None and util is not None and process.parent_process() is not None:
-        util.Finalize(None, drain, exitpriority=0)
+    if parent is not None and util is not None and parent.parent_process() is not None:
+        util.Finalize(None, _settle_all, exitpriority=-1000)
+
+
+def forget(link: Link) -> None:
+    """This link has ended."""
+    _links.discard(link)
+
+
+def is_ending() -> bool:
+    """Whether the clients of this process have been finished already: no one waits for what is sent from here on."""
+    return _is_ending
+
+
+def _settle_all() -> None:
+    for link in list(_links):
+        link.settle()
 
 
 def _after_fork_in_child() -> None:
+    for link in list(_links):
+        link.let_go()
+    _links.clear()
     for forks in list(_forking):
         forks._in_child()
 
 
 def _at_exit() -> None:
-    for ends in list(_ending):
-        ends._at_exit()
+    global _is_ending
+    _is_ending = True
+    for link in list(_links):
+        if not link.has_owner_at_exit:
+            link.finish(link.drop_timeout)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

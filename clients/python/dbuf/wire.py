@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Iterable, NamedTuple, Optional, Tuple, Union
+from typing import NamedTuple, Union
 
 from .errors import DbufError
 
@@ -77,7 +78,7 @@ class Level(enum.IntEnum):
     """A sync has covered it: survives a loss of power."""
 
     @classmethod
-    def of(cls, level: Union[str, int]) -> Level:
+    def of(cls, level: str | int) -> Level:
         """The level with this name or number."""
         try:
             return cls[level.upper()] if isinstance(level, str) else cls(level)
@@ -133,7 +134,7 @@ class Event:
     pri: int = 6
     tag: bytes = b""
     time_ns: int = 0
-    fields: Tuple[Tuple[bytes, bytes], ...] = ()
+    fields: tuple[tuple[bytes, bytes], ...] = ()
     """Names and values beside the payload."""
 
 
@@ -211,7 +212,7 @@ class Head(NamedTuple):
     time_ns: int
 
 
-def decode_head(data: Buffer, at: int = 0) -> Optional[Head]:
+def decode_head(data: Buffer, at: int = 0) -> Head | None:
     """Read the head at ``at``; None if there are not enough bytes.
 
     Only what would make the rest of the stream unreadable is an error, and it is seen before the body has come.
@@ -228,7 +229,7 @@ def decode_head(data: Buffer, at: int = 0) -> Optional[Head]:
     return head
 
 
-def decode(data: Buffer, at: int = 0) -> Optional[Tuple[Frame, int]]:
+def decode(data: Buffer, at: int = 0) -> tuple[Frame, int] | None:
     """Decode the frame at ``at`` and say where the next begins; None if it is not whole yet."""
     head = decode_head(data, at)
     if head is None:
@@ -274,7 +275,7 @@ def _from_parts(head: Head, tag: bytes, payload: bytes) -> Frame:
     raise WireError("a frame of unknown type")
 
 
-def pack_fields(fields: Iterable[Tuple[bytes, bytes]]) -> bytes:
+def pack_fields(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The bytes of fields, as they stand in a frame and in a file.
 
     :raises ValueError: a name is empty or too long, or all together are.
@@ -282,7 +283,9 @@ def pack_fields(fields: Iterable[Tuple[bytes, bytes]]) -> bytes:
     parts = []
     for name, value in fields:
         if not 0 < len(name) <= FIELD_NAME_BYTES_MAX:
-            raise ValueError(f"the field's name {name!r} has {len(name)} bytes, and may have 1 to {FIELD_NAME_BYTES_MAX}")
+            raise ValueError(
+                f"the field's name {name!r} has {len(name)} bytes, and may have 1 to {FIELD_NAME_BYTES_MAX}"
+            )
         parts += [_FIELD.pack(len(name), len(value)), name, value]
     packed = b"".join(parts)
     if len(packed) > FIELDS_BYTES_MAX:
@@ -290,7 +293,7 @@ def pack_fields(fields: Iterable[Tuple[bytes, bytes]]) -> bytes:
     return packed
 
 
-def _split_fields(data: bytes) -> Tuple[Tuple[Tuple[bytes, bytes], ...], bytes]:
+def _split_fields(data: bytes) -> tuple[tuple[tuple[bytes, bytes], ...], bytes]:
     cut_off = "an event whose fields are cut off"
     if len(data) < _U32.size:
         raise WireError(cut_off)

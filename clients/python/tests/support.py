@@ -12,12 +12,13 @@ import sys
 import tempfile
 import threading
 import unittest
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable
 
 from dbuf import wire
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = float(os.environ.get("DBUF_TEST_TIMEOUT", "60"))
 """Longer than anything here takes on the slowest machine; a test that meets it has failed."""
 PYTHON_DIR = Path(__file__).resolve().parent.parent
 ROOT = PYTHON_DIR.parent.parent
@@ -65,19 +66,19 @@ class Connection:
                 raise EOFError("the client went away too early")
             self._bytes += more
 
-    def events(self, count: int) -> List[wire.Event]:
+    def events(self, count: int) -> list[wire.Event]:
         frames = [self.frame() for _ in range(count)]
         assert all(isinstance(frame, wire.Event) for frame in frames), frames
         return frames  # type: ignore[return-value]
 
-    def payloads(self, count: int) -> List[bytes]:
+    def payloads(self, count: int) -> list[bytes]:
         return [event.payload for event in self.events(count)]
 
     def reply(self, *frames: wire.Frame) -> None:
         self.stream.sendall(b"".join(wire.encode(frame) for frame in frames))
 
-    def welcome(self, last: int = 0, max_event: int = 1000) -> Connection:
-        self.reply(wire.Welcome(last, max_event))
+    def welcome(self, last: int = 0, max_event: int = 1000, features: int = 0) -> Connection:
+        self.reply(wire.Welcome(last, max_event, compatible=features))
         return self
 
     def persisted(self, sequence: int) -> None:
@@ -99,7 +100,7 @@ class PlayedDaemon:
 
     def __init__(self, test: unittest.TestCase, path: str) -> None:
         self.path = path
-        self._connections: List[socket.socket] = []
+        self._connections: list[socket.socket] = []
         self.listen()
         test.addCleanup(self.stop)
 
@@ -146,7 +147,7 @@ class Call:
     def __init__(self, function: Callable[[], Any]) -> None:
         self._function = function
         self._result: Any = None
-        self._error: Optional[BaseException] = None
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -167,7 +168,7 @@ class Call:
         return self._result
 
 
-def _program(name: str) -> Optional[str]:
+def _program(name: str) -> str | None:
     """The program that the environment names, or the one that was built beside this."""
     named = os.environ.get(name.upper())
     built = ROOT / "target" / "debug" / name
@@ -190,7 +191,7 @@ class Home(Folder):
         self.run_dir = os.path.join(self.folder, "run")
         self.segments = os.path.join(self.folder, "segments")
         self.path = os.path.join(self.run_dir, "stream.sock")
-        self._daemon: Optional["subprocess.Popen[bytes]"] = None
+        self._daemon: subprocess.Popen[bytes] | None = None
         self.addCleanup(self.kill)
 
     def start(self, *settings: str) -> None:
@@ -207,9 +208,7 @@ class Home(Folder):
             notify.settimeout(TIMEOUT_S)
             with open(os.path.join(self.folder, "stderr"), "ab") as errors:
                 nothing = subprocess.DEVNULL
-                self._daemon = subprocess.Popen(
-                    command, env=environment, stdin=nothing, stdout=nothing, stderr=errors
-                )
+                self._daemon = subprocess.Popen(command, env=environment, stdin=nothing, stdout=nothing, stderr=errors)
             while b"READY=1" not in notify.recv(4096).split(b"\n"):
                 pass
         os.unlink(notify_path)
@@ -223,18 +222,29 @@ class Home(Folder):
     def stop(self) -> None:
         self.kill(signal.SIGTERM)
 
-    def ctl(self, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+    def ctl(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         command = [str(DBUFCTL), "--runtime", self.run_dir, "--directory", self.segments, *arguments]
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S)
 
-    def stored(self, *filters: str) -> List[Dict[str, Any]]:
+    def stored(self, *filters: str) -> list[dict[str, Any]]:
         """Every event, as an object."""
         output = self.ctl("cat", "-o", "json", *filters)
         self.assertIn(output.returncode, (0, 3), output.stderr)
         return [json.loads(line) for line in output.stdout.splitlines()]
 
-    def texts(self) -> List[str]:
+    def texts(self) -> list[str]:
         return [event["MESSAGE"] for event in self.stored()]
+
+
+def frames_of(data: bytes) -> list[wire.Frame]:
+    """Every frame in these bytes."""
+    frames, at = [], 0
+    while at < len(data):
+        decoded = wire.decode(data, at)
+        assert decoded is not None, "the last frame is whole"
+        frame, at = decoded
+        frames.append(frame)
+    return frames
 
 
 def numbered(prefix: str, count: int) -> Iterator[str]:
@@ -243,4 +253,12 @@ def numbered(prefix: str, count: int) -> Iterator[str]:
 
 def run_python(code: str, *arguments: str) -> Sequence[str]:
     """The command that runs this code with this package."""
-    return [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(PYTHON_DIR)!r})\n{code}", *arguments]
+    # Newer Pythons warn of forks in a process with threads, and such forks are tried here.
+    return [
+        sys.executable,
+        "-W",
+        "ignore::DeprecationWarning",
+        "-c",
+        f"import sys; sys.path.insert(0, {str(PYTHON_DIR)!r})\n{code}",
+        *arguments,
+    ]

@@ -1,5 +1,6 @@
 """The clients with the real daemon: what they send is read back by dbufctl."""
 
+import asyncio
 import collections
 import logging
 import os
@@ -7,24 +8,26 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import unittest
+from typing import Any
 
 import dbuf
-from tests.support import TIMEOUT_S, PYTHON_DIR, Call, Home, needs_daemon, numbered
+from tests.support import PYTHON_DIR, TIMEOUT_S, Call, Home, needs_daemon, numbered
 
 
 @needs_daemon
 class DaemonTest(Home):
-    def client(self, name="app", **options):
-        client = dbuf.Client(name, path=self.path, **options)
+    def client(self, name: str = "app", **options: Any) -> dbuf.Client:
+        client = dbuf.Client(name, path=self.path, **{"quiet": True, **options})
         self.addCleanup(client.close, 0)
         return client
 
-    def test_ten_thousand_events_of_four_threads_land_once_and_in_each_threads_order(self):
+    def test_ten_thousand_events_of_four_threads_land_once_and_in_each_threads_order(self) -> None:
         self.start("storage.sync=50ms")
         client = self.client()
 
-        def send(name):
+        def send(name: str) -> None:
             for text in numbered(name, 2500):
                 client.send(text)
 
@@ -41,7 +44,7 @@ class DaemonTest(Home):
         statistics = client.statistics()
         self.assertEqual((statistics.settled, statistics.durable, statistics.lost), (10000, 10000, {}))
 
-    def test_an_event_keeps_its_tag_its_time_its_priority_and_who_the_kernel_says_sent_it(self):
+    def test_an_event_keeps_its_tag_its_time_its_priority_and_who_the_kernel_says_sent_it(self) -> None:
         self.start()
         client = self.client("shop")
         client.send("card refused", priority=3, tag="billing", time_ns=1_700_000_000_123_456_789)
@@ -54,10 +57,10 @@ class DaemonTest(Home):
         for event in (first, second):
             self.assertEqual((event["_TRANSPORT"], event["_PID"]), ("frames", str(os.getpid())))
 
-    def test_fields_are_stored_beside_the_text_also_those_of_a_logging_record(self):
+    def test_fields_are_stored_beside_the_text_also_those_of_a_logging_record(self) -> None:
         self.start()
         client = self.client("shop")
-        client.send("card refused", fields={"ORDER": "17", "RAW": b"\xff"})
+        client.send("card refused", fields={"ORDER": 17, "RAW": b"\xff"})
         client.sync(TIMEOUT_S)
         handler = dbuf.Handler(path=self.path)
         self.addCleanup(handler.close)
@@ -74,7 +77,7 @@ class DaemonTest(Home):
             self.assertRaises(dbuf.Invalid, client.send, "x", fields={name: "x"})
         self.assertRaises(dbuf.Invalid, client.send, "x", fields={"N": "x" * (16 << 10)})
 
-    def test_what_a_sync_returned_for_is_there_after_kill_9(self):
+    def test_what_a_sync_returned_for_is_there_after_kill_9(self) -> None:
         self.start("storage.sync=never")
         client = self.client()
         for text in numbered("event", 1000):
@@ -83,13 +86,13 @@ class DaemonTest(Home):
         self.kill()
         self.assertEqual(self.texts(), list(numbered("event", 1000)))
 
-    def test_kill_9_and_a_new_daemon_lose_nothing_that_was_not_acknowledged(self):
+    def test_kill_9_and_a_new_daemon_lose_nothing_that_was_not_acknowledged(self) -> None:
         # Without systemd the new daemon knows no session, so what was stored but not acknowledged may be there twice.
         self.start("storage.sync=50ms")
         client = self.client(ack="durable")
         half = threading.Event()
 
-        def send():
+        def send() -> None:
             for number, text in enumerate(numbered("event", 20000)):
                 client.send(text)
                 if number == 10000:
@@ -106,7 +109,7 @@ class DaemonTest(Home):
         self.assertLessEqual(len(texts), 20000 + client.statistics().resent)
         self.assertGreaterEqual(client.statistics().connections, 2)
 
-    def test_events_of_a_time_without_a_daemon_arrive_with_their_own_time(self):
+    def test_events_of_a_time_without_a_daemon_arrive_with_their_own_time(self) -> None:
         client = self.client()
         for text in numbered("early", 100):
             client.send(text, time_ns=1_700_000_000_000_000_000)
@@ -116,7 +119,7 @@ class DaemonTest(Home):
         self.assertEqual([event["MESSAGE"] for event in stored], list(numbered("early", 100)))
         self.assertEqual({event["_SOURCE_REALTIME_TIMESTAMP"] for event in stored}, {"1700000000000000"})
 
-    def test_a_given_session_of_an_earlier_client_is_not_stored_twice(self):
+    def test_a_given_session_of_an_earlier_client_is_not_stored_twice(self) -> None:
         self.start()
         first = self.client(session=77)
         for text in numbered("line", 100):
@@ -129,14 +132,14 @@ class DaemonTest(Home):
         second.sync(TIMEOUT_S)
         self.assertEqual(self.texts(), list(numbered("line", 150)))
 
-    def test_an_event_too_big_for_the_daemon_is_refused_there_and_counted_on_both_sides(self):
-        refusals = []
+    def test_an_event_too_big_for_the_daemon_is_refused_there_and_counted_on_both_sides(self) -> None:
+        refusals: list[dbuf.Refusal] = []
         client = self.client(on_refused=refusals.append)
         # Before the daemon has said how much it takes.
         client.send("x" * 2000)
         client.send("small")
         self.start("ingest.max_event=1KiB")
-        with self.assertRaisesRegex(dbuf.NotStored, "^1 events were not stored$"):
+        with self.assertRaisesRegex(dbuf.NotStored, "^1 event was not stored$"):
             client.sync(TIMEOUT_S)
         self.assertEqual([(refusal.first, refusal.code) for refusal in refusals], [(1, dbuf.Code.TOO_BIG)])
         self.assertEqual(client.statistics().lost, {"too_big": 1})
@@ -145,7 +148,7 @@ class DaemonTest(Home):
         self.assertEqual(output.returncode, 3, "a loss is told")
         self.assertIn(b"small\n", output.stdout)
 
-    def test_every_way_to_end_the_daemon_is_survived_by_the_same_client(self):
+    def test_every_way_to_end_the_daemon_is_survived_by_the_same_client(self) -> None:
         client = self.client()
         for number, end in enumerate((self.stop, self.kill, self.stop)):
             self.start()
@@ -154,7 +157,7 @@ class DaemonTest(Home):
             end()
         self.assertEqual(self.texts(), list(numbered("life", 3)))
 
-    def test_the_handlers_tracebacks_are_read_back_whole(self):
+    def test_the_handlers_tracebacks_are_read_back_whole(self) -> None:
         self.start()
         handler = dbuf.Handler(path=self.path, flush_timeout=TIMEOUT_S, close_timeout=TIMEOUT_S)
         logger = logging.Logger("shop.cart")
@@ -171,7 +174,7 @@ class DaemonTest(Home):
         self.assertEqual((second["MESSAGE"], second["PRIORITY"]), ("fine", "7"))
         handler.close()
 
-    def test_the_handler_goes_on_over_kill_9(self):
+    def test_the_handler_goes_on_over_kill_9(self) -> None:
         self.start()
         handler = dbuf.Handler(path=self.path, flush_timeout=TIMEOUT_S, close_timeout=TIMEOUT_S)
         logger = logging.Logger("worker")
@@ -185,16 +188,43 @@ class DaemonTest(Home):
         handler.close()
         self.assertEqual(self.texts(), ["before", "while there is none", "after"])
 
-    def test_text_lines_arrive_one_event_each_with_their_priority(self):
+    def test_text_lines_arrive_one_event_each_with_their_priority(self) -> None:
         self.start()
-        with dbuf.LineClient(self.path) as client:
+        with dbuf.LineClient(path=self.path) as client:
             client.send("one\ntwo", priority=3)
             client.send("three")
         self.stop()
         stored = [(event["MESSAGE"], event["PRIORITY"], event["_TRANSPORT"]) for event in self.stored()]
         self.assertEqual(stored, [("one", "3", "lines"), ("two", "3", "lines"), ("three", "6", "lines")])
 
-    def test_the_examples_run(self):
+    def test_the_loop_of_an_asyncio_program_goes_on_while_no_daemon_takes_anything(self) -> None:
+        async def main() -> tuple[float, dbuf.Statistics]:
+            client = self.client(when_full="drop", buffer_bytes=20_000)
+            longest, last = 0.0, time.monotonic()
+            for number in range(200):
+                client.send(f"order {number}")
+                await asyncio.sleep(0)
+                longest, last = max(longest, time.monotonic() - last), time.monotonic()
+            return longest, client.statistics()
+
+        longest, statistics = asyncio.run(main())
+        self.assertGreater(statistics.lost["full"], 0)
+        self.assertEqual(statistics.kept + statistics.lost["full"], 200)
+        self.assertLess(longest, 5.0, "block_timeout is 10 s")
+
+    def test_the_events_of_the_asyncio_example_are_all_stored(self) -> None:
+        self.start()
+        environment = {**os.environ, "PYTHONPATH": str(PYTHON_DIR), "DBUF_SOCKET": self.path}
+        command = [sys.executable, str(PYTHON_DIR / "examples" / "asyncio_orders.py")]
+        run = subprocess.run(command, env=environment, capture_output=True, timeout=TIMEOUT_S)
+        self.assertEqual((run.returncode, run.stderr), (0, b""))
+        expected = sorted(f"order {number} accepted" for number in range(1, 101))
+        for tag in ("orders", "shop"):
+            stored = self.stored(f"SYSLOG_IDENTIFIER={tag}")
+            self.assertEqual(sorted(event["MESSAGE"] for event in stored), expected)
+            self.assertEqual({event["ORDER"] for event in stored}, {str(number) for number in range(1, 101)})
+
+    def test_the_examples_run(self) -> None:
         self.start()
         environment = {**os.environ, "PYTHONPATH": str(PYTHON_DIR), "DBUF_SOCKET": self.path}
         examples = sorted((PYTHON_DIR / "examples").glob("*.py"))

@@ -1,6 +1,7 @@
 """Text lines, against a daemon that the test plays."""
 
 import os
+import socket
 import unittest
 
 import dbuf
@@ -8,7 +9,7 @@ from dbuf.paths import runtime_dir
 from tests.support import Folder, PlayedDaemon
 
 
-def read(stream, count):
+def read(stream: socket.socket, count: int) -> bytes:
     data = b""
     while len(data) < count:
         more = stream.recv(count - len(data))
@@ -18,13 +19,13 @@ def read(stream, count):
 
 
 class LineTest(Folder):
-    def setUp(self):
+    def setUp(self) -> None:
         super().setUp()
         self.daemon = PlayedDaemon(self, self.path)
-        self.client = dbuf.LineClient(self.path)
+        self.client = dbuf.LineClient(path=self.path)
         self.addCleanup(self.client.close)
 
-    def sent(self, *calls):
+    def sent(self, *calls: tuple[dbuf.Bytes, int]) -> bytes:
         for text, priority in calls:
             self.client.send(text, priority=priority)
         self.client.close()
@@ -32,19 +33,23 @@ class LineTest(Folder):
         with stream.makefile("rb") as file:
             return file.read()
 
-    def test_a_line_has_its_priority_before_it_and_every_byte_is_kept(self):
+    def test_a_line_has_its_priority_before_it_and_every_byte_is_kept(self) -> None:
         sent = self.sent(("grün ", 6), (b"\xff\0\r", 3), ("<5>as it is", 7))
         self.assertEqual(sent, "<6>grün \n".encode() + b"<3>\xff\0\r\n" + b"<7><5>as it is\n")
 
-    def test_a_text_of_many_lines_is_an_event_a_line_and_an_empty_line_is_none(self):
+    def test_a_text_of_many_lines_is_an_event_a_line_and_an_empty_line_is_none(self) -> None:
         sent = self.sent(("one\n\ntwo\n", 4), ("", 4), ("\n", 4), ("a\u2028b\x0bc", 4))
         self.assertEqual(sent, "<4>one\n<4>two\n<4>a\u2028b\x0bc\n".encode(), "only a newline ends a line")
 
-    def test_a_priority_is_0_to_7(self):
-        for priority in (-1, 8):
-            self.assertRaises(dbuf.Invalid, self.client.send, "x", priority=priority)
+    def test_a_priority_is_0_to_7(self) -> None:
+        for priority in (-1, 8, 3.0, "3", True):
+            with self.assertRaisesRegex(dbuf.Invalid, "allowed: 0 to 7$"):
+                self.client.send("x", priority=priority)  # type: ignore[arg-type]
 
-    def test_a_connection_that_broke_is_made_anew(self):
+    def test_a_path_is_given_by_its_name_because_the_first_argument_of_a_client_is_its_tag(self) -> None:
+        self.assertRaises(TypeError, dbuf.LineClient, self.path)
+
+    def test_a_connection_that_broke_is_made_anew(self) -> None:
         self.client.send("1")
         stream = self.daemon.accept_bytes()
         self.assertEqual(read(stream, 5), b"<6>1\n")
@@ -52,25 +57,25 @@ class LineTest(Folder):
         self.client.send("2")
         self.assertEqual(read(self.daemon.accept_bytes(), 5), b"<6>2\n")
 
-    def test_without_a_daemon_it_says_where_it_looked(self):
+    def test_without_a_daemon_it_says_where_it_looked(self) -> None:
         self.daemon.stop()
         with self.assertRaisesRegex(dbuf.NotConnected, f"{self.path}: .*is dbufd running"):
             self.client.send("x")
 
-    def test_a_daemon_that_reads_nothing_ends_the_call_at_its_deadline(self):
-        client = dbuf.LineClient(self.path, timeout=0.01)
+    def test_a_daemon_that_reads_nothing_ends_the_call_at_its_deadline(self) -> None:
+        client = dbuf.LineClient(path=self.path, timeout=0.01)
         self.addCleanup(client.close)
         # More than the kernel takes on both connections that are tried.
         with self.assertRaisesRegex(dbuf.NotConnected, "timed out"):
             client.send("x" * (16 << 20))
 
-    def test_a_closed_client_sends_nothing_more(self):
+    def test_a_closed_client_sends_nothing_more(self) -> None:
         self.client.close()
         self.assertRaises(dbuf.Closed, self.client.send, "x")
 
 
 class PathTest(unittest.TestCase):
-    def test_the_place_of_the_sockets_is_found_as_dbufctl_finds_it(self):
+    def test_the_place_of_the_sockets_is_found_as_dbufctl_finds_it(self) -> None:
         every = {"RUNTIME_DIRECTORY": ":/run/a:/run/b", "XDG_RUNTIME_DIR": "/run/user/1"}
         user = {"XDG_RUNTIME_DIR": "/run/user/1"}
         for environment, uid, expected in (
@@ -86,7 +91,7 @@ class PathTest(unittest.TestCase):
 
 
 class PrivateFolderTest(Folder):
-    def test_a_folder_in_the_temporary_directory_that_others_could_have_made_is_not_trusted(self):
+    def test_a_folder_in_the_temporary_directory_that_others_could_have_made_is_not_trusted(self) -> None:
         uid = os.geteuid() + 1  # of an ordinary user, whichever user runs this
         path = os.path.join(self.folder, f"dbufd-{uid}")
         self.assertEqual(runtime_dir({}, uid, self.folder), path, "nobody has made it yet")
