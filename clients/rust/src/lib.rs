@@ -46,15 +46,19 @@
 #[cfg(any(feature = "log", feature = "tracing"))]
 mod backend;
 mod client;
+mod connection;
 pub mod local;
 #[cfg(feature = "log")]
 pub mod log;
 mod producer;
+mod reason;
+mod rules;
 mod sys;
 #[cfg(feature = "tracing")]
 pub mod tracing;
 
-pub use client::{Client, ClientOptions, Error, Refusal};
+pub use client::{Client, ClientOptions, Error};
+pub use connection::Refusal;
 /// The framed protocol itself, both directions; the daemon decodes with the same code.
 #[doc(inline)]
 pub use dbuf_wire::frames as wire;

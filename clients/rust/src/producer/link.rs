@@ -2,12 +2,12 @@
 //!
 //! Input and output: plain data, with the descriptors of a connection. The producer's thread. Failures: none.
 
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use super::connection::Connection;
 use super::frames::{Framed, Phase};
 use super::options::LinkKind;
+use crate::connection::Connection;
+use crate::sys::Descriptor;
 
 /// The least time between two attempts to connect; twice as long after each that fails.
 pub(super) const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -27,7 +27,7 @@ pub(super) enum Link {
 #[derive(Debug)]
 pub(super) struct RingLink {
     pub(super) connection: Connection,
-    pub(super) bell: OwnedFd,
+    pub(super) bell: Descriptor,
 }
 
 impl Link {

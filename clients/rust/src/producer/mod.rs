@@ -20,13 +20,12 @@
 //!    never touches a memory or a connection of its parent, except to let go of them.
 //!
 //! The way through the files: `state` holds it all, `sending` and `claim` write events, `linking` connects and notices
-//! the end, `connection` reads and writes, `frames` sends what is in the memory where no ring is, `moving` goes over to
-//! a ring, `waiting` has everything that takes time.
+//! the end, [`crate::connection`] reads and writes, `frames` sends what is in the memory where no ring is, `moving`
+//! changes over to a ring, `waiting` has everything that takes time.
 
 mod book;
 mod claim;
 mod clock;
-mod connection;
 mod frames;
 mod link;
 mod linking;

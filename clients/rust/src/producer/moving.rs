@@ -7,7 +7,7 @@ use super::clock::{Moment, Stamping};
 use super::link::{Link, RingLink};
 use super::order::is_ordered;
 use super::state::{CLOSED, Producer};
-use crate::sys;
+use crate::{reason, sys};
 use dbuf_wire::ring::{Bell, Memory, RingProducer};
 
 impl Producer {
@@ -17,9 +17,14 @@ impl Producer {
         let Some([memory, bell]) = framed.connection.take_descriptors() else {
             return self.end_link(Some("dbufd is not understood: a ring without its descriptors".into()));
         };
-        let memory = match Memory::of_file(&memory) {
+        // The descriptor is closed as soon as the memory is mapped: what is closed cannot be taken for another.
+        let mapped = memory.get().map_err(Into::into).and_then(Memory::of_file);
+        drop(memory);
+        let memory = match mapped {
             Ok(memory) => memory,
-            Err(error) => return self.end_link(Some(format!("no use of a ring: {error}"))),
+            Err(error) => {
+                return self.end_link(Some(format!("a ring that cannot be used: {}", reason::kernel(&error))));
+            }
         };
         if !memory.is_known() || memory.capacity() != self.options.capacity_bytes || capacity != memory.capacity() {
             return self.end_link(Some("dbufd is not understood: another ring than was asked for".into()));
@@ -67,7 +72,10 @@ impl Producer {
         let number = self.number();
         let book = &mut self.book;
         // Where a daemon has spoilt the memory, it may be less, or more, than it was.
-        book.lost += number.saturating_sub(first + ring.events());
+        let spoilt = number.saturating_sub(first + ring.events());
+        book.lost += spoilt;
+        ring.carry_losses((spoilt, 0));
+        book.reports.clear();
         book.base = number.saturating_sub(ring.events());
         // Of what another connection was given, this one says nothing.
         book.doubt(first, 0);

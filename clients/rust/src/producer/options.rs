@@ -39,6 +39,9 @@ pub struct ProducerOptions {
     pub populate: bool,
     /// How long the end of a producer may take where events wait that only it can write: without a ring.
     pub close_wait: Duration,
+    /// Nothing is written to standard error. Otherwise a line says there, once, that the daemon cannot be reached, and
+    /// at the end how many events were not delivered.
+    pub quiet: bool,
 }
 
 impl Default for ProducerOptions {
@@ -53,6 +56,7 @@ impl Default for ProducerOptions {
             ring: true,
             populate: false,
             close_wait: Duration::from_millis(100),
+            quiet: false,
         }
     }
 }
@@ -85,7 +89,7 @@ pub enum OpenError {
     #[error("no memory for a producer: {0}")]
     NoMemory(#[from] std::io::Error),
     /// No daemon answers, and the options say that this is an error.
-    #[error("no dbufd answers: {0}")]
+    #[error("{0}")]
     NoDaemon(String),
 }
 

@@ -88,14 +88,16 @@ impl Producer {
     /// The stamp of an event with this time of its own, or none; None if it is time for a look at the daemon.
     #[inline]
     pub(super) fn stamp_fast(&self, time_ns: u64) -> Option<Stamp> {
-        if time_ns != 0 {
-            return Some(Stamp::Nanoseconds(time_ns));
-        }
-        if self.stamping != Stamping::Ticks {
-            return Some(self.stamp_slow());
-        }
+        // However events are stamped: a daemon that is killed while it is awake says nothing of it.
         let ticks = sys::ticks();
-        (ticks.wrapping_sub(self.looked_ticks) < LOOK_TICKS).then_some(Stamp::Ticks(ticks))
+        if ticks.wrapping_sub(self.looked_ticks) >= LOOK_TICKS {
+            return None;
+        }
+        Some(match self.stamping {
+            _ if time_ns != 0 => Stamp::Nanoseconds(time_ns),
+            Stamping::Ticks => Stamp::Ticks(ticks),
+            Stamping::Nanoseconds | Stamping::None => self.stamp_slow(),
+        })
     }
 
     /// How long a send without a deadline of its own waits for room.

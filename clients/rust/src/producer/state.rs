@@ -4,6 +4,7 @@
 //! producer's thread. Failures: there is no memory for the ring; there is no daemon, where the options ask for one.
 //! The invariants are those of the folder (`mod.rs`).
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::book::Book;
@@ -70,6 +71,12 @@ pub struct Producer {
     pub(super) retry_at: Instant,
     pub(super) retry: Duration,
     pub(super) looked_at: Instant,
+    /// The socket that was connected to last.
+    pub(super) path: PathBuf,
+    /// The line about a daemon that cannot be reached was written.
+    pub(super) has_complained: bool,
+    /// No call has waited for the daemon's first answer yet.
+    pub(super) is_new: bool,
     pub(super) options: ProducerOptions,
 }
 
@@ -103,10 +110,13 @@ impl Producer {
             retry_at: now,
             retry: RETRY_MIN,
             looked_at: now,
+            path: PathBuf::new(),
+            has_complained: false,
+            is_new: true,
             options,
         };
         this.stamp_by_clock();
-        this.tend_for(ANSWER_WAIT_MAX);
+        this.tend();
         if this.must_fail() {
             return Err(OpenError::NoDaemon(
                 this.book.last_error.take().unwrap_or_else(|| "it does not say why".into()),
@@ -163,6 +173,13 @@ impl Producer {
         match self.say_goodbye() {
             0 => Ok(()),
             left => Err(left),
+        }
+    }
+
+    /// Has events that were lost before they reached this producer counted in the data, as its own are.
+    pub(crate) fn report_lost(&mut self, events: u64) {
+        if self.forks == sys::forks() {
+            self.ring.carry_losses((events, 0));
         }
     }
 
@@ -225,7 +242,7 @@ impl Producer {
         }
         let memory = Memory::private(self.options.capacity_bytes).map_err(|_| SendError::NoMemory)?;
         self.ring = RingProducer::new(memory, is_ordered());
-        // The descriptors are closed, and that is all: what is said on the connection is the parent's to say.
+        // Its descriptors were closed at the fork; nothing is said on the connection, which is the parent's.
         self.link = Link::None;
         self.fast_for = CLOSED;
         self.book = Book::default();
@@ -236,6 +253,7 @@ impl Producer {
         self.opened = Moment::now();
         self.retry_at = Instant::now();
         self.retry = RETRY_MIN;
+        (self.has_complained, self.is_new) = (false, true);
         self.stamp_by_clock();
         Ok(())
     }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use super::link::Link;
 use super::options::{LinkKind, SendError, SyncError};
 use super::state::{ANSWER_WAIT_MAX, ANSWER_WAIT_MIN, Producer};
-use crate::sys;
-use crate::wire::{self, Event, FIELDS_LENGTH_BYTES, Frame};
+use crate::wire::{Event, FIELDS_LENGTH_BYTES, Frame};
+use crate::{reason, rules, sys};
 use dbuf_wire::ring::want;
 
 /// The longest sleep, so that the end of a daemon is seen.
@@ -84,17 +84,8 @@ impl Producer {
 
     /// Says what is wrong with an event, if anything is.
     fn check(&mut self, event: &Event<'_>, payload_bytes: usize) -> Result<(), SendError> {
-        if payload_bytes == 0 {
-            return Err(SendError::Invalid("the payload is empty"));
-        }
-        if event.tag.len() > wire::TAG_BYTES_MAX {
-            return Err(SendError::Invalid("the tag is longer than 64 bytes"));
-        }
-        if event.pri > wire::PRI_MAX {
-            return Err(SendError::Invalid("pri is above 191"));
-        }
-        if event.fields.len() > wire::FIELDS_BYTES_MAX {
-            return Err(SendError::Invalid("the fields are longer than 16 KiB"));
+        if let Some(rule) = rules::broken(event, payload_bytes) {
+            return Err(SendError::Invalid(rule));
         }
         self.learn_limits();
         if payload_bytes > self.payload_bytes_max {
@@ -157,7 +148,7 @@ impl Producer {
                     }
                     self.ring.sleep(turn, slice);
                 }
-                (Link::Framed(framed), _) => framed.connection.wait(!framed.is_written(), slice),
+                (Link::Framed(framed), _) => framed.connection.wait(Some(slice)),
                 _ => std::thread::sleep(self.retry_at.saturating_duration_since(now).min(slice)),
             }
         };
@@ -165,38 +156,54 @@ impl Producer {
         has_come
     }
 
-    /// Writes what only this side can write, if that is done soon, and says goodbye. How many events are left behind.
+    /// Writes what only this side can write, if that is done within `close_wait`, and ends the link. How many events
+    /// are left behind; that is said on standard error as well, with those that were lost and that no event reports.
     pub(super) fn say_goodbye(&mut self) -> u64 {
-        if self.forks != sys::forks() || matches!(self.link, Link::Ring(_)) {
+        if self.forks != sys::forks() {
             self.link = Link::None;
             return 0;
         }
-        let deadline = after(Instant::now(), self.options.close_wait);
-        self.retry_at = self.retry_at.min(Instant::now());
-        let left = loop {
-            if self.left() > 0 {
-                self.tend();
-            }
-            let (left, now) = (self.left(), Instant::now());
-            // A daemon that does not even answer a call is not waited for.
-            let Link::Framed(framed) = &self.link else { break left };
-            if left == 0 || now >= deadline {
-                break left;
-            }
-            framed.connection.wait(!framed.is_written(), deadline - now);
-        };
-        if let Link::Framed(framed) = &self.link
-            && framed.is_written()
+        // A daemon that has ended takes nothing out of its ring any more.
+        self.hear();
+        self.book.report_at = None;
+        let left = self.deliver_rest();
+        let (left, in_vain) = self.book.undelivered(self.number(), left);
+        // A daemon that has the ring counts what found no room there.
+        let is_ring = matches!(self.link, Link::Ring(_));
+        let lost = in_vain + if is_ring { 0 } else { self.ring.losses_untold().0 };
+        if let Link::Framed(framed) = &mut self.link
+            && framed.connection.is_written()
         {
-            let mut bytes = Vec::new();
-            Frame::Bye.encode(&mut bytes);
-            // Nobody is left to tell if that fails.
-            let _ = framed.connection.send(&bytes);
+            framed.connection.queue(&Frame::Bye);
+            // If that fails, no one is left to tell.
+            let _ = framed.connection.flush();
         }
         self.link = Link::None;
         // Nothing is done a second time.
         self.book.taken = self.number();
+        if !self.options.quiet {
+            let why = self.book.last_error.take().unwrap_or_else(|| "dbufd did not take them in time".into());
+            reason::complain_of_loss(left + lost, &why);
+        }
         left
+    }
+
+    /// Writes what waits, for at most `close_wait`. How many events are left.
+    fn deliver_rest(&mut self) -> u64 {
+        let deadline = after(Instant::now(), self.options.close_wait);
+        self.retry_at = self.retry_at.min(Instant::now());
+        loop {
+            if self.left() > 0 || self.ring.losses_untold().0 > 0 {
+                self.tend();
+            }
+            let (left, now) = (self.left(), Instant::now());
+            // A daemon that does not even answer a call is not waited for.
+            let Link::Framed(framed) = &self.link else { return left };
+            if left == 0 || now >= deadline {
+                return left;
+            }
+            framed.connection.wait(Some(deadline - now));
+        }
     }
 
     /// Events that no daemon has been given.

@@ -61,7 +61,8 @@ impl Daemon {
             name: "tests".into(),
             path: Some(self.path()),
             capacity_bytes: CAPACITY,
-            close_wait: TIMEOUT,
+            close_wait: Duration::ZERO,
+            quiet: true,
             ..ProducerOptions::default()
         }
     }
@@ -350,5 +351,24 @@ pub fn numbers(from: usize, to: usize) -> Vec<String> {
 pub fn send_numbers(producer: &mut Producer, from: usize, to: usize) {
     for text in numbers(from, to) {
         producer.send(6, text.as_bytes()).unwrap();
+    }
+}
+
+/// Runs `run` in a forked child; its exit status.
+pub fn in_child(run: impl FnOnce() -> bool) -> i32 {
+    // SAFETY: the child runs code of this test and of the library, takes no lock that another thread could hold (the C
+    // library sees to its allocator's), and ends without running anything of the parent's.
+    match unsafe { libc::fork() } {
+        0 => {
+            let is_fine = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(false);
+            // SAFETY: as above.
+            unsafe { libc::_exit(if is_fine { 0 } else { 1 }) }
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: the child is this process's own, and the status is there to be written.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            status
+        }
     }
 }

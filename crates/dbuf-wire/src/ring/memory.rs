@@ -57,8 +57,9 @@ impl Memory {
     /// # Errors
     /// When it could lose bytes, or has a size that no ring has; or when there is no memory.
     #[cfg(not(dbuf_loom))]
-    pub fn of_file(memory: &OwnedFd) -> io::Result<Self> {
+    pub fn of_file(memory: impl std::os::fd::AsFd) -> io::Result<Self> {
         use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
+        let memory = memory.as_fd();
         let seals = fcntl_get_seals(memory)?;
         let bytes = u64::try_from(fstat(memory)?.st_size).unwrap_or(0);
         if !seals.contains(SealFlags::SHRINK) {
@@ -66,7 +67,7 @@ impl Memory {
         }
         let capacity = bytes.saturating_sub(HEADER_BYTES as u64);
         let len = length_of(capacity)?;
-        Ok(Self { mapping: Mapping::new(len, Some(std::os::fd::AsFd::as_fd(memory)))?, capacity })
+        Ok(Self { mapping: Mapping::new(len, Some(memory))?, capacity })
     }
 
     /// One of this process alone.

@@ -93,4 +93,11 @@ impl RingProducer {
         words.lost_bytes.store(words.lost_bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
         words.lost_events.store(words.lost_events.load(Relaxed).wrapping_add(events), Relaxed);
     }
+    /// Notes that these losses are reported. Only where no daemon does that.
+    pub fn note_reported(&mut self, (events, bytes): (u64, u64)) {
+        let words = self.memory.words();
+        // Relaxed: this thread alone uses these words from here on.
+        words.lost_bytes_told.store(words.lost_bytes_told.load(Relaxed).wrapping_add(bytes), Relaxed);
+        words.lost_events_told.store(words.lost_events_told.load(Relaxed).wrapping_add(events), Relaxed);
+    }
 }
