@@ -98,6 +98,7 @@ impl Log for Logger {
                 scratch.put("", "CODE_LINE", line);
             }
         }
+        scratch.finish();
         let pri = priority(record.level());
         let payload = scratch.text.as_bytes();
         backend::deliver(&self.handles, &wire::Event { pri, fields: &scratch.fields, payload, ..Default::default() });

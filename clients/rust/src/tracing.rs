@@ -98,7 +98,11 @@ impl DbufLayer {
             }
             if let Some(SpanFields(all)) = extensions.get_mut() {
                 match all.iter_mut().find(|(id, _)| *id == self.handles.id()) {
-                    Some((_, fields)) => fields.extend_from_slice(&scratch.fields),
+                    Some((_, fields)) => {
+                        // The last value counts, and a span that records for as long as a program runs stays small.
+                        *fields = Scratch::without(fields, &scratch.fields);
+                        fields.extend_from_slice(&scratch.fields);
+                    }
                     None => all.push((self.handles.id(), scratch.fields.clone())),
                 }
             }
@@ -127,12 +131,16 @@ where
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut scratch = Scratch::take();
-        event.record(&mut Visitor { scratch: &mut scratch, prefix: &self.options.prefix, text: Text::IsPayload });
         let metadata = event.metadata();
+        let is_bridged = bridge::is_bridged(metadata);
+        let text = if is_bridged { Text::OfBridge } else { Text::IsPayload };
+        event.record(&mut Visitor { scratch: &mut scratch, prefix: &self.options.prefix, text });
         if scratch.text.is_empty() {
             scratch.text.push_str(metadata.name());
         }
-        if self.options.location {
+        if self.options.location && is_bridged {
+            event.record(&mut bridge::Location(&mut scratch));
+        } else if self.options.location {
             scratch.put("", "TARGET", metadata.target());
             if let Some(file) = metadata.file() {
                 scratch.put("", "CODE_FILE", file);
@@ -150,11 +158,11 @@ where
                 let kept = extensions.get::<SpanFields>().map_or(&[][..], |SpanFields(all)| all);
                 let own = kept.iter().filter(|(id, _)| *id == self.handles.id());
                 for (name, value) in own.flat_map(|(_, fields)| wire::fields(fields)) {
-                    // What has no room is left out.
-                    let _ = wire::put_field(&mut scratch.fields, name, value);
+                    scratch.put_bytes(name, value);
                 }
             }
         }
+        scratch.finish();
         let pri = priority(metadata.level());
         let payload = scratch.text.as_bytes();
         backend::deliver(&self.handles, &wire::Event { pri, fields: &scratch.fields, payload, ..Default::default() });
@@ -177,6 +185,8 @@ fn priority(level: &Level) -> u8 {
 enum Text {
     IsPayload,
     IsField,
+    /// As `IsPayload`; and what the bridge from `log` says of the record's place is not repeated as fields.
+    OfBridge,
 }
 
 #[derive(Debug)]
@@ -188,7 +198,10 @@ struct Visitor<'a> {
 
 impl Visitor<'_> {
     fn put(&mut self, field: &Field, value: impl fmt::Display) {
-        if self.text == Text::IsPayload && field.name() == "message" {
+        if self.text == Text::OfBridge && field.name().starts_with(bridge::PREFIX) {
+            return;
+        }
+        if self.text != Text::IsField && field.name() == "message" {
             // A value that cannot be formatted is as far as it came.
             let _ = write!(self.scratch.text, "{value}");
         } else {
@@ -224,5 +237,44 @@ impl Visit for Visitor<'_> {
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
         self.put(field, value);
+    }
+}
+
+/// Records of `log` that come through the crate `tracing-log`: each is an event of one place in that crate, with the
+/// record's own place as fields. Known by their names, so that this crate need not depend on that one.
+mod bridge {
+    use std::fmt::Debug;
+
+    use tracing_core::Metadata;
+    use tracing_core::field::{Field, Visit};
+
+    use crate::backend::Scratch;
+
+    /// What the names of its fields begin with.
+    pub(super) const PREFIX: &str = "log.";
+
+    pub(super) fn is_bridged(metadata: &Metadata<'_>) -> bool {
+        metadata.name() == "log event" && metadata.target() == "log" && metadata.fields().field("log.target").is_some()
+    }
+
+    /// Puts the record's place where that of an event stands.
+    pub(super) struct Location<'a>(pub(super) &'a mut Scratch);
+
+    impl Visit for Location<'_> {
+        fn record_str(&mut self, field: &Field, value: &str) {
+            match field.name() {
+                "log.target" => self.0.put("", "TARGET", value),
+                "log.file" => self.0.put("", "CODE_FILE", value),
+                _ => {}
+            }
+        }
+
+        fn record_u64(&mut self, field: &Field, value: u64) {
+            if field.name() == "log.line" {
+                self.0.put("", "CODE_LINE", value);
+            }
+        }
+
+        fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
     }
 }
