@@ -16,7 +16,7 @@ use std::ffi::OsString;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::{OnceLock, PoisonError};
+use std::sync::PoisonError;
 
 use dbuf_sync::atomic::AtomicU64;
 use dbuf_sync::atomic::Ordering::Relaxed;
@@ -69,15 +69,26 @@ pub(crate) fn forks() -> u64 {
 /// # Errors
 /// When it has no memory for that.
 pub(crate) fn watch_forks() -> io::Result<()> {
-    static WATCHED: OnceLock<i32> = OnceLock::new();
-    let error = *WATCHED.get_or_init(|| {
-        // SAFETY: pthread_atfork(3) asks for functions that may run in a child, where only what is async-signal-safe
-        // may be done: `in_child` adds to an atomic, reads a list, closes descriptors and unlocks a futex. The
-        // functions are code of this library; if that is in a shared object, the C library ties them to the object
-        // and forgets them when it is unloaded (glibc's __register_atfork).
-        unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) }
-    });
-    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+    const UNWATCHED: u64 = 0;
+    const WATCHED: u64 = 1;
+    static STATE: AtomicU64 = AtomicU64::new(UNWATCHED);
+    // Not `OnceLock`: a child that is forked while another thread registers would wait for that thread for ever. A
+    // thread that comes second does not wait, and no fork is between in practice.
+    // Relaxed: a mark that one thread sets.
+    if STATE.compare_exchange(UNWATCHED, WATCHED, Relaxed, Relaxed).is_err() {
+        return Ok(());
+    }
+    // SAFETY: pthread_atfork(3) asks for functions that may run in a child, where only what is async-signal-safe
+    // may be done: `in_child` adds to an atomic, reads a list, closes descriptors and unlocks a futex. The
+    // functions are code of this library; if that is in a shared object, the C library ties them to the object
+    // and forgets them when it is unloaded (glibc's __register_atfork).
+    let error = unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
+    if error == 0 {
+        return Ok(());
+    }
+    // Relaxed: as above.
+    STATE.store(UNWATCHED, Relaxed);
+    Err(io::Error::from_raw_os_error(error))
 }
 
 fn open_descriptors() -> Open {

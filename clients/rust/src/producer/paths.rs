@@ -92,6 +92,16 @@ mod tests {
     }
 
     #[test]
+    fn only_a_folder_in_the_temporary_directory_has_to_be_looked_at_again() {
+        let own = rustix::process::geteuid().as_raw();
+        assert!(is_own_or_root(own) && is_own_or_root(0) && !is_own_or_root(own + 1));
+        let found =
+            |xdg: &str| runtime_dir(|name| (name == "XDG_RUNTIME_DIR").then(|| xdg.into()), 7, Path::new("/no"));
+        assert_eq!(found("/run/user/7"), Some(("/run/user/7/dbufd".into(), true)));
+        assert_eq!(found(""), Some(("/no/dbufd-7".into(), false)));
+    }
+
+    #[test]
     fn the_programs_name_is_known() {
         assert!(!program_name().is_empty());
     }
