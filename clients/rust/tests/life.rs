@@ -177,6 +177,8 @@ fn the_end_of_a_parent_is_seen_while_its_child_lives() {
         // SAFETY: the child does nothing but wait for its end.
         let child = unsafe { libc::fork() };
         if child == 0 {
+            // SAFETY: it ends this child, should the test fail before it does.
+            unsafe { libc::alarm(60) };
             loop {
                 // SAFETY: it waits for a signal.
                 unsafe { libc::pause() };

@@ -333,8 +333,8 @@ impl Producer {
     /// The daemon will not take anything more out of the ring: what it has told last counts.
     fn take_back_ring(&mut self) {
         let (tail, words) = (self.ring.positions().1, self.ring.memory().words());
-        let (refused, lost) = self.failures();
         let (persisted, durable) = (self.persisted(), self.durable());
+        let (refused, lost) = self.failures();
         // Relaxed: its writer is gone.
         let high_water_bytes = words.high_water_bytes.load(Relaxed);
         // Whatever the daemon has left there.

@@ -135,6 +135,7 @@ impl Producer {
         let (book, words) = (&self.book, self.ring.memory().words());
         let (head, tail) = self.ring.positions();
         let waiting_bytes = head - tail;
+        let (persisted, durable) = (self.persisted(), self.durable());
         let (refused, lost) = self.failures();
         Statistics {
             events: self.number(),
@@ -144,8 +145,8 @@ impl Producer {
             refused,
             lost,
             unconfirmed: book.unconfirmed,
-            persisted: self.persisted(),
-            durable: self.durable(),
+            persisted,
+            durable,
             capacity_bytes,
             waiting_bytes,
             // Relaxed: for people.
@@ -202,15 +203,11 @@ impl Producer {
     }
 
     pub(super) fn persisted(&self) -> u64 {
-        // Relaxed: a report. A thread that waits for it comes through the turn.
-        let word = self.ring.memory().words().persisted.load(Relaxed);
-        self.book.persisted.max(self.reached(word))
+        self.book.persisted.max(self.reached(self.ring.persisted()))
     }
 
     pub(super) fn durable(&self) -> u64 {
-        // Relaxed: as above.
-        let word = self.ring.memory().words().durable.load(Relaxed);
-        self.book.durable.max(self.reached(word))
+        self.book.durable.max(self.reached(self.ring.durable()))
     }
 
     /// The number of the event that a word of the ring names; 0 without a ring.
@@ -221,15 +218,14 @@ impl Producer {
         }
     }
 
-    /// Events that were refused, and that were lost.
+    /// Events that were refused, and that were lost. To be read after how far events have come.
     pub(super) fn failures(&self) -> (u64, u64) {
         let Book { refused, lost, .. } = self.book;
         match self.link {
             Link::None | Link::Framed(_) => (refused, lost),
             Link::Ring(_) => {
-                let words = self.ring.memory().words();
-                // Relaxed: as above.
-                (refused + words.refused.load(Relaxed), lost + words.lost.load(Relaxed))
+                let (by_ring, lost_by_ring) = self.ring.failures();
+                (refused + by_ring, lost + lost_by_ring)
             }
         }
     }

@@ -8,7 +8,7 @@
 use super::layout::{state, want};
 use super::memory::Memory;
 use super::record::ALIGN;
-use super::{ASLEEP, HEAD, ROOM, TURN};
+use super::{ASLEEP, HEAD, LOSSES, ROOM, TOLD, TURN};
 use dbuf_sync::atomic::Ordering::Relaxed;
 
 /// What the producer has written cannot be true.
@@ -135,8 +135,9 @@ impl RingConsumer {
     /// [`Broken`].
     pub fn losses(&self) -> Result<(u64, u64), Broken> {
         let words = self.memory.words();
-        // Relaxed: plain counters. The events first: their bytes were there before.
-        let events = words.lost_events.load(Relaxed).wrapping_sub(self.lost.0);
+        // edge `losses`, acquiring: the bytes of these events are there.
+        let events = words.lost_events.load(LOSSES.acquire()).wrapping_sub(self.lost.0);
+        // Relaxed: those of later events may be there already.
         let bytes = words.lost_bytes.load(Relaxed).wrapping_sub(self.lost.1);
         if events > LOST_EVENTS_MAX || bytes > LOST_BYTES_MAX {
             return Err(Broken("the ring's count of losses cannot be true"));
@@ -198,12 +199,12 @@ impl RingConsumer {
     /// Tells how far events are persisted, or durable, and how many of them could not be stored.
     pub fn tell(&self, persisted: u64, durable: u64, lost: u64, refused: u64) {
         let words = self.memory.words();
-        // Relaxed: what is lost comes first, and x86-64 keeps stores in order; a producer that waits comes through
-        // `turn`.
+        // Relaxed: the stores behind them release them.
         words.lost.store(lost, Relaxed);
         words.refused.store(refused, Relaxed);
-        words.durable.store(durable, Relaxed);
-        words.persisted.store(persisted, Relaxed);
+        // edge `told`, releasing, both: a producer that sees how far events have come sees which of them were lost.
+        words.durable.store(durable, TOLD.release());
+        words.persisted.store(persisted, TOLD.release());
     }
 
     /// What was told last: persisted, durable, lost, refused. An earlier daemon may have told it; the producer may have

@@ -14,6 +14,8 @@
 //! | `room` | [`RingConsumer::take`] | the producer's look at the tail | the daemon's copies are over | a record is written over bytes that are being copied |
 //! | `asleep` | [`RingProducer::push`]: head, then state | [`RingConsumer::after_barrier`]: state, then head | one of the two sees the other's store | an event lies there, the daemon sleeps, and no bell rings |
 //! | `turn` | [`RingProducer::want`]: wish, then a look | [`RingConsumer::wants`]: the deed, then a look | as above | a producer sleeps, and nothing wakes it |
+//! | `told` | [`RingConsumer::tell`] | [`RingProducer::durable`] and [`RingProducer::persisted`] | how many of those events were lost or refused | a producer calls an event durable and misses that it was lost |
+//! | `losses` | [`RingProducer::lose`] | [`RingConsumer::losses`] | the bytes of the lost events | the daemon counts lost events without their bytes |
 //!
 //! `asleep` and `turn` are races of a store and a load on each side (Dekker's), which no acquire or release closes. For
 //! `asleep` the producer's half must cost nothing: it is a barrier for the compiler alone, and the daemon, before it
@@ -46,3 +48,5 @@ const HEAD: Edge = Edge::new("head");
 const ROOM: Edge = Edge::new("room");
 const ASLEEP: Edge = Edge::new("asleep");
 const TURN: Edge = Edge::new("turn");
+const TOLD: Edge = Edge::new("told");
+const LOSSES: Edge = Edge::new("losses");

@@ -4,6 +4,7 @@
 //! can fail: memory that a daemon had its hands in is believed as little as the daemon is believed elsewhere
 //! ([`Broken`]).
 
+use super::LOSSES;
 use super::consumer::Broken;
 use super::producer::RingProducer;
 use super::record::{ALIGN, HEAD_BYTES, RecordHead, kind};
@@ -89,9 +90,10 @@ impl RingProducer {
     /// Adds losses of an earlier ring, which are to be told in this one.
     pub fn carry_losses(&mut self, (events, bytes): (u64, u64)) {
         let words = self.memory.words();
-        // Relaxed: as in [`RingProducer::lose`], the bytes first.
+        // Relaxed, but for the last store: counters that this thread alone writes.
         words.lost_bytes.store(words.lost_bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
-        words.lost_events.store(words.lost_events.load(Relaxed).wrapping_add(events), Relaxed);
+        // edge `losses`, releasing: as in `RingProducer::lose`.
+        words.lost_events.store(words.lost_events.load(Relaxed).wrapping_add(events), LOSSES.release());
     }
     /// Notes that these losses are reported. Only where no daemon does that.
     pub fn note_reported(&mut self, (events, bytes): (u64, u64)) {

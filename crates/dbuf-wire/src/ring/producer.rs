@@ -6,7 +6,7 @@
 use super::layout::{flag, state, want};
 use super::memory::Memory;
 use super::record::{HEAD_BYTES, RecordHead, Stamp, kind, record_bytes};
-use super::{ASLEEP, HEAD, ROOM, TURN};
+use super::{ASLEEP, HEAD, LOSSES, ROOM, TOLD, TURN};
 
 use crate::frames::{Event, FIELDS_LENGTH_BYTES};
 use dbuf_sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -285,10 +285,33 @@ impl RingProducer {
     #[inline]
     pub fn lose(&mut self, payload_bytes: usize) {
         let words = self.memory.words();
-        // Relaxed: plain counters, which this thread alone writes. The bytes first, so that they are there with the
-        // event.
+        // Relaxed, but for the last store: counters that this thread alone writes.
         words.lost_bytes.store(words.lost_bytes.load(Relaxed).wrapping_add(payload_bytes as u64), Relaxed);
-        words.lost_events.store(words.lost_events.load(Relaxed).wrapping_add(1), Relaxed);
+        // edge `losses`, releasing: the bytes are there with the event.
+        words.lost_events.store(words.lost_events.load(Relaxed).wrapping_add(1), LOSSES.release());
+    }
+
+    /// The event up to which the daemon calls everything persisted, or names it among [`RingProducer::failures`]: to be
+    /// read after this.
+    #[must_use]
+    pub fn persisted(&self) -> u64 {
+        // edge `told`, acquiring: what was lost of those events is there.
+        self.memory.words().persisted.load(TOLD.acquire())
+    }
+
+    /// The same, for durable.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        // edge `told`, acquiring: as above.
+        self.memory.words().durable.load(TOLD.acquire())
+    }
+
+    /// Events that the daemon has refused, and events that it took and lost.
+    #[must_use]
+    pub fn failures(&self) -> (u64, u64) {
+        let words = self.memory.words();
+        // Relaxed: edge `told` has brought those that matter.
+        (words.refused.load(Relaxed), words.lost.load(Relaxed))
     }
 
     /// Says what is to be told from here on, as bits of [`want`], and what to sleep on: the value of the turn before
