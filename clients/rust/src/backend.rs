@@ -1,8 +1,7 @@
-//! What the backends of `tracing` and `log` have in common: an event is put together in memory of the thread, then
-//! sent.
+//! Puts an event together for the backends of `tracing` and `log`, in memory of the thread, and sends it.
 //!
-//! Enters: a text and named values. Leaves: an event with fields. Any thread, each with its own memory. What can fail:
-//! single values that do not fit, which are left out; an event that cannot be sent, which is counted.
+//! Input: a text and named values. Output: an event with fields. Any thread, each with its own memory. Failures: values
+//! for which there is no room, which are left out and named; an event that cannot be sent, which is counted.
 
 use std::cell::RefCell;
 use std::fmt::{Display, Write};
@@ -15,7 +14,7 @@ use crate::wire::{Event, FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX, put_field};
 const LEFT_OUT: &str = "FIELDS_LEFT_OUT";
 const LEFT_OUT_BYTES_MAX: usize = 200;
 const LEFT_OUT_FIELD_BYTES: usize = 5 + LEFT_OUT.len() + LEFT_OUT_BYTES_MAX;
-/// More memory than this is not kept for the next event.
+/// Memory beyond this is not kept for the next event.
 const KEPT_BYTES_MAX: usize = 64 << 10;
 
 thread_local! {
@@ -36,7 +35,7 @@ impl Scratch {
         Self { text: String::new(), fields: Vec::new(), value: String::new(), left_out: String::new() }
     }
 
-    /// This thread's. While it is taken, as by a value that sends events when it is formatted, there is another one.
+    /// Takes this thread's. A value that sends events while it is formatted gets another one.
     pub(crate) fn take() -> Self {
         SCRATCH
             .try_with(|scratch| scratch.try_borrow_mut().map(|mut it| std::mem::take(&mut *it)))
@@ -57,7 +56,7 @@ impl Scratch {
     /// Adds a field. If there is no room for its value, it is left out, and [`Scratch::finish`] names it.
     pub(crate) fn put(&mut self, prefix: &str, name: &str, value: impl Display) {
         self.value.clear();
-        // A value that cannot be formatted is as far as it came.
+        // If formatting fails, what came before the failure is the value.
         let _ = write!(self.value, "{value}");
         let mut bytes = [0; FIELD_NAME_BYTES_MAX];
         let name = field_name(prefix, name, &mut bytes);
@@ -98,7 +97,7 @@ impl Scratch {
     }
 }
 
-/// The name in capital letters, digits and underscores, the first a letter, cut to what a name may have.
+/// The name in capital letters, digits and underscores, beginning with a letter, cut to [`FIELD_NAME_BYTES_MAX`].
 fn field_name<'a>(prefix: &str, name: &str, into: &'a mut [u8; FIELD_NAME_BYTES_MAX]) -> &'a [u8] {
     let name = name.strip_prefix("r#").unwrap_or(name);
     let letters = prefix.bytes().chain(name.bytes()).map(|byte| match byte {
@@ -117,7 +116,7 @@ fn field_name<'a>(prefix: &str, name: &str, into: &'a mut [u8; FIELD_NAME_BYTES_
 pub(crate) fn deliver(handles: &Handles, event: &Event<'_>) {
     let sent = match handles.send(event) {
         Err(SendError::TooBig { bytes, bytes_max }) => {
-            // The words, and a character that is not cut in the middle.
+            // Room for the words, and for a character that would be cut in the middle.
             const WORDS_BYTES: usize = 40;
             let kept = event.payload.len().saturating_sub(bytes - bytes_max + WORDS_BYTES);
             let text = String::from_utf8_lossy(&event.payload[..kept]);

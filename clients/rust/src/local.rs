@@ -1,7 +1,7 @@
-//! A producer for each thread, opened when the thread sends its first event and closed when it ends.
+//! Gives each thread a producer of its own, opened when the thread sends its first event and closed when it ends.
 //!
-//! Enters: options, once; events of any thread. Leaves: what [`crate::Producer`] makes of them. What can fail: a thread
-//! that is about to end, or that sends while it is sending, has no producer ([`SendError::NoProducer`]).
+//! Input: options, once; events of any thread. Output: what [`crate::Producer`] makes of them. Failures: a thread that
+//! sends while it is sending has no producer ([`SendError::NoProducer`]).
 //!
 //! ```no_run
 //! use dbuf_client::{ProducerOptions, local};
@@ -217,13 +217,21 @@ fn all() -> &'static Handles {
     ALL.get_or_init(|| Handles::new(ProducerOptions::default()))
 }
 
-/// Says what the producers of [`with`] and [`log()`] are to be. False, and without effect, if they are in use already.
+/// Sets the options of the producers of [`with`] and [`log()`]. Returns false, and has no effect, if they are in use
+/// already.
+///
+/// ```
+/// use dbuf_client::{ProducerOptions, local};
+///
+/// let is_first = local::configure(ProducerOptions { name: "shop".into(), ..ProducerOptions::default() });
+/// assert!(is_first && !local::configure(ProducerOptions::default()));
+/// ```
 pub fn configure(options: ProducerOptions) -> bool {
     ALL.set(Handles::new(options)).is_ok()
 }
 
-/// Calls `work` with this thread's producer. None if there is none: the thread is about to end, or is within such a
-/// call, or the producer cannot be opened.
+/// Calls `work` with this thread's producer. None if there is none: the thread is within such a call already, or the
+/// producer cannot be opened.
 ///
 /// ```no_run
 /// use std::io::Write;
@@ -243,6 +251,11 @@ pub fn with<R>(work: impl FnOnce(&mut Producer) -> R) -> Option<R> {
 ///
 /// # Errors
 /// As [`Producer::send`]; and [`SendError::NoProducer`].
+///
+/// ```no_run
+/// dbuf_client::log(6, b"order 17 accepted")?;
+/// # Ok::<(), dbuf_client::SendError>(())
+/// ```
 #[inline]
 pub fn log(pri: u8, payload: &[u8]) -> Result<(), SendError> {
     with(|producer| producer.send(pri, payload)).unwrap_or(Err(SendError::NoProducer))

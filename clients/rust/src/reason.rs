@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_socket_that_nobody_listens_on_makes_it_ask_whether_the_daemon_runs() {
+    fn only_a_socket_without_a_listener_makes_it_ask_whether_the_daemon_runs() {
         use rustix::io::Errno;
         let said = |errno: Errno| connect(&errno.into());
         assert_eq!(said(Errno::NOENT), "No such file or directory (is dbufd running?)");

@@ -111,8 +111,8 @@ extern "C" fn in_parent() {
     drop(unpark());
 }
 
-/// Closes the parent's connections in the child, where nobody uses them: the daemon would not see the parent's end as
-/// long as a child lives, and would keep the parent's ring for as long. Nothing is allocated or freed.
+/// Closes the parent's connections in the child, which never uses them: the daemon would not see the parent's end while
+/// a child lives, and would keep the parent's ring until then. Nothing is allocated or freed.
 extern "C" fn in_child() {
     // Relaxed: the child has one thread.
     FORKS.fetch_add(1, Relaxed);
@@ -201,13 +201,13 @@ pub(crate) fn variable(name: &str) -> Option<OsString> {
     if is_secure { None } else { std::env::var_os(name) }
 }
 
-/// Writes a line to standard error with one write(2), if that does not have to wait. It is not written where nobody
-/// reads, and raises no SIGPIPE.
+/// Writes a line to standard error with one write(2), if that does not have to wait. It is not written to a
+/// pipe without a reader, and raises no SIGPIPE.
 pub(crate) fn write_error_line(line: &[u8]) {
     let mut polled = libc::pollfd { fd: STANDARD_ERROR, events: libc::POLLOUT, revents: 0 };
     // SAFETY: poll(2) reads and writes one entry.
     let ready = unsafe { libc::poll(&raw mut polled, 1, 0) };
-    // Anything else: it is closed, nobody reads, or it is full.
+    // Anything else: it is closed, has no reader, or is full.
     if ready == 1 && polled.revents == libc::POLLOUT {
         without_sigpipe(|| {
             // SAFETY: write(2) reads the line.
@@ -216,7 +216,7 @@ pub(crate) fn write_error_line(line: &[u8]) {
     }
 }
 
-/// Calls `write`, which may fail with EPIPE; the signal that comes with it is taken back.
+/// Calls `write`, which may fail with EPIPE; the signal that comes with it is consumed.
 fn without_sigpipe(write: impl FnOnce() -> isize) {
     let (mut sigpipe, mut before, mut pending) =
         (MaybeUninit::uninit(), MaybeUninit::uninit(), MaybeUninit::<libc::sigset_t>::uninit());
@@ -232,7 +232,7 @@ fn without_sigpipe(write: impl FnOnce() -> isize) {
     let was_pending = unsafe { libc::sigismember(pending.as_ptr(), libc::SIGPIPE) } == 1;
     if write() < 0 && io::Error::last_os_error().kind() == io::ErrorKind::BrokenPipe && !was_pending {
         let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the set was filled, the time is there, and nobody wants to know more of the signal.
+        // SAFETY: the set was filled, the time is there, and the details of the signal are not asked for.
         unsafe { libc::sigtimedwait(sigpipe.as_ptr(), std::ptr::null_mut(), &raw const now) };
     }
     // SAFETY: pthread_sigmask(3) has filled the set.

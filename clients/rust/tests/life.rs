@@ -188,7 +188,7 @@ fn the_end_of_a_parent_is_seen_while_its_child_lives() {
         assert_ended(talk);
         // SAFETY: the child is this process's own, and was not waited for.
         unsafe { libc::kill(child, libc::SIGKILL) };
-        // SAFETY: as above; nobody wants to know its status.
+        // SAFETY: as above; its status does not matter.
         assert_eq!(unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) }, child, "{way:?}");
     }
 }
@@ -516,7 +516,7 @@ fn a_socket_that_does_not_let_the_user_in_is_named_with_its_remedy() {
 }
 
 #[test]
-fn a_standard_error_that_nobody_reads_or_that_is_full_neither_stops_nor_ends_the_program() {
+fn a_standard_error_that_is_full_or_has_no_reader_neither_stops_nor_ends_the_program() {
     let daemon = Daemon::absent();
     let work = || drop(Producer::open(ProducerOptions { quiet: false, ..daemon.options() }));
     let (reader, mut writer) = std::io::pipe().unwrap();
@@ -539,7 +539,7 @@ fn a_standard_error_that_nobody_reads_or_that_is_full_neither_stops_nor_ends_the
         work();
         true
     });
-    assert_eq!(status, 0, "nobody reads");
+    assert_eq!(status, 0, "no reader");
 }
 
 // A plug-in.
@@ -597,7 +597,7 @@ fn a_plug_in_may_be_unloaded_before_or_after_the_threads_that_used_it_end() {
                 });
                 hear.recv().unwrap();
                 let unload = || {
-                    // SAFETY: nobody calls its functions any more.
+                    // SAFETY: its functions are not called any more.
                     assert_eq!(unsafe { libc::dlclose(plugin) }, 0);
                     // What it registered for forks is gone with it, or is there still.
                     assert_eq!(in_child(|| true), 0);

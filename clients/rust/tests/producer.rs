@@ -1,4 +1,4 @@
-//! A producer beside a daemon that does what each test says: what arrives, what is kept, what is counted.
+//! Tests a producer against a daemon that does what each test says: what arrives, what is kept, what is counted.
 
 mod daemon;
 
@@ -301,7 +301,7 @@ fn where_a_ring_is_refused_events_go_by_frames_and_room_comes_with_acknowledgeme
 }
 
 #[test]
-fn a_daemon_that_does_not_read_makes_nobody_wait() {
+fn a_daemon_that_does_not_read_makes_no_send_wait() {
     let daemon = Daemon::new();
     let options = ProducerOptions { capacity_bytes: 1 << 20, ..daemon.options() };
     let (mut producer, mut talk) = daemon.frames(options);
@@ -616,7 +616,7 @@ fn a_ring_that_is_not_the_one_asked_for_is_not_used_and_events_are_kept() {
 #[test]
 fn a_daemon_that_takes_its_time_to_answer_gets_all() {
     let daemon = Daemon::new();
-    // Nobody answers, as while systemd starts the daemon.
+    // No answer comes, as while systemd starts the daemon.
     let mut producer = Producer::open(daemon.options()).unwrap();
     send_numbers(&mut producer, 1, 5);
     assert_eq!(producer.statistics().link, LinkKind::None);
@@ -769,7 +769,7 @@ fn a_sync_is_answered_also_by_a_daemon_that_knows_of_nothing() {
         talk.ack(Level::Durable, 0);
         talk
     });
-    // It is done, and nobody can say it of those.
+    // It is done, but this daemon cannot say it of those.
     assert_eq!(producer.sync(TIMEOUT), Err(SyncError::NotStored { lost: 0, unconfirmed: 3 }));
     player.join().unwrap();
     assert_eq!(producer.sync(TIMEOUT), Ok(()));

@@ -1,8 +1,8 @@
-//! The memory's way out where there is no ring: frames on a connection.
+//! Empties the memory where there is no ring: sends its events as frames.
 //!
-//! Enters: events that lie in the memory; acknowledgements. Leaves: frames; room, when events are persisted. The
-//! producer's thread, which is never made to wait here. What can fail: the connection; then all that is not
-//! acknowledged is still in the memory, and the next WELCOME says what need not be sent again.
+//! Input: events in the memory; acknowledgements. Output: frames; room, when events are persisted. The producer's
+//! thread, which never waits here. Failures: the connection; then everything that is not acknowledged is still in the
+//! memory, and the next WELCOME says what need not be sent again.
 
 use std::io;
 use std::time::Instant;
@@ -125,7 +125,7 @@ impl Framed {
                 Ok(None) => break,
                 Ok(Some(found)) => self.add(ring, &found, book, opened),
                 Err(_) => {
-                    // A daemon that had its hands in this memory has spoilt it.
+                    // A daemon that could write to this memory has damaged it.
                     let last = book.base + ring.events();
                     let lost = last.saturating_sub(self.number);
                     book.lost += lost;
@@ -174,7 +174,7 @@ impl Framed {
         };
         let time_ns = if let Stamp::Nanoseconds(time_ns) = stamp { time_ns } else { 0 };
         let takes_fields = self.welcome.is_some_and(|welcome| welcome.compatible & feature::FIELDS != 0);
-        // The text says most; an event that is refused says nothing.
+        // The payload alone is better than an event that the daemon refuses.
         let fields = if takes_fields { event.fields } else { &[] };
         self.told = self.number;
         self.connection.queue(&Frame::Event(Event { time_ns, fields, sequence: self.number, ..event }));

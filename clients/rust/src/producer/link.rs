@@ -1,4 +1,4 @@
-//! Says who empties a producer's memory.
+//! Names what empties a producer's memory.
 //!
 //! Input and output: plain data, with the descriptors of a connection. The producer's thread. Failures: none.
 
@@ -15,7 +15,7 @@ pub(super) const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Who empties the memory.
 #[derive(Debug)]
 pub(super) enum Link {
-    /// Nobody.
+    /// There is no daemon.
     None,
     /// The producer, once the connection is open.
     Framed(Box<Framed>),

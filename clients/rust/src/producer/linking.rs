@@ -1,7 +1,7 @@
-//! The link to the daemon: how it is made, by steps none of which waits, and how its end is noticed.
+//! Makes the link to the daemon, by steps none of which waits, and notices its end.
 //!
-//! Enters: a path, and what the daemon says. Leaves: a link, or the reason why there is none. The producer's thread.
-//! What can fail: everything; then the memory stays as it is, and a later call tries again.
+//! Input: a path, and what the daemon says. Output: a link, or the reason why there is none. The producer's thread.
+//! Failures: everything; then the memory stays as it is, and a later call tries again.
 //!
 //! | link, phase | what has come | then |
 //! |---|---|---|
@@ -27,7 +27,7 @@ use crate::{reason, sys};
 use dbuf_sync::atomic::Ordering::Relaxed;
 use dbuf_wire::ring::Bell;
 
-/// The longest that this becomes.
+/// The most time between two attempts to connect.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// The longest that the daemon may take to answer. Under systemd it can be about to start.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -39,14 +39,24 @@ const WARNING: u8 = 4;
 const LOOK_MIN: Duration = Duration::from_millis(10);
 
 impl Producer {
-    /// Does what is to be done for the link: connects, if it is time to; reads what the daemon has said; writes frames.
-    /// Never waits. Every call does as much where it is not on its fast path; only who sends rarely, and has no ring,
-    /// needs this.
+    /// Does what the link needs: connects if it is time to, reads what the daemon has said, writes frames. Never waits.
+    /// Every send does this when it needs to. A program that sends rarely calls it in between, so that events which
+    /// wait for a daemon, or for room in its socket, leave before the next send.
+    ///
+    /// ```no_run
+    /// # let mut producer = dbuf_client::Producer::open(Default::default())?;
+    /// producer.send(6, b"order 17 accepted").ok();
+    /// while producer.statistics().waiting_bytes > 0 {
+    ///     producer.tend(); // as from an event loop
+    ///     std::thread::sleep(std::time::Duration::from_millis(100));
+    /// }
+    /// # Ok::<(), dbuf_client::OpenError>(())
+    /// ```
     pub fn tend(&mut self) {
         self.tend_for(Duration::ZERO);
     }
 
-    /// The same, but waits so long for the answer to a connection that is made now.
+    /// The same, but waits at most `timeout` for the answer to a connection that is made now.
     pub(super) fn tend_for(&mut self, timeout: Duration) {
         if self.renew_after_fork().is_err() {
             return;
@@ -87,7 +97,7 @@ impl Producer {
     pub(super) fn ring_bell(&mut self) {
         if let Link::Ring(link) = &self.link {
             self.book.doorbells += 1;
-            // It cannot be full: nobody rings so often. A bell that cannot be rung is noticed as the daemon's end.
+            // It cannot be full: that takes 2^64 rings. A bell that cannot be rung is noticed as the daemon's end.
             let _ = link.bell.get().and_then(|bell| rustix::io::write(bell, &1_u64.to_ne_bytes()));
             self.look();
         }
@@ -181,7 +191,7 @@ impl Producer {
         }
     }
 
-    /// Goes on until the link is made, or fails; waits for the daemon at most so long.
+    /// Continues until the link is made, or fails; waits for the daemon at most `timeout`.
     fn shake_hands(&mut self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         loop {
@@ -266,12 +276,12 @@ impl Producer {
         framed.phase = Phase::Asking;
         framed.connection.queue(&Frame::Ring { capacity: self.options.capacity_bytes });
         if !framed.connection.flush().is_ok_and(|is_written| is_written) {
-            // What it says in its end is worth more, if it says anything.
+            // What the daemon says at its end is worth more, if it says anything.
             self.end_after_hearing("dbufd closed the connection".into());
         }
     }
 
-    /// Frames it is.
+    /// The link is frames.
     fn open_frames(&mut self) {
         let Link::Framed(framed) = &mut self.link else { return };
         framed.phase = Phase::Open;
@@ -293,7 +303,7 @@ impl Producer {
             // Relaxed: a limit hands nothing over.
             Link::Ring(_) => self.ring.memory().words().max_event_bytes.load(Relaxed),
         };
-        // 0: nobody has written it yet.
+        // 0: no daemon has written it yet.
         if let Ok(said @ 1..) = usize::try_from(said) {
             self.payload_bytes_max = said.min(self.ring.event_bytes_max());
         }
@@ -337,7 +347,7 @@ impl Producer {
         let (refused, lost) = self.failures();
         // Relaxed: its writer is gone.
         let high_water_bytes = words.high_water_bytes.load(Relaxed);
-        // Whatever the daemon has left there.
+        // What the daemon has left there was not taken.
         let taken = self.number().saturating_sub(self.ring.events_from(tail));
         let book = &mut self.book;
         (book.refused, book.lost, book.persisted, book.durable) = (refused, lost, persisted, durable);

@@ -1,6 +1,6 @@
-//! To go over to a ring: what waits in the memory is moved into it, in order, and then it is the memory.
+//! Changes over to a ring: moves what waits in the memory into it, in order; then the ring is the memory.
 //!
-//! Enters: what a GRANT has brought. Leaves: the ring. The producer's thread. What can fail: a ring that is none; then
+//! Input: what a GRANT has brought. Output: the ring. The producer's thread. Failures: a ring that cannot be used; then
 //! the link ends, and the memory stays as it is.
 
 use super::clock::{Moment, Stamping};
@@ -39,7 +39,7 @@ impl Producer {
         let Link::Framed(framed) = std::mem::replace(&mut self.link, Link::None) else { return };
         self.link = Link::Ring(RingLink { connection: framed.connection, bell });
         self.fast_for = self.forks;
-        debug_assert!(self.forks != CLOSED, "nobody forks so often");
+        debug_assert!(self.forks != CLOSED, "2^64 forks");
         if self.options.stamp && sys::HAS_TICKS && self.ring.takes_ticks() {
             self.stamping = Stamping::Ticks;
         }
@@ -63,7 +63,7 @@ impl Producer {
             head.stamp = now.without_ticks(&self.opened, head.stamp);
             match ring.push_record(head, &body) {
                 Ok(bell) => must_ring |= bell == Bell::Ring,
-                // It cannot be: without a pad the same events take no more.
+                // It cannot happen: without a pad the same events take no more room.
                 Err(_) => break,
             }
             at = found.end;
@@ -71,13 +71,13 @@ impl Producer {
         ring.carry_losses(self.ring.losses_untold());
         let number = self.number();
         let book = &mut self.book;
-        // Where a daemon has spoilt the memory, it may be less, or more, than it was.
-        let spoilt = number.saturating_sub(first + ring.events());
-        book.lost += spoilt;
-        ring.carry_losses((spoilt, 0));
+        // Where a daemon has damaged the memory, there may be fewer events, or more, than there were.
+        let damaged = number.saturating_sub(first + ring.events());
+        book.lost += damaged;
+        ring.carry_losses((damaged, 0));
         book.reports.clear();
         book.base = number.saturating_sub(ring.events());
-        // Of what another connection was given, this one says nothing.
+        // This connection says nothing of what another connection was given.
         book.doubt(first, 0);
         let (head, tail) = self.ring.positions();
         book.high_water_bytes = book.high_water_bytes.max(head - tail);

@@ -1,4 +1,6 @@
-//! Where the daemon listens, and what this program is called: the rules of dbufctl, so that both mean the same daemon.
+//! Finds the daemon's socket by the rules of dbufctl, and the program's name.
+//!
+//! Input: the environment. Output: a path, and whether it can be trusted. Any thread. Failures: none.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;

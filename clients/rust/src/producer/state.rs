@@ -1,6 +1,6 @@
-//! Holds what a producer is: its memory, its link, and what is known of its events.
+//! Holds the state of a producer: its memory, its link, and what is known of its events.
 //!
-//! Input: options, and what the files beside this one write into it. Output: numbers, and stamps by the clock. The
+//! Input: options, and what the other files of this folder write into it. Output: numbers, and stamps by the clock. The
 //! producer's thread. Failures: there is no memory for the ring; there is no daemon, where the options ask for one.
 //! The invariants are those of the folder (`mod.rs`).
 
@@ -18,22 +18,22 @@ use dbuf_sync::atomic::Ordering::Relaxed;
 use dbuf_wire::ring::record::Stamp;
 use dbuf_wire::ring::{CAPACITY_BYTES, Memory, RingProducer};
 
-/// What the largest payload is taken to be before a daemon has said it.
+/// The largest payload, until a daemon has said its limit.
 const PAYLOAD_BYTES_ASSUMED: usize = 64 << 10;
 /// In `fast_for`: no process may take the fast path.
 pub(super) const CLOSED: u64 = u64::MAX;
-/// This many ticks after the last look, a send looks whether the daemon is still there: a second, about.
+/// This many ticks after the last look, a send looks whether the daemon is still there: about a second.
 pub(super) const LOOK_TICKS: u64 = 1 << 31;
 /// How long a send may wait for the daemon's answer to a connection that it has begun, whatever its policy.
 pub(super) const ANSWER_WAIT_MIN: Duration = Duration::from_millis(10);
 /// The same, at most.
 pub(super) const ANSWER_WAIT_MAX: Duration = Duration::from_millis(250);
 
-/// Sends events to dbufd: through a ring of shared memory, in some 20 ns and without a system call; where there is no
-/// ring, by frames. While there is no daemon it keeps them.
+/// Sends events to dbufd: through a ring of shared memory, in some 20 ns and without a system call; without a ring, by
+/// frames. While there is no daemon it keeps events in memory.
 ///
-/// One thread has one producer; it may be handed to another. Nothing is done behind its back: what a link needs is done
-/// by the calls, and a program that sends rarely where there is no ring may call [`Producer::tend`] in between.
+/// One thread uses a producer at a time; it may be moved to another thread. There is no background thread: the calls
+/// do what the connection needs. A program that sends rarely should call [`Producer::tend`] in between.
 ///
 /// ```no_run
 /// use dbuf_client::{Producer, ProducerOptions};
@@ -81,10 +81,19 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// A producer. It connects if there is a daemon, and waits at most a quarter of a second for its answer.
+    /// Opens a producer. It connects if there is a daemon, and waits at most 250 ms for the daemon's answer.
     ///
     /// # Errors
-    /// [`OpenError`]. That there is no daemon is one only where the options say so.
+    /// [`OpenError`]. A daemon that cannot be reached is an error only with [`WithoutDaemon::Fail`].
+    ///
+    /// [`WithoutDaemon::Fail`]: crate::WithoutDaemon::Fail
+    ///
+    /// ```no_run
+    /// use dbuf_client::{Producer, ProducerOptions};
+    ///
+    /// let producer = Producer::open(ProducerOptions { name: "shop".into(), ..Default::default() })?;
+    /// # Ok::<(), dbuf_client::OpenError>(())
+    /// ```
     pub fn open(mut options: ProducerOptions) -> Result<Self, OpenError> {
         if !options.capacity_bytes.is_power_of_two() || !CAPACITY_BYTES.contains(&options.capacity_bytes) {
             return Err(OpenError::Capacity(options.capacity_bytes));
@@ -126,6 +135,13 @@ impl Producer {
     }
 
     /// What became of this producer's events.
+    ///
+    /// ```no_run
+    /// # let producer = dbuf_client::Producer::open(Default::default())?;
+    /// let statistics = producer.statistics();
+    /// eprintln!("{} sent, {} dropped, link: {:?}", statistics.events, statistics.lost_full, statistics.link);
+    /// # Ok::<(), dbuf_client::OpenError>(())
+    /// ```
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         let capacity_bytes = self.options.capacity_bytes;
@@ -159,17 +175,34 @@ impl Producer {
         }
     }
 
-    /// The largest payload that can be sent, as far as is known.
+    /// The largest payload that can be sent, in bytes, as far as is known: 64 KiB until a daemon has said its limit,
+    /// and never more than half of the ring.
+    ///
+    /// ```no_run
+    /// # let producer = dbuf_client::Producer::open(Default::default())?;
+    /// assert!("order 17 accepted".len() <= producer.payload_bytes_max());
+    /// # Ok::<(), dbuf_client::OpenError>(())
+    /// ```
     #[must_use]
     pub fn payload_bytes_max(&self) -> usize {
         self.payload_bytes_max
     }
 
-    /// Ends this producer. What lies in a ring is the daemon's by now; what waits elsewhere is written if that can be
-    /// done within `close_wait`. Dropping it does the same, but cannot say how many events are left behind.
+    /// Ends this producer. The daemon takes what is in its ring. What waits elsewhere, or in the ring of a daemon that
+    /// has ended, is delivered if that can be done within `close_wait`. Dropping the producer does the same, but cannot
+    /// return how many events are left.
     ///
     /// # Errors
-    /// The number of events that no daemon has been given.
+    /// The number of events that no daemon was given.
+    ///
+    /// ```no_run
+    /// # let mut producer = dbuf_client::Producer::open(Default::default())?;
+    /// producer.send(6, b"order 17 accepted").ok();
+    /// if let Err(left) = producer.close() {
+    ///     eprintln!("{left} events were not delivered");
+    /// }
+    /// # Ok::<(), dbuf_client::OpenError>(())
+    /// ```
     pub fn close(mut self) -> Result<(), u64> {
         match self.say_goodbye() {
             0 => Ok(()),
@@ -230,7 +263,7 @@ impl Producer {
         }
     }
 
-    /// In a forked child: begins anew, and lets go of what is the parent's.
+    /// In a forked child: begins anew, without what belongs to the parent.
     pub(super) fn renew_after_fork(&mut self) -> Result<(), SendError> {
         let forks = sys::forks();
         if self.forks == forks {
@@ -257,7 +290,7 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        // Nobody is left to tell: who wants to know calls `close`.
+        // There is no caller to tell: a program that wants to know calls `close`.
         let _ = self.say_goodbye();
     }
 }
@@ -268,7 +301,7 @@ pub(super) fn new_session() -> u128 {
     let mut bytes = [0; 16];
     let got = getrandom(&mut bytes, GetRandomFlags::NONBLOCK);
     if got != Ok(bytes.len()) {
-        // A machine that has just started: two clocks and a process are enough to be nobody else's.
+        // A machine that has just started: two clocks and a process number make it unique enough.
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         return u128::from(clock::now_ns()) << 64 | u128::from(sys::ticks() as u32) << 32 | pid as u128;
     }

@@ -71,7 +71,7 @@ fn a_daemon_that_is_silent_for_ever_is_never_given_up() {
 }
 
 #[test]
-fn a_memory_that_a_daemon_has_spoilt_costs_what_is_in_it_and_no_more() {
+fn a_memory_that_a_daemon_has_damaged_costs_what_is_in_it_and_no_more() {
     let (mut producer, _consumer, theirs) = linked();
     for _ in 0..10 {
         producer.send(6, b"x").unwrap();
@@ -81,7 +81,7 @@ fn a_memory_that_a_daemon_has_spoilt_costs_what_is_in_it_and_no_more() {
     let_time_pass(&mut producer);
     producer.tend();
     assert_eq!(producer.link.kind(), LinkKind::None);
-    // Four are seen to be there; the others count as taken, and nobody has said that they are stored.
+    // Four are seen to be there; the others count as taken, and no daemon has said that they are stored.
     assert_eq!((producer.number(), producer.book.taken, producer.book.unconfirmed), (10, 6, 6));
     producer.send(6, b"behind it").unwrap();
     let (mut consumer, _theirs) = grant(&mut producer);

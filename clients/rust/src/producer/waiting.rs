@@ -1,7 +1,7 @@
-//! All that may take time: an event that is not sent at once, room, a sync, the end.
+//! Waits: for room, for a sync, for the end; and sends the events that cannot be sent at once.
 //!
-//! Enters: what is waited for, and for how long. Leaves: whether it has come. The producer's thread, which sleeps on
-//! the ring's turn, or on the connection, and looks after the link whenever it wakes.
+//! Input: a goal and a timeout. Output: whether the goal was reached. The producer's thread, which sleeps on the ring's
+//! turn, or on the connection, and tends the link whenever it wakes. Failures: the timeout, and the connection.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use dbuf_wire::ring::want;
 /// The longest sleep, so that the end of a daemon is seen.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// A time that far away; where that is beyond all times, one that nobody sees.
+/// The time `timeout` after `begun`; a year later, where that is beyond what an [`Instant`] can be.
 fn after(begun: Instant, timeout: Duration) -> Instant {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
     begun.checked_add(timeout).unwrap_or_else(|| begun + YEAR)
@@ -28,7 +28,7 @@ pub(super) fn record_length(event: &Event<'_>, payload_bytes: usize) -> usize {
 }
 
 impl Producer {
-    /// The way of events that something is in the way of.
+    /// Sends an event that the fast path did not take.
     #[cold]
     #[inline(never)]
     pub(super) fn send_slowly(&mut self, event: &Event<'_>, timeout: Duration, counts: bool) -> Result<(), SendError> {
@@ -44,8 +44,8 @@ impl Producer {
         Ok(())
     }
 
-    /// Sees to it that there is room for such an event with so large a payload. Where none comes, the event is given
-    /// up, and counted if it `counts`.
+    /// Makes sure that there is room for such an event with a payload of this size. If there is none in time, the event
+    /// is dropped, and counted if it `counts`.
     pub(super) fn make_room(
         &mut self,
         event: &Event<'_>,
@@ -95,11 +95,18 @@ impl Producer {
         if bytes > bytes_max { Err(SendError::TooBig { bytes, bytes_max }) } else { Ok(()) }
     }
 
-    /// Waits until every event so far is durable: a power cut does not take it any more. An event that is refused or
-    /// lost does not hold it up, but makes it an error, once. Without a daemon it waits for one.
+    /// Waits until every event so far is durable: a loss of power does not take it. An event that is refused or lost
+    /// does not delay it, but makes it an error, once. Without a daemon it waits for one.
     ///
     /// # Errors
     /// [`SyncError`].
+    ///
+    /// ```no_run
+    /// # let mut producer = dbuf_client::Producer::open(Default::default())?;
+    /// producer.send(6, b"order 17 accepted")?;
+    /// producer.sync(std::time::Duration::from_secs(5))?; // it is on the disk now
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn sync(&mut self, timeout: Duration) -> Result<(), SyncError> {
         let deadline = after(Instant::now(), timeout);
         self.renew_after_fork().map_err(|_| SyncError::NoDaemon)?;
@@ -118,8 +125,8 @@ impl Producer {
         }
     }
 
-    /// Waits until it `is_done`, or until the deadline, or until the options say that it is of no use. The link may end
-    /// and come again meanwhile.
+    /// Waits until `is_done`, or until the deadline, or until the options make a lost link an error. The link may end
+    /// and be made again meanwhile.
     fn wait_until(&mut self, deadline: Instant, wants: u32, is_done: impl Fn(&mut Self) -> bool) -> bool {
         // The link for which the bell was rung.
         let mut rung_for = None;
@@ -197,7 +204,7 @@ impl Producer {
                 self.tend();
             }
             let (left, now) = (self.left(), Instant::now());
-            // A daemon that does not even answer a call is not waited for.
+            // Where nothing listens, there is nothing to wait for.
             let Link::Framed(framed) = &self.link else { return left };
             if left == 0 || now >= deadline {
                 return left;
