@@ -4,7 +4,8 @@
 //! the caller's thread: there is no other, and no signal. Failures: there is no room, with a policy for that; a single
 //! event, before it is written; the daemon, and then events are kept until there is one.
 //!
-//! Memory comes first, the link second. An event is always written into ring memory; what changes is the side that empties it:
+//! Memory comes first, the link second. An event is always written into ring memory; what changes is the side that
+//! empties it:
 //!
 //! | link | memory | takes events out of it |
 //! |---|---|---|
