@@ -16,6 +16,8 @@
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("dbuf-wire needs Linux, because a ring is a sealed memfd and its sleepers wait on a futex");
+#[cfg(target_endian = "big")]
+compile_error!("dbuf-wire needs a little-endian processor, because both ends of a ring write its words as they are");
 
 mod error;
 pub mod fields;
