@@ -1,4 +1,6 @@
 //! Wraps `sync_file_range(2)`: asks the kernel to start writing back a range of a file, without waiting for it.
+//!
+//! Input: an open file and a range. Output: none. Thread: any. Failure: the system call; nothing depends on it.
 
 #![allow(unsafe_code, reason = "a system call without a wrapper")]
 

@@ -1,8 +1,8 @@
 //! Builds a double buffer, and gives out its reader, its writers and its wakers.
 //!
-//! Input: [`Options`], and a memfd where the memory is to outlive the process. Output: a [`DoubleBuffer`] and its one
-//! [`Reader`]; later writers, wakers and figures. Any thread, and not on any event's path. Failures: [`BuildError`]
-//! and [`TooManyWriters`].
+//! Input: [`Options`], and a memfd if the memory must outlive the process. Output: a [`DoubleBuffer`] and its one
+//! [`Reader`]; later writers, wakers and figures. Thread: any; nothing here is on an event's path. Failures:
+//! [`BuildError`] and [`TooManyWriters`].
 
 use super::chunk::{SPAN_BYTES_MAX, Word};
 use super::error::{BuildError, TooManyWriters};
@@ -16,14 +16,15 @@ use super::writer::Writer;
 use dbuf_sync::Arc;
 use dbuf_sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// How large a double buffer is.
+/// The sizes of a double buffer.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Bytes of each half: a multiple of `chunk_bytes`, at least two chunks.
     pub capacity_bytes: usize,
-    /// Bytes of a chunk: a multiple of 8. Large ones make takes rare, small ones let many writers share a small half.
+    /// Bytes of a chunk: a multiple of 8. With large chunks, takes are rare. With small ones, many writers can share a
+    /// small half.
     pub chunk_bytes: usize,
-    /// How many writers there can be at a time, at most [`WRITERS_MAX`].
+    /// Number of writers at a time, at most: 1 to [`WRITERS_MAX`].
     pub writers_max: usize,
 }
 
@@ -34,31 +35,31 @@ impl Default for Options {
     }
 }
 
-/// What a buffer has counted so far.
+/// The counters of a buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BufferStats {
     /// Bytes of each half.
     pub capacity_bytes: u64,
     /// Bytes published in the front half at this moment.
     pub front_bytes: u64,
-    /// Swaps.
+    /// Number of swaps.
     pub swaps: u64,
     /// How often a writer has parked because the front half was full.
     pub full_waits: u64,
-    /// How long writers were parked for it in all, in microseconds.
+    /// How long writers were parked for that in all, in microseconds.
     pub full_wait_us: u64,
-    /// How often a swap has parked for a writer in the middle of a copy.
+    /// How often a swap has parked to wait for a writer in the middle of a copy.
     pub late_writers: u64,
 }
 
-/// The double buffer: makes writers and wakers. A clone is the same buffer.
+/// The double buffer: creates writers and wakers. A clone is the same buffer.
 #[derive(Clone, Debug)]
 pub struct DoubleBuffer {
     pub(super) shared: Arc<Shared>,
 }
 
 impl DoubleBuffer {
-    /// A buffer and its one reader. All memory is touched here.
+    /// Creates a buffer and its one reader. All memory is touched here.
     ///
     /// # Errors
     /// [`BuildError`] if the sizes do not fit together, or if there is no memory.
@@ -66,10 +67,11 @@ impl DoubleBuffer {
         Self::build(options, GENERATION_FIRST, None)
     }
 
-    /// The same in `memory`, an empty memfd that allows seals, so that it outlives the process:
+    /// Creates a buffer in `memory`, an empty memfd that allows seals, so that the buffer outlives the process:
     /// `DoubleBuffer::of_previous` continues with it. Generations begin with `generation_first`, at least 1.
     ///
     /// # Errors
+    /// As [`DoubleBuffer::new`].
     /// As [`DoubleBuffer::new`].
     #[cfg(not(dbuf_loom))]
     pub fn in_memory(
@@ -93,7 +95,7 @@ impl DoubleBuffer {
             return Err(BuildError::Writers(writers_max));
         }
         let front = half_of(generation);
-        // The back half looks like one of the generation before: recycled at the first swap.
+        // The back half looks like one of the generation before. It is recycled at the first swap.
         let word = |half| Word::recycled(if half == front { generation } else { generation - 1 }).0;
         let gate = Gate::opening(generation).0;
         let memory = Memory::new((chunk_bytes, chunks), (gate, generation), word, place)?;
@@ -102,10 +104,10 @@ impl DoubleBuffer {
         Ok((Self { shared }, reader))
     }
 
-    /// A writer for one thread. It has the lowest index that is free.
+    /// Creates a writer for one thread, with the lowest free index.
     ///
     /// # Errors
-    /// [`TooManyWriters`] if all are in use.
+    /// [`TooManyWriters`] if all indexes are in use.
     pub fn writer(&self) -> Result<Writer, TooManyWriters> {
         let mut writers = self.shared.writers.lock().expect("no thread panics while it holds the writer indexes");
         let free = writers.iter().position(|in_use| !in_use).ok_or(TooManyWriters(writers.len()))?;
@@ -113,12 +115,11 @@ impl DoubleBuffer {
         Ok(Writer::new(Arc::clone(&self.shared), free as u8))
     }
 
-    /// What was counted so far. Looks at each chunk that is handed out.
+    /// The counters so far. Looks at each chunk that is handed out.
     #[must_use]
     pub fn stats(&self) -> BufferStats {
         let shared = &*self.shared;
-        // Relaxed, here and below: numbers for people; each is right by itself, and together they may be of different
-        // moments.
+        // Relaxed, here and below: numbers for display. Each is right by itself, and they may be of different moments.
         let gate = Gate(shared.memory.gate().load(Relaxed));
         let handed_out = gate.count().min(shared.chunks);
         let bytes = |word: &AtomicU64| Word(word.load(Relaxed)).bytes() as u64;
@@ -132,7 +133,7 @@ impl DoubleBuffer {
         }
     }
 
-    /// Bytes of each half, and of a chunk.
+    /// Bytes of each half, and bytes of a chunk.
     #[must_use]
     pub fn sizes(&self) -> (usize, usize) {
         (self.shared.chunks * self.shared.chunk_bytes, self.shared.chunk_bytes)
@@ -141,7 +142,7 @@ impl DoubleBuffer {
     /// The generation that is in front now.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        // Relaxed: a look.
+        // Relaxed: nothing is decided by it.
         Gate(self.shared.memory.gate().load(Relaxed)).generation()
     }
 
@@ -151,7 +152,7 @@ impl DoubleBuffer {
         Waker { shared: Arc::clone(&self.shared) }
     }
 
-    /// The most bytes that one claim can ask for: what fits in a half, and in a chunk's count.
+    /// Bytes that one claim can ask for at most: what fits into a half, and into a chunk's byte count.
     #[must_use]
     pub fn largest_claim(&self) -> usize {
         self.shared.claim_bytes_max

@@ -4,8 +4,8 @@
 //!  63                   32 31        24   23     22      21    20             0
 //! [ generation, 32 bits   | owner, 8   | BUSY |SEALED|AWAITED| bytes, 21 bits ]
 //! ```
-//! The owner is the writer's index plus one, 0 until the first claim. So the runs of a half are known from its words
-//! alone, also to a process that finds the memory after a crash.
+//! The owner is the writer's index plus one; 0 until the first claim. So the words alone tell the runs of a half, also
+//! to a process that finds the memory after a crash.
 //!
 //! A chunk belongs to one writer, so only that writer and the reader touch its word:
 //!
@@ -18,15 +18,15 @@
 //! | await | reader | gains AWAITED: the writer that clears BUSY rings |
 //! | recycle | reader | new generation, nothing else. Only when BUSY is lost |
 //!
-//! Publish is a compare-exchange, not an addition, so that the byte count of a sealed word is final: an addition that
-//! comes too late would have to be told apart by every later reader of the word. It costs the same on x86.
-//! The generation defeats ABA: a writer that slept through whole swaps does not find its old chunk open again.
+//! Publish is a compare-exchange, not an addition. So the byte count of a sealed word is final: with additions, every
+//! later reader of the word would have to recognize one that came too late. Both cost the same on x86. The generation
+//! prevents ABA: a writer that slept through whole swaps does not find its old chunk open again.
 //!
-//! A *span*, adjacent chunks taken at once, uses the word of its first chunk; the others' words stay as recycled.
+//! A *span*, adjacent chunks taken at once, uses the word of its first chunk. The words of the others stay as recycled.
 //!
-//! Enters and leaves: plain numbers. Nothing here touches memory that threads share; any thread; nothing fails.
+//! Input and output: plain numbers. Thread: any; nothing here touches memory that threads share. Nothing can fail.
 
-/// Bits of the byte count, and so the bound of a span.
+/// Bits of the byte count. They bound a span.
 const BYTES_BITS: u32 = 21;
 const BYTES_MASK: u64 = (1 << BYTES_BITS) - 1;
 const OWNER_SHIFT: u32 = 24;
@@ -36,10 +36,10 @@ const GENERATION_SHIFT: u32 = 32;
 pub(super) const BUSY: u64 = 1 << 23;
 /// The reader has counted the chunk's bytes.
 pub(super) const SEALED: u64 = 1 << 22;
-/// The reader waits for BUSY to be lost.
+/// The reader waits until BUSY is cleared.
 pub(super) const AWAITED: u64 = 1 << 21;
 
-/// The most bytes that a span may have.
+/// Bytes that a span may have, at most.
 pub(super) const SPAN_BYTES_MAX: usize = BYTES_MASK as usize;
 
 const _: () = assert!((BUSY | SEALED | AWAITED) & BYTES_MASK == 0 && BUSY < 1 << OWNER_SHIFT);
@@ -54,22 +54,22 @@ impl Word {
         Self(generation << GENERATION_SHIFT)
     }
 
-    /// The same, claimed by the writer of this index.
+    /// The same word, claimed by the writer with this index.
     pub(super) const fn claimed(self, writer: u8) -> Self {
         Self(self.0 | BUSY | (writer as u64 + 1) << OWNER_SHIFT)
     }
 
-    /// The same, no longer claimed, with `bytes` more bytes.
+    /// The same word, no longer claimed, with `bytes` more bytes.
     pub(super) const fn published(self, bytes: usize) -> Self {
         Self((self.0 & !BUSY) + bytes as u64)
     }
 
-    /// Whether it is of this generation, as far as its 32 bits can tell.
+    /// Whether the word is of this generation, as far as its 32 bits can tell.
     pub(super) const fn is_of(self, generation: u64) -> bool {
         self.0 >> GENERATION_SHIFT == generation & (u32::MAX as u64)
     }
 
-    /// How many bytes are published.
+    /// Number of published bytes.
     pub(super) const fn bytes(self) -> usize {
         (self.0 & BYTES_MASK) as usize
     }

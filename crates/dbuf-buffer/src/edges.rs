@@ -1,8 +1,8 @@
 //! Names the edges between the threads of a buffer: both ends of an edge take their order from the one name.
 //!
-//! Input and output: none, they are constants. Any thread. Failures: none.
+//! Input and output: none, these are constants. Thread: any. Failures: none.
 //!
-//! Each end of each edge is weakened in turn by `.ci/weaken`, which must see a model of `models.rs` fail.
+//! `.ci/weaken` weakens each end of each edge in turn, and must see a model of `models.rs` fail.
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
 //! |---|---|---|---|---|

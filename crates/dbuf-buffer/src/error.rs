@@ -1,6 +1,6 @@
 //! Says why a buffer cannot be built, inherited or written to, and what to do then.
 //!
-//! Input: what went wrong. Output: its text. Any thread. Failures: none. Written by hand, so that the crate needs no
+//! Input: what went wrong. Output: its text. Thread: any. Failures: none. Written by hand, so that the crate needs no
 //! macros.
 
 use std::error::Error;
@@ -15,11 +15,11 @@ use crate::limits::{CHUNK_ALIGN, WRITERS_MAX};
 pub enum BuildError {
     /// The chunk's size is out of bounds.
     Chunk(usize),
-    /// The half's size is out of bounds, or no multiple of the chunk's.
+    /// The size of a half is out of bounds, or not a multiple of the chunk's size.
     Capacity {
-        /// What was asked for.
+        /// Bytes of a half, as given.
         capacity_bytes: usize,
-        /// The chunk's size that goes with it.
+        /// Bytes of a chunk, as given.
         chunk_bytes: usize,
     },
     /// The number of writers is out of bounds.
@@ -63,7 +63,7 @@ impl From<io::Error> for BuildError {
 /// Every writer index is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyWriters(
-    /// How many there can be at a time.
+    /// Number of writers at a time, at most.
     pub usize,
 );
 
@@ -75,14 +75,14 @@ impl fmt::Display for TooManyWriters {
 
 impl Error for TooManyWriters {}
 
-/// Why there is no claim.
+/// Why a claim is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// The front half has no room, and the caller does not want to wait.
     Full,
     /// The reader is gone, so nothing that is written would ever be read.
     Closed,
-    /// More than [`DoubleBuffer::largest_claim`](crate::DoubleBuffer::largest_claim), so it would never fit.
+    /// More bytes than [`DoubleBuffer::largest_claim`](crate::DoubleBuffer::largest_claim), so it would never fit.
     TooLarge,
 }
 
@@ -98,7 +98,7 @@ impl fmt::Display for Refused {
 
 impl Error for Refused {}
 
-/// The reader swapped while the claim was open: nothing of the claim counts, and all of it is to be written again.
+/// The reader swapped while the claim was open. Nothing of the claim counts, and all of it must be written again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sealed;
 
@@ -110,13 +110,13 @@ impl fmt::Display for Sealed {
 
 impl Error for Sealed {}
 
-/// Why the buffer of the previous process cannot be used further.
+/// Why the buffer of the previous process cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unreadable(pub(crate) &'static str);
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the buffer of the process before cannot be read: {}", self.0)
+        write!(f, "the buffer of the previous process cannot be read: {}", self.0)
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(chunk, "a chunk cannot have 7 bytes: choose a multiple of 8 up to 2097151");
         let memory = BuildError::from(io::Error::from(io::ErrorKind::OutOfMemory));
         assert!(memory.to_string().starts_with("no memory for the halves: ") && memory.source().is_some());
-        let unreadable = Unreadable("it is no buffer").to_string();
-        assert_eq!(unreadable, "the buffer of the process before cannot be read: it is no buffer");
+        let unreadable = Unreadable("it is not a buffer").to_string();
+        assert_eq!(unreadable, "the buffer of the previous process cannot be read: it is not a buffer");
     }
 }

@@ -1,19 +1,19 @@
-//! Encodes the gate: one word with the half that is in front, the chunks of it that are handed out, and which threads
-//! rest.
+//! Encodes the gate: one word with the half that is in front, the number of its chunks that are handed out, and flags
+//! for threads that rest.
 //!
 //! ```text
 //!  63                    24   23     22     21      20    19            0
 //! [ generation, 40 bits    |CLOSED| WAIT |LINGER| SLEEP | chunks, 20 bits ]
 //! ```
-//! The generation's low bit names the front half. The count is lowest, so that a take is one addition; it may rise
-//! above the number of chunks that there are, when several writers find the last ones gone at once.
+//! The generation's low bit names the front half. The count is lowest, so that a take is one addition. It may rise
+//! above the number of chunks that exist, when several writers find the last chunks gone at once.
 //!
-//! That the reader's rest and the writers' waiting are bits of this very word makes every race about a wake-up a
-//! question of this word's modification order, which all threads agree on: either the reader's `fetch_or(SLEEP)` comes
-//! after a take and returns its count, or the take comes after it and returns SLEEP. So it needs neither a fence nor
-//! SeqCst. The same holds for LINGER and the take that crosses half, and for WAIT and the reader's exchange.
+//! The flags for the reader's rest and for waiting writers are bits of this same word. So every race about a wake-up is
+//! a question of this word's modification order, on which all threads agree. Either the reader's `fetch_or(SLEEP)`
+//! comes after a take and returns its count, or the take comes after it and returns SLEEP. So it needs neither a fence
+//! nor SeqCst. The same holds for LINGER and the take that crosses half, and for WAIT and the reader's exchange.
 //!
-//! Enters and leaves: plain numbers. Nothing here touches memory that threads share; any thread; nothing fails.
+//! Input and output: plain numbers. Thread: any; nothing here touches memory that threads share. Nothing can fail.
 
 use super::limits::WRITERS_MAX;
 
@@ -23,14 +23,14 @@ const GENERATION_SHIFT: u32 = 24;
 
 /// The reader sleeps until something is published.
 pub(super) const SLEEP: u64 = 1 << 20;
-/// The reader lingers over what is published, until the half is half full.
+/// The reader lingers after a publish, until the half is half full.
 pub(super) const LINGER: u64 = 1 << 21;
 /// A writer waits for room.
 pub(super) const WAIT: u64 = 1 << 22;
 /// The reader is gone.
 pub(super) const CLOSED: u64 = 1 << 23;
 
-/// The most chunks that one take may ask for.
+/// Chunks that one take may ask for, at most.
 pub(super) const SPAN_CHUNKS_MAX: usize = 512;
 /// The most chunks that a half may have. A writer looks at the count before it adds to it, so each writer can exceed
 /// it once in a generation; this bound leaves room for all of them.
@@ -58,7 +58,7 @@ impl Gate {
         half_of(self.generation())
     }
 
-    /// Chunks handed out, and those that were asked for in vain.
+    /// Chunks handed out, including those of takes that failed.
     pub(super) const fn count(self) -> usize {
         (self.0 & COUNT_MASK) as usize
     }

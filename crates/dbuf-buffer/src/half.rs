@@ -5,19 +5,19 @@
 //!        4096     words: one a chunk, 128 bytes apart; the chunks of half 0, then those of half 1
 //!        aligned  bytes of half 0, then of half 1
 //! ```
-//! The layout is fixed and versioned and holds the whole state, so that a mapping of a memfd says by itself what
-//! counts, also to a process that finds it after the death of the one that wrote it (`takeover.rs`). Without a memfd it
-//! is anonymous. All of it is touched at the start, in huge units where the kernel gives them: a first touch later
-//! would cost an event 20 µs.
+//! The layout is fixed, has a version, and holds the whole state. So a mapping of a memfd says by itself what counts,
+//! also to a process that finds it after the death of the one that wrote it (`takeover.rs`). Without a memfd the
+//! mapping is anonymous. All of it is touched at the start, in huge pages where the kernel gives them: a first touch
+//! later would cost an event 20 µs.
 //!
-//! Bytes are copied in through raw pointers; a reference exists only to
-//! bytes that no thread can write while it lives. The invariants that the notes cite are those of [`crate`].
+//! Bytes are copied in through raw pointers. A reference exists only to bytes that no thread can write while it lives.
+//! The invariants that the notes cite are those of [`crate`].
 //!
-//! Enters: sizes, then bytes into a [`Window`]. Leaves: slices of sealed bytes. Any thread; which one may do what
-//! is decided by gate and words. What can fail: the mapping, at the start.
+//! Input: sizes, then bytes into a [`Window`]. Output: slices of sealed bytes. Thread: any; gate and words decide which
+//! one may do what. Failure: the mapping, at the start.
 //!
-//! In the models (`cfg(dbuf_loom)`) the words are loom's, and each byte has a cell with it by which loom sees two
-//! threads that use the byte without an edge between them.
+//! In the models (`cfg(dbuf_loom)`) the words are loom's, and each byte has a loom cell. The cell reports two threads
+//! that use the byte without an edge between them.
 
 #![allow(unsafe_code, reason = "memory that threads share")]
 
@@ -40,10 +40,10 @@ pub(super) use modelled::Place;
 
 const MAGIC: [u8; 8] = *b"dbufhalf";
 const VERSION: u32 = 1;
-/// Where the words begin.
+/// The offset of the words.
 const HEADER_BYTES: usize = 4096;
 
-/// What stands at the start of the mapping. The plain fields are written once, before any thread can see them.
+/// The start of the mapping. The plain fields are written once, before any thread can see them.
 #[derive(Debug)]
 #[repr(C)]
 struct Header {
@@ -51,7 +51,7 @@ struct Header {
     version: u32,
     header_bytes: u32,
     chunk_bytes: u64,
-    /// Of each half.
+    /// Chunks of each half.
     chunks: u64,
     gate: CacheLine<AtomicU64>,
     turn: CacheLine<Futex>,
@@ -82,7 +82,7 @@ impl Header {
     }
 }
 
-/// Header, words and halves.
+/// The header, the words and the halves.
 #[derive(Debug)]
 pub(super) struct Memory {
     mapping: Mapping,
@@ -91,7 +91,8 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Two halves of `chunks` chunks, with `generation` in front. `word` gives the first value of a half's words.
+    /// Creates two halves of `chunks` chunks, with `generation` in front. `word` gives the first value of a half's
+    /// words.
     pub(super) fn new(
         (chunk_bytes, chunks): (usize, usize),
         (gate, generation): (u64, u64),
@@ -104,7 +105,7 @@ impl Memory {
         Ok(Self { mapping, chunk_bytes, chunks })
     }
 
-    /// What a process that is dead has left in a memfd. Gate and words are as it left them.
+    /// Opens what a dead process has left in a memfd. Gate and words are as that process left them.
     #[cfg(not(dbuf_loom))]
     pub(super) fn of_previous(memory: std::os::fd::BorrowedFd<'_>) -> Result<Self, Unreadable> {
         let (mapping, chunk_bytes, chunks) = Mapping::of_previous(memory)?;
@@ -116,7 +117,7 @@ impl Memory {
         (self.chunk_bytes, self.chunks)
     }
 
-    /// Every generation below this one is done with: in a file, or counted as lost.
+    /// Every generation below this one is done: in a file, or counted as lost.
     pub(super) fn persisted(&self) -> &AtomicU64 {
         &self.mapping.header().persisted.0
     }
@@ -126,7 +127,7 @@ impl Memory {
         &self.mapping.header().gate.0
     }
 
-    /// The low 32 bits of the generation, for writers to sleep on.
+    /// The low 32 bits of the generation, which writers sleep on.
     pub(super) fn turn(&self) -> &Futex {
         &self.mapping.header().turn.0
     }
@@ -142,7 +143,7 @@ impl Memory {
         &self.mapping.words()[index].0
     }
 
-    /// Where the word of a chunk stands among all.
+    /// The index of a chunk's word among all words.
     pub(super) fn word_index(&self, half: usize, chunk: usize) -> usize {
         half * self.chunks + chunk
     }
@@ -152,15 +153,14 @@ impl Memory {
         &self.mapping.words()[half * self.chunks..][..self.chunks]
     }
 
-    /// The bytes of a chunk, or of a span of `len` bytes that starts there, to be written.
+    /// The bytes of a chunk, or of a span of `len` bytes that starts there, for writing.
     ///
     /// Only for the chunk's owner (invariant 2).
     pub(super) fn window(&self, half: usize, chunk: usize, len: usize) -> Window {
         Window { start: self.offset(half, chunk, len), len }
     }
 
-    /// Copies `bytes` into the window, behind its first `filled` bytes. Only while its owner has set BUSY (invariant
-    /// 2).
+    /// Copies `bytes` into the window, after its first `filled` bytes. Only while its owner has set BUSY (invariant 2).
     #[inline(always)]
     pub(super) fn put(&self, window: &Window, filled: usize, bytes: &[u8]) {
         assert!(filled + bytes.len() <= window.len, "more bytes than the claim has room for");
@@ -175,9 +175,9 @@ impl Memory {
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
 
-    /// The `len` bytes of the window behind its first `filled` ones, to be written. What is there before is of no
-    /// meaning. Only while its owner has set BUSY (invariant 2), and for one borrower at a time: the claim is borrowed
-    /// as long.
+    /// The `len` bytes of the window after its first `filled` ones, for writing. Their previous content has no meaning.
+    /// Only while its owner has set BUSY (invariant 2), and for one borrower at a time: the claim is borrowed for as
+    /// long.
     #[inline(always)]
     #[allow(clippy::mut_from_ref, reason = "the bytes are the owner's alone, whose claim is borrowed exclusively")]
     pub(super) fn open(&self, window: &Window, filled: usize, len: usize) -> &mut [u8] {
@@ -194,7 +194,7 @@ impl Memory {
 
     /// The first `len` bytes of a chunk, or of the span that starts there.
     ///
-    /// Only for the reader, and at most as many as its seal has counted (invariant 5).
+    /// Only for the reader, and at most as many bytes as its seal has counted (invariant 5).
     pub(super) fn sealed(&self, half: usize, chunk: usize, len: usize) -> &[u8] {
         let at = self.offset(half, chunk, len);
         self.mapping.watch_read(at, len);
@@ -206,7 +206,7 @@ impl Memory {
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
-    /// Where a chunk begins in the bytes of the halves. `len` bytes from there lie in its half.
+    /// The offset of a chunk in the bytes of the halves. Checks that `len` bytes from there lie in its half.
     fn offset(&self, half: usize, chunk: usize, len: usize) -> usize {
         let in_half = chunk * self.chunk_bytes;
         let half_bytes = self.chunks * self.chunk_bytes;
@@ -215,7 +215,7 @@ impl Memory {
     }
 }
 
-/// The bytes of a chunk or span. An offset in the halves, not an address.
+/// The bytes of a chunk or span, as an offset in the halves, not an address.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     start: usize,
@@ -228,7 +228,7 @@ impl Window {
         self.len
     }
 
-    /// Whether it is the window of nothing.
+    /// Whether the window is empty.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
@@ -248,19 +248,19 @@ mod mapped {
     /// The halves start at a multiple of this many bytes.
     const ALIGN: usize = 4096;
 
-    /// Where the memory comes from: a memfd that outlives the process, or nowhere in particular.
+    /// Where the memory comes from: a memfd that outlives the process, or anonymous memory.
     pub(in super::super) type Place<'a> = Option<BorrowedFd<'a>>;
 
-    /// A mapping with a header in it. A memfd is shared only with systemd, which keeps it and does not look.
+    /// A mapping with a header in it. A memfd is shared only with systemd, which keeps it and does not read it.
     #[derive(Debug)]
     pub(super) struct Mapping {
         raw: Raw,
         words: usize,
-        /// Where the bytes of the halves begin.
+        /// The offset of the bytes of the halves.
         bytes_at: usize,
     }
 
-    /// Where the bytes of the halves begin, and how long all of it is.
+    /// The offset of the bytes of the halves, and the size of the whole mapping.
     fn extent(words: usize, bytes: usize) -> (usize, usize) {
         let bytes_at = (HEADER_BYTES + words * size_of::<CacheLine<AtomicU64>>()).next_multiple_of(ALIGN);
         (bytes_at, (bytes_at + bytes).next_multiple_of(ALIGN))
@@ -295,29 +295,29 @@ mod mapped {
             Ok(mapping)
         }
 
-        /// Maps what a process that is dead has left. Gives the size of a chunk and their number, too.
+        /// Maps what a dead process has left. Also returns the size of a chunk and their number.
         pub(super) fn of_previous(memory: BorrowedFd<'_>) -> Result<(Self, usize, usize), Unreadable> {
             let file_bytes = fixed_size(memory).filter(|bytes| *bytes >= HEADER_BYTES);
-            let file_bytes = file_bytes.ok_or(Unreadable("it is no buffer"))?;
+            let file_bytes = file_bytes.ok_or(Unreadable("it is not a buffer"))?;
             let raw = Raw::of_memory(memory, 0, file_bytes).map_err(|_| Unreadable("it cannot be mapped"))?;
-            // Without words and halves, until the header is checked.
+            // Without words and halves until the header is checked.
             let mut mapping = Self { raw, words: 0, bytes_at: HEADER_BYTES };
             let Header { magic, version, header_bytes, chunk_bytes, chunks, .. } = mapping.header();
             if *magic != MAGIC || *header_bytes as usize != HEADER_BYTES {
-                return Err(Unreadable("it is no buffer"));
+                return Err(Unreadable("it is not a buffer"));
             }
             if *version != VERSION {
-                return Err(Unreadable("it is of another version"));
+                return Err(Unreadable("it has another version"));
             }
             let sane = |n: u64, max: usize| usize::try_from(n).ok().filter(|n| (1..=max).contains(n));
             let sizes = sane(*chunk_bytes, SPAN_BYTES_MAX).zip(sane(*chunks, CHUNKS_MAX));
             let Some((chunk_bytes, chunks)) = sizes else { return Err(Unreadable("its sizes are out of bounds")) };
             let (bytes_at, len) = extent(2 * chunks, 2 * chunks * chunk_bytes);
             if len != file_bytes {
-                return Err(Unreadable("its sizes do not fit it"));
+                return Err(Unreadable("its sizes do not match its length"));
             }
             (mapping.words, mapping.bytes_at) = (2 * chunks, bytes_at);
-            // The pages are there; what this process lacks is its way to them.
+            // The pages exist. This process only lacks its page table entries for them.
             mapping.raw.populate().map_err(|_| Unreadable("there is no memory for it"))?;
             Ok((mapping, chunk_bytes, chunks))
         }
@@ -337,18 +337,18 @@ mod mapped {
             unsafe { std::slice::from_raw_parts(self.first_word(), self.words) }
         }
 
-        /// Where the bytes of the halves begin.
+        /// The address of the bytes of the halves.
         #[inline]
         pub(super) fn bytes(&self) -> *mut u8 {
             // SAFETY: the halves lie in the mapping, behind the words.
             unsafe { self.raw.base().add(self.bytes_at) }
         }
 
-        /// A model would check here that no thread writes these bytes.
+        /// A model checks here that no thread writes these bytes.
         #[inline(always)]
         pub(super) fn watch_read(&self, _at: usize, _len: usize) {}
 
-        /// A model would check here that no other thread uses these bytes.
+        /// A model checks here that no other thread uses these bytes.
         #[inline(always)]
         pub(super) fn watch_write(&self, _at: usize, _len: usize) {}
 

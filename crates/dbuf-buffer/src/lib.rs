@@ -1,8 +1,9 @@
-//! Collects bytes from many writers in the **front** half of a double buffer; one reader takes the **back** half away.
+//! Collects bytes from many writers in the **front** half of a double buffer, while one reader takes away the **back**
+//! half.
 //!
 //! Input: bytes that a writer copies into a claim. Output: one batch for each swap, with one run for each writer.
 //! Threads: the caller's; one for each [`Writer`] and one for the [`Reader`]. Failures: a buffer cannot be built
-//! ([`BuildError`]); a claim is refused ([`Refused`]); the swap comes before the publish ([`Sealed`]). The memory is
+//! ([`BuildError`]); a claim is refused ([`Refused`]); the reader swaps before the publish ([`Sealed`]). The memory is
 //! fixed when the buffer is built. The crate does not know what the bytes mean.
 //!
 //! ```
@@ -21,20 +22,22 @@
 //!
 //! # How it works
 //! Each half is divided into chunks. One word, the gate (`gate.rs`), says which half is in front and how many of its
-//! chunks are handed out; one word a chunk (`chunk.rs`) says whose it is and how many of its bytes count.
+//! chunks are handed out. One word for each chunk (`chunk.rs`) says which writer owns it and how many of its bytes
+//! count.
 //!
-//! - A writer **takes** a chunk by one addition to the gate, then **claims** the chunk's rest, copies, and
-//!   **publishes**, each by one compare-exchange of the chunk's word, which no other writer ever touches.
-//! - The reader **swaps** by one exchange of the gate, and **seals** each chunk handed out by one RMW of its word. It
-//!   waits for no writer: a claim that is open at that moment fails to publish, and its writer repeats it in the other
-//!   half. An event is in a batch entirely or not at all.
-//! - Before a half becomes the front again, the reader **recycles** it: it waits, parked, for a writer that sleeps in
-//!   the middle of a copy (which is practically never), and gives the words the new generation.
-//! - While the half is full, writers park until the swap; or are refused, if they would rather not wait.
-//! - The reader sleeps while nothing is published; writers ring only when it does. See `gate.rs` and `wake.rs`.
+//! - A writer **takes** a chunk by one addition to the gate. Then it **claims** the rest of the chunk, copies, and
+//!   **publishes**. Claim and publish are each one compare-exchange of the chunk's word, which no other writer ever
+//!   touches.
+//! - The reader **swaps** by one exchange of the gate, and **seals** each chunk handed out by one read-modify-write of
+//!   its word. It waits for no writer: a claim that is open at that moment fails to publish, and its writer repeats it
+//!   in the other half. An event is in a batch entirely or not at all.
+//! - Before a half becomes the front again, the reader **recycles** it: it gives the words the new generation. If a
+//!   writer still sleeps in the middle of a copy, which almost never happens, the reader parks until that copy is over.
+//! - While the half is full, writers park until the swap. A writer that does not want to wait is refused.
+//! - The reader sleeps while nothing is published. Writers wake it only when it sleeps. See `gate.rs` and `wake.rs`.
 //!
-//! No thread waits for another's progress inside an append or a swap, except: a writer for room, a swap for a copy that
-//! was under way two swaps ago.
+//! No thread waits for another inside an append or a swap, with two exceptions: a writer waits for room, and a swap
+//! waits for a copy that was under way two swaps ago.
 //!
 //! # Invariants
 //! 1. In one generation the gate hands each chunk to one writer at most: an addition returns each count once.

@@ -1,14 +1,13 @@
 //! Maps memory by mmap(2): of the process alone, or of a memfd that outlives it.
 //!
-//! Enters: a length, and a memfd. Leaves: an address. Any thread; what is done with the bytes is the caller's business.
-//! What can fail: there is no memory, or the memfd could lose bytes under its mapping.
+//! Input: a length, and a memfd. Output: an address. Thread: any; the caller decides what is done with the bytes.
+//! Failure: there is no memory, or the memfd could lose bytes under its mapping.
 //!
-//! Large memory is in huge units where they can be had: the halves are more than a processor's table of addresses
-//! covers in small ones, and to lay events down, to walk over them and to write them out took a sixth longer. Anonymous
-//! memory gets them for the asking, as most systems are set up; that of a memfd does not (`shmem_enabled` is `never`),
-//! unless it is put together on demand: MADV_COLLAPSE, from Linux 6.1 on, at an address that fits. It takes no more
-//! memory, for all of it is touched anyway. (Rejected: MFD_HUGETLB, which takes pages that an administrator has to set
-//! aside.)
+//! Large memory is in huge pages where possible. The halves are larger than a processor's TLB covers with small pages:
+//! writing events to them, walking over them and writing them out took a sixth longer. Anonymous memory gets huge pages
+//! on request, as most systems are configured. A memfd does not (`shmem_enabled` is `never`), unless its pages are
+//! collapsed on demand: MADV_COLLAPSE, from Linux 6.1 on, at a suitable address. This takes no more memory, because all
+//! of it is touched anyway. Rejected: MFD_HUGETLB, which takes pages that an administrator has to reserve.
 
 #![allow(unsafe_code, reason = "mappings of memory")]
 
@@ -20,10 +19,10 @@ use rustix::fs::{SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 const PAGE_BYTES: usize = 4096;
-/// A huge unit of memory, on x86-64. Both its address and its place in a memfd are multiples of it.
+/// Bytes of a huge page on x86-64. Both its address and its offset in a memfd are multiples of this.
 const HUGE_BYTES: usize = 2 << 20;
 
-/// A mapping, readable and writable. It ends when this is dropped.
+/// A mapping, readable and writable. Dropping it unmaps the memory.
 #[derive(Debug)]
 pub struct Mapping {
     base: *mut u8,
@@ -36,17 +35,18 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above; a shared reference gives out the address and nothing else.
 unsafe impl Sync for Mapping {}
 
-/// Gives an empty memfd that allows seals its size, for good: a file that shrank under its mapping would kill the
-/// process that reads it.
+/// Sets the size of an empty memfd that allows seals, and seals that size: a file that shrank under its mapping would
+/// kill the process that reads it.
 ///
 /// # Errors
+/// Those of ftruncate(2) and fcntl(2).
 /// What ftruncate(2) and fcntl(2) say.
 pub fn fix_size(memory: BorrowedFd<'_>, len: usize) -> io::Result<()> {
     ftruncate(memory, len as u64)?;
     Ok(fcntl_add_seals(memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?)
 }
 
-/// The size of a memfd that cannot shrink; None for anything else.
+/// The size in bytes of a memfd that cannot shrink; None for anything else.
 #[must_use]
 pub fn fixed_size(memory: BorrowedFd<'_>) -> Option<usize> {
     let seals = fcntl_get_seals(memory).ok()?;
@@ -55,10 +55,10 @@ pub fn fixed_size(memory: BorrowedFd<'_>) -> Option<usize> {
 }
 
 impl Mapping {
-    /// Memory of this process alone, zeroed.
+    /// Maps zeroed memory of this process alone.
     ///
     /// # Errors
-    /// What mmap(2) says.
+    /// Those of mmap(2).
     pub fn anonymous(len: usize) -> io::Result<Self> {
         Self::anonymous_at(address_for(0, len)?, len)
     }
@@ -71,10 +71,10 @@ impl Mapping {
         Ok(Self { base: base.cast(), len })
     }
 
-    /// `len` bytes of a memfd, from `offset` on, which is a multiple of the page's size.
+    /// Maps `len` bytes of a memfd from `offset` on, which must be a multiple of the page size.
     ///
     /// # Errors
-    /// What mmap(2) says; `InvalidInput` if the memfd is shorter, or could become so.
+    /// Those of mmap(2); `InvalidInput` if the memfd is shorter, or could become so.
     pub fn of_memory(memory: BorrowedFd<'_>, offset: usize, len: usize) -> io::Result<Self> {
         if fixed_size(memory).is_none_or(|bytes| bytes < offset + len) {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -86,23 +86,24 @@ impl Mapping {
         Ok(Self { base: base.cast(), len })
     }
 
-    /// Where it begins: a multiple of the page's size.
+    /// Its address, a multiple of the page size.
     #[inline]
     #[must_use]
     pub fn base(&self) -> *mut u8 {
         self.base
     }
 
-    /// Has the kernel provide all of the memory now, in huge units where it can. Contents stay as they are. To be
+    /// Has the kernel allocate all of the memory now, in huge pages where it can. Contents stay as they are. Must be
     /// called before any other thread knows the mapping.
     ///
     /// # Errors
-    /// When there is not that much memory.
+    /// If there is not that much memory.
     pub fn populate(&self) -> io::Result<()> {
         // SAFETY: advice on a mapping that is ours. Huge units are a wish: without them it works as well.
         let _ = unsafe { madvise(self.base.cast(), self.len, Advice::LinuxHugepage) };
         if self.len >= HUGE_BYTES {
-            // A unit of which nothing is there is not put together. What is missing of it then comes with it, as zeros.
+            // A huge page is not collapsed if none of its small pages exist. Touching one is enough: the others then
+            // come as zeros.
             for unit in (0..self.len).step_by(HUGE_BYTES) {
                 self.provide(unit, PAGE_BYTES)?;
             }
@@ -113,7 +114,7 @@ impl Mapping {
         self.provide(0, self.len)
     }
 
-    /// Has the kernel provide `len` bytes from `at` on.
+    /// Has the kernel allocate `len` bytes from `at` on.
     fn provide(&self, at: usize, len: usize) -> io::Result<()> {
         debug_assert!(at < self.len && len <= (self.len - at).next_multiple_of(PAGE_BYTES), "inside the mapping");
         // SAFETY: inside the mapping, which is `self.len` bytes and whole pages.
@@ -137,9 +138,9 @@ impl Mapping {
     }
 }
 
-/// Where `len` bytes of a memfd from `offset` on can be in huge units: as far behind a multiple of them as the offset
-/// is. The address is free now; should another thread take it before it is used, the units are small. Null where it
-/// does not matter.
+/// An address at which `len` bytes of a memfd from `offset` on can be in huge pages: as far after a multiple of their
+/// size as the offset is. The address is free now. If another thread takes it before it is used, the pages are small.
+/// Null if the memory is smaller than a huge page.
 fn address_for(offset: usize, len: usize) -> io::Result<*mut u8> {
     if len < HUGE_BYTES {
         return Ok(ptr::null_mut());

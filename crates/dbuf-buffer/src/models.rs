@@ -1,7 +1,7 @@
-//! Models of the buffer, run by loom: the same code, under every order of steps within the preemption bound.
+//! Models the buffer with loom: the same code, under every order of steps within the preemption bound.
 //!
-//! Loom sees a thread that uses a byte without an edge to the one that used it before, a wake-up that is lost (every
-//! thread is parked), and an assertion that fails. Each edge is weakened in turn by `.ci/weaken`.
+//! Loom reports a thread that uses a byte without an edge to the thread that used it before, a wake-up that is lost
+//! (every thread is parked), and an assertion that fails. `.ci/weaken` weakens each edge in turn.
 //!
 //! `RUSTFLAGS='--cfg dbuf_loom' LOOM_MAX_PREEMPTIONS=2 cargo test -p dbuf-buffer --profile model --target-dir
 //! target/loom`
@@ -37,7 +37,7 @@ impl Seen {
     }
 }
 
-/// Appends each event by a claim of its own, and gives the writer back, so that it ends on the thread that joins.
+/// Appends each event by its own claim. Returns the writer, so that it ends on the thread that joins.
 fn append(mut writer: Writer, events: &'static [u8]) -> thread::JoinHandle<Writer> {
     thread::spawn(move || {
         for event in events {
@@ -71,7 +71,7 @@ fn a_half_is_not_handed_out_again_while_a_late_writer_copies() {
         let late = thread::spawn(move || {
             let mut claim = late.claim(1).expect("the reader lives");
             claim.put(&[1]);
-            // A yield costs none of the preemptions that the bound allows.
+            // A yield uses none of the preemptions that the bound allows.
             thread::yield_now();
             if claim.publish().is_err() {
                 thread::yield_now();
@@ -84,7 +84,7 @@ fn a_half_is_not_handed_out_again_while_a_late_writer_copies() {
             thread::yield_now();
             seen.swap(&mut reader);
         }
-        // The third generation is in the first one's half, and perhaps in the chunk that the late writer copied into.
+        // The third generation uses the first one's half, and perhaps the chunk that the late writer copied into.
         let mut next = buffer.writer().expect("free");
         next.append(&[2]).expect("the reader lives");
         seen.swap(&mut reader);
@@ -135,7 +135,7 @@ fn a_lingering_reader_is_woken_by_the_take_that_crosses_half() {
         let (buffer, mut reader) = small(2);
         let first = append(buffer.writer().expect("free"), &[1]);
         let second = append(buffer.writer().expect("free"), &[2]);
-        // In a model a linger never ends by itself.
+        // In a model, lingering never ends by itself.
         assert_eq!(reader.wait(Duration::MAX, None), Reason::HalfFull);
         let _writers = (first.join().expect("no panic"), second.join().expect("no panic"));
     });
@@ -205,7 +205,7 @@ fn a_reader_that_is_rung_sees_why() {
         let thread = thread::spawn({
             let asked = Arc::clone(&asked);
             move || {
-                // Relaxed: edge `bell` is what carries it.
+                // Relaxed: edge `bell` publishes it.
                 asked.store(true, Relaxed);
                 waker.ring();
             }

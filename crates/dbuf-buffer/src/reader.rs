@@ -1,8 +1,8 @@
-//! The reader's side: wait for a reason, swap the halves, hand out what counts.
+//! Takes away what the writers published: waits for a reason, swaps the halves, hands out what counts.
 //!
-//! Enters: the front half as the writers left it. Leaves: a [`Batch`] of [`Run`]s. One thread: the [`Reader`] is not
-//! `Clone`, and a batch borrows it. Nothing here can fail, and only [`Reader::swap`] can wait for a writer: for one
-//! that sleeps in the middle of a copy into the half that is about to be used again.
+//! Input: the front half as the writers left it. Output: a [`Batch`] of [`Run`]s. Thread: one; the [`Reader`] is not
+//! `Clone`, and a batch borrows it. Nothing here can fail. Only [`Reader::swap`] can wait for a writer: for one that
+//! sleeps in the middle of a copy into the half that is about to be used again.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use dbuf_sync::atomic::Ordering::Relaxed;
 /// Why [`Reader::wait`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Something was published and has waited for more long enough.
+    /// Something was published, and `linger` has passed since.
     Published,
     /// The front half is half full, or a writer waits for room.
     HalfFull,
@@ -26,33 +26,33 @@ pub enum Reason {
     Deadline,
 }
 
-/// The one reader of a double buffer. When it ends, claims are refused as closed.
+/// The one reader of a double buffer. After it is dropped, claims are refused as closed.
 #[derive(Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
     generation: u64,
-    /// SLEEP, LINGER or 0: which of the reader's flags stands in the gate. Only the reader changes them.
+    /// SLEEP, LINGER or 0: the reader's flag that is set in the gate. Only the reader changes these flags.
     rest: u64,
-    /// Since when something in the front half waits for more.
+    /// Since when the reader lingers over something in the front half.
     lingers_since: Option<Instant>,
-    /// What the last seal counted; kept, so that a swap allocates nothing.
+    /// What the last seal counted. Kept, so that a swap allocates nothing.
     pieces: Vec<Piece>,
     left: Left,
 }
 
-/// What the previous process left that [`Reader::inherited`] has not given out.
+/// What the previous process left and [`Reader::inherited`] has not given out yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
     /// Nothing, or nothing more.
     Nothing,
     /// The half that was in front. Writers wait until it is swapped.
     Front,
-    /// The other half, too: it was being persisted.
+    /// The other half as well: it was being persisted.
     #[cfg_attr(dbuf_loom, allow(dead_code, reason = "a model has no previous process"))]
     Both,
 }
 
-/// What counts of one chunk or span.
+/// The part of one chunk or span that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Piece {
     writer: u8,
@@ -66,16 +66,16 @@ impl Reader {
         Self { shared, generation, rest: 0, lingers_since: None, pieces, left }
     }
 
-    /// Whether no writer has taken anything of the front half, so that a swap would bring nothing.
+    /// Whether no writer has taken a chunk of the front half, so that a swap would bring nothing.
     #[must_use]
     pub fn front_is_empty(&self) -> bool {
         // Relaxed: a look. A thread that has joined the writers sees their takes.
         Gate(self.shared.memory.gate().load(Relaxed)).count() == 0
     }
 
-    /// What the previous process left, a batch at a time, the oldest first; None when there is no more. To be asked,
-    /// until it says None, before the first swap. The first may be in a file already: the previous process may have
-    /// died just after the write.
+    /// What the previous process left, one batch at a time, oldest first; None when there is no more. Must be called
+    /// until it returns None, before the first swap. The first batch may be in a file already: the previous process may
+    /// have died just after the write.
     pub fn inherited(&mut self) -> Option<Batch<'_>> {
         match std::mem::replace(&mut self.left, Left::Nothing) {
             Left::Nothing => None,
@@ -103,19 +103,19 @@ impl Reader {
         self.generation
     }
 
-    /// Says that every generation up to this one is done with: in a file, or counted as lost. The next process does not
-    /// look at it then.
+    /// Notes that every generation up to this one is done: in a file, or counted as lost. The next process then ignores
+    /// it.
     pub fn done_with(&self, generation: u64) {
-        // Relaxed: it is read by the next process, when this process is dead; the write to the file was a system call,
-        // which this cannot pass.
+        // Relaxed: the next process reads it when this process is dead. The write to the file was a system call, which
+        // this store cannot pass.
         self.shared.memory.persisted().store(generation + 1, Relaxed);
     }
 
     /// Parks until there is a reason to look: something was published and `linger` has passed since the reader noticed
-    /// it, or the front half is half full; a waker has rung; the deadline has passed.
+    /// it; or the front half is half full; or a waker has rung; or the deadline has passed.
     ///
-    /// What was published is known by the takes: a writer may have taken a chunk and not published yet, so that the
-    /// batch comes out empty.
+    /// The reader notices takes, not publishes. A writer may have taken a chunk and not published yet, so that the
+    /// batch is empty.
     pub fn wait(&mut self, linger: Duration, deadline: Option<Instant>) -> Reason {
         loop {
             let heard = self.shared.listen();
@@ -146,10 +146,10 @@ impl Reader {
         }
     }
 
-    /// Looks at the gate, and says in the same step how the reader is going to rest: asleep if nothing is taken,
-    /// lingering if something is. Notes since when.
+    /// Looks at the gate, and in the same step sets how the reader rests: asleep if nothing is taken, lingering if
+    /// something is. Notes since when.
     fn look_and_rest(&mut self, linger: Duration) -> Gate {
-        // Relaxed: a look that may be old only on the side of an empty half, and then the step below corrects it.
+        // Relaxed: the value may be old only in that it shows an empty half, and then the step below corrects it.
         let mut gate = Gate(self.shared.memory.gate().load(Relaxed));
         if gate.count() == 0 {
             gate = self.rest(SLEEP);
@@ -164,15 +164,15 @@ impl Reader {
     }
 
     fn rest(&mut self, how: u64) -> Gate {
-        // Relaxed: of this and any take one comes first in the gate's order. If the take, its count is in the value
-        // returned; if this, the take's value has the flag, and that writer rings. Nothing else is handed over.
+        // Relaxed: either this or a take comes first in the gate's order. If the take does, its count is in the value
+        // returned. If this does, the take's value has the flag, and that writer rings. Nothing else is published.
         let prior = self.shared.memory.gate().fetch_xor(self.rest ^ how, Relaxed);
         self.rest = how;
         Gate(prior)
     }
 
-    /// Makes the other half the front, and what was published in this one a batch. Waits for no writer, except one that
-    /// still copies into the other half since two swaps ago.
+    /// Makes the other half the front, and returns what was published in this one as a batch. Waits for no writer,
+    /// except one that has been copying into the other half since two swaps ago.
     pub fn swap(&mut self) -> Batch<'_> {
         let next = self.generation + 1;
         self.recycle(next);
@@ -188,10 +188,10 @@ impl Reader {
         Batch { shared: &self.shared, generation: sealed, pieces: &self.pieces }
     }
 
-    /// Makes the back half ready to be the front of `generation`.
+    /// Prepares the back half to be the front of `generation`.
     pub(super) fn recycle(&self, generation: u64) {
         for word in self.shared.memory.words(half_of(generation)) {
-            // Relaxed: whether BUSY is lost is asked of the word alone; the exchange below acquires what it means.
+            // Relaxed: only the word itself says whether BUSY is cleared; the exchange below acquires what that means.
             if Word(word.0.load(Relaxed)).is_busy() {
                 self.await_writer(&word.0);
             }
@@ -202,15 +202,15 @@ impl Reader {
         }
     }
 
-    /// Parks until the writer that was late has lost BUSY.
+    /// Parks until the late writer has cleared BUSY.
     #[cold]
     fn await_writer(&self, word: &dbuf_sync::atomic::AtomicU64) {
-        // Relaxed: a plain counter, read by people.
+        // Relaxed: a plain counter, for display.
         self.shared.late_writers.fetch_add(1, Relaxed);
         loop {
             let heard = self.shared.listen();
-            // Relaxed: of this and the writer's clearing of BUSY one comes first in the word's order. If this, the
-            // writer finds AWAITED and rings; if the other, BUSY is gone from the value returned.
+            // Relaxed: either this or the writer's clearing of BUSY comes first in the word's order. If this does, the
+            // writer finds AWAITED and rings. If the other does, BUSY is missing from the value returned.
             if !Word(word.fetch_or(AWAITED, Relaxed)).is_busy() {
                 return;
             }
@@ -218,28 +218,29 @@ impl Reader {
         }
     }
 
-    /// Wakes the writers that wait for room, after the exchange that has made it.
+    /// Wakes the writers that wait for room, after the exchange that has made room.
     fn open_turn(&self, generation: u64, prior: Gate) {
-        // Relaxed: the word is for sleeping only; a writer that wakes looks at the gate.
+        // Relaxed: the word is only for sleeping. A writer that wakes looks at the gate.
         self.shared.memory.turn().store(generation as u32, Relaxed);
         if prior.is_waited_for() {
             self.shared.memory.turn().wake(u32::MAX >> 1);
         }
     }
 
-    /// Closes every chunk that was handed out of this generation's half, and notes what counts.
+    /// Seals every chunk of this generation's half that was handed out, and notes what counts.
     fn seal(&mut self, gate: Gate) {
         self.pieces.clear();
         let handed_out = gate.count().min(self.shared.chunks);
         for (chunk, word) in self.shared.memory.words(half_of(self.generation))[..handed_out].iter().enumerate() {
             // edge `publish`, acquiring: the bytes of the count returned are visible. Relaxed would show older ones.
-            // edge `seal`, releasing: a writer that finds the seal finds the new generation in the gate, too.
+            // edge `seal`, releasing: a writer that finds the seal finds the new generation in the gate as well.
             let word = Word(word.0.fetch_or(SEALED, PUBLISH.acquire_and_release(SEAL)));
             if let (Some(writer), bytes @ 1..) = (word.owner(), word.bytes()) {
                 self.pieces.push(Piece { writer, chunk, bytes });
             }
         }
-        // Chunks of one writer stay in the order in which it took them, for the gate hands them out in ascending order.
+        // One writer's chunks stay in the order in which it took them, because the gate hands them out in ascending
+        // order.
         self.pieces.sort_unstable();
     }
 }
@@ -250,15 +251,15 @@ fn is_past(time: Option<Instant>) -> bool {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        // Relaxed: of this and any take one comes first in the gate's order. The take that comes later finds CLOSED;
-        // the chunk of one that came before is sealed below, so that no claim in it succeeds any more.
+        // Relaxed: either this or a take comes first in the gate's order. A take that comes later finds CLOSED. The
+        // chunk of an earlier take is sealed below, so that no claim in it succeeds any more.
         let gate = Gate(self.shared.memory.gate().fetch_or(CLOSED, Relaxed));
         self.open_turn(self.generation + 1, gate);
         self.seal(gate);
     }
 }
 
-/// What one swap brought. The half is not used again before the next swap, which needs the reader that this borrows.
+/// The content of one swap. The half is not used again before the next swap, which needs the reader that this borrows.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     shared: &'a Shared,
@@ -267,7 +268,7 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// The generation that this batch was the front of.
+    /// The generation in which this batch was the front half.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
@@ -279,7 +280,7 @@ impl<'a> Batch<'a> {
         self.pieces.is_empty()
     }
 
-    /// How many bytes were published.
+    /// Bytes that were published.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.pieces.iter().map(|piece| piece.bytes).sum()
@@ -307,7 +308,7 @@ impl<'a> Run<'a> {
         self.pieces[0].writer
     }
 
-    /// How many bytes it has.
+    /// Bytes of the run.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.pieces.iter().map(|piece| piece.bytes).sum()

@@ -1,7 +1,7 @@
 //! Holds what all threads of a buffer share: the memory, its sizes, and counters.
 //!
-//! Input: the memory, once. Output: references to it. Any thread. Failures: none. What a thread does with the memory
-//! is in the thread's own file: `writer.rs`, `reader.rs`, `wake.rs`.
+//! Input: the memory, once. Output: references to it. Thread: any. Failures: none. What each kind of thread does with
+//! the memory is in its own file: `writer.rs`, `reader.rs`, `wake.rs`.
 
 use super::chunk::SPAN_BYTES_MAX;
 use super::gate::SPAN_CHUNKS_MAX;
@@ -9,15 +9,15 @@ use super::half::Memory;
 use dbuf_sync::Mutex;
 use dbuf_sync::atomic::AtomicU64;
 
-/// What all threads share.
+/// The state that all threads share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) memory: Memory,
     pub(super) chunk_bytes: usize,
-    /// Of each half.
+    /// Chunks of each half.
     pub(super) chunks: usize,
     pub(super) claim_bytes_max: usize,
-    /// As many chunks as wake a reader that lingers.
+    /// The number of chunks at which a lingering reader is woken.
     pub(super) half_full: usize,
     /// The generation that was in front when this process began.
     pub(super) generation_first: u64,

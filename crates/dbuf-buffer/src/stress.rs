@@ -1,4 +1,4 @@
-//! Pinned writers against one checking reader, in halves so small that every path is taken all the time.
+//! Runs pinned writers against one checking reader, in halves so small that every path is taken all the time.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ const CHUNKS: usize = 6;
 const EVENT_BYTES_MAX: usize = 3 * CHUNK_BYTES;
 /// Every event starts with its sequence in its writer and with its length.
 const HEAD_BYTES: usize = 16;
-/// Each writer's events, at least.
+/// Events of each writer, at least.
 const EVENTS_MIN: u64 = 20_000;
-/// The run ends then, whatever has been seen.
+/// The run ends after this time, whatever has been seen.
 const DURATION_MAX: Duration = Duration::from_millis(1500);
 
-/// A small generator of the same numbers every time (xorshift64).
+/// A small generator that gives the same numbers every time (xorshift64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -33,11 +33,11 @@ fn stamp(writer: u8, sequence: u64, at: usize) -> u8 {
     (sequence as u8).wrapping_mul(31) ^ writer ^ at as u8
 }
 
-/// Writes until told to stop. Returns how many events it has published.
+/// Writes until `stop` is set. Returns the number of events that it has published.
 fn write(mut writer: Writer, stop: &AtomicBool, sealed: &AtomicU64) -> u64 {
     let mut numbers = Numbers(u64::from(writer.index()) + 1);
     let mut sequence = 0u64;
-    // Relaxed: a wish to stop; the join orders everything else.
+    // Relaxed: only a request to stop; the join orders everything else.
     while !stop.load(Relaxed) {
         let payload_bytes_max = if numbers.below(8) == 0 { EVENT_BYTES_MAX - HEAD_BYTES } else { 100 };
         let len = HEAD_BYTES + numbers.below(payload_bytes_max);
@@ -45,7 +45,7 @@ fn write(mut writer: Writer, stop: &AtomicBool, sealed: &AtomicU64) -> u64 {
         event.extend((HEAD_BYTES..len).map(|at| stamp(writer.index(), sequence, at)));
         let linger_in_claim = numbers.below(64) == 0;
         loop {
-            // A reader whose checks fail is gone: then the writers end, too, and the test with them.
+            // If a check of the reader fails, the reader is gone. Then the writers end too, and the test with them.
             let Ok(mut claim) = writer.claim(len) else { return sequence };
             let (first, rest) = event.split_at(len / 2);
             claim.put(first);
@@ -108,7 +108,7 @@ fn pinned_writers_lose_nothing_and_reorder_nothing_on_any_path() {
     let (stop, sealed) = (AtomicBool::new(false), AtomicU64::new(0));
     let began = Instant::now();
     let (published, checked) = thread::scope(|scope| {
-        // In here, so that a check that fails ends the reader before the writers are joined.
+        // Moved in here, so that a failing check ends the reader before the writers are joined.
         let (mut reader, mut checked) = (reader, Checked::default());
         let spawn = |index: usize| {
             let (writer, core) = (buffer.writer().unwrap(), cores.get(index % cores.len().max(1)).copied());
@@ -119,7 +119,7 @@ fn pinned_writers_lose_nothing_and_reorder_nothing_on_any_path() {
             })
         };
         let writers: Vec<_> = (0..WRITERS).map(spawn).collect();
-        // Relaxed, here and below: plain counters and a wish.
+        // Relaxed, here and below: plain counters and a request.
         let all_seen = |checked: &Checked| {
             let stats = buffer.stats();
             checked.next.iter().all(|next| *next >= EVENTS_MIN)

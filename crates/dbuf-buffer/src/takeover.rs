@@ -1,10 +1,11 @@
 //! Continues with the buffer that a dead process left in a memfd.
 //!
-//! Enters: a memfd that the previous process used, and no other. Leaves: the same buffer, with what was published in it
-//! and is not in a file yet; generations go on where they stood. Main thread, before any other knows the buffer. What
-//! can fail: the memory may be of another version, or fail a check; then nothing of it is trusted, and it is replaced.
+//! Input: a memfd that the previous process used and no other process uses. Output: the same buffer, with what was
+//! published in it and is not in a file yet; generations continue. Thread: the main thread, before any other knows the
+//! buffer. Failure: the memory has another version, or fails a check. Then nothing of it is trusted, and it must be
+//! replaced.
 //!
-//! A process can die between any two of its instructions. What it leaves is one of these, and no other:
+//! A process can die between any two of its instructions. What it leaves is one of these states, and no other:
 //!
 //! | generation in | word of a chunk says | means |
 //! |---|---|---|
@@ -13,8 +14,8 @@
 //! | the back half | G+1, no bytes | recycled; the exchange of the gate that would have opened it never came |
 //! | either | BUSY | a copy was under way: it is behind the bytes that count, and is never finished |
 //!
-//! The batch of G-1 is done with if `persisted` says G. If it says G-1 the reader died between its write and that word,
-//! or before it: then the files know.
+//! The batch of G-1 is done if `persisted` says G. If `persisted` says G-1, the process died between the write and that
+//! word, or before the write. Then the files know.
 //!
 //! The front half stays as it is, closed to writers, until the first swap makes it a batch like any other. So a run
 //! never holds records of two processes.
@@ -38,17 +39,17 @@ use dbuf_sync::{Arc, CacheLine};
 pub struct InheritedBuffer {
     /// The buffer.
     pub buffer: DoubleBuffer,
-    /// Its reader; [`Reader::inherited`] first.
+    /// Its reader. Call [`Reader::inherited`] first.
     pub reader: Reader,
     /// The last generation in which the previous process may have published.
     pub last_generation: u64,
-    /// Chunks into which a copy was under way. What was not published of them is not in the buffer.
+    /// Chunks into which a copy was under way. What was not published of these copies is not in the buffer.
     pub cut_copies: usize,
 }
 
 impl DoubleBuffer {
-    /// Of an inherited buffer: whether the claim that the previous process was about to publish at `position` is in it,
-    /// or has been. To be asked before the reader does anything.
+    /// Whether the claim that the previous process was about to publish at `position` was published. Only for an
+    /// inherited buffer, and only before its reader does anything.
     #[must_use]
     pub fn was_published(&self, position: PublishPosition) -> bool {
         let Shared { memory, chunks, .. } = &*self.shared;
@@ -57,15 +58,15 @@ impl DoubleBuffer {
         }
         // Relaxed: the process that wrote it is dead.
         let word = Word(memory.word(position.word_index).load(Relaxed));
-        // Of another generation: the chunk was recycled, so its writer had let it go, and not after a publish that
-        // failed, for then the note would be gone.
+        // In another generation the chunk was recycled, so its writer had released it. That was not after a failed
+        // publish, because the note would be gone then.
         !word.is_of(position.generation) || word.bytes() > position.before_bytes
     }
 
-    /// Continues with the memory of a previous process that is dead, for up to `writers_max` writers.
+    /// Continues with the memory of a dead process, for up to `writers_max` writers.
     ///
     /// # Errors
-    /// [`Unreadable`]; the memory is then as it was.
+    /// [`Unreadable`]. The memory is then unchanged.
     pub fn of_previous(memory: impl AsFd, writers_max: usize) -> Result<InheritedBuffer, Unreadable> {
         let memory = Memory::of_previous(memory.as_fd())?;
         let (chunk_bytes, chunks) = memory.sizes();
@@ -76,13 +77,13 @@ impl DoubleBuffer {
         let gate = Gate(memory.gate().load(Relaxed));
         let (generation, persisted) = (gate.generation(), memory.persisted().load(Relaxed));
         if generation == 0 || !(generation - 1..=generation).contains(&persisted) {
-            return Err(Unreadable("its generations make no sense"));
+            return Err(Unreadable("its generations contradict each other"));
         }
         check(&memory, generation)?;
         let (back_is_left, front_is_left) = (persisted < generation, gate.count() > 0);
         let cut_copies = mend(&memory, gate, back_is_left || front_is_left);
         let shared = Arc::new(Shared::new(memory, (chunk_bytes, chunks), generation, writers_max));
-        // What new writers publish in a front half that was never used is their own.
+        // If the front half was never used, what new writers publish in it is their own.
         let left = match (back_is_left, front_is_left) {
             (true, _) => Left::Both,
             (false, true) => Left::Front,
@@ -94,7 +95,7 @@ impl DoubleBuffer {
     }
 }
 
-/// Whether all words are ones that the table above knows.
+/// Checks that every word is one that the table above allows.
 fn check(memory: &Memory, generation: u64) -> Result<(), Unreadable> {
     let (chunk_bytes, chunks) = memory.sizes();
     for (half, is_front) in [(half_of(generation), true), (half_of(generation + 1), false)] {
@@ -108,14 +109,14 @@ fn check(memory: &Memory, generation: u64) -> Result<(), Unreadable> {
                     || (word.is_of(generation + 1) && word.bytes() == 0)
             };
             if !is_sane {
-                return Err(Unreadable("a word of it makes no sense"));
+                return Err(Unreadable("the word of a chunk is not possible"));
             }
         }
     }
     Ok(())
 }
 
-/// Takes away what threads that are gone held, and closes the front half if anything is left. Gives the number of
+/// Releases what threads of the dead process held, and closes the front half if anything is left. Returns the number of
 /// copies that were under way.
 fn mend(memory: &Memory, gate: Gate, is_left: bool) -> usize {
     let mut cut_copies = 0;

@@ -1,4 +1,4 @@
-//! The buffer as its users see it, and under load.
+//! Tests the buffer as its users see it, and under load.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ fn content(batch: Batch<'_>) -> Vec<(u8, Vec<u8>)> {
 }
 
 #[test]
-fn what_is_published_before_a_swap_is_in_its_batch_and_no_other() {
+fn what_is_published_before_a_swap_is_in_its_batch_and_in_no_other() {
     let (buffer, mut reader) = small(4);
     let mut writer = buffer.writer().unwrap();
     writer.append(b"one").unwrap();
@@ -157,7 +157,7 @@ fn a_span_larger_than_what_is_left_wakes_a_reader_that_lingers() {
     let mut large = buffer.writer().unwrap();
     small.append(&[1; 8]).unwrap();
     let thread = dbuf_sync::thread::spawn(move || large.append(&[2; 256]));
-    // Less than half of the chunks are handed out, and the linger never ends: only the writer that waits is a reason.
+    // Fewer than half of the chunks are handed out, and lingering never ends. So only the waiting writer is a reason.
     assert_eq!(reader.wait(Duration::MAX, None), Reason::HalfFull);
     assert_eq!(reader.swap().bytes(), 8);
     reader.wait(Duration::MAX, None);

@@ -1,11 +1,11 @@
 //! Publishes a writer's bytes: take a chunk, claim its rest, copy, publish.
 //!
-//! Enters: bytes. Leaves: bytes in the front half. One thread a [`Writer`]. What can fail: there is no room (park, or
-//! [`Refused::Full`]), the reader is gone, or it swapped while a claim was open ([`Sealed`]).
+//! Input: bytes. Output: bytes in the front half. Thread: one for each [`Writer`]. Failure: there is no room (the
+//! writer parks, or gets [`Refused::Full`]), the reader is gone, or it swapped while a claim was open ([`Sealed`]).
 //!
-//! A claim is the whole rest of the writer's chunk, so that one claim can carry all that one read of a socket brought.
-//! What a publish leaves free of the chunk stays with the writer. Where the rest is too small, the writer takes a new
-//! chunk and leaves that rest unused, which costs memory in this half and nothing in the file.
+//! A claim is the whole rest of the writer's chunk, so that one claim can carry everything that one read of a socket
+//! brought. What a publish leaves of the chunk stays with the writer. If the rest is too small, the writer takes a new
+//! chunk and leaves the rest unused. That costs memory in this half, and no bytes in the file.
 
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -20,7 +20,7 @@ use super::shared::Shared;
 use dbuf_sync::Arc;
 use dbuf_sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// One writer. It may move between threads, but is one thread's at a time. Its index is given back when it ends.
+/// One writer. It may move between threads, but belongs to one thread at a time. Dropping it frees its index.
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<Shared>,
@@ -31,15 +31,15 @@ pub struct Writer {
 /// The chunk, or span of chunks, that a writer took last.
 #[derive(Debug)]
 struct Held {
-    /// The generation that it was taken in.
+    /// The generation in which it was taken.
     generation: u64,
-    /// Where the first chunk's word stands.
+    /// The index of the first chunk's word.
     word_index: usize,
-    /// The first chunk's word as the writer left it, before the claim if there is one.
+    /// The first chunk's word as the writer left it: without the current claim, if there is one.
     left: Word,
-    /// The bytes of it all; empty if nothing is held.
+    /// All of its bytes; empty if the writer holds nothing.
     window: Window,
-    /// The take found the reader asleep, and nothing was published since: the next publish wakes it.
+    /// The take found the reader asleep, and nothing was published since. So the next publish must wake it.
     must_ring: bool,
 }
 
@@ -56,22 +56,23 @@ impl Writer {
         Self { shared, index, held: Held { generation: 0, word_index: 0, left, window, must_ring: false } }
     }
 
-    /// This writer's index, as [`Run::writer`](super::Run::writer) will say it.
+    /// This writer's index, as [`Run::writer`](super::Run::writer) gives it.
     #[must_use]
     pub fn index(&self) -> u8 {
         self.index
     }
 
-    /// Room for at least `need` bytes. Parks while the front half is full.
+    /// Claims room for at least `need` bytes. Parks while the front half is full.
     ///
     /// # Errors
-    /// [`Refused::Closed`], [`Refused::TooLarge`].
+    /// [`Refused::Closed`] if the reader is gone, [`Refused::TooLarge`] if `need` is above
+    /// [`DoubleBuffer::largest_claim`](super::DoubleBuffer::largest_claim).
     #[inline]
     pub fn claim(&mut self, need: usize) -> Result<Claim<'_>, Refused> {
         self.claim_with(need, WhenFull::Park)
     }
 
-    /// Room for at least `need` bytes, or [`Refused::Full`] at once.
+    /// Claims room for at least `need` bytes, or returns [`Refused::Full`] at once.
     ///
     /// # Errors
     /// [`Refused`].
@@ -80,16 +81,17 @@ impl Writer {
         self.claim_with(need, WhenFull::Refuse)
     }
 
-    /// Claims, copies and publishes `bytes`, again if the reader swaps meanwhile. Parks while the front half is full.
+    /// Claims, copies and publishes `bytes`, and repeats that if the reader swaps meanwhile. Parks while the front half
+    /// is full.
     ///
     /// # Errors
-    /// [`Refused::Closed`], [`Refused::TooLarge`].
+    /// As [`Writer::claim`].
     #[inline]
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), Refused> {
         self.append_with(bytes, WhenFull::Park)
     }
 
-    /// Claims, copies and publishes `bytes`, or nothing if there is no room.
+    /// Claims, copies and publishes `bytes`, or publishes nothing if there is no room.
     ///
     /// # Errors
     /// [`Refused`].
@@ -128,7 +130,7 @@ impl Writer {
         }
     }
 
-    /// Sets BUSY in what is held. False if it has no room for `need`, or if the reader has sealed it.
+    /// Sets BUSY in what the writer holds. False if that has no room for `need`, or if the reader has sealed it.
     #[inline]
     fn claim_held(&mut self, need: usize) -> bool {
         let Held { left, window, .. } = &self.held;
@@ -136,9 +138,8 @@ impl Writer {
             return false;
         }
         let (left, busy) = (left.0, left.claimed(self.index).0);
-        // Relaxed: a claim hands nothing over; the take has acquired the chunk (edge `swap`), and since then only this
-        // writer wrote to it. edge `seal`, acquiring, where it fails: the gate's new generation is visible from here
-        // on.
+        // Relaxed: a claim publishes nothing. The take has acquired the chunk (edge `swap`), and since then only this
+        // writer wrote to it. edge `seal`, acquiring, if it fails: the gate's new generation is visible from here on.
         let is_claimed = self.word().compare_exchange(left, busy, Relaxed, SEAL.acquire()).is_ok();
         if !is_claimed {
             self.lose();
@@ -146,7 +147,7 @@ impl Writer {
         is_claimed
     }
 
-    /// Takes as many chunks as `need` takes. What was held before stays held if there is no room.
+    /// Takes as many chunks as `need` bytes need. If there is no room, the writer keeps what it held.
     fn take(&mut self, need: usize, when_full: WhenFull) -> Result<(), Refused> {
         let Self { shared, held, .. } = self;
         if need > shared.claim_bytes_max {
@@ -154,8 +155,8 @@ impl Writer {
         }
         let wanted = need.div_ceil(shared.chunk_bytes).max(1);
         loop {
-            // Relaxed: the look only keeps takes in vain from adding up in the count. It decides nothing: the addition
-            // below does, and so does the one to WAIT.
+            // Relaxed: this look only keeps failed takes from adding up in the count. It decides nothing: the addition
+            // below does, and so does setting WAIT.
             let seen = Gate(shared.memory.gate().load(Relaxed));
             if seen.is_closed() {
                 return Err(Refused::Closed);
@@ -164,8 +165,8 @@ impl Writer {
                 shared.wait_for_room(wanted, when_full)?;
                 continue;
             }
-            // edge `swap`, acquiring: the chunk's word is recycled, and all that others did with its bytes is over.
-            // Relaxed would let this writer's copy run into the reader's use of the same bytes two generations ago.
+            // edge `swap`, acquiring: the chunk's word is recycled, and all earlier use of its bytes is over. Relaxed
+            // would let this writer's copy run into the reader's use of the same bytes two generations ago.
             let got = Gate(shared.memory.gate().fetch_add(wanted as u64, SWAP.acquire()));
             if got.is_closed() {
                 return Err(Refused::Closed);
@@ -186,19 +187,19 @@ impl Writer {
         }
     }
 
-    /// The word of what is held.
+    /// The word of what the writer holds.
     #[inline]
     fn word(&self) -> &AtomicU64 {
         self.shared.memory.word(self.held.word_index)
     }
 
-    /// Ends a claim that does not count, so that BUSY is lost.
+    /// Ends a claim that does not count, which clears BUSY.
     #[cold]
     fn let_go(&mut self) {
         // edge `recycle`, releasing: the next owner of these bytes comes after this copy. Relaxed would let the copy
         // run into the next owner's. edge `seal`, acquiring: as in `claim_held`.
         let prior = Word(self.word().fetch_and(!BUSY, SEAL.acquire_and_release(RECYCLE)));
-        // The owner stands in the word now, also after a first claim.
+        // The word names the owner now, even after a first claim.
         self.held.left = Word(self.held.left.claimed(self.index).0 & !BUSY);
         if prior.is_awaited() {
             self.shared.ring();
@@ -208,10 +209,10 @@ impl Writer {
         }
     }
 
-    /// The reader has sealed what was held.
+    /// Drops what the writer held, because the reader has sealed it.
     #[cold]
     fn lose(&mut self) {
-        // Relaxed: edge `seal` was acquired with the value that showed the seal; this checks that it was.
+        // Relaxed: edge `seal` was acquired with the value that showed the seal. This checks that it was.
         debug_assert!(
             {
                 let gate = Gate(self.shared.memory.gate().load(Relaxed));
@@ -232,11 +233,12 @@ impl Drop for Writer {
 }
 
 impl Shared {
-    /// Says that a writer waits, and parks it until the reader has swapped. Returns for another look.
+    /// Sets WAIT, and parks the writer until the reader has swapped. The caller then looks again.
     #[cold]
     fn wait_for_room(&self, wanted: usize, when_full: WhenFull) -> Result<(), Refused> {
-        // Relaxed: of this and the reader's exchange one comes first in the gate's order. If this, the exchange returns
-        // WAIT and the reader wakes; if the exchange, the value returned has room. Nothing else is handed over.
+        // Relaxed: either this or the reader's exchange comes first in the gate's order. If this does, the exchange
+        // returns WAIT and the reader wakes the writer. If the exchange does, the value returned here has room. Nothing
+        // else is published.
         let prior = Gate(self.memory.gate().fetch_or(WAIT, Relaxed));
         if prior.is_closed() || prior.has_room(wanted, self.chunks) {
             return Ok(());
@@ -247,13 +249,13 @@ impl Shared {
         if when_full == WhenFull::Refuse {
             return Err(Refused::Full);
         }
-        // Relaxed: the value only says whether the swap that this writer waits for is over. It may even be the one
-        // before (the reader stores it after its exchange): the wake that counts comes with the next change.
+        // Relaxed: the value only says whether the swap that this writer waits for is over. It may even be the value
+        // before (the reader stores it after its exchange): then the wake that counts comes with the next change.
         let turn = self.memory.turn().load(Relaxed);
         if (turn.wrapping_sub(prior.generation() as u32) as i32) <= 0 {
             let since = Instant::now();
             self.memory.turn().wait(turn, None);
-            // Relaxed: plain counters, read by people.
+            // Relaxed: plain counters, for display.
             self.full_waits.fetch_add(1, Relaxed);
             self.full_wait_us.fetch_add(since.elapsed().as_micros() as u64, Relaxed);
         }
@@ -261,39 +263,38 @@ impl Shared {
     }
 }
 
-/// The exclusive right to write into the rest of a writer's chunk. Ended without [`Claim::publish`], it leaves no
-/// trace.
+/// The exclusive right to write into the rest of a writer's chunk. If it is dropped without [`Claim::publish`], it
+/// leaves no trace.
 ///
-/// A claim that lives on keeps the reader from using this half again, so write and publish without waiting for
-/// anything; and a claim must not be leaked, for the reader would wait for it for ever.
-// Two words, which live and move in registers. As a structure with all its state in it a claim was copied at each
+/// While a claim lives, the reader cannot use this half again. So write and publish without waiting for anything, and
+/// never leak a claim: the reader would wait for it forever.
+// Two words, which stay in registers. Rejected: a structure with all of the claim's state. It was copied at each
 // publish, in wider loads than the stores just before, which cost 7 of 21 ns.
 #[derive(Debug)]
 pub struct Claim<'a> {
     writer: &'a mut Writer,
     /// Bytes of the window that are published or put.
     filled: usize,
-    /// A raw pointer keeps the claim on its thread: between claim and publish it is that thread that the reader may
-    /// wait for.
+    /// A raw pointer keeps the claim on its thread: between claim and publish the reader may wait for that thread.
     stays: PhantomData<*mut ()>,
 }
 
 impl Claim<'_> {
-    /// The generation that the bytes will be part of. After [`Sealed`], the next claim's is higher.
+    /// The generation of the bytes in this claim. After [`Sealed`], the generation of the next claim is higher.
     #[inline]
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.writer.held.generation
     }
 
-    /// How many bytes still fit.
+    /// Bytes that still fit.
     #[inline]
     #[must_use]
     pub fn room(&self) -> usize {
         self.writer.held.window.len() - self.filled
     }
 
-    /// How many bytes were put.
+    /// Bytes that were put.
     #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
@@ -307,20 +308,20 @@ impl Claim<'_> {
         self.len() == 0
     }
 
-    /// Copies `bytes` behind what was put before.
+    /// Copies `bytes` after what was put before.
     ///
     /// # Panics
-    /// When they are more than [`Claim::room`].
+    /// If there are more of them than [`Claim::room`].
     #[inline(always)]
     pub fn put(&mut self, bytes: &[u8]) {
         self.writer.shared.memory.put(&self.writer.held.window, self.filled, bytes);
         self.filled += bytes.len();
     }
 
-    /// The next `len` bytes, for the caller to write: they count as put, and what is there before is of no meaning.
+    /// Returns the next `len` bytes for the caller to write. They count as put. Their previous content has no meaning.
     ///
     /// # Panics
-    /// When they are more than [`Claim::room`].
+    /// If `len` is more than [`Claim::room`].
     #[inline(always)]
     pub fn open(&mut self, len: usize) -> &mut [u8] {
         let filled = self.filled;
@@ -328,7 +329,7 @@ impl Claim<'_> {
         self.writer.shared.memory.open(&self.writer.held.window, filled, len)
     }
 
-    /// Where the bytes that were put will count from, for a note that outlives this process; see [`PublishPosition`].
+    /// The position of the bytes that were put, for a note that outlives this process; see [`PublishPosition`].
     #[inline]
     #[must_use]
     pub fn publish_position(&self) -> PublishPosition {
@@ -336,16 +337,16 @@ impl Claim<'_> {
         PublishPosition { generation: *generation, word_index: *word_index, before_bytes: left.bytes() }
     }
 
-    /// Makes all that was put part of the front half, in one step. A claim of nothing is let go.
+    /// Makes everything that was put part of the front half, in one step. An empty claim is simply ended.
     ///
     /// # Errors
-    /// [`Sealed`] if the reader has swapped since the claim: then nothing of it counts.
+    /// [`Sealed`] if the reader has swapped since the claim. Then nothing of it counts.
     #[inline]
     pub fn publish(self) -> Result<(), Sealed> {
         self.publish_or(|| ())
     }
 
-    /// As [`Claim::publish`]. Where it fails, `sealed` is called before the reader can use the chunk again.
+    /// As [`Claim::publish`]. If it fails, calls `sealed` before the reader can use the chunk again.
     ///
     /// # Errors
     /// As [`Claim::publish`].
@@ -355,12 +356,12 @@ impl Claim<'_> {
         if len == 0 {
             return Ok(());
         }
-        // From here on the claim ends as the publish does.
+        // From here on the claim ends with the publish.
         let writer = &mut *ManuallyDrop::new(self).writer;
         let busy = writer.held.left.claimed(writer.index);
         let published = busy.published(len);
         // edge `publish`, releasing: the reader that seals the chunk and counts these bytes sees them. Relaxed would
-        // let it read what was there before. edge `seal`, acquiring, where it fails: as in `Writer::claim_held`.
+        // let it read what was there before. edge `seal`, acquiring, if it fails: as in `Writer::claim_held`.
         if writer.word().compare_exchange(busy.0, published.0, PUBLISH.release(), SEAL.acquire()).is_err() {
             sealed();
             writer.let_go();
@@ -375,10 +376,10 @@ impl Claim<'_> {
     }
 }
 
-/// Where a claim lies in the memory of the buffer. Noted before the publish, in memory that outlives the process, it
-/// lets the next process find out whether the process died before the publish or after it
-/// (`DoubleBuffer::was_published`). The note has to be taken back where the publish fails, before the chunk is let go:
-/// in [`Claim::publish_or`].
+/// The position of a claim in the memory of the buffer. It is noted before the publish, in memory that outlives the
+/// process. It lets the next process find out whether the process died before the publish or after it
+/// (`DoubleBuffer::was_published`). If the publish fails, the note must be withdrawn before the chunk is released: in
+/// [`Claim::publish_or`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishPosition {
     pub(super) generation: u64,
@@ -395,7 +396,7 @@ impl PublishPosition {
         self.generation
     }
 
-    /// As two numbers, of which the first is never 0.
+    /// As two numbers, the first of which is never 0.
     #[inline]
     #[must_use]
     pub fn to_words(self) -> [u64; 2] {

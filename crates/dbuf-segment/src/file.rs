@@ -1,30 +1,31 @@
-//! Reads bytes at a place: of a file, or of memory that stands for one.
+//! Reads bytes at an offset: of a file, or of memory that stands for one.
 //!
-//! Input: an offset. Output: bytes. Any thread. Failures: what the disk says; every read may take as long as it likes.
+//! Input: an offset. Output: bytes. Thread: any. Failures: those of the disk; every read may take as long as the device
+//! takes.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Bytes that can be read at any place. Readers never map a file: it may shrink under them.
+/// Bytes that can be read at any offset. Readers never map a file, because it may shrink under them.
 pub trait ReadAt: Send + Sync {
-    /// Reads up to `to.len()` bytes at `offset`; 0 at the end.
+    /// Reads up to `to.len()` bytes at `offset`. Returns 0 at the end.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// How many bytes there are.
+    /// The size in bytes.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     fn bytes(&self) -> io::Result<u64>;
 }
 
-/// Fills as much of `to` as there are bytes at `offset`, and says how much that was.
+/// Fills `to` as far as there are bytes at `offset`. Returns the number of bytes read.
 ///
 /// # Errors
-/// What the disk says.
+/// Those of the disk.
 pub fn read_full(from: &(impl ReadAt + ?Sized), to: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < to.len() {
@@ -48,7 +49,7 @@ impl ReadAt for fs::File {
     }
 }
 
-/// Bytes in memory read like a file: fuzzing and tests need no disk.
+/// Memory that is read like a file, so that fuzzing and tests need no disk.
 impl ReadAt for Vec<u8> {
     fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize> {
         let rest = usize::try_from(offset).ok().and_then(|at| self.get(at..)).unwrap_or_default();

@@ -1,7 +1,7 @@
-//! Encodes and decodes the footer of a segment, by which a reader skips it or finds a place in it.
+//! Encodes and decodes the footer of a segment, with which a reader skips the segment or finds a position in it.
 //!
-//! Enters: batches, one after the other, as they are written or walked. Leaves: bytes, and the way back. Any thread.
-//! What can fail: decoding, with [`Broken`]; then the footer is rebuilt from the batches (format, invariant 3).
+//! Input: batches, one after the other, as they are written or walked; or bytes. Output: bytes; or a [`Footer`].
+//! Thread: any. Failure: decoding, with [`Broken`]; then the footer is rebuilt from the batches (format, invariant 3).
 
 use std::collections::HashSet;
 
@@ -12,51 +12,51 @@ use super::format::{
 use super::format::{get, get_u32, get_u128, has, put, put_bytes};
 use crate::record::{HEAD_BYTES, Kind, Record, Source, encode_source};
 
-/// A row of the index stands for batches with at least this many bytes, so that the index stays small.
+/// A row of the index covers batches of at least this many bytes together, so that the index stays small.
 pub const INDEX_BYTES_MIN: u64 = 64 << 10;
-/// The most sources that a footer names; beyond that it says that it does not know them all.
+/// Sources that a footer names at most. If there are more, it says that its list is not complete.
 pub const SOURCES_MAX: usize = 256;
 
-/// Bit of the flags: the sources are all that occur in the segment.
+/// Bit of the flags: the list of sources is complete.
 const SOURCES_COMPLETE: u64 = 1;
 
-/// A row of the index: some batches that follow each other.
+/// A row of the index: some consecutive batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexRow {
-    /// Where the first of them stands.
+    /// The offset of the first of them, in bytes.
     pub offset: u64,
     /// The sequence of their first event.
     pub first_sequence: u64,
-    /// The smallest acceptance time in them.
+    /// The smallest acceptance time in them, in nanoseconds of the wall clock.
     pub time_min_ns: u64,
-    /// The largest acceptance time in them.
+    /// The largest acceptance time in them, in nanoseconds of the wall clock.
     pub time_max_ns: u64,
 }
 
-/// What a segment holds.
+/// A summary of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Footer {
     /// The stream that the segment belongs to.
     pub stream_id: u128,
-    /// Where the batches end.
+    /// The offset at which the batches end, in bytes.
     pub offset: u64,
     /// The sequence of its first event.
     pub first_sequence: u64,
     /// The sequence after its last event.
     pub next_sequence: u64,
-    /// Events in it; less than the range of sequences says where some were lost.
+    /// Events in it. If they are fewer than the range of sequences, some were lost.
     pub events: u64,
-    /// Bytes of payload.
+    /// Bytes of payload in it.
     pub payload_bytes: u64,
     /// Batches in it.
     pub batches: u64,
-    /// The smallest acceptance time; `u64::MAX` while there is none.
+    /// The smallest acceptance time, in nanoseconds of the wall clock; `u64::MAX` while there is no event.
     pub time_min_ns: u64,
-    /// The largest acceptance time.
+    /// The largest acceptance time, in nanoseconds of the wall clock.
     pub time_max_ns: u64,
-    /// Whether [`Footer::sources`] are all that occur.
+    /// Whether [`Footer::sources`] is complete.
     pub sources_complete: bool,
-    /// The index.
+    /// The index of batches.
     pub index: Vec<IndexRow>,
     /// Records of the sources, as in a run.
     sources: Vec<u8>,
@@ -66,7 +66,7 @@ pub struct Footer {
 }
 
 impl Footer {
-    /// Of a segment without a batch.
+    /// Creates the footer of a segment without batches.
     #[must_use]
     pub fn new(stream_id: u128, first_sequence: u64) -> Self {
         Self {
@@ -88,7 +88,7 @@ impl Footer {
         }
     }
 
-    /// Takes the batch that `header` describes into account.
+    /// Adds the batch that `header` describes.
     pub fn add(&mut self, header: &BatchHeader) {
         self.offset = header.end();
         self.batches += 1;
@@ -115,8 +115,8 @@ impl Footer {
         self.row_bytes += header.content_bytes;
     }
 
-    /// Takes the sources of a run that was read back into account. Walks heads only, and nothing at all once there are
-    /// more sources than a footer names.
+    /// Adds the sources of a run that was read back. Walks only the heads of records, and stops once there are more
+    /// sources than a footer names.
     pub fn add_sources(&mut self, mut run: &[u8]) {
         while self.sources_complete {
             let Ok((record, bytes)) = Record::decode(run) else { return };
@@ -127,11 +127,11 @@ impl Footer {
         }
     }
 
-    /// Takes a source record into account.
+    /// Adds a source record.
     pub fn add_source(&mut self, bytes: &[u8]) {
         let Ok((record, _)) = Record::decode(bytes) else { return };
         let Ok(source) = record.as_source() else { return };
-        // The head differs from run to run; who the source is does not.
+        // The head differs from run to run; the source's identity does not.
         let identity = &bytes[HEAD_BYTES..];
         if self.known.contains(identity) {
             return;
@@ -145,7 +145,7 @@ impl Footer {
         self.sources_count += 1;
     }
 
-    /// The sources in the segment; all of them if [`Footer::sources_complete`].
+    /// The sources in the segment; complete if [`Footer::sources_complete`].
     pub fn sources(&self) -> impl Iterator<Item = Source<'_>> {
         let mut rest = &self.sources[..];
         std::iter::from_fn(move || {
@@ -155,7 +155,7 @@ impl Footer {
         })
     }
 
-    /// Footer and trailer.
+    /// The bytes of the footer and the trailer.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; FOOTER_FIXED_BYTES];
@@ -197,7 +197,7 @@ impl Footer {
             return Err(Broken::Damaged("the checksum of the footer is wrong"));
         }
         if !has(bytes, footer::magic, &FOOTER_MAGIC) || get(bytes, footer::offset) != trailer.footer_offset {
-            return Err(Broken::Damaged("the footer stands where it was not written"));
+            return Err(Broken::Damaged("the footer is not at the offset that it was written to"));
         }
         let incompat = get_u32(bytes, footer::incompat);
         if get(bytes, footer::version) != u64::from(VERSION) || incompat & !INCOMPAT_KNOWN != 0 {
@@ -229,7 +229,7 @@ impl Footer {
         })
     }
 
-    /// Whether the other footer says the same of the batches.
+    /// Whether the other footer describes the same batches.
     #[must_use]
     pub fn agrees_with(&self, other: &Self) -> bool {
         self.encode() == other.encode()
@@ -248,11 +248,11 @@ fn decode_row(row: &[u8]) -> IndexRow {
 /// The last bytes of a sealed segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trailer {
-    /// Where the footer stands.
+    /// The offset of the footer, in bytes.
     pub footer_offset: u64,
-    /// Its bytes, without the trailer.
+    /// The size of the footer in bytes, without the trailer.
     pub footer_bytes: u32,
-    /// Its CRC-32C.
+    /// The footer's CRC-32C.
     pub footer_crc: u32,
 }
 
@@ -268,7 +268,7 @@ impl Trailer {
         bytes
     }
 
-    /// Decodes the last bytes of a file of `file_bytes`.
+    /// Decodes the last bytes of a file of `file_bytes` bytes.
     ///
     /// # Errors
     /// [`Broken`] if they are not the trailer of a file of that length.

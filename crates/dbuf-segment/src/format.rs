@@ -1,8 +1,8 @@
-//! Lays out a segment: header, batches, footer, trailer. The byte tables are in `docs/FORMAT.md`; a test holds
-//! them against the tables here.
+//! Lays out a segment: header, batches, footer, trailer. The byte tables are in `docs/FORMAT.md`; a test compares them
+//! with the tables here.
 //!
-//! Enters: numbers. Leaves: bytes; and the way back, where nothing is trusted. Any thread; nothing here waits.
-//! What can fail: decoding, with [`Broken`].
+//! Input: numbers; or bytes, which are never trusted. Output: bytes; or numbers. Thread: any; nothing here waits.
+//! Failure: decoding, with [`Broken`].
 //!
 //! Invariants, cited by number:
 //! 1. Header, batches and footer start at multiples of 8 and take multiples of 8 bytes; numbers are little-endian.
@@ -10,8 +10,7 @@
 //!    bytes of a payload that look like a batch are not taken for one when a reader looks for the next whole batch
 //!    after damage, and neither is a batch that the disk put in the wrong place.
 //! 3. Everything in a footer can be rebuilt from the batches: it is a cache.
-//! 4. An unknown bit among the incompatible features means: do not read. Unknown compatible ones mean nothing to a
-//!    reader.
+//! 4. An unknown bit among the incompatible features means: do not read. A reader ignores unknown compatible ones.
 
 use std::fmt;
 
@@ -38,9 +37,9 @@ pub const SEGMENT_BYTES: usize = 128;
 pub const BATCH_FIXED_BYTES: usize = 88;
 /// Bytes of a row in the table of runs.
 pub const RUN_BYTES: usize = 16;
-/// The most runs in a batch.
+/// Runs in a batch, at most.
 pub const RUNS_MAX: usize = 4096;
-/// The longest header of a batch, table of runs included.
+/// Bytes of the longest header of a batch, including the table of runs.
 pub const BATCH_HEADER_BYTES_MAX: usize = BATCH_FIXED_BYTES + RUNS_MAX * RUN_BYTES;
 /// Bytes of a footer's fixed part.
 pub const FOOTER_FIXED_BYTES: usize = 104;
@@ -48,7 +47,7 @@ pub const FOOTER_FIXED_BYTES: usize = 104;
 pub const INDEX_ROW_BYTES: usize = 32;
 /// Bytes of the trailer.
 pub const TRAILER_BYTES: usize = 24;
-/// The longest footer that is read.
+/// Bytes of the longest footer that is read.
 pub const FOOTER_BYTES_MAX: usize = 64 << 20;
 
 /// CRC-32C.
@@ -57,14 +56,14 @@ pub fn checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes)
 }
 
-/// A place in a layout.
+/// A field of a layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// As in the byte table.
+    /// Its name in the byte table.
     pub name: &'static str,
     /// Offset of its first byte.
     pub at: usize,
-    /// How many bytes it takes.
+    /// Its size in bytes.
     pub bytes: usize,
 }
 
@@ -78,7 +77,7 @@ macro_rules! layout {
                 #[allow(non_upper_case_globals, reason = "the names are those of the byte table")]
                 pub const $name: Field = Field { name: stringify!($name), at: $at, bytes: $bytes };
             )*
-            /// All fields in their order, without a hole.
+            /// All fields in order, without holes.
             pub const FIELDS: &[Field] = &[$($name),*];
             const _: () = {
                 let (mut at, mut i) = (0, 0);
@@ -181,12 +180,12 @@ layout!(
     }
 );
 
-/// The bytes are not what they should be.
+/// Why bytes cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     /// They are damaged, or something else altogether.
     Damaged(&'static str),
-    /// They are whole, and of a version or with a feature that this program does not know.
+    /// They are whole, but of a version or with a feature that this program does not know.
     Unknown(&'static str),
 }
 
@@ -227,7 +226,7 @@ pub(crate) fn has(bytes: &[u8], field: Field, value: &[u8]) -> bool {
     bytes.get(field.at..field.at + field.bytes) == Some(value)
 }
 
-/// Refuses what this version must not read.
+/// Refuses a version or features that this code must not read.
 fn check_features(version: u64, unknown: u32, what: &'static str) -> Result<(), Broken> {
     if version == u64::from(VERSION) && unknown == 0 { Ok(()) } else { Err(Broken::Unknown(what)) }
 }
@@ -235,18 +234,18 @@ fn check_features(version: u64, unknown: u32, what: &'static str) -> Result<(), 
 /// The header of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
-    /// Random, and carried from segment to segment in a directory.
+    /// Random, and the same in all segments of a directory.
     pub stream_id: u128,
-    /// The boot of the machine in which it was made.
+    /// The boot of the machine in which the segment was made.
     pub boot_id: u128,
-    /// When it was made, nanoseconds of the wall clock.
+    /// When the segment was made, in nanoseconds of the wall clock.
     pub created_ns: u64,
     /// The sequence of its first event.
     pub first_sequence: u64,
 }
 
 impl SegmentHeader {
-    /// The header's bytes.
+    /// Encodes the header.
     #[must_use]
     pub fn encode(&self) -> [u8; SEGMENT_BYTES] {
         let mut bytes = [0; SEGMENT_BYTES];
@@ -265,7 +264,7 @@ impl SegmentHeader {
     /// Decodes the first bytes of a file.
     ///
     /// # Errors
-    /// [`Broken`] if they are no header that this version may read.
+    /// [`Broken`] if they are not a header that this version may read.
     pub fn decode(bytes: &[u8]) -> Result<Self, Broken> {
         if bytes.len() < SEGMENT_BYTES {
             return Err(Broken::Damaged("the file is shorter than a segment's header"));
@@ -292,40 +291,40 @@ impl SegmentHeader {
 /// One writer's part of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunRow {
-    /// The writer.
+    /// The writer's index.
     pub writer: u16,
     /// Events that end in it.
     pub events: u32,
-    /// Its bytes.
+    /// Its size in bytes.
     pub bytes: u64,
 }
 
 /// The header of a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct BatchHeader {
-    /// The swap that brought it.
+    /// The generation of the swap that brought it.
     pub generation: u64,
     /// The sequence of its first event.
     pub first_sequence: u64,
     /// Events that end in it.
     pub events: u32,
-    /// Bytes of its header, table of runs included.
+    /// Bytes of its header, including the table of runs.
     pub header_bytes: u32,
     /// Bytes of its records.
     pub content_bytes: u64,
-    /// The smallest acceptance time in it.
+    /// The smallest acceptance time in it, in nanoseconds of the wall clock.
     pub time_min_ns: u64,
-    /// The largest acceptance time in it.
+    /// The largest acceptance time in it, in nanoseconds of the wall clock.
     pub time_max_ns: u64,
-    /// Where it stands in its file.
+    /// Its offset in its file, in bytes.
     pub offset: u64,
     /// Bytes of payload in it.
     pub payload_bytes: u64,
     /// CRC-32C of its records.
     pub content_crc: u32,
-    /// Whether records of lines are among them.
+    /// Whether it holds records of lines.
     pub has_lines: bool,
-    /// Its runs, in the order in which they lie in it.
+    /// Its runs, in the order of their bytes.
     pub runs: Vec<RunRow>,
 }
 
@@ -336,7 +335,7 @@ impl BatchHeader {
         BATCH_FIXED_BYTES + runs * RUN_BYTES
     }
 
-    /// Where the next batch, or the footer, stands.
+    /// The offset of the next batch, or of the footer.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.offset + u64::from(self.header_bytes) + self.content_bytes
@@ -348,7 +347,7 @@ impl BatchHeader {
         self.first_sequence + u64::from(self.events)
     }
 
-    /// Writes the header's bytes into `bytes`, from its start. `header_bytes` is set by the number of runs.
+    /// Encodes the header into `bytes`, which it replaces. The number of runs determines `header_bytes`.
     pub fn encode(&self, stream_id: u128, bytes: &mut Vec<u8>) {
         self.encode_with(stream_id, if self.has_lines { INCOMPAT_LINES } else { 0 }, bytes);
     }
@@ -382,8 +381,8 @@ impl BatchHeader {
         put(bytes, batch::header_crc, u64::from(crc));
     }
 
-    /// How long the header at the start of `bytes` claims to be, if a batch may stand there at all. Nothing but its
-    /// magic and bounds are checked: it says how much to read.
+    /// The length in bytes that the header at the start of `bytes` claims; None if no batch can start there. Checks
+    /// only the magic and the bounds: the result says how much to read.
     #[must_use]
     pub fn claimed_bytes(bytes: &[u8]) -> Option<usize> {
         if bytes.len() < BATCH_FIXED_BYTES || !has(bytes, batch::magic, &BATCH_MAGIC) {
@@ -394,20 +393,20 @@ impl BatchHeader {
             .then_some(claimed)
     }
 
-    /// Decodes the header at the start of `bytes`, which stand at `offset` of a file.
+    /// Decodes the header at the start of `bytes`, which are at `offset` in a file.
     ///
     /// # Errors
     /// [`Broken`] if no batch of that stream was written there, or one that this version must not read. In the latter
-    /// case [`Broken::Unknown`], and `self` has its true extent.
+    /// case the error is [`Broken::Unknown`], and `self` has the batch's true extent.
     pub fn decode_from(&mut self, stream_id: u128, offset: u64, bytes: &[u8]) -> Result<(), Broken> {
         let claimed = Self::claimed_bytes(bytes).ok_or(Broken::Damaged("no batch starts here"))?;
-        let bytes = bytes.get(..claimed).ok_or(Broken::Damaged("the header of a batch is cut off"))?;
+        let bytes = bytes.get(..claimed).ok_or(Broken::Damaged("the header of a batch is truncated"))?;
         if header_crc(stream_id, bytes) != get_u32(bytes, batch::header_crc) {
             return Err(Broken::Damaged("the checksum of a batch's header is wrong"));
         }
         self.offset = get(bytes, batch::offset);
         if self.offset != offset {
-            return Err(Broken::Damaged("a batch stands where it was not written"));
+            return Err(Broken::Damaged("a batch is not at the offset that it was written to"));
         }
         self.generation = get(bytes, batch::generation);
         self.first_sequence = get(bytes, batch::first_sequence);
@@ -423,8 +422,8 @@ impl BatchHeader {
 
     fn decode_runs(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         self.runs.clear();
-        // Unreachable by accident, since the checksum was right; it keeps the sums below, and in readers, from
-        // overflow.
+        // The checksum was right, so this cannot happen by accident. It keeps the sums below, and in readers, from
+        // overflowing.
         if !self.content_bytes.is_multiple_of(8) || self.content_bytes > 1 << 48 || self.first_sequence > 1 << 62 {
             return Err(Broken::Damaged("a batch has an impossible size"));
         }

@@ -1,4 +1,4 @@
-//! Holds the byte tables of `docs/FORMAT.md` against the code, and the golden files against today's reader.
+//! Compares the byte tables of `docs/FORMAT.md` with the code, and the golden files with today's reader.
 
 use dbuf_sync::Arc;
 
@@ -55,7 +55,7 @@ fn the_magics_are_those_of_the_code() {
     }
 }
 
-/// Each field of a documented layout has the value that was written, and together they fill `bytes`.
+/// Checks that each field of a documented layout has the value that was written, and that together they fill `bytes`.
 fn assert_fields(layout: &str, bytes: &[u8], values: &[(&str, u128)]) {
     let rows = table(layout);
     let mut end = 0;
@@ -135,7 +135,7 @@ fn flags_causes_and_transports_are_those_of_the_code() {
     assert!(FORMAT.contains(&transports.join(", ")));
 }
 
-/// A golden file is whole, and this is what it holds, forward and backward.
+/// Checks that a golden file is whole, and that this is its content, forward and backward.
 fn assert_is_read(golden: &[u8], all: &[&str]) {
     assert_eq!(verify_bytes(Arc::new(golden.to_vec())), []);
     let directory = tempfile::tempdir().unwrap();

@@ -1,14 +1,14 @@
-//! Reads, verifies and encodes what `dbufd` stores, as `docs/FORMAT.md` draws it.
+//! Reads, verifies and encodes the segments that `dbufd` stores, as `docs/FORMAT.md` draws them.
 //!
-//! Input: files, or bytes in memory. Output: events in their order, losses, damage and gaps; whether every byte is what
-//! was written. Any thread; one batch in memory at a time. Failures: the disk, with an error. Damage is no error: it is
-//! found, measured and reported. It needs no daemon, and writes no file.
+//! Input: files, or bytes in memory. Output: events in order, losses, damage and gaps; whether every byte is what was
+//! written. Thread: any; one batch in memory at a time. Failures: the disk, with an error. Damage is not an error: it
+//! is found, measured and reported. The crate needs no daemon, and writes no file.
 //!
-//! - [`record`]: one event in its bytes, in both directions.
-//! - [`mod@format`]: segment, batch and trailer; [`footer`]: what makes a segment quick to search; [`name`]: names of
-//!   files.
+//! - [`record`]: encodes and decodes one event.
+//! - [`mod@format`]: the layout of segment, batch and trailer; [`footer`]: what makes a segment quick to search;
+//!   [`name`]: names of files.
 //! - [`mod@file`]: what a reader needs of a file.
-//! - [`scan`]: reading forward, backward, following, joining, verifying.
+//! - [`scan`]: reads forward, backward and as files grow; joins long events; verifies.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -27,7 +27,7 @@
 //! ```
 
 #![deny(unsafe_code)]
-// No model needs it, and loom's Arc holds no trait object.
+// No model needs it, and loom's Arc cannot hold a trait object.
 #![cfg(not(dbuf_loom))]
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]

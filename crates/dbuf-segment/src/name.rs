@@ -1,9 +1,12 @@
-//! Reads and writes the names of the files in a directory of segments.
+//! Parses and formats the names of the files in a directory of segments.
 //!
-//! `{first sequence, 20 digits}.active`, `.segment` when sealed, `.torn` when a failed disk left it behind; after the
-//! digits `-1`, `-2` ... where the name was taken. So a listing by name is a listing by sequence, and the state is
-//! known without a look inside. `.lock` belongs to the daemon, `.repair` is a segment in the making that no reader
-//! opens.
+//! Input: a name, or its parts. Output: its parts, or a name. Thread: any. Failure: None for a name that is not a
+//! segment's.
+//!
+//! A name is `{first sequence, 20 digits}.active`; `.segment` when sealed; `.torn` when a failed disk left it behind.
+//! After the digits comes `-1`, `-2` ... if the name was taken. So a listing by name is a listing by sequence, and the
+//! state is known without opening the file. `.lock` belongs to the daemon. `.repair` is a segment that is still being
+//! made, which no reader opens.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// The state of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
-    /// Its disk failed; what is durable of it counts.
+    /// Its disk failed. What is durable of it counts.
     Torn,
     /// Complete, with a footer.
     Sealed,
@@ -20,7 +23,7 @@ pub enum State {
 }
 
 impl State {
-    /// The name in `segments`.
+    /// The name in the output of `dbufctl segments`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -39,7 +42,7 @@ impl State {
     }
 }
 
-/// The extension of a segment in the making.
+/// The extension of a segment that is still being made.
 pub const REPAIR: &str = "repair";
 
 /// The name of a segment's file. Sorts by sequence, then torn before sealed before active.
@@ -49,18 +52,18 @@ pub struct Name {
     pub first_sequence: u64,
     /// Its state.
     pub state: State,
-    /// 0, or a number that tells it from others of the same sequence and state.
+    /// 0, or a number that distinguishes it from others with the same sequence and state.
     pub copy: u32,
 }
 
 impl Name {
-    /// The plain name.
+    /// The name without a copy number.
     #[must_use]
     pub const fn new(first_sequence: u64, state: State) -> Self {
         Self { first_sequence, state, copy: 0 }
     }
 
-    /// Reads a file's name; None if it is not a segment's.
+    /// Parses a file's name; None if it is not a segment's.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         let (stem, extension) = name.split_once('.')?;
@@ -75,13 +78,13 @@ impl Name {
         Some(Self { first_sequence: digits.parse().ok()?, state, copy })
     }
 
-    /// Reads the name of the file at `path`.
+    /// Parses the name of the file at `path`.
     #[must_use]
     pub fn of_path(path: &Path) -> Option<Self> {
         Self::parse(path.file_name()?.to_str()?)
     }
 
-    /// The file of this name in `directory`.
+    /// The path of the file with this name in `directory`.
     #[must_use]
     pub fn in_directory(&self, directory: &Path) -> PathBuf {
         directory.join(self.to_string())

@@ -1,13 +1,13 @@
-//! Turns what is read into text, for tests: a comparison of texts reads well.
+//! Turns what is read into text, so that tests can compare texts.
 //!
-//! Input: a directory. Output: a line for each item. Failures: panics, as a test does.
+//! Input: a directory. Output: one line for each item. Thread: any. Failures: panics, as in a test.
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::scan::{self, Directory, Item, Wanted};
 
-/// All items as text, for a comparison that reads well.
+/// All items as text.
 #[must_use]
 pub fn read(path: &Path) -> Vec<String> {
     let directory = Directory::open(path).expect("the directory is there");

@@ -1,14 +1,14 @@
-//! Compares bytes as the processor does it, 16 in one instruction.
+//! Compares 16 bytes with one instruction.
 //!
-//! Enters: 64 bytes. Leaves: a bit for each. Pure, any thread; cannot fail.
+//! Input: 64 bytes. Output: one bit for each. Thread: any. Nothing can fail.
 
 #![allow(unsafe_code, reason = "instructions of the processor")]
 
 use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi8};
 
-/// Which of the bytes are `wanted`: the lowest bit stands for the first.
+/// Which of the bytes are `wanted`: the lowest bit stands for the first byte.
 ///
-/// Intel's manual, 2B: PCMPEQB and PMOVMSKB of SSE2, which every x86-64 has.
+/// Uses PCMPEQB and PMOVMSKB of SSE2 (Intel's manual, 2B), which every x86-64 has.
 #[inline]
 #[must_use]
 pub(crate) fn equal(bytes: &[u8; 64], wanted: u8) -> u64 {

@@ -1,20 +1,20 @@
-//! Names the orderings that carry something between threads, so that a test can weaken each of them.
+//! Names the orderings that publish something between threads, so that a test can weaken each of them.
 //!
-//! Input: a name. Output: the orderings of both ends, and barriers for edges that a single ordering cannot carry. Any
-//! thread. Failures: none.
+//! Input: a name. Output: the orderings of both ends, and barriers for edges that a single ordering cannot express.
+//! Thread: any. Failures: none.
 
 use crate::atomic::{self, Ordering};
 
-/// A named edge between threads: what one releases, the other acquires.
+/// A named edge between threads: what one thread releases, the other acquires.
 ///
-/// Outside the models these are the constants `Release` and `Acquire`. Inside them, `DBUF_WEAKEN=name:release` or
-/// `DBUF_WEAKEN=name:acquire` makes that end `Relaxed` when the program runs, so that `.ci/weaken` can see a model
-/// fail for each end of each edge, without building again.
+/// Outside the models these are the constants `Release` and `Acquire`. In a model, `DBUF_WEAKEN=name:release` or
+/// `DBUF_WEAKEN=name:acquire` makes that end `Relaxed` at run time. So `.ci/weaken` can see a model fail for each end
+/// of each edge without building again.
 #[derive(Clone, Copy, Debug)]
 pub struct Edge(&'static str);
 
 impl Edge {
-    /// The edge of this name. The name stands in the table at the head of the module that owns it.
+    /// The edge with this name. The table at the head of the module that owns it must list the name.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
         Self(name)
@@ -50,8 +50,8 @@ impl Edge {
         Ordering::AcqRel
     }
 
-    /// The releasing half of an asymmetric barrier: the stores before it come before the loads behind it, for a thread
-    /// that has passed the other half. It is no instruction: the other half has the kernel put one here
+    /// The releasing half of an asymmetric barrier: stores before it come before loads after it, as seen by a thread
+    /// that has passed the other half. It is not an instruction: the other half makes the kernel put a barrier here
     /// (membarrier(2)).
     #[cfg(not(dbuf_loom))]
     #[inline(always)]
@@ -59,8 +59,8 @@ impl Edge {
         atomic::compiler_fence(Ordering::SeqCst);
     }
 
-    /// A full barrier, for the releasing side of an edge whose other side passes one as well: of two threads that each
-    /// store and then load what the other stores, one sees the other's store.
+    /// A full barrier for the releasing side of an edge whose other side passes one as well. If two threads each store
+    /// and then load what the other stores, at least one sees the other's store.
     #[cfg(not(dbuf_loom))]
     #[inline(always)]
     pub fn full_releasing(self) {
@@ -99,7 +99,7 @@ impl Edge {
         }
     }
 
-    /// As [`Edge::full_releasing`]: a model has no membarrier(2).
+    /// As [`Edge::full_releasing`], because a model has no membarrier(2).
     #[cfg(dbuf_loom)]
     pub fn light(self) {
         self.full_releasing();

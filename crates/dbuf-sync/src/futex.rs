@@ -1,6 +1,6 @@
 //! Lets threads sleep on a word, and wakes them.
 //!
-//! Input: a value that the word is expected to have. Output: nothing; the caller looks again. Any thread. Failures:
+//! Input: the value that the word is expected to have. Output: none; the caller looks again. Thread: any. Failures:
 //! none; a wait that the kernel refuses returns at once. Linux only.
 
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::{Condvar, Mutex};
 
 /// A word that threads can sleep on. Spurious returns are allowed: the sleeper looks again.
 ///
-/// The kernel compares the word and goes to sleep in one step, and a wake after a change of the word finds either
-/// the sleeper or a comparison that fails (futex(2)). That is a promise about this word alone: it orders nothing else.
+/// The kernel compares the word and goes to sleep in one step. A wake after a change of the word finds either the
+/// sleeper or a comparison that fails (futex(2)). This is a promise about this word alone: it orders nothing else.
 #[cfg(not(dbuf_loom))]
 #[derive(Debug, Default)]
 #[repr(transparent)]
@@ -22,7 +22,7 @@ pub struct Futex(AtomicU32);
 
 #[cfg(not(dbuf_loom))]
 impl Futex {
-    /// With this value.
+    /// Creates a word with this value.
     #[must_use]
     pub const fn new(value: u32) -> Self {
         Self(AtomicU32::new(value))
@@ -31,7 +31,7 @@ impl Futex {
     /// Sleeps while the word is `expected`, at most for `timeout`. Returns at once if it is not.
     pub fn wait(&self, expected: u32, timeout: Option<Duration>) {
         use rustix::thread::futex;
-        // A time that the kernel's format cannot hold is as good as for ever.
+        // A timeout that the kernel's format cannot hold counts as no timeout.
         let timeout = timeout.and_then(|time| futex::Timespec::try_from(time).ok());
         // Every error (changed, interrupted, timed out) means the same: look again.
         let _ = futex::wait(&self.0, futex::Flags::PRIVATE, expected, timeout.as_ref());
@@ -45,8 +45,8 @@ impl Futex {
     }
 }
 
-/// A word that threads can sleep on, modelled: the lock is the kernel's bucket lock. Time does not pass in a model,
-/// so a sleep ends only by a wake, and a wake that is lost is a deadlock that loom reports.
+/// A model of a word that threads can sleep on; its lock is the kernel's bucket lock. Time does not pass in a model. So
+/// a sleep ends only by a wake, and a lost wake is a deadlock that loom reports.
 #[cfg(dbuf_loom)]
 #[derive(Debug)]
 pub struct Futex {
@@ -57,7 +57,7 @@ pub struct Futex {
 
 #[cfg(dbuf_loom)]
 impl Futex {
-    /// With this value.
+    /// Creates a word with this value.
     #[must_use]
     pub fn new(value: u32) -> Self {
         Self { word: AtomicU32::new(value), bucket: Mutex::new(()), sleepers: Condvar::new() }
@@ -72,7 +72,7 @@ impl Futex {
         }
     }
 
-    /// Wakes sleepers; more than asked for, which is allowed.
+    /// Wakes sleepers, possibly more than `count`, which is allowed.
     pub fn wake(&self, _count: u32) {
         let _bucket = self.bucket.lock().expect("no model panics while it holds a bucket");
         self.sleepers.notify_all();

@@ -1,4 +1,6 @@
 //! Defines the bounds that more than one folder of `accept` uses, each with its unit and its reason.
+//!
+//! Input and output: none, these are constants. Thread: any. Nothing here can fail.
 
 use crate::pipeline::record::{EXTENSION_BYTES_MAX, HEAD_BYTES, LOSS_BYTES, SOURCE_BYTES_MAX};
 

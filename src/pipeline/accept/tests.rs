@@ -394,7 +394,7 @@ fn a_client_that_dies_in_the_middle_of_a_frame_leaves_a_loss_and_nothing_else() 
 }
 
 #[test]
-fn half_a_frame_that_a_stop_cuts_off_is_lost_only_where_nobody_sends_it_again() {
+fn half_a_frame_at_a_stop_is_lost_only_if_no_client_sends_it_again() {
     for (session, losses) in [(7, 0), (0, 1)] {
         let rig = rig();
         let mut stream = rig.connect();
@@ -432,7 +432,7 @@ fn a_tag_that_is_longer_than_its_frame_ends_the_connection() {
 }
 
 #[test]
-fn a_greeting_that_is_wrong_is_told_and_counted() {
+fn a_wrong_handshake_is_answered_and_counted() {
     let rig = rig();
     let mut stream = rig.connect();
     stream.write_all(&[&MAGIC[..], &event(1, b"no hello")].concat()).unwrap();
@@ -602,7 +602,7 @@ fn a_writer_that_waits_for_room_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn the_end_takes_what_the_kernel_holds() {
+fn a_stop_takes_what_the_kernel_holds() {
     for _ in 0..20 {
         let rig = rig();
         // The reader is held back, so that most of this is still in the kernel when the order to stop comes.

@@ -1,4 +1,4 @@
-//! Adds figures so that a reader, and the next process, see a publish or a batch as a whole or not at all.
+//! Adds figures so that a thread that looks, and the next process, see a publish or a batch as a whole or not at all.
 //!
 //! Input: figures of one thread, for one producer, under a number. Output: the figures that count. Thread: one thread
 //! writes a cell, any thread may look. Nothing here can fail.

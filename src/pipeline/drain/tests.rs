@@ -17,24 +17,24 @@ use crate::pipeline::store::disk::{DiskFile, Found, ReadAt, RealDisk, Space};
 use crate::pipeline::store::scan::{self, Directory, Item, Wanted};
 use crate::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
-/// Refuses to write while `mood` is an error number.
+/// Refuses to write with the error number `errno`, unless that is 0.
 #[derive(Default)]
-struct MoodyDisk {
-    mood: Arc<AtomicI32>,
+struct FailingDisk {
+    errno: Arc<AtomicI32>,
 }
 
-struct MoodyFile {
+struct FailingFile {
     file: Arc<dyn DiskFile>,
-    mood: Arc<AtomicI32>,
+    errno: Arc<AtomicI32>,
 }
 
-impl MoodyDisk {
+impl FailingDisk {
     fn wrap(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(MoodyFile { file, mood: Arc::clone(&self.mood) })
+        Arc::new(FailingFile { file, errno: Arc::clone(&self.errno) })
     }
 }
 
-impl ReadAt for MoodyFile {
+impl ReadAt for FailingFile {
     fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(to, offset)
     }
@@ -43,9 +43,9 @@ impl ReadAt for MoodyFile {
     }
 }
 
-impl DiskFile for MoodyFile {
+impl DiskFile for FailingFile {
     fn write_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        match self.mood.load(Relaxed) {
+        match self.errno.load(Relaxed) {
             0 => self.file.write_at(slices, offset),
             errno => Err(io::Error::from_raw_os_error(errno)),
         }
@@ -67,7 +67,7 @@ impl DiskFile for MoodyFile {
     }
 }
 
-impl Disk for MoodyDisk {
+impl Disk for FailingDisk {
     fn make_directory(&self, path: &Path) -> io::Result<()> {
         RealDisk.make_directory(path)
     }
@@ -96,7 +96,7 @@ impl Disk for MoodyDisk {
 
 struct Rig {
     folder: tempfile::TempDir,
-    mood: Arc<AtomicI32>,
+    errno: Arc<AtomicI32>,
     counters: Arc<Counters>,
     progress: Arc<Progress>,
     buffer: DoubleBuffer,
@@ -107,9 +107,9 @@ struct Rig {
 
 impl Rig {
     fn new(change: impl FnOnce(&mut Settings)) -> Self {
-        let disk = MoodyDisk::default();
-        let mood = Arc::clone(&disk.mood);
-        Self { mood, ..Self::on(Arc::new(disk), change) }
+        let disk = FailingDisk::default();
+        let errno = Arc::clone(&disk.errno);
+        Self { errno, ..Self::on(Arc::new(disk), change) }
     }
 
     fn on(disk: Arc<dyn Disk>, change: impl FnOnce(&mut Settings)) -> Self {
@@ -152,7 +152,7 @@ impl Rig {
         };
         let (drain, _) = Drain::start(options).unwrap();
         let writer = buffer.writer().unwrap();
-        Self { folder, mood: Arc::default(), counters, progress, buffer, writer, drain, settings }
+        Self { folder, errno: Arc::default(), counters, progress, buffer, writer, drain, settings }
     }
 
     /// Publishes an event, after its source. Returns its generation.
@@ -231,15 +231,15 @@ fn what_was_published_is_in_the_file_and_counted() {
 #[test]
 fn a_disk_that_is_full_makes_writers_wait_and_loses_nothing() {
     let mut rig = Rig::new(|settings| settings.storage.when_full = WhenFull::Wait);
-    rig.mood.store(nix::libc::ENOSPC, Relaxed);
+    rig.errno.store(nix::libc::ENOSPC, Relaxed);
     // More than both halves hold, so the writer must have waited for the disk to recover.
-    let mood = Arc::clone(&rig.mood);
+    let errno = Arc::clone(&rig.errno);
     let buffer = rig.buffer.clone();
     let healer = thread::spawn(move || {
         while buffer.stats().front_bytes < 3000 {
             thread::yield_now();
         }
-        mood.store(0, Relaxed);
+        errno.store(0, Relaxed);
     });
     for number in 0..1000 {
         rig.publish(number.to_string().as_bytes());
@@ -258,14 +258,14 @@ fn the_policy_to_drop_counts_each_event_and_says_so_in_the_data() {
         let mut rig = Rig::new(|settings| settings.storage.when_full = WhenFull::Drop);
         let kept = rig.publish(b"kept");
         rig.wait_persisted(kept);
-        rig.mood.store(errno, Relaxed);
+        rig.errno.store(errno, Relaxed);
         let mut lost = Vec::new();
         for _ in 0..3 {
             let generation = rig.publish(b"lost");
             rig.wait_persisted(generation);
             lost.push(generation);
         }
-        rig.mood.store(0, Relaxed);
+        rig.errno.store(0, Relaxed);
         let last = rig.publish(b"kept again");
         rig.wait_persisted(last);
         assert!(lost.iter().all(|generation| rig.progress.was_lost(*generation)));
@@ -281,9 +281,9 @@ fn the_policy_to_drop_counts_each_event_and_says_so_in_the_data() {
 }
 
 #[test]
-fn a_disk_that_refuses_to_the_end_costs_a_counted_loss_and_not_the_exit() {
+fn a_disk_that_refuses_to_the_end_costs_counted_events_and_does_not_prevent_the_exit() {
     let mut rig = Rig::new(|settings| settings.storage.when_full = WhenFull::Wait);
-    rig.mood.store(nix::libc::EIO, Relaxed);
+    rig.errno.store(nix::libc::EIO, Relaxed);
     rig.publish(b"lost");
     let counters = Arc::clone(&rig.counters);
     drop(rig.writer);
@@ -294,7 +294,7 @@ fn a_disk_that_refuses_to_the_end_costs_a_counted_loss_and_not_the_exit() {
 /// One life of a reader over memory that outlives it.
 fn life(
     memory: &std::os::fd::OwnedFd,
-    disk: Arc<MoodyDisk>,
+    disk: Arc<FailingDisk>,
     directory: &Path,
 ) -> (DoubleBuffer, Arc<Counters>, Arc<Progress>, Drain) {
     let options = buffer::Options { capacity_bytes: 4096, chunk_bytes: 1024, writers_max: 2 };
@@ -330,9 +330,9 @@ fn what_the_disk_refuses_to_the_end_stays_in_memory_for_the_next_process() {
     let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
     let memory = rustix::fs::memfd_create("test", flags).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let disk = Arc::new(MoodyDisk::default());
+    let disk = Arc::new(FailingDisk::default());
     let (buffer, counters, _, drain) = life(&memory, Arc::clone(&disk), folder.path());
-    disk.mood.store(nix::libc::ENOSPC, Relaxed);
+    disk.errno.store(nix::libc::ENOSPC, Relaxed);
     let mut writer = buffer.writer().unwrap();
     for payload in [&b"one"[..], b"two"] {
         let event = Event { time_ns: 1_000, pri: 6, payload, ..Event::default() };
@@ -352,7 +352,7 @@ fn what_the_disk_refuses_to_the_end_stays_in_memory_for_the_next_process() {
     assert_eq!(progress.highest_generation(), buffer.generation(), "the next process learns how far this one came");
     drop(buffer);
     assert_eq!(counters.account.totals(), crate::pipeline::account::Totals::default());
-    disk.mood.store(0, Relaxed);
+    disk.errno.store(0, Relaxed);
     let (_buffer, counters, _, drain) = life(&memory, Arc::clone(&disk), folder.path());
     drain.stop(Duration::ZERO);
     assert_eq!((counters.account.totals().persisted_events, counters.account.totals().lost_total()), (2, 0));
@@ -363,12 +363,12 @@ fn only_what_was_found_in_memory_is_adopted_also_where_batches_are_given_up() {
     let counters = Arc::new(Counters::new(1).unwrap());
     // The account was for other segments, so it has no count of what is inherited.
     counters.account.belongs_to(1, 1, 1);
-    let disk = MoodyDisk::default();
-    let mood = Arc::clone(&disk.mood);
+    let disk = FailingDisk::default();
+    let errno = Arc::clone(&disk.errno);
     let mut rig = Rig::counting(Arc::new(disk), counters, |settings| settings.storage.when_full = WhenFull::Drop);
     let mut recorder = rig.counters.account.recorder(0);
     let producer = rig.counters.account.producer(&Identity { pid: 7, tag: b"app"[..].into(), ..Identity::default() });
-    mood.store(nix::libc::ENOSPC, Relaxed);
+    errno.store(nix::libc::ENOSPC, Relaxed);
     let generation = rig.publish(b"lost");
     recorder.prepare(&producer, &Tally { events: 1, bytes: 4, ..Tally::default() });
     recorder.published();
@@ -421,14 +421,14 @@ fn a_rotation_leaves_what_was_published_before_it_in_the_old_segment() {
 #[test]
 fn settings_change_while_the_reader_waits_for_the_disk() {
     let mut rig = Rig::new(|settings| settings.storage.when_full = WhenFull::Wait);
-    rig.mood.store(nix::libc::ENOSPC, Relaxed);
+    rig.errno.store(nix::libc::ENOSPC, Relaxed);
     let generation = rig.publish(b"stuck");
     let mut settings = rig.settings.clone();
     settings.storage.when_full = WhenFull::Drop;
     rig.drain.handle().command(ReaderCommand::Reconfigure(Box::new(settings)));
     rig.wait_persisted(generation);
     assert_eq!(rig.counters.account.totals().lost[Cause::Full as usize], 1);
-    rig.mood.store(0, Relaxed);
+    rig.errno.store(0, Relaxed);
     rig.finish();
 }
 

@@ -231,7 +231,7 @@ mod tests {
     fn a_loss_that_leaves_the_window_is_never_denied() {
         let memory = lost([7, 9]);
         memory.note(&(WINDOW + 8..=WINDOW + 8), false);
-        assert!(memory.are_among(&(5..=5), false), "it may be lost: 7 is behind the window");
+        assert!(memory.are_among(&(5..=5), false), "it may be lost: 7 has left the window");
         assert!(memory.are_among(&(9..=9), false) && !memory.are_among(&(10..=WINDOW), false));
         memory.note(&(5 * WINDOW..=5 * WINDOW), false);
         assert!(
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!([5, 6, 7, 8].map(kinds), [[true, false], [true, true], [true, false], [false, false]]);
         memory.note(&(6 + WINDOW..=6 + WINDOW), false);
         assert_eq!(kinds(6 + WINDOW), [true, false], "its bits were those of 6");
-        assert_eq!(kinds(5), [true, true], "what is behind the window may be of either kind");
+        assert_eq!(kinds(5), [true, true], "what has left the window may be of either kind");
     }
 
     #[test]

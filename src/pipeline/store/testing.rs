@@ -1,4 +1,6 @@
 //! Holds what the store's tests share: batches made from events, and everything that is read back.
+//!
+//! Input: events. Output: batches, directories and settings. Thread: the test's. Failure: panics.
 
 use std::path::Path;
 use std::time::Duration;

@@ -219,7 +219,7 @@ fn a_write_that_fails_once_leaves_nothing_behind_and_succeeds_the_next_time() {
 }
 
 #[test]
-fn a_full_disk_is_told_as_such_and_heals_when_there_is_room() {
+fn a_full_disk_is_reported_as_full_and_recovers_when_there_is_room() {
     let bench = Bench::new(SyncPolicy::Never);
     let (mut store, _) = bench.open();
     append(&mut store, &batch(1)).unwrap();
@@ -394,7 +394,7 @@ fn what_a_failed_sync_has_forgotten_is_counted_as_lost_and_its_sequences_are_not
 }
 
 #[test]
-fn a_failed_sync_is_told_at_once_and_settled_when_all_is_in_another_file_or_lost() {
+fn a_failed_sync_is_reported_at_once_and_settled_when_its_batches_are_in_another_file_or_lost() {
     for (sync, forgets) in [SyncPolicy::Interval(Duration::from_secs(3600)), SyncPolicy::Batch]
         .into_iter()
         .flat_map(|sync| [(sync, false), (sync, true)])

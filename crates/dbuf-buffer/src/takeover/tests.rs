@@ -1,4 +1,4 @@
-//! A process dies at each step, and the next process finds its memory. Dying is dropping nothing.
+//! Lets a process die at each step, and the next process find its memory. A process that dies drops nothing.
 
 use std::fs::File;
 use std::mem::ManuallyDrop;
@@ -12,7 +12,7 @@ use crate::{Claim, Options, Refused, Writer};
 
 const OPTIONS: Options = Options { capacity_bytes: 4 * 64, chunk_bytes: 64, writers_max: 2 };
 
-/// One life: what it leaves is its memory.
+/// One life. What it leaves is its memory.
 struct Life {
     memory: OwnedFd,
     buffer: ManuallyDrop<DoubleBuffer>,
@@ -41,13 +41,13 @@ impl Life {
         self.writers[writer].append(bytes).unwrap();
     }
 
-    /// It dies, and the next begins. Gives the copies that were cut.
+    /// It dies, and the next life begins. Also returns the number of copies that were cut.
     fn die(self) -> (Self, usize) {
         let inherited = DoubleBuffer::of_previous(&self.memory, 2).unwrap();
         (Self::of(self.memory, inherited.buffer, inherited.reader), inherited.cut_copies)
     }
 
-    /// What a new life finds, as a daemon would go through it: the generation and the text of each batch.
+    /// What a new life finds, in the order of a daemon's start: the generation and the text of each batch.
     fn all(&mut self) -> Vec<(u64, String)> {
         let mut all = Vec::new();
         while let Some(batch) = self.reader.inherited() {
@@ -89,7 +89,7 @@ fn what_was_published_is_found_and_what_was_being_copied_is_not() {
 }
 
 #[test]
-fn a_batch_that_nobody_said_was_done_with_is_found_before_the_front() {
+fn a_batch_not_marked_as_done_is_found_before_the_front_half() {
     let mut life = Life::first();
     life.append(0, b"back");
     assert!(!life.reader.swap().is_empty());
@@ -97,7 +97,7 @@ fn a_batch_that_nobody_said_was_done_with_is_found_before_the_front() {
     let (mut next, _) = life.die();
     let found = [(7, "0:back".to_owned()), (8, "1:front".to_owned())];
     assert_eq!(next.all(), found);
-    // The same again, if that one died before it had done anything about it.
+    // The same again, if that life died before it had done anything with it.
     let mut life = Life::first();
     life.append(0, b"back");
     assert!(!life.reader.swap().is_empty());
@@ -212,21 +212,21 @@ fn a_span_is_found_whole() {
 }
 
 #[test]
-fn memory_that_is_none_or_of_another_version_is_refused() {
+fn memory_that_is_not_a_buffer_or_has_another_version_is_refused() {
     let refused = |memory: &OwnedFd| DoubleBuffer::of_previous(memory, 2).unwrap_err().0;
-    assert_eq!(refused(&tempfile::tempfile().unwrap().into()), "it is no buffer");
-    assert_eq!(refused(&memfd()), "it is no buffer");
+    assert_eq!(refused(&tempfile::tempfile().unwrap().into()), "it is not a buffer");
+    assert_eq!(refused(&memfd()), "it is not a buffer");
     let wrong = |at: u64, bytes: &[u8]| {
         let life = Life::first();
         File::from(life.memory.try_clone().unwrap()).write_all_at(bytes, at).unwrap();
         refused(&life.memory)
     };
-    assert_eq!(wrong(0, b"D"), "it is no buffer");
-    assert_eq!(wrong(8, &[2]), "it is of another version");
+    assert_eq!(wrong(0, b"D"), "it is not a buffer");
+    assert_eq!(wrong(8, &[2]), "it has another version");
     assert_eq!(wrong(16, &[0; 8]), "its sizes are out of bounds");
-    assert_eq!(wrong(24, &[200]), "its sizes do not fit it");
-    assert_eq!(wrong(512, &[1]), "its generations make no sense");
-    assert_eq!(wrong(4096, &[0xff; 4]), "a word of it makes no sense");
+    assert_eq!(wrong(24, &[200]), "its sizes do not match its length");
+    assert_eq!(wrong(512, &[1]), "its generations contradict each other");
+    assert_eq!(wrong(4096, &[0xff; 4]), "the word of a chunk is not possible");
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn no_byte_of_header_or_words_can_be_changed_so_that_the_next_process_fails_or_h
         file.read_exact_at(&mut byte, at).unwrap();
         file.write_all_at(&[byte[0] ^ 0x21], at).unwrap();
         if DoubleBuffer::of_previous(&life.memory, 2).is_ok() {
-            // Whatever it now says: it ends, and each batch lies in its half.
+            // Whatever it says now: the next life ends, and each batch lies in its half.
             assert!(life.die().0.all().len() <= 2, "byte {at}");
         }
     }

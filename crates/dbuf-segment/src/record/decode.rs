@@ -1,4 +1,6 @@
-//! Decodes records: a borrowed view over bytes that are not trusted.
+//! Decodes records: a borrowed view of bytes that are not trusted.
+//!
+//! Input: bytes. Output: a [`Record`] that borrows from them. Thread: any. Failure: [`Malformed`].
 
 use std::fmt;
 use std::ops::Range;
@@ -11,7 +13,7 @@ use super::loss::{Cause, Loss};
 use super::newlines::{self, Newlines};
 use super::source::{Source, Transport};
 
-/// The bytes are not a record.
+/// Why bytes are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(
     /// What is wrong with them.
@@ -26,16 +28,16 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-/// A record over borrowed bytes.
+/// A record that borrows its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Facility times 8 plus priority.
     pub pri: u8,
     /// Bits of [`flag`].
     pub flags: u16,
-    /// Acceptance time, nanoseconds of the wall clock.
+    /// Acceptance time, in nanoseconds of the wall clock.
     pub time_ns: u64,
     /// The id of its source in this run.
     pub source: u32,
@@ -52,8 +54,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// Bytes of the words that these flags announce. By a table, for the processors that every build runs on need not have
-/// an instruction that counts bits, and this is asked several times an event.
+/// Bytes of the words that these flags announce. Uses a table, because not all processors that a build runs on have an
+/// instruction that counts bits, and this is called several times for each event.
 #[inline]
 fn bytes_of_words(flags: u16) -> usize {
     const WORDS: u16 = flag::SOURCE_TIME | flag::PRODUCER_SEQUENCE | flag::PIECE;
@@ -63,10 +65,10 @@ fn bytes_of_words(flags: u16) -> usize {
 }
 
 impl<'a> Record<'a> {
-    /// Decodes the record at the start of `run`. Returns it and the bytes that it takes, padding included.
+    /// Decodes the record at the start of `run`. Returns it and the bytes that it takes, including padding.
     ///
     /// # Errors
-    /// [`Malformed`] if the bytes are not a whole record of a known kind, or if extensions do not fit in it.
+    /// [`Malformed`] if the bytes are not a whole record of a known kind, or if its extensions do not fit into it.
     #[inline]
     pub fn decode(run: &'a [u8]) -> Result<(Self, usize), Malformed> {
         let Some(head) = run.first_chunk::<HEAD_BYTES>() else {
@@ -104,7 +106,11 @@ impl<'a> Record<'a> {
         }
         if self.is_lines() {
             let is_whole = self.flags == flag::LINES && self.body.ends_with(b"\n");
-            return if is_whole { Ok(()) } else { Err(Malformed("a record of lines that is none")) };
+            return if is_whole {
+                Ok(())
+            } else {
+                Err(Malformed("a record of lines that does not end with a newline, or has other flags"))
+            };
         }
         let words = self.words_bytes();
         if words > self.body.len() {
@@ -129,14 +135,15 @@ impl<'a> Record<'a> {
         (self.flags & which != 0).then(|| u64_at(self.body, bytes_of_words(self.flags & (which - 1))))
     }
 
-    /// Whether this is a record of lines: several events, with one head for all.
+    /// Whether this is a record of lines: several events under one head.
     #[inline]
     #[must_use]
     pub fn is_lines(&self) -> bool {
         self.flags & flag::LINES != 0 && self.kind == Kind::Event
     }
 
-    /// How many sequences it takes: one for an event or the last piece of one, one for each line of a record of lines.
+    /// Number of sequences that it takes: one for an event or the last piece of one, one for each line of a record of
+    /// lines.
     #[inline]
     #[must_use]
     pub fn event_count(&self) -> usize {
@@ -155,7 +162,7 @@ impl<'a> Record<'a> {
         self.payload().len() - newlines
     }
 
-    /// Where each event of a record of lines stands in its payload, without its newline. Nothing for any other record.
+    /// The position of each event of a record of lines in the payload, without its newline. Empty for any other record.
     #[inline]
     pub fn lines(&self) -> impl Iterator<Item = Range<usize>> + use<'a> {
         let mut start = 0;
@@ -167,11 +174,11 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// As [`Record::lines`], from the last on.
+    /// As [`Record::lines`], from the last line on.
     pub fn lines_backward(&self) -> impl Iterator<Item = Range<usize>> + use<'a> {
         let mut rest = if self.is_lines() { self.body } else { &[] };
         std::iter::from_fn(move || {
-            // It ends with a newline, as was checked, and so does all that is in front of a line.
+            // The body ends with a newline, as was checked, and so does everything before a line.
             let newline = rest.len().checked_sub(1)?;
             let start = memrchr(b'\n', &rest[..newline]).map_or(0, |newline| newline + 1);
             rest = &rest[..start];
@@ -179,21 +186,21 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// The event of a record of lines that stands there in its payload, as a record by itself.
+    /// The event at this position of a record of lines, as a record by itself.
     #[inline]
     #[must_use]
     pub fn line(&self, at: Range<usize>) -> Self {
         Self { flags: self.flags & !flag::LINES, body: &self.body[at], ..*self }
     }
 
-    /// The record, or, of a record of lines, one for each.
+    /// The record itself; for a record of lines, one record for each line.
     pub fn singles(&self) -> impl Iterator<Item = Self> + use<'a> {
         let record = *self;
         let whole = (!record.is_lines()).then_some(record);
         whole.into_iter().chain(record.lines().map(move |at| record.line(at)))
     }
 
-    /// Writes it, as it was read.
+    /// Encodes it as it was read.
     pub fn encode(&self, to: &mut Vec<u8>) {
         put_head(to, self.body.len(), self.kind, self.pri, self.flags, self.time_ns, self.source);
         put_padded(to, self.body);
@@ -211,7 +218,7 @@ impl<'a> Record<'a> {
         self.pri >> 3
     }
 
-    /// The time that the sender stated.
+    /// The time that the sender stated, in nanoseconds of the wall clock.
     #[must_use]
     pub fn source_time_ns(&self) -> Option<u64> {
         self.word(flag::SOURCE_TIME)
@@ -223,7 +230,7 @@ impl<'a> Record<'a> {
         self.word(flag::PRODUCER_SEQUENCE)
     }
 
-    /// Which event this is a piece of.
+    /// The event that this is a piece of; None if it is not a piece.
     #[must_use]
     pub fn piece(&self) -> Option<Piece> {
         self.word(flag::PIECE).map(|id| Piece {
@@ -233,7 +240,7 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// The payload of an event; of a record of lines all of them, each with its newline.
+    /// The payload of an event; for a record of lines all lines, each with its newline.
     #[inline]
     #[must_use]
     pub fn payload(&self) -> &'a [u8] {
@@ -249,7 +256,7 @@ impl<'a> Record<'a> {
         &self.body[at..]
     }
 
-    /// The fields of an event: name and value. Ends early where they are damaged.
+    /// The fields of an event: name and value. Ends early if they are damaged.
     pub fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let all: &'a [u8] = if self.flags & flag::FIELDS == 0 {
             &[]
@@ -260,12 +267,12 @@ impl<'a> Record<'a> {
         dbuf_wire::frames::fields(all)
     }
 
-    /// What a source record says.
+    /// The content of a source record.
     ///
     /// # Errors
-    /// [`Malformed`] if this is no source record, or not a whole one.
+    /// [`Malformed`] if this is not a whole source record.
     pub fn as_source(&self) -> Result<Source<'a>, Malformed> {
-        let bad = Malformed("a source record that is cut off");
+        let bad = Malformed("a source record that is truncated");
         if self.kind != Kind::Source {
             return Err(Malformed("not a source record"));
         }
@@ -286,10 +293,10 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// What a loss record says.
+    /// The content of a loss record.
     ///
     /// # Errors
-    /// [`Malformed`] if this is no loss record, or not a whole one.
+    /// [`Malformed`] if this is not a whole loss record.
     pub fn as_loss(&self) -> Result<Loss, Malformed> {
         if self.kind != Kind::Loss || self.body.len() < LOSS_PAYLOAD_BYTES {
             return Err(Malformed("not a whole loss record"));

@@ -1,37 +1,38 @@
 //! Encodes records, each part once, into its final place.
 //!
-//! Input: an event's parts, a source, a loss. Output: bytes in a [`Sink`], which has room for them. Any thread.
-//! Failures: none.
+//! Input: the parts of an event, a source, a loss. Output: bytes in a [`Sink`], which must have room for them. Thread:
+//! any. Failures: none.
 
 use super::layout::{ALIGN, HEAD_BYTES, Kind, LOSS_PAYLOAD_BYTES, SOURCE_FIXED_BYTES, flag, padded};
 use super::loss::Loss;
 use super::source::Source;
 
-/// The parts of an event that is about to be written.
+/// The parts of an event to encode.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Event<'a> {
-    /// Acceptance time, nanoseconds of the wall clock.
+    /// Acceptance time, in nanoseconds of the wall clock.
     pub time_ns: u64,
-    /// The id that a source record of the same run has given to the sender.
+    /// The id that a source record in the same run has given to the sender.
     pub source: u32,
-    /// Facility times 8 plus priority, as in syslog; the facility is 0 where there is none.
+    /// Facility times 8 plus priority, as in syslog. The facility is 0 if there is none.
     pub pri: u8,
-    /// The sender's own time, if it stated one.
+    /// The time that the sender stated, in nanoseconds of the wall clock.
     pub source_time_ns: Option<u64>,
     /// The producer's own sequence, if it has one.
     pub producer_sequence: Option<u64>,
-    /// The id of the event that this is a piece of, and which neighbours the piece has.
+    /// The piece's position in its event, if this is a piece.
     pub piece: Option<Piece>,
-    /// Fields next to the payload, as [`put_field`](dbuf_wire::frames::put_field) encodes them; empty if none.
+    /// Fields besides the payload, as [`put_field`](dbuf_wire::frames::put_field) encodes them; empty if there are
+    /// none.
     pub fields: &'a [u8],
     /// The payload. At most [`MAX_EVENT_BYTES_MAX`](super::MAX_EVENT_BYTES_MAX) bytes.
     pub payload: &'a [u8],
 }
 
-/// Where a piece stands in its event.
+/// The position of a piece in its event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Shared by all pieces of the event.
+    /// The id that all pieces of the event share.
     pub id: u64,
     /// A piece came before.
     pub continued: bool,
@@ -41,10 +42,10 @@ pub struct Piece {
 
 /// Where encoded bytes go: a claim of the buffer, or a vector.
 pub trait Sink {
-    /// Appends `bytes`. The caller has made sure that they fit.
+    /// Appends `bytes`. The caller has checked that they fit.
     fn put(&mut self, bytes: &[u8]);
 
-    /// Appends `len` bytes, for the caller to write. The caller has made sure that they fit.
+    /// Appends `len` bytes for the caller to write. The caller has checked that they fit.
     fn open(&mut self, len: usize) -> &mut [u8];
 }
 
@@ -73,7 +74,7 @@ impl Sink for dbuf_buffer::Claim<'_> {
     }
 }
 
-/// Puts a head, a word at a time: assembled from smaller stores and then copied, it would wait for them in the CPU.
+/// Puts a head, one word at a time. A head assembled from smaller stores and then copied would wait for these stores.
 #[inline(always)]
 pub(super) fn put_head(to: &mut impl Sink, length: usize, kind: Kind, pri: u8, flags: u16, time_ns: u64, source: u32) {
     let first = length as u64 | (kind as u64) << 32 | u64::from(pri) << 40 | u64::from(flags) << 48;
@@ -82,8 +83,8 @@ pub(super) fn put_head(to: &mut impl Sink, length: usize, kind: Kind, pri: u8, f
     to.put(&u64::from(source).to_le_bytes());
 }
 
-/// Puts `bytes` and the padding behind them. The last word is put whole, with its padding, for the speed of short
-/// events.
+/// Puts `bytes` and the padding after them. The last word is put as a whole, with its padding, which is faster for
+/// short events.
 #[inline(always)]
 pub(super) fn put_padded(to: &mut impl Sink, bytes: &[u8]) {
     let tail = bytes.len() % ALIGN;
@@ -122,15 +123,15 @@ impl Event<'_> {
         n
     }
 
-    /// Bytes of this event's record, head and padding included.
+    /// Bytes of this event's record, including head and padding.
     #[inline]
     #[must_use]
     pub fn record_bytes(&self) -> usize {
         padded(HEAD_BYTES + self.extension_bytes() + self.payload.len())
     }
 
-    /// Writes the record. `to` has room for [`Event::record_bytes`].
-    // Always inline: a claim then keeps its place in a register through all the puts, which saves 2 of 14 ns.
+    /// Encodes the record. `to` must have room for [`Event::record_bytes`].
+    // Always inline: then a claim keeps its position in a register through all puts, which saves 2 of 14 ns.
     #[inline(always)]
     pub fn encode(&self, to: &mut impl Sink) {
         let length = self.extension_bytes() + self.payload.len();
@@ -156,8 +157,8 @@ impl Event<'_> {
         put_padded(to, self.payload);
     }
 
-    /// Writes the record of an event that has neither fields, pieces nor a sequence, and whose payload `fill` copies
-    /// from where it lies. `to` has room for [`Event::record_bytes`] and the payload.
+    /// Encodes the record of an event without fields, pieces or a sequence. `fill` copies its payload of
+    /// `payload_bytes` bytes into place. `to` must have room for [`Event::record_bytes`] and the payload.
     #[inline(always)]
     pub fn encode_around(&self, payload_bytes: usize, to: &mut impl Sink, fill: impl FnOnce(&mut [u8])) {
         debug_assert!(self.fields.is_empty() && self.piece.is_none() && self.producer_sequence.is_none());
@@ -192,13 +193,13 @@ impl Event<'_> {
     }
 }
 
-/// Bytes of a record of lines, head and padding included; `lines_bytes` is theirs, newlines included.
+/// Bytes of a record of lines, including head and padding. `lines_bytes` is the size of the lines with their newlines.
 #[must_use]
 pub const fn lines_record_bytes(lines_bytes: usize) -> usize {
     padded(HEAD_BYTES + lines_bytes)
 }
 
-/// Writes a record of lines. `lines` ends with a newline, and none of them is empty. `to` has room for
+/// Encodes a record of lines. `lines` must end with a newline, and no line may be empty. `to` must have room for
 /// [`lines_record_bytes`].
 pub fn encode_lines(to: &mut impl Sink, source: u32, time_ns: u64, pri: u8, lines: &[u8]) {
     debug_assert!(lines.ends_with(b"\n"));
@@ -206,7 +207,7 @@ pub fn encode_lines(to: &mut impl Sink, source: u32, time_ns: u64, pri: u8, line
     put_padded(to, lines);
 }
 
-/// Writes the record that gives `source` the id `id` in this run. `to` has room for [`Source::record_bytes`].
+/// Encodes the record that gives `source` the id `id` in this run. `to` must have room for [`Source::record_bytes`].
 pub fn encode_source(to: &mut impl Sink, id: u32, time_ns: u64, source: &Source<'_>) {
     let length = SOURCE_FIXED_BYTES + source.tag.len() + source.comm.len() + source.unit.len();
     put_head(to, length, Kind::Source, 0, 0, time_ns, id);
@@ -223,7 +224,7 @@ pub fn encode_source(to: &mut impl Sink, id: u32, time_ns: u64, source: &Source<
     put_padding(to, length);
 }
 
-/// Writes a loss record of the source `id`. `to` has room for [`LOSS_BYTES`](super::LOSS_BYTES).
+/// Encodes a loss record of the source `id`. `to` must have room for [`LOSS_BYTES`](super::LOSS_BYTES).
 pub fn encode_loss(to: &mut impl Sink, id: u32, time_ns: u64, loss: &Loss) {
     put_head(to, LOSS_PAYLOAD_BYTES, Kind::Loss, 0, 0, time_ns, id);
     to.put(&[loss.cause as u8, 0, 0, 0, 0, 0, 0, 0]);

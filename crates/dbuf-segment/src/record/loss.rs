@@ -1,12 +1,12 @@
 //! Says which events are not in the file, and why.
 //!
-//! Input: a cause and what was lost. Output: plain data. Any thread. Failures: none.
+//! Input: a cause and what was lost. Output: plain data. Thread: any. Failures: none.
 
-/// Why an event was lost. The numbers are stored; the names stand in `stats` and in loss records.
+/// Why an event was lost. The numbers are stored; `stats` and loss records show the names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Cause {
-    /// The disk was full and the policy is to drop.
+    /// The disk was full, and `storage.when_full` is `"drop"`.
     Full = 0,
     /// Larger than `ingest.max_event`.
     TooBig = 1,
@@ -19,7 +19,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// How many causes there are.
+    /// The number of causes.
     pub const COUNT: usize = 5;
     /// Every cause, in the order of its number.
     pub const ALL: [Self; Self::COUNT] = [Self::Full, Self::TooBig, Self::Malformed, Self::Disk, Self::Abandoned];
@@ -37,18 +37,18 @@ impl Cause {
     }
 }
 
-/// An account of events that are not in the file.
+/// Events that are not in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Loss {
-    /// Why.
+    /// The cause.
     pub cause: Cause,
-    /// How many events.
+    /// Number of events.
     pub events: u64,
-    /// How many payload bytes, as far as they are known.
+    /// Payload bytes, as far as known.
     pub bytes: u64,
-    /// When the first was lost, nanoseconds of the wall clock.
+    /// When the first was lost, in nanoseconds of the wall clock.
     pub first_ns: u64,
-    /// When the last was lost, nanoseconds of the wall clock.
+    /// When the last was lost, in nanoseconds of the wall clock.
     pub last_ns: u64,
 }
 

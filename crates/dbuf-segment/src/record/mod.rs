@@ -1,10 +1,10 @@
-//! Encodes and decodes records: the bytes that a writer publishes, that travel through the buffer, and that stand in a
-//! segment. They are written once and never serialised again.
+//! Encodes and decodes records: the bytes of one event, the same in a writer's claim, in the buffer and in a segment.
+//! They are encoded once and never serialised again.
 //!
-//! Enters: an event's parts. Leaves: bytes in a claim, or a borrowed [`Record`] over bytes of a batch. Any thread.
-//! What can fail: decoding, with [`Malformed`]; bytes from a file or from another life of the daemon are never trusted.
+//! Input: the parts of an event; or bytes of a batch. Output: bytes in a claim; or a [`Record`] that borrows the bytes.
+//! Thread: any. Failure: decoding, with [`Malformed`]. Bytes from a file or from an earlier process are never trusted.
 //!
-//! The byte table is in `docs/FORMAT.md`; a test holds it against these files. Numbers are little-endian.
+//! The byte table is in `docs/FORMAT.md`; a test compares it with these files. Numbers are little-endian.
 //!
 //! Invariants, cited by number:
 //! 1. A record starts and ends at a multiple of [`ALIGN`] from the start of its run; padding bytes are zero.
@@ -12,8 +12,8 @@
 //! 3. Only an event that is complete takes a sequence; a piece that is continued does not, and neither does a source or
 //!    a loss record. A record of lines takes one for each ([`Record::event_count`]).
 //!
-//! A record of lines ([`flag::LINES`]) holds events that came as lines of text, one behind the other as they came,
-//! under one head: they share all that it says. So a line costs its own bytes, and a copy of many is one copy.
+//! A record of lines ([`flag::LINES`]) holds consecutive lines of text under one head: they share everything that the
+//! head says. So a line costs only its own bytes, and many lines are copied at once.
 
 mod decode;
 mod encode;

@@ -1,29 +1,29 @@
 //! Finds newlines, 64 bytes at a time.
 //!
-//! Enters: bytes. Leaves: the places of their newlines, ascending. Pure, any thread; cannot fail.
+//! Input: bytes. Output: the positions of their newlines, ascending. Thread: any. Nothing can fail.
 //!
-//! A search that starts afresh behind each newline pays its start and its end for each line: with lines of 100 bytes
-//! that was a fifth of a writer's time. Here 64 bytes are compared at once, and what is found is a word of which each
-//! newline takes a bit.
+//! A search that starts again after each newline pays its start and its end for each line: with lines of 100 bytes that
+//! was a fifth of a writer's time. Here 64 bytes are compared at once, and the result is a word with one bit for each
+//! byte.
 
 use crate::vector;
 
-/// Bytes that are looked at together: as many as a word has bits.
+/// Bytes that are compared together: as many as a word has bits.
 const BLOCK_BYTES: usize = 64;
 
-/// The places of the newlines in some bytes.
+/// The positions of the newlines in some bytes.
 #[derive(Clone, Debug)]
 pub struct Newlines<'a> {
-    /// What has not been looked at.
+    /// The bytes that are not searched yet.
     rest: &'a [u8],
-    /// Where the block begins that is looked at.
+    /// The position of the current block.
     block_at: usize,
-    /// The newlines of it that have not been given out.
+    /// The newlines of the block that are not given out yet.
     found: u64,
 }
 
 impl<'a> Newlines<'a> {
-    /// Those of `bytes`.
+    /// The newlines of `bytes`.
     #[inline]
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
@@ -50,13 +50,13 @@ impl Iterator for Newlines<'_> {
     }
 }
 
-/// How many newlines `bytes` have.
+/// Number of newlines in `bytes`.
 #[inline]
 pub(super) fn count(bytes: &[u8]) -> usize {
     memchr::memchr_iter(b'\n', bytes).count()
 }
 
-/// The newlines of the first block, and what is behind it.
+/// The newlines of the first block, and the bytes after it.
 #[inline]
 fn look(bytes: &[u8]) -> (&[u8], u64) {
     match bytes.split_first_chunk() {

@@ -1,6 +1,6 @@
 //! Says who sent an event, and how it came in.
 //!
-//! Input: what the kernel and the sender say. Output: plain data. Any thread. Failures: none.
+//! Input: what the kernel and the sender say. Output: plain data. Thread: any. Failures: none.
 
 use super::layout::{HEAD_BYTES, SOURCE_FIXED_BYTES, padded};
 
@@ -52,7 +52,7 @@ impl Transport {
     }
 }
 
-/// Who sent something. What the kernel vouches for is apart from what the sender merely says.
+/// The sender of an event. What the kernel vouches for is separate from what the sender only claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Source<'a> {
     /// Process id, from the kernel; 0 if unknown.
@@ -61,23 +61,23 @@ pub struct Source<'a> {
     pub uid: u32,
     /// Group id, from the kernel.
     pub gid: u32,
-    /// The pid that a syslog header claims; 0 if none.
+    /// The pid that a syslog header claims; 0 if there is none.
     pub claimed_pid: u32,
-    /// Session of the framed protocol; 0 if none.
+    /// Session of the framed protocol; 0 if there is none.
     pub session: u128,
-    /// How it came in.
+    /// How its events come in.
     pub transport: Transport,
-    /// The sender's tag; empty if none. At most [`TAG_BYTES_MAX`](super::TAG_BYTES_MAX) bytes.
+    /// The sender's tag; empty if there is none. At most [`TAG_BYTES_MAX`](super::TAG_BYTES_MAX) bytes.
     pub tag: &'a [u8],
     /// The command's name, from the kernel; empty if unknown. At most [`COMM_BYTES_MAX`](super::COMM_BYTES_MAX) bytes.
     pub comm: &'a [u8],
-    /// The systemd unit, from the kernel's cgroup; empty if none. At most [`UNIT_BYTES_MAX`](super::UNIT_BYTES_MAX)
-    /// bytes.
+    /// The systemd unit, from the kernel's cgroup; empty if there is none. At most
+    /// [`UNIT_BYTES_MAX`](super::UNIT_BYTES_MAX) bytes.
     pub unit: &'a [u8],
 }
 
 impl Source<'_> {
-    /// Bytes of this source's record, head and padding included.
+    /// Bytes of this source's record, including head and padding.
     #[must_use]
     pub fn record_bytes(&self) -> usize {
         padded(HEAD_BYTES + SOURCE_FIXED_BYTES + self.tag.len() + self.comm.len() + self.unit.len())

@@ -1,4 +1,4 @@
-//! Records are read back as they were written, and nothing else is read.
+//! Tests that records are read back as they were written, and that nothing else is read.
 
 use super::*;
 
@@ -73,7 +73,7 @@ fn a_record_of_lines_that_does_not_end_with_one_is_refused() {
 }
 
 #[test]
-fn every_extension_is_read_back_beside_every_other() {
+fn every_extension_is_read_back_together_with_every_other() {
     let mut fields = Vec::new();
     assert!(put_field(&mut fields, b"SYSLOG_MSGID", b"ID47"));
     assert!(put_field(&mut fields, b"EMPTY", b""));

@@ -1,8 +1,8 @@
 //! Reads backward: the same items as forward, in the opposite order.
 //!
-//! Enters: a directory, and what is wanted of it. Leaves: items, newest first. A file is read block by block, as its
-//! index cuts it, so that the last events of a large directory are there at once. See the rules at the head of
-//! [`super`].
+//! Input: a directory, and what is wanted of it. Output: items, newest first. Thread: any. Failure: none; a file that
+//! cannot be read is an item. A file is read in the blocks of its index, so that the last events of a large directory
+//! are found at once. See the rules at the head of [`super`].
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ use super::{Directory, Item, SegmentFile, Wanted, bound, item, malformed, open_f
 
 /// Reads the items of `directory`, newest first, until `each` breaks. A file that cannot be read is an item too.
 ///
-/// It differs from [`super::forward()`] in one respect: damage that reaches over the start of a block of the index is
-/// told in two parts.
+/// It differs from [`super::forward()`] in one respect: damage that extends over the start of a block of the index is
+/// reported in two parts.
 pub fn backward(
     directory: &Directory,
     wanted: &Wanted<'_>,
@@ -31,7 +31,7 @@ pub fn backward(
     reader.tell_damage(&mut each)
 }
 
-/// What stands at a place.
+/// What is at an offset of a file.
 enum Place {
     Batch(u64),
     Damage(Damage, Option<(u64, u64)>),
@@ -40,9 +40,9 @@ enum Place {
 /// The state of reading backward.
 #[derive(Default)]
 struct Backward {
-    /// The first sequence that was given out; None if that which precedes it was not looked at.
+    /// The first sequence that was given out; None if what precedes it was not read.
     seen: Option<u64>,
-    /// Damage that was met, and is told before what precedes it; a gap goes between.
+    /// Damage that was found. It is reported before the items that precede it, with a gap between them if there is one.
     damage: Vec<(PathBuf, Damage)>,
     stream_id: Option<u128>,
     batch: Batch,
@@ -94,11 +94,11 @@ impl Backward {
                 return ControlFlow::Continue(());
             }
         }
-        // The first block starts where batches do: damage before the first whole one has no row of its own.
+        // The first block starts at the first batch, because damage before the first whole batch has no row of its own.
         self.block(&segment, &file.path, (Segment::FIRST, end), bound, wanted, each)
     }
 
-    /// Reads what stands in a block.
+    /// Reads one block.
     fn block(
         &mut self,
         segment: &Segment,
@@ -120,10 +120,10 @@ impl Backward {
                 Ok(Step::Batch) if self.batch.header.first_sequence < bound => {
                     self.seen = Some(self.batch.header.first_sequence);
                 }
-                // What is beyond the bound is in the next file, and was looked at there.
+                // What is beyond the bound is in the next file, and was read there.
                 Ok(Step::Batch) => {}
                 Ok(Step::Damage { damage, sequences, .. }) => self.note_damage(path, damage, sequences, bound),
-                // It was cut since.
+                // The file was truncated since.
                 Ok(Step::End { .. }) => {}
                 Err(e) => {
                     self.damage.push((path.to_path_buf(), failed(segment, self.batch.header.offset, &e)));
@@ -182,8 +182,8 @@ impl Backward {
     }
 }
 
-/// What stands between two places, in the order of the file. Headers only; a disk that does not answer ends the block,
-/// as it does when the batches are read.
+/// The batches and damage between two offsets, in the order of the file. Reads headers only. A disk that does not
+/// answer ends the block, as it does when the batches are read.
 fn places(segment: &Segment, batch: &mut Batch, start: u64, end: u64) -> Vec<Place> {
     let mut places = Vec::new();
     let mut at = start;

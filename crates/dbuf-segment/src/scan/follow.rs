@@ -1,10 +1,10 @@
 //! Follows a directory: gives out what is new, as it comes, from file to file.
 //!
-//! Enters: a directory in which a daemon writes, or will. Leaves: items, oldest first, each once. Any thread. What can
-//! fail: the directory, when it is listed. Without inotify it looks every now and then.
+//! Input: a directory in which a daemon writes, or will write. Output: items, oldest first, each once. Thread: any.
+//! Failure: the directory cannot be listed. Without inotify it is checked every 200 ms.
 //!
-//! A batch that is written only in part is waited for. A file that was cut after a failed sync has no more: what was
-//! cut stands in the next, and what was given out already is skipped there.
+//! A batch that is only partly written is waited for. A file that was truncated after a failed sync has no more: the
+//! next file holds what was removed, and what was already given out is skipped there.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -24,7 +24,7 @@ use super::segment::Segment;
 use super::{Directory, Item, SegmentFile, Wanted, unreadable};
 use dbuf_sync::{Arc, thread};
 
-/// How often a directory is looked at where it cannot be watched.
+/// How often a directory is checked if it cannot be watched.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Follows a directory.
@@ -37,32 +37,32 @@ pub struct Follower {
     is_stale: bool,
 }
 
-/// The file that is read now.
+/// The file that is being read.
 struct Current {
     path: PathBuf,
-    /// Which file that is, whatever it is called by now.
+    /// The identity of that file, whatever its name is now.
     inode: (u64, u64),
     /// None if it cannot be read.
     segment: Option<Segment>,
     at: u64,
 }
 
-/// What became of going to another file.
+/// The result of moving to another file.
 enum Advanced {
-    /// There is something to look at.
+    /// There is something to read.
     Yes,
     /// There is nothing new.
     No,
-    /// The caller has had enough.
+    /// The caller has stopped.
     Stopped,
 }
 
 impl Follower {
-    /// Follows `directory` from the sequence `from_sequence` on. A jump from there is a gap if `expect_all`: say so
-    /// when everything before it was read.
+    /// Follows `directory` from the sequence `from_sequence` on. With `expect_all`, a jump at the start is a gap: set
+    /// it when everything before it was read.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     pub fn open(directory: &Path, from_sequence: u64, expect_all: bool) -> io::Result<Self> {
         fs::metadata(directory)?;
         let mut forward = Forward::new(from_sequence);
@@ -78,16 +78,16 @@ impl Follower {
         })
     }
 
-    /// Becomes readable when [`Follower::poll`] may have something; None where the directory cannot be watched.
+    /// Becomes readable when [`Follower::poll`] may have something; None if the directory cannot be watched.
     #[must_use]
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         self.inotify.as_ref().map(AsFd::as_fd)
     }
 
-    /// Waits until something has changed, or until the time is over.
+    /// Waits until something has changed, or until `timeout` has passed.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// Those of poll(2).
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let Some(inotify) = &self.inotify else {
             thread::sleep(timeout.map_or(LOOK_EVERY, |timeout| timeout.min(LOOK_EVERY)));
@@ -109,7 +109,7 @@ impl Follower {
     /// Gives out what is new, until `each` breaks.
     ///
     /// # Errors
-    /// What the disk says when the directory is listed.
+    /// Those of the disk when the directory is listed.
     pub fn poll(
         &mut self,
         wanted: &Wanted<'_>,
@@ -117,7 +117,8 @@ impl Follower {
     ) -> io::Result<ControlFlow<()>> {
         self.drain();
         loop {
-            // Listed before the last look into the current file: where a later one is listed, this one is complete.
+            // Listed before the last look into the current file: if a later file is listed, the current one is
+            // complete.
             let files = if self.is_stale { Some(Directory::open(&self.directory)?.files) } else { None };
             self.is_stale = false;
             if self.read(wanted, &mut each).is_break() {
@@ -133,7 +134,7 @@ impl Follower {
         }
     }
 
-    /// Takes what inotify has to say.
+    /// Takes the events of inotify.
     fn drain(&mut self) {
         let Some(inotify) = &self.inotify else {
             self.is_stale = true;
@@ -141,18 +142,18 @@ impl Follower {
         };
         let current = self.current.as_ref().and_then(|current| current.path.file_name());
         while let Ok(events) = inotify.read_events() {
-            // That another file grew is news too: it was not listed while it had no header.
+            // Growth of another file is news too: it was not listed while it had no header.
             let is_news = |mask, name: Option<&OsStr>| mask != AddWatchFlags::IN_MODIFY || name != current;
             self.is_stale |= events.iter().any(|event| is_news(event.mask, event.name.as_deref()));
         }
     }
 
-    /// Reads on in the current file.
+    /// Continues to read the current file.
     fn read(&mut self, wanted: &Wanted<'_>, each: &mut impl FnMut(Item<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
         let Some(current) = &mut self.current else { return ControlFlow::Continue(()) };
         let Some(segment) = &mut current.segment else { return ControlFlow::Continue(()) };
         if segment.refresh().is_err() {
-            // What it has not given by now it does not give.
+            // What it has not given by now, it will not give.
             current.segment = None;
             return ControlFlow::Continue(());
         }
@@ -165,7 +166,7 @@ impl Follower {
         }
     }
 
-    /// Goes to the file where the sequence goes on, if that is another.
+    /// Moves to the file where the sequence continues, if that is another one.
     fn advance(
         &mut self,
         files: &[SegmentFile],
@@ -175,7 +176,7 @@ impl Follower {
         let at = files.iter().rposition(|file| file.name.is_some_and(|name| name.first_sequence <= seen)).unwrap_or(0);
         let Some(mut file) = files.get(at) else { return Ok(Advanced::No) };
         if self.is_current(file) {
-            // All of it was read, and there is another: it goes on there, with a gap.
+            // All of it was read, and there is another file: the sequence continues there, with a gap.
             let Some(next) = files.get(at + 1) else { return Ok(Advanced::No) };
             file = next;
         }
@@ -183,7 +184,7 @@ impl Follower {
         let opened = fs::File::open(&file.path).and_then(|opened| Ok((opened.metadata()?, opened)));
         let (about, opened) = match opened {
             Ok(opened) => opened,
-            // Renamed, or gone, since it was listed: the next listing tells.
+            // It was renamed or removed since it was listed. The next listing tells.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Advanced::Yes),
             Err(e) => return Err(e),
         };

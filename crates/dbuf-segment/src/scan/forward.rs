@@ -1,6 +1,7 @@
 //! Reads forward: from file to file, from batch to batch.
 //!
-//! Enters: a directory, and what is wanted of it. Leaves: items, oldest first. See the rules at the head of [`super`].
+//! Input: a directory, and what is wanted of it. Output: items, oldest first. Thread: any. Failure: none; a file that
+//! cannot be read is an item. See the rules at the head of [`super`].
 
 use std::io;
 use std::ops::ControlFlow;
@@ -29,20 +30,20 @@ pub fn forward(
 
 /// The state of reading forward.
 pub(super) struct Forward {
-    /// The sequence after the last that was given out; what is below is not given out again (rule 2).
+    /// The sequence after the last one that was given out. Lower ones are not given out again (rule 2).
     pub(super) seen: u64,
-    /// Whether all that precedes was looked at, so that a jump is a gap (rule 3).
+    /// Whether everything before was read, so that a jump is a gap (rule 3).
     contiguous: bool,
-    /// Rule 1.
+    /// The sequence up to which the file counts (rule 1).
     bound: u64,
     pub(super) stream_id: Option<u128>,
     batch: Batch,
     merged: Merged,
 }
 
-/// Where reading a segment came to.
+/// How far a segment was read.
 pub(super) struct Reached {
-    /// The next place to look at.
+    /// The next offset to read.
     pub(super) at: u64,
 }
 
@@ -58,7 +59,7 @@ impl Forward {
         }
     }
 
-    /// All that went before is known: a jump from here on is a gap.
+    /// Notes that everything before is known: a jump from here on is a gap.
     pub(super) fn expect_all(&mut self) {
         self.contiguous = true;
     }
@@ -88,7 +89,7 @@ impl Forward {
         self.segment(&segment, &file.path, at, wanted, each).map_continue(drop)
     }
 
-    /// Where to begin in a segment: rows of the index of which nothing is wanted are stepped over.
+    /// The offset at which to begin in a segment: skips rows of the index that hold nothing wanted.
     fn seek(&mut self, segment: &Segment, wanted: &Wanted<'_>) -> u64 {
         let Ok(footer) = &segment.footer else { return Segment::FIRST };
         let rows = &footer.index;
@@ -102,7 +103,7 @@ impl Forward {
         rows.get(row).map_or(footer.offset, |row| row.offset)
     }
 
-    /// Reads a segment from `at` on, as far as it goes.
+    /// Reads a segment from `at` on, as far as possible.
     pub(super) fn segment(
         &mut self,
         segment: &Segment,
@@ -118,7 +119,7 @@ impl Forward {
                     if wanted.batch(&self.batch.header) {
                         self.batch(segment, path, each)?;
                     } else if self.batch.header.first_sequence < self.bound {
-                        // Looked at, and not wanted.
+                        // Read, and not wanted.
                         self.seen = self.seen.max(self.batch.header.next_sequence());
                         self.contiguous = true;
                     }
@@ -139,11 +140,11 @@ impl Forward {
         }
     }
 
-    /// Whether damage that cost these sequences is worth telling: not if they were given out from elsewhere.
+    /// Whether damage that cost these sequences must be reported: not if they were given out from elsewhere.
     fn is_news(&mut self, sequences: Option<(u64, u64)>) -> bool {
         let Some((first, next)) = sequences else { return true };
         if first >= self.bound {
-            // They are in the next file, whole.
+            // They are in the next file, undamaged.
             return false;
         }
         let news = next > self.seen;
@@ -172,7 +173,7 @@ impl Forward {
         }
         let boot_id = segment.header.as_ref().map_or(0, |header| header.boot_id);
         let placed = self.merged.forward(&self.batch);
-        // Of a batch that was given out in part, what goes with the last of that is not given out again either.
+        // If a batch was given out in part, its records up to the last event given out are not given out again either.
         for placed in placed.skip_while(|placed| first < from && placed.sequence.is_none_or(|sequence| sequence < from))
         {
             each(item(placed, segment.stream_id, boot_id))?;
@@ -181,7 +182,7 @@ impl Forward {
     }
 }
 
-/// The rest of a file that the disk does not give.
+/// The rest of a file that the disk cannot read.
 pub(super) fn failed(segment: &Segment, at: u64, error: &io::Error) -> Damage {
     Damage { offset: at, bytes: segment.file_bytes.saturating_sub(at), what: error.to_string(), events: None }
 }

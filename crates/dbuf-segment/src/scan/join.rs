@@ -1,11 +1,11 @@
 //! Joins the pieces of an over-long line to one event.
 //!
-//! Enters: events and pieces, in the order of reading, forward or backward. Leaves: whole events, each where its last
-//! piece stands. What can fail: nothing; an event whose pieces are not all there, or take more memory than is allowed,
-//! is given out as far as it goes and says that it is not whole.
+//! Input: events and pieces, in the order of reading, forward or backward. Output: whole events, each in the place of
+//! its last piece. Thread: any. Nothing can fail: an event whose pieces are not all there, or take more memory than is
+//! allowed, is given out as far as it goes and marked as not whole.
 //!
-//! Forward, an event is complete when its last piece comes. Backward, that comes first: what follows it is held until
-//! the first piece has come, so that the order stays.
+//! Forward, an event is complete when its last piece comes. Backward, the last piece comes first. The items after it
+//! are held until the first piece has come, so that the order stays.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
@@ -13,21 +13,21 @@ use std::ops::ControlFlow;
 use super::StoredEvent;
 use crate::record::{Record, encode_source};
 
-/// The most bytes that are held for events that are not complete.
+/// Bytes that are held for incomplete events, at most.
 pub const JOIN_BYTES_MAX: usize = 64 << 20;
 
-/// An event with its payload in one piece.
+/// An event with its whole payload.
 #[derive(Clone, Copy, Debug)]
 pub struct Joined<'a> {
     /// The event; its last piece, if it was stored in pieces.
     pub event: StoredEvent<'a>,
     /// Its payload.
     pub payload: &'a [u8],
-    /// Whether that is all of it.
+    /// Whether the payload is complete.
     pub is_whole: bool,
 }
 
-/// Joins pieces. One for each reading, in one direction.
+/// Joins pieces. Use one for each reading, in one direction.
 #[derive(Debug)]
 pub struct Joiner {
     bytes_max: usize,
@@ -35,7 +35,7 @@ pub struct Joiner {
     /// Forward: what has come of each event.
     begun: HashMap<u64, Begun>,
     clock: u64,
-    /// Backward: what waits, newest first.
+    /// Backward: the items that wait, newest first.
     held: VecDeque<Held>,
 }
 
@@ -53,9 +53,9 @@ struct Held {
     boot_id: u128,
     record: Vec<u8>,
     source: Vec<u8>,
-    /// The id of the event whose first pieces are still to come.
+    /// The id of the event whose first pieces have not come yet.
     awaits: Option<u64>,
-    /// Payloads of its pieces, the last one first.
+    /// Payloads of its pieces, the last piece first.
     pieces: Vec<Vec<u8>>,
 }
 
@@ -83,7 +83,7 @@ impl Joiner {
             return each(Joined { event: *event, payload, is_whole: true });
         };
         if !piece.continued {
-            // A line of that id that never came to its end: the daemon ended in the middle of it.
+            // A line with that id never came to its end, because the daemon ended in the middle of it.
             self.forget(piece.id);
         }
         self.clock += 1;
@@ -109,7 +109,7 @@ impl Joiner {
         Some(begun)
     }
 
-    /// Forgets what was begun longest ago, but not `but`: most likely its end was never written.
+    /// Forgets the events that were begun longest ago, except `but`: most likely their ends were never written.
     fn make_room(&mut self, but: u64) {
         while self.bytes > self.bytes_max {
             let others = self.begun.iter().filter(|(id, _)| **id != but);
@@ -131,7 +131,7 @@ impl Joiner {
         }
         match piece {
             Some(piece) if piece.continues => {
-                // Its end was not read, or was given up: then the rest of it is of no use.
+                // Its end was not read, or was given up. Then the rest of it is of no use.
                 let held = self.held.iter_mut().find(|held| held.awaits == Some(piece.id));
                 if let Some(held) = held {
                     held.pieces.push(payload.to_vec());
@@ -149,7 +149,7 @@ impl Joiner {
         self.release(each)
     }
 
-    /// Gives out what is complete, and what there is no more room to wait for.
+    /// Gives out what is complete, and what there is no more memory to wait for.
     fn release(&mut self, each: &mut impl FnMut(Joined<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
         while self.held.front().is_some_and(|held| held.awaits.is_none() || self.bytes > self.bytes_max) {
             let Some(held) = self.held.pop_front() else { break };
@@ -159,7 +159,7 @@ impl Joiner {
         ControlFlow::Continue(())
     }
 
-    /// Gives out what is still held: a reading backward has come to its end.
+    /// Gives out what is still held, at the end of a reading backward.
     pub fn finish(&mut self, each: &mut impl FnMut(Joined<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
         self.bytes = 0;
         for held in self.held.drain(..) {

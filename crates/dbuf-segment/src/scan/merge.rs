@@ -1,10 +1,10 @@
 //! Orders the records of a batch: its runs, merged by acceptance time.
 //!
-//! Enters: a batch whose checksum was right. Leaves: its records in their order, each with its sequence and its source.
-//! Any thread. What can fail: records that do not fill their run, with [`Malformed`].
+//! Input: a batch whose checksum was right. Output: its records in order, each with its sequence and its source.
+//! Thread: any. Failure: records that do not fill their run, with [`Malformed`].
 //!
-//! The rule: of all runs, the one whose next record has the smallest acceptance time goes on; of equal ones the one
-//! that lies first. The order within a run is never changed, even where the clock jumped back.
+//! The rule: of all runs, the one whose next record has the smallest acceptance time comes next; of equal ones, the one
+//! that comes first in the batch. The order within a run never changes, even where the clock jumped back.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,17 +15,17 @@ use crate::record::{Kind, Malformed, Record, Source};
 /// No source, no sequence.
 const NONE: u64 = u64::MAX;
 
-/// A record's place. One for all events of a record of lines, which may be of two bytes each: a batch of them would
-/// have many times its own size in places.
+/// A record's position. A record of lines has one for all its events. Each may take only two bytes, so one position for
+/// each would take many times the size of the batch.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     at: usize,
     source_at: u64,
-    /// Of its first event.
+    /// The sequence of its first event.
     sequence: u64,
 }
 
-/// The order of a batch's records. Its buffers are used again for the next.
+/// The order of a batch's records. Its buffers are reused for the next batch.
 #[derive(Debug, Default)]
 pub struct Merged {
     slots: Vec<Slot>,
@@ -58,7 +58,7 @@ impl Merged {
     /// Orders the records of `batch`.
     ///
     /// # Errors
-    /// [`Malformed`] if its records are not what the header says; then nothing of it counts.
+    /// [`Malformed`] if its records are not what the header says. Then nothing of it counts.
     pub fn order(&mut self, batch: &Batch) -> Result<(), Malformed> {
         self.slots.clear();
         self.start_runs(batch)?;
@@ -74,7 +74,7 @@ impl Merged {
             }
         }
         if sequence != batch.header.next_sequence() {
-            return Err(Malformed("a batch has other events than its header says"));
+            return Err(Malformed("the number of events in a batch is not the one in its header"));
         }
         Ok(())
     }
@@ -91,7 +91,7 @@ impl Merged {
         Ok(())
     }
 
-    /// The run whose next record comes first, leaving one out.
+    /// The run whose next record comes first, except one.
     fn first_but(&self, but: Option<usize>) -> Option<usize> {
         let live = self.runs.iter().enumerate().filter(|(i, run)| !run.is_done() && Some(*i) != but);
         live.min_by_key(|(i, run)| (run.time_ns, *i)).map(|(i, _)| i)
@@ -130,26 +130,26 @@ impl Merged {
     }
 }
 
-/// A record, where it stands.
+/// A record with its sequence and source.
 #[derive(Clone, Copy, Debug)]
 pub struct Placed<'a> {
     /// The sequence of the event that it ends.
     pub sequence: Option<u64>,
-    /// The record: an event, a piece of one, or a loss. Of a record of lines, one of them.
+    /// The record: an event, a piece of one, or a loss. For a record of lines, one of its lines.
     pub record: Record<'a>,
-    /// Who it comes from.
+    /// Its sender.
     pub source: Source<'a>,
 }
 
 impl<'a> Placed<'a> {
-    /// Itself; of a record of lines each, from the first on.
+    /// The record itself; for a record of lines each line, from the first on.
     fn forward(self) -> impl Iterator<Item = Self> {
         let first = self.sequence.unwrap_or_default();
         let lines = self.record.lines().zip(first..).map(move |(at, sequence)| self.line(at, sequence));
         self.alone().into_iter().chain(lines)
     }
 
-    /// Itself; of a record of lines each, from the last on.
+    /// The record itself; for a record of lines each line, from the last on.
     fn backward(self) -> impl Iterator<Item = Self> {
         let first = self.sequence.unwrap_or_default();
         let sequences = (first..first + self.record.event_count() as u64).rev();

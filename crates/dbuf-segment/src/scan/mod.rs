@@ -1,13 +1,13 @@
-//! Reads segments, with no daemon: for `dbufctl`, recovery and tests.
+//! Reads segments without a daemon: for `dbufctl`, recovery and tests.
 //!
-//! Enters: a directory, or files. Leaves: [`Item`]s in order: events with their sequences and sources, losses, damage,
-//! gaps. Any thread. Memory is flat: one batch at a time. What can fail: the disk, with an error; damage is an item.
+//! Input: a directory, or files. Output: [`Item`]s in order: events with their sequences and sources, losses, damage,
+//! gaps. Thread: any. Memory is bounded: one batch at a time. Failure: the disk, with an error; damage is an item.
 //!
 //! Rules, cited by number:
-//! 1. Files are read in the order of their names. A torn file counts up to the first sequence of the next file, for
+//! 1. Files are read in the order of their names. A torn file counts up to the first sequence of the next file, because
 //!    what was not durable in it was written again there.
 //! 2. A batch whose sequences were given out already is skipped.
-//! 3. A jump in the sequence is a [`Item::Gap`], except at the front, where the oldest files went.
+//! 3. A jump in the sequence is a [`Item::Gap`], except at the front, where the oldest files were deleted.
 
 pub mod backward;
 pub mod follow;
@@ -38,29 +38,29 @@ pub use verify::{Described, FileReport, describe, verify, verify_bytes};
 /// A file of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentFile {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// What its name says; None for a file that was named some other way.
+    /// Its parsed name; None if it is not named like a segment.
     pub name: Option<Name>,
-    /// Its bytes.
+    /// Its size in bytes.
     pub bytes: u64,
 }
 
 /// The segments of a directory, oldest first.
 #[derive(Clone, Debug)]
 pub struct Directory {
-    /// Them.
+    /// The files.
     pub files: Vec<SegmentFile>,
 }
 
 impl Directory {
-    /// Lists the segments in `path`: all that were there when this began, also if files are made and renamed meanwhile;
-    /// maybe some that have come since, and of those none without the one before it.
+    /// Lists the segments in `path`. The list has all files that were there when this began, even if files are created
+    /// and renamed meanwhile. It may have some that have come since, but then also every earlier one.
     ///
-    /// An active file that has no header yet holds nothing and is left out.
+    /// An active file without a header holds nothing and is left out.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     pub fn open(path: &Path) -> io::Result<Self> {
         let names = settled(|| names(path))?;
         let files =
@@ -71,10 +71,10 @@ impl Directory {
         Ok(Self { files: files.into_iter().filter(holds_something).collect() })
     }
 
-    /// These files, in this order.
+    /// Takes these files, in this order.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     pub fn of_files(paths: &[PathBuf]) -> io::Result<Self> {
         let file = |path: &PathBuf| {
             let name = Name::of_path(path);
@@ -90,7 +90,7 @@ fn names(directory: &Path) -> io::Result<Vec<Name>> {
     found.filter_map(io::Result::transpose).collect()
 }
 
-/// The file that was listed under this name. None if it is gone, or no file.
+/// The file that was listed under this name. None if it is gone, or not a regular file.
 fn listed(directory: &Path, name: Name) -> io::Result<Option<SegmentFile>> {
     for name in names_of(name) {
         let path = name.in_directory(directory);
@@ -108,10 +108,10 @@ fn listed(directory: &Path, name: Name) -> io::Result<Option<SegmentFile>> {
 
 /// The names of all files that were there when the first listing began.
 ///
-/// A listing may miss a file that is renamed while it is made, under either name, and one that comes while it is made
-/// may be in it or not. A file is renamed once. So what was made before a listing began is in that one or in the next.
-/// The first two say up to which sequence that is true of all, for the newest that is in them was made before the third
-/// began.
+/// A listing may miss a file that is renamed meanwhile, under either name. It may or may not have a file that is
+/// created meanwhile. A file is renamed only once. So a file that was created before a listing began is in that listing
+/// or in the next one. The first two listings say up to which sequence this holds for all files, because the newest
+/// file in them was created before the third listing began.
 fn settled(mut list: impl FnMut() -> io::Result<Vec<Name>>) -> io::Result<Vec<Name>> {
     let newest = list()?.into_iter().chain(list()?).map(|name| name.first_sequence).max();
     let before = list()?;
@@ -124,35 +124,35 @@ fn settled(mut list: impl FnMut() -> io::Result<Vec<Name>>) -> io::Result<Vec<Na
     Ok(names)
 }
 
-/// The names that a file may have, once it is listed under this one: the daemon may have sealed it since, or named it
-/// torn.
+/// The names that a file may have after it was listed under this one: the daemon may have sealed it or named it torn
+/// since.
 fn names_of(name: Name) -> impl Iterator<Item = Name> {
     let later = if name.state == State::Active { &[State::Sealed, State::Torn][..] } else { &[] };
     std::iter::once(name).chain(later.iter().map(move |state| Name { state: *state, ..name }))
 }
 
-/// What is read.
+/// One result of reading.
 #[derive(Debug)]
 pub enum Item<'a> {
     /// An event, or a piece of one.
     Event(StoredEvent<'a>),
     /// Events that are not in the files, and why.
     Loss {
-        /// The account.
+        /// The loss.
         loss: Loss,
-        /// When it was written, nanoseconds of the wall clock.
+        /// When it was written, in nanoseconds of the wall clock.
         time_ns: u64,
-        /// Whose events they were.
+        /// The sender of the lost events.
         source: Source<'a>,
     },
     /// Bytes that cannot be read.
     Damage {
-        /// In which file.
+        /// The file.
         path: &'a Path,
-        /// What is wrong.
+        /// The damage.
         damage: Damage,
     },
-    /// Sequences that are in no file: from the first to the last.
+    /// Sequences that are in no file, from the first to the last.
     Gap {
         /// The first that is missing.
         from: u64,
@@ -166,27 +166,27 @@ pub enum Item<'a> {
 pub struct StoredEvent<'a> {
     /// Its sequence; None for a piece that is continued.
     pub sequence: Option<u64>,
-    /// What was written; of a record of lines, one of them.
+    /// The record; for a record of lines, one of its lines.
     pub record: Record<'a>,
-    /// Who it comes from.
+    /// Its sender.
     pub source: Source<'a>,
     /// The stream that it belongs to.
     pub stream_id: u128,
-    /// The boot in which its segment was made; 0 if that is not known.
+    /// The boot in which its segment was made; 0 if it is not known.
     pub boot_id: u128,
 }
 
-/// What is wanted. Files and batches that hold nothing of it are skipped; in those that hold some, everything is given,
-/// and the caller looks at each event.
+/// Selects what to read. Files and batches without anything wanted are skipped. The others are given out completely,
+/// and the caller checks each event.
 #[derive(Default)]
 pub struct Wanted<'w> {
     /// Sequences from this one on.
     pub from_sequence: u64,
-    /// Acceptance times from this one on, nanoseconds of the wall clock.
+    /// Acceptance times from this one on, in nanoseconds of the wall clock.
     pub from_ns: u64,
-    /// Acceptance times up to this one; None: all.
+    /// Acceptance times up to this one, in nanoseconds of the wall clock; None: all.
     pub until_ns: Option<u64>,
-    /// Whether a source is wanted; files in whose footer none is are skipped.
+    /// Whether a source is wanted. Files whose footer lists no wanted source are skipped.
     pub source: Option<&'w dyn Fn(&Source<'_>) -> bool>,
 }
 
@@ -209,7 +209,7 @@ impl Wanted<'_> {
     }
 }
 
-/// Opens a file of a directory. None if it is no longer there: retention took it since it was listed.
+/// Opens a file of a directory. None if retention has removed it since it was listed.
 fn open_file(file: &SegmentFile, stream_id: Option<u128>) -> Option<Result<Segment, OpenError>> {
     let directory = file.path.parent();
     let later = file.name.into_iter().flat_map(|name| names_of(name).skip(1));
@@ -224,18 +224,18 @@ fn open_file(file: &SegmentFile, stream_id: Option<u128>) -> Option<Result<Segme
     None
 }
 
-/// A whole file that cannot be read.
+/// The damage of a file that cannot be read at all.
 fn unreadable(file: &SegmentFile, error: &OpenError) -> Damage {
     Damage { offset: 0, bytes: file.bytes, what: error.to_string(), events: None }
 }
 
-/// A batch whose records are not what its header says.
+/// The damage of a batch whose records are not what its header says.
 fn malformed(header: &BatchHeader, what: Malformed) -> Damage {
     let bytes = header.end() - header.offset;
     Damage { offset: header.offset, bytes, what: what.to_string(), events: Some(u64::from(header.events)) }
 }
 
-/// Up to which sequence a file counts (rule 1), by the name of the next.
+/// The sequence up to which a file counts (rule 1), by the name of the next file.
 fn bound(file: &SegmentFile, next: Option<&SegmentFile>) -> u64 {
     match (file.name, next.and_then(|next| next.name)) {
         (Some(Name { state: State::Torn, .. }), Some(next)) => next.first_sequence,

@@ -1,7 +1,7 @@
 //! Reads one segment, batch by batch.
 //!
-//! Enters: a file. Leaves: whole batches, and accounts of what is damaged. Any thread; one batch in memory at a time.
-//! What can fail: the disk, with an error. Damage is no error: it is found, measured and stepped over.
+//! Input: a file. Output: whole batches, and descriptions of damage. Thread: any; one batch in memory at a time.
+//! Failure: the disk, with an error. Damage is not an error: it is found, measured and stepped over.
 
 use std::error::Error;
 use std::fmt;
@@ -16,22 +16,22 @@ use crate::format::{
 use crate::record::ALIGN;
 use dbuf_sync::Arc;
 
-/// How much of a batch's header is read at first: enough for 16 runs.
+/// Bytes of a batch's header that are read at first: enough for 16 runs.
 const HEAD_READ_BYTES: usize = BatchHeader::bytes_for(16);
-/// How much is looked through at a time for the next whole batch after damage.
+/// Bytes that are searched at a time for the next whole batch after damage.
 const WINDOW_BYTES: usize = 256 << 10;
 const _: () = assert!(WINDOW_BYTES.is_multiple_of(ALIGN) && RUN_BYTES.is_multiple_of(ALIGN));
 
-/// Bytes of a segment that cannot be read as what they should be.
+/// Bytes of a segment that are not what they should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// Where they start.
+    /// The offset of the first of them.
     pub offset: u64,
-    /// How many they are.
+    /// Their number.
     pub bytes: u64,
     /// What is wrong with them.
     pub what: String,
-    /// How many events were in them, if that is known.
+    /// Number of events in them, if known.
     pub events: Option<u64>,
 }
 
@@ -45,34 +45,34 @@ impl fmt::Display for Damage {
     }
 }
 
-/// A batch in memory. Its buffers are used again for the next.
+/// A batch in memory. Its buffers are reused for the next batch.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// What its header says.
+    /// Its header.
     pub header: BatchHeader,
     /// Its records: the runs, one after the other.
     pub content: Vec<u8>,
     head: Vec<u8>,
 }
 
-/// What stands at a place in a segment.
+/// What is at an offset of a segment.
 #[derive(Debug)]
 pub enum Step {
-    /// A whole batch. The next place is its [`BatchHeader::end`].
+    /// A whole batch. The next offset is its [`BatchHeader::end`].
     Batch,
     /// Damage with something whole after it, at `next`.
     Damage {
-        /// What is damaged. Its header, if that was whole, is in the batch.
+        /// The damage. If the header was whole, it is in the batch.
         damage: Damage,
-        /// Where to go on.
+        /// The offset at which to continue.
         next: u64,
         /// The range of sequences that the damaged batch held, if its header was whole.
         sequences: Option<(u64, u64)>,
     },
-    /// No batch stands here or later. What stands there: nothing, a batch that is being written, one that was torn, or
-    /// a footer that is damaged.
+    /// No batch is here or later. There may be nothing, a batch that is being written, a torn batch, or a damaged
+    /// footer.
     End {
-        /// How many.
+        /// Number of bytes from here to the end.
         torn_bytes: u64,
     },
 }
@@ -80,7 +80,7 @@ pub enum Step {
 /// Why a file cannot be read at all.
 #[derive(Debug)]
 pub enum OpenError {
-    /// The disk says no.
+    /// The disk failed.
     Disk(io::Error),
     /// Header and footer are damaged, or of a newer version.
     Broken(Broken),
@@ -121,11 +121,11 @@ pub struct Segment {
     file: Arc<dyn ReadAt>,
     /// Its header, or what is wrong with it.
     pub header: Result<SegmentHeader, Broken>,
-    /// Its footer, or why there is none that counts.
+    /// Its footer, or why none counts.
     pub footer: Result<Footer, Broken>,
     /// The stream that it belongs to.
     pub stream_id: u128,
-    /// How long the file was when it was last looked at.
+    /// The size of the file in bytes when it was last checked.
     pub file_bytes: u64,
 }
 
@@ -133,7 +133,7 @@ impl Segment {
     /// Opens a segment. `stream_id` is that of its neighbours, for a file that has lost both header and footer.
     ///
     /// # Errors
-    /// [`OpenError`] if the disk fails, if a newer version is needed, or if no stream is known.
+    /// [`OpenError`] if the disk fails, if the file needs a newer version, or if no stream is known.
     pub fn open(file: Arc<dyn ReadAt>, stream_id: Option<u128>) -> Result<Self, OpenError> {
         let file_bytes = file.bytes()?;
         let mut head = [0; SEGMENT_BYTES];
@@ -155,13 +155,13 @@ impl Segment {
         }
     }
 
-    /// Where the first batch stands.
+    /// The offset of the first batch.
     pub const FIRST: u64 = SEGMENT_BYTES as u64;
 
-    /// Looks at the length of the file again, and at its footer if it has grown one.
+    /// Checks the size of the file again, and reads its footer if it has one now.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     pub fn refresh(&mut self) -> io::Result<()> {
         let file_bytes = self.file.bytes()?;
         if file_bytes != self.file_bytes {
@@ -171,17 +171,17 @@ impl Segment {
         Ok(())
     }
 
-    /// Where batches end at the latest.
+    /// The offset at which batches end at the latest.
     #[must_use]
     pub fn limit(&self) -> u64 {
         self.footer.as_ref().map_or(self.file_bytes, |footer| footer.offset)
     }
 
-    /// Looks at what stands at `at`. Where `wants` says so of its header, a batch's records are read and their checksum
-    /// is verified.
+    /// Reads what is at `at`. If `wants` accepts the header of a batch, its records are read and their checksum is
+    /// verified.
     ///
     /// # Errors
-    /// What the disk says. That ends nothing: the caller may step over it.
+    /// Those of the disk. The caller may continue after the batch.
     pub fn step(&self, at: u64, batch: &mut Batch, wants: &dyn Fn(&BatchHeader) -> bool) -> io::Result<Step> {
         let limit = self.limit();
         if at >= limit {
@@ -189,7 +189,7 @@ impl Segment {
         }
         let broken = match self.read_header(at, batch) {
             Err(e) => return Err(e),
-            Ok(Ok(())) if batch.header.end() > limit => Broken::Damaged("a batch is cut off"),
+            Ok(Ok(())) if batch.header.end() > limit => Broken::Damaged("a batch is truncated"),
             Ok(Ok(())) => {
                 let content = wants(&batch.header);
                 let Some(what) = self.read_content(batch, content)? else { return Ok(Step::Batch) };
@@ -209,19 +209,19 @@ impl Segment {
         Ok(Step::Damage { damage, next, sequences: None })
     }
 
-    /// Whether the bytes at `at` start as a footer does: then a tail that is no batch has cost no events.
+    /// Whether the bytes at `at` start like a footer. Then a tail that is not a batch has cost no events.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     pub fn is_footer(&self, at: u64) -> io::Result<bool> {
         let mut start = [0; FOOTER_MAGIC.len()];
         Ok(read_full(&*self.file, &mut start, at)? == start.len() && start == FOOTER_MAGIC)
     }
 
-    /// Whether a batch in it is of a newer version.
+    /// Whether it has a batch of a newer version.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     pub fn needs_newer(&self) -> io::Result<bool> {
         let (mut batch, mut at) = (Batch::default(), Self::FIRST);
         loop {
@@ -251,26 +251,26 @@ impl Segment {
         Ok(batch.header.decode_from(self.stream_id, at, &batch.head))
     }
 
-    /// Reads the records, if they are wanted; says what is wrong with them.
+    /// Reads the records if they are wanted. Returns what is wrong with them.
     fn read_content(&self, batch: &mut Batch, content: bool) -> io::Result<Option<String>> {
         batch.content.clear();
         if !content {
             return Ok(None);
         }
-        // The header's checksum was right and the batch ends within the file: the size is true.
+        // The header's checksum was right and the batch ends within the file, so the size is true.
         let bytes = usize::try_from(batch.header.content_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
         batch.content.resize(bytes, 0);
         let from = batch.header.offset + u64::from(batch.header.header_bytes);
         let read = read_full(&*self.file, &mut batch.content, from)?;
         if read < bytes {
-            return Ok(Some("a batch is cut off".into()));
+            return Ok(Some("a batch is truncated".into()));
         }
         let right = checksum(&batch.content) == batch.header.content_crc;
         Ok((!right).then(|| "the checksum of a batch's records is wrong".into()))
     }
 
-    /// Its header is whole, so its end is known. Without a footer it is damage only if another batch follows; else it
-    /// is a tail.
+    /// The header is whole, so the batch's end is known. Without a footer it is damage only if another batch follows.
+    /// Otherwise it is a tail.
     fn after_damaged_content(&self, at: u64, limit: u64, header: &BatchHeader, what: String) -> io::Result<Step> {
         let next = header.end();
         if self.footer.is_err() && self.find_batch(next, limit)?.is_none() && !self.is_footer(next)? {
@@ -280,7 +280,7 @@ impl Segment {
         Ok(Step::Damage { damage, next, sequences: Some((header.first_sequence, header.next_sequence())) })
     }
 
-    /// The next place from `at` on where a batch's header is whole.
+    /// The next offset from `at` on with a whole batch header.
     fn find_batch(&self, mut at: u64, limit: u64) -> io::Result<Option<u64>> {
         let mut window = Vec::new();
         let mut batch = Batch::default();
@@ -290,7 +290,7 @@ impl Segment {
             for place in (0..read.saturating_sub(BATCH_MAGIC.len() - 1)).step_by(ALIGN) {
                 if window[place..].starts_with(&BATCH_MAGIC) {
                     let here = at + place as u64;
-                    // Of a newer version is good enough: it is whole.
+                    // One of a newer version counts: it is whole.
                     let whole = !matches!(self.read_header(here, &mut batch)?, Err(Broken::Damaged(_)));
                     if whole && batch.header.end() <= limit {
                         return Ok(Some(here));
@@ -305,11 +305,11 @@ impl Segment {
         Ok(None)
     }
 
-    /// Rebuilds the footer from the batches, from their headers alone or with every byte verified. Reports damage to
-    /// `report`; returns the footer and the bytes after the last whole batch.
+    /// Rebuilds the footer from the batches: from their headers alone, or, with `content`, with every byte verified.
+    /// Reports damage to `report`. Returns the footer and the number of bytes after the last whole batch.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Those of the disk.
     pub fn rebuild(&self, content: bool, report: &mut dyn FnMut(Damage)) -> io::Result<(Footer, u64)> {
         let first = self.header.as_ref().map_or(0, |header| header.first_sequence);
         let mut footer = Footer::new(self.stream_id, first);

@@ -1,7 +1,7 @@
-//! Says what a file holds, and verifies that every byte of it is what was written.
+//! Describes a file, and verifies that every byte of it is what was written.
 //!
-//! Enters: files. Leaves: [`Described`], from the footer where there is one; [`FileReport`], from every byte. Any
-//! thread. What can fail: nothing; a file that cannot be read is a report that says so.
+//! Input: files. Output: [`Described`], from the footer if there is one; [`FileReport`], from every byte. Thread: any.
+//! Nothing can fail: a file that cannot be read gives a report that says so.
 
 use std::ops::ControlFlow;
 
@@ -15,26 +15,26 @@ use crate::name::State;
 use crate::record::{Kind, Malformed, Record};
 use dbuf_sync::Arc;
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {
-    /// What its name says; sealed for a file that was named some other way.
+    /// The state in its name; sealed if it is not named like a segment.
     pub state: State,
     /// The sequence of its first event.
     pub first_sequence: u64,
     /// The sequence of its last event; None if it has none.
     pub last_sequence: Option<u64>,
-    /// The smallest and the largest acceptance time, nanoseconds of the wall clock; None if it has no event.
+    /// The smallest and the largest acceptance time, in nanoseconds of the wall clock; None if it has no event.
     pub times_ns: Option<(u64, u64)>,
     /// Events in it.
     pub events: u64,
-    /// Its bytes.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// What keeps it from being read; the rest is then from its name.
+    /// Why it cannot be read. The other values then come from its name.
     pub error: Option<String>,
 }
 
-/// Says what a file holds, from its footer or, without one, from the headers of its batches. None if it is gone.
+/// Describes a file, from its footer or, without one, from the headers of its batches. None if it is gone.
 #[must_use]
 pub fn describe(file: &SegmentFile) -> Option<Described> {
     let state = file.name.map_or(State::Sealed, |name| name.state);
@@ -66,27 +66,27 @@ pub fn describe(file: &SegmentFile) -> Option<Described> {
     Some(described)
 }
 
-/// What a check of every byte of a file has found.
+/// The result of checking every byte of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileReport {
-    /// Which file.
+    /// The file.
     pub file: SegmentFile,
     /// Whole batches.
     pub batches: u64,
-    /// Events in these.
+    /// Events in these batches.
     pub events: u64,
-    /// Events that loss records name: they were lost before they could be stored, and no byte here is wrong for it.
+    /// Events that loss records name. They were lost before they could be stored, so no byte here is wrong.
     pub lost_events: u64,
     /// The sequence of the first event, and the one after the last.
     pub sequences: (u64, u64),
-    /// What is damaged.
+    /// The damage.
     pub damage: Vec<Damage>,
-    /// Bytes after the last whole batch of an active file: a batch that is being written, or one that was torn.
+    /// Bytes after the last whole batch of an active file: a batch that is being written, or a torn one.
     pub tail_bytes: u64,
 }
 
-/// Checks every byte of every file, and gives each report as it is there. Returns the sequences that are in no file and
-/// should be: from the first to the last of each gap.
+/// Checks every byte of every file, and gives each report to `each` as soon as it is there. Returns the sequences that
+/// should be in a file and are not: the first and the last of each gap.
 pub fn verify(directory: &Directory, mut each: impl FnMut(&FileReport) -> ControlFlow<()>) -> Vec<(u64, u64)> {
     let mut gaps = Vec::new();
     let mut next: Option<u64> = None;
@@ -164,7 +164,7 @@ fn check_header(file: &SegmentFile, header: &SegmentHeader, report: &mut FileRep
     }
 }
 
-/// Returns where the last whole batch ends.
+/// Returns the offset at which the last whole batch ends.
 fn check_batches(segment: &Segment, rebuilt: &mut Footer, report: &mut FileReport) -> u64 {
     let (mut batch, mut merged) = (Batch::default(), Merged::default());
     let mut at = Segment::FIRST;
@@ -203,7 +203,7 @@ fn check_batches(segment: &Segment, rebuilt: &mut Footer, report: &mut FileRepor
     }
 }
 
-/// Whether the header of a batch tells the truth about its records. Returns how many events they name as lost.
+/// Checks a batch's header against its records. Returns how many events the records report as lost.
 fn agree(batch: &Batch) -> Result<u64, Malformed> {
     let (mut payload_bytes, mut lost_events) = (0, 0);
     for (run, row) in batch.runs().zip(&batch.header.runs) {
@@ -211,7 +211,7 @@ fn agree(batch: &Batch) -> Result<u64, Malformed> {
         while !rest.is_empty() {
             let (record, bytes) = Record::decode(rest)?;
             if record.is_lines() && !batch.header.has_lines {
-                return Err(Malformed("a batch has lines and does not say so"));
+                return Err(Malformed("a batch has records of lines, but its header does not say so"));
             }
             events += record.event_count() as u32;
             match record.kind {
@@ -222,11 +222,11 @@ fn agree(batch: &Batch) -> Result<u64, Malformed> {
             rest = &rest[bytes..];
         }
         if events != row.events {
-            return Err(Malformed("a run has other events than its row says"));
+            return Err(Malformed("the number of events in a run is not the one in its row"));
         }
     }
     if payload_bytes != batch.header.payload_bytes {
-        return Err(Malformed("a batch has other payload bytes than its header says"));
+        return Err(Malformed("the payload bytes of a batch are not those in its header"));
     }
     Ok(lost_events)
 }
@@ -235,7 +235,7 @@ fn check_footer(file: &SegmentFile, segment: &Segment, rebuilt: &Footer, end: u6
     let is_active = file.name.is_some_and(|name| name.state == State::Active);
     let is_torn = file.name.is_some_and(|name| name.state == State::Torn);
     match &segment.footer {
-        // Where batches are damaged, it cannot agree with the rest.
+        // If batches are damaged, the footer cannot agree with the rest.
         Ok(footer) if report.damage.is_empty() && !footer.agrees_with(rebuilt) => {
             let what = Broken::Damaged("the footer does not agree with the batches");
             report.damage.push(damage(footer.offset, segment.file_bytes - footer.offset, &what));

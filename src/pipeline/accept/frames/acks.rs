@@ -225,7 +225,7 @@ mod tests {
             step(&mut acks, 6, 6, 3, &[]);
             assert_eq!(due(&mut acks), after_sync);
             step(&mut acks, 9, 9, 3, &[]);
-            assert_eq!((due(&mut acks), acks.wants()), (vec![], 0), "told once");
+            assert_eq!((due(&mut acks), acks.wants()), (vec![], 0), "reported once");
         }
     }
 

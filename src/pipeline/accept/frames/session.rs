@@ -185,7 +185,7 @@ impl FrameSession {
         self.guard.id()
     }
 
-    /// What the frame at the start of `bytes` asks for. The bytes of a [`Step::More`] are to be given again, with more.
+    /// Interprets the frame at the start of `bytes`. After [`Step::More`], give the same bytes again with more.
     pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Step<'a> {
         if self.deaf {
             return Step::Broken { cause: None, why: "the client does not read its replies" };

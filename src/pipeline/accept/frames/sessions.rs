@@ -265,7 +265,7 @@ mod tests {
         let sessions = Sessions::new();
         let (mut guard, known) = Sessions::attach(&sessions, 1000, 7).unwrap();
         assert_eq!(known, None);
-        assert!(Sessions::attach(&sessions, 1000, 7).is_none(), "a second connection is turned away");
+        assert!(Sessions::attach(&sessions, 1000, 7).is_none(), "a second connection is refused");
         assert!(Sessions::attach(&sessions, 1001, 7).is_some(), "the same number of another user is another session");
         guard.session_state.last = 42;
         drop(guard);
@@ -290,7 +290,7 @@ mod tests {
             send_one(&sessions, id);
         }
         assert_eq!(sessions.table().entries.len(), SESSIONS_MAX);
-        assert!(!is_known(&sessions, 9), "the first that was closed is gone");
+        assert!(!is_known(&sessions, 9), "the session that was closed first is forgotten");
         assert!(Sessions::attach(&sessions, 0, 1).is_none(), "an open one stays");
         drop(open);
     }
@@ -330,7 +330,7 @@ mod tests {
         let sessions = Sessions::new();
         let open: Vec<_> = (1..=SESSIONS_MAX as u128).map(|id| Sessions::attach(&sessions, 0, id).unwrap()).collect();
         assert!(Sessions::attach(&sessions, 0, 1 << 70).is_none());
-        assert!(Sessions::attach(&sessions, 0, 0).is_some(), "who needs no session still comes in");
+        assert!(Sessions::attach(&sessions, 0, 0).is_some(), "a client without a session is still admitted");
         drop(open);
         assert!(Sessions::attach(&sessions, 0, 1 << 70).is_some());
     }

@@ -162,9 +162,9 @@ fn a_client_that_cannot_be_understood_is_told_why_and_not_let_in() {
 }
 
 #[test]
-fn a_client_of_a_later_version_is_met_at_ours() {
+fn a_client_of_a_later_version_gets_our_version() {
     let mut bytes = wire::MAGIC.to_vec();
-    Frame::Hello(Hello { version: 9, compatible: 0b1100, ..Hello::new(b"") }).encode(&mut bytes);
+    Frame::Hello(Hello { version: 9, compatible: 0b11000, ..Hello::new(b"") }).encode(&mut bytes);
     let Handshake::Open { mut session, .. } = handshake(&bytes, MAX_EVENT, 0, &Sessions::new()) else { panic!() };
     let Frame::Welcome(welcome) = Frame::decode(session.outgoing()).unwrap().unwrap().0 else { panic!() };
     assert_eq!((welcome.version, welcome.compatible), (1, 0));
@@ -205,7 +205,7 @@ fn events_have_fields_where_they_were_asked_for_and_nowhere_else() {
 }
 
 #[test]
-fn an_event_whose_fields_are_none_costs_itself_and_is_named() {
+fn an_event_with_malformed_fields_is_refused_alone_and_named() {
     let framed = |fields: &[u8], payload: &[u8]| {
         encoded(&Frame::Event(Event { sequence: 1, fields, payload, ..Event::default() }))
     };
@@ -248,7 +248,7 @@ fn too_large_a_frame_is_refused_from_its_head_and_the_next_one_is_read() {
 }
 
 #[test]
-fn an_event_that_breaks_a_rule_costs_itself_and_is_named() {
+fn an_event_that_breaks_a_rule_is_refused_alone_and_named() {
     for (bad, named) in [
         (event(1, b""), 1),
         (event(0, b"x"), 0),
@@ -378,7 +378,7 @@ fn a_sync_waits_for_the_publish_of_what_came_before_it() {
 }
 
 #[test]
-fn the_highest_sequence_that_there_is_ends_a_session_and_harms_nobody() {
+fn the_highest_sequence_possible_ends_a_session_and_harms_no_other() {
     let mut session = opened(Level::Durable);
     let bytes = [event(u64::MAX, b"a"), event(u64::MAX, b"b"), event(1, b"c"), encoded(&Frame::Sync)].concat();
     let (seen, _) = run(&mut session, &bytes);
@@ -390,7 +390,7 @@ fn the_highest_sequence_that_there_is_ends_a_session_and_harms_nobody() {
 }
 
 #[test]
-fn a_loss_is_told_before_the_acknowledgement_that_passes_it() {
+fn a_loss_is_reported_before_the_acknowledgement_that_passes_it() {
     let mut session = opened(Level::Persisted);
     run(&mut session, &[event(1, b"a"), event(2, b"b"), event(3, b"c")].concat());
     session.commit(1, up_to(2));
@@ -442,7 +442,7 @@ fn given_up(generations: RangeInclusive<u64>, in_file: bool) -> bool {
 }
 
 #[test]
-fn a_loss_that_was_told_is_not_told_again_and_one_by_a_sync_is_told_alone() {
+fn a_reported_loss_is_not_reported_again_and_one_by_a_sync_is_reported_alone() {
     for to_next in [false, true] {
         let mut again = back_after_a_known_loss(to_next);
         again.progress(12, 12, given_up);
@@ -487,7 +487,7 @@ fn a_client_that_gets_errors_and_never_reads_is_cut_off() {
 }
 
 #[test]
-fn a_loss_that_found_no_room_among_unread_replies_is_told_when_the_client_comes_back() {
+fn a_loss_that_found_no_room_among_unread_replies_is_reported_when_the_client_comes_back() {
     let sessions = Sessions::new();
     let mut session = open(&sessions, 9, Level::Durable);
     run(&mut session, &event(1, b"a"));

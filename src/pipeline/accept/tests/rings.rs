@@ -218,7 +218,7 @@ fn a_doorbell_that_is_rung_without_end_hinders_no_ring() {
 }
 
 #[test]
-fn who_gets_no_ring_is_told_why_and_goes_on_with_frames() {
+fn a_client_that_gets_no_ring_is_told_why_and_continues_with_frames() {
     let rig = Rig::new(&Plan::default());
     let (mut line, answer, descriptors) = ask(&rig, 1 << 21);
     assert!(descriptors.is_empty());
@@ -257,7 +257,7 @@ fn a_ring_is_resumed_by_the_next_daemon_and_its_program_notices_nothing() {
 }
 
 #[test]
-fn what_a_dead_daemon_has_taken_is_not_told_as_persisted_before_it_is() {
+fn what_a_dead_daemon_has_taken_is_not_reported_as_persisted_before_it_is() {
     let plan = Plan { keeps_rings: true, ..Plan::default() };
     let mut manager = Manager::new();
     let late = Plan { generation_first: 1 << 20, reports_progress: false, ..plan.clone() };
@@ -299,7 +299,7 @@ fn a_program_that_waits_is_woken_by_the_next_process_because_the_previous_one_ma
 }
 
 #[test]
-fn of_a_ring_that_is_not_wholly_there_nothing_is_kept_and_its_program_sees_the_end() {
+fn a_ring_with_a_missing_part_is_removed_and_its_program_sees_the_end() {
     let plan = Plan { keeps_rings: true, ..Plan::default() };
     let mut manager = Manager::new();
     let first = Rig::under(&mut manager, &plan, Seen::default());

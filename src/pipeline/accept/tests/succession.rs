@@ -57,7 +57,7 @@ fn a_line_that_two_daemons_read_is_one_event() {
     let (seen, names) = two_lives(|client| client.write_all(b"whole\nhalf").unwrap(), b" and half\nlast");
     assert_eq!(seen.texts(), ["whole", "half and half", "last"]);
     assert!(seen.losses.is_empty());
-    assert_eq!(names, ["bookmarks"], "what has ended is let go of");
+    assert_eq!(names, ["bookmarks"], "a connection that has ended is removed");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_connection_that_the_manager_still_holds_keeps_no_writer_awake() {
 }
 
 #[test]
-fn clients_that_say_all_at_once_and_leave_are_no_work_for_the_manager() {
+fn clients_that_send_everything_and_close_are_not_given_to_the_manager() {
     let mut manager = Manager::new();
     let rig = Rig::under(&mut manager, &Plan { early: vec![b"early\n".to_vec(); 100], ..plan() }, Seen::default());
     assert_eq!(rig.wait_for_events(100).len(), 100);
@@ -259,7 +259,7 @@ fn a_read_that_the_position_includes_is_not_published_again() {
 }
 
 #[test]
-fn a_client_of_the_framed_protocol_that_was_just_being_greeted_has_to_come_again() {
+fn a_framed_client_in_its_handshake_must_connect_again() {
     let greeting = [hello(1, Level::Durable), event(1, b"framed")].concat();
     assert_eq!(died_in_a_read(&LINE_START, &greeting, 0, b"and more frames"), [""; 0]);
 }
@@ -301,23 +301,20 @@ fn died_in_the_read_of_all(said: &[u8], published: u64) -> Vec<(String, u32)> {
 }
 
 #[test]
-fn what_was_read_of_a_client_that_had_said_all_and_left_outlives_the_process() {
+fn bytes_of_a_client_that_has_sent_everything_and_closed_outlive_the_process() {
     let said = b"one\ntwo\nlast without its end";
     for (published, expected) in
         [(0, &["one", "two", "last without its end"][..]), (2, &["last without its end"]), (3, &[])]
     {
         let published_again = died_in_the_read_of_all(said, published);
-        assert!(
-            published_again.iter().all(|(_, pid)| *pid == 4_000_001),
-            "it is known whose it is: {published_again:?}"
-        );
+        assert!(published_again.iter().all(|(_, pid)| *pid == 4_000_001), "its owner is known: {published_again:?}");
         let texts: Vec<&str> = published_again.iter().map(|(text, _)| text.as_str()).collect();
         assert_eq!(texts, expected, "{published} were published");
     }
 }
 
 #[test]
-fn a_client_that_has_said_all_and_left_is_read_to_its_end_in_one_go() {
+fn a_client_that_has_sent_everything_and_closed_is_read_to_its_end_at_once() {
     let mut manager = Manager::new();
     let rig = Rig::under(&mut manager, &plan(), Seen::default());
     for said in [&b"one\ntwo\n"[..], b"three\nfour", b"five", b"", b"\n"] {
@@ -397,7 +394,7 @@ fn broken() -> Vec<u8> {
 }
 
 #[test]
-fn what_a_broken_frame_brings_of_a_client_that_has_said_all_is_no_line() {
+fn a_broken_frame_of_a_client_that_has_closed_is_no_line() {
     let early = vec![[hello(1, Level::None), broken()].concat()];
     let rig = Rig::under(&mut Manager::new(), &Plan { early, ..plan() }, Seen::default());
     assert_eq!(rig.wait_for_loss().1.cause, Cause::Malformed);
@@ -476,7 +473,7 @@ fn half_a_handshake_that_is_given_up_to_free_memory_has_no_record_when_that_is_d
 }
 
 #[test]
-fn a_framed_client_that_comes_again_has_no_record_when_its_last_read_is_done() {
+fn a_framed_client_that_reconnects_has_no_record_when_its_last_read_is_done() {
     let mut reading = Reading::begin();
     reading.client.write_all(&[hello(1, Level::None), event(1, b"one")].concat()).unwrap();
     let (socket, read_progress) = (reading.connection.socket(), Arc::clone(&reading.receive_buffer.read_progress));
@@ -488,7 +485,7 @@ fn a_framed_client_that_comes_again_has_no_record_when_its_last_read_is_done() {
 }
 
 #[test]
-fn what_is_unfinished_of_a_connection_that_ends_is_left_out_before_its_slot_can_be_anothers() {
+fn the_unfinished_read_of_a_connection_that_ends_is_dropped_before_its_slot_is_reused() {
     let mut manager = Manager::new();
     let (mut text, its_socket) = UnixStream::pair().unwrap();
     let (mut framed, other_socket) = UnixStream::pair().unwrap();

@@ -239,7 +239,7 @@ fn a_batch_that_is_given_up_while_a_sync_is_under_way_is_done_with_that_sync() {
 }
 
 #[test]
-fn where_what_was_written_before_the_start_cannot_be_synced_clients_are_told_so_at_once() {
+fn clients_are_told_at_once_that_writes_of_the_previous_process_cannot_be_synced() {
     let disk = SimDisk::default();
     let trouble = Trouble::new(Verdict::Fail(Errno::EIO), 1, |call| call.operation == Operation::SyncDirectory);
     disk.watch(Some(Arc::clone(&trouble) as Arc<dyn Watch>));
@@ -260,7 +260,7 @@ fn where_what_was_written_before_the_start_cannot_be_synced_clients_are_told_so_
 }
 
 #[test]
-fn a_failed_sync_stands_in_progress_until_what_it_concerned_is_in_another_file() {
+fn a_failed_sync_is_noted_until_its_batches_are_in_another_file() {
     let disk = SimDisk::default();
     let mut rig = rig(&disk, WhenFull::Wait, SyncPolicy::Interval(Duration::ZERO));
     let trouble = Trouble::new(Verdict::Fail(Errno::EIO), 0, |call| call.operation == Operation::Sync);
@@ -281,7 +281,7 @@ fn a_failed_sync_stands_in_progress_until_what_it_concerned_is_in_another_file()
 }
 
 #[test]
-fn a_write_that_blocks_for_a_minute_is_a_stall_that_shows_and_costs_nothing() {
+fn a_write_that_blocks_for_a_minute_shows_as_a_stall_and_loses_nothing() {
     let disk = SimDisk::default();
     let mut rig = rig(&disk, WhenFull::Drop, SyncPolicy::Never);
     let held = Arc::new(Held::default());
@@ -298,7 +298,7 @@ fn a_write_that_blocks_for_a_minute_is_a_stall_that_shows_and_costs_nothing() {
     let later = |time| status.snapshot_at(Instant::now() + time).state;
     assert_eq!(later(STALL_AFTER * 2), Condition::Stalled);
     assert_eq!(later(Duration::from_secs(60)), Condition::Stalled);
-    assert_eq!(disk.calls(), calls, "nobody asks the disk meanwhile");
+    assert_eq!(disk.calls(), calls, "no thread calls the disk meanwhile");
     held.let_go();
     let last = rig.publish(b"20");
     rig.wait_persisted(last);

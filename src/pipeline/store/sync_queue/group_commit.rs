@@ -77,13 +77,13 @@ mod tests {
     }
 
     #[test]
-    fn two_parties_become_one_and_who_stays_away_is_waited_for_once() {
+    fn two_groups_become_one_and_a_missing_producer_delays_the_others_once() {
         let (mut group_commit, now) = (GroupCommit::default(), Instant::now());
         group_commit.ask(4);
         group_commit.begin(now);
         group_commit.ask(4);
         group_commit.done(now, TOOK);
-        assert_eq!(group_commit.put_off(now), Some(now + TOOK / 2), "for the first four, who will be back");
+        assert_eq!(group_commit.put_off(now), Some(now + TOOK / 2), "for the first four, which will be back");
         group_commit.ask(4);
         assert_eq!(group_commit.put_off(now), None, "all are there");
         group_commit.begin(now);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_that_is_too_slow_is_not_waited_for_each_time() {
+    fn producers_that_are_too_slow_are_not_waited_for_each_time() {
         let (mut group_commit, now) = (GroupCommit::default(), Instant::now());
         group_commit.ask(32);
         group_commit.begin(now);

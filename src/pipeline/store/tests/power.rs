@@ -44,7 +44,7 @@ fn first_broken(plan: &Plan, acts: &[Act], few: usize, step: usize) -> Option<St
 }
 
 #[test]
-fn a_loss_of_power_at_any_point_takes_nothing_that_was_told_as_durable() {
+fn a_loss_of_power_at_any_point_takes_nothing_that_was_reported_as_durable() {
     for sync in POLICIES {
         let plan = Plan { sync, ..Plan::default() };
         assert_eq!(first_broken(&plan, HISTORY, 4 * depth(), 1), None, "{sync:?}");
@@ -53,7 +53,7 @@ fn a_loss_of_power_at_any_point_takes_nothing_that_was_told_as_durable() {
 
 /// Short, so that every possible outcome of the loss of power is tried.
 #[test]
-fn of_a_short_history_every_way_to_lose_power_is_tried() {
+fn every_way_to_lose_power_is_tried_on_a_short_history() {
     for sync in POLICIES {
         let plan = Plan { sync, segment_bytes: 500, ..Plan::default() };
         let acts = [Act::Append, Act::Meanwhile, Act::Ask, Act::Jobs, Act::Append, Act::Ask, Act::Jobs];
@@ -139,7 +139,7 @@ const DEFENCES: &[(Operation, Kind)] =
     &[(Operation::Sync, Kind::Active), (Operation::SyncDirectory, Kind::Directory), (Operation::Sync, Kind::Repair)];
 
 #[test]
-fn each_defence_is_missed_when_it_is_left_out() {
+fn leaving_out_any_of_these_calls_breaks_a_promise() {
     for defence in DEFENCES {
         let missed = POLICIES.into_iter().any(|sync| {
             let plan = Plan { sync, lies: vec![*defence], ..Plan::default() };

@@ -274,7 +274,7 @@ fn a_follower_waits_for_the_rest_of_a_batch_that_is_half_written() {
 }
 
 #[test]
-fn a_follower_goes_on_behind_a_gap() {
+fn a_follower_continues_after_a_gap() {
     let directory = directory();
     let mut store = many(directory.path());
     let mut follower = Follower::open(directory.path(), 0, false).unwrap();
@@ -316,7 +316,7 @@ fn a_flipped_bit_at_any_byte_is_found_and_no_wrong_data_is_given_out() {
 }
 
 #[test]
-fn damage_in_the_middle_is_told_both_ways_and_what_surrounds_it_is_read() {
+fn damage_in_the_middle_is_reported_in_both_directions_and_what_surrounds_it_is_read() {
     let directory = directory();
     let mut store = open(directory.path());
     for generation in 1..=4 {

@@ -18,7 +18,7 @@ impl Bench {
 }
 
 #[test]
-fn a_segment_is_ended_by_the_syncer_and_not_by_who_writes() {
+fn a_segment_is_finished_by_the_syncer_and_not_by_the_reader() {
     let bench = Bench::new(SyncPolicy::Never);
     let mut store = bench.open_without_syncer();
     append(&mut store, &batch(1)).unwrap();
@@ -47,7 +47,7 @@ fn a_segment_without_room_for_its_footer_is_kept_as_torn_and_whole() {
 }
 
 #[test]
-fn a_segment_that_fills_up_holds_no_room_that_it_will_not_need() {
+fn a_full_segment_keeps_no_space_that_it_does_not_need() {
     let mut bench = Bench::new(SyncPolicy::Never);
     bench.storage.segment_bytes = 2000;
     let (mut store, _) = bench.open();

@@ -393,7 +393,7 @@ fn check(moment: &Moment, end: End, home: &Path) -> Result<(), String> {
             return Err(format!("generation {generation} at {sequence} is gone: {}; {files:?}", brief(&items)));
         }
         if recovery.next_sequence < sequence + EVENTS {
-            return Err(format!("{sequence} was told, and the next is {}", recovery.next_sequence));
+            return Err(format!("{sequence} was reported, and the next is {}", recovery.next_sequence));
         }
     }
     for (generation, sequence) in &there {

@@ -27,7 +27,7 @@ fn pair() -> (UnixStream, OwnedFd) {
 }
 
 #[test]
-fn where_each_connection_stood_is_found_again() {
+fn the_position_of_each_connection_is_found_again() {
     let read_positions = ReadPositions::new().unwrap();
     let positions: [(ReadPosition<'_>, InheritedPosition); 5] = [
         (ReadPosition::Undecided { carry: b"" }, InheritedPosition::LineStart),
@@ -59,7 +59,7 @@ fn where_each_connection_stood_is_found_again() {
 }
 
 #[test]
-fn a_position_whose_writing_was_cut_leaves_the_one_before() {
+fn an_interrupted_write_of_a_position_leaves_the_one_before() {
     let read_positions = ReadPositions::new().unwrap();
     let memory = || std::fs::File::from(read_positions.memory().try_clone_to_owned().unwrap());
     let flip = |at: u64| {
@@ -158,7 +158,7 @@ fn the_next_process_gets_the_same_connections_and_what_their_peers_sent_meanwhil
 }
 
 #[test]
-fn a_place_is_given_away_again_only_after_it_was_given_back_however_busy_systemd_is() {
+fn a_slot_is_reused_only_after_systemd_has_removed_its_name_however_busy_systemd_is() {
     let mut manager = Manager::new();
     let (store, _) = manager.next_process(3);
     // More than the manager's queue holds while it does not read.
@@ -194,7 +194,7 @@ fn a_connection_beyond_the_room_is_served_and_counted_and_ends_with_its_process(
 }
 
 #[test]
-fn the_slot_of_a_connection_that_is_a_rings_by_now_and_is_in_a_receive_buffer_is_free_once() {
+fn the_slot_of_a_connection_that_became_a_rings_is_freed_once_although_a_receive_buffer_names_it() {
     let mut manager = Manager::new();
     {
         let (connections, _) = manager.next_process(10);
@@ -203,8 +203,8 @@ fn the_slot_of_a_connection_that_is_a_rings_by_now_and_is_in_a_receive_buffer_is
         assert_eq!(manager.names(), ["bookmarks", "c0", "ring0-line"]);
     }
     let (connections, mut inherited) = manager.next_process_with(10, vec![0]);
-    assert_eq!(inherited[0].stored.slot(), Some(0), "whose bytes they are is known");
-    assert_eq!(manager.names(), ["bookmarks", "c0", "ring0-line"], "nor is it let go of before that is published");
+    assert_eq!(inherited[0].stored.slot(), Some(0), "the owner of the bytes is known");
+    assert_eq!(manager.names(), ["bookmarks", "c0", "ring0-line"], "it is not removed before its bytes are published");
     inherited.remove(0).stored.close();
     manager.wait_for(&["bookmarks", "ring0-line"]);
     let kept = [2, 3].map(|pid| connections.keep(0, pair().1, &identity(pid)));

@@ -119,14 +119,14 @@ fn publish_from(events: usize, swaps: usize) -> (Vec<&'static str>, Vec<String>,
 }
 
 #[test]
-fn what_the_reader_swaps_away_is_taken_back_and_published_again() {
+fn what_the_reader_swaps_away_is_rolled_back_and_published_again() {
     let (said, texts, counted) = publish_from(3, 2);
     assert_eq!(said, ["prepare", "abort", "prepare", "abort", "prepare", "commit"]);
     assert_eq!((texts, counted), (vec!["t0".to_owned(), "t1".to_owned(), "t2".to_owned()], 3));
 }
 
 #[test]
-fn a_claim_ends_before_it_names_more_sources_than_are_kept_at_hand() {
+fn a_claim_ends_before_it_names_more_sources_than_the_writer_remembers() {
     let (said, texts, counted) = publish_from(3000, 0);
     assert!(said.len() >= 2 * 3000 / EVENTS_MAX, "{}", said.len());
     assert!(texts.iter().enumerate().all(|(number, text)| *text == format!("t{number}")));

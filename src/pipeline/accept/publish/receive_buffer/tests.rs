@@ -57,7 +57,7 @@ fn a_process_that_dies_at_any_step_leaves_how_many_events_are_published() {
 }
 
 #[test]
-fn a_process_that_dies_before_the_read_leaves_nothing_and_a_step_that_is_no_read_is_left() {
+fn a_process_that_dies_before_the_read_leaves_nothing_unless_the_step_has_no_read() {
     for (subject, is_left) in [(SUBJECT_READ, false), (Subject::Carry(7), true), (Subject::LostLine(7), true)] {
         let mut manager = Manager::new();
         let mut receive_buffer = ReceiveBuffer::stored(&manager.store(), 1).unwrap();
@@ -73,7 +73,7 @@ fn a_process_that_dies_before_the_read_leaves_nothing_and_a_step_that_is_no_read
 }
 
 #[test]
-fn receive_buffers_of_writers_that_are_gone_are_finished_by_others_and_those_of_another_version_replaced() {
+fn receive_buffers_of_writers_that_no_longer_exist_are_finished_by_others_and_other_versions_are_replaced() {
     let mut manager = Manager::new();
     let store = manager.store();
     for index in [0, 1, 2, 3] {
@@ -95,7 +95,7 @@ fn receive_buffers_of_writers_that_are_gone_are_finished_by_others_and_those_of_
     let slots =
         |slot| receive_buffers.iter().map(|receive_buffers| receive_buffers.concern(Some(slot))).collect::<Vec<_>>();
     assert_eq!(slots(1), [false, true], "its own");
-    assert_eq!(slots(3), [true, false], "that of a writer that is gone");
+    assert_eq!(slots(3), [true, false], "the buffer of a writer that no longer exists");
     assert_eq!((slots(0), slots(2)), (vec![false; 2], vec![false; 2]), "of another version, and finished");
     manager.wait_for(&["desk0", "desk1", "desk3"]);
 }
