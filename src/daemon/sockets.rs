@@ -87,9 +87,10 @@ impl Runtime {
         let shown = path.display();
         // Other processes see a socket's path, and may have another working directory.
         let path = std::path::absolute(path).with_context(|| format!("{shown}: not a usable path"))?;
-        make_runtime_dir(&path).with_context(|| format!("{shown}: cannot make the sockets' directory (--runtime)"))?;
-        let directory =
-            File::open(&path).with_context(|| format!("{shown}: cannot open the sockets' directory (--runtime)"))?;
+        make_runtime_dir(&path)
+            .with_context(|| format!("{shown}: cannot create the directory of the sockets (--runtime)"))?;
+        let directory = File::open(&path)
+            .with_context(|| format!("{shown}: cannot open the directory of the sockets (--runtime)"))?;
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Self { path, _lock: lock }),
             Err((_, Errno::EWOULDBLOCK)) => {

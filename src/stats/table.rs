@@ -135,10 +135,15 @@ impl Table {
     fn buffer(&mut self, buffer: &Buffer) {
         let filled = ratio(buffer.front_bytes as f64, buffer.capacity_bytes as f64) * 100.0;
         let (half, swaps, late) = (bytes(buffer.capacity_bytes), count(buffer.swaps), count(buffer.late_writers));
-        self.row("buffer", &format!("2 x {half}, front {filled:.0} % full, {swaps} swaps, {late} late writers"));
+        let [swap, writer] =
+            [(buffer.swaps, "swap"), (buffer.late_writers, "late writer")].map(|(n, noun)| plural(n, noun));
+        self.row("buffer", &format!("2 x {half}, front {filled:.0} % full, {swaps} {swap}, {late} {writer}"));
         if buffer.full_waits > 0 {
             let (times, waited) = (count(buffer.full_waits), micros(buffer.full_wait_us));
-            self.row("", &format!("was full {times} times, {waited} in all"));
+            self.row(
+                "",
+                &format!("was full {times} {}; writers waited {waited} in all", plural(buffer.full_waits, "time")),
+            );
         }
         self.gap();
     }
@@ -175,7 +180,8 @@ impl Table {
             (format!("  {}", writer.index), value)
         });
         if now.connections.refused > 0 {
-            self.row("", &format!("{} connections were turned away", count(now.connections.refused)));
+            let (refused, noun) = (count(now.connections.refused), plural(now.connections.refused, "connection"));
+            self.row("", &format!("{refused} {noun} refused, because no file descriptor was left"));
         }
         self.gap();
     }

@@ -54,7 +54,7 @@ impl Told {
         let object: Value = serde_json::from_str(&ran.out).unwrap();
         let text = self.fixture.run("account").out;
         assert_eq!(object["ok"] == true, text.contains("it adds up"), "{text}");
-        assert_eq!(object["findings"].as_array().unwrap().len(), text.matches("NOT RIGHT").count(), "{text}");
+        assert_eq!(object["findings"].as_array().unwrap().len(), text.matches("DOES NOT ADD UP").count(), "{text}");
         object
     }
 }

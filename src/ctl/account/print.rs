@@ -28,7 +28,7 @@ pub(super) fn table(balance: &Balance, context: &Context, silence: Option<&str>,
     let time = |ns| timestamp(ns).to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string();
     let mut text = format!("account of {}", visible(&context.directory.to_string_lossy()));
     let _ = match (balance.since_ns, silence) {
-        (Some(since), _) => writeln!(text, ", kept by the daemon since {}", time(since)),
+        (Some(since), _) => writeln!(text, ", counted by the daemon since {}", time(since)),
         (None, Some(why)) => writeln!(text, ", from the files alone ({})", visible(why)),
         (None, None) => writeln!(text, ", from the files alone"),
     };
@@ -51,7 +51,7 @@ pub(super) fn table(balance: &Balance, context: &Context, silence: Option<&str>,
     for row in &balance.rows {
         for (cause, events) in Cause::ALL.iter().zip(row.lost).filter(|(_, events)| *events > 0) {
             let reported = row.reported[*cause as usize].map(|loss| reported_at(&loss, &time)).unwrap_or_default();
-            let _ = writeln!(text, "lost of {}: {} {}{reported}", row.name(), count(events as f64), cause.name());
+            let _ = writeln!(text, "lost by {}: {} {}{reported}", row.name(), count(events as f64), cause.name());
         }
     }
     verdict(&mut text, balance);
@@ -85,7 +85,7 @@ fn verdict(text: &mut String, balance: &Balance) {
     }
     let findings = balance.findings();
     for finding in &findings {
-        let _ = writeln!(text, "NOT RIGHT: {}", visible(finding));
+        let _ = writeln!(text, "DOES NOT ADD UP: {}", visible(finding));
     }
     if findings.is_empty() {
         let _ = writeln!(
