@@ -45,8 +45,15 @@
 #if !defined(__linux__) || !defined(__x86_64__)
 #error "dbuf.h is for Linux on x86-64"
 #endif
+
+/* ==== The platform
+ *
+ * What this file needs of the compiler and of the C library.
+ */
+
 #if defined(_FEATURES_H) && !defined(__USE_MISC)
-#error "dbuf.h needs more than ISO C of the C library: include it first, or compile with -std=gnu11 or -D_DEFAULT_SOURCE"
+#error \
+    "dbuf.h needs more than ISO C of the C library: include it first, or compile with -std=gnu11 or -D_DEFAULT_SOURCE"
 #endif
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE 1
@@ -91,9 +98,7 @@ extern "C" {
 #define DBUF__PRINTF(text, first) __attribute__((__format__(__printf__, text, first)))
 #define DBUF__LIKELY(condition) __builtin_expect(!!(condition), 1)
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * The interface
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== The interface */
 
 /* Priorities, as in syslog(3). A facility, times 8, may be added: DBUF_INFO + 8 * 4. */
 enum {
@@ -119,14 +124,16 @@ enum {
 
 /* What a call returns when it is not 0. dbuf_last_error() has more words for the same. */
 typedef enum dbuf_error {
-    DBUF_ERR_FULL = -1,       /* no room, also after waiting: counted as lost; dbuf_try_send() leaves the event to the caller */
-    DBUF_ERR_TOO_BIG = -2,    /* larger than the daemon takes (ingest.max_event) or than half the ring; nothing was sent */
-    DBUF_ERR_INVALID = -3,    /* an argument breaks a rule of its function; nothing was done */
-    DBUF_ERR_NO_DAEMON = -4,  /* no daemon answers, and the call could not do without one */
-    DBUF_ERR_TIMEOUT = -5,    /* not within the time given; it may still come */
-    DBUF_ERR_NOT_STORED = -6, /* by dbuf_sync(): events since the last one were refused or lost, or nobody can vouch for them */
-    DBUF_ERR_CLAIM = -7,      /* a claim is open and forbids this call, or there is none to publish */
-    DBUF_ERR_NO_MEMORY = -8   /* the kernel gave no memory, thread key or descriptor */
+    DBUF_ERR_FULL =
+        -1, /* no room, also after waiting: counted as lost; dbuf_try_send() leaves the event to the caller */
+    DBUF_ERR_TOO_BIG = -2, /* larger than the daemon takes (ingest.max_event) or than half the ring; nothing was sent */
+    DBUF_ERR_INVALID = -3, /* an argument breaks a rule of its function; nothing was done */
+    DBUF_ERR_NO_DAEMON = -4, /* no daemon answers, and the call could not do without one */
+    DBUF_ERR_TIMEOUT = -5,   /* not within the time given; it may still come */
+    DBUF_ERR_NOT_STORED =
+        -6, /* by dbuf_sync(): events since the last one were refused or lost, or nobody can vouch for them */
+    DBUF_ERR_CLAIM = -7,    /* a claim is open and forbids this call, or there is none to publish */
+    DBUF_ERR_NO_MEMORY = -8 /* the kernel gave no memory, thread key or descriptor */
 } dbuf_error;
 
 /* The name of such a number, and of 0, in words. Never NULL. */
@@ -213,7 +220,8 @@ DBUF__FUNCTION int dbuf_send_event(dbuf_producer *producer, const dbuf_event *ev
 /* As dbuf_send(), of a text made by printf(3)'s rules: straight into the ring where it fits. One newline at its end is left out;
  * a text that is empty then is DBUF_ERR_INVALID. */
 DBUF__FUNCTION int dbuf_printf(dbuf_producer *producer, int pri, const char *format, ...) DBUF__PRINTF(3, 4);
-DBUF__FUNCTION int dbuf_vprintf(dbuf_producer *producer, int pri, const char *format, va_list arguments) DBUF__PRINTF(3, 0);
+DBUF__FUNCTION int dbuf_vprintf(dbuf_producer *producer, int pri, const char *format, va_list arguments)
+    DBUF__PRINTF(3, 0);
 
 /* Claims room for one event of at most bytes_max, to be written in place: *payload is where. Then dbuf_publish() with what it
  * became, or dbuf_discard(). One claim at a time; while it is open every other call but statistics and close is
@@ -245,8 +253,8 @@ typedef enum dbuf_link { DBUF_LINK_NONE = 0, DBUF_LINK_RING = 1, DBUF_LINK_FRAME
 typedef struct dbuf_statistics {
     uint64_t events;           /* published */
     uint64_t bytes;            /* of their payloads */
-    uint64_t lost_full;      /* given up because there was no room; not among `events` */
-    uint64_t lost_full_bytes;       /* of their payloads */
+    uint64_t lost_full;        /* given up because there was no room; not among `events` */
+    uint64_t lost_full_bytes;  /* of their payloads */
     uint64_t refused;          /* events that the daemon refused: they break a rule */
     uint64_t lost;             /* events that the daemon took and could not store */
     uint64_t unconfirmed;      /* events taken by a daemon that ended before it called them durable */
@@ -255,7 +263,7 @@ typedef struct dbuf_statistics {
     uint64_t capacity_bytes;   /* of the ring */
     uint64_t waiting_bytes;    /* in the ring now, not taken or not acknowledged */
     uint64_t high_water_bytes; /* the most of these that were seen */
-    uint64_t doorbells;            /* times that the daemon had to be woken */
+    uint64_t doorbells;        /* times that the daemon had to be woken */
     uint64_t waits;            /* calls that had to wait for room */
     uint64_t links;            /* rings that were granted and connections that took frames */
     dbuf_link link;            /* what there is now */
@@ -275,9 +283,10 @@ DBUF__FUNCTION dbuf_producer *dbuf_log_producer(void);
 /* The options of those that are opened from here on; NULL: the defaults. Not while other threads log. DBUF_ERR_INVALID. */
 DBUF__FUNCTION int dbuf_log_options(const dbuf_options *options);
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * The memory: docs/PROTOCOL.md, 4.2 and 4.3
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== The memory
+ *
+ * Lays out a ring (docs/PROTOCOL.md, 4.2 and 4.3) and a producer.
+ */
 
 enum {
     DBUF__HEADER_BYTES = 4096,
@@ -294,7 +303,7 @@ enum {
     DBUF__WANT_DURABLE = 4,
     DBUF__STATE_MASK = 3,
     DBUF__ASLEEP = 2,
-    DBUF__GLANCE_EVERY_EVENTS = 64 /* where there is no stamp; see DBUF__GLANCE_EVERY_NS */
+    DBUF__LOOK_EVENTS = 64 /* where there is no stamp; see DBUF__LOOK_NS */
 };
 
 /* The header. Words that one side writes share cache lines with no word of the other. */
@@ -333,14 +342,15 @@ struct dbuf_producer {
     /* What the fast path reads and writes. */
     dbuf__words *words;
     uint8_t *data;
-    uint64_t capacity;    /* a power of two */
-    uint64_t head;        /* bytes published: a copy of the word */
-    uint64_t tail;        /* bytes taken, as seen last */
-    uint64_t quick_bytes; /* payloads up to this may take the fast path; 0 closes it: no ring, or a claim is open */
-    uint64_t events;      /* published, and their bytes */
+    uint64_t capacity;   /* a power of two */
+    uint64_t head;       /* bytes published: a copy of the word */
+    uint64_t tail;       /* bytes taken, as seen last */
+    uint64_t fast_bytes; /* payloads up to this may take the fast path; 0 closes it: no ring, or a claim is open */
+    uint64_t events;     /* published, and their bytes */
     uint64_t bytes;
-    uint64_t glanced; /* when the daemon's progress was looked at last, and how far apart such looks are: by the clock below */
-    uint64_t glance_every;
+    uint64_t
+        looked; /* when the daemon's progress was looked at last, and how far apart such looks are: by the clock below */
+    uint64_t look_every;
     uint32_t forks; /* of the process to which this belongs */
     uint8_t clock;  /* of stamps: DBUF__CLOCK_... */
     uint8_t fence;  /* a publish needs a fence of its own */
@@ -353,16 +363,16 @@ struct dbuf_producer {
     size_t claim_max;
 
     /* The ring's link. */
-    uint64_t rung;     /* the daemon's state for which the bell was rung last */
-    uint64_t base;     /* events before the first of this ring */
-    uint64_t seen_at_glance;
+    uint64_t rung; /* the daemon's state for which the bell was rung last */
+    uint64_t base; /* events before the first of this ring */
+    uint64_t tail_at_look;
     int bell;
 
     /* The connection. */
     int stage, fd;
     int descriptors[2]; /* that came with GRANT */
     uint64_t looked_ns, since_ns, retry_at_ns, retry_ns;
-    uint64_t max_event;   /* the largest payload, as WELCOME says; before that, as is assumed */
+    uint64_t max_event; /* the largest payload, as WELCOME says; before that, as is assumed */
     uint8_t session[16];
     uint8_t takes_fields, ring_is_bad;
     uint64_t skip_bytes; /* of a frame that is not understood and may be skipped */
@@ -371,13 +381,13 @@ struct dbuf_producer {
 
     /* Frames: events up to `settled` are gone from the memory. */
     uint64_t settled;
-    uint64_t known;        /* the last event that the daemon has by frames: as WELCOME says, or was sent since */
-    uint64_t send_at;      /* where the next record to be sent is, its number, and how much of its frame is written */
+    uint64_t known;   /* the last event that the daemon has by frames: as WELCOME says, or was sent since */
+    uint64_t send_at; /* where the next record to be sent is, its number, and how much of its frame is written */
     uint64_t send_number;
     size_t send_done;
-    uint64_t sync_number;  /* SYNC was sent when all events up to here had been */
-    uint64_t sync_known;   /* and its answer names at least this */
-    uint64_t doubted;      /* events up to here are durable or counted as unconfirmed */
+    uint64_t sync_number; /* SYNC was sent when all events up to here had been */
+    uint64_t sync_known;  /* and its answer names at least this */
+    uint64_t doubted;     /* events up to here are durable or counted as unconfirmed */
 
     /* Counts. Those of the ring at hand are in its words. */
     uint64_t persisted, durable, lost, refused, unconfirmed, not_stored_told, unconfirmed_told;
@@ -390,7 +400,7 @@ struct dbuf_producer {
 
     /* Options. */
     int wait_ms, close_wait_ms;
-    uint8_t fail_when_down, stamps, asks_ring, populates;
+    uint8_t fail_when_down, stamps, asks_ring, populate;
     uint8_t name_bytes;
     char name[DBUF_TAG_BYTES_MAX];
     char socket[sizeof(((struct sockaddr_un *)0)->sun_path)];
@@ -414,8 +424,18 @@ typedef struct dbuf__process_state {
 
 extern dbuf__process_state dbuf__process;
 extern DBUF__THREAD dbuf_producer *dbuf__own;
-DBUF__ONCE dbuf__process_state dbuf__process = {
-    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, PTHREAD_ONCE_INIT, PTHREAD_ONCE_INIT, 0, 0, {NULL, NULL, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
+DBUF__ONCE dbuf__process_state dbuf__process = {0,
+                                                0,
+                                                PTHREAD_MUTEX_INITIALIZER,
+                                                NULL,
+                                                PTHREAD_ONCE_INIT,
+                                                PTHREAD_ONCE_INIT,
+                                                0,
+                                                0,
+                                                {NULL, NULL, 0, 0, 0, 0, 0, 0, 0},
+                                                0,
+                                                {0},
+                                                {0}};
 DBUF__ONCE DBUF__THREAD dbuf_producer *dbuf__own = NULL;
 
 /* An event's parts as they are written. */
@@ -434,12 +454,11 @@ typedef struct dbuf__parts {
 enum { DBUF__WAIT_AS_OPTIONS = -1, DBUF__WAIT_NOT_AND_DO_NOT_COUNT = -2 };
 
 DBUF__FUNCTION int dbuf__send_parts(dbuf_producer *p, dbuf__parts *parts, int wait_ms);
-DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t glance_time);
-DBUF__FUNCTION void dbuf__lose_link(dbuf_producer *p, const char *why);
+DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t look_time);
+DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why);
 DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int timeout_ms);
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * The fast path
+/* ==== The fast path
  *
  * | edge | here | at the daemon | what would break |
  * |---|---|---|---|
@@ -447,13 +466,16 @@ DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int timeout_ms);
  * | room | load of tail, acquire | its take, release | a record is written over bytes that are being copied |
  * | asleep | head, then state; a barrier for the compiler | state, membarrier(2), then head | both miss each other: nobody rings |
  * | turn | wants, full fence, then a look | the deed, full fence, then wants | this side sleeps, and nobody wakes it |
- * --------------------------------------------------------------------------------------------------------------------- */
+ */
 
-DBUF__INLINE uint64_t dbuf__record_bytes(uint64_t length) { return (DBUF__RECORD_HEAD_BYTES + length + 15) & ~(uint64_t)15; }
+DBUF__INLINE uint64_t dbuf__record_bytes(uint64_t length) {
+    return (DBUF__RECORD_HEAD_BYTES + length + 15) & ~(uint64_t)15;
+}
 
 DBUF__INLINE void dbuf__put_record_head(uint8_t *to, uint64_t length, unsigned kind, unsigned pri, size_t tag_bytes,
                                         unsigned clock, uint64_t time) {
-    uint64_t first = length | (uint64_t)kind << 32 | (uint64_t)pri << 40 | (uint64_t)tag_bytes << 48 | (uint64_t)clock << 56;
+    uint64_t first =
+        length | (uint64_t)kind << 32 | (uint64_t)pri << 40 | (uint64_t)tag_bytes << 48 | (uint64_t)clock << 56;
     memcpy(to, &first, sizeof first);
     memcpy(to + 8, &time, sizeof time);
 }
@@ -470,13 +492,13 @@ DBUF__INLINE uint64_t dbuf__stamp(const dbuf_producer *p) {
 }
 
 /* By what the glances at the daemon are timed: the event's stamp, or where it has none, the number of events. */
-DBUF__INLINE uint64_t dbuf__glance_time(const dbuf_producer *p, uint64_t stamp) {
+DBUF__INLINE uint64_t dbuf__look_time(const dbuf_producer *p, uint64_t stamp) {
     if (DBUF__LIKELY(stamp != 0)) return stamp;
-    return p->events % DBUF__GLANCE_EVERY_EVENTS == 0 ? p->glanced + p->glance_every : p->glanced;
+    return p->events % DBUF__LOOK_EVENTS == 0 ? p->looked + p->look_every : p->looked;
 }
 
 /* Publishes what lies before `end`, and does what the daemon's state asks for. */
-DBUF__INLINE void dbuf__publish_to(dbuf_producer *p, uint64_t end, size_t payload_bytes, uint64_t glance_time) {
+DBUF__INLINE void dbuf__publish_to(dbuf_producer *p, uint64_t end, size_t payload_bytes, uint64_t look_time) {
     uint64_t state;
     p->head = end;
     p->events += 1;
@@ -488,15 +510,15 @@ DBUF__INLINE void dbuf__publish_to(dbuf_producer *p, uint64_t end, size_t payloa
     /* edge asleep: the compiler must not read the state first; the processor is seen to by the daemon. */
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     state = __atomic_load_n(&p->words->state, __ATOMIC_RELAXED);
-    if (DBUF__LIKELY((state & DBUF__STATE_MASK) == 0 && glance_time - p->glanced < p->glance_every)) return;
-    dbuf__after_publish(p, state, glance_time);
+    if (DBUF__LIKELY((state & DBUF__STATE_MASK) == 0 && look_time - p->looked < p->look_every)) return;
+    dbuf__after_publish(p, state, look_time);
 }
 
 /* Sends if nothing stands in the way: there is a ring, the event is none too large, and fits without a pad. */
-DBUF__INLINE int dbuf__send_quickly(dbuf_producer *p, int pri, const void *payload, size_t bytes) {
+DBUF__INLINE int dbuf__send_fast(dbuf_producer *p, int pri, const void *payload, size_t bytes) {
     uint64_t record = dbuf__record_bytes(bytes), at = p->head, end = at + record, offset = at & (p->capacity - 1), time;
     /* No bytes at all are one less than none: more than any bound. */
-    if (!DBUF__LIKELY(bytes - 1 < p->quick_bytes && (unsigned)pri <= DBUF_PRI_MAX && p->forks == dbuf__process.forks &&
+    if (!DBUF__LIKELY(bytes - 1 < p->fast_bytes && (unsigned)pri <= DBUF_PRI_MAX && p->forks == dbuf__process.forks &&
                       offset + record <= p->capacity && end - p->tail <= p->capacity))
         return 0;
     __atomic_store_n(&p->words->writing, end, __ATOMIC_RELAXED);
@@ -504,7 +526,7 @@ DBUF__INLINE int dbuf__send_quickly(dbuf_producer *p, int pri, const void *paylo
     time = dbuf__stamp(p);
     dbuf__put_record_head(p->data + offset, bytes, DBUF__EVENT, (unsigned)pri, 0, p->clock, time);
     memcpy(p->data + offset + DBUF__RECORD_HEAD_BYTES, payload, bytes);
-    dbuf__publish_to(p, end, bytes, dbuf__glance_time(p, time));
+    dbuf__publish_to(p, end, bytes, dbuf__look_time(p, time));
     return 1;
 }
 
@@ -514,37 +536,38 @@ DBUF__INLINE int dbuf__send_plain(dbuf_producer *p, int pri, const void *payload
 }
 
 DBUF__INLINE int dbuf_send(dbuf_producer *producer, int pri, const void *payload, size_t bytes) {
-    if (DBUF__LIKELY(dbuf__send_quickly(producer, pri, payload, bytes))) return 0;
+    if (DBUF__LIKELY(dbuf__send_fast(producer, pri, payload, bytes))) return 0;
     return dbuf__send_plain(producer, pri, payload, bytes, DBUF__WAIT_AS_OPTIONS);
 }
 
 DBUF__INLINE int dbuf_try_send(dbuf_producer *producer, int pri, const void *payload, size_t bytes) {
-    if (DBUF__LIKELY(dbuf__send_quickly(producer, pri, payload, bytes))) return 0;
+    if (DBUF__LIKELY(dbuf__send_fast(producer, pri, payload, bytes))) return 0;
     return dbuf__send_plain(producer, pri, payload, bytes, DBUF__WAIT_NOT_AND_DO_NOT_COUNT);
 }
 
 DBUF__INLINE int dbuf_send_within(dbuf_producer *producer, int pri, const void *payload, size_t bytes, int wait_ms) {
-    if (DBUF__LIKELY(dbuf__send_quickly(producer, pri, payload, bytes))) return 0;
+    if (DBUF__LIKELY(dbuf__send_fast(producer, pri, payload, bytes))) return 0;
     return dbuf__send_plain(producer, pri, payload, bytes, wait_ms < 0 ? 0 : wait_ms);
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * Small things
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== Tools
+ *
+ * Numbers, times, texts of errors.
+ */
 
 #define DBUF__MS ((uint64_t)1000000)
 
 /* Times of the link. */
-#define DBUF__LOOK_EVERY_NS (10 * DBUF__MS)      /* how often, at most, a ring's connection is looked at */
-#define DBUF__GLANCE_EVERY_NS (1000 * DBUF__MS)  /* how often, about, a send sees whether the daemon takes anything */
-#define DBUF__GLANCE_EVERY_TICKS ((uint64_t)1 << 31) /* the same in ticks: 0.4 to 1 s */
-#define DBUF__RETRY_MIN_NS (100 * DBUF__MS)      /* how long after a failure the next attempt to connect is made, */
-#define DBUF__RETRY_MAX_NS (2000 * DBUF__MS)     /* twice as long after each, up to this */
-#define DBUF__STEADY_NS (1000 * DBUF__MS)        /* a link that lived so long was none of those failures */
-#define DBUF__ANSWER_NS (10000 * DBUF__MS)       /* the longest that an answer to HELLO or RING may take */
-#define DBUF__SLICE_MS 100                       /* the longest sleep before the link is looked at again */
-#define DBUF__OPEN_TIMEOUT_MS 250               /* how long a call waits for a daemon's answer */
-#define DBUF__DROP_TIMEOUT_MS 10                /* the same of a send that is not to wait */
+#define DBUF__LOOK_MIN_NS (10 * DBUF__MS)    /* how often, at most, a ring's connection is looked at */
+#define DBUF__LOOK_NS (1000 * DBUF__MS)      /* how often, about, a send sees whether the daemon takes anything */
+#define DBUF__LOOK_TICKS ((uint64_t)1 << 31) /* the same in ticks: 0.4 to 1 s */
+#define DBUF__RETRY_MIN_NS (100 * DBUF__MS)  /* how long after a failure the next attempt to connect is made, */
+#define DBUF__RETRY_MAX_NS (2000 * DBUF__MS) /* twice as long after each, up to this */
+#define DBUF__STEADY_NS (1000 * DBUF__MS)    /* a link that lived so long was none of those failures */
+#define DBUF__ANSWER_NS (10000 * DBUF__MS)   /* the longest that an answer to HELLO or RING may take */
+#define DBUF__SLICE_MS 100                   /* the longest sleep before the link is looked at again */
+#define DBUF__OPEN_TIMEOUT_MS 250            /* how long a call waits for a daemon's answer */
+#define DBUF__DROP_TIMEOUT_MS 10             /* the same of a send that is not to wait */
 #define DBUF__MAX_EVENT_ASSUMED 65536
 
 DBUF__FUNCTION void dbuf__say(dbuf_producer *p, const char *format, ...) DBUF__PRINTF(2, 3);
@@ -603,9 +626,10 @@ DBUF__FUNCTION uint64_t dbuf__deadline(int wait_ms) {
     return dbuf__clock_ns(CLOCK_MONOTONIC) + (uint64_t)(wait_ms > 0 ? wait_ms : 0) * DBUF__MS;
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * Records in the memory
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== Records
+ *
+ * Writes events into the memory and finds them there.
+ */
 
 /* A record that is there, by its position. */
 typedef struct dbuf__record {
@@ -650,12 +674,12 @@ DBUF__FUNCTION void dbuf__abandon(dbuf_producer *p) {
 }
 
 /* Opens or closes the fast path. */
-DBUF__FUNCTION void dbuf__set_quick(dbuf_producer *p) {
+DBUF__FUNCTION void dbuf__set_fast(dbuf_producer *p) {
     uint64_t told = __atomic_load_n(&p->words->max_event, __ATOMIC_RELAXED);
     if (p->stage == DBUF__RING && told != 0) p->max_event = told;
-    p->quick_bytes = 0;
+    p->fast_bytes = 0;
     if (p->stage == DBUF__RING && !p->claim_is_open)
-        p->quick_bytes = dbuf__min(p->max_event, p->capacity / 2 - DBUF__RECORD_HEAD_BYTES);
+        p->fast_bytes = dbuf__min(p->max_event, p->capacity / 2 - DBUF__RECORD_HEAD_BYTES);
 }
 
 /* Finds room for a record with this many bytes after its head: where it begins, and where it ends. A pad goes before it where it
@@ -674,8 +698,8 @@ DBUF__FUNCTION void dbuf__begin_record(dbuf_producer *p, uint64_t at, uint64_t e
     __atomic_store_n(&p->words->writing, end, __ATOMIC_RELAXED);
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     if (at != p->head)
-        dbuf__put_record_head(p->data + (p->head & (p->capacity - 1)), at - p->head - DBUF__RECORD_HEAD_BYTES, DBUF__PAD, 0, 0,
-                              DBUF__CLOCK_NONE, 0);
+        dbuf__put_record_head(p->data + (p->head & (p->capacity - 1)), at - p->head - DBUF__RECORD_HEAD_BYTES,
+                              DBUF__PAD, 0, 0, DBUF__CLOCK_NONE, 0);
 }
 
 /* Bytes before the payload. */
@@ -706,23 +730,26 @@ DBUF__FUNCTION uint8_t *dbuf__put_before_payload(uint8_t *to, const dbuf__parts 
 }
 
 /* Writes and publishes a whole event at a place that was found for it. */
-DBUF__FUNCTION void dbuf__put_event(dbuf_producer *p, const dbuf__parts *e, uint64_t at, uint64_t end, unsigned clock, uint64_t time) {
+DBUF__FUNCTION void dbuf__put_event(dbuf_producer *p, const dbuf__parts *e, uint64_t at, uint64_t end, unsigned clock,
+                                    uint64_t time) {
     uint8_t *to = p->data + (at & (p->capacity - 1));
     unsigned kind = e->field_count > 0 ? DBUF__EVENT_WITH_FIELDS : DBUF__EVENT;
     dbuf__begin_record(p, at, end);
-    dbuf__put_record_head(to, dbuf__before_payload(e) + e->payload_bytes, kind, (unsigned)e->pri, e->tag_bytes, clock, time);
+    dbuf__put_record_head(to, dbuf__before_payload(e) + e->payload_bytes, kind, (unsigned)e->pri, e->tag_bytes, clock,
+                          time);
     to = dbuf__put_before_payload(to + DBUF__RECORD_HEAD_BYTES, e);
     if (e->payload_bytes > 0) memcpy(to, e->payload, e->payload_bytes);
-    dbuf__publish_to(p, end, e->payload_bytes, dbuf__glance_time(p, e->time_ns == 0 ? time : 0));
+    dbuf__publish_to(p, end, e->payload_bytes, dbuf__look_time(p, e->time_ns == 0 ? time : 0));
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * Frames: docs/PROTOCOL.md, chapter 3
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== Frames
+ *
+ * Encodes and decodes frames: docs/PROTOCOL.md, chapter 3.
+ */
 
 enum {
     DBUF__FRAME_HEAD_BYTES = 24,
-    DBUF__LENGTH_MAX = 67108864, /* of what follows a head; */
+    DBUF__LENGTH_MAX = 67108864,    /* of what follows a head; */
     DBUF__CONTROL_BYTES_MAX = 4096, /* in a frame that is neither an event nor may be skipped */
     DBUF__FRAME_HELLO = 0x01,
     DBUF__FRAME_EVENT = 0x02,
@@ -748,7 +775,9 @@ enum {
     DBUF__MAGIC_BYTES = 8
 };
 
-#define DBUF__MAGIC "\xDB" "ufd\r\n\x1A" /* and the NUL that C puts behind it */
+#define DBUF__MAGIC \
+    "\xDB" \
+    "ufd\r\n\x1A" /* and the NUL that C puts behind it */
 DBUF__ASSERT(sizeof DBUF__MAGIC == DBUF__MAGIC_BYTES, "eight bytes");
 
 DBUF__FUNCTION void dbuf__put_frame_head(uint8_t *to, uint64_t length, unsigned type, unsigned detail, size_t tag_bytes,
@@ -795,8 +824,8 @@ DBUF__FUNCTION size_t dbuf__put_ring(uint8_t *to, uint64_t capacity) {
  * none: then `skip` bytes at `skip_at` of that are left out. */
 DBUF__FUNCTION void dbuf__put_event_head(uint8_t *to, const dbuf__record *record, uint64_t sequence, uint64_t skip) {
     int has_fields = record->kind == DBUF__EVENT_WITH_FIELDS && skip == 0;
-    dbuf__put_frame_head(to, record->length - skip, has_fields ? DBUF__FRAME_EVENT_WITH_FIELDS : DBUF__FRAME_EVENT, record->pri,
-                         record->tag_bytes, sequence, record->clock == DBUF__CLOCK_NS ? record->time : 0);
+    dbuf__put_frame_head(to, record->length - skip, has_fields ? DBUF__FRAME_EVENT_WITH_FIELDS : DBUF__FRAME_EVENT,
+                         record->pri, record->tag_bytes, sequence, record->clock == DBUF__CLOCK_NS ? record->time : 0);
 }
 
 /* A frame of the daemon's. */
@@ -933,13 +962,14 @@ DBUF__FUNCTION void dbuf__sent(dbuf_producer *p, size_t bytes) {
 DBUF__FUNCTION int dbuf__write(dbuf_producer *p, const void *bytes, size_t count) {
     ssize_t sent = send(p->fd, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent == (ssize_t)count) return 1;
-    dbuf__lose_link(p, sent < 0 ? strerror(errno) : "the connection takes no more");
+    dbuf__end_link(p, sent < 0 ? strerror(errno) : "the connection takes no more");
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * The connection: found, made, and what the daemon says on it
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== The connection
+ *
+ * Finds the daemon, connects, and does what it says.
+ */
 
 /* Whether nobody but this user could have made the folder, or nobody has yet. */
 DBUF__FUNCTION int dbuf__is_private(const char *folder) {
@@ -983,13 +1013,13 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
     p->since_ns = now_ns;
     if (p->socket[0] != '\0') memcpy(address.sun_path, p->socket, sizeof address.sun_path);
     else if (!dbuf__find_socket(address.sun_path, sizeof address.sun_path)) {
-        dbuf__lose_link(p, "the path of the daemon's socket is too long");
+        dbuf__end_link(p, "the path of the daemon's socket is too long");
         return;
     }
     p->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (p->fd < 0 || connect(p->fd, (const struct sockaddr *)&address, sizeof address) != 0) {
         dbuf__say(p, "cannot connect to %s: %s", address.sun_path, strerror(errno));
-        dbuf__lose_link(p, NULL);
+        dbuf__end_link(p, NULL);
         return;
     }
     if (p->asks_ring && !p->ring_is_bad) hello.compatible |= DBUF__FEATURE_RING;
@@ -1001,7 +1031,7 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
 }
 
 /* From here on events go by frames. */
-DBUF__FUNCTION void dbuf__begin_frames(dbuf_producer *p) {
+DBUF__FUNCTION void dbuf__open_frames(dbuf_producer *p) {
     dbuf__record record;
     p->stage = DBUF__FRAMES;
     p->links++;
@@ -1020,7 +1050,7 @@ DBUF__FUNCTION void dbuf__welcomed(dbuf_producer *p, const dbuf__frame *welcome)
     uint8_t ring[32];
     uint64_t sure;
     if (welcome->version != 1) {
-        dbuf__lose_link(p, "dbufd speaks another version of the protocol");
+        dbuf__end_link(p, "dbufd speaks another version of the protocol");
         return;
     }
     p->max_event = welcome->max_event;
@@ -1034,7 +1064,7 @@ DBUF__FUNCTION void dbuf__welcomed(dbuf_producer *p, const dbuf__frame *welcome)
     }
     /* What the daemon has by frames, and has not acknowledged, it acknowledges on a connection of frames. */
     if (!(welcome->compatible & DBUF__FEATURE_RING) || !p->asks_ring || p->ring_is_bad || p->known > p->settled) {
-        dbuf__begin_frames(p);
+        dbuf__open_frames(p);
         return;
     }
     p->stage = DBUF__ASKED;
@@ -1057,13 +1087,13 @@ DBUF__FUNCTION void dbuf__acknowledged(dbuf_producer *p, unsigned level, uint64_
 DBUF__FUNCTION void dbuf__errored(dbuf_producer *p, const dbuf__frame *error) {
     uint64_t events = error->sequence == 0 || error->number < error->sequence ? 0 : error->number - error->sequence + 1;
     dbuf__say(p, "dbufd: %.*s", (int)dbuf__min(error->text_bytes, 150), (const char *)error->text);
-    if (error->detail >= DBUF__CODE_ENDS) dbuf__lose_link(p, NULL);
-    else if (error->detail == DBUF__CODE_NO_RING && p->stage == DBUF__ASKED) dbuf__begin_frames(p);
+    if (error->detail >= DBUF__CODE_ENDS) dbuf__end_link(p, NULL);
+    else if (error->detail == DBUF__CODE_NO_RING && p->stage == DBUF__ASKED) dbuf__open_frames(p);
     else if (error->detail == DBUF__CODE_LOST) p->lost += events;
     else p->refused += events;
 }
 
-DBUF__FUNCTION void dbuf__adopt_ring(dbuf_producer *p);
+DBUF__FUNCTION void dbuf__granted(dbuf_producer *p);
 
 /* Does what the frames say that have come. */
 DBUF__FUNCTION void dbuf__take_frames(dbuf_producer *p) {
@@ -1084,11 +1114,13 @@ DBUF__FUNCTION void dbuf__take_frames(dbuf_producer *p) {
         }
         if (is == DBUF__WHOLE) at += DBUF__FRAME_HEAD_BYTES + (size_t)frame.body_bytes;
         if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ERROR && p->stage != DBUF__DOWN) dbuf__errored(p, &frame);
-        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_WELCOME && p->stage == DBUF__HELLO) dbuf__welcomed(p, &frame);
-        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_GRANT && p->stage == DBUF__ASKED) dbuf__adopt_ring(p);
-        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ACK && (p->stage == DBUF__FRAMES || p->stage == DBUF__ASKED))
+        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_WELCOME && p->stage == DBUF__HELLO)
+            dbuf__welcomed(p, &frame);
+        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_GRANT && p->stage == DBUF__ASKED) dbuf__granted(p);
+        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ACK &&
+                 (p->stage == DBUF__FRAMES || p->stage == DBUF__ASKED))
             dbuf__acknowledged(p, frame.detail, frame.sequence); /* before a GRANT: of earlier connections */
-        else dbuf__lose_link(p, "dbufd sent something that this client does not understand");
+        else dbuf__end_link(p, "dbufd sent something that this client does not understand");
     }
     if (p->fd < 0) at = p->in_bytes;
     memmove(p->in, p->in + at, p->in_bytes - at);
@@ -1113,7 +1145,7 @@ DBUF__FUNCTION void dbuf__keep_descriptors(dbuf_producer *p, struct msghdr *mess
 }
 
 /* Takes in what has come, without waiting. The link is lost where that is the connection's end. */
-DBUF__FUNCTION void dbuf__receive(dbuf_producer *p) {
+DBUF__FUNCTION void dbuf__hear(dbuf_producer *p) {
     while (p->fd >= 0) {
         union {
             struct cmsghdr align;
@@ -1133,7 +1165,7 @@ DBUF__FUNCTION void dbuf__receive(dbuf_producer *p) {
         if (got < 0 && errno == EINTR) continue;
         if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
         if (got <= 0) {
-            dbuf__lose_link(p, got == 0 ? "dbufd closed the connection" : strerror(errno));
+            dbuf__end_link(p, got == 0 ? "dbufd closed the connection" : strerror(errno));
             return;
         }
         dbuf__keep_descriptors(p, &message);
@@ -1143,8 +1175,8 @@ DBUF__FUNCTION void dbuf__receive(dbuf_producer *p) {
 }
 
 /* By frames: reads what has come, and writes what the socket takes. */
-DBUF__FUNCTION void dbuf__pump_frames(dbuf_producer *p) {
-    dbuf__receive(p);
+DBUF__FUNCTION void dbuf__pump(dbuf_producer *p) {
+    dbuf__hear(p);
     while (p->stage == DBUF__FRAMES) {
         uint8_t heads[DBUF__BATCH][DBUF__FRAME_HEAD_BYTES];
         struct iovec pieces[DBUF__PIECES];
@@ -1159,15 +1191,16 @@ DBUF__FUNCTION void dbuf__pump_frames(dbuf_producer *p) {
         else if (errno == EAGAIN || errno == EWOULDBLOCK) return;
         else if (errno != EINTR) {
             int why = errno;
-            dbuf__receive(p); /* a daemon that ends the connection says why */
-            if (p->stage == DBUF__FRAMES) dbuf__lose_link(p, strerror(why));
+            dbuf__hear(p); /* a daemon that ends the connection says why */
+            if (p->stage == DBUF__FRAMES) dbuf__end_link(p, strerror(why));
         }
     }
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * The ring's link: granted, rung, waited for, lost
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== The ring
+ *
+ * Takes a ring over, rings its doorbell, waits for it, and notices its end.
+ */
 
 /* F_GET_SEALS and F_SEAL_SHRINK of fcntl(2), which the C library has for _GNU_SOURCE alone. */
 enum { DBUF__GET_SEALS = 1034, DBUF__SEAL_SHRINK = 2 };
@@ -1187,8 +1220,8 @@ DBUF__FUNCTION int dbuf__is_ordered(void) {
 /* By what the events of this link are stamped. */
 DBUF__FUNCTION void dbuf__set_clock(dbuf_producer *p, int ticks) {
     p->clock = (uint8_t)(!p->stamps ? DBUF__CLOCK_NONE : ticks ? DBUF__CLOCK_TICKS : DBUF__CLOCK_NS);
-    p->glance_every = ticks ? DBUF__GLANCE_EVERY_TICKS : DBUF__GLANCE_EVERY_NS;
-    p->glanced = dbuf__stamp(p);
+    p->look_every = ticks ? DBUF__LOOK_TICKS : DBUF__LOOK_NS;
+    p->looked = dbuf__stamp(p);
 }
 
 /* Maps the memory that was passed. NULL if it is no ring of this version and size. */
@@ -1204,13 +1237,14 @@ DBUF__FUNCTION dbuf__words *dbuf__map_ring(const dbuf_producer *p, int memory) {
     mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
     if (mapped == MAP_FAILED) return NULL;
     words = (dbuf__words *)mapped;
-    if (memcmp(&words->magic, "dbufring", 8) == 0 && words->version == 1 && words->header_bytes == DBUF__HEADER_BYTES) return words;
+    if (memcmp(&words->magic, "dbufring", 8) == 0 && words->version == 1 && words->header_bytes == DBUF__HEADER_BYTES)
+        return words;
     munmap(mapped, bytes);
     return NULL;
 }
 
 /* Writes what waits in the memory into a new ring, which it fits into. Returns its head there. */
-DBUF__FUNCTION uint64_t dbuf__move(dbuf_producer *p, dbuf__words *to) {
+DBUF__FUNCTION uint64_t dbuf__move_to(dbuf_producer *p, dbuf__words *to) {
     uint8_t *data = (uint8_t *)to + DBUF__HEADER_BYTES;
     uint64_t at, head = 0;
     dbuf__record record;
@@ -1227,7 +1261,8 @@ DBUF__FUNCTION uint64_t dbuf__move(dbuf_producer *p, dbuf__words *to) {
     }
     /* So are the losses of which no daemon knows; the bytes first. */
     to->lost_bytes = p->words->lost_bytes - dbuf__min(p->words->lost_bytes, p->words->lost_bytes_told);
-    __atomic_store_n(&to->lost_events, p->words->lost_events - dbuf__min(p->words->lost_events, p->words->lost_events_told),
+    __atomic_store_n(&to->lost_events,
+                     p->words->lost_events - dbuf__min(p->words->lost_events, p->words->lost_events_told),
                      __ATOMIC_RELEASE);
     __atomic_store_n(&to->writing, head, __ATOMIC_RELAXED);
     return head;
@@ -1252,12 +1287,12 @@ DBUF__FUNCTION int dbuf__is_bell_due(dbuf_producer *p, uint64_t state) {
 }
 
 /* Goes on in the ring that GRANT brought. */
-DBUF__FUNCTION void dbuf__adopt_ring(dbuf_producer *p) {
+DBUF__FUNCTION void dbuf__granted(dbuf_producer *p) {
     dbuf__words *words = p->descriptors[0] < 0 || p->descriptors[1] < 0 ? NULL : dbuf__map_ring(p, p->descriptors[0]);
     uint64_t head;
     if (words == NULL) {
         p->ring_is_bad = 1; /* frames, then */
-        dbuf__lose_link(p, "dbufd gave a ring that cannot be used");
+        dbuf__end_link(p, "dbufd gave a ring that cannot be used");
         p->retry_at_ns = 0;
         return;
     }
@@ -1267,8 +1302,8 @@ DBUF__FUNCTION void dbuf__adopt_ring(dbuf_producer *p) {
         p->doubted = p->settled;
     }
     /* Where the kernel cannot, it may be able to when a page is needed. */
-    if (p->populates) (void)madvise(words, DBUF__HEADER_BYTES + (size_t)p->capacity, DBUF__POPULATE_WRITE);
-    head = dbuf__move(p, words);
+    if (p->populate) (void)madvise(words, DBUF__HEADER_BYTES + (size_t)p->capacity, DBUF__POPULATE_WRITE);
+    head = dbuf__move_to(p, words);
     munmap(p->words, DBUF__HEADER_BYTES + (size_t)p->capacity);
     p->words = words;
     p->data = (uint8_t *)words + DBUF__HEADER_BYTES;
@@ -1284,7 +1319,7 @@ DBUF__FUNCTION void dbuf__adopt_ring(dbuf_producer *p) {
     p->first_ticks = __builtin_ia32_rdtsc();
     p->first_ns = p->looked_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
     dbuf__set_clock(p, (words->flags & DBUF__FLAG_TICKS) != 0);
-    dbuf__set_quick(p);
+    dbuf__set_fast(p);
     p->head = head;
     if (head == 0) return;
     /* edges head and asleep, as with every publish; here a fence costs nothing. */
@@ -1313,7 +1348,7 @@ DBUF__FUNCTION dbuf__counts dbuf__count(const dbuf_producer *p) {
 }
 
 /* The ring's memory becomes this producer's alone: what was not taken is counted, and its ticks become nanoseconds. */
-DBUF__FUNCTION void dbuf__keep_memory(dbuf_producer *p) {
+DBUF__FUNCTION void dbuf__take_back_ring(dbuf_producer *p) {
     uint64_t ticks = __builtin_ia32_rdtsc(), ns = dbuf__clock_ns(CLOCK_REALTIME), at, waiting = 0;
     double ns_a_tick = (double)(dbuf__clock_ns(CLOCK_MONOTONIC) - p->first_ns) / (double)(ticks - p->first_ticks + 1);
     dbuf__counts counts = dbuf__count(p);
@@ -1339,16 +1374,16 @@ DBUF__FUNCTION void dbuf__keep_memory(dbuf_producer *p) {
 }
 
 /* The connection has ended, or could not be made. `why` is NULL where the daemon has said why. */
-DBUF__FUNCTION void dbuf__lose_link(dbuf_producer *p, const char *why) {
+DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
     int had_link = p->stage == DBUF__RING || p->stage == DBUF__FRAMES;
     uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
     if (why != NULL) dbuf__say(p, "%s", why);
-    if (p->stage == DBUF__RING) dbuf__keep_memory(p);
+    if (p->stage == DBUF__RING) dbuf__take_back_ring(p);
     dbuf__close_descriptors(p);
     p->stage = DBUF__DOWN;
     p->fence = 0;
     dbuf__set_clock(p, 0);
-    dbuf__set_quick(p);
+    dbuf__set_fast(p);
     if (had_link && now_ns - p->since_ns >= DBUF__STEADY_NS) {
         p->retry_ns = DBUF__RETRY_MIN_NS;
         p->retry_at_ns = now_ns;
@@ -1363,22 +1398,22 @@ DBUF__INLINE int dbuf__has_link(const dbuf_producer *p) { return p->stage == DBU
 /* Does what is due on the link. Only a connection that it makes itself is waited for, at most timeout_ms. */
 DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int timeout_ms) {
     uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns;
-    if (p->stage == DBUF__RING && now_ns - p->looked_ns >= DBUF__LOOK_EVERY_NS) {
+    if (p->stage == DBUF__RING && now_ns - p->looked_ns >= DBUF__LOOK_MIN_NS) {
         p->looked_ns = now_ns;
-        dbuf__receive(p);
+        dbuf__hear(p);
     }
-    if (p->stage == DBUF__FRAMES) dbuf__pump_frames(p);
+    if (p->stage == DBUF__FRAMES) dbuf__pump(p);
     if (p->stage == DBUF__DOWN && now_ns >= p->retry_at_ns) {
         dbuf__connect(p, now_ns);
         until_ns += (uint64_t)timeout_ms * DBUF__MS;
     }
     while (p->stage == DBUF__HELLO || p->stage == DBUF__ASKED) {
         struct pollfd wait = {p->fd, POLLIN, 0};
-        dbuf__receive(p);
-        if (p->stage == DBUF__FRAMES) dbuf__pump_frames(p);
+        dbuf__hear(p);
+        if (p->stage == DBUF__FRAMES) dbuf__pump(p);
         if (p->stage != DBUF__HELLO && p->stage != DBUF__ASKED) return;
         now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
-        if (now_ns - p->since_ns >= DBUF__ANSWER_NS) dbuf__lose_link(p, "dbufd does not answer");
+        if (now_ns - p->since_ns >= DBUF__ANSWER_NS) dbuf__end_link(p, "dbufd does not answer");
         else if (now_ns >= until_ns) return;
         else poll(&wait, 1, dbuf__slice_ms(now_ns, until_ns));
     }
@@ -1392,25 +1427,25 @@ DBUF__INLINE int dbuf__timeout_ms(const dbuf_producer *p, int wait_ms) {
 }
 
 /* After a publish on a ring: rings the bell if that is due, and sees now and then whether anybody is there. */
-DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t glance_time) {
+DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t look_time) {
     int saved = errno;
     if (p->stage != DBUF__RING) return;
     if (dbuf__is_bell_due(p, state)) {
         dbuf__ring_bell(p);
         p->looked_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
-        dbuf__receive(p); /* the daemon that is rung for is still there */
+        dbuf__hear(p); /* the daemon that is rung for is still there */
     }
-    if (p->stage == DBUF__RING && glance_time - p->glanced >= p->glance_every) {
+    if (p->stage == DBUF__RING && look_time - p->looked >= p->look_every) {
         /* A daemon that was killed while it was awake rings no bell and takes nothing: then, and only then, the connection says
          * whether it is gone. One that systemd starts again has not let go of it. */
         uint64_t tail = dbuf__seen_tail(p), now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
-        p->glanced = glance_time;
-        if (tail == p->seen_at_glance && now_ns - p->looked_ns >= DBUF__GLANCE_EVERY_NS) {
+        p->looked = look_time;
+        if (tail == p->tail_at_look && now_ns - p->looked_ns >= DBUF__LOOK_NS) {
             p->looked_ns = now_ns;
-            dbuf__receive(p);
+            dbuf__hear(p);
         }
-        p->seen_at_glance = tail;
-        dbuf__set_quick(p);
+        p->tail_at_look = tail;
+        dbuf__set_fast(p);
     }
     if (p->stage == DBUF__DOWN) dbuf__tend(p, dbuf__timeout_ms(p, DBUF__WAIT_AS_OPTIONS));
     errno = saved;
@@ -1449,9 +1484,10 @@ DBUF__FUNCTION void dbuf__sleep(dbuf_producer *p, uint32_t turn, uint64_t now_ns
     }
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * A producer's beginning
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== A producer
+ *
+ * Opens a producer, and keeps the list of those that a fork concerns.
+ */
 
 DBUF__FUNCTION void dbuf__before_fork(void) { pthread_mutex_lock(&dbuf__process.lock); }
 DBUF__FUNCTION void dbuf__in_parent(void) { pthread_mutex_unlock(&dbuf__process.lock); }
@@ -1485,8 +1521,10 @@ DBUF__FUNCTION void dbuf__strike_off(dbuf_producer *p) {
 
 /* Begins with what the options say and nothing else. 0, or DBUF_ERR_NO_MEMORY. */
 DBUF__FUNCTION int dbuf__begin(dbuf_producer *p) {
-    uint64_t capacity = p->capacity, seed = dbuf__clock_ns(CLOCK_REALTIME) ^ (uint64_t)getpid() << 40 ^ (uint64_t)(uintptr_t)p;
-    void *memory = mmap(NULL, DBUF__HEADER_BYTES + (size_t)capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint64_t capacity = p->capacity,
+             seed = dbuf__clock_ns(CLOCK_REALTIME) ^ (uint64_t)getpid() << 40 ^ (uint64_t)(uintptr_t)p;
+    void *memory =
+        mmap(NULL, DBUF__HEADER_BYTES + (size_t)capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     memset(p, 0, offsetof(struct dbuf_producer, next));
     p->capacity = capacity;
     p->fd = p->bell = p->descriptors[0] = p->descriptors[1] = -1;
@@ -1497,7 +1535,8 @@ DBUF__FUNCTION int dbuf__begin(dbuf_producer *p) {
     p->forks = dbuf__process.forks;
     p->words = (dbuf__words *)memory;
     p->data = (uint8_t *)memory + DBUF__HEADER_BYTES;
-    if (getrandom(p->session, sizeof p->session, GRND_NONBLOCK) != (ssize_t)sizeof p->session) memcpy(p->session, &seed, sizeof seed);
+    if (getrandom(p->session, sizeof p->session, GRND_NONBLOCK) != (ssize_t)sizeof p->session)
+        memcpy(p->session, &seed, sizeof seed);
     dbuf__set_clock(p, 0);
     return 0;
 }
@@ -1516,7 +1555,7 @@ DBUF__FUNCTION void dbuf__free(dbuf_producer *p) {
 }
 
 /* In a child of the process in which it was opened: the ring, the connection and the events are the parent's. */
-DBUF__FUNCTION int dbuf__begin_if_forked(dbuf_producer *p) {
+DBUF__FUNCTION int dbuf__renew_after_fork(dbuf_producer *p) {
     if (DBUF__LIKELY(p->forks == dbuf__process.forks)) return 0;
     dbuf__let_go(p);
     return dbuf__begin(p);
@@ -1532,8 +1571,9 @@ DBUF__FUNCTION size_t dbuf__program_name(char *to, size_t bytes) {
 }
 
 DBUF__FUNCTION int dbuf__are_options_valid(const dbuf_options *o) {
-    return o->ring_bytes >= DBUF_RING_BYTES_MIN && o->ring_bytes <= DBUF_RING_BYTES_MAX && (o->ring_bytes & (o->ring_bytes - 1)) == 0 &&
-           o->wait_ms >= 0 && o->close_wait_ms >= 0 && (o->name == NULL || strlen(o->name) <= DBUF_TAG_BYTES_MAX) &&
+    return o->ring_bytes >= DBUF_RING_BYTES_MIN && o->ring_bytes <= DBUF_RING_BYTES_MAX &&
+           (o->ring_bytes & (o->ring_bytes - 1)) == 0 && o->wait_ms >= 0 && o->close_wait_ms >= 0 &&
+           (o->name == NULL || strlen(o->name) <= DBUF_TAG_BYTES_MAX) &&
            (o->socket == NULL || strlen(o->socket) < sizeof(((struct sockaddr_un *)0)->sun_path));
 }
 
@@ -1556,7 +1596,7 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     p->fail_when_down = o->fail_when_down != 0;
     p->stamps = !o->no_stamp;
     p->asks_ring = !o->no_ring;
-    p->populates = o->populate != 0;
+    p->populate = o->populate != 0;
     if (o->socket != NULL) memcpy(p->socket, o->socket, strlen(o->socket) + 1);
     if (o->name != NULL) {
         p->name_bytes = (uint8_t)strlen(o->name);
@@ -1572,12 +1612,13 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     return error;
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * Sending
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== Sending
+ *
+ * Makes room for events and publishes them.
+ */
 
 /* Counts an event that found no room; the bytes first, for the daemon. */
-DBUF__FUNCTION void dbuf__give_up(dbuf_producer *p, size_t payload_bytes) {
+DBUF__FUNCTION void dbuf__lose(dbuf_producer *p, size_t payload_bytes) {
     p->lost_full++;
     p->lost_full_bytes += payload_bytes;
     __atomic_store_n(&p->words->lost_bytes, p->words->lost_bytes + payload_bytes, __ATOMIC_RELAXED);
@@ -1617,16 +1658,16 @@ DBUF__FUNCTION int dbuf__measure(dbuf__parts *e) {
 }
 
 /* Everything before an event can be written: a place for it and for this many bytes of payload, and `spare` behind these. */
-DBUF__FUNCTION int dbuf__make_room(dbuf_producer *p, dbuf__parts *e, size_t payload_bytes, size_t spare, int wait_ms, uint64_t *at,
-                                   uint64_t *end) {
+DBUF__FUNCTION int dbuf__make_room(dbuf_producer *p, dbuf__parts *e, size_t payload_bytes, size_t spare, int wait_ms,
+                                   uint64_t *at, uint64_t *end) {
     uint64_t length;
-    int error = dbuf__begin_if_forked(p);
+    int error = dbuf__renew_after_fork(p);
     if (error != 0) return error;
     if (p->claim_is_open) return dbuf__fail(p, DBUF_ERR_CLAIM);
     if (payload_bytes == 0 || !dbuf__measure(e)) return dbuf__fail(p, DBUF_ERR_INVALID);
     if (!dbuf__has_link(p)) dbuf__tend(p, dbuf__timeout_ms(p, wait_ms));
     if (!dbuf__has_link(p) && p->fail_when_down) return DBUF_ERR_NO_DAEMON;
-    if (payload_bytes > p->max_event) dbuf__set_quick(p); /* the daemon may take larger ones by now */
+    if (payload_bytes > p->max_event) dbuf__set_fast(p); /* the daemon may take larger ones by now */
     length = dbuf__before_payload(e) + (uint64_t)payload_bytes + spare;
     if (payload_bytes > p->max_event || length > p->capacity / 2 - DBUF__RECORD_HEAD_BYTES) {
         dbuf__say(p, "%zu bytes are too big: dbufd takes %llu, and a record half the ring of %llu", payload_bytes,
@@ -1639,7 +1680,7 @@ DBUF__FUNCTION int dbuf__make_room(dbuf_producer *p, dbuf__parts *e, size_t payl
     if (wait_ms == DBUF__WAIT_NOT_AND_DO_NOT_COUNT) return dbuf__fail(p, DBUF_ERR_FULL);
     if (wait_ms == DBUF__WAIT_AS_OPTIONS) wait_ms = p->wait_ms;
     if (wait_ms > 0 && dbuf__await_room(p, length, dbuf__deadline(wait_ms), at, end)) return 0;
-    dbuf__give_up(p, payload_bytes);
+    dbuf__lose(p, payload_bytes);
     return dbuf__fail(p, DBUF_ERR_FULL);
 }
 
@@ -1647,7 +1688,7 @@ DBUF__FUNCTION int dbuf__make_room(dbuf_producer *p, dbuf__parts *e, size_t payl
 DBUF__FUNCTION void dbuf__published(dbuf_producer *p) {
     if (p->stage == DBUF__RING) return;
     p->high_water = dbuf__max(p->high_water, p->head - p->tail);
-    if (p->stage == DBUF__FRAMES) dbuf__pump_frames(p);
+    if (p->stage == DBUF__FRAMES) dbuf__pump(p);
 }
 
 DBUF__FUNCTION int dbuf__send_parts(dbuf_producer *p, dbuf__parts *e, int wait_ms) {
@@ -1677,7 +1718,8 @@ DBUF__FUNCTION int dbuf_send_event(dbuf_producer *producer, const dbuf_event *ev
     return dbuf__send_parts(producer, &parts, DBUF__WAIT_AS_OPTIONS);
 }
 
-DBUF__FUNCTION int dbuf__claim(dbuf_producer *p, dbuf__parts *e, size_t bytes_max, size_t spare, int wait_ms, void **payload) {
+DBUF__FUNCTION int dbuf__claim(dbuf_producer *p, dbuf__parts *e, size_t bytes_max, size_t spare, int wait_ms,
+                               void **payload) {
     uint64_t at, end;
     uint8_t *to;
     int error = dbuf__make_room(p, e, bytes_max, spare, wait_ms, &at, &end);
@@ -1694,11 +1736,12 @@ DBUF__FUNCTION int dbuf__claim(dbuf_producer *p, dbuf__parts *e, size_t bytes_ma
     p->claim_time = e->time_ns;
     p->claim_before = dbuf__before_payload(e);
     p->claim_max = bytes_max;
-    dbuf__set_quick(p);
+    dbuf__set_fast(p);
     return 0;
 }
 
-DBUF__FUNCTION int dbuf_claim_event(dbuf_producer *producer, const dbuf_event *event, size_t bytes_max, void **payload) {
+DBUF__FUNCTION int dbuf_claim_event(dbuf_producer *producer, const dbuf_event *event, size_t bytes_max,
+                                    void **payload) {
     dbuf__parts parts = dbuf__parts_of(event);
     int saved = errno, error = dbuf__claim(producer, &parts, bytes_max, 0, DBUF__WAIT_AS_OPTIONS, payload);
     errno = saved;
@@ -1713,7 +1756,7 @@ DBUF__FUNCTION int dbuf_claim(dbuf_producer *producer, int pri, size_t bytes_max
 DBUF__FUNCTION void dbuf_discard(dbuf_producer *p) {
     if (p->forks != dbuf__process.forks || !p->claim_is_open) return;
     p->claim_is_open = 0;
-    dbuf__set_quick(p);
+    dbuf__set_fast(p);
     __atomic_store_n(&p->words->writing, p->head, __ATOMIC_RELAXED);
 }
 
@@ -1731,17 +1774,18 @@ DBUF__FUNCTION int dbuf_publish(dbuf_producer *p, size_t bytes) {
     dbuf__put_record_head(p->data + (p->claim_at & (p->capacity - 1)), length, p->claim_kind, (unsigned)p->claim_pri,
                           p->claim_tag_bytes, clock, time);
     p->claim_is_open = 0;
-    dbuf__set_quick(p);
+    dbuf__set_fast(p);
     __atomic_store_n(&p->words->writing, end, __ATOMIC_RELAXED);
-    dbuf__publish_to(p, end, bytes, dbuf__glance_time(p, p->claim_time == 0 ? time : 0));
+    dbuf__publish_to(p, end, bytes, dbuf__look_time(p, p->claim_time == 0 ? time : 0));
     dbuf__published(p);
     errno = saved;
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * Texts
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== Texts
+ *
+ * Formats events where the daemon reads them.
+ */
 
 enum { DBUF__TEXT_BYTES = 1023 }; /* what is claimed for a text before its length is known */
 
@@ -1755,7 +1799,8 @@ DBUF__FUNCTION int dbuf_vprintf(dbuf_producer *producer, int pri, const char *fo
     /* One byte more, for the NUL that is not sent. What the format says of errno (%m) is the caller's. */
     error = dbuf__claim(producer, &parts, room, 1, DBUF__WAIT_NOT_AND_DO_NOT_COUNT, &place);
     errno = saved;
-    if (error == 0 || error == DBUF_ERR_FULL) length = vsnprintf((char *)place, error == 0 ? room + 1 : 0, format, arguments);
+    if (error == 0 || error == DBUF_ERR_FULL)
+        length = vsnprintf((char *)place, error == 0 ? room + 1 : 0, format, arguments);
     if (length >= 0 && (error != 0 || (size_t)length > room)) {
         dbuf_discard(producer);
         room = (size_t)length;
@@ -1766,7 +1811,8 @@ DBUF__FUNCTION int dbuf_vprintf(dbuf_producer *producer, int pri, const char *fo
     va_end(again);
     if (error == 0) {
         if (length > 0 && (size_t)length <= room && ((const char *)place)[length - 1] == '\n') length--;
-        error = length > 0 && (size_t)length <= room ? dbuf_publish(producer, (size_t)length) : dbuf__fail(producer, DBUF_ERR_INVALID);
+        error = length > 0 && (size_t)length <= room ? dbuf_publish(producer, (size_t)length)
+                                                     : dbuf__fail(producer, DBUF_ERR_INVALID);
         if (error != 0) dbuf_discard(producer);
     }
     errno = saved;
@@ -1782,9 +1828,10 @@ DBUF__FUNCTION int dbuf_printf(dbuf_producer *producer, int pri, const char *for
     return error;
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * What became of the events
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== The outcome
+ *
+ * Syncs, counts, and closes.
+ */
 
 /* Asks the daemon to make events up to this one durable, if it has not been asked on this link. */
 DBUF__FUNCTION void dbuf__ask_sync(dbuf_producer *p, uint64_t wanted) {
@@ -1803,7 +1850,7 @@ DBUF__FUNCTION void dbuf__ask_sync(dbuf_producer *p, uint64_t wanted) {
 DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms) {
     dbuf_producer *p = producer;
     uint64_t wanted, until_ns = dbuf__deadline(timeout_ms), rung = 0, sure = 0, not_stored;
-    int saved = errno, error = dbuf__begin_if_forked(p);
+    int saved = errno, error = dbuf__renew_after_fork(p);
     dbuf__counts counts;
     if (error == 0 && p->claim_is_open) error = dbuf__fail(p, DBUF_ERR_CLAIM);
     if (error != 0) {
@@ -1831,7 +1878,8 @@ DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms) {
         if (error == DBUF_ERR_TIMEOUT) dbuf__fail(p, error);
     } else if (not_stored > p->not_stored_told || p->unconfirmed > p->unconfirmed_told) {
         dbuf__say(p, "%llu events were not stored, and of %llu a daemon that is gone did not say so",
-                  (unsigned long long)(not_stored - p->not_stored_told), (unsigned long long)(p->unconfirmed - p->unconfirmed_told));
+                  (unsigned long long)(not_stored - p->not_stored_told),
+                  (unsigned long long)(p->unconfirmed - p->unconfirmed_told));
         p->not_stored_told = not_stored;
         p->unconfirmed_told = p->unconfirmed;
         error = DBUF_ERR_NOT_STORED;
@@ -1841,7 +1889,7 @@ DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms) {
 }
 
 DBUF__FUNCTION int dbuf_tend(dbuf_producer *producer) {
-    int saved = errno, error = dbuf__begin_if_forked(producer);
+    int saved = errno, error = dbuf__renew_after_fork(producer);
     if (error == 0 && producer->claim_is_open) error = dbuf__fail(producer, DBUF_ERR_CLAIM);
     if (error == 0) dbuf__tend(producer, 0);
     errno = saved;
@@ -1867,27 +1915,27 @@ DBUF__FUNCTION void dbuf_get_statistics(const dbuf_producer *producer, dbuf_stat
     statistics->waiting_bytes = p->head - dbuf__seen_tail(p);
     statistics->high_water_bytes = dbuf__max(p->high_water, statistics->waiting_bytes);
     if (p->stage == DBUF__RING)
-        statistics->high_water_bytes = dbuf__max(statistics->high_water_bytes, dbuf__min(p->words->high_water, p->capacity));
+        statistics->high_water_bytes =
+            dbuf__max(statistics->high_water_bytes, dbuf__min(p->words->high_water, p->capacity));
     statistics->doorbells = p->doorbells;
     statistics->waits = p->waits;
     statistics->links = p->links;
-    statistics->link = p->stage == DBUF__RING ? DBUF_LINK_RING : p->stage == DBUF__FRAMES ? DBUF_LINK_FRAMES : DBUF_LINK_NONE;
+    statistics->link = p->stage == DBUF__RING     ? DBUF_LINK_RING
+                       : p->stage == DBUF__FRAMES ? DBUF_LINK_FRAMES
+                                                  : DBUF_LINK_NONE;
 }
 
 DBUF__FUNCTION const char *dbuf_last_error(const dbuf_producer *producer) { return producer->error; }
-
-/* ------------------------------------------------------------------------------------------------------------------------
- * A producer's end
- * --------------------------------------------------------------------------------------------------------------------- */
 
 DBUF__FUNCTION int dbuf_close(dbuf_producer *producer) {
     dbuf_producer *p = producer;
     int saved = errno, error = 0;
     if (p == NULL) return 0;
     if (p->forks == dbuf__process.forks) {
-        uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns + (uint64_t)p->close_wait_ms * DBUF__MS, rung = 0;
+        uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns + (uint64_t)p->close_wait_ms * DBUF__MS,
+                 rung = 0;
         dbuf_discard(p);
-        if (p->stage == DBUF__RING) dbuf__receive(p);
+        if (p->stage == DBUF__RING) dbuf__hear(p);
         /* What is left is worth an attempt, however long ago the last one was. */
         if (p->stage == DBUF__DOWN && p->settled < p->events) p->retry_at_ns = 0;
         while (p->stage != DBUF__RING && p->settled < p->events) {
@@ -1907,9 +1955,10 @@ DBUF__FUNCTION int dbuf_close(dbuf_producer *producer) {
     return error;
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * A producer for each thread
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== A thread's own producer
+ *
+ * Opens one at the first use and closes it when its thread ends.
+ */
 
 DBUF__FUNCTION void dbuf__close_own(void *own) {
     if (own == NULL) return;

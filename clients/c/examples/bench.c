@@ -23,8 +23,8 @@ static int compare(const void *a, const void *b) {
 static void report(const char *what, double *ns, size_t count) {
     if (count == 0) return;
     qsort(ns, count, sizeof *ns, compare);
-    printf("%-28s %6zu batches: median %5.1f ns an event, best %5.1f, p10 %5.1f, p90 %5.1f\n", what, count, ns[count / 2], ns[0],
-           ns[count / 10], ns[count - 1 - count / 10]);
+    printf("%-28s %6zu batches: median %5.1f ns an event, best %5.1f, p10 %5.1f, p90 %5.1f\n", what, count,
+           ns[count / 2], ns[0], ns[count / 10], ns[count - 1 - count / 10]);
 }
 
 /* Waits until the daemon has taken everything. */

@@ -42,7 +42,8 @@ int main(void) {
     error = dbuf_send_event(p, &refused);
     if (error == 0) error = write_order(p, 17, 3);
     /* An event that is worth less than any waiting, and is not to count as lost. */
-    if (error == 0 && dbuf_try_send(p, DBUF_DEBUG, "cart opened", 11) == DBUF_ERR_FULL) fputs("a detail was left out\n", stderr);
+    if (error == 0 && dbuf_try_send(p, DBUF_DEBUG, "cart opened", 11) == DBUF_ERR_FULL)
+        fputs("a detail was left out\n", stderr);
     if (error == 0) error = dbuf_sync(p, 5000);
     if (error != 0) fprintf(stderr, "%s: %s\n", dbuf_strerror(error), dbuf_last_error(p));
 

@@ -29,7 +29,7 @@ int send(const Producer &producer, std::string_view text) {
     return dbuf_send(producer.get(), DBUF_INFO, text.data(), text.size());
 }
 
-}  // namespace
+} // namespace
 
 int main() {
     const Producer producer = open("main");

@@ -1,4 +1,4 @@
-/* Does with dbuf.h what the lines on its standard input say, for tests/c.rs, which plays the daemon. Each line is answered by one.
+/* Does with dbuf.h what the lines on its standard input say, for tests/c, which plays the daemon. Each line is answered by one.
  *
  *     open SOCKET RING_BYTES WAIT_MS OPTIONS   options: letters of f (fail_when_down), s (no_stamp), r (no_ring), or -
  *     send BYTES [TIMES]      within BYTES MS      try BYTES      events of "NUMBER:" and x; NUMBER counts what was taken
@@ -62,9 +62,7 @@ static int send_with_everything(const char *payload) {
     return dbuf_send_event(producer, &event);
 }
 
-static void *log_once(void *payload) {
-    return (void *)(intptr_t)dbuf_log(DBUF_INFO, "%s", (const char *)payload);
-}
+static void *log_once(void *payload) { return (void *)(intptr_t)dbuf_log(DBUF_INFO, "%s", (const char *)payload); }
 
 static int log_in_thread(char *payload) {
     pthread_t thread;
@@ -109,14 +107,17 @@ static int idle_child(void) {
 static void print_statistics(void) {
     dbuf_statistics s;
     dbuf_get_statistics(producer, &s);
-    printf("{\"events\":%llu,\"bytes\":%llu,\"lost_full\":%llu,\"lost_full_bytes\":%llu,\"refused\":%llu,\"lost\":%llu,",
-           (unsigned long long)s.events, (unsigned long long)s.bytes, (unsigned long long)s.lost_full,
-           (unsigned long long)s.lost_full_bytes, (unsigned long long)s.refused, (unsigned long long)s.lost);
-    printf("\"unconfirmed\":%llu,\"persisted\":%llu,\"durable\":%llu,\"capacity\":%llu,\"waiting\":%llu,\"high_water\":%llu,",
-           (unsigned long long)s.unconfirmed, (unsigned long long)s.persisted, (unsigned long long)s.durable,
-           (unsigned long long)s.capacity_bytes, (unsigned long long)s.waiting_bytes, (unsigned long long)s.high_water_bytes);
-    printf("\"doorbells\":%llu,\"waits\":%llu,\"links\":%llu,\"link\":%d}\n", (unsigned long long)s.doorbells, (unsigned long long)s.waits,
-           (unsigned long long)s.links, (int)s.link);
+    printf(
+        "{\"events\":%llu,\"bytes\":%llu,\"lost_full\":%llu,\"lost_full_bytes\":%llu,\"refused\":%llu,\"lost\":%llu,",
+        (unsigned long long)s.events, (unsigned long long)s.bytes, (unsigned long long)s.lost_full,
+        (unsigned long long)s.lost_full_bytes, (unsigned long long)s.refused, (unsigned long long)s.lost);
+    printf(
+        "\"unconfirmed\":%llu,\"persisted\":%llu,\"durable\":%llu,\"capacity\":%llu,\"waiting\":%llu,\"high_water\":%llu,",
+        (unsigned long long)s.unconfirmed, (unsigned long long)s.persisted, (unsigned long long)s.durable,
+        (unsigned long long)s.capacity_bytes, (unsigned long long)s.waiting_bytes,
+        (unsigned long long)s.high_water_bytes);
+    printf("\"doorbells\":%llu,\"waits\":%llu,\"links\":%llu,\"link\":%d}\n", (unsigned long long)s.doorbells,
+           (unsigned long long)s.waits, (unsigned long long)s.links, (int)s.link);
 }
 
 static int fill(size_t bytes) {
@@ -158,7 +159,8 @@ static int obey(char **part) {
     if (strcmp(part[0], "publish") == 0) return counted(dbuf_publish(producer, bytes));
     if (strcmp(part[0], "discard") == 0) return dbuf_discard(producer), 0;
     if (strcmp(part[0], "print") == 0) return dbuf_printf(producer, DBUF_INFO, "%s\n", part[1]);
-    if (strcmp(part[0], "long") == 0) return dbuf_printf(producer, DBUF_INFO, "%s", (const char *)memset(text, 'x', bytes));
+    if (strcmp(part[0], "long") == 0)
+        return dbuf_printf(producer, DBUF_INFO, "%s", (const char *)memset(text, 'x', bytes));
     if (strcmp(part[0], "log") == 0) return log_in_thread(part[1]);
     if (strcmp(part[0], "sync") == 0) return dbuf_sync(producer, (int)bytes);
     if (strcmp(part[0], "tend") == 0) return dbuf_tend(producer);

@@ -1,4 +1,4 @@
-/* Holds dbuf.h against the vectors of clients/golden: tests/c.rs passes each of them as one line; the answer is one line.
+/* Holds dbuf.h against the vectors of clients/golden: tests/c passes each of them as one line; the answer is one line.
  *
  *     ring CAPACITY START                           begins a ring whose head and tail stand at START; no answer
  *     put PRI TAG CLOCK TIME FIELDS PAYLOAD         an event into it; no answer
@@ -131,9 +131,10 @@ static void answer(char **part) {
         for (at = start; at < ring->head; at++) print_hex(ring->data + (at & (ring->capacity - 1)), 1);
         dbuf_close(ring);
     } else if (strcmp(part[0], "hello") == 0) {
-        dbuf__hello hello = {(const char *)name, of_hex(part[1], name), (unsigned)of_number(part[2]),
-                             (uint16_t)of_number(part[3]), (uint16_t)of_number(part[4]), of_number(part[5]),
-                             of_number(part[6]), session};
+        dbuf__hello hello = {(const char *)name,           of_hex(part[1], name),
+                             (unsigned)of_number(part[2]), (uint16_t)of_number(part[3]),
+                             (uint16_t)of_number(part[4]), of_number(part[5]),
+                             of_number(part[6]),           session};
         of_hex(part[7], session);
         print_hex(frame, dbuf__put_hello(frame, &hello));
     } else if (strcmp(part[0], "asking") == 0) {

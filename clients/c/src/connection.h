@@ -1,0 +1,231 @@
+
+/* ==== The connection
+ *
+ * Finds the daemon, connects, and does what it says.
+ */
+
+/* Whether nobody but this user could have made the folder, or nobody has yet. */
+DBUF__FUNCTION int dbuf__is_private(const char *folder) {
+    struct stat status;
+    if (lstat(folder, &status) != 0) return 1;
+    return S_ISDIR(status.st_mode) && status.st_uid == geteuid() && (status.st_mode & 077) == 0;
+}
+
+/* Where the daemon listens, by the rule of dbufctl: RUNTIME_DIRECTORY; for root /run/dbufd; $XDG_RUNTIME_DIR/dbufd; a private folder in
+ * the temporary directory; and where there is no socket, the machine's. 0 if the path is too long. */
+DBUF__FUNCTION int dbuf__find_socket(char *to, size_t bytes) {
+    static const char machine[] = "/run/dbufd/stream.sock";
+    const char *listed = getenv("RUNTIME_DIRECTORY"), *xdg = getenv("XDG_RUNTIME_DIR"), *temporary = getenv("TMPDIR");
+    int length;
+    while (listed != NULL && *listed == ':') listed++;
+    if (listed != NULL && *listed != '\0') {
+        length = snprintf(to, bytes, "%.*s/stream.sock", (int)strcspn(listed, ":"), listed);
+    } else if (geteuid() == 0) {
+        length = snprintf(to, bytes, "%s", machine);
+    } else if (xdg != NULL && *xdg == '/') {
+        length = snprintf(to, bytes, "%s/dbufd/stream.sock", xdg);
+    } else {
+        if (temporary == NULL || *temporary == '\0') temporary = "/tmp";
+        length = snprintf(to, bytes, "%s/dbufd-%u", temporary, (unsigned)geteuid());
+        if (length < 0 || (size_t)length >= bytes) return 0;
+        if (dbuf__is_private(to)) length += snprintf(to + length, bytes - (size_t)length, "/stream.sock");
+        else length = snprintf(to, bytes, "%s", machine);
+    }
+    if (length < 0 || (size_t)length >= bytes) return 0;
+    if (access(to, F_OK) != 0 && access(machine, F_OK) == 0) snprintf(to, bytes, "%s", machine);
+    return 1;
+}
+
+/* Connects and says HELLO. */
+DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
+    struct sockaddr_un address;
+    uint8_t opening[DBUF__MAGIC_BYTES + DBUF__HELLO_BYTES_MAX];
+    dbuf__hello hello = {p->name, p->name_bytes, DBUF__LEVEL_PERSISTED, 1, 1, DBUF__FEATURE_FIELDS, 0, p->session};
+    memset(&address, 0, sizeof address);
+    address.sun_family = AF_UNIX;
+    p->since_ns = now_ns;
+    if (p->socket[0] != '\0') memcpy(address.sun_path, p->socket, sizeof address.sun_path);
+    else if (!dbuf__find_socket(address.sun_path, sizeof address.sun_path)) {
+        dbuf__end_link(p, "the path of the daemon's socket is too long");
+        return;
+    }
+    p->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (p->fd < 0 || connect(p->fd, (const struct sockaddr *)&address, sizeof address) != 0) {
+        dbuf__say(p, "cannot connect to %s: %s", address.sun_path, strerror(errno));
+        dbuf__end_link(p, NULL);
+        return;
+    }
+    if (p->asks_ring && !p->ring_is_bad) hello.compatible |= DBUF__FEATURE_RING;
+    memcpy(opening, DBUF__MAGIC, DBUF__MAGIC_BYTES);
+    p->stage = DBUF__HELLO;
+    p->in_bytes = 0;
+    p->skip_bytes = 0;
+    dbuf__write(p, opening, DBUF__MAGIC_BYTES + dbuf__put_hello(opening + DBUF__MAGIC_BYTES, &hello));
+}
+
+/* From here on events go by frames. */
+DBUF__FUNCTION void dbuf__open_frames(dbuf_producer *p) {
+    dbuf__record record;
+    p->stage = DBUF__FRAMES;
+    p->links++;
+    p->send_at = p->tail;
+    p->send_number = p->settled + 1;
+    p->send_done = 0;
+    p->sync_number = 0;
+    /* What the daemon has need not be sent again, but is kept until it is in a file. */
+    while (p->send_number <= p->known && p->send_at != p->head && dbuf__read_record(p, p->send_at, &record)) {
+        p->send_number += record.kind != DBUF__PAD;
+        p->send_at = record.end;
+    }
+}
+
+DBUF__FUNCTION void dbuf__welcomed(dbuf_producer *p, const dbuf__frame *welcome) {
+    uint8_t ring[32];
+    uint64_t sure;
+    if (welcome->version != 1) {
+        dbuf__end_link(p, "dbufd speaks another version of the protocol");
+        return;
+    }
+    p->max_event = welcome->max_event;
+    p->takes_fields = (welcome->compatible & DBUF__FEATURE_FIELDS) != 0;
+    p->known = dbuf__min(welcome->sequence, p->events);
+    /* What has left, and was never called durable, is this daemon's to vouch for, or nobody's. */
+    sure = dbuf__max(dbuf__max(p->known, p->durable), p->doubted);
+    if (p->settled > sure) {
+        p->unconfirmed += p->settled - sure;
+        p->doubted = p->settled;
+    }
+    /* What the daemon has by frames, and has not acknowledged, it acknowledges on a connection of frames. */
+    if (!(welcome->compatible & DBUF__FEATURE_RING) || !p->asks_ring || p->ring_is_bad || p->known > p->settled) {
+        dbuf__open_frames(p);
+        return;
+    }
+    p->stage = DBUF__ASKED;
+    dbuf__write(p, ring, dbuf__put_ring(ring, p->capacity));
+}
+
+/* Events reached a level, or were named by an ERROR before. */
+DBUF__FUNCTION void dbuf__acknowledged(dbuf_producer *p, unsigned level, uint64_t sequence) {
+    uint64_t number = dbuf__min(sequence, p->known);
+    if (level >= DBUF__LEVEL_PERSISTED) {
+        p->persisted = dbuf__max(p->persisted, number);
+        dbuf__settle(p, number);
+    }
+    if (level < DBUF__LEVEL_DURABLE) return;
+    p->durable = dbuf__max(p->durable, number);
+    /* A daemon that has forgotten the session names less than was synced. */
+    if (p->sync_number > p->durable && sequence >= p->sync_known) p->durable = p->sync_number;
+}
+
+DBUF__FUNCTION void dbuf__errored(dbuf_producer *p, const dbuf__frame *error) {
+    uint64_t events = error->sequence == 0 || error->number < error->sequence ? 0 : error->number - error->sequence + 1;
+    dbuf__say(p, "dbufd: %.*s", (int)dbuf__min(error->text_bytes, 150), (const char *)error->text);
+    if (error->detail >= DBUF__CODE_ENDS) dbuf__end_link(p, NULL);
+    else if (error->detail == DBUF__CODE_NO_RING && p->stage == DBUF__ASKED) dbuf__open_frames(p);
+    else if (error->detail == DBUF__CODE_LOST) p->lost += events;
+    else p->refused += events;
+}
+
+DBUF__FUNCTION void dbuf__granted(dbuf_producer *p);
+
+/* Does what the frames say that have come. */
+DBUF__FUNCTION void dbuf__take_frames(dbuf_producer *p) {
+    size_t at = 0;
+    while (p->fd >= 0) {
+        dbuf__frame frame;
+        int is;
+        if (p->skip_bytes > 0) {
+            size_t part = (size_t)dbuf__min(p->skip_bytes, p->in_bytes - at);
+            at += part;
+            p->skip_bytes -= part;
+        }
+        is = dbuf__read_frame(p->in + at, p->in_bytes - at, &frame);
+        if (is == DBUF__MORE) break;
+        if (is == DBUF__SKIP) {
+            p->skip_bytes = DBUF__FRAME_HEAD_BYTES + frame.body_bytes;
+            continue;
+        }
+        if (is == DBUF__WHOLE) at += DBUF__FRAME_HEAD_BYTES + (size_t)frame.body_bytes;
+        if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ERROR && p->stage != DBUF__DOWN) dbuf__errored(p, &frame);
+        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_WELCOME && p->stage == DBUF__HELLO)
+            dbuf__welcomed(p, &frame);
+        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_GRANT && p->stage == DBUF__ASKED) dbuf__granted(p);
+        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ACK &&
+                 (p->stage == DBUF__FRAMES || p->stage == DBUF__ASKED))
+            dbuf__acknowledged(p, frame.detail, frame.sequence); /* before a GRANT: of earlier connections */
+        else dbuf__end_link(p, "dbufd sent something that this client does not understand");
+    }
+    if (p->fd < 0) at = p->in_bytes;
+    memmove(p->in, p->in + at, p->in_bytes - at);
+    p->in_bytes -= at;
+}
+
+/* Keeps the descriptors of a received message: two, and no more. */
+DBUF__FUNCTION void dbuf__keep_descriptors(dbuf_producer *p, struct msghdr *message) {
+    struct cmsghdr *part;
+    for (part = CMSG_FIRSTHDR(message); part != NULL; part = CMSG_NXTHDR(message, part)) {
+        size_t count, i;
+        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+        count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (i = 0; i < count; i++) {
+            int descriptor;
+            memcpy(&descriptor, CMSG_DATA(part) + i * sizeof descriptor, sizeof descriptor);
+            if (p->descriptors[0] < 0) p->descriptors[0] = descriptor;
+            else if (p->descriptors[1] < 0) p->descriptors[1] = descriptor;
+            else close(descriptor);
+        }
+    }
+}
+
+/* Takes in what has come, without waiting. The link is lost where that is the connection's end. */
+DBUF__FUNCTION void dbuf__hear(dbuf_producer *p) {
+    while (p->fd >= 0) {
+        union {
+            struct cmsghdr align;
+            char bytes[CMSG_SPACE(4 * sizeof(int))];
+        } control;
+        struct iovec into;
+        struct msghdr message;
+        ssize_t got;
+        into.iov_base = p->in + p->in_bytes;
+        into.iov_len = sizeof p->in - p->in_bytes;
+        memset(&message, 0, sizeof message);
+        message.msg_iov = &into;
+        message.msg_iovlen = 1;
+        message.msg_control = &control;
+        message.msg_controllen = sizeof control;
+        got = recvmsg(p->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+        if (got <= 0) {
+            dbuf__end_link(p, got == 0 ? "dbufd closed the connection" : strerror(errno));
+            return;
+        }
+        dbuf__keep_descriptors(p, &message);
+        p->in_bytes += (size_t)got;
+        dbuf__take_frames(p);
+    }
+}
+
+/* By frames: reads what has come, and writes what the socket takes. */
+DBUF__FUNCTION void dbuf__pump(dbuf_producer *p) {
+    dbuf__hear(p);
+    while (p->stage == DBUF__FRAMES) {
+        uint8_t heads[DBUF__BATCH][DBUF__FRAME_HEAD_BYTES];
+        struct iovec pieces[DBUF__PIECES];
+        struct msghdr message;
+        ssize_t sent;
+        memset(&message, 0, sizeof message);
+        message.msg_iov = pieces;
+        message.msg_iovlen = dbuf__gather(p, pieces, heads);
+        if (message.msg_iovlen == 0) return;
+        sent = sendmsg(p->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent >= 0) dbuf__sent(p, (size_t)sent);
+        else if (errno == EAGAIN || errno == EWOULDBLOCK) return;
+        else if (errno != EINTR) {
+            int why = errno;
+            dbuf__hear(p); /* a daemon that ends the connection says why */
+            if (p->stage == DBUF__FRAMES) dbuf__end_link(p, strerror(why));
+        }
+    }
+}
