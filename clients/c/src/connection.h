@@ -1,40 +1,5 @@
 
-/* ==== The connection
- *
- * Finds the daemon, connects, and does what it says.
- */
-
-/* Whether nobody but this user could have made the folder, or nobody has yet. */
-DBUF__FUNCTION int dbuf__is_private(const char *folder) {
-    struct stat status;
-    if (lstat(folder, &status) != 0) return 1;
-    return S_ISDIR(status.st_mode) && status.st_uid == geteuid() && (status.st_mode & 077) == 0;
-}
-
-/* Where the daemon listens, by the rule of dbufctl: RUNTIME_DIRECTORY; for root /run/dbufd; $XDG_RUNTIME_DIR/dbufd; a private folder in
- * the temporary directory; and where there is no socket, the machine's. 0 if the path is too long. */
-DBUF__FUNCTION int dbuf__find_socket(char *to, size_t bytes) {
-    static const char machine[] = "/run/dbufd/stream.sock";
-    const char *listed = getenv("RUNTIME_DIRECTORY"), *xdg = getenv("XDG_RUNTIME_DIR"), *temporary = getenv("TMPDIR");
-    int length;
-    while (listed != NULL && *listed == ':') listed++;
-    if (listed != NULL && *listed != '\0') {
-        length = snprintf(to, bytes, "%.*s/stream.sock", (int)strcspn(listed, ":"), listed);
-    } else if (geteuid() == 0) {
-        length = snprintf(to, bytes, "%s", machine);
-    } else if (xdg != NULL && *xdg == '/') {
-        length = snprintf(to, bytes, "%s/dbufd/stream.sock", xdg);
-    } else {
-        if (temporary == NULL || *temporary == '\0') temporary = "/tmp";
-        length = snprintf(to, bytes, "%s/dbufd-%u", temporary, (unsigned)geteuid());
-        if (length < 0 || (size_t)length >= bytes) return 0;
-        if (dbuf__is_private(to)) length += snprintf(to + length, bytes - (size_t)length, "/stream.sock");
-        else length = snprintf(to, bytes, "%s", machine);
-    }
-    if (length < 0 || (size_t)length >= bytes) return 0;
-    if (access(to, F_OK) != 0 && access(machine, F_OK) == 0) snprintf(to, bytes, "%s", machine);
-    return 1;
-}
+/* ==== The connection: made, and what the daemon says on it. */
 
 /* Connects and says HELLO. */
 DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
@@ -49,12 +14,16 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
         dbuf__end_link(p, "the path of the daemon's socket is too long");
         return;
     }
-    p->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (p->fd < 0 || connect(p->fd, (const struct sockaddr *)&address, sizeof address) != 0) {
-        dbuf__say(p, "cannot connect to %s: %s", address.sun_path, strerror(errno));
+    dbuf__hold(&p->connection, dbuf__above_standard(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)));
+    if (p->connection.number < 0 ||
+        connect(p->connection.number, (const struct sockaddr *)&address, sizeof address) != 0) {
+        int error = errno;
+        dbuf__say(p, "cannot connect to %s: %s%s", address.sun_path, strerror(error), dbuf__remedy(error));
         dbuf__end_link(p, NULL);
+        dbuf__report_no_connection(p);
         return;
     }
+    p->was_reported = 1;
     if (p->asks_ring && !p->ring_is_bad) hello.compatible |= DBUF__FEATURE_RING;
     memcpy(opening, DBUF__MAGIC, DBUF__MAGIC_BYTES);
     p->stage = DBUF__HELLO;
@@ -63,7 +32,7 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
     dbuf__write(p, opening, DBUF__MAGIC_BYTES + dbuf__put_hello(opening + DBUF__MAGIC_BYTES, &hello));
 }
 
-/* From here on events go by frames. */
+/* Events go by frames from here on. */
 DBUF__FUNCTION void dbuf__open_frames(dbuf_producer *p) {
     dbuf__record record;
     p->stage = DBUF__FRAMES;
@@ -72,7 +41,7 @@ DBUF__FUNCTION void dbuf__open_frames(dbuf_producer *p) {
     p->send_number = p->settled + 1;
     p->send_done = 0;
     p->sync_number = 0;
-    /* What the daemon has need not be sent again, but is kept until it is in a file. */
+    /* Events that the daemon has are not sent again, but kept until they are in a file. */
     while (p->send_number <= p->known && p->send_at != p->head && dbuf__read_record(p, p->send_at, &record)) {
         p->send_number += record.kind != DBUF__PAD;
         p->send_at = record.end;
@@ -89,13 +58,14 @@ DBUF__FUNCTION void dbuf__welcomed(dbuf_producer *p, const dbuf__frame *welcome)
     p->max_event = welcome->max_event;
     p->takes_fields = (welcome->compatible & DBUF__FEATURE_FIELDS) != 0;
     p->known = dbuf__min(welcome->sequence, p->events);
-    /* What has left, and was never called durable, is this daemon's to vouch for, or nobody's. */
+    /* Events that have left the memory and that no daemon has called durable: unless this one knows them, none ever
+     * will. */
     sure = dbuf__max(dbuf__max(p->known, p->durable), p->doubted);
     if (p->settled > sure) {
         p->unconfirmed += p->settled - sure;
         p->doubted = p->settled;
     }
-    /* What the daemon has by frames, and has not acknowledged, it acknowledges on a connection of frames. */
+    /* Events that the daemon has by frames and has not acknowledged: it does that only on a connection of frames. */
     if (!(welcome->compatible & DBUF__FEATURE_RING) || !p->asks_ring || p->ring_is_bad || p->known > p->settled) {
         dbuf__open_frames(p);
         return;
@@ -104,7 +74,7 @@ DBUF__FUNCTION void dbuf__welcomed(dbuf_producer *p, const dbuf__frame *welcome)
     dbuf__write(p, ring, dbuf__put_ring(ring, p->capacity));
 }
 
-/* Events reached a level, or were named by an ERROR before. */
+/* Events up to `sequence` have reached a level; those that did not were named by an ERROR before. */
 DBUF__FUNCTION void dbuf__acknowledged(dbuf_producer *p, unsigned level, uint64_t sequence) {
     uint64_t number = dbuf__min(sequence, p->known);
     if (level >= DBUF__LEVEL_PERSISTED) {
@@ -113,7 +83,7 @@ DBUF__FUNCTION void dbuf__acknowledged(dbuf_producer *p, unsigned level, uint64_
     }
     if (level < DBUF__LEVEL_DURABLE) return;
     p->durable = dbuf__max(p->durable, number);
-    /* A daemon that has forgotten the session names less than was synced. */
+    /* A daemon that has forgotten the session counts fewer events than were synced. */
     if (p->sync_number > p->durable && sequence >= p->sync_known) p->durable = p->sync_number;
 }
 
@@ -128,10 +98,10 @@ DBUF__FUNCTION void dbuf__errored(dbuf_producer *p, const dbuf__frame *error) {
 
 DBUF__FUNCTION void dbuf__granted(dbuf_producer *p);
 
-/* Does what the frames say that have come. */
+/* Obeys the frames that have come. */
 DBUF__FUNCTION void dbuf__take_frames(dbuf_producer *p) {
     size_t at = 0;
-    while (p->fd >= 0) {
+    while (p->connection.number >= 0) {
         dbuf__frame frame;
         int is;
         if (p->skip_bytes > 0) {
@@ -152,15 +122,15 @@ DBUF__FUNCTION void dbuf__take_frames(dbuf_producer *p) {
         else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_GRANT && p->stage == DBUF__ASKED) dbuf__granted(p);
         else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ACK &&
                  (p->stage == DBUF__FRAMES || p->stage == DBUF__ASKED))
-            dbuf__acknowledged(p, frame.detail, frame.sequence); /* before a GRANT: of earlier connections */
+            dbuf__acknowledged(p, frame.detail, frame.sequence); /* before GRANT: about earlier connections */
         else dbuf__end_link(p, "dbufd sent something that this client does not understand");
     }
-    if (p->fd < 0) at = p->in_bytes;
+    if (p->connection.number < 0) at = p->in_bytes;
     memmove(p->in, p->in + at, p->in_bytes - at);
     p->in_bytes -= at;
 }
 
-/* Keeps the descriptors of a received message: two, and no more. */
+/* Holds the first two descriptors of a message, and closes any others. */
 DBUF__FUNCTION void dbuf__keep_descriptors(dbuf_producer *p, struct msghdr *message) {
     struct cmsghdr *part;
     for (part = CMSG_FIRSTHDR(message); part != NULL; part = CMSG_NXTHDR(message, part)) {
@@ -170,16 +140,16 @@ DBUF__FUNCTION void dbuf__keep_descriptors(dbuf_producer *p, struct msghdr *mess
         for (i = 0; i < count; i++) {
             int descriptor;
             memcpy(&descriptor, CMSG_DATA(part) + i * sizeof descriptor, sizeof descriptor);
-            if (p->descriptors[0] < 0) p->descriptors[0] = descriptor;
-            else if (p->descriptors[1] < 0) p->descriptors[1] = descriptor;
+            if (p->received[0].number < 0) dbuf__hold(&p->received[0], descriptor);
+            else if (p->received[1].number < 0) dbuf__hold(&p->received[1], descriptor);
             else close(descriptor);
         }
     }
 }
 
-/* Takes in what has come, without waiting. The link is lost where that is the connection's end. */
+/* Reads what has come, without waiting. At the connection's end the link ends. */
 DBUF__FUNCTION void dbuf__hear(dbuf_producer *p) {
-    while (p->fd >= 0) {
+    while (dbuf__holds_connection(p)) {
         union {
             struct cmsghdr align;
             char bytes[CMSG_SPACE(4 * sizeof(int))];
@@ -194,11 +164,12 @@ DBUF__FUNCTION void dbuf__hear(dbuf_producer *p) {
         message.msg_iovlen = 1;
         message.msg_control = &control;
         message.msg_controllen = sizeof control;
-        got = recvmsg(p->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        got = recvmsg(p->connection.number, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
         if (got <= 0) {
-            dbuf__end_link(p, got == 0 ? "dbufd closed the connection" : strerror(errno));
+            if (got == 0) dbuf__end_link(p, "dbufd closed the connection");
+            else dbuf__fail_link(p, errno);
             return;
         }
         dbuf__keep_descriptors(p, &message);
@@ -207,9 +178,27 @@ DBUF__FUNCTION void dbuf__hear(dbuf_producer *p) {
     }
 }
 
+/* Sends an event that says how many events were given up for want of room, once there is room: in a ring the daemon
+ * reads that from the header and records it, by frames only the producer can say it. */
+DBUF__FUNCTION void dbuf__send_losses(dbuf_producer *p) {
+    char text[128];
+    uint64_t at, end, lost = p->lost_full - p->lost_reported;
+    dbuf__parts e = {DBUF_WARNING, text, 0, NULL, 0, NULL, 0, 0, 0};
+    if (lost == 0 || p->claim_is_open) return;
+    e.payload_bytes = (size_t)snprintf(
+        text, sizeof text, "dbuf: %llu events were lost here: there was no room for them", (unsigned long long)lost);
+    if (!dbuf__find_room(p, e.payload_bytes, &at, &end)) return;
+    p->lost_reported = p->lost_full;
+    /* If a ring comes later, its header counts only later losses. */
+    p->words->lost_bytes_told = p->words->lost_bytes;
+    p->words->lost_events_told = p->words->lost_events;
+    dbuf__put_event(p, &e, at, end, p->clock, dbuf__stamp(p));
+}
+
 /* By frames: reads what has come, and writes what the socket takes. */
 DBUF__FUNCTION void dbuf__pump(dbuf_producer *p) {
     dbuf__hear(p);
+    if (p->stage == DBUF__FRAMES) dbuf__send_losses(p);
     while (p->stage == DBUF__FRAMES) {
         uint8_t heads[DBUF__BATCH][DBUF__FRAME_HEAD_BYTES];
         struct iovec pieces[DBUF__PIECES];
@@ -219,13 +208,14 @@ DBUF__FUNCTION void dbuf__pump(dbuf_producer *p) {
         message.msg_iov = pieces;
         message.msg_iovlen = dbuf__gather(p, pieces, heads);
         if (message.msg_iovlen == 0) return;
-        sent = sendmsg(p->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (!dbuf__holds_connection(p)) return;
+        sent = sendmsg(p->connection.number, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (sent >= 0) dbuf__sent(p, (size_t)sent);
         else if (errno == EAGAIN || errno == EWOULDBLOCK) return;
         else if (errno != EINTR) {
             int why = errno;
             dbuf__hear(p); /* a daemon that ends the connection says why */
-            if (p->stage == DBUF__FRAMES) dbuf__end_link(p, strerror(why));
+            if (p->stage == DBUF__FRAMES) dbuf__fail_link(p, why);
         }
     }
 }

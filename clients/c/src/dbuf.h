@@ -1,43 +1,53 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * dbuf.h: sends events to dbufd from C11 and C++17, on Linux x86-64. This file is all there is: include it, link nothing.
+ * dbuf.h sends events to dbufd from C11 and C++17 programs on Linux x86-64. It is one file: include it, link nothing.
  *
  *     #include "dbuf.h"
  *
  *     int main(void) {
  *         dbuf_producer *p;
- *         if (dbuf_open(&p, NULL) != 0) return 1;          // NULL: the options of dbuf_options_default()
+ *         int error = dbuf_open(&p, NULL); // NULL: the options of dbuf_options_default()
+ *         if (error != 0) return 1;
  *         dbuf_send(p, DBUF_INFO, "order 17 accepted", 17);
  *         dbuf_printf(p, DBUF_ERR, "card of order %d refused", 17);
- *         if (dbuf_sync(p, 5000) != 0) fputs(dbuf_last_error(p), stderr);
- *         dbuf_log(DBUF_INFO, "%s", "this thread's own producer, opened at the first use");
- *         return dbuf_close(p) != 0;
+ *         dbuf_log(DBUF_INFO, "%s", "by the calling thread's own producer, which opens at its first use");
+ *         error = dbuf_sync(p, 5000);
+ *         if (error != 0) fprintf(stderr, "%s: %s\n", dbuf_strerror(error), dbuf_last_error(p));
+ *         return dbuf_close(p) != 0 || error != 0;
  *     }
  *
- * How it works. A producer writes its events into a ring of memory (1 MiB unless told otherwise). As a rule the daemon shares
- * that memory and empties it by itself: then dbuf_send() is some 20 ns, without system call, lock or allocation. A daemon
- * that gives no ring gets the same events as frames over its socket, which the calls of this producer write without ever
- * blocking on it. Without a daemon the memory keeps the events until there is one. Events keep their order, and an event that
- * was taken is not sent twice to a daemon that still knows this producer. docs/PROTOCOL.md draws all of it.
+ * How it works. A producer writes its events into a ring of memory (1 MiB by default). Usually the daemon shares this
+ * memory and takes the events out of it. Then dbuf_send() takes some 20 ns, without a system call, a lock or an
+ * allocation. If the daemon gives no ring, the producer's calls write the same events as frames to the daemon's socket,
+ * and never block on it. If there is no daemon, the memory keeps the events until there is one. Events keep their
+ * order. A daemon that still knows this producer gets no event twice. docs/PROTOCOL.md describes all of this.
  *
- * What can fail. Every function that returns an int returns 0, or one of the negative numbers of dbuf_error. A full ring costs
- * the event (it is counted, and the daemon is told how many there were) or time, as the options say. No call stops the
- * program, prints anything, raises SIGPIPE or changes errno.
+ * What can fail. A function that returns an int returns 0 or one of the negative numbers of dbuf_error. When the ring
+ * is full, a send waits or gives the event up, as the options say. An event that is given up is counted, and the daemon
+ * records the loss. No call ends the program, raises SIGPIPE or changes errno. The only output of this file are two
+ * lines on standard error: the first time that the daemon cannot be reached, and when events are lost at the end. The
+ * option `quiet` turns both off.
  *
- * Threads. A producer belongs to one thread at a time; it may move to another one, and each thread has as many as it likes.
- * dbuf_log() sees to one for each thread. Nothing here may be called by a signal handler.
+ * Threads. One thread at a time may use a producer. A producer may move to another thread, and a thread may have any
+ * number of producers. dbuf_log() keeps one for each thread. A signal handler may call nothing of this file.
  *
- * Processes. A child of fork() may go on with the producers of its parent: each begins anew there at its next call, with
- * memory and a connection of its own and without its parent's events. A claim that is open at fork() is the parent's alone.
- * What a program published to a daemon's ring survives the program, however it ends.
+ * Processes. After fork() the child may use its parent's producers. Each connects anew at the child's first call, which
+ * waits up to 250 ms for the daemon as dbuf_open() does, and has none of its parent's events. A claim that is open at
+ * fork() belongs to the parent. Events in a daemon's ring survive the program, however it ends.
  *
- * Nothing runs in the background. Where there is no ring, what could not be written yet goes out with the next call:
+ * Descriptors. A program may close all its descriptors, or replace them. A producer looks what a descriptor means
+ * before it uses or closes it. If the descriptor is not its own any more, the producer leaves it alone and connects
+ * anew.
+ *
+ * No thread runs in the background. Without a ring, what could not be written yet is written by the next call of
  * dbuf_send(), dbuf_tend(), dbuf_sync() or dbuf_close().
  *
- * Why there is no DBUF_IMPLEMENTATION to define: any number of files of a program may include this one. What a program must have
- * once (the count of forks, the thread's own producer) is a weak symbol, which the linker merges. The functions are static in
- * C and inline in C++: each C file that sends carries a copy of the rest of them (16 to 20 KB), one that does not carries no code.
- * Names that begin with dbuf__ or DBUF__ are not for use.
+ * Why there is no DBUF_IMPLEMENTATION to define: any number of files of a program may include this one. What a program
+ * or a shared object must have once (the count of forks, the thread's own producer) is a weak symbol, which the linker
+ * merges. The functions are static in C and inline in C++. So each C file that sends has its own copy of them (16 to 20
+ * KB), and a C file that sends nothing has a few bytes. Names that begin with dbuf__ or DBUF__ are internal.
+ *
+ * clients/c/assemble makes this file from the files in clients/c/src. Change those.
  */
 #ifndef DBUF_H
 #define DBUF_H
@@ -45,19 +55,26 @@
 #if !defined(__linux__) || !defined(__x86_64__)
 #error "dbuf.h is for Linux on x86-64"
 #endif
+
 #include "platform.h"
 #include "public.h"
 #include "memory.h"
 #include "fast_path.h"
 #include "tools.h"
+#include "standard_error.h"
+#include "descriptor.h"
 #include "record.h"
 #include "frames.h"
+#include "paths.h"
 #include "connection.h"
 #include "ring.h"
+#include "link.h"
+#include "process.h"
 #include "producer.h"
 #include "sending.h"
-#include "text.h"
+#include "claim.h"
 #include "outcome.h"
+#include "close.h"
 #include "local.h"
 
 #ifdef __cplusplus

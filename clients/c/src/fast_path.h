@@ -1,12 +1,12 @@
 
-/* ==== The fast path
+/* ==== The fast path: a send into a ring that has room, without a system call.
  *
- * | edge | here | at the daemon | what would break |
+ * | edge | the producer | the daemon | without the edge |
  * |---|---|---|---|
- * | head | store of head, release | its look, acquire | it copies a record that is not there yet |
- * | room | load of tail, acquire | its take, release | a record is written over bytes that are being copied |
- * | asleep | head, then state; a barrier for the compiler | state, membarrier(2), then head | both miss each other: nobody rings |
- * | turn | wants, full fence, then a look | the deed, full fence, then wants | this side sleeps, and nobody wakes it |
+ * | head | stores head, release | loads it, acquire | the daemon copies a record that is not there yet |
+ * | room | loads tail, acquire | stores it, release | a record overwrites bytes that the daemon still copies |
+ * | asleep | head, compiler barrier, state | state, membarrier(2), head | neither sees the other; no doorbell rings |
+ * | turn | wants, full fence, its look | its deed, full fence, wants | the producer sleeps and is not woken |
  */
 
 DBUF__INLINE uint64_t dbuf__record_bytes(uint64_t length) {
@@ -32,38 +32,39 @@ DBUF__INLINE uint64_t dbuf__stamp(const dbuf_producer *p) {
     return p->clock == DBUF__CLOCK_NS ? dbuf__clock_ns(CLOCK_REALTIME) : 0;
 }
 
-/* By what the glances at the daemon are timed: the event's stamp, or where it has none, the number of events. */
+/* The time of an event for the looks at the daemon: its stamp. Without stamps, every DBUF__LOOK_EVENTS-th event
+ * looks. */
 DBUF__INLINE uint64_t dbuf__look_time(const dbuf_producer *p, uint64_t stamp) {
     if (DBUF__LIKELY(stamp != 0)) return stamp;
     return p->events % DBUF__LOOK_EVENTS == 0 ? p->looked + p->look_every : p->looked;
 }
 
-/* Publishes what lies before `end`, and does what the daemon's state asks for. */
+/* Publishes the record before `end`. Rings or looks if the daemon's state or the time asks for it. */
 DBUF__INLINE void dbuf__publish_to(dbuf_producer *p, uint64_t end, size_t payload_bytes, uint64_t look_time) {
     uint64_t state;
     p->head = end;
     p->events += 1;
     p->bytes += payload_bytes;
-    /* edge head: the record is there before it counts. */
+    /* edge head: the record is complete before it counts. */
     __atomic_store_n(&p->words->head, end, __ATOMIC_RELEASE);
-    /* edge asleep: where the daemon has no barrier that reaches here. */
+    /* edge asleep: only where the daemon's barrier does not reach this process. */
     if (__builtin_expect(p->fence, 0)) __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    /* edge asleep: the compiler must not read the state first; the processor is seen to by the daemon. */
+    /* edge asleep: stops the compiler; the daemon's membarrier(2) stops the processor. */
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     state = __atomic_load_n(&p->words->state, __ATOMIC_RELAXED);
     if (DBUF__LIKELY((state & DBUF__STATE_MASK) == 0 && look_time - p->looked < p->look_every)) return;
     dbuf__after_publish(p, state, look_time);
 }
 
-/* Sends if nothing stands in the way: there is a ring, the event is none too large, and fits without a pad. */
+/* Sends if there is a ring in this process, and the event is not too large and fits without a pad. Else returns 0. */
 DBUF__INLINE int dbuf__send_fast(dbuf_producer *p, int pri, const void *payload, size_t bytes) {
     uint64_t record = dbuf__record_bytes(bytes), at = p->head, end = at + record, offset = at & (p->capacity - 1), time;
-    /* No bytes at all are one less than none: more than any bound. */
+    /* With 0 bytes, bytes - 1 is larger than any limit: an empty payload takes the slow path, which refuses it. */
     if (!DBUF__LIKELY(bytes - 1 < p->fast_bytes && (unsigned)pri <= DBUF_PRI_MAX && p->forks == dbuf__process.forks &&
                       offset + record <= p->capacity && end - p->tail <= p->capacity))
         return 0;
     __atomic_store_n(&p->words->writing, end, __ATOMIC_RELAXED);
-    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the record comes after it */
+    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the record is written after it */
     time = dbuf__stamp(p);
     dbuf__put_record_head(p->data + offset, bytes, DBUF__EVENT, (unsigned)pri, 0, p->clock, time);
     memcpy(p->data + offset + DBUF__RECORD_HEAD_BYTES, payload, bytes);

@@ -1,13 +1,10 @@
 
-/* ==== Frames
- *
- * Encodes and decodes frames: docs/PROTOCOL.md, chapter 3.
- */
+/* ==== Frames: encoded and decoded (docs/PROTOCOL.md, chapter 3), and gathered from the memory. */
 
 enum {
     DBUF__FRAME_HEAD_BYTES = 24,
-    DBUF__LENGTH_MAX = 67108864,    /* of what follows a head; */
-    DBUF__CONTROL_BYTES_MAX = 4096, /* in a frame that is neither an event nor may be skipped */
+    DBUF__LENGTH_MAX = 67108864,    /* of what follows a head */
+    DBUF__CONTROL_BYTES_MAX = 4096, /* the same, if it is no event and may not be skipped */
     DBUF__FRAME_HELLO = 0x01,
     DBUF__FRAME_EVENT = 0x02,
     DBUF__FRAME_SYNC = 0x03,
@@ -27,14 +24,14 @@ enum {
     DBUF__CODE_MALFORMED = 0x02,
     DBUF__CODE_LOST = 0x03,
     DBUF__CODE_NO_RING = 0x04,
-    DBUF__CODE_ENDS = 0x80, /* this and above */
+    DBUF__CODE_ENDS = 0x80, /* this and above end the connection */
     DBUF__HELLO_BYTES_MAX = DBUF__FRAME_HEAD_BYTES + DBUF_TAG_BYTES_MAX + 40,
     DBUF__MAGIC_BYTES = 8
 };
 
 #define DBUF__MAGIC \
     "\xDB" \
-    "ufd\r\n\x1A" /* and the NUL that C puts behind it */
+    "ufd\r\n\x1A" /* the eighth byte is the NUL that ends a text of C */
 DBUF__ASSERT(sizeof DBUF__MAGIC == DBUF__MAGIC_BYTES, "eight bytes");
 
 DBUF__FUNCTION void dbuf__put_frame_head(uint8_t *to, uint64_t length, unsigned type, unsigned detail, size_t tag_bytes,
@@ -54,7 +51,7 @@ typedef struct dbuf__hello {
     const uint8_t *session; /* 16 bytes */
 } dbuf__hello;
 
-/* Writes a HELLO, at most DBUF__HELLO_BYTES_MAX; returns how many bytes that are. */
+/* Writes a HELLO of at most DBUF__HELLO_BYTES_MAX; returns its bytes. */
 DBUF__FUNCTION size_t dbuf__put_hello(uint8_t *to, const dbuf__hello *hello) {
     size_t name_bytes = (size_t)dbuf__min(hello->name_bytes, DBUF_TAG_BYTES_MAX);
     dbuf__put_frame_head(to, name_bytes + 40, DBUF__FRAME_HELLO, hello->level, name_bytes, 0, 0);
@@ -77,15 +74,15 @@ DBUF__FUNCTION size_t dbuf__put_ring(uint8_t *to, uint64_t capacity) {
     return DBUF__FRAME_HEAD_BYTES + sizeof capacity;
 }
 
-/* Writes the head of an event's frame; what follows the record's head follows it as it is. A daemon that takes no fields gets
- * none: then `skip` bytes at `skip_at` of that are left out. */
+/* Writes the head of an event's frame. What follows the record's head follows the frame's head unchanged; but for a
+ * daemon that takes no fields, their `skip` bytes are left out. */
 DBUF__FUNCTION void dbuf__put_event_head(uint8_t *to, const dbuf__record *record, uint64_t sequence, uint64_t skip) {
     int has_fields = record->kind == DBUF__EVENT_WITH_FIELDS && skip == 0;
     dbuf__put_frame_head(to, record->length - skip, has_fields ? DBUF__FRAME_EVENT_WITH_FIELDS : DBUF__FRAME_EVENT,
                          record->pri, record->tag_bytes, sequence, record->clock == DBUF__CLOCK_NS ? record->time : 0);
 }
 
-/* A frame of the daemon's. */
+/* A frame from the daemon. */
 typedef struct dbuf__frame {
     unsigned type, detail;
     uint64_t sequence;
@@ -94,7 +91,7 @@ typedef struct dbuf__frame {
     uint16_t version;
     uint32_t max_event;
     uint64_t compatible, incompatible;
-    /* ERROR: the last event, and words. GRANT: the capacity. */
+    /* ERROR: the last event, and a text. GRANT: the capacity. */
     uint64_t number;
     const uint8_t *text;
     size_t text_bytes;
@@ -102,8 +99,9 @@ typedef struct dbuf__frame {
 
 enum { DBUF__MORE = 0, DBUF__WHOLE = 1, DBUF__SKIP = 2, DBUF__BROKEN = -1 };
 
-/* Reads the frame at the start of `in`. DBUF__WHOLE: it has 24 + body_bytes. DBUF__SKIP: it has as many, which need not be there yet,
- * and means nothing to this version. DBUF__MORE: it is not whole. DBUF__BROKEN: no daemon sends that. */
+/* Reads the frame at the start of `in`. DBUF__WHOLE: it has 24 + body_bytes bytes. DBUF__SKIP: so it has, but they may
+ * not have come yet, and this version does not know the frame. DBUF__MORE: it is not whole yet. DBUF__BROKEN: no daemon
+ * sends such bytes. */
 DBUF__FUNCTION int dbuf__read_frame(const uint8_t *in, size_t in_bytes, dbuf__frame *frame) {
     const uint8_t *body = in + DBUF__FRAME_HEAD_BYTES;
     uint64_t tag_bytes, payload_bytes;
@@ -140,7 +138,7 @@ DBUF__FUNCTION int dbuf__read_frame(const uint8_t *in, size_t in_bytes, dbuf__fr
     }
 }
 
-/* Events up to this number need not be kept any more. */
+/* Removes events up to this number from the memory. */
 DBUF__FUNCTION void dbuf__settle(dbuf_producer *p, uint64_t number) {
     dbuf__record record;
     while (p->settled < number && p->tail != p->head) {
@@ -151,12 +149,12 @@ DBUF__FUNCTION void dbuf__settle(dbuf_producer *p, uint64_t number) {
         p->settled += record.kind != DBUF__PAD;
         p->tail = record.end;
     }
-    /* Nobody else reads it now; a later ring link or a look at a core does. */
+    /* Only a debugger and the next ring read this word now. */
     __atomic_store_n(&p->words->tail, p->tail, __ATOMIC_RELAXED);
 }
 
-/* Fills `out` with frames of the records that are to be sent next, as pieces for sendmsg(2); heads are made in `heads`. Returns how
- * many pieces, beginning with what is left of a frame that was cut. */
+/* Fills `out` with frames of the next records, as pieces for sendmsg(2); their heads are written to `heads`. Returns
+ * the number of pieces. The first may be the rest of a frame that was cut. */
 enum { DBUF__BATCH = 32, DBUF__PIECES = 3 * DBUF__BATCH };
 DBUF__FUNCTION size_t dbuf__gather(dbuf_producer *p, struct iovec *out, uint8_t (*heads)[DBUF__FRAME_HEAD_BYTES]) {
     size_t pieces = 0, frames = 0, cut = p->send_done;
@@ -195,7 +193,7 @@ DBUF__FUNCTION size_t dbuf__gather(dbuf_producer *p, struct iovec *out, uint8_t 
     return pieces;
 }
 
-/* This many bytes of what was gathered are written. */
+/* Counts this many bytes of what was gathered as written. */
 DBUF__FUNCTION void dbuf__sent(dbuf_producer *p, size_t bytes) {
     p->send_done += bytes;
     while (p->send_at != p->head) {
@@ -215,10 +213,12 @@ DBUF__FUNCTION void dbuf__sent(dbuf_producer *p, size_t bytes) {
     }
 }
 
-/* Writes bytes that fit into the socket as a rule: 0 if they do not, and the link is lost then. */
+/* Writes a few bytes, for which the socket usually has room. If it has none, ends the link and returns 0. */
 DBUF__FUNCTION int dbuf__write(dbuf_producer *p, const void *bytes, size_t count) {
-    ssize_t sent = send(p->fd, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+    ssize_t sent;
+    if (!dbuf__holds_connection(p)) return 0;
+    sent = send(p->connection.number, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent == (ssize_t)count) return 1;
-    dbuf__end_link(p, sent < 0 ? strerror(errno) : "the connection takes no more");
+    dbuf__fail_link(p, sent < 0 ? errno : EAGAIN);
     return 0;
 }

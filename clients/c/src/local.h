@@ -1,21 +1,8 @@
 
-/* ==== A thread's own producer
- *
- * Opens one at the first use and closes it when its thread ends.
- */
+/* ==== The own producer of each thread, which dbuf_log() uses. */
 
-DBUF__FUNCTION void dbuf__close_own(void *own) {
-    if (own == NULL) return;
-    dbuf__own = NULL;
-    dbuf_close((dbuf_producer *)own);
-}
-
-/* The thread that ends the program gets no destructor of its key. */
-DBUF__FUNCTION void dbuf__close_own_at_exit(void) { dbuf__close_own(dbuf__own); }
-
-DBUF__FUNCTION void dbuf__watch_exits(void) {
+DBUF__FUNCTION void dbuf__make_key(void) {
     dbuf__process.has_key = pthread_key_create(&dbuf__process.key, dbuf__close_own) == 0;
-    atexit(dbuf__close_own_at_exit);
 }
 
 DBUF__FUNCTION int dbuf_log_options(const dbuf_options *options) {
@@ -36,13 +23,19 @@ DBUF__FUNCTION int dbuf_log_options(const dbuf_options *options) {
     return 0;
 }
 
-/* This thread's own producer, or why there is none. */
+/* Has this thread's own producer closed: when the thread ends; while exit handlers run, by one more handler. */
+DBUF__FUNCTION int dbuf__close_own_later(void) {
+    if (dbuf__process.is_ending) return atexit(dbuf__at_exit) == 0;
+    pthread_once(&dbuf__process.makes_key, dbuf__make_key);
+    return dbuf__process.has_key && pthread_setspecific(dbuf__process.key, dbuf__own) == 0;
+}
+
+/* Opens this thread's own producer. */
 DBUF__FUNCTION int dbuf__open_own(void) {
     int saved = errno, error;
-    pthread_once(&dbuf__process.at_exit, dbuf__watch_exits);
     error = dbuf_open(&dbuf__own, dbuf__process.has_log_options ? &dbuf__process.log_options : NULL);
-    /* Without the key it would outlive its thread, and what it keeps would be lost silently. */
-    if (error == 0 && (!dbuf__process.has_key || pthread_setspecific(dbuf__process.key, dbuf__own) != 0)) {
+    /* Otherwise it would outlive its thread, and lose what it keeps without a word. */
+    if (error == 0 && !dbuf__close_own_later()) {
         dbuf__close_own(dbuf__own);
         error = DBUF_ERR_NO_MEMORY;
     }

@@ -1,14 +1,11 @@
 
-/* ==== The outcome
- *
- * Syncs, counts, and closes.
- */
+/* ==== The outcome of events: durable, or counted. */
 
-/* Asks the daemon to make events up to this one durable, if it has not been asked on this link. */
+/* Asks the daemon to make events up to this one durable, unless it has been asked on this link. */
 DBUF__FUNCTION void dbuf__ask_sync(dbuf_producer *p, uint64_t wanted) {
     uint8_t sync[DBUF__FRAME_HEAD_BYTES];
     if (p->stage == DBUF__RING) {
-        /* The fence of dbuf__want() orders it, and the bell brings the daemon's look. */
+        /* dbuf__want() has the fence that orders this, and the doorbell makes the daemon look. */
         __atomic_store_n(&p->words->sync, wanted - p->base, __ATOMIC_RELAXED);
     } else if (p->stage == DBUF__FRAMES && p->send_at == p->head && p->sync_number < wanted) {
         dbuf__put_frame_head(sync, 0, DBUF__FRAME_SYNC, 0, 0, 0, 0);
@@ -16,6 +13,21 @@ DBUF__FUNCTION void dbuf__ask_sync(dbuf_producer *p, uint64_t wanted) {
         p->sync_known = p->known;
         dbuf__write(p, sync, sizeof sync);
     }
+}
+
+/* Says what dbuf_sync() found. */
+DBUF__FUNCTION void dbuf__say_not_stored(dbuf_producer *p, uint64_t not_stored, uint64_t unconfirmed) {
+    char lost[64] = "";
+    if (not_stored > 0)
+        snprintf(lost, sizeof lost, "%llu event%s not stored", (unsigned long long)not_stored,
+                 not_stored == 1 ? " was" : "s were");
+    if (unconfirmed == 0) dbuf__say(p, "%s", lost);
+    else
+        dbuf__say(p,
+                  "%s%s%llu event%s unconfirmed: the daemon took them and died before it called them durable; most are "
+                  "probably stored",
+                  lost, lost[0] != '\0' ? "; " : "", (unsigned long long)unconfirmed,
+                  unconfirmed == 1 ? " is" : "s are");
 }
 
 DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms) {
@@ -48,9 +60,7 @@ DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms) {
         error = dbuf__has_link(p) ? DBUF_ERR_TIMEOUT : DBUF_ERR_NO_DAEMON;
         if (error == DBUF_ERR_TIMEOUT) dbuf__fail(p, error);
     } else if (not_stored > p->not_stored_told || p->unconfirmed > p->unconfirmed_told) {
-        dbuf__say(p, "%llu events were not stored, and of %llu a daemon that is gone did not say so",
-                  (unsigned long long)(not_stored - p->not_stored_told),
-                  (unsigned long long)(p->unconfirmed - p->unconfirmed_told));
+        dbuf__say_not_stored(p, not_stored - p->not_stored_told, p->unconfirmed - p->unconfirmed_told);
         p->not_stored_told = not_stored;
         p->unconfirmed_told = p->unconfirmed;
         error = DBUF_ERR_NOT_STORED;
@@ -72,7 +82,7 @@ DBUF__FUNCTION void dbuf_get_statistics(const dbuf_producer *producer, dbuf_stat
     dbuf__counts counts;
     memset(statistics, 0, sizeof *statistics);
     statistics->capacity_bytes = p->capacity;
-    if (p->forks != dbuf__process.forks) return; /* a child that has not begun: nothing was sent */
+    if (p->forks != dbuf__process.forks) return; /* a child that has not called anything yet */
     counts = dbuf__count(p);
     statistics->events = p->events;
     statistics->bytes = p->bytes;
@@ -97,31 +107,3 @@ DBUF__FUNCTION void dbuf_get_statistics(const dbuf_producer *producer, dbuf_stat
 }
 
 DBUF__FUNCTION const char *dbuf_last_error(const dbuf_producer *producer) { return producer->error; }
-
-DBUF__FUNCTION int dbuf_close(dbuf_producer *producer) {
-    dbuf_producer *p = producer;
-    int saved = errno, error = 0;
-    if (p == NULL) return 0;
-    if (p->forks == dbuf__process.forks) {
-        uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns + (uint64_t)p->close_wait_ms * DBUF__MS,
-                 rung = 0;
-        dbuf_discard(p);
-        if (p->stage == DBUF__RING) dbuf__hear(p);
-        /* What is left is worth an attempt, however long ago the last one was. */
-        if (p->stage == DBUF__DOWN && p->settled < p->events) p->retry_at_ns = 0;
-        while (p->stage != DBUF__RING && p->settled < p->events) {
-            dbuf__tend(p, 0);
-            now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
-            if (p->stage == DBUF__RING || p->settled == p->events || now_ns >= until_ns) break;
-            dbuf__sleep(p, 0, now_ns, until_ns, &rung);
-        }
-        if (p->stage == DBUF__FRAMES && p->send_at == p->head) {
-            uint8_t bye[DBUF__FRAME_HEAD_BYTES];
-            dbuf__put_frame_head(bye, 0, DBUF__FRAME_BYE, 0, 0, 0, 0);
-            dbuf__write(p, bye, sizeof bye);
-        } else if (p->stage != DBUF__RING && p->settled < p->events) error = DBUF_ERR_TIMEOUT;
-    }
-    dbuf__free(p);
-    errno = saved;
-    return error;
-}

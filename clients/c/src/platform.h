@@ -1,8 +1,5 @@
 
-/* ==== The platform
- *
- * What this file needs of the compiler and of the C library.
- */
+/* ==== The platform: what this file needs of the compiler and of the C library. */
 
 #if defined(_FEATURES_H) && !defined(__USE_MISC)
 #error \
@@ -18,12 +15,14 @@
 #include <linux/membarrier.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>

@@ -1,40 +1,7 @@
 
-/* ==== A producer
- *
- * Opens a producer, and keeps the list of those that a fork concerns.
- */
+/* ==== A producer: opened, and begun anew in a forked child. */
 
-DBUF__FUNCTION void dbuf__before_fork(void) { pthread_mutex_lock(&dbuf__process.lock); }
-DBUF__FUNCTION void dbuf__in_parent(void) { pthread_mutex_unlock(&dbuf__process.lock); }
-
-/* The daemon must not take a child that never sends for its parent: a connection lives as long as one copy of it does. */
-DBUF__FUNCTION void dbuf__in_child(void) {
-    dbuf_producer *p;
-    dbuf__process.forks++;
-    dbuf__process.barrier = 0;
-    for (p = dbuf__process.first; p != NULL; p = p->next) dbuf__close_descriptors(p);
-    pthread_mutex_unlock(&dbuf__process.lock);
-}
-
-DBUF__FUNCTION void dbuf__watch_forks(void) { pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child); }
-
-DBUF__FUNCTION void dbuf__enlist(dbuf_producer *p) {
-    pthread_mutex_lock(&dbuf__process.lock);
-    p->next = dbuf__process.first;
-    p->link = &dbuf__process.first;
-    if (p->next != NULL) p->next->link = &p->next;
-    dbuf__process.first = p;
-    pthread_mutex_unlock(&dbuf__process.lock);
-}
-
-DBUF__FUNCTION void dbuf__strike_off(dbuf_producer *p) {
-    pthread_mutex_lock(&dbuf__process.lock);
-    *p->link = p->next;
-    if (p->next != NULL) p->next->link = p->link;
-    pthread_mutex_unlock(&dbuf__process.lock);
-}
-
-/* Begins with what the options say and nothing else. 0, or DBUF_ERR_NO_MEMORY. */
+/* Sets everything but the options to the state of a new producer. 0, or DBUF_ERR_NO_MEMORY. */
 DBUF__FUNCTION int dbuf__begin(dbuf_producer *p) {
     uint64_t capacity = p->capacity,
              seed = dbuf__clock_ns(CLOCK_REALTIME) ^ (uint64_t)getpid() << 40 ^ (uint64_t)(uintptr_t)p;
@@ -42,12 +9,13 @@ DBUF__FUNCTION int dbuf__begin(dbuf_producer *p) {
         mmap(NULL, DBUF__HEADER_BYTES + (size_t)capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     memset(p, 0, offsetof(struct dbuf_producer, next));
     p->capacity = capacity;
-    p->fd = p->bell = p->descriptors[0] = p->descriptors[1] = -1;
+    p->connection.number = p->bell.number = p->received[0].number = p->received[1].number = -1;
     p->retry_ns = DBUF__RETRY_MIN_NS;
     p->max_event = DBUF__MAX_EVENT_ASSUMED;
-    p->forks = dbuf__process.forks - 1; /* nobody's, until there is memory */
+    p->forks = dbuf__process.forks - 1; /* of no process, until there is memory */
     if (memory == MAP_FAILED) return dbuf__fail(p, DBUF_ERR_NO_MEMORY);
     p->forks = dbuf__process.forks;
+    p->thread = pthread_self();
     p->words = (dbuf__words *)memory;
     p->data = (uint8_t *)memory + DBUF__HEADER_BYTES;
     if (getrandom(p->session, sizeof p->session, GRND_NONBLOCK) != (ssize_t)sizeof p->session)
@@ -56,9 +24,9 @@ DBUF__FUNCTION int dbuf__begin(dbuf_producer *p) {
     return 0;
 }
 
-/* Lets go of memory and descriptors, and says nothing to anybody. */
+/* Gives memory and descriptors back, and sends nothing. */
 DBUF__FUNCTION void dbuf__let_go(dbuf_producer *p) {
-    dbuf__close_descriptors(p);
+    dbuf__release_all(p);
     if (p->words != NULL) munmap(p->words, DBUF__HEADER_BYTES + (size_t)p->capacity);
     p->words = NULL;
 }
@@ -69,20 +37,17 @@ DBUF__FUNCTION void dbuf__free(dbuf_producer *p) {
     free(p);
 }
 
-/* In a child of the process in which it was opened: the ring, the connection and the events are the parent's. */
+/* Begins a producer anew in a child of the process that opened it: ring, connection and events belong to the parent. It
+ * waits for the daemon as dbuf_open() does. Without that wait, the events of a child that sends and ends by _exit(2) at
+ * once would still be in the child's own memory, and be lost with it. */
 DBUF__FUNCTION int dbuf__renew_after_fork(dbuf_producer *p) {
+    int error;
+    p->thread = pthread_self();
     if (DBUF__LIKELY(p->forks == dbuf__process.forks)) return 0;
     dbuf__let_go(p);
-    return dbuf__begin(p);
-}
-
-/* The program's short name. */
-DBUF__FUNCTION size_t dbuf__program_name(char *to, size_t bytes) {
-    int file = open("/proc/self/comm", O_RDONLY | O_CLOEXEC);
-    ssize_t got = file < 0 ? 0 : read(file, to, bytes);
-    if (file >= 0) close(file);
-    while (got > 0 && to[got - 1] == '\n') got--;
-    return got > 0 ? (size_t)got : 0;
+    error = dbuf__begin(p);
+    if (error == 0) dbuf__tend(p, DBUF__OPEN_TIMEOUT_MS);
+    return error;
 }
 
 DBUF__FUNCTION int dbuf__are_options_valid(const dbuf_options *o) {
@@ -99,7 +64,7 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     dbuf_producer *p;
     *producer = NULL;
     if (!dbuf__are_options_valid(o)) return DBUF_ERR_INVALID;
-    pthread_once(&dbuf__process.at_fork, dbuf__watch_forks);
+    pthread_once(&dbuf__process.watches, dbuf__watch);
     p = (dbuf_producer *)calloc(1, sizeof *p);
     if (p == NULL) {
         errno = saved;
@@ -112,6 +77,7 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     p->stamps = !o->no_stamp;
     p->asks_ring = !o->no_ring;
     p->populate = o->populate != 0;
+    p->quiet = o->quiet != 0;
     if (o->socket != NULL) memcpy(p->socket, o->socket, strlen(o->socket) + 1);
     if (o->name != NULL) {
         p->name_bytes = (uint8_t)strlen(o->name);

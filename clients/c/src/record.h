@@ -1,10 +1,7 @@
 
-/* ==== Records
- *
- * Writes events into the memory and finds them there.
- */
+/* ==== Records: events in the memory, written and read. */
 
-/* A record that is there, by its position. */
+/* A record in the memory. */
 typedef struct dbuf__record {
     uint8_t *head; /* its first byte */
     uint64_t length, end;
@@ -12,7 +9,8 @@ typedef struct dbuf__record {
     uint64_t time;
 } dbuf__record;
 
-/* Reads the record at a position before head. 0 if none can be there: another process has written into the memory. */
+/* Reads the record at a position before head. 0 if there is no valid one: another process has written into the
+ * memory. */
 DBUF__FUNCTION int dbuf__read_record(const dbuf_producer *p, uint64_t at, dbuf__record *record) {
     uint64_t offset = at & (p->capacity - 1), bytes;
     record->head = p->data + offset;
@@ -28,16 +26,17 @@ DBUF__FUNCTION int dbuf__read_record(const dbuf_producer *p, uint64_t at, dbuf__
            record->kind >= DBUF__EVENT && record->kind <= DBUF__PAD;
 }
 
-/* What the daemon has taken, believed as far as it can be true. Without a ring: what was settled. */
+/* The position up to which the daemon has taken records; an impossible value is ignored. Without a ring: what is
+ * settled. */
 DBUF__FUNCTION uint64_t dbuf__seen_tail(const dbuf_producer *p) {
     uint64_t tail;
     if (p->stage != DBUF__RING) return p->tail;
-    /* edge room: the daemon's copies of what lay before are over. */
+    /* edge room: the daemon has copied what lies before. */
     tail = __atomic_load_n(&p->words->tail, __ATOMIC_ACQUIRE);
     return tail <= p->head && tail >= p->tail ? tail : p->tail;
 }
 
-/* What lies in the memory is no record any more: another process has written there. */
+/* Gives up all that waits in the memory: another process has written there, and what lies there are no records. */
 DBUF__FUNCTION void dbuf__abandon(dbuf_producer *p) {
     p->lost += p->events - p->settled;
     p->settled = p->events;
@@ -46,7 +45,7 @@ DBUF__FUNCTION void dbuf__abandon(dbuf_producer *p) {
     p->send_done = 0;
 }
 
-/* Opens or closes the fast path. */
+/* Opens or closes the fast path, and reads the daemon's limit. */
 DBUF__FUNCTION void dbuf__set_fast(dbuf_producer *p) {
     uint64_t told = __atomic_load_n(&p->words->max_event, __ATOMIC_RELAXED);
     if (p->stage == DBUF__RING && told != 0) p->max_event = told;
@@ -55,8 +54,8 @@ DBUF__FUNCTION void dbuf__set_fast(dbuf_producer *p) {
         p->fast_bytes = dbuf__min(p->max_event, p->capacity / 2 - DBUF__RECORD_HEAD_BYTES);
 }
 
-/* Finds room for a record with this many bytes after its head: where it begins, and where it ends. A pad goes before it where it
- * would reach beyond the end of the data. 0 if there is no room now; nothing is changed then. */
+/* Finds room for a record with this many bytes after its head: *at is where it begins, *end is where it ends. If it
+ * would reach beyond the end of the data, a pad goes before it. 0 if there is no room; then nothing is changed. */
 DBUF__FUNCTION int dbuf__find_room(dbuf_producer *p, uint64_t length, uint64_t *at, uint64_t *end) {
     uint64_t record = dbuf__record_bytes(length), to_end = p->capacity - (p->head & (p->capacity - 1));
     *at = p->head + (record > to_end ? to_end : 0);
@@ -66,7 +65,7 @@ DBUF__FUNCTION int dbuf__find_room(dbuf_producer *p, uint64_t length, uint64_t *
     return *end - p->tail <= p->capacity;
 }
 
-/* Begins the record that was found room for: a daemon that finds this process dead sees that it was in the middle of one. */
+/* Begins a record at the room that was found. If this process dies now, the daemon sees that an event was begun. */
 DBUF__FUNCTION void dbuf__begin_record(dbuf_producer *p, uint64_t at, uint64_t end) {
     __atomic_store_n(&p->words->writing, end, __ATOMIC_RELAXED);
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -75,7 +74,7 @@ DBUF__FUNCTION void dbuf__begin_record(dbuf_producer *p, uint64_t at, uint64_t e
                               DBUF__PAD, 0, 0, DBUF__CLOCK_NONE, 0);
 }
 
-/* Bytes before the payload. */
+/* The bytes of tag and fields, which are in front of the payload. */
 DBUF__INLINE size_t dbuf__before_payload(const dbuf__parts *e) {
     return e->tag_bytes + (e->field_count > 0 ? 4 + e->fields_bytes : 0);
 }
@@ -102,7 +101,7 @@ DBUF__FUNCTION uint8_t *dbuf__put_before_payload(uint8_t *to, const dbuf__parts 
     return to;
 }
 
-/* Writes and publishes a whole event at a place that was found for it. */
+/* Writes and publishes a whole event at the room that was found for it. */
 DBUF__FUNCTION void dbuf__put_event(dbuf_producer *p, const dbuf__parts *e, uint64_t at, uint64_t end, unsigned clock,
                                     uint64_t time) {
     uint8_t *to = p->data + (at & (p->capacity - 1));

@@ -1,7 +1,8 @@
-/* Does with dbuf.h what the lines on its standard input say, for tests/c, which plays the daemon. Each line is answered by one.
+/* Does with dbuf.h what the lines on its standard input say, for tests/c, which plays the daemon. Each line is answered
+ * by one.
  *
  *     open SOCKET RING_BYTES WAIT_MS OPTIONS   options: letters of f (fail_when_down), s (no_stamp), r (no_ring), or -
- *     send BYTES [TIMES]      within BYTES MS      try BYTES      events of "NUMBER:" and x; NUMBER counts what was taken
+ *     send BYTES [TIMES]      within BYTES MS      try BYTES      events of "NUMBER:" and x; NUMBER counts those taken
  *     fill BYTES              tries until there is no room; answers how many found some
  *     event TEXT              with a tag, fields and a time       claim BYTES   publish BYTES   discard
  *     print TEXT              through dbuf_printf("%s")           long BYTES    the same, of this many x
@@ -9,7 +10,8 @@
  *     errno                   two events "kept", by calls that must leave errno as it is
  *     sync MS     tend     until LINK (ring, frames, none)     stats     error     close     closing MS
  *     child                   forks: the child sends one event "child" and closes; its results are the answer
- *     idle                    forks: the child does nothing until its parent, the driver, is dead; answers its number
+ *     idle                    forks: the child does nothing until its parent, the driver, is dead; answers its
+ * number
  */
 #include "dbuf.h"
 
@@ -111,11 +113,11 @@ static void print_statistics(void) {
         "{\"events\":%llu,\"bytes\":%llu,\"lost_full\":%llu,\"lost_full_bytes\":%llu,\"refused\":%llu,\"lost\":%llu,",
         (unsigned long long)s.events, (unsigned long long)s.bytes, (unsigned long long)s.lost_full,
         (unsigned long long)s.lost_full_bytes, (unsigned long long)s.refused, (unsigned long long)s.lost);
-    printf(
-        "\"unconfirmed\":%llu,\"persisted\":%llu,\"durable\":%llu,\"capacity\":%llu,\"waiting\":%llu,\"high_water\":%llu,",
-        (unsigned long long)s.unconfirmed, (unsigned long long)s.persisted, (unsigned long long)s.durable,
-        (unsigned long long)s.capacity_bytes, (unsigned long long)s.waiting_bytes,
-        (unsigned long long)s.high_water_bytes);
+    printf("\"unconfirmed\":%llu,\"persisted\":%llu,\"durable\":%llu,\"capacity\":%llu,\"waiting\":%llu,"
+           "\"high_water\":%llu,",
+           (unsigned long long)s.unconfirmed, (unsigned long long)s.persisted, (unsigned long long)s.durable,
+           (unsigned long long)s.capacity_bytes, (unsigned long long)s.waiting_bytes,
+           (unsigned long long)s.high_water_bytes);
     printf("\"doorbells\":%llu,\"waits\":%llu,\"links\":%llu,\"link\":%d}\n", (unsigned long long)s.doorbells,
            (unsigned long long)s.waits, (unsigned long long)s.links, (int)s.link);
 }

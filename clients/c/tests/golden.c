@@ -69,7 +69,7 @@ static dbuf_producer *at_position(uint64_t capacity, uint64_t start) {
 static void put(dbuf_producer *p, const dbuf__parts *e, unsigned clock, uint64_t time) {
     uint64_t at, end;
     dbuf__parts measured = *e;
-    dbuf__measure(&measured);
+    dbuf__check(&measured, 1);
     if (!dbuf__find_room(p, dbuf__before_payload(&measured) + e->payload_bytes, &at, &end)) abort();
     dbuf__put_event(p, &measured, at, end, clock, time);
 }

@@ -1,5 +1,5 @@
-/* Sends numbered events through a ring until it is killed, or told to stop: tests/support/program.rs says what, and does the same
- * in Rust. Ends with 1, and says why, where it sees an error. */
+/* Sends numbered events through a ring until it is killed, or told to stop: tests/support/program.rs says what, and
+ * does the same in Rust. Ends with 1, and says why, where it sees an error. */
 #include "dbuf.h"
 
 /* The words of the notes. */
