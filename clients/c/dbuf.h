@@ -580,12 +580,11 @@ DBUF__INLINE int dbuf_send_within(dbuf_producer *producer, int pri, const void *
 #define DBUF__RETRY_MAX_NS (2000 * DBUF__MS) /* it doubles with each failure, up to this */
 #define DBUF__STEADY_NS (1000 * DBUF__MS)    /* the end of a link that lived this long is no such failure */
 #define DBUF__ANSWER_NS (10000 * DBUF__MS)   /* the longest that the answer to HELLO or RING may take */
-#define DBUF__LAST_TAKE_NS (100 * DBUF__MS)  /* the longest wait for the daemon's last take; see dbuf__leave_ring() */
-#define DBUF__LAST_TAKE_IDLE_NS (20 * DBUF__MS) /* it is over when tail has not moved for this time */
-#define DBUF__SLICE_MS 100                      /* the longest sleep between two looks at the link */
-#define DBUF__OPEN_TIMEOUT_MS 250               /* the longest that a call waits for a daemon's answer */
-#define DBUF__DROP_TIMEOUT_MS 10                /* the same, in a send that does not wait for room */
-#define DBUF__UNLOAD_TIMEOUT_MS 1000            /* how long an unloaded object waits for threads that close producers */
+#define DBUF__LAST_TAKE_NS (250 * DBUF__MS)  /* the longest wait for the daemon's last take; see dbuf__leave_ring() */
+#define DBUF__SLICE_MS 100                   /* the longest sleep between two looks at the link */
+#define DBUF__OPEN_TIMEOUT_MS 250            /* the longest that a call waits for a daemon's answer */
+#define DBUF__DROP_TIMEOUT_MS 10             /* the same, in a send that does not wait for room */
+#define DBUF__UNLOAD_TIMEOUT_MS 1000         /* how long an unloaded object waits for threads that close producers */
 #define DBUF__MAX_EVENT_ASSUMED 65536
 
 /* Sets the text of dbuf_last_error(). */
@@ -691,19 +690,21 @@ DBUF__FUNCTION void dbuf__report_no_connection(dbuf_producer *p) {
 
 /* Events end with this producer, or have been lost, and no daemon knows. */
 DBUF__FUNCTION void dbuf__report_not_delivered(const dbuf_producer *p, uint64_t left, uint64_t lost) {
+    const char *why = p->stage == DBUF__RING      ? "dbufd closed the connection"
+                      : p->down_reason[0] != '\0' ? p->down_reason
+                                                  : "dbufd has not answered in time";
     if (p->quiet || left + lost == 0) return;
     dbuf__write_line("dbuf: %llu events not delivered: %s", (unsigned long long)(left + lost),
-                     left > 0 && p->down_reason[0] != '\0' ? p->down_reason
-                     : left > 0                            ? "dbufd has not answered in time"
-                                                           : "there was no room for them");
+                     left > 0 ? why : "there was no room for them");
 }
 
 /* ==== Descriptors: held, and never mistaken for another file of the program.
  *
  * A daemon that starts closes all descriptors, and other programs close ranges of them. The number of a connection may
  * then mean a file of the program. So each descriptor is compared with what it was, by device and inode, before it is
- * used and before it is closed. Sockets and memfds have inodes of their own. All eventfds share one inode, so a
- * doorbell that the program replaces by its own eventfd is not noticed. Another thread may still close the descriptor
+ * used and before it is closed. Sockets and
+ * memfds have inodes of their own. All eventfds share one inode, so that only the connection tells whether the doorbell
+ * is still there. Another thread may still close the descriptor
  * between the comparison and the use; nothing can exclude that.
  */
 
@@ -729,7 +730,14 @@ DBUF__FUNCTION void dbuf__release(dbuf__descriptor *d) {
     d->number = -1;
 }
 
+/* Whether the doorbell is this producer's: only if the connection is, too. A program that closes one closes both, and
+ * its own eventfd would look like the doorbell. */
+DBUF__FUNCTION int dbuf__is_bell_held(const dbuf_producer *p) {
+    return dbuf__is_held(&p->connection) && dbuf__is_held(&p->bell);
+}
+
 DBUF__FUNCTION void dbuf__release_all(dbuf_producer *p) {
+    if (!dbuf__is_bell_held(p)) p->bell.number = -1;
     dbuf__release(&p->connection);
     dbuf__release(&p->bell);
     dbuf__release(&p->received[0]);
@@ -1189,6 +1197,7 @@ DBUF__FUNCTION void dbuf__open_frames(dbuf_producer *p) {
     dbuf__record record;
     p->stage = DBUF__FRAMES;
     p->links++;
+    p->down_reason[0] = '\0';
     p->send_at = p->tail;
     p->send_number = p->settled + 1;
     p->send_done = 0;
@@ -1444,7 +1453,7 @@ DBUF__FUNCTION uint64_t dbuf__move_to(dbuf_producer *p, dbuf__words *to) {
 DBUF__FUNCTION void dbuf__ring_bell(dbuf_producer *p) {
     uint64_t one = 1;
     p->doorbells++;
-    if (!dbuf__is_held(&p->bell)) dbuf__leave(p, "the program closed or replaced the descriptor of the doorbell");
+    if (!dbuf__is_bell_held(p)) dbuf__leave(p, "the program closed or replaced the descriptor of the doorbell");
     else if (write(p->bell.number, &one, sizeof one) != (ssize_t)sizeof one)
         dbuf__say(p, "the doorbell: %s", strerror(errno)); /* only after 2^64 rings that the daemon has not read */
 }
@@ -1487,6 +1496,7 @@ DBUF__FUNCTION void dbuf__granted(dbuf_producer *p) {
     dbuf__release(&p->received[0]);
     p->stage = DBUF__RING;
     p->links++;
+    p->down_reason[0] = '\0';
     p->base = p->settled;
     p->tail = 0;
     p->rung = 0;
@@ -1573,23 +1583,19 @@ DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
     }
 }
 
-/* Ends the link because this side has lost a descriptor, while the daemon is there. The daemon sees the connection's
- * end and takes what lies in the ring. What it takes must not be sent again, so this waits until tail has reached head,
- * or stands still: the daemon is done, or has died. */
+/* Ends the link because this side has lost a descriptor, while the daemon may be there. The daemon sees the
+ * connection's end and takes what lies in the ring. What it takes must not be sent again, so this waits until tail has
+ * reached head. If it has not within DBUF__LAST_TAKE_NS, the daemon has ended the ring before, or is gone: the rest is
+ * sent again. */
 DBUF__FUNCTION void dbuf__leave(dbuf_producer *p, const char *why) {
-    uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns + DBUF__LAST_TAKE_NS, moved_ns = now_ns;
-    uint64_t tail = dbuf__seen_tail(p);
+    uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns + DBUF__LAST_TAKE_NS;
     dbuf__release_all(p);
-    while (p->stage == DBUF__RING && tail != p->head && now_ns < until_ns &&
-           now_ns - moved_ns < DBUF__LAST_TAKE_IDLE_NS) {
-        uint64_t before = tail;
+    while (p->stage == DBUF__RING && dbuf__seen_tail(p) != p->head && now_ns < until_ns) {
         poll(NULL, 0, 1);
         now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
-        tail = dbuf__seen_tail(p);
-        if (tail != before) moved_ns = now_ns;
     }
     dbuf__end_link(p, why);
-    /* It was no failure of the daemon. */
+    /* The daemon has not failed: the next attempt need not wait. */
     p->retry_at_ns = now_ns;
 }
 
@@ -2168,11 +2174,11 @@ DBUF__FUNCTION uint64_t dbuf__unreported(const dbuf_producer *p) {
 
 /* Delivers what can be delivered within close_wait_ms. 0, or DBUF_ERR_TIMEOUT if events are left. */
 DBUF__FUNCTION int dbuf__deliver(dbuf_producer *p) {
-    uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns + (uint64_t)p->close_wait_ms * DBUF__MS;
-    uint64_t rung = 0, left;
+    uint64_t now_ns, until_ns, rung = 0, left;
     dbuf_discard(p);
     /* A ring whose daemon is gone has events that the next daemon must get: the connection says whether it is gone. */
     if (p->stage == DBUF__RING) dbuf__hear(p);
+    until_ns = dbuf__deadline(p->close_wait_ms);
     /* What is left is worth an attempt, however short ago the last one was. */
     if (p->stage == DBUF__DOWN && dbuf__left(p) + dbuf__unreported(p) > 0) p->retry_at_ns = 0;
     while (p->stage != DBUF__RING && (p->settled < p->events || dbuf__unreported(p) > 0)) {

@@ -1,6 +1,7 @@
 //! Runs `clients/c/tests/driver.c` and plays the daemon that it talks to.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use dbuf_wire::frames::{Code, Event, Fault, Frame, Level, MAGIC, Welcome, featur
 use dbuf_wire::ring::record::{self, HEAD_BYTES, RecordHead, Stamp};
 use dbuf_wire::ring::{Memory, Position, RingConsumer, flag};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use crate::support::{TIMEOUT, c, wait_for};
@@ -45,26 +47,55 @@ pub(crate) fn command(name: &str) -> Command {
 /// The program under test.
 pub(crate) struct Driver {
     pub(crate) child: Child,
-    pub(crate) to: ChildStdin,
-    pub(crate) from: BufReader<ChildStdout>,
+    to: Option<ChildStdin>,
+    from: BufReader<ChildStdout>,
+    /// Its standard error.
+    errors: File,
 }
 
 impl Driver {
     pub(crate) fn new() -> Self {
-        let mut child = command("driver").spawn().expect("the driver starts");
-        let (to, from) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
-        Self { child, to, from: BufReader::new(from) }
+        Self::of(&mut command("driver"))
+    }
+
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let errors = tempfile::tempfile().expect("a file");
+        Self::with_errors(command.stderr(errors.try_clone().expect("the same file")), errors)
+    }
+
+    /// One whose standard error is set up already.
+    pub(crate) fn with_errors(command: &mut Command, errors: File) -> Self {
+        let mut child = command.spawn().expect("the driver starts");
+        let (to, from) = (child.stdin.take(), child.stdout.take().expect("a pipe"));
+        Self { child, to, from: BufReader::new(from), errors }
+    }
+
+    /// What it has written to standard error so far.
+    pub(crate) fn errors(&mut self) -> String {
+        let mut text = String::new();
+        self.errors.rewind().expect("a file");
+        self.errors.read_to_string(&mut text).expect("text");
+        text
+    }
+
+    /// Has it end without closing anything; what it has written to standard error.
+    pub(crate) fn end(mut self) -> String {
+        self.to = None;
+        let status = self.child.wait().expect("it ends");
+        let errors = self.errors();
+        assert!(status.success(), "{status}: {errors}");
+        errors
     }
 
     /// Begins something, while this side plays the daemon.
     pub(crate) fn tell(&mut self, line: &str) {
-        writeln!(self.to, "{line}").expect("the driver reads");
+        writeln!(self.to.as_ref().expect("a pipe"), "{line}").expect("the driver reads");
     }
 
     pub(crate) fn answer(&mut self) -> String {
         let mut line = String::new();
         self.from.read_line(&mut line).expect("the driver answers");
-        assert!(line.ends_with('\n'), "the driver has died: {:?}", self.child.wait());
+        assert!(line.ends_with('\n'), "the driver has died: {:?}: {}", self.child.wait(), self.errors());
         line.trim_end().to_string()
     }
 
@@ -130,7 +161,10 @@ impl Fake {
 
     /// The next connection, as far as its HELLO.
     pub(crate) fn accept(&self) -> Line {
-        let (stream, _) = self.listener.as_ref().expect("it listens").accept().expect("a connection");
+        let listener = self.listener.as_ref().expect("it listens");
+        let limit = Timespec::try_from(TIMEOUT).expect("a time");
+        assert_eq!(poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&limit)), Ok(1), "nobody has connected");
+        let (stream, _) = listener.accept().expect("a connection");
         stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
         let mut line = Line { stream, bytes: Vec::new(), session: 0, asks: 0 };
         let mut magic = [0; 8];

@@ -8,3 +8,4 @@ mod support;
 mod behaviour;
 mod harness;
 mod header;
+mod life;

@@ -15,11 +15,11 @@ DBUF__FUNCTION uint64_t dbuf__unreported(const dbuf_producer *p) {
 
 /* Delivers what can be delivered within close_wait_ms. 0, or DBUF_ERR_TIMEOUT if events are left. */
 DBUF__FUNCTION int dbuf__deliver(dbuf_producer *p) {
-    uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns + (uint64_t)p->close_wait_ms * DBUF__MS;
-    uint64_t rung = 0, left;
+    uint64_t now_ns, until_ns, rung = 0, left;
     dbuf_discard(p);
     /* A ring whose daemon is gone has events that the next daemon must get: the connection says whether it is gone. */
     if (p->stage == DBUF__RING) dbuf__hear(p);
+    until_ns = dbuf__deadline(p->close_wait_ms);
     /* What is left is worth an attempt, however short ago the last one was. */
     if (p->stage == DBUF__DOWN && dbuf__left(p) + dbuf__unreported(p) > 0) p->retry_at_ns = 0;
     while (p->stage != DBUF__RING && (p->settled < p->events || dbuf__unreported(p) > 0)) {

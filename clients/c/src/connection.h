@@ -37,6 +37,7 @@ DBUF__FUNCTION void dbuf__open_frames(dbuf_producer *p) {
     dbuf__record record;
     p->stage = DBUF__FRAMES;
     p->links++;
+    p->down_reason[0] = '\0';
     p->send_at = p->tail;
     p->send_number = p->settled + 1;
     p->send_done = 0;

@@ -3,8 +3,9 @@
  *
  * A daemon that starts closes all descriptors, and other programs close ranges of them. The number of a connection may
  * then mean a file of the program. So each descriptor is compared with what it was, by device and inode, before it is
- * used and before it is closed. Sockets and memfds have inodes of their own. All eventfds share one inode, so a
- * doorbell that the program replaces by its own eventfd is not noticed. Another thread may still close the descriptor
+ * used and before it is closed. Sockets and
+ * memfds have inodes of their own. All eventfds share one inode, so that only the connection tells whether the doorbell
+ * is still there. Another thread may still close the descriptor
  * between the comparison and the use; nothing can exclude that.
  */
 
@@ -30,7 +31,14 @@ DBUF__FUNCTION void dbuf__release(dbuf__descriptor *d) {
     d->number = -1;
 }
 
+/* Whether the doorbell is this producer's: only if the connection is, too. A program that closes one closes both, and
+ * its own eventfd would look like the doorbell. */
+DBUF__FUNCTION int dbuf__is_bell_held(const dbuf_producer *p) {
+    return dbuf__is_held(&p->connection) && dbuf__is_held(&p->bell);
+}
+
 DBUF__FUNCTION void dbuf__release_all(dbuf_producer *p) {
+    if (!dbuf__is_bell_held(p)) p->bell.number = -1;
     dbuf__release(&p->connection);
     dbuf__release(&p->bell);
     dbuf__release(&p->received[0]);

@@ -22,23 +22,19 @@ DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
     }
 }
 
-/* Ends the link because this side has lost a descriptor, while the daemon is there. The daemon sees the connection's
- * end and takes what lies in the ring. What it takes must not be sent again, so this waits until tail has reached head,
- * or stands still: the daemon is done, or has died. */
+/* Ends the link because this side has lost a descriptor, while the daemon may be there. The daemon sees the
+ * connection's end and takes what lies in the ring. What it takes must not be sent again, so this waits until tail has
+ * reached head. If it has not within DBUF__LAST_TAKE_NS, the daemon has ended the ring before, or is gone: the rest is
+ * sent again. */
 DBUF__FUNCTION void dbuf__leave(dbuf_producer *p, const char *why) {
-    uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns + DBUF__LAST_TAKE_NS, moved_ns = now_ns;
-    uint64_t tail = dbuf__seen_tail(p);
+    uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns + DBUF__LAST_TAKE_NS;
     dbuf__release_all(p);
-    while (p->stage == DBUF__RING && tail != p->head && now_ns < until_ns &&
-           now_ns - moved_ns < DBUF__LAST_TAKE_IDLE_NS) {
-        uint64_t before = tail;
+    while (p->stage == DBUF__RING && dbuf__seen_tail(p) != p->head && now_ns < until_ns) {
         poll(NULL, 0, 1);
         now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
-        tail = dbuf__seen_tail(p);
-        if (tail != before) moved_ns = now_ns;
     }
     dbuf__end_link(p, why);
-    /* It was no failure of the daemon. */
+    /* The daemon has not failed: the next attempt need not wait. */
     p->retry_at_ns = now_ns;
 }
 

@@ -71,7 +71,7 @@ DBUF__FUNCTION uint64_t dbuf__move_to(dbuf_producer *p, dbuf__words *to) {
 DBUF__FUNCTION void dbuf__ring_bell(dbuf_producer *p) {
     uint64_t one = 1;
     p->doorbells++;
-    if (!dbuf__is_held(&p->bell)) dbuf__leave(p, "the program closed or replaced the descriptor of the doorbell");
+    if (!dbuf__is_bell_held(p)) dbuf__leave(p, "the program closed or replaced the descriptor of the doorbell");
     else if (write(p->bell.number, &one, sizeof one) != (ssize_t)sizeof one)
         dbuf__say(p, "the doorbell: %s", strerror(errno)); /* only after 2^64 rings that the daemon has not read */
 }
@@ -114,6 +114,7 @@ DBUF__FUNCTION void dbuf__granted(dbuf_producer *p) {
     dbuf__release(&p->received[0]);
     p->stage = DBUF__RING;
     p->links++;
+    p->down_reason[0] = '\0';
     p->base = p->settled;
     p->tail = 0;
     p->rung = 0;

@@ -52,9 +52,10 @@ DBUF__FUNCTION void dbuf__report_no_connection(dbuf_producer *p) {
 
 /* Events end with this producer, or have been lost, and no daemon knows. */
 DBUF__FUNCTION void dbuf__report_not_delivered(const dbuf_producer *p, uint64_t left, uint64_t lost) {
+    const char *why = p->stage == DBUF__RING      ? "dbufd closed the connection"
+                      : p->down_reason[0] != '\0' ? p->down_reason
+                                                  : "dbufd has not answered in time";
     if (p->quiet || left + lost == 0) return;
     dbuf__write_line("dbuf: %llu events not delivered: %s", (unsigned long long)(left + lost),
-                     left > 0 && p->down_reason[0] != '\0' ? p->down_reason
-                     : left > 0                            ? "dbufd has not answered in time"
-                                                           : "there was no room for them");
+                     left > 0 ? why : "there was no room for them");
 }

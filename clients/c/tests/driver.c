@@ -1,7 +1,8 @@
 /* Does with dbuf.h what the lines on its standard input say, for tests/c, which plays the daemon. Each line is answered
- * by one.
+ * by one. At the end of the input it ends, and closes nothing.
  *
- *     open SOCKET RING_BYTES WAIT_MS OPTIONS   options: letters of f (fail_when_down), s (no_stamp), r (no_ring), or -
+ *     open SOCKET RING_BYTES WAIT_MS OPTIONS   options: letters of f (fail_when_down), s (no_stamp), r (no_ring),
+ *                                              q (quiet), or -; SOCKET - is the default
  *     send BYTES [TIMES]      within BYTES MS      try BYTES      events of "NUMBER:" and x; NUMBER counts those taken
  *     fill BYTES              tries until there is no room; answers how many found some
  *     event TEXT              with a tag, fields and a time       claim BYTES   publish BYTES   discard
@@ -10,11 +11,18 @@
  *     errno                   two events "kept", by calls that must leave errno as it is
  *     sync MS     tend     until LINK (ring, frames, none)     stats     error     close     closing MS
  *     child                   forks: the child sends one event "child" and closes; its results are the answer
- *     idle                    forks: the child does nothing until its parent, the driver, is dead; answers its
- * number
+ *     idle                    forks: the child does nothing until its parent, the driver, is dead; answers its number
+ *     quitter TIMES           forks: the child sends as many events and ends by _exit(2) at once
+ *     daemonize               forks twice: the grandchild closes all descriptors, sends one event "daemon" and closes
+ *     replace WITH [PATH]     closes all descriptors from 3 on, and opens as many of its own instead: WITH is nothing,
+ *                             file (at PATH), socket or eventfd
+ *     touched                 how many of these are not as they were opened
+ *     die HOW                 _exit, abort or kill; no answer
  */
 #include "dbuf.h"
 
+#include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/wait.h>
 
 static dbuf_producer *producer;
@@ -37,13 +45,14 @@ static int counted(int error) {
 
 static int open_by(char **part) {
     dbuf_options options = dbuf_options_default();
-    options.socket = part[1];
+    options.socket = strcmp(part[1], "-") == 0 ? NULL : part[1];
     options.name = "driver";
     options.ring_bytes = strtoull(part[2], NULL, 10);
     options.wait_ms = atoi(part[3]);
     options.fail_when_down = strchr(part[4], 'f') != NULL;
     options.no_stamp = strchr(part[4], 's') != NULL;
     options.no_ring = strchr(part[4], 'r') != NULL;
+    options.quiet = strchr(part[4], 'q') != NULL;
     dbuf_log_options(&options);
     return dbuf_open(&producer, &options);
 }
@@ -104,6 +113,68 @@ static int idle_child(void) {
     if (child != 0) return (int)child;
     while (getppid() == parent) poll(NULL, 0, 10);
     _exit(0);
+}
+
+static int quitter(int times) {
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        int error = 0;
+        while (error == 0 && times-- > 0) error = dbuf_printf(producer, DBUF_INFO, "%lu:", number++);
+        _exit(error == 0 ? 0 : 1);
+    }
+    return child > 0 && waitpid(child, &status, 0) == child ? status : 1;
+}
+
+static int daemonize(void) {
+    int status = 0, descriptor;
+    pid_t child = fork();
+    if (child > 0) return waitpid(child, &status, 0) == child ? status : 1;
+    if (child < 0 || setsid() < 0) _exit(1);
+    child = fork();
+    if (child != 0) _exit(child < 0);
+    for (descriptor = 0; descriptor < 1024; descriptor++) close(descriptor);
+    _exit(dbuf_send(producer, DBUF_INFO, "daemon", 6) != 0 || dbuf_close(producer) != 0);
+}
+
+enum { OWN_MAX = 8 };
+static int own[OWN_MAX], peers[OWN_MAX];
+
+static int open_own(const char *with, const char *path, int *peer) {
+    int pair[2];
+    *peer = -1;
+    if (strcmp(with, "file") == 0) return open(path, O_RDWR | O_CREAT, 0600);
+    if (strcmp(with, "eventfd") == 0) return eventfd(0, EFD_NONBLOCK);
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) != 0) return -1;
+    *peer = fcntl(pair[1], F_DUPFD, 100);
+    close(pair[1]);
+    return pair[0];
+}
+
+static int replace(const char *with, const char *path) {
+    int i;
+    for (i = 3; i < 100; i++) close(i);
+    for (i = 0; i < OWN_MAX; i++) own[i] = strcmp(with, "nothing") == 0 ? -1 : open_own(with, path, &peers[i]);
+    return 0;
+}
+
+static int touched(void) {
+    int i, count = 0;
+    for (i = 0; i < OWN_MAX; i++) {
+        uint64_t bytes;
+        struct stat status;
+        if (own[i] < 0) continue;
+        if (fstat(own[i], &status) != 0 || status.st_size != 0) count++;
+        else if (peers[i] >= 0 && (recv(peers[i], &bytes, sizeof bytes, 0) >= 0 || errno != EAGAIN)) count++;
+        else if (peers[i] < 0 && read(own[i], &bytes, sizeof bytes) > 0) count++;
+    }
+    return count;
+}
+
+static int die(const char *how) {
+    if (strcmp(how, "_exit") == 0) _exit(0);
+    if (strcmp(how, "abort") == 0) abort();
+    return kill(getpid(), SIGKILL);
 }
 
 static void print_statistics(void) {
@@ -169,9 +240,18 @@ static int obey(char **part) {
     if (strcmp(part[0], "until") == 0) return until(part[1]);
     if (strcmp(part[0], "child") == 0) return in_child();
     if (strcmp(part[0], "idle") == 0) return idle_child();
+    if (strcmp(part[0], "quitter") == 0) return quitter((int)bytes);
+    if (strcmp(part[0], "daemonize") == 0) return daemonize();
+    if (strcmp(part[0], "replace") == 0) return replace(part[1], part[2]);
+    if (strcmp(part[0], "touched") == 0) return touched();
+    if (strcmp(part[0], "die") == 0) return die(part[1]);
     if (strcmp(part[0], "errno") == 0) return keeps_errno();
     if (strcmp(part[0], "closing") == 0) return producer->close_wait_ms = atoi(part[1]), 0;
-    if (strcmp(part[0], "close") == 0) return dbuf_close(producer);
+    if (strcmp(part[0], "close") == 0) {
+        dbuf_producer *closed = producer;
+        producer = NULL;
+        return dbuf_close(closed);
+    }
     return 1000;
 }
 
@@ -182,7 +262,7 @@ int main(void) {
         size_t count = 0;
         while (count < 6 && (part[count] = strtok_r(rest, " \n", &rest)) != NULL) count++;
         if (strcmp(part[0], "stats") == 0) print_statistics();
-        else if (strcmp(part[0], "error") == 0) printf("%s\n", dbuf_last_error(producer));
+        else if (strcmp(part[0], "error") == 0) printf("%s\n", producer == NULL ? "closed" : dbuf_last_error(producer));
         else {
             memset(text, 0, sizeof text);
             printf("%d\n", obey(part));
