@@ -64,7 +64,7 @@ fn files_of_c_and_of_cpp_make_one_program_with_one_state() {
     let cpp = write(
         "two.cpp",
         "#include \"dbuf.h\"\nextern \"C\" void *one(void);\nint main() {\n  dbuf_options o = dbuf_options_default();\n\
-         o.socket = \"/dev/null/nobody\";\n  dbuf_log_options(&o);\n  return one() != nullptr && \
+         o.socket = \"/dev/null/nobody\";\n  o.quiet = 1;\n  dbuf_log_options(&o);\n  return one() != nullptr && \
          one() == dbuf_log_producer() ? 0 : 1;\n}\n",
     );
     let (one, two, all) = (folder.path().join("one.o"), folder.path().join("two.o"), folder.path().join("all"));

@@ -6,6 +6,7 @@
 mod support;
 
 mod behaviour;
+mod ends;
 mod harness;
 mod header;
 mod life;

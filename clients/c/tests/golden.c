@@ -61,6 +61,7 @@ static dbuf_producer *at_position(uint64_t capacity, uint64_t start) {
     dbuf_producer *p;
     options.socket = "/dev/null/nobody";
     options.ring_bytes = capacity;
+    options.quiet = 1;
     if (dbuf_open(&p, &options) != 0) abort();
     p->head = p->tail = start;
     return p;
