@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -111,6 +112,7 @@ fn a_setuid_program_does_not_let_its_environment_choose_the_daemon() {
     let fake = Fake::new();
     let folder = fake.folder.path();
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("a mode");
+    fs::set_permissions(fake.path(), fs::Permissions::from_mode(0o777)).expect("a mode");
     let program = build(folder, "gcc", &["-std=c11", "-O1", "-pthread"], "lookup.c");
     let run = || {
         let mut command = Command::new(&program);
@@ -121,7 +123,7 @@ fn a_setuid_program_does_not_let_its_environment_choose_the_daemon() {
         assert!(output.status.success(), "{output:?}");
         let listener = fake.listener.as_ref().expect("it listens");
         listener.set_nonblocking(true).expect("a mode");
-        (output.stdout == b"1\n", listener.accept().is_ok())
+        (output.stdout.starts_with(b"1"), listener.accept().is_ok())
     };
     assert_eq!(run(), (false, true), "an ordinary program");
     if !nix::unistd::geteuid().is_root() {
@@ -134,4 +136,41 @@ fn a_setuid_program_does_not_let_its_environment_choose_the_daemon() {
         return eprintln!("skipped: {} is on a file system without setuid programs", folder.display());
     }
     assert!(!has_connected, "it has believed its environment");
+}
+
+#[test]
+fn a_folder_for_temporary_files_is_searched_only_for_a_folder_that_is_private() {
+    if Path::new("/run/dbufd/stream.sock").exists() {
+        return eprintln!("skipped: this machine has a daemon, where all would connect");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
+    let program = build(folder.path(), "gcc", &["-std=c11", "-O1", "-pthread"], "lookup.c");
+    let is_root = nix::unistd::geteuid().is_root();
+    let uid = if is_root { 65534 } else { nix::unistd::geteuid().as_raw() };
+    let own = folder.path().join(format!("dbufd-{uid}"));
+    let sought = || {
+        let mut command = Command::new(&program);
+        command.env_remove("RUNTIME_DIRECTORY").env_remove("XDG_RUNTIME_DIR").env("TMPDIR", folder.path());
+        if is_root {
+            command.uid(uid).gid(uid);
+        }
+        let output = command.output().expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).expect("text");
+        let why = text.trim_end().strip_prefix("0 cannot connect to ").expect("no daemon");
+        PathBuf::from(why.strip_suffix(": No such file or directory (is dbufd running?)").expect("no socket"))
+    };
+    let machine = Path::new("/run/dbufd/stream.sock");
+    // Another user could still make it.
+    assert_eq!(sought(), machine);
+    fs::create_dir(&own).expect("a folder");
+    if is_root {
+        assert_eq!(sought(), machine, "it is another user's");
+        chown(&own, Some(uid), Some(uid)).expect("root may");
+    }
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o770)).expect("a mode");
+    assert_eq!(sought(), machine, "others may write there");
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).expect("a mode");
+    assert_eq!(sought(), own.join("stream.sock"));
 }
