@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use dbuf_wire::frames::Level;
 use dbuf_wire::ring::state;
@@ -306,6 +307,27 @@ fn a_ring_whose_descriptors_are_the_programs_now_is_left_and_nothing_is_written_
         driver.ok("close");
         driver.expect("touched", "0");
     }
+}
+
+#[test]
+fn events_that_the_daemon_still_takes_from_a_ring_that_is_left_are_not_sent_again() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    driver.ok("send 100 5");
+    driver.ok("replace nothing");
+    driver.tell("until none");
+    let mut taken = Vec::new();
+    for _ in 0..5 {
+        // The daemon is slow, but done in the time that the client gives it.
+        std::thread::sleep(Duration::from_millis(10));
+        taken.extend(ring.take(1).iter().map(Owned::number));
+    }
+    assert_eq!((driver.answer(), taken), ("0".into(), numbers(1..=5)));
+    driver.tell("until ring");
+    let mut next = fake.give_ring();
+    assert_eq!(driver.answer(), "0");
+    driver.ok("send 100");
+    assert_eq!(next.numbers(), [6]);
 }
 
 #[test]
