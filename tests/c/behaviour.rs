@@ -244,7 +244,8 @@ fn what_a_ring_still_had_moves_into_the_next_and_nothing_comes_twice() {
     assert_eq!(driver.answer(), NOT_STORED);
     assert_eq!(
         driver.ask("error"),
-        "30 events are unconfirmed: the daemon took them and died before it called them durable; most are probably stored"
+        "30 events are unconfirmed: the daemon took them and died before it called them durable; \
+         most are probably stored"
     );
     assert_eq!((driver.count("unconfirmed"), driver.count("durable"), driver.count("links")), (30, 76 + full, 2));
     driver.ok("sync 0");

@@ -1,5 +1,5 @@
-//! A program's life with `dbuf.h`: no daemon, forks, exec, closed descriptors, its end by any way. Each row of the table
-//! in `clients/c/README.md` has its test here.
+//! A program's life with `dbuf.h`: no daemon, forks, exec, closed descriptors, its end by any way. With `ends` and
+//! `behaviour` it has a test for each row of the table in `clients/c/README.md`.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,7 +16,8 @@ use crate::harness::*;
 use crate::support::Home;
 
 const NO_FILE: &str = "No such file or directory (is dbufd running?)";
-const NO_PERMISSION: &str = "Permission denied (the socket's mode does not let this user in: SocketMode= in dbufd.socket, or ingest.socket_mode)";
+const NO_PERMISSION: &str = "Permission denied (the socket's mode does not let this user in: \
+                             SocketMode= in dbufd.socket, or ingest.socket_mode)";
 
 fn cannot_connect(fake: &Fake, why: &str) -> String {
     format!("cannot connect to {}: {why}", fake.path().display())
@@ -60,7 +61,7 @@ fn a_producer_that_has_been_connected_writes_nothing_when_the_daemon_goes() {
 #[test]
 fn a_socket_that_does_not_let_the_user_in_is_not_mistaken_for_a_daemon_that_is_down() {
     let fake = Fake::new();
-    fs::set_permissions(fake.path(), fs::Permissions::from_mode(0)).expect("a mode");
+    fs::set_permissions(fake.path(), fs::Permissions::from_mode(0o000)).expect("a mode");
     fs::set_permissions(fake.folder.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
     // Root may connect in any case, so the driver is an ordinary user then, and in a place that this user can reach.
     let program = fake.folder.path().join("driver");
