@@ -56,7 +56,6 @@
 #error "dbuf.h is for Linux on x86-64"
 #endif
 
-
 /* ==== The platform: what this file needs of the compiler and of the C library. */
 
 #if defined(_FEATURES_H) && !defined(__USE_MISC)
@@ -580,7 +579,7 @@ DBUF__INLINE int dbuf_send_within(dbuf_producer *producer, int pri, const void *
 #define DBUF__RETRY_MAX_NS (2000 * DBUF__MS) /* it doubles with each failure, up to this */
 #define DBUF__STEADY_NS (1000 * DBUF__MS)    /* the end of a link that lived this long is no such failure */
 #define DBUF__ANSWER_NS (10000 * DBUF__MS)   /* the longest that the answer to HELLO or RING may take */
-#define DBUF__LAST_TAKE_NS (250 * DBUF__MS)  /* the longest wait for the daemon's last take; see dbuf__leave_ring() */
+#define DBUF__LAST_TAKE_NS (250 * DBUF__MS)  /* the longest wait for the daemon's last take; see dbuf__leave() */
 #define DBUF__SLICE_MS 100                   /* the longest sleep between two looks at the link */
 #define DBUF__OPEN_TIMEOUT_MS 250            /* the longest that a call waits for a daemon's answer */
 #define DBUF__DROP_TIMEOUT_MS 10             /* the same, in a send that does not wait for room */
@@ -702,10 +701,10 @@ DBUF__FUNCTION void dbuf__report_not_delivered(const dbuf_producer *p, uint64_t 
  *
  * A daemon that starts closes all descriptors, and other programs close ranges of them. The number of a connection may
  * then mean a file of the program. So each descriptor is compared with what it was, by device and inode, before it is
- * used and before it is closed. Sockets and
- * memfds have inodes of their own. All eventfds share one inode, so that only the connection tells whether the doorbell
- * is still there. Another thread may still close the descriptor
- * between the comparison and the use; nothing can exclude that.
+ * used and before it is closed. Sockets and memfds have inodes of their own. All eventfds share one inode, so that only
+ * the connection tells whether the doorbell is still there.
+ *
+ * Another thread may still close the descriptor between the comparison and the use; nothing can exclude that.
  */
 
 /* Holds a new descriptor, or -1. */
@@ -1172,6 +1171,7 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
     if (p->socket[0] != '\0') memcpy(address.sun_path, p->socket, sizeof address.sun_path);
     else if (!dbuf__find_socket(address.sun_path, sizeof address.sun_path)) {
         dbuf__end_link(p, "the path of the daemon's socket is too long");
+        dbuf__report_no_connection(p);
         return;
     }
     dbuf__hold(&p->connection, dbuf__above_standard(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)));
@@ -2240,19 +2240,26 @@ DBUF__FUNCTION void dbuf__report_unclosed(const dbuf_producer *p) {
     dbuf__report_not_delivered(p, left, dbuf__unreported(p));
 }
 
+/* Reports what the program has not closed. Not before all exit handlers have run, for one of them may close it. */
+DBUF__FUNCTION void dbuf__after_exit(void) {
+    const dbuf_producer *p;
+    int saved = errno;
+    dbuf__process.at_unload = NULL;
+    pthread_mutex_lock(&dbuf__process.lock);
+    for (p = dbuf__process.first; p != NULL; p = p->next)
+        if (p->forks == dbuf__process.forks && !p->is_closing) dbuf__report_unclosed(p);
+    pthread_mutex_unlock(&dbuf__process.lock);
+    errno = saved;
+}
+
 /* At the exit of the program. The thread that calls exit(3) gets no destructor of its key, so its own producer is
  * closed here. Those of other threads, and those that the program has not closed, may be in use: they are left
  * alone. */
 DBUF__FUNCTION void dbuf__at_exit(void) {
-    const dbuf_producer *p;
-    int saved = errno, is_first = !dbuf__process.is_ending;
+    int saved = errno;
     dbuf__process.is_ending = 1;
-    dbuf__process.at_unload = NULL;
+    dbuf__process.at_unload = dbuf__after_exit;
     dbuf__close_own(dbuf__own);
-    pthread_mutex_lock(&dbuf__process.lock);
-    for (p = dbuf__process.first; is_first && p != NULL; p = p->next)
-        if (p->forks == dbuf__process.forks && !p->is_closing) dbuf__report_unclosed(p);
-    pthread_mutex_unlock(&dbuf__process.lock);
     /* An object that is unloaded from here on leaves no destructor behind. */
     if (dbuf__process.has_key) pthread_key_delete(dbuf__process.key);
     dbuf__process.has_key = 0;
@@ -2285,9 +2292,9 @@ DBUF__FUNCTION void dbuf__at_unload(void) {
     errno = saved;
 }
 
-/* Each file has this function; the first call does the work. When an object is unloaded, destructors run before its
- * exit handlers; at the exit of the program, after them. So at_unload is still set here only if the object is
- * unloaded. */
+/* Each file has this function; its first call does the work. When an object is unloaded, destructors run before the
+ * object's exit handlers, and at_unload is dbuf__at_unload(). At the exit of the program they run after all exit
+ * handlers, one of which has set it to dbuf__after_exit(). */
 static __attribute__((destructor)) void dbuf__unload(void) {
     if (dbuf__process.at_unload != NULL) dbuf__process.at_unload();
 }

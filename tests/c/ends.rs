@@ -174,3 +174,13 @@ fn a_folder_for_temporary_files_is_searched_only_for_a_folder_that_is_private() 
     fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).expect("a mode");
     assert_eq!(sought(), own.join("stream.sock"));
 }
+
+#[test]
+fn a_path_that_is_too_long_for_a_socket_is_reported() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = build(folder.path(), "gcc", &["-std=c11", "-O1", "-pthread"], "lookup.c");
+    let output = Command::new(program).env("RUNTIME_DIRECTORY", "/x".repeat(100)).output().expect("it runs");
+    let why = "the path of the daemon's socket is too long";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("0 {why}\n"));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("dbuf: {why}; events wait in memory\n"));
+}

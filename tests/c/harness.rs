@@ -78,9 +78,14 @@ impl Driver {
         text
     }
 
+    /// Has it end. It ends by itself then, when this side has played the daemon.
+    pub(crate) fn end_input(&mut self) {
+        self.to = None;
+    }
+
     /// Has it end without closing anything; what it has written to standard error.
     pub(crate) fn end(mut self) -> String {
-        self.to = None;
+        self.end_input();
         let status = self.child.wait().expect("it ends");
         let errors = self.errors();
         assert!(status.success(), "{status}: {errors}");

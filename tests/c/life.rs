@@ -133,6 +133,21 @@ fn a_program_that_closes_nothing_says_nothing_if_a_ring_has_its_events_and_says_
 }
 
 #[test]
+fn what_an_exit_handler_of_the_program_closes_is_not_reported_before() {
+    let (mut fake, mut driver) = (Fake::new(), Driver::new());
+    fake.stop();
+    // Before the client's own handler, so it runs after that.
+    driver.ok("close_at_exit");
+    driver.ok(&fake.open(0, "-"));
+    driver.ok("send 100 5");
+    driver.ok("closing 60000");
+    fake.listen();
+    driver.end_input();
+    assert_eq!(fake.give_ring().numbers(), numbers(1..=5));
+    assert_eq!(driver.end(), format!("dbuf: {}; events wait in memory\n", cannot_connect(&fake, NO_FILE)));
+}
+
+#[test]
 fn close_does_not_believe_a_dead_ring() {
     let (mut fake, mut driver) = (Fake::new(), Driver::new());
     let mut ring = fake.with_ring(&mut driver, 0, "-");

@@ -4,7 +4,7 @@
  */
 #include "dbuf.h"
 
-/* An order, as JSON, straight into the ring: it is never copied. */
+/* Writes an order as JSON directly into the ring, without a copy. */
 static int write_order(dbuf_producer *p, int order, int items) {
     enum { BYTES_MAX = 256 };
     void *place;
@@ -32,7 +32,7 @@ int main(void) {
     int error;
 
     options.name = "shop";
-    options.wait_ms = 20; /* a full ring makes a send wait so long; then the event is given up and counted */
+    options.wait_ms = 20; /* the longest that a send waits for room, before the event is given up and counted */
     error = dbuf_open(&p, &options);
     if (error != 0) {
         fprintf(stderr, "dbuf_open: %s\n", dbuf_strerror(error));

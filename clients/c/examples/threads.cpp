@@ -1,4 +1,4 @@
-// Threads in C++: a producer as a value that closes itself, and dbuf_log() for who does not want to carry one around.
+// Threads in C++: a producer that closes itself at the end of its scope, and dbuf_log(), which needs no producer.
 //
 //     c++ -std=c++17 -I.. threads.cpp -o threads && ./threads && dbufctl tail
 #include "dbuf.h"

@@ -81,19 +81,26 @@ DBUF__FUNCTION void dbuf__report_unclosed(const dbuf_producer *p) {
     dbuf__report_not_delivered(p, left, dbuf__unreported(p));
 }
 
+/* Reports what the program has not closed. Not before all exit handlers have run, for one of them may close it. */
+DBUF__FUNCTION void dbuf__after_exit(void) {
+    const dbuf_producer *p;
+    int saved = errno;
+    dbuf__process.at_unload = NULL;
+    pthread_mutex_lock(&dbuf__process.lock);
+    for (p = dbuf__process.first; p != NULL; p = p->next)
+        if (p->forks == dbuf__process.forks && !p->is_closing) dbuf__report_unclosed(p);
+    pthread_mutex_unlock(&dbuf__process.lock);
+    errno = saved;
+}
+
 /* At the exit of the program. The thread that calls exit(3) gets no destructor of its key, so its own producer is
  * closed here. Those of other threads, and those that the program has not closed, may be in use: they are left
  * alone. */
 DBUF__FUNCTION void dbuf__at_exit(void) {
-    const dbuf_producer *p;
-    int saved = errno, is_first = !dbuf__process.is_ending;
+    int saved = errno;
     dbuf__process.is_ending = 1;
-    dbuf__process.at_unload = NULL;
+    dbuf__process.at_unload = dbuf__after_exit;
     dbuf__close_own(dbuf__own);
-    pthread_mutex_lock(&dbuf__process.lock);
-    for (p = dbuf__process.first; is_first && p != NULL; p = p->next)
-        if (p->forks == dbuf__process.forks && !p->is_closing) dbuf__report_unclosed(p);
-    pthread_mutex_unlock(&dbuf__process.lock);
     /* An object that is unloaded from here on leaves no destructor behind. */
     if (dbuf__process.has_key) pthread_key_delete(dbuf__process.key);
     dbuf__process.has_key = 0;
@@ -126,9 +133,9 @@ DBUF__FUNCTION void dbuf__at_unload(void) {
     errno = saved;
 }
 
-/* Each file has this function; the first call does the work. When an object is unloaded, destructors run before its
- * exit handlers; at the exit of the program, after them. So at_unload is still set here only if the object is
- * unloaded. */
+/* Each file has this function; its first call does the work. When an object is unloaded, destructors run before the
+ * object's exit handlers, and at_unload is dbuf__at_unload(). At the exit of the program they run after all exit
+ * handlers, one of which has set it to dbuf__after_exit(). */
 static __attribute__((destructor)) void dbuf__unload(void) {
     if (dbuf__process.at_unload != NULL) dbuf__process.at_unload();
 }

@@ -12,6 +12,7 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
     if (p->socket[0] != '\0') memcpy(address.sun_path, p->socket, sizeof address.sun_path);
     else if (!dbuf__find_socket(address.sun_path, sizeof address.sun_path)) {
         dbuf__end_link(p, "the path of the daemon's socket is too long");
+        dbuf__report_no_connection(p);
         return;
     }
     dbuf__hold(&p->connection, dbuf__above_standard(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)));

@@ -55,7 +55,6 @@
 #if !defined(__linux__) || !defined(__x86_64__)
 #error "dbuf.h is for Linux on x86-64"
 #endif
-
 #include "platform.h"
 #include "public.h"
 #include "memory.h"

@@ -3,10 +3,10 @@
  *
  * A daemon that starts closes all descriptors, and other programs close ranges of them. The number of a connection may
  * then mean a file of the program. So each descriptor is compared with what it was, by device and inode, before it is
- * used and before it is closed. Sockets and
- * memfds have inodes of their own. All eventfds share one inode, so that only the connection tells whether the doorbell
- * is still there. Another thread may still close the descriptor
- * between the comparison and the use; nothing can exclude that.
+ * used and before it is closed. Sockets and memfds have inodes of their own. All eventfds share one inode, so that only
+ * the connection tells whether the doorbell is still there.
+ *
+ * Another thread may still close the descriptor between the comparison and the use; nothing can exclude that.
  */
 
 /* Holds a new descriptor, or -1. */

@@ -10,7 +10,7 @@
 #define DBUF__RETRY_MAX_NS (2000 * DBUF__MS) /* it doubles with each failure, up to this */
 #define DBUF__STEADY_NS (1000 * DBUF__MS)    /* the end of a link that lived this long is no such failure */
 #define DBUF__ANSWER_NS (10000 * DBUF__MS)   /* the longest that the answer to HELLO or RING may take */
-#define DBUF__LAST_TAKE_NS (250 * DBUF__MS)  /* the longest wait for the daemon's last take; see dbuf__leave_ring() */
+#define DBUF__LAST_TAKE_NS (250 * DBUF__MS)  /* the longest wait for the daemon's last take; see dbuf__leave() */
 #define DBUF__SLICE_MS 100                   /* the longest sleep between two looks at the link */
 #define DBUF__OPEN_TIMEOUT_MS 250            /* the longest that a call waits for a daemon's answer */
 #define DBUF__DROP_TIMEOUT_MS 10             /* the same, in a send that does not wait for room */

@@ -17,6 +17,7 @@
  *     replace WITH [PATH]     closes all descriptors from 3 on, and opens as many of its own instead: WITH is nothing,
  *                             file (at PATH), socket or eventfd
  *     touched                 how many of these are not as they were opened
+ *     close_at_exit           registers an exit handler that closes
  *     die HOW                 _exit, abort or kill; no answer
  */
 #include "dbuf.h"
@@ -171,6 +172,8 @@ static int touched(void) {
     return count;
 }
 
+static void close_producer(void) { dbuf_close(producer); }
+
 static int die(const char *how) {
     if (strcmp(how, "_exit") == 0) _exit(0);
     if (strcmp(how, "abort") == 0) abort();
@@ -244,6 +247,7 @@ static int obey(char **part) {
     if (strcmp(part[0], "daemonize") == 0) return daemonize();
     if (strcmp(part[0], "replace") == 0) return replace(part[1], part[2]);
     if (strcmp(part[0], "touched") == 0) return touched();
+    if (strcmp(part[0], "close_at_exit") == 0) return atexit(close_producer);
     if (strcmp(part[0], "die") == 0) return die(part[1]);
     if (strcmp(part[0], "errno") == 0) return keeps_errno();
     if (strcmp(part[0], "closing") == 0) return producer->close_wait_ms = atoi(part[1]), 0;
