@@ -436,7 +436,8 @@ typedef struct dbuf__process_state {
     int closers;             /* threads that close their own producer now; under the lock */
     int is_ending;           /* exit handlers run, or the object is being unloaded */
     void (*at_unload)(void); /* what to do when the object is unloaded; NULL: nothing */
-    pthread_once_t watches;  /* the handlers of fork and exit are registered */
+    pthread_once_t watches;  /* the handlers of fork and exit have been registered, */
+    int is_watched;          /* and that has succeeded: without them a child would use its parent's rings */
     pthread_once_t makes_key;
     pthread_key_t key; /* its destructor closes a thread's own producer */
     int has_key;
@@ -450,7 +451,7 @@ extern dbuf__process_state dbuf__process;
 extern DBUF__THREAD dbuf_producer *dbuf__own;
 /* clang-format off */
 DBUF__ONCE dbuf__process_state dbuf__process = {
-    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, NULL, PTHREAD_ONCE_INIT, PTHREAD_ONCE_INIT, 0, 0,
+    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, NULL, PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT, 0, 0,
     {NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
 /* clang-format on */
 DBUF__ONCE DBUF__THREAD dbuf_producer *dbuf__own = NULL;
@@ -1301,8 +1302,8 @@ DBUF__FUNCTION void dbuf__keep_descriptors(dbuf_producer *p, struct msghdr *mess
         for (i = 0; i < count; i++) {
             int descriptor;
             memcpy(&descriptor, CMSG_DATA(part) + i * sizeof descriptor, sizeof descriptor);
-            if (p->received[0].number < 0) dbuf__hold(&p->received[0], descriptor);
-            else if (p->received[1].number < 0) dbuf__hold(&p->received[1], descriptor);
+            if (p->received[0].number < 0) dbuf__hold(&p->received[0], dbuf__above_standard(descriptor));
+            else if (p->received[1].number < 0) dbuf__hold(&p->received[1], dbuf__above_standard(descriptor));
             else close(descriptor);
         }
     }
@@ -1711,11 +1712,11 @@ DBUF__FUNCTION void dbuf__in_child(void) {
 DBUF__FUNCTION void dbuf__at_exit(void);
 DBUF__FUNCTION void dbuf__at_unload(void);
 
-/* The C library forgets the handlers of a shared object when the object is unloaded. */
+/* Registers the handlers. The C library forgets those of a shared object when the object is unloaded. */
 DBUF__FUNCTION void dbuf__watch(void) {
-    pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child);
     dbuf__process.at_unload = dbuf__at_unload;
-    atexit(dbuf__at_exit);
+    dbuf__process.is_watched =
+        pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child) == 0 && atexit(dbuf__at_exit) == 0;
 }
 
 DBUF__FUNCTION void dbuf__enlist(dbuf_producer *p) {
@@ -1800,7 +1801,7 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     *producer = NULL;
     if (!dbuf__are_options_valid(o)) return DBUF_ERR_INVALID;
     pthread_once(&dbuf__process.watches, dbuf__watch);
-    p = (dbuf_producer *)calloc(1, sizeof *p);
+    p = dbuf__process.is_watched ? (dbuf_producer *)calloc(1, sizeof *p) : NULL;
     if (p == NULL) {
         errno = saved;
         return DBUF_ERR_NO_MEMORY;

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use dbuf_wire::frames::Level;
-use dbuf_wire::ring::state;
+use dbuf_wire::ring::{flag, state};
 
 use crate::harness::*;
 use crate::support::Home;
@@ -143,7 +143,8 @@ fn what_an_exit_handler_of_the_program_closes_is_not_reported_before() {
     driver.ok("closing 60000");
     fake.listen();
     driver.end_input();
-    assert_eq!(fake.give_ring().numbers(), numbers(1..=5));
+    let mut ring = fake.give_ring();
+    assert_eq!((ring.line.read(), ring.numbers()), (Sent::End, numbers(1..=5)));
     assert_eq!(driver.end(), format!("dbuf: {}; events wait in memory\n", cannot_connect(&fake, NO_FILE)));
 }
 
@@ -206,18 +207,25 @@ fn standard_error_that_takes_nothing_neither_blocks_nor_ends_the_program() {
     }
 }
 
-/// A program whose standard streams are closed writes its errors into whatever has their numbers.
+/// A program whose standard error is closed writes its errors into the descriptor that has this number.
 #[test]
-fn a_connection_never_gets_the_number_of_standard_error() {
+fn no_descriptor_of_the_client_gets_the_number_of_standard_error() {
     let (fake, program) = (Fake::new(), command("driver").get_program().to_owned());
-    let mut command = Command::new("sh");
-    command.args(["-c", "exec \"$0\" 2>&-"]).arg(program).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut driver = Driver::of(&mut command);
-    let mut line = fake.with_frames(&mut driver, 0);
-    let standard_error = format!("/proc/{}/fd/2", driver.child.id());
-    assert!(!Path::new(&standard_error).exists(), "{:?}", fs::read_link(&standard_error));
-    driver.ok("send 9");
-    assert_eq!(line.read_event().0, 1);
+    for options in ["-", "r"] {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec \"$0\" 2>&-"]).arg(&program).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut driver = Driver::of(&mut command);
+        driver.tell(&fake.open(0, options));
+        let line = fake.accept().welcome(EVERYTHING, 0);
+        let mut ring = (options == "-").then_some(line).map(|line| line.grant(flag::TICKS));
+        assert_eq!(driver.answer(), "0");
+        let standard_error = format!("/proc/{}/fd/2", driver.child.id());
+        assert!(!Path::new(&standard_error).exists(), "{:?}", fs::read_link(&standard_error));
+        driver.ok("send 9");
+        if let Some(ring) = &mut ring {
+            assert_eq!(ring.numbers(), [1]);
+        }
+    }
 }
 
 #[test]

@@ -142,8 +142,8 @@ DBUF__FUNCTION void dbuf__keep_descriptors(dbuf_producer *p, struct msghdr *mess
         for (i = 0; i < count; i++) {
             int descriptor;
             memcpy(&descriptor, CMSG_DATA(part) + i * sizeof descriptor, sizeof descriptor);
-            if (p->received[0].number < 0) dbuf__hold(&p->received[0], descriptor);
-            else if (p->received[1].number < 0) dbuf__hold(&p->received[1], descriptor);
+            if (p->received[0].number < 0) dbuf__hold(&p->received[0], dbuf__above_standard(descriptor));
+            else if (p->received[1].number < 0) dbuf__hold(&p->received[1], dbuf__above_standard(descriptor));
             else close(descriptor);
         }
     }

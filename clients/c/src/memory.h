@@ -139,7 +139,8 @@ typedef struct dbuf__process_state {
     int closers;             /* threads that close their own producer now; under the lock */
     int is_ending;           /* exit handlers run, or the object is being unloaded */
     void (*at_unload)(void); /* what to do when the object is unloaded; NULL: nothing */
-    pthread_once_t watches;  /* the handlers of fork and exit are registered */
+    pthread_once_t watches;  /* the handlers of fork and exit have been registered, */
+    int is_watched;          /* and that has succeeded: without them a child would use its parent's rings */
     pthread_once_t makes_key;
     pthread_key_t key; /* its destructor closes a thread's own producer */
     int has_key;
@@ -153,7 +154,7 @@ extern dbuf__process_state dbuf__process;
 extern DBUF__THREAD dbuf_producer *dbuf__own;
 /* clang-format off */
 DBUF__ONCE dbuf__process_state dbuf__process = {
-    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, NULL, PTHREAD_ONCE_INIT, PTHREAD_ONCE_INIT, 0, 0,
+    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, NULL, PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT, 0, 0,
     {NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
 /* clang-format on */
 DBUF__ONCE DBUF__THREAD dbuf_producer *dbuf__own = NULL;

@@ -18,11 +18,11 @@ DBUF__FUNCTION void dbuf__in_child(void) {
 DBUF__FUNCTION void dbuf__at_exit(void);
 DBUF__FUNCTION void dbuf__at_unload(void);
 
-/* The C library forgets the handlers of a shared object when the object is unloaded. */
+/* Registers the handlers. The C library forgets those of a shared object when the object is unloaded. */
 DBUF__FUNCTION void dbuf__watch(void) {
-    pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child);
     dbuf__process.at_unload = dbuf__at_unload;
-    atexit(dbuf__at_exit);
+    dbuf__process.is_watched =
+        pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child) == 0 && atexit(dbuf__at_exit) == 0;
 }
 
 DBUF__FUNCTION void dbuf__enlist(dbuf_producer *p) {

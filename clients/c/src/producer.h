@@ -65,7 +65,7 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     *producer = NULL;
     if (!dbuf__are_options_valid(o)) return DBUF_ERR_INVALID;
     pthread_once(&dbuf__process.watches, dbuf__watch);
-    p = (dbuf_producer *)calloc(1, sizeof *p);
+    p = dbuf__process.is_watched ? (dbuf_producer *)calloc(1, sizeof *p) : NULL;
     if (p == NULL) {
         errno = saved;
         return DBUF_ERR_NO_MEMORY;

@@ -135,7 +135,10 @@ static int daemonize(void) {
     child = fork();
     if (child != 0) _exit(child < 0);
     for (descriptor = 0; descriptor < 1024; descriptor++) close(descriptor);
-    _exit(dbuf_send(producer, DBUF_INFO, "daemon", 6) != 0 || dbuf_close(producer) != 0);
+    if (dbuf_send(producer, DBUF_INFO, "daemon", 6) != 0) _exit(1);
+    for (descriptor = 0; descriptor < 3; descriptor++)
+        if (fcntl(descriptor, F_GETFD) != -1) dbuf_printf(producer, DBUF_ERR, "it uses descriptor %d", descriptor);
+    _exit(dbuf_close(producer) != 0);
 }
 
 enum { OWN_MAX = 8 };
