@@ -1,4 +1,4 @@
-//! How a producer of `dbuf.h` behaves towards a daemon.
+//! A producer of `dbuf.h` and its daemon: what is sent, kept, waited for, counted and closed.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -19,7 +19,7 @@ fn events_arrive_whole_and_in_order_through_the_ring() {
     let (fake, mut driver) = (Fake::new(), Driver::new());
     let mut ring = fake.with_ring(&mut driver, 0, "-");
     let mut next = 1;
-    // Sizes that meet the end of the data at every place, many times over.
+    // With these sizes records meet the end of the data at many places.
     for round in 0..60 {
         for bytes in [10, 100, 1000 + round, 5000, 9973] {
             driver.ok(&format!("send {bytes}"));
@@ -116,7 +116,7 @@ fn events_go_by_frames_where_the_ring_is_refused() {
     assert_eq!(driver.count("lost_full"), 1);
     line.ack(Level::Persisted, sent - 1);
     wait_for("room", || (driver.ask("send 3000") == "0").then_some(()));
-    // First what was lost there: by frames nobody else can say it.
+    // Before it comes the report of what was lost: by frames only the client can say it.
     let lost = driver.count("lost_full");
     let (is, event) = line.read_event();
     let text = format!("dbuf: {lost} events were lost here: there was no room for them");
@@ -235,7 +235,7 @@ fn what_a_ring_still_had_moves_into_the_next_and_nothing_comes_twice() {
     all.extend(ring.numbers());
     assert_eq!(all, numbers(1..=76 + full));
     assert_eq!(ring.consumer.losses(), Ok((1, 2000)));
-    // Nobody vouches for what the first daemon took.
+    // No daemon confirms what the first one took.
     driver.tell("sync 60000");
     ring.wait_for_wish(want::DURABLE);
     assert_eq!(ring.consumer.sync_wanted(), ring.events);
@@ -265,7 +265,7 @@ fn frames_that_the_daemon_has_are_not_sent_again_and_all_others_are() {
     driver.ok("until none");
     driver.ok("send 100 5");
     driver.tell("until frames");
-    // It has 7, of which it has told 4; and a ring would know nothing of these.
+    // It has 7 and has acknowledged 4. A ring could not acknowledge the others.
     let mut line = fake.accept().welcome(EVERYTHING, 7);
     assert_eq!(line.session, session);
     assert_eq!(driver.answer(), "0");
@@ -277,7 +277,7 @@ fn frames_that_the_daemon_has_are_not_sent_again_and_all_others_are() {
     drop(line);
     driver.ok("until none");
     driver.ok("send 100");
-    // Now all is settled but the last, and that is what a ring gets.
+    // Now all but the last are acknowledged. The ring gets the last.
     driver.tell("until ring");
     let mut line = fake.accept().welcome(EVERYTHING, 15);
     line.error(Code::Lost, 3, 3, "no disk");
@@ -354,7 +354,7 @@ fn room_wakes_a_send_that_waits() {
     let sent: u64 = driver.ask("fill 1000").parse().expect("a number");
     driver.tell("within 5000 60000");
     ring.wait_for_wish(want::ROOM);
-    // What is not enough wakes it, too, and it sleeps on.
+    // Too little room wakes it, too, and it sleeps again.
     ring.take(1);
     ring.consumer.wake();
     wait_for("the bell", || (ring.rings() > 0).then_some(()));
@@ -446,7 +446,7 @@ fn a_daemon_that_died_awake_is_found_out_although_the_ring_is_not_full() {
     let (fake, mut driver) = (Fake::new(), Driver::new());
     let ring = fake.with_ring(&mut driver, 0, "-");
     drop(ring);
-    // Its last word was that it is awake: no bell. The sends themselves look, about once a second.
+    // Its state says awake, so no doorbell rings. The sends look about once a second.
     wait_for("the end", || (driver.ask("send 1") == "0" && driver.count("link") == 0).then_some(()));
 }
 
@@ -471,7 +471,7 @@ fn a_forked_child_has_a_ring_of_its_own_and_does_not_disturb_its_parent() {
 fn a_child_that_never_sends_does_not_keep_its_parents_connection_open() {
     let (fake, mut driver) = (Fake::new(), Driver::new());
     let mut ring = fake.with_ring(&mut driver, 0, "-");
-    // The child is there until the driver is dead, with copies of all that it had.
+    // The child lives until the driver is dead. It was forked with copies of all descriptors.
     assert!(driver.ask("idle").parse::<i32>().expect("a number") > 0);
     driver.ok("send 100");
     driver.ok("close");
@@ -522,7 +522,7 @@ fn sync_outlives_the_daemon_that_it_asked() {
     driver.tell("sync 60000");
     ring.wait_for_wish(want::DURABLE);
     drop(ring);
-    // The next gives no ring.
+    // The next daemon gives no ring.
     let mut line = fake.accept().welcome(EVERYTHING, 0);
     line.refuse_ring();
     for sequence in 1..=5 {
@@ -553,7 +553,7 @@ fn a_claim_is_published_with_the_length_that_it_became_or_leaves_no_trace() {
     let events = ring.take_all();
     assert_eq!(events.iter().map(Owned::number).collect::<Vec<_>>(), [1, 2]);
     assert_eq!((events[0].pri, events[0].payload.len()), (5, 10));
-    // Over the end of the data, again and again.
+    // Claims that reach over the end of the data.
     for number in 3..60 {
         driver.ok("claim 9000");
         driver.ok("publish 4000");
@@ -570,7 +570,7 @@ fn a_formatted_text_is_one_event_without_the_newline_at_its_end() {
     let (fake, mut driver) = (Fake::new(), Driver::new());
     let mut ring = fake.with_ring(&mut driver, 0, "-");
     driver.ok("print hello");
-    // Beyond what is claimed for a text before its length is known, and at its bound.
+    // Around and above the bytes that are claimed before the length of a text is known.
     for bytes in [1022, 1023, 1024, 5000, 20_000] {
         driver.ok(&format!("long {bytes}"));
     }
@@ -578,8 +578,8 @@ fn a_formatted_text_is_one_event_without_the_newline_at_its_end() {
     driver.expect("long 0", INVALID);
     let lengths: Vec<usize> = ring.take_all().iter().map(|event| event.payload.len()).collect();
     assert_eq!(lengths, [5, 1022, 1023, 1024, 5000, 20_000]);
-    // The NUL behind a text, which is not sent, takes room, too: it must not lie on what comes next, or behind the
-    // data.
+    // The NUL behind a text is not sent, but takes room: it must overwrite neither the next record nor what lies
+    // behind the data.
     while ring.consumer.tail() % CAPACITY != 0 {
         let to_end = CAPACITY - ring.consumer.tail() % CAPACITY;
         driver.ok(&format!("send {}", if to_end > 16_016 { 16_000 - 16 } else { to_end - 16 }));
@@ -590,7 +590,7 @@ fn a_formatted_text_is_one_event_without_the_newline_at_its_end() {
     driver.expect("long 1024", FULL);
     driver.ok("send 1024");
     ring.take_all();
-    // Less room than is claimed at first is enough, if the text fits.
+    // If the text fits, less room than the first claim is enough.
     driver.ask("fill 1000");
     ring.take(1);
     driver.ok("long 900");
@@ -605,7 +605,7 @@ fn an_event_that_is_too_big_is_refused_before_it_is_written() {
     driver.ok("send 20000");
     driver.expect("send 20001", TOO_BIG);
     driver.expect("send 0", INVALID);
-    // The daemon takes larger ones by now; half the ring is the bound that stays.
+    // The daemon takes larger ones now; half the ring stays the limit.
     ring.consumer.tell_max_event(1 << 20);
     ring.take_all();
     driver.ok("send 32752");
@@ -621,7 +621,7 @@ fn a_ring_that_is_none_is_not_used_and_frames_are() {
     driver.tell(&fake.open(0, "-"));
     let mut line = fake.accept().welcome(EVERYTHING, 0);
     assert_eq!(line.read(), Sent::Ring(CAPACITY));
-    // A file as a ring's, but for the seal: it could shrink.
+    // A file like a ring's, but without the seal: it could shrink.
     let mut file = tempfile::tempfile().expect("a file");
     file.write_all(b"dbufring\x01\0\0\0\0\x10\0\0").expect("the header's begin");
     file.set_len(4096 + CAPACITY).expect("its length");
@@ -671,7 +671,7 @@ fn closing_tries_to_get_rid_of_what_no_daemon_has() {
     assert_eq!(ring.numbers(), numbers(1..=5));
     assert_eq!(ring.line.read(), Sent::End);
 
-    // Also if nobody has noticed yet that the daemon is gone.
+    // Also if no call has noticed yet that the daemon is gone.
     let mut driver = Driver::new();
     let ring = fake.with_ring(&mut driver, 0, "-");
     driver.ok("send 100 3");
@@ -746,7 +746,7 @@ fn the_real_daemon_stores_what_a_program_in_c_sends_over_its_restarts() {
     assert_eq!(lines.len(), 22_000);
     assert_eq!(cat.lines().count(), 22_001);
     for (at, line) in lines.iter().enumerate() {
-        // The event with fields has taken a number, too.
+        // The event with fields has used a number, too.
         let number = if at < 20_000 { at + 1 } else { at + 2 };
         assert_eq!(line.trim_end_matches('x'), format!("{number}:"));
     }

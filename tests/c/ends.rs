@@ -1,5 +1,5 @@
-//! The ends of objects and programs that use `dbuf.h`: an unloaded plug-in, exit handlers and destructors; and programs
-//! that run with another user's rights.
+//! The end of programs and plug-ins that use `dbuf.h`: unloading, exit handlers, destructors. And where a program looks
+//! for the daemon, also if it runs with another user's rights.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -51,7 +51,7 @@ fn a_plug_in_may_be_unloaded_while_threads_that_used_it_live_on() {
     let counts = String::from_utf8_lossy(&output.stdout);
     let (before, after) = counts.trim().split_once(' ').expect("two counts");
     assert_eq!(before, after, "descriptors");
-    // The thread's own producer, and the one that the plug-in has left open; each round begins anew.
+    // One line each from the thread's own producer and from the one that the plug-in has left open, in each round.
     let why = format!("cannot connect to {}: No such file or directory (is dbufd running?)", socket.display());
     let first = format!("dbuf: {why}; events wait in memory\n");
     let last = format!("dbuf: 1 events not delivered: {why}\n");

@@ -29,7 +29,7 @@ pub(crate) const TIMED_OUT: &str = "-5";
 pub(crate) const NOT_STORED: &str = "-6";
 pub(crate) const CLAIM: &str = "-7";
 
-/// A program of clients/c/tests, built once, so that it stops at the first wrong access.
+/// Builds a program of clients/c/tests, once. It stops at the first invalid access.
 pub(crate) fn program(name: &str) -> PathBuf {
     static BUILT: [OnceLock<PathBuf>; 2] = [OnceLock::new(), OnceLock::new()];
     let built = &BUILT[usize::from(name == "driver")];
@@ -39,7 +39,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
 
 pub(crate) fn command(name: &str) -> Command {
     let mut command = Command::new(program(name));
-    // Who is traced, or runs in a box, cannot look for leaks.
+    // A traced process cannot look for leaks.
     command.env("ASAN_OPTIONS", "detect_leaks=0").stdin(Stdio::piped()).stdout(Stdio::piped());
     command
 }
@@ -63,14 +63,14 @@ impl Driver {
         Self::with_errors(command.stderr(errors.try_clone().expect("the same file")), errors)
     }
 
-    /// One whose standard error is set up already.
+    /// Starts a command whose standard error is set up already.
     pub(crate) fn with_errors(command: &mut Command, errors: File) -> Self {
         let mut child = command.spawn().expect("the driver starts");
         let (to, from) = (child.stdin.take(), child.stdout.take().expect("a pipe"));
         Self { child, to, from: BufReader::new(from), errors }
     }
 
-    /// What it has written to standard error so far.
+    /// Reads what it has written to standard error so far.
     pub(crate) fn errors(&mut self) -> String {
         let mut text = String::new();
         self.errors.rewind().expect("a file");
@@ -78,12 +78,12 @@ impl Driver {
         text
     }
 
-    /// Has it end. It ends by itself then, when this side has played the daemon.
+    /// Ends its input. The driver then ends by itself; this side may have to play the daemon for that.
     pub(crate) fn end_input(&mut self) {
         self.to = None;
     }
 
-    /// Has it end without closing anything; what it has written to standard error.
+    /// Ends it without closing anything. Returns what it has written to standard error.
     pub(crate) fn end(mut self) -> String {
         self.end_input();
         let status = self.child.wait().expect("it ends");
@@ -133,7 +133,7 @@ impl Drop for Driver {
     }
 }
 
-/// A daemon that does as the test says.
+/// A daemon that does what the test says.
 pub(crate) struct Fake {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) listener: Option<UnixListener>,
@@ -159,12 +159,12 @@ impl Fake {
         std::fs::remove_file(self.path()).expect("the socket was there");
     }
 
-    /// What opens a producer that would use it.
+    /// The line that opens a producer of this daemon.
     pub(crate) fn open(&self, wait_ms: u32, options: &str) -> String {
         format!("open {} {CAPACITY} {wait_ms} {options}", self.path().display())
     }
 
-    /// The next connection, as far as its HELLO.
+    /// Accepts the next connection and reads its HELLO.
     pub(crate) fn accept(&self) -> Line {
         let listener = self.listener.as_ref().expect("it listens");
         let limit = Timespec::try_from(TIMEOUT).expect("a time");
@@ -205,7 +205,7 @@ impl Fake {
     }
 }
 
-/// A frame of the client's.
+/// A frame from the client.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Sent {
     Hello { session: u128, asks: u64 },
@@ -216,7 +216,7 @@ pub(crate) enum Sent {
     End,
 }
 
-/// An event, however it came.
+/// An event, from a ring or a frame.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Owned {
     pub(crate) pri: u8,
@@ -232,7 +232,7 @@ impl Owned {
         Self { pri: event.pri, tag: event.tag.to_vec(), fields, payload: event.payload.to_vec(), time_ns }
     }
 
-    /// The number that the driver has written into it, having made sure that it is whole.
+    /// Checks that the event is whole, and returns the number that the driver has written into it.
     pub(crate) fn number(&self) -> u64 {
         let colon = self.payload.iter().position(|byte| *byte == b':').expect("a number");
         assert!(self.payload[colon + 1..].iter().all(|byte| *byte == b'x'), "{self:?}");
@@ -340,7 +340,7 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// Takes at most this many events of those that are there.
+    /// Takes at most this many of the events that are there.
     pub(crate) fn take(&mut self, events_max: usize) -> Vec<Owned> {
         let waiting = self.consumer.look().expect("an honest client") as usize;
         let mut bytes = vec![0; waiting];
@@ -371,7 +371,7 @@ impl Ring {
         self.take_all().iter().map(Owned::number).collect()
     }
 
-    /// How often the bell was rung since the last look.
+    /// How often the doorbell was rung since the last call.
     pub(crate) fn rings(&self) -> u64 {
         let mut count = [0; 8];
         rustix::io::read(&self.bell, &mut count).map_or(0, |_| u64::from_ne_bytes(count))

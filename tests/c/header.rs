@@ -15,7 +15,7 @@ fn the_header_compiles_without_a_warning_as_c_and_as_cpp() {
     let empty = folder.path().join("empty.c");
     let twice = folder.path().join("twice.c");
     std::fs::write(&empty, "#include \"dbuf.h\"\nint main(void) { return 0; }\n").expect("a file");
-    // What is in no example, and the header a second time, after others.
+    // Calls that are in no example; and the header a second time, after other headers.
     std::fs::write(
         &twice,
         "#include <stdio.h>\n#include \"dbuf.h\"\n#include \"dbuf.h\"\nint other(dbuf_producer *p);\n\
@@ -51,7 +51,7 @@ fn the_header_compiles_without_a_warning_as_c_and_as_cpp() {
     });
 }
 
-/// Several files of one program include the header, some of them C++: they share what a program must have once.
+/// Files of C and of C++ that include the header share what a program must have once.
 #[test]
 fn files_of_c_and_of_cpp_make_one_program_with_one_state() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -102,7 +102,7 @@ fn level(frame: &Value, key: &str) -> usize {
     ["none", "persisted", "durable"].iter().position(|name| Some(*name) == frame[key].as_str()).expect("a level")
 }
 
-/// What the golden program is asked to write for a frame; None where a client of C never would.
+/// The question that has the golden program write a frame; None if the C client never writes such a frame.
 fn to_write(frame: &Value) -> Option<String> {
     Some(match text(frame, "kind") {
         "hello" => format!(
@@ -132,7 +132,7 @@ fn to_write(frame: &Value) -> Option<String> {
     })
 }
 
-/// What the golden program is to make of a frame; None where no daemon sends it.
+/// What the golden program must read from a frame; None if no daemon sends it.
 fn to_read(frame: &Value) -> Option<String> {
     Some(match text(frame, "kind") {
         "welcome" => format!(
@@ -147,7 +147,7 @@ fn to_read(frame: &Value) -> Option<String> {
     })
 }
 
-/// Questions, and what is to be answered, `..` standing for any byte.
+/// Questions and their right answers, in which `..` stands for any byte.
 fn golden_questions() -> Vec<(String, String)> {
     let mut questions = Vec::new();
     for vector in golden("frames.json") {
@@ -160,7 +160,7 @@ fn golden_questions() -> Vec<(String, String)> {
         if let Some(question) = to_write(&vector["frame"]).filter(|_| only != Some("decode")) {
             questions.push((question, hex.into()));
         }
-        // Frames of clients are refused by a client.
+        // A client refuses frames that only clients send.
         let reading = to_read(&vector["frame"]).unwrap_or("refused".into());
         if only != Some("encode") {
             questions.push((format!("read {hex}"), reading));

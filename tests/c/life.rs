@@ -63,7 +63,7 @@ fn a_socket_that_does_not_let_the_user_in_is_not_mistaken_for_a_daemon_that_is_d
     let fake = Fake::new();
     fs::set_permissions(fake.path(), fs::Permissions::from_mode(0o000)).expect("a mode");
     fs::set_permissions(fake.folder.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
-    // Root may connect in any case, so the driver is an ordinary user then, and in a place that this user can reach.
+    // Root may always connect. So the driver runs as an ordinary user, from a folder that this user can reach.
     let program = fake.folder.path().join("driver");
     fs::copy(command("driver").get_program(), &program).expect("a copy");
     let mut command = Command::new(&program);
@@ -136,7 +136,7 @@ fn a_program_that_closes_nothing_says_nothing_if_a_ring_has_its_events_and_says_
 fn what_an_exit_handler_of_the_program_closes_is_not_reported_before() {
     let (mut fake, mut driver) = (Fake::new(), Driver::new());
     fake.stop();
-    // Before the client's own handler, so it runs after that.
+    // Registered before the client's own handler, so it runs after that one.
     driver.ok("close_at_exit");
     driver.ok(&fake.open(0, "-"));
     driver.ok("send 100 5");
@@ -282,7 +282,7 @@ fn no_descriptor_outlives_exec() {
             let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
             entries.filter(is_inherited).map(name).collect()
         };
-        // It has begun, and its libraries hold nothing open.
+        // Once it answers, its libraries have closed what they open at the start.
         driver.ask("hello");
         let before = inherited(&driver);
         let all = |driver: &Driver| fs::read_dir(format!("/proc/{}/fd", driver.child.id())).expect("it runs").count();
@@ -297,7 +297,7 @@ fn no_descriptor_outlives_exec() {
     }
 }
 
-/// What the program has in place of the descriptors that it closed.
+/// What the program opens in place of the descriptors that it closes.
 const REPLACEMENTS: [&str; 4] = ["nothing", "file", "socket", "eventfd"];
 
 fn replace(driver: &mut Driver, fake: &Fake, with: &str) {
@@ -317,7 +317,7 @@ fn a_ring_whose_descriptors_are_the_programs_now_is_left_and_nothing_is_written_
         assert_eq!(ring.line.read(), Sent::End);
         assert_eq!(ring.numbers(), numbers(1..=5));
         if with != "eventfd" {
-            // It had fallen asleep before: the next event would ring.
+            // It had fallen asleep before: the next event rings.
             ring.consumer.set_state(state::ASLEEP);
         }
         driver.ok("send 100 3");
@@ -342,7 +342,7 @@ fn events_that_the_daemon_still_takes_from_a_ring_that_is_left_are_not_sent_agai
     driver.tell("until none");
     let mut taken = Vec::new();
     for _ in 0..5 {
-        // The daemon is slow, but done in the time that the client gives it.
+        // The daemon is slow, but fast enough for the time that the client gives it.
         std::thread::sleep(Duration::from_millis(10));
         taken.extend(ring.take(1).iter().map(Owned::number));
     }

@@ -1,6 +1,5 @@
-//! `clients/c/dbuf.h`: its compilers, its bytes, and how it behaves towards a daemon. The daemon is played here, but
-//! for a few tests with the real one; the program is `clients/c/tests/driver.c`, which does what it is told line by
-//! line.
+//! `clients/c/dbuf.h`: its compilers, its bytes, and its behaviour. Most tests play the daemon themselves, and some use
+//! the real one. The client is mostly `clients/c/tests/driver.c`, which obeys commands, one a line.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,5 +1,5 @@
-/* Does with dbuf.h what the lines on its standard input say, for tests/c, which plays the daemon. Each line is answered
- * by one. At the end of the input it ends, and closes nothing.
+/* Obeys the lines on its standard input, for tests/c, which plays the daemon. It answers each line by one line. At the
+ * end of the input it ends and closes nothing.
  *
  *     open SOCKET RING_BYTES WAIT_MS OPTIONS   options: letters of f (fail_when_down), s (no_stamp), r (no_ring),
  *                                              q (quiet), or -; SOCKET - is the default
@@ -12,7 +12,7 @@
  *     sync MS     tend     until LINK (ring, frames, none)     stats     error     close     closing MS
  *     child                   forks: the child sends one event "child" and closes; its results are the answer
  *     idle                    forks: the child does nothing until its parent, the driver, is dead; answers its number
- *     quitter TIMES           forks: the child sends as many events and ends by _exit(2) at once
+ *     quitter TIMES           forks: the child sends this many events and ends by _exit(2) at once
  *     daemonize               forks twice: the grandchild closes all descriptors, sends one event "daemon" and closes
  *     replace WITH [PATH]     closes all descriptors from 3 on, and opens as many of its own instead: WITH is nothing,
  *                             file (at PATH), socket or eventfd
@@ -30,7 +30,7 @@ static dbuf_producer *producer;
 static unsigned long number = 1;
 static uint8_t text[1 << 20];
 
-/* The next event: its number, and as many x as it takes. Too short a one has only x. */
+/* The next event: its number, a colon, and x up to its size. An event that is too short for that has only x. */
 static const void *event_of(size_t bytes) {
     char begin[32];
     int length = snprintf(begin, sizeof begin, "%lu:", number);
@@ -83,7 +83,7 @@ static int log_in_thread(char *payload) {
     return (int)(intptr_t)result;
 }
 
-/* Tends until the link is as it should be. */
+/* Tends until the producer has the wanted link. */
 static int until(const char *wanted) {
     int turns;
     for (turns = 0; turns < 60000; turns++) {

@@ -1,4 +1,4 @@
-/* Holds dbuf.h against the vectors of clients/golden: tests/c passes each of them as one line; the answer is one line.
+/* Compares dbuf.h with the vectors of clients/golden. tests/c sends each of them as one line; the answer is one line.
  *
  *     ring CAPACITY START                           begins a ring whose head and tail stand at START; no answer
  *     put PRI TAG CLOCK TIME FIELDS PAYLOAD         an event into it; no answer
@@ -29,7 +29,7 @@ static void print_hex(const uint8_t *bytes, size_t count) {
 
 static uint64_t of_number(const char *digits) { return strtoull(digits, NULL, 10); }
 
-/* An event of a line's parts; its bytes are kept until the next one. */
+/* Makes an event from the parts of a line. Its bytes are valid until the next call. */
 static dbuf__parts of_parts(char **part) {
     static uint8_t tag[512], payload[LINE_BYTES], names[FIELDS][512], values[FIELDS][512];
     static dbuf_field fields[FIELDS];
@@ -94,7 +94,7 @@ static void print_read(const char *digits) {
     size_t count = of_hex(digits, bytes), cut;
     dbuf__frame f, of_less;
     int is = dbuf__read_frame(bytes, count, &f);
-    /* Whatever is cut off is missed, and nothing else. */
+    /* A frame that was cut anywhere is not whole. */
     for (cut = 0; is == DBUF__WHOLE && cut < count; cut++)
         if (dbuf__read_frame(bytes, cut, &of_less) != DBUF__MORE) printf("whole without its end, ");
     if (is == DBUF__BROKEN) printf("refused");
