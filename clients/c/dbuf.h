@@ -347,11 +347,11 @@ typedef struct dbuf__descriptor {
 
 /* The stages of a link: who empties the memory. */
 enum {
-    DBUF__DOWN,   /* nothing: there is no connection */
-    DBUF__HELLO,  /* nothing yet: HELLO is sent */
-    DBUF__ASKED,  /* nothing yet: RING is sent */
-    DBUF__RING,   /* the daemon */
-    DBUF__FRAMES, /* the producer itself, by frames */
+    DBUF__DOWN,     /* nothing: there is no connection */
+    DBUF__GREETING, /* nothing yet: HELLO is sent */
+    DBUF__ASKING,   /* nothing yet: RING is sent */
+    DBUF__RING,     /* the daemon */
+    DBUF__FRAMES,   /* the producer itself, by frames */
     DBUF__IN_BYTES = 24 + 4096
 };
 
@@ -396,8 +396,8 @@ struct dbuf_producer {
     size_t in_bytes;
     uint8_t in[DBUF__IN_BYTES];
 
-    /* Frames. Events up to `settled` have left the memory. */
-    uint64_t settled;
+    /* Frames. Events up to `taken` have left the memory. */
+    uint64_t taken;
     uint64_t known;                /* the last event that the daemon has by frames: from WELCOME, or sent since */
     uint64_t send_at, send_number; /* the next record to send: its position and its event's number */
     size_t send_done;              /* bytes of its frame that are written */
@@ -796,8 +796,8 @@ DBUF__FUNCTION int dbuf__read_record(const dbuf_producer *p, uint64_t at, dbuf__
            record->kind >= DBUF__EVENT && record->kind <= DBUF__PAD;
 }
 
-/* The position up to which the daemon has taken records; an impossible value is ignored. Without a ring: what is
- * settled. */
+/* The position up to which the daemon has taken records, as the ring says or, by frames, as it has acknowledged. An
+ * impossible value is ignored. */
 DBUF__FUNCTION uint64_t dbuf__seen_tail(const dbuf_producer *p) {
     uint64_t tail;
     if (p->stage != DBUF__RING) return p->tail;
@@ -808,10 +808,10 @@ DBUF__FUNCTION uint64_t dbuf__seen_tail(const dbuf_producer *p) {
 
 /* Gives up all that waits in the memory: another process has written there, and what lies there are no records. */
 DBUF__FUNCTION void dbuf__abandon(dbuf_producer *p) {
-    p->lost += p->events - p->settled;
-    p->settled = p->events;
+    p->lost += p->events - p->taken;
+    p->taken = p->events;
     p->tail = p->send_at = p->head;
-    p->send_number = p->settled + 1;
+    p->send_number = p->taken + 1;
     p->send_done = 0;
 }
 
@@ -1024,14 +1024,14 @@ DBUF__FUNCTION int dbuf__read_frame(const uint8_t *in, size_t in_bytes, dbuf__fr
 }
 
 /* Removes events up to this number from the memory. */
-DBUF__FUNCTION void dbuf__settle(dbuf_producer *p, uint64_t number) {
+DBUF__FUNCTION void dbuf__take_until(dbuf_producer *p, uint64_t number) {
     dbuf__record record;
-    while (p->settled < number && p->tail != p->head) {
+    while (p->taken < number && p->tail != p->head) {
         if (!dbuf__read_record(p, p->tail, &record)) {
             dbuf__abandon(p);
             break;
         }
-        p->settled += record.kind != DBUF__PAD;
+        p->taken += record.kind != DBUF__PAD;
         p->tail = record.end;
     }
     /* Only a debugger and the next ring read this word now. */
@@ -1187,7 +1187,7 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
     p->was_reported = 1;
     if (p->asks_ring && !p->ring_is_bad) hello.compatible |= DBUF__FEATURE_RING;
     memcpy(opening, DBUF__MAGIC, DBUF__MAGIC_BYTES);
-    p->stage = DBUF__HELLO;
+    p->stage = DBUF__GREETING;
     p->in_bytes = 0;
     p->skip_bytes = 0;
     dbuf__write(p, opening, DBUF__MAGIC_BYTES + dbuf__put_hello(opening + DBUF__MAGIC_BYTES, &hello));
@@ -1200,7 +1200,7 @@ DBUF__FUNCTION void dbuf__open_frames(dbuf_producer *p) {
     p->links++;
     p->down_reason[0] = '\0';
     p->send_at = p->tail;
-    p->send_number = p->settled + 1;
+    p->send_number = p->taken + 1;
     p->send_done = 0;
     p->sync_number = 0;
     /* Events that the daemon has are not sent again, but kept until they are in a file. */
@@ -1223,16 +1223,16 @@ DBUF__FUNCTION void dbuf__welcomed(dbuf_producer *p, const dbuf__frame *welcome)
     /* Events that have left the memory and that no daemon has called durable: unless this one knows them, none ever
      * will. */
     sure = dbuf__max(dbuf__max(p->known, p->durable), p->doubted);
-    if (p->settled > sure) {
-        p->unconfirmed += p->settled - sure;
-        p->doubted = p->settled;
+    if (p->taken > sure) {
+        p->unconfirmed += p->taken - sure;
+        p->doubted = p->taken;
     }
     /* Events that the daemon has by frames and has not acknowledged: it does that only on a connection of frames. */
-    if (!(welcome->compatible & DBUF__FEATURE_RING) || !p->asks_ring || p->ring_is_bad || p->known > p->settled) {
+    if (!(welcome->compatible & DBUF__FEATURE_RING) || !p->asks_ring || p->ring_is_bad || p->known > p->taken) {
         dbuf__open_frames(p);
         return;
     }
-    p->stage = DBUF__ASKED;
+    p->stage = DBUF__ASKING;
     dbuf__write(p, ring, dbuf__put_ring(ring, p->capacity));
 }
 
@@ -1241,7 +1241,7 @@ DBUF__FUNCTION void dbuf__acknowledged(dbuf_producer *p, unsigned level, uint64_
     uint64_t number = dbuf__min(sequence, p->known);
     if (level >= DBUF__LEVEL_PERSISTED) {
         p->persisted = dbuf__max(p->persisted, number);
-        dbuf__settle(p, number);
+        dbuf__take_until(p, number);
     }
     if (level < DBUF__LEVEL_DURABLE) return;
     p->durable = dbuf__max(p->durable, number);
@@ -1253,7 +1253,7 @@ DBUF__FUNCTION void dbuf__errored(dbuf_producer *p, const dbuf__frame *error) {
     uint64_t events = error->sequence == 0 || error->number < error->sequence ? 0 : error->number - error->sequence + 1;
     dbuf__say(p, "dbufd: %.*s", (int)dbuf__min(error->text_bytes, 150), (const char *)error->text);
     if (error->detail >= DBUF__CODE_ENDS) dbuf__end_link(p, NULL);
-    else if (error->detail == DBUF__CODE_NO_RING && p->stage == DBUF__ASKED) dbuf__open_frames(p);
+    else if (error->detail == DBUF__CODE_NO_RING && p->stage == DBUF__ASKING) dbuf__open_frames(p);
     else if (error->detail == DBUF__CODE_LOST) p->lost += events;
     else p->refused += events;
 }
@@ -1279,11 +1279,11 @@ DBUF__FUNCTION void dbuf__take_frames(dbuf_producer *p) {
         }
         if (is == DBUF__WHOLE) at += DBUF__FRAME_HEAD_BYTES + (size_t)frame.body_bytes;
         if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ERROR && p->stage != DBUF__DOWN) dbuf__errored(p, &frame);
-        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_WELCOME && p->stage == DBUF__HELLO)
+        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_WELCOME && p->stage == DBUF__GREETING)
             dbuf__welcomed(p, &frame);
-        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_GRANT && p->stage == DBUF__ASKED) dbuf__granted(p);
+        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_GRANT && p->stage == DBUF__ASKING) dbuf__granted(p);
         else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ACK &&
-                 (p->stage == DBUF__FRAMES || p->stage == DBUF__ASKED))
+                 (p->stage == DBUF__FRAMES || p->stage == DBUF__ASKING))
             dbuf__acknowledged(p, frame.detail, frame.sequence); /* before GRANT: about earlier connections */
         else dbuf__end_link(p, "dbufd sent something that this client does not understand");
     }
@@ -1482,9 +1482,9 @@ DBUF__FUNCTION void dbuf__granted(dbuf_producer *p) {
         return;
     }
     /* A ring confirms nothing about events that the daemon took before. */
-    if (p->settled > dbuf__max(p->durable, p->doubted)) {
-        p->unconfirmed += p->settled - dbuf__max(p->durable, p->doubted);
-        p->doubted = p->settled;
+    if (p->taken > dbuf__max(p->durable, p->doubted)) {
+        p->unconfirmed += p->taken - dbuf__max(p->durable, p->doubted);
+        p->doubted = p->taken;
     }
     /* If the kernel cannot do it now, pages come at their first use. */
     if (p->populate) (void)madvise(words, DBUF__HEADER_BYTES + (size_t)p->capacity, DBUF__POPULATE_WRITE);
@@ -1498,7 +1498,7 @@ DBUF__FUNCTION void dbuf__granted(dbuf_producer *p) {
     p->stage = DBUF__RING;
     p->links++;
     p->down_reason[0] = '\0';
-    p->base = p->settled;
+    p->base = p->taken;
     p->tail = 0;
     p->rung = 0;
     p->fence = !dbuf__is_ordered() || (words->flags & DBUF__FLAG_FENCE) != 0;
@@ -1558,7 +1558,7 @@ DBUF__FUNCTION void dbuf__take_back_ring(dbuf_producer *p) {
         record.head[7] = DBUF__CLOCK_NS;
         memcpy(record.head + 8, &record.time, sizeof record.time);
     }
-    p->settled = p->events - dbuf__min(waiting, p->events);
+    p->taken = p->events - dbuf__min(waiting, p->events);
 }
 
 /* ==== The link: kept up, waited for, and ended. */
@@ -1614,11 +1614,11 @@ DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int timeout_ms) {
         dbuf__connect(p, now_ns);
         until_ns += (uint64_t)timeout_ms * DBUF__MS;
     }
-    while (p->stage == DBUF__HELLO || p->stage == DBUF__ASKED) {
+    while (p->stage == DBUF__GREETING || p->stage == DBUF__ASKING) {
         struct pollfd wait = {p->connection.number, POLLIN, 0};
         dbuf__hear(p);
         if (p->stage == DBUF__FRAMES) dbuf__pump(p);
-        if (p->stage != DBUF__HELLO && p->stage != DBUF__ASKED) return;
+        if (p->stage != DBUF__GREETING && p->stage != DBUF__ASKING) return;
         now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
         if (now_ns - p->since_ns >= DBUF__ANSWER_NS) dbuf__end_link(p, "dbufd does not answer");
         else if (now_ns >= until_ns) return;
@@ -2165,7 +2165,7 @@ DBUF__FUNCTION const char *dbuf_last_error(const dbuf_producer *producer) { retu
 DBUF__FUNCTION uint64_t dbuf__left(const dbuf_producer *p) {
     if (p->stage == DBUF__RING) return 0;
     if (p->stage == DBUF__FRAMES) return p->events - (p->send_number - 1);
-    return p->events - p->settled;
+    return p->events - p->taken;
 }
 
 /* Events that were given up for want of room, of which no daemon knows. A ring's daemon reads them from the header. */
@@ -2182,11 +2182,10 @@ DBUF__FUNCTION int dbuf__deliver(dbuf_producer *p) {
     until_ns = dbuf__deadline(p->close_wait_ms);
     /* What is left is worth an attempt, however short ago the last one was. */
     if (p->stage == DBUF__DOWN && dbuf__left(p) + dbuf__unreported(p) > 0) p->retry_at_ns = 0;
-    while (p->stage != DBUF__RING && (p->settled < p->events || dbuf__unreported(p) > 0)) {
+    while (p->stage != DBUF__RING && (p->taken < p->events || dbuf__unreported(p) > 0)) {
         dbuf__tend(p, 0);
         now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
-        if (p->stage == DBUF__RING || (p->settled == p->events && dbuf__unreported(p) == 0) || now_ns >= until_ns)
-            break;
+        if (p->stage == DBUF__RING || (p->taken == p->events && dbuf__unreported(p) == 0) || now_ns >= until_ns) break;
         dbuf__sleep(p, 0, now_ns, until_ns, &rung);
     }
     if (p->stage == DBUF__FRAMES && p->send_at == p->head) {

@@ -5,7 +5,7 @@
 DBUF__FUNCTION uint64_t dbuf__left(const dbuf_producer *p) {
     if (p->stage == DBUF__RING) return 0;
     if (p->stage == DBUF__FRAMES) return p->events - (p->send_number - 1);
-    return p->events - p->settled;
+    return p->events - p->taken;
 }
 
 /* Events that were given up for want of room, of which no daemon knows. A ring's daemon reads them from the header. */
@@ -22,11 +22,10 @@ DBUF__FUNCTION int dbuf__deliver(dbuf_producer *p) {
     until_ns = dbuf__deadline(p->close_wait_ms);
     /* What is left is worth an attempt, however short ago the last one was. */
     if (p->stage == DBUF__DOWN && dbuf__left(p) + dbuf__unreported(p) > 0) p->retry_at_ns = 0;
-    while (p->stage != DBUF__RING && (p->settled < p->events || dbuf__unreported(p) > 0)) {
+    while (p->stage != DBUF__RING && (p->taken < p->events || dbuf__unreported(p) > 0)) {
         dbuf__tend(p, 0);
         now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
-        if (p->stage == DBUF__RING || (p->settled == p->events && dbuf__unreported(p) == 0) || now_ns >= until_ns)
-            break;
+        if (p->stage == DBUF__RING || (p->taken == p->events && dbuf__unreported(p) == 0) || now_ns >= until_ns) break;
         dbuf__sleep(p, 0, now_ns, until_ns, &rung);
     }
     if (p->stage == DBUF__FRAMES && p->send_at == p->head) {

@@ -27,7 +27,7 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
     p->was_reported = 1;
     if (p->asks_ring && !p->ring_is_bad) hello.compatible |= DBUF__FEATURE_RING;
     memcpy(opening, DBUF__MAGIC, DBUF__MAGIC_BYTES);
-    p->stage = DBUF__HELLO;
+    p->stage = DBUF__GREETING;
     p->in_bytes = 0;
     p->skip_bytes = 0;
     dbuf__write(p, opening, DBUF__MAGIC_BYTES + dbuf__put_hello(opening + DBUF__MAGIC_BYTES, &hello));
@@ -40,7 +40,7 @@ DBUF__FUNCTION void dbuf__open_frames(dbuf_producer *p) {
     p->links++;
     p->down_reason[0] = '\0';
     p->send_at = p->tail;
-    p->send_number = p->settled + 1;
+    p->send_number = p->taken + 1;
     p->send_done = 0;
     p->sync_number = 0;
     /* Events that the daemon has are not sent again, but kept until they are in a file. */
@@ -63,16 +63,16 @@ DBUF__FUNCTION void dbuf__welcomed(dbuf_producer *p, const dbuf__frame *welcome)
     /* Events that have left the memory and that no daemon has called durable: unless this one knows them, none ever
      * will. */
     sure = dbuf__max(dbuf__max(p->known, p->durable), p->doubted);
-    if (p->settled > sure) {
-        p->unconfirmed += p->settled - sure;
-        p->doubted = p->settled;
+    if (p->taken > sure) {
+        p->unconfirmed += p->taken - sure;
+        p->doubted = p->taken;
     }
     /* Events that the daemon has by frames and has not acknowledged: it does that only on a connection of frames. */
-    if (!(welcome->compatible & DBUF__FEATURE_RING) || !p->asks_ring || p->ring_is_bad || p->known > p->settled) {
+    if (!(welcome->compatible & DBUF__FEATURE_RING) || !p->asks_ring || p->ring_is_bad || p->known > p->taken) {
         dbuf__open_frames(p);
         return;
     }
-    p->stage = DBUF__ASKED;
+    p->stage = DBUF__ASKING;
     dbuf__write(p, ring, dbuf__put_ring(ring, p->capacity));
 }
 
@@ -81,7 +81,7 @@ DBUF__FUNCTION void dbuf__acknowledged(dbuf_producer *p, unsigned level, uint64_
     uint64_t number = dbuf__min(sequence, p->known);
     if (level >= DBUF__LEVEL_PERSISTED) {
         p->persisted = dbuf__max(p->persisted, number);
-        dbuf__settle(p, number);
+        dbuf__take_until(p, number);
     }
     if (level < DBUF__LEVEL_DURABLE) return;
     p->durable = dbuf__max(p->durable, number);
@@ -93,7 +93,7 @@ DBUF__FUNCTION void dbuf__errored(dbuf_producer *p, const dbuf__frame *error) {
     uint64_t events = error->sequence == 0 || error->number < error->sequence ? 0 : error->number - error->sequence + 1;
     dbuf__say(p, "dbufd: %.*s", (int)dbuf__min(error->text_bytes, 150), (const char *)error->text);
     if (error->detail >= DBUF__CODE_ENDS) dbuf__end_link(p, NULL);
-    else if (error->detail == DBUF__CODE_NO_RING && p->stage == DBUF__ASKED) dbuf__open_frames(p);
+    else if (error->detail == DBUF__CODE_NO_RING && p->stage == DBUF__ASKING) dbuf__open_frames(p);
     else if (error->detail == DBUF__CODE_LOST) p->lost += events;
     else p->refused += events;
 }
@@ -119,11 +119,11 @@ DBUF__FUNCTION void dbuf__take_frames(dbuf_producer *p) {
         }
         if (is == DBUF__WHOLE) at += DBUF__FRAME_HEAD_BYTES + (size_t)frame.body_bytes;
         if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ERROR && p->stage != DBUF__DOWN) dbuf__errored(p, &frame);
-        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_WELCOME && p->stage == DBUF__HELLO)
+        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_WELCOME && p->stage == DBUF__GREETING)
             dbuf__welcomed(p, &frame);
-        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_GRANT && p->stage == DBUF__ASKED) dbuf__granted(p);
+        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_GRANT && p->stage == DBUF__ASKING) dbuf__granted(p);
         else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ACK &&
-                 (p->stage == DBUF__FRAMES || p->stage == DBUF__ASKED))
+                 (p->stage == DBUF__FRAMES || p->stage == DBUF__ASKING))
             dbuf__acknowledged(p, frame.detail, frame.sequence); /* before GRANT: about earlier connections */
         else dbuf__end_link(p, "dbufd sent something that this client does not understand");
     }

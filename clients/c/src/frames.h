@@ -139,14 +139,14 @@ DBUF__FUNCTION int dbuf__read_frame(const uint8_t *in, size_t in_bytes, dbuf__fr
 }
 
 /* Removes events up to this number from the memory. */
-DBUF__FUNCTION void dbuf__settle(dbuf_producer *p, uint64_t number) {
+DBUF__FUNCTION void dbuf__take_until(dbuf_producer *p, uint64_t number) {
     dbuf__record record;
-    while (p->settled < number && p->tail != p->head) {
+    while (p->taken < number && p->tail != p->head) {
         if (!dbuf__read_record(p, p->tail, &record)) {
             dbuf__abandon(p);
             break;
         }
-        p->settled += record.kind != DBUF__PAD;
+        p->taken += record.kind != DBUF__PAD;
         p->tail = record.end;
     }
     /* Only a debugger and the next ring read this word now. */

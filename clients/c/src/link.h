@@ -52,11 +52,11 @@ DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int timeout_ms) {
         dbuf__connect(p, now_ns);
         until_ns += (uint64_t)timeout_ms * DBUF__MS;
     }
-    while (p->stage == DBUF__HELLO || p->stage == DBUF__ASKED) {
+    while (p->stage == DBUF__GREETING || p->stage == DBUF__ASKING) {
         struct pollfd wait = {p->connection.number, POLLIN, 0};
         dbuf__hear(p);
         if (p->stage == DBUF__FRAMES) dbuf__pump(p);
-        if (p->stage != DBUF__HELLO && p->stage != DBUF__ASKED) return;
+        if (p->stage != DBUF__GREETING && p->stage != DBUF__ASKING) return;
         now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
         if (now_ns - p->since_ns >= DBUF__ANSWER_NS) dbuf__end_link(p, "dbufd does not answer");
         else if (now_ns >= until_ns) return;

@@ -50,11 +50,11 @@ typedef struct dbuf__descriptor {
 
 /* The stages of a link: who empties the memory. */
 enum {
-    DBUF__DOWN,   /* nothing: there is no connection */
-    DBUF__HELLO,  /* nothing yet: HELLO is sent */
-    DBUF__ASKED,  /* nothing yet: RING is sent */
-    DBUF__RING,   /* the daemon */
-    DBUF__FRAMES, /* the producer itself, by frames */
+    DBUF__DOWN,     /* nothing: there is no connection */
+    DBUF__GREETING, /* nothing yet: HELLO is sent */
+    DBUF__ASKING,   /* nothing yet: RING is sent */
+    DBUF__RING,     /* the daemon */
+    DBUF__FRAMES,   /* the producer itself, by frames */
     DBUF__IN_BYTES = 24 + 4096
 };
 
@@ -99,8 +99,8 @@ struct dbuf_producer {
     size_t in_bytes;
     uint8_t in[DBUF__IN_BYTES];
 
-    /* Frames. Events up to `settled` have left the memory. */
-    uint64_t settled;
+    /* Frames. Events up to `taken` have left the memory. */
+    uint64_t taken;
     uint64_t known;                /* the last event that the daemon has by frames: from WELCOME, or sent since */
     uint64_t send_at, send_number; /* the next record to send: its position and its event's number */
     size_t send_done;              /* bytes of its frame that are written */

@@ -26,8 +26,8 @@ DBUF__FUNCTION int dbuf__read_record(const dbuf_producer *p, uint64_t at, dbuf__
            record->kind >= DBUF__EVENT && record->kind <= DBUF__PAD;
 }
 
-/* The position up to which the daemon has taken records; an impossible value is ignored. Without a ring: what is
- * settled. */
+/* The position up to which the daemon has taken records, as the ring says or, by frames, as it has acknowledged. An
+ * impossible value is ignored. */
 DBUF__FUNCTION uint64_t dbuf__seen_tail(const dbuf_producer *p) {
     uint64_t tail;
     if (p->stage != DBUF__RING) return p->tail;
@@ -38,10 +38,10 @@ DBUF__FUNCTION uint64_t dbuf__seen_tail(const dbuf_producer *p) {
 
 /* Gives up all that waits in the memory: another process has written there, and what lies there are no records. */
 DBUF__FUNCTION void dbuf__abandon(dbuf_producer *p) {
-    p->lost += p->events - p->settled;
-    p->settled = p->events;
+    p->lost += p->events - p->taken;
+    p->taken = p->events;
     p->tail = p->send_at = p->head;
-    p->send_number = p->settled + 1;
+    p->send_number = p->taken + 1;
     p->send_done = 0;
 }
 

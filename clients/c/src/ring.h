@@ -99,9 +99,9 @@ DBUF__FUNCTION void dbuf__granted(dbuf_producer *p) {
         return;
     }
     /* A ring confirms nothing about events that the daemon took before. */
-    if (p->settled > dbuf__max(p->durable, p->doubted)) {
-        p->unconfirmed += p->settled - dbuf__max(p->durable, p->doubted);
-        p->doubted = p->settled;
+    if (p->taken > dbuf__max(p->durable, p->doubted)) {
+        p->unconfirmed += p->taken - dbuf__max(p->durable, p->doubted);
+        p->doubted = p->taken;
     }
     /* If the kernel cannot do it now, pages come at their first use. */
     if (p->populate) (void)madvise(words, DBUF__HEADER_BYTES + (size_t)p->capacity, DBUF__POPULATE_WRITE);
@@ -115,7 +115,7 @@ DBUF__FUNCTION void dbuf__granted(dbuf_producer *p) {
     p->stage = DBUF__RING;
     p->links++;
     p->down_reason[0] = '\0';
-    p->base = p->settled;
+    p->base = p->taken;
     p->tail = 0;
     p->rung = 0;
     p->fence = !dbuf__is_ordered() || (words->flags & DBUF__FLAG_FENCE) != 0;
@@ -175,5 +175,5 @@ DBUF__FUNCTION void dbuf__take_back_ring(dbuf_producer *p) {
         record.head[7] = DBUF__CLOCK_NS;
         memcpy(record.head + 8, &record.time, sizeof record.time);
     }
-    p->settled = p->events - dbuf__min(waiting, p->events);
+    p->taken = p->events - dbuf__min(waiting, p->events);
 }
