@@ -104,6 +104,8 @@ extern "C" {
 #define DBUF__THREAD _Thread_local
 #endif
 #define DBUF__ONCE __attribute__((weak, visibility("hidden")))
+/* Reads numbers that another thread may be changing: they go into a report, and may be a little old. */
+#define DBUF__RACY __attribute__((no_sanitize("thread")))
 #define DBUF__PRINTF(text, first) __attribute__((__format__(__printf__, text, first)))
 #define DBUF__LIKELY(condition) __builtin_expect(!!(condition), 1)
 
@@ -689,13 +691,17 @@ DBUF__FUNCTION void dbuf__report_no_connection(dbuf_producer *p) {
 }
 
 /* Events end with this producer, or have been lost, and no daemon knows. */
-DBUF__FUNCTION void dbuf__report_not_delivered(const dbuf_producer *p, uint64_t left, uint64_t lost) {
-    const char *why = p->stage == DBUF__RING      ? "dbufd closed the connection"
-                      : p->down_reason[0] != '\0' ? p->down_reason
-                                                  : "dbufd has not answered in time";
+DBUF__RACY DBUF__FUNCTION void dbuf__report_not_delivered(const dbuf_producer *p, uint64_t left, uint64_t lost) {
+    char reason[sizeof p->down_reason] = "";
+    const char *why = reason;
+    size_t i;
     if (p->quiet || left + lost == 0) return;
-    dbuf__write_line("dbuf: %llu events not delivered: %s", (unsigned long long)(left + lost),
-                     left > 0 ? why : "there was no room for them");
+    /* Its last byte is always 0, also while another thread writes it. */
+    for (i = 0; i + 1 < sizeof reason && p->down_reason[i] != '\0'; i++) reason[i] = p->down_reason[i];
+    if (left == 0) why = "there was no room for them";
+    else if (p->stage == DBUF__RING) why = "dbufd closed the connection";
+    else if (i == 0) why = "dbufd has not answered in time";
+    dbuf__write_line("dbuf: %llu events not delivered: %s", (unsigned long long)(left + lost), why);
 }
 
 /* ==== Descriptors: held, and never mistaken for another file of the program.
@@ -2162,14 +2168,14 @@ DBUF__FUNCTION const char *dbuf_last_error(const dbuf_producer *producer) { retu
 /* ==== The end of a producer: by its owner, at the exit of the program, or with the object that opened it. */
 
 /* Events that no daemon has got. */
-DBUF__FUNCTION uint64_t dbuf__left(const dbuf_producer *p) {
+DBUF__RACY DBUF__FUNCTION uint64_t dbuf__left(const dbuf_producer *p) {
     if (p->stage == DBUF__RING) return 0;
     if (p->stage == DBUF__FRAMES) return p->events - (p->send_number - 1);
     return p->events - p->taken;
 }
 
 /* Events that were given up for want of room, of which no daemon knows. A ring's daemon reads them from the header. */
-DBUF__FUNCTION uint64_t dbuf__unreported(const dbuf_producer *p) {
+DBUF__RACY DBUF__FUNCTION uint64_t dbuf__unreported(const dbuf_producer *p) {
     return p->stage == DBUF__RING ? 0 : p->lost_full - p->lost_reported;
 }
 
@@ -2229,7 +2235,7 @@ DBUF__FUNCTION void dbuf__close_own(void *own) {
 
 /* What a producer that the program does not close leaves behind. Its thread may be running: then only numbers are read,
  * and not the memory, which that thread may replace. */
-DBUF__FUNCTION void dbuf__report_unclosed(const dbuf_producer *p) {
+DBUF__RACY DBUF__FUNCTION void dbuf__report_unclosed(const dbuf_producer *p) {
     uint64_t left = dbuf__left(p);
     char byte;
     if (p->stage == DBUF__RING && pthread_equal(p->thread, pthread_self()) && dbuf__is_held(&p->connection) &&
@@ -2257,12 +2263,11 @@ DBUF__FUNCTION void dbuf__after_exit(void) {
  * alone. */
 DBUF__FUNCTION void dbuf__at_exit(void) {
     int saved = errno;
-    dbuf__process.is_ending = 1;
+    __atomic_store_n(&dbuf__process.is_ending, 1, __ATOMIC_RELAXED);
     dbuf__process.at_unload = dbuf__after_exit;
     dbuf__close_own(dbuf__own);
     /* An object that is unloaded from here on leaves no destructor behind. */
-    if (dbuf__process.has_key) pthread_key_delete(dbuf__process.key);
-    dbuf__process.has_key = 0;
+    if (__atomic_exchange_n(&dbuf__process.has_key, 0, __ATOMIC_RELAXED)) pthread_key_delete(dbuf__process.key);
     errno = saved;
 }
 
@@ -2271,10 +2276,9 @@ DBUF__FUNCTION void dbuf__at_exit(void) {
 DBUF__FUNCTION void dbuf__at_unload(void) {
     uint64_t until_ns = dbuf__deadline(DBUF__UNLOAD_TIMEOUT_MS);
     int saved = errno;
-    dbuf__process.is_ending = 1;
+    __atomic_store_n(&dbuf__process.is_ending, 1, __ATOMIC_RELAXED);
     dbuf__process.at_unload = NULL;
-    if (dbuf__process.has_key) pthread_key_delete(dbuf__process.key);
-    dbuf__process.has_key = 0;
+    if (__atomic_exchange_n(&dbuf__process.has_key, 0, __ATOMIC_RELAXED)) pthread_key_delete(dbuf__process.key);
     dbuf__own = NULL;
     for (;;) {
         dbuf_producer *p;
@@ -2302,7 +2306,8 @@ static __attribute__((destructor)) void dbuf__unload(void) {
 /* ==== The own producer of each thread, which dbuf_log() uses. */
 
 DBUF__FUNCTION void dbuf__make_key(void) {
-    dbuf__process.has_key = pthread_key_create(&dbuf__process.key, dbuf__close_own) == 0;
+    int has_key = pthread_key_create(&dbuf__process.key, dbuf__close_own) == 0;
+    __atomic_store_n(&dbuf__process.has_key, has_key, __ATOMIC_RELAXED);
 }
 
 DBUF__FUNCTION int dbuf_log_options(const dbuf_options *options) {
@@ -2325,9 +2330,10 @@ DBUF__FUNCTION int dbuf_log_options(const dbuf_options *options) {
 
 /* Has this thread's own producer closed: when the thread ends; while exit handlers run, by one more handler. */
 DBUF__FUNCTION int dbuf__close_own_later(void) {
-    if (dbuf__process.is_ending) return atexit(dbuf__at_exit) == 0;
+    if (__atomic_load_n(&dbuf__process.is_ending, __ATOMIC_RELAXED)) return atexit(dbuf__at_exit) == 0;
     pthread_once(&dbuf__process.makes_key, dbuf__make_key);
-    return dbuf__process.has_key && pthread_setspecific(dbuf__process.key, dbuf__own) == 0;
+    return __atomic_load_n(&dbuf__process.has_key, __ATOMIC_RELAXED) &&
+           pthread_setspecific(dbuf__process.key, dbuf__own) == 0;
 }
 
 /* Opens this thread's own producer. */

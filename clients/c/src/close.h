@@ -2,14 +2,14 @@
 /* ==== The end of a producer: by its owner, at the exit of the program, or with the object that opened it. */
 
 /* Events that no daemon has got. */
-DBUF__FUNCTION uint64_t dbuf__left(const dbuf_producer *p) {
+DBUF__RACY DBUF__FUNCTION uint64_t dbuf__left(const dbuf_producer *p) {
     if (p->stage == DBUF__RING) return 0;
     if (p->stage == DBUF__FRAMES) return p->events - (p->send_number - 1);
     return p->events - p->taken;
 }
 
 /* Events that were given up for want of room, of which no daemon knows. A ring's daemon reads them from the header. */
-DBUF__FUNCTION uint64_t dbuf__unreported(const dbuf_producer *p) {
+DBUF__RACY DBUF__FUNCTION uint64_t dbuf__unreported(const dbuf_producer *p) {
     return p->stage == DBUF__RING ? 0 : p->lost_full - p->lost_reported;
 }
 
@@ -69,7 +69,7 @@ DBUF__FUNCTION void dbuf__close_own(void *own) {
 
 /* What a producer that the program does not close leaves behind. Its thread may be running: then only numbers are read,
  * and not the memory, which that thread may replace. */
-DBUF__FUNCTION void dbuf__report_unclosed(const dbuf_producer *p) {
+DBUF__RACY DBUF__FUNCTION void dbuf__report_unclosed(const dbuf_producer *p) {
     uint64_t left = dbuf__left(p);
     char byte;
     if (p->stage == DBUF__RING && pthread_equal(p->thread, pthread_self()) && dbuf__is_held(&p->connection) &&
@@ -97,12 +97,11 @@ DBUF__FUNCTION void dbuf__after_exit(void) {
  * alone. */
 DBUF__FUNCTION void dbuf__at_exit(void) {
     int saved = errno;
-    dbuf__process.is_ending = 1;
+    __atomic_store_n(&dbuf__process.is_ending, 1, __ATOMIC_RELAXED);
     dbuf__process.at_unload = dbuf__after_exit;
     dbuf__close_own(dbuf__own);
     /* An object that is unloaded from here on leaves no destructor behind. */
-    if (dbuf__process.has_key) pthread_key_delete(dbuf__process.key);
-    dbuf__process.has_key = 0;
+    if (__atomic_exchange_n(&dbuf__process.has_key, 0, __ATOMIC_RELAXED)) pthread_key_delete(dbuf__process.key);
     errno = saved;
 }
 
@@ -111,10 +110,9 @@ DBUF__FUNCTION void dbuf__at_exit(void) {
 DBUF__FUNCTION void dbuf__at_unload(void) {
     uint64_t until_ns = dbuf__deadline(DBUF__UNLOAD_TIMEOUT_MS);
     int saved = errno;
-    dbuf__process.is_ending = 1;
+    __atomic_store_n(&dbuf__process.is_ending, 1, __ATOMIC_RELAXED);
     dbuf__process.at_unload = NULL;
-    if (dbuf__process.has_key) pthread_key_delete(dbuf__process.key);
-    dbuf__process.has_key = 0;
+    if (__atomic_exchange_n(&dbuf__process.has_key, 0, __ATOMIC_RELAXED)) pthread_key_delete(dbuf__process.key);
     dbuf__own = NULL;
     for (;;) {
         dbuf_producer *p;

@@ -2,7 +2,8 @@
 /* ==== The own producer of each thread, which dbuf_log() uses. */
 
 DBUF__FUNCTION void dbuf__make_key(void) {
-    dbuf__process.has_key = pthread_key_create(&dbuf__process.key, dbuf__close_own) == 0;
+    int has_key = pthread_key_create(&dbuf__process.key, dbuf__close_own) == 0;
+    __atomic_store_n(&dbuf__process.has_key, has_key, __ATOMIC_RELAXED);
 }
 
 DBUF__FUNCTION int dbuf_log_options(const dbuf_options *options) {
@@ -25,9 +26,10 @@ DBUF__FUNCTION int dbuf_log_options(const dbuf_options *options) {
 
 /* Has this thread's own producer closed: when the thread ends; while exit handlers run, by one more handler. */
 DBUF__FUNCTION int dbuf__close_own_later(void) {
-    if (dbuf__process.is_ending) return atexit(dbuf__at_exit) == 0;
+    if (__atomic_load_n(&dbuf__process.is_ending, __ATOMIC_RELAXED)) return atexit(dbuf__at_exit) == 0;
     pthread_once(&dbuf__process.makes_key, dbuf__make_key);
-    return dbuf__process.has_key && pthread_setspecific(dbuf__process.key, dbuf__own) == 0;
+    return __atomic_load_n(&dbuf__process.has_key, __ATOMIC_RELAXED) &&
+           pthread_setspecific(dbuf__process.key, dbuf__own) == 0;
 }
 
 /* Opens this thread's own producer. */

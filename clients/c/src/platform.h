@@ -47,5 +47,7 @@ extern "C" {
 #define DBUF__THREAD _Thread_local
 #endif
 #define DBUF__ONCE __attribute__((weak, visibility("hidden")))
+/* Reads numbers that another thread may be changing: they go into a report, and may be a little old. */
+#define DBUF__RACY __attribute__((no_sanitize("thread")))
 #define DBUF__PRINTF(text, first) __attribute__((__format__(__printf__, text, first)))
 #define DBUF__LIKELY(condition) __builtin_expect(!!(condition), 1)

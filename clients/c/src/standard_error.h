@@ -51,11 +51,15 @@ DBUF__FUNCTION void dbuf__report_no_connection(dbuf_producer *p) {
 }
 
 /* Events end with this producer, or have been lost, and no daemon knows. */
-DBUF__FUNCTION void dbuf__report_not_delivered(const dbuf_producer *p, uint64_t left, uint64_t lost) {
-    const char *why = p->stage == DBUF__RING      ? "dbufd closed the connection"
-                      : p->down_reason[0] != '\0' ? p->down_reason
-                                                  : "dbufd has not answered in time";
+DBUF__RACY DBUF__FUNCTION void dbuf__report_not_delivered(const dbuf_producer *p, uint64_t left, uint64_t lost) {
+    char reason[sizeof p->down_reason] = "";
+    const char *why = reason;
+    size_t i;
     if (p->quiet || left + lost == 0) return;
-    dbuf__write_line("dbuf: %llu events not delivered: %s", (unsigned long long)(left + lost),
-                     left > 0 ? why : "there was no room for them");
+    /* Its last byte is always 0, also while another thread writes it. */
+    for (i = 0; i + 1 < sizeof reason && p->down_reason[i] != '\0'; i++) reason[i] = p->down_reason[i];
+    if (left == 0) why = "there was no room for them";
+    else if (p->stage == DBUF__RING) why = "dbufd closed the connection";
+    else if (i == 0) why = "dbufd has not answered in time";
+    dbuf__write_line("dbuf: %llu events not delivered: %s", (unsigned long long)(left + lost), why);
 }
