@@ -1,43 +1,53 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * dbuf.h: sends events to dbufd from C11 and C++17, on Linux x86-64. This file is all there is: include it, link nothing.
+ * dbuf.h sends events to dbufd from C11 and C++17 programs on Linux x86-64. It is one file: include it, link nothing.
  *
  *     #include "dbuf.h"
  *
  *     int main(void) {
  *         dbuf_producer *p;
- *         if (dbuf_open(&p, NULL) != 0) return 1;          // NULL: the options of dbuf_options_default()
+ *         int error = dbuf_open(&p, NULL); // NULL: the options of dbuf_options_default()
+ *         if (error != 0) return 1;
  *         dbuf_send(p, DBUF_INFO, "order 17 accepted", 17);
  *         dbuf_printf(p, DBUF_ERR, "card of order %d refused", 17);
- *         if (dbuf_sync(p, 5000) != 0) fputs(dbuf_last_error(p), stderr);
- *         dbuf_log(DBUF_INFO, "%s", "this thread's own producer, opened at the first use");
- *         return dbuf_close(p) != 0;
+ *         dbuf_log(DBUF_INFO, "%s", "by the calling thread's own producer, which opens at its first use");
+ *         error = dbuf_sync(p, 5000);
+ *         if (error != 0) fprintf(stderr, "%s: %s\n", dbuf_strerror(error), dbuf_last_error(p));
+ *         return dbuf_close(p) != 0 || error != 0;
  *     }
  *
- * How it works. A producer writes its events into a ring of memory (1 MiB unless told otherwise). As a rule the daemon shares
- * that memory and empties it by itself: then dbuf_send() is some 20 ns, without system call, lock or allocation. A daemon
- * that gives no ring gets the same events as frames over its socket, which the calls of this producer write without ever
- * blocking on it. Without a daemon the memory keeps the events until there is one. Events keep their order, and an event that
- * was taken is not sent twice to a daemon that still knows this producer. docs/PROTOCOL.md draws all of it.
+ * How it works. A producer writes its events into a ring of memory (1 MiB by default). Usually the daemon shares this
+ * memory and takes the events out of it. Then dbuf_send() takes some 20 ns, without a system call, a lock or an
+ * allocation. If the daemon gives no ring, the producer's calls write the same events as frames to the daemon's socket,
+ * and never block on it. If there is no daemon, the memory keeps the events until there is one. Events keep their
+ * order. A daemon that still knows this producer gets no event twice. docs/PROTOCOL.md describes all of this.
  *
- * What can fail. Every function that returns an int returns 0, or one of the negative numbers of dbuf_error. A full ring costs
- * the event (it is counted, and the daemon is told how many there were) or time, as the options say. No call stops the
- * program, prints anything, raises SIGPIPE or changes errno.
+ * What can fail. A function that returns an int returns 0 or one of the negative numbers of dbuf_error. When the ring
+ * is full, a send waits or gives the event up, as the options say. An event that is given up is counted, and the daemon
+ * records the loss. No call ends the program, raises SIGPIPE or changes errno. The only output of this file are two
+ * lines on standard error: the first time that the daemon cannot be reached, and when events are lost at the end. The
+ * option `quiet` turns both off.
  *
- * Threads. A producer belongs to one thread at a time; it may move to another one, and each thread has as many as it likes.
- * dbuf_log() sees to one for each thread. Nothing here may be called by a signal handler.
+ * Threads. One thread at a time may use a producer. A producer may move to another thread, and a thread may have any
+ * number of producers. dbuf_log() keeps one for each thread. A signal handler may call nothing of this file.
  *
- * Processes. A child of fork() may go on with the producers of its parent: each begins anew there at its next call, with
- * memory and a connection of its own and without its parent's events. A claim that is open at fork() is the parent's alone.
- * What a program published to a daemon's ring survives the program, however it ends.
+ * Processes. After fork() the child may use its parent's producers. Each connects anew at the child's first call, which
+ * waits up to 250 ms for the daemon as dbuf_open() does, and has none of its parent's events. A claim that is open at
+ * fork() belongs to the parent. Events in a daemon's ring survive the program, however it ends.
  *
- * Nothing runs in the background. Where there is no ring, what could not be written yet goes out with the next call:
+ * Descriptors. A program may close all its descriptors, or replace them. A producer looks what a descriptor means
+ * before it uses or closes it. If the descriptor is not its own any more, the producer leaves it alone and connects
+ * anew.
+ *
+ * No thread runs in the background. Without a ring, what could not be written yet is written by the next call of
  * dbuf_send(), dbuf_tend(), dbuf_sync() or dbuf_close().
  *
- * Why there is no DBUF_IMPLEMENTATION to define: any number of files of a program may include this one. What a program must have
- * once (the count of forks, the thread's own producer) is a weak symbol, which the linker merges. The functions are static in
- * C and inline in C++: each C file that sends carries a copy of the rest of them (16 to 20 KB), one that does not carries no code.
- * Names that begin with dbuf__ or DBUF__ are not for use.
+ * Why there is no DBUF_IMPLEMENTATION to define: any number of files of a program may include this one. What a program
+ * or a shared object must have once (the count of forks, the thread's own producer) is a weak symbol, which the linker
+ * merges. The functions are static in C and inline in C++. So each C file that sends has its own copy of them (22 to 26
+ * KB), and a C file that sends nothing has some 60 bytes. Names that begin with dbuf__ or DBUF__ are internal.
+ *
+ * clients/c/assemble makes this file from the files in clients/c/src. Change those.
  */
 #ifndef DBUF_H
 #define DBUF_H
@@ -45,8 +55,12 @@
 #if !defined(__linux__) || !defined(__x86_64__)
 #error "dbuf.h is for Linux on x86-64"
 #endif
+
+/* ==== The platform: what this file needs of the compiler and of the C library. */
+
 #if defined(_FEATURES_H) && !defined(__USE_MISC)
-#error "dbuf.h needs more than ISO C of the C library: include it first, or compile with -std=gnu11 or -D_DEFAULT_SOURCE"
+#error \
+    "dbuf.h needs more than ISO C of the C library: include it first, or compile with -std=gnu11 or -D_DEFAULT_SOURCE"
 #endif
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE 1
@@ -58,12 +72,14 @@
 #include <linux/membarrier.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -88,14 +104,14 @@ extern "C" {
 #define DBUF__THREAD _Thread_local
 #endif
 #define DBUF__ONCE __attribute__((weak, visibility("hidden")))
+/* Reads numbers that another thread may be changing: they go into a report, and may be a little old. */
+#define DBUF__RACY __attribute__((no_sanitize("thread")))
 #define DBUF__PRINTF(text, first) __attribute__((__format__(__printf__, text, first)))
 #define DBUF__LIKELY(condition) __builtin_expect(!!(condition), 1)
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * The interface
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== The interface */
 
-/* Priorities, as in syslog(3). A facility, times 8, may be added: DBUF_INFO + 8 * 4. */
+/* Priorities, as in syslog(3). A facility times 8 may be added: DBUF_INFO + 8 * 4. */
 enum {
     DBUF_EMERG = 0,
     DBUF_ALERT = 1,
@@ -108,35 +124,37 @@ enum {
     DBUF_PRI_MAX = 191
 };
 
-/* Bounds of the protocol, in bytes. */
+/* Limits of the protocol, in bytes. */
 enum {
     DBUF_TAG_BYTES_MAX = 64,
     DBUF_FIELD_NAME_BYTES_MAX = 64,
-    DBUF_FIELDS_BYTES_MAX = 16384, /* of all fields of an event: names, values and 5 for each */
+    DBUF_FIELDS_BYTES_MAX = 16384, /* of all fields of an event: names, values, and 5 bytes for each field */
     DBUF_RING_BYTES_MIN = 65536,
     DBUF_RING_BYTES_MAX = 67108864
 };
 
-/* What a call returns when it is not 0. dbuf_last_error() has more words for the same. */
+/* What a call returns if it is not 0. dbuf_last_error() says more. */
 typedef enum dbuf_error {
-    DBUF_ERR_FULL = -1,       /* no room, also after waiting: counted as lost; dbuf_try_send() leaves the event to the caller */
-    DBUF_ERR_TOO_BIG = -2,    /* larger than the daemon takes (ingest.max_event) or than half the ring; nothing was sent */
-    DBUF_ERR_INVALID = -3,    /* an argument breaks a rule of its function; nothing was done */
-    DBUF_ERR_NO_DAEMON = -4,  /* no daemon answers, and the call could not do without one */
-    DBUF_ERR_TIMEOUT = -5,    /* not within the time given; it may still come */
-    DBUF_ERR_NOT_STORED = -6, /* by dbuf_sync(): events since the last one were refused or lost, or nobody can vouch for them */
-    DBUF_ERR_CLAIM = -7,      /* a claim is open and forbids this call, or there is none to publish */
-    DBUF_ERR_NO_MEMORY = -8   /* the kernel gave no memory, thread key or descriptor */
+    DBUF_ERR_FULL = -1, /* no room, also after waiting. The event is counted as lost, but not by dbuf_try_send() */
+    DBUF_ERR_TOO_BIG =
+        -2, /* larger than the daemon takes (ingest.max_event), or than half the ring; nothing was sent */
+    DBUF_ERR_INVALID = -3,   /* an argument breaks a rule of its function; nothing was done */
+    DBUF_ERR_NO_DAEMON = -4, /* there is no connection to a daemon, and the call needs one */
+    DBUF_ERR_TIMEOUT = -5,   /* not done within the given time; it may still be done later */
+    DBUF_ERR_NOT_STORED =
+        -6,                 /* from dbuf_sync(): since the last one, events were refused or lost, or are unconfirmed */
+    DBUF_ERR_CLAIM = -7,    /* an open claim forbids this call, or there is no claim to publish */
+    DBUF_ERR_NO_MEMORY = -8 /* the kernel gave no memory, thread key or descriptor */
 } dbuf_error;
 
-/* The name of such a number, and of 0, in words. Never NULL. */
+/* Such a number, or 0, in words. Never NULL. */
 DBUF__INLINE const char *dbuf_strerror(int error) {
     switch (error) {
     case 0: return "no error";
     case DBUF_ERR_FULL: return "no room for the event";
     case DBUF_ERR_TOO_BIG: return "the event is too big";
     case DBUF_ERR_INVALID: return "an argument is not valid";
-    case DBUF_ERR_NO_DAEMON: return "no dbufd answers";
+    case DBUF_ERR_NO_DAEMON: return "no connection to dbufd";
     case DBUF_ERR_TIMEOUT: return "not done in time";
     case DBUF_ERR_NOT_STORED: return "events were not stored";
     case DBUF_ERR_CLAIM: return "a claim is open, or there is none";
@@ -145,24 +163,25 @@ DBUF__INLINE const char *dbuf_strerror(int error) {
     }
 }
 
-/* A producer. Its inside is below, for the fast path's sake, and nobody's business. */
+/* A producer. Its members are internal; they are in this file because dbuf_send() is compiled into its caller. */
 typedef struct dbuf_producer dbuf_producer;
 
-/* What a producer is to be. Begin with dbuf_options_default() and change what is to be different; texts are copied. */
+/* The options of a producer. Begin with dbuf_options_default() and change members. Texts are copied. */
 typedef struct dbuf_options {
-    const char *socket;  /* the daemon's stream.sock; NULL: where dbufctl looks, see README.md */
+    const char *socket;  /* the daemon's stream.sock; NULL: where dbufctl finds it, see README.md */
     const char *name;    /* the tag of events that have none, at most 64 bytes; NULL: the program's short name */
     uint64_t ring_bytes; /* memory for events: a power of two from DBUF_RING_BYTES_MIN to _MAX; default 1 MiB */
-    int wait_ms;         /* when there is no room, a send waits at most so long, then gives the event up; default 0 */
-    int close_wait_ms;   /* how long dbuf_close() tries to get rid of what no daemon has; default 100, 0 allowed */
-    int fail_when_down;  /* 0, the default: without a daemon events are kept, as many as fit. 1: open and sends fail */
-    int no_stamp;        /* 1: events carry no time of their own, and get that of the daemon taking them; default 0 */
+    int wait_ms;         /* the longest that a send waits for room before it gives the event up; default 0 */
+    int close_wait_ms;   /* the longest that dbuf_close() tries to deliver what no daemon has; default 100, may be 0 */
+    int fail_when_down;  /* 1: open and sends fail without a daemon; default 0: they keep events, as many as fit */
+    int no_stamp;        /* 1: events carry no time of their own; the daemon stamps them; default 0 */
     int no_ring;         /* 1: do not ask for a ring, send frames; default 0 */
-    int populate;        /* 1: take all memory of a ring at once, not page by page as it is first used; default 0 */
+    int populate;        /* 1: take all memory of a ring at once, not page by page at the first use; default 0 */
+    int quiet;           /* 1: write nothing to standard error; default 0 */
 } dbuf_options;
 
 DBUF__INLINE dbuf_options dbuf_options_default(void) {
-    dbuf_options options = {NULL, NULL, (uint64_t)1 << 20, 0, 100, 0, 0, 0, 0};
+    dbuf_options options = {NULL, NULL, (uint64_t)1 << 20, 0, 100, 0, 0, 0, 0, 0};
     return options;
 }
 
@@ -170,21 +189,21 @@ DBUF__INLINE dbuf_options dbuf_options_default(void) {
  * DBUF_ERR_INVALID, DBUF_ERR_NO_MEMORY; DBUF_ERR_NO_DAEMON only with fail_when_down. On failure *producer is NULL. */
 DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *options);
 
-/* Closes it; NULL is allowed. What lies in a daemon's ring is the daemon's. What no daemon has yet is tried for close_wait_ms:
- * 0, or DBUF_ERR_TIMEOUT when events were left behind. Frees the producer in any case. */
+/* Closes a producer and frees it, also if it returns an error; NULL is allowed. Events in a daemon's ring belong to the
+ * daemon. Other events are tried for close_wait_ms. DBUF_ERR_TIMEOUT: some were not delivered. */
 DBUF__FUNCTION int dbuf_close(dbuf_producer *producer);
 
-/* Sends one event of 1 or more bytes, any bytes. The time is now.
+/* Sends one event of 1 or more bytes, of any value. Its time is now.
  * DBUF_ERR_FULL (after wait_ms), DBUF_ERR_TOO_BIG, DBUF_ERR_INVALID, DBUF_ERR_NO_DAEMON, DBUF_ERR_CLAIM. */
 DBUF__INLINE int dbuf_send(dbuf_producer *producer, int pri, const void *payload, size_t bytes);
 
-/* As dbuf_send(), but never waits, and an event that found no room is not counted: it is still the caller's. */
+/* Like dbuf_send(), but never waits for room, and counts nothing: an event without room still belongs to the caller. */
 DBUF__INLINE int dbuf_try_send(dbuf_producer *producer, int pri, const void *payload, size_t bytes);
 
-/* As dbuf_send(), but waits at most wait_ms for room, whatever the options say. */
+/* Like dbuf_send(), but waits at most this wait_ms for room, not that of the options. */
 DBUF__INLINE int dbuf_send_within(dbuf_producer *producer, int pri, const void *payload, size_t bytes, int wait_ms);
 
-/* A name and a value beside the payload; a name may come more than once. */
+/* A name and a value that an event carries besides its payload. An event may have a name more than once. */
 typedef struct dbuf_field {
     const char *name; /* 1 to 64 bytes, best of A-Z, 0-9 and _, the first a letter */
     const void *value;
@@ -196,88 +215,90 @@ DBUF__INLINE dbuf_field dbuf_field_text(const char *name, const char *text) {
     return field;
 }
 
-/* An event with everything that it can have. What is 0 or NULL is not there, but for `pri`: 0 is DBUF_EMERG. */
+/* An event with everything that it can have. A member that is 0 or NULL is absent; but a `pri` of 0 is DBUF_EMERG. */
 typedef struct dbuf_event {
     int pri;
     const void *payload;
     size_t payload_bytes;
-    const char *tag; /* at most 64 bytes; else the producer's name */
+    const char *tag; /* at most 64 bytes; NULL: the producer's name */
     const dbuf_field *fields;
     size_t field_count;
     uint64_t time_ns; /* nanoseconds since 1970, UTC; 0: now */
 } dbuf_event;
 
-/* As dbuf_send(). */
+/* Like dbuf_send(). */
 DBUF__FUNCTION int dbuf_send_event(dbuf_producer *producer, const dbuf_event *event);
 
-/* As dbuf_send(), of a text made by printf(3)'s rules: straight into the ring where it fits. One newline at its end is left out;
- * a text that is empty then is DBUF_ERR_INVALID. */
+/* Like dbuf_send(), with a text formatted as by printf(3), directly in the ring where it fits. One newline at its end
+ * is left out. A text that is empty then is DBUF_ERR_INVALID. */
 DBUF__FUNCTION int dbuf_printf(dbuf_producer *producer, int pri, const char *format, ...) DBUF__PRINTF(3, 4);
-DBUF__FUNCTION int dbuf_vprintf(dbuf_producer *producer, int pri, const char *format, va_list arguments) DBUF__PRINTF(3, 0);
+DBUF__FUNCTION int dbuf_vprintf(dbuf_producer *producer, int pri, const char *format, va_list arguments)
+    DBUF__PRINTF(3, 0);
 
-/* Claims room for one event of at most bytes_max, to be written in place: *payload is where. Then dbuf_publish() with what it
- * became, or dbuf_discard(). One claim at a time; while it is open every other call but statistics and close is
- * DBUF_ERR_CLAIM, and the daemon waits for nothing. Errors and waiting as with dbuf_send(). */
+/* Claims room for one event of at most bytes_max bytes, which the caller then writes to *payload. Ends with
+ * dbuf_publish(), which says how many bytes it became, or with dbuf_discard(). A producer has one claim at a time.
+ * While it is open, every other call but statistics and close is DBUF_ERR_CLAIM. The daemon waits for no claim. Errors
+ * and waiting are those of dbuf_send(). */
 DBUF__FUNCTION int dbuf_claim(dbuf_producer *producer, int pri, size_t bytes_max, void **payload);
 
-/* The same with a tag, fields and a time; the event's own payload is not looked at. */
+/* The same with a tag, fields and a time; the payload in `event` is ignored. */
 DBUF__FUNCTION int dbuf_claim_event(dbuf_producer *producer, const dbuf_event *event, size_t bytes_max, void **payload);
 
-/* Publishes the claimed event with this many bytes, at least 1 and at most what was claimed: else DBUF_ERR_INVALID, and the
- * claim stays open. */
+/* Publishes the claimed event with this many bytes, at least 1 and at most bytes_max. Otherwise it returns
+ * DBUF_ERR_INVALID and the claim stays open. */
 DBUF__FUNCTION int dbuf_publish(dbuf_producer *producer, size_t bytes);
 
-/* Gives the claimed room back, as if nothing had been. */
+/* Gives the claimed room back. No trace of the event is left. */
 DBUF__FUNCTION void dbuf_discard(dbuf_producer *producer);
 
-/* Waits at most timeout_ms until all events so far are on the disk, safe from a loss of power.
- * DBUF_ERR_TIMEOUT: not yet. DBUF_ERR_NO_DAEMON: the same, and no daemon is there. DBUF_ERR_NOT_STORED: all that can be durable
- * is; dbuf_last_error() says how many events since the last sync are not. */
+/* Waits at most timeout_ms until all events so far are durable: safe from a loss of power.
+ * DBUF_ERR_TIMEOUT: not yet. DBUF_ERR_NO_DAEMON: not yet, and there is no daemon. DBUF_ERR_NOT_STORED: everything that
+ * can be durable is; dbuf_last_error() says how many events since the last sync are not. */
 DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms);
 
-/* Does what is due beside sending: connects, writes frames, reads answers. Never waits. Of use to a program that keeps events
- * without a ring and has nothing to send for a while. */
+/* Connects, writes frames and reads answers, whatever is due. Never waits. A program that has no ring and nothing to
+ * send for a while calls it, so that its kept events leave. */
 DBUF__FUNCTION int dbuf_tend(dbuf_producer *producer);
 
 typedef enum dbuf_link { DBUF_LINK_NONE = 0, DBUF_LINK_RING = 1, DBUF_LINK_FRAMES = 2 } dbuf_link;
 
-/* What became of a producer's events, since it was opened. Events are numbered from 1 in the order in which they were sent. */
+/* What became of a producer's events since it was opened; in a forked child, since the child's first call. Events are
+ * numbered from 1 in the order in which they were sent. */
 typedef struct dbuf_statistics {
     uint64_t events;           /* published */
     uint64_t bytes;            /* of their payloads */
-    uint64_t lost_full;      /* given up because there was no room; not among `events` */
-    uint64_t lost_full_bytes;       /* of their payloads */
-    uint64_t refused;          /* events that the daemon refused: they break a rule */
+    uint64_t lost_full;        /* given up because there was no room; not among `events` */
+    uint64_t lost_full_bytes;  /* of their payloads */
+    uint64_t refused;          /* events that the daemon refused, because they break a rule */
     uint64_t lost;             /* events that the daemon took and could not store */
     uint64_t unconfirmed;      /* events taken by a daemon that ended before it called them durable */
     uint64_t persisted;        /* every event up to this number is in a file, or counted above; may lag behind */
-    uint64_t durable;          /* every event up to this number is durable, or counted above; dbuf_sync() makes it so */
+    uint64_t durable;          /* every event up to this number is durable, or counted above; dbuf_sync() updates it */
     uint64_t capacity_bytes;   /* of the ring */
-    uint64_t waiting_bytes;    /* in the ring now, not taken or not acknowledged */
-    uint64_t high_water_bytes; /* the most of these that were seen */
-    uint64_t doorbells;            /* times that the daemon had to be woken */
+    uint64_t waiting_bytes;    /* in the ring now: not taken, or by frames, not acknowledged */
+    uint64_t high_water_bytes; /* the largest waiting_bytes that was seen */
+    uint64_t doorbells;        /* how often the daemon had to be woken */
     uint64_t waits;            /* calls that had to wait for room */
-    uint64_t links;            /* rings that were granted and connections that took frames */
+    uint64_t links;            /* rings that were granted, and connections that took frames */
     dbuf_link link;            /* what there is now */
 } dbuf_statistics;
 
 DBUF__FUNCTION void dbuf_get_statistics(const dbuf_producer *producer, dbuf_statistics *statistics);
 
-/* Why the last thing that failed did: a text for people, "" if nothing did. Good until the producer's next call. */
+/* Why the last failure happened: a text for people, "" if nothing failed. Valid until the producer's next call. */
 DBUF__FUNCTION const char *dbuf_last_error(const dbuf_producer *producer);
 
-/* As dbuf_printf(), with a producer of the calling thread's own, opened at the first use and closed when the thread ends. */
+/* Like dbuf_printf(), with the calling thread's own producer: opened at the first use, closed when the thread ends. */
 DBUF__FUNCTION int dbuf_log(int pri, const char *format, ...) DBUF__PRINTF(2, 3);
 
-/* That producer, for all other calls but dbuf_close(). NULL if it could not be opened. */
+/* That producer, for every other call but dbuf_close(). NULL if it could not be opened. */
 DBUF__FUNCTION dbuf_producer *dbuf_log_producer(void);
 
-/* The options of those that are opened from here on; NULL: the defaults. Not while other threads log. DBUF_ERR_INVALID. */
+/* The options of threads' own producers that are opened later; NULL: the defaults. Not to be called while other threads
+ * log. DBUF_ERR_INVALID. */
 DBUF__FUNCTION int dbuf_log_options(const dbuf_options *options);
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * The memory: docs/PROTOCOL.md, 4.2 and 4.3
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== The memory: a ring (docs/PROTOCOL.md, 4.2 and 4.3), a producer, and what a program has once. */
 
 enum {
     DBUF__HEADER_BYTES = 4096,
@@ -295,10 +316,10 @@ enum {
     DBUF__WANT_DURABLE = 4,
     DBUF__STATE_MASK = 3,
     DBUF__ASLEEP = 2,
-    DBUF__GLANCE_EVERY_EVENTS = 64 /* where there is no stamp; see DBUF__GLANCE_EVERY_NS */
+    DBUF__LOOK_EVENTS = 64 /* where events have no stamp; see DBUF__LOOK_NS */
 };
 
-/* The header. Words that one side writes share cache lines with no word of the other. */
+/* The header of a ring. No cache line has words of both sides. */
 typedef struct dbuf__words {
     uint64_t magic;
     uint32_t version, header_bytes;
@@ -315,18 +336,25 @@ typedef struct dbuf__words {
     uint64_t taken, persisted, durable, lost, refused, high_water, max_event, lost_events_told, lost_bytes_told;
 } dbuf__words;
 
-DBUF__ASSERT(offsetof(dbuf__words, head) == 128 && offsetof(dbuf__words, lost_bytes) == 152, "as drawn");
-DBUF__ASSERT(offsetof(dbuf__words, wants) == 256 && offsetof(dbuf__words, sync) == 264, "as drawn");
-DBUF__ASSERT(offsetof(dbuf__words, tail) == 384 && offsetof(dbuf__words, state) == 392, "as drawn");
-DBUF__ASSERT(offsetof(dbuf__words, turn) == 512 && offsetof(dbuf__words, lost_bytes_told) == 584, "as drawn");
+DBUF__ASSERT(offsetof(dbuf__words, head) == 128 && offsetof(dbuf__words, lost_bytes) == 152, "PROTOCOL.md 4.2");
+DBUF__ASSERT(offsetof(dbuf__words, wants) == 256 && offsetof(dbuf__words, sync) == 264, "PROTOCOL.md 4.2");
+DBUF__ASSERT(offsetof(dbuf__words, tail) == 384 && offsetof(dbuf__words, state) == 392, "PROTOCOL.md 4.2");
+DBUF__ASSERT(offsetof(dbuf__words, turn) == 512 && offsetof(dbuf__words, lost_bytes_told) == 584, "PROTOCOL.md 4.2");
 
-/* Who empties the memory. */
+/* A descriptor, and what it meant when the producer got it. The program may have closed or replaced it since. */
+typedef struct dbuf__descriptor {
+    int number; /* -1: none */
+    dev_t device;
+    ino_t inode;
+} dbuf__descriptor;
+
+/* The stages of a link: who empties the memory. */
 enum {
-    DBUF__DOWN,   /* nobody; no connection */
-    DBUF__HELLO,  /* nobody yet; HELLO is sent */
-    DBUF__ASKED,  /* nobody yet; RING is sent */
-    DBUF__RING,   /* the daemon */
-    DBUF__FRAMES, /* this producer, by frames */
+    DBUF__DOWN,     /* nothing: there is no connection */
+    DBUF__GREETING, /* nothing yet: HELLO is sent */
+    DBUF__ASKING,   /* nothing yet: RING is sent */
+    DBUF__RING,     /* the daemon */
+    DBUF__FRAMES,   /* the producer itself, by frames */
     DBUF__IN_BYTES = 24 + 4096
 };
 
@@ -334,78 +362,86 @@ struct dbuf_producer {
     /* What the fast path reads and writes. */
     dbuf__words *words;
     uint8_t *data;
-    uint64_t capacity;    /* a power of two */
-    uint64_t head;        /* bytes published: a copy of the word */
-    uint64_t tail;        /* bytes taken, as seen last */
-    uint64_t quick_bytes; /* payloads up to this may take the fast path; 0 closes it: no ring, or a claim is open */
-    uint64_t events;      /* published, and their bytes */
-    uint64_t bytes;
-    uint64_t glanced; /* when the daemon's progress was looked at last, and how far apart such looks are: by the clock below */
-    uint64_t glance_every;
-    uint32_t forks; /* of the process to which this belongs */
-    uint8_t clock;  /* of stamps: DBUF__CLOCK_... */
-    uint8_t fence;  /* a publish needs a fence of its own */
+    uint64_t capacity;   /* a power of two */
+    uint64_t head;       /* bytes published: a copy of the word */
+    uint64_t tail;       /* bytes taken, when it was read last */
+    uint64_t fast_bytes; /* payloads up to this size may take the fast path; 0: no ring, or a claim is open */
+    uint64_t events;     /* published */
+    uint64_t bytes;      /* of their payloads */
+    uint64_t looked;     /* the stamp at the last look at the daemon's progress */
+    uint64_t look_every; /* how far apart such looks are, by the clock below */
+    uint32_t forks;      /* of the process in which this producer may be used */
+    uint8_t clock;       /* of stamps: DBUF__CLOCK_... */
+    uint8_t fence;       /* each publish needs a fence of its own */
 
     /* A claim. */
-    uint8_t claim_is_open, claim_kind, claim_tag_bytes, claim_clock;
+    uint8_t claim_is_open, claim_kind, claim_tag_bytes;
     int claim_pri;
     uint64_t claim_at, claim_time;
     size_t claim_before; /* bytes of tag and fields */
     size_t claim_max;
 
     /* The ring's link. */
-    uint64_t rung;     /* the daemon's state for which the bell was rung last */
-    uint64_t base;     /* events before the first of this ring */
-    uint64_t seen_at_glance;
+    uint64_t rung; /* the daemon's state for which the doorbell was rung last */
+    uint64_t base; /* events before the first of this ring */
+    uint64_t tail_at_look;
 
     /* The connection. */
-    int stage, fd;
-    int memory; /* of a ring, until it is mapped: it came with GRANT */
+    int stage;
+    dbuf__descriptor connection;
+    dbuf__descriptor memory; /* of a ring, until it is mapped: it came with GRANT */
     uint64_t looked_ns, since_ns, retry_at_ns, retry_ns;
-    uint64_t max_event;   /* the largest payload, as WELCOME says; before that, as is assumed */
+    uint64_t max_event; /* the largest payload that the daemon takes; before WELCOME, an assumption */
     uint8_t session[16];
     uint8_t takes_fields, ring_is_bad;
     uint64_t skip_bytes; /* of a frame that is not understood and may be skipped */
     size_t in_bytes;
     uint8_t in[DBUF__IN_BYTES];
 
-    /* Frames: events up to `settled` are gone from the memory. */
-    uint64_t settled;
-    uint64_t known;        /* the last event that the daemon has by frames: as WELCOME says, or was sent since */
-    uint64_t send_at;      /* where the next record to be sent is, its number, and how much of its frame is written */
-    uint64_t send_number;
-    size_t send_done;
-    uint64_t sync_number;  /* SYNC was sent when all events up to here had been */
-    uint64_t sync_known;   /* and its answer names at least this */
-    uint8_t sync_waits;    /* a SYNC found no room in the socket */
-    uint64_t doubted;      /* events up to here are durable or counted as unconfirmed */
+    /* Frames. Events up to `taken` have left the memory. */
+    uint64_t taken;
+    uint64_t known;                /* the last event that the daemon has by frames: from WELCOME, or sent since */
+    uint64_t send_at, send_number; /* the next record to send: its position and its event's number */
+    size_t send_done;              /* bytes of its frame that are written */
+    uint64_t sync_number;          /* SYNC was sent when all events up to this one had been */
+    uint64_t sync_known;           /* the answer to it names at least this event */
+    uint64_t doubted;              /* events up to this one are durable or counted as unconfirmed */
 
-    /* Counts. Those of the ring at hand are in its words. */
+    /* Counts. Those of the current ring are in its words. */
     uint64_t persisted, durable, lost, refused, unconfirmed, not_stored_told, unconfirmed_told;
     uint64_t lost_full, lost_full_bytes, high_water, doorbells, waits, links;
-    uint64_t first_ticks, first_ns; /* a moment, for the rate of ticks */
-    char error[192];
+    uint64_t lost_reported;         /* of lost_full: a daemon has recorded them, or has an event that says so */
+    uint64_t first_ticks, first_ns; /* one moment by two clocks, for the rate of ticks */
+    pthread_t thread;               /* that made the last call which was not on the fast path */
+    char error[320];                /* of dbuf_last_error() */
+    char down_reason[320];          /* why the link ended, or could not be made */
 
-    /* What a fork and a new beginning leave as it is: first, all producers of the process in a list. */
+    /* What a fork leaves as it is, from here to the end. All producers of the program are in one list. */
     dbuf_producer *next, **link;
+    uint8_t is_closing;   /* one thread closes it, and no other may; under the list's lock */
+    uint8_t was_reported; /* it has been connected, or standard error says that it cannot be */
 
     /* Options. */
     int wait_ms, close_wait_ms;
-    uint8_t fail_when_down, stamps, asks_ring, populates;
+    uint8_t fail_when_down, stamps, asks_ring, populate, quiet;
     uint8_t name_bytes;
     char name[DBUF_TAG_BYTES_MAX];
     char socket[sizeof(((struct sockaddr_un *)0)->sun_path)];
 };
 
-/* What a program has once. */
+/* What a program, or a shared object, has once. */
 typedef struct dbuf__process_state {
-    uint32_t forks;         /* how many forks lie between this process and the first */
-    int barrier;            /* whether the daemon's barrier reaches this process: 0 unknown, 1 yes, -1 no */
-    pthread_mutex_t lock;   /* of the list of producers; taken by open, close and fork alone */
-    dbuf_producer *first;   /* so that a child closes its copies of their descriptors at once */
-    pthread_once_t at_fork; /* handlers are registered */
-    pthread_once_t at_exit;
-    pthread_key_t key; /* whose destructor closes a thread's own producer */
+    uint32_t forks;          /* between this process and the first one */
+    int barrier;             /* whether the daemon's barrier reaches this process: 0 unknown, 1 yes, -1 no */
+    pthread_mutex_t lock;    /* of the list; taken by open, close, fork and exit only */
+    dbuf_producer *first;    /* the list: a forked child closes its copies of these producers' descriptors */
+    int closers;             /* threads that close their own producer now; under the lock */
+    int is_ending;           /* exit handlers run, or the object is being unloaded */
+    void (*at_unload)(void); /* what to do when the object is unloaded; NULL: nothing */
+    pthread_once_t watches;  /* the handlers of fork and exit have been registered, */
+    int is_watched;          /* and that has succeeded: without them a child would use its parent's rings */
+    pthread_once_t makes_key;
+    pthread_key_t key; /* its destructor closes a thread's own producer */
     int has_key;
     dbuf_options log_options;
     int has_log_options;
@@ -415,11 +451,14 @@ typedef struct dbuf__process_state {
 
 extern dbuf__process_state dbuf__process;
 extern DBUF__THREAD dbuf_producer *dbuf__own;
+/* clang-format off */
 DBUF__ONCE dbuf__process_state dbuf__process = {
-    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, PTHREAD_ONCE_INIT, PTHREAD_ONCE_INIT, 0, 0, {NULL, NULL, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
+    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, NULL, PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT, 0, 0,
+    {NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
+/* clang-format on */
 DBUF__ONCE DBUF__THREAD dbuf_producer *dbuf__own = NULL;
 
-/* An event's parts as they are written. */
+/* The parts of an event that is to be written. */
 typedef struct dbuf__parts {
     int pri;
     const void *payload;
@@ -428,33 +467,35 @@ typedef struct dbuf__parts {
     size_t tag_bytes;
     const dbuf_field *fields;
     size_t field_count;
-    size_t fields_bytes; /* encoded, without the length before them */
+    size_t fields_bytes; /* encoded, without the length in front of them */
     uint64_t time_ns;
 } dbuf__parts;
 
 enum { DBUF__WAIT_AS_OPTIONS = -1, DBUF__WAIT_NOT_AND_DO_NOT_COUNT = -2 };
 
 DBUF__FUNCTION int dbuf__send_parts(dbuf_producer *p, dbuf__parts *parts, int wait_ms);
-DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t glance_time);
-DBUF__FUNCTION void dbuf__lose_link(dbuf_producer *p, const char *why);
+DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t look_time);
+DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why);
 DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int timeout_ms);
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * The fast path
+/* ==== The fast path: a send into a ring that has room, without a system call.
  *
- * | edge | here | at the daemon | what would break |
+ * | edge | the producer | the daemon | without the edge |
  * |---|---|---|---|
- * | head | store of head, release | its look, acquire | it copies a record that is not there yet |
- * | room | load of tail, acquire | its take, release | a record is written over bytes that are being copied |
- * | asleep | head, then state; a barrier for the compiler | state, membarrier(2), then head | both miss each other: nobody rings |
- * | turn | wants, full fence, then a look | the deed, full fence, then wants | this side sleeps, and nobody wakes it |
- * --------------------------------------------------------------------------------------------------------------------- */
+ * | head | stores head, release | loads it, acquire | the daemon copies a record that is not there yet |
+ * | room | loads tail, acquire | stores it, release | a record overwrites bytes that the daemon still copies |
+ * | asleep | head, compiler barrier, state | state, membarrier(2), head | neither sees the other; no doorbell rings |
+ * | turn | wants, full fence, its look | its deed, full fence, wants | the producer sleeps and is not woken |
+ */
 
-DBUF__INLINE uint64_t dbuf__record_bytes(uint64_t length) { return (DBUF__RECORD_HEAD_BYTES + length + 15) & ~(uint64_t)15; }
+DBUF__INLINE uint64_t dbuf__record_bytes(uint64_t length) {
+    return (DBUF__RECORD_HEAD_BYTES + length + 15) & ~(uint64_t)15;
+}
 
 DBUF__INLINE void dbuf__put_record_head(uint8_t *to, uint64_t length, unsigned kind, unsigned pri, size_t tag_bytes,
                                         unsigned clock, uint64_t time) {
-    uint64_t first = length | (uint64_t)kind << 32 | (uint64_t)pri << 40 | (uint64_t)tag_bytes << 48 | (uint64_t)clock << 56;
+    uint64_t first =
+        length | (uint64_t)kind << 32 | (uint64_t)pri << 40 | (uint64_t)tag_bytes << 48 | (uint64_t)clock << 56;
     memcpy(to, &first, sizeof first);
     memcpy(to + 8, &time, sizeof time);
 }
@@ -470,42 +511,43 @@ DBUF__INLINE uint64_t dbuf__stamp(const dbuf_producer *p) {
     return p->clock == DBUF__CLOCK_NS ? dbuf__clock_ns(CLOCK_REALTIME) : 0;
 }
 
-/* By what the glances at the daemon are timed: the event's stamp, or where it has none, the number of events. */
-DBUF__INLINE uint64_t dbuf__glance_time(const dbuf_producer *p, uint64_t stamp) {
+/* The time of an event for the looks at the daemon: its stamp. Without stamps, every DBUF__LOOK_EVENTS-th event
+ * looks. */
+DBUF__INLINE uint64_t dbuf__look_time(const dbuf_producer *p, uint64_t stamp) {
     if (DBUF__LIKELY(stamp != 0)) return stamp;
-    return p->events % DBUF__GLANCE_EVERY_EVENTS == 0 ? p->glanced + p->glance_every : p->glanced;
+    return p->events % DBUF__LOOK_EVENTS == 0 ? p->looked + p->look_every : p->looked;
 }
 
-/* Publishes what lies before `end`, and does what the daemon's state asks for. */
-DBUF__INLINE void dbuf__publish_to(dbuf_producer *p, uint64_t end, size_t payload_bytes, uint64_t glance_time) {
+/* Publishes the record before `end`. Rings or looks if the daemon's state or the time asks for it. */
+DBUF__INLINE void dbuf__publish_to(dbuf_producer *p, uint64_t end, size_t payload_bytes, uint64_t look_time) {
     uint64_t state;
     p->head = end;
     p->events += 1;
     p->bytes += payload_bytes;
-    /* edge head: the record is there before it counts. */
+    /* edge head: the record is complete before it counts. */
     __atomic_store_n(&p->words->head, end, __ATOMIC_RELEASE);
-    /* edge asleep: where the daemon has no barrier that reaches here. */
+    /* edge asleep: only where the daemon's barrier does not reach this process. */
     if (__builtin_expect(p->fence, 0)) __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    /* edge asleep: the compiler must not read the state first; the processor is seen to by the daemon. */
+    /* edge asleep: stops the compiler; the daemon's membarrier(2) stops the processor. */
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     state = __atomic_load_n(&p->words->state, __ATOMIC_RELAXED);
-    if (DBUF__LIKELY((state & DBUF__STATE_MASK) == 0 && glance_time - p->glanced < p->glance_every)) return;
-    dbuf__after_publish(p, state, glance_time);
+    if (DBUF__LIKELY((state & DBUF__STATE_MASK) == 0 && look_time - p->looked < p->look_every)) return;
+    dbuf__after_publish(p, state, look_time);
 }
 
-/* Sends if nothing stands in the way: there is a ring, the event is none too large, and fits without a pad. */
-DBUF__INLINE int dbuf__send_quickly(dbuf_producer *p, int pri, const void *payload, size_t bytes) {
+/* Sends if there is a ring in this process, and the event is not too large and fits without a pad. Else returns 0. */
+DBUF__INLINE int dbuf__send_fast(dbuf_producer *p, int pri, const void *payload, size_t bytes) {
     uint64_t record = dbuf__record_bytes(bytes), at = p->head, end = at + record, offset = at & (p->capacity - 1), time;
-    /* No bytes at all are one less than none: more than any bound. */
-    if (!DBUF__LIKELY(bytes - 1 < p->quick_bytes && (unsigned)pri <= DBUF_PRI_MAX && p->forks == dbuf__process.forks &&
+    /* With 0 bytes, bytes - 1 is larger than any limit: an empty payload takes the slow path, which refuses it. */
+    if (!DBUF__LIKELY(bytes - 1 < p->fast_bytes && (unsigned)pri <= DBUF_PRI_MAX && p->forks == dbuf__process.forks &&
                       offset + record <= p->capacity && end - p->tail <= p->capacity))
         return 0;
     __atomic_store_n(&p->words->writing, end, __ATOMIC_RELAXED);
-    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the record comes after it */
+    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the record is written after it */
     time = dbuf__stamp(p);
     dbuf__put_record_head(p->data + offset, bytes, DBUF__EVENT, (unsigned)pri, 0, p->clock, time);
     memcpy(p->data + offset + DBUF__RECORD_HEAD_BYTES, payload, bytes);
-    dbuf__publish_to(p, end, bytes, dbuf__glance_time(p, time));
+    dbuf__publish_to(p, end, bytes, dbuf__look_time(p, time));
     return 1;
 }
 
@@ -515,39 +557,39 @@ DBUF__INLINE int dbuf__send_plain(dbuf_producer *p, int pri, const void *payload
 }
 
 DBUF__INLINE int dbuf_send(dbuf_producer *producer, int pri, const void *payload, size_t bytes) {
-    if (DBUF__LIKELY(dbuf__send_quickly(producer, pri, payload, bytes))) return 0;
+    if (DBUF__LIKELY(dbuf__send_fast(producer, pri, payload, bytes))) return 0;
     return dbuf__send_plain(producer, pri, payload, bytes, DBUF__WAIT_AS_OPTIONS);
 }
 
 DBUF__INLINE int dbuf_try_send(dbuf_producer *producer, int pri, const void *payload, size_t bytes) {
-    if (DBUF__LIKELY(dbuf__send_quickly(producer, pri, payload, bytes))) return 0;
+    if (DBUF__LIKELY(dbuf__send_fast(producer, pri, payload, bytes))) return 0;
     return dbuf__send_plain(producer, pri, payload, bytes, DBUF__WAIT_NOT_AND_DO_NOT_COUNT);
 }
 
 DBUF__INLINE int dbuf_send_within(dbuf_producer *producer, int pri, const void *payload, size_t bytes, int wait_ms) {
-    if (DBUF__LIKELY(dbuf__send_quickly(producer, pri, payload, bytes))) return 0;
+    if (DBUF__LIKELY(dbuf__send_fast(producer, pri, payload, bytes))) return 0;
     return dbuf__send_plain(producer, pri, payload, bytes, wait_ms < 0 ? 0 : wait_ms);
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * Small things
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== Tools: times, numbers and texts. */
 
 #define DBUF__MS ((uint64_t)1000000)
 
-/* Times of the link. */
-#define DBUF__LOOK_EVERY_NS (10 * DBUF__MS)      /* how often, at most, a ring's connection is looked at */
-#define DBUF__GLANCE_EVERY_NS (1000 * DBUF__MS)  /* how often, about, a send sees whether the daemon takes anything */
-#define DBUF__GLANCE_EVERY_TICKS ((uint64_t)1 << 31) /* the same in ticks: 0.4 to 1 s */
-#define DBUF__RETRY_MIN_NS (100 * DBUF__MS)      /* how long after a failure the next attempt to connect is made, */
-#define DBUF__RETRY_MAX_NS (2000 * DBUF__MS)     /* twice as long after each, up to this */
-#define DBUF__STEADY_NS (1000 * DBUF__MS)        /* a link that lived so long was none of those failures */
-#define DBUF__ANSWER_NS (10000 * DBUF__MS)       /* the longest that an answer to HELLO or RING may take */
-#define DBUF__SLICE_MS 100                       /* the longest sleep before the link is looked at again */
-#define DBUF__OPEN_TIMEOUT_MS 250               /* how long a call waits for a daemon's answer */
-#define DBUF__DROP_TIMEOUT_MS 10                /* the same of a send that is not to wait */
+#define DBUF__LOOK_MIN_NS (10 * DBUF__MS)    /* the least time between two looks at a ring's connection */
+#define DBUF__LOOK_NS (1000 * DBUF__MS)      /* about how often a send looks whether the daemon takes anything */
+#define DBUF__LOOK_TICKS ((uint64_t)1 << 31) /* the same in ticks: 0.4 to 1 s */
+#define DBUF__RETRY_MIN_NS (100 * DBUF__MS)  /* from a failure to the next attempt to connect; */
+#define DBUF__RETRY_MAX_NS (2000 * DBUF__MS) /* it doubles with each failure, up to this */
+#define DBUF__STEADY_NS (1000 * DBUF__MS)    /* the end of a link that lived this long is no such failure */
+#define DBUF__ANSWER_NS (10000 * DBUF__MS)   /* the longest that the answer to HELLO or RING may take */
+#define DBUF__LAST_TAKE_NS (250 * DBUF__MS)  /* the longest wait for the daemon's last take; see dbuf__leave() */
+#define DBUF__SLICE_MS 100                   /* the longest sleep between two looks at the link */
+#define DBUF__OPEN_TIMEOUT_MS 250            /* the longest that a call waits for a daemon's answer */
+#define DBUF__DROP_TIMEOUT_MS 10             /* the same, in a send that does not wait for room */
+#define DBUF__UNLOAD_TIMEOUT_MS 1000         /* how long an unloaded object waits for threads that close producers */
 #define DBUF__MAX_EVENT_ASSUMED 65536
 
+/* Sets the text of dbuf_last_error(). */
 DBUF__FUNCTION void dbuf__say(dbuf_producer *p, const char *format, ...) DBUF__PRINTF(2, 3);
 DBUF__FUNCTION void dbuf__say(dbuf_producer *p, const char *format, ...) {
     va_list arguments;
@@ -559,6 +601,11 @@ DBUF__FUNCTION void dbuf__say(dbuf_producer *p, const char *format, ...) {
 DBUF__FUNCTION int dbuf__fail(dbuf_producer *p, int error) {
     dbuf__say(p, "%s", dbuf_strerror(error));
     return error;
+}
+
+DBUF__FUNCTION int dbuf__refuse(dbuf_producer *p, const char *why) {
+    dbuf__say(p, "%s", why);
+    return DBUF_ERR_INVALID;
 }
 
 DBUF__INLINE uint64_t dbuf__min(uint64_t a, uint64_t b) { return a < b ? a : b; }
@@ -582,17 +629,7 @@ DBUF__INLINE uint64_t dbuf__u64(const uint8_t *at) {
     return number;
 }
 
-DBUF__FUNCTION void dbuf__close_descriptor(int *descriptor) {
-    if (*descriptor >= 0) close(*descriptor);
-    *descriptor = -1;
-}
-
-DBUF__FUNCTION void dbuf__close_descriptors(dbuf_producer *p) {
-    dbuf__close_descriptor(&p->fd);
-    dbuf__close_descriptor(&p->memory);
-}
-
-/* Milliseconds from now to a moment, rounded up, for poll(2): at most a slice. */
+/* Milliseconds from now to a moment for poll(2), rounded up, at most a slice. */
 DBUF__FUNCTION int dbuf__slice_ms(uint64_t now_ns, uint64_t until_ns) {
     if (now_ns >= until_ns) return 0;
     return (int)dbuf__min((until_ns - now_ns + DBUF__MS - 1) / DBUF__MS, DBUF__SLICE_MS);
@@ -602,11 +639,135 @@ DBUF__FUNCTION uint64_t dbuf__deadline(int wait_ms) {
     return dbuf__clock_ns(CLOCK_MONOTONIC) + (uint64_t)(wait_ms > 0 ? wait_ms : 0) * DBUF__MS;
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * Records in the memory
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== Standard error: the two lines that this file writes there, for losses that no return value shows.
+ *
+ * A line is one write(2). It is left out if it would block, or if descriptor 2 is closed. A setuid program writes it
+ * too: it says nothing that its user may not know.
+ */
 
-/* A record that is there, by its position. */
+/* Writes a line, to which this adds the newline. */
+DBUF__FUNCTION void dbuf__write_line(const char *format, ...) DBUF__PRINTF(1, 2);
+DBUF__FUNCTION void dbuf__write_line(const char *format, ...) {
+    char line[512];
+    struct pollfd out = {STDERR_FILENO, POLLOUT, 0};
+    struct timespec at_once = {0, 0};
+    sigset_t broken_pipe, before, pending;
+    va_list arguments;
+    int length;
+    va_start(arguments, format);
+    length = vsnprintf(line, sizeof line - 1, format, arguments);
+    va_end(arguments);
+    if (length < 0 || poll(&out, 1, 0) != 1 || out.revents != POLLOUT) return;
+    if ((size_t)length > sizeof line - 2) length = (int)sizeof line - 2;
+    line[length] = '\n';
+    /* A pipe may lose its reader after poll(2). Its SIGPIPE is blocked and then taken, unless the program has one
+     * waiting. */
+    sigemptyset(&broken_pipe);
+    sigaddset(&broken_pipe, SIGPIPE);
+    sigpending(&pending);
+    if (pthread_sigmask(SIG_BLOCK, &broken_pipe, &before) != 0) return;
+    if (write(STDERR_FILENO, line, (size_t)length + 1) < 0 && errno == EPIPE && !sigismember(&pending, SIGPIPE))
+        sigtimedwait(&broken_pipe, NULL, &at_once);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* What to do about an error of connect(2), where that is certain. */
+DBUF__FUNCTION const char *dbuf__remedy(int error) {
+    switch (error) {
+    case ENOENT:
+    case ECONNREFUSED: return " (is dbufd running?)";
+    case EACCES:
+        return " (the socket's mode does not let this user in: SocketMode= in dbufd.socket, or ingest.socket_mode)";
+    default: return "";
+    }
+}
+
+/* The daemon cannot be reached: says so once, until this producer has been connected. */
+DBUF__FUNCTION void dbuf__report_no_connection(dbuf_producer *p) {
+    if (p->was_reported) return;
+    p->was_reported = 1;
+    if (p->quiet) return;
+    dbuf__write_line("dbuf: %s; events %s", p->down_reason, p->fail_when_down ? "are dropped" : "wait in memory");
+}
+
+/* Events end with this producer, or have been lost, and no daemon knows. */
+DBUF__RACY DBUF__FUNCTION void dbuf__report_not_delivered(const dbuf_producer *p, uint64_t left, uint64_t lost) {
+    char reason[sizeof p->down_reason] = "";
+    const char *why = reason;
+    size_t i;
+    if (p->quiet || left + lost == 0) return;
+    /* Its last byte is always 0, also while another thread writes it. */
+    for (i = 0; i + 1 < sizeof reason && p->down_reason[i] != '\0'; i++) reason[i] = p->down_reason[i];
+    if (left == 0) why = "there was no room for them";
+    else if (p->stage == DBUF__RING) why = "dbufd closed the connection";
+    else if (i == 0) why = "dbufd has not answered in time";
+    dbuf__write_line("dbuf: %llu events not delivered: %s", (unsigned long long)(left + lost), why);
+}
+
+/* ==== Descriptors: held, and never mistaken for another file of the program.
+ *
+ * A daemon that starts closes all descriptors, and other programs close ranges of them. The number of a connection may
+ * then mean a file of the program. So each descriptor is compared with what it was, by device and inode, before it is
+ * used and before it is closed. Sockets and memfds have inodes of their own.
+ *
+ * Another thread may still close the descriptor between the comparison and the use; nothing can exclude that.
+ */
+
+/* Holds a new descriptor, or -1. */
+DBUF__FUNCTION void dbuf__hold(dbuf__descriptor *d, int number) {
+    struct stat status;
+    d->number = number;
+    if (number < 0) return;
+    if (fstat(number, &status) != 0) memset(&status, 0, sizeof status);
+    d->device = status.st_dev;
+    d->inode = status.st_ino;
+}
+
+/* Whether it still is what it was. */
+DBUF__FUNCTION int dbuf__is_held(const dbuf__descriptor *d) {
+    struct stat status;
+    return d->number >= 0 && fstat(d->number, &status) == 0 && status.st_dev == d->device && status.st_ino == d->inode;
+}
+
+/* Closes it; forgets it if it is not this producer's any more. */
+DBUF__FUNCTION void dbuf__release(dbuf__descriptor *d) {
+    if (dbuf__is_held(d)) close(d->number);
+    d->number = -1;
+}
+
+DBUF__FUNCTION void dbuf__release_all(dbuf_producer *p) {
+    dbuf__release(&p->connection);
+    dbuf__release(&p->memory);
+}
+
+/* Gives a descriptor a number above those of standard input, output and error, which may be closed: what the program
+ * writes to one of them must not go to the daemon. Returns the number, or -1. */
+DBUF__FUNCTION int dbuf__above_standard(int number) {
+    int above;
+    if (number < 0 || number > STDERR_FILENO) return number;
+    above = fcntl(number, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    close(number);
+    return above;
+}
+
+DBUF__FUNCTION void dbuf__leave(dbuf_producer *p, const char *why);
+
+/* Whether the connection is this producer's. If the program has closed or replaced it, the link ends. */
+DBUF__FUNCTION int dbuf__holds_connection(dbuf_producer *p) {
+    if (dbuf__is_held(&p->connection)) return 1;
+    if (p->connection.number >= 0) dbuf__leave(p, "the program closed or replaced the descriptor of the connection");
+    return 0;
+}
+
+/* Ends the link because of an error of the connection. */
+DBUF__FUNCTION void dbuf__fail_link(dbuf_producer *p, int error) {
+    dbuf__say(p, "the connection to dbufd failed: %s", strerror(error));
+    dbuf__end_link(p, NULL);
+}
+
+/* ==== Records: events in the memory, written and read. */
+
+/* A record in the memory. */
 typedef struct dbuf__record {
     uint8_t *head; /* its first byte */
     uint64_t length, end;
@@ -614,7 +775,8 @@ typedef struct dbuf__record {
     uint64_t time;
 } dbuf__record;
 
-/* Reads the record at a position before head. 0 if none can be there: another process has written into the memory. */
+/* Reads the record at a position before head. 0 if there is no valid one: another process has written into the
+ * memory. */
 DBUF__FUNCTION int dbuf__read_record(const dbuf_producer *p, uint64_t at, dbuf__record *record) {
     uint64_t offset = at & (p->capacity - 1), bytes;
     record->head = p->data + offset;
@@ -630,35 +792,36 @@ DBUF__FUNCTION int dbuf__read_record(const dbuf_producer *p, uint64_t at, dbuf__
            record->kind >= DBUF__EVENT && record->kind <= DBUF__PAD;
 }
 
-/* What the daemon has taken, believed as far as it can be true. Without a ring: what was settled. */
+/* The position up to which the daemon has taken records, as the ring says or, by frames, as it has acknowledged. An
+ * impossible value is ignored. */
 DBUF__FUNCTION uint64_t dbuf__seen_tail(const dbuf_producer *p) {
     uint64_t tail;
     if (p->stage != DBUF__RING) return p->tail;
-    /* edge room: the daemon's copies of what lay before are over. */
+    /* edge room: the daemon has copied what lies before. */
     tail = __atomic_load_n(&p->words->tail, __ATOMIC_ACQUIRE);
     return tail <= p->head && tail >= p->tail ? tail : p->tail;
 }
 
-/* What lies in the memory is no record any more: another process has written there. */
+/* Gives up all that waits in the memory: another process has written there, and what lies there are no records. */
 DBUF__FUNCTION void dbuf__abandon(dbuf_producer *p) {
-    p->lost += p->events - p->settled;
-    p->settled = p->events;
+    p->lost += p->events - p->taken;
+    p->taken = p->events;
     p->tail = p->send_at = p->head;
-    p->send_number = p->settled + 1;
+    p->send_number = p->taken + 1;
     p->send_done = 0;
 }
 
-/* Opens or closes the fast path. */
-DBUF__FUNCTION void dbuf__set_quick(dbuf_producer *p) {
+/* Opens or closes the fast path, and reads the daemon's limit. */
+DBUF__FUNCTION void dbuf__set_fast(dbuf_producer *p) {
     uint64_t told = __atomic_load_n(&p->words->max_event, __ATOMIC_RELAXED);
     if (p->stage == DBUF__RING && told != 0) p->max_event = told;
-    p->quick_bytes = 0;
+    p->fast_bytes = 0;
     if (p->stage == DBUF__RING && !p->claim_is_open)
-        p->quick_bytes = dbuf__min(p->max_event, p->capacity / 2 - DBUF__RECORD_HEAD_BYTES);
+        p->fast_bytes = dbuf__min(p->max_event, p->capacity / 2 - DBUF__RECORD_HEAD_BYTES);
 }
 
-/* Finds room for a record with this many bytes after its head: where it begins, and where it ends. A pad goes before it where it
- * would reach beyond the end of the data. 0 if there is no room now; nothing is changed then. */
+/* Finds room for a record with this many bytes after its head: *at is where it begins, *end is where it ends. If it
+ * would reach beyond the end of the data, a pad goes before it. 0 if there is no room; then nothing is changed. */
 DBUF__FUNCTION int dbuf__find_room(dbuf_producer *p, uint64_t length, uint64_t *at, uint64_t *end) {
     uint64_t record = dbuf__record_bytes(length), to_end = p->capacity - (p->head & (p->capacity - 1));
     *at = p->head + (record > to_end ? to_end : 0);
@@ -668,16 +831,16 @@ DBUF__FUNCTION int dbuf__find_room(dbuf_producer *p, uint64_t length, uint64_t *
     return *end - p->tail <= p->capacity;
 }
 
-/* Begins the record that was found room for: a daemon that finds this process dead sees that it was in the middle of one. */
+/* Begins a record at the room that was found. If this process dies now, the daemon sees that an event was begun. */
 DBUF__FUNCTION void dbuf__begin_record(dbuf_producer *p, uint64_t at, uint64_t end) {
     __atomic_store_n(&p->words->writing, end, __ATOMIC_RELAXED);
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     if (at != p->head)
-        dbuf__put_record_head(p->data + (p->head & (p->capacity - 1)), at - p->head - DBUF__RECORD_HEAD_BYTES, DBUF__PAD, 0, 0,
-                              DBUF__CLOCK_NONE, 0);
+        dbuf__put_record_head(p->data + (p->head & (p->capacity - 1)), at - p->head - DBUF__RECORD_HEAD_BYTES,
+                              DBUF__PAD, 0, 0, DBUF__CLOCK_NONE, 0);
 }
 
-/* Bytes before the payload. */
+/* The bytes of tag and fields, which are in front of the payload. */
 DBUF__INLINE size_t dbuf__before_payload(const dbuf__parts *e) {
     return e->tag_bytes + (e->field_count > 0 ? 4 + e->fields_bytes : 0);
 }
@@ -704,25 +867,25 @@ DBUF__FUNCTION uint8_t *dbuf__put_before_payload(uint8_t *to, const dbuf__parts 
     return to;
 }
 
-/* Writes and publishes a whole event at a place that was found for it. */
-DBUF__FUNCTION void dbuf__put_event(dbuf_producer *p, const dbuf__parts *e, uint64_t at, uint64_t end, unsigned clock, uint64_t time) {
+/* Writes and publishes a whole event at the room that was found for it. */
+DBUF__FUNCTION void dbuf__put_event(dbuf_producer *p, const dbuf__parts *e, uint64_t at, uint64_t end, unsigned clock,
+                                    uint64_t time) {
     uint8_t *to = p->data + (at & (p->capacity - 1));
     unsigned kind = e->field_count > 0 ? DBUF__EVENT_WITH_FIELDS : DBUF__EVENT;
     dbuf__begin_record(p, at, end);
-    dbuf__put_record_head(to, dbuf__before_payload(e) + e->payload_bytes, kind, (unsigned)e->pri, e->tag_bytes, clock, time);
+    dbuf__put_record_head(to, dbuf__before_payload(e) + e->payload_bytes, kind, (unsigned)e->pri, e->tag_bytes, clock,
+                          time);
     to = dbuf__put_before_payload(to + DBUF__RECORD_HEAD_BYTES, e);
     if (e->payload_bytes > 0) memcpy(to, e->payload, e->payload_bytes);
-    dbuf__publish_to(p, end, e->payload_bytes, dbuf__glance_time(p, e->time_ns == 0 ? time : 0));
+    dbuf__publish_to(p, end, e->payload_bytes, dbuf__look_time(p, e->time_ns == 0 ? time : 0));
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * Frames: docs/PROTOCOL.md, chapter 3
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== Frames: encoded and decoded (docs/PROTOCOL.md, chapter 3), and gathered from the memory. */
 
 enum {
     DBUF__FRAME_HEAD_BYTES = 24,
-    DBUF__LENGTH_MAX = 67108864, /* of what follows a head; */
-    DBUF__CONTROL_BYTES_MAX = 4096, /* in a frame that is neither an event nor may be skipped */
+    DBUF__LENGTH_MAX = 67108864,    /* of what follows a head */
+    DBUF__CONTROL_BYTES_MAX = 4096, /* the same, if it is no event and may not be skipped */
     DBUF__FRAME_HELLO = 0x01,
     DBUF__FRAME_EVENT = 0x02,
     DBUF__FRAME_SYNC = 0x03,
@@ -742,12 +905,14 @@ enum {
     DBUF__CODE_MALFORMED = 0x02,
     DBUF__CODE_LOST = 0x03,
     DBUF__CODE_NO_RING = 0x04,
-    DBUF__CODE_ENDS = 0x80, /* this and above */
+    DBUF__CODE_ENDS = 0x80, /* this and above end the connection */
     DBUF__HELLO_BYTES_MAX = DBUF__FRAME_HEAD_BYTES + DBUF_TAG_BYTES_MAX + 40,
     DBUF__MAGIC_BYTES = 8
 };
 
-#define DBUF__MAGIC "\xDB" "ufd\r\n\x1A" /* and the NUL that C puts behind it */
+#define DBUF__MAGIC \
+    "\xDB" \
+    "ufd\r\n\x1A" /* the eighth byte is the NUL that ends a text of C */
 DBUF__ASSERT(sizeof DBUF__MAGIC == DBUF__MAGIC_BYTES, "eight bytes");
 
 DBUF__FUNCTION void dbuf__put_frame_head(uint8_t *to, uint64_t length, unsigned type, unsigned detail, size_t tag_bytes,
@@ -767,7 +932,7 @@ typedef struct dbuf__hello {
     const uint8_t *session; /* 16 bytes */
 } dbuf__hello;
 
-/* Writes a HELLO, at most DBUF__HELLO_BYTES_MAX; returns how many bytes that are. */
+/* Writes a HELLO of at most DBUF__HELLO_BYTES_MAX; returns its bytes. */
 DBUF__FUNCTION size_t dbuf__put_hello(uint8_t *to, const dbuf__hello *hello) {
     size_t name_bytes = (size_t)dbuf__min(hello->name_bytes, DBUF_TAG_BYTES_MAX);
     dbuf__put_frame_head(to, name_bytes + 40, DBUF__FRAME_HELLO, hello->level, name_bytes, 0, 0);
@@ -790,15 +955,15 @@ DBUF__FUNCTION size_t dbuf__put_ring(uint8_t *to, uint64_t capacity) {
     return DBUF__FRAME_HEAD_BYTES + sizeof capacity;
 }
 
-/* Writes the head of an event's frame; what follows the record's head follows it as it is. A daemon that takes no fields gets
- * none: then `skip` bytes at `skip_at` of that are left out. */
+/* Writes the head of an event's frame. What follows the record's head follows the frame's head unchanged; but for a
+ * daemon that takes no fields, their `skip` bytes are left out. */
 DBUF__FUNCTION void dbuf__put_event_head(uint8_t *to, const dbuf__record *record, uint64_t sequence, uint64_t skip) {
     int has_fields = record->kind == DBUF__EVENT_WITH_FIELDS && skip == 0;
-    dbuf__put_frame_head(to, record->length - skip, has_fields ? DBUF__FRAME_EVENT_WITH_FIELDS : DBUF__FRAME_EVENT, record->pri,
-                         record->tag_bytes, sequence, record->clock == DBUF__CLOCK_NS ? record->time : 0);
+    dbuf__put_frame_head(to, record->length - skip, has_fields ? DBUF__FRAME_EVENT_WITH_FIELDS : DBUF__FRAME_EVENT,
+                         record->pri, record->tag_bytes, sequence, record->clock == DBUF__CLOCK_NS ? record->time : 0);
 }
 
-/* A frame of the daemon's. */
+/* A frame from the daemon. */
 typedef struct dbuf__frame {
     unsigned type, detail;
     uint64_t sequence;
@@ -807,7 +972,7 @@ typedef struct dbuf__frame {
     uint16_t version;
     uint32_t max_event;
     uint64_t compatible, incompatible;
-    /* ERROR: the last event, and words. GRANT: the capacity. */
+    /* ERROR: the last event, and a text. GRANT: the capacity. */
     uint64_t number;
     const uint8_t *text;
     size_t text_bytes;
@@ -815,8 +980,9 @@ typedef struct dbuf__frame {
 
 enum { DBUF__MORE = 0, DBUF__WHOLE = 1, DBUF__SKIP = 2, DBUF__BROKEN = -1 };
 
-/* Reads the frame at the start of `in`. DBUF__WHOLE: it has 24 + body_bytes. DBUF__SKIP: it has as many, which need not be there yet,
- * and means nothing to this version. DBUF__MORE: it is not whole. DBUF__BROKEN: no daemon sends that. */
+/* Reads the frame at the start of `in`. DBUF__WHOLE: it has 24 + body_bytes bytes. DBUF__SKIP: so it has, but they may
+ * not have come yet, and this version does not know the frame. DBUF__MORE: it is not whole yet. DBUF__BROKEN: no daemon
+ * sends such bytes. */
 DBUF__FUNCTION int dbuf__read_frame(const uint8_t *in, size_t in_bytes, dbuf__frame *frame) {
     const uint8_t *body = in + DBUF__FRAME_HEAD_BYTES;
     uint64_t tag_bytes, payload_bytes;
@@ -853,23 +1019,23 @@ DBUF__FUNCTION int dbuf__read_frame(const uint8_t *in, size_t in_bytes, dbuf__fr
     }
 }
 
-/* Events up to this number need not be kept any more. */
-DBUF__FUNCTION void dbuf__settle(dbuf_producer *p, uint64_t number) {
+/* Removes events up to this number from the memory. */
+DBUF__FUNCTION void dbuf__take_until(dbuf_producer *p, uint64_t number) {
     dbuf__record record;
-    while (p->settled < number && p->tail != p->head) {
+    while (p->taken < number && p->tail != p->head) {
         if (!dbuf__read_record(p, p->tail, &record)) {
             dbuf__abandon(p);
             break;
         }
-        p->settled += record.kind != DBUF__PAD;
+        p->taken += record.kind != DBUF__PAD;
         p->tail = record.end;
     }
-    /* Nobody else reads it now; a later ring link or a look at a core does. */
+    /* Only a debugger and the next ring read this word now. */
     __atomic_store_n(&p->words->tail, p->tail, __ATOMIC_RELAXED);
 }
 
-/* Fills `out` with frames of the records that are to be sent next, as pieces for sendmsg(2); heads are made in `heads`. Returns how
- * many pieces, beginning with what is left of a frame that was cut. */
+/* Fills `out` with frames of the next records, as pieces for sendmsg(2); their heads are written to `heads`. Returns
+ * the number of pieces. The first may be the rest of a frame that was cut. */
 enum { DBUF__BATCH = 32, DBUF__PIECES = 3 * DBUF__BATCH };
 DBUF__FUNCTION size_t dbuf__gather(dbuf_producer *p, struct iovec *out, uint8_t (*heads)[DBUF__FRAME_HEAD_BYTES]) {
     size_t pieces = 0, frames = 0, cut = p->send_done;
@@ -908,7 +1074,7 @@ DBUF__FUNCTION size_t dbuf__gather(dbuf_producer *p, struct iovec *out, uint8_t 
     return pieces;
 }
 
-/* This many bytes of what was gathered are written. */
+/* Counts this many bytes of what was gathered as written. */
 DBUF__FUNCTION void dbuf__sent(dbuf_producer *p, size_t bytes) {
     p->send_done += bytes;
     while (p->send_at != p->head) {
@@ -928,30 +1094,38 @@ DBUF__FUNCTION void dbuf__sent(dbuf_producer *p, size_t bytes) {
     }
 }
 
-/* Writes bytes that fit into the socket as a rule: 0 if they do not, and the link is lost then. */
+/* Writes a few bytes, for which the socket usually has room. If it has none, ends the link and returns 0. */
 DBUF__FUNCTION int dbuf__write(dbuf_producer *p, const void *bytes, size_t count) {
-    ssize_t sent = send(p->fd, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+    ssize_t sent;
+    if (!dbuf__holds_connection(p)) return 0;
+    sent = send(p->connection.number, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent == (ssize_t)count) return 1;
-    dbuf__lose_link(p, sent < 0 ? strerror(errno) : "the connection takes no more");
+    dbuf__fail_link(p, sent < 0 ? errno : EAGAIN);
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * The connection: found, made, and what the daemon says on it
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== Paths: where the daemon listens, and what this program is called. */
 
-/* Whether nobody but this user could have made the folder, or nobody has yet. */
+/* A variable of the environment, NULL if it is unset. A setuid or setgid program has none: its caller would choose to
+ * whom it connects, and from whom it takes memory. That is secure_getenv(3), which needs _GNU_SOURCE. */
+DBUF__FUNCTION const char *dbuf__variable(const char *name) { return getauxval(AT_SECURE) != 0 ? NULL : getenv(name); }
+
+/* Whether a folder in the temporary directory is certainly this user's own. A folder that is not there is not: another
+ * user could make it between this look and connect(2). One that is there stays this user's own, because the temporary
+ * directory's sticky bit lets no other user rename or remove it. */
 DBUF__FUNCTION int dbuf__is_private(const char *folder) {
     struct stat status;
-    if (lstat(folder, &status) != 0) return 1;
-    return S_ISDIR(status.st_mode) && status.st_uid == geteuid() && (status.st_mode & 077) == 0;
+    return lstat(folder, &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == geteuid() &&
+           (status.st_mode & 077) == 0;
 }
 
-/* Where the daemon listens, by the rule of dbufctl: RUNTIME_DIRECTORY; for root /run/dbufd; $XDG_RUNTIME_DIR/dbufd; a private folder in
- * the temporary directory; and where there is no socket, the machine's. 0 if the path is too long. */
+/* Where the daemon listens, by the rule of dbufctl: RUNTIME_DIRECTORY; for root /run/dbufd; $XDG_RUNTIME_DIR/dbufd; a
+ * private folder in the temporary directory. If there is no socket, /run/dbufd if it has one. 0 if the path is too
+ * long. */
 DBUF__FUNCTION int dbuf__find_socket(char *to, size_t bytes) {
     static const char machine[] = "/run/dbufd/stream.sock";
-    const char *listed = getenv("RUNTIME_DIRECTORY"), *xdg = getenv("XDG_RUNTIME_DIR"), *temporary = getenv("TMPDIR");
+    const char *listed = dbuf__variable("RUNTIME_DIRECTORY"), *xdg = dbuf__variable("XDG_RUNTIME_DIR"),
+               *temporary = dbuf__variable("TMPDIR");
     int length;
     while (listed != NULL && *listed == ':') listed++;
     if (listed != NULL && *listed != '\0') {
@@ -972,6 +1146,17 @@ DBUF__FUNCTION int dbuf__find_socket(char *to, size_t bytes) {
     return 1;
 }
 
+/* The program's short name. */
+DBUF__FUNCTION size_t dbuf__program_name(char *to, size_t bytes) {
+    int file = open("/proc/self/comm", O_RDONLY | O_CLOEXEC);
+    ssize_t got = file < 0 ? 0 : read(file, to, bytes);
+    if (file >= 0) close(file);
+    while (got > 0 && to[got - 1] == '\n') got--;
+    return got > 0 ? (size_t)got : 0;
+}
+
+/* ==== The connection: made, and what the daemon says on it. */
+
 /* Connects and says HELLO. */
 DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
     struct sockaddr_un address;
@@ -982,34 +1167,39 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
     p->since_ns = now_ns;
     if (p->socket[0] != '\0') memcpy(address.sun_path, p->socket, sizeof address.sun_path);
     else if (!dbuf__find_socket(address.sun_path, sizeof address.sun_path)) {
-        dbuf__lose_link(p, "the path of the daemon's socket is too long");
+        dbuf__end_link(p, "the path of the daemon's socket is too long");
+        dbuf__report_no_connection(p);
         return;
     }
-    p->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (p->fd < 0 || connect(p->fd, (const struct sockaddr *)&address, sizeof address) != 0) {
-        dbuf__say(p, "cannot connect to %s: %s", address.sun_path, strerror(errno));
-        dbuf__lose_link(p, NULL);
+    dbuf__hold(&p->connection, dbuf__above_standard(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)));
+    if (p->connection.number < 0 ||
+        connect(p->connection.number, (const struct sockaddr *)&address, sizeof address) != 0) {
+        int error = errno;
+        dbuf__say(p, "cannot connect to %s: %s%s", address.sun_path, strerror(error), dbuf__remedy(error));
+        dbuf__end_link(p, NULL);
+        dbuf__report_no_connection(p);
         return;
     }
+    p->was_reported = 1;
     if (p->asks_ring && !p->ring_is_bad) hello.compatible |= DBUF__FEATURE_RING;
     memcpy(opening, DBUF__MAGIC, DBUF__MAGIC_BYTES);
-    p->stage = DBUF__HELLO;
+    p->stage = DBUF__GREETING;
     p->in_bytes = 0;
     p->skip_bytes = 0;
     dbuf__write(p, opening, DBUF__MAGIC_BYTES + dbuf__put_hello(opening + DBUF__MAGIC_BYTES, &hello));
 }
 
-/* From here on events go by frames. */
-DBUF__FUNCTION void dbuf__begin_frames(dbuf_producer *p) {
+/* Events go by frames from here on. */
+DBUF__FUNCTION void dbuf__open_frames(dbuf_producer *p) {
     dbuf__record record;
     p->stage = DBUF__FRAMES;
     p->links++;
+    p->down_reason[0] = '\0';
     p->send_at = p->tail;
-    p->send_number = p->settled + 1;
+    p->send_number = p->taken + 1;
     p->send_done = 0;
     p->sync_number = 0;
-    p->sync_waits = 0;
-    /* What the daemon has need not be sent again, but is kept until it is in a file. */
+    /* Events that the daemon has are not sent again, but kept until they are in a file. */
     while (p->send_number <= p->known && p->send_at != p->head && dbuf__read_record(p, p->send_at, &record)) {
         p->send_number += record.kind != DBUF__PAD;
         p->send_at = record.end;
@@ -1020,55 +1210,56 @@ DBUF__FUNCTION void dbuf__welcomed(dbuf_producer *p, const dbuf__frame *welcome)
     uint8_t ring[32];
     uint64_t sure;
     if (welcome->version != 1) {
-        dbuf__lose_link(p, "dbufd speaks another version of the protocol");
+        dbuf__end_link(p, "dbufd speaks another version of the protocol");
         return;
     }
     p->max_event = welcome->max_event;
     p->takes_fields = (welcome->compatible & DBUF__FEATURE_FIELDS) != 0;
     p->known = dbuf__min(welcome->sequence, p->events);
-    /* What has left, and was never called durable, is this daemon's to vouch for, or nobody's. */
+    /* Events that have left the memory and that no daemon has called durable: unless this one knows them, none ever
+     * will. */
     sure = dbuf__max(dbuf__max(p->known, p->durable), p->doubted);
-    if (p->settled > sure) {
-        p->unconfirmed += p->settled - sure;
-        p->doubted = p->settled;
+    if (p->taken > sure) {
+        p->unconfirmed += p->taken - sure;
+        p->doubted = p->taken;
     }
-    /* What the daemon has by frames, and has not acknowledged, it acknowledges on a connection of frames. */
-    if (!(welcome->compatible & DBUF__FEATURE_RING) || !p->asks_ring || p->ring_is_bad || p->known > p->settled) {
-        dbuf__begin_frames(p);
+    /* Events that the daemon has by frames and has not acknowledged: it does that only on a connection of frames. */
+    if (!(welcome->compatible & DBUF__FEATURE_RING) || !p->asks_ring || p->ring_is_bad || p->known > p->taken) {
+        dbuf__open_frames(p);
         return;
     }
-    p->stage = DBUF__ASKED;
+    p->stage = DBUF__ASKING;
     dbuf__write(p, ring, dbuf__put_ring(ring, p->capacity));
 }
 
-/* Events reached a level, or were named by an ERROR before. */
+/* Events up to `sequence` have reached a level; those that did not were named by an ERROR before. */
 DBUF__FUNCTION void dbuf__acknowledged(dbuf_producer *p, unsigned level, uint64_t sequence) {
     uint64_t number = dbuf__min(sequence, p->known);
     if (level >= DBUF__LEVEL_PERSISTED) {
         p->persisted = dbuf__max(p->persisted, number);
-        dbuf__settle(p, number);
+        dbuf__take_until(p, number);
     }
     if (level < DBUF__LEVEL_DURABLE) return;
     p->durable = dbuf__max(p->durable, number);
-    /* A daemon that has forgotten the session names less than was synced. */
+    /* A daemon that has forgotten the session counts fewer events than were synced. */
     if (p->sync_number > p->durable && sequence >= p->sync_known) p->durable = p->sync_number;
 }
 
 DBUF__FUNCTION void dbuf__errored(dbuf_producer *p, const dbuf__frame *error) {
     uint64_t events = error->sequence == 0 || error->number < error->sequence ? 0 : error->number - error->sequence + 1;
     dbuf__say(p, "dbufd: %.*s", (int)dbuf__min(error->text_bytes, 150), (const char *)error->text);
-    if (error->detail >= DBUF__CODE_ENDS) dbuf__lose_link(p, NULL);
-    else if (error->detail == DBUF__CODE_NO_RING && p->stage == DBUF__ASKED) dbuf__begin_frames(p);
+    if (error->detail >= DBUF__CODE_ENDS) dbuf__end_link(p, NULL);
+    else if (error->detail == DBUF__CODE_NO_RING && p->stage == DBUF__ASKING) dbuf__open_frames(p);
     else if (error->detail == DBUF__CODE_LOST) p->lost += events;
     else p->refused += events;
 }
 
-DBUF__FUNCTION void dbuf__adopt_ring(dbuf_producer *p);
+DBUF__FUNCTION void dbuf__granted(dbuf_producer *p);
 
-/* Does what the frames say that have come. */
+/* Obeys the frames that have come. */
 DBUF__FUNCTION void dbuf__take_frames(dbuf_producer *p) {
     size_t at = 0;
-    while (p->fd >= 0) {
+    while (p->connection.number >= 0) {
         dbuf__frame frame;
         int is;
         if (p->skip_bytes > 0) {
@@ -1084,18 +1275,20 @@ DBUF__FUNCTION void dbuf__take_frames(dbuf_producer *p) {
         }
         if (is == DBUF__WHOLE) at += DBUF__FRAME_HEAD_BYTES + (size_t)frame.body_bytes;
         if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ERROR && p->stage != DBUF__DOWN) dbuf__errored(p, &frame);
-        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_WELCOME && p->stage == DBUF__HELLO) dbuf__welcomed(p, &frame);
-        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_GRANT && p->stage == DBUF__ASKED) dbuf__adopt_ring(p);
-        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ACK && (p->stage == DBUF__FRAMES || p->stage == DBUF__ASKED))
-            dbuf__acknowledged(p, frame.detail, frame.sequence); /* before a GRANT: of earlier connections */
-        else dbuf__lose_link(p, "dbufd sent something that this client does not understand");
+        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_WELCOME && p->stage == DBUF__GREETING)
+            dbuf__welcomed(p, &frame);
+        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_GRANT && p->stage == DBUF__ASKING) dbuf__granted(p);
+        else if (is == DBUF__WHOLE && frame.type == DBUF__FRAME_ACK &&
+                 (p->stage == DBUF__FRAMES || p->stage == DBUF__ASKING))
+            dbuf__acknowledged(p, frame.detail, frame.sequence); /* before GRANT: about earlier connections */
+        else dbuf__end_link(p, "dbufd sent something that this client does not understand");
     }
-    if (p->fd < 0) at = p->in_bytes;
+    if (p->connection.number < 0) at = p->in_bytes;
     memmove(p->in, p->in + at, p->in_bytes - at);
     p->in_bytes -= at;
 }
 
-/* Keeps the descriptor of a received message: one, and no more. */
+/* Holds the first descriptor of a message, and closes any others. */
 DBUF__FUNCTION void dbuf__keep_descriptors(dbuf_producer *p, struct msghdr *message) {
     struct cmsghdr *part;
     for (part = CMSG_FIRSTHDR(message); part != NULL; part = CMSG_NXTHDR(message, part)) {
@@ -1105,15 +1298,15 @@ DBUF__FUNCTION void dbuf__keep_descriptors(dbuf_producer *p, struct msghdr *mess
         for (i = 0; i < count; i++) {
             int descriptor;
             memcpy(&descriptor, CMSG_DATA(part) + i * sizeof descriptor, sizeof descriptor);
-            if (p->memory < 0) p->memory = descriptor;
+            if (p->memory.number < 0) dbuf__hold(&p->memory, dbuf__above_standard(descriptor));
             else close(descriptor);
         }
     }
 }
 
-/* Takes in what has come, without waiting. The link is lost where that is the connection's end. */
-DBUF__FUNCTION void dbuf__receive(dbuf_producer *p) {
-    while (p->fd >= 0) {
+/* Reads what has come, without waiting. At the connection's end the link ends. */
+DBUF__FUNCTION void dbuf__hear(dbuf_producer *p) {
+    while (dbuf__holds_connection(p)) {
         union {
             struct cmsghdr align;
             char bytes[CMSG_SPACE(4 * sizeof(int))];
@@ -1128,11 +1321,12 @@ DBUF__FUNCTION void dbuf__receive(dbuf_producer *p) {
         message.msg_iovlen = 1;
         message.msg_control = &control;
         message.msg_controllen = sizeof control;
-        got = recvmsg(p->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        got = recvmsg(p->connection.number, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
         if (got <= 0) {
-            dbuf__lose_link(p, got == 0 ? "dbufd closed the connection" : strerror(errno));
+            if (got == 0) dbuf__end_link(p, "dbufd closed the connection");
+            else dbuf__fail_link(p, errno);
             return;
         }
         dbuf__keep_descriptors(p, &message);
@@ -1141,9 +1335,27 @@ DBUF__FUNCTION void dbuf__receive(dbuf_producer *p) {
     }
 }
 
+/* Sends an event that says how many events were given up for want of room, once there is room: in a ring the daemon
+ * reads that from the header and records it, by frames only the producer can say it. */
+DBUF__FUNCTION void dbuf__send_losses(dbuf_producer *p) {
+    char text[128];
+    uint64_t at, end, lost = p->lost_full - p->lost_reported;
+    dbuf__parts e = {DBUF_WARNING, text, 0, NULL, 0, NULL, 0, 0, 0};
+    if (lost == 0 || p->claim_is_open) return;
+    e.payload_bytes = (size_t)snprintf(
+        text, sizeof text, "dbuf: %llu events were lost here: there was no room for them", (unsigned long long)lost);
+    if (!dbuf__find_room(p, e.payload_bytes, &at, &end)) return;
+    p->lost_reported = p->lost_full;
+    /* If a ring comes later, its header counts only later losses. */
+    p->words->lost_bytes_told = p->words->lost_bytes;
+    p->words->lost_events_told = p->words->lost_events;
+    dbuf__put_event(p, &e, at, end, p->clock, dbuf__stamp(p));
+}
+
 /* By frames: reads what has come, and writes what the socket takes. */
-DBUF__FUNCTION void dbuf__pump_frames(dbuf_producer *p) {
-    dbuf__receive(p);
+DBUF__FUNCTION void dbuf__pump(dbuf_producer *p) {
+    dbuf__hear(p);
+    if (p->stage == DBUF__FRAMES) dbuf__send_losses(p);
     while (p->stage == DBUF__FRAMES) {
         uint8_t heads[DBUF__BATCH][DBUF__FRAME_HEAD_BYTES];
         struct iovec pieces[DBUF__PIECES];
@@ -1153,27 +1365,26 @@ DBUF__FUNCTION void dbuf__pump_frames(dbuf_producer *p) {
         message.msg_iov = pieces;
         message.msg_iovlen = dbuf__gather(p, pieces, heads);
         if (message.msg_iovlen == 0) return;
-        sent = sendmsg(p->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (!dbuf__holds_connection(p)) return;
+        sent = sendmsg(p->connection.number, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (sent >= 0) dbuf__sent(p, (size_t)sent);
         else if (errno == EAGAIN || errno == EWOULDBLOCK) return;
         else if (errno != EINTR) {
             int why = errno;
-            dbuf__receive(p); /* a daemon that ends the connection says why */
-            if (p->stage == DBUF__FRAMES) dbuf__lose_link(p, strerror(why));
+            dbuf__hear(p); /* a daemon that ends the connection says why */
+            if (p->stage == DBUF__FRAMES) dbuf__fail_link(p, why);
         }
     }
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * The ring's link: granted, rung, waited for, lost
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== The ring: granted, filled with what waited, rung, counted, and taken back at its end. */
 
-/* F_GET_SEALS and F_SEAL_SHRINK of fcntl(2), which the C library has for _GNU_SOURCE alone. */
+/* F_GET_SEALS and F_SEAL_SHRINK of fcntl(2), which the C library declares only for _GNU_SOURCE. */
 enum { DBUF__GET_SEALS = 1034, DBUF__SEAL_SHRINK = 2 };
 /* MADV_POPULATE_WRITE of madvise(2), which older headers lack. */
 enum { DBUF__POPULATE_WRITE = 23 };
 
-/* Has the daemon's barrier reach this process: once in each. */
+/* Registers this process for the daemon's barrier, once. Returns whether the barrier reaches it. */
 DBUF__FUNCTION int dbuf__is_ordered(void) {
     int is = __atomic_load_n(&dbuf__process.barrier, __ATOMIC_RELAXED);
     if (is == 0) {
@@ -1183,33 +1394,34 @@ DBUF__FUNCTION int dbuf__is_ordered(void) {
     return is > 0;
 }
 
-/* By what the events of this link are stamped. */
+/* Sets the clock that stamps the events of this link. */
 DBUF__FUNCTION void dbuf__set_clock(dbuf_producer *p, int ticks) {
     p->clock = (uint8_t)(!p->stamps ? DBUF__CLOCK_NONE : ticks ? DBUF__CLOCK_TICKS : DBUF__CLOCK_NS);
-    p->glance_every = ticks ? DBUF__GLANCE_EVERY_TICKS : DBUF__GLANCE_EVERY_NS;
-    p->glanced = dbuf__stamp(p);
+    p->look_every = ticks ? DBUF__LOOK_TICKS : DBUF__LOOK_NS;
+    p->looked = dbuf__stamp(p);
 }
 
-/* Maps the memory that was passed. NULL if it is no ring of this version and size. */
+/* Maps the memory that the daemon passed. NULL if it is no ring of this version and size. */
 DBUF__FUNCTION dbuf__words *dbuf__map_ring(const dbuf_producer *p, int memory) {
     size_t bytes = DBUF__HEADER_BYTES + (size_t)p->capacity;
     struct stat status;
     dbuf__words *words;
     void *mapped;
     int seals = fcntl(memory, DBUF__GET_SEALS);
-    /* Without the seal a daemon that shrinks it could end this program by SIGBUS. */
+    /* Without the seal, a process that shrinks the memory could end this program by SIGBUS. */
     if (seals < 0 || !(seals & DBUF__SEAL_SHRINK)) return NULL;
     if (fstat(memory, &status) != 0 || (uint64_t)status.st_size != bytes) return NULL;
     mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
     if (mapped == MAP_FAILED) return NULL;
     words = (dbuf__words *)mapped;
-    if (memcmp(&words->magic, "dbufring", 8) == 0 && words->version == DBUF__RING_VERSION && words->header_bytes == DBUF__HEADER_BYTES) return words;
+    if (memcmp(&words->magic, "dbufring", 8) == 0 && words->version == DBUF__RING_VERSION && words->header_bytes == DBUF__HEADER_BYTES)
+        return words;
     munmap(mapped, bytes);
     return NULL;
 }
 
-/* Writes what waits in the memory into a new ring, which it fits into. Returns its head there. */
-DBUF__FUNCTION uint64_t dbuf__move(dbuf_producer *p, dbuf__words *to) {
+/* Copies what waits in the memory into a new ring, which is as large. Returns the head there. */
+DBUF__FUNCTION uint64_t dbuf__move_to(dbuf_producer *p, dbuf__words *to) {
     uint8_t *data = (uint8_t *)to + DBUF__HEADER_BYTES;
     uint64_t at, head = 0;
     dbuf__record record;
@@ -1224,22 +1436,25 @@ DBUF__FUNCTION uint64_t dbuf__move(dbuf_producer *p, dbuf__words *to) {
         memcpy(data + head, record.head, (size_t)bytes);
         head += bytes;
     }
-    /* So are the losses of which no daemon knows; the bytes first. */
+    /* Losses that no daemon knows move, too; the bytes first. */
     to->lost_bytes = p->words->lost_bytes - dbuf__min(p->words->lost_bytes, p->words->lost_bytes_told);
-    __atomic_store_n(&to->lost_events, p->words->lost_events - dbuf__min(p->words->lost_events, p->words->lost_events_told),
+    __atomic_store_n(&to->lost_events,
+                     p->words->lost_events - dbuf__min(p->words->lost_events, p->words->lost_events_told),
                      __ATOMIC_RELEASE);
     __atomic_store_n(&to->writing, head, __ATOMIC_RELAXED);
     return head;
 }
 
+/* Wakes the daemon. */
 DBUF__FUNCTION void dbuf__ring_bell(dbuf_producer *p) {
     static const char doorbell = 0;
     p->doorbells++;
-    /* A connection without room for the byte rings already; of its end dbuf__receive() learns. */
-    (void)send(p->fd, &doorbell, sizeof doorbell, MSG_DONTWAIT | MSG_NOSIGNAL);
+    /* A connection without room for the byte rings already; its end is found by the next look. */
+    if (dbuf__holds_connection(p))
+        (void)send(p->connection.number, &doorbell, sizeof doorbell, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* Whether a daemon in this state is to be woken: once for each time that it falls asleep. */
+/* Whether a daemon in this state must be woken: once each time that it falls asleep. */
 DBUF__FUNCTION int dbuf__is_bell_due(dbuf_producer *p, uint64_t state) {
     if ((state & DBUF__STATE_MASK) == 0 || state == p->rung) return 0;
     if ((state & DBUF__STATE_MASK) != DBUF__ASLEEP) {
@@ -1250,47 +1465,49 @@ DBUF__FUNCTION int dbuf__is_bell_due(dbuf_producer *p, uint64_t state) {
     return 1;
 }
 
-/* Goes on in the ring that GRANT brought. */
-DBUF__FUNCTION void dbuf__adopt_ring(dbuf_producer *p) {
-    dbuf__words *words = p->memory < 0 ? NULL : dbuf__map_ring(p, p->memory);
+/* Uses the ring that GRANT brought. */
+DBUF__FUNCTION void dbuf__granted(dbuf_producer *p) {
+    dbuf__words *words = NULL;
     uint64_t head;
+    if (dbuf__is_held(&p->memory)) words = dbuf__map_ring(p, p->memory.number);
     if (words == NULL) {
-        p->ring_is_bad = 1; /* frames, then */
-        dbuf__lose_link(p, "dbufd gave a ring that cannot be used");
+        p->ring_is_bad = 1; /* the next connection is asked for frames */
+        dbuf__end_link(p, "dbufd gave a ring that cannot be used");
         p->retry_at_ns = 0;
         return;
     }
-    /* A ring does not vouch for events that came to the daemon before it. */
-    if (p->settled > dbuf__max(p->durable, p->doubted)) {
-        p->unconfirmed += p->settled - dbuf__max(p->durable, p->doubted);
-        p->doubted = p->settled;
+    /* A ring confirms nothing about events that the daemon took before. */
+    if (p->taken > dbuf__max(p->durable, p->doubted)) {
+        p->unconfirmed += p->taken - dbuf__max(p->durable, p->doubted);
+        p->doubted = p->taken;
     }
-    /* Where the kernel cannot, it may be able to when a page is needed. */
-    if (p->populates) (void)madvise(words, DBUF__HEADER_BYTES + (size_t)p->capacity, DBUF__POPULATE_WRITE);
-    head = dbuf__move(p, words);
+    /* If the kernel cannot do it now, pages come at their first use. */
+    if (p->populate) (void)madvise(words, DBUF__HEADER_BYTES + (size_t)p->capacity, DBUF__POPULATE_WRITE);
+    head = dbuf__move_to(p, words);
     munmap(p->words, DBUF__HEADER_BYTES + (size_t)p->capacity);
     p->words = words;
     p->data = (uint8_t *)words + DBUF__HEADER_BYTES;
-    dbuf__close_descriptor(&p->memory);
+    dbuf__release(&p->memory);
     p->stage = DBUF__RING;
     p->links++;
-    p->base = p->settled;
+    p->down_reason[0] = '\0';
+    p->base = p->taken;
     p->tail = 0;
     p->rung = 0;
     p->fence = !dbuf__is_ordered() || (words->flags & DBUF__FLAG_FENCE) != 0;
     p->first_ticks = __builtin_ia32_rdtsc();
     p->first_ns = p->looked_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
     dbuf__set_clock(p, (words->flags & DBUF__FLAG_TICKS) != 0);
-    dbuf__set_quick(p);
+    dbuf__set_fast(p);
     p->head = head;
     if (head == 0) return;
-    /* edges head and asleep, as with every publish; here a fence costs nothing. */
+    /* edges head and asleep, as in every publish; the cost of a fence does not matter here. */
     __atomic_store_n(&words->head, head, __ATOMIC_RELEASE);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (dbuf__is_bell_due(p, __atomic_load_n(&words->state, __ATOMIC_RELAXED))) dbuf__ring_bell(p);
 }
 
-/* What a ring's words say of its events, added to what was before. */
+/* The counts of the current ring's words, added to those of earlier links. */
 typedef struct dbuf__counts {
     uint64_t persisted, durable, lost, refused;
 } dbuf__counts;
@@ -1299,7 +1516,7 @@ DBUF__FUNCTION dbuf__counts dbuf__count(const dbuf_producer *p) {
     dbuf__counts counts = {p->persisted, p->durable, p->lost, p->refused};
     uint64_t persisted, durable, events = p->events - p->base;
     if (p->stage != DBUF__RING) return counts;
-    /* What is lost was written before these two. */
+    /* The daemon writes lost and refused before these two. */
     persisted = dbuf__min(__atomic_load_n(&p->words->persisted, __ATOMIC_ACQUIRE), events);
     durable = dbuf__min(__atomic_load_n(&p->words->durable, __ATOMIC_ACQUIRE), events);
     if (persisted > 0) counts.persisted = dbuf__max(counts.persisted, p->base + persisted);
@@ -1309,12 +1526,14 @@ DBUF__FUNCTION dbuf__counts dbuf__count(const dbuf_producer *p) {
     return counts;
 }
 
-/* The ring's memory becomes this producer's alone: what was not taken is counted, and its ticks become nanoseconds. */
-DBUF__FUNCTION void dbuf__keep_memory(dbuf_producer *p) {
+/* Makes the ring's memory this producer's own: counts what was not taken, and turns its ticks into nanoseconds. */
+DBUF__FUNCTION void dbuf__take_back_ring(dbuf_producer *p) {
     uint64_t ticks = __builtin_ia32_rdtsc(), ns = dbuf__clock_ns(CLOCK_REALTIME), at, waiting = 0;
     double ns_a_tick = (double)(dbuf__clock_ns(CLOCK_MONOTONIC) - p->first_ns) / (double)(ticks - p->first_ticks + 1);
     dbuf__counts counts = dbuf__count(p);
     dbuf__record record;
+    uint64_t untold = p->words->lost_events - dbuf__min(p->words->lost_events, p->words->lost_events_told);
+    p->lost_reported = p->lost_full - dbuf__min(untold, p->lost_full);
     p->persisted = counts.persisted;
     p->durable = counts.durable;
     p->lost = counts.lost;
@@ -1332,20 +1551,23 @@ DBUF__FUNCTION void dbuf__keep_memory(dbuf_producer *p) {
         record.head[7] = DBUF__CLOCK_NS;
         memcpy(record.head + 8, &record.time, sizeof record.time);
     }
-    p->settled = p->events - dbuf__min(waiting, p->events);
+    p->taken = p->events - dbuf__min(waiting, p->events);
 }
 
-/* The connection has ended, or could not be made. `why` is NULL where the daemon has said why. */
-DBUF__FUNCTION void dbuf__lose_link(dbuf_producer *p, const char *why) {
+/* ==== The link: kept up, waited for, and ended. */
+
+/* Ends the link, or notes that none could be made. A `why` of NULL: dbuf_last_error() has the reason already. */
+DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
     int had_link = p->stage == DBUF__RING || p->stage == DBUF__FRAMES;
     uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
     if (why != NULL) dbuf__say(p, "%s", why);
-    if (p->stage == DBUF__RING) dbuf__keep_memory(p);
-    dbuf__close_descriptors(p);
+    memcpy(p->down_reason, p->error, sizeof p->down_reason);
+    if (p->stage == DBUF__RING) dbuf__take_back_ring(p);
+    dbuf__release_all(p);
     p->stage = DBUF__DOWN;
     p->fence = 0;
     dbuf__set_clock(p, 0);
-    dbuf__set_quick(p);
+    dbuf__set_fast(p);
     if (had_link && now_ns - p->since_ns >= DBUF__STEADY_NS) {
         p->retry_ns = DBUF__RETRY_MIN_NS;
         p->retry_at_ns = now_ns;
@@ -1355,90 +1577,108 @@ DBUF__FUNCTION void dbuf__lose_link(dbuf_producer *p, const char *why) {
     }
 }
 
+/* Ends the link because this side has lost a descriptor, while the daemon may be there. The daemon sees the
+ * connection's end and takes what lies in the ring. What it takes must not be sent again, so this waits until tail has
+ * reached head. If it has not within DBUF__LAST_TAKE_NS, the daemon has ended the ring before, or is gone: the rest is
+ * sent again. */
+DBUF__FUNCTION void dbuf__leave(dbuf_producer *p, const char *why) {
+    uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns + DBUF__LAST_TAKE_NS;
+    dbuf__release_all(p);
+    while (p->stage == DBUF__RING && dbuf__seen_tail(p) != p->head && now_ns < until_ns) {
+        poll(NULL, 0, 1);
+        now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
+    }
+    dbuf__end_link(p, why);
+    /* The daemon has not failed: the next attempt need not wait. */
+    p->retry_at_ns = now_ns;
+}
+
 DBUF__INLINE int dbuf__has_link(const dbuf_producer *p) { return p->stage == DBUF__RING || p->stage == DBUF__FRAMES; }
 
-/* Does what is due on the link. Only a connection that it makes itself is waited for, at most timeout_ms. */
+/* Does what is due on the link. If it connects, it waits at most timeout_ms for the answer; else it does not wait. */
 DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int timeout_ms) {
     uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns;
-    if (p->stage == DBUF__RING && now_ns - p->looked_ns >= DBUF__LOOK_EVERY_NS) {
+    if (p->stage == DBUF__RING && now_ns - p->looked_ns >= DBUF__LOOK_MIN_NS) {
         p->looked_ns = now_ns;
-        dbuf__receive(p);
+        dbuf__hear(p);
     }
-    if (p->stage == DBUF__FRAMES) dbuf__pump_frames(p);
+    if (p->stage == DBUF__FRAMES) dbuf__pump(p);
     if (p->stage == DBUF__DOWN && now_ns >= p->retry_at_ns) {
         dbuf__connect(p, now_ns);
         until_ns += (uint64_t)timeout_ms * DBUF__MS;
     }
-    while (p->stage == DBUF__HELLO || p->stage == DBUF__ASKED) {
-        struct pollfd wait = {p->fd, POLLIN, 0};
-        dbuf__receive(p);
-        if (p->stage == DBUF__FRAMES) dbuf__pump_frames(p);
-        if (p->stage != DBUF__HELLO && p->stage != DBUF__ASKED) return;
+    while (p->stage == DBUF__GREETING || p->stage == DBUF__ASKING) {
+        struct pollfd wait = {p->connection.number, POLLIN, 0};
+        dbuf__hear(p);
+        if (p->stage == DBUF__FRAMES) dbuf__pump(p);
+        if (p->stage != DBUF__GREETING && p->stage != DBUF__ASKING) return;
         now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
-        if (now_ns - p->since_ns >= DBUF__ANSWER_NS) dbuf__lose_link(p, "dbufd does not answer");
+        if (now_ns - p->since_ns >= DBUF__ANSWER_NS) dbuf__end_link(p, "dbufd does not answer");
         else if (now_ns >= until_ns) return;
         else poll(&wait, 1, dbuf__slice_ms(now_ns, until_ns));
     }
 }
 
-/* How long a send may wait for a daemon's answer. */
+/* The longest that a send waits for a daemon's answer. */
 DBUF__INLINE int dbuf__timeout_ms(const dbuf_producer *p, int wait_ms) {
     if (wait_ms == DBUF__WAIT_NOT_AND_DO_NOT_COUNT) return 0;
     if (wait_ms == DBUF__WAIT_AS_OPTIONS) wait_ms = p->wait_ms;
     return wait_ms == 0 ? DBUF__DROP_TIMEOUT_MS : (int)dbuf__min((uint64_t)wait_ms, DBUF__OPEN_TIMEOUT_MS);
 }
 
-/* After a publish on a ring: rings the bell if that is due, and sees now and then whether anybody is there. */
-DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t glance_time) {
+/* After a publish in a ring: rings the doorbell if that is due, and looks now and then whether the daemon is there. */
+DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t look_time) {
     int saved = errno;
     if (p->stage != DBUF__RING) return;
     if (dbuf__is_bell_due(p, state)) {
         dbuf__ring_bell(p);
         p->looked_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
-        dbuf__receive(p); /* the daemon that is rung for is still there */
+        dbuf__hear(p); /* whether the daemon is still there */
     }
-    if (p->stage == DBUF__RING && glance_time - p->glanced >= p->glance_every) {
-        /* A daemon that was killed while it was awake rings no bell and takes nothing: then, and only then, the connection says
-         * whether it is gone. One that systemd starts again has not let go of it. */
+    if (p->stage == DBUF__RING && look_time - p->looked >= p->look_every) {
+        /* A daemon that was killed while it was awake needs no doorbell and takes nothing. Then the connection says
+         * whether it is gone. Under systemd it is not: the next process has the same connection. */
         uint64_t tail = dbuf__seen_tail(p), now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
-        p->glanced = glance_time;
-        if (tail == p->seen_at_glance && now_ns - p->looked_ns >= DBUF__GLANCE_EVERY_NS) {
+        p->looked = look_time;
+        if (tail == p->tail_at_look && now_ns - p->looked_ns >= DBUF__LOOK_NS) {
             p->looked_ns = now_ns;
-            dbuf__receive(p);
+            dbuf__hear(p);
         }
-        p->seen_at_glance = tail;
-        dbuf__set_quick(p);
+        p->tail_at_look = tail;
+        dbuf__set_fast(p);
     }
     if (p->stage == DBUF__DOWN) dbuf__tend(p, dbuf__timeout_ms(p, DBUF__WAIT_AS_OPTIONS));
     errno = saved;
 }
 
-/* Says what this side waits for; what is waited for is to be looked at after this, and then dbuf__sleep() with what it returned. */
+/* Tells the daemon what this producer waits for. The caller then looks whether it has come, and if not, calls
+ * dbuf__sleep() with the turn that this returns. */
 DBUF__FUNCTION uint32_t dbuf__want(dbuf_producer *p, uint32_t what) {
     if (p->stage != DBUF__RING) return 0;
     __atomic_store_n(&p->words->wants, what, __ATOMIC_RELAXED);
-    /* edge turn: the wish is there before the look. */
+    /* edge turn: the word is written before the look. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    /* Who sees this turn sees what it was changed for. */
+    /* A thread that sees this turn sees why it changed. */
     return __atomic_load_n(&p->words->turn, __ATOMIC_ACQUIRE);
 }
 
-/* Sleeps until something may have happened on the link, at most a slice. `*rung` is the link for which the bell was rung. */
+/* Sleeps until something may have happened on the link, at most a slice. *rung is the link whose doorbell was rung. */
 DBUF__FUNCTION void dbuf__sleep(dbuf_producer *p, uint32_t turn, uint64_t now_ns, uint64_t until_ns, uint64_t *rung) {
-    struct pollfd wait = {p->fd, POLLIN, 0};
+    struct pollfd wait = {p->connection.number, POLLIN, 0};
     struct timespec slice;
     int slice_ms = dbuf__slice_ms(now_ns, until_ns);
     switch (p->stage) {
     case DBUF__RING:
         if (*rung != p->links) dbuf__ring_bell(p);
         *rung = p->links;
+        if (p->stage != DBUF__RING) return;
         slice.tv_sec = 0;
         slice.tv_nsec = (long)slice_ms * 1000000;
-        /* Whatever it says, the caller looks again. Two processes share the word: no private futex. */
+        /* The caller looks again, whatever this returns. The futex is not private: two processes share the word. */
         syscall(SYS_futex, &p->words->turn, FUTEX_WAIT, turn, &slice, NULL, 0);
         break;
     case DBUF__FRAMES:
-        if (p->send_at != p->head || p->sync_waits) wait.events |= POLLOUT;
+        if (p->send_at != p->head) wait.events |= POLLOUT;
         poll(&wait, 1, slice_ms);
         break;
     case DBUF__DOWN: poll(NULL, 0, dbuf__slice_ms(now_ns, dbuf__min(until_ns, p->retry_at_ns))); break;
@@ -1446,23 +1686,31 @@ DBUF__FUNCTION void dbuf__sleep(dbuf_producer *p, uint32_t turn, uint64_t now_ns
     }
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * A producer's beginning
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== The process: the list of its producers, its forks and its end. */
 
 DBUF__FUNCTION void dbuf__before_fork(void) { pthread_mutex_lock(&dbuf__process.lock); }
 DBUF__FUNCTION void dbuf__in_parent(void) { pthread_mutex_unlock(&dbuf__process.lock); }
 
-/* The daemon must not take a child that never sends for its parent: a connection lives as long as one copy of it does. */
+/* Closes a child's copies of its parent's descriptors. A connection lives as long as one copy of it, so the daemon
+ * would take a child that never sends for its parent. */
 DBUF__FUNCTION void dbuf__in_child(void) {
     dbuf_producer *p;
     dbuf__process.forks++;
     dbuf__process.barrier = 0;
-    for (p = dbuf__process.first; p != NULL; p = p->next) dbuf__close_descriptors(p);
+    dbuf__process.closers = 0;
+    for (p = dbuf__process.first; p != NULL; p = p->next) dbuf__release_all(p);
     pthread_mutex_unlock(&dbuf__process.lock);
 }
 
-DBUF__FUNCTION void dbuf__watch_forks(void) { pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child); }
+DBUF__FUNCTION void dbuf__at_exit(void);
+DBUF__FUNCTION void dbuf__at_unload(void);
+
+/* Registers the handlers. The C library forgets those of a shared object when the object is unloaded. */
+DBUF__FUNCTION void dbuf__watch(void) {
+    dbuf__process.at_unload = dbuf__at_unload;
+    dbuf__process.is_watched =
+        pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child) == 0 && atexit(dbuf__at_exit) == 0;
+}
 
 DBUF__FUNCTION void dbuf__enlist(dbuf_producer *p) {
     pthread_mutex_lock(&dbuf__process.lock);
@@ -1480,28 +1728,34 @@ DBUF__FUNCTION void dbuf__strike_off(dbuf_producer *p) {
     pthread_mutex_unlock(&dbuf__process.lock);
 }
 
-/* Begins with what the options say and nothing else. 0, or DBUF_ERR_NO_MEMORY. */
+/* ==== A producer: opened, and begun anew in a forked child. */
+
+/* Sets everything but the options to the state of a new producer. 0, or DBUF_ERR_NO_MEMORY. */
 DBUF__FUNCTION int dbuf__begin(dbuf_producer *p) {
-    uint64_t capacity = p->capacity, seed = dbuf__clock_ns(CLOCK_REALTIME) ^ (uint64_t)getpid() << 40 ^ (uint64_t)(uintptr_t)p;
-    void *memory = mmap(NULL, DBUF__HEADER_BYTES + (size_t)capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint64_t capacity = p->capacity,
+             seed = dbuf__clock_ns(CLOCK_REALTIME) ^ (uint64_t)getpid() << 40 ^ (uint64_t)(uintptr_t)p;
+    void *memory =
+        mmap(NULL, DBUF__HEADER_BYTES + (size_t)capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     memset(p, 0, offsetof(struct dbuf_producer, next));
     p->capacity = capacity;
-    p->fd = p->memory = -1;
+    p->connection.number = p->memory.number = -1;
     p->retry_ns = DBUF__RETRY_MIN_NS;
     p->max_event = DBUF__MAX_EVENT_ASSUMED;
-    p->forks = dbuf__process.forks - 1; /* nobody's, until there is memory */
+    p->forks = dbuf__process.forks - 1; /* of no process, until there is memory */
     if (memory == MAP_FAILED) return dbuf__fail(p, DBUF_ERR_NO_MEMORY);
     p->forks = dbuf__process.forks;
+    p->thread = pthread_self();
     p->words = (dbuf__words *)memory;
     p->data = (uint8_t *)memory + DBUF__HEADER_BYTES;
-    if (getrandom(p->session, sizeof p->session, GRND_NONBLOCK) != (ssize_t)sizeof p->session) memcpy(p->session, &seed, sizeof seed);
+    if (getrandom(p->session, sizeof p->session, GRND_NONBLOCK) != (ssize_t)sizeof p->session)
+        memcpy(p->session, &seed, sizeof seed);
     dbuf__set_clock(p, 0);
     return 0;
 }
 
-/* Lets go of memory and descriptors, and says nothing to anybody. */
+/* Gives memory and descriptors back, and sends nothing. */
 DBUF__FUNCTION void dbuf__let_go(dbuf_producer *p) {
-    dbuf__close_descriptors(p);
+    dbuf__release_all(p);
     if (p->words != NULL) munmap(p->words, DBUF__HEADER_BYTES + (size_t)p->capacity);
     p->words = NULL;
 }
@@ -1512,25 +1766,23 @@ DBUF__FUNCTION void dbuf__free(dbuf_producer *p) {
     free(p);
 }
 
-/* In a child of the process in which it was opened: the ring, the connection and the events are the parent's. */
-DBUF__FUNCTION int dbuf__begin_if_forked(dbuf_producer *p) {
+/* Begins a producer anew in a child of the process that opened it: ring, connection and events belong to the parent. It
+ * waits for the daemon as dbuf_open() does. Without that wait, the events of a child that sends and ends by _exit(2) at
+ * once would still be in the child's own memory, and be lost with it. */
+DBUF__FUNCTION int dbuf__renew_after_fork(dbuf_producer *p) {
+    int error;
+    p->thread = pthread_self();
     if (DBUF__LIKELY(p->forks == dbuf__process.forks)) return 0;
     dbuf__let_go(p);
-    return dbuf__begin(p);
-}
-
-/* The program's short name. */
-DBUF__FUNCTION size_t dbuf__program_name(char *to, size_t bytes) {
-    int file = open("/proc/self/comm", O_RDONLY | O_CLOEXEC);
-    ssize_t got = file < 0 ? 0 : read(file, to, bytes);
-    if (file >= 0) close(file);
-    while (got > 0 && to[got - 1] == '\n') got--;
-    return got > 0 ? (size_t)got : 0;
+    error = dbuf__begin(p);
+    if (error == 0) dbuf__tend(p, DBUF__OPEN_TIMEOUT_MS);
+    return error;
 }
 
 DBUF__FUNCTION int dbuf__are_options_valid(const dbuf_options *o) {
-    return o->ring_bytes >= DBUF_RING_BYTES_MIN && o->ring_bytes <= DBUF_RING_BYTES_MAX && (o->ring_bytes & (o->ring_bytes - 1)) == 0 &&
-           o->wait_ms >= 0 && o->close_wait_ms >= 0 && (o->name == NULL || strlen(o->name) <= DBUF_TAG_BYTES_MAX) &&
+    return o->ring_bytes >= DBUF_RING_BYTES_MIN && o->ring_bytes <= DBUF_RING_BYTES_MAX &&
+           (o->ring_bytes & (o->ring_bytes - 1)) == 0 && o->wait_ms >= 0 && o->close_wait_ms >= 0 &&
+           (o->name == NULL || strlen(o->name) <= DBUF_TAG_BYTES_MAX) &&
            (o->socket == NULL || strlen(o->socket) < sizeof(((struct sockaddr_un *)0)->sun_path));
 }
 
@@ -1541,8 +1793,8 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     dbuf_producer *p;
     *producer = NULL;
     if (!dbuf__are_options_valid(o)) return DBUF_ERR_INVALID;
-    pthread_once(&dbuf__process.at_fork, dbuf__watch_forks);
-    p = (dbuf_producer *)calloc(1, sizeof *p);
+    pthread_once(&dbuf__process.watches, dbuf__watch);
+    p = dbuf__process.is_watched ? (dbuf_producer *)calloc(1, sizeof *p) : NULL;
     if (p == NULL) {
         errno = saved;
         return DBUF_ERR_NO_MEMORY;
@@ -1553,7 +1805,8 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     p->fail_when_down = o->fail_when_down != 0;
     p->stamps = !o->no_stamp;
     p->asks_ring = !o->no_ring;
-    p->populates = o->populate != 0;
+    p->populate = o->populate != 0;
+    p->quiet = o->quiet != 0;
     if (o->socket != NULL) memcpy(p->socket, o->socket, strlen(o->socket) + 1);
     if (o->name != NULL) {
         p->name_bytes = (uint8_t)strlen(o->name);
@@ -1569,19 +1822,17 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     return error;
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * Sending
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== Sending: room for events, and events that are not on the fast path. */
 
-/* Counts an event that found no room; the bytes first, for the daemon. */
-DBUF__FUNCTION void dbuf__give_up(dbuf_producer *p, size_t payload_bytes) {
+/* Counts an event that found no room. The daemon reads the bytes after the events, so they are written first. */
+DBUF__FUNCTION void dbuf__lose(dbuf_producer *p, size_t payload_bytes) {
     p->lost_full++;
     p->lost_full_bytes += payload_bytes;
     __atomic_store_n(&p->words->lost_bytes, p->words->lost_bytes + payload_bytes, __ATOMIC_RELAXED);
     __atomic_store_n(&p->words->lost_events, p->words->lost_events + 1, __ATOMIC_RELEASE);
 }
 
-/* Waits until there is room, or until the moment. */
+/* Waits until there is room, at most until until_ns. */
 DBUF__FUNCTION int dbuf__await_room(dbuf_producer *p, uint64_t length, uint64_t until_ns, uint64_t *at, uint64_t *end) {
     uint64_t rung = 0;
     int has_room;
@@ -1598,36 +1849,44 @@ DBUF__FUNCTION int dbuf__await_room(dbuf_producer *p, uint64_t length, uint64_t 
     return has_room;
 }
 
-/* Whether the parts are an event, but for the payload; measures its fields. */
-DBUF__FUNCTION int dbuf__measure(dbuf__parts *e) {
+/* Says which rule the parts break, or NULL; measures the fields. */
+DBUF__FUNCTION const char *dbuf__check(dbuf__parts *e, size_t payload_bytes) {
     size_t i;
-    if (e->pri < 0 || e->pri > DBUF_PRI_MAX || e->tag_bytes > DBUF_TAG_BYTES_MAX) return 0;
+    if (payload_bytes == 0) return "the payload is empty";
+    if (e->pri < 0 || e->pri > DBUF_PRI_MAX) return "the priority is not from 0 to 191";
+    if (e->tag_bytes > DBUF_TAG_BYTES_MAX) return "the tag is longer than 64 bytes";
     e->fields_bytes = 0;
     for (i = 0; i < e->field_count; i++) {
         size_t name_bytes = e->fields[i].name == NULL ? 0 : strlen(e->fields[i].name);
-        if (name_bytes < 1 || name_bytes > DBUF_FIELD_NAME_BYTES_MAX) return 0;
-        if (e->fields[i].value_bytes > DBUF_FIELDS_BYTES_MAX) return 0;
-        e->fields_bytes += 5 + name_bytes + e->fields[i].value_bytes;
-        if (e->fields_bytes > DBUF_FIELDS_BYTES_MAX) return 0;
+        if (name_bytes < 1) return "the name of a field is empty";
+        if (name_bytes > DBUF_FIELD_NAME_BYTES_MAX) return "the name of a field is longer than 64 bytes";
+        if (e->fields[i].value_bytes <= DBUF_FIELDS_BYTES_MAX)
+            e->fields_bytes += 5 + name_bytes + e->fields[i].value_bytes;
+        if (e->fields[i].value_bytes > DBUF_FIELDS_BYTES_MAX || e->fields_bytes > DBUF_FIELDS_BYTES_MAX)
+            return "the fields are larger than 16 KiB";
     }
-    return 1;
+    return NULL;
 }
 
-/* Everything before an event can be written: a place for it and for this many bytes of payload, and `spare` behind these. */
-DBUF__FUNCTION int dbuf__make_room(dbuf_producer *p, dbuf__parts *e, size_t payload_bytes, size_t spare, int wait_ms, uint64_t *at,
-                                   uint64_t *end) {
+/* Does everything that comes before an event is written. Finds room for it with this many bytes of payload and `spare`
+ * bytes behind them. */
+DBUF__FUNCTION int dbuf__make_room(dbuf_producer *p, dbuf__parts *e, size_t payload_bytes, size_t spare, int wait_ms,
+                                   uint64_t *at, uint64_t *end) {
     uint64_t length;
-    int error = dbuf__begin_if_forked(p);
+    const char *broken;
+    int error = dbuf__renew_after_fork(p);
     if (error != 0) return error;
     if (p->claim_is_open) return dbuf__fail(p, DBUF_ERR_CLAIM);
-    if (payload_bytes == 0 || !dbuf__measure(e)) return dbuf__fail(p, DBUF_ERR_INVALID);
+    broken = dbuf__check(e, payload_bytes);
+    if (broken != NULL) return dbuf__refuse(p, broken);
     if (!dbuf__has_link(p)) dbuf__tend(p, dbuf__timeout_ms(p, wait_ms));
     if (!dbuf__has_link(p) && p->fail_when_down) return DBUF_ERR_NO_DAEMON;
-    if (payload_bytes > p->max_event) dbuf__set_quick(p); /* the daemon may take larger ones by now */
+    if (payload_bytes > p->max_event) dbuf__set_fast(p); /* the daemon may take larger ones now */
     length = dbuf__before_payload(e) + (uint64_t)payload_bytes + spare;
     if (payload_bytes > p->max_event || length > p->capacity / 2 - DBUF__RECORD_HEAD_BYTES) {
-        dbuf__say(p, "%zu bytes are too big: dbufd takes %llu, and a record half the ring of %llu", payload_bytes,
-                  (unsigned long long)p->max_event, (unsigned long long)p->capacity);
+        dbuf__say(p,
+                  "%zu bytes are too big: dbufd takes at most %llu (ingest.max_event), and the ring half of its %llu",
+                  payload_bytes, (unsigned long long)p->max_event, (unsigned long long)p->capacity);
         return DBUF_ERR_TOO_BIG;
     }
     if (DBUF__LIKELY(dbuf__find_room(p, length, at, end))) return 0;
@@ -1636,15 +1895,15 @@ DBUF__FUNCTION int dbuf__make_room(dbuf_producer *p, dbuf__parts *e, size_t payl
     if (wait_ms == DBUF__WAIT_NOT_AND_DO_NOT_COUNT) return dbuf__fail(p, DBUF_ERR_FULL);
     if (wait_ms == DBUF__WAIT_AS_OPTIONS) wait_ms = p->wait_ms;
     if (wait_ms > 0 && dbuf__await_room(p, length, dbuf__deadline(wait_ms), at, end)) return 0;
-    dbuf__give_up(p, payload_bytes);
+    dbuf__lose(p, payload_bytes);
     return dbuf__fail(p, DBUF_ERR_FULL);
 }
 
-/* After a publish where the daemon does not empty the memory by itself. */
+/* After a publish: writes frames, if the daemon does not take events from the memory by itself. */
 DBUF__FUNCTION void dbuf__published(dbuf_producer *p) {
     if (p->stage == DBUF__RING) return;
     p->high_water = dbuf__max(p->high_water, p->head - p->tail);
-    if (p->stage == DBUF__FRAMES) dbuf__pump_frames(p);
+    if (p->stage == DBUF__FRAMES) dbuf__pump(p);
 }
 
 DBUF__FUNCTION int dbuf__send_parts(dbuf_producer *p, dbuf__parts *e, int wait_ms) {
@@ -1660,7 +1919,7 @@ DBUF__FUNCTION int dbuf__send_parts(dbuf_producer *p, dbuf__parts *e, int wait_m
     return error;
 }
 
-/* An event's parts, without its payload. */
+/* The parts of an event, without its payload. */
 DBUF__FUNCTION dbuf__parts dbuf__parts_of(const dbuf_event *event) {
     dbuf__parts parts = {event->pri, NULL, 0, event->tag, 0, event->fields, event->field_count, 0, event->time_ns};
     if (event->tag != NULL) parts.tag_bytes = strlen(event->tag);
@@ -1674,7 +1933,11 @@ DBUF__FUNCTION int dbuf_send_event(dbuf_producer *producer, const dbuf_event *ev
     return dbuf__send_parts(producer, &parts, DBUF__WAIT_AS_OPTIONS);
 }
 
-DBUF__FUNCTION int dbuf__claim(dbuf_producer *p, dbuf__parts *e, size_t bytes_max, size_t spare, int wait_ms, void **payload) {
+/* ==== Claims, and texts that are formatted into them. */
+
+/* Claims room for at most bytes_max bytes, and for `spare` bytes that are not published. */
+DBUF__FUNCTION int dbuf__claim(dbuf_producer *p, dbuf__parts *e, size_t bytes_max, size_t spare, int wait_ms,
+                               void **payload) {
     uint64_t at, end;
     uint8_t *to;
     int error = dbuf__make_room(p, e, bytes_max, spare, wait_ms, &at, &end);
@@ -1691,11 +1954,12 @@ DBUF__FUNCTION int dbuf__claim(dbuf_producer *p, dbuf__parts *e, size_t bytes_ma
     p->claim_time = e->time_ns;
     p->claim_before = dbuf__before_payload(e);
     p->claim_max = bytes_max;
-    dbuf__set_quick(p);
+    dbuf__set_fast(p);
     return 0;
 }
 
-DBUF__FUNCTION int dbuf_claim_event(dbuf_producer *producer, const dbuf_event *event, size_t bytes_max, void **payload) {
+DBUF__FUNCTION int dbuf_claim_event(dbuf_producer *producer, const dbuf_event *event, size_t bytes_max,
+                                    void **payload) {
     dbuf__parts parts = dbuf__parts_of(event);
     int saved = errno, error = dbuf__claim(producer, &parts, bytes_max, 0, DBUF__WAIT_AS_OPTIONS, payload);
     errno = saved;
@@ -1710,7 +1974,7 @@ DBUF__FUNCTION int dbuf_claim(dbuf_producer *producer, int pri, size_t bytes_max
 DBUF__FUNCTION void dbuf_discard(dbuf_producer *p) {
     if (p->forks != dbuf__process.forks || !p->claim_is_open) return;
     p->claim_is_open = 0;
-    dbuf__set_quick(p);
+    dbuf__set_fast(p);
     __atomic_store_n(&p->words->writing, p->head, __ATOMIC_RELAXED);
 }
 
@@ -1718,9 +1982,10 @@ DBUF__FUNCTION int dbuf_publish(dbuf_producer *p, size_t bytes) {
     uint64_t length = p->claim_before + bytes, end = p->claim_at + dbuf__record_bytes(length), time = p->claim_time;
     int saved = errno;
     unsigned clock = DBUF__CLOCK_NS;
-    /* A child that finds its parent's claim open begins anew with its next send. */
+    /* A child does not have its parent's claim. */
     if (p->forks != dbuf__process.forks || !p->claim_is_open) return DBUF_ERR_CLAIM;
-    if (bytes == 0 || bytes > p->claim_max) return dbuf__fail(p, DBUF_ERR_INVALID);
+    if (bytes == 0) return dbuf__refuse(p, "the payload is empty");
+    if (bytes > p->claim_max) return dbuf__refuse(p, "the payload is larger than the claim");
     if (time == 0) {
         clock = p->clock;
         time = dbuf__stamp(p);
@@ -1728,19 +1993,15 @@ DBUF__FUNCTION int dbuf_publish(dbuf_producer *p, size_t bytes) {
     dbuf__put_record_head(p->data + (p->claim_at & (p->capacity - 1)), length, p->claim_kind, (unsigned)p->claim_pri,
                           p->claim_tag_bytes, clock, time);
     p->claim_is_open = 0;
-    dbuf__set_quick(p);
+    dbuf__set_fast(p);
     __atomic_store_n(&p->words->writing, end, __ATOMIC_RELAXED);
-    dbuf__publish_to(p, end, bytes, dbuf__glance_time(p, p->claim_time == 0 ? time : 0));
+    dbuf__publish_to(p, end, bytes, dbuf__look_time(p, p->claim_time == 0 ? time : 0));
     dbuf__published(p);
     errno = saved;
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * Texts
- * --------------------------------------------------------------------------------------------------------------------- */
-
-enum { DBUF__TEXT_BYTES = 1023 }; /* what is claimed for a text before its length is known */
+enum { DBUF__TEXT_BYTES = 1023 }; /* claimed for a text before its length is known */
 
 DBUF__FUNCTION int dbuf_vprintf(dbuf_producer *producer, int pri, const char *format, va_list arguments) {
     int saved = errno, error, length = -1;
@@ -1749,10 +2010,11 @@ DBUF__FUNCTION int dbuf_vprintf(dbuf_producer *producer, int pri, const char *fo
     void *place;
     va_list again;
     va_copy(again, arguments);
-    /* One byte more, for the NUL that is not sent. What the format says of errno (%m) is the caller's. */
+    /* One spare byte is for the NUL, which is not sent. A format with %m gets the caller's errno. */
     error = dbuf__claim(producer, &parts, room, 1, DBUF__WAIT_NOT_AND_DO_NOT_COUNT, &place);
     errno = saved;
-    if (error == 0 || error == DBUF_ERR_FULL) length = vsnprintf((char *)place, error == 0 ? room + 1 : 0, format, arguments);
+    if (error == 0 || error == DBUF_ERR_FULL)
+        length = vsnprintf((char *)place, error == 0 ? room + 1 : 0, format, arguments);
     if (length >= 0 && (error != 0 || (size_t)length > room)) {
         dbuf_discard(producer);
         room = (size_t)length;
@@ -1763,7 +2025,9 @@ DBUF__FUNCTION int dbuf_vprintf(dbuf_producer *producer, int pri, const char *fo
     va_end(again);
     if (error == 0) {
         if (length > 0 && (size_t)length <= room && ((const char *)place)[length - 1] == '\n') length--;
-        error = length > 0 && (size_t)length <= room ? dbuf_publish(producer, (size_t)length) : dbuf__fail(producer, DBUF_ERR_INVALID);
+        if (length == 0) error = dbuf__refuse(producer, "the payload is empty");
+        else if (length < 0 || (size_t)length > room) error = dbuf__refuse(producer, "the text cannot be formatted");
+        else error = dbuf_publish(producer, (size_t)length);
         if (error != 0) dbuf_discard(producer);
     }
     errno = saved;
@@ -1779,33 +2043,41 @@ DBUF__FUNCTION int dbuf_printf(dbuf_producer *producer, int pri, const char *for
     return error;
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * What became of the events
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== The outcome of events: durable, or counted. */
 
-/* Asks the daemon to make events up to this one durable, if it has not been asked on this link. */
+/* Asks the daemon to make events up to this one durable, unless it has been asked on this link. */
 DBUF__FUNCTION void dbuf__ask_sync(dbuf_producer *p, uint64_t wanted) {
     uint8_t sync[DBUF__FRAME_HEAD_BYTES];
     if (p->stage == DBUF__RING) {
-        /* The fence of dbuf__want() orders it, and the bell brings the daemon's look. */
+        /* dbuf__want() has the fence that orders this, and the doorbell makes the daemon look. */
         __atomic_store_n(&p->words->sync, wanted - p->base, __ATOMIC_RELAXED);
     } else if (p->stage == DBUF__FRAMES && p->send_at == p->head && p->sync_number < wanted) {
-        ssize_t sent;
         dbuf__put_frame_head(sync, 0, DBUF__FRAME_SYNC, 0, 0, 0, 0);
-        sent = send(p->fd, sync, sizeof sync, MSG_DONTWAIT | MSG_NOSIGNAL);
-        /* The events may have filled the socket: then the SYNC waits for room, as they would. */
-        p->sync_waits = sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
-        if (p->sync_waits) return;
         p->sync_number = wanted;
         p->sync_known = p->known;
-        if (sent != (ssize_t)sizeof sync) dbuf__lose_link(p, sent < 0 ? strerror(errno) : "the connection takes no more");
+        dbuf__write(p, sync, sizeof sync);
     }
+}
+
+/* Says what dbuf_sync() found. */
+DBUF__FUNCTION void dbuf__say_not_stored(dbuf_producer *p, uint64_t not_stored, uint64_t unconfirmed) {
+    char lost[64] = "";
+    if (not_stored > 0)
+        snprintf(lost, sizeof lost, "%llu event%s not stored", (unsigned long long)not_stored,
+                 not_stored == 1 ? " was" : "s were");
+    if (unconfirmed == 0) dbuf__say(p, "%s", lost);
+    else
+        dbuf__say(p,
+                  "%s%s%llu event%s unconfirmed: the daemon took them and died before it called them durable; most are "
+                  "probably stored",
+                  lost, lost[0] != '\0' ? "; " : "", (unsigned long long)unconfirmed,
+                  unconfirmed == 1 ? " is" : "s are");
 }
 
 DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms) {
     dbuf_producer *p = producer;
     uint64_t wanted, until_ns = dbuf__deadline(timeout_ms), rung = 0, sure = 0, not_stored;
-    int saved = errno, error = dbuf__begin_if_forked(p);
+    int saved = errno, error = dbuf__renew_after_fork(p);
     dbuf__counts counts;
     if (error == 0 && p->claim_is_open) error = dbuf__fail(p, DBUF_ERR_CLAIM);
     if (error != 0) {
@@ -1832,8 +2104,7 @@ DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms) {
         error = dbuf__has_link(p) ? DBUF_ERR_TIMEOUT : DBUF_ERR_NO_DAEMON;
         if (error == DBUF_ERR_TIMEOUT) dbuf__fail(p, error);
     } else if (not_stored > p->not_stored_told || p->unconfirmed > p->unconfirmed_told) {
-        dbuf__say(p, "%llu events were not stored, and of %llu a daemon that is gone did not say so",
-                  (unsigned long long)(not_stored - p->not_stored_told), (unsigned long long)(p->unconfirmed - p->unconfirmed_told));
+        dbuf__say_not_stored(p, not_stored - p->not_stored_told, p->unconfirmed - p->unconfirmed_told);
         p->not_stored_told = not_stored;
         p->unconfirmed_told = p->unconfirmed;
         error = DBUF_ERR_NOT_STORED;
@@ -1843,7 +2114,7 @@ DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms) {
 }
 
 DBUF__FUNCTION int dbuf_tend(dbuf_producer *producer) {
-    int saved = errno, error = dbuf__begin_if_forked(producer);
+    int saved = errno, error = dbuf__renew_after_fork(producer);
     if (error == 0 && producer->claim_is_open) error = dbuf__fail(producer, DBUF_ERR_CLAIM);
     if (error == 0) dbuf__tend(producer, 0);
     errno = saved;
@@ -1855,7 +2126,7 @@ DBUF__FUNCTION void dbuf_get_statistics(const dbuf_producer *producer, dbuf_stat
     dbuf__counts counts;
     memset(statistics, 0, sizeof *statistics);
     statistics->capacity_bytes = p->capacity;
-    if (p->forks != dbuf__process.forks) return; /* a child that has not begun: nothing was sent */
+    if (p->forks != dbuf__process.forks) return; /* a child that has not called anything yet */
     counts = dbuf__count(p);
     statistics->events = p->events;
     statistics->bytes = p->bytes;
@@ -1869,62 +2140,161 @@ DBUF__FUNCTION void dbuf_get_statistics(const dbuf_producer *producer, dbuf_stat
     statistics->waiting_bytes = p->head - dbuf__seen_tail(p);
     statistics->high_water_bytes = dbuf__max(p->high_water, statistics->waiting_bytes);
     if (p->stage == DBUF__RING)
-        statistics->high_water_bytes = dbuf__max(statistics->high_water_bytes, dbuf__min(p->words->high_water, p->capacity));
+        statistics->high_water_bytes =
+            dbuf__max(statistics->high_water_bytes, dbuf__min(p->words->high_water, p->capacity));
     statistics->doorbells = p->doorbells;
     statistics->waits = p->waits;
     statistics->links = p->links;
-    statistics->link = p->stage == DBUF__RING ? DBUF_LINK_RING : p->stage == DBUF__FRAMES ? DBUF_LINK_FRAMES : DBUF_LINK_NONE;
+    statistics->link = p->stage == DBUF__RING     ? DBUF_LINK_RING
+                       : p->stage == DBUF__FRAMES ? DBUF_LINK_FRAMES
+                                                  : DBUF_LINK_NONE;
 }
 
 DBUF__FUNCTION const char *dbuf_last_error(const dbuf_producer *producer) { return producer->error; }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * A producer's end
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ==== The end of a producer: by its owner, at the exit of the program, or with the object that opened it. */
+
+/* Events that no daemon has got. */
+DBUF__RACY DBUF__FUNCTION uint64_t dbuf__left(const dbuf_producer *p) {
+    if (p->stage == DBUF__RING) return 0;
+    if (p->stage == DBUF__FRAMES) return p->events - (p->send_number - 1);
+    return p->events - p->taken;
+}
+
+/* Events that were given up for want of room, of which no daemon knows. A ring's daemon reads them from the header. */
+DBUF__RACY DBUF__FUNCTION uint64_t dbuf__unreported(const dbuf_producer *p) {
+    return p->stage == DBUF__RING ? 0 : p->lost_full - p->lost_reported;
+}
+
+/* Delivers what can be delivered within close_wait_ms. 0, or DBUF_ERR_TIMEOUT if events are left. */
+DBUF__FUNCTION int dbuf__deliver(dbuf_producer *p) {
+    uint64_t now_ns, until_ns, rung = 0, left;
+    dbuf_discard(p);
+    /* A ring whose daemon is gone has events that the next daemon must get: the connection says whether it is gone. */
+    if (p->stage == DBUF__RING) dbuf__hear(p);
+    until_ns = dbuf__deadline(p->close_wait_ms);
+    /* What is left is worth an attempt, however short ago the last one was. */
+    if (p->stage == DBUF__DOWN && dbuf__left(p) + dbuf__unreported(p) > 0) p->retry_at_ns = 0;
+    while (p->stage != DBUF__RING && (p->taken < p->events || dbuf__unreported(p) > 0)) {
+        dbuf__tend(p, 0);
+        now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
+        if (p->stage == DBUF__RING || (p->taken == p->events && dbuf__unreported(p) == 0) || now_ns >= until_ns) break;
+        dbuf__sleep(p, 0, now_ns, until_ns, &rung);
+    }
+    if (p->stage == DBUF__FRAMES && p->send_at == p->head) {
+        uint8_t bye[DBUF__FRAME_HEAD_BYTES];
+        dbuf__put_frame_head(bye, 0, DBUF__FRAME_BYE, 0, 0, 0, 0);
+        dbuf__write(p, bye, sizeof bye);
+    }
+    left = dbuf__left(p);
+    dbuf__report_not_delivered(p, left, dbuf__unreported(p));
+    return left > 0 ? DBUF_ERR_TIMEOUT : 0;
+}
 
 DBUF__FUNCTION int dbuf_close(dbuf_producer *producer) {
-    dbuf_producer *p = producer;
     int saved = errno, error = 0;
-    if (p == NULL) return 0;
-    if (p->forks == dbuf__process.forks) {
-        uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns + (uint64_t)p->close_wait_ms * DBUF__MS, rung = 0;
-        dbuf_discard(p);
-        if (p->stage == DBUF__RING) dbuf__receive(p);
-        /* What is left is worth an attempt, however long ago the last one was. */
-        if (p->stage == DBUF__DOWN && p->settled < p->events) p->retry_at_ns = 0;
-        while (p->stage != DBUF__RING && p->settled < p->events) {
-            dbuf__tend(p, 0);
-            now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
-            if (p->stage == DBUF__RING || p->settled == p->events || now_ns >= until_ns) break;
-            dbuf__sleep(p, 0, now_ns, until_ns, &rung);
-        }
-        if (p->stage == DBUF__FRAMES && p->send_at == p->head) {
-            uint8_t bye[DBUF__FRAME_HEAD_BYTES];
-            dbuf__put_frame_head(bye, 0, DBUF__FRAME_BYE, 0, 0, 0, 0);
-            dbuf__write(p, bye, sizeof bye);
-        } else if (p->stage != DBUF__RING && p->settled < p->events) error = DBUF_ERR_TIMEOUT;
-    }
-    dbuf__free(p);
+    if (producer == NULL) return 0;
+    if (producer->forks == dbuf__process.forks) error = dbuf__deliver(producer);
+    dbuf__free(producer);
     errno = saved;
     return error;
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------
- * A producer for each thread
- * --------------------------------------------------------------------------------------------------------------------- */
-
+/* Closes the own producer of a thread, unless another thread closes it already. */
 DBUF__FUNCTION void dbuf__close_own(void *own) {
+    dbuf_producer *p;
     if (own == NULL) return;
     dbuf__own = NULL;
-    dbuf_close((dbuf_producer *)own);
+    pthread_mutex_lock(&dbuf__process.lock);
+    for (p = dbuf__process.first; p != NULL && p != own;) p = p->next;
+    if (p != NULL && p->is_closing) p = NULL;
+    if (p != NULL) {
+        p->is_closing = 1;
+        dbuf__process.closers++;
+    }
+    pthread_mutex_unlock(&dbuf__process.lock);
+    if (p == NULL) return;
+    dbuf_close(p);
+    pthread_mutex_lock(&dbuf__process.lock);
+    dbuf__process.closers--;
+    pthread_mutex_unlock(&dbuf__process.lock);
 }
 
-/* The thread that ends the program gets no destructor of its key. */
-DBUF__FUNCTION void dbuf__close_own_at_exit(void) { dbuf__close_own(dbuf__own); }
+/* What a producer that the program does not close leaves behind. Its thread may be running: then only numbers are read,
+ * and not the memory, which that thread may replace. */
+DBUF__RACY DBUF__FUNCTION void dbuf__report_unclosed(const dbuf_producer *p) {
+    uint64_t left = dbuf__left(p);
+    char byte;
+    if (p->stage == DBUF__RING && pthread_equal(p->thread, pthread_self()) && dbuf__is_held(&p->connection) &&
+        recv(p->connection.number, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+        uint64_t events = p->events - p->base, taken = __atomic_load_n(&p->words->taken, __ATOMIC_RELAXED);
+        left = events - dbuf__min(taken, events);
+    }
+    dbuf__report_not_delivered(p, left, dbuf__unreported(p));
+}
 
-DBUF__FUNCTION void dbuf__watch_exits(void) {
-    dbuf__process.has_key = pthread_key_create(&dbuf__process.key, dbuf__close_own) == 0;
-    atexit(dbuf__close_own_at_exit);
+/* Reports what the program has not closed. Not before all exit handlers have run, for one of them may close it. */
+DBUF__FUNCTION void dbuf__after_exit(void) {
+    const dbuf_producer *p;
+    int saved = errno;
+    dbuf__process.at_unload = NULL;
+    pthread_mutex_lock(&dbuf__process.lock);
+    for (p = dbuf__process.first; p != NULL; p = p->next)
+        if (p->forks == dbuf__process.forks && !p->is_closing) dbuf__report_unclosed(p);
+    pthread_mutex_unlock(&dbuf__process.lock);
+    errno = saved;
+}
+
+/* At the exit of the program. The thread that calls exit(3) gets no destructor of its key, so its own producer is
+ * closed here. Those of other threads, and those that the program has not closed, may be in use: they are left
+ * alone. */
+DBUF__FUNCTION void dbuf__at_exit(void) {
+    int saved = errno;
+    __atomic_store_n(&dbuf__process.is_ending, 1, __ATOMIC_RELAXED);
+    dbuf__process.at_unload = dbuf__after_exit;
+    dbuf__close_own(dbuf__own);
+    /* An object that is unloaded from here on leaves no destructor behind. */
+    if (__atomic_exchange_n(&dbuf__process.has_key, 0, __ATOMIC_RELAXED)) pthread_key_delete(dbuf__process.key);
+    errno = saved;
+}
+
+/* When the shared object of this code is unloaded. A thread that ends later must not run the destructor of its key,
+ * whose code is gone. No thread calls this code any more, so all producers that are still open are closed here. */
+DBUF__FUNCTION void dbuf__at_unload(void) {
+    uint64_t until_ns = dbuf__deadline(DBUF__UNLOAD_TIMEOUT_MS);
+    int saved = errno;
+    __atomic_store_n(&dbuf__process.is_ending, 1, __ATOMIC_RELAXED);
+    dbuf__process.at_unload = NULL;
+    if (__atomic_exchange_n(&dbuf__process.has_key, 0, __ATOMIC_RELAXED)) pthread_key_delete(dbuf__process.key);
+    dbuf__own = NULL;
+    for (;;) {
+        dbuf_producer *p;
+        int closers;
+        pthread_mutex_lock(&dbuf__process.lock);
+        for (p = dbuf__process.first; p != NULL && p->is_closing;) p = p->next;
+        if (p != NULL) p->is_closing = 1;
+        closers = dbuf__process.closers;
+        pthread_mutex_unlock(&dbuf__process.lock);
+        if (p != NULL) dbuf_close(p);
+        /* A destructor that began before the key was deleted is still running. */
+        else if (closers > 0 && dbuf__clock_ns(CLOCK_MONOTONIC) < until_ns) poll(NULL, 0, 1);
+        else break;
+    }
+    errno = saved;
+}
+
+/* Each file has this function; its first call does the work. When an object is unloaded, destructors run before the
+ * object's exit handlers, and at_unload is dbuf__at_unload(). At the exit of the program they run after all exit
+ * handlers, one of which has set it to dbuf__after_exit(). */
+static __attribute__((destructor)) void dbuf__unload(void) {
+    if (dbuf__process.at_unload != NULL) dbuf__process.at_unload();
+}
+
+/* ==== The own producer of each thread, which dbuf_log() uses. */
+
+DBUF__FUNCTION void dbuf__make_key(void) {
+    int has_key = pthread_key_create(&dbuf__process.key, dbuf__close_own) == 0;
+    __atomic_store_n(&dbuf__process.has_key, has_key, __ATOMIC_RELAXED);
 }
 
 DBUF__FUNCTION int dbuf_log_options(const dbuf_options *options) {
@@ -1945,13 +2315,20 @@ DBUF__FUNCTION int dbuf_log_options(const dbuf_options *options) {
     return 0;
 }
 
-/* This thread's own producer, or why there is none. */
+/* Has this thread's own producer closed: when the thread ends; while exit handlers run, by one more handler. */
+DBUF__FUNCTION int dbuf__close_own_later(void) {
+    if (__atomic_load_n(&dbuf__process.is_ending, __ATOMIC_RELAXED)) return atexit(dbuf__at_exit) == 0;
+    pthread_once(&dbuf__process.makes_key, dbuf__make_key);
+    return __atomic_load_n(&dbuf__process.has_key, __ATOMIC_RELAXED) &&
+           pthread_setspecific(dbuf__process.key, dbuf__own) == 0;
+}
+
+/* Opens this thread's own producer. */
 DBUF__FUNCTION int dbuf__open_own(void) {
     int saved = errno, error;
-    pthread_once(&dbuf__process.at_exit, dbuf__watch_exits);
     error = dbuf_open(&dbuf__own, dbuf__process.has_log_options ? &dbuf__process.log_options : NULL);
-    /* Without the key it would outlive its thread, and what it keeps would be lost silently. */
-    if (error == 0 && (!dbuf__process.has_key || pthread_setspecific(dbuf__process.key, dbuf__own) != 0)) {
+    /* Otherwise it would outlive its thread, and lose what it keeps without a word. */
+    if (error == 0 && !dbuf__close_own_later()) {
         dbuf__close_own(dbuf__own);
         error = DBUF_ERR_NO_MEMORY;
     }

@@ -1,9 +1,11 @@
-/* How long dbuf_send() takes: events of 100 bytes, or as many as it is told, into the ring of a daemon that is awake and empties it meanwhile.
+/* Measures dbuf_send(): events of 100 bytes (or of BYTES), into the ring of a daemon that is awake and empties it
+ * meanwhile.
  *
  *     cc -O2 -I.. bench.c -o bench && ./bench [BATCHES [BYTES]]
  *
- * A batch is 1000 events, and with 100 bytes an eighth of the ring; its time is taken as a whole. Before each the ring is empty, so no send waits and
- * none finds the ring full. Batches in which the doorbell was rung are told apart: the daemon slept when they began.
+ * A batch is 1000 events. With 100 bytes it fills an eighth of the ring. Its time is measured as a whole. The ring is
+ * empty before each batch, so that no send waits or finds the ring full. Batches in which the doorbell was rung are
+ * reported separately: the daemon slept when they began.
  */
 #include "dbuf.h"
 
@@ -23,8 +25,8 @@ static int compare(const void *a, const void *b) {
 static void report(const char *what, double *ns, size_t count) {
     if (count == 0) return;
     qsort(ns, count, sizeof *ns, compare);
-    printf("%-28s %6zu batches: median %5.1f ns an event, best %5.1f, p10 %5.1f, p90 %5.1f\n", what, count, ns[count / 2], ns[0],
-           ns[count / 10], ns[count - 1 - count / 10]);
+    printf("%-28s %6zu batches: median %5.1f ns an event, best %5.1f, p10 %5.1f, p90 %5.1f\n", what, count,
+           ns[count / 2], ns[0], ns[count / 10], ns[count - 1 - count / 10]);
 }
 
 /* Waits until the daemon has taken everything. */

@@ -4,7 +4,7 @@
  */
 #include "dbuf.h"
 
-/* An order, as JSON, straight into the ring: it is never copied. */
+/* Writes an order as JSON directly into the ring, without a copy. */
 static int write_order(dbuf_producer *p, int order, int items) {
     enum { BYTES_MAX = 256 };
     void *place;
@@ -32,7 +32,7 @@ int main(void) {
     int error;
 
     options.name = "shop";
-    options.wait_ms = 20; /* a full ring makes a send wait so long; then the event is given up and counted */
+    options.wait_ms = 20; /* the longest that a send waits for room, before the event is given up and counted */
     error = dbuf_open(&p, &options);
     if (error != 0) {
         fprintf(stderr, "dbuf_open: %s\n", dbuf_strerror(error));
@@ -42,7 +42,8 @@ int main(void) {
     error = dbuf_send_event(p, &refused);
     if (error == 0) error = write_order(p, 17, 3);
     /* An event that is worth less than any waiting, and is not to count as lost. */
-    if (error == 0 && dbuf_try_send(p, DBUF_DEBUG, "cart opened", 11) == DBUF_ERR_FULL) fputs("a detail was left out\n", stderr);
+    if (error == 0 && dbuf_try_send(p, DBUF_DEBUG, "cart opened", 11) == DBUF_ERR_FULL)
+        fputs("a detail was left out\n", stderr);
     if (error == 0) error = dbuf_sync(p, 5000);
     if (error != 0) fprintf(stderr, "%s: %s\n", dbuf_strerror(error), dbuf_last_error(p));
 

@@ -1,4 +1,4 @@
-// Threads in C++: a producer as a value that closes itself, and dbuf_log() for who does not want to carry one around.
+// Threads in C++: a producer that closes itself at the end of its scope, and dbuf_log(), which needs no producer.
 //
 //     c++ -std=c++17 -I.. threads.cpp -o threads && ./threads && dbufctl tail
 #include "dbuf.h"
@@ -29,7 +29,7 @@ int send(const Producer &producer, std::string_view text) {
     return dbuf_send(producer.get(), DBUF_INFO, text.data(), text.size());
 }
 
-}  // namespace
+} // namespace
 
 int main() {
     const Producer producer = open("main");

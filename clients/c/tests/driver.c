@@ -1,7 +1,9 @@
-/* Does with dbuf.h what the lines on its standard input say, for tests/c.rs, which plays the daemon. Each line is answered by one.
+/* Obeys the lines on its standard input, for tests/c, which plays the daemon. It answers each line by one line. At the
+ * end of the input it ends and closes nothing.
  *
- *     open SOCKET RING_BYTES WAIT_MS OPTIONS   options: letters of f (fail_when_down), s (no_stamp), r (no_ring), or -
- *     send BYTES [TIMES]      within BYTES MS      try BYTES      events of "NUMBER:" and x; NUMBER counts what was taken
+ *     open SOCKET RING_BYTES WAIT_MS OPTIONS   options: letters of f (fail_when_down), s (no_stamp), r (no_ring),
+ *                                              q (quiet), or -; SOCKET - is the default
+ *     send BYTES [TIMES]      within BYTES MS      try BYTES      events of "NUMBER:" and x; NUMBER counts those taken
  *     fill BYTES              tries until there is no room; answers how many found some
  *     event TEXT              with a tag, fields and a time       claim BYTES   publish BYTES   discard
  *     print TEXT              through dbuf_printf("%s")           long BYTES    the same, of this many x
@@ -10,16 +12,25 @@
  *     sync MS     tend     until LINK (ring, frames, none)     stats     error     close     closing MS
  *     child                   forks: the child sends one event "child" and closes; its results are the answer
  *     idle                    forks: the child does nothing until its parent, the driver, is dead; answers its number
+ *     quitter TIMES           forks: the child sends this many events and ends by _exit(2) at once
+ *     daemonize               forks twice: the grandchild closes all descriptors, sends one event "daemon" and closes
+ *     replace WITH [PATH]     closes all descriptors from 3 on, and opens as many of its own instead: WITH is nothing,
+ *                             file (at PATH), socket or eventfd
+ *     touched                 how many of these are not as they were opened
+ *     close_at_exit           registers an exit handler that closes
+ *     die HOW                 _exit, abort or kill; no answer
  */
 #include "dbuf.h"
 
+#include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/wait.h>
 
 static dbuf_producer *producer;
 static unsigned long number = 1;
 static uint8_t text[1 << 20];
 
-/* The next event: its number, and as many x as it takes. Too short a one has only x. */
+/* The next event: its number, a colon, and x up to its size. An event that is too short for that has only x. */
 static const void *event_of(size_t bytes) {
     char begin[32];
     int length = snprintf(begin, sizeof begin, "%lu:", number);
@@ -35,13 +46,14 @@ static int counted(int error) {
 
 static int open_by(char **part) {
     dbuf_options options = dbuf_options_default();
-    options.socket = part[1];
+    options.socket = strcmp(part[1], "-") == 0 ? NULL : part[1];
     options.name = "driver";
     options.ring_bytes = strtoull(part[2], NULL, 10);
     options.wait_ms = atoi(part[3]);
     options.fail_when_down = strchr(part[4], 'f') != NULL;
     options.no_stamp = strchr(part[4], 's') != NULL;
     options.no_ring = strchr(part[4], 'r') != NULL;
+    options.quiet = strchr(part[4], 'q') != NULL;
     dbuf_log_options(&options);
     return dbuf_open(&producer, &options);
 }
@@ -62,9 +74,7 @@ static int send_with_everything(const char *payload) {
     return dbuf_send_event(producer, &event);
 }
 
-static void *log_once(void *payload) {
-    return (void *)(intptr_t)dbuf_log(DBUF_INFO, "%s", (const char *)payload);
-}
+static void *log_once(void *payload) { return (void *)(intptr_t)dbuf_log(DBUF_INFO, "%s", (const char *)payload); }
 
 static int log_in_thread(char *payload) {
     pthread_t thread;
@@ -73,7 +83,7 @@ static int log_in_thread(char *payload) {
     return (int)(intptr_t)result;
 }
 
-/* Tends until the link is as it should be. */
+/* Tends until the producer has the wanted link. */
 static int until(const char *wanted) {
     int turns;
     for (turns = 0; turns < 60000; turns++) {
@@ -106,17 +116,87 @@ static int idle_child(void) {
     _exit(0);
 }
 
+static int quitter(int times) {
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        int error = 0;
+        while (error == 0 && times-- > 0) error = dbuf_printf(producer, DBUF_INFO, "%lu:", number++);
+        _exit(error == 0 ? 0 : 1);
+    }
+    return child > 0 && waitpid(child, &status, 0) == child ? status : 1;
+}
+
+static int daemonize(void) {
+    int status = 0, descriptor;
+    pid_t child = fork();
+    if (child > 0) return waitpid(child, &status, 0) == child ? status : 1;
+    if (child < 0 || setsid() < 0) _exit(1);
+    child = fork();
+    if (child != 0) _exit(child < 0);
+    for (descriptor = 0; descriptor < 1024; descriptor++) close(descriptor);
+    if (dbuf_send(producer, DBUF_INFO, "daemon", 6) != 0) _exit(1);
+    for (descriptor = 0; descriptor < 3; descriptor++)
+        if (fcntl(descriptor, F_GETFD) != -1) dbuf_printf(producer, DBUF_ERR, "it uses descriptor %d", descriptor);
+    _exit(dbuf_close(producer) != 0);
+}
+
+enum { OWN_MAX = 8 };
+static int own[OWN_MAX], peers[OWN_MAX];
+
+static int open_own(const char *with, const char *path, int *peer) {
+    int pair[2];
+    *peer = -1;
+    if (strcmp(with, "file") == 0) return open(path, O_RDWR | O_CREAT, 0600);
+    if (strcmp(with, "eventfd") == 0) return eventfd(0, EFD_NONBLOCK);
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) != 0) return -1;
+    *peer = fcntl(pair[1], F_DUPFD, 100);
+    close(pair[1]);
+    return pair[0];
+}
+
+static int replace(const char *with, const char *path) {
+    int i;
+    for (i = 3; i < 100; i++) close(i);
+    for (i = 0; i < OWN_MAX; i++) own[i] = strcmp(with, "nothing") == 0 ? -1 : open_own(with, path, &peers[i]);
+    return 0;
+}
+
+static int touched(void) {
+    int i, count = 0;
+    for (i = 0; i < OWN_MAX; i++) {
+        uint64_t bytes;
+        struct stat status;
+        if (own[i] < 0) continue;
+        if (fstat(own[i], &status) != 0 || status.st_size != 0) count++;
+        else if (peers[i] >= 0 && (recv(peers[i], &bytes, sizeof bytes, 0) >= 0 || errno != EAGAIN)) count++;
+        else if (peers[i] < 0 && read(own[i], &bytes, sizeof bytes) > 0) count++;
+    }
+    return count;
+}
+
+static void close_producer(void) { dbuf_close(producer); }
+
+static int die(const char *how) {
+    if (strcmp(how, "_exit") == 0) _exit(0);
+    if (strcmp(how, "abort") == 0) abort();
+    return kill(getpid(), SIGKILL);
+}
+
 static void print_statistics(void) {
     dbuf_statistics s;
     dbuf_get_statistics(producer, &s);
-    printf("{\"events\":%llu,\"bytes\":%llu,\"lost_full\":%llu,\"lost_full_bytes\":%llu,\"refused\":%llu,\"lost\":%llu,",
-           (unsigned long long)s.events, (unsigned long long)s.bytes, (unsigned long long)s.lost_full,
-           (unsigned long long)s.lost_full_bytes, (unsigned long long)s.refused, (unsigned long long)s.lost);
-    printf("\"unconfirmed\":%llu,\"persisted\":%llu,\"durable\":%llu,\"capacity\":%llu,\"waiting\":%llu,\"high_water\":%llu,",
+    printf(
+        "{\"events\":%llu,\"bytes\":%llu,\"lost_full\":%llu,\"lost_full_bytes\":%llu,\"refused\":%llu,\"lost\":%llu,",
+        (unsigned long long)s.events, (unsigned long long)s.bytes, (unsigned long long)s.lost_full,
+        (unsigned long long)s.lost_full_bytes, (unsigned long long)s.refused, (unsigned long long)s.lost);
+    printf("\"unconfirmed\":%llu,\"persisted\":%llu,\"durable\":%llu,\"capacity\":%llu,\"waiting\":%llu,"
+           "\"high_water\":%llu,",
            (unsigned long long)s.unconfirmed, (unsigned long long)s.persisted, (unsigned long long)s.durable,
-           (unsigned long long)s.capacity_bytes, (unsigned long long)s.waiting_bytes, (unsigned long long)s.high_water_bytes);
-    printf("\"doorbells\":%llu,\"waits\":%llu,\"links\":%llu,\"link\":%d}\n", (unsigned long long)s.doorbells, (unsigned long long)s.waits,
-           (unsigned long long)s.links, (int)s.link);
+           (unsigned long long)s.capacity_bytes, (unsigned long long)s.waiting_bytes,
+           (unsigned long long)s.high_water_bytes);
+    printf("\"doorbells\":%llu,\"waits\":%llu,\"links\":%llu,\"link\":%d}\n", (unsigned long long)s.doorbells,
+           (unsigned long long)s.waits, (unsigned long long)s.links, (int)s.link);
 }
 
 static int fill(size_t bytes) {
@@ -158,16 +238,27 @@ static int obey(char **part) {
     if (strcmp(part[0], "publish") == 0) return counted(dbuf_publish(producer, bytes));
     if (strcmp(part[0], "discard") == 0) return dbuf_discard(producer), 0;
     if (strcmp(part[0], "print") == 0) return dbuf_printf(producer, DBUF_INFO, "%s\n", part[1]);
-    if (strcmp(part[0], "long") == 0) return dbuf_printf(producer, DBUF_INFO, "%s", (const char *)memset(text, 'x', bytes));
+    if (strcmp(part[0], "long") == 0)
+        return dbuf_printf(producer, DBUF_INFO, "%s", (const char *)memset(text, 'x', bytes));
     if (strcmp(part[0], "log") == 0) return log_in_thread(part[1]);
     if (strcmp(part[0], "sync") == 0) return dbuf_sync(producer, (int)bytes);
     if (strcmp(part[0], "tend") == 0) return dbuf_tend(producer);
     if (strcmp(part[0], "until") == 0) return until(part[1]);
     if (strcmp(part[0], "child") == 0) return in_child();
     if (strcmp(part[0], "idle") == 0) return idle_child();
+    if (strcmp(part[0], "quitter") == 0) return quitter((int)bytes);
+    if (strcmp(part[0], "daemonize") == 0) return daemonize();
+    if (strcmp(part[0], "replace") == 0) return replace(part[1], part[2]);
+    if (strcmp(part[0], "touched") == 0) return touched();
+    if (strcmp(part[0], "close_at_exit") == 0) return atexit(close_producer);
+    if (strcmp(part[0], "die") == 0) return die(part[1]);
     if (strcmp(part[0], "errno") == 0) return keeps_errno();
     if (strcmp(part[0], "closing") == 0) return producer->close_wait_ms = atoi(part[1]), 0;
-    if (strcmp(part[0], "close") == 0) return dbuf_close(producer);
+    if (strcmp(part[0], "close") == 0) {
+        dbuf_producer *closed = producer;
+        producer = NULL;
+        return dbuf_close(closed);
+    }
     return 1000;
 }
 
@@ -178,7 +269,7 @@ int main(void) {
         size_t count = 0;
         while (count < 6 && (part[count] = strtok_r(rest, " \n", &rest)) != NULL) count++;
         if (strcmp(part[0], "stats") == 0) print_statistics();
-        else if (strcmp(part[0], "error") == 0) printf("%s\n", dbuf_last_error(producer));
+        else if (strcmp(part[0], "error") == 0) printf("%s\n", producer == NULL ? "closed" : dbuf_last_error(producer));
         else {
             memset(text, 0, sizeof text);
             printf("%d\n", obey(part));

@@ -1,4 +1,4 @@
-/* Holds dbuf.h against the vectors of clients/golden: tests/c.rs passes each of them as one line; the answer is one line.
+/* Compares dbuf.h with the vectors of clients/golden. tests/c sends each of them as one line; the answer is one line.
  *
  *     ring CAPACITY START                           begins a ring whose head and tail stand at START; no answer
  *     put PRI TAG CLOCK TIME FIELDS PAYLOAD         an event into it; no answer
@@ -29,7 +29,7 @@ static void print_hex(const uint8_t *bytes, size_t count) {
 
 static uint64_t of_number(const char *digits) { return strtoull(digits, NULL, 10); }
 
-/* An event of a line's parts; its bytes are kept until the next one. */
+/* Makes an event from the parts of a line. Its bytes are valid until the next call. */
 static dbuf__parts of_parts(char **part) {
     static uint8_t tag[512], payload[LINE_BYTES], names[FIELDS][512], values[FIELDS][512];
     static dbuf_field fields[FIELDS];
@@ -61,6 +61,7 @@ static dbuf_producer *at_position(uint64_t capacity, uint64_t start) {
     dbuf_producer *p;
     options.socket = "/dev/null/nobody";
     options.ring_bytes = capacity;
+    options.quiet = 1;
     if (dbuf_open(&p, &options) != 0) abort();
     p->head = p->tail = start;
     return p;
@@ -69,7 +70,7 @@ static dbuf_producer *at_position(uint64_t capacity, uint64_t start) {
 static void put(dbuf_producer *p, const dbuf__parts *e, unsigned clock, uint64_t time) {
     uint64_t at, end;
     dbuf__parts measured = *e;
-    dbuf__measure(&measured);
+    dbuf__check(&measured, 1);
     if (!dbuf__find_room(p, dbuf__before_payload(&measured) + e->payload_bytes, &at, &end)) abort();
     dbuf__put_event(p, &measured, at, end, clock, time);
 }
@@ -93,7 +94,7 @@ static void print_read(const char *digits) {
     size_t count = of_hex(digits, bytes), cut;
     dbuf__frame f, of_less;
     int is = dbuf__read_frame(bytes, count, &f);
-    /* Whatever is cut off is missed, and nothing else. */
+    /* A frame that was cut anywhere is not whole. */
     for (cut = 0; is == DBUF__WHOLE && cut < count; cut++)
         if (dbuf__read_frame(bytes, cut, &of_less) != DBUF__MORE) printf("whole without its end, ");
     if (is == DBUF__BROKEN) printf("refused");
@@ -131,9 +132,10 @@ static void answer(char **part) {
         for (at = start; at < ring->head; at++) print_hex(ring->data + (at & (ring->capacity - 1)), 1);
         dbuf_close(ring);
     } else if (strcmp(part[0], "hello") == 0) {
-        dbuf__hello hello = {(const char *)name, of_hex(part[1], name), (unsigned)of_number(part[2]),
-                             (uint16_t)of_number(part[3]), (uint16_t)of_number(part[4]), of_number(part[5]),
-                             of_number(part[6]), session};
+        dbuf__hello hello = {(const char *)name,           of_hex(part[1], name),
+                             (unsigned)of_number(part[2]), (uint16_t)of_number(part[3]),
+                             (uint16_t)of_number(part[4]), of_number(part[5]),
+                             of_number(part[6]),           session};
         of_hex(part[7], session);
         print_hex(frame, dbuf__put_hello(frame, &hello));
     } else if (strcmp(part[0], "asking") == 0) {

@@ -1,5 +1,5 @@
-/* Sends numbered events through a ring until it is killed, or told to stop: tests/support/program.rs says what, and does the same
- * in Rust. Ends with 1, and says why, where it sees an error. */
+/* Sends numbered events through a ring until it is killed or told to stop. tests/support/program.rs describes them and
+ * does the same in Rust. After an error it says why and ends with 1. */
 #include "dbuf.h"
 
 /* The words of the notes. */
@@ -30,7 +30,7 @@ static uint64_t *open_notes(void) {
     return (uint64_t *)notes;
 }
 
-/* A producer that has a ring: what it kept before that would die with it. */
+/* Opens a producer and waits until it has a ring: events that it kept before would die with it. */
 static int open_producer(void) {
     dbuf_options options = dbuf_options_default();
     dbuf_statistics now;
@@ -57,7 +57,7 @@ static size_t make_text(char *text, const char *own, uint64_t event) {
     return (size_t)begin + more + 5;
 }
 
-/* One in eight stretches of events is written in place, slowly, so that a kill meets open claims, too. */
+/* Of each 800 events, writes 100 in place and slowly, so that a kill also meets open claims. */
 static int send_one(uint64_t event, const char *text, size_t bytes) {
     void *place;
     size_t at;
@@ -101,7 +101,7 @@ static uint64_t send_all(uint64_t *notes) {
     }
 }
 
-/* Stays in the middle of an event until somebody ends this. */
+/* Stays in the middle of an event until a signal ends the program. */
 static int stall(uint64_t *notes) {
     void *place;
     if (dbuf_claim(producer, DBUF_INFO, 100, &place) != 0) return fail("a claim");

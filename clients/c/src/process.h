@@ -1,0 +1,42 @@
+
+/* ==== The process: the list of its producers, its forks and its end. */
+
+DBUF__FUNCTION void dbuf__before_fork(void) { pthread_mutex_lock(&dbuf__process.lock); }
+DBUF__FUNCTION void dbuf__in_parent(void) { pthread_mutex_unlock(&dbuf__process.lock); }
+
+/* Closes a child's copies of its parent's descriptors. A connection lives as long as one copy of it, so the daemon
+ * would take a child that never sends for its parent. */
+DBUF__FUNCTION void dbuf__in_child(void) {
+    dbuf_producer *p;
+    dbuf__process.forks++;
+    dbuf__process.barrier = 0;
+    dbuf__process.closers = 0;
+    for (p = dbuf__process.first; p != NULL; p = p->next) dbuf__release_all(p);
+    pthread_mutex_unlock(&dbuf__process.lock);
+}
+
+DBUF__FUNCTION void dbuf__at_exit(void);
+DBUF__FUNCTION void dbuf__at_unload(void);
+
+/* Registers the handlers. The C library forgets those of a shared object when the object is unloaded. */
+DBUF__FUNCTION void dbuf__watch(void) {
+    dbuf__process.at_unload = dbuf__at_unload;
+    dbuf__process.is_watched =
+        pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child) == 0 && atexit(dbuf__at_exit) == 0;
+}
+
+DBUF__FUNCTION void dbuf__enlist(dbuf_producer *p) {
+    pthread_mutex_lock(&dbuf__process.lock);
+    p->next = dbuf__process.first;
+    p->link = &dbuf__process.first;
+    if (p->next != NULL) p->next->link = &p->next;
+    dbuf__process.first = p;
+    pthread_mutex_unlock(&dbuf__process.lock);
+}
+
+DBUF__FUNCTION void dbuf__strike_off(dbuf_producer *p) {
+    pthread_mutex_lock(&dbuf__process.lock);
+    *p->link = p->next;
+    if (p->next != NULL) p->next->link = p->link;
+    pthread_mutex_unlock(&dbuf__process.lock);
+}

@@ -1,0 +1,65 @@
+
+/* ==== Standard error: the two lines that this file writes there, for losses that no return value shows.
+ *
+ * A line is one write(2). It is left out if it would block, or if descriptor 2 is closed. A setuid program writes it
+ * too: it says nothing that its user may not know.
+ */
+
+/* Writes a line, to which this adds the newline. */
+DBUF__FUNCTION void dbuf__write_line(const char *format, ...) DBUF__PRINTF(1, 2);
+DBUF__FUNCTION void dbuf__write_line(const char *format, ...) {
+    char line[512];
+    struct pollfd out = {STDERR_FILENO, POLLOUT, 0};
+    struct timespec at_once = {0, 0};
+    sigset_t broken_pipe, before, pending;
+    va_list arguments;
+    int length;
+    va_start(arguments, format);
+    length = vsnprintf(line, sizeof line - 1, format, arguments);
+    va_end(arguments);
+    if (length < 0 || poll(&out, 1, 0) != 1 || out.revents != POLLOUT) return;
+    if ((size_t)length > sizeof line - 2) length = (int)sizeof line - 2;
+    line[length] = '\n';
+    /* A pipe may lose its reader after poll(2). Its SIGPIPE is blocked and then taken, unless the program has one
+     * waiting. */
+    sigemptyset(&broken_pipe);
+    sigaddset(&broken_pipe, SIGPIPE);
+    sigpending(&pending);
+    if (pthread_sigmask(SIG_BLOCK, &broken_pipe, &before) != 0) return;
+    if (write(STDERR_FILENO, line, (size_t)length + 1) < 0 && errno == EPIPE && !sigismember(&pending, SIGPIPE))
+        sigtimedwait(&broken_pipe, NULL, &at_once);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* What to do about an error of connect(2), where that is certain. */
+DBUF__FUNCTION const char *dbuf__remedy(int error) {
+    switch (error) {
+    case ENOENT:
+    case ECONNREFUSED: return " (is dbufd running?)";
+    case EACCES:
+        return " (the socket's mode does not let this user in: SocketMode= in dbufd.socket, or ingest.socket_mode)";
+    default: return "";
+    }
+}
+
+/* The daemon cannot be reached: says so once, until this producer has been connected. */
+DBUF__FUNCTION void dbuf__report_no_connection(dbuf_producer *p) {
+    if (p->was_reported) return;
+    p->was_reported = 1;
+    if (p->quiet) return;
+    dbuf__write_line("dbuf: %s; events %s", p->down_reason, p->fail_when_down ? "are dropped" : "wait in memory");
+}
+
+/* Events end with this producer, or have been lost, and no daemon knows. */
+DBUF__RACY DBUF__FUNCTION void dbuf__report_not_delivered(const dbuf_producer *p, uint64_t left, uint64_t lost) {
+    char reason[sizeof p->down_reason] = "";
+    const char *why = reason;
+    size_t i;
+    if (p->quiet || left + lost == 0) return;
+    /* Its last byte is always 0, also while another thread writes it. */
+    for (i = 0; i + 1 < sizeof reason && p->down_reason[i] != '\0'; i++) reason[i] = p->down_reason[i];
+    if (left == 0) why = "there was no room for them";
+    else if (p->stage == DBUF__RING) why = "dbufd closed the connection";
+    else if (i == 0) why = "dbufd has not answered in time";
+    dbuf__write_line("dbuf: %llu events not delivered: %s", (unsigned long long)(left + lost), why);
+}
