@@ -77,7 +77,7 @@ fn each_of_many_tags_is_its_own_events_alone() {
 }
 
 #[test]
-fn an_event_is_told_as_persisted_and_durable_when_it_is_and_not_when_it_is_taken() {
+fn an_event_is_reported_as_persisted_and_durable_when_it_is_and_not_when_it_is_taken() {
     let mut harness = RingHarness::new(4096);
     let mut producer = harness.producer();
     push(&mut producer, &event(b"one"));
@@ -116,7 +116,7 @@ fn publish_and_lose(harness: &mut RingHarness, manager: &mut Manager, events: u6
 }
 
 #[test]
-fn after_a_death_a_loss_that_was_told_is_not_counted_again_and_what_was_in_a_file_is_not_lost() {
+fn after_a_death_a_reported_loss_is_not_counted_again_and_what_was_in_a_file_is_not_lost() {
     for (events, was_told) in [(2, true), (2, false), (40, true), (40, false)] {
         let mut manager = Manager::new();
         let mut harness = RingHarness::stored(&manager.store());
