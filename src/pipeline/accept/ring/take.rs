@@ -253,8 +253,8 @@ impl Ring {
         }
     }
 
-    /// The daemon ends and no next process resumes the ring, so the program must learn what became of everything that
-    /// was taken.
+    /// Takes nothing more, because the daemon ends. The program must learn what became of everything that was taken,
+    /// because it is not known whether a next process resumes the ring.
     pub(crate) fn finish(&mut self) {
         self.is_over = true;
     }
