@@ -54,7 +54,8 @@ fn tag(text: &str) -> Result<OsString, String> {
 /// # Errors
 /// No daemon answers, or an event could not be sent or stored.
 pub(super) fn run(args: &SendArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let options = ClientOptions::default();
+    // dbufctl says itself what failed.
+    let options = ClientOptions { quiet: true, ..ClientOptions::default() };
     let mut client = Client::connect(context.runtime.join(STREAM_SOCKET), &options).map_err(client_failure)?;
     let mut fields = Vec::new();
     if !args.fields.iter().all(|(name, value)| wire::put_field(&mut fields, name.as_bytes(), value)) {

@@ -69,7 +69,7 @@ fn an_end_that_nobody_writes_any_more_is_torn() {
     assert!(object["torn_bytes"].as_u64().unwrap() > 0, "{object}");
     // While a daemon holds the directory, the same end may be a batch on its way.
     let lock = std::fs::File::open(fixture.directory().join(".lock")).unwrap();
-    lock.lock().unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     assert_eq!(verified(&fixture, 0)["torn_bytes"], 0);
 }
 

@@ -29,7 +29,7 @@ const BURST: u64 = 200;
 /// A producer that numbers its events by its own sequence, and sends again what a daemon that died had not accepted.
 fn framed(socket: PathBuf, session: u128, stop: Arc<AtomicBool>) -> JoinHandle<u64> {
     thread::spawn(move || {
-        let options = ClientOptions { name: "framed", session, ack: Level::Persisted };
+        let options = ClientOptions { name: "framed", session, ack: Level::Persisted, quiet: true };
         loop {
             // The daemon may be away, or still read the connection before this one.
             let Ok(mut client) = Client::connect(&socket, &options) else {

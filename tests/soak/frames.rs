@@ -39,7 +39,7 @@ impl Framed {
     /// Sends until it is told to stop, and all is durable. Gives what was sent, or what the daemon has broken.
     pub(crate) fn run(&mut self, stop: &AtomicBool) -> Result<Sent, String> {
         let (mut acknowledged, mut bytes) = (self.before, 0);
-        let options = ClientOptions { name: "soak", session: self.session, ack: Level::Persisted };
+        let options = ClientOptions { name: "soak", session: self.session, ack: Level::Persisted, quiet: true };
         loop {
             let mut client = self.connect(&options)?;
             let last = client.sequence();

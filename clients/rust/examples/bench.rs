@@ -21,7 +21,7 @@ use dbuf_wire::ring::{Memory, Position, RingConsumer, flag};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 const BATCH: usize = 1000;
-/// Where nobody empties it, all must fit.
+/// Without a daemon to empty it, all must fit.
 const CAPACITY_BYTES: u64 = 64 << 20;
 /// Where somebody does, most of it is in a cache.
 const CAPACITY_BYTES_EMPTIED: u64 = 4 << 20;

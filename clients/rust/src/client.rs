@@ -1,43 +1,60 @@
-//! A client of the framed protocol over a blocking stream.
+//! Sends events that each matter over a framed connection, and waits where the daemon does.
 //!
-//! Enters: events of one thread of an application. Leaves: frames on the daemon's `stream.sock`, and what the daemon
-//! says of them. The caller's thread does all the work: no thread, no signal, no global state. What can fail: the
-//! connection, with [`Error`]; a single event, with [`Error::TooBig`] before it is sent, or as a [`Refusal`] after.
+//! Input: events of one thread of an application. Output: frames on the daemon's `stream.sock`, and what the daemon
+//! says of them. The caller's thread does all the work: no other thread, no signal. Failures: the connection, with
+//! [`Error`]; a single event, with [`Error::TooBig`] before it is sent, or as a [`Refusal`] after.
 //!
-//! When the daemon has no room, it stops reading and a send waits: pressure goes back to who makes the events.
+//! When the daemon has no room, it stops reading and a send waits: the pressure reaches the code that makes the events.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::wire::{self, Code, Event, Fault, Frame, Hello, Level, Welcome, feature};
+use crate::connection::{Connection, End, GATHER_BYTES, Refusal, Said};
+use crate::wire::{self, Event, Frame, Hello, Level, Welcome, feature};
+use crate::{reason, rules, sys};
 
-/// Frames are gathered up to this many bytes before they are written.
-const GATHER_BYTES: usize = 64 << 10;
 /// The most refusals that are kept for [`Client::refusals`]; more are only counted.
 const REFUSALS_MAX: usize = 1024;
-/// The longest that [`Client::connect`] waits for the daemon's answer.
+/// The longest that [`Client::connect`] waits for a place in the daemon's queue, and for its answer.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a connection is to be.
+///
+/// ```
+/// use dbuf_client::{ClientOptions, wire::Level};
+///
+/// let options = ClientOptions { name: "shop", ack: Level::Persisted, ..ClientOptions::default() };
+/// assert_eq!((options.session, options.quiet), (0, false));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientOptions<'a> {
     /// The tag of events that have none; at most [`wire::TAG_BYTES_MAX`] bytes.
     pub name: &'a str,
-    /// Ties connections of one producer together, so that an event that is sent again lands once; 0 for none. Choose it
-    /// at random, and keep it for as long as sequences go on.
+    /// Ties connections of one producer together, so that an event that is sent again is stored once; 0 for none.
+    /// Choose it at random, and keep it for as long as sequences continue.
     pub session: u128,
-    /// What the daemon acknowledges unasked. [`Client::sync`] works with each.
+    /// What the daemon acknowledges without being asked. [`Client::sync`] works with each.
     pub ack: Level,
+    /// Nothing is written to standard error. Otherwise a client that is dropped with events that it could not write
+    /// says how many.
+    pub quiet: bool,
 }
 
-/// Why a call failed.
+/// Why a call of [`Client`] failed.
+///
+/// ```
+/// use dbuf_client::{Client, ClientOptions, Error};
+///
+/// let error = Client::connect("/nonexistent/stream.sock", &ClientOptions::default()).unwrap_err();
+/// assert!(matches!(error, Error::Connect { .. }));
+/// assert!(error.to_string().ends_with("No such file or directory (is dbufd running?)"));
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody listens there, or not for this user.
-    #[error("cannot connect to {path}: {source}; is dbufd running?")]
+    /// The daemon does not listen there, or this user may not connect.
+    #[error("cannot connect to {}: {}", path.display(), reason::connect(source))]
     Connect {
         /// The socket.
         path: PathBuf,
@@ -47,7 +64,7 @@ pub enum Error {
     /// The connection failed. Events after [`Client::acknowledged`] may not have arrived.
     #[error("the connection to dbufd failed: {0}")]
     Io(#[from] io::Error),
-    /// The daemon closed the connection.
+    /// The daemon closed the connection; or this is a forked child, and the connection is its parent's.
     #[error("dbufd closed the connection")]
     Closed,
     /// The daemon ended the connection with a reason.
@@ -80,65 +97,77 @@ pub enum Error {
     Refused(u64),
 }
 
-/// Events that the daemon did not store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The first sequence.
-    pub first: u64,
-    /// The last sequence.
-    pub last: u64,
-    /// Why; a number that [`Code::from_number`] may not know.
-    pub code: u8,
-    /// The daemon's words.
-    pub text: String,
-}
-
-/// A connection to the daemon.
+/// A connection to the daemon: for few events that each matter. A send waits while the daemon has no room.
+///
+/// The connection is not made again when it ends. A program that connects again with the same
+/// [session](ClientOptions::session) learns from [`Client::sequence`] what has arrived, and sends the rest. A forked
+/// child has to connect for itself: its parent's connection is closed there.
+///
+/// ```no_run
+/// use dbuf_client::{Client, ClientOptions};
+/// use std::time::Duration;
+///
+/// # fn main() -> Result<(), dbuf_client::Error> {
+/// let options = ClientOptions { name: "shop", ..Default::default() };
+/// let mut client = Client::connect("/run/dbufd/stream.sock", &options)?;
+/// client.send(6, b"", 0, b"order 17 accepted")?;
+/// client.sync(Duration::from_secs(5))?; // it is on the disk now
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Client {
-    stream: UnixStream,
+    connection: Connection,
     welcome: Welcome,
     sequence: u64,
-    gathered: Vec<u8>,
-    replies: Vec<u8>,
     level: Level,
     acknowledged: u64,
     durable: u64,
     refusals: VecDeque<Refusal>,
     refused: u64,
-    /// Set once the connection is of no use any more: nothing that was gathered may follow half a frame.
+    /// Set once the connection is of no use: nothing that is queued may follow half a frame.
     failed: bool,
+    quiet: bool,
+    /// What [`sys::forks`] says in the process whose connection it is.
+    forks: u64,
 }
 
 impl Client {
-    /// Connects to the daemon's `stream.sock` and waits for its answer.
+    /// Connects to the daemon's `stream.sock` and waits at most 10 s for its answer.
     ///
     /// # Errors
-    /// [`Error::Connect`] when nobody listens; [`Error::Ended`] when the daemon does not want this connection.
+    /// [`Error::Connect`] when the daemon does not listen there; [`Error::Ended`] when it refuses this connection.
+    ///
+    /// ```no_run
+    /// # use dbuf_client::{Client, ClientOptions};
+    /// let client = Client::connect("/run/dbufd/stream.sock", &ClientOptions::default())?;
+    /// # Ok::<(), dbuf_client::Error>(())
+    /// ```
     pub fn connect(path: impl AsRef<Path>, options: &ClientOptions<'_>) -> Result<Self, Error> {
         let path = path.as_ref();
         if options.name.len() > wire::TAG_BYTES_MAX {
             return Err(Error::Invalid("the name is longer than 64 bytes"));
         }
-        let stream = UnixStream::connect(path).map_err(|source| Error::Connect { path: path.to_path_buf(), source })?;
-        let mut opening = wire::MAGIC.to_vec();
-        let (session, ack, compatible) = (options.session, options.ack, feature::FIELDS);
-        let hello = Hello { session, ack, compatible, ..Hello::new(options.name.as_bytes()) };
-        Frame::Hello(hello).encode(&mut opening);
+        sys::watch_forks()?;
+        let connection = Connection::open(path, WELCOME_TIMEOUT)
+            .map_err(|source| Error::Connect { path: path.to_path_buf(), source })?;
         let mut client = Self {
-            stream,
+            connection,
             welcome: Welcome { version: 0, max_event: 0, compatible: 0, incompatible: 0, last: 0 },
             sequence: 0,
-            gathered: Vec::with_capacity(GATHER_BYTES),
-            replies: Vec::new(),
             level: options.ack,
             acknowledged: 0,
             durable: 0,
             refusals: VecDeque::new(),
             refused: 0,
             failed: false,
+            quiet: options.quiet,
+            forks: sys::forks(),
         };
-        client.write(&opening)?;
+        let (session, ack, compatible) = (options.session, options.ack, feature::FIELDS);
+        let hello = Hello { session, ack, compatible, ..Hello::new(options.name.as_bytes()) };
+        client.connection.queue_hello(hello);
+        client.write()?;
         let deadline = Instant::now() + WELCOME_TIMEOUT;
         while client.welcome.version == 0 {
             client.wait_reply(deadline, WELCOME_TIMEOUT)?;
@@ -147,42 +176,83 @@ impl Client {
         Ok(client)
     }
 
-    /// The largest payload that the daemon takes, in bytes.
+    /// The largest payload that the daemon takes, in bytes (`ingest.max_event`).
+    ///
+    /// ```no_run
+    /// # let client = dbuf_client::Client::connect("/run/dbufd/stream.sock", &Default::default())?;
+    /// assert!("order 17 accepted".len() <= client.max_event());
+    /// # Ok::<(), dbuf_client::Error>(())
+    /// ```
     #[must_use]
     pub fn max_event(&self) -> usize {
         self.welcome.max_event as usize
     }
 
-    /// The sequence of the last event: that was sent on this connection, or, before any was, that the daemon has
-    /// accepted of this session.
+    /// The sequence of the last event that was sent on this connection. Before any was: of the last event of this
+    /// session that the daemon has accepted.
+    ///
+    /// ```no_run
+    /// use dbuf_client::{Client, ClientOptions};
+    ///
+    /// # let events: [&[u8]; 3] = [b"one", b"two", b"three"];
+    /// let options = ClientOptions { session: 0x5EED, ..ClientOptions::default() };
+    /// let mut client = Client::connect("/run/dbufd/stream.sock", &options)?;
+    /// for event in events.iter().skip(client.sequence() as usize) {
+    ///     client.send(6, b"", 0, event)?; // what the daemon does not have yet
+    /// }
+    /// # Ok::<(), dbuf_client::Error>(())
+    /// ```
     #[must_use]
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// Sends one event and returns its sequence. It is gathered with others; [`Client::push`] and [`Client::sync`]
-    /// see to it that it goes out.
+    /// Sends one event and returns its sequence. It is gathered with others, up to 64 KiB; [`Client::push`] and
+    /// [`Client::sync`] write what is gathered.
     ///
     /// `pri` is the priority, 0 to 7, plus 8 times a syslog facility if there is one. An empty `tag` stands for the
-    /// connection's name. `time_ns` is the sender's own time in nanoseconds of the wall clock, or 0.
+    /// connection's name. `time_ns` is the sender's own time in nanoseconds since 1970, UTC, or 0.
     ///
     /// # Errors
     /// [`Error::TooBig`] and [`Error::Invalid`] concern this event alone; all others the connection.
+    ///
+    /// ```no_run
+    /// # let mut client = dbuf_client::Client::connect("/run/dbufd/stream.sock", &Default::default())?;
+    /// let sequence = client.send(3, b"billing", 0, b"card refused")?;
+    /// # Ok::<(), dbuf_client::Error>(())
+    /// ```
     pub fn send(&mut self, pri: u8, tag: &[u8], time_ns: u64, payload: &[u8]) -> Result<u64, Error> {
         self.send_with_fields(pri, tag, time_ns, &[], payload)
     }
 
-    /// Whether the daemon takes fields beside the payload; those before version 0.2 do not.
+    /// Whether the daemon takes fields next to the payload. A daemon that does not know them stores the payload alone.
+    ///
+    /// ```no_run
+    /// # let client = dbuf_client::Client::connect("/run/dbufd/stream.sock", &Default::default())?;
+    /// assert!(client.takes_fields());
+    /// # Ok::<(), dbuf_client::Error>(())
+    /// ```
     #[must_use]
     pub fn takes_fields(&self) -> bool {
         self.welcome.compatible & feature::FIELDS != 0
     }
 
-    /// As [`Client::send`], with fields beside the payload: made by [`wire::put_field`], shown by `dbufctl cat -o json`
-    /// under their names, found by `dbufctl cat NAME=VALUE`. Names are best of capital letters, digits and underscores.
+    /// As [`Client::send`], with fields next to the payload: [`wire::put_field`] makes them, `dbufctl cat -o json`
+    /// shows them under their names, and `dbufctl cat NAME=VALUE` finds them. A name should have capital letters,
+    /// digits and underscores.
     ///
     /// # Errors
     /// As [`Client::send`]; [`Error::Invalid`] also if the daemon takes no fields.
+    ///
+    /// ```no_run
+    /// use dbuf_client::wire::put_field;
+    ///
+    /// # let mut client = dbuf_client::Client::connect("/run/dbufd/stream.sock", &Default::default())?;
+    /// let mut fields = Vec::new();
+    /// assert!(put_field(&mut fields, b"ORDER", b"17"));
+    /// client.send_with_fields(4, b"billing", 0, &fields, b"card refused")?;
+    /// # Ok::<(), dbuf_client::Error>(())
+    /// ```
     pub fn send_with_fields(
         &mut self,
         pri: u8,
@@ -194,49 +264,57 @@ impl Client {
         if !fields.is_empty() && !self.takes_fields() {
             return Err(Error::Invalid("this dbufd takes no fields"));
         }
-        if fields.len() > wire::FIELDS_BYTES_MAX {
-            return Err(Error::Invalid("the fields are longer than 16 KiB"));
-        }
         if payload.len() > self.max_event() {
             return Err(Error::TooBig { bytes: payload.len(), max_event: self.max_event() });
         }
-        if payload.is_empty() {
-            return Err(Error::Invalid("the payload is empty"));
+        let event = Event { pri, tag, time_ns, sequence: self.sequence + 1, fields, payload };
+        if let Some(rule) = rules::broken(&event, payload.len()) {
+            return Err(Error::Invalid(rule));
         }
-        if tag.len() > wire::TAG_BYTES_MAX {
-            return Err(Error::Invalid("the tag is longer than 64 bytes"));
-        }
-        if pri > wire::PRI_MAX {
-            return Err(Error::Invalid("pri is above 191"));
-        }
-        let fields_bytes = if fields.is_empty() { 0 } else { wire::FIELDS_LENGTH_BYTES + fields.len() };
-        if self.gathered.len() + wire::HEAD_BYTES + tag.len() + fields_bytes + payload.len() > GATHER_BYTES {
+        let bytes = wire::HEAD_BYTES + tag.len() + wire::FIELDS_LENGTH_BYTES + fields.len() + payload.len();
+        if self.connection.queued_bytes() + bytes > GATHER_BYTES {
             self.push()?;
         }
         self.sequence += 1;
-        Event { pri, tag, time_ns, sequence: self.sequence, fields, payload }.encode(&mut self.gathered);
+        self.connection.queue(&Frame::Event(event));
         Ok(self.sequence)
     }
 
-    /// Writes what is gathered, and takes in what the daemon has said, without waiting for it.
+    /// Writes what is gathered, and takes in what the daemon has said. It waits until the daemon has room, but not for
+    /// an answer.
     ///
     /// # Errors
     /// The connection failed, or the daemon ended it.
+    ///
+    /// ```no_run
+    /// # let mut client = dbuf_client::Client::connect("/run/dbufd/stream.sock", &Default::default())?;
+    /// client.send(6, b"", 0, b"order 17 accepted")?;
+    /// client.push()?; // the next event may be hours away
+    /// # Ok::<(), dbuf_client::Error>(())
+    /// ```
     pub fn push(&mut self) -> Result<(), Error> {
-        self.write_gathered()?;
-        self.poll()
+        self.write()?;
+        self.take_replies()
     }
 
-    /// Waits until every event so far is durable. A refused event does not hold it up, but makes it an error.
+    /// Waits until every event so far is durable: a loss of power does not take it. A refused event does not delay it,
+    /// but makes it an error.
     ///
     /// # Errors
-    /// [`Error::Timeout`]: not yet, a later call may succeed. [`Error::Refused`]: the others are durable. Else the
-    /// connection failed.
+    /// [`Error::Timeout`]: not yet; a later call may succeed. [`Error::Refused`]: the others are durable. Otherwise
+    /// the connection failed.
+    ///
+    /// ```no_run
+    /// # let mut client = dbuf_client::Client::connect("/run/dbufd/stream.sock", &Default::default())?;
+    /// client.send(6, b"", 0, b"order 17 accepted")?;
+    /// client.sync(std::time::Duration::from_secs(5))?;
+    /// # Ok::<(), dbuf_client::Error>(())
+    /// ```
     pub fn sync(&mut self, timeout: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + timeout;
         if self.durable < self.sequence {
-            Frame::Sync.encode(&mut self.gathered);
-            self.write_gathered()?;
+            self.connection.queue(&Frame::Sync);
+            self.write()?;
             while self.durable < self.sequence {
                 self.wait_reply(deadline, timeout)?;
             }
@@ -247,25 +325,51 @@ impl Client {
         }
     }
 
-    /// Every event up to this sequence has reached the level that was asked for, or is named in a refusal. Takes in
-    /// what the daemon has said so far.
+    /// Takes in what the daemon has said so far. Every event up to the sequence that is returned has reached
+    /// [the level that was asked for](ClientOptions::ack), or is named in a refusal.
     ///
     /// # Errors
     /// The connection failed, or the daemon ended it.
+    ///
+    /// ```no_run
+    /// use dbuf_client::{Client, ClientOptions, wire::Level};
+    ///
+    /// let options = ClientOptions { ack: Level::Persisted, ..ClientOptions::default() };
+    /// let mut client = Client::connect("/run/dbufd/stream.sock", &options)?;
+    /// let sequence = client.send(6, b"", 0, b"order 17 accepted")?;
+    /// client.push()?;
+    /// let is_in_a_file = client.acknowledged()? >= sequence;
+    /// # Ok::<(), dbuf_client::Error>(())
+    /// ```
     pub fn acknowledged(&mut self) -> Result<u64, Error> {
-        self.poll()?;
+        self.take_replies()?;
         Ok(self.acknowledged)
     }
 
-    /// Takes what is known of events that the daemon did not store: at most the latest 1024.
+    /// Takes what is known of events that the daemon did not store: at most the latest 1,024 refusals.
+    ///
+    /// ```no_run
+    /// # let mut client = dbuf_client::Client::connect("/run/dbufd/stream.sock", &Default::default())?;
+    /// for refusal in client.refusals() {
+    ///     eprintln!("events {} to {}: {}", refusal.first, refusal.last, refusal.text);
+    /// }
+    /// # Ok::<(), dbuf_client::Error>(())
+    /// ```
     pub fn refusals(&mut self) -> impl Iterator<Item = Refusal> + '_ {
         self.refusals.drain(..)
     }
 
-    /// Writes what is gathered and says goodbye. Dropping the client does the same, but cannot say if it failed.
+    /// Writes what is gathered and ends the connection. Dropping the client does the same, but cannot return an error.
     ///
     /// # Errors
     /// The connection failed.
+    ///
+    /// ```no_run
+    /// # let mut client = dbuf_client::Client::connect("/run/dbufd/stream.sock", &Default::default())?;
+    /// client.send(6, b"", 0, b"order 17 accepted")?;
+    /// client.close()?;
+    /// # Ok::<(), dbuf_client::Error>(())
+    /// ```
     pub fn close(mut self) -> Result<(), Error> {
         self.goodbye()
     }
@@ -274,141 +378,110 @@ impl Client {
         if self.failed {
             return Ok(());
         }
-        Frame::Bye.encode(&mut self.gathered);
-        let written = self.write_gathered();
+        self.connection.queue(&Frame::Bye);
+        let written = self.write();
         self.failed = true;
         written
     }
 
-    fn write_gathered(&mut self) -> Result<(), Error> {
-        let gathered = std::mem::take(&mut self.gathered);
-        let written = self.write(&gathered);
-        self.gathered = gathered;
-        self.gathered.clear();
-        written
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        if self.failed {
-            return Err(Error::Closed);
-        }
-        match self.stream.write_all(bytes) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.why_closed(error)),
+    /// Writes all that is queued, however long that takes, and takes in what the daemon says meanwhile.
+    fn write(&mut self) -> Result<(), Error> {
+        loop {
+            if self.failed {
+                return Err(Error::Closed);
+            }
+            match self.connection.flush() {
+                Ok(true) => return Ok(()),
+                Ok(false) => {
+                    self.connection.wait(None);
+                    self.take_replies()?;
+                }
+                Err(error) => return Err(self.why_closed(error)),
+            }
         }
     }
 
     /// A daemon that ends a connection says why before it closes, and that is worth more than "broken pipe".
     fn why_closed(&mut self, error: io::Error) -> Error {
-        let said = self.poll();
+        let said = self.take_replies();
         self.failed = true;
         match said {
             Err(ended @ Error::Ended { .. }) => ended,
-            _ if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => Error::Closed,
-            _ => Error::Io(error),
+            _ if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Error::Closed,
+            _ => End::Failed(error).into(),
         }
     }
 
     /// Takes in what has come, without waiting.
-    fn poll(&mut self) -> Result<(), Error> {
-        self.stream.set_nonblocking(true)?;
-        let result = loop {
-            match self.read() {
-                Ok(()) => (),
-                Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        self.stream.set_nonblocking(false)?;
-        result
+    fn take_replies(&mut self) -> Result<(), Error> {
+        while let Some(said) = self.connection.hear() {
+            self.take(said).inspect_err(|_| self.failed = true)?;
+        }
+        Ok(())
     }
 
+    /// Waits for one thing that the daemon says. What it says before it closes the connection is taken first, and may
+    /// be all that the caller waits for.
     fn wait_reply(&mut self, deadline: Instant, timeout: Duration) -> Result<(), Error> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Error::Timeout(timeout));
-        }
-        self.stream.set_read_timeout(Some(left))?;
-        match self.read() {
-            Err(Error::Io(error)) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                Err(Error::Timeout(timeout))
+        loop {
+            if let Some(said) = self.connection.hear() {
+                return self.take(said).inspect_err(|_| self.failed = true);
             }
-            result => result,
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::Timeout(timeout));
+            }
+            self.connection.wait(Some(left));
         }
     }
 
-    /// One read, and the frames that it completes.
-    fn read(&mut self) -> Result<(), Error> {
-        let mut bytes = [0; 4096];
-        let n = match self.stream.read(&mut bytes) {
-            Ok(n) => n,
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
-            Err(error) => return Err(Error::Io(error)),
-        };
-        if n == 0 {
-            self.failed = true;
-            return Err(Error::Closed);
-        }
-        let mut replies = std::mem::take(&mut self.replies);
-        replies.extend_from_slice(&bytes[..n]);
-        let taken = self.take_frames(&replies);
-        if let Ok(consumed) = taken {
-            replies.drain(..consumed);
-            self.replies = replies;
-        } else {
-            self.failed = true;
-        }
-        taken.map(|_| ())
-    }
-
-    fn take_frames(&mut self, bytes: &[u8]) -> Result<usize, Error> {
-        let mut at = 0;
-        while let Some((frame, consumed)) = Frame::decode(&bytes[at..])? {
-            at += consumed;
-            match frame {
-                Frame::Welcome(welcome) => self.welcome = welcome,
-                Frame::Ack { level, sequence } => self.take_ack(level, sequence),
-                Frame::Error(fault) => self.take_fault(&fault)?,
-                Frame::Ignored { .. } => (),
-                Frame::Grant { .. } => return Err(Error::Wire(wire::WireError("a ring that nobody asked for"))),
-                Frame::Hello(_) | Frame::Event(_) | Frame::Sync | Frame::Bye | Frame::Ring { .. } => {
-                    return Err(Error::Wire(wire::WireError("a frame that only clients send")));
+    fn take(&mut self, said: Said) -> Result<(), Error> {
+        match said {
+            Said::Welcome(welcome) => self.welcome = welcome,
+            Said::Ack { level, sequence } => {
+                if level == Level::Durable {
+                    self.durable = self.durable.max(sequence);
+                }
+                if level >= self.level {
+                    self.acknowledged = self.acknowledged.max(sequence);
                 }
             }
+            Said::Refusal(refusal) => {
+                self.refused = self.refused.saturating_add(refusal.events());
+                if self.refusals.len() == REFUSALS_MAX {
+                    self.refusals.pop_front();
+                }
+                self.refusals.push_back(refusal);
+            }
+            Said::Grant { .. } => return Err(Error::Wire(wire::WireError("a ring that was not asked for"))),
+            Said::End(end) => return Err(end.into()),
         }
-        Ok(at)
-    }
-
-    fn take_ack(&mut self, level: Level, sequence: u64) {
-        if level == Level::Durable {
-            self.durable = self.durable.max(sequence);
-        }
-        if level >= self.level {
-            self.acknowledged = self.acknowledged.max(sequence);
-        }
-    }
-
-    fn take_fault(&mut self, fault: &Fault<'_>) -> Result<(), Error> {
-        let text = String::from_utf8_lossy(fault.text).into_owned();
-        let known = Code::from_number(fault.code);
-        if fault.code >= Code::Broken as u8 {
-            let code = known.map_or_else(|| format!("code {}", fault.code), |code| code.name().to_string());
-            return Err(Error::Ended { code, text });
-        }
-        self.refused = self.refused.saturating_add(fault.last.saturating_sub(fault.first).saturating_add(1));
-        if self.refusals.len() == REFUSALS_MAX {
-            self.refusals.pop_front();
-        }
-        self.refusals.push_back(Refusal { first: fault.first, last: fault.last, code: fault.code, text });
         Ok(())
+    }
+}
+
+impl From<End> for Error {
+    fn from(end: End) -> Self {
+        match end {
+            End::Closed => Self::Closed,
+            End::Refused { text, code } => Self::Ended { code, text },
+            End::Wire(error) => Self::Wire(error),
+            // The program has closed the descriptor, or it is the parent's of this process.
+            End::Failed(error) if error.raw_os_error() == Some(libc::EBADF) => Self::Closed,
+            End::Failed(error) => Self::Io(error),
+        }
     }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // Nobody is left to tell: who wants to know calls `close` or `sync`.
-        let _ = self.goodbye();
+        let why = match self.goodbye() {
+            Ok(()) => "the connection had ended".to_string(),
+            Err(error) => error.to_string(),
+        };
+        if !self.quiet && self.forks == sys::forks() {
+            reason::complain_of_loss(self.connection.unwritten_events(), &why);
+        }
     }
 }
 

@@ -1,17 +1,20 @@
-//! What an application links to send events to `dbufd`.
+//! Sends events to `dbufd` from Rust programs.
 //!
 //! * [`Producer`], for programs that log a lot and must not wait: it writes an event into memory that the daemon reads,
 //!   in some 20 ns and without a system call. While there is no daemon, it keeps events.
-//! * [`log()`] and [`mod@local`]: the same without a handle to carry around, one producer for each thread.
-//! * The features `tracing` and `log`, for programs that use those crates: an event with fields for each of theirs, by
-//!   one producer for each thread.
-//! * [`Client`], for few events that matter each: it sends frames over `stream.sock`, waits where the daemon does, and
-//!   learns which events are persisted, durable, refused or lost, by their numbers.
+//! * [`log()`] and [`mod@local`]: the same without a handle to pass around, one producer for each thread.
+//! * The features `tracing` and `log`, for programs that use those crates: an event with a field for each value, by one
+//!   producer for each thread.
+//! * [`Client`], for few events that each matter: it sends frames over `stream.sock`, waits while the daemon has no
+//!   room, and learns which events are persisted, durable, refused or lost, by their numbers.
 //!
-//! A producer gives an event up where there is no room, unless it is told to wait; a client's send waits. Both have a
-//! `sync` that returns when everything so far is durable. Nothing here starts a thread, and nothing depends on tokio.
-//! [`wire`] is the framed protocol itself, both directions; the daemon decodes with the same code. The bytes are drawn
-//! in `docs/PROTOCOL.md`.
+//! When there is no room, a producer drops an event and counts it, unless it is told to wait; a client waits. Both have
+//! a `sync` that returns when everything so far is durable. Nothing here starts a thread, and nothing depends on tokio.
+//! The module [`wire`] is the framed protocol itself, in both directions; the daemon decodes with the same code, and
+//! `docs/PROTOCOL.md` has the bytes.
+//!
+//! If events are in danger, one line on standard error says so: when a producer cannot reach the daemon for the first
+//! time, and when it ends with events that were not delivered. `quiet` in the options turns both off.
 //!
 //! ```no_run
 //! use dbuf_client::{Producer, ProducerOptions};
@@ -40,21 +43,26 @@
 //! ```
 
 #![deny(unsafe_code)]
-// No model needs it, and its statics cannot be loom's.
+#![deny(missing_docs)]
+// The loom models do not need this crate, and its statics cannot be loom's.
 #![cfg(not(dbuf_loom))]
 
 #[cfg(any(feature = "log", feature = "tracing"))]
 mod backend;
 mod client;
+mod connection;
 pub mod local;
 #[cfg(feature = "log")]
 pub mod log;
 mod producer;
+mod reason;
+mod rules;
 mod sys;
 #[cfg(feature = "tracing")]
 pub mod tracing;
 
-pub use client::{Client, ClientOptions, Error, Refusal};
+pub use client::{Client, ClientOptions, Error};
+pub use connection::Refusal;
 /// The framed protocol itself, both directions; the daemon decodes with the same code.
 #[doc(inline)]
 pub use dbuf_wire::frames as wire;

@@ -1,10 +1,12 @@
-//! Records of `log`, sent to dbufd with their values: a backend.
+//! Sends the records of the crate `log` to dbufd, with their values as fields.
 //!
-//! Enters: records of any thread. Leaves: an event for each, by a producer of that thread. What can fail: what
-//! [`crate::Producer`] can; nobody is told, but it is counted. It never panics, and sends nothing of its own.
+//! Input: records of any thread. Output: an event for each, by a producer of that thread. Failures: those of
+//! [`crate::Producer`]; `log` has no way to return them, so they are counted ([`Logger::missed`]) and reported in the
+//! data. It never panics.
 //!
-//! The text is the payload, the level the priority. Values are fields, named as journald would have them:
-//! `order_id = 17` is found by `dbufctl cat ORDER_ID=17`. Next to them stand TARGET, CODE_FILE and CODE_LINE.
+//! The text is the payload, the level the priority. Values are fields, named as journald names them:
+//! `order_id = 17` is found by `dbufctl cat ORDER_ID=17`. TARGET, CODE_FILE and CODE_LINE say where the record comes
+//! from. FIELDS_LEFT_OUT names the fields for which there was no room: an event has at most 16 KiB of them.
 //!
 //! ```no_run
 //! dbuf_client::log::init(dbuf_client::log::LogOptions::default()).expect("the first");
@@ -21,15 +23,24 @@ use crate::local::Handles;
 use crate::{ProducerOptions, wire};
 
 /// What a [`Logger`] is to do.
+///
+/// ```
+/// use dbuf_client::ProducerOptions;
+/// use dbuf_client::log::LogOptions;
+///
+/// let producer = ProducerOptions { name: "shop".into(), ..ProducerOptions::default() };
+/// let options = LogOptions { producer, level: log::LevelFilter::Debug, ..LogOptions::default() };
+/// assert!(options.location);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogOptions {
-    /// What the producers are to be, one for each thread.
+    /// The options of the producers, one for each thread.
     pub producer: ProducerOptions,
     /// Records beyond this level are not sent.
     pub level: LevelFilter,
-    /// Whether TARGET, CODE_FILE and CODE_LINE say where a record comes from.
+    /// Whether the fields TARGET, CODE_FILE and CODE_LINE say where a record comes from.
     pub location: bool,
-    /// What the names of all fields but those begin with.
+    /// A prefix of the names of all other fields.
     pub prefix: String,
 }
 
@@ -41,16 +52,30 @@ impl Default for LogOptions {
 }
 
 /// Sends each record to dbufd.
+///
+/// ```no_run
+/// use dbuf_client::log::{LogOptions, Logger};
+/// use log::{Level, Log, Record};
+///
+/// let logger = Logger::new(LogOptions::default());
+/// logger.log(&Record::builder().level(Level::Info).args(format_args!("order 17 accepted")).build());
+/// ```
 #[derive(Debug)]
 pub struct Logger {
     handles: Handles,
     options: LogOptions,
 }
 
-/// Makes a [`Logger`] with these options the program's.
+/// Installs a [`Logger`] with these options as the program's logger.
 ///
 /// # Errors
-/// When the program has one already.
+/// When the program has a logger already.
+///
+/// ```no_run
+/// dbuf_client::log::init(dbuf_client::log::LogOptions::default())?;
+/// log::warn!(order = 17; "card refused");
+/// # Ok::<(), log::SetLoggerError>(())
+/// ```
 pub fn init(options: LogOptions) -> Result<(), SetLoggerError> {
     let level = options.level;
     ::log::set_boxed_logger(Box::new(Logger::new(options)))?;
@@ -59,13 +84,27 @@ pub fn init(options: LogOptions) -> Result<(), SetLoggerError> {
 }
 
 impl Logger {
-    /// One that is to be handed to `log`, or to something in front of that.
+    /// A logger to be installed, or to be called by another one.
+    ///
+    /// ```
+    /// use dbuf_client::log::{LogOptions, Logger};
+    /// use log::Log;
+    ///
+    /// let logger = Logger::new(LogOptions::default());
+    /// assert!(logger.enabled(&log::Metadata::builder().level(log::Level::Info).build()));
+    /// ```
     #[must_use]
     pub fn new(options: LogOptions) -> Self {
         Self { handles: Handles::new(options.producer.clone()), options }
     }
 
-    /// Records that could not be sent for another reason than a full ring, which the producers count.
+    /// Records that could not be sent for another reason than a full ring, which the producers count. The next event
+    /// reports them.
+    ///
+    /// ```
+    /// let logger = dbuf_client::log::Logger::new(dbuf_client::log::LogOptions::default());
+    /// assert_eq!(logger.missed(), 0);
+    /// ```
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.handles.missed()
@@ -82,7 +121,7 @@ impl Log for Logger {
             return;
         }
         let mut scratch = Scratch::take();
-        // What cannot be formatted is as far as it came.
+        // If formatting fails, what came before the failure is the text.
         let _ = write!(scratch.text, "{}", record.args());
         // The visitor takes every value.
         let _ = record.key_values().visit(&mut Values { scratch: &mut scratch, prefix: &self.options.prefix });
@@ -98,6 +137,7 @@ impl Log for Logger {
                 scratch.put("", "CODE_LINE", line);
             }
         }
+        scratch.finish();
         let pri = priority(record.level());
         let payload = scratch.text.as_bytes();
         backend::deliver(&self.handles, &wire::Event { pri, fields: &scratch.fields, payload, ..Default::default() });

@@ -1,21 +1,48 @@
-//! What neither the standard library nor rustix has: the time-stamp counter, and a word from fork(2).
+//! Provides what neither the standard library nor rustix has: the time-stamp counter, descriptors that are checked
+//! before each use, a forked child's first step, and a line on standard error.
 //!
-//! Enters: nothing. Leaves: ticks; a number that changes in each forked child. Any thread. What can fail: a C library
-//! without memory for one more handler.
+//! Input: descriptors, lines. Output: ticks; a number that changes in each forked child; borrowed descriptors. Any
+//! thread. Failures: a C library without memory for one more handler; a descriptor that is not ours any more.
+//!
+//! Invariants, cited by number:
+//! 1. `OPEN` lists each [`Descriptor`] that exists, from before another thread can fork until it is closed: both ends
+//!    of its life hold the lock.
+//! 2. `PARKED` is touched only by the thread that holds the lock of `OPEN`.
 
-#![allow(unsafe_code, reason = "an instruction, and a function of the C library")]
+#![allow(unsafe_code, reason = "an instruction, and functions of the C library")]
 
+use std::cell::UnsafeCell;
+use std::ffi::OsString;
 use std::io;
-use std::sync::OnceLock;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::PoisonError;
 
 use dbuf_sync::atomic::AtomicU64;
 use dbuf_sync::atomic::Ordering::Relaxed;
+use dbuf_sync::{Mutex, MutexGuard};
+use rustix::io::Errno;
 
 /// How many forks lie between this process and the one in which the crate was used first.
 static FORKS: AtomicU64 = AtomicU64::new(0);
+/// The descriptors that a forked child closes.
+static OPEN: Mutex<Vec<(RawFd, Identity)>> = Mutex::new(Vec::new());
+/// Keeps the lock of `OPEN` over a fork, so that the child finds the list whole.
+static PARKED: Parked = Parked(UnsafeCell::new(None));
 
 /// Whether [`ticks`] counts anything here.
 pub(crate) const HAS_TICKS: bool = cfg!(target_arch = "x86_64");
+const STANDARD_ERROR: RawFd = 2;
+
+type Open = MutexGuard<'static, Vec<(RawFd, Identity)>>;
+
+struct Parked(UnsafeCell<Option<Open>>);
+
+// SAFETY: invariant 2.
+unsafe impl Sync for Parked {}
+
+/// Device and inode. The kernel gives each socket and each memfd an inode of its own.
+type Identity = (u64, u64);
 
 /// The processor's time-stamp counter.
 #[inline]
@@ -37,24 +64,179 @@ pub(crate) fn forks() -> u64 {
     FORKS.load(Relaxed)
 }
 
-/// Has the C library count forks from here on.
+/// Has the C library count forks from here on, and close in each child what belongs to its parent.
 ///
 /// # Errors
 /// When it has no memory for that.
 pub(crate) fn watch_forks() -> io::Result<()> {
-    static WATCHED: OnceLock<i32> = OnceLock::new();
-    extern "C" fn in_child() {
-        // Relaxed: the child has one thread.
-        FORKS.fetch_add(1, Relaxed);
+    const UNWATCHED: u64 = 0;
+    const WATCHED: u64 = 1;
+    static STATE: AtomicU64 = AtomicU64::new(UNWATCHED);
+    // Not `OnceLock`: a child that is forked while another thread registers would wait for that thread for ever. A
+    // thread that comes second does not wait, and no fork is between in practice.
+    // Relaxed: a mark that one thread sets.
+    if STATE.compare_exchange(UNWATCHED, WATCHED, Relaxed, Relaxed).is_err() {
+        return Ok(());
     }
-    let error = *WATCHED.get_or_init(|| {
-        // SAFETY: pthread_atfork(3) asks for functions that may run in a child, where only what is async-signal-safe
-        // may be done: the handler adds to an atomic. It is code of this library, which must not be unloaded; if it is
-        // in a shared object, the C library ties the handler to that and forgets it with it (glibc's
-        // __register_atfork).
-        unsafe { libc::pthread_atfork(None, None, Some(in_child)) }
-    });
-    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+    // SAFETY: pthread_atfork(3) asks for functions that may run in a child, where only what is async-signal-safe
+    // may be done: `in_child` adds to an atomic, reads a list, closes descriptors and unlocks a futex. The
+    // functions are code of this library; if that is in a shared object, the C library ties them to the object
+    // and forgets them when it is unloaded (glibc's __register_atfork).
+    let error = unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
+    if error == 0 {
+        return Ok(());
+    }
+    // Relaxed: as above.
+    STATE.store(UNWATCHED, Relaxed);
+    Err(io::Error::from_raw_os_error(error))
+}
+
+fn open_descriptors() -> Open {
+    // A panic cannot leave the list half changed.
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+extern "C" fn before_fork() {
+    let open = open_descriptors();
+    // SAFETY: invariant 2: `open` is the lock.
+    unsafe { *PARKED.0.get() = Some(open) };
+}
+
+fn unpark() -> Option<Open> {
+    // SAFETY: invariant 2: this thread, or the thread of which it is the copy, took the lock in `before_fork`.
+    unsafe { (*PARKED.0.get()).take() }
+}
+
+extern "C" fn in_parent() {
+    drop(unpark());
+}
+
+/// Closes the parent's connections in the child, which never uses them: the daemon would not see the parent's end while
+/// a child lives, and would keep the parent's ring until then. Nothing is allocated or freed.
+extern "C" fn in_child() {
+    // Relaxed: the child has one thread.
+    FORKS.fetch_add(1, Relaxed);
+    if let Some(mut open) = unpark() {
+        open.iter().for_each(|&(raw, identity)| close(raw, identity));
+        open.clear();
+    }
+}
+
+/// What a descriptor's number stands for now; None if for nothing.
+fn identity_of(raw: RawFd) -> Option<Identity> {
+    let mut status = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: fstat(2) takes any number, and writes a whole `stat` where it succeeds.
+    if unsafe { libc::fstat(raw, status.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: it has succeeded.
+    let status = unsafe { status.assume_init() };
+    Some((status.st_dev, status.st_ino))
+}
+
+/// Closes a descriptor, unless the program has closed it, or has put something else in its place.
+fn close(raw: RawFd, identity: Identity) {
+    if identity_of(raw) == Some(identity) {
+        // SAFETY: the descriptor is this library's, and nothing of this library uses it any more.
+        unsafe { libc::close(raw) };
+    }
+}
+
+/// A descriptor of a program that may close all descriptors, or put others in their place, as daemons do that close
+/// what they did not open. It is checked before each use: a number that stands for something else is left alone.
+///
+/// Two threads of which one closes foreign descriptors while the other sends are not safe from each other: the number
+/// may change its meaning between the check and the use.
+#[derive(Debug)]
+pub(crate) struct Descriptor {
+    raw: RawFd,
+    identity: Identity,
+}
+
+impl Descriptor {
+    /// What `make` opens. It is closed in each child that is forked from here on.
+    pub(crate) fn open(make: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Self> {
+        // Made under the lock (invariant 1): another thread's fork comes before it, or finds it in the list.
+        let mut open = open_descriptors();
+        let mut made = make()?;
+        if made.as_raw_fd() <= STANDARD_ERROR {
+            // In a program that has closed its standard streams, what others write there would go to the daemon.
+            made = rustix::io::fcntl_dupfd_cloexec(&made, STANDARD_ERROR + 1)?;
+        }
+        let identity = identity_of(made.as_raw_fd()).ok_or(Errno::BADF)?;
+        let raw = made.into_raw_fd();
+        open.push((raw, identity));
+        Ok(Self { raw, identity })
+    }
+
+    /// The descriptor.
+    ///
+    /// # Errors
+    /// [`Errno::BADF`] if the number stands for nothing, or for something else, by now.
+    pub(crate) fn get(&self) -> Result<BorrowedFd<'_>, Errno> {
+        if identity_of(self.raw) != Some(self.identity) {
+            return Err(Errno::BADF);
+        }
+        // SAFETY: it was open just now, is this value's, and is closed only when this value is dropped; what the
+        // program closes meanwhile is said at the type.
+        Ok(unsafe { BorrowedFd::borrow_raw(self.raw) })
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        let mut open = open_descriptors();
+        open.retain(|&listed| listed != (self.raw, self.identity));
+        // Under the lock: a child does not find it closed and still in the list.
+        close(self.raw, self.identity);
+    }
+}
+
+/// A variable of the environment; none in a program that runs with more rights than its caller, such as one with the
+/// setuid bit: the environment is the caller's.
+pub(crate) fn variable(name: &str) -> Option<OsString> {
+    // SAFETY: getauxval(3) reads what the kernel has told this process.
+    let is_secure = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
+    // Not secure_getenv(3): the standard library's lock keeps `set_var` of another thread away.
+    if is_secure { None } else { std::env::var_os(name) }
+}
+
+/// Writes a line to standard error with one write(2), if that does not have to wait. It is not written to a
+/// pipe without a reader, and raises no SIGPIPE.
+pub(crate) fn write_error_line(line: &[u8]) {
+    let mut polled = libc::pollfd { fd: STANDARD_ERROR, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: poll(2) reads and writes one entry.
+    let ready = unsafe { libc::poll(&raw mut polled, 1, 0) };
+    // Anything else: it is closed, has no reader, or is full.
+    if ready == 1 && polled.revents == libc::POLLOUT {
+        without_sigpipe(|| {
+            // SAFETY: write(2) reads the line.
+            unsafe { libc::write(STANDARD_ERROR, line.as_ptr().cast(), line.len()) }
+        });
+    }
+}
+
+/// Calls `write`, which may fail with EPIPE; the signal that comes with it is consumed.
+fn without_sigpipe(write: impl FnOnce() -> isize) {
+    let (mut sigpipe, mut before, mut pending) =
+        (MaybeUninit::uninit(), MaybeUninit::uninit(), MaybeUninit::<libc::sigset_t>::uninit());
+    // SAFETY: sigemptyset(3) fills the set.
+    unsafe { libc::sigemptyset(sigpipe.as_mut_ptr()) };
+    // SAFETY: the set was filled.
+    unsafe { libc::sigaddset(sigpipe.as_mut_ptr(), libc::SIGPIPE) };
+    // SAFETY: both sets are memory of this function; it fails only for an action that there is not.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, sigpipe.as_ptr(), before.as_mut_ptr()) };
+    // SAFETY: sigpending(2) fills the set.
+    unsafe { libc::sigpending(pending.as_mut_ptr()) };
+    // SAFETY: the set was filled.
+    let was_pending = unsafe { libc::sigismember(pending.as_ptr(), libc::SIGPIPE) } == 1;
+    if write() < 0 && io::Error::last_os_error().kind() == io::ErrorKind::BrokenPipe && !was_pending {
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the set was filled, the time is there, and the details of the signal are not asked for.
+        unsafe { libc::sigtimedwait(sigpipe.as_ptr(), std::ptr::null_mut(), &raw const now) };
+    }
+    // SAFETY: pthread_sigmask(3) has filled the set.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
 }
 
 #[cfg(test)]

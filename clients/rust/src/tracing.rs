@@ -1,21 +1,21 @@
-//! Events of `tracing`, sent to dbufd with their fields: a layer of `tracing_subscriber`.
+//! Sends the events of `tracing` to dbufd, with their fields and those of their spans: a layer of `tracing_subscriber`.
 //!
-//! Enters: events and spans of any thread. Leaves: an event of dbufd for each, by a producer of that thread. What can
-//! fail: what [`crate::Producer`] can; nobody is told, but it is counted. It never panics, and sends nothing of its
-//! own.
+//! Input: events and spans of any thread. Output: an event of dbufd for each, by a producer of that thread. Failures:
+//! those of [`crate::Producer`]; a layer has no way to return them, so they are counted ([`DbufLayer::missed`]) and
+//! reported in the data. It never panics.
 //!
-//! The text is the payload, the level the priority. Fields are named as journald would have them: `order.id = 17` is
-//! found by `dbufctl cat ORDER_ID=17`. Beside them stand TARGET, CODE_FILE and CODE_LINE, then SPAN for each span that
-//! the event is in, from the outermost, each with its own fields.
+//! The text is the payload, the level the priority. Fields are named as journald names them: `order.id = 17` is
+//! found by `dbufctl cat ORDER_ID=17`. After them come TARGET, CODE_FILE and CODE_LINE, then SPAN for each span that
+//! the event is in, from the outermost, each with its own fields. Records of `log` that come through the crate
+//! `tracing-log` have their own target, file and line there. FIELDS_LEFT_OUT names the fields for which there was no
+//! room: an event has at most 16 KiB of them.
 //!
 //! ```no_run
-//! # #[cfg(all())] {
 //! use tracing_subscriber::layer::SubscriberExt;
 //!
 //! let subscriber = tracing_subscriber::registry().with(dbuf_client::tracing::DbufLayer::new());
 //! tracing::subscriber::set_global_default(subscriber).expect("the first");
 //! tracing::info!(order = 17, "accepted");
-//! # }
 //! ```
 
 use std::fmt::{self, Debug, Write};
@@ -32,15 +32,22 @@ use crate::local::Handles;
 use crate::{ProducerOptions, wire};
 
 /// What a [`DbufLayer`] is to do.
+///
+/// ```
+/// use dbuf_client::tracing::{DbufLayer, LayerOptions};
+///
+/// let layer = DbufLayer::with_options(LayerOptions { prefix: "app_".into(), ..LayerOptions::default() });
+/// # let _ = layer;
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerOptions {
-    /// What the producers are to be, one for each thread.
+    /// The options of the producers, one for each thread.
     pub producer: ProducerOptions,
-    /// Whether TARGET, CODE_FILE and CODE_LINE say where an event comes from.
+    /// Whether the fields TARGET, CODE_FILE and CODE_LINE say where an event comes from.
     pub location: bool,
-    /// Whether SPAN and the fields of spans stand beside those of an event.
+    /// Whether SPAN and the fields of spans come after those of an event.
     pub spans: bool,
-    /// What the names of all fields but those begin with.
+    /// A prefix of the names of all other fields.
     pub prefix: String,
 }
 
@@ -51,6 +58,13 @@ impl Default for LayerOptions {
 }
 
 /// Sends each event to dbufd.
+///
+/// ```
+/// use tracing_subscriber::layer::SubscriberExt;
+///
+/// let subscriber = tracing_subscriber::registry().with(dbuf_client::tracing::DbufLayer::new());
+/// # let _ = subscriber;
+/// ```
 #[derive(Debug)]
 pub struct DbufLayer {
     handles: Handles,
@@ -62,19 +76,38 @@ pub struct DbufLayer {
 struct SpanFields(Vec<(u64, Vec<u8>)>);
 
 impl DbufLayer {
-    /// With the options as they are by default: the daemon where `dbufctl` finds it, the program's name as tag.
+    /// A layer with the default options: the daemon that `dbufctl` finds, and the program's name as the tag.
+    ///
+    /// ```
+    /// let layer = dbuf_client::tracing::DbufLayer::new();
+    /// # let _ = layer;
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::with_options(LayerOptions::default())
     }
 
-    /// With these options.
+    /// A layer with these options.
+    ///
+    /// ```
+    /// use dbuf_client::ProducerOptions;
+    /// use dbuf_client::tracing::{DbufLayer, LayerOptions};
+    ///
+    /// let producer = ProducerOptions { name: "shop".into(), ..ProducerOptions::default() };
+    /// let layer = DbufLayer::with_options(LayerOptions { producer, ..LayerOptions::default() });
+    /// # let _ = layer;
+    /// ```
     #[must_use]
     pub fn with_options(options: LayerOptions) -> Self {
         Self { handles: Handles::new(options.producer.clone()), options }
     }
 
-    /// Events that could not be sent for another reason than a full ring, which the producers count.
+    /// Events that could not be sent for another reason than a full ring, which the producers count. The next event
+    /// reports them.
+    ///
+    /// ```
+    /// assert_eq!(dbuf_client::tracing::DbufLayer::new().missed(), 0);
+    /// ```
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.handles.missed()
@@ -98,7 +131,11 @@ impl DbufLayer {
             }
             if let Some(SpanFields(all)) = extensions.get_mut() {
                 match all.iter_mut().find(|(id, _)| *id == self.handles.id()) {
-                    Some((_, fields)) => fields.extend_from_slice(&scratch.fields),
+                    Some((_, fields)) => {
+                        // The last value counts, and a span that records for as long as a program runs stays small.
+                        *fields = Scratch::without(fields, &scratch.fields);
+                        fields.extend_from_slice(&scratch.fields);
+                    }
                     None => all.push((self.handles.id(), scratch.fields.clone())),
                 }
             }
@@ -127,12 +164,16 @@ where
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut scratch = Scratch::take();
-        event.record(&mut Visitor { scratch: &mut scratch, prefix: &self.options.prefix, text: Text::IsPayload });
         let metadata = event.metadata();
+        let is_bridged = bridge::is_bridged(metadata);
+        let text = if is_bridged { Text::OfBridge } else { Text::IsPayload };
+        event.record(&mut Visitor { scratch: &mut scratch, prefix: &self.options.prefix, text });
         if scratch.text.is_empty() {
             scratch.text.push_str(metadata.name());
         }
-        if self.options.location {
+        if self.options.location && is_bridged {
+            event.record(&mut bridge::Location(&mut scratch));
+        } else if self.options.location {
             scratch.put("", "TARGET", metadata.target());
             if let Some(file) = metadata.file() {
                 scratch.put("", "CODE_FILE", file);
@@ -150,11 +191,11 @@ where
                 let kept = extensions.get::<SpanFields>().map_or(&[][..], |SpanFields(all)| all);
                 let own = kept.iter().filter(|(id, _)| *id == self.handles.id());
                 for (name, value) in own.flat_map(|(_, fields)| wire::fields(fields)) {
-                    // What has no room is left out.
-                    let _ = wire::put_field(&mut scratch.fields, name, value);
+                    scratch.put_bytes(name, value);
                 }
             }
         }
+        scratch.finish();
         let pri = priority(metadata.level());
         let payload = scratch.text.as_bytes();
         backend::deliver(&self.handles, &wire::Event { pri, fields: &scratch.fields, payload, ..Default::default() });
@@ -177,6 +218,8 @@ fn priority(level: &Level) -> u8 {
 enum Text {
     IsPayload,
     IsField,
+    /// As `IsPayload`; and what the bridge from `log` says of the record's place is not repeated as fields.
+    OfBridge,
 }
 
 #[derive(Debug)]
@@ -188,8 +231,11 @@ struct Visitor<'a> {
 
 impl Visitor<'_> {
     fn put(&mut self, field: &Field, value: impl fmt::Display) {
-        if self.text == Text::IsPayload && field.name() == "message" {
-            // A value that cannot be formatted is as far as it came.
+        if self.text == Text::OfBridge && field.name().starts_with(bridge::PREFIX) {
+            return;
+        }
+        if self.text != Text::IsField && field.name() == "message" {
+            // If formatting fails, what came before the failure is the text.
             let _ = write!(self.scratch.text, "{value}");
         } else {
             self.scratch.put(self.prefix, field.name(), value);
@@ -224,5 +270,44 @@ impl Visit for Visitor<'_> {
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
         self.put(field, value);
+    }
+}
+
+/// Records of `log` that come through the crate `tracing-log`: each is an event of one place in that crate, with the
+/// record's own place as fields. Known by their names, so that this crate need not depend on that one.
+mod bridge {
+    use std::fmt::Debug;
+
+    use tracing_core::Metadata;
+    use tracing_core::field::{Field, Visit};
+
+    use crate::backend::Scratch;
+
+    /// What the names of its fields begin with.
+    pub(super) const PREFIX: &str = "log.";
+
+    pub(super) fn is_bridged(metadata: &Metadata<'_>) -> bool {
+        metadata.name() == "log event" && metadata.target() == "log" && metadata.fields().field("log.target").is_some()
+    }
+
+    /// Puts the record's place where that of an event stands.
+    pub(super) struct Location<'a>(pub(super) &'a mut Scratch);
+
+    impl Visit for Location<'_> {
+        fn record_str(&mut self, field: &Field, value: &str) {
+            match field.name() {
+                "log.target" => self.0.put("", "TARGET", value),
+                "log.file" => self.0.put("", "CODE_FILE", value),
+                _ => {}
+            }
+        }
+
+        fn record_u64(&mut self, field: &Field, value: u64) {
+            if field.name() == "log.line" {
+                self.0.put("", "CODE_LINE", value);
+            }
+        }
+
+        fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
     }
 }

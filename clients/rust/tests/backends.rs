@@ -2,10 +2,16 @@
 
 mod daemon;
 
-use daemon::{Came, Daemon, texts};
+use std::sync::Arc;
+
+use daemon::{Came, Daemon, TIMEOUT, texts};
 use dbuf_client::local::{self, Handles};
 use dbuf_client::wire::{Event, feature};
 use dbuf_client::{LinkKind, ProducerOptions, SendError, WithoutDaemon};
+
+fn by_frames(daemon: &Daemon) -> ProducerOptions {
+    ProducerOptions { ring: false, close_wait: TIMEOUT, ..daemon.options() }
+}
 
 /// What comes of `work`, which a thread of its own does; that thread's end is the end of its producer.
 fn events_of(daemon: &Daemon, work: impl FnOnce() + Send) -> Vec<Came> {
@@ -22,7 +28,7 @@ fn events_of(daemon: &Daemon, work: impl FnOnce() + Send) -> Vec<Came> {
 #[test]
 fn each_thread_has_its_own_producer_which_ends_with_it() {
     let daemon = Daemon::new();
-    assert!(local::configure(ProducerOptions { ring: false, ..daemon.options() }));
+    assert!(local::configure(by_frames(&daemon)));
     for thread in ["one", "two"] {
         let came = events_of(&daemon, || {
             dbuf_client::log(3, thread.as_bytes()).unwrap();
@@ -45,6 +51,43 @@ fn a_producer_that_is_in_use_or_cannot_be_opened_is_no_panic() {
     assert_eq!((failing.send(&event), failing.send(&event)), (Err(SendError::NoProducer), Err(SendError::NoProducer)));
 }
 
+#[test]
+fn handles_that_are_dropped_close_the_producers_of_all_threads() {
+    let daemon = Daemon::new();
+    let handles = Arc::new(Handles::new(by_frames(&daemon)));
+    let others = Handles::new(daemon.options());
+    let event = Event { pri: 6, payload: b"x", ..Event::default() };
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let (own, others) = (Arc::clone(&handles), &others);
+        scope.spawn(move || {
+            own.send(&event).unwrap();
+            drop(own);
+            wait.recv().unwrap();
+            others.send(&event).unwrap();
+            // The thread lives on, until the test has seen that its first producer has ended.
+            wait.recv().unwrap();
+        });
+        let mut of_worker = daemon.accept();
+        of_worker.welcome(0, feature::FIELDS);
+        assert_eq!(texts(&of_worker.events(1)), ["x"]);
+        let player = scope.spawn(|| {
+            let mut talk = daemon.accept();
+            talk.welcome(0, feature::FIELDS);
+            talk.events_until_bye()
+        });
+        handles.send(&event).unwrap();
+        while Arc::strong_count(&handles) > 1 {
+            std::thread::yield_now();
+        }
+        drop(handles);
+        assert_eq!(texts(&player.join().unwrap()), ["x"], "this thread's at once");
+        go.send(()).unwrap();
+        assert!(of_worker.events_until_bye().is_empty(), "the other thread's at its next event");
+        go.send(()).unwrap();
+    });
+}
+
 #[cfg(feature = "tracing")]
 mod with_tracing {
     use super::*;
@@ -52,7 +95,7 @@ mod with_tracing {
     use tracing_subscriber::layer::SubscriberExt;
 
     fn events_with(options: LayerOptions, daemon: &Daemon, work: impl FnOnce() + Send) -> Vec<Came> {
-        let producer = ProducerOptions { ring: false, ..daemon.options() };
+        let producer = by_frames(daemon);
         let layer = DbufLayer::with_options(LayerOptions { producer, ..options });
         let subscriber = tracing_subscriber::registry().with(layer);
         events_of(daemon, || tracing::subscriber::with_default(subscriber, work))
@@ -109,6 +152,46 @@ mod with_tracing {
     }
 
     #[test]
+    fn a_field_that_a_span_records_again_and_again_stands_once_with_its_last_value() {
+        let daemon = Daemon::new();
+        let came = events_with(LayerOptions::default(), &daemon, || {
+            let span = tracing::info_span!("request", step = 0, user = tracing::field::Empty);
+            let _span = span.enter();
+            for step in 1..10_000 {
+                span.record("step", step);
+            }
+            span.record("user", "ann");
+            tracing::info!("done");
+        });
+        let of_span = came[0].fields.iter().skip_while(|(name, _)| name != "SPAN").map(|(_, value)| value.as_str());
+        assert_eq!(of_span.collect::<Vec<_>>(), ["request", "9999", "ann"]);
+    }
+
+    #[test]
+    fn a_record_of_log_says_where_it_comes_from_and_not_that_it_came_through_a_bridge() {
+        let daemon = Daemon::new();
+        let came = events_with(LayerOptions::default(), &daemon, || {
+            let record = |location: bool| {
+                let mut record = log::Record::builder();
+                record.level(log::Level::Warn).target("shop::orders").args(format_args!("card refused"));
+                if location {
+                    record.module_path(Some("shop")).file(Some("orders.rs")).line(Some(9));
+                }
+                tracing_log::format_trace(&record.build()).unwrap();
+            };
+            record(true);
+            record(false);
+            tracing::info!(target: "log", { log.target = "own" }, "of the program");
+        });
+        let fields =
+            |came: &Came| came.fields.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
+        assert_eq!((came[0].text(), came[0].pri), ("card refused", 4));
+        assert_eq!(fields(&came[0]), ["TARGET=shop::orders", "CODE_FILE=orders.rs", "CODE_LINE=9"]);
+        assert_eq!(fields(&came[1]), ["TARGET=shop::orders"]);
+        assert_eq!((came[2].field("TARGET"), came[2].field("LOG_TARGET")), (Some("log"), Some("own")));
+    }
+
+    #[test]
     fn options_say_what_stands_beside_the_text() {
         let daemon = Daemon::new();
         let options = LayerOptions { location: false, spans: false, prefix: "app_".into(), ..LayerOptions::default() };
@@ -135,6 +218,7 @@ mod with_tracing {
             text.len()
         );
         assert_eq!((came[0].field("LARGE"), came[0].field("SMALL")), (None, Some("1")));
+        assert_eq!((came[0].field("FIELDS_LEFT_OUT"), came[1].field("FIELDS_LEFT_OUT")), (Some("LARGE"), None));
     }
 
     #[test]
@@ -163,7 +247,7 @@ mod with_log {
     #[test]
     fn a_record_has_its_text_its_level_and_its_values() {
         let daemon = Daemon::new();
-        let producer = ProducerOptions { ring: false, ..daemon.options() };
+        let producer = by_frames(&daemon);
         let logger = Logger::new(LogOptions { producer, level: LevelFilter::Debug, ..LogOptions::default() });
         let came = events_of(&daemon, || {
             let values = [("order.id", 17), ("attempts", 3)];
@@ -196,5 +280,18 @@ mod with_log {
         let logger = Logger::new(LogOptions { producer, ..LogOptions::default() });
         logger.log(&Record::builder().level(Level::Info).args(format_args!("x")).build());
         assert_eq!(logger.missed(), 1);
+    }
+
+    #[test]
+    fn a_record_that_could_not_be_sent_is_reported_in_the_data() {
+        let daemon = Daemon::new();
+        let logger = Logger::new(LogOptions { producer: by_frames(&daemon), ..LogOptions::default() });
+        let came = events_of(&daemon, || {
+            logger.log(&Record::builder().level(Level::Info).target("").args(format_args!("")).build());
+            logger.log(&Record::builder().level(Level::Info).args(format_args!("next")).build());
+        });
+        let report = came.iter().find(|came| came.field("LOST_EVENTS").is_some()).expect("a report");
+        assert_eq!(report.text(), "1 events (0 bytes) were lost before they reached dbufd");
+        assert_eq!((came.len(), logger.missed()), (2, 1));
     }
 }

@@ -1,11 +1,11 @@
-//! A producer beside a daemon that does what each test says: what arrives, what is kept, what is counted.
+//! Tests a producer against a daemon that does what each test says: what arrives, what is kept, what is counted.
 
 mod daemon;
 
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
-use daemon::{BOTH, CAPACITY, Daemon, TIMEOUT, Talk, numbers, send_numbers, texts, until};
+use daemon::{BOTH, CAPACITY, Daemon, TIMEOUT, Talk, in_child, numbers, send_numbers, texts, until};
 use dbuf_client::wire::{Code, Event, Level, feature, kind, put_field};
 use dbuf_client::{LinkKind, OpenError, Producer, ProducerOptions, SendError, SyncError, WhenFull, WithoutDaemon};
 use dbuf_wire::ring::record::Stamp;
@@ -301,7 +301,7 @@ fn where_a_ring_is_refused_events_go_by_frames_and_room_comes_with_acknowledgeme
 }
 
 #[test]
-fn a_daemon_that_does_not_read_makes_nobody_wait() {
+fn a_daemon_that_does_not_read_makes_no_send_wait() {
     let daemon = Daemon::new();
     let options = ProducerOptions { capacity_bytes: 1 << 20, ..daemon.options() };
     let (mut producer, mut talk) = daemon.frames(options);
@@ -377,6 +377,44 @@ fn a_daemon_without_fields_gets_the_text() {
     producer.send_event(&Event { pri: 6, fields: &fields, payload: b"text", ..Event::default() }).unwrap();
     let came = talk.event();
     assert_eq!((came.text(), came.fields.len()), ("text", 0));
+}
+
+#[test]
+fn what_found_no_room_where_there_is_no_ring_is_reported_by_an_event_once() {
+    let daemon = Daemon::new();
+    let (mut producer, mut talk) = daemon.frames(daemon.options());
+    let sent = fill(&mut producer);
+    assert_eq!(
+        (producer.send(6, &[0; 1000]), producer.send(6, &[0; 500])),
+        (Err(SendError::Full), Err(SendError::Full))
+    );
+    assert_eq!(talk.events(sent).len(), sent);
+    talk.ack(Level::Persisted, sent as u64);
+    until(&mut producer, |producer| producer.statistics().events > sent as u64);
+    let report = talk.event();
+    assert_eq!((report.pri, report.tag.len(), report.sequence), (4, 0, sent as u64 + 1), "in the producer's own name");
+    assert_eq!(report.text(), "2 events (1500 bytes) were lost before they reached dbufd");
+    assert_eq!((report.field("LOST_EVENTS"), report.field("LOST_BYTES")), (Some("2"), Some("1500")));
+    producer.send(6, b"next").unwrap();
+    assert_eq!((talk.event().text(), producer.statistics().lost_full), ("next", 2));
+}
+
+#[test]
+fn losses_without_a_daemon_are_reported_by_frames_when_one_comes() {
+    let mut daemon = Daemon::absent();
+    let mut producer = Producer::open(daemon.options()).unwrap();
+    let sent = fill(&mut producer);
+    assert_eq!(producer.send(6, &[0; 1000]), Err(SendError::Full));
+    daemon.come();
+    let mut talk = daemon.again(&mut producer, |daemon| {
+        let mut talk = daemon.accept();
+        talk.welcome(0, feature::FIELDS);
+        talk
+    });
+    assert_eq!(talk.events(sent).len(), sent);
+    talk.ack(Level::Persisted, sent as u64);
+    until(&mut producer, |producer| producer.statistics().events > sent as u64);
+    assert_eq!(talk.event().field("LOST_EVENTS"), Some("1"));
 }
 
 // A daemon that is not there, and one that comes again.
@@ -574,7 +612,7 @@ fn a_ring_that_is_not_the_one_asked_for_is_not_used_and_events_are_kept() {
 #[test]
 fn a_daemon_that_takes_its_time_to_answer_gets_all() {
     let daemon = Daemon::new();
-    // Nobody answers, as while systemd starts the daemon.
+    // No answer comes, as while systemd starts the daemon.
     let mut producer = Producer::open(daemon.options()).unwrap();
     send_numbers(&mut producer, 1, 5);
     assert_eq!(producer.statistics().link, LinkKind::None);
@@ -727,7 +765,7 @@ fn a_sync_is_answered_also_by_a_daemon_that_knows_of_nothing() {
         talk.ack(Level::Durable, 0);
         talk
     });
-    // It is done, and nobody can say it of those.
+    // It is done, but this daemon cannot say it of those.
     assert_eq!(producer.sync(TIMEOUT), Err(SyncError::NotStored { lost: 0, unconfirmed: 3 }));
     player.join().unwrap();
     assert_eq!(producer.sync(TIMEOUT), Ok(()));
@@ -767,7 +805,8 @@ fn a_sync_without_a_daemon_says_so_when_its_time_is_over() {
 #[test]
 fn a_producer_that_is_closed_writes_what_it_has_and_says_goodbye() {
     let daemon = Daemon::new();
-    let (mut producer, mut talk) = daemon.frames(daemon.options());
+    let options = ProducerOptions { close_wait: TIMEOUT, ..daemon.options() };
+    let (mut producer, mut talk) = daemon.frames(options);
     send_numbers(&mut producer, 1, 3);
     producer.close().unwrap();
     assert_eq!(texts(&talk.events(3)), numbers(1, 3));
@@ -778,7 +817,8 @@ fn a_producer_that_is_closed_writes_what_it_has_and_says_goodbye() {
 #[test]
 fn a_producer_that_is_closed_without_a_daemon_says_what_is_left_behind() {
     let daemon = Daemon::absent();
-    let mut producer = Producer::open(daemon.options()).unwrap();
+    let options = ProducerOptions { close_wait: TIMEOUT, ..daemon.options() };
+    let mut producer = Producer::open(options).unwrap();
     send_numbers(&mut producer, 1, 3);
     let begun = Instant::now();
     assert_eq!(producer.close(), Err(3));
@@ -798,29 +838,11 @@ fn a_ring_outlives_its_producer() {
 
 // Forks.
 
-/// Runs `in_child` in a forked child; its exit status.
-fn in_child(run: impl FnOnce() -> bool) -> i32 {
-    // SAFETY: the child runs code of this test and of the library, takes no lock that another thread could hold (the C
-    // library sees to its allocator's), and ends without running anything of the parent's.
-    match unsafe { libc::fork() } {
-        0 => {
-            let is_fine = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(false);
-            // SAFETY: as above.
-            unsafe { libc::_exit(if is_fine { 0 } else { 1 }) }
-        }
-        child => {
-            let mut status = 0;
-            // SAFETY: the child is this process's own, and the status is there to be written.
-            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-            status
-        }
-    }
-}
-
 #[test]
 fn a_forked_child_begins_anew_and_does_not_disturb_its_parent() {
     let daemon = Daemon::new();
-    let (producer, mut talk, mut ring) = daemon.ring(daemon.options());
+    let options = ProducerOptions { close_wait: TIMEOUT, ..daemon.options() };
+    let (producer, mut talk, mut ring) = daemon.ring(options);
     let mut producer = Some(producer);
     send_numbers(producer.as_mut().unwrap(), 1, 2);
     let (status, childs) = std::thread::scope(|scope| {

@@ -1,4 +1,7 @@
-//! Encodes and decodes fields: names and values next to an event's payload, as they stand in frames and in files.
+//! Encodes and decodes fields: names and values next to an event's payload, in frames, in rings and in files.
+//!
+//! Input: names and values, or bytes. Output: bytes, or names and values. Any thread. Failures: bytes that are not
+//! fields, with [`WireError`]; a field that does not fit, which changes nothing.
 //!
 //! A field is the length of its name (u8), the length of its value (u32, little-endian), the name, the value.
 
@@ -13,6 +16,12 @@ const FIELD_HEAD_BYTES: usize = 5;
 ///
 /// Returns false, and adds nothing, if the name is empty or longer than [`FIELD_NAME_BYTES_MAX`], or if the fields
 /// would take more than [`FIELDS_BYTES_MAX`].
+///
+/// ```
+/// let mut fields = Vec::new();
+/// assert!(dbuf_wire::fields::put_field(&mut fields, b"ORDER", b"17"));
+/// assert!(!dbuf_wire::fields::put_field(&mut fields, b"", b"a field without a name"));
+/// ```
 pub fn put_field(fields: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
     let bytes = FIELD_HEAD_BYTES + name.len() + value.len();
     if name.is_empty() || name.len() > FIELD_NAME_BYTES_MAX || fields.len() + bytes > FIELDS_BYTES_MAX {
@@ -26,6 +35,14 @@ pub fn put_field(fields: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
 }
 
 /// The fields in `bytes`: name and value. Ends early where they are cut off.
+///
+/// ```
+/// use dbuf_wire::fields::{fields, put_field};
+///
+/// let mut bytes = Vec::new();
+/// put_field(&mut bytes, b"ORDER", b"17");
+/// assert_eq!(fields(&bytes).next(), Some((&b"ORDER"[..], &b"17"[..])));
+/// ```
 pub fn fields(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -45,10 +62,20 @@ fn first(bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
     (!name.is_empty() && name.len() <= FIELD_NAME_BYTES_MAX).then_some(((name, value), rest))
 }
 
-/// Takes what follows the tag of an event with fields apart: the fields, and the payload.
+/// Splits what follows the tag of an event with fields into the fields and the payload.
 ///
 /// # Errors
 /// [`WireError`] if they are cut off, too long, or no fields.
+///
+/// ```
+/// use dbuf_wire::fields::{put_field, split_fields};
+///
+/// let mut fields = Vec::new();
+/// put_field(&mut fields, b"ORDER", b"17");
+/// let bytes = [&(fields.len() as u32).to_le_bytes()[..], &fields, b"card refused"].concat();
+/// assert_eq!(split_fields(&bytes)?, (&fields[..], &b"card refused"[..]));
+/// # Ok::<(), dbuf_wire::WireError>(())
+/// ```
 pub fn split_fields(bytes: &[u8]) -> Result<(&[u8], &[u8]), WireError> {
     let (length, rest) =
         bytes.split_first_chunk::<FIELDS_LENGTH_BYTES>().ok_or(WireError("an event whose fields are cut off"))?;

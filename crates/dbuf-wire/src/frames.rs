@@ -1,18 +1,19 @@
-//! Encodes and decodes the framed protocol: every frame, both directions, as `docs/PROTOCOL.md` draws them.
+//! Encodes and decodes the framed protocol: every frame, both directions, as `docs/PROTOCOL.md` defines them.
 //!
-//! Enters: bytes of a connection, or the parts of a frame. Leaves: borrowed [`Frame`]s, or bytes in a vector. Any
-//! thread; no input or output here. What can fail: decoding, with [`WireError`], after which the place where the next
-//! frame begins is unknown and the connection has to end.
+//! Input: bytes of a connection, or the parts of a frame. Output: borrowed [`Frame`]s, or bytes in a vector. Any
+//! thread; nothing here reads or writes. Failures: decoding, with [`WireError`]; then the place where the next frame
+//! begins is unknown and the connection has to end.
 //!
 //! A connection opens with [`MAGIC`]; frames follow. Each is a head of [`HEAD_BYTES`] with the length of the rest, so
 //! that a decoder can refuse or skip a body without holding it. Numbers are little-endian.
 //!
 //! How the protocol grows, so that old and new understand each other:
-//! - a frame type with [`IGNORABLE`] set is skipped by who does not know it; any other unknown type ends the
-//!   connection;
+//! - a peer skips an unknown frame type that has [`IGNORABLE`] set; any other unknown type ends the connection;
 //! - bytes after the known part of a HELLO or a WELCOME are ignored;
-//! - features are asked for in HELLO and granted in WELCOME: one that may be refused is *compatible*, one without
-//!   which the client cannot go on is *incompatible*.
+//! - HELLO asks for features and WELCOME grants them: a feature that may be refused is *compatible*, one that the
+//!   client needs is *incompatible*.
+
+mod head;
 
 pub use crate::WireError;
 pub use crate::fields::{FIELDS_LENGTH_BYTES, fields, put_field, split_fields};
@@ -21,99 +22,34 @@ pub use crate::numbers::{
     PRI_MAX, TAG_BYTES_MAX, VERSION, VERSION_MIN, feature, kind,
 };
 
+pub use head::Head;
+
+use head::{u16_at, u32_at, u64_at};
+
 const HELLO_BYTES: usize = 40;
 const WELCOME_BYTES: usize = 24;
 const ERROR_FIXED_BYTES: usize = 8;
 const CAPACITY_BYTES: usize = 8;
 
-/// The fixed part of a frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Head {
-    /// Bytes after the head: tag and payload.
-    pub length: u32,
-    /// One of [`kind`], or unknown.
-    pub kind: u8,
-    /// EVENT: pri. HELLO, ACK: level. ERROR: code. Else 0.
-    pub detail: u8,
-    /// Bytes of the tag.
-    pub tag_length: u16,
-    /// EVENT: the producer's sequence. ACK, WELCOME, ERROR: what they speak of. Else 0.
-    pub sequence: u64,
-    /// EVENT: the sender's time, 0 if it states none. Else 0.
-    pub time_ns: u64,
-}
-
-impl Head {
-    /// Reads the head at the start of `bytes`; None if there are not enough. Only what would make the rest of the
-    /// stream unreadable is an error, and it is seen here, before anything is done for the body.
-    ///
-    /// # Errors
-    /// [`WireError`] when the lengths cannot be true.
-    pub fn decode(bytes: &[u8]) -> Result<Option<Self>, WireError> {
-        let Some(head) = bytes.first_chunk::<HEAD_BYTES>() else { return Ok(None) };
-        let head = Self {
-            length: u32_at(head, 0),
-            kind: head[4],
-            detail: head[5],
-            tag_length: u16_at(head, 6),
-            sequence: u64_at(head, 8),
-            time_ns: u64_at(head, 16),
-        };
-        if head.length > LENGTH_MAX {
-            return Err(WireError("a frame states a length beyond all bounds"));
-        }
-        if u32::from(head.tag_length) > head.length {
-            return Err(WireError("a frame's tag is longer than the frame"));
-        }
-        if !head.is_event() && head.kind & IGNORABLE == 0 && head.length > CONTROL_BYTES_MAX {
-            return Err(WireError("a frame that is no event is too long"));
-        }
-        Ok(Some(head))
-    }
-
-    /// Appends the head to `to`.
-    pub fn encode(&self, to: &mut Vec<u8>) {
-        let mut head = [0; HEAD_BYTES];
-        head[0..4].copy_from_slice(&self.length.to_le_bytes());
-        head[4] = self.kind;
-        head[5] = self.detail;
-        head[6..8].copy_from_slice(&self.tag_length.to_le_bytes());
-        head[8..16].copy_from_slice(&self.sequence.to_le_bytes());
-        head[16..24].copy_from_slice(&self.time_ns.to_le_bytes());
-        to.extend_from_slice(&head);
-    }
-
-    /// Whether it is the head of an event, with fields or without.
-    #[must_use]
-    pub const fn is_event(&self) -> bool {
-        matches!(self.kind, kind::EVENT | kind::EVENT_WITH_FIELDS)
-    }
-
-    /// Bytes of the whole frame.
-    #[must_use]
-    pub const fn frame_bytes(&self) -> usize {
-        HEAD_BYTES + self.length as usize
-    }
-
-    /// Bytes of the payload; of an event with fields, those and their length as well.
-    #[must_use]
-    pub const fn payload_bytes(&self) -> usize {
-        self.length as usize - self.tag_length as usize
-    }
-}
-
-/// What a client says first.
+/// The first frame of a client.
+///
+/// ```
+/// use dbuf_wire::frames::{Frame, Hello, Level, MAGIC};
+///
+/// let mut opening = MAGIC.to_vec();
+/// Frame::Hello(Hello { ack: Level::Persisted, ..Hello::new(b"shop") }).encode(&mut opening);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello<'a> {
     /// The newest version that it speaks.
     pub version: u16,
     /// The oldest version that it speaks.
     pub version_min: u16,
-    /// Features that it would like.
+    /// Features that it can use.
     pub compatible: u64,
-    /// Features that it cannot do without.
+    /// Features that it needs.
     pub incompatible: u64,
-    /// Ties its connections together, so that a resend lands once; 0 if it needs none.
+    /// Ties its connections together, so that an event that is sent again is stored once; 0 if it needs none.
     pub session: u128,
     /// Which acknowledgements it wants.
     pub ack: Level,
@@ -122,13 +58,23 @@ pub struct Hello<'a> {
 }
 
 /// One event.
+///
+/// ```
+/// use dbuf_wire::frames::{Event, Frame};
+///
+/// let event = Event { pri: 6, sequence: 1, payload: b"order 17 accepted", ..Event::default() };
+/// let mut bytes = Vec::new();
+/// Frame::Event(event).encode(&mut bytes);
+/// assert_eq!(Frame::decode(&bytes)?, Some((Frame::Event(event), bytes.len())));
+/// # Ok::<(), dbuf_wire::WireError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Event<'a> {
     /// Facility times 8 plus priority, at most [`PRI_MAX`].
     pub pri: u8,
     /// At most [`TAG_BYTES_MAX`] bytes; empty for the name in HELLO.
     pub tag: &'a [u8],
-    /// The sender's time, nanoseconds of the wall clock; 0 lets the daemon's clock stand alone.
+    /// The sender's time, in nanoseconds since 1970, UTC; 0 if it states none.
     pub time_ns: u64,
     /// The producer's sequence: from 1, rising within a session.
     pub sequence: u64,
@@ -139,9 +85,16 @@ pub struct Event<'a> {
 }
 
 /// The daemon's answer to HELLO.
+///
+/// ```
+/// use dbuf_wire::frames::{Welcome, feature};
+///
+/// let welcome = Welcome { version: 1, max_event: 65536, compatible: feature::FIELDS, incompatible: 0, last: 0 };
+/// assert!(welcome.compatible & feature::RING == 0, "no ring is to be had");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Welcome {
-    /// The version that both speak from here.
+    /// The version that both use from here on.
     pub version: u16,
     /// The largest payload, in bytes.
     pub max_event: u32,
@@ -153,20 +106,42 @@ pub struct Welcome {
     pub last: u64,
 }
 
-/// What the daemon will not store, or why it ends the connection.
+/// Events that the daemon does not store, or why it ends the connection.
+///
+/// ```
+/// use dbuf_wire::frames::{Code, Fault, Frame};
+///
+/// let fault = Fault { code: Code::Lost as u8, first: 3, last: 9, text: b"disk full" };
+/// let mut bytes = Vec::new();
+/// Frame::Error(fault).encode(&mut bytes);
+/// assert_eq!(Frame::decode(&bytes)?.unwrap().0, Frame::Error(fault));
+/// # Ok::<(), dbuf_wire::WireError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault<'a> {
-    /// What it is about; a number that [`Code::from_number`] may not know.
+    /// The reason; a number that [`Code::from_number`] may not know.
     pub code: u8,
-    /// The first sequence that it is about; 0 if it is about the connection.
+    /// The first sequence that is concerned; 0 if the connection is.
     pub first: u64,
-    /// The last sequence that it is about.
+    /// The last sequence that is concerned.
     pub last: u64,
     /// For people.
     pub text: &'a [u8],
 }
 
 /// A frame over borrowed bytes.
+///
+/// ```
+/// use dbuf_wire::frames::{Frame, Level};
+///
+/// let mut bytes = Vec::new();
+/// Frame::Ack { level: Level::Durable, sequence: 2 }.encode(&mut bytes);
+/// match Frame::decode(&bytes)? {
+///     Some((Frame::Ack { level, sequence }, 24)) => assert_eq!((level, sequence), (Level::Durable, 2)),
+///     other => panic!("no ACK: {other:?}"),
+/// }
+/// # Ok::<(), dbuf_wire::WireError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
     /// Client: who it is and what it wants.
@@ -210,6 +185,17 @@ impl<'a> Frame<'a> {
     ///
     /// # Errors
     /// [`WireError`] when the bytes are no frame. A length that cannot be true is refused from the head alone.
+    ///
+    /// ```
+    /// use dbuf_wire::frames::Frame;
+    ///
+    /// let mut bytes = Vec::new();
+    /// Frame::Sync.encode(&mut bytes);
+    /// Frame::Bye.encode(&mut bytes);
+    /// let (first, consumed) = Frame::decode(&bytes)?.unwrap();
+    /// assert_eq!((first, Frame::decode(&bytes[consumed..])?), (Frame::Sync, Some((Frame::Bye, 24))));
+    /// # Ok::<(), dbuf_wire::WireError>(())
+    /// ```
     pub fn decode(bytes: &'a [u8]) -> Result<Option<(Self, usize)>, WireError> {
         let Some(head) = Head::decode(bytes)? else { return Ok(None) };
         let total = head.frame_bytes();
@@ -223,6 +209,15 @@ impl<'a> Frame<'a> {
     ///
     /// # Errors
     /// [`WireError`] when the type is unknown and not ignorable, or the body lacks a part.
+    ///
+    /// ```
+    /// use dbuf_wire::frames::{Event, Frame, Head, kind};
+    ///
+    /// let head = Head { length: 2, kind: kind::EVENT, detail: 6, sequence: 1, ..Head::default() };
+    /// let event = Event { pri: 6, sequence: 1, payload: b"hi", ..Event::default() };
+    /// assert_eq!(Frame::from_parts(&head, b"hi")?, Frame::Event(event));
+    /// # Ok::<(), dbuf_wire::WireError>(())
+    /// ```
     pub fn from_parts(head: &Head, body: &'a [u8]) -> Result<Self, WireError> {
         let (tag, payload) = body
             .split_at_checked(usize::from(head.tag_length))
@@ -257,6 +252,12 @@ impl<'a> Frame<'a> {
     /// Appends the frame to `to`. Tags and names are cut to [`TAG_BYTES_MAX`].
     ///
     /// An [`Frame::Ignored`] becomes an empty frame of its type.
+    ///
+    /// ```
+    /// let mut bytes = Vec::new();
+    /// dbuf_wire::frames::Frame::Bye.encode(&mut bytes);
+    /// assert_eq!(bytes.len(), 24);
+    /// ```
     pub fn encode(&self, to: &mut Vec<u8>) {
         match self {
             Self::Event(event) => event.encode(to),
@@ -277,6 +278,14 @@ impl<'a> Frame<'a> {
 
 impl Event<'_> {
     /// Appends the event's frame to `to`. The tag is cut to [`TAG_BYTES_MAX`].
+    ///
+    /// ```
+    /// use dbuf_wire::frames::Event;
+    ///
+    /// let mut bytes = Vec::new();
+    /// Event { pri: 6, sequence: 1, payload: b"order 17 accepted", ..Event::default() }.encode(&mut bytes);
+    /// assert_eq!(bytes.len(), 24 + 17);
+    /// ```
     pub fn encode(&self, to: &mut Vec<u8>) {
         let tag = cut(self.tag);
         let has_fields = !self.fields.is_empty();
@@ -308,6 +317,10 @@ impl Default for Hello<'_> {
 
 impl<'a> Hello<'a> {
     /// The HELLO of this version: no features, no session, no acknowledgements.
+    ///
+    /// ```
+    /// assert_eq!(dbuf_wire::frames::Hello::new(b"shop").name, b"shop");
+    /// ```
     #[must_use]
     pub const fn new(name: &'a [u8]) -> Self {
         Self {
@@ -338,6 +351,12 @@ impl<'a> Hello<'a> {
     }
 
     /// Appends the frame to `to`. The name is cut to [`TAG_BYTES_MAX`].
+    ///
+    /// ```
+    /// let mut bytes = Vec::new();
+    /// dbuf_wire::frames::Hello::new(b"shop").encode(&mut bytes);
+    /// assert_eq!(bytes.len(), 24 + 4 + 40);
+    /// ```
     pub fn encode(&self, to: &mut Vec<u8>) {
         let name = cut(self.name);
         Head {
@@ -407,7 +426,13 @@ fn encode_capacity(kind: u8, capacity: u64, to: &mut Vec<u8>) {
     to.extend_from_slice(&capacity.to_le_bytes());
 }
 
-/// Whether a connection that begins with `bytes` is framed: None while they could still become [`MAGIC`].
+/// Whether a connection that begins with `bytes` is framed. None while `bytes` may still become [`MAGIC`].
+///
+/// ```
+/// use dbuf_wire::frames::{MAGIC, is_framed};
+///
+/// assert_eq!((is_framed(&MAGIC), is_framed(&MAGIC[..3]), is_framed(b"text")), (Some(true), None, Some(false)));
+/// ```
 #[must_use]
 pub fn is_framed(bytes: &[u8]) -> Option<bool> {
     let n = bytes.len().min(MAGIC.len());
@@ -422,18 +447,6 @@ pub fn is_framed(bytes: &[u8]) -> Option<bool> {
 
 fn cut(tag: &[u8]) -> &[u8] {
     &tag[..tag.len().min(TAG_BYTES_MAX)]
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ pub const VERSION: u16 = 1;
 pub const VERSION_MIN: u16 = 1;
 /// The longest tag or producer name, in bytes.
 pub const TAG_BYTES_MAX: usize = 64;
-/// The largest length that a head may state, in bytes: a larger one is a lie or another protocol.
+/// The largest length that a head may state, in bytes: a larger one is an error or another protocol.
 pub const LENGTH_MAX: u32 = 64 << 20;
 /// The largest length of a frame that is neither an event nor ignorable, in bytes.
 pub const CONTROL_BYTES_MAX: u32 = 4 << 10;
@@ -58,20 +58,32 @@ pub mod feature {
 }
 
 /// What an acknowledgement promises.
+///
+/// ```
+/// use dbuf_wire::numbers::Level;
+///
+/// assert!(Level::Durable > Level::Persisted && Level::Persisted > Level::None);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(u8)]
 pub enum Level {
-    /// Nothing: no acknowledgements, except those that SYNC asks for.
+    /// No acknowledgements, except those that SYNC asks for.
     #[default]
     None = 0,
-    /// Written to the file: survives the daemon, not the machine.
+    /// The event is in a file: it survives the daemon, not a loss of power.
     Persisted = 1,
-    /// Synced: survives loss of power.
+    /// A sync has covered the event: it survives a loss of power.
     Durable = 2,
 }
 
 impl Level {
     /// The level with this number.
+    ///
+    /// ```
+    /// use dbuf_wire::numbers::Level;
+    ///
+    /// assert_eq!((Level::from_number(2), Level::from_number(9)), (Some(Level::Durable), None));
+    /// ```
     #[must_use]
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
@@ -83,7 +95,13 @@ impl Level {
     }
 }
 
-/// What an ERROR is about. Codes from 0x80 end the connection.
+/// The reason of an ERROR. Codes from 0x80 end the connection.
+///
+/// ```
+/// use dbuf_wire::numbers::Code;
+///
+/// assert_eq!(Code::Lost as u8, 0x03);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Code {
@@ -105,6 +123,12 @@ pub enum Code {
 
 impl Code {
     /// The code with this number.
+    ///
+    /// ```
+    /// use dbuf_wire::numbers::Code;
+    ///
+    /// assert_eq!((Code::from_number(0x82), Code::from_number(0xFF)), (Some(Code::Busy), None));
+    /// ```
     #[must_use]
     pub const fn from_number(number: u8) -> Option<Self> {
         Some(match number {
@@ -120,6 +144,10 @@ impl Code {
     }
 
     /// The name in `docs/PROTOCOL.md` and in what people read.
+    ///
+    /// ```
+    /// assert_eq!(dbuf_wire::numbers::Code::TooBig.name(), "too_big");
+    /// ```
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -134,6 +162,12 @@ impl Code {
     }
 
     /// Whether the connection ends with it.
+    ///
+    /// ```
+    /// use dbuf_wire::numbers::Code;
+    ///
+    /// assert!(Code::Broken.is_final() && !Code::Lost.is_final());
+    /// ```
     #[must_use]
     pub const fn is_final(self) -> bool {
         self as u8 >= 0x80

@@ -86,6 +86,7 @@ impl Ring {
             path: Some(path.to_path_buf()),
             when_full: WhenFull::Wait(DISK_TIMEOUT),
             without_daemon: WithoutDaemon::Fail,
+            quiet: true,
             ..ProducerOptions::default()
         })?;
         let statistics = producer.statistics();

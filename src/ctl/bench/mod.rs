@@ -198,7 +198,8 @@ impl Bench {
 
     fn daemon(&self, via: Via, context: &Context) -> anyhow::Result<Report> {
         let stream = context.runtime.join(STREAM_SOCKET);
-        let connect = || Client::connect(&stream, &ClientOptions { name: "bench", ..ClientOptions::default() });
+        let connect =
+            || Client::connect(&stream, &ClientOptions { name: "bench", quiet: true, ..ClientOptions::default() });
         // Also for ways without frames: it checks that a daemon answers, and what it accepts.
         let max_event = connect().map_err(client_failure)?.max_event();
         if *self.blocks.sizes().end() > max_event {

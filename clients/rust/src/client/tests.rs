@@ -1,5 +1,8 @@
 use super::*;
+use crate::wire::{Code, Fault};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
 use std::thread;
 
 /// A daemon of one connection that does what `play` says after it has read a HELLO.

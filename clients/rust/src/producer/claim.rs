@@ -1,7 +1,7 @@
-//! An event that is written where it will lie: a place in the memory, filled bit by bit, published at once.
+//! Lets a program write an event in place: it claims room in the memory, fills it bit by bit, and publishes it at once.
 //!
-//! Enters: bytes. Leaves: an event of as many bytes as there were. The producer's thread; there is one claim at a time,
-//! for it borrows the producer. What can fail: more bytes than were claimed.
+//! Input: bytes. Output: an event of those bytes. The producer's thread; there is one claim at a time, because it
+//! borrows the producer. Failures: more bytes than were claimed.
 
 use std::io;
 
@@ -13,8 +13,8 @@ use crate::wire::Event;
 use dbuf_wire::ring::record::{RecordHead, Stamp, kind};
 use dbuf_wire::ring::{Bell, NoRoom, Reserved};
 
-/// A place for one event. What is written to it lies in the ring, and is an event once it is
-/// [published](Claim::publish); a claim that is dropped has never been.
+/// Room for one event in the producer's memory. What is written to it becomes an event when it is
+/// [published](Claim::publish); a claim that is dropped leaves nothing.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -40,19 +40,40 @@ pub struct Claim<'a> {
 }
 
 impl Producer {
-    /// A place for an event of at most this many bytes, to be written into the memory itself: see [`Claim`].
+    /// Claims room for an event of at most `payload_bytes_max` bytes, to be written in place: see [`Claim`].
     ///
     /// # Errors
-    /// As [`Producer::send`]; the room that is sought is that for `payload_bytes_max`.
+    /// As [`Producer::send`], for an event of `payload_bytes_max` bytes.
+    ///
+    /// ```no_run
+    /// use std::io::Write;
+    ///
+    /// # let mut producer = dbuf_client::Producer::open(Default::default())?;
+    /// let mut claim = producer.claim(3, 200)?;
+    /// write!(claim, "card of customer {} refused", 17)?;
+    /// claim.publish()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn claim(&mut self, pri: u8, payload_bytes_max: usize) -> Result<Claim<'_>, SendError> {
         self.claim_event(&Event { pri, ..Event::default() }, payload_bytes_max)
     }
 
-    /// The same with a tag, fields, or a time; the payload of `event` is not looked at.
+    /// The same with a tag, fields, or a time; the payload of `event` is ignored.
     ///
     /// # Errors
     /// As [`Producer::claim`].
+    ///
+    /// ```no_run
+    /// use dbuf_client::wire::Event;
+    /// use std::io::Write;
+    ///
+    /// # let mut producer = dbuf_client::Producer::open(Default::default())?;
+    /// let mut claim = producer.claim_event(&Event { pri: 3, tag: b"billing", ..Event::default() }, 200)?;
+    /// write!(claim, "card of customer {} refused", 17)?;
+    /// claim.publish()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn claim_event(&mut self, event: &Event<'_>, payload_bytes_max: usize) -> Result<Claim<'_>, SendError> {
         Claim::begin(self, event, payload_bytes_max)
@@ -91,15 +112,31 @@ impl<'a> Claim<'a> {
     }
 
     /// Bytes that can still be written.
+    ///
+    /// ```no_run
+    /// # let mut producer = dbuf_client::Producer::open(Default::default())?;
+    /// assert_eq!(producer.claim(6, 100)?.room(), 100);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn room(&self) -> usize {
         self.bytes_max - self.bytes
     }
 
-    /// Publishes it: it is an event now, of what was written.
+    /// Publishes what was written as an event.
     ///
     /// # Errors
-    /// [`SendError::Invalid`] if nothing was; or in a forked child, of which this is not the claim.
+    /// [`SendError::Invalid`] if nothing was written, or in a forked child: the claim is its parent's.
+    ///
+    /// ```no_run
+    /// use std::io::Write;
+    ///
+    /// # let mut producer = dbuf_client::Producer::open(Default::default())?;
+    /// let mut claim = producer.claim(6, 100)?;
+    /// claim.write_all(b"order 17 accepted")?;
+    /// claim.publish()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn publish(mut self) -> Result<(), SendError> {
         if self.bytes == 0 {

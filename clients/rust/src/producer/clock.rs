@@ -1,14 +1,14 @@
-//! What time an event happened: ticks while a daemon turns them into time, else nanoseconds.
+//! Stamps events with the time at which they happened: in ticks where a daemon converts them, else in nanoseconds.
 //!
-//! Enters: ticks. Leaves: stamps; nanoseconds of ticks that no daemon will see. The producer's thread. Nothing here can
-//! fail: any number is some time.
+//! Input: ticks. Output: stamps; nanoseconds of ticks that no daemon will see. The producer's thread. Failures: none:
+//! any number is some time.
 
 use std::time::{Instant, SystemTime};
 
 use crate::sys;
 use dbuf_wire::ring::record::Stamp;
 
-/// By what a producer's events are stamped.
+/// How a producer's events are stamped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stamping {
     /// Not at all.

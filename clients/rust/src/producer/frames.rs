@@ -1,21 +1,18 @@
-//! The memory's way out where there is no ring: frames on a connection.
+//! Empties the memory where there is no ring: sends its events as frames.
 //!
-//! Enters: events that lie in the memory; acknowledgements. Leaves: frames; room, when events are persisted. The
-//! producer's thread, which is never made to wait here. What can fail: the connection; then all that is not
-//! acknowledged is still in the memory, and the next WELCOME says what need not be sent again.
+//! Input: events in the memory; acknowledgements. Output: frames; room, when events are persisted. The producer's
+//! thread, which never waits here. Failures: the connection; then everything that is not acknowledged is still in the
+//! memory, and the next WELCOME says what need not be sent again.
 
 use std::io;
 use std::time::Instant;
 
 use super::book::Book;
 use super::clock::Moment;
-use super::connection::Connection;
-use crate::wire::{Event, Frame, Head, Level, Welcome, feature};
+use crate::connection::{Connection, GATHER_BYTES};
+use crate::wire::{Event, Frame, Level, Welcome, feature};
 use dbuf_wire::ring::record::{self, Stamp};
 use dbuf_wire::ring::{Found, RingProducer};
-
-/// Frames are gathered up to about this many bytes before they are written.
-const GATHER_BYTES: usize = 64 << 10;
 
 /// How far the conversation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +35,6 @@ pub(super) struct Framed {
     /// Where the next event is of which a frame is to be made, and the number of the one before it.
     pub(super) at: u64,
     pub(super) number: u64,
-    outgoing: Vec<u8>,
-    written: usize,
     /// The last number that the daemon knows once it has read all that is gathered; 0 if it has forgotten the session.
     told: u64,
     /// SYNCs that are not answered: the number that each is for, and what its answer will say at least.
@@ -57,8 +52,6 @@ impl Framed {
             welcome: None,
             at: 0,
             number: 0,
-            outgoing: Vec::new(),
-            written: 0,
             told: 0,
             syncs: Vec::new(),
             sync_made: 0,
@@ -84,22 +77,12 @@ impl Framed {
         self.welcome.map_or(0, |welcome| u64::from(welcome.max_event))
     }
 
-    /// Everything that was gathered is written.
-    pub(super) fn is_written(&self) -> bool {
-        self.written == self.outgoing.len()
-    }
-
     /// Of `number` events, of which the daemon took `taken`, how many it has not been given.
     pub(super) fn left(&self, number: u64, taken: u64) -> u64 {
         if self.phase == Phase::Greeting {
             return number.saturating_sub(taken);
         }
-        let (mut at, mut unwritten) = (0, 0);
-        while let Ok(Some(head)) = Head::decode(&self.outgoing[at..]) {
-            at += head.frame_bytes();
-            unwritten += u64::from(head.is_event() && at > self.written);
-        }
-        number.saturating_sub(self.number) + unwritten
+        number.saturating_sub(self.number) + self.connection.unwritten_events()
     }
 
     /// Every event up to this one has reached the level, or was named before: it is not needed any more.
@@ -130,22 +113,23 @@ impl Framed {
             book.taken += 1;
         }
         ring.take_to(at);
+        book.reports.retain(|(report, _)| *report > number);
         book.persisted = book.persisted.max(number);
     }
 
     /// Makes frames of what waits, in place of those that are written; and a SYNC, if one is wanted for what they
     /// reach.
-    fn gather(&mut self, ring: &RingProducer, book: &mut Book, opened: &Moment, sync_goal: u64) {
-        self.outgoing.clear();
-        self.written = 0;
-        while self.outgoing.len() < GATHER_BYTES {
+    fn gather(&mut self, ring: &mut RingProducer, book: &mut Book, opened: &Moment, sync_goal: u64) {
+        while self.connection.queued_bytes() < GATHER_BYTES {
             match ring.find(self.at) {
                 Ok(None) => break,
                 Ok(Some(found)) => self.add(ring, &found, book, opened),
                 Err(_) => {
-                    // A daemon that had its hands in this memory has spoilt it.
+                    // A daemon that could write to this memory has damaged it.
                     let last = book.base + ring.events();
-                    book.lost += last.saturating_sub(self.number);
+                    let lost = last.saturating_sub(self.number);
+                    book.lost += lost;
+                    ring.carry_losses((lost, 0));
                     (self.at, self.number) = (ring.positions().0, last);
                 }
             }
@@ -153,28 +137,24 @@ impl Framed {
         if sync_goal > self.sync_made && self.number >= sync_goal {
             self.sync_made = sync_goal;
             self.syncs.push((sync_goal, self.told));
-            Frame::Sync.encode(&mut self.outgoing);
+            self.connection.queue(&Frame::Sync);
         }
     }
 
     /// Writes as many frames as the connection takes without waiting; none before the conversation is open.
     pub(super) fn write(
         &mut self,
-        ring: &RingProducer,
+        ring: &mut RingProducer,
         book: &mut Book,
         opened: &Moment,
         sync_goal: u64,
     ) -> io::Result<()> {
         while self.phase == Phase::Open {
-            if self.is_written() {
+            if self.connection.is_written() {
                 self.gather(ring, book, opened, sync_goal);
             }
-            if self.is_written() {
+            if self.connection.is_written() || !self.connection.flush()? {
                 break;
-            }
-            match self.connection.send(&self.outgoing[self.written..])? {
-                0 => break,
-                sent => self.written += sent,
             }
         }
         Ok(())
@@ -194,9 +174,9 @@ impl Framed {
         };
         let time_ns = if let Stamp::Nanoseconds(time_ns) = stamp { time_ns } else { 0 };
         let takes_fields = self.welcome.is_some_and(|welcome| welcome.compatible & feature::FIELDS != 0);
-        // The text says most; an event that is refused says nothing.
+        // The payload alone is better than an event that the daemon refuses.
         let fields = if takes_fields { event.fields } else { &[] };
         self.told = self.number;
-        Event { time_ns, fields, sequence: self.number, ..event }.encode(&mut self.outgoing);
+        self.connection.queue(&Frame::Event(Event { time_ns, fields, sequence: self.number, ..event }));
     }
 }

@@ -1,12 +1,12 @@
-//! Says who empties a producer's memory.
+//! Names what empties a producer's memory.
 //!
 //! Input and output: plain data, with a connection. The producer's thread. Failures: none.
 
 use std::time::Duration;
 
-use super::connection::Connection;
 use super::frames::{Framed, Phase};
 use super::options::LinkKind;
+use crate::connection::Connection;
 
 /// The least time between two attempts to connect; twice as long after each that fails.
 pub(super) const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -14,7 +14,7 @@ pub(super) const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Who empties the memory.
 #[derive(Debug)]
 pub(super) enum Link {
-    /// Nobody.
+    /// There is no daemon.
     None,
     /// The producer, once the connection is open.
     Framed(Box<Framed>),

@@ -1,7 +1,7 @@
-//! The link to the daemon: how it is made, by steps none of which waits, and how its end is noticed.
+//! Makes the link to the daemon, by steps none of which waits, and notices its end.
 //!
-//! Enters: a path, and what the daemon says. Leaves: a link, or the reason why there is none. The producer's thread.
-//! What can fail: everything; then the memory stays as it is, and a later call tries again.
+//! Input: a path, and what the daemon says. Output: a link, or the reason why there is none. The producer's thread.
+//! Failures: everything; then the memory stays as it is, and a later call tries again.
 //!
 //! | link, phase | what has come | then |
 //! |---|---|---|
@@ -12,39 +12,57 @@
 //! | framed, asking | ERROR no_ring | framed, open |
 //! | any | the end, an ERROR that ends it, nonsense | none |
 
+use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, Said, in_words};
 use super::frames::{Framed, Phase};
 use super::link::{Link, RETRY_MIN};
 use super::options::{LinkKind, WithoutDaemon};
 use super::paths;
-use super::state::{CLOSED, Producer, new_session};
-use crate::sys;
-use crate::wire::{self, Code, Frame, Hello, Level, Welcome, feature};
+use super::state::{ANSWER_WAIT_MAX, CLOSED, Producer, new_session};
+use crate::connection::{Connection, End, Said};
+use crate::wire::{self, Code, Event, Frame, Hello, Level, Welcome, feature};
+use crate::{reason, sys};
 use dbuf_sync::atomic::Ordering::Relaxed;
-use dbuf_wire::ring::{Bell, DOORBELL};
+use dbuf_wire::ring::Bell;
 
-/// The longest that this becomes.
+/// The most time between two attempts to connect.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// The longest that the daemon may take to answer. Under systemd it can be about to start.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// The least time between two reports of losses.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// The priority of a report of losses.
+const WARNING: u8 = 4;
 /// The least time between two looks at a ring's connection.
 const LOOK_MIN: Duration = Duration::from_millis(10);
 
 impl Producer {
-    /// Does what is to be done for the link: connects, if it is time to; reads what the daemon has said; writes frames.
-    /// Never waits. Every call does as much where it is not on its fast path; only who sends rarely, and has no ring,
-    /// needs this.
+    /// Does what the link needs: connects if it is time to, reads what the daemon has said, writes frames. Never waits.
+    /// Every send does this when it needs to. A program that sends rarely calls it in between, so that events which
+    /// wait for a daemon, or for room in its socket, leave before the next send.
+    ///
+    /// ```no_run
+    /// # let mut producer = dbuf_client::Producer::open(Default::default())?;
+    /// producer.send(6, b"order 17 accepted").ok();
+    /// while producer.statistics().waiting_bytes > 0 {
+    ///     producer.tend(); // as from an event loop
+    ///     std::thread::sleep(std::time::Duration::from_millis(100));
+    /// }
+    /// # Ok::<(), dbuf_client::OpenError>(())
+    /// ```
     pub fn tend(&mut self) {
         self.tend_for(Duration::ZERO);
     }
 
-    /// The same, but waits so long for the answer to a connection that is made now.
+    /// The same, but waits at most `timeout` for the answer to a connection that is made now.
     pub(super) fn tend_for(&mut self, timeout: Duration) {
         if self.renew_after_fork().is_err() {
             return;
         }
+        // A forked child may leave by _exit(2) right after its first event: that must not be in its memory alone.
+        let timeout = if std::mem::take(&mut self.is_new) { ANSWER_WAIT_MAX } else { timeout };
         match &self.link {
             Link::None => {
                 let now = Instant::now();
@@ -79,8 +97,7 @@ impl Producer {
     pub(super) fn ring_bell(&mut self) {
         if let Link::Ring(connection) = &self.link {
             self.book.doorbells += 1;
-            // A connection without room for the byte rings already; an end is noticed by the look.
-            let _ = connection.send(&[DOORBELL]);
+            connection.ring_doorbell();
             self.look();
         }
     }
@@ -98,42 +115,82 @@ impl Producer {
     /// Takes in what has come, and writes what can be written, if the link is frames.
     pub(super) fn pump(&mut self) {
         self.hear();
+        self.report_losses();
         let Link::Framed(framed) = &mut self.link else { return };
-        if let Err(error) = framed.write(&self.ring, &mut self.book, &self.opened, self.sync_goal) {
-            self.end_after_hearing(format!("the connection to dbufd failed: {error}"));
+        if let Err(error) = framed.write(&mut self.ring, &mut self.book, &self.opened, self.sync_goal) {
+            self.end_after_hearing(End::Failed(error).to_string());
+        }
+    }
+
+    /// Where no daemon counts what found no room, an event of the producer itself says how many events were lost, as
+    /// soon as there is room for it; at most one a second, so that reports do not take the room of events.
+    fn report_losses(&mut self) {
+        let (events, bytes) = self.ring.losses_untold();
+        let is_open = matches!(&self.link, Link::Framed(framed) if framed.phase == Phase::Open);
+        if events == 0 || !is_open || self.book.report_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        let text = format!("{events} events ({bytes} bytes) were lost before they reached dbufd");
+        let mut fields = Vec::new();
+        wire::put_field(&mut fields, b"LOST_EVENTS", events.to_string().as_bytes());
+        wire::put_field(&mut fields, b"LOST_BYTES", bytes.to_string().as_bytes());
+        let report = Event { pri: WARNING, fields: &fields, payload: text.as_bytes(), ..Event::default() };
+        let stamp = self.stamp_slow();
+        // Where there is no room, a later call finds some. No bell: this memory has none.
+        if self.ring.push(&report, stamp).is_ok() {
+            self.ring.note_reported((events, bytes));
+            self.book.reports.push((self.number(), events));
+            self.book.report_at = Some(Instant::now() + REPORT_INTERVAL);
         }
     }
 
     fn connect(&mut self, now: Instant) {
         self.retry_at = now + self.retry;
         self.retry = (self.retry * 2).min(RETRY_MAX);
-        let path = self.options.path.clone().unwrap_or_else(paths::default_path);
-        let opened = Connection::open(&path).and_then(|connection| {
-            let hello = self.hello();
-            let sent = connection.send(&hello)?;
-            // A new connection has room for so few bytes.
-            if sent == hello.len() { Ok(connection) } else { Err(std::io::ErrorKind::WouldBlock.into()) }
-        });
-        match opened {
-            Ok(connection) => self.link = Link::Framed(Box::new(Framed::new(connection, now))),
-            Err(error) => self.book.last_error = Some(format!("cannot connect to {}: {error}", path.display())),
+        let (path, is_trusted) = match &self.options.path {
+            Some(path) => (path.clone(), true),
+            None => paths::default_path(),
+        };
+        match self.greet(&path, is_trusted) {
+            Ok(connection) => {
+                self.path = path;
+                self.link = Link::Framed(Box::new(Framed::new(connection, now)));
+            }
+            Err(error) => {
+                self.book.last_error = Some(cannot_connect(&path, &reason::connect(&error)));
+                self.complain_of_connection();
+            }
         }
     }
 
-    fn hello(&self) -> Vec<u8> {
-        let mut bytes = wire::MAGIC.to_vec();
+    fn greet(&self, path: &Path, is_trusted: bool) -> io::Result<Connection> {
+        let mut connection = Connection::open(path, Duration::ZERO)?;
+        // Before anything is sent, and nothing is read before: the folder may have been another one when it was
+        // looked at.
+        if !is_trusted && !paths::is_own_or_root(connection.peer_uid()?) {
+            return Err(io::Error::other("another user's process listens there"));
+        }
         let compatible = feature::FIELDS | if self.options.ring { feature::RING } else { 0 };
-        let hello = Hello {
-            session: self.session,
-            ack: Level::Persisted,
-            compatible,
-            ..Hello::new(self.options.name.as_bytes())
-        };
-        Frame::Hello(hello).encode(&mut bytes);
-        bytes
+        let (session, ack) = (self.session, Level::Persisted);
+        connection.queue_hello(Hello { session, ack, compatible, ..Hello::new(self.options.name.as_bytes()) });
+        // A new connection has room for that.
+        if connection.flush()? { Ok(connection) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
-    /// Goes on until the link is made, or fails; waits for the daemon at most so long.
+    /// Says once on standard error that there is no link, until there has been one. Where an event cannot be kept,
+    /// each call returns an error that says so.
+    fn complain_of_connection(&mut self) {
+        let is_told = self.options.quiet || self.options.without_daemon == WithoutDaemon::Fail;
+        if !is_told
+            && self.book.links == 0
+            && !std::mem::replace(&mut self.has_complained, true)
+            && let Some(why) = &self.book.last_error
+        {
+            reason::complain_of_connection(why, "wait in memory");
+        }
+    }
+
+    /// Continues until the link is made, or fails; waits for the daemon at most `timeout`.
     fn shake_hands(&mut self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         loop {
@@ -149,7 +206,7 @@ impl Producer {
             if now >= deadline {
                 return;
             }
-            framed.connection.wait(false, deadline - now);
+            framed.connection.wait(Some(deadline - now));
         }
     }
 
@@ -174,14 +231,12 @@ impl Producer {
             Link::None | Link::Ring(_) => None,
         };
         match (said, phase) {
-            (Said::End(why), _) => self.end_link(why),
-            (Said::Fault { code, text, .. }, _) if code >= Code::Broken as u8 => {
-                self.end_link(Some(in_words(code, &text)));
-            }
+            (Said::End(End::Closed), _) => self.end_link(None),
+            (Said::End(end), _) => self.end_link(Some(end.to_string())),
             (Said::Welcome(welcome), Some(Phase::Greeting)) => self.welcomed(welcome),
             (Said::Grant { capacity }, Some(Phase::Asking)) => self.granted(capacity),
-            (Said::Fault { code, text, .. }, Some(Phase::Asking)) if code == Code::NoRing as u8 => {
-                self.book.last_error = Some(in_words(code, &text));
+            (Said::Refusal(refusal), Some(Phase::Asking)) if refusal.code == Code::NoRing as u8 => {
+                self.book.last_error = Some(refusal.in_words());
                 self.open_frames();
             }
             (Said::Ack { level, sequence }, Some(Phase::Asking | Phase::Open)) => {
@@ -189,14 +244,14 @@ impl Producer {
                     framed.acknowledged(&mut self.ring, &mut self.book, level, sequence);
                 }
             }
-            (Said::Fault { code, first, last, text }, Some(Phase::Asking | Phase::Open)) => {
-                let events = last.saturating_sub(first).saturating_add(1);
-                let count = if code == Code::Lost as u8 { &mut self.book.lost } else { &mut self.book.refused };
-                *count = count.saturating_add(events);
-                self.book.last_error = Some(in_words(code, &text));
+            (Said::Refusal(refusal), Some(Phase::Asking | Phase::Open)) => {
+                let is_lost = refusal.code == Code::Lost as u8;
+                let count = if is_lost { &mut self.book.lost } else { &mut self.book.refused };
+                *count = count.saturating_add(refusal.events());
+                self.book.last_error = Some(refusal.in_words());
             }
-            // On the connection of a ring nothing is said but why it ends; a later version may say more.
-            (Said::Fault { code, text, .. }, None) => self.book.last_error = Some(in_words(code, &text)),
+            // On the connection of a ring the daemon says only why it ends; a later version may say more.
+            (Said::Refusal(refusal), None) => self.book.last_error = Some(refusal.in_words()),
             _ => self.end_link(Some("dbufd is not understood: a frame that has no place here".into())),
         }
     }
@@ -218,15 +273,14 @@ impl Producer {
             return self.open_frames();
         }
         framed.phase = Phase::Asking;
-        let mut bytes = Vec::new();
-        Frame::Ring { capacity: self.options.capacity_bytes }.encode(&mut bytes);
-        if !framed.connection.send(&bytes).is_ok_and(|sent| sent == bytes.len()) {
-            // What it says in its end is worth more, if it says anything.
+        framed.connection.queue(&Frame::Ring { capacity: self.options.capacity_bytes });
+        if !framed.connection.flush().is_ok_and(|is_written| is_written) {
+            // What the daemon says at its end is worth more, if it says anything.
             self.end_after_hearing("dbufd closed the connection".into());
         }
     }
 
-    /// Frames it is.
+    /// The link is frames.
     fn open_frames(&mut self) {
         let Link::Framed(framed) = &mut self.link else { return };
         framed.phase = Phase::Open;
@@ -248,7 +302,7 @@ impl Producer {
             // Relaxed: a limit hands nothing over.
             Link::Ring(_) => self.ring.memory().words().max_event_bytes.load(Relaxed),
         };
-        // 0: nobody has written it yet.
+        // 0: no daemon has written it yet.
         if let Ok(said @ 1..) = usize::try_from(said) {
             self.payload_bytes_max = said.min(self.ring.event_bytes_max());
         }
@@ -270,11 +324,17 @@ impl Producer {
         self.link = Link::None;
         self.fast_for = CLOSED;
         self.stamp_by_clock();
+        if self.book.links == 0 {
+            // It was never open: what has ended is the attempt to connect.
+            let why = why.or_else(|| self.book.last_error.take()).unwrap_or_else(|| End::Closed.to_string());
+            self.book.last_error = Some(cannot_connect(&self.path, &why));
+            return self.complain_of_connection();
+        }
         match why {
             Some(why) => self.book.last_error = Some(why),
-            // The kind of end that has said something before is not covered up.
+            // What the daemon has said before its end is worth more.
             None => {
-                self.book.last_error.get_or_insert_with(|| "dbufd closed the connection".into());
+                self.book.last_error.get_or_insert_with(|| End::Closed.to_string());
             }
         }
     }
@@ -282,11 +342,11 @@ impl Producer {
     /// The daemon will not take anything more out of the ring: what it has told last counts.
     fn take_back_ring(&mut self) {
         let (tail, words) = (self.ring.positions().1, self.ring.memory().words());
-        let (refused, lost) = self.failures();
         let (persisted, durable) = (self.persisted(), self.durable());
+        let (refused, lost) = self.failures();
         // Relaxed: its writer is gone.
         let high_water_bytes = words.high_water_bytes.load(Relaxed);
-        // Whatever the daemon has left there.
+        // What the daemon has left there was not taken.
         let taken = self.number().saturating_sub(self.ring.events_from(tail));
         let book = &mut self.book;
         (book.refused, book.lost, book.persisted, book.durable) = (refused, lost, persisted, durable);
@@ -294,4 +354,8 @@ impl Producer {
         book.taken = taken;
         book.doubt(taken, 0);
     }
+}
+
+fn cannot_connect(path: &Path, why: &str) -> String {
+    format!("cannot connect to {}: {why}", path.display())
 }

@@ -1,13 +1,13 @@
-//! To go over to a ring: what waits in the memory is moved into it, in order, and then it is the memory.
+//! Changes over to a ring: moves what waits in the memory into it, in order; then the ring is the memory.
 //!
-//! Enters: what a GRANT has brought. Leaves: the ring. The producer's thread. What can fail: a ring that is none; then
+//! Input: what a GRANT has brought. Output: the ring. The producer's thread. Failures: a ring that cannot be used; then
 //! the link ends, and the memory stays as it is.
 
 use super::clock::{Moment, Stamping};
 use super::link::Link;
 use super::order::is_ordered;
 use super::state::{CLOSED, Producer};
-use crate::sys;
+use crate::{reason, sys};
 use dbuf_wire::ring::{Bell, Memory, RingProducer};
 
 impl Producer {
@@ -17,9 +17,14 @@ impl Producer {
         let Some(memory) = framed.connection.take_memory() else {
             return self.end_link(Some("dbufd is not understood: a ring without its memory".into()));
         };
-        let memory = match Memory::of_file(&memory) {
+        // The descriptor is closed as soon as the memory is mapped: what is closed cannot be taken for another.
+        let mapped = memory.get().map_err(Into::into).and_then(Memory::of_file);
+        drop(memory);
+        let memory = match mapped {
             Ok(memory) => memory,
-            Err(error) => return self.end_link(Some(format!("no use of a ring: {error}"))),
+            Err(error) => {
+                return self.end_link(Some(format!("a ring that cannot be used: {}", reason::kernel(&error))));
+            }
         };
         if !memory.is_known() || memory.capacity() != self.options.capacity_bytes || capacity != memory.capacity() {
             return self.end_link(Some("dbufd is not understood: another ring than was asked for".into()));
@@ -34,7 +39,7 @@ impl Producer {
         let Link::Framed(framed) = std::mem::replace(&mut self.link, Link::None) else { return };
         self.link = Link::Ring(framed.connection);
         self.fast_for = self.forks;
-        debug_assert!(self.forks != CLOSED, "nobody forks so often");
+        debug_assert!(self.forks != CLOSED, "2^64 forks");
         if self.options.stamp && sys::HAS_TICKS && self.ring.takes_ticks() {
             self.stamping = Stamping::Ticks;
         }
@@ -58,7 +63,7 @@ impl Producer {
             head.stamp = now.without_ticks(&self.opened, head.stamp);
             match ring.push_record(head, &body) {
                 Ok(bell) => must_ring |= bell == Bell::Ring,
-                // It cannot be: without a pad the same events take no more.
+                // It cannot happen: without a pad the same events take no more room.
                 Err(_) => break,
             }
             at = found.end;
@@ -66,10 +71,13 @@ impl Producer {
         ring.carry_losses(self.ring.losses_untold());
         let number = self.number();
         let book = &mut self.book;
-        // Where a daemon has spoilt the memory, it may be less, or more, than it was.
-        book.lost += number.saturating_sub(first + ring.events());
+        // Where a daemon has damaged the memory, there may be fewer events, or more, than there were.
+        let damaged = number.saturating_sub(first + ring.events());
+        book.lost += damaged;
+        ring.carry_losses((damaged, 0));
+        book.reports.clear();
         book.base = number.saturating_sub(ring.events());
-        // Of what another connection was given, this one says nothing.
+        // This connection says nothing of what another connection was given.
         book.doubt(first, 0);
         let (head, tail) = self.ring.positions();
         book.high_water_bytes = book.high_water_bytes.max(head - tail);

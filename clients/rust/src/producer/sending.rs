@@ -1,4 +1,4 @@
-//! Sends an event: at once where nothing is in the way, else by the slow way (`waiting`).
+//! Sends an event: at once where nothing prevents it, else by the slow way (`waiting`).
 //!
 //! Input: events. Output: records in the memory. The producer's thread. Failures: [`SendError`].
 
@@ -16,16 +16,33 @@ impl Producer {
     /// Sends an event: its priority, 0 to 7, plus 8 times a syslog facility if there is one; and what happened.
     ///
     /// # Errors
-    /// [`SendError`]. Of [`SendError::Full`] the event is given up and counted.
+    /// [`SendError`]. With [`SendError::Full`] the event is dropped and counted.
+    ///
+    /// ```no_run
+    /// # let mut producer = dbuf_client::Producer::open(Default::default())?;
+    /// producer.send(6, b"order 17 accepted")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn send(&mut self, pri: u8, payload: &[u8]) -> Result<(), SendError> {
         self.send_event(&Event { pri, payload, ..Event::default() })
     }
 
-    /// Sends an event with all that it may have: a tag, fields, a time of its own. Its sequence is not looked at.
+    /// Sends an event with everything that it may have: a tag, fields, a time of its own. Its sequence is ignored.
     ///
     /// # Errors
     /// As [`Producer::send`].
+    ///
+    /// ```no_run
+    /// use dbuf_client::wire::{Event, put_field};
+    ///
+    /// # let mut producer = dbuf_client::Producer::open(Default::default())?;
+    /// let mut fields = Vec::new();
+    /// assert!(put_field(&mut fields, b"ORDER", b"17"));
+    /// let event = Event { pri: 4, tag: b"billing", fields: &fields, payload: b"card refused", ..Event::default() };
+    /// producer.send_event(&event)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn send_event(&mut self, event: &Event<'_>) -> Result<(), SendError> {
         if self.send_fast(event) {
@@ -35,11 +52,22 @@ impl Producer {
         self.send_slowly(event, timeout, true)
     }
 
-    /// Sends an event if there is room, and never waits. Where there is none, nothing is counted: the caller has the
+    /// Sends an event if there is room, and never waits. Without room nothing is counted: the caller still has the
     /// event.
     ///
     /// # Errors
     /// As [`Producer::send`].
+    ///
+    /// ```no_run
+    /// use dbuf_client::{SendError, wire::Event};
+    ///
+    /// # let mut producer = dbuf_client::Producer::open(Default::default())?;
+    /// match producer.try_send(&Event { pri: 7, payload: b"cache hit", ..Event::default() }) {
+    ///     Err(SendError::Full) => {} // not worth a wait
+    ///     sent => sent?,
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn try_send(&mut self, event: &Event<'_>) -> Result<(), SendError> {
         if self.send_fast(event) { Ok(()) } else { self.send_slowly(event, Duration::ZERO, false) }
@@ -49,6 +77,16 @@ impl Producer {
     ///
     /// # Errors
     /// As [`Producer::send`].
+    ///
+    /// ```no_run
+    /// use dbuf_client::wire::Event;
+    /// use std::time::{Duration, Instant};
+    ///
+    /// # let mut producer = dbuf_client::Producer::open(Default::default())?;
+    /// let event = Event { pri: 2, payload: b"out of paper", ..Event::default() };
+    /// producer.send_with_deadline(&event, Instant::now() + Duration::from_secs(1))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn send_with_deadline(&mut self, event: &Event<'_>, deadline: Instant) -> Result<(), SendError> {
         if self.send_fast(event) {
@@ -57,7 +95,7 @@ impl Producer {
         self.send_slowly(event, deadline.saturating_duration_since(Instant::now()), true)
     }
 
-    /// The way of nearly all events. False where something is in the way; then nothing has been done.
+    /// The fast path of nearly all events. False if something prevents it; then nothing has been done.
     #[inline]
     fn send_fast(&mut self, event: &Event<'_>) -> bool {
         if self.fast_for != sys::forks() || !self.is_fine(event, event.payload.len()) {
@@ -85,17 +123,20 @@ impl Producer {
             && event.fields.len() <= wire::FIELDS_BYTES_MAX
     }
 
-    /// The stamp of an event with this time of its own, or none; None if it is time for a look at the daemon.
+    /// The stamp of an event whose own time is `time_ns`, 0 for none. None if it is time to look whether the daemon is
+    /// there.
     #[inline]
     pub(super) fn stamp_fast(&self, time_ns: u64) -> Option<Stamp> {
-        if time_ns != 0 {
-            return Some(Stamp::Nanoseconds(time_ns));
-        }
-        if self.stamping != Stamping::Ticks {
-            return Some(self.stamp_slow());
-        }
+        // However events are stamped: a daemon that is killed while it is awake leaves no other sign.
         let ticks = sys::ticks();
-        (ticks.wrapping_sub(self.looked_ticks) < LOOK_TICKS).then_some(Stamp::Ticks(ticks))
+        if ticks.wrapping_sub(self.looked_ticks) >= LOOK_TICKS {
+            return None;
+        }
+        Some(match self.stamping {
+            _ if time_ns != 0 => Stamp::Nanoseconds(time_ns),
+            Stamping::Ticks => Stamp::Ticks(ticks),
+            Stamping::Nanoseconds | Stamping::None => self.stamp_slow(),
+        })
     }
 
     /// How long a send without a deadline of its own waits for room.

@@ -1,9 +1,10 @@
-//! Holds what a producer is: its memory, its link, and what is known of its events.
+//! Holds the state of a producer: its memory, its link, and what is known of its events.
 //!
-//! Input: options, and what the files beside this one write into it. Output: numbers, and stamps by the clock. The
+//! Input: options, and what the other files of this folder write into it. Output: numbers, and stamps by the clock. The
 //! producer's thread. Failures: there is no memory for the ring; there is no daemon, where the options ask for one.
 //! The invariants are those of the folder (`mod.rs`).
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::book::Book;
@@ -17,22 +18,22 @@ use dbuf_sync::atomic::Ordering::Relaxed;
 use dbuf_wire::ring::record::Stamp;
 use dbuf_wire::ring::{CAPACITY_BYTES, Memory, RingProducer};
 
-/// What the largest payload is taken to be before a daemon has said it.
+/// The largest payload, until a daemon has said its limit.
 const PAYLOAD_BYTES_ASSUMED: usize = 64 << 10;
 /// In `fast_for`: no process may take the fast path.
 pub(super) const CLOSED: u64 = u64::MAX;
-/// This many ticks after the last look, a send looks whether the daemon is still there: a second, about.
+/// This many ticks after the last look, a send looks whether the daemon is still there: about a second.
 pub(super) const LOOK_TICKS: u64 = 1 << 31;
 /// How long a send may wait for the daemon's answer to a connection that it has begun, whatever its policy.
 pub(super) const ANSWER_WAIT_MIN: Duration = Duration::from_millis(10);
 /// The same, at most.
 pub(super) const ANSWER_WAIT_MAX: Duration = Duration::from_millis(250);
 
-/// Sends events to dbufd: through a ring of shared memory, in some 20 ns and without a system call; where there is no
-/// ring, by frames. While there is no daemon it keeps them.
+/// Sends events to dbufd: through a ring of shared memory, in some 20 ns and without a system call; without a ring, by
+/// frames. While there is no daemon it keeps events in memory.
 ///
-/// One thread has one producer; it may be handed to another. Nothing is done behind its back: what a link needs is done
-/// by the calls, and a program that sends rarely where there is no ring may call [`Producer::tend`] in between.
+/// One thread uses a producer at a time; it may be moved to another thread. There is no background thread: the calls
+/// do what the connection needs. A program that sends rarely should call [`Producer::tend`] in between.
 ///
 /// ```no_run
 /// use dbuf_client::{Producer, ProducerOptions};
@@ -70,14 +71,29 @@ pub struct Producer {
     pub(super) retry_at: Instant,
     pub(super) retry: Duration,
     pub(super) looked_at: Instant,
+    /// The socket that was connected to last.
+    pub(super) path: PathBuf,
+    /// The line about a daemon that cannot be reached was written.
+    pub(super) has_complained: bool,
+    /// No call has waited for the daemon's first answer yet.
+    pub(super) is_new: bool,
     pub(super) options: ProducerOptions,
 }
 
 impl Producer {
-    /// A producer. It connects if there is a daemon, and waits at most a quarter of a second for its answer.
+    /// Opens a producer. It connects if there is a daemon, and waits at most 250 ms for the daemon's answer.
     ///
     /// # Errors
-    /// [`OpenError`]. That there is no daemon is one only where the options say so.
+    /// [`OpenError`]. A daemon that cannot be reached is an error only with [`WithoutDaemon::Fail`].
+    ///
+    /// [`WithoutDaemon::Fail`]: crate::WithoutDaemon::Fail
+    ///
+    /// ```no_run
+    /// use dbuf_client::{Producer, ProducerOptions};
+    ///
+    /// let producer = Producer::open(ProducerOptions { name: "shop".into(), ..Default::default() })?;
+    /// # Ok::<(), dbuf_client::OpenError>(())
+    /// ```
     pub fn open(mut options: ProducerOptions) -> Result<Self, OpenError> {
         if !options.capacity_bytes.is_power_of_two() || !CAPACITY_BYTES.contains(&options.capacity_bytes) {
             return Err(OpenError::Capacity(options.capacity_bytes));
@@ -103,10 +119,13 @@ impl Producer {
             retry_at: now,
             retry: RETRY_MIN,
             looked_at: now,
+            path: PathBuf::new(),
+            has_complained: false,
+            is_new: true,
             options,
         };
         this.stamp_by_clock();
-        this.tend_for(ANSWER_WAIT_MAX);
+        this.tend();
         if this.must_fail() {
             return Err(OpenError::NoDaemon(
                 this.book.last_error.take().unwrap_or_else(|| "it does not say why".into()),
@@ -116,6 +135,13 @@ impl Producer {
     }
 
     /// What became of this producer's events.
+    ///
+    /// ```no_run
+    /// # let producer = dbuf_client::Producer::open(Default::default())?;
+    /// let statistics = producer.statistics();
+    /// eprintln!("{} sent, {} dropped, link: {:?}", statistics.events, statistics.lost_full, statistics.link);
+    /// # Ok::<(), dbuf_client::OpenError>(())
+    /// ```
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         let capacity_bytes = self.options.capacity_bytes;
@@ -125,6 +151,7 @@ impl Producer {
         let (book, words) = (&self.book, self.ring.memory().words());
         let (head, tail) = self.ring.positions();
         let waiting_bytes = head - tail;
+        let (persisted, durable) = (self.persisted(), self.durable());
         let (refused, lost) = self.failures();
         Statistics {
             events: self.number(),
@@ -134,8 +161,8 @@ impl Producer {
             refused,
             lost,
             unconfirmed: book.unconfirmed,
-            persisted: self.persisted(),
-            durable: self.durable(),
+            persisted,
+            durable,
             capacity_bytes,
             waiting_bytes,
             // Relaxed: for people.
@@ -148,21 +175,45 @@ impl Producer {
         }
     }
 
-    /// The largest payload that can be sent, as far as is known.
+    /// The largest payload that can be sent, in bytes, as far as is known: 64 KiB until a daemon has said its limit,
+    /// and never more than half of the ring.
+    ///
+    /// ```no_run
+    /// # let producer = dbuf_client::Producer::open(Default::default())?;
+    /// assert!("order 17 accepted".len() <= producer.payload_bytes_max());
+    /// # Ok::<(), dbuf_client::OpenError>(())
+    /// ```
     #[must_use]
     pub fn payload_bytes_max(&self) -> usize {
         self.payload_bytes_max
     }
 
-    /// Ends this producer. What lies in a ring is the daemon's by now; what waits elsewhere is written if that can be
-    /// done within `close_wait`. Dropping it does the same, but cannot say how many events are left behind.
+    /// Ends this producer. The daemon takes what is in its ring. What waits elsewhere, or in the ring of a daemon that
+    /// has ended, is delivered if that can be done within `close_wait`. Dropping the producer does the same, but cannot
+    /// return how many events are left.
     ///
     /// # Errors
-    /// The number of events that no daemon has been given.
+    /// The number of events that no daemon was given.
+    ///
+    /// ```no_run
+    /// # let mut producer = dbuf_client::Producer::open(Default::default())?;
+    /// producer.send(6, b"order 17 accepted").ok();
+    /// if let Err(left) = producer.close() {
+    ///     eprintln!("{left} events were not delivered");
+    /// }
+    /// # Ok::<(), dbuf_client::OpenError>(())
+    /// ```
     pub fn close(mut self) -> Result<(), u64> {
         match self.say_goodbye() {
             0 => Ok(()),
             left => Err(left),
+        }
+    }
+
+    /// Has events that were lost before they reached this producer counted in the data, as its own are.
+    pub(crate) fn report_lost(&mut self, events: u64) {
+        if self.forks == sys::forks() {
+            self.ring.carry_losses((events, 0));
         }
     }
 
@@ -185,15 +236,11 @@ impl Producer {
     }
 
     pub(super) fn persisted(&self) -> u64 {
-        // Relaxed: a report. A thread that waits for it comes through the turn.
-        let word = self.ring.memory().words().persisted.load(Relaxed);
-        self.book.persisted.max(self.reached(word))
+        self.book.persisted.max(self.reached(self.ring.persisted()))
     }
 
     pub(super) fn durable(&self) -> u64 {
-        // Relaxed: as above.
-        let word = self.ring.memory().words().durable.load(Relaxed);
-        self.book.durable.max(self.reached(word))
+        self.book.durable.max(self.reached(self.ring.durable()))
     }
 
     /// The number of the event that a word of the ring names; 0 without a ring.
@@ -204,20 +251,19 @@ impl Producer {
         }
     }
 
-    /// Events that were refused, and that were lost.
+    /// Events that were refused, and that were lost. To be read after how far events have come.
     pub(super) fn failures(&self) -> (u64, u64) {
         let Book { refused, lost, .. } = self.book;
         match self.link {
             Link::None | Link::Framed(_) => (refused, lost),
             Link::Ring(_) => {
-                let words = self.ring.memory().words();
-                // Relaxed: as above.
-                (refused + words.refused.load(Relaxed), lost + words.lost.load(Relaxed))
+                let (by_ring, lost_by_ring) = self.ring.failures();
+                (refused + by_ring, lost + lost_by_ring)
             }
         }
     }
 
-    /// In a forked child: begins anew, and lets go of what is the parent's.
+    /// In a forked child: begins anew, without what belongs to the parent.
     pub(super) fn renew_after_fork(&mut self) -> Result<(), SendError> {
         let forks = sys::forks();
         if self.forks == forks {
@@ -225,7 +271,7 @@ impl Producer {
         }
         let memory = Memory::private(self.options.capacity_bytes).map_err(|_| SendError::NoMemory)?;
         self.ring = RingProducer::new(memory, is_ordered());
-        // The descriptors are closed, and that is all: what is said on the connection is the parent's to say.
+        // Its descriptors were closed at the fork; nothing is said on the connection, which is the parent's.
         self.link = Link::None;
         self.fast_for = CLOSED;
         self.book = Book::default();
@@ -236,6 +282,7 @@ impl Producer {
         self.opened = Moment::now();
         self.retry_at = Instant::now();
         self.retry = RETRY_MIN;
+        (self.has_complained, self.is_new) = (false, true);
         self.stamp_by_clock();
         Ok(())
     }
@@ -243,7 +290,7 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        // Nobody is left to tell: who wants to know calls `close`.
+        // There is no caller to tell: a program that wants to know calls `close`.
         let _ = self.say_goodbye();
     }
 }
@@ -254,7 +301,7 @@ pub(super) fn new_session() -> u128 {
     let mut bytes = [0; 16];
     let got = getrandom(&mut bytes, GetRandomFlags::NONBLOCK);
     if got != Ok(bytes.len()) {
-        // A machine that has just started: two clocks and a process are enough to be nobody else's.
+        // A machine that has just started: two clocks and a process number make it unique enough.
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         return u128::from(clock::now_ns()) << 64 | u128::from(sys::ticks() as u32) << 32 | pid as u128;
     }

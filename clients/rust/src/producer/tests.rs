@@ -1,7 +1,7 @@
-use super::connection::Said;
 use super::link::Link;
 use super::state::LOOK_TICKS;
 use super::*;
+use crate::connection::{Connection, Said};
 use crate::sys;
 use crate::wire::{self, Event, feature};
 use dbuf_wire::ring::{Memory, Position, RingConsumer, flag};
@@ -13,8 +13,12 @@ const CAPACITY: u64 = 64 << 10;
 
 /// A producer with a ring, the daemon's end of that, and of its connection.
 fn linked() -> (Producer, RingConsumer, UnixStream) {
+    linked_with(true)
+}
+
+fn linked_with(stamp: bool) -> (Producer, RingConsumer, UnixStream) {
     let path = Some("/nonexistent/stream.sock".into());
-    let options = ProducerOptions { path, capacity_bytes: CAPACITY, ..ProducerOptions::default() };
+    let options = ProducerOptions { path, capacity_bytes: CAPACITY, stamp, quiet: true, ..ProducerOptions::default() };
     let mut producer = Producer::open(options).unwrap();
     let (consumer, theirs) = grant(&mut producer);
     (producer, consumer, theirs)
@@ -24,7 +28,7 @@ fn linked() -> (Producer, RingConsumer, UnixStream) {
 fn grant(producer: &mut Producer) -> (RingConsumer, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (memory, file) = Memory::create(CAPACITY, flag::TICKS).unwrap();
-    let connection = connection::Connection::with(OwnedFd::from(ours), vec![file]);
+    let connection = Connection::with(OwnedFd::from(ours), vec![file]);
     producer.link = Link::Framed(Box::new(frames::Framed::new(connection, Instant::now())));
     let welcome = wire::Welcome { version: 1, max_event: 9000, compatible: feature::RING, incompatible: 0, last: 0 };
     producer.take(Said::Welcome(welcome));
@@ -41,14 +45,16 @@ fn let_time_pass(producer: &mut Producer) {
 
 #[test]
 fn a_send_looks_now_and_then_whether_a_daemon_that_is_awake_is_still_there() {
-    let (mut producer, _consumer, theirs) = linked();
-    drop(theirs);
-    producer.send(6, b"x").unwrap();
-    assert_eq!(producer.statistics().link, LinkKind::Ring, "nothing has made it look");
-    if sys::HAS_TICKS {
-        let_time_pass(&mut producer);
+    for stamp in [true, false] {
+        let (mut producer, _consumer, theirs) = linked_with(stamp);
+        drop(theirs);
         producer.send(6, b"x").unwrap();
-        assert_eq!((producer.statistics().link, producer.statistics().events), (LinkKind::None, 2));
+        assert_eq!(producer.statistics().link, LinkKind::Ring, "nothing has made it look");
+        if sys::HAS_TICKS {
+            let_time_pass(&mut producer);
+            producer.send_event(&Event { pri: 6, time_ns: 7, payload: b"x", ..Event::default() }).unwrap();
+            assert_eq!((producer.statistics().link, producer.statistics().events), (LinkKind::None, 2), "{stamp}");
+        }
     }
 }
 
@@ -64,7 +70,7 @@ fn a_daemon_that_is_silent_for_ever_is_never_given_up() {
 }
 
 #[test]
-fn a_memory_that_a_daemon_has_spoilt_costs_what_is_in_it_and_no_more() {
+fn a_memory_that_a_daemon_has_damaged_costs_what_is_in_it_and_no_more() {
     let (mut producer, _consumer, theirs) = linked();
     for _ in 0..10 {
         producer.send(6, b"x").unwrap();
@@ -74,7 +80,7 @@ fn a_memory_that_a_daemon_has_spoilt_costs_what_is_in_it_and_no_more() {
     let_time_pass(&mut producer);
     producer.tend();
     assert_eq!(producer.link.kind(), LinkKind::None);
-    // Four are seen to be there; the others count as taken, and nobody has said that they are stored.
+    // Four are seen to be there; the others count as taken, and no daemon has said that they are stored.
     assert_eq!((producer.number(), producer.book.taken, producer.book.unconfirmed), (10, 6, 6));
     producer.send(6, b"behind it").unwrap();
     let (mut consumer, _theirs) = grant(&mut producer);

@@ -1,21 +1,21 @@
-//! All that may take time: an event that is not sent at once, room, a sync, the end.
+//! Waits: for room, for a sync, for the end; and sends the events that cannot be sent at once.
 //!
-//! Enters: what is waited for, and for how long. Leaves: whether it has come. The producer's thread, which sleeps on
-//! the ring's turn, or on the connection, and looks after the link whenever it wakes.
+//! Input: a goal and a timeout. Output: whether the goal was reached. The producer's thread, which sleeps on the ring's
+//! turn, or on the connection, and tends the link whenever it wakes. Failures: the timeout, and the connection.
 
 use std::time::{Duration, Instant};
 
 use super::link::Link;
 use super::options::{LinkKind, SendError, SyncError};
 use super::state::{ANSWER_WAIT_MAX, ANSWER_WAIT_MIN, Producer};
-use crate::sys;
-use crate::wire::{self, Event, FIELDS_LENGTH_BYTES, Frame};
+use crate::wire::{Event, FIELDS_LENGTH_BYTES, Frame};
+use crate::{reason, rules, sys};
 use dbuf_wire::ring::want;
 
 /// The longest sleep, so that the end of a daemon is seen.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// A time that far away; where that is beyond all times, one that nobody sees.
+/// The time `timeout` after `begun`; a year later, where that is beyond what an [`Instant`] can be.
 fn after(begun: Instant, timeout: Duration) -> Instant {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
     begun.checked_add(timeout).unwrap_or_else(|| begun + YEAR)
@@ -28,7 +28,7 @@ pub(super) fn record_length(event: &Event<'_>, payload_bytes: usize) -> usize {
 }
 
 impl Producer {
-    /// The way of events that something is in the way of.
+    /// Sends an event that the fast path did not take.
     #[cold]
     #[inline(never)]
     pub(super) fn send_slowly(&mut self, event: &Event<'_>, timeout: Duration, counts: bool) -> Result<(), SendError> {
@@ -44,8 +44,8 @@ impl Producer {
         Ok(())
     }
 
-    /// Sees to it that there is room for such an event with so large a payload. Where none comes, the event is given
-    /// up, and counted if it `counts`.
+    /// Makes sure that there is room for such an event with a payload of this size. If there is none in time, the event
+    /// is dropped, and counted if it `counts`.
     pub(super) fn make_room(
         &mut self,
         event: &Event<'_>,
@@ -84,17 +84,8 @@ impl Producer {
 
     /// Says what is wrong with an event, if anything is.
     fn check(&mut self, event: &Event<'_>, payload_bytes: usize) -> Result<(), SendError> {
-        if payload_bytes == 0 {
-            return Err(SendError::Invalid("the payload is empty"));
-        }
-        if event.tag.len() > wire::TAG_BYTES_MAX {
-            return Err(SendError::Invalid("the tag is longer than 64 bytes"));
-        }
-        if event.pri > wire::PRI_MAX {
-            return Err(SendError::Invalid("pri is above 191"));
-        }
-        if event.fields.len() > wire::FIELDS_BYTES_MAX {
-            return Err(SendError::Invalid("the fields are longer than 16 KiB"));
+        if let Some(rule) = rules::broken(event, payload_bytes) {
+            return Err(SendError::Invalid(rule));
         }
         self.learn_limits();
         if payload_bytes > self.payload_bytes_max {
@@ -104,11 +95,18 @@ impl Producer {
         if bytes > bytes_max { Err(SendError::TooBig { bytes, bytes_max }) } else { Ok(()) }
     }
 
-    /// Waits until every event so far is durable: a power cut does not take it any more. An event that is refused or
-    /// lost does not hold it up, but makes it an error, once. Without a daemon it waits for one.
+    /// Waits until every event so far is durable: a loss of power does not take it. An event that is refused or lost
+    /// does not delay it, but makes it an error, once. Without a daemon it waits for one.
     ///
     /// # Errors
     /// [`SyncError`].
+    ///
+    /// ```no_run
+    /// # let mut producer = dbuf_client::Producer::open(Default::default())?;
+    /// producer.send(6, b"order 17 accepted")?;
+    /// producer.sync(std::time::Duration::from_secs(5))?; // it is on the disk now
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn sync(&mut self, timeout: Duration) -> Result<(), SyncError> {
         let deadline = after(Instant::now(), timeout);
         self.renew_after_fork().map_err(|_| SyncError::NoDaemon)?;
@@ -127,8 +125,8 @@ impl Producer {
         }
     }
 
-    /// Waits until it `is_done`, or until the deadline, or until the options say that it is of no use. The link may end
-    /// and come again meanwhile.
+    /// Waits until `is_done`, or until the deadline, or until the options make a lost link an error. The link may end
+    /// and be made again meanwhile.
     fn wait_until(&mut self, deadline: Instant, wants: u32, is_done: impl Fn(&mut Self) -> bool) -> bool {
         // The link for which the bell was rung.
         let mut rung_for = None;
@@ -157,7 +155,7 @@ impl Producer {
                     }
                     self.ring.sleep(turn, slice);
                 }
-                (Link::Framed(framed), _) => framed.connection.wait(!framed.is_written(), slice),
+                (Link::Framed(framed), _) => framed.connection.wait(Some(slice)),
                 _ => std::thread::sleep(self.retry_at.saturating_duration_since(now).min(slice)),
             }
         };
@@ -165,38 +163,54 @@ impl Producer {
         has_come
     }
 
-    /// Writes what only this side can write, if that is done soon, and says goodbye. How many events are left behind.
+    /// Writes what only this side can write, if that is done within `close_wait`, and ends the link. How many events
+    /// are left behind; that is said on standard error as well, with those that were lost and that no event reports.
     pub(super) fn say_goodbye(&mut self) -> u64 {
-        if self.forks != sys::forks() || matches!(self.link, Link::Ring(_)) {
+        if self.forks != sys::forks() {
             self.link = Link::None;
             return 0;
         }
-        let deadline = after(Instant::now(), self.options.close_wait);
-        self.retry_at = self.retry_at.min(Instant::now());
-        let left = loop {
-            if self.left() > 0 {
-                self.tend();
-            }
-            let (left, now) = (self.left(), Instant::now());
-            // A daemon that does not even answer a call is not waited for.
-            let Link::Framed(framed) = &self.link else { break left };
-            if left == 0 || now >= deadline {
-                break left;
-            }
-            framed.connection.wait(!framed.is_written(), deadline - now);
-        };
-        if let Link::Framed(framed) = &self.link
-            && framed.is_written()
+        // A daemon that has ended takes nothing out of its ring any more.
+        self.hear();
+        self.book.report_at = None;
+        let left = self.deliver_rest();
+        let (left, in_vain) = self.book.undelivered(self.number(), left);
+        // A daemon that has the ring counts what found no room there.
+        let is_ring = matches!(self.link, Link::Ring(_));
+        let lost = in_vain + if is_ring { 0 } else { self.ring.losses_untold().0 };
+        if let Link::Framed(framed) = &mut self.link
+            && framed.connection.is_written()
         {
-            let mut bytes = Vec::new();
-            Frame::Bye.encode(&mut bytes);
-            // Nobody is left to tell if that fails.
-            let _ = framed.connection.send(&bytes);
+            framed.connection.queue(&Frame::Bye);
+            // If that fails, no one is left to tell.
+            let _ = framed.connection.flush();
         }
         self.link = Link::None;
         // Nothing is done a second time.
         self.book.taken = self.number();
+        if !self.options.quiet {
+            let why = self.book.last_error.take().unwrap_or_else(|| "dbufd did not take them in time".into());
+            reason::complain_of_loss(left + lost, &why);
+        }
         left
+    }
+
+    /// Writes what waits, for at most `close_wait`. How many events are left.
+    fn deliver_rest(&mut self) -> u64 {
+        let deadline = after(Instant::now(), self.options.close_wait);
+        self.retry_at = self.retry_at.min(Instant::now());
+        loop {
+            if self.left() > 0 || self.ring.losses_untold().0 > 0 {
+                self.tend();
+            }
+            let (left, now) = (self.left(), Instant::now());
+            // Where nothing listens, there is nothing to wait for.
+            let Link::Framed(framed) = &self.link else { return left };
+            if left == 0 || now >= deadline {
+                return left;
+            }
+            framed.connection.wait(Some(deadline - now));
+        }
     }
 
     /// Events that no daemon has been given.

@@ -1,4 +1,4 @@
-//! A daemon of a few lines: it does what a test says, step by step.
+//! Plays the daemon in a few lines: it does what a test says, step by step.
 
 #![allow(dead_code, unreachable_pub, reason = "not every file of tests needs all of it")]
 
@@ -16,7 +16,7 @@ use dbuf_wire::ring::{DOORBELL, Memory, Position, RingConsumer, flag, state};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 pub const CAPACITY: u64 = 64 << 10;
-/// After so long a test has failed.
+/// After this time a test has failed.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 pub const BOTH: u64 = feature::FIELDS | feature::RING;
 
@@ -33,7 +33,7 @@ impl Daemon {
         this
     }
 
-    /// Nobody listens.
+    /// One that does not listen yet.
     pub fn absent() -> Self {
         Self { dir: tempfile::tempdir().unwrap(), listener: None }
     }
@@ -61,7 +61,8 @@ impl Daemon {
             name: "tests".into(),
             path: Some(self.path()),
             capacity_bytes: CAPACITY,
-            close_wait: TIMEOUT,
+            close_wait: Duration::ZERO,
+            quiet: true,
             ..ProducerOptions::default()
         }
     }
@@ -69,7 +70,7 @@ impl Daemon {
     /// The next connection, whose HELLO was read.
     pub fn accept(&self) -> Talk {
         let listener = self.listener.as_ref().unwrap();
-        assert!(is_ready(listener), "nobody connects");
+        assert!(is_ready(listener), "no client connects");
         let (stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut talk = Talk { stream, session: 0, compatible: 0, ack: Level::None, name: Vec::new() };
@@ -134,7 +135,7 @@ fn is_ready_within(descriptor: &impl AsFd, timeout: Duration) -> bool {
     rustix::event::poll(&mut polled, Some(&timeout)) == Ok(1)
 }
 
-/// Has the producer do what a send would do besides, until it is so.
+/// Has the producer tend its link, as a send does, until the condition holds.
 pub fn until(producer: &mut Producer, is_so: impl Fn(&Producer) -> bool) {
     let deadline = Instant::now() + TIMEOUT;
     loop {
@@ -358,5 +359,24 @@ pub fn numbers(from: usize, to: usize) -> Vec<String> {
 pub fn send_numbers(producer: &mut Producer, from: usize, to: usize) {
     for text in numbers(from, to) {
         producer.send(6, text.as_bytes()).unwrap();
+    }
+}
+
+/// Runs `run` in a forked child; its exit status.
+pub fn in_child(run: impl FnOnce() -> bool) -> i32 {
+    // SAFETY: the child runs code of this test and of the library, takes no lock that another thread could hold (the C
+    // library sees to its allocator's), and ends without running anything of the parent's.
+    match unsafe { libc::fork() } {
+        0 => {
+            let is_fine = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(false);
+            // SAFETY: as above.
+            unsafe { libc::_exit(if is_fine { 0 } else { 1 }) }
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: the child is this process's own, and the status is there to be written.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            status
+        }
     }
 }

@@ -1,7 +1,9 @@
-//! Lays out the words of a ring, as `docs/PROTOCOL.md` draws them.
+//! Lays out the words of a ring, as `docs/PROTOCOL.md` defines them.
 //!
-//! Words that one side writes share cache lines with no word of the other, for each line that both write is sent back
-//! and forth between their cores. Everything here may be changed by the other process at any time.
+//! Words that one side writes share no cache line with words of the other side: a line that both write moves back and
+//! forth between their cores. The other process may change everything here at any time.
+//!
+//! Input and output: plain memory. Any thread. Failures: none.
 
 use dbuf_sync::atomic::{AtomicU32, AtomicU64};
 
@@ -20,15 +22,15 @@ pub const CAPACITY_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=64 << 20;
 pub mod flag {
     /// The time of a record may be in ticks of the processor's time-stamp counter.
     pub const TICKS: u64 = 1;
-    /// The daemon has no way to order a producer's steps from afar: it has to do so itself, by a full fence.
+    /// The daemon cannot order a producer's steps with membarrier(2): the producer uses a full fence.
     pub const FENCE: u64 = 2;
 }
 
 /// Bits of [`Words::wants`].
 pub mod want {
-    /// To be woken when there is room.
+    /// The producer wants to be woken when there is room.
     pub const ROOM: u32 = 1;
-    /// To have [`super::Words::persisted`] kept current, and to be woken when it changes.
+    /// The producer wants [`super::Words::persisted`] kept current, and to be woken when it changes.
     pub const PERSISTED: u32 = 2;
     /// The same of [`super::Words::durable`].
     pub const DURABLE: u32 = 4;
@@ -49,6 +51,14 @@ pub mod state {
 }
 
 /// The header.
+///
+/// ```
+/// use std::sync::atomic::Ordering::Relaxed;
+///
+/// let memory = dbuf_wire::ring::Memory::private(64 << 10)?;
+/// assert_eq!(memory.words().capacity_bytes.load(Relaxed), 64 << 10);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Words {

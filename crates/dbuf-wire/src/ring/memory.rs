@@ -1,7 +1,7 @@
 //! Maps the memory of a ring: words that both sides see, and bytes that only ever are copied.
 //!
-//! Enters: a memfd, or a size. Leaves: the words as atomics; bytes are copied in and out, by position. Any thread. What
-//! can fail: there is no memory, or the memfd is none of a ring.
+//! Input: a memfd, or a size. Output: the words as atomics; bytes are copied in and out, by position. Any thread.
+//! Failures: there is no memory, or the memfd is not that of a ring.
 //!
 //! Invariants, cited by number:
 //! 1. The mapping is [`HEADER_BYTES`] and the capacity long, writable, and as old as `self`. The memfd cannot lose
@@ -27,6 +27,15 @@ use mapped::Mapping;
 use modelled::Mapping;
 
 /// The memory of a ring.
+///
+/// ```
+/// use dbuf_wire::ring::Memory;
+///
+/// let (memory, file) = Memory::create(64 << 10, 0)?;
+/// let same = Memory::of_file(&file)?; // as another process maps it
+/// assert!(memory.is_known() && same.capacity() == 64 << 10);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Memory {
     mapping: Mapping,
@@ -35,11 +44,17 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// A new one, to be shared by its memfd. The kernel provides pages when they are touched: by who fills the ring,
-    /// whose memory it counts as then.
+    /// Makes a memory to be shared by its memfd. The kernel provides pages when they are touched, so they count as
+    /// memory of the program that fills the ring.
     ///
     /// # Errors
     /// When there is no memory, or the capacity is none that a ring can have.
+    ///
+    /// ```
+    /// let (memory, _file) = dbuf_wire::ring::Memory::create(64 << 10, dbuf_wire::ring::flag::TICKS)?;
+    /// assert_eq!(memory.capacity(), 64 << 10);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[cfg(not(dbuf_loom))]
     pub fn create(capacity: u64, flags: u64) -> io::Result<(Self, OwnedFd)> {
         use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
@@ -52,13 +67,22 @@ impl Memory {
         Ok((this, memory))
     }
 
-    /// That of a memfd, which another process can write at any time.
+    /// Maps the memory of a memfd, which another process can write at any time.
     ///
     /// # Errors
     /// When it could lose bytes, or has a size that no ring has; or when there is no memory.
+    ///
+    /// ```
+    /// use dbuf_wire::ring::Memory;
+    ///
+    /// let (_memory, file) = Memory::create(64 << 10, 0)?;
+    /// assert!(Memory::of_file(&file)?.is_known());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[cfg(not(dbuf_loom))]
-    pub fn of_file(memory: &OwnedFd) -> io::Result<Self> {
+    pub fn of_file(memory: impl std::os::fd::AsFd) -> io::Result<Self> {
         use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
+        let memory = memory.as_fd();
         let seals = fcntl_get_seals(memory)?;
         let bytes = u64::try_from(fstat(memory)?.st_size).unwrap_or(0);
         if !seals.contains(SealFlags::SHRINK) {
@@ -66,13 +90,19 @@ impl Memory {
         }
         let capacity = bytes.saturating_sub(HEADER_BYTES as u64);
         let len = length_of(capacity)?;
-        Ok(Self { mapping: Mapping::new(len, Some(std::os::fd::AsFd::as_fd(memory)))?, capacity })
+        Ok(Self { mapping: Mapping::new(len, Some(memory))?, capacity })
     }
 
-    /// One of this process alone.
+    /// Makes a memory of this process alone.
     ///
     /// # Errors
     /// When there is no memory, or the capacity is none that a ring can have.
+    ///
+    /// ```
+    /// use dbuf_wire::ring::Memory;
+    ///
+    /// assert!(Memory::private(64 << 10).is_ok() && Memory::private(100_000).is_err());
+    /// ```
     pub fn private(capacity: u64) -> io::Result<Self> {
         let this = Self { mapping: Mapping::new(length_of(capacity)?, None)?, capacity };
         this.begin(0);
@@ -103,6 +133,11 @@ impl Memory {
     }
 
     /// Whether its header is one that this version knows.
+    ///
+    /// ```
+    /// assert!(dbuf_wire::ring::Memory::private(64 << 10)?.is_known());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn is_known(&self) -> bool {
         let words = self.words();
@@ -116,11 +151,24 @@ impl Memory {
     ///
     /// # Errors
     /// When there is not that much memory.
+    ///
+    /// ```
+    /// dbuf_wire::ring::Memory::private(64 << 10)?.populate()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn populate(&self) -> io::Result<()> {
         self.mapping.populate()
     }
 
     /// The words that both sides see.
+    ///
+    /// ```
+    /// use std::sync::atomic::Ordering::Relaxed;
+    ///
+    /// let memory = dbuf_wire::ring::Memory::private(64 << 10)?;
+    /// assert_eq!(memory.words().head.load(Relaxed), 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[inline]
     #[must_use]
     pub fn words(&self) -> &Words {
@@ -128,6 +176,11 @@ impl Memory {
     }
 
     /// Bytes of data.
+    ///
+    /// ```
+    /// assert_eq!(dbuf_wire::ring::Memory::private(64 << 10)?.capacity(), 64 << 10);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[inline]
     #[must_use]
     pub fn capacity(&self) -> u64 {
@@ -135,6 +188,11 @@ impl Memory {
     }
 
     /// Where in the data a position is.
+    ///
+    /// ```
+    /// assert_eq!(dbuf_wire::ring::Memory::private(64 << 10)?.offset((64 << 10) + 48), 48);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[inline]
     #[must_use]
     pub fn offset(&self, position: u64) -> usize {
@@ -145,6 +203,15 @@ impl Memory {
     ///
     /// # Panics
     /// When they would.
+    ///
+    /// ```
+    /// let memory = dbuf_wire::ring::Memory::private(64 << 10)?;
+    /// memory.put(16, b"abc");
+    /// let mut copy = [0; 3];
+    /// memory.copy(16, &mut copy);
+    /// assert_eq!(&copy, b"abc");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[inline]
     pub fn put(&self, position: u64, bytes: &[u8]) {
         let at = self.offset(position);
@@ -156,6 +223,14 @@ impl Memory {
     ///
     /// # Panics
     /// When that is more than there is.
+    ///
+    /// ```
+    /// let memory = dbuf_wire::ring::Memory::private(64 << 10)?;
+    /// let mut copy = [1; 3];
+    /// memory.copy((64 << 10) - 2, &mut copy); // around the end
+    /// assert_eq!(copy, [0; 3]);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[inline]
     pub fn copy(&self, position: u64, into: &mut [u8]) {
         assert!(into.len() as u64 <= self.capacity, "more bytes than the ring has");

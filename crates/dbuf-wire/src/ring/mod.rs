@@ -1,12 +1,12 @@
-//! Carries events through memory that a producer and the daemon share, one producer's thread to one ring.
-//! `docs/PROTOCOL.md` draws it.
+//! Carries events through memory that a producer and the daemon share; one thread of a producer has one ring.
+//! `docs/PROTOCOL.md` defines its bytes.
 //!
-//! Enters at the producer's end: events. Leaves at the daemon's: copies of them. What can fail: there is no room; and
-//! on the daemon's side, everything that a hostile program can write.
+//! Input at the producer's end: events. Output at the daemon's: copies of them. One thread at each end. Failures: there
+//! is no room; at the daemon's end, everything that a hostile program can write.
 //!
-//! A producer reserves the bytes of a record behind what it has published, fills them, and publishes by one store. The
-//! daemon copies what is published and then gives the room back, by one store as well. Neither waits for the other, and
-//! neither has to call the kernel while the other is awake.
+//! A producer reserves the bytes of a record behind what it has published, fills them, and publishes with one store.
+//! The daemon copies what is published and then frees the room, with one store as well. Neither waits for the other,
+//! and neither has to call the kernel while the other is awake.
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
 //! |---|---|---|---|---|
@@ -14,6 +14,8 @@
 //! | `room` | [`RingConsumer::take`] | the producer's look at the tail | the daemon's copies are over | a record is written over bytes that are being copied |
 //! | `asleep` | [`RingProducer::push`]: head, then state | [`RingConsumer::after_barrier`]: state, then head | one of the two sees the other's store | an event lies there, the daemon sleeps, and no bell rings |
 //! | `turn` | [`RingProducer::want`]: wish, then a look | [`RingConsumer::wants`]: the deed, then a look | as above | a producer sleeps, and nothing wakes it |
+//! | `told` | [`RingConsumer::tell`] | [`RingProducer::durable`] and [`RingProducer::persisted`] | how many of those events were lost or refused | a producer calls an event durable and misses that it was lost |
+//! | `losses` | [`RingProducer::lose`] | [`RingConsumer::losses`] | the bytes of the lost events | the daemon counts lost events without their bytes |
 //!
 //! `asleep` and `turn` are races of a store and a load on each side (Dekker's), which no acquire or release closes. For
 //! `asleep` the producer's half must cost nothing: it is a barrier for the compiler alone, and the daemon, before it
@@ -33,6 +35,7 @@ mod producer;
 pub mod record;
 #[cfg(all(test, not(dbuf_loom)))]
 mod tests;
+mod waiting;
 
 pub use consumer::{Broken, Position, RingConsumer};
 pub use layout::{CAPACITY_BYTES, DOORBELL, HEADER_BYTES, Words, flag, state, want};
@@ -46,3 +49,26 @@ const HEAD: Edge = Edge::new("head");
 const ROOM: Edge = Edge::new("room");
 const ASLEEP: Edge = Edge::new("asleep");
 const TURN: Edge = Edge::new("turn");
+const TOLD: Edge = Edge::new("told");
+const LOSSES: Edge = Edge::new("losses");
+
+/// Both ends of a new ring in this process, as a test of either end needs them.
+///
+/// ```
+/// use dbuf_wire::frames::Event;
+/// use dbuf_wire::ring::record::Stamp;
+///
+/// let (mut producer, mut consumer) = dbuf_wire::ring::pair(64 << 10)?;
+/// let _ = producer.push(&Event { pri: 6, payload: b"order 17 accepted", ..Event::default() }, Stamp::None).unwrap();
+/// assert_eq!(consumer.look(), Ok(48));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Errors
+/// When there is no memory, or no ring can have this capacity.
+#[cfg(not(dbuf_loom))]
+pub fn pair(capacity: u64) -> std::io::Result<(RingProducer, RingConsumer)> {
+    let (memory, file) = Memory::create(capacity, 0)?;
+    let consumer = RingConsumer::new(memory, &Position::default());
+    Ok((RingProducer::new(Memory::of_file(&file)?, false), consumer))
+}

@@ -136,3 +136,32 @@ fn models_a_producer_that_waits_for_room_is_woken() {
         let _producer = sender.join().expect("no panic");
     });
 }
+
+#[test]
+fn models_a_producer_that_sees_an_event_durable_sees_that_it_was_lost() {
+    dbuf_sync::model(|| {
+        let (producer, consumer) = ends();
+        let daemon = thread::spawn(move || {
+            consumer.tell(1, 1, 1, 0);
+            consumer
+        });
+        if producer.durable() == 1 {
+            assert_eq!(producer.failures(), (0, 1));
+        }
+        let _consumer = daemon.join().expect("no panic");
+    });
+}
+
+#[test]
+fn models_the_daemon_counts_no_lost_event_without_its_bytes() {
+    dbuf_sync::model(|| {
+        let (mut producer, consumer) = ends();
+        let daemon = thread::spawn(move || {
+            let losses = consumer.losses().expect("an honest producer");
+            assert!(losses == (0, 0) || losses == (1, 7), "{losses:?}");
+            consumer
+        });
+        producer.lose(7);
+        let _consumer = daemon.join().expect("no panic");
+    });
+}

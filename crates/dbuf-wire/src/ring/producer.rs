@@ -1,22 +1,45 @@
 //! Puts events into a ring: the producer's end, which reserves, fills, and publishes with one store.
 //!
-//! Enters: events. Leaves: records in the ring, and whether the bell is to be rung. One thread. What can fail: there is
+//! Input: events. Output: records in the ring, and whether the doorbell is to be rung. One thread. Failures: there is
 //! no room.
 
-use super::layout::{flag, state, want};
+use super::layout::{flag, state};
 use super::memory::Memory;
 use super::record::{HEAD_BYTES, RecordHead, Stamp, kind, record_bytes};
-use super::{ASLEEP, HEAD, ROOM, TURN};
+use super::{ASLEEP, HEAD, LOSSES, ROOM};
 
 use crate::frames::{Event, FIELDS_LENGTH_BYTES};
 use dbuf_sync::atomic::Ordering::{Relaxed, SeqCst};
 use dbuf_sync::compiler_fence;
 
-/// There is no room for it.
+/// There is no room for the event.
+///
+/// ```
+/// # let (mut producer, _consumer) = dbuf_wire::ring::pair(64 << 10)?;
+/// use dbuf_wire::ring::NoRoom;
+/// use dbuf_wire::frames::Event;
+/// use dbuf_wire::ring::record::Stamp;
+///
+/// let large = vec![0; 64 << 10];
+/// assert_eq!(producer.push(&Event { payload: &large, ..Event::default() }, Stamp::None), Err(NoRoom));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
 
 /// What a publish asks of the producer.
+///
+/// ```
+/// # let (mut producer, mut consumer) = dbuf_wire::ring::pair(64 << 10)?;
+/// use dbuf_wire::ring::{Bell, state};
+/// use dbuf_wire::frames::Event;
+/// use dbuf_wire::ring::record::Stamp;
+///
+/// consumer.set_state(state::ASLEEP);
+/// let bell = producer.push(&Event { pri: 6, payload: b"x", ..Event::default() }, Stamp::None).unwrap();
+/// assert_eq!(bell, Bell::Ring);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Bell {
@@ -28,6 +51,16 @@ pub enum Bell {
 }
 
 /// The producer's end.
+///
+/// ```
+/// # let (mut producer, mut consumer) = dbuf_wire::ring::pair(64 << 10)?;
+/// use dbuf_wire::frames::Event;
+/// use dbuf_wire::ring::record::Stamp;
+///
+/// let _ = producer.push(&Event { pri: 6, payload: b"x", ..Event::default() }, Stamp::None).unwrap();
+/// assert_eq!(consumer.look(), Ok(32)); // a head of 16 bytes, and the payload, rounded up
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct RingProducer {
     pub(super) memory: Memory,
@@ -38,11 +71,20 @@ pub struct RingProducer {
     /// The state of the daemon for which the bell was rung last.
     rung: u64,
     events: u64,
-    /// The other side orders nothing from afar.
+    /// The daemon cannot order this thread's steps with membarrier(2).
     fence: bool,
 }
 
-/// A place for one record, which counts when it is published.
+/// Reserved room for one record, which becomes an event when it is published.
+///
+/// ```
+/// # let (mut producer, mut consumer) = dbuf_wire::ring::pair(64 << 10)?;
+/// let place = producer.claim(100).unwrap();
+/// producer.fill(&place, 0, b"not needed");
+/// producer.give_back(place);
+/// assert_eq!(consumer.look(), Ok(0));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct Reserved {
@@ -54,6 +96,12 @@ pub struct Reserved {
 
 impl RingProducer {
     /// The end of a ring that no producer has had. `is_ordered` says that membarrier(2) reaches this process.
+    ///
+    /// ```
+    /// # let (producer, _consumer) = dbuf_wire::ring::pair(64 << 10)?;
+    /// assert_eq!(producer.events(), 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn new(memory: Memory, is_ordered: bool) -> Self {
         // Relaxed: written before the ring was handed over.
@@ -62,6 +110,12 @@ impl RingProducer {
     }
 
     /// The memory.
+    ///
+    /// ```
+    /// # let (producer, _consumer) = dbuf_wire::ring::pair(64 << 10)?;
+    /// assert_eq!(producer.memory().capacity(), 64 << 10);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[inline]
     #[must_use]
     pub fn memory(&self) -> &Memory {
@@ -69,6 +123,12 @@ impl RingProducer {
     }
 
     /// Whether times may be in ticks.
+    ///
+    /// ```
+    /// # let (producer, _consumer) = dbuf_wire::ring::pair(64 << 10)?;
+    /// assert!(!producer.takes_ticks());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn takes_ticks(&self) -> bool {
         // Relaxed: as above.
@@ -76,6 +136,16 @@ impl RingProducer {
     }
 
     /// Events published.
+    ///
+    /// ```
+    /// # let (mut producer, _consumer) = dbuf_wire::ring::pair(64 << 10)?;
+    /// use dbuf_wire::frames::Event;
+    /// use dbuf_wire::ring::record::Stamp;
+    ///
+    /// let _ = producer.push(&Event { pri: 6, payload: b"x", ..Event::default() }, Stamp::None).unwrap();
+    /// assert_eq!(producer.events(), 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[inline]
     #[must_use]
     pub fn events(&self) -> u64 {
@@ -83,22 +153,48 @@ impl RingProducer {
     }
 
     /// Bytes published, and bytes taken as far as is known now.
+    ///
+    /// ```
+    /// # let (mut producer, _consumer) = dbuf_wire::ring::pair(64 << 10)?;
+    /// use dbuf_wire::frames::Event;
+    /// use dbuf_wire::ring::record::Stamp;
+    ///
+    /// let _ = producer.push(&Event { pri: 6, payload: b"x", ..Event::default() }, Stamp::None).unwrap();
+    /// assert_eq!(producer.positions(), (32, 0));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn positions(&self) -> (u64, u64) {
         (self.head, self.seen_tail())
     }
 
     /// The most bytes that an event can have with its tag and fields: two of the largest fit, however they lie.
+    ///
+    /// ```
+    /// # let (producer, _consumer) = dbuf_wire::ring::pair(64 << 10)?;
+    /// assert_eq!(producer.event_bytes_max(), (32 << 10) - 16);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[inline]
     #[must_use]
     pub fn event_bytes_max(&self) -> usize {
         self.memory.capacity() as usize / 2 - HEAD_BYTES
     }
 
-    /// Publishes an event; its sequence and time are not looked at, for `stamp` says when it happened.
+    /// Publishes an event. Its sequence and time are ignored: `stamp` says when it happened.
     ///
     /// # Errors
     /// [`NoRoom`]; nothing is changed then. An event beyond [`RingProducer::event_bytes_max`] never has room.
+    ///
+    /// ```
+    /// # let (mut producer, mut consumer) = dbuf_wire::ring::pair(64 << 10)?;
+    /// use dbuf_wire::frames::Event;
+    /// use dbuf_wire::ring::record::Stamp;
+    ///
+    /// let _ = producer.push(&Event { pri: 6, payload: b"x", ..Event::default() }, Stamp::None).unwrap();
+    /// assert_eq!(consumer.look(), Ok(32));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[inline]
     pub fn push(&mut self, event: &Event<'_>, stamp: Stamp) -> Result<Bell, NoRoom> {
         let Event { pri, tag, fields, payload, .. } = *event;
@@ -134,10 +230,20 @@ impl RingProducer {
         Ok(self.publish(&place))
     }
 
-    /// Publishes a record as it lay in another ring.
+    /// Publishes a record that was read from another ring.
     ///
     /// # Errors
     /// [`NoRoom`].
+    ///
+    /// ```
+    /// # let (mut producer, _consumer) = dbuf_wire::ring::pair(64 << 10)?;
+    /// use dbuf_wire::ring::record::{RecordHead, Stamp, kind};
+    ///
+    /// let head = RecordHead { length: 0, kind: kind::EVENT, pri: 6, tag_length: 0, stamp: Stamp::None };
+    /// let _ = producer.push_record(head, b"as it was in another ring").unwrap();
+    /// assert_eq!(producer.events(), 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn push_record(&mut self, head: RecordHead, body: &[u8]) -> Result<Bell, NoRoom> {
         let place = self.reserve(body.len())?;
         let at = self.put_head(&place, RecordHead { length: body.len() as u32, ..head });
@@ -151,6 +257,18 @@ impl RingProducer {
     ///
     /// # Errors
     /// [`NoRoom`].
+    ///
+    /// ```
+    /// # let (mut producer, mut consumer) = dbuf_wire::ring::pair(64 << 10)?;
+    /// use dbuf_wire::ring::record::{RecordHead, Stamp, kind};
+    ///
+    /// let place = producer.claim(100).unwrap();
+    /// producer.fill(&place, 0, b"three");
+    /// let head = RecordHead { length: 5, kind: kind::EVENT, pri: 6, tag_length: 0, stamp: Stamp::None };
+    /// let _ = producer.publish_claim(place, head);
+    /// assert_eq!(consumer.look(), Ok(32));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[inline]
     pub fn claim(&mut self, length_max: usize) -> Result<Reserved, NoRoom> {
         self.reserve(length_max)
@@ -160,6 +278,15 @@ impl RingProducer {
     ///
     /// # Panics
     /// When they would reach beyond it.
+    ///
+    /// ```
+    /// # let (mut producer, _consumer) = dbuf_wire::ring::pair(64 << 10)?;
+    /// let place = producer.claim(100).unwrap();
+    /// producer.fill(&place, 0, b"first ");
+    /// producer.fill(&place, 6, b"second");
+    /// producer.give_back(place);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[inline]
     pub fn fill(&self, place: &Reserved, offset: usize, bytes: &[u8]) {
         let at = place.at + (HEAD_BYTES + offset) as u64;
@@ -172,6 +299,18 @@ impl RingProducer {
     ///
     /// # Panics
     /// When that is more than was reserved.
+    ///
+    /// ```
+    /// # let (mut producer, _consumer) = dbuf_wire::ring::pair(64 << 10)?;
+    /// use dbuf_wire::ring::record::{RecordHead, Stamp, kind};
+    ///
+    /// let place = producer.claim(100).unwrap();
+    /// producer.fill(&place, 0, b"x");
+    /// let head = RecordHead { length: 1, kind: kind::EVENT, pri: 6, tag_length: 0, stamp: Stamp::None };
+    /// let _ = producer.publish_claim(place, head);
+    /// assert_eq!(producer.events(), 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[inline]
     #[allow(clippy::needless_pass_by_value, reason = "a place is used once")]
     pub fn publish_claim(&mut self, place: Reserved, head: RecordHead) -> Bell {
@@ -183,7 +322,15 @@ impl RingProducer {
         self.publish(&place)
     }
 
-    /// Gives a reserved place back: nothing was published.
+    /// Gives reserved room back: nothing is published.
+    ///
+    /// ```
+    /// # let (mut producer, _consumer) = dbuf_wire::ring::pair(64 << 10)?;
+    /// let place = producer.claim(100).unwrap();
+    /// producer.give_back(place);
+    /// assert_eq!(producer.events(), 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[inline]
     #[allow(clippy::needless_pass_by_value, reason = "a place is used once")]
     pub fn give_back(&mut self, place: Reserved) {
@@ -223,7 +370,7 @@ impl RingProducer {
         Ok(Reserved { at, end })
     }
 
-    /// The daemon's tail. It is believed as far as it can be true: another process of this user could have written it.
+    /// The daemon's tail. A value that cannot be true is ignored: another process of this user could have written it.
     pub(super) fn seen_tail(&self) -> u64 {
         // edge `room`, acquiring: the daemon's copies of what lay before it are over. Relaxed would let the bytes of
         // the next record run into them.
@@ -283,60 +430,19 @@ impl RingProducer {
     }
 
     /// Counts an event that found no room.
+    ///
+    /// ```
+    /// # let (mut producer, consumer) = dbuf_wire::ring::pair(64 << 10)?;
+    /// producer.lose(100);
+    /// assert_eq!(consumer.losses(), Ok((1, 100)));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[inline]
     pub fn lose(&mut self, payload_bytes: usize) {
         let words = self.memory.words();
-        // Relaxed: plain counters, which this thread alone writes. The bytes first, so that they are there with the
-        // event.
+        // Relaxed, but for the last store: counters that this thread alone writes.
         words.lost_bytes.store(words.lost_bytes.load(Relaxed).wrapping_add(payload_bytes as u64), Relaxed);
-        words.lost_events.store(words.lost_events.load(Relaxed).wrapping_add(1), Relaxed);
-    }
-
-    /// Says what is to be told from here on, as bits of [`want`], and what to sleep on: the value of the turn before
-    /// which the caller has to look again, and only then may sleep. Then the bell is to be rung.
-    pub fn want(&self, wants: u32) -> u32 {
-        let words = self.memory.words();
-        // Relaxed: the barrier does it. Only this side writes it.
-        words.wants.store(words.wants.load(Relaxed) | wants, Relaxed);
-        // edge `turn`, releasing: the wish is there before the caller looks. Either the daemon sees it after what it
-        // did, or the caller sees what that was.
-        TURN.full_releasing();
-        // edge `turn`, acquiring, as well: a caller that sees this turn sees what it was changed for. Relaxed would let
-        // the caller see the new turn, miss what has come, and sleep on.
-        words.turn.load(TURN.acquire())
-    }
-
-    /// Takes wishes back.
-    pub fn want_no_more(&self, wants: u32) {
-        let words = self.memory.words();
-        // Relaxed: being woken once more does no harm.
-        words.wants.store(words.wants.load(Relaxed) & !wants, Relaxed);
-    }
-
-    /// Asks that all events so far become durable now. Then [`want::DURABLE`] is to be wished for, and the bell rung.
-    pub fn ask_sync(&self) {
-        // Relaxed: the barrier of the wish that follows orders it.
-        self.memory.words().sync.store(self.events, Relaxed);
-    }
-
-    /// Whether an event with `length` bytes after its head would find room now.
-    pub fn has_room(&mut self, length: usize) -> bool {
-        let bytes = record_bytes(length) as u64;
-        let to_end = self.memory.capacity() - self.memory.offset(self.head) as u64;
-        let pad = if bytes > to_end { to_end } else { 0 };
-        self.tail = self.seen_tail();
-        self.head + pad + bytes - self.tail <= self.memory.capacity()
-    }
-
-    /// Sleeps until the daemon's turn is another one, or for `timeout`; it may also return for no reason.
-    #[cfg(not(dbuf_loom))]
-    pub fn sleep(&self, turn: u32, timeout: std::time::Duration) {
-        use rustix::thread::futex;
-        let timeout = futex::Timespec::try_from(timeout).ok();
-        // Whatever it says (changed, interrupted, timed out), the caller looks again. The word is in memory that two
-        // processes share, so the flag of private ones is not set.
-        let _ = futex::wait(&self.memory.words().turn, futex::Flags::empty(), turn, timeout.as_ref());
+        // edge `losses`, releasing: the bytes are there with the event.
+        words.lost_events.store(words.lost_events.load(Relaxed).wrapping_add(1), LOSSES.release());
     }
 }
-
-const _: () = assert!(want::ROOM | want::PERSISTED | want::DURABLE == 7, "three bits");

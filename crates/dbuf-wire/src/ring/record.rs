@@ -1,11 +1,11 @@
-//! Encodes and decodes an event as it lies in a ring.
+//! Encodes and decodes the record of an event in a ring.
 //!
-//! Enters: the parts of an event, or bytes that were copied out of a ring. Leaves: the head's bytes, or the event. Any
-//! thread; no memory that others can change. What can fail: everything in bytes that another process wrote.
+//! Input: the parts of an event, or bytes that were copied out of a ring. Output: the head's bytes, or the event. Any
+//! thread; no memory that another process can change. Failures: everything in bytes that another process wrote.
 
 use crate::frames::{self as wire, Event};
 
-/// What the place of each record is a multiple of, so that the rest before the end of the data always holds a head.
+/// Each record begins at a multiple of this, so that the rest before the end of the data always holds a head.
 pub const ALIGN: usize = 16;
 /// Bytes before the tag.
 pub const HEAD_BYTES: usize = 16;
@@ -24,6 +24,12 @@ pub mod kind {
 }
 
 /// When an event happened, by its producer's clock.
+///
+/// ```
+/// use dbuf_wire::ring::record::Stamp;
+///
+/// assert_eq!(Stamp::default(), Stamp::None);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stamp {
     /// It does not say.
@@ -36,6 +42,16 @@ pub enum Stamp {
 }
 
 /// The fixed part of a record.
+///
+/// ```
+/// use dbuf_wire::ring::record::{RecordHead, Stamp, kind};
+///
+/// let head = RecordHead { length: 17, kind: kind::EVENT, pri: 6, tag_length: 0, stamp: Stamp::Nanoseconds(7) };
+/// let [first, second] = head.to_words();
+/// let bytes: Vec<u8> = [first.to_le_bytes(), second.to_le_bytes()].concat();
+/// assert_eq!(RecordHead::of_bytes(bytes[..].try_into()?), head);
+/// # Ok::<(), std::array::TryFromSliceError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHead {
     /// Bytes after the head, without what fills the record up.
@@ -52,6 +68,13 @@ pub struct RecordHead {
 
 impl RecordHead {
     /// Its two words.
+    ///
+    /// ```
+    /// use dbuf_wire::ring::record::{RecordHead, Stamp, kind};
+    ///
+    /// let head = RecordHead { length: 1, kind: kind::EVENT, pri: 0, tag_length: 0, stamp: Stamp::None };
+    /// assert_eq!(head.to_words(), [0x1_0000_0001, 0]);
+    /// ```
     #[inline]
     #[must_use]
     pub fn to_words(self) -> [u64; 2] {
@@ -65,6 +88,12 @@ impl RecordHead {
     }
 
     /// From its bytes; a clock of a later version says nothing.
+    ///
+    /// ```
+    /// use dbuf_wire::ring::record::{RecordHead, kind};
+    ///
+    /// assert_eq!(RecordHead::of_bytes(&[5, 0, 0, 0, kind::PAD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).length, 5);
+    /// ```
     #[inline]
     #[must_use]
     pub fn of_bytes(bytes: &[u8; HEAD_BYTES]) -> Self {
@@ -79,6 +108,12 @@ impl RecordHead {
     }
 
     /// Bytes of the whole record.
+    ///
+    /// ```
+    /// use dbuf_wire::ring::record::RecordHead;
+    ///
+    /// assert_eq!(RecordHead::of_bytes(&[17, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).record_bytes(), 48);
+    /// ```
     #[inline]
     #[must_use]
     pub fn record_bytes(self) -> u64 {
@@ -87,6 +122,10 @@ impl RecordHead {
 }
 
 /// Bytes of a record with `length` bytes after its head.
+///
+/// ```
+/// assert_eq!(dbuf_wire::ring::record::record_bytes(17), 48);
+/// ```
 #[inline]
 #[must_use]
 pub const fn record_bytes(length: usize) -> usize {
@@ -94,6 +133,13 @@ pub const fn record_bytes(length: usize) -> usize {
 }
 
 /// Why a record is no event.
+///
+/// ```
+/// use dbuf_wire::ring::record::{Malformed, RecordHead, payload_bytes};
+///
+/// let empty = RecordHead::of_bytes(&[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+/// assert_eq!(payload_bytes(&empty), Err(Malformed("an event without payload")));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(
     /// What is wrong with it.
@@ -104,6 +150,13 @@ pub struct Malformed(
 ///
 /// # Errors
 /// [`Malformed`]; it concerns this event alone.
+///
+/// ```
+/// use dbuf_wire::ring::record::{RecordHead, payload_bytes};
+///
+/// let head = RecordHead::of_bytes(&[17, 0, 0, 0, 1, 6, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0]); // with a tag of 4 bytes
+/// assert_eq!(payload_bytes(&head), Ok(13));
+/// ```
 #[inline]
 pub fn payload_bytes(head: &RecordHead) -> Result<usize, Malformed> {
     check(head)?;
@@ -125,11 +178,19 @@ fn check(head: &RecordHead) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// The event of a record: its head, and the bytes after that. The sequence is 0 and the time is the head's own
-/// business.
+/// The event of a record: its head, and the bytes after that. The sequence is 0, and the
+/// time is in the head.
 ///
 /// # Errors
 /// [`Malformed`]; it concerns this event alone.
+///
+/// ```
+/// use dbuf_wire::ring::record::{RecordHead, event};
+///
+/// let head = RecordHead::of_bytes(&[9, 0, 0, 0, 1, 6, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+/// let event = event(&head, b"shophello").unwrap();
+/// assert_eq!((event.tag, event.payload), (&b"shop"[..], &b"hello"[..]));
+/// ```
 pub fn event<'a>(head: &RecordHead, body: &'a [u8]) -> Result<Event<'a>, Malformed> {
     check(head)?;
     let (tag, rest) =
