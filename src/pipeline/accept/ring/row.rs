@@ -158,7 +158,7 @@ impl RingRow {
         }
     }
 
-    pub(crate) fn say(&self, waiting_bytes: u64, high_water_bytes: u64, position: &Position, refused: u64) {
+    pub(crate) fn set_figures(&self, waiting_bytes: u64, high_water_bytes: u64, position: &Position, refused: u64) {
         let figures = &self.figures;
         // Relaxed, all of them: numbers for display.
         figures.waiting_bytes.store(waiting_bytes, Relaxed);

@@ -171,7 +171,7 @@ impl Ring {
             pass.lose(lost, &mut context.publisher)?;
         }
         (self.position, self.generation, self.refused) = (pass.position, pass.generation, pass.refused);
-        self.row.say(waiting, self.consumer.high_water_bytes(), &self.position, self.refused);
+        self.row.set_figures(waiting, self.consumer.high_water_bytes(), &self.position, self.refused);
         Ok(why.map_or(Taken::Bytes(self.position.tail - before), Taken::Broken))
     }
 

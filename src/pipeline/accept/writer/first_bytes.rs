@@ -44,7 +44,7 @@ impl FirstBytes {
                 link.peer.identity.session = session.session();
                 link.carry.drain(..consumed);
                 let rings: Arc<Rings> = Arc::clone(rings);
-                go_on(Box::new(FrameConnection::new(*session, rings)), rest, link, context)
+                continue_with(Box::new(FrameConnection::new(*session, rings)), rest, link, context)
             }
             Handshake::Refused { reply, why, malformed } => {
                 tracing::debug!(pid = link.peer.identity.pid, why, "a framed connection is refused");
@@ -69,7 +69,7 @@ pub(super) fn speaks_frames(socket: &OwnedFd) -> bool {
 }
 
 /// Gives `protocol` what was read after the first bytes.
-fn go_on(
+fn continue_with(
     mut protocol: Box<dyn Protocol>,
     rest: &[u8],
     link: &mut Link,
@@ -94,7 +94,7 @@ impl Protocol for FirstBytes {
         if framed == Some(false) {
             // Either nothing was carried, or all of `first` is in the carry now.
             let rest = if link.carry.is_empty() { bytes } else { rest };
-            return go_on(Box::<Text>::default(), rest, link, context);
+            return continue_with(Box::<Text>::default(), rest, link, context);
         }
         if link.carry.is_empty() {
             link.carry.extend_from_slice(first);
