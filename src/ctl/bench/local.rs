@@ -146,7 +146,7 @@ impl Direct {
             self.named_in = generation;
             self.recorder.published();
         } else {
-            self.recorder.take_back();
+            self.recorder.abort();
         }
         Ok(published)
     }

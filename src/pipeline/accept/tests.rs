@@ -39,7 +39,7 @@ fn lines_become_events_that_name_their_sender() {
 }
 
 #[test]
-fn syslog_is_taken_apart_on_a_stream_and_in_a_datagram() {
+fn syslog_is_parsed_on_a_stream_and_in_a_datagram() {
     let rig = rig();
     rig.send(b"<156>Nov 23 05:26:32 web app[77]: hi\n28 <13>Nov 23 05:26:33 root: hi");
     let datagrams = rig.datagrams();
@@ -446,7 +446,7 @@ fn a_wrong_handshake_is_answered_and_counted() {
 }
 
 #[test]
-fn bytes_that_begin_like_the_magic_and_go_on_otherwise_are_text() {
+fn bytes_that_begin_like_the_magic_and_continue_otherwise_are_text() {
     let rig = rig();
     let mut stream = rig.connect();
     for part in [&MAGIC[..3], b"xyz\n", &MAGIC[..2]] {

@@ -129,7 +129,7 @@ impl Row {
         self.lost.iter_mut().zip(other.lost).for_each(|(sum, n)| *sum += n);
     }
 
-    /// Takes away what is part of it.
+    /// Subtracts `part`, whose figures are included in this row.
     pub(super) fn subtract(&mut self, part: &Self) {
         let take = |from: &mut u64, part: u64| *from = from.saturating_sub(part);
         take(&mut self.sent, part.sent);

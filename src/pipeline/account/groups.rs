@@ -1,11 +1,12 @@
-//! Adds up producers that differ only in their process: the figures for monitoring, where a series for each process
+//! Adds up producers that differ only in their process. Monitoring uses these sums, because a series for each process
 //! would grow without bound.
 //!
-//! Input: rows of the account, and rows that are about to make room for others. Output: one row for each group. Any
-//! thread; the lock of the table of rows guards what is kept here. Nothing can fail.
+//! Input: rows of the account, and rows that are about to make room for others. Output: one row for each group. Thread:
+//! any, under the lock of the table of rows. Nothing can fail.
 //!
-//! A sum of a group must not fall while the daemon runs: Prometheus takes a counter that falls for one that was reset.
-//! So figures that leave the table with their producer stay with the group. They do not outlive the process: then they
+//! The sum of a group must not fall while the daemon runs: Prometheus takes a counter that falls for one that was
+//! reset. So the figures of a producer that leaves the table stay with its group. They do not outlive the process: the
+//! next process counts them among the producers that are not told apart.
 //! are among the producers that are not told apart.
 
 use std::collections::HashMap;
@@ -14,18 +15,18 @@ use super::figures::Row;
 use super::identity::Identity;
 use super::memory::PRODUCERS_MAX;
 
-/// The most groups of which figures are kept. Those of more groups count as figures of producers that are not told
+/// Groups at most whose figures are kept. The figures of further groups count among the producers that are not told
 /// apart.
 const GROUPS_MAX: usize = PRODUCERS_MAX;
 
-/// What is left of producers that have made room, by group.
+/// The figures of producers that have made room, by group.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     folded: HashMap<Identity, Row>,
 }
 
 impl Groups {
-    /// Takes the figures of a producer that makes room.
+    /// Adds the figures of a producer that makes room.
     pub(super) fn fold(&mut self, producer: &Identity, row: &Row) {
         let group = producer.group();
         if self.folded.len() < GROUPS_MAX || self.folded.contains_key(&group) {
@@ -33,8 +34,9 @@ impl Groups {
         }
     }
 
-    /// The sum of each group, of the `rows` of the table and of what is kept here. The row without an identity comes
-    /// last and loses what is kept here, because it holds the figures of all who have made room.
+    /// The sum of each group, from the `rows` of the table and the figures kept here. The row without an identity comes
+    /// last. It holds the figures of all producers that have made room, so the figures kept here are subtracted from
+    /// it.
     pub(super) fn sums(&self, rows: Vec<Row>) -> Vec<Row> {
         let mut groups = self.folded.clone();
         let mut others = Row::default();
@@ -51,7 +53,7 @@ impl Groups {
 }
 
 impl Identity {
-    /// What producers that differ only in their process have in common. A tag stands for the command's name.
+    /// What producers that differ only in their process have in common. A tag replaces the command's name.
     fn group(&self) -> Self {
         let comm = if self.tag.is_empty() { self.comm.clone() } else { Box::default() };
         Self { pid: 0, gid: 0, claimed_pid: 0, session: 0, comm, ..self.clone() }

@@ -251,7 +251,7 @@ impl Memory {
 
     /// Notes that what is prepared under `number` is about to be published at `position`.
     #[inline]
-    pub(super) fn about_to(&self, cell: usize, number: u64, position: PublishPosition) {
+    pub(super) fn before_publish(&self, cell: usize, number: u64, position: PublishPosition) {
         self.note(cell).prepare(position, [number]);
     }
 
@@ -263,7 +263,7 @@ impl Memory {
 
     /// Notes that the publish has failed.
     #[inline]
-    pub(super) fn take_back(&self, cell: usize) {
+    pub(super) fn abort(&self, cell: usize) {
         self.note(cell).abort();
     }
 

@@ -260,7 +260,7 @@ impl Account {
         busiest(self.rows(), most)
     }
 
-    /// The same of groups: producers that differ only in their process are one.
+    /// As [`Account::busiest`], for groups: producers that differ only in their process are one group.
     pub fn busiest_groups(&self, most: usize) -> Vec<Row> {
         let table = self.table();
         busiest(table.groups.sums(self.rows_of(&table)), most)

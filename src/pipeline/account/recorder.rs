@@ -62,14 +62,14 @@ impl Recorder {
 
     /// Notes that what is prepared is about to be published at `position`.
     #[inline]
-    pub fn about_to(&self, position: PublishPosition) {
-        self.account.memory.about_to(self.cell, self.number, position);
+    pub fn before_publish(&self, position: PublishPosition) {
+        self.account.memory.before_publish(self.cell, self.number, position);
     }
 
     /// Notes that the publish has failed: nothing of it counts. Must be called before another claim can get the
     /// position.
-    pub fn take_back(&mut self) {
-        self.account.memory.take_back(self.cell);
+    pub fn abort(&mut self) {
+        self.account.memory.abort(self.cell);
         self.begin_round();
     }
 
@@ -156,7 +156,7 @@ impl ReaderRecorder {
 
     /// Counts the batch: it is in a file, and the next event will have this sequence.
     pub fn persisted(&mut self, next_sequence: u64, written_bytes: u64) {
-        self.come(|memory| {
+        self.count_batch(|memory| {
             memory.set_next_sequence(next_sequence);
             memory.add_written(written_bytes);
         });
@@ -165,10 +165,10 @@ impl ReaderRecorder {
     /// Counts the batch as given up.
     pub fn given_up(&mut self) {
         self.recorder.account.memory.give_up(self.recorder.number);
-        self.come(|_| ());
+        self.count_batch(|_| ());
     }
 
-    fn come(&mut self, more: impl FnOnce(&Memory)) {
+    fn count_batch(&mut self, more: impl FnOnce(&Memory)) {
         let account = Arc::clone(&self.recorder.account);
         account.memory.turn().change(|| {
             self.recorder.hold();

@@ -58,12 +58,12 @@ fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_e
     type Step = fn(&mut Recorder);
     let steps: [(Step, bool, u64); 6] = [
         (|_| (), false, 5),
-        (|recorder| recorder.about_to(position()), false, 5),
-        (|recorder| recorder.about_to(position()), true, 8),
+        (|recorder| recorder.before_publish(position()), false, 5),
+        (|recorder| recorder.before_publish(position()), true, 8),
         // The publish came. One of the two rows is marked as holding.
         (
             |recorder| {
-                recorder.about_to(position());
+                recorder.before_publish(position());
                 recorder.account.memory.hold(recorder.touched[1], recorder.cell, recorder.number);
             },
             true,
@@ -71,7 +71,7 @@ fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_e
         ),
         (
             |recorder| {
-                recorder.about_to(position());
+                recorder.before_publish(position());
                 recorder.published();
             },
             true,
@@ -79,8 +79,8 @@ fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_e
         ),
         (
             |recorder| {
-                recorder.about_to(position());
-                recorder.take_back();
+                recorder.before_publish(position());
+                recorder.abort();
             },
             true,
             5,
@@ -91,7 +91,7 @@ fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_e
         let mut recorder = account.recorder(1);
         let (a, b) = (account.producer(&identity(1)), account.producer(&identity(2)));
         recorder.prepare(&a, &events(5));
-        recorder.about_to(PublishPosition::from_words([1, 0]).unwrap());
+        recorder.before_publish(PublishPosition::from_words([1, 0]).unwrap());
         recorder.published();
         recorder.prepare(&a, &events(1));
         recorder.prepare(&b, &events(1));
@@ -103,7 +103,7 @@ fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_e
         // It continues with the same producers, and nothing that was prepared comes back.
         let mut recorder = account.recorder(1);
         recorder.prepare(&account.producer(&identity(1)), &events(10));
-        recorder.about_to(position());
+        recorder.before_publish(position());
         drop((recorder, account));
         assert_eq!(sent(&next_process(&memory, true)), expected + 10, "step {number}");
     }
@@ -129,7 +129,7 @@ fn a_reader_that_dies_at_any_step_leaves_a_batch_counted_once() {
         let (account, memory) = account();
         let mut writer = account.recorder(0);
         writer.prepare(&account.producer(&identity(1)), &events(4));
-        writer.about_to(PublishPosition::from_words([1, 0]).unwrap());
+        writer.before_publish(PublishPosition::from_words([1, 0]).unwrap());
         writer.published();
         let mut recorder = account.reader_recorder();
         prepare(&mut recorder, 6, true);
@@ -405,7 +405,7 @@ fn more_writers_than_before_take_over_all_figures() {
     assert_eq!(account.statement().since, Some((1, 100)));
     let mut recorder = account.recorder(0);
     recorder.prepare(&account.producer(&identity(1)), &events(1));
-    recorder.about_to(position());
+    recorder.before_publish(position());
     recorder.published();
     assert_eq!(sent(&account), 11);
 }

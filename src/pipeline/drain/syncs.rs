@@ -36,7 +36,7 @@ impl Syncs {
 
     /// A sync has returned.
     pub(super) fn durable(&self, durable: &Durable) {
-        self.take_back(durable);
+        self.withdraw_lost(durable);
         self.counters.durable_events.fetch_add(durable.events, Relaxed);
         let took_us = u64::try_from(durable.took.as_micros()).unwrap_or(u64::MAX);
         lock(&self.measured).sync_us.record(took_us, 1);
@@ -46,7 +46,7 @@ impl Syncs {
 
     /// Takes back what a failed sync has lost. It was counted as persisted. This is the one case in which that count
     /// falls: otherwise it would say that the events are in a file. The reader reports the loss in the data.
-    fn take_back(&self, durable: &Durable) {
+    fn withdraw_lost(&self, durable: &Durable) {
         if durable.lost_events == 0 {
             return;
         }

@@ -213,7 +213,7 @@ impl Store {
         let events = self.shared.wrote(active.id, end, durable);
         self.active = Some(active);
         if durable {
-            self.shared.tell(events, start.elapsed(), Lost::default());
+            self.shared.report_durable(events, start.elapsed(), Lost::default());
         }
         let written_bytes = u64::from(header.header_bytes) + header.content_bytes;
         Ok(Appended { first_sequence: header.first_sequence, written_bytes })

@@ -96,7 +96,7 @@ pub(super) fn retain(disk: &dyn Disk, storage: &Storage, status: &Status) -> io:
         gone += 1;
     }
     old.drain(..gone);
-    tell(disk, directory, &old, status);
+    update_status(disk, directory, &old, status);
     Ok(())
 }
 
@@ -111,7 +111,7 @@ pub(super) fn delete_oldest(disk: &dyn Disk, directory: &Path, status: &Status) 
     }
     let oldest = old.remove(0);
     remove(disk, directory, &oldest, old.is_empty())?;
-    tell(disk, directory, &old, status);
+    update_status(disk, directory, &old, status);
     Ok(true)
 }
 
@@ -145,7 +145,7 @@ fn open(disk: &dyn Disk, directory: &Path, name: Name) -> Option<Segment> {
     Segment::open(disk.open(&name.in_directory(directory)).ok()?, None).ok()
 }
 
-fn tell(disk: &dyn Disk, directory: &Path, old: &[Old], status: &Status) {
+fn update_status(disk: &dyn Disk, directory: &Path, old: &[Old], status: &Status) {
     let time = |name| {
         let segment = open(disk, directory, name)?;
         let mut batch = Batch::default();

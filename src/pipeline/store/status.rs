@@ -28,7 +28,7 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// All of them.
+    /// All conditions.
     pub const ALL: [Self; 4] = [Self::Ok, Self::Full, Self::Failing, Self::Stalled];
 
     /// The name in `stats`.

@@ -310,7 +310,7 @@ impl Shared {
     /// Notes that a sync of the reader thread has failed. What the file held before stays; the rest does not count.
     pub(super) fn broke(&self, id: u64) {
         let mut queue = self.lock();
-        self.tell_broken(&mut queue, id);
+        self.report_broken(&mut queue, id);
         if let Some(tracked) = queue.file(id) {
             (tracked.writing, tracked.phase) = (false, Phase::Broken);
         }
@@ -383,7 +383,7 @@ impl Shared {
     /// Notes that a sync has failed (invariant 1).
     pub(super) fn sync_failed(&self, id: u64) {
         let mut queue = self.lock();
-        self.tell_broken(&mut queue, id);
+        self.report_broken(&mut queue, id);
         if let Some(file) = queue.file(id) {
             file.phase = Phase::Broken;
         }
@@ -391,14 +391,14 @@ impl Shared {
 
     /// Reports a file whose sync has failed: what is in it, or was just written to it, may be in no file after a loss
     /// of power, although all later syncs succeed.
-    fn tell_broken(&self, queue: &mut SyncQueue, id: u64) {
+    fn report_broken(&self, queue: &mut SyncQueue, id: u64) {
         let Some(first) = queue.file(id).map(|tracked| tracked.first_not_durable()) else { return };
         queue.broken_from = Some(queue.broken_from.map_or(first, |from| from.min(first)));
         (self.on_broken)(queue.broken_from);
     }
 
     /// Notes that the results of all repairs have been reported.
-    pub(super) fn told_repaired(&self) {
+    pub(super) fn repairs_reported(&self) {
         let mut queue = self.lock();
         let broken = queue.files.iter().filter(|tracked| tracked.phase == Phase::Broken);
         queue.broken_from = broken.map(Tracked::first_not_durable).min();
@@ -448,7 +448,7 @@ impl Shared {
     }
 
     /// Reports what is durable now, if that has changed.
-    pub(super) fn tell(&self, events: u64, took: Duration, lost: Lost) {
+    pub(super) fn report_durable(&self, events: u64, took: Duration, lost: Lost) {
         let mut queue = self.lock();
         let first_dirty = queue.files.iter().filter_map(|tracked| Some(tracked.dirty?.generation)).min();
         let all = queue.persisted_before.max(queue.requested.unwrap_or(0));

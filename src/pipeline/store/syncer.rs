@@ -44,7 +44,7 @@ pub(super) fn perform(shared: &Shared, job: Job) -> bool {
                 shared.status.note(format!("cannot delete old segments: {e}; tried again later"));
             }
         }
-        Job::Answer => shared.tell(0, Duration::ZERO, Lost::default()),
+        Job::Answer => shared.report_durable(0, Duration::ZERO, Lost::default()),
         Job::Wait(_) => {}
         Job::End => return false,
     }
@@ -66,7 +66,7 @@ fn sync(shared: &Shared, tracked: &Tracked) -> bool {
         Ok(()) => {
             let took = start.elapsed();
             let events = shared.synced(tracked, took);
-            shared.tell(events, took, Lost::default());
+            shared.report_durable(events, took, Lost::default());
             true
         }
         Err(e) => {
@@ -120,8 +120,8 @@ fn repair(shared: &Shared, tracked: &Tracked) {
                 shared.status.syncer(None);
             }
             let (events, lost) = saved.map_or((0, Lost::default()), |saved| (saved.events, lost(tracked, &saved)));
-            shared.tell(events, start.elapsed(), lost);
-            shared.told_repaired();
+            shared.report_durable(events, start.elapsed(), lost);
+            shared.repairs_reported();
         }
         Err(repair::Failure { name, error }) => {
             shared.repair_failed(tracked.id, name);

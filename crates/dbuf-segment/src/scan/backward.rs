@@ -28,7 +28,7 @@ pub fn backward(
             break;
         }
     }
-    reader.tell_damage(&mut each)
+    reader.report_damage(&mut each)
 }
 
 /// What is at an offset of a file.
@@ -61,7 +61,7 @@ impl Backward {
         let segment = match opened {
             Ok(segment) => segment,
             Err(e) => {
-                self.tell_damage(each)?;
+                self.report_damage(each)?;
                 self.seen = None;
                 return each(Item::Damage { path: &file.path, damage: unreadable(file, &e) });
             }
@@ -144,7 +144,7 @@ impl Backward {
         self.damage.push((path.to_path_buf(), damage));
     }
 
-    fn tell_damage(&mut self, each: &mut impl FnMut(Item<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+    fn report_damage(&mut self, each: &mut impl FnMut(Item<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
         for (path, damage) in self.damage.drain(..) {
             each(Item::Damage { path: &path, damage })?;
         }
@@ -166,7 +166,7 @@ impl Backward {
         if let Some(seen) = self.seen.filter(|seen| *seen > next) {
             each(Item::Gap { from: next, to: seen - 1 })?;
         }
-        self.tell_damage(each)?;
+        self.report_damage(each)?;
         self.seen = Some(first);
         if let Err(what) = self.merged.order(&self.batch) {
             return each(Item::Damage { path, damage: malformed(&self.batch.header, what) });

@@ -1,8 +1,11 @@
-//! Defines what a protocol does with one connection, and what it gets to work with.
+//! Defines what a protocol does with one connection, and what it may use for that.
 //!
-//! A protocol is a folder of its own and implements [`Protocol`]. It sees its connection as a [`Link`], publishes
-//! through the [`WriterContext`], and knows no other protocol and no part of the writer's thread. One whose events
-//! lie in memory that it shares with its client implements [`Polled`] as well.
+//! Input: the bytes of a connection, and the reader's progress. Output: events in the publisher, replies, and what
+//! becomes of the connection. Thread: the connection's writer. Failure: only that the reader is gone.
+//!
+//! Each protocol has its own folder and implements [`Protocol`]. It sees its connection as a [`Link`] and publishes
+//! through the [`WriterContext`]. It knows no other protocol and no part of the writer's thread. A protocol whose
+//! events are in memory shared with its client implements [`Polled`] as well.
 
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
@@ -14,38 +17,38 @@ use super::read_position::{InheritedPosition, ReadPosition};
 use super::stored::StoredConnection;
 use crate::pipeline::accept::publish::{Closed, Peer, WriterContext};
 
-/// What becomes of a connection.
+/// What to do with a connection next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// It stays open.
+    /// Keep it open.
     Open,
-    /// It is done with.
+    /// Close it.
     Close,
 }
 
-/// What a protocol makes of bytes.
+/// What a protocol does after it took bytes.
 #[derive(Debug)]
 pub(crate) enum Turn {
-    /// It goes on with its connection.
+    /// It continues with its connection.
     Stay,
-    /// The connection is done with.
+    /// The connection is finished.
     Close,
-    /// From here on the connection speaks this protocol. Nothing of what was read is left.
+    /// From here on the connection speaks this protocol. Everything that was read is consumed.
     Become(Box<dyn Protocol>),
 }
 
-/// What one read brought.
+/// The result of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
-    /// Bytes; there may be more.
+    /// Bytes came. There may be more.
     Some(Next),
     /// Nothing is there now.
     Nothing,
-    /// The end.
+    /// The client has ended.
     End(Next),
 }
 
-/// What one look into a polled protocol's memory brought.
+/// The result of one look into a polled protocol's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Looked {
     pub(crate) next: Next,
@@ -53,25 +56,25 @@ pub(crate) struct Looked {
     pub(crate) bytes: u64,
 }
 
-/// Whether replies can go out.
+/// Whether replies can be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReplyState {
-    /// All that was due is sent.
+    /// Everything that was due is sent.
     Clear,
-    /// The client has to read first.
+    /// The client must read first.
     Blocked,
-    /// The client will never read again; what it has sent is still good.
+    /// The client will never read again. What it has sent still counts.
     Gone,
 }
 
-/// A connection, as its protocol sees it.
+/// A connection as its protocol sees it.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) peer: Peer,
-    /// The beginning of what has not come whole.
+    /// The beginning of an event that has not arrived completely.
     pub(crate) carry: Vec<u8>,
     pub(crate) reply_state: ReplyState,
-    /// Nothing more is read; the connection stays for the answers that its client waits for.
+    /// Nothing more is read. The connection stays open for the answers that its client waits for.
     pub(crate) is_lingering: bool,
     /// The last field, so that it is dropped last: the socket is closed when everything else has ended.
     pub(crate) stored: StoredConnection,
@@ -86,12 +89,12 @@ impl Link {
         &self.stored.socket
     }
 
-    /// Sends a last reply, as far as the socket has room for it. A client that does not read does not want to know.
+    /// Sends a last reply, as far as the socket has room for it. A client that does not read loses it.
     pub(crate) fn send_last(&self, reply: &[u8]) {
         let _ = send(self.socket(), reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 
-    /// Sends bytes without blocking. Returns how many went, or the state of the replies if none did.
+    /// Sends bytes without blocking. Returns the number of bytes sent, or the state of the replies if none were.
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<usize, ReplyState> {
         loop {
             match send(self.socket(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -104,51 +107,52 @@ impl Link {
     }
 }
 
-/// The protocol that one connection speaks. All of it runs on the connection's writer thread. Errors mean that the
-/// reader is gone; a client's faults end its connection at most.
+/// The protocol that one connection speaks. Everything runs on the connection's writer thread. Errors mean that the
+/// reader is gone. A client's fault ends its own connection at most.
 pub(crate) trait Protocol: Debug + Send {
-    /// Publishes what was read. What has not come whole stays in the link's carry.
+    /// Publishes what was read. An incomplete event stays in the link's carry.
     fn take(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed>;
 
-    /// Publishes what the previous process has read, except for the events that it has published.
+    /// Publishes what the previous process has read, except the events that it had already published.
     fn take_again(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
         self.take(bytes, link, context)
     }
 
-    /// The client has ended: what has come in part is an event, or is lost and counted.
+    /// Handles the client's end: an incomplete event becomes an event, or is lost and counted.
     fn end(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed>;
 
-    /// This process ends the connection.
+    /// Ends the connection from this side.
     fn cut_off(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
         self.end(link, context)
     }
 
-    /// Gives up the memory of what has not come whole.
+    /// Frees the memory of an incomplete event.
     fn shed(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
         self.end(link, context).map(|_| Next::Close)
     }
 
-    /// Resumes where the previous process stood. Where the position cannot be read, [`Protocol::lose_rest`] follows.
+    /// Resumes at the previous process's position. If the position cannot be read, [`Protocol::lose_rest`] is called
+    /// next.
     fn resume(&mut self, _position: InheritedPosition, _link: &mut Link) -> Turn {
         Turn::Close
     }
 
-    /// Counts as lost what the previous process had read in part and whose position cannot be read.
+    /// Counts as lost the event of which the previous process had read a part, when its position cannot be read.
     fn lose_rest(&mut self, _link: &mut Link, _context: &mut WriterContext) -> Result<Next, Closed> {
         Ok(Next::Open)
     }
 
-    /// How far the connection has been read, for the next process. None if that cannot resume it.
+    /// How far the connection has been read, for the next process. None if that could not resume it.
     fn position<'a>(&'a self, _carry: &'a [u8]) -> Option<ReadPosition<'a>> {
         None
     }
 
-    /// Sends what the client is owed by now.
+    /// Sends the replies that are due.
     fn answer(&mut self, _link: &mut Link, _context: &WriterContext) -> Next {
         Next::Open
     }
 
-    /// This process ends, and the next one may go on with the connection.
+    /// Prepares for the end of this process; the next process may resume the connection.
     fn finish(&mut self, _link: &mut Link, _context: &WriterContext) -> Next {
         Next::Open
     }
@@ -158,36 +162,36 @@ pub(crate) trait Protocol: Debug + Send {
         false
     }
 
-    /// The memory that it shares with its client, if it has any.
+    /// The memory that the protocol shares with its client, if any.
     fn polled(&mut self) -> Option<&mut dyn Polled> {
         None
     }
 
-    /// Whether it is stored for the next process by itself, whatever becomes of its connection's slot.
+    /// Whether the protocol is itself stored for the next process, independently of its connection's slot.
     fn is_stored(&self) -> bool {
         false
     }
 
-    /// Ends what it holds, before its connection ends.
+    /// Ends what the protocol holds, before its connection ends.
     fn close(self: Box<Self>, _socket: &OwnedFd) {}
 }
 
-/// A protocol whose events lie in memory that its client fills without a system call. The writer looks there by
-/// itself; while it does not, the client wakes it by a byte on the connection (the doorbell).
+/// A protocol whose events are in memory that its client fills without a system call. The writer looks there on its
+/// own. While it does not, the client wakes it with a byte on the connection (the doorbell).
 pub(crate) trait Polled {
-    /// Tells the client whether the writer looks by itself; see `dbuf_wire::ring::state`.
+    /// Tells the client whether the writer looks on its own; see `dbuf_wire::ring::state`.
     fn set_state(&mut self, state: u64);
 
-    /// Whether something waits there.
+    /// Whether something waits in the memory.
     fn has_something(&mut self) -> bool;
 
-    /// Bytes that wait there.
+    /// Bytes that wait in the memory.
     fn waiting_bytes(&mut self) -> u64;
 
-    /// The socket is ready: takes doorbells, notices that the client has left, and publishes what lies in the memory.
+    /// Handles a ready socket: takes doorbells, notices that the client has left, and publishes what is in the memory.
     /// `scratch` is for copies.
     fn read(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<Read, Closed>;
 
-    /// Publishes what lies in the memory, up to a bound.
+    /// Publishes what is in the memory, up to a bound.
     fn look(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<Looked, Closed>;
 }

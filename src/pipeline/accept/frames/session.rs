@@ -289,12 +289,12 @@ impl FrameSession {
     /// `position`. If it covers everything, the refused events count as published too, because their loss records are
     /// included.
     pub fn prepare(&self, position: PublishPosition, published: Published) {
-        if let Some(last) = self.brings_up_to(published) {
+        if let Some(last) = self.covered_up_to(published) {
             self.guard.prepare(position, last);
         }
     }
 
-    fn brings_up_to(&self, published: Published) -> Option<u64> {
+    fn covered_up_to(&self, published: Published) -> Option<u64> {
         if published.is_all { Some(self.last) } else { published.sequence }
     }
 
@@ -305,7 +305,7 @@ impl FrameSession {
 
     /// Notes that the events since the last publish, as far as `published` covers them, are published in `generation`.
     pub fn commit(&mut self, generation: u64, published: Published) {
-        if let Some(last) = self.brings_up_to(published) {
+        if let Some(last) = self.covered_up_to(published) {
             self.guard.commit(last, generation);
         }
         // Invariant 1.

@@ -138,7 +138,7 @@ fn a_hello_cut_at_any_byte_is_waited_for_and_then_answered() {
 }
 
 #[test]
-fn a_client_that_cannot_be_understood_is_told_why_and_not_let_in() {
+fn a_client_that_cannot_be_understood_is_told_why_and_refused() {
     let refusal = |frame: Vec<u8>| match handshake(&[&wire::MAGIC[..], &frame].concat(), MAX_EVENT, 0, &Sessions::new())
     {
         Handshake::Refused { reply, malformed, .. } => match Frame::decode(&reply).unwrap().unwrap().0 {

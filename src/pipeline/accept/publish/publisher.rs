@@ -92,7 +92,7 @@ struct Observers<'a, O> {
 impl<O: PublishObserver> Observers<'_, O> {
     #[inline]
     fn prepare(&mut self, position: PublishPosition, published: Published) {
-        self.recorder.about_to(position);
+        self.recorder.before_publish(position);
         if let Some((progress, count)) = self.read {
             progress.prepare(position, count);
         }
@@ -101,7 +101,7 @@ impl<O: PublishObserver> Observers<'_, O> {
 
     #[cold]
     fn abort(&mut self) {
-        self.recorder.take_back();
+        self.recorder.abort();
         if let Some((progress, _)) = self.read {
             progress.abort();
         }

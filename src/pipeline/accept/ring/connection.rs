@@ -1,7 +1,7 @@
-//! Serves a connection that has a ring: it carries the ring's doorbell and nothing else, and its end is the ring's.
+//! Serves a connection that has a ring. It carries only the ring's doorbell, and its end is the ring's end.
 //!
 //! Input: the request for a ring, doorbells, and the client's end. Output: the ring's memory for the client; events in
-//! the publisher. Thread: the connection's writer. Failure: only that the reader is gone; a client's faults end its
+//! the publisher. Thread: the connection's writer. Failure: only that the reader is gone. A client's fault ends its own
 //! ring at most.
 
 use std::io::IoSlice;
@@ -22,7 +22,7 @@ use crate::pipeline::account::Identity;
 use crate::pipeline::takeover::names::end_for_peer;
 use crate::sync::Arc;
 
-const BYTES_ON_CONNECTION: &str = "the connection of a ring carries bytes that are no doorbell";
+const BYTES_ON_CONNECTION: &str = "the connection of a ring carries bytes that are not doorbells";
 /// Bytes read at a time. A client that rings once for each sleep of the writer has one byte waiting.
 const READ_BYTES: usize = 256;
 
@@ -61,7 +61,8 @@ impl Protocol for RingConnection {
         Ok(Next::Close)
     }
 
-    /// What its program publishes from here on is its own to send again. Of what was taken it can ask no later process.
+    /// What the program publishes from here on it must send again. No later process can tell it what became of the
+    /// events that were taken, so this one stays until it has.
     fn cut_off(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
         self.0.finish();
         link.is_lingering = true;
@@ -73,7 +74,7 @@ impl Protocol for RingConnection {
         if link.is_lingering && self.0.is_reported() { Next::Close } else { Next::Open }
     }
 
-    /// The next process may go on with the ring. Its program is to know what of it is durable.
+    /// The next process may resume the ring, but the program should know what is durable now.
     fn finish(&mut self, link: &mut Link, context: &WriterContext) -> Next {
         self.0.finish();
         self.answer(link, context)
@@ -92,7 +93,7 @@ impl Protocol for RingConnection {
     }
 
     fn close(self: Box<Self>, socket: &OwnedFd) {
-        // systemd may hold the connection on; the client is to see the end now.
+        // systemd may still hold the connection, but the client must see the end now.
         end_for_peer(socket);
         self.0.close();
     }
@@ -117,10 +118,10 @@ impl Polled for RingConnection {
             Err(Errno::AGAIN | Errno::INTR) => false,
             Ok((1.., read)) if bytes[..read].iter().all(|byte| *byte == DOORBELL) => false,
             Ok((1.., _)) => return self.refuse(BYTES_ON_CONNECTION, link, context).map(Read::End),
-            // The end, or a reset, which is one as well.
+            // The end, or a reset, which is an end as well.
             Ok(_) | Err(_) => true,
         };
-        // A program that is gone adds nothing; one that has passed its ring on to another is not waited for.
+        // A program that is gone adds nothing. If it has passed its ring to another one, that one is not waited for.
         let mut looks = if is_over { self.0.looks_max() } else { 1 };
         loop {
             let Looked { next, bytes } = self.look(link, scratch, context)?;
@@ -151,7 +152,7 @@ impl Polled for RingConnection {
 }
 
 impl RingConnection {
-    /// Ends a ring whose client does what no client may do, and says why.
+    /// Ends a ring whose client does something that no client may do, and reports why.
     fn refuse(&mut self, why: &'static str, link: &Link, context: &mut WriterContext) -> Result<Next, Closed> {
         self.0.cut_off(why, &link.peer, context)?;
         let mut reply = Vec::new();

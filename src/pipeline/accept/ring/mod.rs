@@ -1,14 +1,14 @@
 //! Takes events from a ring: memory that a program fills without a system call.
 //!
-//! Input: what the program has published. Output: events in the publisher, and words that tell the program how far
-//! they are. Thread: the ring's writer. Failure: the reader can go; or what the program has written cannot be true,
-//! and then it is cut off with its ring, by name ([`Taken::Broken`]).
+//! Input: what the program has published. Output: events in the publisher, and words that tell the program how far its
+//! events are. Thread: the ring's writer. Failure: the reader is gone; or the program has written something impossible,
+//! and then it is disconnected with its ring and named in the log ([`Taken::Broken`]).
 //!
-//! The other end may be hostile. What a look believes of its bytes is said in `pass`; no number is read twice; what
-//! is taken at a time is bounded. What a program can reach is its own ring and no other.
+//! The other end may be hostile. `pass` says what a look may believe of its bytes. No number is read twice. What is
+//! taken at a time is bounded. A program can reach only its own ring.
 //!
 //! The way through the files: [`registry`] grants a ring, `row` stores it, `connection` serves it, `take` looks into
-//! it, `pass` takes what lies in it, [`table`] says how far it was taken.
+//! it, `pass` encodes its events, and [`table`] says how far it was taken.
 
 pub(crate) mod connection;
 mod pass;

@@ -1,12 +1,12 @@
-//! Encodes what lies in a ring straight into the half, in one pass.
+//! Encodes what is in a ring straight into the half, in one pass.
 //!
-//! Input: what was published when the pass began. Output: published records, and how far the ring is taken. Thread:
-//! the ring's writer. Failure: the reader can go; or what the program has written cannot be true.
+//! Input: what was published when the pass began. Output: published records, and how far the ring is taken. Thread: the
+//! ring's writer. Failure: the reader is gone; or the program has written something impossible.
 //!
-//! The program may change any byte at any time. So a head, a tag, and fields are copied first and only the copy is
-//! looked at. Of a payload nothing is looked at: it is copied once, from the ring to its place in the half. No two
-//! copies of a thing are taken to be alike: what a claim is asked for is decided by the same copy of the head that is
-//! encoded then, so that each step takes one record at least, whatever the program does meanwhile.
+//! The program may change any byte at any time. So a head, a tag, and fields are copied first, and only the copy is
+//! used. A payload is not looked at: it is copied once, from the ring to its place in the half. Two copies of the same
+//! bytes may differ. So the same copy of the head decides the size of the claim and is then encoded, and each step
+//! takes at least one record, whatever the program does meanwhile.
 
 use dbuf_wire::frames::TAG_BYTES_MAX;
 use dbuf_wire::ring::record::{self, HEAD_BYTES, RecordHead, Stamp, kind};
@@ -22,8 +22,8 @@ use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::{Cause, Event, SOURCE_BYTES_MAX, Transport};
 use crate::sys::ticks::Moment;
 
-/// The most that a record in the half has in addition to its source, and to what follows the head in the ring: its
-/// own head, a time, and the filling up of fields and payload.
+/// Bytes that a record in the half has at most in addition to its source and to what follows the head in the ring: its
+/// own head, a time, and the padding of fields and payload.
 const RECORD_OVERHEAD_BYTES: usize = 64;
 
 /// One pass.
@@ -33,20 +33,20 @@ pub(crate) struct Pass<'a> {
     pub(crate) acks: &'a mut Acks,
     pub(crate) name: &'a [u8],
     pub(crate) peer: &'a Peer,
-    /// Converts ticks; None where they are not to be used.
+    /// Converts ticks; None where ticks are not used.
     pub(crate) moment: Option<Moment>,
     pub(crate) max_event_bytes: usize,
-    /// Where fields are copied to.
+    /// Memory that fields are copied to.
     pub(crate) scratch: &'a mut [u8],
     /// How far the ring is taken.
     pub(crate) position: Position,
-    /// How far it is once the claim at hand is published.
+    /// How far it is taken once the current claim is published.
     pub(crate) next: Position,
     /// The generation of the latest event that was taken.
     pub(crate) generation: u64,
-    /// The publish at hand is the ring's last: it reports how the ring has ended.
+    /// The current publish is the ring's last one: it reports how the ring has ended.
     pub(crate) ends: bool,
-    /// Where what was published ends.
+    /// The end of what the program had published.
     pub(crate) end: u64,
     /// Events that were refused.
     pub(crate) refused: u64,
@@ -55,20 +55,20 @@ pub(crate) struct Pass<'a> {
 /// Why a claim takes no more events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// It goes on with another claim.
+    /// The pass continues with another claim.
     Pause,
     /// The event that begins here breaks a rule.
     Refused(u64, Rule),
-    /// It cannot be true.
+    /// What the program has written is impossible.
     Broken(&'static str),
 }
 
-/// The rule that an event breaks, and the bytes that it has.
+/// The loss that an event causes by breaking a rule, and the event's bytes.
 type Rule = (Cause, u64);
 
-/// What a record's head says.
+/// What is at a position of the ring, by the record's head.
 enum RecordView {
-    /// Nothing is here; this many bytes are to be passed over.
+    /// Nothing: this many bytes must be skipped.
     Pad(u64),
     /// An event.
     Event,
@@ -76,7 +76,7 @@ enum RecordView {
     Broken(&'static str),
 }
 
-/// A pass while it encodes events, from one whose head it has seen.
+/// A pass while it encodes events. It starts with an event whose head it has read.
 struct Flow<'p, 'a> {
     pass: &'p mut Pass<'a>,
     first: RecordHead,
@@ -84,12 +84,13 @@ struct Flow<'p, 'a> {
 }
 
 impl Pass<'_> {
-    /// Takes what lies there, until so much is taken or nothing is left. Says why the program is to be cut off.
+    /// Takes what is in the ring, until enough is taken or nothing is left. Returns why the program must be
+    /// disconnected, if it must be.
     pub(crate) fn run(&mut self, enough_bytes: u64, publisher: &mut Publisher) -> Result<Option<&'static str>, Closed> {
         let enough = self.position.tail + enough_bytes;
         while self.position.tail < self.end.min(enough) {
             let first = self.head(self.position.tail);
-            // What breaks a rule needs no room.
+            // An event that breaks a rule needs no room.
             let length = (first.length as usize).min(self.max_event_bytes + record::OVERHEAD_BYTES_MAX);
             let need = SOURCE_BYTES_MAX + RECORD_OVERHEAD_BYTES + length;
             let mut flow = Flow { pass: self, first, stop: Stop::Pause };
@@ -108,7 +109,7 @@ impl Pass<'_> {
         Ok(None)
     }
 
-    /// Counts events that found no room, as their program says.
+    /// Counts events that found no room in the ring, as the program reports them.
     pub(crate) fn lose(&mut self, lost: (u64, u64), publisher: &mut Publisher) -> Result<(), Closed> {
         let slot = publisher.slot(self.peer, Transport::Ring, 0, self.name);
         publisher.lose_many(slot, Cause::Full, lost.0, lost.1);
@@ -119,8 +120,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Counts an event that was torn, or all that a program had still written that is cut off. The record of it and the
-    /// ring's end are one step for the next process, so that it does not count the same loss once more.
+    /// Counts a torn event, or everything that a disconnected program had still written, as one loss. Its record and
+    /// the ring's end are one step for the next process, so that it does not count the same loss again.
     pub(crate) fn end_with_loss(&mut self, cause: Cause, publisher: &mut Publisher) -> Result<(), Closed> {
         let slot = publisher.slot(self.peer, Transport::Ring, 0, self.name);
         publisher.lose(slot, cause, 0);
@@ -128,7 +129,7 @@ impl Pass<'_> {
         publisher.publish_pending(&[], self)
     }
 
-    /// Takes an event that breaks a rule; the record which tells of it is published by itself.
+    /// Takes an event that breaks a rule. The record that reports it is published by itself.
     fn refuse(&mut self, end: u64, (cause, bytes): Rule, publisher: &mut Publisher) -> Result<(), Closed> {
         let slot = publisher.slot(self.peer, Transport::Ring, 0, self.name);
         publisher.lose(slot, cause, bytes);
@@ -145,7 +146,7 @@ impl Pass<'_> {
         RecordHead::of_bytes(&head)
     }
 
-    /// What the head of the record at `at` says.
+    /// Interprets the head of the record at `at`.
     #[inline]
     fn view(&self, at: u64, head: &RecordHead) -> RecordView {
         let memory = self.consumer.memory();
@@ -157,7 +158,7 @@ impl Pass<'_> {
         match head.kind {
             kind::EVENT | kind::EVENT_WITH_FIELDS => {}
             kind::PAD if record_bytes == to_end => return RecordView::Pad(record_bytes),
-            _ => return RecordView::Broken("a record of a type that there is not"),
+            _ => return RecordView::Broken("a record of an unknown type"),
         }
         if head.length as usize > self.max_event_bytes + record::OVERHEAD_BYTES_MAX {
             return RecordView::Refused((Cause::TooBig, u64::from(head.length)));
@@ -165,7 +166,7 @@ impl Pass<'_> {
         RecordView::Event
     }
 
-    /// Where the ring stands after a publish in `generation`.
+    /// The state of the ring after a publish in `generation`.
     fn state_after(&self, generation: u64, published: Published) -> RingState {
         if !published.is_all {
             return RingState { position: self.position, generation: self.generation, has_ended: false };
@@ -174,7 +175,7 @@ impl Pass<'_> {
         RingState { position: self.next, generation, has_ended: self.ends }
     }
 
-    /// The ring is published as far as `state` says, or there was nothing to be published: a pad alone.
+    /// Notes that the ring is published as far as `state` says. There may have been nothing to publish but a pad.
     fn settle(&mut self, state: RingState) {
         self.row.commit(&state);
         self.consumer.take(self.next.tail - self.position.tail, self.next.events);
@@ -190,8 +191,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Encodes the event that begins at `at`; `own_slot` is that of events without a tag of their own, once there was
-    /// one. False if it has no room.
+    /// Encodes the event that begins at `at`. `own_slot` is the slot of events without their own tag, once there was
+    /// one. False if it does not fit.
     #[inline]
     fn event(
         &mut self,
@@ -253,7 +254,7 @@ impl Pass<'_> {
 impl EventSource for Flow<'_, '_> {
     fn encode(&mut self, encoder: &mut ClaimEncoder<'_, '_>) {
         let pass = &mut *self.pass;
-        // Looked up once for a claim: that is how long a slot is sure to last.
+        // Looked up once for each claim: a slot is certain to stay valid only for that long.
         let mut own_slot = None;
         let (mut at, mut head) = (pass.position.tail, self.first);
         let mut events = 0;
@@ -284,8 +285,8 @@ impl EventSource for Flow<'_, '_> {
 }
 
 impl PublishObserver for Flow<'_, '_> {
-    fn prepare(&mut self, spot: PublishPosition, published: Published) {
-        self.pass.prepare(spot, published);
+    fn prepare(&mut self, position: PublishPosition, published: Published) {
+        self.pass.prepare(position, published);
     }
 
     fn abort(&mut self) {

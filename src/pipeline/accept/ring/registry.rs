@@ -1,13 +1,12 @@
-//! Grants rings: how many there may be, whose they are, and how they outlive the process.
+//! Grants rings: how many there may be, who owns them, and how they outlive the process.
 //!
-//! Enters: requests of clients, and the rings that the previous process left. Leaves: [`Ring`]s for their writers;
-//! figures for people. One lock, taken when a ring begins, ends, or is looked at by people; never for an event. What
-//! can fail: a limit is reached, or there is no memory; then the client goes on without a ring.
+//! Input: requests of clients, and the rings that the previous process left. Output: [`Ring`]s for their writers;
+//! figures for display. Thread: any, under one lock that is taken when a ring begins, ends, or is displayed, never for
+//! an event. Failure: a limit is reached, or there is no memory; then the client continues without a ring.
 //!
-//! A ring is two descriptors, each with a name of its own in the store: memory and connection. What the previous
-//! process left of a ring counts only if both are there. A ring is passed to its client first and stored after that,
-//! before anything is taken from it: a death in between ends the connection, and the client still has everything it
-//! wrote.
+//! A ring is two descriptors, each with its own name in the store: memory and connection. What the previous process
+//! left of a ring counts only if both are there. A ring is first passed to its client and then stored, before anything
+//! is taken from it. A death in between ends the connection, and the client still has everything that it wrote.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,23 +25,23 @@ use crate::sync::{Arc, Mutex, lock};
 use crate::sys::fdstore::FdStore;
 use crate::sys::{membarrier, ticks};
 
-/// How many rings there may be, and how large together.
+/// How many rings there may be, and how large they may be together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingLimits {
-    /// Of all users.
+    /// Number of rings of all users.
     pub rings: usize,
-    /// Bytes of data of all.
+    /// Bytes of data of all rings.
     pub bytes: u64,
 }
 
-/// A user other than root has at most this part of what there may be.
+/// A user other than root may have at most one part in this many of the limits.
 const SHARE_OF_USER: usize = 4;
 const ROOT: u32 = 0;
 
-/// What the previous process left of its rings.
+/// The rings that the previous process left.
 #[derive(Debug, Default)]
 pub struct InheritedRings {
-    /// How far each is published; its notes are resolved.
+    /// How far each is published. Its notes are resolved.
     pub ring_table: Option<RingTable>,
     /// The descriptors of rings, by their names: [`Name::Ring`] and [`Name::RingLine`].
     pub parts: Vec<(Name, OwnedFd)>,
@@ -68,16 +67,17 @@ pub struct Rings {
 }
 
 impl Rings {
-    /// Rings that end with the process.
+    /// Creates a registry whose rings end with the process.
     #[must_use]
     pub fn new(limits: RingLimits) -> Arc<Self> {
         Self::with(limits, None)
     }
 
-    /// Rings of which as many are stored as `room` descriptors in `store` allow, and those of the previous process.
+    /// Creates a registry that stores rings in `store`, as many as `room` descriptors allow, and takes over the rings
+    /// of the previous process.
     ///
     /// # Errors
-    /// When there is no memory.
+    /// If there is no memory.
     pub fn stored(
         limits: RingLimits,
         store: &Arc<FdStore>,
@@ -105,8 +105,8 @@ impl Rings {
         Arc::new(Self { limits, rows, inherited: Mutex::default(), flags: flags() })
     }
 
-    /// Goes on with the previous process's ring, or ends what is left of it: a ring that has ended, or one of which the
-    /// manager had not taken all parts when the process died.
+    /// Takes over a ring of the previous process, or ends what is left of it: the ring had ended, or the manager had
+    /// not taken all of its parts when the process died.
     fn inherit(&self, row: u32, [memory, line]: [Option<OwnedFd>; DESCRIPTORS]) {
         let Some(StoredRings { ring_table, .. }) = &self.rows.stored else { return };
         let is_row = (row as usize) < RINGS_MAX;
@@ -119,7 +119,7 @@ impl Rings {
                 lock(&self.inherited).push((line, ring));
             }
             (_, _, line) => {
-                // Its program sees the end, has all that was not taken, and asks for another.
+                // The program sees the end, still has everything that was not taken, and asks for another ring.
                 if let Some(line) = line {
                     end_for_peer(&line);
                 }
@@ -139,19 +139,19 @@ impl Rings {
         Ring::new(RingConsumer::new(memory, &state.position), row, state, (pending, known))
     }
 
-    /// The rings that the previous process left, each with its connection. Once.
+    /// Takes the rings that the previous process left, each with its connection. A second call finds none.
     pub(crate) fn take_inherited(&self) -> Vec<(OwnedFd, Ring)> {
         std::mem::take(&mut *lock(&self.inherited))
     }
 
-    /// A new ring of `capacity` bytes for `identity`, whose tag is its name; and its memory, to be passed
-    /// on.
+    /// Creates a ring of `capacity` bytes for `identity`, whose tag is the ring's name. Also returns its memory, to be
+    /// passed to the client.
     ///
     /// # Errors
-    /// Why there is none, for its client.
+    /// Why there is no ring, as a text for the client.
     pub(crate) fn grant(&self, identity: Identity, capacity: u64) -> Result<(Ring, OwnedFd), String> {
         if !capacity.is_power_of_two() || !CAPACITY_BYTES.contains(&capacity) {
-            return Err("a ring has a power of two of bytes, from 64 KiB to 64 MiB".into());
+            return Err("the size of a ring must be a power of two from 64 KiB to 64 MiB".into());
         }
         let row = self.reserve(&identity, capacity)?;
         match Memory::create(capacity, self.flags) {
@@ -162,12 +162,12 @@ impl Rings {
             }
             Err(error) => {
                 self.rows.table().rings.remove(&row);
-                Err(format!("there is no memory for a ring: {error}"))
+                Err(format!("no memory for a ring: {error}"))
             }
         }
     }
 
-    /// A row for a ring that the limits allow.
+    /// Reserves a row for a ring, if the limits allow one.
     fn reserve(&self, identity: &Identity, capacity: u64) -> Result<u32, String> {
         let mut table = self.rows.table();
         let of_user = || table.rings.values().filter(|seen| seen.identity.uid == identity.uid);
@@ -189,13 +189,13 @@ impl Rings {
             return Err((*why).to_owned());
         }
         let is_free = |row: &u32| !table.rings.contains_key(row) && !table.leaving.contains(row);
-        let row = (0..RINGS_MAX as u32).find(is_free).ok_or("there are too many rings")?;
+        let row = (0..RINGS_MAX as u32).find(is_free).ok_or("the daemon has as many rings as it can have")?;
         let (identity, figures) = (Arc::new(identity.clone()), Arc::default());
         table.rings.insert(row, RingStatus { identity, capacity_bytes: capacity, figures });
         Ok(row)
     }
 
-    /// All rings, for people, in the order of their rows.
+    /// All rings, for display, in the order of their rows.
     #[must_use]
     pub fn all(&self) -> Vec<RingStatus> {
         let mut all: Vec<_> = self.rows.table().rings.iter().map(|(row, seen)| (*row, seen.clone())).collect();
@@ -204,7 +204,7 @@ impl Rings {
     }
 }
 
-/// What producers have to know of this machine.
+/// What producers must know about this machine.
 fn flags() -> u64 {
     let ticks = if ticks::are_reliable() { flag::TICKS } else { 0 };
     ticks | if membarrier::reaches_others() { 0 } else { flag::FENCE }

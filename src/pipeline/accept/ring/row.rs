@@ -1,8 +1,8 @@
-//! Keeps the row of each ring: what people see of it, and what the next process finds.
+//! Keeps the row of each ring: its figures for display, and what the next process finds.
 //!
-//! Input: what a ring's writer says. Output: figures; descriptors in the store and notes in memory that outlives the
-//! process. One lock, taken when a ring begins, ends, or is looked at by people; never for an event. What can fail: the
-//! store has no room; then the ring ends with the process.
+//! Input: what a ring's writer reports. Output: figures; descriptors in the store, and notes in memory that outlives
+//! the process. Thread: any, under one lock that is taken when a ring begins, ends, or is displayed, never for an
+//! event. Failure: the store has no room; then the ring ends with the process.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,12 +22,12 @@ use crate::sys::fdstore::FdStore;
 /// Descriptors of a ring.
 pub const DESCRIPTORS: usize = 2;
 
-/// What a ring's writer says of it, for people.
+/// The figures of a ring, for display. Its writer sets them.
 #[derive(Debug, Default)]
 pub struct RingFigures {
     /// Bytes published and not taken, at the last look.
     pub waiting_bytes: AtomicU64,
-    /// The most that this ever was.
+    /// The maximum of these bytes so far.
     pub high_water_bytes: AtomicU64,
     /// Events taken.
     pub events: AtomicU64,
@@ -37,14 +37,14 @@ pub struct RingFigures {
     pub refused: AtomicU64,
 }
 
-/// A ring, as people see it.
+/// A ring, for display.
 #[derive(Clone, Debug)]
 pub struct RingStatus {
-    /// Whose it is; the tag is its name.
+    /// Its owner. The tag is the ring's name.
     pub identity: Arc<Identity>,
     /// Bytes of data.
     pub capacity_bytes: u64,
-    /// What its writer says.
+    /// Its figures.
     pub figures: Arc<RingFigures>,
 }
 
@@ -63,18 +63,18 @@ pub(super) struct RingRows {
 pub(super) struct StoredRings {
     pub(super) store: Arc<FdStore>,
     pub(super) ring_table: RingTable,
-    /// Rows below this have a place in the store.
+    /// Rows below this number have a place in the store.
     pub(super) room: usize,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
     pub(super) rings: HashMap<u32, RingStatus>,
-    /// Rows whose names the manager has not let go of.
+    /// Rows whose names the manager has not removed yet.
     pub(super) leaving: HashSet<u32>,
 }
 
-/// A row in the table; dropping it leaves the ring to the next process, if it is kept.
+/// A row in the table. Dropping it leaves the ring to the next process if it is stored.
 #[derive(Debug)]
 pub(crate) struct RingRow {
     pub(super) all: Arc<RingRows>,
@@ -85,7 +85,7 @@ pub(crate) struct RingRow {
 }
 
 impl RingRows {
-    /// Ends a stored ring for the next process. Its row is free when the manager has let go of its names.
+    /// Removes a stored ring. Its row is free when the manager has removed its names.
     pub(super) fn let_go(self: &Arc<Self>, row: u32) {
         let Some(StoredRings { store, ring_table, .. }) = &self.stored else { return };
         if (row as usize) < RINGS_MAX {
@@ -113,13 +113,11 @@ impl RingRow {
         (*self.identity).clone()
     }
 
-    /// Keeps the ring for the next process, where there is a store with room for it.
+    /// Stores the ring for the next process, if there is a store with room for it.
     pub(crate) fn keep(&mut self, identity: &Identity, descriptors: [&OwnedFd; DESCRIPTORS]) {
         let Some(StoredRings { store, ring_table, room }) = &self.all.stored else { return };
         if self.row as usize >= *room {
-            tracing::warn!(
-                "a ring is not kept over a restart, for systemd's store has no room; raise FileDescriptorStoreMax="
-            );
+            tracing::warn!("a ring will not survive a restart: systemd's store is full; raise FileDescriptorStoreMax=");
             return;
         }
         ring_table.begin(self.row, identity);
@@ -153,16 +151,16 @@ impl RingRow {
         }
     }
 
-    /// The program is about to be told this of its events.
+    /// Notes what the program is about to learn about its events.
     pub(crate) fn known(&self, known: Known) {
         if let Some(ring_table) = self.ring_table() {
             ring_table.known(self.row, known);
         }
     }
 
-    pub(crate) fn say(&self, waiting_bytes: u64, high_water_bytes: u64, position: &Position, refused: u64) {
+    pub(crate) fn set_figures(&self, waiting_bytes: u64, high_water_bytes: u64, position: &Position, refused: u64) {
         let figures = &self.figures;
-        // Relaxed, all of them: numbers for people.
+        // Relaxed, all of them: numbers for display.
         figures.waiting_bytes.store(waiting_bytes, Relaxed);
         figures.high_water_bytes.store(high_water_bytes, Relaxed);
         figures.events.store(position.events, Relaxed);
@@ -170,7 +168,7 @@ impl RingRow {
         figures.refused.store(refused, Relaxed);
     }
 
-    /// The ring has ended.
+    /// Frees the row: the ring has ended.
     pub(crate) fn give_back(self) {
         if self.is_stored {
             self.all.let_go(self.row);
@@ -179,7 +177,7 @@ impl RingRow {
     }
 }
 
-/// A row that is free when this is dropped.
+/// A row that becomes free when this is dropped.
 struct LeavingRow {
     all: Arc<RingRows>,
     row: u32,

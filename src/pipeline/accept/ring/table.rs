@@ -1,8 +1,8 @@
 //! Keeps how far each ring is published, in memory that outlives the process and that its program cannot reach.
 //!
-//! Input: rings that begin and end, each publish of what was taken from them, and the events whose fate their programs
-//! know. Output: for the next process, whose each ring is, how far it is published, and which of its events may still
-//! be lost. The ring's writer, or the thread that holds the table of rings. What can fail: there is no memory.
+//! Input: rings that begin and end, each publish of their events, and what their programs know. Output: for the next
+//! process, the owner of each ring, how far it is published, and which of its events may still be lost. Thread: the
+//! ring's writer, or the thread that holds the lock of the rings. Failure: there is no memory.
 //!
 //! ```text
 //! 128 words a row  0       1 while the row is in use
@@ -51,7 +51,7 @@ const LAYOUT: Layout = Layout {
     bytes: 0,
 };
 
-/// The memory.
+/// The memory of the table.
 #[derive(Debug)]
 pub struct RingTable(PersistentMemory);
 
@@ -61,7 +61,7 @@ pub(crate) struct RingState {
     pub(crate) position: Position,
     /// The generation of its latest event.
     pub(crate) generation: u64,
-    /// Its end is recorded: nothing more is to be said of it.
+    /// Its end is recorded: nothing more must be reported for it.
     pub(crate) has_ended: bool,
 }
 
@@ -80,37 +80,37 @@ impl RingState {
 /// A ring as the next process finds it.
 #[derive(Debug, Default)]
 pub(crate) struct FoundRing {
-    /// Whose it is; the tag is its name.
+    /// Its owner. The tag is the ring's name.
     pub(crate) identity: Identity,
     pub(crate) state: RingState,
-    /// Events whose fate its program does not know.
+    /// Events that its program does not know to be durable.
     pub(crate) pending: Vec<Span>,
     /// What its program knows.
     pub(crate) known: Known,
 }
 
 impl RingTable {
-    /// An empty one that ends with the process.
+    /// Creates an empty table that ends with the process.
     #[cfg(test)]
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self(PersistentMemory::create(&LAYOUT)?))
     }
 
-    /// What the previous process left; None if it is of another version.
+    /// Opens the table that the previous process left. None if it has another version.
     #[must_use]
     pub fn inherit(memory: OwnedFd) -> Option<Self> {
         PersistentMemory::inherit(memory, &LAYOUT).map(Self)
     }
 
-    /// An empty one that `store` keeps.
+    /// Creates an empty table that `store` keeps.
     ///
     /// # Errors
-    /// When there is no memory.
+    /// If there is no memory.
     pub(crate) fn create(store: &FdStore) -> io::Result<Self> {
         Ok(Self(PersistentMemory::take_over(store, &Name::Rings.to_string(), None, &LAYOUT)?.0))
     }
 
-    /// Resolves the notes of the previous process.
+    /// Resolves the notes that the previous process left.
     pub fn resolve(&self, was_published: &dyn Fn(PublishPosition) -> bool) {
         for row in (0..RINGS_MAX as u32).filter(|row| self.is_in_use(*row)) {
             self.note(row).resolve(was_published, |_| ());
@@ -118,7 +118,7 @@ impl RingTable {
     }
 
     fn is_in_use(&self, row: u32) -> bool {
-        // edge `note`, acquiring: a row in use has its ring.
+        // edge `note`, acquiring: if the row is in use, its ring is visible.
         self.row(row)[IN_USE].load(NOTE.acquire()) != 0
     }
 
@@ -150,7 +150,7 @@ impl RingTable {
         PendingSpans::new(&self.row(row)[SPANS_AT..SOURCE])
     }
 
-    /// A ring begins in a free row.
+    /// Begins a ring in a free row.
     pub(crate) fn begin(&self, row: u32, identity: &Identity) {
         let words = self.row(row);
         self.commit(row, &RingState::default());
@@ -159,21 +159,22 @@ impl RingTable {
         for (word, bytes) in words[SOURCE..].iter().zip(record.chunks(8)) {
             let mut whole = [0; 8];
             whole[..bytes.len()].copy_from_slice(bytes);
-            // Relaxed, here and below: the store that makes the row one in use releases them.
+            // Relaxed, here and below: the store that puts the row in use releases them.
             word.store(u64::from_le_bytes(whole), Relaxed);
         }
         words[SOURCE_BYTES].store(record.len() as u64, Relaxed);
-        // edge `note`, releasing: a row in use has its ring's beginning, and nothing of an earlier one.
+        // edge `note`, releasing: a thread that sees the row in use sees its ring's beginning, and nothing of an
+        // earlier ring.
         words[IN_USE].store(1, NOTE.release());
     }
 
-    /// A ring has ended.
+    /// Ends a ring.
     pub(crate) fn forget(&self, row: u32) {
-        // edge `note`, releasing: what begins in the row later comes after this.
+        // edge `note`, releasing: what begins in the row later is visible only after this.
         self.row(row)[IN_USE].store(0, NOTE.release());
     }
 
-    /// The ring will be in `state` once what is about to be published at `position` is.
+    /// Notes that the ring will be in `state` once the publish at `position` has come.
     pub(crate) fn prepare(&self, row: u32, position: PublishPosition, state: &RingState) {
         let note = self.note(row);
         let published = RingState::of_words(note.values());
@@ -182,21 +183,21 @@ impl RingTable {
         note.prepare(position, state.to_words());
     }
 
-    /// The ring is in `state`.
+    /// Notes that the ring is in `state`.
     pub(crate) fn commit(&self, row: u32, state: &RingState) {
         self.note(row).commit(state.to_words());
     }
 
-    /// The publish that was noted has failed: nothing of it counts.
+    /// Notes that the publish has failed, so that nothing of it counts.
     pub(crate) fn abort(&self, row: u32) {
         self.note(row).abort();
     }
 
-    /// The program is about to be told this of its events.
+    /// Notes what the program is about to learn about its events.
     pub(crate) fn known(&self, row: u32, known: Known) {
         self.spans(row).note_known(known);
-        // For the compiler alone: what is told, which lies in another memory, comes after the steps of edge `note`.
-        // x86-64 keeps the order of stores.
+        // Only for the compiler: the program is told in another memory, after the steps of edge `note`. x86-64 keeps
+        // the order of stores.
         compiler_fence(SeqCst);
     }
 }

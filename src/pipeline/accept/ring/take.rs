@@ -1,7 +1,7 @@
 //! Looks into one ring: publishes what waits in it, and tells its program how far its events are.
 //!
 //! Input: what the program has published. Output: events in the publisher; words in the ring. Thread: the ring's
-//! writer. Failure: the reader can go; or the ring cannot be true ([`Taken::Broken`]).
+//! writer. Failure: the reader is gone; or the ring's content is impossible ([`Taken::Broken`]).
 
 use std::os::fd::OwnedFd;
 
@@ -18,7 +18,7 @@ use crate::pipeline::progress;
 use crate::pipeline::record::Cause;
 use crate::pipeline::takeover::spans::{Known, Span};
 
-/// The most bytes that a look takes.
+/// Bytes that one look takes at most.
 const LOOK_BYTES_MAX: u64 = 1 << 20;
 
 /// What was in a ring.
@@ -26,7 +26,7 @@ const LOOK_BYTES_MAX: u64 = 1 << 20;
 pub(crate) enum Taken {
     /// This many bytes were taken.
     Bytes(u64),
-    /// What the program has written cannot be true.
+    /// What the program has written is impossible.
     Broken(&'static str),
 }
 
@@ -39,24 +39,24 @@ pub(crate) struct Ring {
     position: Position,
     /// The generation of its latest event.
     generation: u64,
-    /// Of levels it needs none: the program reads how far its events are.
+    /// It needs no level: the program reads how far its events are.
     acks: Acks,
     /// Events that could not be stored, and events that break a rule.
     lost: u64,
     refused: u64,
-    /// The event up to which a sync was asked for last.
+    /// The event up to which a sync was last requested.
     sync_asked: u64,
-    /// What the program was told last: persisted, durable.
+    /// What the program was last told: persisted, durable.
     reported: (u64, u64),
     wants: u32,
-    /// Nothing more is taken; it stays until everything that was is durable, and told.
+    /// Nothing more is taken. The ring stays until everything that was taken is durable and reported.
     is_over: bool,
     max_event_reported: u64,
 }
 
 impl Ring {
-    /// A ring that is published as far as `state` says; of the events in `pending` its program does not know yet
-    /// whether they are durable.
+    /// Creates a ring that is published as far as `state` says. The program does not know yet whether the events in
+    /// `pending` are durable.
     pub(crate) fn new(
         consumer: RingConsumer,
         row: RingRow,
@@ -65,7 +65,7 @@ impl Ring {
     ) -> Self {
         let position = state.position;
         let [.., refused] = consumer.told();
-        // The previous process may have died after it had noted what is known, and before it told it.
+        // The previous process may have died after it noted what the program knows, and before it told the program.
         consumer.tell(known.losses, known.fate, known.lost, refused);
         let name = row.identity().tag;
         Self {
@@ -85,58 +85,58 @@ impl Ring {
         }
     }
 
-    /// Says how large a payload may be, before its program has it. If that changes later, a look says so.
+    /// Tells the program the largest payload, before it has the ring. If that changes later, a look tells it.
     pub(crate) fn tell_max_event(&mut self, bytes: usize) {
         self.max_event_reported = bytes as u64;
         self.consumer.tell_max_event(self.max_event_reported);
     }
 
-    /// Wakes a program that waits for what the previous process has done: it may have died after that and before the
-    /// wake-up, or left it to be noticed here that it had published what it took.
+    /// Wakes a program that waits for something that the previous process has done. That process may have died before
+    /// it woke the program, or before it noticed that its publish had come.
     pub(crate) fn wake_after_takeover(&mut self) {
         if self.consumer.wants() != 0 {
             self.consumer.wake();
         }
     }
 
-    /// Whether the next process would go on with it.
+    /// Whether the next process would resume it.
     pub(crate) fn is_stored(&self) -> bool {
         self.row.is_stored
     }
 
-    /// Who fills it; the tag is its name.
+    /// The program that fills it. The tag is the ring's name.
     pub(crate) fn identity(&self) -> Identity {
         self.row.identity()
     }
 
-    /// Keeps it for the next process. Its program has it by now, and nothing is taken yet.
+    /// Stores the ring for the next process. The program has it already, and nothing is taken yet.
     pub(crate) fn keep(&mut self, identity: &Identity, memory: &OwnedFd, line: &OwnedFd) {
         let identity = Identity { tag: self.name.clone(), ..identity.clone() };
         self.row.keep(&identity, [memory, line]);
     }
 
-    /// Says, before its writer sleeps, whether it will look by itself.
+    /// Tells the program, before the writer sleeps, whether the writer will look on its own.
     pub(crate) fn set_state(&mut self, kind: u64) {
         self.consumer.set_state(kind);
     }
 
-    /// Whether something waits in it, or what is there cannot be true, which is for the next look to find.
+    /// Whether something waits in it. Also true if its content is impossible, which the next look finds.
     pub(crate) fn has_something(&mut self) -> bool {
         self.consumer.look() != Ok(0)
     }
 
-    /// Bytes that wait in it, as far as that can be true.
+    /// Bytes that wait in it; 0 if its content is impossible.
     pub(crate) fn waiting_bytes(&mut self) -> u64 {
         self.consumer.look().unwrap_or(0)
     }
 
-    /// Looks that see all of it.
+    /// Number of looks that see all of it.
     pub(crate) fn looks_max(&self) -> u64 {
         self.consumer.memory().capacity() / self.look_bytes() + 1
     }
 
-    /// Bytes with which a look is content: half of the ring, so that its program, which may wait for room, goes on
-    /// while the writer takes the other half; and no more than is fair to others.
+    /// Bytes after which a look stops. Half of the ring, so that a program that waits for room continues while the
+    /// writer takes the other half; and no more than is fair to others.
     fn look_bytes(&self) -> u64 {
         (self.consumer.memory().capacity() / 2).min(LOOK_BYTES_MAX)
     }
@@ -171,7 +171,7 @@ impl Ring {
             pass.lose(lost, &mut context.publisher)?;
         }
         (self.position, self.generation, self.refused) = (pass.position, pass.generation, pass.refused);
-        self.row.say(waiting, self.consumer.high_water_bytes(), &self.position, self.refused);
+        self.row.set_figures(waiting, self.consumer.high_water_bytes(), &self.position, self.refused);
         Ok(why.map_or(Taken::Bytes(self.position.tail - before), Taken::Broken))
     }
 
@@ -200,7 +200,7 @@ impl Ring {
         }
     }
 
-    /// Its program is gone, or has said that it is done: an event in the middle of which it was is lost.
+    /// Ends the ring: its program is gone, or has said that it is done. An event that it was writing is lost.
     pub(crate) fn end(&mut self, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
         if self.consumer.is_torn() {
             context.accept_now();
@@ -209,7 +209,7 @@ impl Ring {
         Ok(())
     }
 
-    /// It is cut off: whatever it had still written is not to be understood.
+    /// Disconnects the program: what it had still written cannot be understood.
     pub(crate) fn cut_off(&mut self, why: &str, peer: &Peer, context: &mut WriterContext) -> Result<(), Closed> {
         let identity = &peer.identity;
         tracing::warn!(pid = identity.pid, uid = identity.uid, why, "a program is cut off with its ring");
@@ -217,7 +217,7 @@ impl Ring {
         self.pass(&mut [], peer, context, 0).end_with_loss(Cause::Malformed, &mut context.publisher)
     }
 
-    /// Tells the program how far its events are, as far as it wants to know; wakes it if it sleeps for that.
+    /// Tells the program how far its events are, as far as it wants to know. Wakes it if it sleeps for that.
     pub(crate) fn answer(&mut self, took: bool, context: &WriterContext) {
         let progress = &context.progress;
         self.wants = self.consumer.wants();
@@ -227,7 +227,7 @@ impl Ring {
             progress.ask_sync();
             context.waker.ring();
         }
-        // First say what is wanted, then look: progress made before that rings no bell.
+        // First set what is wanted, then look: the bell does not ring for progress that was made before.
         let wanted = self.wanted_progress();
         if wanted != 0 {
             progress.want(context.index, wanted);
@@ -243,7 +243,7 @@ impl Ring {
         let is_news = self.reported != reached || lost > 0;
         if is_news || took {
             self.reported = reached;
-            // Noted before it is told: then no loss is counted twice, and the next process tells it if this one cannot.
+            // Noted before it is told. So no loss is counted twice, and the next process tells it if this one cannot.
             self.row.known(Known { fate: reached.1, losses: reached.0, lost: self.lost });
             self.consumer.tell(reached.0, reached.1, self.lost, self.refused);
         }
@@ -253,17 +253,18 @@ impl Ring {
         }
     }
 
-    /// The daemon ends, and no next process goes on with it: its program is to know of all that was taken.
+    /// Takes nothing more, because the daemon ends. The program must learn what became of everything that was taken,
+    /// because it is not known whether a next process resumes the ring.
     pub(crate) fn finish(&mut self) {
         self.is_over = true;
     }
 
-    /// Whether its program has been told that everything that was taken is durable, or lost.
+    /// Whether the program has been told that everything that was taken is durable or lost.
     pub(crate) fn is_reported(&self) -> bool {
         self.reported.1 >= self.position.events
     }
 
-    /// Which progress its program waits for, as bits of `progress::want`.
+    /// The progress that the program waits for, as bits of `progress::want`.
     pub(crate) fn wanted_progress(&self) -> u32 {
         let (in_buffer, in_file) = self.acks.pending_kinds();
         if self.is_over && (in_buffer || in_file) {
@@ -274,7 +275,7 @@ impl Ring {
         (if persisted { progress::want::PERSISTED } else { 0 }) | (if durable { progress::want::DURABLE } else { 0 })
     }
 
-    /// It has ended, here and for the next process.
+    /// Ends the ring, here and for the next process.
     pub(crate) fn close(self) {
         self.row.give_back();
     }

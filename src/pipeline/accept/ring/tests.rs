@@ -77,7 +77,7 @@ fn each_of_many_tags_is_its_own_events_alone() {
 }
 
 #[test]
-fn an_event_is_told_as_persisted_and_durable_when_it_is_and_not_when_it_is_taken() {
+fn an_event_is_reported_as_persisted_and_durable_when_it_is_and_not_when_it_is_taken() {
     let mut harness = RingHarness::new(4096);
     let mut producer = harness.producer();
     push(&mut producer, &event(b"one"));
@@ -96,8 +96,8 @@ fn an_event_is_told_as_persisted_and_durable_when_it_is_and_not_when_it_is_taken
     assert_eq!(told(&mut harness, &producer), (2, 2));
 }
 
-/// Publishes one event in each of `events` generations of a stored ring, of which every other is given up, and tells
-/// the program so. Gives the first generation.
+/// Publishes one event in each of `events` generations of a stored ring. Every other event is given up, and the program
+/// is told so. Returns the first generation.
 fn publish_and_lose(harness: &mut RingHarness, manager: &mut Manager, events: u64) -> u64 {
     let mut producer = harness.producer();
     let generation =
@@ -116,7 +116,7 @@ fn publish_and_lose(harness: &mut RingHarness, manager: &mut Manager, events: u6
 }
 
 #[test]
-fn after_a_death_a_loss_that_was_told_is_not_counted_again_and_what_was_in_a_file_is_not_lost() {
+fn after_a_death_a_reported_loss_is_not_counted_again_and_what_was_in_a_file_is_not_lost() {
     for (events, was_told) in [(2, true), (2, false), (40, true), (40, false)] {
         let mut manager = Manager::new();
         let mut harness = RingHarness::stored(&manager.store());
@@ -208,7 +208,7 @@ fn what_cannot_be_true_ends_the_ring_and_what_came_before_it_is_kept() {
         harness.take().map(|events| events.len())
     };
     let beyond = Err("a record reaches beyond the ring's end or head");
-    let strange = Err("a record of a type that there is not");
+    let strange = Err("a record of an unknown type");
     assert_eq!(spoil(&|producer| producer.memory().put(32, &u32::MAX.to_le_bytes())), beyond);
     assert_eq!(spoil(&|producer| producer.memory().put(32, &32_u32.to_le_bytes())), beyond);
     assert_eq!(spoil(&|producer| producer.memory().put(36, &[9])), strange);

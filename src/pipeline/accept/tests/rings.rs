@@ -200,7 +200,7 @@ fn a_program_that_talks_on_the_connection_of_its_ring_is_cut_off() {
     let rig = Rig::new(&Plan::default());
     let mut client = Client::open(&rig);
     client.line.write_all(b"hello").unwrap();
-    assert_eq!(last_words(&mut client.line).1, "the connection of a ring carries bytes that are no doorbell");
+    assert_eq!(last_words(&mut client.line).1, "the connection of a ring carries bytes that are not doorbells");
 }
 
 #[test]

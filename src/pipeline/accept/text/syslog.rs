@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_libc_sends_is_taken_apart() {
+    fn what_libc_sends_is_parsed() {
         let parsed = parse(b"<13>Nov 23 05:26:32 root: hi", "2026-11-23T05:26:33Z").unwrap();
         assert_eq!((parsed.pri, parsed.tag, parsed.claimed_pid, parsed.text), (13, &b"root"[..], 0, &b"hi"[..]));
         assert_eq!(parsed.source_time_ns, Some(at("2026-11-23T05:26:32Z")));
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn what_logger_sends_is_taken_apart() {
+    fn what_logger_sends_is_parsed() {
         let now = "2026-11-23T05:26:33Z";
         let parsed = parse(b"<13>Nov 23 05:26:32 vm root: hi", now).unwrap();
         assert_eq!((parsed.host, parsed.tag, parsed.text), (&b"vm"[..], &b"root"[..], &b"hi"[..]));
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_the_rfcs_are_taken_apart() {
+    fn the_examples_of_the_rfcs_are_parsed() {
         let now = "2003-10-12T00:00:00Z";
         let parsed = parse(
             b"<34>1 2003-10-11T22:14:15.003Z mymachine.example.com su - ID47 - \
@@ -531,7 +531,7 @@ mod tests {
         }
 
         #[test]
-        fn a_header_that_was_put_together_is_taken_apart(
+        fn a_header_that_was_composed_is_parsed(
             pri in 0..=191u8, tag in "[a-zA-Z0-9_./-]{1,64}", pid in 1..u32::MAX, text in "[ -~]{0,100}",
         ) {
             let now = "2026-11-23T05:26:33Z";

@@ -1,7 +1,7 @@
 //! Decides by the first bytes of a connection whether it speaks the framed protocol or text.
 //!
-//! Input: the first bytes, which may come in parts. Output: the protocol that goes on. Thread: the connection's
-//! writer. Failure: only that the reader is gone; a handshake that breaks a rule ends its connection.
+//! Input: the first bytes, which may come in parts. Output: the protocol that continues. Thread: the connection's
+//! writer. Failure: only that the reader is gone. A handshake that breaks a rule ends its connection.
 
 use std::os::fd::OwnedFd;
 
@@ -27,7 +27,7 @@ pub(crate) struct Shared {
     pub(crate) rings: Arc<Rings>,
 }
 
-/// A connection that has not said yet what it speaks.
+/// A connection whose protocol is not known yet.
 #[derive(Debug)]
 pub(crate) struct FirstBytes(Arc<Shared>);
 
@@ -44,7 +44,7 @@ impl FirstBytes {
                 link.peer.identity.session = session.session();
                 link.carry.drain(..consumed);
                 let rings: Arc<Rings> = Arc::clone(rings);
-                go_on(Box::new(FrameConnection::new(*session, rings)), rest, link, context)
+                continue_with(Box::new(FrameConnection::new(*session, rings)), rest, link, context)
             }
             Handshake::Refused { reply, why, malformed } => {
                 tracing::debug!(pid = link.peer.identity.pid, why, "a framed connection is refused");
@@ -61,15 +61,15 @@ impl FirstBytes {
     }
 }
 
-/// Whether the first bytes of a new connection are those of the framed protocol. They stay where they are.
+/// Whether the first bytes of a new connection are those of the framed protocol. Leaves the bytes in the socket.
 pub(super) fn speaks_frames(socket: &OwnedFd) -> bool {
     let mut first = [0; MAGIC.len()];
     let peeked = recv(socket, &mut first, RecvFlags::PEEK | RecvFlags::DONTWAIT);
     peeked.is_ok_and(|(bytes, _)| is_framed(&first[..bytes.min(MAGIC.len())]) == Some(true))
 }
 
-/// Gives `protocol` what was read behind the first bytes.
-fn go_on(
+/// Gives `protocol` what was read after the first bytes.
+fn continue_with(
     mut protocol: Box<dyn Protocol>,
     rest: &[u8],
     link: &mut Link,
@@ -92,9 +92,9 @@ impl Protocol for FirstBytes {
             is_framed(&link.carry)
         };
         if framed == Some(false) {
-            // Nothing of it was carried, or all of `first` is by now.
+            // Either nothing was carried, or all of `first` is in the carry now.
             let rest = if link.carry.is_empty() { bytes } else { rest };
-            return go_on(Box::<Text>::default(), rest, link, context);
+            return continue_with(Box::<Text>::default(), rest, link, context);
         }
         if link.carry.is_empty() {
             link.carry.extend_from_slice(first);
@@ -102,7 +102,7 @@ impl Protocol for FirstBytes {
         if framed.is_none() { Ok(Turn::Stay) } else { self.open_session(rest, link, context) }
     }
 
-    /// A framed connection cannot be resumed: its client connects again, and is told where it stands.
+    /// A framed connection cannot be resumed: its client connects again, and is told how far the daemon has come.
     fn take_again(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
         if is_framed(&[&link.carry, bytes].concat()) == Some(false) {
             self.take(bytes, link, context)
@@ -113,13 +113,13 @@ impl Protocol for FirstBytes {
 
     fn end(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
         if is_framed(&link.carry) == Some(true) {
-            // It left in the middle of its handshake: nothing was offered, so nothing is lost.
+            // It left in the middle of its handshake. No event was offered, so none is lost.
             return Ok(Next::Close);
         }
         Text::default().end(link, context)
     }
 
-    /// What has come is nothing, or a part of the magic, whose client comes again. It is no line.
+    /// What has come is nothing, or a part of the magic. Its client connects again. It is not a line.
     fn cut_off(&mut self, _link: &mut Link, _context: &mut WriterContext) -> Result<Next, Closed> {
         Ok(Next::Close)
     }
@@ -136,8 +136,8 @@ impl Protocol for FirstBytes {
                 Turn::Become(Box::new(Text::resume(open_line)))
             }
             InheritedPosition::Lost => Turn::Become(Box::<Text>::default()),
-            // It speaks frames, or had not said yet what it speaks: then it is as a rule a client of the framed
-            // protocol. That connects again, asks where it stands, and sends the rest.
+            // It speaks frames, or its protocol is not known. In the second case it is usually a framed client too.
+            // That connects again, asks how far the daemon has come, and sends the rest.
             InheritedPosition::Undecided { .. } | InheritedPosition::LostHandshake | InheritedPosition::Unknown => {
                 Turn::Close
             }

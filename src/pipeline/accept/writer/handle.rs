@@ -1,7 +1,7 @@
-//! Lets writers and their owner speak with each writer: new clients, the order to stop, signs of life.
+//! Connects each writer with the other writers and their owner: new clients, the order to stop, signs of life.
 //!
-//! Input: clients that one writer hands to another, and when to have stopped. Output: the same, for the writer's
-//! thread. Thread: any, under a lock for each inbox, held for a few instructions. Nothing here can fail.
+//! Input: clients that one writer hands to another, and the deadline to stop. Output: the same, for the writer's
+//! thread. Thread: any, under a lock for each inbox that is held for a few instructions. Nothing here can fail.
 
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -28,15 +28,15 @@ pub(crate) struct Writers {
     pub(crate) handles: Box<[WriterHandle]>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) max_event_bytes: AtomicUsize,
-    /// What their connections' protocols share.
+    /// What the protocols of their connections share.
     pub(crate) shared: Arc<Shared>,
-    /// Where connections are stored for the next process.
+    /// Stores connections for the next process.
     pub(crate) stored: Option<Arc<StoredConnections>>,
-    /// Where receive buffers are stored.
+    /// Stores receive buffers.
     pub(crate) store: Option<Arc<FdStore>>,
 }
 
-/// One writer, as others see it.
+/// One writer as others see it.
 #[derive(Debug)]
 pub(crate) struct WriterHandle {
     inbox: Mutex<Inbox>,
@@ -47,7 +47,7 @@ pub(crate) struct WriterHandle {
 #[derive(Debug, Default)]
 struct Inbox {
     newcomers: Vec<Newcomer>,
-    /// When to have stopped; None while there is no such order.
+    /// The deadline to stop; None while there is no order to stop.
     stop_by: Option<Instant>,
     is_closed: bool,
 }
@@ -57,11 +57,11 @@ struct Inbox {
 pub(crate) struct InheritedWork {
     pub(crate) receive_buffers: ReceiveBuffers,
     pub(crate) connections: Vec<InheritedConnection>,
-    /// Each with its connection.
+    /// Each ring with its connection.
     pub(crate) rings: Vec<(OwnedFd, Ring)>,
 }
 
-/// A client that was accepted by one writer for another.
+/// A client that one writer accepted for another.
 #[derive(Debug)]
 pub(crate) struct Newcomer {
     pub(crate) stored: StoredConnection,
@@ -81,11 +81,11 @@ impl Writers {
     }
 
     fn ring(&self, index: usize) {
-        // It can only fail when the bell's count would overflow, and then the bell rings already.
+        // It can only fail if the bell's count would overflow. Then the bell rings already.
         let _ = self.handles[index].bell.write(1);
     }
 
-    /// Orders a writer to have stopped by then.
+    /// Orders a writer to stop by this time.
     pub(crate) fn stop_by(&self, index: usize, stop_by: Instant) {
         self.inbox(index).stop_by = Some(stop_by);
         self.ring(index);
@@ -96,7 +96,7 @@ impl Writers {
         self.counters.writers[index].0.connections.fetch_add(1, Relaxed);
     }
 
-    /// Stores a new connection for the next process, if that could resume it and where that is possible.
+    /// Stores a new connection for the next process, if that could resume it and if there is a store.
     pub(crate) fn keep(&self, kind: ListenerKind, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         match &self.stored {
             Some(stored) if kind.is_resumable(&socket) => stored.keep(kind as u16, socket, identity),
@@ -104,7 +104,7 @@ impl Writers {
         }
     }
 
-    /// Notes the peer of a new connection that has sent everything, where that is possible.
+    /// Notes the peer of a new connection that has sent everything, if there is a store.
     pub(crate) fn note(&self, kind: ListenerKind, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         match &self.stored {
             Some(stored) => stored.note(kind as u16, socket, identity),
@@ -112,13 +112,13 @@ impl Writers {
         }
     }
 
-    /// Gives a client to another writer; gives it back if that writer stops.
+    /// Gives a client to another writer. Returns it if that writer is stopping.
     pub(crate) fn hand_over(&self, index: usize, newcomer: Newcomer) -> Option<Newcomer> {
         let mut inbox = self.inbox(index);
         if inbox.is_closed {
             return Some(newcomer);
         }
-        // Counted now, so that the next one does not go the same way before the writer has looked.
+        // Counted now, so that the next client does not go the same way before the writer has looked.
         self.count_connection(index);
         inbox.newcomers.push(newcomer);
         drop(inbox);
@@ -126,7 +126,7 @@ impl Writers {
         None
     }
 
-    /// Silences the bell and takes what is in the inbox: clients, and when to have stopped.
+    /// Silences the bell and takes what is in the inbox: clients, and the deadline to stop.
     pub(crate) fn take_inbox(&self, index: usize) -> (Vec<Newcomer>, Option<Instant>) {
         // The bell first: what comes into the inbox after this rings it again. Nothing to read is no error.
         let _ = self.handles[index].bell.read();
@@ -134,7 +134,7 @@ impl Writers {
         (std::mem::take(&mut inbox.newcomers), inbox.stop_by)
     }
 
-    /// Closes the inbox for good, and takes what was in it.
+    /// Closes the inbox, and takes what was in it.
     pub(crate) fn close_inbox(&self, index: usize) -> Vec<Newcomer> {
         let mut inbox = self.inbox(index);
         inbox.is_closed = true;

@@ -1,6 +1,9 @@
 //! Names the kinds of sockets that events come in by.
 //!
-//! A new source is a folder of its own, a kind here, and a transport number in the format.
+//! Input: sockets. Output: listeners for each writer, and the first protocol of a connection. Thread: the main thread
+//! at the start, then writers. Failure: the kernel refuses to change a socket.
+//!
+//! A new source is a new folder, a new kind here, and a new transport number in the format.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,7 +17,8 @@ use crate::pipeline::accept::connection::protocol::Protocol;
 use crate::pipeline::accept::datagram::Datagrams;
 use crate::sync::Arc;
 
-/// What a socket carries. The number of a kind is stored with its connections, for the next process, so it stays.
+/// What a socket carries. The number of a kind is stored with its connections for the next process, so it must not
+/// change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum ListenerKind {
@@ -29,14 +33,14 @@ pub enum ListenerKind {
 pub struct Listener {
     /// What it carries.
     pub kind: ListenerKind,
-    /// It listens, or it is bound and takes datagrams.
+    /// A listening socket, or a bound datagram socket.
     pub socket: OwnedFd,
-    /// It is systemd's and stays when this process ends: what is not taken out of it is not lost.
+    /// systemd owns it and keeps it when this process ends, so what is not read from it is not lost.
     pub is_passed: bool,
 }
 
 impl Listener {
-    /// Makes the socket ready to be watched.
+    /// Prepares the socket for epoll.
     pub(crate) fn prepare(&self) -> io::Result<()> {
         if self.kind.has_connections() {
             return Ok(fcntl_setfl(&self.socket, fcntl_getfl(&self.socket)? | OFlags::NONBLOCK)?);
@@ -45,7 +49,7 @@ impl Listener {
     }
 }
 
-/// A listening socket, as one writer has it. All writers accept from it.
+/// A listening socket as one writer has it. All writers accept from it.
 #[derive(Debug)]
 pub(crate) struct StreamListener {
     pub(crate) kind: ListenerKind,
@@ -53,7 +57,7 @@ pub(crate) struct StreamListener {
     pub(crate) is_passed: bool,
 }
 
-/// A datagram socket. One writer alone receives from it, so that the order of each sender is kept.
+/// A datagram socket. Only one writer receives from it, so that each sender's order is kept.
 #[derive(Debug)]
 pub(crate) struct DatagramListener {
     pub(crate) datagrams: Datagrams,
@@ -68,7 +72,7 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// For the writer that receives datagrams.
+    /// The sockets of the writer that receives datagrams.
     pub(crate) fn new(all: Vec<Listener>) -> Self {
         let mut listeners = Self::default();
         for Listener { kind, socket, is_passed } in all {
@@ -82,7 +86,7 @@ impl Listeners {
         listeners
     }
 
-    /// For another writer, which accepts from the same sockets.
+    /// The sockets of another writer, which accepts from the same listening sockets.
     pub(crate) fn of_another_writer(&self) -> Self {
         let streams = self.streams.iter().map(|stream| StreamListener {
             kind: stream.kind,
@@ -94,7 +98,7 @@ impl Listeners {
 }
 
 impl ListenerKind {
-    /// The kind of this number whose connections are stored; None if there is none.
+    /// The kind with this number whose connections are stored; None if there is none.
     pub(super) fn of_stored(number: u16) -> Option<Self> {
         [Self::Stream].into_iter().find(|kind| *kind as u16 == number)
     }
@@ -103,15 +107,16 @@ impl ListenerKind {
         self != Self::Datagram
     }
 
-    /// Whether the next process could resume a new connection. A client that has begun to speak frames connects again.
+    /// Whether the next process could resume a new connection. A client that has begun to speak frames connects again
+    /// instead.
     pub(super) fn is_resumable(self, socket: &OwnedFd) -> bool {
         !speaks_frames(socket)
     }
 
-    /// The protocol that a new connection speaks, to begin with.
+    /// The protocol that a new connection starts with.
     pub(crate) fn first_protocol(self, shared: &Arc<Shared>) -> Box<dyn Protocol> {
         match self {
-            // A datagram socket has no connections, so none is ever asked for.
+            // A datagram socket has no connections, so this is never called for one.
             Self::Stream | Self::Datagram => Box::new(FirstBytes::new(Arc::clone(shared))),
         }
     }

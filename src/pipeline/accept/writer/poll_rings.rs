@@ -1,4 +1,4 @@
-//! Looks into the rings of a writer, and tells their producers whether it will look again by itself.
+//! Looks into the rings of a writer, and tells their producers whether it will look again on its own.
 //!
 //! Input: what the rings hold. Output: events in the buffer, and how long the writer may rest. Thread: the writer.
 //! Failure: the reader is gone.
@@ -31,7 +31,7 @@ impl WriterThread {
             let Looked { next, bytes } = connection.look(&mut self.receive_buffers[0], &mut self.context)?;
             brought_bytes += bytes;
             self.after(index, next);
-            // One that has ended is no longer there, and the next is in its place.
+            // A ring that has ended is no longer there, and the next one is in its place.
             if self.rings.indices().get(at) == Some(&index) {
                 at += 1;
             }
@@ -40,7 +40,7 @@ impl WriterThread {
         Ok(())
     }
 
-    /// How long the writer may rest; None until something happens.
+    /// How long the writer may rest; None: until something happens.
     pub(super) fn before_sleep(&mut self) -> Option<Duration> {
         match self.rings.rest() {
             Rest::Any => None,
@@ -61,8 +61,8 @@ impl WriterThread {
         }
     }
 
-    /// Producers need not ring from here on. While they sleep it takes a doorbell, because the rings do not see what
-    /// else wakes the writer.
+    /// Tells producers that they need not ring from here on. If they sleep, only a doorbell leads to that, because the
+    /// rings do not see what else wakes the writer.
     pub(super) fn after_sleep(&mut self, is_rung: bool) {
         if is_rung || !self.rings.are_asleep {
             self.rings.are_asleep = false;

@@ -1,7 +1,7 @@
 //! Resumes what the previous process left, before anything new is read.
 //!
-//! Input: connections with their read positions, and receive buffers in which something is unfinished. Output:
-//! connections that are watched, and events in the buffer. The writer's thread. What can fail: the reader can go.
+//! Input: connections with their read positions, and receive buffers with something unfinished. Output: watched
+//! connections, and events in the buffer. Thread: the writer. Failure: the reader is gone.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -58,7 +58,7 @@ impl WriterThread {
         self.look_into_rings()
     }
 
-    /// Watches the ring of the previous process.
+    /// Watches a ring of the previous process.
     fn take_in_ring(&mut self, socket: OwnedFd, ring: Ring) {
         let noted = ring.identity();
         let mut identity = peer::of_stream(&socket);
@@ -76,18 +76,18 @@ impl WriterThread {
         }
     }
 
-    /// Watches a connection of the previous process, from where it stood.
+    /// Watches a connection of the previous process, from its position on.
     fn take_in(&mut self, inherited: InheritedConnection) {
         let InheritedConnection { stored, kind, identity: noted, mut position, .. } = inherited;
-        // The kernel still knows who connected; command and unit only as long as that process lives. Of a connection
-        // that was only noted, it knows nothing any more.
+        // The kernel still knows which process connected, but command and unit only while that process lives. Of a
+        // connection that was only noted, it knows nothing any more.
         let mut identity = peer::of_stream(&stored.socket);
         let is_silent = identity.comm.is_empty() && (identity.pid, identity.uid) == (noted.pid, noted.uid);
         if stored.is_noted() || is_silent {
             identity = noted;
         }
         self.writers.count_connection(self.index);
-        // Of a kind that this version does not know it cannot be resumed, whatever its position says.
+        // A kind that this version does not know cannot be resumed, whatever the position says.
         let known = ListenerKind::of_stored(kind);
         if known.is_none() {
             position = InheritedPosition::Unknown;
@@ -100,7 +100,7 @@ impl WriterThread {
         }
     }
 
-    /// Does something with the connection in this slot, if it is there.
+    /// Calls `work` for the connection in this slot, if it is there.
     fn with_connection(
         &mut self,
         slot: u32,
@@ -146,7 +146,7 @@ impl WriterThread {
                 let mut watch = |pid: u32, process: &OwnedFd| {
                     epoll.add(process, EpollEvent::new(EpollFlags::EPOLLIN, Token::Process(pid).number())).is_ok()
                 };
-                // One socket takes datagrams by now, so they are its.
+                // Only one socket receives datagrams now, so they belong to it.
                 if let Some(listener) = self.listeners.datagrams.first_mut() {
                     listener.datagrams.replay(receive_buffer, &mut self.context, &mut watch)?;
                 }

@@ -1,45 +1,45 @@
 //! Decides how long a writer may rest between two looks into its rings.
 //!
-//! Input: what the last look has brought. Output: [`Rest`]. Thread: the writer. Nothing can fail.
+//! Input: the bytes that the last look brought. Output: [`Rest`]. Thread: the writer. Nothing can fail.
 //!
-//! A wake-up costs 40 us of a core and a system call of the producer, so neither is to come often:
-//! - While looks bring much the writer does not rest, and producers see it awake.
-//! - While they bring little it dozes, [`DOZE`] at a time; a ring that becomes half full meanwhile rings. At a steady
+//! A wake-up costs 40 us of a core and a system call of the producer, so both must be rare:
+//! - While looks bring many bytes, the writer does not rest, and producers see it awake.
+//! - While they bring few, it dozes, [`DOZE`] at a time. A ring that becomes half full meanwhile rings. At a steady
 //!   rate no producer ever calls the kernel.
-//! - After [`DOZES_MAX`] looks in vain it sleeps, and the next event rings. Idle rings cost nothing.
+//! - After [`DOZES_MAX`] looks without bytes it sleeps, and the next event rings. Idle rings cost nothing.
 
 use std::time::Duration;
 
-/// How long a writer rests at a time while little comes: half the buffer's linger by default.
+/// How long a writer rests at a time while few bytes come: half of the default `buffer.linger`.
 pub(super) const DOZE: Duration = Duration::from_millis(1);
-/// Looks in vain before it sleeps.
+/// Looks without bytes before the writer sleeps.
 const DOZES_MAX: u32 = 20;
-/// A round that brought this much is followed by another at once.
+/// A round that brought this many bytes is followed by another one at once.
 const MUCH_BYTES: u64 = 64 << 10;
 
 /// What a writer may do before its next look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rest {
-    /// Sleep until something happens: there are no rings, or their producers know that they have to ring.
+    /// Sleep until something happens: there are no rings, or their producers know that they must ring.
     Any,
     /// Look again at once.
     None,
-    /// Doze, once producers are told so.
+    /// Doze, after producers are told.
     Doze,
-    /// Sleep, once producers are told so and nothing has come meanwhile.
+    /// Sleep, after producers are told and nothing has come meanwhile.
     Sleep,
 }
 
 /// The rings of one writer.
 #[derive(Debug, Default)]
 pub(super) struct RingSchedule {
-    /// Indices of the connections that have them.
+    /// Indices of the connections that have rings.
     indices: Vec<u32>,
-    /// Bytes that the last look has brought.
+    /// Bytes that the last look brought.
     brought_bytes: u64,
-    /// Looks in vain, one after the other.
+    /// Consecutive looks without bytes.
     in_vain: u32,
-    /// Producers know that the writer does not look; until one rings, it does not have to.
+    /// Producers know that the writer does not look. Until one rings, it need not.
     pub(super) are_asleep: bool,
 }
 
@@ -58,7 +58,7 @@ impl RingSchedule {
         &self.indices
     }
 
-    /// One look into each ring has brought this much.
+    /// Notes that one look into each ring brought this many bytes.
     pub(super) fn looked(&mut self, brought_bytes: u64) {
         self.brought_bytes = brought_bytes;
         self.in_vain = if brought_bytes == 0 { self.in_vain.saturating_add(1) } else { 0 };

@@ -1,13 +1,13 @@
-//! Ends a writer thread: takes in what the kernel holds, and lets clients have the answers that they wait for.
+//! Ends a writer thread: reads what the kernel holds, and sends clients the answers that they wait for.
 //!
-//! Input: the order to stop, and by when. Output: events in the buffer, answers, ended connections; connections that
-//! are stored for the next process are left as they are. Thread: the writer. Failure: the reader can go; what is lost
+//! Input: the order to stop, and its deadline. Output: events in the buffer, answers, ended connections. Connections
+//! that are stored for the next process stay as they are. Thread: the writer. Failure: the reader is gone; what is lost
 //! by that is counted.
 //!
-//! A client that sends without pause must not hold up the end. So what goes on after this process (stored
-//! connections, systemd's sockets) is taken in only as far as it had come when the end began. Programs with rings
-//! learn what of theirs is durable, also where the next process would go on with the ring, because it is not known
-//! whether one follows.
+//! A client that sends without pause must not delay the end. So what continues after this process (stored connections,
+//! systemd's sockets) is read only as far as it had come when the end began. Programs with rings learn which of their
+//! events are durable, even if the next process could resume the ring, because it is not known whether there will be
+//! one.
 
 use std::time::Instant;
 
@@ -22,14 +22,14 @@ use crate::pipeline::accept::limits::READ_BYTES;
 use crate::pipeline::accept::publish::Closed;
 use crate::sync::Arc;
 
-/// Clients that wait in the queue of a socket of systemd's, at most; see `Backlog=` of its unit.
+/// Clients that wait in the queue of one of systemd's sockets, at most; see `Backlog=` of its unit.
 const BACKLOG_MAX: usize = 4096;
-/// Rounds that take more datagrams than the kernel lets wait (`net.unix.max_dgram_qlen`, 512 under systemd).
+/// Rounds that receive more datagrams than the kernel queues (`net.unix.max_dgram_qlen`, 512 under systemd).
 const RECEIVE_ROUNDS: usize = 8;
 
 impl WriterThread {
-    /// Takes what the kernel holds: clients that wait to be accepted, and what every socket has, until it is empty
-    /// once.
+    /// Reads what the kernel holds: clients that wait to be accepted, and the content of every socket, until it is
+    /// empty once.
     pub(crate) fn drain(&mut self, stop_by: Instant) -> Result<(), Closed> {
         // No event of an earlier round names these any more.
         self.free.append(&mut self.freed);
@@ -77,13 +77,13 @@ impl WriterThread {
             }
         }
         self.stop_listening();
-        // From here on the inbox is closed. What was handed over before is taken in.
+        // From here on the inbox is closed. Clients that were handed over before are admitted.
         for newcomer in self.writers.close_inbox(self.index) {
             self.admit(newcomer);
         }
     }
 
-    /// Reads the connections in turn: kept ones as often as it takes for what they held at first, the others until they
+    /// Reads the connections in turn: stored ones as often as needed for what they held at first, the others until they
     /// are empty once.
     fn read_what_is_there(&mut self, stop_by: Instant) -> Result<(), Closed> {
         let reads = |connection: &mut Connection| {
@@ -104,7 +104,7 @@ impl WriterThread {
         Ok(())
     }
 
-    /// Waits for the answers that clients are owed, as long as there is time.
+    /// Waits until clients have the answers that are due, or until `stop_by`.
     fn answer_until(&mut self, stop_by: Instant) {
         if !self.waiting.is_empty() {
             self.context.progress.ask_sync();
@@ -114,7 +114,8 @@ impl WriterThread {
         while !self.waiting.is_empty() {
             let left = stop_by.saturating_duration_since(Instant::now());
             let mut bell = [PollFd::new(progress.bell(self.index), PollFlags::POLLIN)];
-            // Out of time, or a signal that is not for this thread: either way the clients see the connection end.
+            // The deadline has passed, or a signal came that is not for this thread. Either way the clients see the
+            // connection end.
             if left.is_zero() || poll(&mut bell, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)).is_err() {
                 return;
             }

@@ -1,16 +1,15 @@
 //! Runs a writer thread: sleeps in epoll, and reads what is ready.
 //!
-//! Input: readiness of its sockets, clients from other writers, the order to stop. Output: events in the buffer.
-//! Thread: its own, pinned. Failure: the reader can go, and then the thread ends; sockets fail one by one and are
-//! closed.
+//! Input: ready sockets, clients from other writers, the order to stop. Output: events in the buffer. Thread: its own,
+//! pinned. Failure: the reader is gone, and then the thread ends. A socket that fails is closed.
 //!
-//! Its beginning, where there was a process before, is in `resume`, its end in `stop`, and its rings in `poll_rings`.
+//! `resume` is its beginning after another process, `stop` its end, and `poll_rings` looks into its rings.
 //!
-//! A round takes what epoll says is ready, one bounded read each; the kernel hands ready sockets out in turn, so that
-//! a flood on one keeps no other waiting for more than a round. Without work there is no timeout and no wake-up.
+//! A round takes what epoll reports as ready, one bounded read for each. The kernel reports ready sockets in turn, so a
+//! flood on one socket delays another by at most one round. Without work there is no timeout and no wake-up.
 //!
 //! Order of a round: processes that have ended come first, because their number must not stand for another process in
-//! the datagrams behind it (see `datagram::senders`).
+//! the datagrams after it (see `datagram::senders`).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -37,18 +36,18 @@ use crate::sync::Arc;
 use crate::sync::atomic::Ordering::Relaxed;
 
 const READ_BYTES_MAX: u64 = READ_BYTES as u64;
-/// Events of one round.
+/// Epoll events of one round.
 const READY_MAX: usize = 256;
-/// Clients that are accepted from one socket in one round, so that a storm of them keeps no connection waiting.
+/// Clients that are accepted from one socket in one round, so that many new clients do not delay other connections.
 const ACCEPTS_A_ROUND: usize = 64;
 /// Reads of a datagram socket in one round.
 pub(super) const RECEIVES_A_ROUND: usize = 4;
 /// How long listening sockets are left alone when there is no descriptor to accept with.
 const EXHAUSTED_FOR: Duration = Duration::from_millis(100);
-/// Memory that the connections of one writer may hold for what has not come whole, in bytes.
+/// Bytes that the connections of one writer may hold for incomplete events.
 const CARRIED_BYTES_MAX: usize = 32 << 20;
 
-/// What a writer thread owns.
+/// The state of a writer thread.
 #[derive(Debug)]
 pub(crate) struct WriterThread {
     pub(super) index: usize,
@@ -59,24 +58,24 @@ pub(crate) struct WriterThread {
     /// When the listening sockets are watched again; None while they are.
     exhausted_until: Option<Instant>,
     pub(super) connections: Vec<Option<Connection>>,
-    /// Indices of `connections` that are free, and those that are free from the next round on: an event of this round
-    /// may still name them.
+    /// Indices of `connections` that are free, and those that become free in the next round: an event of this round may
+    /// still name them.
     pub(super) free: Vec<u32>,
     pub(super) freed: Vec<u32>,
     /// Connections whose clients wait for the reader's progress.
     pub(super) waiting: Vec<u32>,
-    /// When the rings are looked into.
+    /// When to look into the rings.
     pub(super) rings: RingSchedule,
     /// What previous processes left, until the thread runs.
     pub(super) inherited: Vec<InheritedConnection>,
     pub(super) inherited_rings: Vec<(OwnedFd, Ring)>,
-    /// Its own receive buffer first; until the thread runs, those that it has to finish for others as well.
+    /// Its own receive buffer first; until the thread runs, also those that it must finish for other writers.
     pub(super) receive_buffers: Vec<ReceiveBuffer>,
     round: u64,
 }
 
 impl WriterThread {
-    /// Watches the sockets.
+    /// Creates the thread's state and watches the sockets.
     pub(crate) fn new(
         index: usize,
         writers: Arc<Writers>,
@@ -114,7 +113,7 @@ impl WriterThread {
     }
 
     fn listen(&self) -> io::Result<()> {
-        // EPOLLEXCLUSIVE: one client wakes one writer, not all.
+        // EPOLLEXCLUSIVE: a client wakes one writer, not all.
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
         for (at, listener) in (0..).zip(&self.listeners.streams) {
             let event = EpollEvent::new(flags, Token::Listener(at).number());
@@ -123,18 +122,18 @@ impl WriterThread {
         Ok(())
     }
 
-    /// Takes all listening sockets out of the epoll set.
+    /// Removes all listening sockets from the epoll set.
     pub(super) fn stop_listening(&self) {
         for StreamListener { acceptor, .. } in &self.listeners.streams {
             let _ = self.epoll.delete(&*acceptor.socket);
         }
     }
 
-    /// Runs until it is ordered to stop, and has then drained what the kernel holds; or until the reader is gone.
+    /// Runs until it is ordered to stop and has then read what the kernel holds; or until the reader is gone.
     pub(crate) fn run(mut self) {
         self.writers.handles[self.index].pulse.begin();
         let Ok(stop_by) = self.resume().and_then(|()| self.rounds()) else { return };
-        // The reader may go while this drains; what is lost by that is counted.
+        // The reader may end meanwhile. What is lost by that is counted.
         let _ = self.drain(stop_by);
     }
 
@@ -176,10 +175,10 @@ impl WriterThread {
         }
     }
 
-    /// Sleeps until something is ready, or for as long as `rest` says. Returns how many are.
+    /// Sleeps until something is ready, or for as long as `rest` says. Returns the number of ready sockets.
     fn wait(&self, ready: &mut [EpollEvent], rest: Option<Duration>) -> usize {
         let until = self.exhausted_until.map(|until| {
-            // Rounded up, so as not to wake a moment too early and spin.
+            // Rounded up, so that the thread does not wake too early and spin.
             until.saturating_duration_since(Instant::now()) + Duration::from_millis(1)
         });
         let timeout = match [rest, until].into_iter().flatten().min() {
@@ -188,7 +187,7 @@ impl WriterThread {
         };
         let pulse = &self.writers.handles[self.index].pulse;
         pulse.beat(Activity::Parked);
-        // The only error that epoll_wait(2) names for what is passed here is EINTR: nothing is ready.
+        // The only error possible with these parameters is EINTR (epoll_wait(2)): nothing is ready.
         let count = self.epoll.wait(ready, timeout).unwrap_or(0);
         pulse.beat(Activity::Running);
         count
@@ -215,13 +214,14 @@ impl WriterThread {
         Ok(())
     }
 
-    /// Takes in a client that was accepted. One that has already sent everything, no more than one read brings, is
-    /// read at once, and systemd need not hear of it. Any other that the next process could resume is stored for it
-    /// before anything is read from it.
+    /// Admits an accepted client. If it has already sent everything, and one read is enough for that, it is read at
+    /// once and not given to systemd. Any other connection that the next process could resume is stored before anything
+    /// is read from it.
     fn receive_client(&mut self, kind: ListenerKind, socket: OwnedFd) -> Result<(), Closed> {
         let protocol = kind.first_protocol(&self.writers.shared);
-        // Names can wait. If this process dies before systemd has the connection, or before a client that has sent
-        // everything is read, the connection is gone, and in the second case its sender does not even notice.
+        // Names are looked up later, to keep this short. If this process dies before systemd has the connection, or
+        // before it has read a client that has sent everything, the connection is gone. In the second case the sender
+        // does not even notice.
         let identity = peer::by_credentials(&socket);
         let is_short = matches!(ioctl_fionread(&socket), Ok(0..=READ_BYTES_MAX));
         if !is_short || self.writers.stored.is_none() || !has_sent_all(&socket) {
@@ -257,7 +257,7 @@ impl WriterThread {
 
     /// Gives a newcomer to the writer with the fewest connections.
     fn assign(&mut self, newcomer: Newcomer) {
-        // Relaxed: a count that is a little old only makes the spread a little less even.
+        // Relaxed: an old count only makes the distribution slightly less even.
         let count = |index: usize| self.writers.counters.writers[index].0.connections.load(Relaxed);
         let others = (0..self.writers.handles.len()).filter(|index| *index != self.index);
         let fewest = others.map(|index| (count(index), index)).min();
@@ -265,20 +265,20 @@ impl WriterThread {
             Some((fewest, target)) if fewest < count(self.index) => self.writers.hand_over(target, newcomer),
             _ => Some(newcomer),
         };
-        // A writer that stops takes no more.
+        // A writer that is stopping takes no more.
         let Some(newcomer) = newcomer else { return };
         self.writers.count_connection(self.index);
         self.admit(newcomer);
     }
 
-    /// Watches a newcomer, which is counted already, and gives its index.
+    /// Watches a newcomer, which is already counted, and returns its index.
     pub(super) fn admit(&mut self, newcomer: Newcomer) -> Option<u32> {
         let Newcomer { stored, identity, protocol } = newcomer;
         let connection = Connection::new(stored, self.context.peer(identity), protocol);
         self.watch(connection)
     }
 
-    /// Watches a connection, which is counted already, and gives its index.
+    /// Watches a connection, which is already counted, and returns its index.
     pub(super) fn watch(&mut self, connection: Connection) -> Option<u32> {
         let index = self.free.pop().unwrap_or_else(|| {
             self.connections.push(None);
@@ -297,7 +297,7 @@ impl WriterThread {
         Some(index)
     }
 
-    /// Takes newcomers in. Returns when to have stopped, if it is to stop.
+    /// Admits newcomers. Returns the deadline to stop, if there is an order to stop.
     fn on_bell(&mut self) -> Option<Instant> {
         let (newcomers, stop_by) = self.writers.take_inbox(self.index);
         for newcomer in newcomers {
@@ -340,7 +340,7 @@ impl WriterThread {
                 Read::Some(next) | Read::End(next) => next,
                 Read::Nothing => next,
             };
-            // What is carried now is not what was carried before, if there was nothing, or if something came whole.
+            // This is a new carry if there was none before, or if something was published meanwhile.
             if before.0 == 0 || before.1 != self.context.publisher.publishes() {
                 connection.carried_since = self.round;
             }
@@ -350,7 +350,7 @@ impl WriterThread {
         Ok(())
     }
 
-    /// After anything that a connection did: closes it, or watches for what it wants now.
+    /// Follows up on anything that a connection did: closes it, or watches for what it wants now.
     pub(super) fn after(&mut self, index: u32, next: Next) {
         let slot = &mut self.connections[index as usize];
         let Some(connection) = slot else { return };
@@ -370,8 +370,8 @@ impl WriterThread {
             self.context.carried_bytes -= connection.carried_bytes();
             if let Some(connection) = slot.take() {
                 self.rings.forget(index);
-                // By hand: an epoll set forgets a socket when its last holder closes it, and systemd may hold this
-                // one on.
+                // Explicitly: an epoll set forgets a socket when its last holder closes it, and systemd may still hold
+                // this one.
                 let _ = self.epoll.delete(connection.socket());
                 connection.close(&mut self.receive_buffers);
             }
@@ -394,10 +394,10 @@ impl WriterThread {
         }
     }
 
-    /// Frees the memory of what has been carried longest, among those that carry their share or more: half a line that
-    /// has been there since morning is not what takes the memory. False if nothing is carried.
+    /// Frees the memory of the oldest carry among the connections that carry their share or more. Half a line that has
+    /// been there for hours is not what takes the memory. False if nothing is carried.
     fn shed_oldest(&mut self) -> Result<bool, Closed> {
-        // More than the bound is carried in all, so someone carries at least this.
+        // More than the bound is carried in all, so at least one connection carries its share.
         let share = (CARRIED_BYTES_MAX / self.connections.len().max(1)).max(1);
         let carrying = self.connections.iter().enumerate().filter_map(|(index, connection)| {
             let connection = connection.as_ref().filter(|connection| connection.carried_bytes() >= share)?;
@@ -411,7 +411,7 @@ impl WriterThread {
         Ok(true)
     }
 
-    /// One read of one connection. Whether there may be more.
+    /// Reads one connection once. Returns whether there may be more.
     pub(super) fn drain_once(&mut self, index: u32) -> Result<bool, Closed> {
         let Some(connection) = &mut self.connections[index as usize] else { return Ok(false) };
         if connection.is_lingering() {
@@ -425,7 +425,7 @@ impl WriterThread {
     }
 }
 
-/// Whether the peer has closed its sending side: all that it will ever send is there.
+/// Whether the peer has closed its sending side, so that everything it will ever send is there.
 fn has_sent_all(socket: &OwnedFd) -> bool {
     let flags = PollFlags::RDHUP | PollFlags::HUP;
     let mut asked = [PollFd::new(socket, flags)];

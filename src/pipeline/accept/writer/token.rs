@@ -1,6 +1,8 @@
-//! Packs what an epoll event is about into the 64 bits that the kernel hands back with it.
+//! Packs the subject of an epoll event into the 64 bits that the kernel returns with it.
+//!
+//! Input: a token, or its number. Output: the other one. Thread: any. Nothing here can fail.
 
-/// What an epoll event is about.
+/// The subject of an epoll event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Token {
     /// The writer's own bell: clients from other writers, or the order to stop.
