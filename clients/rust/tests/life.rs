@@ -693,7 +693,13 @@ fn a_setuid_program_does_not_look_for_the_daemon_where_its_callers_environment_s
         for variable in ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "TMPDIR"] {
             command.env(variable, "/nonexistent/of-the-caller");
         }
-        let output = command.output().unwrap();
+        // A child of another test may still have the copy open for writing: it inherited that at its fork.
+        let output = loop {
+            match command.output() {
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+                output => break output.unwrap(),
+            }
+        };
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && text.contains("last error: cannot connect to /"), "{text}");
         text
