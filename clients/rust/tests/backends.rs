@@ -57,8 +57,9 @@ fn handles_that_are_dropped_close_the_producers_of_all_threads() {
     let handles = Arc::new(Handles::new(by_frames(&daemon)));
     let others = Handles::new(daemon.options());
     let event = Event { pri: 6, payload: b"x", ..Event::default() };
-    let (go, wait) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
+        // Here, so that a test that fails lets its thread go.
+        let (go, wait) = std::sync::mpsc::channel::<()>();
         let (own, others) = (Arc::clone(&handles), &others);
         scope.spawn(move || {
             own.send(&event).unwrap();

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use daemon::{Daemon, TIMEOUT, Talk, in_child, numbers, send_numbers, texts, until};
-use dbuf_client::wire::feature;
+use dbuf_client::wire::{feature, kind};
 use dbuf_client::{Client, ClientOptions, LinkKind, Producer, ProducerOptions, local};
 
 /// The ways that a program can be linked to the daemon.
@@ -51,6 +51,13 @@ impl Way {
     }
 }
 
+/// Lets one test run at a time: a forked child has the descriptors of every test that runs when it is forked, and the
+/// locks that their threads hold.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// The next connection, which has no ring.
 fn welcomed(daemon: &Daemon, last: u64) -> Talk {
     let mut talk = daemon.accept();
@@ -67,6 +74,7 @@ fn unhurried(daemon: &Daemon) -> ProducerOptions {
 
 #[test]
 fn closing_a_ring_whose_daemon_has_died_says_how_many_events_are_left() {
+    let _alone = alone();
     let mut daemon = Daemon::new();
     let (mut producer, talk, mut ring) = daemon.ring(ProducerOptions { stamp: false, ..unhurried(&daemon) });
     send_numbers(&mut producer, 1, 5);
@@ -79,6 +87,7 @@ fn closing_a_ring_whose_daemon_has_died_says_how_many_events_are_left() {
 
 #[test]
 fn closing_a_ring_whose_daemon_has_died_hands_its_events_to_the_next() {
+    let _alone = alone();
     let daemon = Daemon::new();
     let (mut producer, talk, mut ring) = daemon.ring(ProducerOptions { stamp: false, ..unhurried(&daemon) });
     send_numbers(&mut producer, 1, 5);
@@ -96,6 +105,7 @@ fn closing_a_ring_whose_daemon_has_died_hands_its_events_to_the_next() {
 
 #[test]
 fn what_was_published_to_a_ring_survives_a_program_that_dies() {
+    let _alone = alone();
     let deaths: [fn(); 3] = [
         // SAFETY: it ends the process and runs nothing of it.
         || unsafe { libc::_exit(0) },
@@ -147,6 +157,7 @@ extern "C" fn at_exit() {
 
 #[test]
 fn events_of_the_last_destructors_and_of_exit_handlers_are_sent() {
+    let _alone = alone();
     let daemon = Daemon::new();
     let (status, came) = std::thread::scope(|scope| {
         let player = scope.spawn(|| (0..3).map(|_| welcomed(&daemon, 0).events_until_bye()).collect::<Vec<_>>());
@@ -170,7 +181,81 @@ fn events_of_the_last_destructors_and_of_exit_handlers_are_sent() {
 // Forks.
 
 #[test]
+fn a_forked_child_begins_anew_and_does_not_disturb_its_parent() {
+    let _alone = alone();
+    let daemon = Daemon::new();
+    let options = ProducerOptions { close_wait: TIMEOUT, ..daemon.options() };
+    let (producer, mut talk, mut ring) = daemon.ring(options);
+    let mut producer = Some(producer);
+    send_numbers(producer.as_mut().unwrap(), 1, 2);
+    let (status, childs) = std::thread::scope(|scope| {
+        let player = scope.spawn(|| {
+            let mut talk = daemon.accept();
+            talk.welcome(0, feature::FIELDS);
+            let events = talk.events(2);
+            assert!(talk.is_kind(kind::BYE));
+            (talk.session, events)
+        });
+        let status = in_child(|| {
+            let mut producer = producer.take().unwrap();
+            let has_sent = producer.send(6, b"of the child").is_ok() && producer.statistics().events == 1;
+            let mut claim = producer.claim(6, 10).unwrap();
+            claim.write_all(b"claimed").unwrap();
+            claim.publish().unwrap();
+            has_sent && producer.close().is_ok()
+        });
+        (status, player.join().unwrap())
+    });
+    assert_eq!(status, 0);
+    assert_eq!(texts(&childs.1), ["of the child", "claimed"]);
+    assert_eq!(childs.1[0].sequence, 1);
+    assert!(childs.0 != talk.session, "another session");
+    let producer = producer.as_mut().unwrap();
+    send_numbers(producer, 3, 4);
+    assert_eq!(texts(&ring.take_all()), numbers(1, 4), "the child has written nothing into its parent's ring");
+    producer.tend();
+    assert_eq!((producer.statistics().link, producer.statistics().links), (LinkKind::Ring, 1));
+    talk.stream.set_nonblocking(true).unwrap();
+    let mut byte = [0];
+    let silent =
+        std::io::Read::read(&mut talk.stream, &mut byte).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(silent, "and its connection is neither closed nor spoken on");
+}
+
+#[test]
+fn a_child_that_lets_go_of_a_producer_or_a_claim_changes_nothing_for_its_parent() {
+    let _alone = alone();
+    let daemon = Daemon::new();
+    for by_frames in [false, true] {
+        let (producer, mut talk, mut ring) = if by_frames {
+            let (producer, talk) = daemon.frames(daemon.options());
+            (producer, talk, None)
+        } else {
+            let (producer, talk, ring) = daemon.ring(daemon.options());
+            (producer, talk, Some(ring))
+        };
+        let mut producer = Some(producer);
+        assert_eq!(in_child(|| producer.take().is_some()), 0);
+        let mut claim = Some(producer.as_mut().unwrap().claim(6, 20).unwrap());
+        let status = in_child(|| {
+            let mut theirs = claim.take().unwrap();
+            let is_refused = theirs.write_all(b"of the child").is_err();
+            drop(theirs);
+            is_refused
+        });
+        assert_eq!(status, 0);
+        assert!(ring.as_mut().is_none_or(|ring| ring.consumer.look() == Ok(0) && ring.consumer.is_torn()));
+        let mut claim = claim.unwrap();
+        claim.write_all(b"of the parent").unwrap();
+        claim.publish().unwrap();
+        let came = ring.as_mut().map_or_else(|| talk.events(1), daemon::Ring::take_all);
+        assert_eq!(texts(&came), ["of the parent"]);
+    }
+}
+
+#[test]
 fn the_end_of_a_parent_is_seen_while_its_child_lives() {
+    let _alone = alone();
     for way in Way::ALL {
         let daemon = Daemon::new();
         let (sender, talk, _ring) = way.open(&daemon);
@@ -195,6 +280,7 @@ fn the_end_of_a_parent_is_seen_while_its_child_lives() {
 
 #[test]
 fn a_forked_child_that_leaves_at_once_has_sent_its_events() {
+    let _alone = alone();
     let daemon = Daemon::new();
     let (mut producer, _talk, _ring) = daemon.ring(daemon.options());
     // The daemon may take a while to answer. On a machine that is too busy for that while, it is tried again.
@@ -219,6 +305,7 @@ fn a_forked_child_that_leaves_at_once_has_sent_its_events() {
 
 #[test]
 fn a_client_is_its_parents_alone() {
+    let _alone = alone();
     let daemon = Daemon::new();
     let (sender, mut talk, _) = Way::Client.open(&daemon);
     let Sender::Client(mut client) = sender else { unreachable!("a client was asked for") };
@@ -235,6 +322,7 @@ fn a_client_is_its_parents_alone() {
 
 #[test]
 fn a_daemon_in_the_old_sense_closes_all_descriptors_and_sends_all_the_same() {
+    let _alone = alone();
     let daemon = Daemon::new();
     let (producer, talk, mut ring) = daemon.ring(unhurried(&daemon));
     let mut producer = Some(producer);
@@ -263,6 +351,7 @@ fn a_daemon_in_the_old_sense_closes_all_descriptors_and_sends_all_the_same() {
 
 #[test]
 fn no_descriptor_is_there_after_an_exec() {
+    let _alone = alone();
     let daemon = Daemon::new();
     let _senders: Vec<_> = Way::ALL.iter().map(|way| way.open(&daemon)).collect();
     let listing = Command::new("ls").args(["-l", "/proc/self/fd"]).stdin(Stdio::null()).stderr(Stdio::null()).output();
@@ -273,6 +362,7 @@ fn no_descriptor_is_there_after_an_exec() {
 
 #[test]
 fn standard_streams_that_are_closed_never_become_a_connection() {
+    let _alone = alone();
     let daemon = Daemon::new();
     let status = std::thread::scope(|scope| {
         let player = scope.spawn(|| welcomed(&daemon, 0).events_until_bye());
@@ -340,6 +430,7 @@ fn close_from(first: u32) {
 
 #[test]
 fn a_descriptor_that_the_program_has_replaced_is_left_alone_and_events_go_by_another() {
+    let _alone = alone();
     for kind in [Foreign::File, Foreign::Socket, Foreign::Event] {
         let daemon = Daemon::new();
         let (status, came) = std::thread::scope(|scope| {
@@ -370,6 +461,7 @@ fn a_descriptor_that_the_program_has_replaced_is_left_alone_and_events_go_by_ano
 
 #[test]
 fn a_ring_whose_descriptors_were_replaced_is_given_up_and_its_events_go_by_another() {
+    let _alone = alone();
     for kind in [Foreign::File, Foreign::Socket, Foreign::Event] {
         let daemon = Daemon::new();
         let (status, came) = std::thread::scope(|scope| {
@@ -398,6 +490,7 @@ fn a_ring_whose_descriptors_were_replaced_is_given_up_and_its_events_go_by_anoth
 
 #[test]
 fn a_client_whose_descriptor_was_replaced_has_ended_and_leaves_it_alone() {
+    let _alone = alone();
     for kind in [Foreign::File, Foreign::Socket, Foreign::Event] {
         let daemon = Daemon::new();
         let status = std::thread::scope(|scope| {
@@ -442,6 +535,7 @@ fn standard_error_of(work: impl FnOnce() -> bool) -> String {
 
 #[test]
 fn a_daemon_that_cannot_be_reached_is_named_once_and_what_is_lost_in_the_end() {
+    let _alone = alone();
     let daemon = Daemon::absent();
     let work = |quiet: bool| {
         let mut producer = Producer::open(ProducerOptions { quiet, ..daemon.options() }).unwrap();
@@ -458,6 +552,7 @@ fn a_daemon_that_cannot_be_reached_is_named_once_and_what_is_lost_in_the_end() {
 
 #[test]
 fn losses_that_no_event_reports_count_as_not_delivered() {
+    let _alone = alone();
     let daemon = Daemon::absent();
     let text = standard_error_of(|| {
         let mut producer = Producer::open(ProducerOptions { quiet: false, ..daemon.options() }).unwrap();
@@ -477,6 +572,7 @@ fn losses_that_no_event_reports_count_as_not_delivered() {
 
 #[test]
 fn where_events_are_delivered_nothing_is_written_to_standard_error() {
+    let _alone = alone();
     let daemon = Daemon::new();
     let text = std::thread::scope(|scope| {
         let player = scope.spawn(|| welcomed(&daemon, 0).events_until_bye());
@@ -494,6 +590,7 @@ fn where_events_are_delivered_nothing_is_written_to_standard_error() {
 #[test]
 fn a_socket_that_does_not_let_the_user_in_is_named_with_its_remedy() {
     use std::os::unix::fs::PermissionsExt;
+    let _alone = alone();
     let daemon = Daemon::new();
     std::fs::set_permissions(daemon.path(), std::fs::Permissions::from_mode(0o000)).unwrap();
     std::fs::set_permissions(daemon.path().parent().unwrap(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -516,6 +613,7 @@ fn a_socket_that_does_not_let_the_user_in_is_named_with_its_remedy() {
 
 #[test]
 fn a_standard_error_that_is_full_or_has_no_reader_neither_stops_nor_ends_the_program() {
+    let _alone = alone();
     let daemon = Daemon::absent();
     let work = || drop(Producer::open(ProducerOptions { quiet: false, ..daemon.options() }));
     let (reader, mut writer) = std::io::pipe().unwrap();
@@ -573,6 +671,7 @@ fn load_plugin(file: std::path::PathBuf) -> (*mut libc::c_void, Say) {
 
 #[test]
 fn a_plug_in_may_be_unloaded_before_or_after_the_threads_that_used_it_end() {
+    let _alone = alone();
     let file = plugin_file();
     for ends_before in [true, false] {
         let daemon = Daemon::new();
@@ -626,6 +725,7 @@ fn nothing_is_said_to_a_socket_in_the_temporary_directory_on_which_another_user_
     use std::os::unix::fs::{PermissionsExt, chown};
     const NOBODY: u32 = 65534;
     const OTHER: u32 = 65533;
+    let _alone = alone();
     // SAFETY: it asks the kernel.
     if unsafe { libc::geteuid() } != 0 {
         eprintln!("skipped: only root can listen as another user");
@@ -675,6 +775,7 @@ fn program_that_says_where_it_looks_for_the_daemon() {
 fn a_setuid_program_does_not_look_for_the_daemon_where_its_callers_environment_says() {
     use std::os::unix::fs::{PermissionsExt, chown};
     const NOBODY: u32 = 65534;
+    let _alone = alone();
     // SAFETY: it asks the kernel.
     if unsafe { libc::geteuid() } != 0 {
         eprintln!("skipped: only root can give a program to another user");
@@ -692,7 +793,13 @@ fn a_setuid_program_does_not_look_for_the_daemon_where_its_callers_environment_s
         for variable in ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "TMPDIR"] {
             command.env(variable, "/nonexistent/of-the-caller");
         }
-        let output = command.output().unwrap();
+        // A child of another test may still have the copy open for writing: it inherited that at its fork.
+        let output = loop {
+            match command.output() {
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+                output => break output.unwrap(),
+            }
+        };
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && text.contains("last error: cannot connect to /"), "{text}");
         text

@@ -5,7 +5,7 @@ mod daemon;
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
-use daemon::{BOTH, CAPACITY, Daemon, TIMEOUT, Talk, in_child, numbers, send_numbers, texts, until};
+use daemon::{BOTH, CAPACITY, Daemon, TIMEOUT, Talk, numbers, send_numbers, texts, until};
 use dbuf_client::wire::{Code, Event, Level, feature, kind, put_field};
 use dbuf_client::{LinkKind, OpenError, Producer, ProducerOptions, SendError, SyncError, WhenFull, WithoutDaemon};
 use dbuf_wire::ring::record::Stamp;
@@ -834,77 +834,4 @@ fn a_ring_outlives_its_producer() {
     assert!(talk.frame().is_none(), "the end is the connection's end, and nothing else");
     assert_eq!(texts(&ring.take_all()), numbers(1, 3));
     assert!(!ring.consumer.is_torn());
-}
-
-// Forks.
-
-#[test]
-fn a_forked_child_begins_anew_and_does_not_disturb_its_parent() {
-    let daemon = Daemon::new();
-    let options = ProducerOptions { close_wait: TIMEOUT, ..daemon.options() };
-    let (producer, mut talk, mut ring) = daemon.ring(options);
-    let mut producer = Some(producer);
-    send_numbers(producer.as_mut().unwrap(), 1, 2);
-    let (status, childs) = std::thread::scope(|scope| {
-        let player = scope.spawn(|| {
-            let mut talk = daemon.accept();
-            talk.welcome(0, feature::FIELDS);
-            let events = talk.events(2);
-            assert!(talk.is_kind(kind::BYE));
-            (talk.session, events)
-        });
-        let status = in_child(|| {
-            let mut producer = producer.take().unwrap();
-            let has_sent = producer.send(6, b"of the child").is_ok() && producer.statistics().events == 1;
-            let mut claim = producer.claim(6, 10).unwrap();
-            claim.write_all(b"claimed").unwrap();
-            claim.publish().unwrap();
-            has_sent && producer.close().is_ok()
-        });
-        (status, player.join().unwrap())
-    });
-    assert_eq!(status, 0);
-    assert_eq!(texts(&childs.1), ["of the child", "claimed"]);
-    assert_eq!(childs.1[0].sequence, 1);
-    assert!(childs.0 != talk.session, "another session");
-    let producer = producer.as_mut().unwrap();
-    send_numbers(producer, 3, 4);
-    assert_eq!(texts(&ring.take_all()), numbers(1, 4), "the child has written nothing into its parent's ring");
-    producer.tend();
-    assert_eq!((producer.statistics().link, producer.statistics().links), (LinkKind::Ring, 1));
-    talk.stream.set_nonblocking(true).unwrap();
-    let mut byte = [0];
-    let silent =
-        std::io::Read::read(&mut talk.stream, &mut byte).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock);
-    assert!(silent, "and its connection is neither closed nor spoken on");
-}
-
-#[test]
-fn a_child_that_lets_go_of_a_producer_or_a_claim_changes_nothing_for_its_parent() {
-    let daemon = Daemon::new();
-    for by_frames in [false, true] {
-        let (producer, mut talk, mut ring) = if by_frames {
-            let (producer, talk) = daemon.frames(daemon.options());
-            (producer, talk, None)
-        } else {
-            let (producer, talk, ring) = daemon.ring(daemon.options());
-            (producer, talk, Some(ring))
-        };
-        let mut producer = Some(producer);
-        assert_eq!(in_child(|| producer.take().is_some()), 0);
-        let mut claim = Some(producer.as_mut().unwrap().claim(6, 20).unwrap());
-        let status = in_child(|| {
-            let mut theirs = claim.take().unwrap();
-            let is_refused = theirs.write_all(b"of the child").is_err();
-            drop(theirs);
-            is_refused
-        });
-        assert_eq!(status, 0);
-        assert!(ring.as_mut().is_none_or(|ring| ring.consumer.look() == Ok(0) && ring.consumer.is_torn()));
-        let mut claim = claim.unwrap();
-        claim.write_all(b"of the parent").unwrap();
-        claim.publish().unwrap();
-        let came = ring.as_mut().map_or_else(|| talk.events(1), daemon::Ring::take_all);
-        assert_eq!(texts(&came), ["of the parent"]);
-    }
 }

@@ -18,7 +18,7 @@ impl Producer {
             return self.end_link(Some("dbufd is not understood: a ring without its memory".into()));
         };
         // The descriptor is closed as soon as the memory is mapped: what is closed cannot be taken for another.
-        let mapped = memory.get().map_err(Into::into).and_then(Memory::of_file);
+        let mapped = memory.get().map_err(Into::into).and_then(|memory| Memory::of_file(&memory));
         drop(memory);
         let memory = match mapped {
             Ok(memory) => memory,

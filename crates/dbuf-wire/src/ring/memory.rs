@@ -80,7 +80,7 @@ impl Memory {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[cfg(not(dbuf_loom))]
-    pub fn of_file(memory: impl std::os::fd::AsFd) -> io::Result<Self> {
+    pub fn of_file(memory: &impl std::os::fd::AsFd) -> io::Result<Self> {
         use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
         let memory = memory.as_fd();
         let seals = fcntl_get_seals(memory)?;

@@ -31,6 +31,8 @@ mod memory;
 #[cfg(all(test, dbuf_loom))]
 mod models;
 mod outbox;
+#[cfg(not(dbuf_loom))]
+mod pair;
 mod producer;
 pub mod record;
 #[cfg(all(test, not(dbuf_loom)))]
@@ -41,6 +43,8 @@ pub use consumer::{Broken, Position, RingConsumer};
 pub use layout::{CAPACITY_BYTES, DOORBELL, HEADER_BYTES, Words, flag, state, want};
 pub use memory::Memory;
 pub use outbox::Found;
+#[cfg(not(dbuf_loom))]
+pub use pair::pair;
 pub use producer::{Bell, NoRoom, Reserved, RingProducer};
 
 use dbuf_sync::Edge;
@@ -51,24 +55,3 @@ const ASLEEP: Edge = Edge::new("asleep");
 const TURN: Edge = Edge::new("turn");
 const TOLD: Edge = Edge::new("told");
 const LOSSES: Edge = Edge::new("losses");
-
-/// Both ends of a new ring in this process, as a test of either end needs them.
-///
-/// ```
-/// use dbuf_wire::frames::Event;
-/// use dbuf_wire::ring::record::Stamp;
-///
-/// let (mut producer, mut consumer) = dbuf_wire::ring::pair(64 << 10)?;
-/// let _ = producer.push(&Event { pri: 6, payload: b"order 17 accepted", ..Event::default() }, Stamp::None).unwrap();
-/// assert_eq!(consumer.look(), Ok(48));
-/// # Ok::<(), std::io::Error>(())
-/// ```
-///
-/// # Errors
-/// When there is no memory, or no ring can have this capacity.
-#[cfg(not(dbuf_loom))]
-pub fn pair(capacity: u64) -> std::io::Result<(RingProducer, RingConsumer)> {
-    let (memory, file) = Memory::create(capacity, 0)?;
-    let consumer = RingConsumer::new(memory, &Position::default());
-    Ok((RingProducer::new(Memory::of_file(&file)?, false), consumer))
-}
