@@ -97,7 +97,7 @@ class Link:
         self._has_worked = False
         """Whether the last turn did more than wait."""
         self._tickets: list[None] = [None]
-        """What the one who starts the thread takes away."""
+        """The caller that starts the thread takes it away."""
         self.thread: threading.Thread | None = None
 
     # The callers' side; they hold `unacked.changed`, unless stated otherwise.

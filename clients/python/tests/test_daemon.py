@@ -44,7 +44,7 @@ class DaemonTest(Home):
         statistics = client.statistics()
         self.assertEqual((statistics.settled, statistics.durable, statistics.lost), (10000, 10000, {}))
 
-    def test_an_event_keeps_its_tag_its_time_its_priority_and_who_the_kernel_says_sent_it(self) -> None:
+    def test_an_event_keeps_its_tag_its_time_its_priority_and_the_kernels_word_on_its_sender(self) -> None:
         self.start()
         client = self.client("shop")
         client.send("card refused", priority=3, tag="billing", time_ns=1_700_000_000_123_456_789)
@@ -57,7 +57,7 @@ class DaemonTest(Home):
         for event in (first, second):
             self.assertEqual((event["_TRANSPORT"], event["_PID"]), ("frames", str(os.getpid())))
 
-    def test_fields_are_stored_beside_the_text_also_those_of_a_logging_record(self) -> None:
+    def test_fields_are_stored_with_the_text_also_those_of_a_logging_record(self) -> None:
         self.start()
         client = self.client("shop")
         client.send("card refused", fields={"ORDER": 17, "RAW": b"\xff"})
@@ -145,7 +145,7 @@ class DaemonTest(Home):
         self.assertEqual(client.statistics().lost, {"too_big": 1})
         self.assertRaises(dbuf.TooBig, client.send, "x" * 1025)
         output = self.ctl("cat", "-o", "cat")
-        self.assertEqual(output.returncode, 3, "a loss is told")
+        self.assertEqual(output.returncode, 3, "a loss is reported")
         self.assertIn(b"small\n", output.stdout)
 
     def test_every_way_to_end_the_daemon_is_survived_by_the_same_client(self) -> None:

@@ -58,7 +58,7 @@ class Program(Folder):
 class DangerTest(Program):
     """The line on standard error."""
 
-    def test_a_daemon_that_is_not_there_is_said_once_and_what_is_left_at_the_end_is_counted(self) -> None:
+    def test_a_missing_daemon_is_reported_once_and_what_is_left_at_the_end_is_counted(self) -> None:
         where = f"cannot connect to {self.path}: No such file or directory (is dbufd running?)"
         code, errors = self.run_program(
             "handler = install(flush_timeout=0.2, close_timeout=0.2)\n"
@@ -134,13 +134,13 @@ class DangerTest(Program):
             "os.set_blocking(writer, True)\n"
             "kept = os.dup(2)\n"
             "os.dup2(writer, 2)\n"
-            "dbuf.notices.notify('nobody reads')\n"
+            "dbuf.notices.notify('it is full')\n"
             "os.close(reader)\n"
-            "dbuf.notices.notify('nobody can read, and it is full')\n"
+            "dbuf.notices.notify('it is full and has no reader')\n"
             "reader, writer = os.pipe()\n"
             "os.dup2(writer, 2)\n"
             "os.close(reader)\n"
-            "dbuf.notices.notify('nobody can read')\n"
+            "dbuf.notices.notify('it has no reader')\n"
             "os.dup2(kept, 2)\n"
             "dbuf.notices.notify('a line\\nwith \\x1b control')\n"
             "assert not signal.sigpending()\n"

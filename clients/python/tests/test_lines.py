@@ -37,7 +37,7 @@ class LineTest(Folder):
         sent = self.sent(("grün ", 6), (b"\xff\0\r", 3), ("<5>as it is", 7))
         self.assertEqual(sent, "<6>grün \n".encode() + b"<3>\xff\0\r\n" + b"<7><5>as it is\n")
 
-    def test_a_text_of_many_lines_is_an_event_a_line_and_an_empty_line_is_none(self) -> None:
+    def test_each_line_of_a_text_is_an_event_and_an_empty_line_is_not(self) -> None:
         sent = self.sent(("one\n\ntwo\n", 4), ("", 4), ("\n", 4), ("a\u2028b\x0bc", 4))
         self.assertEqual(sent, "<4>one\n<4>two\n<4>a\u2028b\x0bc\n".encode(), "only a newline ends a line")
 
