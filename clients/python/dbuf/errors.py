@@ -48,9 +48,9 @@ class NotStored(DbufError):
         if refused:
             parts.append("1 event was not stored" if refused == 1 else f"{refused} events were not stored")
         if unconfirmed:
-            events = "1 event is" if unconfirmed == 1 else f"{unconfirmed} events are"
+            events, these = ("1 event is", "it is") if unconfirmed == 1 else (f"{unconfirmed} events are", "most are")
             parts.append(
-                f"{events} unconfirmed: the daemon took them and died before it called them durable; most are probably stored"
+                f"{events} unconfirmed: the daemon took them and died before it called them durable; {these} probably stored"
             )
         super().__init__("; ".join(parts))
         self.refused = refused

@@ -378,7 +378,7 @@ class Link:
             return
         if not self._outgoing:
             with self.unacked.changed:
-                if self.unacked.welcome is not None:
+                if self.unacked.welcome is not None and not self._is_stale:
                     self.unacked.handed_over()
 
     def _read(self, link: OwnedSocket) -> bool:

@@ -13,7 +13,7 @@ import unittest
 from typing import Any
 
 import dbuf
-from tests.support import PYTHON_DIR, TIMEOUT_S, Call, Home, needs_daemon, numbered
+from tests.support import PYTHON_DIR, TIMEOUT_S, Call, Home, needs_daemon, numbered, run_python
 
 
 @needs_daemon
@@ -187,6 +187,32 @@ class DaemonTest(Home):
         logger.info("after")
         handler.close()
         self.assertEqual(self.texts(), ["before", "while there is none", "after"])
+
+    def test_a_program_that_closes_descriptors_while_it_sends_loses_nothing_and_stores_nothing_twice(self) -> None:
+        self.start("storage.sync=50ms")
+        code = (
+            "import os, threading, dbuf\n"
+            "client = dbuf.Client(path=sys.argv[1], close_timeout=60)\n"
+            "steps = threading.Semaphore(0)\n"
+            "def send(name):\n"
+            "    for number in range(500):\n"
+            "        client.send(f'{name} {number}')\n"
+            "        if number % 50 == 0: steps.release()\n"
+            "threads = [threading.Thread(target=send, args=(name,)) for name in 'ab']\n"
+            "for thread in threads: thread.start()\n"
+            "for _ in range(20):\n"
+            "    steps.acquire()\n"
+            "    os.closerange(3, 1024)\n"
+            "    files = [os.open('/dev/null', os.O_RDWR) for _ in range(4)]\n"
+            "    client.drain(60)\n"
+            "    for file in files: os.close(file)\n"
+            "for thread in threads: thread.join()\n"
+            "client.sync(60)\n"
+        )
+        run = subprocess.run(run_python(code, self.path), capture_output=True, timeout=TIMEOUT_S)
+        self.assertEqual((run.returncode, run.stderr), (0, b""))
+        expected = [*numbered("a", 500), *numbered("b", 500)]
+        self.assertEqual(sorted(self.texts()), sorted(expected))
 
     def test_text_lines_arrive_one_event_each_with_their_priority(self) -> None:
         self.start()
