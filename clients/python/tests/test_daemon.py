@@ -4,6 +4,7 @@ import asyncio
 import collections
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -249,6 +250,20 @@ class DaemonTest(Home):
             stored = self.stored(f"SYSLOG_IDENTIFIER={tag}")
             self.assertEqual(sorted(event["MESSAGE"] for event in stored), expected)
             self.assertEqual({event["ORDER"] for event in stored}, {str(number) for number in range(1, 101)})
+
+    def test_the_programs_of_the_readme_run_as_they_stand_there(self) -> None:
+        self.start()
+        environment = {**os.environ, "PYTHONPATH": str(PYTHON_DIR), "RUNTIME_DIRECTORY": self.run_dir}
+        programs = re.findall(r"(?ms)^```python\n(.*?)^```$", (PYTHON_DIR / "README.md").read_text())
+        self.assertEqual(len(programs), 3)
+        for program in programs:
+            command = [sys.executable, "-c", program]
+            run = subprocess.run(command, env=environment, capture_output=True, timeout=TIMEOUT_S)
+            self.assertEqual((run.returncode, run.stderr), (0, b""), program)
+        found = [(event["MESSAGE"], event["PRIORITY"]) for event in self.stored("ORDER=17")]
+        self.assertEqual(found, [("card refused", "6"), ("card refused", "3")])
+        self.stop()
+        self.assertEqual(self.texts()[-3:], ["order 17 accepted", "card refused", "no money"])
 
     def test_the_examples_run(self) -> None:
         self.start()
