@@ -129,10 +129,9 @@ class Link:
 
     def wake(self, why: bytes = _CALLER) -> None:
         """Makes the thread look for work."""
-        if self._asleep:
+        # A bell that cannot be rung is found by the next call, see `is_alive`.
+        if self._asleep and (self._bell is None or self._bell.ring(why)):
             self._asleep = self._idle = False
-            if self._bell is not None:
-                self._bell.ring(why)
 
     def wake_for_event(self) -> None:
         """As :meth:`wake`, if the thread has nothing to do until an event comes."""
