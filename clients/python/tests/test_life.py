@@ -425,7 +425,22 @@ class DescriptorTest(Folder):
         self.replaced_by(lambda: tempfile.mkstemp(dir=self.folder)[0], 0)
 
     def test_a_bells_ear_that_is_a_file_by_now_is_left_alone_and_made_anew(self) -> None:
-        self.replaced_by(lambda: tempfile.mkstemp(dir=self.folder)[0], 1)
+        number = self.numbers()[1]
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), number)
+        self.addCleanup(os.close, number)
+        self.client.send("2")
+        connection = self.link
+        try:
+            # A thread that was not quite asleep has seen it: then the connection stays.
+            payloads = connection.payloads(1)
+        except EOFError:
+            connection = self.daemon.accept().welcome(last=1)
+            payloads = connection.payloads(1)
+        self.assertEqual(payloads, [b"2"])
+        connection.persisted(2)
+        self.assertTrue(self.client.close(TIMEOUT_S))
+        self.assertEqual(os.fstat(number).st_size, 0, "open, and nothing in it")
 
     def test_a_bells_rope_that_is_a_file_by_now_is_left_alone_and_made_anew(self) -> None:
         number = self.numbers()[2]
