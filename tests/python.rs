@@ -59,7 +59,7 @@ fn the_clients_for_python_pass_their_own_tests_with_this_daemon() {
         eprintln!("skipped: there is no Python from 3.9 on");
         return;
     }
-    let runs: Vec<_> = interpreters.into_iter().map(|(_, at)| thread::spawn(move || (run_tests(&at), at))).collect();
+    let runs: Vec<_> = interpreters.into_values().map(|at| thread::spawn(move || (run_tests(&at), at))).collect();
     let mut failures = String::new();
     for run in runs {
         let (output, program) = run.join().expect("the run does not panic");

@@ -1,14 +1,14 @@
-"""Send events to dbufd.
+"""Sends events to dbufd.
 
-* :class:`Client` sends frames: it learns what is persisted, durable or lost, and outlives the daemon's restarts.
+* :class:`Client` sends frames: it learns what is persisted, durable or lost, and survives the daemon's restarts.
 * :class:`Handler` does so for the :mod:`logging` module.
 * :class:`LineClient` sends text lines, and learns nothing.
-* :mod:`dbuf.wire` is the framed protocol itself, as ``docs/PROTOCOL.md`` draws it.
+* :mod:`dbuf.wire` is the framed protocol itself, as ``docs/PROTOCOL.md`` describes it.
 
 >>> import dbuf
 >>> with dbuf.Client("shop") as client:                           # doctest: +SKIP
 ...     client.send("order 17 accepted")
-...     client.send("card refused", priority=3, tag="billing")
+...     client.send("card refused", priority=dbuf.Priority.ERR, tag="billing")
 ...     client.sync()                                             # both are on the disk now
 """
 

@@ -11,7 +11,12 @@ import errno
 import fcntl
 import os
 import socket
+import struct
 
+from . import paths
+
+_CREDENTIALS = struct.Struct("=iII")
+"""What the kernel says of a listener: pid, uid, gid."""
 _FIRST = 3
 """No descriptor below this is used: a program that has closed its standard streams still prints to them."""
 
@@ -53,6 +58,9 @@ class OwnedSocket:
         made = self._checked()
         made.settimeout(timeout)
         made.connect(path)
+        _, uid, _ = _CREDENTIALS.unpack(made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        if not paths.may_listen(path, uid):
+            raise OSError(f"a program of the user {uid} listens there")
 
     # A program may have taken back that Python ignores SIGPIPE: a lost connection must not end it.
 

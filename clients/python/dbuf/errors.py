@@ -1,51 +1,57 @@
-"""Why a call failed. Everything that this package raises of its own is a :class:`DbufError`, or a ValueError for an
-argument that could never be right."""
+"""Names the reasons why a call fails.
+
+Everything that this package raises itself is a :class:`DbufError`, or a ValueError for an argument that can never be
+right.
+"""
 
 from __future__ import annotations
 
 
 class DbufError(Exception):
-    """Something of this package failed."""
+    """The base of all errors of this package."""
 
 
 class Closed(DbufError):
-    """The client was closed."""
+    """The client is closed, or has failed for good."""
 
 
 class Full(DbufError):
-    """Not taken: as much as the client may keep waits for the daemon already."""
+    """The event was not taken: the events that wait for the daemon use up ``buffer_bytes``."""
 
 
 class NotConnected(DbufError):
-    """No daemon answers; the text says why."""
+    """There is no connection to a daemon; the text says why."""
 
 
 class TimedOut(DbufError):
-    """Not yet; a later call may succeed."""
+    """Not yet durable; a later call may succeed."""
 
 
 class Invalid(DbufError, ValueError):
-    """Not sent: the event breaks a rule of the protocol."""
+    """The event was not sent: it breaks a rule of the protocol."""
 
 
 class TooBig(Invalid):
-    """Not sent: larger than the daemon takes, or than the client may keep."""
+    """The event was not sent: it is larger than the daemon takes, or than the client may keep."""
 
 
 class SessionTaken(DbufError):
-    """Another client sends in the same session, so that nobody can tell which event is whose."""
+    """Another client sends in the same session, so the daemon cannot tell their events apart."""
 
 
 class NotStored(DbufError):
-    """Not all is durable. ``refused`` events are not stored: :class:`dbuf.Refusal` names them. Of ``unconfirmed``
-    events nobody knows: they had left this client when the daemon was replaced by one that does not know of them."""
+    """Not all events are durable. ``refused`` events are not stored; :class:`dbuf.Refusal` names them. ``unconfirmed``
+    events may be stored: a daemon took them and died, and the next daemon does not know of them."""
 
     def __init__(self, refused: int, unconfirmed: int) -> None:
         parts = []
         if refused:
             parts.append("1 event was not stored" if refused == 1 else f"{refused} events were not stored")
         if unconfirmed:
-            parts.append(f"whether {unconfirmed} events are durable is not known: the daemon that had them is gone")
+            events, these = ("1 event is", "it is") if unconfirmed == 1 else (f"{unconfirmed} events are", "most are")
+            parts.append(
+                f"{events} unconfirmed: the daemon took them and died before it called them durable; {these} probably stored"
+            )
         super().__init__("; ".join(parts))
         self.refused = refused
         self.unconfirmed = unconfirmed

@@ -163,7 +163,7 @@ class Handler(logging.Handler):
         self._client.close()
         super().close()
 
-    def report(self, refusal: Refusal) -> None:
+    def _report(self, refusal: Refusal) -> None:
         """Hands events that the daemon did not store to ``handleError``. Their records are gone by then."""
         what = "dbufd did not store the events %d to %d: %s (%s)"
         arguments = refusal.first, refusal.last, refusal.text, wire.code_name(refusal.code)
@@ -182,7 +182,7 @@ def _calling(handler: weakref.ref[Handler]) -> Callable[[Refusal], None]:
     def call(refusal: Refusal) -> None:
         alive = handler()
         if alive is not None:
-            alive.report(refusal)
+            alive._report(refusal)
 
     return call
 

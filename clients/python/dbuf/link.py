@@ -97,7 +97,7 @@ class Link:
         self._has_worked = False
         """Whether the last turn did more than wait."""
         self._tickets: list[None] = [None]
-        """What the one who starts the thread takes away."""
+        """The caller that starts the thread takes it away."""
         self.thread: threading.Thread | None = None
 
     # The callers' side; they hold `unacked.changed`, unless stated otherwise.
@@ -129,10 +129,9 @@ class Link:
 
     def wake(self, why: bytes = _CALLER) -> None:
         """Makes the thread look for work."""
-        if self._asleep:
+        # A bell that cannot be rung is found by the next call, see `is_alive`.
+        if self._asleep and (self._bell is None or self._bell.ring(why)):
             self._asleep = self._idle = False
-            if self._bell is not None:
-                self._bell.ring(why)
 
     def wake_for_event(self) -> None:
         """As :meth:`wake`, if the thread has nothing to do until an event comes."""
@@ -378,7 +377,7 @@ class Link:
             return
         if not self._outgoing:
             with self.unacked.changed:
-                if self.unacked.welcome is not None:
+                if self.unacked.welcome is not None and not self._is_stale:
                     self.unacked.handed_over()
 
     def _read(self, link: OwnedSocket) -> bool:

@@ -1,8 +1,8 @@
 """Writes a line on standard error when events are in danger.
 
 Enters: a text. Leaves: one line, by one write(2) to descriptor 2: ``sys.stderr`` may have been replaced by something
-that logs, and the line would come back to the handler that wrote it. What can fail: descriptor 2 is closed, or nobody
-reads it; then there is no line.
+that logs, and the line would come back to the handler that wrote it. What can fail: descriptor 2 is closed, or full;
+then there is no line.
 """
 
 from __future__ import annotations

@@ -62,6 +62,17 @@ def runtime_dir(environment: Mapping[str, str], uid: int, temporary: str) -> str
     return private if _is_private(private, uid) else None
 
 
+def may_listen(path: str, uid: int) -> bool:
+    """Whether a daemon of this user may have its socket there.
+
+    Between the look at a folder in the temporary directory and the connect, another user may have put a folder of their
+    own there. So the listener counts, too: the kernel says whose it is.
+    """
+    own = os.geteuid()
+    is_temporary = os.path.basename(os.path.dirname(path)) == f"dbufd-{own}"
+    return not is_temporary or uid in (0, own)
+
+
 def _is_private(path: str, uid: int) -> bool:
     # Everybody can make a folder in the temporary directory, and would then answer in the daemon's name.
     try:

@@ -1,4 +1,4 @@
-"""The framed protocol: every frame, both directions, as ``docs/PROTOCOL.md`` draws them.
+"""Encodes and decodes the framed protocol: every frame, in both directions, as ``docs/PROTOCOL.md`` draws them.
 
 Enters: bytes of a connection, or frames. Leaves: frames, or bytes. No input or output here, any thread. What can fail:
 decoding, with :class:`WireError`, after which the place where the next frame begins is unknown and the connection has
@@ -40,7 +40,7 @@ FIELDS_BYTES_MAX = 16 << 10
 FIELD_NAME_BYTES_MAX = 64
 """The longest name of a field, in bytes."""
 FEATURE_FIELDS = 1 << 0
-"""The bit, in HELLO and WELCOME, of fields beside the payload."""
+"""The bit, in HELLO and WELCOME, that lets events have fields."""
 
 HELLO = 0x01
 EVENT = 0x02
@@ -114,7 +114,7 @@ def is_final(code: int) -> bool:
 
 @dataclass(frozen=True)
 class Hello:
-    """Client: who it is and what it wants; the first frame, once."""
+    """Client: its name and what it asks for; the first frame, once."""
 
     name: bytes = b""
     ack: Level = Level.NONE
@@ -135,7 +135,7 @@ class Event:
     tag: bytes = b""
     time_ns: int = 0
     fields: tuple[tuple[bytes, bytes], ...] = ()
-    """Names and values beside the payload."""
+    """Names and values."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Head(NamedTuple):
 
 
 def decode_head(data: Buffer, at: int = 0) -> Head | None:
-    """Read the head at ``at``; None if there are not enough bytes.
+    """Reads the head at ``at``; None if there are not enough bytes.
 
     Only what would make the rest of the stream unreadable is an error, and it is seen before the body has come.
     """
@@ -230,7 +230,7 @@ def decode_head(data: Buffer, at: int = 0) -> Head | None:
 
 
 def decode(data: Buffer, at: int = 0) -> tuple[Frame, int] | None:
-    """Decode the frame at ``at`` and say where the next begins; None if it is not whole yet."""
+    """Decodes the frame at ``at`` and says where the next begins; None if it is not whole yet."""
     head = decode_head(data, at)
     if head is None:
         return None
@@ -370,7 +370,7 @@ def _encode(frame: Frame) -> bytes:
 
 
 def encode_event(sequence: int, payload: bytes, pri: int, tag: bytes, time_ns: int, fields: bytes = b"") -> bytes:
-    """The bytes of an event whose parts are within their bounds; for the many of them. ``fields`` are packed."""
+    """The bytes of an event whose parts are within their bounds; fast, for many. ``fields`` are packed."""
     if fields:
         length = len(tag) + _U32.size + len(fields) + len(payload)
         head = _HEAD.pack(length, EVENT_WITH_FIELDS, pri, len(tag), sequence, time_ns)

@@ -116,7 +116,7 @@ class PlayedDaemon:
         return Connection(stream)
 
     def accept_bytes(self) -> socket.socket:
-        """A connection of one who sends no frames."""
+        """A connection on which no frames come."""
         stream, _ = self._listener.accept()
         stream.settimeout(TIMEOUT_S)
         self._connections.append(stream)
@@ -169,7 +169,7 @@ class Call:
 
 
 def _program(name: str) -> str | None:
-    """The program that the environment names, or the one that was built beside this."""
+    """The program that the environment names, or the one that was built in this repository."""
     named = os.environ.get(name.upper())
     built = ROOT / "target" / "debug" / name
     return named or (str(built) if built.exists() else None)

@@ -43,7 +43,7 @@ class ClientTest(Folder):
         sync.result()
         client.sync(0)
 
-    def test_an_event_states_the_time_of_its_send_unless_it_is_told_otherwise(self) -> None:
+    def test_an_event_states_the_time_of_its_send_unless_another_is_given(self) -> None:
         _, link, client = self.opened()
         client.send("x")
         self.assertGreater(link.events(1)[0].time_ns, 1_600_000_000_000_000_000)
@@ -139,7 +139,7 @@ class ClientTest(Folder):
         self.assertEqual(link.payloads(1), [b"y"])
         self.assertEqual(seen, [ZeroDivisionError])
 
-    def test_a_callback_may_send_and_is_told_when_it_may_not_wait(self) -> None:
+    def test_a_callback_may_send_and_gets_an_error_when_it_may_not_wait(self) -> None:
         done: list[str] = []
 
         def on_refused(refusal: dbuf.Refusal) -> None:
@@ -274,7 +274,7 @@ class ClientTest(Folder):
         link = daemon.accept().welcome()
         self.assertEqual(link.payloads(100), [str(n).encode() for n in range(100)])
 
-    def test_who_wants_to_fail_without_a_daemon_fails_at_once_and_says_where_it_looked(self) -> None:
+    def test_a_client_that_is_to_fail_without_a_daemon_fails_at_once_and_says_where_it_looked(self) -> None:
         client = self.client(when_down="fail")
         for _ in range(3):
             with self.assertRaisesRegex(dbuf.NotConnected, f"{self.path}: .*is dbufd running"):
@@ -340,7 +340,7 @@ class ClientTest(Folder):
         link.durable(1)
         sync.result()
 
-    def test_what_left_for_a_daemon_that_nobody_remembers_is_never_called_durable(self) -> None:
+    def test_what_left_for_a_daemon_that_is_gone_is_never_called_durable(self) -> None:
         for ack, counted in (("none", 2), ("persisted", 0)):
             with self.subTest(ack):
                 daemon, link, client = self.opened(ack=ack)

@@ -4,6 +4,7 @@ import asyncio
 import collections
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import unittest
 from typing import Any
 
 import dbuf
-from tests.support import PYTHON_DIR, TIMEOUT_S, Call, Home, needs_daemon, numbered
+from tests.support import PYTHON_DIR, TIMEOUT_S, Call, Home, needs_daemon, numbered, run_python
 
 
 @needs_daemon
@@ -44,7 +45,7 @@ class DaemonTest(Home):
         statistics = client.statistics()
         self.assertEqual((statistics.settled, statistics.durable, statistics.lost), (10000, 10000, {}))
 
-    def test_an_event_keeps_its_tag_its_time_its_priority_and_who_the_kernel_says_sent_it(self) -> None:
+    def test_an_event_keeps_its_tag_its_time_its_priority_and_the_kernels_word_on_its_sender(self) -> None:
         self.start()
         client = self.client("shop")
         client.send("card refused", priority=3, tag="billing", time_ns=1_700_000_000_123_456_789)
@@ -57,7 +58,7 @@ class DaemonTest(Home):
         for event in (first, second):
             self.assertEqual((event["_TRANSPORT"], event["_PID"]), ("frames", str(os.getpid())))
 
-    def test_fields_are_stored_beside_the_text_also_those_of_a_logging_record(self) -> None:
+    def test_fields_are_stored_with_the_text_also_those_of_a_logging_record(self) -> None:
         self.start()
         client = self.client("shop")
         client.send("card refused", fields={"ORDER": 17, "RAW": b"\xff"})
@@ -145,7 +146,7 @@ class DaemonTest(Home):
         self.assertEqual(client.statistics().lost, {"too_big": 1})
         self.assertRaises(dbuf.TooBig, client.send, "x" * 1025)
         output = self.ctl("cat", "-o", "cat")
-        self.assertEqual(output.returncode, 3, "a loss is told")
+        self.assertEqual(output.returncode, 3, "a loss is reported")
         self.assertIn(b"small\n", output.stdout)
 
     def test_every_way_to_end_the_daemon_is_survived_by_the_same_client(self) -> None:
@@ -188,6 +189,32 @@ class DaemonTest(Home):
         handler.close()
         self.assertEqual(self.texts(), ["before", "while there is none", "after"])
 
+    def test_a_program_that_closes_descriptors_while_it_sends_loses_nothing_and_stores_nothing_twice(self) -> None:
+        self.start("storage.sync=50ms")
+        code = (
+            "import os, threading, dbuf\n"
+            "client = dbuf.Client(path=sys.argv[1], close_timeout=60)\n"
+            "steps = threading.Semaphore(0)\n"
+            "def send(name):\n"
+            "    for number in range(500):\n"
+            "        client.send(f'{name} {number}')\n"
+            "        if number % 50 == 0: steps.release()\n"
+            "threads = [threading.Thread(target=send, args=(name,)) for name in 'ab']\n"
+            "for thread in threads: thread.start()\n"
+            "for _ in range(20):\n"
+            "    steps.acquire()\n"
+            "    os.closerange(3, 1024)\n"
+            "    files = [os.open('/dev/null', os.O_RDWR) for _ in range(4)]\n"
+            "    client.drain(60)\n"
+            "    for file in files: os.close(file)\n"
+            "for thread in threads: thread.join()\n"
+            "client.sync(60)\n"
+        )
+        run = subprocess.run(run_python(code, self.path), capture_output=True, timeout=TIMEOUT_S)
+        self.assertEqual((run.returncode, run.stderr), (0, b""))
+        expected = [*numbered("a", 500), *numbered("b", 500)]
+        self.assertEqual(sorted(self.texts()), sorted(expected))
+
     def test_text_lines_arrive_one_event_each_with_their_priority(self) -> None:
         self.start()
         with dbuf.LineClient(path=self.path) as client:
@@ -223,6 +250,20 @@ class DaemonTest(Home):
             stored = self.stored(f"SYSLOG_IDENTIFIER={tag}")
             self.assertEqual(sorted(event["MESSAGE"] for event in stored), expected)
             self.assertEqual({event["ORDER"] for event in stored}, {str(number) for number in range(1, 101)})
+
+    def test_the_programs_of_the_readme_run_as_they_stand_there(self) -> None:
+        self.start()
+        environment = {**os.environ, "PYTHONPATH": str(PYTHON_DIR), "RUNTIME_DIRECTORY": self.run_dir}
+        programs = re.findall(r"(?ms)^```python\n(.*?)^```$", (PYTHON_DIR / "README.md").read_text())
+        self.assertEqual(len(programs), 3)
+        for program in programs:
+            command = [sys.executable, "-c", program]
+            run = subprocess.run(command, env=environment, capture_output=True, timeout=TIMEOUT_S)
+            self.assertEqual((run.returncode, run.stderr), (0, b""), program)
+        found = [(event["MESSAGE"], event["PRIORITY"]) for event in self.stored("ORDER=17")]
+        self.assertEqual(found, [("card refused", "6"), ("card refused", "3")])
+        self.stop()
+        self.assertEqual(self.texts()[-3:], ["order 17 accepted", "card refused", "no money"])
 
     def test_the_examples_run(self) -> None:
         self.start()

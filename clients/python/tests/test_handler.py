@@ -65,12 +65,12 @@ class HandlerTest(Folder):
         payloads = self.daemon.accept().welcome().payloads(2)
         self.assertEqual(payloads, [b"name \xff", b"half \\ud800"])
 
-    def test_a_deaf_daemon_never_makes_the_program_wait_and_what_is_lost_is_told_where_it_was(self) -> None:
+    def test_a_deaf_daemon_never_makes_the_program_wait_and_what_is_lost_is_reported_where_it_was(self) -> None:
         text = "x" * 100
         room = 10 * (EVENT_COST + len(text) + len("shop.cart"))
         handler = self.handler(buffer_bytes=room, fields=False)
         logger = self.logger(handler)
-        # Nobody accepts; that this ends is the proof.
+        # The daemon does not accept; that this ends is the proof.
         for _ in range(10):
             logger.info(text)
         for _ in range(17):
@@ -80,12 +80,12 @@ class HandlerTest(Folder):
         link = self.daemon.accept().welcome()
         link.events(10)
         link.persisted(10)
-        (told,) = link.events(1)
+        (report,) = link.events(1)
         logger.info("after")
         logger.info("and on")
         after, on = link.events(2)
-        self.assertRegex(told.payload, rb"^dbuf: 17 events were lost here")
-        self.assertEqual((told.pri, after.payload, on.payload), (4, b"after", b"and on"), "told once")
+        self.assertRegex(report.payload, rb"^dbuf: 17 events were lost here")
+        self.assertEqual((report.pri, after.payload, on.payload), (4, b"after", b"and on"), "reported once")
 
     def test_what_was_lost_last_is_reported_as_soon_as_there_is_room_and_a_flush_waits_for_that(self) -> None:
         handler = self.handler(buffer_bytes=2 * EVENT_COST, flush_timeout=TIMEOUT_S)
@@ -121,7 +121,7 @@ class HandlerTest(Folder):
         logger.info("2")
         self.assertEqual(handler.statistics().lost, {"full": 1})
 
-    def test_flush_and_close_end_in_time_when_nobody_answers(self) -> None:
+    def test_flush_and_close_end_in_time_without_an_answer(self) -> None:
         handler = dbuf.Handler(path=self.path, flush_timeout=0.01, close_timeout=0.01, quiet=True)
         self.logger(handler).info("x")
         handler.flush()

@@ -3,9 +3,10 @@
 import os
 import socket
 import unittest
+from unittest import mock
 
 import dbuf
-from dbuf.paths import runtime_dir
+from dbuf.paths import may_listen, runtime_dir
 from tests.support import Folder, PlayedDaemon
 
 
@@ -37,7 +38,7 @@ class LineTest(Folder):
         sent = self.sent(("grün ", 6), (b"\xff\0\r", 3), ("<5>as it is", 7))
         self.assertEqual(sent, "<6>grün \n".encode() + b"<3>\xff\0\r\n" + b"<7><5>as it is\n")
 
-    def test_a_text_of_many_lines_is_an_event_a_line_and_an_empty_line_is_none(self) -> None:
+    def test_each_line_of_a_text_is_an_event_and_an_empty_line_is_not(self) -> None:
         sent = self.sent(("one\n\ntwo\n", 4), ("", 4), ("\n", 4), ("a\u2028b\x0bc", 4))
         self.assertEqual(sent, "<4>one\n<4>two\n<4>a\u2028b\x0bc\n".encode(), "only a newline ends a line")
 
@@ -97,6 +98,26 @@ class PrivateFolderTest(Folder):
         self.assertEqual(runtime_dir({}, uid, self.folder), path, "nobody has made it yet")
         os.mkdir(path, 0o700)
         self.assertIsNone(runtime_dir({}, uid, self.folder), "it is this user's, and not that one's")
+
+    def test_a_listener_in_a_folder_of_the_temporary_directory_must_be_this_users_or_roots(self) -> None:
+        own = os.geteuid()
+        path = f"/tmp/dbufd-{own}/stream.sock"
+        for user, expected in ((own, True), (0, True), (own + 1, False)):
+            self.assertEqual(may_listen(path, user), expected)
+        self.assertTrue(may_listen("/run/dbufd/stream.sock", own + 1))
+
+    def test_a_listener_that_is_not_trusted_gets_nothing(self) -> None:
+        daemon = PlayedDaemon(self, self.path)
+        with mock.patch("dbuf.paths.may_listen", return_value=False):
+            why = f"^cannot connect to {self.path}: a program of the user {os.geteuid()} listens there$"
+            with self.assertRaisesRegex(dbuf.NotConnected, why):
+                dbuf.LineClient(path=self.path).send("secret")
+            client = dbuf.Client(path=self.path, quiet=True)
+            self.addCleanup(client.close, 0)
+            client.send("secret")
+            self.assertRaisesRegex(dbuf.NotConnected, why, client.connect, 0.1)
+            self.assertEqual(daemon.accept_bytes().recv(1), b"")
+            self.assertEqual(daemon.accept_bytes().recv(1), b"")
 
 
 if __name__ == "__main__":

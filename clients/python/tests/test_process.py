@@ -282,7 +282,7 @@ class ProcessTest(Folder):
         _, errors = running.communicate(timeout=TIMEOUT_S)
         self.assertEqual((running.returncode, errors), (0, b""))
 
-    def test_a_client_that_nobody_closed_delivers_when_the_interpreter_ends(self) -> None:
+    def test_a_client_that_was_not_closed_delivers_when_the_interpreter_ends(self) -> None:
         running = self.run_to_the_end("import dbuf; dbuf.Client(path=sys.argv[1]).send('last words')")
         link = self.daemon.accept().welcome()
         self.assertEqual(link.payloads(1), [b"last words"])

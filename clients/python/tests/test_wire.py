@@ -70,7 +70,7 @@ class WireTest(unittest.TestCase):
                 if vector.get("only") != "decode":
                     self.assertEqual(wire.encode(frame), golden)
 
-    def test_what_is_no_frame_is_refused_for_the_reason_that_is_given(self) -> None:
+    def test_bytes_that_are_not_a_frame_are_refused_for_the_reason_that_is_given(self) -> None:
         bad = [vector for vector in vectors() if "error" in vector]
         self.assertGreater(len(bad), 8)
         for vector in bad:
