@@ -1,5 +1,5 @@
-//! The double buffer against what else carries events from threads to a thread: 100-byte events, a reader that throws
-//! them away. One table: medians of alternating runs, so that a noisy minute hits everybody alike.
+//! The double buffer compared with other ways to carry events from threads to a thread: events of 100 bytes, a reader
+//! that throws them away. One table: medians of alternating runs, so that a noisy minute hits all of them alike.
 //!
 //! `cargo bench --bench buffer`            the table, and whether the bars are held
 //! `cargo bench --bench buffer -- --quick` shorter runs, no bars

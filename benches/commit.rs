@@ -1,6 +1,6 @@
-//! Eight programs that each wait until an event is durable before they send the next, beside the plainest program that
-//! can say so: one thread that write()s 100 bytes and calls fdatasync() for each event, on the same disk. Alternating
-//! runs, medians of them.
+//! Eight programs that each wait until an event is durable before they send the next, compared with the plainest
+//! program that can promise as much: one thread that write()s 100 bytes and calls fdatasync() for each event, on the
+//! same disk. Alternating runs, medians of them.
 //!
 //! `cargo bench --bench commit [-- RUNS [SECONDS]]`. Prints a table; writes only into a temporary folder of its own,
 //! below `BENCH_DIR` if that is set: the file system matters.

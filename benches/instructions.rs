@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     compare(&circumstances, &counts)
 }
 
-/// What counts depend on beside the code.
+/// What the counts depend on, apart from the code.
 fn circumstances() -> String {
     let said = |program: &str, argument: &str| {
         let output = Command::new(program).arg(argument).output().unwrap_or_else(|e| panic!("{program}: {e}"));

@@ -1,6 +1,6 @@
-//! Events of 100 bytes to a file, as text lines over two stream connections and through two rings, beside the barest
-//! possible program: one thread that read()s 256 KiB from one such connection and write()s it to a file. Alternating
-//! runs in one process, medians, ratios.
+//! Events of 100 bytes to a file, as text lines over two stream connections and through two rings, compared with the
+//! barest possible program: one thread that read()s 256 KiB from one such connection and write()s it to a file.
+//! Alternating runs in one process, medians, ratios.
 //!
 //! `cargo bench --bench lines [-- RUNS]`. Prints a table; writes only into a temporary folder of its own.
 

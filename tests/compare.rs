@@ -162,7 +162,7 @@ fn the_verifier_of_the_comparison_sees_what_is_missing_doubled_swapped_or_altere
     altered[17][middle] = b'!';
     verifier.expect(&altered, 1, 0, 0, 1);
 
-    // A line that nobody sent; between other bytes it is nothing.
+    // A line that no producer sent; a scan between other bytes does not see it.
     let mut alien = whole.clone();
     alien.insert(3, b"hello\n".to_vec());
     assert_eq!(verifier.look("lines", &alien.concat()).1["alien"], 1);

@@ -220,7 +220,8 @@ fn at_sigterm_what_was_accepted_is_in_the_files_and_the_report_agrees() {
     let path = home.socket("stream.sock");
     let sender = std::thread::spawn(move || send_numbered(&path, "a", 0..3_000_000));
     home.wait_persisted(50_000);
-    // What the kernel has taken counts as accepted: here as much of it as there is room for, read by nobody yet.
+    // What the kernel has taken counts as accepted. Here it takes as much as it has room for, and the daemon reads
+    // nothing of it yet.
     daemon.signal(Signal::SIGSTOP);
     let held: Vec<(UnixStream, usize)> = (0..40).map(|_| filled(home.stream())).collect();
     daemon.signal(Signal::SIGTERM);

@@ -11,13 +11,13 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 use toml::{Table, Value};
 
-/// Beside the list, of Debian alone: what its policy wants.
+/// What Debian's package has besides the list, because Debian's policy wants it.
 const DEBIAN_ONLY: &[&str] = &[
     "/usr/share/doc/dbufd/changelog.Debian.gz",
     "/usr/share/doc/dbufd/copyright",
     "/usr/share/lintian/overrides/dbufd",
 ];
-/// Beside the list, of Fedora alone.
+/// What Fedora's package has besides the list.
 const FEDORA_ONLY: &[&str] = &["/usr/share/licenses/dbufd/LICENSE-*"];
 
 fn root() -> &'static Path {

@@ -1,4 +1,4 @@
-//! Rings through a whole daemon: what was sent survives its program, and a program can hurt nobody but itself.
+//! Rings through a whole daemon: what was sent survives its program, and a program can spoil its own ring alone.
 //!
 //! `DBUFD_APP_KILLS` says how often a program is killed; 12 times without it.
 
@@ -164,7 +164,7 @@ fn a_program_at_a_steady_rate_never_rings_and_an_idle_ring_wakes_nobody() {
 fn stats_show_each_ring_and_its_memory_is_what_it_says() {
     let home = Home::new();
     let daemon = home.start(&[]);
-    // Whatever the first ring needs beside its memory.
+    // The first ring costs the daemon more than its memory, once.
     drop(RingClient::open(&home.socket("stream.sock"), "warm", RING));
     wait_for("its end", || home.stats()["rings"].as_array().unwrap().is_empty().then_some(()));
     let before = daemon.resident_bytes();

@@ -1,4 +1,4 @@
-//! dbufctl beside something that answers, or does not, on the control socket.
+//! dbufctl when something answers on the control socket, and when nothing does.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;

@@ -36,7 +36,7 @@ impl Following {
         let (pid, has_ended) = (Pid::from_raw(self.child.id().cast_signed()), AtomicBool::new(false));
         std::thread::scope(|scope| {
             let again = scope.spawn(|| {
-                // Again, if it had not begun to listen: in a shell's background a signal that nobody awaits is ignored.
+                // Repeated: in a shell's background the signal is ignored until the program has begun to await it.
                 while !has_ended.load(Ordering::Relaxed) {
                     kill(pid, Signal::SIGINT).unwrap();
                     std::thread::park_timeout(Duration::from_secs(1));

@@ -22,7 +22,7 @@ fn a_line_and_a_datagram_that_come_before_the_first_start_begin_it_and_arrive() 
         machine.wait_for_property("ActiveState", "active");
         let event = machine.wait_for_event("the first event");
         assert_eq!(event["PRIORITY"], "5", "{event}");
-        // Who sent a datagram is known although nobody was there to ask the kernel for it.
+        // The kernel attached the sender of a datagram although no daemon was there to ask for it.
         assert!(stream || event["_UID"] == "0", "{event}");
     }
 }

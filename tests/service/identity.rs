@@ -1,4 +1,4 @@
-//! Who the daemon is, who may read what it has stored, and whether it still sees who sends.
+//! The daemon's user, the users who may read its segments, and whether it still sees who sends.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -64,7 +64,7 @@ fn who_sends_is_seen_from_inside_the_sandbox() {
     let Some(machine) = Machine::boot() else { return };
     machine.run(&["systemctl", "start", "dbufd"]);
     machine.run(&["mkfifo", "-m", "0666", "/run/typed"]);
-    // Not nobody, who stands for all those that a user namespace hides.
+    // Not the user `nobody`: a user namespace shows that name for every user that it hides.
     machine.write("/etc/sysusers.d/sender.conf", "u sender -\n");
     machine.run(&["systemd-sysusers", "sender.conf"]);
     let uid = machine.run(&["id", "-u", "sender"]);

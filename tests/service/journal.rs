@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::machine::Machine;
 use crate::support::wait_for;
 
-/// What dbufd itself, and nobody for it, told the journal.
+/// What dbufd itself told the journal, without what systemd said of it.
 fn told(machine: &Machine) -> Vec<Value> {
     let text = machine.run(&["journalctl", "-u", "dbufd", "-o", "json", "--no-pager", "_COMM=dbufd"]);
     text.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect()

@@ -130,8 +130,8 @@ impl Machine {
     fn traces(&self) -> Vec<String> {
         let script =
             "find /etc /usr /lib /run /var /opt -name '*dbufd*' -o -name '*dbufctl*' -o -name 'dbuf-*' -o -name dbuf.h";
-        // Caches of man-db and lists of apt are theirs, and so is what systemd writes of units that there were. Who
-        // works with dbufd on this machine has things of its name in /var/tmp.
+        // The caches belong to man-db, the lists to apt, and the logs to systemd, which names units that are gone. On a
+        // developer's machine /var/tmp may have files of that name.
         let foreign = ["/var/cache/", "/run/dbufd-box", "/run/log/", "/var/tmp/"];
         let foreign = |path: &&str| foreign.iter().any(|at| path.starts_with(at));
         self.shell(script).lines().filter(|path| !foreign(path)).map(str::to_owned).collect()

@@ -72,7 +72,7 @@ impl Drop for Held {
     }
 }
 
-/// Runs `meanwhile` while somebody sends, who connects again when the daemon has gone.
+/// Runs `meanwhile` while a client sends, which connects again when the daemon is gone.
 fn while_somebody_sends(machine: &Machine, meanwhile: impl FnOnce()) {
     let done = AtomicBool::new(false);
     // Ends the sender also when an assertion fails.

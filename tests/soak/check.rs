@@ -1,4 +1,4 @@
-//! What was sent beside what is in the files.
+//! Compares what was sent with what is in the files.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{BufRead, BufReader, Read};
@@ -29,7 +29,7 @@ pub(crate) struct Figures {
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) kinds: BTreeMap<String, Figures>,
-    /// Events that nobody has sent like this.
+    /// Events that no producer sent like this.
     pub(crate) altered: u64,
     /// Short connections of which nothing is there. A daemon that dies after it has accepted one, and before it has
     /// read from it or systemd has it, takes it along; that is known, and happens once for a death and writer at most.

@@ -1,4 +1,4 @@
-//! What happens to the daemon while everybody sends.
+//! Disturbs the daemon while all producers send.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! An epoch: everybody sends, everything happens, all is compared, and what was compared goes.
+//! An epoch: all producers send, disturbances happen, the files are compared with what was sent, and then deleted.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -221,7 +221,7 @@ impl<'m> Soak<'m> {
         self.altered += found.altered;
     }
 
-    /// As somebody who needs the room: all that is sealed is removed.
+    /// Removes all sealed segments, as a person does who needs the room.
     fn delete_by_hand(&self) {
         self.machine.ctl_ok(&["rotate"]);
         wait_for("all events to be gone", || {

@@ -1,4 +1,4 @@
-//! Producers of frames, who number their events and send again what a daemon that died had not accepted.
+//! Producers of frames: they number their events, and resend what a daemon that died had not accepted.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -1,11 +1,11 @@
-//! A soak: everything at once, for as long as one likes.
+//! A soak test: everything at once, for any length of time.
 //!
-//! In a systemd of the test's own, producers of every kind send to one daemon while it is killed, restarted, reloaded
-//! and rotated, its disk gets full, or does not answer. From time to time everybody rests, and what was sent is
-//! compared with what is in the files.
+//! In a systemd of the test's own, producers of every kind send to one daemon. Meanwhile the daemon is killed,
+//! restarted, reloaded and rotated, and its disk gets full or does not answer. From time to time all producers pause,
+//! and what they sent is compared with what is in the files.
 //!
-//! `DBUF_SOAK_MINUTES` says how long; without it, two short epochs see to it that all of this still works.
-//! `DBUF_SEED` plays the disturbances of a run again, in their order.
+//! `DBUF_SOAK_MINUTES` says how long; without it, the test runs two short epochs. `DBUF_SEED` repeats the disturbances
+//! of a run, in their order.
 
 mod account;
 mod check;

@@ -12,7 +12,7 @@ use crate::payload::{self, MAX_EVENT, Random};
 pub(crate) struct Sent {
     pub(crate) name: String,
     pub(crate) numbers: Range<u64>,
-    /// Events sent beside them that the daemon has to refuse, and count.
+    /// Further events that the daemon has to refuse and count.
     pub(crate) too_big: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What an event says: who sent it, its number, noise that follows from both, and a checksum of all that.
+//! What an event says: its sender, its number, noise that follows from both, and a checksum of all that.
 
 use crc32c::crc32c;
 

@@ -139,7 +139,7 @@ fn short_one(
         }
     }
     if !waits {
-        // Whether it was read before the daemon died nobody can tell, unless the manager has it.
+        // Unless the manager has it, this side cannot know whether it was read before the daemon died.
         drop(stream);
         promise.left = Some(connection.to_owned());
         return;

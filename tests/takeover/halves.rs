@@ -11,7 +11,7 @@ use crate::support::{wait_for, wait_within};
 
 const EVENTS: usize = 100;
 /// A daemon that waits for its manager may wait as long as it likes, and this test so long.
-const UNTAKEN_TIMEOUT: Duration = Duration::from_secs(5);
+const UNTAKEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[test]
 fn three_sizes_of_halves_in_a_row_lose_nothing() {

@@ -43,7 +43,12 @@ class Programs:
         return self.built[name]
 
     def build(self, name):
-        make = {"send_lttng": self.build_send_lttng, "send_spdlog": self.build_send_spdlog, "calls": self.build_calls, "slow_disk": self.build_library}
+        make = {
+            "send_lttng": self.build_send_lttng,
+            "send_spdlog": self.build_send_spdlog,
+            "calls": self.build_calls,
+            "slow_disk": self.build_library,
+        }
         target = self.folder / name
         make.get(name, self.build_plain)(name, target)
         return target
@@ -109,5 +114,6 @@ def spdlog_flags(which):
     try:
         return processes.run(["pkg-config", which, "spdlog"]).split()
     except processes.Failure:
-        debian = {"--cflags": "-DSPDLOG_SHARED_LIB -DSPDLOG_COMPILED_LIB -DSPDLOG_FMT_EXTERNAL", "--libs": "-lspdlog -lfmt"}
+        flags = "-DSPDLOG_SHARED_LIB -DSPDLOG_COMPILED_LIB -DSPDLOG_FMT_EXTERNAL"
+        debian = {"--cflags": flags, "--libs": "-lspdlog -lfmt"}
         return debian[which].split()

@@ -1,5 +1,5 @@
-"""A drawing of latencies: how long the slowest share of events took, on two logarithmic axes. SVG by hand, readable on a light page and on a
-dark one."""
+"""Draws latencies: how long the slowest share of events took, on two logarithmic axes. SVG by hand, readable on a light
+page and on a dark one."""
 
 import math
 from xml.sax.saxutils import escape
@@ -33,9 +33,11 @@ def draw(curves):
         return bottom - HEIGHT * (math.log10(max(us, 1)) - low) / (high - low)
 
     height = bottom + 40 + LINE * len(curves)
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" role="img">']
+    size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">']
     parts.append(f"<title>How long until an event is persisted</title><style>{STYLE}</style>")
-    parts.append('<text x="10" y="22" class="title">How long until an event is persisted, and acknowledged: percentiles</text>')
+    title = "How long until an event is persisted, and acknowledged: percentiles"
+    parts.append(f'<text x="10" y="22" class="title">{title}</text>')
     for exponent in range(low, high + 1):
         y, unit = y_of(10**exponent), (f"{10**exponent:g} us" if exponent < 3 else f"{10 ** (exponent - 3):g} ms")
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{y:.0f}" x2="{WIDTH - RIGHT}" y2="{y:.0f}"/>')
@@ -52,6 +54,7 @@ def draw(curves):
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in [*half[::step], half[-1]])
         parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{points}"/>')
         y = bottom + 40 + LINE * number
-        parts.append(f'<line x1="{LEFT}" y1="{y - 4}" x2="{LEFT + 24}" y2="{y - 4}" stroke="{colour}" stroke-width="3"/>')
+        ends = f'x1="{LEFT}" y1="{y - 4}" x2="{LEFT + 24}" y2="{y - 4}"'
+        parts.append(f'<line {ends} stroke="{colour}" stroke-width="3"/>')
         parts.append(f'<text x="{LEFT + 32}" y="{y}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>", ""])

@@ -1,7 +1,7 @@
 """A session of LTTng-UST, with a session daemon of one's own.
 
-Root's session daemon is the machine's, so root has one started as `nobody`, who then also runs what is traced; anybody else has
-one of their own in the temporary folder.
+Root's session daemon is the machine's. So for root it is started as the user `nobody`, which then also runs what is
+traced; any other user has one of their own in the temporary folder.
 """
 
 import contextlib

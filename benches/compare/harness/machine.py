@@ -15,8 +15,8 @@ CLONE_NEWNET = 0x40000000
 
 
 def use_systemds_queue():
-    """Datagram queues as long as systemd makes them on nearly every machine, in a network namespace of this program's own: that takes root.
-    Otherwise they stay as they are, and the facts say how long."""
+    """Makes datagram queues as long as systemd makes them on nearly every machine, in a network namespace of this
+    program's own. That takes root. Otherwise they stay as they are, and the facts say how long."""
     if os.geteuid() != 0 or int(QUEUE.read_text()) >= QUEUE_LENGTH or ctypes.CDLL(None).unshare(CLONE_NEWNET) != 0:
         return
     with contextlib.suppress(OSError):
@@ -31,7 +31,8 @@ def first(path, key):
 
 
 def file_system(folder):
-    """Type and device of the file system that a folder is on: of all mounts, the one that is the longest begin of its path."""
+    """Type and device of the file system that a folder is on: the mount whose path is the longest prefix of the
+    folder's."""
     best = ("", "unknown", "unknown")
     for line in pathlib.Path("/proc/self/mounts").read_text().splitlines():
         device, mount, kind = line.split()[:3]

@@ -25,8 +25,8 @@ class Workload:
 
 
 def warm(folder, size):
-    """Memory that a virtual machine's host took back is slow at its first touch, and the first program to run after it was given back pays for all.
-    So before each run more memory is touched, as a file's, than any run takes."""
+    """Touches more memory, as a file's, than any run takes. Memory that a virtual machine's host took back is slow at
+    its first touch, and the first program to run after it was given back would pay for all."""
     path = folder / "warm"
     with open(path, "wb", buffering=0) as file:
         for _ in range(0, size, len(BLOCK)):

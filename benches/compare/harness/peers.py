@@ -1,7 +1,7 @@
 """What a user could take instead: logging daemons, and libraries that need none.
 
-Each gets the configuration with which it loses nothing and is fastest here, in files below the run's own folders, and writes the payload
-alone, which is less than it writes for its users.
+Each gets the configuration with which it loses nothing and is fastest here, in files below the run's own folders. Each
+writes the payload alone, which is less than it writes for its users.
 """
 
 import os
@@ -65,7 +65,8 @@ class Rsyslog(Syslog):
                 'module(load="imuxsock" SysSock.Use="off")\n'
                 f'input(type="imuxsock" Socket="{self.target(run)}" RateLimit.Interval="0")'
             )
-        # Who sends waits for the queue, instead of having events discarded. Of the ways to write the file this one took the least time.
+        # Senders wait for the queue, instead of having events discarded. Of the ways to write the file this one took
+        # the least time.
         return f"""
 global(workDirectory="{run.sockets}" maxMessageSize="64k")
 main_queue(queue.size="100000" queue.dequeueBatchSize="1024" queue.timeoutEnqueue="600000" queue.discardMark="0")
@@ -102,7 +103,7 @@ class SyslogNg(Syslog):
 
     def configuration(self, run):
         kind, more = ("unix-stream", "max-connections(10)") if self.transport == "lines" else ("unix-dgram", "")
-        # A source may have as many events on their way as its window is large; the file's queue has room for all of them.
+        # A source may have as many events on their way as its window is large, and the file's queue has room for them.
         return f"""@version: {self.number}
 options {{ threaded(yes); stats-freq(0); log-msg-size(65536); use-dns(no); keep-hostname(yes); }};
 source s {{ {kind}("{self.target(run)}" flags(no-parse) {more} log-iw-size(20000) log-fetch-limit(1000)); }};
@@ -186,7 +187,8 @@ class S6Log(Subject):
 
 
 class Lttng(Subject):
-    """Tracepoints: events lie in memory that the application shares with a consumer, which writes one file a processor."""
+    """Tracepoints: events lie in memory that the application shares with a consumer, which writes a file for each
+    processor."""
 
     def __init__(self, buffers_mib):
         super().__init__("LTTng-UST", f"tracepoints, {buffers_mib} MiB a processor", "lttng", (1, 1))
@@ -210,7 +212,7 @@ class Lttng(Subject):
         ]
 
     def wait(self, run):
-        """The end is the last write, not the answer that there is no more to come, which takes the session daemon a while."""
+        """The end is the last write, not the answer that no more will come, which takes the session daemon a while."""
         self.session.stop_tracing(run.programs.get("stop_lttng"))
         written = max(file.stat().st_mtime for file in self.files(run))
         return time.monotonic() - (time.time() - written)
@@ -314,8 +316,8 @@ class Journald(Subject):
 
 
 def all_of_them():
-    # A producer that finds them full sleeps for 100 ms. With 8 MiB, as much as one of dbufd's halves, events of mixed sizes were
-    # discarded here in spite of its waiting; with 128 it hardly ever waits.
+    # A producer that finds them full sleeps for 100 ms. With 8 MiB, as much as one of dbufd's halves, events of mixed
+    # sizes were discarded here although it waits; with 128 MiB it hardly ever waits.
     yield Lttng(32)
     yield Lttng(128)
     yield Spdlog()

@@ -1,5 +1,5 @@
-"""A drawing of the results: bars on a logarithmic axis, for they are from thousands to tens of millions. SVG by hand, readable on a light
-page and on a dark one."""
+"""Draws the results: bars on a logarithmic axis, for they are from thousands to tens of millions. SVG by hand,
+readable on a light page and on a dark one."""
 
 import math
 from xml.sax.saxutils import escape
@@ -32,7 +32,8 @@ def panels(workloads, bench, rows):
             if runs:
                 kind = subject.group if subject.group in ("floor", "dbufd") else "peer"
                 bars.append((subject.title, kind, report.summary(runs)[key]))
-        made.append((f"Events of {workload.name}, two producers, until all are in the file", unit, sorted(bars, key=lambda b: -b[2])))
+        title = f"Events of {workload.name}, two producers, until all are in the file"
+        made.append((title, unit, sorted(bars, key=lambda b: -b[2])))
     bars = [(row["name"], call_kind(row["name"]), row["median_ns"]) for row in rows if "median_ns" in row]
     made.append(("One call of 100 bytes, in its program: less is better", "ns", sorted(bars, key=lambda b: b[2])))
     return [panel for panel in made if panel[2]]
@@ -82,7 +83,8 @@ def plot(all_panels, facts):
         made, height = panel(top, title, unit, bars)
         elements += made
         top += height
-    machine = f"{facts['processor']}, {facts['cores']} cores, {facts['memory']}, {facts['file system']}, Linux {facts['kernel']}"
+    processor = f"{facts['processor']}, {facts['cores']} cores"
+    machine = f"{processor}, {facts['memory']}, {facts['file system']}, Linux {facts['kernel']}"
     x = 10
     for kind, words in (("dbufd", "dbufd"), ("peer", "others"), ("floor", "what the machine allows")):
         elements.append(f'<rect class="{kind}" x="{x}" y="{top + 4}" width="12" height="12" rx="2"/>')
@@ -90,5 +92,7 @@ def plot(all_panels, facts):
         x += 40 + 7 * len(words)
     elements.append(text(10, top + 34, machine, "note"))
     height = top + 44
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" role="img">'
-    return "\n".join([head, "<title>dbufd beside others</title>", f"<style>{STYLE}</style>", *elements, "</svg>"]) + "\n"
+    size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
+    title = "<title>dbufd compared with others</title>"
+    return "\n".join([head, title, f"<style>{STYLE}</style>", *elements, "</svg>"]) + "\n"

@@ -112,8 +112,8 @@ def parse(output):
 
 
 def pipe_json(source, command):
-    """Runs a command, on what another one prints if there is one, and returns the object that it prints. It may end with 3: it has found
-    something."""
+    """Runs a command, on what another one prints if there is one, and returns the object that it prints. Its exit code
+    may be 3, which says that it has found something."""
     feeder = start(source, stdout=PIPE) if source else None
     try:
         done = subprocess.run(
@@ -171,8 +171,8 @@ def tree(pids):
 
 
 def cpu_seconds(pids):
-    """User and system time of these processes, with those of their children that have ended. The first by the kernel's clock of a process,
-    for the ticks in /proc are of 10 ms; what has ended is there in ticks only."""
+    """User and system time of these processes, with those of their children that have ended. The processes' own by the
+    kernel's clock of a process, for the ticks in /proc are of 10 ms; what has ended is there in ticks only."""
     seconds = 0
     for pid in pids:
         try:
@@ -185,7 +185,8 @@ def cpu_seconds(pids):
 
 
 class Memory:
-    """The most memory that some processes had together, looked at now and then, for who has ended does not tell any more."""
+    """The most memory that some processes had together. It is looked at now and then: a process that has ended cannot
+    be asked any more."""
 
     def __init__(self, pids):
         self.peaks, self.pids, self.over = {}, pids, threading.Event()

@@ -3,7 +3,8 @@
 import statistics
 
 HEAD = (
-    "| | events/s | MB/s | to the barest | lost | daemon's CPU us/event | senders' CPU us/event | memory MiB | disk bytes/payload byte |\n"
+    "| | events/s | MB/s | to the barest | lost | daemon's CPU us/event | senders' CPU us/event "
+    "| memory MiB | disk bytes/payload byte |\n"
     "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
 )
 
@@ -23,7 +24,8 @@ def number(value):
 def lost(runs):
     """Nothing, or what was wrong in the worst of the runs."""
     words = []
-    for name, said in (("missing", "lost"), ("repeated", "twice"), ("misordered", "out of order"), ("alien", "altered")):
+    names = (("missing", "lost"), ("repeated", "twice"), ("misordered", "out of order"), ("alien", "altered"))
+    for name, said in names:
         worst = max(run["found"][name] for run in runs)
         if worst:
             words.append(f"{worst:,} {said}")
@@ -48,7 +50,8 @@ def summary(runs):
 
 
 def barest_of(subject, summaries):
-    """The rate of the barest program that gets its events in the same way; those who get them in another are beside that with lines."""
+    """The rate of the barest program that gets its events in the same way. Subjects that get them in a way which the
+    barest does not know are compared with the barest that takes lines."""
     kind = "datagrams" if "datagrams" in subject.title else "lines"
     found = summaries.get(f"floor: barest {kind}")
     return found["events_per_second"] if found else None

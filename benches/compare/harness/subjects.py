@@ -23,8 +23,8 @@ class Run:
 
 
 class Subject:
-    """A thing to measure. `share` is the part of the events that it gets, with 100 bytes and with mixed sizes: who is slow gets fewer,
-    so that a run of each takes about as long."""
+    """A thing to measure. `share` is the part of the events that it gets, with 100 bytes and with mixed sizes: a slow
+    subject gets fewer, so that a run of each takes about as long."""
 
     # The program of both senders.
     sender = "send"
@@ -48,13 +48,15 @@ class Subject:
         send = run.programs.get(self.sender)
         return [
             processes.start_sender(
-                [send, self.transport, self.target(run), producer, run.each, run.sizes], run.sockets / f"sender{producer}"
+                [send, self.transport, self.target(run), producer, run.each, run.sizes],
+                run.sockets / f"sender{producer}",
             )
             for producer in range(PRODUCERS)
         ]
 
     def wait(self, run):
-        """Returns when all that the senders have sent is in the file, or when nothing happens any more; the time of that, if it is over."""
+        """Returns when all that the senders have sent is in the file, or when nothing happens any more. Gives the time
+        of that, if it is over."""
 
     def daemon_cpu_us(self, all_us, senders_us):
         """Of what `pids` have used, what is not the senders'."""

@@ -1,5 +1,5 @@
-/* The least that a program can do which takes events from two producers into one file. It keeps nothing but the payloads: no time,
- * no sender, no checksum, no rotation, no sync. Nobody who takes events with these system calls can be much faster.
+/* Takes events from two producers into one file and does nothing else. It keeps the payloads alone: no time, no
+ * sender, no checksum, no rotation, no sync. No program that takes events with these system calls can be much faster.
  *
  *     barest lines SOCKET FILE               two stream connections; ends when both have ended
  *     barest datagrams SOCKET FILE EVENTS    ends after that many

@@ -2,9 +2,10 @@
  *
  *     calls FOLDER SOCKETS TURNS
  *
- * FOLDER is for files, SOCKETS is where dbufd's are. A turn is some batches of each kind of call, the first of which does not count: it finds
- * the caches full of what the kind before has used, and a daemon that sleeps. Before each batch the other side has taken
- * everything, so that no call waits for room. Prints a line for each kind: an object with its name and the mean of each batch in ns.
+ * FOLDER is for files, SOCKETS is where dbufd's are. A turn is some batches of each kind of call. The first batch does
+ * not count: it finds the caches full of what the kind before has used, and a daemon that sleeps. Before each batch
+ * the other side has taken everything, so that no call waits for room. For each kind this prints a line: an object
+ * with its name and the mean of each batch in nanoseconds.
  */
 #include "dbuf.h"
 
@@ -113,7 +114,8 @@ static int open_datagrams(const char *folder) {
     (void)folder;
     memset(&address, 0, sizeof address);
     address.sun_family = AF_UNIX;
-    if ((size_t)snprintf(address.sun_path, sizeof address.sun_path, "%s/dgram.sock", sockets) >= sizeof address.sun_path) return -1;
+    size_t length = (size_t)snprintf(address.sun_path, sizeof address.sun_path, "%s/dgram.sock", sockets);
+    if (length >= sizeof address.sun_path) return -1;
     datagrams = socket(AF_UNIX, SOCK_DGRAM, 0);
     return connect(datagrams, (struct sockaddr *)&address, sizeof address);
 }
@@ -134,8 +136,8 @@ static void drain_datagrams(void) {
 
 static int close_datagrams(void) { return close(datagrams); }
 
-/* As many datagrams as a socket's queue holds without making the sender wait, and one less; and not more than its memory surely holds, which is
- * some hundreds of this size. */
+/* One datagram less than a socket's queue holds before the sender has to wait; and no more than its memory surely
+ * holds, which is some hundreds of this size. */
 static unsigned datagrams_a_batch(void) {
     FILE *file = fopen("/proc/sys/net/unix/max_dgram_qlen", "r");
     unsigned length = 10;

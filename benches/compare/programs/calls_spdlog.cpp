@@ -40,4 +40,5 @@ int close_logger() {
 
 } // namespace
 
-extern "C" const call call_spdlog = {"spdlog: one asynchronous call", CALL_BATCH, open_logger, make, drain, close_logger};
+extern "C" const call call_spdlog = {
+    "spdlog: one asynchronous call", CALL_BATCH, open_logger, make, drain, close_logger};

@@ -1,8 +1,8 @@
 /* The events that are compared: the same for all senders and for the verifier.
  *
- * An event is a letter for its producer, nine digits of its number, counted from 0, and lower-case letters up to its size.
- * So it is text that everybody takes as it is, the smallest has ten bytes, and in a binary file it can be told from what stands around it.
- * The letters are random, as far as a compressor is concerned, and depend on the number.
+ * An event is a letter for its producer, nine digits of its number, counted from 0, and lower-case letters up to its
+ * size. So it is text that every subject takes as it is, the smallest has ten bytes, and a binary file's other bytes
+ * cannot be mistaken for it. The letters depend on the number and are random enough that a compressor gains nothing.
  */
 #ifndef EVENTS_H
 #define EVENTS_H
@@ -73,7 +73,8 @@ static inline void events_head_next(events_head *head) {
 }
 
 /* Writes an event, without anything behind it, and returns its size. */
-static inline unsigned events_write(const events *e, unsigned producer, uint64_t number, const events_head *head, char *to) {
+static inline unsigned events_write(const events *e, unsigned producer, uint64_t number, const events_head *head,
+                                    char *to) {
     unsigned size = events_size(e, producer, number);
     memcpy(to, head->bytes, EVENT_HEAD_BYTES);
     memcpy(to + EVENT_HEAD_BYTES, events_letters(e, number), size - EVENT_HEAD_BYTES);

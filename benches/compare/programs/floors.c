@@ -2,8 +2,9 @@
  *
  *     floors memcpy|write|sync-file-range|fdatasync FILE BYTES
  *
- * memcpy copies blocks of 64 KiB, which stay in the cache as a sender's do, to 8 MiB, which do not. The others write blocks of 1 MiB to a
- * new file: without a sync, with each block's write-back begun as soon as it is written, and with a sync at the end. Prints what it took.
+ * memcpy copies blocks of 64 KiB, which stay in the cache as a sender's do, to 8 MiB, which do not. The others write
+ * blocks of 1 MiB to a new file: without a sync; with each block's write-back begun as soon as the block is written;
+ * and with a sync at the end. Prints what it took.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -53,7 +54,8 @@ static void write_file(const char *how, int file, uint64_t bytes) {
     while (bytes > 0) {
         ssize_t written = write(file, block, bytes < BLOCK_BYTES ? (size_t)bytes : BLOCK_BYTES);
         if (written <= 0) fail("write");
-        if (strcmp(how, "sync-file-range") == 0 && sync_file_range(file, at, written, SYNC_FILE_RANGE_WRITE) != 0) fail(how);
+        if (strcmp(how, "sync-file-range") == 0 && sync_file_range(file, at, written, SYNC_FILE_RANGE_WRITE) != 0)
+            fail(how);
         at += written;
         bytes -= (uint64_t)written;
     }
@@ -76,6 +78,7 @@ int main(int count, char **arguments) {
     seconds = now() - begin;
     getrusage(RUSAGE_SELF, &usage);
     printf("{\"seconds\": %.6f, \"cpu_us\": %.0f}\n", seconds,
-           (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1e6 + (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec));
+           (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1e6 +
+               (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec));
     return 0;
 }

@@ -1,4 +1,4 @@
-/* One tracepoint for LTTng-UST, whose macros want a file of this shape: the payload, and nothing beside what LTTng itself adds. */
+/* One tracepoint for LTTng-UST, whose macros want a file of this shape: the payload, and what LTTng itself adds. */
 #undef LTTNG_UST_TRACEPOINT_PROVIDER
 #define LTTNG_UST_TRACEPOINT_PROVIDER compare
 

@@ -2,8 +2,8 @@
  *
  *     many PATH CONNECTIONS EVENTS
  *
- * Each connection gets a block of lines of 100 bytes, then the next one, round and round: all are at work all the time, as the services of
- * a busy machine are. A connection that is full is waited for.
+ * One connection after the other gets a block of lines of 100 bytes, round and round. So all of them are at work all
+ * the time, as the services of a busy machine are. The program waits for a connection that is full.
  */
 #define _GNU_SOURCE
 

@@ -2,8 +2,9 @@
  *
  *     paced ring|lines SOCKET RATE SECONDS
  *
- * This many events a second in portions of a millisecond; 0 is as many as there is room for. What it waits for is room: nothing is lost. The
- * longest time that a portion's sends took is what a program would have been held up.
+ * RATE is events a second, sent in portions of a millisecond; 0 is as many as there is room for. It waits for room, so
+ * that nothing is lost. The longest time that the sends of one portion took is how long a program would have been held
+ * up.
  */
 #define _GNU_SOURCE
 #include <time.h>
@@ -90,7 +91,8 @@ int main(int argc, char **argv) {
         sent += count;
         if (before > end + 60 * 1000 * MILLISECOND) break;
     }
-    printf("{\"sent\": %llu, \"seconds\": %.6f, \"longest_us\": %llu}\n", (unsigned long long)sent, (double)(now_ns() - start) / 1e9, (unsigned long long)(longest / 1000));
+    printf("{\"sent\": %llu, \"seconds\": %.6f, \"longest_us\": %llu}\n", (unsigned long long)sent,
+           (double)(now_ns() - start) / 1e9, (unsigned long long)(longest / 1000));
     fflush(stdout);
     if (producer != NULL && dbuf_close(producer) != 0) sender_fail("close");
     return 0;

@@ -2,7 +2,7 @@
  *
  *     send TRANSPORT TARGET PRODUCER EVENTS SIZES
  *
- * lines PATH          a line each, over a stream connection, in blocks of up to 64 KiB as a busy program's output has them
+ * lines PATH          a line each, over a stream connection, in blocks of up to 64 KiB, as in a busy program's output
  * pipe FD             the same into a descriptor that is open already
  * small-pipe FD       the same in blocks of up to 4 KiB, which a pipe that several write to keeps whole
  * datagrams PATH      send() of a datagram each
@@ -17,7 +17,8 @@ enum { BLOCK_BYTES = 64 << 10, SMALL_BLOCK_BYTES = 4 << 10 };
 
 static events the_events;
 
-/* Where all have one size, a block is laid out once, and only its numbers change: what is measured is not the making of letters. */
+/* Where all events have one size, a block is made once, and only its numbers change: making letters is not to be
+ * measured. */
 static void send_same_lines(int to, unsigned producer, uint64_t count, size_t block_bytes) {
     size_t line = the_events.size_min + 1, in_block = block_bytes / line / EVENT_SHIFTS * EVENT_SHIFTS, i;
     events_head head = events_head_first(producer);
@@ -110,7 +111,7 @@ int main(int argument_count, char **arguments) {
     } else if (strcmp(transport, "journal") == 0) {
         send_datagrams(to, producer, count, "PRIORITY=6\nSYSLOG_IDENTIFIER=compare\nMESSAGE=", "\n");
     } else if (strcmp(transport, "journal-lines") == 0) {
-        /* Identifier, unit, priority, level prefixes, and whether to forward: to syslog, the kernel's log, the console. */
+        /* Identifier, unit, priority, level prefixes, whether to forward to syslog, the kernel's log, the console. */
         const char header[] = "compare\n\n6\n0\n0\n0\n0\n";
         sender_write_all(to, header, sizeof header - 1);
         send_lines(to, producer, count, BLOCK_BYTES);

@@ -2,8 +2,8 @@
 //
 //     send_spdlog FILE PRODUCERS EVENTS SIZES
 //
-// Where its queue is full a call waits, so that nothing is lost. It reports when the file is written, and the processor time of the threads
-// that send; the rest of the process's is the writing thread's.
+// Where its queue is full a call waits, so that nothing is lost. It reports when the file is written, and the processor
+// time of the threads that send; the rest of the process's time is the writing thread's.
 #include <atomic>
 #include <memory>
 #include <string>

@@ -1,4 +1,5 @@
-/* How a sender talks to the one who started it: it says when it is ready, waits for the word to go, and reports what it took. */
+/* How a sender talks to the program that started it: it says when it is ready, waits until it may begin, and reports
+ * what it took. */
 #ifndef SENDER_H
 #define SENDER_H
 
@@ -15,7 +16,8 @@
 static inline double sender_cpu_us(int who) {
     struct rusage usage;
     getrusage(who, &usage);
-    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1e6 + (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1e6 +
+           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
 }
 
 static inline void sender_fail(const char *what) {

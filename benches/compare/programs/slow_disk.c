@@ -32,8 +32,10 @@ static void rest(uint64_t us) {
 
 static void be_slow(size_t bytes) {
     static _Atomic uint64_t last_stall;
-    uint64_t stall = setting("SLOW_DISK_STALL_MS"), speed = setting("SLOW_DISK_MB_S"), now = now_ms(), last = last_stall;
-    if (stall > 0 && now - last >= setting("SLOW_DISK_EVERY_MS") && atomic_compare_exchange_strong(&last_stall, &last, now)) rest(stall * 1000u);
+    uint64_t stall = setting("SLOW_DISK_STALL_MS"), every = setting("SLOW_DISK_EVERY_MS");
+    uint64_t speed = setting("SLOW_DISK_MB_S"), now = now_ms(), last = last_stall;
+    if (stall > 0 && now - last >= every && atomic_compare_exchange_strong(&last_stall, &last, now))
+        rest(stall * 1000u);
     if (speed > 0) rest(bytes / speed);
 }
 
@@ -45,8 +47,12 @@ static ssize_t write_slowly(const char *name, int to, const struct iovec *parts,
     return written;
 }
 
-ssize_t pwritev(int to, const struct iovec *parts, int count, off_t at) { return write_slowly("pwritev", to, parts, count, at); }
-ssize_t pwritev64(int to, const struct iovec *parts, int count, off_t at) { return write_slowly("pwritev64", to, parts, count, at); }
+ssize_t pwritev(int to, const struct iovec *parts, int count, off_t at) {
+    return write_slowly("pwritev", to, parts, count, at);
+}
+ssize_t pwritev64(int to, const struct iovec *parts, int count, off_t at) {
+    return write_slowly("pwritev64", to, parts, count, at);
+}
 
 int fdatasync(int file) {
     be_slow(0);

@@ -1,5 +1,6 @@
-/* Stops tracing, and returns when all of it is in the files. `lttng stop` does the same, but asks five times a second whether it is: too seldom
- * to measure with. The library belongs to lttng-tools itself, so no package for developers is needed.
+/* Stops tracing, and returns when all of it is in the files. `lttng stop` does the same, but asks only five times a
+ * second whether it is: too seldom to measure with. The library belongs to lttng-tools itself, so no package for
+ * developers is needed.
  *
  *     stop_lttng SESSION
  */

@@ -2,14 +2,15 @@
  *
  *     verify lines PRODUCERS EVENTS SIZES [FILE...]   each line is to be one event, and nothing else is to be there
  *     verify scan PRODUCERS EVENTS SIZES [FILE...]    events stand between other bytes, as in a binary file
- *     verify lttng PRODUCERS EVENTS SIZES FILE...     the files of an LTTng trace, one a processor; the order is looked at in each by itself
+ *     verify lttng PRODUCERS EVENTS SIZES FILE...     files of an LTTng trace, one a processor, each in its own order
  *     verify print PRODUCER EVENTS SIZES              prints the events of a producer, a line each
  *     verify bytes PRODUCERS EVENTS SIZES             says how many bytes they have together
  *
- * EVENTS is the number of each producer. Without files it reads standard input. Prints an object; exit code 3 if anything is wrong.
+ * EVENTS is the number of each producer. Without files it reads standard input. It prints an object; the exit code is
+ * 3 if anything is wrong.
  *
- * missing: never found. repeated: found once more. misordered: found after one with a higher number, of those that are not repeated.
- * alien: with lines, lines that are no event as it was sent; with scan, heads of events with something else behind them.
+ * missing: never found. repeated: found once more. misordered: not repeated, and found after one with a higher number.
+ * alien: with lines, lines that are no event as it was sent; with scan, heads of events that something else follows.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -66,13 +67,13 @@ static bool has_letters(const char *at, unsigned size, uint64_t number) {
 static void look_at_line(const char *line, size_t bytes) {
     unsigned producer;
     uint64_t number;
-    if (bytes >= EVENT_HEAD_BYTES && read_head(line, &producer, &number) && bytes == events_size(&the_events, producer, number) &&
-        has_letters(line, (unsigned)bytes, number))
+    if (bytes >= EVENT_HEAD_BYTES && read_head(line, &producer, &number) &&
+        bytes == events_size(&the_events, producer, number) && has_letters(line, (unsigned)bytes, number))
         note(producer, number);
     else counted.alien++;
 }
 
-/* Both return how many of the bytes they are done with; the rest is shown again with more behind it, if there is more. */
+/* Both return how many bytes they are done with. The rest is shown again, with more behind it if there is more. */
 static size_t take_lines(const char *bytes, size_t count, bool is_end) {
     size_t at = 0;
     while (at < count) {
@@ -131,9 +132,10 @@ static uint64_t number_at(const char *at, size_t bytes) {
     return number;
 }
 
-/* A file of a trace is packets of a fixed size. Behind what a packet says is its content stands what its memory held before, whole events
- * among it. Its head, as the trace's own metadata has it: magic (4 bytes), UUID (16), stream (4 and 8), times (8 and 8), bits of
- * content (8), bits of all (8), number (8), events discarded (8), processor (4). */
+/* A file of a trace is packets of a fixed size. After what a packet calls its content comes what its memory held
+ * before, which may be whole events. The head of a packet, by the trace's own metadata: magic (4 bytes), UUID (16),
+ * stream (4 and 8), times (8 and 8), bits of content (8), bits of all (8), number (8), events discarded (8), processor
+ * (4). */
 static void read_packets(int file) {
     enum { MAGIC = 0xc1fc1fc1u, CONTENT_AT = 48, SIZE_AT = 56, HEAD_BYTES = 84 };
     struct stat status;
@@ -149,7 +151,8 @@ static void read_packets(int file) {
     }
     memset(next_of, 0, sizeof next_of);
     while (bytes - at >= HEAD_BYTES) {
-        size_t content = (size_t)(number_at(all + at + CONTENT_AT, 8) / 8), size = (size_t)(number_at(all + at + SIZE_AT, 8) / 8);
+        size_t content = (size_t)(number_at(all + at + CONTENT_AT, 8) / 8);
+        size_t size = (size_t)(number_at(all + at + SIZE_AT, 8) / 8);
         if (number_at(all + at, 4) != MAGIC || content < HEAD_BYTES || content > size || size > bytes - at) {
             fprintf(stderr, "no packet of LTTng at byte %zu\n", at);
             exit(1);
