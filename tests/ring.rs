@@ -188,7 +188,8 @@ fn stats_show_each_ring_and_its_memory_is_what_it_says() {
     let more = daemon.resident_bytes().saturating_sub(before);
     assert!(more < 2 * RING + (1 << 20), "two rings of 1 MiB cost {more} bytes");
     assert!(home.ctl_ok(&["stats"]).contains("most full"));
-    assert!(home.ctl_ok(&["stats", "--prometheus"]).contains("dbufd_ring_events_total{tag=\"one\""));
+    assert!(home.ctl_ok(&["stats", "--prometheus"]).contains("dbufd_rings{tag=\"one\""));
+    assert!(home.ctl_ok(&["stats", "--prometheus", "--with-pid"]).contains("dbufd_ring_events_total{tag=\"one\""));
 }
 
 #[test]

@@ -722,12 +722,13 @@ fn every_test_that_the_documents_name_exists() {
     for folder in ["src", "tests", "clients", "crates"] {
         code.extend(files_below(folder, ".rs").into_iter().map(|(_, text)| text));
     }
+    code.extend(files_below("clients/python/tests", ".py").into_iter().map(|(_, text)| text));
     let mut found = Vec::new();
     let mut named = 0;
     for (name, text) in documents().iter().filter(|(name, _)| name.starts_with("docs/") || name == "README.md") {
         for word in quoted(text).filter(|word| is_test_name(word)) {
             named += 1;
-            if !code.contains(&format!("fn {word}(")) {
+            if !code.contains(&format!("fn {word}(")) && !code.contains(&format!("def {word}(")) {
                 found.push(format!("{name}: {word}"));
             }
         }

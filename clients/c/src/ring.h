@@ -36,7 +36,8 @@ DBUF__FUNCTION dbuf__words *dbuf__map_ring(const dbuf_producer *p, int memory) {
     mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
     if (mapped == MAP_FAILED) return NULL;
     words = (dbuf__words *)mapped;
-    if (memcmp(&words->magic, "dbufring", 8) == 0 && words->version == DBUF__RING_VERSION && words->header_bytes == DBUF__HEADER_BYTES)
+    if (memcmp(&words->magic, "dbufring", 8) == 0 && words->version == DBUF__RING_VERSION &&
+        words->header_bytes == DBUF__HEADER_BYTES)
         return words;
     munmap(mapped, bytes);
     return NULL;

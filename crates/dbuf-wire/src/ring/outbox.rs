@@ -60,7 +60,7 @@ impl RingProducer {
             match head.kind {
                 kind::PAD => at = end,
                 kind::EVENT | kind::EVENT_WITH_FIELDS => return Ok(Some(Found { head, at, end })),
-                _ => return Err(Broken("a record of a type that there is not")),
+                _ => return Err(Broken("a record of an unknown type")),
             }
         }
         Ok(None)
