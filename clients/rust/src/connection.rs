@@ -230,8 +230,8 @@ impl Connection {
         self.received.pop()
     }
 
-    /// Rings the doorbell of the ring whose connection this is. A connection without room for the byte rings already; an
-    /// end is noticed by the next look.
+    /// Rings the doorbell of the ring whose connection this is. A connection without room for the byte rings already;
+    /// an end is noticed by the next look.
     pub(crate) fn ring_doorbell(&self) {
         if let Ok(socket) = self.socket.get() {
             let _ = send(socket, &[DOORBELL], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
