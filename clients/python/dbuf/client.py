@@ -132,6 +132,7 @@ class Client(Sender):
         check_number("time", time_ns, (1 << 64) - 1)
         packed = pack_fields(fields) if fields else b""
 
+        process.check()
         unacked = self._unacked
         with unacked.changed:
             link = self._started(unacked)
@@ -162,6 +163,7 @@ class Client(Sender):
 
         :raises NotConnected: none could be made in time.
         """
+        process.check()
         unacked = self._unacked
         with unacked.changed:
             link = self._started(unacked)
@@ -175,6 +177,7 @@ class Client(Sender):
         :raises TimedOut: not yet; a later call may succeed.
         :raises NotStored: all that can be durable is, but since the last sync some events were refused.
         """
+        process.check()
         unacked = self._unacked
         with unacked.changed:
             if unacked.number == 0:
@@ -196,6 +199,7 @@ class Client(Sender):
 
     def drain(self, timeout: float = 10.0) -> bool:
         """Waits until every event so far is settled, see ``ack``. False if that took too long."""
+        process.check()
         unacked, link = self._unacked, self._link
         if link is None:
             return True
@@ -215,6 +219,7 @@ class Client(Sender):
             abandoned.
         :returns: whether everything was settled.
         """
+        process.check()
         unacked, link = self._unacked, self._link
         with unacked.changed:
             if link is None:
@@ -228,6 +233,7 @@ class Client(Sender):
 
     def statistics(self) -> Statistics:
         """What became of the events of this process."""
+        process.check()
         with self._unacked.changed:
             return self._unacked.statistics()
 

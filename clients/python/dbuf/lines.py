@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import threading
 
+from . import process
 from .descriptors import OwnedSocket
 from .errors import Closed, NotConnected
 from .paths import Path, why_not_connected
@@ -53,6 +54,7 @@ class LineClient(Sender):
         lines = b"".join(prefix + line + b"\n" for line in to_bytes(text, "text").split(b"\n") if line)
         if not lines:
             return
+        process.check()
         with self._lock:
             if self._closed:
                 raise Closed("the client is closed")
@@ -88,6 +90,7 @@ class LineClient(Sender):
 
     def close(self) -> None:
         """Ends the connection. The daemon reads what was sent."""
+        process.check()
         with self._lock:
             self._closed = True
             self._let_go()

@@ -26,11 +26,21 @@ _forking: weakref.WeakSet[Any] = weakref.WeakSet()
 _links: set[Link] = set()
 """The links whose threads run here. Strong references: a client that was dropped has events to deliver."""
 _is_ending = False
+_pid = os.getpid()
 
 
 def begin_anew_in_child(forks: Forks) -> None:
     """Calls ``_in_child`` in a child, before anything else runs there."""
     _forking.add(forks)
+
+
+def check() -> None:
+    """Notices a fork that Python does not know of: uWSGI's, unless it is told to call Python's hooks.
+
+    Called before a lock is taken: in such a child it may be held by a thread that does not exist there.
+    """
+    if os.getpid() != _pid:
+        _after_fork_in_child()
 
 
 def keep(link: Link) -> None:
@@ -56,11 +66,14 @@ def is_ending() -> bool:
 
 
 def _settle_all() -> None:
+    check()
     for link in list(_links):
         link.settle()
 
 
 def _after_fork_in_child() -> None:
+    global _pid
+    _pid = os.getpid()
     for link in list(_links):
         link.let_go()
     _links.clear()
@@ -70,6 +83,7 @@ def _after_fork_in_child() -> None:
 
 def _at_exit() -> None:
     global _is_ending
+    check()
     _is_ending = True
     for link in list(_links):
         if not link.has_owner_at_exit:

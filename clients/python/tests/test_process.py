@@ -142,6 +142,52 @@ class ProcessTest(Folder):
         self.assertEqual(process.exitcode, 0)
         handler.close()
 
+    def test_a_fork_that_python_does_not_know_of_is_noticed_at_the_next_call(self) -> None:
+        # As uWSGI forks, and with the client's lock held by a thread that the child does not have. The threads are
+        # inside of system calls by then: of Python's own locks they hold none.
+        running = self.run_to_the_end(
+            "import ctypes, os, threading, time, dbuf\n"
+            "client = dbuf.Client(path=sys.argv[1])\n"
+            "lines = dbuf.LineClient(path=sys.argv[1])\n"
+            "client.send('of the parent')\n"
+            "client.drain(60)\n"
+            "reader, writer = os.pipe()\n"
+            "def hold():\n"
+            "    with client._unacked.changed: os.read(reader, 1)\n"
+            "def calls():\n"
+            "    others = [thread.native_id for thread in threading.enumerate()[1:]]\n"
+            "    return sorted(int(open(f'/proc/self/task/{n}/syscall').read().split()[0]) for n in others)\n"
+            "def wait_for_calls(*expected):\n"
+            "    while True:\n"
+            "        try:\n"
+            "            if calls() == [*expected]: break\n"
+            "        except ValueError: pass\n"
+            "        time.sleep(0.001)\n"
+            "READ, POLL = 0, 7\n"
+            "wait_for_calls(POLL)\n"
+            "threading.Thread(target=hold).start()\n"
+            "wait_for_calls(READ, POLL)\n"
+            "pid = ctypes.PyDLL(None).fork()\n"
+            "if pid == 0:\n"
+            "    assert client.send('of the child') == 1\n"
+            "    os._exit(not client.close(60))\n"
+            "assert os.waitpid(pid, 0)[1] == 0\n"
+            "os.write(writer, b'x')\n"
+            "client.send('of the parent again')\n"
+        )
+        parent = self.daemon.accept().welcome()
+        self.assertEqual(parent.payloads(1), [b"of the parent"])
+        parent.persisted(1)
+        child = self.daemon.accept().welcome()
+        self.assertNotEqual(child.hello.session, parent.hello.session)
+        self.assertEqual(child.payloads(1), [b"of the child"])
+        child.persisted(1)
+        self.assertEqual(child.frame(), wire.Bye())
+        self.assertEqual(parent.payloads(1), [b"of the parent again"])
+        parent.persisted(2)
+        self.assertEqual(parent.frame(), wire.Bye())
+        self.assertQuiet(running)
+
     def test_a_child_that_ends_at_once_disturbs_nothing_of_its_parents(self) -> None:
         client = dbuf.Client(path=self.path, quiet=True)
         self.addCleanup(client.close, 0)
