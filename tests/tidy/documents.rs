@@ -57,8 +57,8 @@ const WIDE_ROWS: &[(&str, usize)] = &[
 const NOT_MEASURED: &[&str] =
     &[".rs", ".json", ".tsv", ".svg", ".segment", "LICENSE-APACHE", "tests/golden/stats.prom"];
 
-/// The texts, and what is at the root beside them.
-fn all_texts() -> Vec<(String, String)> {
+/// The texts below the folders, those at the root, and the scripts of CI.
+pub(super) fn all_texts() -> Vec<(String, String)> {
     let mut all = texts();
     all.retain(|(name, _)| name.contains('/'));
     for entry in fs::read_dir(root()).expect("the root").flatten() {
