@@ -1,5 +1,5 @@
-//! The real daemon on real file systems that have a bad day: a device that answers with errors, that does not answer,
-//! that loses power; a directory that may not be written to; files that someone takes away.
+//! The real daemon on real file systems that fail: a device that answers with errors, that does not answer,
+//! that loses power; a directory that may not be written to; files that somebody deletes.
 //!
 //! Most need root, for a small file system of their own in a mount namespace that ends with the daemon. Without it they
 //! say so in a line.

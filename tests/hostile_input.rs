@@ -1,5 +1,5 @@
-//! Bad input and bad days, against the real daemon: each gets a clear error or a counted, named loss; the daemon never
-//! exits, hangs or grows because of it, and others never notice.
+//! Bad input and broken environments for the real daemon: each gets a clear error or a counted, named loss. The daemon
+//! never exits, hangs or grows because of it, and other clients never notice.
 
 mod support;
 

@@ -458,7 +458,7 @@ fn has_any(words: &str, retired: &[(String, &Retired)]) -> bool {
 #[test]
 fn retired_words_do_not_come_back() {
     let mut found = Vec::new();
-    let texts = texts();
+    let texts = documents::all_texts();
     assert!(texts.len() > 300, "the texts were not found");
     // This file has to name them.
     let retired = retired_words();

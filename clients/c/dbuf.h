@@ -2100,6 +2100,7 @@ DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms) {
         dbuf__tend(p, 0);
     }
     __atomic_store_n(&p->words->wants, 0, __ATOMIC_RELAXED);
+    p->sync_waits = 0; /* only this call waits for it; others would find the socket writable again and again */
     not_stored = counts.lost + counts.refused;
     if (sure < wanted) {
         error = dbuf__has_link(p) ? DBUF_ERR_TIMEOUT : DBUF_ERR_NO_DAEMON;

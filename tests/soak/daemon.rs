@@ -59,7 +59,7 @@ pub(crate) struct Usage {
 }
 
 impl Machine {
-    /// dbufctl, run by this process: it may take as long as it likes, and its output be as long.
+    /// dbufctl, run by this process: neither its time nor its output is bounded.
     pub(crate) fn ctl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dbufctl"));
         command.arg("--runtime").arg(self.path("/run/dbufd")).arg("--directory").arg(self.path(DISK));

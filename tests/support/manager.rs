@@ -58,7 +58,7 @@ const NOTE_DESCRIPTORS: usize = 8;
 pub(crate) enum Pace {
     /// At once.
     Prompt,
-    /// One, and then none for so long. When a daemon starts the socket is full.
+    /// One, and then none for this long. When a daemon starts the socket is full.
     Slow(Duration),
     /// None: it is busy with something else, such as a daemon-reload.
     Refusing,

@@ -11,7 +11,7 @@ use crate::framed::{Framed, Heard, Ring, Waited};
 use crate::manager::{Manager, Pace, unique};
 use crate::support::wait_for;
 
-/// A client that hears nothing for so long is in a black hole.
+/// A client that hears nothing for this long never will.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const RING_BYTES: u64 = 64 << 10;
 

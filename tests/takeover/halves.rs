@@ -1,4 +1,4 @@
-//! Halves of one size after another while the disk takes nothing.
+//! Changes the size of the halves while the disk takes nothing, and while the manager takes nothing.
 
 use std::io::Write;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::manager::{Manager, Pace, connect_named, unique};
 use crate::support::{wait_for, wait_within};
 
 const EVENTS: usize = 100;
-/// A daemon that waits for its manager may wait as long as it likes, and this test so long.
+/// A daemon may wait for its manager instead of taking events. This is how long the test gives it to take some.
 const UNTAKEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[test]

@@ -17,8 +17,8 @@ const WIDE_ROWS: &[(&str, usize)] = &[("clients/python/README.md", 1), ("docs/AR
 /// Files whose lines are given: data, the words of others, and Rust, which has a rule of its own.
 const NOT_MEASURED: &[&str] = &[".rs", ".json", ".tsv", ".svg", ".segment", "LICENSE-APACHE", ".prom"];
 
-/// The texts, and what is at the root beside them.
-fn all_texts() -> Vec<(String, String)> {
+/// The texts below the folders, those at the root, and the scripts of CI.
+pub(super) fn all_texts() -> Vec<(String, String)> {
     let mut all = texts();
     all.retain(|(name, _)| name.contains('/'));
     for entry in fs::read_dir(root()).expect("the root").flatten() {
