@@ -20,7 +20,7 @@ use super::frames::{Framed, Phase};
 use super::link::{Link, RETRY_MIN};
 use super::options::{LinkKind, WithoutDaemon};
 use super::paths;
-use super::state::{ANSWER_WAIT_MAX, CLOSED, Producer, new_session};
+use super::state::{CLOSED, Producer, new_session};
 use crate::connection::{Connection, End, Said};
 use crate::wire::{self, Code, Event, Frame, Hello, Level, Welcome, feature};
 use crate::{reason, sys};
@@ -61,8 +61,6 @@ impl Producer {
         if self.renew_after_fork().is_err() {
             return;
         }
-        // A forked child may leave by _exit(2) right after its first event: that must not be in its memory alone.
-        let timeout = if std::mem::take(&mut self.is_new) { ANSWER_WAIT_MAX } else { timeout };
         match &self.link {
             Link::None => {
                 let now = Instant::now();
@@ -192,7 +190,7 @@ impl Producer {
     }
 
     /// Continues until the link is made, or fails; waits for the daemon at most `timeout`.
-    fn shake_hands(&mut self, timeout: Duration) {
+    pub(super) fn shake_hands(&mut self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         loop {
             self.hear();

@@ -75,7 +75,7 @@ pub struct Producer {
     pub(super) path: PathBuf,
     /// The line about a daemon that cannot be reached was written.
     pub(super) has_complained: bool,
-    /// No call has waited for the daemon's first answer yet.
+    /// This is a forked child, of which no send has waited for the daemon's first answer yet.
     pub(super) is_new: bool,
     pub(super) options: ProducerOptions,
 }
@@ -121,11 +121,11 @@ impl Producer {
             looked_at: now,
             path: PathBuf::new(),
             has_complained: false,
-            is_new: true,
+            is_new: false,
             options,
         };
         this.stamp_by_clock();
-        this.tend();
+        this.tend_for(ANSWER_WAIT_MAX);
         if this.must_fail() {
             return Err(OpenError::NoDaemon(
                 this.book.last_error.take().unwrap_or_else(|| "it does not say why".into()),
