@@ -1,4 +1,4 @@
-//! Producers that threads have without asking: by themselves, behind `tracing`, behind `log`.
+//! Tests the producers that threads have of their own: `local`, behind `tracing`, behind `log`.
 
 mod daemon;
 

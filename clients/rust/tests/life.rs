@@ -1,4 +1,5 @@
-//! A client's life: what becomes of events, descriptors and the program when something ends, forks or is replaced.
+//! Tests a client's life: what becomes of events, descriptors and the program when something ends, forks or is
+//! replaced.
 
 mod daemon;
 

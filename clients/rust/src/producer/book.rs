@@ -18,7 +18,7 @@ pub(super) struct Book {
     pub(super) unconfirmed: u64,
     /// Up to this event it is decided which are unconfirmed.
     pub(super) doubted: u64,
-    /// Of refused and lost, and of unconfirmed, what the last sync has told.
+    /// Refused and lost events, and unconfirmed ones, as of the last sync's report.
     pub(super) told: (u64, u64),
     pub(super) lost_full: (u64, u64),
     /// Events of the producer itself that report losses, and are not acknowledged: the number of each, and how many
@@ -34,7 +34,7 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// A daemon has everything up to this event, and can no longer be asked about it.
+    /// A daemon took everything up to this event, and can no longer be asked about it.
     pub(super) fn doubt(&mut self, up_to: u64, known: u64) {
         let known = known.max(self.durable).max(self.doubted);
         self.unconfirmed += up_to.saturating_sub(known);

@@ -286,7 +286,7 @@ impl Producer {
         self.linked();
     }
 
-    /// A link is there, of either kind.
+    /// Notes that there is a link, of either kind.
     pub(super) fn linked(&mut self) {
         self.book.links += 1;
         self.retry = RETRY_MIN;
@@ -307,7 +307,7 @@ impl Producer {
         }
     }
 
-    /// The connection is of no use; what the daemon has said before its end is read.
+    /// Ends the link after a failure, and reads first what the daemon has said before its end.
     pub(super) fn end_after_hearing(&mut self, why: String) {
         self.hear();
         if !matches!(self.link, Link::None) {
@@ -315,7 +315,7 @@ impl Producer {
         }
     }
 
-    /// There is no link from here on. The memory stays as it is.
+    /// Ends the link. The memory stays as it is.
     pub(super) fn end_link(&mut self, why: Option<String>) {
         if matches!(self.link, Link::Ring(_)) {
             self.take_back_ring();
@@ -324,7 +324,7 @@ impl Producer {
         self.fast_for = CLOSED;
         self.stamp_by_clock();
         if self.book.links == 0 {
-            // It was never open: what has ended is the attempt to connect.
+            // There was no link yet: what has failed is the attempt to connect.
             let why = why.or_else(|| self.book.last_error.take()).unwrap_or_else(|| End::Closed.to_string());
             self.book.last_error = Some(cannot_connect(&self.path, &why));
             return self.complain_of_connection();
@@ -338,7 +338,7 @@ impl Producer {
         }
     }
 
-    /// The daemon will not take anything more out of the ring: what it has told last counts.
+    /// The daemon takes nothing more out of the ring: what it has reported last counts.
     fn take_back_ring(&mut self) {
         let (tail, words) = (self.ring.positions().1, self.ring.memory().words());
         let (persisted, durable) = (self.persisted(), self.durable());

@@ -24,7 +24,7 @@ const PAYLOAD_BYTES_ASSUMED: usize = 64 << 10;
 pub(super) const CLOSED: u64 = u64::MAX;
 /// This many ticks after the last look, a send looks whether the daemon is still there: about a second.
 pub(super) const LOOK_TICKS: u64 = 1 << 31;
-/// How long a send may wait for the daemon's answer to a connection that it has begun, whatever its policy.
+/// The least time that a send waits for the daemon's answer to a connection that it has begun, with any policy.
 pub(super) const ANSWER_WAIT_MIN: Duration = Duration::from_millis(10);
 /// The same, at most.
 pub(super) const ANSWER_WAIT_MAX: Duration = Duration::from_millis(250);
