@@ -570,6 +570,21 @@ fn a_daemon_that_cannot_be_reached_is_named_once_and_what_is_lost_in_the_end() {
 }
 
 #[test]
+fn where_events_cannot_be_kept_the_line_says_that_they_are_dropped() {
+    let _alone = alone();
+    let daemon = Daemon::absent();
+    let text = standard_error_of(|| {
+        let without_daemon = dbuf_client::WithoutDaemon::Fail;
+        let handles = local::Handles::new(ProducerOptions { without_daemon, quiet: false, ..daemon.options() });
+        let event = Event { pri: 6, payload: b"x", ..Event::default() };
+        let refused = Err(dbuf_client::SendError::NoProducer);
+        (handles.send(&event), handles.send(&event)) == (refused.clone(), refused)
+    });
+    let why = "No such file or directory (is dbufd running?); events are dropped";
+    assert_eq!(text, format!("dbuf: cannot connect to {}: {why}\n", daemon.path().display()));
+}
+
+#[test]
 fn losses_that_no_event_reports_count_as_not_delivered() {
     let _alone = alone();
     let daemon = Daemon::absent();
