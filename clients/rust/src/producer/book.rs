@@ -44,7 +44,7 @@ impl Book {
     /// Of the last `left` events, which no daemon has, how many are the application's, and how many lost events the
     /// others report.
     pub(super) fn undelivered(&self, number: u64, left: u64) -> (u64, u64) {
-        let in_vain = self.reports.iter().filter(|(report, _)| *report > number - left);
+        let in_vain = self.reports.iter().filter(|(report, _)| *report > number.saturating_sub(left));
         in_vain.fold((left, 0), |(left, lost), (_, events)| (left.saturating_sub(1), lost + events))
     }
 }

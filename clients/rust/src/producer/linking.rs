@@ -129,7 +129,8 @@ impl Producer {
         if events == 0 || !is_open || self.book.report_at.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        let text = format!("{events} events ({bytes} bytes) were lost before they reached dbufd");
+        let (noun, verb, pronoun) = if events == 1 { ("event", "was", "it") } else { ("events", "were", "they") };
+        let text = format!("{events} {noun} ({bytes} bytes) {verb} lost before {pronoun} reached dbufd");
         let mut fields = Vec::new();
         wire::put_field(&mut fields, b"LOST_EVENTS", events.to_string().as_bytes());
         wire::put_field(&mut fields, b"LOST_BYTES", bytes.to_string().as_bytes());
