@@ -1,11 +1,11 @@
-//! How long a send takes: 100 bytes, in batches of 1000, median and 99th percentile of the batches' means.
+//! Measures how long a send takes: 100 bytes, in batches of 1000, median and 99th percentile of the batches' means.
 //!
 //! ```sh
 //! cargo run --release -p dbuf-client --example bench
 //! ```
 //!
-//! The daemon is a thread of this program that grants one ring and, as asked, empties it or lets it be. Figures are of
-//! one machine at one moment: compare those of one run.
+//! The daemon is a thread of this program that grants one ring and, as asked, empties it or not. Figures hold for one
+//! machine at one moment: compare those of one run.
 
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;

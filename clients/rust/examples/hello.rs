@@ -1,4 +1,4 @@
-//! An event by the thread's own producer, which is opened for it and closed when the thread ends.
+//! Sends an event by the thread's own producer, which is opened for it and closed when the thread ends.
 //!
 //! ```sh
 //! cargo run --release -p dbuf-client --example hello

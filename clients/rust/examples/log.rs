@@ -1,4 +1,4 @@
-//! Records of `log`, with their values.
+//! Sends records of `log`, with their values.
 //!
 //! ```sh
 //! cargo run -p dbuf-client --features log --example log

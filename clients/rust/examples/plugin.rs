@@ -1,5 +1,4 @@
-//! A plug-in: a shared object that a program loads, that sends events by a producer for each thread, and that the
-//! program may unload.
+//! Builds a plug-in: a shared object that sends events by a producer for each thread. A program may load and unload it.
 //!
 //! `cargo build -p dbuf-client --example plugin` makes `libplugin.so`; `clients/rust/tests/life.rs` loads it.
 

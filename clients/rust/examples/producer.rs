@@ -1,4 +1,4 @@
-//! A producer with all that it can: fields, claims, waiting for room, a sync, and what became of it.
+//! Shows everything that a producer can do: fields, claims, waiting for room, a sync, statistics.
 //!
 //! ```sh
 //! cargo run --release -p dbuf-client --example producer [stream.sock]

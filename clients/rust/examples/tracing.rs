@@ -1,4 +1,4 @@
-//! Events of `tracing`, with the fields of their spans.
+//! Sends events of `tracing`, with the fields of their spans.
 //!
 //! ```sh
 //! cargo run -p dbuf-client --features tracing --example tracing

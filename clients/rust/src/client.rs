@@ -125,7 +125,7 @@ pub struct Client {
     durable: u64,
     refusals: VecDeque<Refusal>,
     refused: u64,
-    /// Set once the connection is of no use: nothing that is queued may follow half a frame.
+    /// Set once the connection has failed: nothing that is queued may follow half a frame.
     failed: bool,
     quiet: bool,
     /// What [`sys::forks`] says in the process whose connection it is.

@@ -42,7 +42,7 @@ struct Held {
 /// their own.
 ///
 /// Dropping them closes the producers: that of the thread that drops them at once, those of other threads when such a
-/// thread sends its next event, by whatever options, or ends.
+/// thread sends its next event, with any options, or ends.
 ///
 /// ```no_run
 /// use dbuf_client::{ProducerOptions, local::Handles, wire::Event};

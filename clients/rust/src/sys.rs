@@ -248,4 +248,21 @@ mod tests {
         let (first, second) = (ticks(), ticks());
         assert!(!HAS_TICKS || second > first);
     }
+    #[test]
+    fn a_write_that_no_process_reads_raises_no_signal() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        // SAFETY: the signal would end this process, as it ends a program in C: that is what is tested. No other test
+        // writes to a pipe.
+        let before = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+        let mut written = 0;
+        without_sigpipe(|| {
+            // SAFETY: it writes one byte of a constant.
+            written = unsafe { libc::write(writer.as_raw_fd(), b"x".as_ptr().cast(), 1) };
+            written
+        });
+        // SAFETY: what was there before.
+        unsafe { libc::signal(libc::SIGPIPE, before) };
+        assert_eq!(written, -1);
+    }
 }

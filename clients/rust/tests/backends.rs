@@ -1,4 +1,4 @@
-//! Producers that threads have without asking: by themselves, behind `tracing`, behind `log`.
+//! Tests the producers that threads have of their own: `local`, behind `tracing`, behind `log`.
 
 mod daemon;
 
@@ -292,7 +292,7 @@ mod with_log {
             logger.log(&Record::builder().level(Level::Info).args(format_args!("next")).build());
         });
         let report = came.iter().find(|came| came.field("LOST_EVENTS").is_some()).expect("a report");
-        assert_eq!(report.text(), "1 events (0 bytes) were lost before they reached dbufd");
+        assert_eq!(report.text(), "1 event (0 bytes) was lost before it reached dbufd");
         assert_eq!((came.len(), logger.missed()), (2, 1));
     }
 }

@@ -1,4 +1,5 @@
-//! A client's life: what becomes of events, descriptors and the program when something ends, forks or is replaced.
+//! Tests a client's life: what becomes of events, descriptors and the program when something ends, forks or is
+//! replaced.
 
 mod daemon;
 
@@ -7,10 +8,10 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use daemon::{Daemon, TIMEOUT, Talk, in_child, numbers, send_numbers, texts, until};
-use dbuf_client::wire::{feature, kind};
+use dbuf_client::wire::{Event, feature, kind};
 use dbuf_client::{Client, ClientOptions, LinkKind, Producer, ProducerOptions, local};
 
 /// The ways that a program can be linked to the daemon.
@@ -304,6 +305,23 @@ fn a_forked_child_that_leaves_at_once_has_sent_its_events() {
 }
 
 #[test]
+fn a_try_in_a_forked_child_does_not_wait_for_the_daemon() {
+    let _alone = alone();
+    let daemon = Daemon::new();
+    let (mut producer, _talk, _ring) = daemon.ring(daemon.options());
+    // No answer comes. On a machine that is too busy to run the child at once, it is tried again.
+    let is_quick = (0..5).any(|_| {
+        let status = in_child(|| {
+            let begun = Instant::now();
+            producer.try_send(&Event { pri: 6, payload: b"x", ..Event::default() }).is_ok()
+                && begun.elapsed() < Duration::from_millis(200)
+        });
+        status == 0
+    });
+    assert!(is_quick);
+}
+
+#[test]
 fn a_client_is_its_parents_alone() {
     let _alone = alone();
     let daemon = Daemon::new();
@@ -548,6 +566,21 @@ fn a_daemon_that_cannot_be_reached_is_named_once_and_what_is_lost_in_the_end() {
     let expected = format!("dbuf: {cannot}; events wait in memory\ndbuf: 3 events not delivered: {cannot}\n");
     assert_eq!(standard_error_of(|| work(false)), expected);
     assert_eq!(standard_error_of(|| work(true)), "");
+}
+
+#[test]
+fn where_events_cannot_be_kept_the_line_says_that_they_are_dropped() {
+    let _alone = alone();
+    let daemon = Daemon::absent();
+    let text = standard_error_of(|| {
+        let without_daemon = dbuf_client::WithoutDaemon::Fail;
+        let handles = local::Handles::new(ProducerOptions { without_daemon, quiet: false, ..daemon.options() });
+        let event = Event { pri: 6, payload: b"x", ..Event::default() };
+        let refused = Err(dbuf_client::SendError::NoProducer);
+        (handles.send(&event), handles.send(&event)) == (refused.clone(), refused)
+    });
+    let why = "No such file or directory (is dbufd running?); events are dropped";
+    assert_eq!(text, format!("dbuf: cannot connect to {}: {why}\n", daemon.path().display()));
 }
 
 #[test]

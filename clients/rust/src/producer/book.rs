@@ -18,7 +18,7 @@ pub(super) struct Book {
     pub(super) unconfirmed: u64,
     /// Up to this event it is decided which are unconfirmed.
     pub(super) doubted: u64,
-    /// Of refused and lost, and of unconfirmed, what the last sync has told.
+    /// Refused and lost events, and unconfirmed ones, as of the last sync's report.
     pub(super) told: (u64, u64),
     pub(super) lost_full: (u64, u64),
     /// Events of the producer itself that report losses, and are not acknowledged: the number of each, and how many
@@ -34,7 +34,7 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// A daemon has everything up to this event, and can no longer be asked about it.
+    /// A daemon took everything up to this event, and can no longer be asked about it.
     pub(super) fn doubt(&mut self, up_to: u64, known: u64) {
         let known = known.max(self.durable).max(self.doubted);
         self.unconfirmed += up_to.saturating_sub(known);
@@ -44,7 +44,7 @@ impl Book {
     /// Of the last `left` events, which no daemon has, how many are the application's, and how many lost events the
     /// others report.
     pub(super) fn undelivered(&self, number: u64, left: u64) -> (u64, u64) {
-        let in_vain = self.reports.iter().filter(|(report, _)| *report > number - left);
+        let in_vain = self.reports.iter().filter(|(report, _)| *report > number.saturating_sub(left));
         in_vain.fold((left, 0), |(left, lost), (_, events)| (left.saturating_sub(1), lost + events))
     }
 }

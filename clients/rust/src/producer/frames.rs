@@ -14,14 +14,14 @@ use crate::wire::{Event, Frame, Level, Welcome, feature};
 use dbuf_wire::ring::record::{self, Stamp};
 use dbuf_wire::ring::{Found, RingProducer};
 
-/// How far the conversation is.
+/// How far the handshake is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// HELLO is sent.
+    /// HELLO is sent, WELCOME has not come.
     Greeting,
-    /// RING is sent.
+    /// RING is sent, its answer has not come.
     Asking,
-    /// Events may be.
+    /// The handshake is done: events may be sent.
     Open,
 }
 
@@ -35,7 +35,8 @@ pub(super) struct Framed {
     /// Where the next event is of which a frame is to be made, and the number of the one before it.
     pub(super) at: u64,
     pub(super) number: u64,
-    /// The last number that the daemon knows once it has read all that is gathered; 0 if it has forgotten the session.
+    /// The last number that the daemon knows once it has read everything that is queued; 0 if it has forgotten the
+    /// session.
     told: u64,
     /// SYNCs that are not answered: the number that each is for, and what its answer will say at least.
     syncs: Vec<(u64, u64)>,
@@ -59,7 +60,7 @@ impl Framed {
         }
     }
 
-    /// The daemon says what it has of the session: the rest is to be sent.
+    /// WELCOME says what the daemon has of the session: what follows is to be sent.
     pub(super) fn begin(&mut self, ring: &RingProducer, book: &Book, welcome: Welcome) {
         self.welcome = Some(welcome);
         self.told = welcome.last;
@@ -85,7 +86,7 @@ impl Framed {
         number.saturating_sub(self.number) + self.connection.unwritten_events()
     }
 
-    /// Every event up to this one has reached the level, or was named before: it is not needed any more.
+    /// Every event up to this one has reached the level, or was named in an ERROR: its room is free.
     pub(super) fn acknowledged(&mut self, ring: &mut RingProducer, book: &mut Book, level: Level, sequence: u64) {
         let number = sequence.min(self.number);
         if level == Level::Durable {
@@ -117,8 +118,7 @@ impl Framed {
         book.persisted = book.persisted.max(number);
     }
 
-    /// Makes frames of what waits, in place of those that are written; and a SYNC, if one is wanted for what they
-    /// reach.
+    /// Queues frames of what waits, and a SYNC, if one is wanted for an event up to there.
     fn gather(&mut self, ring: &mut RingProducer, book: &mut Book, opened: &Moment, sync_goal: u64) {
         while self.connection.queued_bytes() < GATHER_BYTES {
             match ring.find(self.at) {
@@ -141,7 +141,7 @@ impl Framed {
         }
     }
 
-    /// Writes as many frames as the connection takes without waiting; none before the conversation is open.
+    /// Writes as many frames as the connection takes without waiting; none before the handshake is done.
     pub(super) fn write(
         &mut self,
         ring: &mut RingProducer,

@@ -20,7 +20,7 @@ use super::frames::{Framed, Phase};
 use super::link::{Link, RETRY_MIN};
 use super::options::{LinkKind, WithoutDaemon};
 use super::paths;
-use super::state::{ANSWER_WAIT_MAX, CLOSED, Producer, new_session};
+use super::state::{CLOSED, Producer, new_session};
 use crate::connection::{Connection, End, Said};
 use crate::wire::{self, Code, Event, Frame, Hello, Level, Welcome, feature};
 use crate::{reason, sys};
@@ -61,8 +61,6 @@ impl Producer {
         if self.renew_after_fork().is_err() {
             return;
         }
-        // A forked child may leave by _exit(2) right after its first event: that must not be in its memory alone.
-        let timeout = if std::mem::take(&mut self.is_new) { ANSWER_WAIT_MAX } else { timeout };
         match &self.link {
             Link::None => {
                 let now = Instant::now();
@@ -130,7 +128,8 @@ impl Producer {
         if events == 0 || !is_open || self.book.report_at.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        let text = format!("{events} events ({bytes} bytes) were lost before they reached dbufd");
+        let (noun, verb, pronoun) = if events == 1 { ("event", "was", "it") } else { ("events", "were", "they") };
+        let text = format!("{events} {noun} ({bytes} bytes) {verb} lost before {pronoun} reached dbufd");
         let mut fields = Vec::new();
         wire::put_field(&mut fields, b"LOST_EVENTS", events.to_string().as_bytes());
         wire::put_field(&mut fields, b"LOST_BYTES", bytes.to_string().as_bytes());
@@ -191,7 +190,7 @@ impl Producer {
     }
 
     /// Continues until the link is made, or fails; waits for the daemon at most `timeout`.
-    fn shake_hands(&mut self, timeout: Duration) {
+    pub(super) fn shake_hands(&mut self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         loop {
             self.hear();
@@ -287,7 +286,7 @@ impl Producer {
         self.linked();
     }
 
-    /// A link is there, of either kind.
+    /// Notes that there is a link, of either kind.
     pub(super) fn linked(&mut self) {
         self.book.links += 1;
         self.retry = RETRY_MIN;
@@ -308,7 +307,7 @@ impl Producer {
         }
     }
 
-    /// The connection is of no use; what the daemon has said before its end is read.
+    /// Ends the link after a failure, and reads first what the daemon has said before its end.
     pub(super) fn end_after_hearing(&mut self, why: String) {
         self.hear();
         if !matches!(self.link, Link::None) {
@@ -316,7 +315,7 @@ impl Producer {
         }
     }
 
-    /// There is no link from here on. The memory stays as it is.
+    /// Ends the link. The memory stays as it is.
     pub(super) fn end_link(&mut self, why: Option<String>) {
         if matches!(self.link, Link::Ring(_)) {
             self.take_back_ring();
@@ -325,7 +324,7 @@ impl Producer {
         self.fast_for = CLOSED;
         self.stamp_by_clock();
         if self.book.links == 0 {
-            // It was never open: what has ended is the attempt to connect.
+            // There was no link yet: what has failed is the attempt to connect.
             let why = why.or_else(|| self.book.last_error.take()).unwrap_or_else(|| End::Closed.to_string());
             self.book.last_error = Some(cannot_connect(&self.path, &why));
             return self.complain_of_connection();
@@ -339,7 +338,7 @@ impl Producer {
         }
     }
 
-    /// The daemon will not take anything more out of the ring: what it has told last counts.
+    /// The daemon takes nothing more out of the ring: what it has reported last counts.
     fn take_back_ring(&mut self) {
         let (tail, words) = (self.ring.positions().1, self.ring.memory().words());
         let (persisted, durable) = (self.persisted(), self.durable());

@@ -24,7 +24,7 @@ const PAYLOAD_BYTES_ASSUMED: usize = 64 << 10;
 pub(super) const CLOSED: u64 = u64::MAX;
 /// This many ticks after the last look, a send looks whether the daemon is still there: about a second.
 pub(super) const LOOK_TICKS: u64 = 1 << 31;
-/// How long a send may wait for the daemon's answer to a connection that it has begun, whatever its policy.
+/// The least time that a send waits for the daemon's answer to a connection that it has begun, with any policy.
 pub(super) const ANSWER_WAIT_MIN: Duration = Duration::from_millis(10);
 /// The same, at most.
 pub(super) const ANSWER_WAIT_MAX: Duration = Duration::from_millis(250);
@@ -75,7 +75,7 @@ pub struct Producer {
     pub(super) path: PathBuf,
     /// The line about a daemon that cannot be reached was written.
     pub(super) has_complained: bool,
-    /// No call has waited for the daemon's first answer yet.
+    /// This is a forked child, of which no send has waited for the daemon's first answer yet.
     pub(super) is_new: bool,
     pub(super) options: ProducerOptions,
 }
@@ -121,11 +121,11 @@ impl Producer {
             looked_at: now,
             path: PathBuf::new(),
             has_complained: false,
-            is_new: true,
+            is_new: false,
             options,
         };
         this.stamp_by_clock();
-        this.tend();
+        this.tend_for(ANSWER_WAIT_MAX);
         if this.must_fail() {
             return Err(OpenError::NoDaemon(
                 this.book.last_error.take().unwrap_or_else(|| "it does not say why".into()),

@@ -56,7 +56,13 @@ impl Producer {
         self.renew_after_fork()?;
         let begun = Instant::now();
         let answer_wait = if counts { timeout.clamp(ANSWER_WAIT_MIN, ANSWER_WAIT_MAX) } else { Duration::ZERO };
-        self.tend_for(answer_wait);
+        if counts && std::mem::take(&mut self.is_new) {
+            // A child may leave by _exit(2) right after its first event: that must not be in its memory alone.
+            self.tend_for(ANSWER_WAIT_MAX);
+            self.shake_hands(ANSWER_WAIT_MAX);
+        } else {
+            self.tend_for(answer_wait);
+        }
         self.check(event, payload_bytes)?;
         if self.must_fail() {
             return Err(SendError::NoDaemon);

@@ -368,8 +368,8 @@ impl RingConsumer {
         words.persisted.store(persisted, TOLD.release());
     }
 
-    /// What was told last: persisted, durable, lost, refused. An earlier daemon may have told it; the producer may have
-    /// changed it, which misleads only itself.
+    /// The numbers of the last [`RingConsumer::tell`]: persisted, durable, lost, refused. An earlier daemon may have
+    /// written them. The producer may have changed them, which misleads only the producer.
     ///
     /// ```
     /// # let (_producer, consumer) = dbuf_wire::ring::pair(64 << 10)?;

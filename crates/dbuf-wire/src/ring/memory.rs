@@ -7,7 +7,7 @@
 //! 1. The mapping is [`HEADER_BYTES`] and the capacity long, writable, and as old as `self`. The memfd cannot lose
 //!    bytes: it is sealed against that before it is mapped.
 //! 2. No reference to the data is ever made, for another process can change it: bytes are copied through raw pointers.
-//!    A copy that races with that process is whatever it is; who reads it checks the copy.
+//!    A copy that races with that process may hold anything; its reader checks the copy.
 //! 3. The capacity is that of the file, which no process can change. What the header says of it is for people.
 
 #![allow(unsafe_code, reason = "memory that two processes share")]
