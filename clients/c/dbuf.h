@@ -405,6 +405,7 @@ struct dbuf_producer {
     size_t send_done;              /* bytes of its frame that are written */
     uint64_t sync_number;          /* SYNC was sent when all events up to this one had been */
     uint64_t sync_known;           /* the answer to it names at least this event */
+    uint8_t sync_waits;            /* a SYNC found no room in the socket */
     uint64_t doubted;              /* events up to this one are durable or counted as unconfirmed */
 
     /* Counts. Those of the current ring are in its words. */
@@ -1199,6 +1200,7 @@ DBUF__FUNCTION void dbuf__open_frames(dbuf_producer *p) {
     p->send_number = p->taken + 1;
     p->send_done = 0;
     p->sync_number = 0;
+    p->sync_waits = 0;
     /* Events that the daemon has are not sent again, but kept until they are in a file. */
     while (p->send_number <= p->known && p->send_at != p->head && dbuf__read_record(p, p->send_at, &record)) {
         p->send_number += record.kind != DBUF__PAD;
@@ -1679,7 +1681,7 @@ DBUF__FUNCTION void dbuf__sleep(dbuf_producer *p, uint32_t turn, uint64_t now_ns
         syscall(SYS_futex, &p->words->turn, FUTEX_WAIT, turn, &slice, NULL, 0);
         break;
     case DBUF__FRAMES:
-        if (p->send_at != p->head) wait.events |= POLLOUT;
+        if (p->send_at != p->head || p->sync_waits) wait.events |= POLLOUT;
         poll(&wait, 1, slice_ms);
         break;
     case DBUF__DOWN: poll(NULL, 0, dbuf__slice_ms(now_ns, dbuf__min(until_ns, p->retry_at_ns))); break;
@@ -2053,10 +2055,16 @@ DBUF__FUNCTION void dbuf__ask_sync(dbuf_producer *p, uint64_t wanted) {
         /* dbuf__want() has the fence that orders this, and the doorbell makes the daemon look. */
         __atomic_store_n(&p->words->sync, wanted - p->base, __ATOMIC_RELAXED);
     } else if (p->stage == DBUF__FRAMES && p->send_at == p->head && p->sync_number < wanted) {
+        ssize_t sent;
+        if (!dbuf__holds_connection(p)) return;
         dbuf__put_frame_head(sync, 0, DBUF__FRAME_SYNC, 0, 0, 0, 0);
+        sent = send(p->connection.number, sync, sizeof sync, MSG_DONTWAIT | MSG_NOSIGNAL);
+        /* The events may have filled the socket: then the SYNC waits for room, as events do. */
+        p->sync_waits = sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
+        if (p->sync_waits) return;
         p->sync_number = wanted;
         p->sync_known = p->known;
-        dbuf__write(p, sync, sizeof sync);
+        if (sent != (ssize_t)sizeof sync) dbuf__fail_link(p, sent < 0 ? errno : EPIPE);
     }
 }
 
@@ -2100,7 +2108,7 @@ DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms) {
         dbuf__tend(p, 0);
     }
     __atomic_store_n(&p->words->wants, 0, __ATOMIC_RELAXED);
-    p->sync_waits = 0; /* only this call waits for it; others would find the socket writable again and again */
+    p->sync_waits = 0; /* only this call waits for room: others would find the socket writable again and again */
     not_stored = counts.lost + counts.refused;
     if (sure < wanted) {
         error = dbuf__has_link(p) ? DBUF_ERR_TIMEOUT : DBUF_ERR_NO_DAEMON;

@@ -148,6 +148,50 @@ fn a_frame_that_the_socket_takes_in_parts_goes_on_where_it_was_cut() {
     assert_eq!(driver.count("waiting"), 0);
 }
 
+/// Bytes that the client has written and this side has not read.
+fn unread(line: &Line) -> u64 {
+    rustix::io::ioctl_fionread(&line.stream).expect("a socket")
+}
+
+#[test]
+fn a_sync_that_finds_the_socket_full_of_events_waits_for_room_on_the_same_connection() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let open = format!("open {} {} 0 r", fake.path().display(), 1 << 20);
+    let connect = |driver: &mut Driver| {
+        driver.tell(&open);
+        let line = fake.accept().welcome(EVERYTHING, 0);
+        assert_eq!(driver.answer(), "0");
+        driver.ok("until frames");
+        line
+    };
+    // How many events fill a socket, so that the next finds no room.
+    let line = connect(&mut driver);
+    let mut fits = 0;
+    loop {
+        let before = unread(&line);
+        driver.ok("send 2999");
+        if unread(&line) == before {
+            break;
+        }
+        fits += 1;
+    }
+    drop((line, driver));
+
+    let mut driver = Driver::new();
+    let mut line = connect(&mut driver);
+    driver.ok(&format!("send 2999 {fits}"));
+    let full = unread(&line);
+    driver.expect("sync 20", TIMED_OUT);
+    assert_eq!((unread(&line), driver.count("links")), (full, 1));
+    driver.tell("sync 60000");
+    for sequence in 1..=fits {
+        assert_eq!(line.read_event().0, sequence);
+    }
+    assert_eq!(line.read(), Sent::Sync);
+    line.ack(Level::Durable, fits);
+    assert_eq!(driver.answer(), "0");
+}
+
 #[test]
 fn who_wants_no_ring_does_not_ask_for_one() {
     let (fake, mut driver) = (Fake::new(), Driver::new());

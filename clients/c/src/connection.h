@@ -43,6 +43,7 @@ DBUF__FUNCTION void dbuf__open_frames(dbuf_producer *p) {
     p->send_number = p->taken + 1;
     p->send_done = 0;
     p->sync_number = 0;
+    p->sync_waits = 0;
     /* Events that the daemon has are not sent again, but kept until they are in a file. */
     while (p->send_number <= p->known && p->send_at != p->head && dbuf__read_record(p, p->send_at, &record)) {
         p->send_number += record.kind != DBUF__PAD;

@@ -123,7 +123,7 @@ DBUF__FUNCTION void dbuf__sleep(dbuf_producer *p, uint32_t turn, uint64_t now_ns
         syscall(SYS_futex, &p->words->turn, FUTEX_WAIT, turn, &slice, NULL, 0);
         break;
     case DBUF__FRAMES:
-        if (p->send_at != p->head) wait.events |= POLLOUT;
+        if (p->send_at != p->head || p->sync_waits) wait.events |= POLLOUT;
         poll(&wait, 1, slice_ms);
         break;
     case DBUF__DOWN: poll(NULL, 0, dbuf__slice_ms(now_ns, dbuf__min(until_ns, p->retry_at_ns))); break;

@@ -106,6 +106,7 @@ struct dbuf_producer {
     size_t send_done;              /* bytes of its frame that are written */
     uint64_t sync_number;          /* SYNC was sent when all events up to this one had been */
     uint64_t sync_known;           /* the answer to it names at least this event */
+    uint8_t sync_waits;            /* a SYNC found no room in the socket */
     uint64_t doubted;              /* events up to this one are durable or counted as unconfirmed */
 
     /* Counts. Those of the current ring are in its words. */

@@ -8,10 +8,16 @@ DBUF__FUNCTION void dbuf__ask_sync(dbuf_producer *p, uint64_t wanted) {
         /* dbuf__want() has the fence that orders this, and the doorbell makes the daemon look. */
         __atomic_store_n(&p->words->sync, wanted - p->base, __ATOMIC_RELAXED);
     } else if (p->stage == DBUF__FRAMES && p->send_at == p->head && p->sync_number < wanted) {
+        ssize_t sent;
+        if (!dbuf__holds_connection(p)) return;
         dbuf__put_frame_head(sync, 0, DBUF__FRAME_SYNC, 0, 0, 0, 0);
+        sent = send(p->connection.number, sync, sizeof sync, MSG_DONTWAIT | MSG_NOSIGNAL);
+        /* The events may have filled the socket: then the SYNC waits for room, as events do. */
+        p->sync_waits = sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
+        if (p->sync_waits) return;
         p->sync_number = wanted;
         p->sync_known = p->known;
-        dbuf__write(p, sync, sizeof sync);
+        if (sent != (ssize_t)sizeof sync) dbuf__fail_link(p, sent < 0 ? errno : EPIPE);
     }
 }
 
@@ -55,6 +61,7 @@ DBUF__FUNCTION int dbuf_sync(dbuf_producer *producer, int timeout_ms) {
         dbuf__tend(p, 0);
     }
     __atomic_store_n(&p->words->wants, 0, __ATOMIC_RELAXED);
+    p->sync_waits = 0; /* only this call waits for room: others would find the socket writable again and again */
     not_stored = counts.lost + counts.refused;
     if (sure < wanted) {
         error = dbuf__has_link(p) ? DBUF_ERR_TIMEOUT : DBUF_ERR_NO_DAEMON;

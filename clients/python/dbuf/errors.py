@@ -50,7 +50,8 @@ class NotStored(DbufError):
         if unconfirmed:
             events, these = ("1 event is", "it is") if unconfirmed == 1 else (f"{unconfirmed} events are", "most are")
             parts.append(
-                f"{events} unconfirmed: the daemon took them and died before it called them durable; {these} probably stored"
+                f"{events} unconfirmed: the daemon took them and died before it called them durable; "
+                f"{these} probably stored"
             )
         super().__init__("; ".join(parts))
         self.refused = refused
