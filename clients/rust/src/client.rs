@@ -362,7 +362,7 @@ impl Client {
     /// Writes what is gathered and ends the connection. Dropping the client does the same, but cannot return an error.
     ///
     /// # Errors
-    /// The connection failed.
+    /// The connection failed, now or before, and events were not written.
     ///
     /// ```no_run
     /// # let mut client = dbuf_client::Client::connect("/run/dbufd/stream.sock", &Default::default())?;
@@ -371,6 +371,9 @@ impl Client {
     /// # Ok::<(), dbuf_client::Error>(())
     /// ```
     pub fn close(mut self) -> Result<(), Error> {
+        if self.failed && self.connection.unwritten_events() > 0 {
+            return Err(Error::Closed);
+        }
         self.goodbye()
     }
 

@@ -132,13 +132,15 @@ fn a_sync_that_is_not_answered_ends_in_time_and_a_dead_daemon_at_once() {
         reply(stream, &[welcome(0)]);
         let _ = wait.recv();
     });
-    let mut client = Client::connect(&path, &ClientOptions::default()).unwrap();
+    let mut client = Client::connect(&path, &ClientOptions { quiet: true, ..ClientOptions::default() }).unwrap();
     client.send(6, b"", 0, b"x").unwrap();
     assert!(matches!(client.sync(Duration::from_millis(20)), Err(Error::Timeout(_))));
     drop(go);
     daemon.join().unwrap();
     assert!(matches!(client.sync(Duration::from_secs(10)), Err(Error::Closed)));
     assert!(matches!(client.push(), Err(Error::Closed)), "and stays so");
+    client.send(6, b"", 0, b"never written").unwrap();
+    assert!(matches!(client.close(), Err(Error::Closed)), "an event is left");
 }
 
 #[test]
