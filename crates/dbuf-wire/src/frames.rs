@@ -1,15 +1,15 @@
 //! Encodes and decodes the framed protocol: every frame, both directions, as `docs/PROTOCOL.md` draws them.
 //!
-//! Enters: bytes of a connection, or the parts of a frame. Leaves: borrowed [`Frame`]s, or bytes in a vector. Any
-//! thread; no input or output here. What can fail: decoding, with [`WireError`], after which the place where the next
-//! frame begins is unknown and the connection has to end.
+//! Input: bytes of a connection, or the parts of a frame. Output: borrowed [`Frame`]s, or bytes in a vector. Thread:
+//! any; it makes no system call. Failure: decoding, with [`WireError`]. The start of the next frame is then unknown, so
+//! the connection has to end.
 //!
 //! A connection opens with [`MAGIC`]; frames follow. Each is a head of [`HEAD_BYTES`] with the length of the rest, so
 //! that a decoder can refuse or skip a body without holding it. Numbers are little-endian.
 //!
 //! How the protocol grows, so that old and new understand each other:
-//! - a frame type with [`IGNORABLE`] set is skipped by who does not know it; any other unknown type ends the
-//!   connection;
+//! - a frame type with [`IGNORABLE`] set is skipped by a receiver that does not know it; any other unknown type ends
+//!   the connection;
 //! - bytes after the known part of a HELLO or a WELCOME are ignored;
 //! - features are asked for in HELLO and granted in WELCOME: one that may be refused is *compatible*, one without
 //!   which the client cannot go on is *incompatible*.

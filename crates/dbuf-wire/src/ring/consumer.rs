@@ -1,9 +1,8 @@
 //! Takes events out of a ring: the daemon's end. The other end is a program that may be broken or hostile: nothing that
 //! it writes is believed before it is checked, and what is checked is a copy.
 //!
-//! Enters: the words and bytes of a ring. Leaves: copies of published bytes, and what was told to the producer. One
-//! thread. What can fail: what the producer has written cannot be true ([`Broken`]); then the ring is of no use any
-//! more.
+//! Input: the words and bytes of a ring. Output: copies of published bytes, and progress for the producer. Thread: one.
+//! Failure: what the producer has written cannot be true ([`Broken`]); then the ring is unusable.
 
 use super::layout::{state, want};
 use super::memory::Memory;
@@ -52,7 +51,7 @@ impl RingConsumer {
     #[must_use]
     pub fn new(memory: Memory, position: &Position) -> Self {
         let words = memory.words();
-        // Relaxed: the count of states goes on, or begins anywhere: it only has to differ from the one before.
+        // Relaxed: the count of states continues, or begins anywhere: it only has to differ from the one before.
         let state = (words.state.load(Relaxed) & !state::MASK).wrapping_add(state::COUNT_ONE);
         let turn = words.turn.load(Relaxed);
         let (tail, lost) = (position.tail, position.lost);
@@ -206,10 +205,10 @@ impl RingConsumer {
         words.persisted.store(persisted, Relaxed);
     }
 
-    /// What was told last: persisted, durable, lost, refused. An earlier daemon may have told it; the producer may have
-    /// changed it, which misleads only itself.
+    /// What [`RingConsumer::tell`] said last: persisted, durable, lost, refused. An earlier daemon may have said it.
+    /// The producer may have changed it, which misleads only the producer.
     #[must_use]
-    pub fn told(&self) -> [u64; 4] {
+    pub fn last_told(&self) -> [u64; 4] {
         let words = self.memory.words();
         // Relaxed: this side wrote them, or a process that is dead.
         [&words.persisted, &words.durable, &words.lost, &words.refused].map(|word| word.load(Relaxed))

@@ -1,7 +1,7 @@
 //! Maps the memory of a ring: words that both sides see, and bytes that only ever are copied.
 //!
-//! Enters: a memfd, or a size. Leaves: the words as atomics; bytes are copied in and out, by position. Any thread. What
-//! can fail: there is no memory, or the memfd is none of a ring.
+//! Input: a memfd, or a size. Output: the words as atomics; bytes are copied in and out, by position. Thread: any.
+//! Failure: there is no memory, or the memfd is not a ring's.
 //!
 //! Invariants, cited by number:
 //! 1. The mapping is [`HEADER_BYTES`] and the capacity long, writable, and as old as `self`. The memfd cannot lose

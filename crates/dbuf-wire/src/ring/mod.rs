@@ -1,8 +1,8 @@
 //! Carries events through memory that a producer and the daemon share, one producer's thread to one ring.
 //! `docs/PROTOCOL.md` draws it.
 //!
-//! Enters at the producer's end: events. Leaves at the daemon's: copies of them. What can fail: there is no room; and
-//! on the daemon's side, everything that a hostile program can write.
+//! Input, at the producer's end: events. Output, at the daemon's: copies of them. Thread: one at each end. Failure:
+//! there is no room; and on the daemon's side, everything that a hostile program can write.
 //!
 //! A producer reserves the bytes of a record behind what it has published, fills them, and publishes by one store. The
 //! daemon copies what is published and then gives the room back, by one store as well. Neither waits for the other, and

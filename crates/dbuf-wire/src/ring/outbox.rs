@@ -1,8 +1,7 @@
 //! Empties a ring without a daemon: its producer reads back what it has published, and takes it itself.
 //!
-//! Enters: a position. Leaves: records, and what is to be carried over into another ring. The producer's thread. What
-//! can fail: memory that a daemon had its hands in is believed as little as the daemon is believed elsewhere
-//! ([`Broken`]).
+//! Input: a position. Output: records, and what is to be carried over into another ring. Thread: the producer's.
+//! Failure: [`Broken`], because a daemon could write to this memory, and nothing that it wrote is believed unchecked.
 
 use super::consumer::Broken;
 use super::producer::RingProducer;

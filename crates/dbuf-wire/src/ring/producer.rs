@@ -1,7 +1,7 @@
 //! Puts events into a ring: the producer's end, which reserves, fills, and publishes with one store.
 //!
-//! Enters: events. Leaves: records in the ring, and whether the bell is to be rung. One thread. What can fail: there is
-//! no room.
+//! Input: events. Output: records in the ring, and whether the bell is to be rung. Thread: one. Failure: there is no
+//! room.
 
 use super::layout::{flag, state, want};
 use super::memory::Memory;

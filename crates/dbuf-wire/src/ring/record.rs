@@ -1,7 +1,7 @@
 //! Encodes and decodes an event as it lies in a ring.
 //!
-//! Enters: the parts of an event, or bytes that were copied out of a ring. Leaves: the head's bytes, or the event. Any
-//! thread; no memory that others can change. What can fail: everything in bytes that another process wrote.
+//! Input: the parts of an event, or bytes that were copied out of a ring. Output: the head's bytes, or the event.
+//! Thread: any; it touches no memory that others can change. Failure: everything in bytes that another process wrote.
 
 use crate::frames::{self as wire, Event};
 

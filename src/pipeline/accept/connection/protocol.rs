@@ -1,5 +1,8 @@
 //! Defines what a protocol does with one connection, and what it gets to work with.
 //!
+//! Input: bytes that a writer read, or memory that a client fills. Output: events in the publisher, replies on the
+//! socket. Thread: the connection's writer. Failure: the reader is gone; a client's faults end its connection at most.
+//!
 //! A protocol is a folder of its own and implements [`Protocol`]. It sees its connection as a [`Link`], publishes
 //! through the [`WriterContext`], and knows no other protocol and no part of the writer's thread. One whose events
 //! lie in memory that it shares with its client implements [`Polled`] as well.
@@ -23,10 +26,10 @@ pub(crate) enum Next {
     Close,
 }
 
-/// What a protocol makes of bytes.
+/// What follows after a protocol has taken bytes.
 #[derive(Debug)]
-pub(crate) enum Turn {
-    /// It goes on with its connection.
+pub(crate) enum AfterBytes {
+    /// The protocol stays the same.
     Stay,
     /// The connection is done with.
     Close,
@@ -36,7 +39,7 @@ pub(crate) enum Turn {
 
 /// What one read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Read {
+pub(crate) enum ReadResult {
     /// Bytes; there may be more.
     Some(Next),
     /// Nothing is there now.
@@ -47,7 +50,7 @@ pub(crate) enum Read {
 
 /// What one look into a polled protocol's memory brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Looked {
+pub(crate) struct LookResult {
     pub(crate) next: Next,
     /// Bytes that were taken.
     pub(crate) bytes: u64,
@@ -104,14 +107,13 @@ impl Link {
     }
 }
 
-/// The protocol that one connection speaks. All of it runs on the connection's writer thread. Errors mean that the
-/// reader is gone; a client's faults end its connection at most.
+/// The protocol that one connection speaks. Errors mean that the reader is gone.
 pub(crate) trait Protocol: Debug + Send {
     /// Publishes what was read. What has not come whole stays in the link's carry.
-    fn take(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed>;
+    fn take(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<AfterBytes, Closed>;
 
     /// Publishes what the previous process has read, except for the events that it has published.
-    fn take_again(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
+    fn take_again(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<AfterBytes, Closed> {
         self.take(bytes, link, context)
     }
 
@@ -129,8 +131,8 @@ pub(crate) trait Protocol: Debug + Send {
     }
 
     /// Resumes where the previous process stood. Where the position cannot be read, [`Protocol::lose_rest`] follows.
-    fn resume(&mut self, _position: InheritedPosition, _link: &mut Link) -> Turn {
-        Turn::Close
+    fn resume(&mut self, _position: InheritedPosition, _link: &mut Link) -> AfterBytes {
+        AfterBytes::Close
     }
 
     /// Counts as lost what the previous process had read in part and whose position cannot be read.
@@ -148,7 +150,7 @@ pub(crate) trait Protocol: Debug + Send {
         Next::Open
     }
 
-    /// This process ends, and the next one may go on with the connection.
+    /// Prepares for the end of this process; the next process may resume the connection.
     fn finish(&mut self, _link: &mut Link, _context: &WriterContext) -> Next {
         Next::Open
     }
@@ -186,8 +188,8 @@ pub(crate) trait Polled {
 
     /// The socket is ready: takes doorbells, notices that the client has left, and publishes what lies in the memory.
     /// `scratch` is for copies.
-    fn read(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<Read, Closed>;
+    fn read(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<ReadResult, Closed>;
 
     /// Publishes what lies in the memory, up to a bound.
-    fn look(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<Looked, Closed>;
+    fn look(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<LookResult, Closed>;
 }

@@ -4,9 +4,9 @@
 //! the ring's writer. Failure: the reader can go; or what the program has written cannot be true.
 //!
 //! The program may change any byte at any time. So a head, a tag, and fields are copied first and only the copy is
-//! looked at. Of a payload nothing is looked at: it is copied once, from the ring to its place in the half. No two
-//! copies of a thing are taken to be alike: what a claim is asked for is decided by the same copy of the head that is
-//! encoded then, so that each step takes one record at least, whatever the program does meanwhile.
+//! looked at. Of a payload nothing is looked at: it is copied once, from the ring to its place in the half. The same
+//! bytes may differ when they are copied twice. So the copy of the head that decides how large a claim must be is also
+//! the copy that is encoded. Then each claim takes at least one record, whatever the program changes meanwhile.
 
 use dbuf_wire::frames::TAG_BYTES_MAX;
 use dbuf_wire::ring::record::{self, HEAD_BYTES, RecordHead, Stamp, kind};
@@ -54,33 +54,33 @@ pub(crate) struct Pass<'a> {
 
 /// Why a claim takes no more events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
-    /// It goes on with another claim.
+enum ClaimEnd {
+    /// Another claim follows.
     Pause,
     /// The event that begins here breaks a rule.
-    Refused(u64, Rule),
+    Refused(u64, Refusal),
     /// It cannot be true.
     Broken(&'static str),
 }
 
-/// The rule that an event breaks, and the bytes that it has.
-type Rule = (Cause, u64);
+/// Why an event is refused, and the bytes that it has.
+type Refusal = (Cause, u64);
 
 /// What a record's head says.
-enum RecordView {
+enum HeadVerdict {
     /// Nothing is here; this many bytes are to be passed over.
     Pad(u64),
     /// An event.
     Event,
-    Refused(Rule),
+    Refused(Refusal),
     Broken(&'static str),
 }
 
-/// A pass while it encodes events, from one whose head it has seen.
-struct Flow<'p, 'a> {
+/// The part of a pass that encodes events into one claim, from an event whose head is known.
+struct PassEncoder<'p, 'a> {
     pass: &'p mut Pass<'a>,
     first: RecordHead,
-    stop: Stop,
+    stop: ClaimEnd,
 }
 
 impl Pass<'_> {
@@ -92,7 +92,7 @@ impl Pass<'_> {
             // What breaks a rule needs no room.
             let length = (first.length as usize).min(self.max_event_bytes + record::OVERHEAD_BYTES_MAX);
             let need = SOURCE_BYTES_MAX + RECORD_OVERHEAD_BYTES + length;
-            let mut flow = Flow { pass: self, first, stop: Stop::Pause };
+            let mut flow = PassEncoder { pass: self, first, stop: ClaimEnd::Pause };
             let has_claim = publisher.publish_from(need, &mut flow)?;
             match flow.stop {
                 _ if !has_claim => {
@@ -100,9 +100,9 @@ impl Pass<'_> {
                     let end = self.position.tail + first.record_bytes().min(self.end - self.position.tail);
                     self.refuse(end, (Cause::TooBig, u64::from(first.length)), publisher)?;
                 }
-                Stop::Pause => {}
-                Stop::Refused(end, rule) => self.refuse(end, rule, publisher)?,
-                Stop::Broken(why) => return Ok(Some(why)),
+                ClaimEnd::Pause => {}
+                ClaimEnd::Refused(end, rule) => self.refuse(end, rule, publisher)?,
+                ClaimEnd::Broken(why) => return Ok(Some(why)),
             }
         }
         Ok(None)
@@ -119,8 +119,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Counts an event that was torn, or all that a program had still written that is cut off. The record of it and the
-    /// ring's end are one step for the next process, so that it does not count the same loss once more.
+    /// Counts one loss: the event that was torn, or, when a program is cut off, everything that it had still written.
+    /// The loss record and the end of the ring are one publish, so the next process does not count the loss again.
     pub(crate) fn end_with_loss(&mut self, cause: Cause, publisher: &mut Publisher) -> Result<(), Closed> {
         let slot = publisher.slot(self.peer, Transport::Ring, 0, self.name);
         publisher.lose(slot, cause, 0);
@@ -128,8 +128,8 @@ impl Pass<'_> {
         publisher.publish_pending(&[], self)
     }
 
-    /// Takes an event that breaks a rule; the record which tells of it is published by itself.
-    fn refuse(&mut self, end: u64, (cause, bytes): Rule, publisher: &mut Publisher) -> Result<(), Closed> {
+    /// Takes an event that breaks a rule. Its loss record is a publish of its own.
+    fn refuse(&mut self, end: u64, (cause, bytes): Refusal, publisher: &mut Publisher) -> Result<(), Closed> {
         let slot = publisher.slot(self.peer, Transport::Ring, 0, self.name);
         publisher.lose(slot, cause, bytes);
         self.next.tail = end;
@@ -147,22 +147,22 @@ impl Pass<'_> {
 
     /// What the head of the record at `at` says.
     #[inline]
-    fn view(&self, at: u64, head: &RecordHead) -> RecordView {
+    fn view(&self, at: u64, head: &RecordHead) -> HeadVerdict {
         let memory = self.consumer.memory();
         let to_end = memory.capacity() - memory.offset(at) as u64;
         let record_bytes = head.record_bytes();
         if record_bytes > to_end.min(self.end - at) {
-            return RecordView::Broken("a record reaches beyond the ring's end or head");
+            return HeadVerdict::Broken("a record reaches beyond the ring's end or head");
         }
         match head.kind {
             kind::EVENT | kind::EVENT_WITH_FIELDS => {}
-            kind::PAD if record_bytes == to_end => return RecordView::Pad(record_bytes),
-            _ => return RecordView::Broken("a record of a type that there is not"),
+            kind::PAD if record_bytes == to_end => return HeadVerdict::Pad(record_bytes),
+            _ => return HeadVerdict::Broken("a record of a type that there is not"),
         }
         if head.length as usize > self.max_event_bytes + record::OVERHEAD_BYTES_MAX {
-            return RecordView::Refused((Cause::TooBig, u64::from(head.length)));
+            return HeadVerdict::Refused((Cause::TooBig, u64::from(head.length)));
         }
-        RecordView::Event
+        HeadVerdict::Event
     }
 
     /// Where the ring stands after a publish in `generation`.
@@ -199,7 +199,7 @@ impl Pass<'_> {
         head: &RecordHead,
         own_slot: &mut Option<u32>,
         encoder: &mut ClaimEncoder<'_, '_>,
-    ) -> Result<bool, Rule> {
+    ) -> Result<bool, Refusal> {
         let malformed = |_| (Cause::Malformed, u64::from(head.length));
         let body = at + HEAD_BYTES as u64 - self.consumer.tail();
         if head.kind == kind::EVENT_WITH_FIELDS {
@@ -227,7 +227,7 @@ impl Pass<'_> {
         body: u64,
         head: &RecordHead,
         encoder: &mut ClaimEncoder<'_, '_>,
-    ) -> Result<bool, Rule> {
+    ) -> Result<bool, Refusal> {
         let source_time_ns = self.source_time_ns(head.stamp);
         let length = head.length as usize;
         let mut large = Vec::new();
@@ -250,7 +250,7 @@ impl Pass<'_> {
     }
 }
 
-impl EventSource for Flow<'_, '_> {
+impl EventSource for PassEncoder<'_, '_> {
     fn encode(&mut self, encoder: &mut ClaimEncoder<'_, '_>) {
         let pass = &mut *self.pass;
         // Looked up once for a claim: that is how long a slot is sure to last.
@@ -259,20 +259,20 @@ impl EventSource for Flow<'_, '_> {
         let mut events = 0;
         self.stop = loop {
             match pass.view(at, &head) {
-                RecordView::Event => match pass.event(at, &head, &mut own_slot, encoder) {
+                HeadVerdict::Event => match pass.event(at, &head, &mut own_slot, encoder) {
                     Ok(true) => {
                         at += head.record_bytes();
                         events += 1;
                     }
-                    Ok(false) => break Stop::Pause,
-                    Err(rule) => break Stop::Refused(at + head.record_bytes(), rule),
+                    Ok(false) => break ClaimEnd::Pause,
+                    Err(rule) => break ClaimEnd::Refused(at + head.record_bytes(), rule),
                 },
-                RecordView::Pad(bytes) => at += bytes,
-                RecordView::Refused(rule) => break Stop::Refused(at + head.record_bytes(), rule),
-                RecordView::Broken(why) => break Stop::Broken(why),
+                HeadVerdict::Pad(bytes) => at += bytes,
+                HeadVerdict::Refused(rule) => break ClaimEnd::Refused(at + head.record_bytes(), rule),
+                HeadVerdict::Broken(why) => break ClaimEnd::Broken(why),
             }
             if at == pass.end {
-                break Stop::Pause;
+                break ClaimEnd::Pause;
             }
             head = pass.head(at);
         };
@@ -283,7 +283,7 @@ impl EventSource for Flow<'_, '_> {
     }
 }
 
-impl PublishObserver for Flow<'_, '_> {
+impl PublishObserver for PassEncoder<'_, '_> {
     fn prepare(&mut self, spot: PublishPosition, published: Published) {
         self.pass.prepare(spot, published);
     }

@@ -1,8 +1,8 @@
 //! Grants rings: how many there may be, whose they are, and how they outlive the process.
 //!
-//! Enters: requests of clients, and the rings that the previous process left. Leaves: [`Ring`]s for their writers;
-//! figures for people. One lock, taken when a ring begins, ends, or is looked at by people; never for an event. What
-//! can fail: a limit is reached, or there is no memory; then the client goes on without a ring.
+//! Input: requests of clients, and the rings that the previous process left. Output: [`Ring`]s for their writers;
+//! figures for people. Thread: any, under one lock that is taken when a ring begins, ends, or is looked at by people;
+//! never for an event. Failure: a limit is reached, or there is no memory; then the client continues without a ring.
 //!
 //! A ring is two descriptors, each with a name of its own in the store: memory and connection. What the previous
 //! process left of a ring counts only if both are there. A ring is passed to its client first and stored after that,
@@ -105,7 +105,7 @@ impl Rings {
         Arc::new(Self { limits, rows, inherited: Mutex::default(), flags: flags() })
     }
 
-    /// Goes on with the previous process's ring, or ends what is left of it: a ring that has ended, or one of which the
+    /// Resumes the previous process's ring, or ends what is left of it: a ring that has ended, or one of which the
     /// manager had not taken all parts when the process died.
     fn inherit(&self, row: u32, [memory, line]: [Option<OwnedFd>; DESCRIPTORS]) {
         let Some(StoredRings { ring_table, .. }) = &self.rows.stored else { return };

@@ -1,8 +1,8 @@
 //! Keeps the row of each ring: what people see of it, and what the next process finds.
 //!
 //! Input: what a ring's writer says. Output: figures; descriptors in the store and notes in memory that outlives the
-//! process. One lock, taken when a ring begins, ends, or is looked at by people; never for an event. What can fail: the
-//! store has no room; then the ring ends with the process.
+//! process. Thread: any, under one lock that is taken when a ring begins, ends, or is looked at by people; never for an
+//! event. Failure: the store has no room; then the ring ends with the process.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};

@@ -39,7 +39,7 @@ pub(crate) struct Ring {
     position: Position,
     /// The generation of its latest event.
     generation: u64,
-    /// Of levels it needs none: the program reads how far its events are.
+    /// Without an acknowledgement level: the program reads its progress in the ring.
     acks: Acks,
     /// Events that could not be stored, and events that break a rule.
     lost: u64,
@@ -64,9 +64,9 @@ impl Ring {
         (pending, known): (Vec<Span>, Known),
     ) -> Self {
         let position = state.position;
-        let [.., refused] = consumer.told();
+        let [.., refused] = consumer.last_told();
         // The previous process may have died after it had noted what is known, and before it told it.
-        consumer.tell(known.losses, known.fate, known.lost, refused);
+        consumer.tell(known.losses_known_to, known.fate_known_to, known.lost_count, refused);
         let name = row.identity().tag;
         Self {
             consumer,
@@ -74,11 +74,11 @@ impl Ring {
             name,
             position,
             generation: state.generation,
-            acks: Acks::resumed(Level::None, pending, known.losses),
-            lost: known.lost,
+            acks: Acks::resumed(Level::None, pending, known.losses_known_to),
+            lost: known.lost_count,
             refused,
             sync_asked: 0,
-            reported: (known.losses, known.fate),
+            reported: (known.losses_known_to, known.fate_known_to),
             wants: 0,
             is_over: false,
             max_event_reported: 0,
@@ -91,15 +91,15 @@ impl Ring {
         self.consumer.tell_max_event(self.max_event_reported);
     }
 
-    /// Wakes a program that waits for what the previous process has done: it may have died after that and before the
-    /// wake-up, or left it to be noticed here that it had published what it took.
+    /// Wakes a program that waits for what the previous process has done. That process may have died before the
+    /// wake-up, or after a publish whose result only this process has found out, by the note.
     pub(crate) fn wake_after_takeover(&mut self) {
         if self.consumer.wants() != 0 {
             self.consumer.wake();
         }
     }
 
-    /// Whether the next process would go on with it.
+    /// Whether the next process would resume it.
     pub(crate) fn is_stored(&self) -> bool {
         self.row.is_stored
     }
@@ -135,7 +135,7 @@ impl Ring {
         self.consumer.memory().capacity() / self.look_bytes() + 1
     }
 
-    /// Bytes with which a look is content: half of the ring, so that its program, which may wait for room, goes on
+    /// Bytes with which a look is content: half of the ring, so that its program, which may wait for room, continues
     /// while the writer takes the other half; and no more than is fair to others.
     fn look_bytes(&self) -> u64 {
         (self.consumer.memory().capacity() / 2).min(LOOK_BYTES_MAX)
@@ -225,7 +225,7 @@ impl Ring {
         if sync > self.sync_asked && self.position.events >= sync {
             self.sync_asked = sync;
             progress.ask_sync();
-            context.waker.ring();
+            context.waker.wake();
         }
         // First say what is wanted, then look: progress made before that rings no bell.
         let wanted = self.wanted_progress();
@@ -244,7 +244,7 @@ impl Ring {
         if is_news || took {
             self.reported = reached;
             // Noted before it is told: then no loss is counted twice, and the next process tells it if this one cannot.
-            self.row.known(Known { fate: reached.1, losses: reached.0, lost: self.lost });
+            self.row.known(Known { fate_known_to: reached.1, losses_known_to: reached.0, lost_count: self.lost });
             self.consumer.tell(reached.0, reached.1, self.lost, self.refused);
         }
         let waits_for_progress = self.wants & (want::PERSISTED | want::DURABLE) != 0;
@@ -253,7 +253,8 @@ impl Ring {
         }
     }
 
-    /// The daemon ends, and no next process goes on with it: its program is to know of all that was taken.
+    /// The daemon ends, and it is not known whether a next process follows: the program is to learn what became of
+    /// everything that was taken.
     pub(crate) fn finish(&mut self) {
         self.is_over = true;
     }

@@ -47,7 +47,7 @@ pub(crate) struct WriterHandle {
 #[derive(Debug, Default)]
 struct Inbox {
     newcomers: Vec<Newcomer>,
-    /// When to have stopped; None while there is no such order.
+    /// The deadline of the stop; None while none is ordered.
     stop_by: Option<Instant>,
     is_closed: bool,
 }
@@ -85,7 +85,7 @@ impl Writers {
         let _ = self.handles[index].bell.write(1);
     }
 
-    /// Orders a writer to have stopped by then.
+    /// Orders a writer to stop by then.
     pub(crate) fn stop_by(&self, index: usize, stop_by: Instant) {
         self.inbox(index).stop_by = Some(stop_by);
         self.ring(index);

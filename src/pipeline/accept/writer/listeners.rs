@@ -1,4 +1,7 @@
-//! Names the kinds of sockets that events come in by.
+//! Names the kinds of sockets that events come in by, and the protocol that each begins with.
+//!
+//! Input: bound sockets. Output: the sockets of each writer. Thread: the main thread at the start, then each writer for
+//! its own. Failure: a socket cannot be prepared.
 //!
 //! A new source is a folder of its own, a kind here, and a transport number in the format.
 

@@ -4,9 +4,9 @@
 //!
 //! A wake-up costs 40 us of a core and a system call of the producer, so neither is to come often:
 //! - While looks bring much the writer does not rest, and producers see it awake.
-//! - While they bring little it dozes, [`DOZE`] at a time; a ring that becomes half full meanwhile rings. At a steady
-//!   rate no producer ever calls the kernel.
-//! - After [`DOZES_MAX`] looks in vain it sleeps, and the next event rings. Idle rings cost nothing.
+//! - While they bring little it dozes, [`DOZE`] at a time. Only a producer whose ring becomes half full meanwhile rings
+//!   the doorbell. At a steady rate no producer ever calls the kernel.
+//! - After [`DOZES_MAX`] looks in vain it sleeps, and the producer of the next event rings. Idle rings cost nothing.
 
 use std::time::Duration;
 
@@ -21,9 +21,9 @@ const MUCH_BYTES: u64 = 64 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rest {
     /// Sleep until something happens: there are no rings, or their producers know that they have to ring.
-    Any,
+    UntilEvent,
     /// Look again at once.
-    None,
+    LookAgain,
     /// Doze, once producers are told so.
     Doze,
     /// Sleep, once producers are told so and nothing has come meanwhile.
@@ -66,9 +66,9 @@ impl RingSchedule {
 
     pub(super) fn rest(&self) -> Rest {
         if self.indices.is_empty() || self.are_asleep {
-            Rest::Any
+            Rest::UntilEvent
         } else if self.brought_bytes >= MUCH_BYTES {
-            Rest::None
+            Rest::LookAgain
         } else if self.in_vain < DOZES_MAX {
             Rest::Doze
         } else {

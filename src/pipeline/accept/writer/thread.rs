@@ -9,8 +9,8 @@
 //! A round takes what epoll says is ready, one bounded read each; the kernel hands ready sockets out in turn, so that
 //! a flood on one keeps no other waiting for more than a round. Without work there is no timeout and no wake-up.
 //!
-//! Order of a round: processes that have ended come first, because their number must not stand for another process in
-//! the datagrams behind it (see `datagram::senders`).
+//! In a round, processes that have ended come first. Their numbers may be in use again, and must not be taken for the
+//! old process in datagrams that are read later in the round (see `datagram::senders`).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,7 +25,7 @@ use super::listeners::{ListenerKind, Listeners, StreamListener};
 use super::ring_schedule::RingSchedule;
 use super::token::Token;
 use crate::pipeline::accept::connection::acceptor::Accepted;
-use crate::pipeline::accept::connection::protocol::{Next, Read};
+use crate::pipeline::accept::connection::protocol::{Next, ReadResult};
 use crate::pipeline::accept::connection::stored::InheritedConnection;
 use crate::pipeline::accept::connection::{Connection, peer};
 use crate::pipeline::accept::limits::READ_BYTES;
@@ -130,12 +130,12 @@ impl WriterThread {
         }
     }
 
-    /// Runs until it is ordered to stop, and has then drained what the kernel holds; or until the reader is gone.
+    /// Runs until it is ordered to stop and has taken what the kernel holds, or until the reader is gone.
     pub(crate) fn run(mut self) {
         self.writers.handles[self.index].pulse.begin();
         let Ok(stop_by) = self.resume().and_then(|()| self.rounds()) else { return };
-        // The reader may go while this drains; what is lost by that is counted.
-        let _ = self.drain(stop_by);
+        // The reader may go meanwhile; what is lost by that is counted.
+        let _ = self.take_the_rest(stop_by);
     }
 
     fn rounds(&mut self) -> Result<Instant, Closed> {
@@ -237,7 +237,7 @@ impl WriterThread {
             if let Some(connection) = &mut self.connections[index as usize] {
                 connection.is_unnamed = true;
             }
-            while self.drain_once(index)? {}
+            while self.read_once(index)? {}
         }
         Ok(())
     }
@@ -337,8 +337,8 @@ impl WriterThread {
         } else if has_left || flags.contains(EpollFlags::EPOLLIN) {
             let before = (connection.carried_bytes(), self.context.publisher.publishes());
             next = match connection.read(&mut self.receive_buffers[0], &mut self.context)? {
-                Read::Some(next) | Read::End(next) => next,
-                Read::Nothing => next,
+                ReadResult::Some(next) | ReadResult::End(next) => next,
+                ReadResult::Nothing => next,
             };
             // What is carried now is not what was carried before, if there was nothing, or if something came whole.
             if before.0 == 0 || before.1 != self.context.publisher.publishes() {
@@ -394,8 +394,8 @@ impl WriterThread {
         }
     }
 
-    /// Frees the memory of what has been carried longest, among those that carry their share or more: half a line that
-    /// has been there since morning is not what takes the memory. False if nothing is carried.
+    /// Frees the memory of the connection that has carried longest, among those that carry at least their share. A
+    /// small part of a line is left alone, however old it is. False if nothing is carried.
     fn shed_oldest(&mut self) -> Result<bool, Closed> {
         // More than the bound is carried in all, so someone carries at least this.
         let share = (CARRIED_BYTES_MAX / self.connections.len().max(1)).max(1);
@@ -412,16 +412,16 @@ impl WriterThread {
     }
 
     /// One read of one connection. Whether there may be more.
-    pub(super) fn drain_once(&mut self, index: u32) -> Result<bool, Closed> {
+    pub(super) fn read_once(&mut self, index: u32) -> Result<bool, Closed> {
         let Some(connection) = &mut self.connections[index as usize] else { return Ok(false) };
         if connection.is_lingering() {
             return Ok(false);
         }
         let read = connection.read(&mut self.receive_buffers[0], &mut self.context)?;
-        if let Read::Some(next) | Read::End(next) = read {
+        if let ReadResult::Some(next) | ReadResult::End(next) = read {
             self.after(index, next);
         }
-        Ok(matches!(read, Read::Some(Next::Open)))
+        Ok(matches!(read, ReadResult::Some(Next::Open)))
     }
 }
 

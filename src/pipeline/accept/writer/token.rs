@@ -1,4 +1,6 @@
 //! Packs what an epoll event is about into the 64 bits that the kernel hands back with it.
+//!
+//! Input and output: plain values. Thread: any. Nothing can fail.
 
 /// What an epoll event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
