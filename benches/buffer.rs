@@ -202,13 +202,13 @@ fn buffer<const EVENTS_A_CLAIM: usize, const KEPT: bool>(writers: usize, events_
         loop {
             let reason = reader.wait(LINGER, None);
             bytes += reader.swap().bytes();
-            if reason == Reason::Rung && ended.load(Ordering::Acquire) {
+            if reason == Reason::Woken && ended.load(Ordering::Acquire) {
                 break;
             }
         }
         assert_eq!(bytes, total, "every event arrives");
     };
-    measure_ended(writers, write, read, move || waker.ring())
+    measure_ended(writers, write, read, move || waker.wake())
 }
 
 fn channel<const SLOTS: usize>(writers: usize, events_each: usize) -> Duration {

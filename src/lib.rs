@@ -1,6 +1,6 @@
 //! `dbufd`: events from Unix sockets, through a lock-free double buffer, into rotated, checksummed segments.
 //!
-//! The journey of an event, and the order of the modules:
+//! The journey of an event (1 to 4), and what surrounds it (5 to 8):
 //!
 //! 1. [`pipeline::accept`]: bytes arrive on a socket and become events; a pinned writer thread owns each socket.
 //! 2. `dbuf_buffer`: the writer copies them into the **front** half of the double buffer and publishes them.
@@ -14,8 +14,9 @@
 //! 8. [`ctl`]: `dbufctl`, the command that people type.
 //!
 //! [`options`] is what configuration and pipeline share, `escape` makes untrusted bytes fit for a terminal, [`sys`]
-//! holds one kernel facility a file, and [`sync`] is the only door to atomics and threads. A module imports only from
-//! those below it: `tests/boundaries` checks that.
+//! wraps facilities of the kernel and the processor, one a file, and [`sync`] is the only door to atomics and threads.
+//! The order of imports is another one: `docs/ARCHITECTURE.md`, "Crates and folders", draws it, and `tests/boundaries`
+//! checks it.
 //!
 //! What others can use, and what is to be tested alone, is in crates of its own: `dbuf_sync` (atomics and threads),
 //! `dbuf_buffer` (the double buffer), `dbuf_wire` (the protocol and the ring), `dbuf_segment` (records, and reading

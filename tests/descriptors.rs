@@ -111,7 +111,7 @@ impl Drop for Daemon {
         }
         assert_eq!(self.accept.take().unwrap().stop(TIMEOUT), Stopped { writers_left: 0 });
         self.is_over.store(true, Ordering::Release);
-        self.waker.ring();
+        self.waker.wake();
         self.reader.take().unwrap().join().unwrap();
     }
 }

@@ -9,8 +9,8 @@
 //! full that can take hours, during which the sizes may change again, so there may be any number of old memories.
 //!
 //! First everything is found ([`InheritedBuffers::find`]), then the notes of all publishes are resolved
-//! ([`InheritedBuffers::was_published`]), and only then is memory created ([`InheritedBuffers::into_memory`]). Memory
-//! that was created earlier would be asked about publishes that it has never seen.
+//! ([`InheritedBuffers::was_published`]), and only then is memory created ([`InheritedBuffers::into_memory`]).
+//! Otherwise notes would be looked up in memory that is new and empty, and every publish would seem not to have come.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};

@@ -3,13 +3,12 @@
 //! Input: the checked configuration. Output: running threads, and the values through which the control plane talks to
 //! them. Main thread. Failures: [`Daemon::start`], with one sentence; what had been started is stopped by dropping it.
 //!
-//! Start: 1. lock the runtime directory; 2. open and recover the segments, and start the reader; 3. open the sockets;
-//! 4. start the writers. So the pipeline is complete before a client can send, and a second daemon stops before it
-//! changes anything.
+//! Start: lock the runtime directory, so that a second daemon stops before it changes anything; then the six steps of
+//! "The order of a start" in `docs/ARCHITECTURE.md`. The sockets come last, so the pipeline is complete before a client
+//! can send.
 //!
-//! Stop: 1. remove the files of the sockets, so that no new client connects; 2. the writers read what the kernel still
-//! holds, and end; 3. the reader persists everything and seals the segment; 4. systemd reads the last notifications
-//! about what it stores; 5. the lock is released with the process.
+//! Stop: remove the files of the sockets, so that no new client connects; then the three steps of "What an orderly stop
+//! waits for" there. The lock is released with the process.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -22,7 +21,7 @@ use nix::unistd::Gid;
 use super::cores::{self, Plan};
 use super::sockets::{Files, Runtime};
 use super::stats::Figures;
-use super::takeover::{Memory, Store};
+use super::takeover::{DescriptorStore, Memory};
 use crate::config::Config;
 use crate::pipeline::accept::{Accept, AcceptOptions};
 use crate::pipeline::assembly::Pipeline;
@@ -48,7 +47,7 @@ pub(super) struct Daemon {
     files: Files,
     accept: Accept,
     drain: Drain,
-    store: Option<Store>,
+    store: Option<DescriptorStore>,
     /// Last, so that the lock is released after everything else.
     _runtime: Runtime,
 }
@@ -102,7 +101,7 @@ impl Daemon {
         let runtime = Runtime::take(runtime)?;
         let mut inherited = Inherited::sort(passed);
         let sockets = std::mem::take(&mut inherited.sockets);
-        let store = Store::start(&inherited)?;
+        let store = DescriptorStore::start(&inherited)?;
         let plan = cores::plan(config, &cores::allowed());
         warn_of(&plan);
         let memory = Memory::take_over(config, &buffer_options(config, plan.writers.len()), store.as_ref(), inherited)?;

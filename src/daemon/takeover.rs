@@ -1,12 +1,11 @@
-//! Takes over what the previous process left, in the order that `pipeline/takeover` demands.
+//! Takes over what the previous process left, in an order that keeps its publish notes valid.
 //!
 //! Input: the descriptors that systemd passed. Output: the memory of the new process, in which every publish of the
 //! previous process is either done or not begun, and its connections. Main thread, at the start, before any other
 //! thread runs. Failures: no memory is left.
 //!
-//! 1. Find the buffers. Nothing is created.
-//! 2. Resolve all publish notes.
-//! 3. Create what is missing.
+//! These are steps 1 to 3 of "The order of a start" in `docs/ARCHITECTURE.md`: find the buffers, resolve all publish
+//! notes, create what is missing.
 
 use std::os::fd::OwnedFd;
 
@@ -34,12 +33,12 @@ const RINGS_SHARE: usize = 2;
 
 /// systemd's file-descriptor store, and how many descriptors it holds at most.
 #[derive(Clone, Debug)]
-pub(super) struct Store {
+pub(super) struct DescriptorStore {
     pub(super) store: Arc<FdStore>,
     room: usize,
 }
 
-impl Store {
+impl DescriptorStore {
     /// None if no manager listens, or if the store has no room and holds nothing.
     pub(super) fn start(inherited: &Inherited) -> Result<Option<Self>> {
         let room = room_from_environment();
@@ -122,7 +121,7 @@ impl Memory {
     pub(super) fn take_over(
         config: &Config,
         options: &Options,
-        store: Option<&Store>,
+        store: Option<&DescriptorStore>,
         inherited: Inherited,
     ) -> Result<Self> {
         let limits = RingLimits { rings: config.ingest.rings, bytes: config.ingest.ring_bytes };
@@ -136,7 +135,12 @@ impl Memory {
     }
 
     /// Step 3.
-    fn create(options: &Options, Store { store, room }: &Store, limits: RingLimits, found: Found) -> Result<Self> {
+    fn create(
+        options: &Options,
+        DescriptorStore { store, room }: &DescriptorStore,
+        limits: RingLimits,
+        found: Found,
+    ) -> Result<Self> {
         let writers = options.writers_max;
         let Found { buffers, sessions, rings, account, receive_buffers, progress, mut connections } = found;
         let progress = Progress::take_over(store, &Name::Progress.to_string(), progress, writers);
@@ -225,7 +229,7 @@ mod tests {
         fn start(&mut self) -> Memory {
             let notifier = Notifier::to(self.folder.path().join("n").to_str().unwrap().as_bytes()).unwrap();
             let store = FdStore::start(notifier, self.kept.keys().map(String::as_str)).unwrap();
-            let store = Store { store: Arc::new(store), room: 100 };
+            let store = DescriptorStore { store: Arc::new(store), room: 100 };
             let kept = self.kept.iter().map(|(name, descriptor)| (descriptor.try_clone().unwrap(), name.clone()));
             let inherited = Inherited::sort(kept.collect());
             let options = Options { writers_max: 1, ..Options::default() };

@@ -42,8 +42,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     events += slice.iter().filter(|byte| **byte == b'\n').count() as u64;
                 }
                 bytes += batch.bytes();
-                // The writers have ended before the ring, so this swap has brought the last of their events.
-                if reason == Reason::Rung && ended.load(Ordering::Relaxed) {
+                // The writers have ended before the wake-up, so this swap has brought the last of their events.
+                if reason == Reason::Woken && ended.load(Ordering::Relaxed) {
                     return (events, bytes);
                 }
             }
@@ -52,9 +52,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for writer in writers {
             writer.join().expect("no writer panics").expect("the reader outlives the writers");
         }
-        // The ring carries the store: a reader that wakes by it sees it.
+        // The wake-up carries the store: a reader that wakes by it sees it.
         ended.store(true, Ordering::Relaxed);
-        waker.ring();
+        waker.wake();
         draining.join().expect("the reader does not panic")
     });
 

@@ -72,7 +72,6 @@ impl DoubleBuffer {
     ///
     /// # Errors
     /// As [`DoubleBuffer::new`].
-    /// As [`DoubleBuffer::new`].
     #[cfg(not(dbuf_loom))]
     pub fn in_memory(
         options: &Options,

@@ -15,7 +15,7 @@
 //! | publish | writer | exactly what it claimed → more bytes, no BUSY. Fails if the reader sealed it meanwhile |
 //! | let go | writer | loses BUSY, bytes as before |
 //! | seal | reader | gains SEALED. The bytes of the value returned are the ones that count, for ever |
-//! | await | reader | gains AWAITED: the writer that clears BUSY rings |
+//! | await | reader | gains AWAITED: the writer that clears BUSY wakes the reader |
 //! | recycle | reader | new generation, nothing else. Only when BUSY is lost |
 //!
 //! Publish is a compare-exchange, not an addition. So the byte count of a sealed word is final: with additions, every

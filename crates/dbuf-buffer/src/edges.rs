@@ -10,7 +10,7 @@
 //! | `publish` | `Claim::publish`: compare-exchange of the word | `Reader::seal`: RMW of the word | the bytes that count | the reader sees older bytes |
 //! | `seal` | `Reader::seal`: RMW of the word | a claim or publish that fails, `Writer::let_go` | the gate's new generation (or CLOSED) | a claim is redone in the same generation |
 //! | `recycle` | `Writer::let_go`: BUSY is cleared | `Reader::recycle`: exchange of the word | that a late copy is over | it runs into the next owner's copy |
-//! | `bell` | `Waker::ring`, `Shared::ring` | `Shared::listen`, `Shared::take_ring` | what the ringing thread did before | the reader wakes, sees an old state, and sleeps on |
+//! | `bell` | `Waker::wake`, `Shared::wake_reader` | `Shared::listen`, `Shared::take_wake` | what the waking thread did before | the reader wakes, sees an old state, and sleeps on |
 //!
 //! Everything else on the gate, the words and `turn` is Relaxed: the order of one word's modifications decides which
 //! step comes first, and each site says so.

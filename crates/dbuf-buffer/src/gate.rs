@@ -8,10 +8,10 @@
 //! The generation's low bit names the front half. The count is lowest, so that a take is one addition. It may rise
 //! above the number of chunks that exist, when several writers find the last chunks gone at once.
 //!
-//! The flags for the reader's rest and for waiting writers are bits of this same word. So every race about a wake-up is
-//! a question of this word's modification order, on which all threads agree. Either the reader's `fetch_or(SLEEP)`
-//! comes after a take and returns its count, or the take comes after it and returns SLEEP. So it needs neither a fence
-//! nor SeqCst. The same holds for LINGER and the take that crosses half, and for WAIT and the reader's exchange.
+//! The flags for the reader's rest and for waiting writers are bits of this same word. So this word's modification
+//! order, on which all threads agree, decides every race about a wake-up. Either the reader's `fetch_xor` that sets
+//! SLEEP comes after a take and returns its count, or the take comes after it and returns SLEEP. So neither a fence nor
+//! SeqCst is needed. The same holds for LINGER and the take that crosses half, and for WAIT and the reader's exchange.
 //!
 //! Input and output: plain numbers. Thread: any; nothing here touches memory that threads share. Nothing can fail.
 

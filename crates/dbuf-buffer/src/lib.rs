@@ -37,7 +37,7 @@
 //! - The reader sleeps while nothing is published. Writers wake it only when it sleeps. See `gate.rs` and `wake.rs`.
 //!
 //! No thread waits for another inside an append or a swap, with two exceptions: a writer waits for room, and a swap
-//! waits for a copy that was under way two swaps ago.
+//! waits for a copy into the half that it opens, which was already under way at the previous swap.
 //!
 //! # Invariants
 //! 1. In one generation the gate hands each chunk to one writer at most: an addition returns each count once.

@@ -29,8 +29,8 @@ pub struct Mapping {
     len: usize,
 }
 
-// SAFETY: the mapping is plain memory, owned by this value alone and not tied to the thread that made it. What goes on
-// in it is decided by the user of its address.
+// SAFETY: the mapping is plain memory, owned by this value alone and not tied to the thread that made it. The user
+// of its address decides what happens in it.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; a shared reference gives out the address and nothing else.
 unsafe impl Sync for Mapping {}
@@ -40,7 +40,6 @@ unsafe impl Sync for Mapping {}
 ///
 /// # Errors
 /// Those of ftruncate(2) and fcntl(2).
-/// What ftruncate(2) and fcntl(2) say.
 pub fn fix_size(memory: BorrowedFd<'_>, len: usize) -> io::Result<()> {
     ftruncate(memory, len as u64)?;
     Ok(fcntl_add_seals(memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?)

@@ -102,7 +102,7 @@ fn a_sleeping_reader_is_woken_by_the_first_writer_that_publishes() {
         let second = append(buffer.writer().expect("free"), &[2]);
         let mut seen = Seen::default();
         while seen.count() < 2 {
-            assert_ne!(reader.wait(Duration::ZERO, None), Reason::Rung);
+            assert_ne!(reader.wait(Duration::ZERO, None), Reason::Woken);
             seen.swap(&mut reader);
         }
         assert_eq!(seen, Seen([vec![1], vec![2]]));
@@ -198,7 +198,7 @@ fn a_reader_that_ends_refuses_and_wakes_every_writer() {
 }
 
 #[test]
-fn a_reader_that_is_rung_sees_why() {
+fn a_reader_that_is_woken_sees_why() {
     dbuf_sync::model(|| {
         let (buffer, mut reader) = small(2);
         let (waker, asked) = (buffer.waker(), Arc::new(AtomicBool::new(false)));
@@ -207,10 +207,10 @@ fn a_reader_that_is_rung_sees_why() {
             move || {
                 // Relaxed: edge `bell` publishes it.
                 asked.store(true, Relaxed);
-                waker.ring();
+                waker.wake();
             }
         });
-        assert_eq!(reader.wait(Duration::ZERO, None), Reason::Rung);
+        assert_eq!(reader.wait(Duration::ZERO, None), Reason::Woken);
         // Relaxed: as above.
         assert!(asked.load(Relaxed));
         thread.join().expect("no panic");

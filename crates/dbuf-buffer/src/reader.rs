@@ -1,4 +1,4 @@
-//! Takes away what the writers published: waits for a reason, swaps the halves, hands out what counts.
+//! Swaps the halves: waits for a reason, makes the other half the front, and hands out what was published.
 //!
 //! Input: the front half as the writers left it. Output: a [`Batch`] of [`Run`]s. Thread: one; the [`Reader`] is not
 //! `Clone`, and a batch borrows it. Nothing here can fail. Only [`Reader::swap`] can wait for a writer: for one that
@@ -20,8 +20,8 @@ pub enum Reason {
     Published,
     /// The front half is half full, or a writer waits for room.
     HalfFull,
-    /// A [`Waker`](super::Waker) has rung.
-    Rung,
+    /// A [`Waker`](super::Waker) has woken the reader.
+    Woken,
     /// The deadline has passed.
     Deadline,
 }
@@ -112,16 +112,16 @@ impl Reader {
     }
 
     /// Parks until there is a reason to look: something was published and `linger` has passed since the reader noticed
-    /// it; or the front half is half full; or a waker has rung; or the deadline has passed.
+    /// it; or the front half is half full; or a waker wakes it; or the deadline has passed.
     ///
     /// The reader notices takes, not publishes. A writer may have taken a chunk and not published yet, so that the
     /// batch is empty.
     pub fn wait(&mut self, linger: Duration, deadline: Option<Instant>) -> Reason {
         loop {
             let heard = self.shared.listen();
-            if heard.is_rung() {
-                self.shared.take_ring();
-                return Reason::Rung;
+            if heard.is_woken() {
+                self.shared.take_wake();
+                return Reason::Woken;
             }
             let gate = self.look_and_rest(linger);
             if gate.is_waited_for() || gate.count() >= self.shared.half_full {
@@ -165,14 +165,15 @@ impl Reader {
 
     fn rest(&mut self, how: u64) -> Gate {
         // Relaxed: either this or a take comes first in the gate's order. If the take does, its count is in the value
-        // returned. If this does, the take's value has the flag, and that writer rings. Nothing else is published.
+        // returned. If this does, the take's value has the flag, and that writer wakes the reader. Nothing else is
+        // published.
         let prior = self.shared.memory.gate().fetch_xor(self.rest ^ how, Relaxed);
         self.rest = how;
         Gate(prior)
     }
 
     /// Makes the other half the front, and returns what was published in this one as a batch. Waits for no writer,
-    /// except one that has been copying into the other half since two swaps ago.
+    /// except one that has been copying into the other half since before the previous swap.
     pub fn swap(&mut self) -> Batch<'_> {
         let next = self.generation + 1;
         self.recycle(next);
@@ -210,7 +211,7 @@ impl Reader {
         loop {
             let heard = self.shared.listen();
             // Relaxed: either this or the writer's clearing of BUSY comes first in the word's order. If this does, the
-            // writer finds AWAITED and rings. If the other does, BUSY is missing from the value returned.
+            // writer finds AWAITED and wakes the reader. If the other does, BUSY is missing from the value returned.
             if !Word(word.fetch_or(AWAITED, Relaxed)).is_busy() {
                 return;
             }

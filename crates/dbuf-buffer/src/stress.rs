@@ -129,7 +129,7 @@ fn pinned_writers_lose_nothing_and_reorder_nothing_on_any_path() {
                 && sealed.load(Relaxed) > 0
         };
         while !writers.iter().all(thread::ScopedJoinHandle::is_finished) || !reader.front_is_empty() {
-            // A writer that stops rings no bell, so the wait has a deadline.
+            // A writer that stops wakes no reader, so the wait has a deadline.
             reader.wait(Duration::ZERO, Some(Instant::now() + Duration::from_millis(1)));
             checked.batch(reader.swap());
             if all_seen(&checked) || began.elapsed() > DURATION_MAX {

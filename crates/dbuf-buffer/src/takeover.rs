@@ -14,8 +14,8 @@
 //! | the back half | G+1, no bytes | recycled; the exchange of the gate that would have opened it never came |
 //! | either | BUSY | a copy was under way: it is behind the bytes that count, and is never finished |
 //!
-//! The batch of G-1 is done if `persisted` says G. If `persisted` says G-1, the process died between the write and that
-//! word, or before the write. Then the files know.
+//! `persisted` is the first generation that is not done. If it is G, the batch of G-1 is done. If it is G-1, the
+//! process died before it set that word, perhaps after the write. Then the newest batch in the files tells which.
 //!
 //! The front half stays as it is, closed to writers, until the first swap makes it a batch like any other. So a run
 //! never holds records of two processes.

@@ -206,12 +206,12 @@ fn a_first_event_wakes_a_reader_that_sleeps() {
 fn a_waker_ends_the_wait_once_and_is_never_missed() {
     let (buffer, mut reader) = small(4);
     let waker = buffer.waker();
-    waker.ring();
-    waker.ring();
-    assert_eq!(reader.wait(Duration::ZERO, None), Reason::Rung);
+    waker.wake();
+    waker.wake();
+    assert_eq!(reader.wait(Duration::ZERO, None), Reason::Woken);
     assert_eq!(reader.wait(Duration::ZERO, Some(Instant::now())), Reason::Deadline);
-    let thread = dbuf_sync::thread::spawn(move || waker.ring());
-    assert_eq!(reader.wait(Duration::ZERO, None), Reason::Rung);
+    let thread = dbuf_sync::thread::spawn(move || waker.wake());
+    assert_eq!(reader.wait(Duration::ZERO, None), Reason::Woken);
     thread.join().unwrap();
 }
 
@@ -233,8 +233,8 @@ fn a_linger_is_not_begun_again_by_a_ring() {
     assert_eq!(reader.wait(linger, Some(past)), Reason::Deadline);
     let noticed = Instant::now();
     while noticed.elapsed() < linger {
-        buffer.waker().ring();
-        assert_eq!(reader.wait(linger, None), Reason::Rung);
+        buffer.waker().wake();
+        assert_eq!(reader.wait(linger, None), Reason::Woken);
     }
     assert_eq!(reader.wait(linger, Some(past)), Reason::Published);
 }

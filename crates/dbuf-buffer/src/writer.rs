@@ -172,7 +172,7 @@ impl Writer {
                 return Err(Refused::Closed);
             }
             if got.is_lingering() && got.count() < shared.half_full && got.count() + wanted >= shared.half_full {
-                shared.ring();
+                shared.wake_reader();
             }
             if got.has_room(wanted, shared.chunks) {
                 *held = Held {
@@ -202,7 +202,7 @@ impl Writer {
         // The word names the owner now, even after a first claim.
         self.held.left = Word(self.held.left.claimed(self.index).0 & !BUSY);
         if prior.is_awaited() {
-            self.shared.ring();
+            self.shared.wake_reader();
         }
         if prior.is_sealed() {
             self.lose();
@@ -244,7 +244,7 @@ impl Shared {
             return Ok(());
         }
         if !prior.is_waited_for() && (prior.is_sleeping() || prior.is_lingering()) {
-            self.ring();
+            self.wake_reader();
         }
         if when_full == WhenFull::Refuse {
             return Err(Refused::Full);
@@ -370,7 +370,7 @@ impl Claim<'_> {
         writer.held.left = published;
         if writer.held.must_ring {
             writer.held.must_ring = false;
-            writer.shared.ring();
+            writer.shared.wake_reader();
         }
         Ok(())
     }

@@ -50,9 +50,9 @@ impl Edge {
         Ordering::AcqRel
     }
 
-    /// The releasing half of an asymmetric barrier: stores before it come before loads after it, as seen by a thread
-    /// that has passed the other half. It is not an instruction: the other half makes the kernel put a barrier here
-    /// (membarrier(2)).
+    /// The cheap half of an asymmetric barrier. For a thread that has run the other half (membarrier(2)), this thread's
+    /// earlier stores come before its later loads. It compiles to no instruction: membarrier(2) makes the kernel put a
+    /// barrier into this thread.
     #[cfg(not(dbuf_loom))]
     #[inline(always)]
     pub fn light(self) {

@@ -179,9 +179,9 @@ impl Accept {
         self.writers.handles.iter().map(|writer| Arc::clone(&writer.pulse)).collect()
     }
 
-    /// Stops accepting, reads each socket until it is empty once, sends the clients of the framed protocol their
-    /// pending answers, and ends the threads. Returns at most 200 ms after `within`. A writer that waits for room
-    /// cannot be ended: it is left running.
+    /// Stops accepting, takes what the kernel holds (of stored connections and of systemd's sockets only what was there
+    /// when the stop began), sends the clients of the framed protocol their pending answers, and ends the threads.
+    /// Returns at most 200 ms after `within`. A writer that waits for room cannot be ended: it is left running.
     ///
     /// The reader must keep running meanwhile.
     pub fn stop(self, within: Duration) -> Stopped {

@@ -4,16 +4,17 @@
 //! writes a cell, any thread may look. Nothing here can fail.
 //!
 //! ```text
-//! word 0    which slot holds, in its lowest bit
+//! word 0    which slot counts, in its lowest bit
 //!      4..  two slots, each of a number and the figures
 //! ```
 //!
-//! The figures of a publish (or a batch) are added up in the slot that does not hold, under the publish's number. When
-//! it has come, one store makes that slot the one that holds. So a process that dies leaves either sum whole.
+//! The figures of a publish (or a batch) are prepared in the slot that does not count, under the publish's number. When
+//! the publish has come, one store commits them: that slot becomes the one that counts. So a process that dies leaves
+//! either sum whole.
 //!
 //! | edge | releasing site | acquiring site | what crosses | what breaks if weakened |
 //! |---|---|---|---|---|
-//! | `account` | [`set`], [`Turn::change`] | [`get`], [`Turn::consistent`]; the next process | each step is in memory before the next | a look sees half a publish or half a batch; the next process counts a publish twice or never |
+//! | `account` | [`set`], [`SeqLock::change`] | [`get`], [`SeqLock::consistent`]; the next process | each step is in memory before the next | a look sees half a publish or half a batch; the next process counts a publish twice or never |
 
 use dbuf_sync::Edge;
 use dbuf_sync::atomic::AtomicU64;
@@ -43,7 +44,7 @@ pub(super) fn get(word: &AtomicU64) -> u64 {
 pub(super) struct Cell<'a, const F: usize>(pub(super) &'a [AtomicU64]);
 
 impl<'a, const F: usize> Cell<'a, F> {
-    /// The slot that holds, and the other one.
+    /// The slot that counts, and the other one.
     #[inline]
     fn slots(&self) -> (&'a [AtomicU64], &'a [AtomicU64]) {
         let first = &self.0[SLOTS_AT..][..1 + F];
@@ -51,8 +52,8 @@ impl<'a, const F: usize> Cell<'a, F> {
         if get(&self.0[0]).is_multiple_of(2) { (first, second) } else { (second, first) }
     }
 
-    /// Adds to the figures that will hold once `number` has come. If this is the first addition under the number,
-    /// discards what was prepared before. Changes nothing if that number has come already.
+    /// Adds to the figures that will count once `number` is committed. If this is the first addition under the number,
+    /// discards what was prepared before. Changes nothing if that number is committed already.
     #[inline]
     pub(super) fn prepare(&self, number: u64, is_first: bool, add: [u64; F]) {
         let (holds, other) = self.slots();
@@ -67,28 +68,28 @@ impl<'a, const F: usize> Cell<'a, F> {
         set(&other[0], number);
     }
 
-    /// Makes what was prepared under `number` hold: it has come.
+    /// Makes what was prepared under `number` count: the publish or batch has come.
     #[inline]
-    pub(super) fn hold(&self, number: u64) {
+    pub(super) fn commit(&self, number: u64) {
         let (_, other) = self.slots();
         if get(&other[0]) == number {
             set(&self.0[0], 1 - get(&self.0[0]) % 2);
         }
     }
 
-    /// The figures that hold.
+    /// The figures that count.
     pub(super) fn look(&self) -> [u64; F] {
         let (holds, _) = self.slots();
         std::array::from_fn(|at| get(&holds[1 + at]))
     }
 
-    /// The highest number that has come or is prepared.
+    /// The highest number that is committed or prepared.
     pub(super) fn newest_number(&self) -> u64 {
         let (holds, other) = self.slots();
         get(&holds[0]).max(get(&other[0]))
     }
 
-    /// Forgets all numbers: none has come, and none is prepared.
+    /// Forgets all numbers: none is committed, and none is prepared.
     pub(super) fn forget_numbers(&self) {
         let (holds, other) = self.slots();
         set(&other[0], 0);
@@ -98,10 +99,10 @@ impl<'a, const F: usize> Cell<'a, F> {
 
 /// A word that is odd while one thread changes what other threads look at.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Turn<'a>(pub(super) &'a AtomicU64);
+pub(super) struct SeqLock<'a>(pub(super) &'a AtomicU64);
 
-impl Turn<'_> {
-    /// Runs `change`. A [`Turn::consistent`] look sees all of it or nothing.
+impl SeqLock<'_> {
+    /// Runs `change`. A [`SeqLock::consistent`] look sees all of it or nothing.
     pub(super) fn change<T>(&self, change: impl FnOnce() -> T) -> T {
         // edge `account`, acquiring and releasing: nothing of the change is visible before the turn is odd.
         self.0.fetch_add(1, ACCOUNT.acquire_and_release(ACCOUNT));
@@ -142,7 +143,7 @@ mod models {
             let writer = thread::spawn(move || {
                 let cell = Cell::<2>(&its);
                 cell.prepare(1, true, [5, 7]);
-                cell.hold(1);
+                cell.commit(1);
             });
             let seen = Cell::<2>(&memory).look();
             assert!([[0, 0], [5, 7]].contains(&seen), "{seen:?}");
@@ -156,12 +157,12 @@ mod models {
             let memory = zeros(3);
             let its = Arc::clone(&memory);
             let reader = thread::spawn(move || {
-                Turn(&its[0]).change(|| {
+                SeqLock(&its[0]).change(|| {
                     set(&its[1], 1);
                     set(&its[2], 1);
                 });
             });
-            let turn = Turn(&memory[0]);
+            let turn = SeqLock(&memory[0]);
             let before = get(turn.0);
             let seen = (get(&memory[1]), get(&memory[2]));
             if before.is_multiple_of(2) && get(turn.0) == before {

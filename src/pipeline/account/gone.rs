@@ -9,8 +9,8 @@
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
 //! | 1 | the losses are prepared, under a number that no batch has | nothing is counted |
-//! | 2 | the number is that of what is given up | the next start counts what is prepared, and finds no more |
-//! | 3 | what is prepared holds | the same |
+//! | 2 | that number becomes the number of what was given up | the next start commits the losses, and finds no more |
+//! | 3 | the losses are committed | the same |
 
 use super::figures::Tally;
 use super::memory::{FOLDED, Memory, PENDING_LOSSES_MAX, READER, ROWS, UNNAMED};
@@ -34,11 +34,11 @@ impl Account {
         // The previous process may have died before it counted a batch that is in the files, or one that it had given
         // up.
         if let Some(generation) = newest.filter(|_| memory.next_sequence() < next_sequence) {
-            memory.hold_all(READER, generation);
-            memory.hold_pending_losses(generation);
+            memory.commit_all(READER, generation);
+            memory.commit_pending_losses(generation);
             memory.set_next_sequence(next_sequence);
         }
-        memory.hold_given_up();
+        memory.commit_given_up();
         memory.forget_generations();
         let mut losses = memory.pending_losses();
         for row in rows() {
@@ -54,7 +54,7 @@ impl Account {
         }
         memory.prepare_pending_losses(NUMBER, losses.into_iter());
         memory.give_up(NUMBER);
-        memory.hold_given_up();
+        memory.commit_given_up();
         memory.forget_generations();
         memory.set_buffer_gone(false);
     }

@@ -2,28 +2,30 @@
 //!
 //! Input: figures of one thread, for one producer, and what they depend on: a publish, or a batch in a file. Output:
 //! the figures that count, also for the next process. Thread: each cell has one thread that writes it; any thread may
-//! look. Failure: there is no memory; or the previous process left another version, which is then ignored.
+//! look. Failure: there is no memory; or the previous process left another version, which is then replaced.
 //!
 //! ```text
-//! words    0..32    head: magic, version, cells, serial, and what is counted once for all
+//! words    0..32    0..3 unused; 3 serial; from 4 on what is counted once for all
 //!         32..552   notes of each cell: number, position (2 words)
-//!        552..3648  losses that no batch has reported: two copies of 256 rows, one of which holds
+//!        552..3648  losses that no batch has reported: two copies of 256 rows, one of which counts
 //!       4096..      producers, 1026 rows: bytes of the source record, the record; then the cells
-//! a cell: which slot holds; two slots of a number and 11 figures each; 32 words
+//! a cell: which slot counts; two slots of a number and 11 figures each; 32 words
 //! ```
+//! These are the user's words of `takeover::memory`, behind its head of magic, version and extent. The 11 figures are
+//! [`Tally::FIGURES`], which has one for each cause of loss: a new cause changes the layout, so the version must rise.
 //!
 //! A cell has two slots (`cell`). The figures of a publish or a batch are prepared in one slot, under a number, and
-//! count once that has come. The writers' numbers follow their publishes by the steps of `takeover::note`: once a
-//! publish has come, its number is made to hold in all rows, which may be repeated. The reader's number is the batch's
-//! generation, and the files say whether the batch has come. If a batch is given up, a word says so before its number
-//! holds.
+//! count once the publish or batch of that number has come. The writers' numbers follow their publishes by the steps of
+//! `takeover::note`: once a publish has come, its number is committed in all rows, and this step may be repeated. The
+//! reader's number is the batch's generation, and the files say whether the batch has come. If a batch is given up, a
+//! word says so before its number is committed.
 
 mod pending_losses;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::cell::{self, Cell, Turn, get, set};
+use super::cell::{self, Cell, SeqLock, get, set};
 use super::figures::Tally;
 use super::identity::Identity;
 use crate::pipeline::buffer::PublishPosition;
@@ -168,13 +170,13 @@ impl Memory {
         self.cell(row, cell).prepare(number, is_first, add.to_words());
     }
 
-    /// See [`Cell::hold`].
+    /// See [`Cell::commit`].
     #[inline]
-    pub(super) fn hold(&self, row: u32, cell: usize, number: u64) {
-        self.cell(row, cell).hold(number);
+    pub(super) fn commit(&self, row: u32, cell: usize, number: u64) {
+        self.cell(row, cell).commit(number);
     }
 
-    /// The figures that hold.
+    /// The figures that count.
     pub(super) fn looked(&self, row: u32, cell: usize) -> Tally {
         Tally::from_words(self.cell(row, cell).look())
     }
@@ -229,7 +231,7 @@ impl Memory {
         let row = get(self.head(FOLD_ROW));
         if row > u64::from(FOLDED) && row < ROWS as u64 {
             for cell in 0..self.cells {
-                self.hold(FOLDED, cell, get(self.head(FOLD_NUMBER)));
+                self.commit(FOLDED, cell, get(self.head(FOLD_NUMBER)));
             }
             set(&self.row(row as u32)[0], 0);
         }
@@ -277,14 +279,14 @@ impl Memory {
         get(self.head(GIVEN_UP)) == generation
     }
 
-    /// Makes what was prepared for the last batch that was given up hold, if no number is newer.
-    pub(super) fn hold_given_up(&self) {
+    /// Commits what was prepared for the last batch that was given up, if no number is newer.
+    pub(super) fn commit_given_up(&self) {
         let number = get(self.head(GIVEN_UP));
         let rows = (0..ROWS as u32).filter(|row| *row != FOLDED);
-        // A slot under an older number must not hold again.
+        // A slot under an older number must not count again.
         if number > 0 && rows.map(|row| self.cell(row, READER).newest_number()).max() == Some(number) {
-            self.hold_all(READER, number);
-            self.hold_pending_losses(number);
+            self.commit_all(READER, number);
+            self.commit_pending_losses(number);
         }
     }
 
@@ -302,14 +304,14 @@ impl Memory {
     pub(super) fn resolve(&self, was_published: &dyn Fn(PublishPosition) -> bool) {
         self.finish_fold();
         for cell in READER + 1..self.cells {
-            self.note(cell).resolve(was_published, |[number]| self.hold_all(cell, *number));
+            self.note(cell).resolve(was_published, |[number]| self.commit_all(cell, *number));
         }
     }
 
-    /// Makes what is prepared under `number` hold in all rows.
-    pub(super) fn hold_all(&self, cell: usize, number: u64) {
+    /// Commits what is prepared under `number` in all rows.
+    pub(super) fn commit_all(&self, cell: usize, number: u64) {
         for row in (0..ROWS as u32).filter(|row| *row != FOLDED) {
-            self.hold(row, cell, number);
+            self.commit(row, cell, number);
         }
     }
 
@@ -327,8 +329,8 @@ impl Memory {
     // ---- what is counted once for all ----
 
     /// The turn of what the reader changes with each batch.
-    pub(super) fn turn(&self) -> Turn<'_> {
-        Turn(self.head(TURN))
+    pub(super) fn turn(&self) -> SeqLock<'_> {
+        SeqLock(self.head(TURN))
     }
 
     pub(super) fn since(&self) -> Option<(u64, u64)> {
@@ -405,7 +407,7 @@ impl Memory {
             let sum = (READER + 1..old.cells).map(|cell| old.looked(row, cell)).fold(Tally::default(), Tally::plus);
             let number = (READER + 1..old.cells).map(|cell| old.number(cell)).max().unwrap_or(0) + 1;
             self.prepare(row, READER + 1, number, true, &sum);
-            self.hold(row, READER + 1, number);
+            self.commit(row, READER + 1, number);
             self.set_number(READER + 1, number);
             for (word, old) in self.cell(row, READER).0.iter().zip(old.cell(row, READER).0) {
                 set(word, get(old));

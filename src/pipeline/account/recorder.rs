@@ -76,7 +76,7 @@ impl Recorder {
     /// Notes that it is published.
     #[inline]
     pub fn published(&mut self) {
-        self.hold();
+        self.commit();
         self.account.memory.published(self.cell, self.number);
         self.begin_round();
     }
@@ -84,14 +84,14 @@ impl Recorder {
     /// Counts what belongs to no publish. If the process dies meanwhile, parts of it may be missing.
     pub fn count_now(&mut self) {
         self.account.memory.set_number(self.cell, self.number);
-        self.hold();
+        self.commit();
         self.begin_round();
     }
 
     #[inline]
-    fn hold(&mut self) {
+    fn commit(&mut self) {
         for row in &self.touched {
-            self.account.memory.hold(*row, self.cell, self.number);
+            self.account.memory.commit(*row, self.cell, self.number);
         }
     }
 
@@ -109,8 +109,8 @@ pub struct ReaderRecorder {
     recorder: Recorder,
     /// Producers of the batch, whose rows must not change hands until it is counted.
     held: Vec<Arc<Producer>>,
-    /// The current batch was found in memory, and no writer's count of it is left. So it is counted as received as
-    /// well.
+    /// The current batch was found in memory, and no writer's count of it is left. So the reader counts its events as
+    /// sent, too.
     adopts: bool,
 }
 
@@ -171,28 +171,28 @@ impl ReaderRecorder {
     fn count_batch(&mut self, more: impl FnOnce(&Memory)) {
         let account = Arc::clone(&self.recorder.account);
         account.memory.turn().change(|| {
-            self.recorder.hold();
-            account.memory.hold_pending_losses(self.recorder.number);
+            self.recorder.commit();
+            account.memory.commit_pending_losses(self.recorder.number);
             more(&account.memory);
         });
         self.recorder.begin_round();
     }
 
-    /// Counts the previous process's batch of this generation: it is in the files, so what was prepared for it holds.
+    /// Counts the previous process's batch of this generation: it is in the files, so what was prepared for it counts.
     pub fn settle_persisted(&self, generation: u64, next_sequence: u64) {
         let memory = &self.recorder.account.memory;
-        memory.hold_all(READER, generation);
-        memory.hold_pending_losses(generation);
+        memory.commit_all(READER, generation);
+        memory.commit_pending_losses(generation);
         memory.set_next_sequence(next_sequence);
     }
 
-    /// Whether the previous process had given up the batch of this generation. If so, what was prepared for it holds.
+    /// Whether the previous process had given up the batch of this generation. If so, what was prepared for it counts.
     pub fn settle_given_up(&self, generation: u64) -> bool {
         let memory = &self.recorder.account.memory;
         let is_given_up = memory.was_given_up(generation);
         if is_given_up {
-            memory.hold_all(READER, generation);
-            memory.hold_pending_losses(generation);
+            memory.commit_all(READER, generation);
+            memory.commit_pending_losses(generation);
         }
         is_given_up
     }

@@ -64,7 +64,7 @@ fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_e
         (
             |recorder| {
                 recorder.before_publish(position());
-                recorder.account.memory.hold(recorder.touched[1], recorder.cell, recorder.number);
+                recorder.account.memory.commit(recorder.touched[1], recorder.cell, recorder.number);
             },
             true,
             8,

@@ -86,7 +86,7 @@ impl DrainHandle {
         {
             reply(Err("the daemon is stopping; start it again first".into()));
         }
-        self.waker.ring();
+        self.waker.wake();
     }
 
     /// Sizes and latencies since the start.

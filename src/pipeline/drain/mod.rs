@@ -8,8 +8,8 @@
 //! Invariants, cited by number:
 //! 1. A generation counts as persisted only when its batch is in the file or its events are counted as lost.
 //! 2. A batch is given up as a whole or persisted as a whole.
-//! 3. A batch is persisted once, whatever process swapped it out: what the previous process left is compared with the
-//!    newest batch in the files before it is written.
+//! 3. A batch is persisted once, whichever process swapped the halves: what the previous process left is compared with
+//!    the newest batch in the files before it is written.
 //! 4. A requested sync covers everything that was published before the request.
 
 pub(crate) mod batch_summary;

@@ -1,7 +1,8 @@
 //! Runs the reader's loop: wait, swap, summarise, write, report.
 //!
-//! See the head of [`super`]. The thread sleeps in two places only: in the buffer's `wait`, which every publish and
-//! every command ends, and in `wait_for_disk`, which a command or the timeout ends.
+//! Input, output, thread and failure are those of [`super`]. The thread sleeps in three places only: in the buffer's
+//! `wait`, which every publish and every command ends; in `wait_for_disk`, which a command or the timeout ends; and in
+//! the buffer's `swap`, for a writer that still copies into the half that is to be opened.
 
 use std::time::{Duration, Instant};
 

@@ -396,7 +396,7 @@ fn a_writer_that_asks_for_a_sync_is_rung_when_it_is_done() {
     let generation = rig.publish(b"asks");
     rig.progress.want(0, want::DURABLE);
     rig.progress.ask_sync();
-    rig.buffer.waker().ring();
+    rig.buffer.waker().wake();
     let mut bell = [nix::poll::PollFd::new(rig.progress.bell(0), nix::poll::PollFlags::POLLIN)];
     assert_eq!(nix::poll::poll(&mut bell, nix::poll::PollTimeout::from(60_000u16)).unwrap(), 1);
     assert!(rig.progress.durable_before() > generation);

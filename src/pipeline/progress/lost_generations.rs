@@ -14,9 +14,9 @@
 //!      ..  one such bit more, where a generation was in a file, or may have been, before it was lost
 //! ```
 //!
-//! A sender that knows which of its events came to a file can lose only those. So from then on only losses in files
-//! count for it. Otherwise a loss that it knows would be reported again with each neighbouring event that waits for a
-//! sync. A generation has one kind, the first one noted.
+//! Why two bits: a sender that was told which of its events reached a file can lose only those, so from then on only
+//! losses *in a file* are news to it. Without the second bit, a loss that it knows would be reported again with each
+//! neighbouring event that waits for a sync. A generation keeps the kind of loss that was noted first.
 //!
 //! The window covers 17 minutes at one swap each millisecond, and hours with the default `buffer.linger`. For older
 //! generations it is known that a loss happened, but not in which generation. If a sender does not know what became of
@@ -61,7 +61,8 @@ const LAYOUT: Layout = Layout {
     bytes: 0,
 };
 
-/// The memory. Its users hold a lock, except for the first two words and word 4, whose users have their own lock.
+/// The memory. `Progress::lost_lock` guards words 2, 3 and the window. Words 0 and 1 are single values that need no
+/// lock, and word 4 is written under the lock of the sync queue.
 #[derive(Debug)]
 pub(super) struct LostGenerations(PersistentMemory);
 

@@ -34,7 +34,7 @@ pub mod want {
 pub struct Progress {
     levels: Levels,
     lost: LostGenerations,
-    /// Held while lost generations are noted or searched.
+    /// Guards the words of `lost` that tell which generations are lost.
     lost_lock: Mutex<()>,
     asked: AtomicU32,
     writers: Box<[Waiter]>,

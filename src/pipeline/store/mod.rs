@@ -40,7 +40,7 @@ use retain::Limits;
 use status::Caller;
 pub use status::{Condition, Status, StatusSnapshot};
 use stream::Stream;
-use sync_queue::{Lost, Mark, Shared, UNSYNCED_MAX};
+use sync_queue::{FilePosition, Lost, Shared, UNSYNCED_MAX};
 pub use types::{Appended, BatchView, Durable, OpenError, Recovery, RunView, StoreOptions, WriteError};
 
 /// The reader thread's part of the store. If it is dropped without [`Store::close`], it leaves the files as a killed
@@ -203,7 +203,7 @@ impl Store {
         active.accept(&header, batch);
         self.next_sequence = header.next_sequence();
         self.unsynced = None;
-        let end = Mark {
+        let end = FilePosition {
             offset: active.footer.offset,
             sequence: self.next_sequence,
             events: active.footer.events,
@@ -251,7 +251,7 @@ impl Store {
         Ok(())
     }
 
-    /// Seals the active segment if its first batch has reached `storage.segment_age`.
+    /// Rotates if the first batch of the active segment has reached `storage.segment_age`.
     pub fn rotate_if_due(&mut self) {
         if self.next_deadline().is_some_and(|deadline| deadline <= Instant::now())
             && let Err(e) = self.rotate()
@@ -278,8 +278,8 @@ impl Store {
         self.next_sequence
     }
 
-    /// Notes that the batch of this generation is in no file and is done. Returns the generation below which everything
-    /// is durable, if nothing waits for a sync. Otherwise the sync reports it.
+    /// Notes that the batch of this generation was given up: it is in no file, and nothing more happens to it. Returns
+    /// the generation below which everything is durable, if nothing waits for a sync. Otherwise the sync reports it.
     pub fn passed(&self, generation: u64) -> Option<u64> {
         self.shared.passed(generation)
     }

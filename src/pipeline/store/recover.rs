@@ -9,10 +9,10 @@
 //! | `.active` with a footer | renamed to a sealed one: only that was missing |
 //! | `.active` without a batch | the sequence in its name counts; removed, unless no other file says it |
 //! | `.active` with batches | a torn end is cut, a footer written, and it is sealed; damage in the middle stays |
-//! | the same, without room for the footer | a torn end is cut, and it is named torn: whole, but without an index |
-//! | `.active` that needs a newer version, or a batch does | left alone; the next sequence is beyond what it can hold |
+//! | the same, without room for the footer | a torn end is cut, and it is named torn: whole batches, no index |
+//! | `.active` that needs a newer version, or a batch does | left alone; new sequences are above all that it can hold |
 //! | `.active` whose header cannot be read | named torn |
-//! | a sealed or torn one | left alone; the newest says where the sequence goes on |
+//! | a sealed or torn one | left alone; the newest says which sequence comes next |
 //!
 //! The process may die after each step: what it leaves then is in the table again.
 

@@ -11,8 +11,8 @@
 //! The steps, each of which may be the last before a crash:
 //! 1. The broken file is named torn. Recovery leaves torn files alone; readers read them up to the next file.
 //! 2. The batches are written to a `.repair` file, which no reader opens and recovery removes. It is synced.
-//! 3. It gets the name of a sealed segment, its first sequence that of its first batch: from here on readers find them
-//!    there, and the torn file ends for them where this one begins.
+//! 3. It gets the name of a sealed segment, with the first sequence of its first batch. From here on readers take these
+//!    batches from it, and read the torn file only up to that sequence.
 //! 4. The torn file is truncated to what is durable in it. If that is nothing, the file is removed.
 
 use std::collections::BTreeSet;

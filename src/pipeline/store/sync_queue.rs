@@ -1,4 +1,4 @@
-//! Queues the files that wait for a sync, a rename or a deletion.
+//! Queues the files that wait for a footer, a sync, a rename or a repair.
 //!
 //! Input: from the reader thread, each file that was created, written to or closed, and requests; from the syncer, the
 //! results of its jobs. Output: the syncer's next [`Job`], and what is durable. Thread: the reader and the syncer,
@@ -6,8 +6,8 @@
 //!
 //! Invariants, cited by number:
 //! 1. A sync that failed is final for its file: it is broken, gets no more batches and is never synced again.
-//! 2. A file that is being written to is not repaired: the reader thread says when a write begins, which a broken file
-//!    refuses, and when it ends. Neither thread waits for the other's disk.
+//! 2. A file that is being written to is not repaired: the reader thread announces the begin and the end of each write,
+//!    and the begin is refused for a broken file. Neither thread waits for the other's disk.
 //! 3. What counts as durable is a prefix: the first batch that is not durable yet, in whatever file, ends it.
 //! 4. While all is durable, the syncer sleeps without a deadline.
 
@@ -39,7 +39,7 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// A position in a file, between two batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(super) struct FilePosition {
     /// The offset of the next batch.
     pub(super) offset: u64,
     /// The sequence of the next event.
@@ -80,8 +80,8 @@ pub(super) struct Tracked {
     writing: bool,
     /// Whether its name is durable in the directory.
     pub(super) entry_durable: bool,
-    pub(super) end: Mark,
-    pub(super) durable: Mark,
+    pub(super) end: FilePosition,
+    pub(super) durable: FilePosition,
     /// The first batch in it that is not durable.
     pub(super) dirty: Option<Dirty>,
     /// The first batch in it that came after the current sync began.
@@ -209,7 +209,7 @@ impl Shared {
         let id = queue.next_id;
         queue.next_id += 1;
         let generation = queue.persisted_before;
-        let mark = Mark { offset, sequence: name.first_sequence, events: 0, generation };
+        let mark = FilePosition { offset, sequence: name.first_sequence, events: 0, generation };
         queue.files.push_back(Tracked {
             id,
             file,
@@ -249,7 +249,7 @@ impl Shared {
 
     /// Ends a write that has added a batch, up to `end`. `durable` says whether a sync has covered it. Returns the
     /// number of events that have become durable by that.
-    pub(super) fn wrote(&self, id: u64, end: Mark, durable: bool) -> u64 {
+    pub(super) fn wrote(&self, id: u64, end: FilePosition, durable: bool) -> u64 {
         let mut queue = self.lock();
         queue.persisted_before = end.generation;
         let step_bytes = queue.step_bytes;

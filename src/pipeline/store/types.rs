@@ -54,7 +54,7 @@ pub struct StoreOptions {
     pub on_durable: Box<dyn Fn(Durable) + Send + Sync>,
     /// Called when a sync has failed, before anything else is done about it, and again when the affected batches are
     /// durable or lost. Its parameter is the first generation that may be in a file whose sync has failed; None if
-    /// there is no such file. Either thread calls it and holds a lock meanwhile, so it must not wait.
+    /// there is no such file. The reader or the syncer calls it under the sync queue's lock, so it must not wait.
     pub on_broken: Box<dyn Fn(Option<u64>) + Send + Sync>,
 }
 

@@ -10,14 +10,9 @@
 //! - [`spans`] remembers which events may still be lost, for acknowledgements.
 //!
 //! The users are the receive buffers, the session table, the ring table, the account, and the halves of the double
-//! buffer. `daemon/lifecycle.rs` keeps the order of a start:
-//!
-//! 1. The halves are found. Nothing is created.
-//! 2. All notes are resolved: each names a position in a half, and the half says whether that publish came.
-//! 3. What is missing is created, and stored from here on.
-//! 4. The reader stores what the halves hold, oldest first. Then the writers run.
-//!
-//! So a death during a start is one more death and needs no other rules.
+//! buffer. `docs/ARCHITECTURE.md`, "The order of a start", numbers the steps of a start. They keep one rule: nothing is
+//! created before all notes are resolved, because a note names a position in memory of the previous process. So a death
+//! during a start is one more death and needs no other rules.
 
 pub mod memory;
 pub mod names;

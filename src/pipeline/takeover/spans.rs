@@ -12,10 +12,11 @@
 //! ```
 //!
 //! The newest span is not in the list: the note itself holds it (last event and its generation, see [`super::note`]).
-//! It moves into the list when a publish in another generation follows. A full list merges its two oldest spans. Their
-//! events are in a file by then, or were given up, because the buffer holds three generations at most. The list does
-//! not say which of them were given up: once their sender was told (`Known::losses`), only a loss in a file counts for
-//! them, and the lost generations tell that apart. If a failed sync loses one of a merged span, the whole span is
+//! It moves into the list when a publish in another generation follows. So five generations are told apart: a buffer
+//! holds two at most, and an older one that is still being persisted adds its own. A full list merges its two oldest
+//! spans, whose events are in a file by then, or were given up. The merged span does not say which. That is enough:
+//! once the sender was told which were given up (`Known::losses_known_to`), only losses in a file are news, and
+//! `progress::lost_generations` tells these apart. If a failed sync loses a part of a merged span, the whole span is
 //! reported.
 //!
 //! | step | writes | if the process dies after it |
@@ -79,11 +80,11 @@ impl Span {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     /// Up to this event the sender knows what became of each: durable, or lost.
-    pub fate: u64,
+    pub fate_known_to: u64,
     /// Up to this event the sender knows which are in a file and which were lost before they were.
-    pub losses: u64,
+    pub losses_known_to: u64,
     /// Number of lost events, for a sender that is told a number.
-    pub lost: u64,
+    pub lost_count: u64,
 }
 
 /// The list of spans in these words.
@@ -121,7 +122,7 @@ impl<'a> PendingSpans<'a> {
     fn push(&self, last: u64, generation: u64) {
         let (mut first, mut count) = self.list();
         let newest = count.checked_sub(1).map_or(0, |at| self.span(first + at).sequences.1);
-        let before = newest.max(self.known().fate);
+        let before = newest.max(self.known().fate_known_to);
         if before >= last {
             return;
         }
@@ -139,16 +140,16 @@ impl<'a> PendingSpans<'a> {
     pub fn note_known(&self, known: Known) {
         let before = self.known();
         let known = Known {
-            fate: known.fate.max(before.fate),
-            losses: known.losses.max(before.losses),
-            lost: known.lost.max(before.lost),
+            fate_known_to: known.fate_known_to.max(before.fate_known_to),
+            losses_known_to: known.losses_known_to.max(before.losses_known_to),
+            lost_count: known.lost_count.max(before.lost_count),
         };
         if known == before {
             return;
         }
         self.set_known(known);
         let (mut first, mut count) = self.list();
-        while count > 0 && self.span(first).sequences.1 <= known.fate {
+        while count > 0 && self.span(first).sequences.1 <= known.fate_known_to {
             (first, count) = (first + 1, count - 1);
         }
         self.set_list(first, count);
@@ -158,14 +159,17 @@ impl<'a> PendingSpans<'a> {
     #[must_use]
     pub fn known(&self) -> Known {
         let at = COPIES_AT + self.load(COPY) as usize % 2 * KNOWN_WORDS;
-        let [fate, losses, lost] = std::array::from_fn(|word| self.load(at + word));
-        Known { fate, losses, lost }
+        let [fate_known_to, losses_known_to, lost_count] = std::array::from_fn(|word| self.load(at + word));
+        Known { fate_known_to, losses_known_to, lost_count }
     }
 
-    fn set_known(&self, Known { fate, losses, lost }: Known) {
+    fn set_known(&self, Known { fate_known_to, losses_known_to, lost_count }: Known) {
         let copy = 1 - self.load(COPY) % 2;
         let at = COPIES_AT + copy as usize * KNOWN_WORDS;
-        [fate, losses, lost].into_iter().enumerate().for_each(|(word, value)| self.store(at + word, value));
+        [fate_known_to, losses_known_to, lost_count]
+            .into_iter()
+            .enumerate()
+            .for_each(|(word, value)| self.store(at + word, value));
         self.store(COPY, copy);
     }
 
@@ -174,7 +178,7 @@ impl<'a> PendingSpans<'a> {
     pub fn all(&self, last: u64, last_generation: u64) -> Vec<Span> {
         let (first, count) = self.list();
         let newest = Span { generations: (last_generation, last_generation), sequences: (1, last) };
-        let mut known = self.known().fate;
+        let mut known = self.known().fate_known_to;
         let mut all = Vec::with_capacity(count + 1);
         for span in (0..count).map(|at| self.span(first + at)).chain([newest]) {
             let end = span.sequences.1.min(last);
@@ -236,7 +240,7 @@ mod tests {
     }
 
     fn fate(fate: u64) -> Known {
-        Known { fate, losses: fate, lost: 0 }
+        Known { fate_known_to: fate, losses_known_to: fate, lost_count: 0 }
     }
 
     /// Publishes one event in each of these generations, in order. Returns the last event and its generation.
@@ -308,7 +312,7 @@ mod tests {
         let list = PendingSpans::new(&complete);
         for n in 1..=5_u64 {
             let before: Vec<u64> = complete.iter().map(|word| word.load(Relaxed)).collect();
-            list.note_known(Known { fate: n, losses: 2 * n, lost: 3 * n });
+            list.note_known(Known { fate_known_to: n, losses_known_to: 2 * n, lost_count: 3 * n });
             // A copy is written in the order of its words, and only then it counts.
             let changed: Vec<usize> = (COPIES_AT..SPANS_AT).chain([COPY]).collect();
             for done in 0..=changed.len() {
@@ -316,7 +320,10 @@ mod tests {
                 let word = |at| if is_done(&at) { complete[at].load(Relaxed) } else { before[at] };
                 let torn: Vec<AtomicU64> = (0..WORDS).map(|at| AtomicU64::new(word(at))).collect();
                 let of = if done == changed.len() { n } else { n - 1 };
-                assert_eq!(PendingSpans::new(&torn).known(), Known { fate: of, losses: 2 * of, lost: 3 * of });
+                assert_eq!(
+                    PendingSpans::new(&torn).known(),
+                    Known { fate_known_to: of, losses_known_to: 2 * of, lost_count: 3 * of }
+                );
             }
         }
     }

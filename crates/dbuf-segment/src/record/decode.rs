@@ -54,8 +54,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// Bytes of the words that these flags announce. Uses a table, because not all processors that a build runs on have an
-/// instruction that counts bits, and this is called several times for each event.
+/// Bytes of the words that these flags announce. Uses a table, because the x86-64 baseline has no instruction that
+/// counts bits, and this is called several times for each event.
 #[inline]
 fn bytes_of_words(flags: u16) -> usize {
     const WORDS: u16 = flag::SOURCE_TIME | flag::PRODUCER_SEQUENCE | flag::PIECE;
@@ -143,7 +143,7 @@ impl<'a> Record<'a> {
     }
 
     /// Number of sequences that it takes: one for an event or the last piece of one, one for each line of a record of
-    /// lines.
+    /// lines, none for any other record.
     #[inline]
     #[must_use]
     pub fn event_count(&self) -> usize {

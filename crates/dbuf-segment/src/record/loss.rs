@@ -6,7 +6,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Cause {
-    /// The disk was full, and `storage.when_full` is `"drop"`.
+    /// There was no room: in the producer's ring, or on the disk while `storage.when_full` is `"drop"` or the daemon
+    /// ends.
     Full = 0,
     /// Larger than `ingest.max_event`.
     TooBig = 1,

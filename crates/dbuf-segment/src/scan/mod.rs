@@ -54,8 +54,8 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Lists the segments in `path`. The list has all files that were there when this began, even if files are created
-    /// and renamed meanwhile. It may have some that have come since, but then also every earlier one.
+    /// Lists the segments in `path`: every file that existed when the call began, even if files are created and renamed
+    /// meanwhile. The list may include newer files, but then also every file between them.
     ///
     /// An active file without a header holds nothing and is left out.
     ///
@@ -71,7 +71,7 @@ impl Directory {
         Ok(Self { files: files.into_iter().filter(holds_something).collect() })
     }
 
-    /// Takes these files, in this order.
+    /// The given files, in the given order.
     ///
     /// # Errors
     /// Those of the disk.
@@ -108,10 +108,10 @@ fn listed(directory: &Path, name: Name) -> io::Result<Option<SegmentFile>> {
 
 /// The names of all files that were there when the first listing began.
 ///
-/// A listing may miss a file that is renamed meanwhile, under either name. It may or may not have a file that is
-/// created meanwhile. A file is renamed only once. So a file that was created before a listing began is in that listing
-/// or in the next one. The first two listings say up to which sequence this holds for all files, because the newest
-/// file in them was created before the third listing began.
+/// A listing is not atomic. It may miss a file that is renamed meanwhile, under both names, and it may or may not have
+/// a file that is created meanwhile. But a file is renamed only once. So a file that was created before a listing
+/// began is in that listing or in the next one. Hence four listings: the newest file of the first two was created
+/// before the third began, so everything up to that file is in the third or the fourth.
 fn settled(mut list: impl FnMut() -> io::Result<Vec<Name>>) -> io::Result<Vec<Name>> {
     let newest = list()?.into_iter().chain(list()?).map(|name| name.first_sequence).max();
     let before = list()?;

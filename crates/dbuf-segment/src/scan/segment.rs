@@ -269,8 +269,8 @@ impl Segment {
         Ok((!right).then(|| "the checksum of a batch's records is wrong".into()))
     }
 
-    /// The header is whole, so the batch's end is known. Without a footer it is damage only if another batch follows.
-    /// Otherwise it is a tail.
+    /// The batch's header is whole, so its end is known. In a file without a footer the batch counts as damage only if
+    /// another batch or a footer follows, and as an unfinished end otherwise.
     fn after_damaged_content(&self, at: u64, limit: u64, header: &BatchHeader, what: String) -> io::Result<Step> {
         let next = header.end();
         if self.footer.is_err() && self.find_batch(next, limit)?.is_none() && !self.is_footer(next)? {

@@ -85,7 +85,7 @@ impl RingConsumer {
     #[must_use]
     pub fn new(memory: Memory, position: &Position) -> Self {
         let words = memory.words();
-        // Relaxed: the count of states goes on, or begins anywhere: it only has to differ from the one before.
+        // Relaxed: the count of states continues, or begins anywhere: it only has to differ from the one before.
         let state = (words.state.load(Relaxed) & !state::MASK).wrapping_add(state::COUNT_ONE);
         let turn = words.turn.load(Relaxed);
         let (tail, lost) = (position.tail, position.lost);
@@ -374,11 +374,11 @@ impl RingConsumer {
     /// ```
     /// # let (_producer, consumer) = dbuf_wire::ring::pair(64 << 10)?;
     /// consumer.tell(5, 3, 1, 0);
-    /// assert_eq!(consumer.told(), [5, 3, 1, 0]);
+    /// assert_eq!(consumer.last_told(), [5, 3, 1, 0]);
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[must_use]
-    pub fn told(&self) -> [u64; 4] {
+    pub fn last_told(&self) -> [u64; 4] {
         let words = self.memory.words();
         // Relaxed: this side wrote them, or a process that is dead.
         [&words.persisted, &words.durable, &words.lost, &words.refused].map(|word| word.load(Relaxed))

@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use nix::sys::epoll::EpollFlags;
 use rustix::io::ioctl_fionread;
 
-use self::protocol::{Link, Looked, Next, Polled, Protocol, Read, ReplyState, Turn};
+use self::protocol::{AfterBytes, Link, LookResult, Next, Polled, Protocol, ReadResult, ReplyState};
 use self::read_position::InheritedPosition;
 use self::stored::StoredConnection;
 use crate::pipeline::accept::publish::receive_buffer::{ReadProgress, ReceiveBuffer, Subject};
@@ -62,9 +62,9 @@ impl Connection {
     /// Resumes at the previous process's position. If the position cannot be read, the caller must call
     /// [`Connection::lose_rest`] next.
     pub(crate) fn resume(&mut self, position: InheritedPosition, context: &mut WriterContext) -> Next {
-        let turn = self.protocol.resume(position, &mut self.link);
+        let after = self.protocol.resume(position, &mut self.link);
         context.carried_bytes += self.link.carry.capacity();
-        self.after(turn)
+        self.after(after)
     }
 
     /// Counts as lost the event of which the previous process had read a part, when its position cannot be read.
@@ -77,7 +77,7 @@ impl Connection {
     ) -> Result<Next, Closed> {
         let number = self.begin_step(Subject::LostLine, read_progress, resumed, context);
         let next = self.counted(context, |protocol, link, context| protocol.lose_rest(link, context))?;
-        Ok(self.record(next, number, read_progress))
+        Ok(self.end_of_read(next, number, read_progress))
     }
 
     /// Begins a publish that does not come from a read, with the steps of a read, so that the next process neither
@@ -98,13 +98,13 @@ impl Connection {
     }
 
     /// Records how far the connection was read, including read `number`, and that this read is done. A connection that
-    /// ends with this read, or cannot be resumed, loses its record here: the next process then ends it, whatever
-    /// protocol it spoke. If the record cannot be removed, the connection ends now, because the next process would
+    /// ends with this read, or cannot be resumed, loses its read position here: the next process then ends it, whatever
+    /// protocol it spoke. If the position cannot be removed, the connection ends now, because the next process would
     /// misread it.
-    fn record(&mut self, next: Next, number: u64, read_progress: &ReadProgress) -> Next {
+    fn end_of_read(&mut self, next: Next, number: u64, read_progress: &ReadProgress) -> Next {
         let keeps = next == Next::Open && self.note_position(number);
         // Both while the receive buffer still holds the read, and before the slot can become another connection's.
-        let is_safe = keeps || self.link.stored.forget_record();
+        let is_safe = keeps || self.link.stored.forget_position();
         read_progress.end();
         if !keeps {
             self.link.stored.let_go();
@@ -138,8 +138,8 @@ impl Connection {
     pub(crate) fn close(self, receive_buffers: &mut [ReceiveBuffer]) {
         let Self { protocol, mut link, .. } = self;
         if let Some(slot) = link.stored.slot() {
-            // Before the slot can become another connection's, as in `record`.
-            link.stored.forget_record();
+            // Before the slot can become another connection's, as in `end_of_read`.
+            link.stored.forget_position();
             receive_buffers.iter_mut().for_each(|receive_buffer| receive_buffer.leave_out(slot));
         }
         protocol.close(link.socket());
@@ -151,7 +151,7 @@ impl Connection {
         &mut self,
         receive_buffer: &mut ReceiveBuffer,
         context: &mut WriterContext,
-    ) -> Result<Read, Closed> {
+    ) -> Result<ReadResult, Closed> {
         if let Some(polled) = self.protocol.polled() {
             return polled.read(&mut self.link, &mut receive_buffer.stream, context);
         }
@@ -172,22 +172,22 @@ impl Connection {
         let (read, next) = match got {
             // Nothing to read, or the call was interrupted and the next round repeats it.
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                (Read::Nothing, Next::Open)
+                (ReadResult::Nothing, Next::Open)
             }
             // A reset means that the peer closed without reading our replies: an end like any other.
             Ok(0) | Err(_) => {
                 let next = self.end(context)?;
-                (Read::End(next), next)
+                (ReadResult::End(next), next)
             }
             Ok(bytes) => {
                 let bytes = &receive_buffer.stream[..bytes];
-                let turn = self.counted(context, |protocol, link, context| protocol.take(bytes, link, context))?;
-                let next = self.after_bytes(turn, context)?;
-                (Read::Some(next), next)
+                let after = self.counted(context, |protocol, link, context| protocol.take(bytes, link, context))?;
+                let next = self.after_bytes(after, context)?;
+                (ReadResult::Some(next), next)
             }
         };
-        let is_closed = self.record(next, number, &receive_buffer.read_progress) == Next::Close;
-        Ok(if is_closed { Read::End(Next::Close) } else { read })
+        let is_closed = self.end_of_read(next, number, &receive_buffer.read_progress) == Next::Close;
+        Ok(if is_closed { ReadResult::End(Next::Close) } else { read })
     }
 
     /// Publishes what the previous process has read, except the events that it had already published.
@@ -203,16 +203,16 @@ impl Connection {
         let next = if bytes.is_empty() {
             self.end(context)?
         } else {
-            let turn = self.counted(context, |protocol, link, context| protocol.take_again(bytes, link, context))?;
-            self.after_bytes(turn, context)?
+            let after = self.counted(context, |protocol, link, context| protocol.take_again(bytes, link, context))?;
+            self.after_bytes(after, context)?
         };
-        Ok(self.record(next, number, &receive_buffer.read_progress))
+        Ok(self.end_of_read(next, number, &receive_buffer.read_progress))
     }
 
     /// Follows up after the protocol has taken the bytes of one read. If the protocol ended the connection, the carry
     /// is discarded, because it is no line.
-    fn after_bytes(&mut self, turn: Turn, context: &mut WriterContext) -> Result<Next, Closed> {
-        let next = self.after(turn);
+    fn after_bytes(&mut self, after: AfterBytes, context: &mut WriterContext) -> Result<Next, Closed> {
+        let next = self.after(after);
         if next == Next::Open && self.has_noted_end() { self.end(context) } else { Ok(next) }
     }
 
@@ -274,7 +274,7 @@ impl Connection {
     ) -> Result<Next, Closed> {
         let number = self.begin_step(Subject::Carry, read_progress, resumed, context);
         let next = self.counted(context, |protocol, link, context| protocol.shed(link, context))?;
-        Ok(self.record(next, number, read_progress))
+        Ok(self.end_of_read(next, number, read_progress))
     }
 
     /// Prepares for the end of this process; the next process may resume the connection.
@@ -293,10 +293,10 @@ impl Connection {
         &mut self,
         receive_buffer: &mut ReceiveBuffer,
         context: &mut WriterContext,
-    ) -> Result<Looked, Closed> {
+    ) -> Result<LookResult, Closed> {
         match self.protocol.polled() {
             Some(polled) => polled.look(&mut self.link, &mut receive_buffer.stream, context),
-            None => Ok(Looked { next: Next::Open, bytes: 0 }),
+            None => Ok(LookResult { next: Next::Open, bytes: 0 }),
         }
     }
 
@@ -304,11 +304,11 @@ impl Connection {
         self.counted(context, |protocol, link, context| protocol.end(link, context))
     }
 
-    fn after(&mut self, turn: Turn) -> Next {
-        match turn {
-            Turn::Stay => Next::Open,
-            Turn::Close => Next::Close,
-            Turn::Become(protocol) => {
+    fn after(&mut self, after: AfterBytes) -> Next {
+        match after {
+            AfterBytes::Stay => Next::Open,
+            AfterBytes::Close => Next::Close,
+            AfterBytes::Become(protocol) => {
                 self.protocol = protocol;
                 Next::Open
             }

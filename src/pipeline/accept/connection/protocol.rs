@@ -28,7 +28,7 @@ pub(crate) enum Next {
 
 /// What a protocol does after it took bytes.
 #[derive(Debug)]
-pub(crate) enum Turn {
+pub(crate) enum AfterBytes {
     /// It continues with its connection.
     Stay,
     /// The connection is finished.
@@ -39,7 +39,7 @@ pub(crate) enum Turn {
 
 /// The result of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Read {
+pub(crate) enum ReadResult {
     /// Bytes came. There may be more.
     Some(Next),
     /// Nothing is there now.
@@ -50,7 +50,7 @@ pub(crate) enum Read {
 
 /// The result of one look into a polled protocol's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Looked {
+pub(crate) struct LookResult {
     pub(crate) next: Next,
     /// Bytes that were taken.
     pub(crate) bytes: u64,
@@ -111,10 +111,10 @@ impl Link {
 /// reader is gone. A client's fault ends its own connection at most.
 pub(crate) trait Protocol: Debug + Send {
     /// Publishes what was read. An incomplete event stays in the link's carry.
-    fn take(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed>;
+    fn take(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<AfterBytes, Closed>;
 
     /// Publishes what the previous process has read, except the events that it had already published.
-    fn take_again(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
+    fn take_again(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<AfterBytes, Closed> {
         self.take(bytes, link, context)
     }
 
@@ -133,8 +133,8 @@ pub(crate) trait Protocol: Debug + Send {
 
     /// Resumes at the previous process's position. If the position cannot be read, [`Protocol::lose_rest`] is called
     /// next.
-    fn resume(&mut self, _position: InheritedPosition, _link: &mut Link) -> Turn {
-        Turn::Close
+    fn resume(&mut self, _position: InheritedPosition, _link: &mut Link) -> AfterBytes {
+        AfterBytes::Close
     }
 
     /// Counts as lost the event of which the previous process had read a part, when its position cannot be read.
@@ -190,8 +190,8 @@ pub(crate) trait Polled {
 
     /// Handles a ready socket: takes doorbells, notices that the client has left, and publishes what is in the memory.
     /// `scratch` is for copies.
-    fn read(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<Read, Closed>;
+    fn read(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<ReadResult, Closed>;
 
     /// Publishes what is in the memory, up to a bound.
-    fn look(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<Looked, Closed>;
+    fn look(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<LookResult, Closed>;
 }

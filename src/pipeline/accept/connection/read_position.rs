@@ -6,22 +6,24 @@
 //! memory; or the previous process left another version, or died while it wrote. Such a position is recognized and not
 //! used.
 //!
-//! It is written with pwrite(2), not mapped. Most connections send whole lines and never need it, and a file needs no
-//! rules for shared memory. The others pay one call for each read.
+//! It is written with pwrite(2), not mapped, because a file needs no rules for shared memory. A connection whose reads
+//! end with a line writes its position once, to say that it speaks text. One whose reads end within a line pays one
+//! call for each read.
 //!
 //! ```text
-//! offset 0       head: magic 8, version 4, bytes a place 4, CRC-32C of these 4
-//! offset 4096    place 0, then place 1 ...; the file is sparse
-//!   0            peer: CRC-32C 4, length 2, listener's kind 2, pid 4, uid 4, gid 4, length of command 4, command, unit
-//!   1024         one mark
-//!   half         another mark; they are written in turn, and the later one that is whole counts
+//! offset 0        head: magic 8, version 4, bytes a slot 4, CRC-32C of these 4
+//! offset 4096     slot 0, then slot 1 ...; the file is sparse
+//!   0             peer: CRC-32C 4, length 2, listener's kind 2, pid 4, uid 4, gid 4, length of command 4, command,
+//!                 unit
+//!   1024          one copy of the position
+//!   1115136       the other copy; they are written in turn, and the later one that is whole counts
 //!
-//! mark            CRC-32C 4, length of carry 4, kind 1, pri 1, transport 1 (0: no pieces), length of tag 1,
+//! position        CRC-32C 4, length of carry 4, kind 1, pri 1, transport 1 (0: no pieces), length of tag 1,
 //!                 claimed pid 4, piece id 8, octets 8 (all ones: to the newline), read 8, turn 8, tag 64, carry
 //! ```
 //!
 //! The CRC covers the bytes after it. All numbers are little-endian. The read is the number of the last read of the
-//! receive buffer (`publish::receive_buffer`) that the mark includes.
+//! receive buffer (`publish::receive_buffer`) that the position includes.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -47,7 +49,7 @@ const SLOT_BYTES: usize = 2 * HALF_BYTES;
 const POSITION_AT: usize = 1024;
 const PEER_HEAD_BYTES: usize = 24;
 const POSITION_HEAD_BYTES: usize = 48 + TAG_BYTES_MAX;
-/// Pages that a place may keep beyond what it needs now.
+/// Pages that a slot may keep beyond what it needs now.
 const SLACK_PAGES: u16 = 3;
 /// More than a slot has: the number of its pages is not known.
 pub(crate) const PAGES_UNKNOWN: u16 = u16::MAX;
@@ -108,7 +110,7 @@ pub(crate) enum InheritedPosition {
     Lost,
     /// As `Lost`, for a connection whose protocol was not known yet.
     LostHandshake,
-    /// The connection has no record, because it cannot be resumed, for example because it speaks frames.
+    /// The connection has no read position, because it cannot be resumed, for example because it speaks frames.
     Unknown,
 }
 
@@ -189,7 +191,7 @@ impl ReadPositions {
         Ok(needed)
     }
 
-    /// Empties the slot. An error says that the record may still be there.
+    /// Empties the slot. An error says that the position may still be there.
     pub(crate) fn clear(&self, index: u32) -> io::Result<()> {
         // A peer of zeros has a wrong checksum. The page exists already, so this takes no memory.
         self.0.write_all_at(&[0; PEER_HEAD_BYTES], slot(index))?;

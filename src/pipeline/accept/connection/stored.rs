@@ -9,14 +9,14 @@
 //! end when the socket is shut down, and systemd closes its copy when dbufd removes the name. A [`Slot`] that is
 //! dropped without [`StoredConnection::close`] stays in the store, as after a crash and after an orderly stop.
 //!
-//! The record of a slot identifies the connection's peer and says how far it was read. It is written before systemd
-//! gets the connection. It is removed before anything is read that the next process could not resume, which is a
-//! connection that speaks frames. It is also removed when a read ends the connection, before that read is done. So the
-//! next process ends a connection that has no record, whatever systemd still holds.
+//! The read position in a slot identifies the connection's peer and says how far it was read. It is written before
+//! systemd gets the connection. It is removed before anything is read that the next process could not resume, which is
+//! a connection that speaks frames. It is also removed when a read ends the connection, before that read is done. So
+//! the next process ends a connection that has no read position, whatever systemd still holds.
 //!
 //! A slot is free for another connection only after systemd has closed the first one: otherwise the next process would
-//! take the record of one for the other. By then no receive buffer names the slot, for the same reason
-//! (`Connection::record` and `Connection::close`).
+//! take the position of one for the other. By then no receive buffer names the slot, for the same reason
+//! (`Connection::end_of_read` and `Connection::close`).
 //!
 //! A connection whose peer has already sent everything and closed is only *noted*: it has a slot but is not given to
 //! systemd. The slot tells the next process whose bytes are in a receive buffer. Nothing else is left of the
@@ -35,7 +35,7 @@ use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::{FdStore, NotKept};
 
-/// Positions are written to two places in turn. The first one shares a page with the record.
+/// Positions are written to two places in turn. The first one shares a page with the peer.
 const TURN_FIRST: u64 = 1;
 
 /// The connections in the store.
@@ -56,6 +56,8 @@ struct Slots {
     used: u32,
     /// The free ones among them.
     free: Vec<u32>,
+    /// Connections that systemd holds and this process serves.
+    stored: u64,
 }
 
 /// The connections that the previous process left.
@@ -92,7 +94,7 @@ pub(crate) struct StoredConnection {
     slot: Option<Slot>,
 }
 
-/// A slot, and what its record says.
+/// A slot, and what its read position says.
 #[derive(Debug)]
 struct Slot {
     all: Arc<StoredConnections>,
@@ -100,14 +102,14 @@ struct Slot {
     kind: u16,
     /// systemd has the connection. If not, it is only noted.
     is_in_store: bool,
-    /// The record may exist.
-    has_record: bool,
-    /// Pages of memory that the record takes.
+    /// The position may exist.
+    has_position: bool,
+    /// Pages of memory that the slot takes.
     pages: u16,
     /// The position is not the start of a line, so it must be rewritten when that changes.
-    says: bool,
+    must_rewrite: bool,
     /// The position says that the connection speaks text.
-    says_text: bool,
+    is_noted_as_text: bool,
     /// How often the position was written.
     turn: u64,
 }
@@ -155,7 +157,8 @@ impl StoredConnections {
         let kept_twice: Vec<u32> = left.kept_twice.into_iter().filter(|slot| taken.insert(*slot)).collect();
         let used = taken.iter().max().map_or(0, |slot| slot + 1);
         let free = (0..used).rev().filter(|index| !taken.contains(index));
-        let slots = Mutex::new(Slots { used, free: free.collect() });
+        let stored = connections.iter().filter(|(.., is_in_store)| *is_in_store).count() as u64;
+        let slots = Mutex::new(Slots { used, free: free.collect(), stored });
         let slots_max = room.saturating_sub(1).min(SLOTS_MAX);
         let all = Arc::new(Self { store, read_positions, slots, slots_max, unkept: AtomicU64::new(0) });
         kept_twice.into_iter().for_each(|index| all.let_go(index));
@@ -166,10 +169,10 @@ impl StoredConnections {
                 index,
                 kind,
                 is_in_store,
-                has_record: true,
+                has_position: true,
                 pages: PAGES_UNKNOWN,
-                says: true,
-                says_text: false,
+                must_rewrite: true,
+                is_noted_as_text: false,
                 turn,
             };
             let stored = StoredConnection { socket, was_stored: is_in_store, slot: Some(slot) };
@@ -187,7 +190,10 @@ impl StoredConnections {
             let begun = self.read_positions.begin(index, kind, identity).map_err(Unkept::NoMemory);
             let put = begun.and_then(|()| Ok(self.store.put(&name_of(index), socket.as_fd())?));
             match put {
-                Ok(()) => Ok(self.slot(index, kind, true)),
+                Ok(()) => {
+                    self.slots().stored += 1;
+                    Ok(self.slot(index, kind, true))
+                }
                 Err(error) => {
                     self.slots().free.push(index);
                     Err(error)
@@ -219,10 +225,10 @@ impl StoredConnections {
             index,
             kind,
             is_in_store,
-            has_record: true,
+            has_position: true,
             pages: 0,
-            says: false,
-            says_text: false,
+            must_rewrite: false,
+            is_noted_as_text: false,
             turn: TURN_FIRST,
         }
     }
@@ -242,11 +248,11 @@ impl StoredConnections {
         }
     }
 
-    /// Connections that have a slot now.
+    /// Connections that systemd holds and this process serves: those that a restart does not break. Noted ones do not
+    /// count, nor do closed ones whose slot waits for systemd.
     #[must_use]
     pub fn stored(&self) -> u64 {
-        let slots = self.slots();
-        u64::from(slots.used) - slots.free.len() as u64
+        self.slots().stored
     }
 
     /// Connections that were not stored, since the daemon started.
@@ -294,15 +300,16 @@ fn name_of(index: u32) -> String {
 }
 
 impl Slot {
-    /// Removes the record, so that the next process ends the connection. False if that fails.
-    fn forget_record(&mut self) -> bool {
-        self.has_record = self.has_record && self.all.read_positions.clear(self.index).is_err();
-        !self.has_record
+    /// Removes the position, so that the next process ends the connection. False if that fails.
+    fn forget_position(&mut self) -> bool {
+        self.has_position = self.has_position && self.all.read_positions.clear(self.index).is_err();
+        !self.has_position
     }
 
     fn give_back(mut self) {
-        self.forget_record();
+        self.forget_position();
         if self.is_in_store {
+            self.all.slots().stored -= 1;
             self.all.let_go(self.index);
         } else {
             self.all.slots().free.push(self.index);
@@ -340,20 +347,22 @@ impl StoredConnection {
         self.slot.as_ref().map(|slot| slot.index)
     }
 
-    /// Records that the connection was read up to `position`, including read number `read`. Costs nothing while the
-    /// position stays at the start of a line. False if there is no memory: the next process would then resume in the
-    /// middle of a line, so the connection must be removed from the store.
+    /// Records that the connection was read up to `position`, including read number `read`. Writes once that the
+    /// connection speaks text; after that it costs nothing while the position stays at the start of a line. False if
+    /// there is no memory: the next process would then resume in the middle of a line, so the connection must be
+    /// removed from the store.
     pub(crate) fn note_position(&mut self, position: &ReadPosition<'_>, read: u64) -> bool {
         let Some(slot) = &mut self.slot else { return true };
-        let says = !position.is_line_start();
-        // Once the connection is known to be text, the record says so. Otherwise the next process would have to guess.
+        let is_within_line = !position.is_line_start();
+        // Once the connection is known to be text, the position says so. Otherwise the next process would have to
+        // guess.
         let is_text = matches!(position, ReadPosition::Text { .. }) && slot.is_in_store;
-        if !says && !slot.says && (slot.says_text || !is_text) {
+        if !is_within_line && !slot.must_rewrite && (slot.is_noted_as_text || !is_text) {
             return true;
         }
         slot.turn += 1;
         match slot.all.read_positions.write(slot.index, position, read, slot.turn, slot.pages) {
-            Ok(pages) => (slot.says, slot.says_text, slot.pages) = (says, is_text, pages),
+            Ok(pages) => (slot.must_rewrite, slot.is_noted_as_text, slot.pages) = (is_within_line, is_text, pages),
             Err(error) => {
                 tracing::warn!(%error, "a connection will not survive a restart: its read position cannot be written");
                 return false;
@@ -364,8 +373,8 @@ impl StoredConnection {
 
     /// Makes the next process end the connection. Must be called while the receive buffer still holds what was read.
     /// False if the next process could misread it, so that it must end now.
-    pub(crate) fn forget_record(&mut self) -> bool {
-        self.slot.as_mut().is_none_or(Slot::forget_record)
+    pub(crate) fn forget_position(&mut self) -> bool {
+        self.slot.as_mut().is_none_or(Slot::forget_position)
     }
 
     /// Removes the connection from the store but continues to serve it.

@@ -28,11 +28,10 @@ fn generations(span: &Span) -> RangeInclusive<u64> {
 #[derive(Debug)]
 pub(crate) struct Acks {
     level: Level,
-    /// Published, and not known to be persisted or lost. There are as many spans as generations in the buffer: two or
-    /// three.
+    /// Published, and not known to be persisted or lost: one span for each generation, usually two or three.
     in_buffer: VecDeque<Span>,
-    /// Persisted, and not known to be durable or lost. Includes what was lost earlier and reported by an earlier
-    /// process: for all of these, only a loss in a file is news.
+    /// Persisted, and not known to be durable or lost. For all of these, only a loss in a file is news. So what an
+    /// earlier process lost and reported may be among them.
     in_file: VecDeque<Span>,
     /// The oldest and the newest sequence that a SYNC waits for.
     syncs: Option<(u64, u64)>,

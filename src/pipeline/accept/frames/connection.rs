@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use dbuf_wire::frames::HEAD_BYTES;
 
 use super::{FrameSession, Step};
-use crate::pipeline::accept::connection::protocol::{Link, Next, Protocol, ReplyState, Turn};
+use crate::pipeline::accept::connection::protocol::{AfterBytes, Link, Next, Protocol, ReplyState};
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer, PublishObserver, Published, WriterContext};
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::PublishPosition;
@@ -69,7 +69,7 @@ enum End {
 }
 
 impl Protocol for FrameConnection {
-    fn take(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
+    fn take(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<AfterBytes, Closed> {
         let end = self.take_bytes(bytes, link, context)?;
         match end {
             End::Ring(capacity) => return Ok(self.grant(capacity, link, context)),
@@ -80,7 +80,7 @@ impl Protocol for FrameConnection {
             End::More(_) | End::Broken => {}
         }
         let next = self.answer(link, context);
-        Ok(if end == End::Broken || next == Next::Close { Turn::Close } else { Turn::Stay })
+        Ok(if end == End::Broken || next == Next::Close { AfterBytes::Close } else { AfterBytes::Stay })
     }
 
     /// Counts an event whose end has not come as lost.
@@ -115,7 +115,7 @@ impl Protocol for FrameConnection {
             ReplyState::Clear => self.session.wants() != 0,
             ReplyState::Gone => false,
         };
-        if self.session.is_deaf() || (link.is_lingering && !is_owed) { Next::Close } else { Next::Open }
+        if self.session.reads_no_replies() || (link.is_lingering && !is_owed) { Next::Close } else { Next::Open }
     }
 
     fn waits_for_progress(&self, link: &Link) -> bool {
@@ -210,21 +210,21 @@ impl FrameConnection {
     }
 
     /// Gives the client a ring, or says why there is none.
-    fn grant(&mut self, capacity: u64, link: &mut Link, context: &WriterContext) -> Turn {
+    fn grant(&mut self, capacity: u64, link: &mut Link, context: &WriterContext) -> AfterBytes {
         // WELCOME comes first.
         let _ = self.answer(link, context);
         let identity = Identity { tag: self.session.name().into(), session: 0, ..link.peer.identity.clone() };
         match Arc::clone(&self.rings).grant(&identity, capacity, link, context) {
             Granted::Ring(ring) => {
                 link.peer.identity.session = 0;
-                Turn::Become(ring)
+                AfterBytes::Become(ring)
             }
             Granted::Refused(why) => {
                 tracing::debug!(pid = identity.pid, uid = identity.uid, why, "a ring is refused");
                 self.session.no_ring(&why);
-                if self.answer(link, context) == Next::Close { Turn::Close } else { Turn::Stay }
+                if self.answer(link, context) == Next::Close { AfterBytes::Close } else { AfterBytes::Stay }
             }
-            Granted::Failed => Turn::Close,
+            Granted::Failed => AfterBytes::Close,
         }
     }
 
@@ -234,7 +234,7 @@ impl FrameConnection {
         let progress = &context.progress;
         if session.take_sync() {
             progress.ask_sync();
-            context.waker.ring();
+            context.waker.wake();
         }
         // First set what is wanted, then look: the bell does not ring for progress that was made before.
         let wants = session.wants();

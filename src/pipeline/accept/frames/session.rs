@@ -17,7 +17,7 @@
 //! 4. After each round, and whenever the bell rings for what [`FrameSession::wants`], it does this: if
 //!    [`FrameSession::take_sync`] says so, it asks the reader for a sync. It tells [`FrameSession::progress`] how far
 //!    the reader is. It sends [`FrameSession::outgoing`] without blocking and tells [`FrameSession::sent`] how much
-//!    went out. It closes the connection if [`FrameSession::is_deaf`].
+//!    went out. It closes the connection if [`FrameSession::reads_no_replies`].
 //! 5. At the connection's end, [`FrameSession::at_end`] says whether it came in the middle of an event. Dropping the
 //!    session gives its place in [`Sessions`] back.
 //!
@@ -43,7 +43,7 @@ use crate::pipeline::takeover::spans::{Known, Span};
 /// up.
 pub const OUTBOX_BYTES_MAX: usize = 64 << 10;
 /// While more than this many bytes wait, no acknowledgement joins them: a later one covers more.
-pub(super) const OUTBOX_BYTES_CALM: usize = 4 << 10;
+pub(super) const OUTBOX_BYTES_FOR_ACKS: usize = 4 << 10;
 
 /// What a writer does next with a connection's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +132,7 @@ pub struct FrameSession {
     /// Spans whose loss is in the outbox, or in a part of it that was sent.
     unsent_losses: Vec<Span>,
     /// The client let too many replies pile up.
-    deaf: bool,
+    reads_no_replies: bool,
     guard: SessionGuard,
 }
 
@@ -168,7 +168,7 @@ impl FrameSession {
             },
             outbox,
             unsent_losses: Vec::new(),
-            deaf: false,
+            reads_no_replies: false,
             guard,
         }
     }
@@ -187,7 +187,7 @@ impl FrameSession {
 
     /// Interprets the frame at the start of `bytes`. After [`Step::More`], give the same bytes again with more.
     pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Step<'a> {
-        if self.deaf {
+        if self.reads_no_replies {
             return Step::Broken { cause: None, why: "the client does not read its replies" };
         }
         if self.skip > 0 && !bytes.is_empty() {
@@ -279,7 +279,7 @@ impl FrameSession {
 
     fn error(&mut self, code: Code, first: u64, last: u64, text: &str) {
         if self.outbox.len() > OUTBOX_BYTES_MAX {
-            self.deaf = true;
+            self.reads_no_replies = true;
             return;
         }
         Frame::Error(Fault { code: code as u8, first, last, text: text.as_bytes() }).encode(&mut self.outbox);
@@ -350,8 +350,8 @@ impl FrameSession {
     /// Whether the client has left more replies unread than the daemon keeps. Then nothing is acknowledged any more,
     /// and the writer closes the connection.
     #[must_use]
-    pub fn is_deaf(&self) -> bool {
-        self.deaf
+    pub fn reads_no_replies(&self) -> bool {
+        self.reads_no_replies
     }
 
     /// The progress that this session waits for, as bits of `progress::want`; 0 if none.
@@ -364,7 +364,7 @@ impl FrameSession {
     pub fn outgoing(&mut self) -> &[u8] {
         // Invariant 2: the losses before an acknowledgement were put into the outbox before the acknowledgement became
         // due.
-        if self.outbox.len() <= OUTBOX_BYTES_CALM && !self.deaf {
+        if self.outbox.len() <= OUTBOX_BYTES_FOR_ACKS && !self.reads_no_replies {
             for (level, sequence) in self.acks.take_due() {
                 Frame::Ack { level, sequence }.encode(&mut self.outbox);
             }
@@ -379,14 +379,14 @@ impl FrameSession {
 
     /// Notes that all replies are sent: the client now knows the result of every event up to the last acknowledgement.
     /// Until then, a loss is reported again when the client comes back, in this process or in the next one. If the
-    /// client was deaf, some replies never were in the outbox.
+    /// client read no replies, some replies never were in the outbox.
     pub fn all_sent(&mut self) {
-        if self.deaf {
+        if self.reads_no_replies {
             return;
         }
         self.unsent_losses.clear();
-        let (losses, fate) = self.acks.reached(self.settled());
-        self.guard.known(Known { fate, losses, lost: 0 });
+        let (losses_known_to, fate_known_to) = self.acks.reached(self.settled());
+        self.guard.known(Known { fate_known_to, losses_known_to, lost_count: 0 });
     }
 
     /// The sequence up to which everything is published or refused.

@@ -108,7 +108,7 @@ impl SessionTable {
         let [user, low, high, closing] = [USER, SESSION_LOW, SESSION_HIGH, CLOSING].map(|at| words[at].load(Relaxed));
         let [last, generation] = self.note(row).values();
         let spans = self.spans(row);
-        let (pending, losses) = (spans.all(last, generation), spans.known().losses);
+        let (pending, losses) = (spans.all(last, generation), spans.known().losses_known_to);
         let session = u128::from(high) << 64 | u128::from(low);
         FoundSession { row, uid: user as u32, session, last, pending, losses, closing }
     }
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(of_came.pending, [span(9, (1, 40)), span(10, (41, 50))], "it came, and its commit did not");
         let known = |table: &SessionTable| {
             steps(table);
-            table.known(5, Known { fate: 40, losses: 40, lost: 0 });
+            table.known(5, Known { fate_known_to: 40, losses_known_to: 40, lost_count: 0 });
         };
         assert_eq!(found(known, true)[0].pending, [span(10, (41, 50))]);
     }

@@ -24,7 +24,7 @@ use crate::sys::fdstore::FdStore;
 type Key = (u32, u128);
 
 /// All sessions, at most [`SESSIONS_MAX`]. Those that were closed first are forgotten first. A session without events
-/// is not remembered: there is nothing to know about it, and each program with a ring has one.
+/// is not remembered: every program with a ring opens one, and there is nothing to remember about it.
 #[derive(Debug, Default)]
 pub struct Sessions {
     table: Mutex<Table>,
@@ -227,7 +227,7 @@ impl SessionGuard {
 
     /// Notes what the client knows of its events.
     pub(crate) fn known(&mut self, known: Known) {
-        self.session_state.losses = known.losses;
+        self.session_state.losses = known.losses_known_to;
         if let Some(session_table) = self.session_table() {
             session_table.known(self.row, known);
         }

@@ -56,8 +56,8 @@ impl Losses {
     }
 
     /// Skips up to `events` lost events at the front, because the previous process has published their records. Counts
-    /// events, not records: the previous process may have used fewer records, because a sender that has ended since has
-    /// an unknown source now for each of its losses. Returns how many events it skipped.
+    /// events, not records: the previous process may have used fewer records. A sender that has ended since cannot be
+    /// identified any more, so each of its losses has a source of its own now. Returns how many events it skipped.
     pub(super) fn skip(&mut self, events: u64) -> u64 {
         let mut left = events;
         for SlotLoss { loss, .. } in &mut self.0 {

@@ -140,7 +140,7 @@ impl Publisher {
         }
     }
 
-    /// Sets the progress of the receive buffer that holds all later reads.
+    /// Sets the receive buffer that holds all later reads, by its record of what is published.
     pub(crate) fn set_read_progress(&mut self, read_progress: &Arc<ReadProgress>) {
         self.read_progress = Arc::clone(read_progress);
     }

@@ -5,10 +5,10 @@
 //! Nothing can fail.
 //!
 //! Invariants, cited by number:
-//! 1. A slot that a pending event names does not change hands: it was used in this round, and fewer events and losses
-//!    wait in a round than there are slots.
-//! 2. Ids are given in the order of first use in a generation. No number can stand for two sources in one run, however
-//!    often slots change hands. Each new generation starts again at 0, because runs stand alone.
+//! 1. A slot is not given to another source while a pending event names it: such a slot was used in this round, and
+//!    fewer events and losses wait in a round than there are slots.
+//! 2. A source gets its id at its first use in a generation. So no id stands for two sources in one run, even if slots
+//!    do. Ids begin at 0 again in each generation, because runs stand alone.
 
 use std::collections::HashMap;
 

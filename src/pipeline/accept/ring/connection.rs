@@ -1,4 +1,6 @@
-//! Serves a connection that has a ring. It carries only the ring's doorbell, and its end is the ring's end.
+//! Serves a connection that has a ring: grants the ring, looks into it, answers its program, and ends it.
+//!
+//! After the grant the connection carries the ring's doorbell and nothing else. Its end is the ring's end.
 //!
 //! Input: the request for a ring, doorbells, and the client's end. Output: the ring's memory for the client; events in
 //! the publisher. Thread: the connection's writer. Failure: only that the reader is gone. A client's fault ends its own
@@ -15,7 +17,9 @@ use rustix::net::{RecvFlags, recv};
 
 use super::registry::Rings;
 use super::{Ring, Taken};
-use crate::pipeline::accept::connection::protocol::{Link, Looked, Next, Polled, Protocol, Read, ReplyState, Turn};
+use crate::pipeline::accept::connection::protocol::{
+    AfterBytes, Link, LookResult, Next, Polled, Protocol, ReadResult, ReplyState,
+};
 use crate::pipeline::accept::frames::connection::{Granted, RingGrants};
 use crate::pipeline::accept::publish::{Closed, WriterContext};
 use crate::pipeline::account::Identity;
@@ -53,8 +57,8 @@ impl RingGrants for Rings {
 }
 
 impl Protocol for RingConnection {
-    fn take(&mut self, _bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
-        self.refuse(BYTES_ON_CONNECTION, link, context).map(|_| Turn::Close)
+    fn take(&mut self, _bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<AfterBytes, Closed> {
+        self.refuse(BYTES_ON_CONNECTION, link, context).map(|_| AfterBytes::Close)
     }
 
     fn end(&mut self, _link: &mut Link, _context: &mut WriterContext) -> Result<Next, Closed> {
@@ -112,41 +116,41 @@ impl Polled for RingConnection {
         self.0.waiting_bytes()
     }
 
-    fn read(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<Read, Closed> {
+    fn read(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<ReadResult, Closed> {
         let mut bytes = [0; READ_BYTES];
         let is_over = match recv(link.socket(), &mut bytes, RecvFlags::DONTWAIT) {
             Err(Errno::AGAIN | Errno::INTR) => false,
             Ok((1.., read)) if bytes[..read].iter().all(|byte| *byte == DOORBELL) => false,
-            Ok((1.., _)) => return self.refuse(BYTES_ON_CONNECTION, link, context).map(Read::End),
+            Ok((1.., _)) => return self.refuse(BYTES_ON_CONNECTION, link, context).map(ReadResult::End),
             // The end, or a reset, which is an end as well.
             Ok(_) | Err(_) => true,
         };
         // A program that is gone adds nothing. If it has passed its ring to another one, that one is not waited for.
         let mut looks = if is_over { self.0.looks_max() } else { 1 };
         loop {
-            let Looked { next, bytes } = self.look(link, scratch, context)?;
+            let LookResult { next, bytes } = self.look(link, scratch, context)?;
             if next == Next::Close {
-                return Ok(Read::End(next));
+                return Ok(ReadResult::End(next));
             }
             looks -= 1;
             match (is_over, bytes) {
                 (true, 1..) if looks > 0 => {}
                 (true, _) => break,
-                (false, 0) => return Ok(Read::Nothing),
-                (false, _) => return Ok(Read::Some(Next::Open)),
+                (false, 0) => return Ok(ReadResult::Nothing),
+                (false, _) => return Ok(ReadResult::Some(Next::Open)),
             }
         }
         self.0.end(&link.peer, context)?;
-        Ok(Read::End(Next::Close))
+        Ok(ReadResult::End(Next::Close))
     }
 
-    fn look(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<Looked, Closed> {
+    fn look(&mut self, link: &mut Link, scratch: &mut [u8], context: &mut WriterContext) -> Result<LookResult, Closed> {
         match self.0.take(scratch, &link.peer, context)? {
             Taken::Bytes(bytes) => {
                 self.0.answer(bytes > 0, context);
-                Ok(Looked { next: Next::Open, bytes })
+                Ok(LookResult { next: Next::Open, bytes })
             }
-            Taken::Broken(why) => Ok(Looked { next: self.refuse(why, link, context)?, bytes: 0 }),
+            Taken::Broken(why) => Ok(LookResult { next: self.refuse(why, link, context)?, bytes: 0 }),
         }
     }
 }

@@ -54,33 +54,33 @@ pub(crate) struct Pass<'a> {
 
 /// Why a claim takes no more events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
+enum ClaimEnd {
     /// The pass continues with another claim.
     Pause,
     /// The event that begins here breaks a rule.
-    Refused(u64, Rule),
+    Refused(u64, Refusal),
     /// What the program has written is impossible.
     Broken(&'static str),
 }
 
 /// The loss that an event causes by breaking a rule, and the event's bytes.
-type Rule = (Cause, u64);
+type Refusal = (Cause, u64);
 
 /// What is at a position of the ring, by the record's head.
-enum RecordView {
+enum HeadVerdict {
     /// Nothing: this many bytes must be skipped.
     Pad(u64),
     /// An event.
     Event,
-    Refused(Rule),
+    Refused(Refusal),
     Broken(&'static str),
 }
 
 /// A pass while it encodes events. It starts with an event whose head it has read.
-struct Flow<'p, 'a> {
+struct PassEncoder<'p, 'a> {
     pass: &'p mut Pass<'a>,
     first: RecordHead,
-    stop: Stop,
+    stop: ClaimEnd,
 }
 
 impl Pass<'_> {
@@ -93,7 +93,7 @@ impl Pass<'_> {
             // An event that breaks a rule needs no room.
             let length = (first.length as usize).min(self.max_event_bytes + record::OVERHEAD_BYTES_MAX);
             let need = SOURCE_BYTES_MAX + RECORD_OVERHEAD_BYTES + length;
-            let mut flow = Flow { pass: self, first, stop: Stop::Pause };
+            let mut flow = PassEncoder { pass: self, first, stop: ClaimEnd::Pause };
             let has_claim = publisher.publish_from(need, &mut flow)?;
             match flow.stop {
                 _ if !has_claim => {
@@ -101,9 +101,9 @@ impl Pass<'_> {
                     let end = self.position.tail + first.record_bytes().min(self.end - self.position.tail);
                     self.refuse(end, (Cause::TooBig, u64::from(first.length)), publisher)?;
                 }
-                Stop::Pause => {}
-                Stop::Refused(end, rule) => self.refuse(end, rule, publisher)?,
-                Stop::Broken(why) => return Ok(Some(why)),
+                ClaimEnd::Pause => {}
+                ClaimEnd::Refused(end, rule) => self.refuse(end, rule, publisher)?,
+                ClaimEnd::Broken(why) => return Ok(Some(why)),
             }
         }
         Ok(None)
@@ -130,7 +130,7 @@ impl Pass<'_> {
     }
 
     /// Takes an event that breaks a rule. The record that reports it is published by itself.
-    fn refuse(&mut self, end: u64, (cause, bytes): Rule, publisher: &mut Publisher) -> Result<(), Closed> {
+    fn refuse(&mut self, end: u64, (cause, bytes): Refusal, publisher: &mut Publisher) -> Result<(), Closed> {
         let slot = publisher.slot(self.peer, Transport::Ring, 0, self.name);
         publisher.lose(slot, cause, bytes);
         self.next.tail = end;
@@ -148,22 +148,22 @@ impl Pass<'_> {
 
     /// Interprets the head of the record at `at`.
     #[inline]
-    fn view(&self, at: u64, head: &RecordHead) -> RecordView {
+    fn view(&self, at: u64, head: &RecordHead) -> HeadVerdict {
         let memory = self.consumer.memory();
         let to_end = memory.capacity() - memory.offset(at) as u64;
         let record_bytes = head.record_bytes();
         if record_bytes > to_end.min(self.end - at) {
-            return RecordView::Broken("a record reaches beyond the ring's end or head");
+            return HeadVerdict::Broken("a record reaches beyond the ring's end or head");
         }
         match head.kind {
             kind::EVENT | kind::EVENT_WITH_FIELDS => {}
-            kind::PAD if record_bytes == to_end => return RecordView::Pad(record_bytes),
-            _ => return RecordView::Broken("a record of an unknown type"),
+            kind::PAD if record_bytes == to_end => return HeadVerdict::Pad(record_bytes),
+            _ => return HeadVerdict::Broken("a record of an unknown type"),
         }
         if head.length as usize > self.max_event_bytes + record::OVERHEAD_BYTES_MAX {
-            return RecordView::Refused((Cause::TooBig, u64::from(head.length)));
+            return HeadVerdict::Refused((Cause::TooBig, u64::from(head.length)));
         }
-        RecordView::Event
+        HeadVerdict::Event
     }
 
     /// The state of the ring after a publish in `generation`.
@@ -200,7 +200,7 @@ impl Pass<'_> {
         head: &RecordHead,
         own_slot: &mut Option<u32>,
         encoder: &mut ClaimEncoder<'_, '_>,
-    ) -> Result<bool, Rule> {
+    ) -> Result<bool, Refusal> {
         let malformed = |_| (Cause::Malformed, u64::from(head.length));
         let body = at + HEAD_BYTES as u64 - self.consumer.tail();
         if head.kind == kind::EVENT_WITH_FIELDS {
@@ -228,7 +228,7 @@ impl Pass<'_> {
         body: u64,
         head: &RecordHead,
         encoder: &mut ClaimEncoder<'_, '_>,
-    ) -> Result<bool, Rule> {
+    ) -> Result<bool, Refusal> {
         let source_time_ns = self.source_time_ns(head.stamp);
         let length = head.length as usize;
         let mut large = Vec::new();
@@ -251,7 +251,7 @@ impl Pass<'_> {
     }
 }
 
-impl EventSource for Flow<'_, '_> {
+impl EventSource for PassEncoder<'_, '_> {
     fn encode(&mut self, encoder: &mut ClaimEncoder<'_, '_>) {
         let pass = &mut *self.pass;
         // Looked up once for each claim: a slot is certain to stay valid only for that long.
@@ -260,20 +260,20 @@ impl EventSource for Flow<'_, '_> {
         let mut events = 0;
         self.stop = loop {
             match pass.view(at, &head) {
-                RecordView::Event => match pass.event(at, &head, &mut own_slot, encoder) {
+                HeadVerdict::Event => match pass.event(at, &head, &mut own_slot, encoder) {
                     Ok(true) => {
                         at += head.record_bytes();
                         events += 1;
                     }
-                    Ok(false) => break Stop::Pause,
-                    Err(rule) => break Stop::Refused(at + head.record_bytes(), rule),
+                    Ok(false) => break ClaimEnd::Pause,
+                    Err(rule) => break ClaimEnd::Refused(at + head.record_bytes(), rule),
                 },
-                RecordView::Pad(bytes) => at += bytes,
-                RecordView::Refused(rule) => break Stop::Refused(at + head.record_bytes(), rule),
-                RecordView::Broken(why) => break Stop::Broken(why),
+                HeadVerdict::Pad(bytes) => at += bytes,
+                HeadVerdict::Refused(rule) => break ClaimEnd::Refused(at + head.record_bytes(), rule),
+                HeadVerdict::Broken(why) => break ClaimEnd::Broken(why),
             }
             if at == pass.end {
-                break Stop::Pause;
+                break ClaimEnd::Pause;
             }
             head = pass.head(at);
         };
@@ -284,7 +284,7 @@ impl EventSource for Flow<'_, '_> {
     }
 }
 
-impl PublishObserver for Flow<'_, '_> {
+impl PublishObserver for PassEncoder<'_, '_> {
     fn prepare(&mut self, position: PublishPosition, published: Published) {
         self.pass.prepare(position, published);
     }

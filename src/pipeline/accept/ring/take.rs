@@ -64,9 +64,9 @@ impl Ring {
         (pending, known): (Vec<Span>, Known),
     ) -> Self {
         let position = state.position;
-        let [.., refused] = consumer.told();
+        let [.., refused] = consumer.last_told();
         // The previous process may have died after it noted what the program knows, and before it told the program.
-        consumer.tell(known.losses, known.fate, known.lost, refused);
+        consumer.tell(known.losses_known_to, known.fate_known_to, known.lost_count, refused);
         let name = row.identity().tag;
         Self {
             consumer,
@@ -74,11 +74,11 @@ impl Ring {
             name,
             position,
             generation: state.generation,
-            acks: Acks::resumed(Level::None, pending, known.losses),
-            lost: known.lost,
+            acks: Acks::resumed(Level::None, pending, known.losses_known_to),
+            lost: known.lost_count,
             refused,
             sync_asked: 0,
-            reported: (known.losses, known.fate),
+            reported: (known.losses_known_to, known.fate_known_to),
             wants: 0,
             is_over: false,
             max_event_reported: 0,
@@ -225,7 +225,7 @@ impl Ring {
         if sync > self.sync_asked && self.position.events >= sync {
             self.sync_asked = sync;
             progress.ask_sync();
-            context.waker.ring();
+            context.waker.wake();
         }
         // First set what is wanted, then look: the bell does not ring for progress that was made before.
         let wanted = self.wanted_progress();
@@ -244,7 +244,7 @@ impl Ring {
         if is_news || took {
             self.reported = reached;
             // Noted before it is told. So no loss is counted twice, and the next process tells it if this one cannot.
-            self.row.known(Known { fate: reached.1, losses: reached.0, lost: self.lost });
+            self.row.known(Known { fate_known_to: reached.1, losses_known_to: reached.0, lost_count: self.lost });
             self.consumer.tell(reached.0, reached.1, self.lost, self.refused);
         }
         let waits_for_progress = self.wants & (want::PERSISTED | want::DURABLE) != 0;

@@ -350,7 +350,7 @@ impl Rig {
     pub(crate) fn end_reader(&mut self) {
         self.pause(false);
         self.drained.is_over.store(true, Ordering::Release);
-        self.waker.ring();
+        self.waker.wake();
         if let Some(reader) = self.reader.take() {
             drop(reader.join().unwrap());
         }

@@ -9,7 +9,7 @@ use super::rig::{Got, Plan, Rig, Seen, TIMEOUT};
 use super::{assert_ended, event, frame, hello, is_durable, replies};
 use crate::pipeline::accept::ListenerKind;
 use crate::pipeline::accept::connection::Connection;
-use crate::pipeline::accept::connection::protocol::{Next, Read};
+use crate::pipeline::accept::connection::protocol::{Next, ReadResult};
 use crate::pipeline::accept::connection::read_position::{InheritedPosition, ReadPosition, ReadPositions, damage};
 use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::publish::receive_buffer::{
@@ -432,7 +432,7 @@ impl Reading {
         Self { client, connection, receive_buffer, context, manager, _reader: reader }
     }
 
-    fn read(&mut self, sent: &[u8]) -> Read {
+    fn read(&mut self, sent: &[u8]) -> ReadResult {
         self.client.write_all(sent).unwrap();
         self.connection.read(&mut self.receive_buffer, &mut self.context).unwrap()
     }
@@ -455,10 +455,10 @@ fn a_framed_client_whose_connection_ends_with_a_read_has_no_record_when_the_read
         for first in [0, 3] {
             let mut reading = Reading::begin();
             if first > 0 {
-                assert_eq!(reading.read(&said[..first]), Read::Some(Next::Open));
+                assert_eq!(reading.read(&said[..first]), ReadResult::Some(Next::Open));
             }
             let last = reading.read(&said[first..]);
-            assert!(matches!(last, Read::Some(Next::Close) | Read::End(Next::Close)), "{last:?}");
+            assert!(matches!(last, ReadResult::Some(Next::Close) | ReadResult::End(Next::Close)), "{last:?}");
             assert_eq!(reading.left(), (InheritedPosition::Unknown, false), "before the connection is closed");
         }
     }
@@ -467,7 +467,7 @@ fn a_framed_client_whose_connection_ends_with_a_read_has_no_record_when_the_read
 #[test]
 fn half_a_handshake_that_is_given_up_to_free_memory_has_no_record_when_that_is_done() {
     let mut reading = Reading::begin();
-    assert_eq!(reading.read(&hello(1, Level::None)[..20]), Read::Some(Next::Open));
+    assert_eq!(reading.read(&hello(1, Level::None)[..20]), ReadResult::Some(Next::Open));
     let read_progress = Arc::clone(&reading.receive_buffer.read_progress);
     assert_eq!(reading.connection.shed(&read_progress, None, &mut reading.context), Ok(Next::Close));
     assert_eq!(reading.left(), (InheritedPosition::Unknown, false), "before the connection is closed");
@@ -503,7 +503,7 @@ fn the_unfinished_read_of_a_connection_that_ends_is_dropped_before_its_slot_is_r
             let begin = || _ = read_progress.begin(Subject::Stream(slot), 77, plan().max_event_bytes);
             receive_buffer.headers.receive_stream(&stored.socket, &mut receive_buffer.stream, begin).unwrap();
         }
-        assert!(of_framed.forget_record(), "the process dies right after this");
+        assert!(of_framed.forget_position(), "the process dies right after this");
     }
     let take_over = |manager: &mut Manager, writers| {
         let left = [0, 1].map(|index| InheritedReceiveBuffer::new(index, manager.copy_of(&format!("desk{index}"))));

@@ -17,13 +17,13 @@ use memchr::memchr;
 
 use self::classify::{LineFields, PRI_DEFAULT, classify};
 use self::cut::{Block, Cut, block, cut, cut_at_end, cut_early};
-use crate::pipeline::accept::connection::protocol::{Link, Next, Protocol, Turn};
+use crate::pipeline::accept::connection::protocol::{AfterBytes, Link, Next, Protocol};
 use crate::pipeline::accept::connection::read_position::{OpenLine, ReadPosition, Until};
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, Peer, WriterContext};
 use crate::pipeline::record::{Cause, Piece, Transport};
 
 /// Bytes that may come before an event in the carry: an octet count and its space.
-const COUNT_BYTES: usize = 8;
+const OCTET_COUNT_BYTES: usize = 8;
 /// Bytes of lines in one record at most. A record that does not fit leaves the rest of its chunk empty, so this is one
 /// eighth of a chunk.
 const BLOCK_BYTES_MAX: usize = 8 << 10;
@@ -36,8 +36,8 @@ pub(crate) struct Text {
 }
 
 impl Protocol for Text {
-    fn take(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
-        self.take_bytes(bytes, link, context).map(|()| Turn::Stay)
+    fn take(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<AfterBytes, Closed> {
+        self.take_bytes(bytes, link, context).map(|()| AfterBytes::Stay)
     }
 
     /// Publishes the rest as if a newline had come.
@@ -88,7 +88,7 @@ impl Text {
             } else {
                 // Copies up to the next newline, so that the carry ends with the event and the rest is parsed where it
                 // lies.
-                let room = (max_bytes + 1 + COUNT_BYTES).saturating_sub(carry.len()).clamp(1, data.len());
+                let room = (max_bytes + 1 + OCTET_COUNT_BYTES).saturating_sub(carry.len()).clamp(1, data.len());
                 let part = memchr(b'\n', &data[..room]).map_or(room, |newline| newline + 1);
                 carry.extend_from_slice(&data[..part]);
                 data = &data[part..];

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use dbuf_wire::frames::{MAGIC, is_framed};
 use rustix::net::{RecvFlags, recv};
 
-use crate::pipeline::accept::connection::protocol::{Link, Next, Protocol, Turn};
+use crate::pipeline::accept::connection::protocol::{AfterBytes, Link, Next, Protocol};
 use crate::pipeline::accept::connection::read_position::{InheritedPosition, ReadPosition};
 use crate::pipeline::accept::frames::connection::FrameConnection;
 use crate::pipeline::accept::frames::{HANDSHAKE_BYTES_MAX, Handshake, Sessions, handshake};
@@ -36,15 +36,15 @@ impl FirstBytes {
         Self(shared)
     }
 
-    fn open_session(&self, rest: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
+    fn open_session(&self, rest: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<AfterBytes, Closed> {
         let Shared { sessions, rings } = &*self.0;
         match handshake(&link.carry, context.max_event_bytes, link.peer.identity.uid, sessions) {
-            Handshake::More => Ok(Turn::Stay),
+            Handshake::More => Ok(AfterBytes::Stay),
             Handshake::Open { session, consumed } => {
                 link.peer.identity.session = session.session();
                 link.carry.drain(..consumed);
                 let rings: Arc<Rings> = Arc::clone(rings);
-                continue_with(Box::new(FrameConnection::new(*session, rings)), rest, link, context)
+                hand_over(Box::new(FrameConnection::new(*session, rings)), rest, link, context)
             }
             Handshake::Refused { reply, why, malformed } => {
                 tracing::debug!(pid = link.peer.identity.pid, why, "a framed connection is refused");
@@ -55,7 +55,7 @@ impl FirstBytes {
                     context.publisher.publish_pending(&[], &mut NoObserver)?;
                 }
                 link.carry.clear();
-                Ok(Turn::Close)
+                Ok(AfterBytes::Close)
             }
         }
     }
@@ -69,20 +69,20 @@ pub(super) fn speaks_frames(socket: &OwnedFd) -> bool {
 }
 
 /// Gives `protocol` what was read after the first bytes.
-fn continue_with(
+fn hand_over(
     mut protocol: Box<dyn Protocol>,
     rest: &[u8],
     link: &mut Link,
     context: &mut WriterContext,
-) -> Result<Turn, Closed> {
+) -> Result<AfterBytes, Closed> {
     Ok(match protocol.take(rest, link, context)? {
-        Turn::Stay => Turn::Become(protocol),
-        turn => turn,
+        AfterBytes::Stay => AfterBytes::Become(protocol),
+        other => other,
     })
 }
 
 impl Protocol for FirstBytes {
-    fn take(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
+    fn take(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<AfterBytes, Closed> {
         let part = bytes.len().min(HANDSHAKE_BYTES_MAX - link.carry.len());
         let (first, rest) = bytes.split_at(part);
         let framed = if link.carry.is_empty() {
@@ -94,20 +94,20 @@ impl Protocol for FirstBytes {
         if framed == Some(false) {
             // Either nothing was carried, or all of `first` is in the carry now.
             let rest = if link.carry.is_empty() { bytes } else { rest };
-            return continue_with(Box::<Text>::default(), rest, link, context);
+            return hand_over(Box::<Text>::default(), rest, link, context);
         }
         if link.carry.is_empty() {
             link.carry.extend_from_slice(first);
         }
-        if framed.is_none() { Ok(Turn::Stay) } else { self.open_session(rest, link, context) }
+        if framed.is_none() { Ok(AfterBytes::Stay) } else { self.open_session(rest, link, context) }
     }
 
     /// A framed connection cannot be resumed: its client connects again, and is told how far the daemon has come.
-    fn take_again(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<Turn, Closed> {
+    fn take_again(&mut self, bytes: &[u8], link: &mut Link, context: &mut WriterContext) -> Result<AfterBytes, Closed> {
         if is_framed(&[&link.carry, bytes].concat()) == Some(false) {
             self.take(bytes, link, context)
         } else {
-            Ok(Turn::Close)
+            Ok(AfterBytes::Close)
         }
     }
 
@@ -124,22 +124,22 @@ impl Protocol for FirstBytes {
         Ok(Next::Close)
     }
 
-    fn resume(&mut self, position: InheritedPosition, link: &mut Link) -> Turn {
+    fn resume(&mut self, position: InheritedPosition, link: &mut Link) -> AfterBytes {
         match position {
-            InheritedPosition::LineStart => Turn::Stay,
+            InheritedPosition::LineStart => AfterBytes::Stay,
             InheritedPosition::Undecided { carry } if carry.len() < HANDSHAKE_BYTES_MAX => {
                 link.carry = carry;
-                Turn::Stay
+                AfterBytes::Stay
             }
             InheritedPosition::Text { open_line, carry } => {
                 link.carry = carry;
-                Turn::Become(Box::new(Text::resume(open_line)))
+                AfterBytes::Become(Box::new(Text::resume(open_line)))
             }
-            InheritedPosition::Lost => Turn::Become(Box::<Text>::default()),
+            InheritedPosition::Lost => AfterBytes::Become(Box::<Text>::default()),
             // It speaks frames, or its protocol is not known. In the second case it is usually a framed client too.
             // That connects again, asks how far the daemon has come, and sends the rest.
             InheritedPosition::Undecided { .. } | InheritedPosition::LostHandshake | InheritedPosition::Unknown => {
-                Turn::Close
+                AfterBytes::Close
             }
         }
     }

@@ -1,11 +1,11 @@
 //! Runs the writer threads: each sleeps in epoll, reads what is ready, and publishes it.
 //!
-//! Input: sockets and rings. Output: events in the buffer. Thread: one for each writer. Failure: the reader is gone;
-//! then the writer ends.
+//! Input: sockets, and what the previous process left. Output: events in the front half. Thread: one for each writer.
+//! Failure: a thread cannot be set up; nothing that a client sends ends a writer.
 //!
-//! `thread` is the loop, `resume` its beginning and `stop` its end. `poll_rings` looks into rings when `ring_schedule`
-//! says so. `listeners` says which protocol a socket starts with, and `first_bytes` decides where the socket alone does
-//! not tell. `handle` is how others see a writer.
+//! `thread` is the loop, `resume` its beginning and `stop` its end. `poll_rings` looks into rings when
+//! `ring_schedule` says so. `listeners` says which protocol each socket begins with, and `first_bytes` decides where
+//! the socket alone does not say it. `handle` is how others see a writer.
 
 mod first_bytes;
 mod handle;

@@ -12,7 +12,7 @@ use dbuf_wire::ring::{RingConsumer, state};
 
 use super::ring_schedule::{DOZE, Rest};
 use super::thread::WriterThread;
-use crate::pipeline::accept::connection::protocol::{Looked, Polled};
+use crate::pipeline::accept::connection::protocol::{LookResult, Polled};
 use crate::pipeline::accept::publish::Closed;
 use crate::sys::membarrier;
 
@@ -28,7 +28,7 @@ impl WriterThread {
                 self.rings.forget(index);
                 continue;
             };
-            let Looked { next, bytes } = connection.look(&mut self.receive_buffers[0], &mut self.context)?;
+            let LookResult { next, bytes } = connection.look(&mut self.receive_buffers[0], &mut self.context)?;
             brought_bytes += bytes;
             self.after(index, next);
             // A ring that has ended is no longer there, and the next one is in its place.
@@ -43,8 +43,8 @@ impl WriterThread {
     /// How long the writer may rest; None: until something happens.
     pub(super) fn before_sleep(&mut self) -> Option<Duration> {
         match self.rings.rest() {
-            Rest::Any => None,
-            Rest::None => Some(Duration::ZERO),
+            Rest::UntilEvent => None,
+            Rest::LookAgain => Some(Duration::ZERO),
             Rest::Doze => {
                 self.each_ring(|ring| ring.set_state(state::DOZING));
                 Some(DOZE)
@@ -61,8 +61,8 @@ impl WriterThread {
         }
     }
 
-    /// Tells producers that they need not ring from here on. If they sleep, only a doorbell leads to that, because the
-    /// rings do not see what else wakes the writer.
+    /// Tells producers that they need not ring. If the rings are asleep, only a doorbell ends that: another reason for
+    /// the wake-up says nothing about rings.
     pub(super) fn after_sleep(&mut self, is_rung: bool) {
         if is_rung || !self.rings.are_asleep {
             self.rings.are_asleep = false;

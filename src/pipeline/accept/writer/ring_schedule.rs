@@ -21,9 +21,9 @@ const MUCH_BYTES: u64 = 64 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rest {
     /// Sleep until something happens: there are no rings, or their producers know that they must ring.
-    Any,
+    UntilEvent,
     /// Look again at once.
-    None,
+    LookAgain,
     /// Doze, after producers are told.
     Doze,
     /// Sleep, after producers are told and nothing has come meanwhile.
@@ -66,9 +66,9 @@ impl RingSchedule {
 
     pub(super) fn rest(&self) -> Rest {
         if self.indices.is_empty() || self.are_asleep {
-            Rest::Any
+            Rest::UntilEvent
         } else if self.brought_bytes >= MUCH_BYTES {
-            Rest::None
+            Rest::LookAgain
         } else if self.in_vain < DOZES_MAX {
             Rest::Doze
         } else {

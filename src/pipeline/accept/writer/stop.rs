@@ -28,9 +28,10 @@ const BACKLOG_MAX: usize = 4096;
 const RECEIVE_ROUNDS: usize = 8;
 
 impl WriterThread {
-    /// Reads what the kernel holds: clients that wait to be accepted, and the content of every socket, until it is
-    /// empty once.
-    pub(crate) fn drain(&mut self, stop_by: Instant) -> Result<(), Closed> {
+    /// Takes what the kernel holds: clients that wait to be accepted, and what the sockets have. Stored connections and
+    /// systemd's sockets are read only as far as they had come when the stop began; all others until a read finds
+    /// nothing.
+    pub(crate) fn take_the_rest(&mut self, stop_by: Instant) -> Result<(), Closed> {
         // No event of an earlier round names these any more.
         self.free.append(&mut self.freed);
         self.accept_the_last(stop_by);
@@ -95,7 +96,7 @@ impl WriterThread {
         while !unread.is_empty() && Instant::now() < stop_by {
             let mut still = Vec::new();
             for (index, reads) in unread {
-                if self.drain_once(index)? && reads > 1 {
+                if self.read_once(index)? && reads > 1 {
                     still.push((index, reads - 1));
                 }
             }
@@ -108,7 +109,7 @@ impl WriterThread {
     fn answer_until(&mut self, stop_by: Instant) {
         if !self.waiting.is_empty() {
             self.context.progress.ask_sync();
-            self.context.waker.ring();
+            self.context.waker.wake();
         }
         let progress = Arc::clone(&self.context.progress);
         while !self.waiting.is_empty() {

@@ -24,7 +24,7 @@ use super::listeners::{ListenerKind, Listeners, StreamListener};
 use super::ring_schedule::RingSchedule;
 use super::token::Token;
 use crate::pipeline::accept::connection::acceptor::Accepted;
-use crate::pipeline::accept::connection::protocol::{Next, Read};
+use crate::pipeline::accept::connection::protocol::{Next, ReadResult};
 use crate::pipeline::accept::connection::stored::InheritedConnection;
 use crate::pipeline::accept::connection::{Connection, peer};
 use crate::pipeline::accept::limits::READ_BYTES;
@@ -134,7 +134,7 @@ impl WriterThread {
         self.writers.handles[self.index].pulse.begin();
         let Ok(stop_by) = self.resume().and_then(|()| self.rounds()) else { return };
         // The reader may end meanwhile. What is lost by that is counted.
-        let _ = self.drain(stop_by);
+        let _ = self.take_the_rest(stop_by);
     }
 
     fn rounds(&mut self) -> Result<Instant, Closed> {
@@ -237,7 +237,7 @@ impl WriterThread {
             if let Some(connection) = &mut self.connections[index as usize] {
                 connection.is_unnamed = true;
             }
-            while self.drain_once(index)? {}
+            while self.read_once(index)? {}
         }
         Ok(())
     }
@@ -337,8 +337,8 @@ impl WriterThread {
         } else if has_left || flags.contains(EpollFlags::EPOLLIN) {
             let before = (connection.carried_bytes(), self.context.publisher.publishes());
             next = match connection.read(&mut self.receive_buffers[0], &mut self.context)? {
-                Read::Some(next) | Read::End(next) => next,
-                Read::Nothing => next,
+                ReadResult::Some(next) | ReadResult::End(next) => next,
+                ReadResult::Nothing => next,
             };
             // This is a new carry if there was none before, or if something was published meanwhile.
             if before.0 == 0 || before.1 != self.context.publisher.publishes() {
@@ -412,16 +412,16 @@ impl WriterThread {
     }
 
     /// Reads one connection once. Returns whether there may be more.
-    pub(super) fn drain_once(&mut self, index: u32) -> Result<bool, Closed> {
+    pub(super) fn read_once(&mut self, index: u32) -> Result<bool, Closed> {
         let Some(connection) = &mut self.connections[index as usize] else { return Ok(false) };
         if connection.is_lingering() {
             return Ok(false);
         }
         let read = connection.read(&mut self.receive_buffers[0], &mut self.context)?;
-        if let Read::Some(next) | Read::End(next) = read {
+        if let ReadResult::Some(next) | ReadResult::End(next) = read {
             self.after(index, next);
         }
-        Ok(matches!(read, Read::Some(Next::Open)))
+        Ok(matches!(read, ReadResult::Some(Next::Open)))
     }
 }
 

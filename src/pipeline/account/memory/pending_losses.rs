@@ -36,7 +36,7 @@ impl Memory {
     }
 
     /// Makes the losses that were prepared under `number` wait: it has come.
-    pub(in super::super) fn hold_pending_losses(&self, number: u64) {
+    pub(in super::super) fn commit_pending_losses(&self, number: u64) {
         let holds = self.pending_losses_holds();
         if get(&self.pending_losses_copy(1 - holds)[0]) == number {
             set(self.head(PENDING_LOSSES), 1 - holds as u64);

@@ -180,6 +180,26 @@ fn a_slot_is_reused_only_after_systemd_has_removed_its_name_however_busy_systemd
 }
 
 #[test]
+fn only_open_connections_that_systemd_holds_count_as_kept() {
+    let mut manager = Manager::new();
+    let (store, _) = manager.next_process(10);
+    let (_one, ours) = pair();
+    let open = store.keep(0, ours, &identity(1));
+    let (_two, ours) = pair();
+    let noted = store.note(0, ours, &identity(2));
+    assert!(noted.is_noted());
+    assert_eq!(store.stored(), 1, "a connection that is only noted ends with the process");
+    // More than the manager's queue holds while it does not read, so that removals wait and slots stay taken.
+    for round in 0..400 {
+        let (_client, ours) = pair();
+        store.keep(0, ours, &identity(round)).close();
+    }
+    assert!(store.store.waiting() > 0);
+    assert_eq!(store.stored(), 1, "a closed connection is not open, although its slot waits for systemd");
+    drop((open, noted));
+}
+
+#[test]
 fn a_connection_beyond_the_room_is_served_and_counted_and_ends_with_its_process() {
     let mut manager = Manager::new();
     let (store, _) = manager.next_process(2);
