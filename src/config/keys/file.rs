@@ -34,7 +34,7 @@ pub fn documented() -> String {
             let _ = writeln!(text, "# {line}");
         }
         let _ = writeln!(text, "# Allowed: {}.", key.bounds);
-        let default = if key.has_default { "" } else { " No default; example:" };
+        let default = if key.has_default { String::new() } else { format!(" {}", key.default_or_example()) };
         let _ = writeln!(text, "# Takes effect {}.{default}", key.applies.when());
         let _ = writeln!(text, "#{} = {}\n", key.parts().1, key.shown);
     });
