@@ -395,9 +395,9 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Sync { min_ns: MS, max_ns: HOUR },
         meaning: &[
-            "When written events become durable. An interval: at most this long after they are written, plus the time",
-            "that the disk takes; \"batch\": before the next batch is taken; \"never\": dbufd never syncs, and the kernel",
-            "writes back when it likes (often 30 s).",
+            "When written events become durable. An interval: at most this long after they are written, plus the",
+            "time that the disk takes; \"batch\": before the next batch is taken; \"never\": dbufd never syncs, and",
+            "the kernel writes back when it likes (often 30 s).",
         ],
         applies: Applies::Reload,
         set: |config, given| {
