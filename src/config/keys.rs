@@ -76,17 +76,6 @@ impl Key {
         KEYS.iter().find(|key| key.name == name)
     }
 
-    /// The words before `shown`: whether it is the default, or an example for a key without a default or with "none".
-    #[must_use]
-    pub fn default_or_example(&self) -> &'static str {
-        let is_none = || self.get(&default_config(PathBuf::from("/"))) == quoted("none");
-        match self.has_default {
-            true => "Default:",
-            false if is_none() => "Default: \"none\"; example:",
-            false => "No default; example:",
-        }
-    }
-
     /// The key that was probably meant by the unknown name `wrong`.
     #[must_use]
     pub fn nearest(wrong: &str) -> Option<&'static Self> {
