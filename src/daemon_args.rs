@@ -10,7 +10,7 @@ use clap::{CommandFactory, Parser, ValueHint};
 
 use crate::config::Sources;
 
-/// A logging daemon: events from Unix sockets, through a lock-free double buffer, into rotated, checksummed segments.
+/// A logging daemon: collects the log events of local programs and writes them to rotated, checksummed files.
 #[derive(Debug, Parser)]
 #[command(
     name = "dbufd",

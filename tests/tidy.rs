@@ -495,6 +495,15 @@ fn retired_words_are_found_in_every_spelling() {
     }
 }
 
+/// The most lines of the README: what a newcomer reads in five minutes.
+const README_LINES_MAX: usize = 120;
+
+#[test]
+fn the_readme_can_be_read_in_five_minutes() {
+    let lines = fs::read_to_string(root().join("README.md")).expect("a README").lines().count();
+    assert!(lines <= README_LINES_MAX, "README.md has {lines} lines, at most {README_LINES_MAX} are allowed");
+}
+
 #[test]
 fn every_metric_stands_in_the_page_on_monitoring_with_its_type() {
     let page = fs::read_to_string(root().join("docs/MONITORING.md")).expect("the page on monitoring");

@@ -217,8 +217,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Size { min: 1 << 10, max: EVENT_BYTES_MAX as u64 },
         meaning: &[
-            "Size of the largest event. A longer text line is stored in pieces, which are joined again when it is",
-            "read; a larger frame or datagram is refused and counted as lost.",
+            "Size of the largest frame or datagram: a larger one is refused and counted as lost. A longer text line",
+            "is stored in pieces of this size, which readers join again to one event.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -310,7 +310,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Size { min: 64 << 10, max: 1 << 40 },
         meaning: &[
-            "Maximum size of a segment. Before it would grow beyond this, it is sealed and the next one begins.",
+            "Maximum size of a segment, or a quarter of retain_bytes if that is less. Before it would grow beyond",
+            "this, it is sealed and the next one begins.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -383,9 +384,9 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Sync { min_ns: MS, max_ns: HOUR },
         meaning: &[
-            "When written events become durable. An interval: at most this long after they are written; \"batch\":",
-            "before the next batch is taken; \"never\": dbufd never syncs, and the kernel writes back when it likes",
-            "(often 30 s).",
+            "When written events become durable. An interval: at most this long after they are written, plus the",
+            "time that the disk takes; \"batch\": before the next batch is taken; \"never\": dbufd never syncs, and",
+            "the kernel writes back when it likes (often 30 s).",
         ],
         applies: Applies::Reload,
         set: |config, given| {

@@ -40,22 +40,23 @@ pub enum Command {
                       Exit code 3 if anything is damaged, torn or missing, or if events were lost before they reached \
                       a file. docs/JSON.md in /usr/share/doc/dbufd describes the fields of --json.")]
     Verify(VerifyArgs),
-    /// Prove what became of every event: for each producer, sent = stored + lost + in memory
+    /// Show what became of every event: for each producer, sent = stored + lost + in memory
     #[command(after_help = "Examples:\n  dbufctl account\n  \
                       dbufctl account --json | jq '.producers[] | select(.lost_total > 0)'\n\n\
                       Counts every event in the files, and compares the counts with those that the daemon made when it \
-                      accepted and wrote the events. Without a daemon only what is in the files can be checked: gaps, \
-                      damage and recorded losses.\n\n\
+                      accepted and wrote the events. Without a daemon nothing says how many were sent: SENT is then \
+                      only the sum of STORED and LOST, and only gaps, damage and recorded losses can be found.\n\n\
                       Where systemd keeps it, the account covers all restarts, also after kill -9. It begins anew when \
-                      the daemon is stopped and started: 'systemctl stop', then 'start'. Events from before that \
-                      are listed as older than the account.\n\n\
+                      the daemon is stopped and started ('systemctl stop', then 'start'), and at a boot. Events from \
+                      before that are listed as older than the account.\n\n\
                       Exit code 3 if events were lost, if anything is damaged or missing, or if it does not add up. \
                       docs/JSON.md in /usr/share/doc/dbufd describes the fields of --json.")]
     Account(AccountArgs),
     /// Send one event, or one for each line of standard input
     #[command(after_help = "Examples:\n  dbufctl send -t backup -p notice 'done after 3 h'\n  \
                       dbufctl send -F ORDER=17 -F CUSTOMER=4711 'card refused'\n  \
-                      journalctl -o cat -n 1000 | dbufctl send -t old --sync")]
+                      journalctl -o cat -n 1000 | dbufctl send -t old --sync\n\n\
+                      Text is stored as it is: a leading <3> is not a priority here, as it is on stream.sock. Use -p.")]
     Send(SendArgs),
     /// Measure the throughput with generated events, and prove that each is stored once
     #[command(
@@ -92,7 +93,10 @@ pub enum Command {
                             Only root and the user that dbufd runs as may do this.")]
     Rotate,
     /// Wait until everything that the daemon has accepted so far is on the disk
-    #[command(after_help = "Example:\n  myprogram | logger -u /run/dbufd/dgram.sock && dbufctl sync")]
+    #[command(after_help = "Example:\n  myprogram | logger -u /run/dbufd/dgram.sock && dbufctl sync\n\n\
+                            What still waits in a socket is not accepted yet. The daemon takes it within milliseconds \
+                            as a rule, but only 'dbufctl send --sync' and the acknowledgements of the clients are \
+                            sure to cover an event.")]
     Sync,
     /// Read the configuration again, and apply every change that needs no restart
     #[command(after_help = "Example:\n  dbufd --check-config && dbufctl reload\n\n\

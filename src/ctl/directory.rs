@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::access::{Use, denied};
+use super::values::boot;
 use crate::pipeline::store::scan::{Directory, SegmentFile};
 
 /// Opens the segments of `files`, or of `directory` if there are none.
@@ -24,11 +25,17 @@ pub(crate) fn open(files: &[PathBuf], directory: &Path) -> anyhow::Result<Direct
         }
         let advice = match error.kind() {
             io::ErrorKind::NotFound if files.is_empty() => "name the directory of the segments with --directory DIR",
+            io::ErrorKind::NotFound if is_boot(path) => "to name a boot, write -b=ID without a space",
             io::ErrorKind::NotFound => "see 'dbufctl segments' for the files that are there",
             _ => "check the disk; see dmesg",
         };
         anyhow::anyhow!("{}: {error}; {advice}", path.display())
     })
+}
+
+/// Whether this was probably the boot of `-b`, which journalctl also takes after a space.
+fn is_boot(path: &Path) -> bool {
+    path.to_str().is_some_and(|text| boot(text).is_ok())
 }
 
 /// The name of a segment's file, for people.

@@ -185,6 +185,10 @@ fn one_line(rendered: &str, command: Option<String>) -> String {
         if line.starts_with("Usage:") || line.starts_with("For more information") {
             break;
         }
+        // No command takes an unknown option as a value, so this advice leads nowhere.
+        if line.starts_with("tip: to pass ") {
+            continue;
+        }
         let line = line.strip_prefix("error: ").or_else(|| line.strip_prefix("tip: ")).unwrap_or(line);
         if !line.is_empty() {
             parts.push(line);
@@ -212,6 +216,14 @@ mod tests {
             let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(after.contains("Example") && after.contains("dbufctl"), "{}", command.get_name());
         }
+    }
+
+    #[test]
+    fn an_unknown_option_gets_no_advice_to_pass_it_as_a_value() {
+        let refused = parsed("cat --list-boots").unwrap_err().render().to_string();
+        assert!(refused.contains("tip: to pass"), "clap no longer gives this advice: {refused}");
+        let line = one_line(&refused, Some("cat".to_owned()));
+        assert_eq!(line, "unexpected argument '--list-boots' found; see 'dbufctl cat --help'");
     }
 
     #[test]

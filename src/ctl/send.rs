@@ -30,7 +30,8 @@ pub struct SendArgs {
     /// Tag of the events, at most 64 bytes
     #[arg(short, long, value_name = "TAG", value_parser = tag)]
     pub tag: Option<OsString>,
-    /// A field that is stored with the event; may be given more than once
+    /// Add a field to the event; repeat -F for more. FIELD has capitals, digits and underscores, and begins with a
+    /// letter: other names are shown as FIELD_...
     #[arg(short = 'F', long = "field", value_name = "FIELD=VALUE", value_parser = field)]
     pub fields: Vec<(String, Vec<u8>)>,
     /// Return only when all events are durable, so that they survive a loss of power

@@ -187,11 +187,11 @@ impl Table {
     }
 
     fn producers(&mut self, producers: &[Producer]) {
-        let title = format!("{:<28} {:>12} {:>10} {:>8} via", "busiest first", "events", "payload", "lost");
+        let title = format!("{:<28} {:>11} {:>10} {:>8}  via", "busiest first", "events", "payload", "lost");
         self.list("producers", &title, producers, |producer| {
             let name = fit(&name(&producer.tag, &producer.unit, producer.pid), 28);
             let (events, payload, lost) = (count(producer.events), bytes(producer.bytes), count(producer.lost));
-            let value = format!("{name:<28} {events:>12} {payload:>10} {lost:>8} {}", fit(&producer.transport, 8));
+            let value = format!("{name:<28} {events:>11} {payload:>10} {lost:>8}  {}", fit(&producer.transport, 8));
             (String::new(), value)
         });
         self.gap();

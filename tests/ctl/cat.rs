@@ -71,6 +71,13 @@ fn files_can_be_named_and_need_no_directory() {
     assert!(said.contains("nothing-there") && said.contains("dbufctl segments"), "{said}");
 }
 
+#[test]
+fn a_boot_after_a_space_is_answered_with_the_way_to_name_one() {
+    let ran = three_files().run("cat -b 0");
+    assert_eq!((ran.code, ran.err.lines().count()), (1, 1), "{ran:?}");
+    assert!(ran.err.ends_with("to name a boot, write -b=ID without a space\n"), "{ran:?}");
+}
+
 fn command_on(fixture: &Fixture, line: &str) -> Ran {
     Ran::of(command(&fixture.runtime(), line).output().unwrap())
 }

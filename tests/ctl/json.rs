@@ -135,7 +135,10 @@ fn events_and_losses_have_the_names_of_the_page() {
     let mut fixture = Fixture::new();
     let loss = Loss { cause: Cause::TooBig, events: 5, bytes: 9, first_ns: START_NS, last_ns: START_NS + 9 };
     let mut fields = Vec::new();
-    assert!(put_field(&mut fields, b"OWN", b"1"));
+    // "OWN" is a client's; the others are what a syslog header brings.
+    for name in ["OWN", "SYSLOG_HOSTNAME", "SYSLOG_MSGID", "SYSLOG_STRUCTURED_DATA"] {
+        assert!(put_field(&mut fields, name.as_bytes(), b"1"));
+    }
     let from = Source { claimed_pid: 9, session: 1, transport: Transport::Syslog, ..source("one", 7) };
     fixture.batch(&from, |run| {
         let event =

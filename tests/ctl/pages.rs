@@ -117,7 +117,11 @@ fn every_key_is_in_the_page_of_the_configuration_with_its_default_and_its_bounds
     let mut from = 0;
     for key in KEYS {
         let (_, name) = key.parts();
-        let default = if key.has_default { "Default:" } else { "No default; example:" };
+        let default = match key.name {
+            "ingest.socket_group" | "storage.retain_age" => "Default: \"none\"; example:",
+            "storage.directory" => "No default; example:",
+            _ => "Default:",
+        };
         let (meaning, when) = (key.meaning.join(" ").replace('`', ""), key.applies.when());
         let said = format!(
             "\n.TP\n{name}\n{meaning}\n.IP\n{default} {}. Allowed: {}. A change takes effect {when}.\n",

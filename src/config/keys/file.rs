@@ -3,9 +3,24 @@
 //! Input: a [`Config`], or nothing. Output: text. Any thread. Nothing can fail.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
-use super::{KEYS, Key, UNITS};
+use super::{KEYS, Key, UNITS, default_config};
 use crate::config::settings::Config;
+use crate::config::units::quoted;
+
+impl Key {
+    /// The words before `shown`: whether it is the default, or an example for a key without a default or with "none".
+    #[must_use]
+    pub fn default_or_example(&self) -> &'static str {
+        let is_none = || self.get(&default_config(PathBuf::from("/"))) == quoted("none");
+        match self.has_default {
+            true => "Default:",
+            false if is_none() => "Default: \"none\"; example:",
+            false => "No default; example:",
+        }
+    }
+}
 
 /// `config` as a file that reads back as the same configuration.
 #[must_use]
@@ -34,7 +49,7 @@ pub fn documented() -> String {
             let _ = writeln!(text, "# {line}");
         }
         let _ = writeln!(text, "# Allowed: {}.", key.bounds);
-        let default = if key.has_default { "" } else { " No default; example:" };
+        let default = if key.has_default { String::new() } else { format!(" {}", key.default_or_example()) };
         let _ = writeln!(text, "# Takes effect {}.{default}", key.applies.when());
         let _ = writeln!(text, "#{} = {}\n", key.parts().1, key.shown);
     });

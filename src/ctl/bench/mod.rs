@@ -61,7 +61,7 @@ pub struct BenchArgs {
     /// Bytes of each event, random in this range
     #[arg(long, value_name = "A..B", default_value = "10..10000", value_parser = sizes)]
     pub size: RangeInclusive<usize>,
-    /// Simulated work before each event, in nanoseconds
+    /// Nanoseconds of computing between two events
     #[arg(long, value_name = "NS", default_value_t = 0)]
     pub work: u64,
     /// Events a second in total; without it, as fast as possible

@@ -30,7 +30,7 @@ pub struct CatArgs {
     /// How to print them
     #[command(flatten)]
     pub format: FormatArgs,
-    /// Events with this field; or read these files instead of the directory
+    /// FIELD=VALUE: only events with this field. FILE: read this file instead of the directory
     #[arg(help_heading = NO_HEADING, value_name = "FIELD=VALUE|FILE", value_hint = ValueHint::FilePath)]
     pub files: Vec<PathBuf>,
 }

@@ -63,7 +63,7 @@ pub(super) fn dbufd_toml() -> Page {
 }
 
 fn describe(page: &mut Page, key: &Key) {
-    let default = if key.has_default { "Default:" } else { "No default; example:" };
+    let default = key.default_or_example();
     page.item(
         &format!("`{}`", key.parts().1),
         &format!(

@@ -42,7 +42,7 @@ pub struct SelectionArgs {
     /// Events from this cursor on; take one from __CURSOR of -o json
     #[arg(long, value_name = "CURSOR")]
     pub cursor: Option<Cursor>,
-    /// Events of the current boot, or of the one with this id
+    /// Events of the current boot, or of the one with this id: -b=ID, without a space
     #[arg(
         short,
         long,
