@@ -44,8 +44,11 @@ if [ ! -f "$DESTDIR$record" ]; then
     exit 0
 fi
 if live; then
-    # All in one command: if only the service is stopped, the next event starts it again.
-    run systemctl disable --now dbufd-metrics.timer dbufd.service dbufd.socket dbufd-control.socket
+    # All in one command: if only the service is stopped, the next event starts it again. An earlier version, or an
+    # installation that was interrupted, may have no timer.
+    timer=$(systemctl list-unit-files --no-legend dbufd-metrics.timer | cut -d ' ' -f 1)
+    # shellcheck disable=SC2086 # none or one
+    run systemctl disable --now $timer dbufd.service dbufd.socket dbufd-control.socket
 fi
 copy=$(mktemp)
 trap 'rm -f "$copy"' EXIT
@@ -62,5 +65,7 @@ sed -n 's/^dir - //p' "$copy" | sort -r | while read -r path; do
 done
 if live; then run systemctl daemon-reload; fi
 [ "$DESTDIR" ] || run rm -rf /run/dbufd
+# What the timer wrote last: the node exporter would export it for ever.
+[ "$DESTDIR" ] || run rm -f /var/lib/prometheus/node-exporter/dbufd.prom
 [ "$dry" ] || rmdir "$DESTDIR/var/log/dbufd" 2>/dev/null || true
 name_segments

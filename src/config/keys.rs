@@ -234,7 +234,7 @@ pub static KEYS: &[Key] = &[
         bounds: Bounds::Mode,
         meaning: &[
             "Who may send: the mode of stream.sock and dgram.sock. Without systemd only: with dbufd.socket this key",
-            "has no effect; set SocketMode= by `systemctl edit dbufd.socket` instead.",
+            "has no effect; set SocketMode= by `systemctl edit dbufd.socket`, and chmod the sockets that exist.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -250,7 +250,7 @@ pub static KEYS: &[Key] = &[
         bounds: Bounds::Group,
         meaning: &[
             "Group of stream.sock and dgram.sock, by name or number. Without systemd only: with dbufd.socket this key",
-            "has no effect; set SocketGroup= by `systemctl edit dbufd.socket` instead.",
+            "has no effect; set SocketGroup= by `systemctl edit dbufd.socket`, and chgrp the sockets that exist.",
         ],
         applies: Applies::Reload,
         set: |config, given| {

@@ -14,6 +14,8 @@ use nix::unistd::{Gid, Group, Uid, User, getgrouplist, getgroups};
 pub(crate) enum Use {
     /// To connect to a socket, for which the kernel demands the permission to write.
     Connect,
+    /// The same, for something that the daemon does for root and its own user only.
+    Order,
     /// To read a file, or to list a directory and to open its files.
     Read,
 }
@@ -26,6 +28,8 @@ struct Facts {
     mode: u32,
     /// The permission bits that the use needs, as the last octal digit of a mode.
     needed: u32,
+    /// Whether the use is allowed to members of the group whose mode allows it.
+    is_for_group: bool,
 }
 
 /// Who asks.
@@ -36,6 +40,8 @@ struct Asker {
     groups: Vec<u32>,
     /// The groups of the user in the user database, which a new login would have.
     next_groups: Vec<u32>,
+    /// Whether modes do not matter: capabilities(7), CAP_DAC_OVERRIDE.
+    is_almighty: bool,
 }
 
 /// Why `path` may not be used in this way, and what to do.
@@ -58,17 +64,24 @@ fn culprit(path: &Path, tried: Use) -> Option<(&Path, Facts)> {
         let status = std::fs::metadata(shown).ok()?;
         let needed = match tried {
             _ if at != path => 0o1,
-            Use::Connect => 0o2,
+            Use::Connect | Use::Order => 0o2,
             Use::Read if status.is_dir() => 0o5,
             Use::Read => 0o4,
         };
-        Some((at, Facts { uid: status.uid(), gid: status.gid(), mode: status.mode() & 0o7777, needed }))
+        let is_for_group = tried != Use::Order;
+        Some((at, Facts { uid: status.uid(), gid: status.gid(), mode: status.mode() & 0o7777, needed, is_for_group }))
     })
 }
 
 fn remedy(facts: &Facts, asker: &Asker, owner: &str, group: &str) -> String {
-    let group_may = facts.mode >> 3 & facts.needed == facts.needed && facts.gid != 0;
-    if asker.uid == 0 {
+    // The kernel asks the owner's bits of the owner, and no others: a group does not help the owner.
+    let bits_allow = facts.mode >> 3 & facts.needed == facts.needed;
+    let group_may = facts.is_for_group && bits_allow && facts.gid != 0 && asker.uid != facts.uid;
+    if asker.uid == 0 && !asker.is_almighty {
+        format!(
+            "this root has no CAP_DAC_OVERRIDE: add the group {group}, for example by SupplementaryGroups= of the unit"
+        )
+    } else if asker.uid == 0 {
         "root is denied by something other than the mode: see the kernel's log for a security module".to_owned()
     } else if group_may && !asker.groups.contains(&facts.gid) && asker.next_groups.contains(&facts.gid) {
         format!("you have been added to the group {group}: log in again")
@@ -92,8 +105,22 @@ impl Asker {
             let name = std::ffi::CString::new(user.name).ok()?;
             getgrouplist(&name, user.gid).ok()
         });
-        Self { uid: uid.as_raw(), groups, next_groups: listed.map(raw).unwrap_or_default() }
+        Self {
+            uid: uid.as_raw(),
+            groups,
+            next_groups: listed.map(raw).unwrap_or_default(),
+            is_almighty: overrides_modes(),
+        }
     }
+}
+
+/// Whether this process has CAP_DAC_OVERRIDE, by proc(5). Where that cannot be read, it is taken to have it.
+fn overrides_modes() -> bool {
+    const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    effective.is_none_or(|capabilities| capabilities & CAP_DAC_OVERRIDE != 0)
 }
 
 fn user_name(uid: u32) -> String {
@@ -108,14 +135,14 @@ fn group_name(gid: u32) -> String {
 mod tests {
     use super::*;
 
-    const SOCKET: Facts = Facts { uid: 990, gid: 991, mode: 0o660, needed: 0o2 };
+    const SOCKET: Facts = Facts { uid: 990, gid: 991, mode: 0o660, needed: 0o2, is_for_group: true };
 
     fn told(facts: &Facts, asker: &Asker) -> String {
         remedy(facts, asker, "dbufd", "dbufd")
     }
 
     fn user(groups: &[u32], next_groups: &[u32]) -> Asker {
-        Asker { uid: 1000, groups: groups.to_vec(), next_groups: next_groups.to_vec() }
+        Asker { uid: 1000, groups: groups.to_vec(), next_groups: next_groups.to_vec(), is_almighty: false }
     }
 
     #[test]
@@ -139,13 +166,16 @@ mod tests {
             Facts { mode: 0o640, ..SOCKET },
             Facts { gid: 0, ..SOCKET },
             Facts { mode: 0o740, needed: 0o5, ..SOCKET },
+            Facts { is_for_group: false, ..SOCKET },
         ] {
             assert_eq!(told(&facts, &outsider), "you must be root or the user dbufd", "{facts:?}");
         }
         assert_eq!(told(&SOCKET, &user(&[991], &[991])), "you must be root or the user dbufd");
         assert_eq!(told(&Facts { uid: 0, mode: 0o600, ..SOCKET }, &outsider), "you must be root");
         assert_eq!(told(&Facts { uid: 1000, mode: 0o400, ..SOCKET }, &outsider), "you must be root");
-        assert!(told(&SOCKET, &Asker::default()).contains("security module"));
+        assert_eq!(told(&Facts { uid: 1000, mode: 0o460, ..SOCKET }, &outsider), "you must be root", "the owner");
+        assert!(told(&SOCKET, &Asker { is_almighty: true, ..Asker::default() }).contains("security module"));
+        assert!(told(&SOCKET, &Asker::default()).contains("SupplementaryGroups="), "root without capabilities");
     }
 
     #[test]

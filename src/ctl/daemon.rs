@@ -37,7 +37,10 @@ pub(crate) fn ask(runtime: &Path, command: &str, timeout: Duration) -> anyhow::R
     let deadline = Instant::now() + timeout;
     let line = match exchange(&path, command, deadline) {
         Ok(line) => line,
-        Err(Errno::EACCES | Errno::EPERM) => anyhow::bail!("{}: {}", path.display(), denied(&path, Use::Connect)),
+        Err(Errno::EACCES | Errno::EPERM) => {
+            let tried = if ["reload", "rotate"].contains(&command) { Use::Order } else { Use::Connect };
+            anyhow::bail!("{}: {}", path.display(), denied(&path, tried))
+        }
         Err(errno) => return Err(Failure::NoDaemon(no_answer(&path, errno)).into()),
     };
     let reply: Value = serde_json::from_slice(&line)

@@ -120,7 +120,7 @@ pub(crate) struct Connections {
     pub(crate) open: u64,
     /// Those of the open ones that a restart does not break.
     pub(crate) kept: u64,
-    /// Turned away since the start, because no file descriptor was left.
+    /// Turned away since the start, because no file descriptor or epoll watch was left.
     pub(crate) refused: u64,
     /// Served since the start, but a restart breaks them, because systemd's store was full.
     pub(crate) unkept: u64,

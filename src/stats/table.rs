@@ -181,7 +181,7 @@ impl Table {
         });
         if now.connections.refused > 0 {
             let (refused, noun) = (count(now.connections.refused), plural(now.connections.refused, "connection"));
-            self.row("", &format!("{refused} {noun} refused, because no file descriptor was left"));
+            self.row("", &format!("{refused} {noun} refused, for lack of a file descriptor or epoll watch"));
         }
         self.gap();
     }

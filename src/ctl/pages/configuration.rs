@@ -58,6 +58,11 @@ pub(super) fn dbufd_toml() -> Page {
     page.example(EXAMPLE.lines());
     page.paragraph("With systemd's units, only a group may send (`systemctl edit dbufd.socket`):");
     page.example(["[Socket]", "SocketMode=0660", "SocketGroup=adm"]);
+    page.paragraph("That holds from the next start of dbufd.socket on. For the sockets that are there, also:");
+    page.example([
+        "chgrp adm /run/dbufd/stream.sock /run/dbufd/dgram.sock",
+        "chmod 0660 /run/dbufd/stream.sock /run/dbufd/dgram.sock",
+    ]);
     page.section("SEE ALSO").paragraph("dbufd(8), dbufctl(1), dbufctl-config(1), dbufctl-reload(1)");
     page
 }

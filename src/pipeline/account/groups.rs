@@ -7,7 +7,6 @@
 //! The sum of a group must not fall while the daemon runs: Prometheus takes a counter that falls for one that was
 //! reset. So the figures of a producer that leaves the table stay with its group. They do not outlive the process: the
 //! next process counts them among the producers that are not told apart.
-//! are among the producers that are not told apart.
 
 use std::collections::HashMap;
 

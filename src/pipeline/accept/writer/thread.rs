@@ -146,7 +146,7 @@ impl WriterThread {
             self.round += 1;
             let ready = &ready[..count];
             let tokens = || ready.iter().map(|event| (Token::of(event.data()), event.events()));
-            let is_of_ring = |token| matches!(token, Token::Connection(index) if self.rings.indices().contains(&index));
+            let is_of_ring = |token| matches!(token, Token::Connection(index) if self.is_of_ring(index));
             self.after_sleep(tokens().any(|(token, _)| is_of_ring(token)));
             for (token, _) in tokens() {
                 if let Token::Process(pid) = token {
@@ -173,6 +173,11 @@ impl WriterThread {
             }
             self.listen_again();
         }
+    }
+
+    /// Whether the connection with this index has a ring: its bytes are doorbells.
+    fn is_of_ring(&self, index: u32) -> bool {
+        self.connections[index as usize].as_ref().is_some_and(|connection| connection.is_polled)
     }
 
     /// Sleeps until something is ready, or for as long as `rest` says. Returns the number of ready sockets.
