@@ -28,10 +28,11 @@ pub(crate) struct Args {
     /// Directory of the segments [default: /var/log/dbufd; ordinary user: ~/.local/state/dbufd]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     directory: Option<PathBuf>,
-    /// Directory of the sockets [default: /run/dbufd; ordinary user: $XDG_RUNTIME_DIR/dbufd, else /tmp/dbufd-UID]
+    /// Directory of the sockets [default: /run/dbufd; ordinary user: $XDG_RUNTIME_DIR/dbufd, else
+    /// dbufd-UID in $TMPDIR or /tmp]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) runtime: Option<PathBuf>,
-    /// Set one key; it overrides every file
+    /// Set one key; this value overrides every file
     #[arg(long, value_name = "section.key=value")]
     set: Vec<String>,
     /// Check the configuration and end

@@ -153,8 +153,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Duration { min_ns: 0, max_ns: 10 * SECOND, none: false },
         meaning: &[
-            "How long events are collected before they are written as one batch. Longer: fewer, larger writes.",
-            "0: at once.",
+            "How long events are collected before they are written as one batch. A longer time makes fewer, larger",
+            "writes. 0 writes at once.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -265,8 +265,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Number { min: 0, max: RINGS_MAX },
         meaning: &[
-            "Maximum number of rings, the shared memory of producers. A user gets at most a quarter of them, root all.",
-            "A producer without a ring sends over its socket.",
+            "Maximum number of rings, the shared memory of producers. A user gets at most a quarter of the rings,",
+            "root may use all. A producer without a ring sends over its socket.",
         ],
         applies: Applies::Restart,
         set: |config, given| {
@@ -310,8 +310,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Size { min: 64 << 10, max: 1 << 40 },
         meaning: &[
-            "Maximum size of a segment, or a quarter of retain_bytes if that is less. Before it would grow beyond",
-            "this, it is sealed and the next one begins.",
+            "Maximum size of a segment, or a quarter of retain_bytes if that is less. Before a segment would grow",
+            "beyond this size, it is sealed and the next segment begins.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -339,8 +339,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Amount { min_bytes: 1 << 20, min_percent: 0.1 },
         meaning: &[
-            "Most disk for all segments, the active one included: a size, or a share of the file system. Beyond it",
-            "the OLDEST EVENTS ARE DELETED, and not counted as lost.",
+            "Maximum size of all segments, the active one included: a size, or a share of the file system. Beyond",
+            "this limit the OLDEST EVENTS ARE DELETED, and not counted as lost.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -368,8 +368,8 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Amount { min_bytes: 0, min_percent: 0.0 },
         meaning: &[
-            "Space that stays free on the file system: a size, or a share of it. The oldest segments are deleted",
-            "for it.",
+            "Space that stays free on the file system: a size, or a share of the file system. dbufd deletes the",
+            "oldest segments to keep this space free.",
         ],
         applies: Applies::Reload,
         set: |config, given| {

@@ -23,8 +23,9 @@ pub enum Command {
                       dbufctl cat --since today --until -10min -p err -o json\n  \
                       dbufctl cat -r -g 'time.?out' -u nginx\n  dbufctl cat ORDER=17 _UID=1000\n  \
                       dbufctl cat old.segment\n\n\
-                      FIELD is any name that -o json prints. An event must match each field that is named, and one of \
-                      the values of a field that is named more than once, as in journalctl. docs/JSON.md in /usr/share/doc/dbufd describes the fields.\n\n\
+                      FIELD is any name that -o json prints. An event must match each field that is named, and one of the \
+                      values of a field that is named more than once, as in journalctl. docs/JSON.md in \
+                      /usr/share/doc/dbufd describes the fields.\n\n\
                       Times are read and printed in the time zone TZ, else in that of the machine: \
                       TZ=UTC dbufctl cat.")]
     Cat(CatArgs),
@@ -44,13 +45,14 @@ pub enum Command {
     #[command(after_help = "Examples:\n  dbufctl account\n  \
                       dbufctl account --json | jq '.producers[] | select(.lost_total > 0)'\n\n\
                       Counts every event in the files, and compares the counts with those that the daemon made when it \
-                      accepted and wrote the events. Without a daemon nothing says how many were sent: SENT is then \
-                      only the sum of STORED and LOST, and only gaps, damage and recorded losses can be found.\n\n\
-                      Where systemd keeps it, the account covers all restarts, also after kill -9. It begins anew when \
-                      the daemon is stopped and started ('systemctl stop', then 'start'), and at a boot. Events from \
-                      before that are listed as older than the account.\n\n\
-                      Exit code 3 if events were lost, if anything is damaged or missing, or if it does not add up. \
-                      docs/JSON.md in /usr/share/doc/dbufd describes the fields of --json.")]
+                      accepted and wrote the events. Without a daemon the number of sent events is unknown: \
+                      SENT is then only the sum of STORED and LOST, and only gaps, damage and recorded losses can be \
+                      found.\n\n\
+                      Under systemd the account covers all restarts, also after kill -9. The account begins anew when \
+                      the daemon is stopped and started ('systemctl stop', then 'start'), and at a boot. Earlier \
+                      events are listed as older than the account.\n\n\
+                      Exit code 3 if events were lost, if data is damaged or missing, or if the account does not \
+                      add up. docs/JSON.md in /usr/share/doc/dbufd describes the fields of --json.")]
     Account(AccountArgs),
     /// Send one event, or one for each line of standard input
     #[command(after_help = "Examples:\n  dbufctl send -t backup -p notice 'done after 3 h'\n  \
@@ -73,16 +75,17 @@ pub enum Command {
                             Causes of loss:\n  \
                             full       the disk was full (storage.when_full = \"drop\"), or a ring had no room\n  \
                             too_big    the event was larger than ingest.max_event\n  \
-                            malformed  its frame or its record broke the protocol\n  \
+                            malformed  the event's frame or record broke the protocol\n  \
                             disk       the disk failed\n  \
-                            abandoned  its sender left in the middle of it, or the daemon ended before it was \
-                            written\n\n\
+                            abandoned  the sender left in the middle of the event, or the daemon ended before it \
+                            was written\n\n\
                             Prometheus: 'systemctl enable --now dbufd-metrics.timer' writes the metrics for the \
                             textfile collector of the node exporter, every 15 seconds while the daemon runs. With \
                             another directory than /var/lib/prometheus/node-exporter: 'systemctl edit \
                             dbufd-metrics.service'.\n\n\
-                            Producers that differ only in their process share series, and at most 100 have their own; \
-                            the rest are '(all others)'. A sum can start anew when the daemon restarts. The counters \
+                            Producers that differ only in their process share series. At most 100 such groups have \
+                            series of their own; the others are '(all others)'. A sum can start anew when the \
+                            daemon restarts. The counters \
                             of a ring end with it, so they need --with-pid; the counters of producers with the \
                             transport 'ring' include the same events.\n\n\
                             docs/JSON.md in /usr/share/doc/dbufd describes the fields of --json, docs/MONITORING.md \
@@ -94,9 +97,9 @@ pub enum Command {
     Rotate,
     /// Wait until everything that the daemon has accepted so far is on the disk
     #[command(after_help = "Example:\n  myprogram | logger -u /run/dbufd/dgram.sock && dbufctl sync\n\n\
-                            What still waits in a socket is not accepted yet. The daemon takes it within milliseconds \
-                            as a rule, but only 'dbufctl send --sync' and the acknowledgements of the clients are \
-                            sure to cover an event.")]
+                            An event that still waits in a socket is not accepted yet. The daemon usually accepts it \
+                            within milliseconds, but only 'dbufctl send --sync' and the acknowledgements of the \
+                            clients are certain to cover an event.")]
     Sync,
     /// Read the configuration again, and apply every change that needs no restart
     #[command(after_help = "Example:\n  dbufd --check-config && dbufctl reload\n\n\
@@ -111,7 +114,7 @@ pub enum Command {
     /// Show the configuration in force
     #[command(after_help = "Example:\n  dbufctl config --defaults >dbufd.toml")]
     Config(ConfigArgs),
-    /// Print what a shell needs to complete commands, options and their values
+    /// Print a script with which a shell completes commands, options and their values
     #[command(after_help = "Examples:\n  source <(dbufctl completions bash)    in this shell, until it ends\n  \
                             cd ~/.local/share/bash-completion/completions\n  \
                             dbufctl completions bash >dbufctl\n  \

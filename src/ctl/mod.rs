@@ -64,7 +64,7 @@ const COMMON: &str = "Common options";
 )]
 pub struct Cli {
     /// Directory of the daemon's sockets [default: that of your own daemon ($XDG_RUNTIME_DIR/dbufd, else
-    /// /tmp/dbufd-UID), else /run/dbufd]
+    /// dbufd-UID in $TMPDIR or /tmp), else /run/dbufd]
     #[arg(long, global = true, help_heading = COMMON, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub runtime: Option<PathBuf>,
     /// Directory of the segments [default: that of the running daemon, else ~/.local/state/dbufd, else /var/log/dbufd]

@@ -36,7 +36,7 @@ pub struct StatsArgs {
     /// process are one series
     #[arg(long, requires = "prometheus")]
     pub with_pid: bool,
-    /// Write to FILE instead of standard output; FILE is replaced in one step, so no reader finds a part of it
+    /// Write to FILE instead of standard output; FILE is replaced in one step, so no program reads half a file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub output: Option<PathBuf>,
     /// Refresh every SECS seconds until Ctrl-C [default: 2]

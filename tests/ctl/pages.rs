@@ -200,7 +200,7 @@ fn an_option_whose_default_is_not_a_fixed_value_tells_its_default() {
     };
     assert!(default(&stats, "--watch").ends_with(": 2"));
     for help in [&stats, &dbufd] {
-        assert!(default(help, "--runtime").contains("$XDG_RUNTIME_DIR/dbufd, else /tmp/dbufd-UID"));
+        assert!(default(help, "--runtime").contains("$XDG_RUNTIME_DIR/dbufd, else dbufd-UID in $TMPDIR"));
         assert!(default(help, "--directory").contains("/.local/state/dbufd"));
     }
     assert!(default(&dbufd, "--config").contains("/etc/dbufd/dbufd.toml"));

@@ -36,7 +36,7 @@ pub fn documented() -> String {
     let head = format!(
         "\
 # The configuration of dbufd. No key is needed. Lines `#key = value` show the default (an example where there is none).
-# Remove the # to change one. Files in dbufd.toml.d/ next to this one are read after it, in the order of their names;
+# Remove the # to change a key. Files in dbufd.toml.d/ next to this file are read after it, in the order of their names;
 # `--set section.key=value` comes last.
 #
 # {UNITS}

@@ -81,9 +81,9 @@ pub enum Via {
     /// Double buffer, reader and files in this process
     #[default]
     Buffer,
-    /// Memory shared with the daemon, durable in the end
+    /// Memory shared with the daemon; all events are durable at the end
     Ring,
-    /// The daemon's framed protocol, durable in the end
+    /// The daemon's framed protocol; all events are durable at the end
     Frames,
     /// Text lines to the daemon
     Lines,

@@ -16,14 +16,15 @@ pub(super) fn dbufd() -> Page {
     let mut page = Page::new("dbufd", 8, "A logging daemon with a lock-free double buffer");
     commands::head(&mut page, &table);
     page.paragraph(
-        "It runs in the foreground until a signal stops it. On a terminal it prints where it listens, how to send a \
-         first event and how to read it. Under systemd(1) it uses the sockets that systemd passes, notifies systemd \
+        "It runs in the foreground until a signal stops it. On a terminal it prints where it listens, and how to send \
+         and read a first event. Under systemd(1) it uses the sockets that systemd passes, notifies systemd \
          when it is ready, and feeds the watchdog while its threads make progress. No configuration is needed. \
          dbufctl(1) reads the stored events, also while no daemon runs.",
     );
     page.paragraph(
         "Under systemd, `systemctl stop dbufd` stops the daemon until the next event or the next request of \
-         dbufctl(1), because systemd keeps the sockets open. `systemctl stop dbufd.socket dbufd` stops it for good.",
+         dbufctl(1), because systemd keeps the sockets open. `systemctl stop dbufd.socket` stops both \
+         the daemon and its sockets.",
     );
     commands::options(&mut page, &table);
     disk_space(&mut page);
@@ -84,7 +85,7 @@ fn exit_status(page: &mut Page) {
     page.item(
         "`2`",
         "The command line or the configuration is wrong; nothing was opened or changed. Under systemd the unit tries \
-         again about every second until the file is right; what is sent meanwhile waits in the sockets. So run \
+         again about every second until the file is right; events wait in the sockets meanwhile. So run \
          `dbufd --check-config` before `systemctl restart dbufd`, or use `systemctl reload dbufd`, which keeps the \
          old configuration if the new one is wrong.",
     );
@@ -117,8 +118,8 @@ fn environment(page: &mut Page) {
     page.item("`NOTIFY_SOCKET`", "The socket for notifications to systemd, as in sd_notify(3).");
     page.item(
         "`WATCHDOG_USEC`, `WATCHDOG_PID`",
-        "How often systemd expects a sign of life. The daemon gives it while all its threads make progress, and no \
-         longer when one of them hangs. A stalled disk is a state and not a hang.",
+        "How often systemd expects a sign of life. The daemon gives it while all its threads make progress or are \
+         idle, but not when one of them hangs. A stalled disk is not a hang.",
     );
     page.item(
         "`JOURNAL_STREAM`",
@@ -141,8 +142,8 @@ fn files(page: &mut Page) {
         page.item(&format!("`{SYSTEM_RUNTIME_DIR}/{socket}`"), carries);
     }
     page.paragraph(
-        "For an ordinary user the sockets are in `$XDG_RUNTIME_DIR/dbufd`, and without that in a private folder in \
-         the temporary directory.",
+        "For an ordinary user the sockets are in `$XDG_RUNTIME_DIR/dbufd`, or without that variable in the private \
+         folder `dbufd-UID` in `$TMPDIR` or `/tmp`.",
     );
     page.item(
         &format!("`{SYSTEM_SEGMENTS_DIR}`"),

@@ -27,7 +27,7 @@ pub struct SelectionArgs {
     /// Events of this systemd unit; .service may be omitted, * and ? match anything
     #[arg(short, long, value_name = "UNIT")]
     pub unit: Vec<String>,
-    /// Events whose text matches this regular expression; case is ignored if it has no capitals
+    /// Events whose text matches this regular expression; case is ignored if the expression has no capitals
     #[arg(short, long, value_name = "REGEX")]
     pub grep: Option<String>,
     /// Events of this process
@@ -42,7 +42,7 @@ pub struct SelectionArgs {
     /// Events from this cursor on; take one from __CURSOR of -o json
     #[arg(long, value_name = "CURSOR")]
     pub cursor: Option<Cursor>,
-    /// Events of the current boot, or of the one with this id: -b=ID, without a space
+    /// Events of the current boot, or of the boot with this id: -b=ID, without a space
     #[arg(
         short,
         long,
