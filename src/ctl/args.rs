@@ -23,9 +23,9 @@ pub enum Command {
                       dbufctl cat --since today --until -10min -p err -o json\n  \
                       dbufctl cat -r -g 'time.?out' -u nginx\n  dbufctl cat ORDER=17 _UID=1000\n  \
                       dbufctl cat old.segment\n\n\
-                      FIELD is any name that -o json prints. An event must match each field that is named, and one of the \
-                      values of a field that is named more than once, as in journalctl. docs/JSON.md in \
-                      /usr/share/doc/dbufd describes the fields.\n\n\
+                      FIELD is any name that -o json prints. An event must match each field that is named, \
+                      and one of the values of a field that is named more than once, as in journalctl. \
+                      docs/JSON.md in /usr/share/doc/dbufd describes the fields.\n\n\
                       Times are read and printed in the time zone TZ, else in that of the machine: \
                       TZ=UTC dbufctl cat.")]
     Cat(CatArgs),

@@ -237,7 +237,12 @@ fn purging_leaves_nothing_but_the_segments_and_names_them() {
         let before = machine.traces();
         machine.install_package(kind, "1.0.0");
         machine.run(&["dbufctl", "send", "--sync", "to be kept"]);
+        // What dbufd-metrics.timer wrote: the node exporter would export it for ever.
+        let metrics = "/var/lib/prometheus/node-exporter/dbufd.prom";
+        machine.shell(&format!("mkdir -p /var/lib/prometheus/node-exporter && touch {metrics}"));
         let said = machine.remove_package(kind, true);
+        assert!(!machine.path(metrics).exists(), "{kind:?}");
+        machine.shell("rm -d /var/lib/prometheus/node-exporter /var/lib/prometheus");
         assert!(said.contains("kept /var/log/dbufd (segments: 1, size: "), "{kind:?}: {said}");
         assert!(said.contains("rm -r /var/log/dbufd"), "{kind:?}: how to remove them is not said: {said}");
         let left = machine.shell("ls -A /var/log/dbufd");
