@@ -33,6 +33,8 @@ static PARKED: Parked = Parked(UnsafeCell::new(None));
 /// Whether [`ticks`] counts anything here.
 pub(crate) const HAS_TICKS: bool = cfg!(target_arch = "x86_64");
 const STANDARD_ERROR: RawFd = 2;
+/// The number of a descriptor that was closed.
+const NO_DESCRIPTOR: RawFd = -1;
 
 type Open = MutexGuard<'static, Vec<(RawFd, Identity)>>;
 
@@ -181,14 +183,20 @@ impl Descriptor {
         // program closes meanwhile is said at the type.
         Ok(unsafe { BorrowedFd::borrow_raw(self.raw) })
     }
-}
 
-impl Drop for Descriptor {
-    fn drop(&mut self) {
+    /// Closes it now. What is used of it later fails, as with a number that stands for nothing.
+    pub(crate) fn close(&mut self) {
         let mut open = open_descriptors();
         open.retain(|&listed| listed != (self.raw, self.identity));
         // Under the lock: a child does not find it closed and still in the list.
         close(self.raw, self.identity);
+        self.raw = NO_DESCRIPTOR;
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

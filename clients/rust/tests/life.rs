@@ -506,6 +506,102 @@ fn a_ring_whose_descriptors_were_replaced_is_given_up_and_its_events_go_by_anoth
     }
 }
 
+/// Runs a child that closes the descriptors of its producer, which has a ring, after `prepare`; then it sends events 6
+/// to 20 by the next connection. Returns its exit status, and what `play` returns.
+fn leave_ring<T: Send>(
+    daemon: &Daemon,
+    prepare: impl FnOnce(&mut Producer),
+    play: impl FnOnce(&Daemon) -> T + Send,
+) -> (i32, T) {
+    std::thread::scope(|scope| {
+        let player = scope.spawn(|| play(daemon));
+        let status = in_child(|| {
+            let mut producer = Producer::open(ProducerOptions { stamp: false, ..unhurried(daemon) }).unwrap();
+            until(&mut producer, |producer| producer.statistics().link == LinkKind::Ring);
+            prepare(&mut producer);
+            close_from(3);
+            until(&mut producer, |producer| producer.statistics().link == LinkKind::None);
+            send_numbers(&mut producer, 6, 20);
+            until(&mut producer, |producer| producer.statistics().links == 2);
+            let statistics = producer.statistics();
+            producer.close().is_ok() && (statistics.events, statistics.lost) == (20, 0)
+        });
+        (status, player.join().unwrap())
+    })
+}
+
+#[test]
+fn what_the_daemon_still_takes_from_a_ring_that_is_left_is_not_sent_again() {
+    let _alone = alone();
+    let daemon = Daemon::new();
+    let play = |daemon: &Daemon| {
+        let (talk, mut ring) = daemon.accept().into_ring(0, 0);
+        assert_ended(talk);
+        let mut taken = Vec::new();
+        for _ in 0..5 {
+            // The daemon is slow, but fast enough for the time that the client gives it.
+            std::thread::sleep(Duration::from_millis(10));
+            taken.extend(ring.take(1));
+        }
+        (taken, welcomed(daemon, 0).events_until_bye())
+    };
+    let (status, (taken, came)) = leave_ring(&daemon, |producer| send_numbers(producer, 1, 5), play);
+    assert_eq!((texts(&taken), texts(&came)), (refs(&numbers(1, 5)), refs(&numbers(6, 20))));
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn a_daemon_that_takes_the_rest_of_a_left_ring_too_late_gets_events_twice_and_none_counts_as_lost() {
+    let _alone = alone();
+    let daemon = Daemon::new();
+    let play = |daemon: &Daemon| {
+        let (talk, mut ring) = daemon.accept().into_ring(0, 0);
+        assert_ended(talk);
+        // The client waits no longer: it has connected again.
+        let next = daemon.accept();
+        let late = ring.take_all();
+        let (next, mut next_ring) = next.into_ring(0, 0);
+        // The client has closed its connection: everything is there.
+        assert_ended(next);
+        (late, next_ring.take_all())
+    };
+    let (status, (late, came)) = leave_ring(&daemon, |producer| send_numbers(producer, 1, 5), play);
+    assert_eq!((texts(&late), texts(&came)), (refs(&numbers(1, 5)), refs(&numbers(1, 20))));
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn losses_that_the_daemon_still_counts_in_a_ring_that_is_left_are_not_reported_again() {
+    let _alone = alone();
+    let daemon = Daemon::new();
+    let play = |daemon: &Daemon| {
+        let (talk, mut ring) = daemon.accept().into_ring(0, 0);
+        assert_ended(talk);
+        let taken = ring.take_all().len();
+        // The daemon writes its record of losses after the events.
+        std::thread::sleep(Duration::from_millis(30));
+        let losses = ring.consumer.losses().unwrap();
+        ring.consumer.take_losses(losses);
+        let (next, mut ring) = daemon.accept().into_ring(0, 0);
+        assert_ended(next);
+        (taken, losses.0, ring.consumer.losses().unwrap(), ring.take_all().len())
+    };
+    let prepare = |producer: &mut Producer| {
+        // Five events, and losses behind them.
+        for _ in 0..5 {
+            producer.send(6, &[0; 13_000]).unwrap();
+        }
+        assert!(producer.send(6, &[0; 13_000]).is_err());
+    };
+    let (status, seen) = leave_ring(&daemon, prepare, play);
+    assert_eq!((seen, status), ((5, 1, (0, 0), 15), 0));
+}
+
+/// Borrows the texts, as [`texts`] does.
+fn refs(texts: &[String]) -> Vec<&str> {
+    texts.iter().map(String::as_str).collect()
+}
+
 #[test]
 fn a_client_whose_descriptor_was_replaced_has_ended_and_leaves_it_alone() {
     let _alone = alone();
