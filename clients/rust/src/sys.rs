@@ -23,7 +23,7 @@ use dbuf_sync::atomic::Ordering::Relaxed;
 use dbuf_sync::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
-/// How many forks lie between this process and the one in which the crate was used first.
+/// How many forks lie between this process and the one that loaded the crate.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 /// The descriptors that a forked child closes.
 static OPEN: Mutex<Vec<(RawFd, Identity)>> = Mutex::new(Vec::new());
@@ -66,7 +66,26 @@ pub(crate) fn forks() -> u64 {
     FORKS.load(Relaxed)
 }
 
-/// Has the C library count forks from here on, and close in each child what belongs to its parent.
+/// Has [`at_load`] called when the program or the shared object is loaded, before the program registers handlers for
+/// forks itself. Handlers that were registered first run last before a fork, and first after it. So a handler of the
+/// program may wait for its own locks while another thread opens a connection, and may send from the child. 101 is the
+/// first priority that is not the C library's own; constructors without a priority run later.
+// SAFETY: the C library calls each function in this section once, with arguments that a function without parameters
+// does not see. `at_load` needs nothing that is set up later: the standard library allocates without `main`.
+#[used]
+#[unsafe(link_section = ".init_array.00101")]
+static AT_LOAD: extern "C" fn() = at_load;
+
+extern "C" fn at_load() {
+    // An allocator may register for forks at its first use. It has to come first, so that a fork takes its locks after
+    // that of `OPEN`: `Descriptor::open` allocates under the lock of `OPEN`.
+    drop(std::hint::black_box(Box::new(0_u8)));
+    // Where it fails, the first call of the program tries again, and returns the error.
+    let _ = watch_forks();
+}
+
+/// Has the C library count forks from here on, and close in each child what belongs to its parent. This is done at
+/// load; a call later makes up for a failure there.
 ///
 /// # Errors
 /// When it has no memory for that.

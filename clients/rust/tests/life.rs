@@ -321,6 +321,87 @@ fn a_try_in_a_forked_child_does_not_wait_for_the_daemon() {
     assert!(is_quick);
 }
 
+/// A logger's lock, as a program has one, which its own handlers hold over a fork.
+static LOGGER: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+thread_local! {
+    static HELD: std::cell::RefCell<Option<std::sync::MutexGuard<'static, ()>>> =
+        const { std::cell::RefCell::new(None) };
+    static TELL: std::cell::RefCell<Option<std::sync::mpsc::Sender<()>>> = const { std::cell::RefCell::new(None) };
+}
+
+extern "C" fn programs_handler_before() {
+    TELL.with_borrow_mut(Option::take).unwrap().send(()).unwrap();
+    HELD.set(Some(LOGGER.lock().unwrap()));
+}
+
+extern "C" fn programs_handler_in_parent() {
+    HELD.take();
+}
+
+extern "C" fn programs_handler_in_child() {
+    HELD.take();
+    dbuf_client::log(6, b"of the child's handler").unwrap();
+}
+
+#[test]
+#[ignore = "a program that the next test runs: handlers for forks stay for as long as a process"]
+fn program_with_handlers_for_forks_of_its_own() {
+    let (before, in_parent, in_child) =
+        (programs_handler_before, programs_handler_in_parent, programs_handler_in_child);
+    // SAFETY: the handlers are functions of this program. It forks while its other threads wait, or hold `LOGGER`.
+    assert_eq!(unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) }, 0);
+    // SAFETY: a program that waits for ever is ended by a signal, and that is seen.
+    unsafe { libc::alarm(20) };
+    let path = Some(std::env::var_os("TEST_SOCKET").unwrap().into());
+    let options = ProducerOptions { path, capacity_bytes: daemon::CAPACITY, ..ProducerOptions::default() };
+    local::configure(options.clone());
+    let is_linked = |producer: &Producer| producer.statistics().link != LinkKind::None;
+    local::with(|producer| until(producer, is_linked)).unwrap();
+    dbuf_client::log(6, b"of the parent").unwrap();
+    let (tell, hear) = std::sync::mpsc::channel();
+    let (tell_held, hear_held) = std::sync::mpsc::channel();
+    TELL.set(Some(tell));
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let _logger = LOGGER.lock().unwrap();
+            tell_held.send(()).unwrap();
+            // The fork has begun, and waits for the logger.
+            hear.recv().unwrap();
+            until(&mut Producer::open(options).unwrap(), is_linked);
+        });
+        hear_held.recv().unwrap();
+        let status = self::in_child(|| local::with(|producer| until(producer, is_linked)).is_some());
+        assert_eq!(status, 0);
+    });
+    dbuf_client::log(6, b"of the parent again").unwrap();
+}
+
+#[test]
+fn handlers_for_forks_of_the_program_may_wait_for_its_locks_and_send() {
+    let _alone = alone();
+    let daemon = Daemon::new();
+    let (output, came) = std::thread::scope(|scope| {
+        let player = scope.spawn(|| {
+            let (parents, mut parents_ring) = daemon.accept().into_ring(0, 0);
+            let other = welcomed(&daemon, 0);
+            let (childs, mut childs_ring) = daemon.accept().into_ring(0, 0);
+            [other, childs, parents].into_iter().for_each(assert_ended);
+            (parents_ring.take_all(), childs_ring.take_all())
+        });
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "program_with_handlers_for_forks_of_its_own"])
+            .env("TEST_SOCKET", daemon.path())
+            .output()
+            .unwrap();
+        (output, player.join())
+    });
+    assert!(output.status.success(), "{output:?}");
+    let (parents, childs) = came.unwrap();
+    assert_eq!(texts(&parents), ["of the parent", "of the parent again"]);
+    assert_eq!(texts(&childs), ["of the child's handler"]);
+}
+
 #[test]
 fn a_client_is_its_parents_alone() {
     let _alone = alone();
