@@ -746,6 +746,24 @@ fn a_daemon_that_cannot_be_reached_is_named_once_and_what_is_lost_in_the_end() {
 }
 
 #[test]
+fn a_daemon_whose_queue_of_connections_is_full_is_not_called_unreachable() {
+    let _alone = alone();
+    let daemon = Daemon::new();
+    let _waiting = daemon.fill_queue();
+    let has_said =
+        |producer: &Producer, words: &str| producer.statistics().last_error.is_some_and(|error| error.ends_with(words));
+    let text = standard_error_of(|| {
+        let mut producer = Producer::open(ProducerOptions { quiet: false, ..daemon.options() }).unwrap();
+        assert!(has_said(&producer, "Resource temporarily unavailable"));
+        std::fs::remove_file(daemon.path()).unwrap();
+        until(&mut producer, |producer| has_said(producer, "(is dbufd running?)"));
+        true
+    });
+    let why = "No such file or directory (is dbufd running?); events wait in memory";
+    assert_eq!(text, format!("dbuf: cannot connect to {}: {why}\n", daemon.path().display()));
+}
+
+#[test]
 fn where_events_cannot_be_kept_the_line_says_that_they_are_dropped() {
     let _alone = alone();
     let daemon = Daemon::absent();

@@ -162,7 +162,10 @@ impl Producer {
             }
             Err(error) => {
                 self.book.last_error = Some(cannot_connect(&path, &reason::connect(&error)));
-                self.complain_of_connection();
+                // A daemon whose queue of connections is full is there, and will have room.
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    self.complain_of_connection();
+                }
             }
         }
     }
