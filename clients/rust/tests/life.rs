@@ -772,10 +772,71 @@ fn where_events_cannot_be_kept_the_line_says_that_they_are_dropped() {
         let handles = local::Handles::new(ProducerOptions { without_daemon, quiet: false, ..daemon.options() });
         let event = Event { pri: 6, payload: b"x", ..Event::default() };
         let refused = Err(dbuf_client::SendError::NoProducer);
-        (handles.send(&event), handles.send(&event)) == (refused.clone(), refused)
+        assert_eq!((handles.send(&event), handles.send(&event)), (refused.clone(), refused));
+        Producer::open(ProducerOptions { without_daemon, quiet: false, ..daemon.options() }).is_err()
     });
     let why = "No such file or directory (is dbufd running?); events are dropped";
-    assert_eq!(text, format!("dbuf: cannot connect to {}: {why}\n", daemon.path().display()));
+    let line = format!("dbuf: cannot connect to {}: {why}\n", daemon.path().display());
+    assert_eq!(text, line.repeat(2), "the handles once, the producer once");
+}
+
+#[test]
+fn neither_a_forked_child_nor_another_thread_says_again_that_the_daemon_cannot_be_reached() {
+    let _alone = alone();
+    let daemon = Daemon::absent();
+    let options = ProducerOptions { quiet: false, ..daemon.options() };
+    let why = format!("cannot connect to {}: No such file or directory (is dbufd running?)", daemon.path().display());
+    let expected =
+        format!("dbuf: {why}; events wait in memory\n") + &format!("dbuf: 1 event not delivered: {why}\n").repeat(2);
+    let of_a_child = standard_error_of(|| {
+        let mut producer = Producer::open(options.clone()).unwrap();
+        let status = in_child(|| {
+            producer.send(6, b"of the child").unwrap();
+            // The copy of the parent's is closed here.
+            std::mem::replace(&mut producer, Producer::open(daemon.options()).unwrap()).close() == Err(1)
+        });
+        producer.send(6, b"of the parent").unwrap();
+        (status, producer.close()) == (0, Err(1))
+    });
+    assert_eq!(of_a_child, expected);
+    let of_threads = standard_error_of(|| {
+        let handles = local::Handles::new(options.clone());
+        let send = || handles.send(&Event { pri: 6, payload: b"x", ..Event::default() });
+        std::thread::scope(|scope| (0..2).all(|_| scope.spawn(send).join().unwrap().is_ok()))
+    });
+    assert_eq!(of_threads, expected);
+}
+
+#[test]
+#[ignore = "a program that the next test runs with a file as its standard error"]
+fn program_that_finds_no_daemon() {
+    let path = Some(std::env::var_os("TEST_SOCKET").unwrap().into());
+    drop(Producer::open(ProducerOptions { path, ..ProducerOptions::default() }));
+}
+
+#[test]
+fn no_line_goes_into_a_file_that_the_program_has_put_in_place_of_standard_error() {
+    let _alone = alone();
+    let daemon = Daemon::absent();
+    let file = daemon.path().with_file_name("file");
+    let lines = || std::fs::read_to_string(&file).unwrap().lines().filter(|line| line.starts_with("dbuf: ")).count();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "program_that_finds_no_daemon"])
+        .env("TEST_SOCKET", daemon.path())
+        .stderr(std::fs::File::create(&file).unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert_eq!(lines(), 1, "as a shell redirects it");
+    for (appends, expected) in [(false, 0), (true, 1)] {
+        std::fs::remove_file(&file).unwrap();
+        let replacement = std::fs::File::options().create(true).write(true).append(appends).open(&file).unwrap();
+        let status = in_child(|| {
+            become_standard_error(&replacement);
+            Producer::open(ProducerOptions { quiet: false, ..daemon.options() }).is_ok()
+        });
+        assert_eq!((status, lines()), (0, expected), "appends: {appends}");
+    }
 }
 
 #[test]
@@ -827,7 +888,8 @@ fn a_socket_that_does_not_let_the_user_in_is_named_with_its_remedy() {
         unsafe { libc::setuid(65534) };
         let client = Client::connect(daemon.path(), &ClientOptions::default()).unwrap_err().to_string();
         let options = ProducerOptions { quiet: false, ..daemon.options() };
-        let failing = ProducerOptions { without_daemon: dbuf_client::WithoutDaemon::Fail, ..options.clone() };
+        let without_daemon = dbuf_client::WithoutDaemon::Fail;
+        let failing = ProducerOptions { without_daemon, quiet: true, ..options.clone() };
         let opened = Producer::open(failing).unwrap_err().to_string();
         drop(Producer::open(options));
         client == opened && client.contains("Permission denied (") && !client.contains("running")

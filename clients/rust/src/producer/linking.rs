@@ -184,16 +184,15 @@ impl Producer {
         if connection.flush()? { Ok(connection) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
-    /// Says once on standard error that there is no link, until there has been one. Where an event cannot be kept,
-    /// each call returns an error that says so.
+    /// Says once on standard error that there is no link, until there has been one.
     fn complain_of_connection(&mut self) {
-        let is_told = self.options.quiet || self.options.without_daemon == WithoutDaemon::Fail;
-        if !is_told
-            && self.book.links == 0
-            && !std::mem::replace(&mut self.has_complained, true)
+        // Relaxed: one line, whichever thread writes it.
+        if !self.options.quiet
             && let Some(why) = &self.book.last_error
+            && !self.has_complained.swap(true, Relaxed)
         {
-            reason::complain_of_connection(why, "wait in memory");
+            let keeps = self.options.without_daemon == WithoutDaemon::Keep;
+            reason::complain_of_connection(why, if keeps { "wait in memory" } else { "are dropped" });
         }
     }
 
@@ -298,6 +297,8 @@ impl Producer {
     /// Notes that there is a link, of either kind.
     pub(super) fn linked(&mut self) {
         self.book.links += 1;
+        // Relaxed: as in `complain_of_connection`.
+        self.has_complained.store(true, Relaxed);
         self.retry = RETRY_MIN;
         self.learn_limits();
     }
