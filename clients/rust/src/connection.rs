@@ -126,6 +126,11 @@ impl Connection {
         Self::over(own(socket), received.into_iter().map(own).collect())
     }
 
+    /// Ends it now. What is used of it later fails.
+    pub(crate) fn close(&mut self) {
+        self.socket.close();
+    }
+
     /// The user whose process listens at the other end.
     pub(crate) fn peer_uid(&self) -> io::Result<u32> {
         Ok(sockopt::socket_peercred(self.socket.get()?)?.uid.as_raw())

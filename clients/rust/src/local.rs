@@ -58,7 +58,8 @@ pub struct Handles {
     missed: AtomicU64,
     /// Of those missed, how many no event and no line has reported.
     unreported: AtomicU64,
-    has_complained: AtomicBool,
+    /// Shared with the producers, so that not each thread says that the daemon cannot be reached.
+    has_complained: Arc<AtomicBool>,
 }
 
 impl Handles {
@@ -80,7 +81,7 @@ impl Handles {
             options,
             missed: AtomicU64::new(0),
             unreported: AtomicU64::new(0),
-            has_complained: AtomicBool::new(false),
+            has_complained: Arc::new(AtomicBool::new(false)),
         }
     }
 
@@ -180,8 +181,8 @@ impl Handles {
     }
 
     fn open(&self) -> Result<Box<Producer>, Instant> {
-        Producer::open(self.options.clone()).map(Box::new).map_err(|why| {
-            // Relaxed: one line, whichever thread writes it.
+        Producer::open_among(self.options.clone(), Arc::clone(&self.has_complained)).map(Box::new).map_err(|why| {
+            // The producer itself has said that there is no daemon. Relaxed: one line, whichever thread writes it.
             if !self.options.quiet && !self.has_complained.swap(true, Relaxed) {
                 reason::complain_of_connection(&why.to_string(), "are dropped");
             }

@@ -42,7 +42,8 @@ pub(crate) fn complain_of_connection(why: &str, events: &str) {
 /// Says on standard error that events are lost, if any are.
 pub(crate) fn complain_of_loss(events: u64, why: &str) {
     if events > 0 {
-        complain(&format!("{events} events not delivered: {why}"));
+        let noun = if events == 1 { "event" } else { "events" };
+        complain(&format!("{events} {noun} not delivered: {why}"));
     }
 }
 

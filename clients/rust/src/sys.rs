@@ -16,23 +16,27 @@ use std::ffi::OsString;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::PoisonError;
+use std::sync::{OnceLock, PoisonError};
 
 use dbuf_sync::atomic::AtomicU64;
 use dbuf_sync::atomic::Ordering::Relaxed;
 use dbuf_sync::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
-/// How many forks lie between this process and the one in which the crate was used first.
+/// How many forks lie between this process and the one that loaded the crate.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 /// The descriptors that a forked child closes.
 static OPEN: Mutex<Vec<(RawFd, Identity)>> = Mutex::new(Vec::new());
 /// Keeps the lock of `OPEN` over a fork, so that the child finds the list whole.
 static PARKED: Parked = Parked(UnsafeCell::new(None));
+/// What standard error was when the crate was loaded.
+static STANDARD_ERROR_AT_LOAD: OnceLock<Option<Identity>> = OnceLock::new();
 
 /// Whether [`ticks`] counts anything here.
 pub(crate) const HAS_TICKS: bool = cfg!(target_arch = "x86_64");
 const STANDARD_ERROR: RawFd = 2;
+/// The number of a descriptor that was closed.
+const NO_DESCRIPTOR: RawFd = -1;
 
 type Open = MutexGuard<'static, Vec<(RawFd, Identity)>>;
 
@@ -64,7 +68,28 @@ pub(crate) fn forks() -> u64 {
     FORKS.load(Relaxed)
 }
 
-/// Has the C library count forks from here on, and close in each child what belongs to its parent.
+/// Has [`at_load`] called when the program or the shared object is loaded, before the program registers handlers for
+/// forks itself. Handlers that were registered first run last before a fork, and first after it. So a handler of the
+/// program may wait for its own locks while another thread opens a connection, and may send from the child. 101 is the
+/// first priority that is not the C library's own; constructors without a priority run later.
+// SAFETY: the C library calls each function in this section once, with arguments that a function without parameters
+// does not see. `at_load` needs nothing that is set up later: the standard library allocates without `main`.
+#[used]
+#[unsafe(link_section = ".init_array.00101")]
+static AT_LOAD: extern "C" fn() = at_load;
+
+extern "C" fn at_load() {
+    // An allocator may register for forks at its first use. It has to come first, so that a fork takes its locks after
+    // that of `OPEN`: `Descriptor::open` allocates under the lock of `OPEN`.
+    drop(std::hint::black_box(Box::new(0_u8)));
+    // It is set only here.
+    let _ = STANDARD_ERROR_AT_LOAD.set(identity_of(STANDARD_ERROR));
+    // Where it fails, the first call of the program tries again, and returns the error.
+    let _ = watch_forks();
+}
+
+/// Has the C library count forks from here on, and close in each child what belongs to its parent. This is done at
+/// load; a call later makes up for a failure there.
 ///
 /// # Errors
 /// When it has no memory for that.
@@ -124,14 +149,17 @@ extern "C" fn in_child() {
 
 /// What a descriptor's number stands for now; None if for nothing.
 fn identity_of(raw: RawFd) -> Option<Identity> {
+    status_of(raw).map(|status| (status.st_dev, status.st_ino))
+}
+
+fn status_of(raw: RawFd) -> Option<libc::stat> {
     let mut status = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: fstat(2) takes any number, and writes a whole `stat` where it succeeds.
     if unsafe { libc::fstat(raw, status.as_mut_ptr()) } != 0 {
         return None;
     }
     // SAFETY: it has succeeded.
-    let status = unsafe { status.assume_init() };
-    Some((status.st_dev, status.st_ino))
+    Some(unsafe { status.assume_init() })
 }
 
 /// Closes a descriptor, unless the program has closed it, or has put something else in its place.
@@ -181,14 +209,20 @@ impl Descriptor {
         // program closes meanwhile is said at the type.
         Ok(unsafe { BorrowedFd::borrow_raw(self.raw) })
     }
-}
 
-impl Drop for Descriptor {
-    fn drop(&mut self) {
+    /// Closes it now. What is used of it later fails, as with a number that stands for nothing.
+    pub(crate) fn close(&mut self) {
         let mut open = open_descriptors();
         open.retain(|&listed| listed != (self.raw, self.identity));
         // Under the lock: a child does not find it closed and still in the list.
         close(self.raw, self.identity);
+        self.raw = NO_DESCRIPTOR;
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -208,12 +242,25 @@ pub(crate) fn write_error_line(line: &[u8]) {
     // SAFETY: poll(2) reads and writes one entry.
     let ready = unsafe { libc::poll(&raw mut polled, 1, 0) };
     // Anything else: it is closed, has no reader, or is full.
-    if ready == 1 && polled.revents == libc::POLLOUT {
+    if ready == 1 && polled.revents == libc::POLLOUT && !is_standard_error_a_data_file() {
         without_sigpipe(|| {
             // SAFETY: write(2) reads the line.
             unsafe { libc::write(STANDARD_ERROR, line.as_ptr().cast(), line.len()) }
         });
     }
+}
+
+/// Whether the program has closed its standard error, and a file of its own has that number. A file that was there at
+/// load is where the program's caller wants such lines; one with `O_APPEND` is a log.
+fn is_standard_error_a_data_file() -> bool {
+    let Some(status) = status_of(STANDARD_ERROR) else { return false };
+    let was_there = STANDARD_ERROR_AT_LOAD.get() == Some(&Some((status.st_dev, status.st_ino)));
+    if was_there || status.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return false;
+    }
+    // SAFETY: F_GETFL asks about a number.
+    let flags = unsafe { libc::fcntl(STANDARD_ERROR, libc::F_GETFL) };
+    flags & libc::O_APPEND == 0
 }
 
 /// Calls `write`, which may fail with EPIPE; the signal that comes with it is consumed.

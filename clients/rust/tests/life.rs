@@ -321,6 +321,87 @@ fn a_try_in_a_forked_child_does_not_wait_for_the_daemon() {
     assert!(is_quick);
 }
 
+/// A logger's lock, as a program has one, which its own handlers hold over a fork.
+static LOGGER: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+thread_local! {
+    static HELD: std::cell::RefCell<Option<std::sync::MutexGuard<'static, ()>>> =
+        const { std::cell::RefCell::new(None) };
+    static TELL: std::cell::RefCell<Option<std::sync::mpsc::Sender<()>>> = const { std::cell::RefCell::new(None) };
+}
+
+extern "C" fn programs_handler_before() {
+    TELL.with_borrow_mut(Option::take).unwrap().send(()).unwrap();
+    HELD.set(Some(LOGGER.lock().unwrap()));
+}
+
+extern "C" fn programs_handler_in_parent() {
+    HELD.take();
+}
+
+extern "C" fn programs_handler_in_child() {
+    HELD.take();
+    dbuf_client::log(6, b"of the child's handler").unwrap();
+}
+
+#[test]
+#[ignore = "a program that the next test runs: handlers for forks stay for as long as a process"]
+fn program_with_handlers_for_forks_of_its_own() {
+    let (before, in_parent, in_child) =
+        (programs_handler_before, programs_handler_in_parent, programs_handler_in_child);
+    // SAFETY: the handlers are functions of this program. It forks while its other threads wait, or hold `LOGGER`.
+    assert_eq!(unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) }, 0);
+    // SAFETY: a program that waits for ever is ended by a signal, and that is seen.
+    unsafe { libc::alarm(20) };
+    let path = Some(std::env::var_os("TEST_SOCKET").unwrap().into());
+    let options = ProducerOptions { path, capacity_bytes: daemon::CAPACITY, ..ProducerOptions::default() };
+    local::configure(options.clone());
+    let is_linked = |producer: &Producer| producer.statistics().link != LinkKind::None;
+    local::with(|producer| until(producer, is_linked)).unwrap();
+    dbuf_client::log(6, b"of the parent").unwrap();
+    let (tell, hear) = std::sync::mpsc::channel();
+    let (tell_held, hear_held) = std::sync::mpsc::channel();
+    TELL.set(Some(tell));
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let _logger = LOGGER.lock().unwrap();
+            tell_held.send(()).unwrap();
+            // The fork has begun, and waits for the logger.
+            hear.recv().unwrap();
+            until(&mut Producer::open(options).unwrap(), is_linked);
+        });
+        hear_held.recv().unwrap();
+        let status = self::in_child(|| local::with(|producer| until(producer, is_linked)).is_some());
+        assert_eq!(status, 0);
+    });
+    dbuf_client::log(6, b"of the parent again").unwrap();
+}
+
+#[test]
+fn handlers_for_forks_of_the_program_may_wait_for_its_locks_and_send() {
+    let _alone = alone();
+    let daemon = Daemon::new();
+    let (output, came) = std::thread::scope(|scope| {
+        let player = scope.spawn(|| {
+            let (parents, mut parents_ring) = daemon.accept().into_ring(0, 0);
+            let other = welcomed(&daemon, 0);
+            let (childs, mut childs_ring) = daemon.accept().into_ring(0, 0);
+            [other, childs, parents].into_iter().for_each(assert_ended);
+            (parents_ring.take_all(), childs_ring.take_all())
+        });
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "program_with_handlers_for_forks_of_its_own"])
+            .env("TEST_SOCKET", daemon.path())
+            .output()
+            .unwrap();
+        (output, player.join())
+    });
+    assert!(output.status.success(), "{output:?}");
+    let (parents, childs) = came.unwrap();
+    assert_eq!(texts(&parents), ["of the parent", "of the parent again"]);
+    assert_eq!(texts(&childs), ["of the child's handler"]);
+}
+
 #[test]
 fn a_client_is_its_parents_alone() {
     let _alone = alone();
@@ -506,6 +587,102 @@ fn a_ring_whose_descriptors_were_replaced_is_given_up_and_its_events_go_by_anoth
     }
 }
 
+/// Runs a child that closes the descriptors of its producer, which has a ring, after `prepare`; then it sends events 6
+/// to 20 by the next connection. Returns its exit status, and what `play` returns.
+fn leave_ring<T: Send>(
+    daemon: &Daemon,
+    prepare: impl FnOnce(&mut Producer),
+    play: impl FnOnce(&Daemon) -> T + Send,
+) -> (i32, T) {
+    std::thread::scope(|scope| {
+        let player = scope.spawn(|| play(daemon));
+        let status = in_child(|| {
+            let mut producer = Producer::open(ProducerOptions { stamp: false, ..unhurried(daemon) }).unwrap();
+            until(&mut producer, |producer| producer.statistics().link == LinkKind::Ring);
+            prepare(&mut producer);
+            close_from(3);
+            until(&mut producer, |producer| producer.statistics().link == LinkKind::None);
+            send_numbers(&mut producer, 6, 20);
+            until(&mut producer, |producer| producer.statistics().links == 2);
+            let statistics = producer.statistics();
+            producer.close().is_ok() && (statistics.events, statistics.lost) == (20, 0)
+        });
+        (status, player.join().unwrap())
+    })
+}
+
+#[test]
+fn what_the_daemon_still_takes_from_a_ring_that_is_left_is_not_sent_again() {
+    let _alone = alone();
+    let daemon = Daemon::new();
+    let play = |daemon: &Daemon| {
+        let (talk, mut ring) = daemon.accept().into_ring(0, 0);
+        assert_ended(talk);
+        let mut taken = Vec::new();
+        for _ in 0..5 {
+            // The daemon is slow, but fast enough for the time that the client gives it.
+            std::thread::sleep(Duration::from_millis(10));
+            taken.extend(ring.take(1));
+        }
+        (taken, welcomed(daemon, 0).events_until_bye())
+    };
+    let (status, (taken, came)) = leave_ring(&daemon, |producer| send_numbers(producer, 1, 5), play);
+    assert_eq!((texts(&taken), texts(&came)), (refs(&numbers(1, 5)), refs(&numbers(6, 20))));
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn a_daemon_that_takes_the_rest_of_a_left_ring_too_late_gets_events_twice_and_none_counts_as_lost() {
+    let _alone = alone();
+    let daemon = Daemon::new();
+    let play = |daemon: &Daemon| {
+        let (talk, mut ring) = daemon.accept().into_ring(0, 0);
+        assert_ended(talk);
+        // The client waits no longer: it has connected again.
+        let next = daemon.accept();
+        let late = ring.take_all();
+        let (next, mut next_ring) = next.into_ring(0, 0);
+        // The client has closed its connection: everything is there.
+        assert_ended(next);
+        (late, next_ring.take_all())
+    };
+    let (status, (late, came)) = leave_ring(&daemon, |producer| send_numbers(producer, 1, 5), play);
+    assert_eq!((texts(&late), texts(&came)), (refs(&numbers(1, 5)), refs(&numbers(1, 20))));
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn losses_that_the_daemon_still_counts_in_a_ring_that_is_left_are_not_reported_again() {
+    let _alone = alone();
+    let daemon = Daemon::new();
+    let play = |daemon: &Daemon| {
+        let (talk, mut ring) = daemon.accept().into_ring(0, 0);
+        assert_ended(talk);
+        let taken = ring.take_all().len();
+        // The daemon writes its record of losses after the events.
+        std::thread::sleep(Duration::from_millis(30));
+        let losses = ring.consumer.losses().unwrap();
+        ring.consumer.take_losses(losses);
+        let (next, mut ring) = daemon.accept().into_ring(0, 0);
+        assert_ended(next);
+        (taken, losses.0, ring.consumer.losses().unwrap(), ring.take_all().len())
+    };
+    let prepare = |producer: &mut Producer| {
+        // Five events, and losses behind them.
+        for _ in 0..5 {
+            producer.send(6, &[0; 13_000]).unwrap();
+        }
+        assert!(producer.send(6, &[0; 13_000]).is_err());
+    };
+    let (status, seen) = leave_ring(&daemon, prepare, play);
+    assert_eq!((seen, status), ((5, 1, (0, 0), 15), 0));
+}
+
+/// Borrows the texts, as [`texts`] does.
+fn refs(texts: &[String]) -> Vec<&str> {
+    texts.iter().map(String::as_str).collect()
+}
+
 #[test]
 fn a_client_whose_descriptor_was_replaced_has_ended_and_leaves_it_alone() {
     let _alone = alone();
@@ -569,6 +746,24 @@ fn a_daemon_that_cannot_be_reached_is_named_once_and_what_is_lost_in_the_end() {
 }
 
 #[test]
+fn a_daemon_whose_queue_of_connections_is_full_is_not_called_unreachable() {
+    let _alone = alone();
+    let daemon = Daemon::new();
+    let _waiting = daemon.fill_queue();
+    let has_said =
+        |producer: &Producer, words: &str| producer.statistics().last_error.is_some_and(|error| error.ends_with(words));
+    let text = standard_error_of(|| {
+        let mut producer = Producer::open(ProducerOptions { quiet: false, ..daemon.options() }).unwrap();
+        assert!(has_said(&producer, "Resource temporarily unavailable"));
+        std::fs::remove_file(daemon.path()).unwrap();
+        until(&mut producer, |producer| has_said(producer, "(is dbufd running?)"));
+        true
+    });
+    let why = "No such file or directory (is dbufd running?); events wait in memory";
+    assert_eq!(text, format!("dbuf: cannot connect to {}: {why}\n", daemon.path().display()));
+}
+
+#[test]
 fn where_events_cannot_be_kept_the_line_says_that_they_are_dropped() {
     let _alone = alone();
     let daemon = Daemon::absent();
@@ -577,10 +772,71 @@ fn where_events_cannot_be_kept_the_line_says_that_they_are_dropped() {
         let handles = local::Handles::new(ProducerOptions { without_daemon, quiet: false, ..daemon.options() });
         let event = Event { pri: 6, payload: b"x", ..Event::default() };
         let refused = Err(dbuf_client::SendError::NoProducer);
-        (handles.send(&event), handles.send(&event)) == (refused.clone(), refused)
+        assert_eq!((handles.send(&event), handles.send(&event)), (refused.clone(), refused));
+        Producer::open(ProducerOptions { without_daemon, quiet: false, ..daemon.options() }).is_err()
     });
     let why = "No such file or directory (is dbufd running?); events are dropped";
-    assert_eq!(text, format!("dbuf: cannot connect to {}: {why}\n", daemon.path().display()));
+    let line = format!("dbuf: cannot connect to {}: {why}\n", daemon.path().display());
+    assert_eq!(text, line.repeat(2), "the handles once, the producer once");
+}
+
+#[test]
+fn neither_a_forked_child_nor_another_thread_says_again_that_the_daemon_cannot_be_reached() {
+    let _alone = alone();
+    let daemon = Daemon::absent();
+    let options = ProducerOptions { quiet: false, ..daemon.options() };
+    let why = format!("cannot connect to {}: No such file or directory (is dbufd running?)", daemon.path().display());
+    let expected =
+        format!("dbuf: {why}; events wait in memory\n") + &format!("dbuf: 1 event not delivered: {why}\n").repeat(2);
+    let of_a_child = standard_error_of(|| {
+        let mut producer = Producer::open(options.clone()).unwrap();
+        let status = in_child(|| {
+            producer.send(6, b"of the child").unwrap();
+            // The copy of the parent's is closed here.
+            std::mem::replace(&mut producer, Producer::open(daemon.options()).unwrap()).close() == Err(1)
+        });
+        producer.send(6, b"of the parent").unwrap();
+        (status, producer.close()) == (0, Err(1))
+    });
+    assert_eq!(of_a_child, expected);
+    let of_threads = standard_error_of(|| {
+        let handles = local::Handles::new(options.clone());
+        let send = || handles.send(&Event { pri: 6, payload: b"x", ..Event::default() });
+        std::thread::scope(|scope| (0..2).all(|_| scope.spawn(send).join().unwrap().is_ok()))
+    });
+    assert_eq!(of_threads, expected);
+}
+
+#[test]
+#[ignore = "a program that the next test runs with a file as its standard error"]
+fn program_that_finds_no_daemon() {
+    let path = Some(std::env::var_os("TEST_SOCKET").unwrap().into());
+    drop(Producer::open(ProducerOptions { path, ..ProducerOptions::default() }));
+}
+
+#[test]
+fn no_line_goes_into_a_file_that_the_program_has_put_in_place_of_standard_error() {
+    let _alone = alone();
+    let daemon = Daemon::absent();
+    let file = daemon.path().with_file_name("file");
+    let lines = || std::fs::read_to_string(&file).unwrap().lines().filter(|line| line.starts_with("dbuf: ")).count();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "program_that_finds_no_daemon"])
+        .env("TEST_SOCKET", daemon.path())
+        .stderr(std::fs::File::create(&file).unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert_eq!(lines(), 1, "as a shell redirects it");
+    for (appends, expected) in [(false, 0), (true, 1)] {
+        std::fs::remove_file(&file).unwrap();
+        let replacement = std::fs::File::options().create(true).write(true).append(appends).open(&file).unwrap();
+        let status = in_child(|| {
+            become_standard_error(&replacement);
+            Producer::open(ProducerOptions { quiet: false, ..daemon.options() }).is_ok()
+        });
+        assert_eq!((status, lines()), (0, expected), "appends: {appends}");
+    }
 }
 
 #[test]
@@ -632,7 +888,8 @@ fn a_socket_that_does_not_let_the_user_in_is_named_with_its_remedy() {
         unsafe { libc::setuid(65534) };
         let client = Client::connect(daemon.path(), &ClientOptions::default()).unwrap_err().to_string();
         let options = ProducerOptions { quiet: false, ..daemon.options() };
-        let failing = ProducerOptions { without_daemon: dbuf_client::WithoutDaemon::Fail, ..options.clone() };
+        let without_daemon = dbuf_client::WithoutDaemon::Fail;
+        let failing = ProducerOptions { without_daemon, quiet: true, ..options.clone() };
         let opened = Producer::open(failing).unwrap_err().to_string();
         drop(Producer::open(options));
         client == opened && client.contains("Permission denied (") && !client.contains("running")

@@ -35,13 +35,18 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// The priority of a report of losses.
 const WARNING: u8 = 4;
+/// The longest that the daemon may need to take the rest of a ring whose connection this side has ended.
+const LAST_TAKE_MAX: Duration = Duration::from_millis(250);
 /// The least time between two looks at a ring's connection.
 const LOOK_MIN: Duration = Duration::from_millis(10);
 
 impl Producer {
-    /// Does what the link needs: connects if it is time to, reads what the daemon has said, writes frames. Never waits.
-    /// Every send does this when it needs to. A program that sends rarely calls it in between, so that events which
-    /// wait for a daemon, or for room in its socket, leave before the next send.
+    /// Does what the link needs: connects if it is time to, reads what the daemon has said, writes frames. Every send
+    /// does this when it needs to. A program that sends rarely calls it in between, so that events which wait for a
+    /// daemon, or for room in its socket, leave before the next send.
+    ///
+    /// It does not wait, with one exception: if the program has closed the descriptor of a ring's connection, it waits
+    /// at most 250 ms until the daemon has taken the rest of the ring.
     ///
     /// ```no_run
     /// # let mut producer = dbuf_client::Producer::open(Default::default())?;
@@ -157,7 +162,10 @@ impl Producer {
             }
             Err(error) => {
                 self.book.last_error = Some(cannot_connect(&path, &reason::connect(&error)));
-                self.complain_of_connection();
+                // A daemon whose queue of connections is full is there, and will have room.
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    self.complain_of_connection();
+                }
             }
         }
     }
@@ -176,16 +184,15 @@ impl Producer {
         if connection.flush()? { Ok(connection) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
-    /// Says once on standard error that there is no link, until there has been one. Where an event cannot be kept,
-    /// each call returns an error that says so.
+    /// Says once on standard error that there is no link, until there has been one.
     fn complain_of_connection(&mut self) {
-        let is_told = self.options.quiet || self.options.without_daemon == WithoutDaemon::Fail;
-        if !is_told
-            && self.book.links == 0
-            && !std::mem::replace(&mut self.has_complained, true)
+        // Relaxed: one line, whichever thread writes it.
+        if !self.options.quiet
             && let Some(why) = &self.book.last_error
+            && !self.has_complained.swap(true, Relaxed)
         {
-            reason::complain_of_connection(why, "wait in memory");
+            let keeps = self.options.without_daemon == WithoutDaemon::Keep;
+            reason::complain_of_connection(why, if keeps { "wait in memory" } else { "are dropped" });
         }
     }
 
@@ -231,7 +238,8 @@ impl Producer {
         };
         match (said, phase) {
             (Said::End(End::Closed), _) => self.end_link(None),
-            (Said::End(end), _) => self.end_link(Some(end.to_string())),
+            (Said::End(end @ End::Refused { .. }), _) => self.end_link(Some(end.to_string())),
+            (Said::End(end), _) => self.leave_link(end.to_string()),
             (Said::Welcome(welcome), Some(Phase::Greeting)) => self.welcomed(welcome),
             (Said::Grant { capacity }, Some(Phase::Asking)) => self.granted(capacity),
             (Said::Refusal(refusal), Some(Phase::Asking)) if refusal.code == Code::NoRing as u8 => {
@@ -251,7 +259,7 @@ impl Producer {
             }
             // On the connection of a ring the daemon says only why it ends; a later version may say more.
             (Said::Refusal(refusal), None) => self.book.last_error = Some(refusal.in_words()),
-            _ => self.end_link(Some("dbufd is not understood: a frame that has no place here".into())),
+            _ => self.leave_link("dbufd is not understood: a frame that has no place here".into()),
         }
     }
 
@@ -289,6 +297,8 @@ impl Producer {
     /// Notes that there is a link, of either kind.
     pub(super) fn linked(&mut self) {
         self.book.links += 1;
+        // Relaxed: as in `complain_of_connection`.
+        self.has_complained.store(true, Relaxed);
         self.retry = RETRY_MIN;
         self.learn_limits();
     }
@@ -315,6 +325,30 @@ impl Producer {
         }
     }
 
+    /// Ends the link while the daemon may live: the program has closed the descriptor, or this side ends the
+    /// connection. The daemon sees that end and takes the rest of the ring, and counts its losses. What it takes must
+    /// not be sent again, so this waits for the daemon, at most `LAST_TAKE_MAX`. A daemon that needs longer may get
+    /// events twice.
+    fn leave_link(&mut self, why: String) {
+        let Link::Ring(connection) = &mut self.link else { return self.end_link(Some(why)) };
+        connection.close();
+        let deadline = Instant::now() + LAST_TAKE_MAX;
+        while !self.is_ring_done() && Instant::now() < deadline {
+            // Not the ring's futex: the daemon wakes nothing when it ends a ring.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let rest = self.take_back_ring();
+        self.move_rest(rest);
+        self.link = Link::None;
+        self.end_link(Some(why));
+    }
+
+    /// Whether the daemon has taken every event of the ring, and has counted every loss.
+    fn is_ring_done(&self) -> bool {
+        let (head, tail) = self.ring.positions();
+        head == tail && self.ring.losses_untold().0 == 0
+    }
+
     /// Ends the link. The memory stays as it is.
     pub(super) fn end_link(&mut self, why: Option<String>) {
         if matches!(self.link, Link::Ring(_)) {
@@ -338,20 +372,22 @@ impl Producer {
         }
     }
 
-    /// The daemon takes nothing more out of the ring: what it has reported last counts.
-    fn take_back_ring(&mut self) {
+    /// What the daemon has reported last counts, and what is behind the tail was not taken. Returns the tail.
+    fn take_back_ring(&mut self) -> u64 {
         let (tail, words) = (self.ring.positions().1, self.ring.memory().words());
         let (persisted, durable) = (self.persisted(), self.durable());
         let (refused, lost) = self.failures();
         // Relaxed: its writer is gone.
         let high_water_bytes = words.high_water_bytes.load(Relaxed);
-        // What the daemon has left there was not taken.
+        // What the daemon has left there was not taken. A tail that moved later would not fit this count.
+        self.ring.take_to(tail);
         let taken = self.number().saturating_sub(self.ring.events_from(tail));
         let book = &mut self.book;
         (book.refused, book.lost, book.persisted, book.durable) = (refused, lost, persisted, durable);
         book.high_water_bytes = book.high_water_bytes.max(high_water_bytes);
         book.taken = taken;
         book.doubt(taken, 0);
+        tail
     }
 }
 

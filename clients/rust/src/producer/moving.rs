@@ -1,7 +1,8 @@
-//! Changes over to a ring: moves what waits in the memory into it, in order; then the ring is the memory.
+//! Changes the memory: moves what waits into a ring, in order, and then the ring is the memory; or moves the rest of a
+//! ring that the daemon may still read into memory of this process alone.
 //!
-//! Input: what a GRANT has brought. Output: the ring. The producer's thread. Failures: a ring that cannot be used; then
-//! the link ends, and the memory stays as it is.
+//! Input: what a GRANT has brought; the tail of a ring that is left. Output: the new memory. The producer's thread.
+//! Failures: a ring that cannot be used; then the link ends, and the memory stays as it is.
 
 use super::clock::{Moment, Stamping};
 use super::link::Link;
@@ -55,20 +56,8 @@ impl Producer {
     /// bell is to be rung.
     fn move_to(&mut self, mut ring: RingProducer) -> bool {
         let Link::Framed(framed) = &self.link else { return false };
-        let (mut at, first, now) = (framed.at, framed.number, Moment::now());
-        let (mut body, mut must_ring) = (Vec::new(), false);
-        while let Ok(Some(found)) = self.ring.find(at) {
-            self.ring.copy_body(&found, &mut body);
-            let mut head = found.head;
-            head.stamp = now.without_ticks(&self.opened, head.stamp);
-            match ring.push_record(head, &body) {
-                Ok(bell) => must_ring |= bell == Bell::Ring,
-                // It cannot happen: without a pad the same events take no more room.
-                Err(_) => break,
-            }
-            at = found.end;
-        }
-        ring.carry_losses(self.ring.losses_untold());
+        let (at, first) = (framed.at, framed.number);
+        let must_ring = self.copy_to(&mut ring, at);
         let number = self.number();
         let book = &mut self.book;
         // Where a daemon has damaged the memory, there may be fewer events, or more, than there were.
@@ -82,6 +71,37 @@ impl Producer {
         let (head, tail) = self.ring.positions();
         book.high_water_bytes = book.high_water_bytes.max(head - tail);
         self.ring = ring;
+        must_ring
+    }
+
+    /// Moves what lies from this position on, in a ring that was taken back, into memory of this process alone. A
+    /// daemon that is slow may still read the ring and move its tail: it must find no later event there.
+    pub(super) fn move_rest(&mut self, from: u64) {
+        // Where there is no memory, the ring has to do.
+        let Ok(memory) = Memory::private(self.options.capacity_bytes) else { return };
+        let mut ring = RingProducer::new(memory, is_ordered());
+        self.copy_to(&mut ring, from);
+        self.book.base = self.number().saturating_sub(ring.events());
+        self.ring = ring;
+    }
+
+    /// Copies the events from this position on, and the losses that no daemon has counted, into `ring`, which is empty
+    /// and as large. Whether its bell is to be rung.
+    fn copy_to(&self, ring: &mut RingProducer, mut at: u64) -> bool {
+        let now = Moment::now();
+        let (mut body, mut must_ring) = (Vec::new(), false);
+        while let Ok(Some(found)) = self.ring.find(at) {
+            self.ring.copy_body(&found, &mut body);
+            let mut head = found.head;
+            head.stamp = now.without_ticks(&self.opened, head.stamp);
+            match ring.push_record(head, &body) {
+                Ok(bell) => must_ring |= bell == Bell::Ring,
+                // It cannot happen: without a pad the same events take no more room.
+                Err(_) => break,
+            }
+            at = found.end;
+        }
+        ring.carry_losses(self.ring.losses_untold());
         must_ring
     }
 }

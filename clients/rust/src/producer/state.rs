@@ -14,6 +14,8 @@ use super::options::{OpenError, ProducerOptions, SendError, Statistics};
 use super::order::is_ordered;
 use super::paths;
 use crate::sys;
+use dbuf_sync::Arc;
+use dbuf_sync::atomic::AtomicBool;
 use dbuf_sync::atomic::Ordering::Relaxed;
 use dbuf_wire::ring::record::Stamp;
 use dbuf_wire::ring::{CAPACITY_BYTES, Memory, RingProducer};
@@ -73,8 +75,9 @@ pub struct Producer {
     pub(super) looked_at: Instant,
     /// The socket that was connected to last.
     pub(super) path: PathBuf,
-    /// The line about a daemon that cannot be reached was written.
-    pub(super) has_complained: bool,
+    /// The line about a daemon that cannot be reached was written, or there has been a link. The producers of a
+    /// [`crate::local::Handles`] share it. A forked child inherits it.
+    pub(super) has_complained: Arc<AtomicBool>,
     /// This is a forked child, of which no send has waited for the daemon's first answer yet.
     pub(super) is_new: bool,
     pub(super) options: ProducerOptions,
@@ -94,7 +97,12 @@ impl Producer {
     /// let producer = Producer::open(ProducerOptions { name: "shop".into(), ..Default::default() })?;
     /// # Ok::<(), dbuf_client::OpenError>(())
     /// ```
-    pub fn open(mut options: ProducerOptions) -> Result<Self, OpenError> {
+    pub fn open(options: ProducerOptions) -> Result<Self, OpenError> {
+        Self::open_among(options, Arc::new(AtomicBool::new(false)))
+    }
+
+    /// Opens one of several producers that share whether the line about a daemon that cannot be reached is due.
+    pub(crate) fn open_among(mut options: ProducerOptions, has_complained: Arc<AtomicBool>) -> Result<Self, OpenError> {
         if !options.capacity_bytes.is_power_of_two() || !CAPACITY_BYTES.contains(&options.capacity_bytes) {
             return Err(OpenError::Capacity(options.capacity_bytes));
         }
@@ -120,7 +128,7 @@ impl Producer {
             retry: RETRY_MIN,
             looked_at: now,
             path: PathBuf::new(),
-            has_complained: false,
+            has_complained,
             is_new: false,
             options,
         };
@@ -282,7 +290,7 @@ impl Producer {
         self.opened = Moment::now();
         self.retry_at = Instant::now();
         self.retry = RETRY_MIN;
-        (self.has_complained, self.is_new) = (false, true);
+        self.is_new = true;
         self.stamp_by_clock();
         Ok(())
     }

@@ -51,6 +51,25 @@ impl Daemon {
         std::fs::remove_file(self.path()).unwrap();
     }
 
+    /// Has connections wait for it until its queue takes no more, and returns them.
+    pub fn fill_queue(&self) -> Vec<OwnedFd> {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, listen, socket_with};
+        listen(self.listener.as_ref().unwrap(), 0).unwrap();
+        let address = SocketAddrUnix::new(self.path()).unwrap();
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let mut waiting = Vec::new();
+        loop {
+            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+            match connect(&socket, &address) {
+                Ok(()) => waiting.push(socket),
+                Err(error) => {
+                    assert_eq!(error, rustix::io::Errno::AGAIN);
+                    return waiting;
+                }
+            }
+        }
+    }
+
     /// Whether somebody has connected and is not accepted yet.
     pub fn is_called(&self) -> bool {
         is_ready_within(self.listener.as_ref().unwrap(), Duration::ZERO)
