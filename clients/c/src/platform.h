@@ -36,8 +36,10 @@
 
 #ifdef __cplusplus
 extern "C" {
-#define DBUF__INLINE inline
-#define DBUF__FUNCTION inline
+/* Hidden, as the state is: the dynamic linker would give two objects of a process one copy of a function, and each its
+ * own state. A child of fork could then write into its parent's ring. And a plug-in could not be unloaded. */
+#define DBUF__INLINE inline __attribute__((visibility("hidden")))
+#define DBUF__FUNCTION inline __attribute__((visibility("hidden")))
 #define DBUF__ASSERT(condition, text) static_assert(condition, text)
 #define DBUF__THREAD __thread
 #else
