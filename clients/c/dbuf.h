@@ -422,6 +422,8 @@ struct dbuf_producer {
     /* What a fork leaves as it is, from here to the end. All producers of the program are in one list. */
     dbuf_producer *next, **link;
     uint8_t is_closing;   /* one thread closes it, and no other may; under the list's lock */
+    uint8_t is_gone;      /* its shared object is being unloaded: it only waits for its owner's dbuf_close() */
+    uint8_t is_own;       /* of a thread, for dbuf_log(): no one else closes it */
     uint8_t was_reported; /* it has been connected, or standard error says that it cannot be */
 
     /* Options. */
@@ -1778,6 +1780,7 @@ DBUF__FUNCTION int dbuf__renew_after_fork(dbuf_producer *p) {
     int error;
     p->thread = pthread_self();
     if (DBUF__LIKELY(p->forks == dbuf__process.forks)) return 0;
+    if (p->is_gone) return dbuf__fail(p, DBUF_ERR_NO_DAEMON);
     dbuf__let_go(p);
     error = dbuf__begin(p);
     if (error == 0) dbuf__tend(p, DBUF__OPEN_TIMEOUT_MS);
@@ -1791,7 +1794,7 @@ DBUF__FUNCTION int dbuf__are_options_valid(const dbuf_options *o) {
            (o->socket == NULL || strlen(o->socket) < sizeof(((struct sockaddr_un *)0)->sun_path));
 }
 
-DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *options) {
+DBUF__FUNCTION int dbuf__open(dbuf_producer **producer, const dbuf_options *options, int is_own) {
     dbuf_options defaults = dbuf_options_default();
     const dbuf_options *o = options != NULL ? options : &defaults;
     int saved = errno, error = 0;
@@ -1812,6 +1815,7 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     p->asks_ring = !o->no_ring;
     p->populate = o->populate != 0;
     p->quiet = o->quiet != 0;
+    p->is_own = is_own != 0;
     if (o->socket != NULL) memcpy(p->socket, o->socket, strlen(o->socket) + 1);
     if (o->name != NULL) {
         p->name_bytes = (uint8_t)strlen(o->name);
@@ -1825,6 +1829,10 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     else dbuf__free(p);
     errno = saved;
     return error;
+}
+
+DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *options) {
+    return dbuf__open(producer, options, 0);
 }
 
 /* ==== Sending: room for events, and events that are not on the fast path. */
@@ -2270,8 +2278,22 @@ DBUF__FUNCTION void dbuf__at_exit(void) {
     errno = saved;
 }
 
+/* Ends a producer for good and keeps it until its owner closes it: a destructor of a static object, or an exit handler
+ * of the unloaded object, runs later and may call dbuf_send() and dbuf_close(). A thread's own producer has no other
+ * owner. */
+DBUF__FUNCTION void dbuf__retire(dbuf_producer *p) {
+    if (p->is_own) {
+        dbuf_close(p);
+        return;
+    }
+    if (p->forks == dbuf__process.forks) dbuf__deliver(p);
+    dbuf__let_go(p);
+    p->is_gone = 1;
+    p->forks = dbuf__process.forks - 1; /* no call uses its memory, which is gone */
+}
+
 /* When the shared object of this code is unloaded. A thread that ends later must not run the destructor of its key,
- * whose code is gone. No thread calls this code any more, so all producers that are still open are closed here. */
+ * whose code is gone. No other thread calls this code any more, so all producers that are still open end here. */
 DBUF__FUNCTION void dbuf__at_unload(void) {
     uint64_t until_ns = dbuf__deadline(DBUF__UNLOAD_TIMEOUT_MS);
     int saved = errno;
@@ -2287,7 +2309,7 @@ DBUF__FUNCTION void dbuf__at_unload(void) {
         if (p != NULL) p->is_closing = 1;
         closers = dbuf__process.closers;
         pthread_mutex_unlock(&dbuf__process.lock);
-        if (p != NULL) dbuf_close(p);
+        if (p != NULL) dbuf__retire(p);
         /* A destructor that began before the key was deleted is still running. */
         else if (closers > 0 && dbuf__clock_ns(CLOCK_MONOTONIC) < until_ns) poll(NULL, 0, 1);
         else break;
@@ -2338,7 +2360,7 @@ DBUF__FUNCTION int dbuf__close_own_later(void) {
 /* Opens this thread's own producer. */
 DBUF__FUNCTION int dbuf__open_own(void) {
     int saved = errno, error;
-    error = dbuf_open(&dbuf__own, dbuf__process.has_log_options ? &dbuf__process.log_options : NULL);
+    error = dbuf__open(&dbuf__own, dbuf__process.has_log_options ? &dbuf__process.log_options : NULL, 1);
     /* Otherwise it would outlive its thread, and lose what it keeps without a word. */
     if (error == 0 && !dbuf__close_own_later()) {
         dbuf__close_own(dbuf__own);

@@ -87,6 +87,18 @@ fn a_shared_object_exports_nothing_of_the_header() {
 }
 
 #[test]
+fn a_static_object_of_a_plug_in_may_close_its_producer_after_the_plug_in_is_unloaded() {
+    let plugin = Plugin::new(Language::Cpp, "owner.cpp", &["-fsanitize=address"]);
+    let socket = plugin.folder.path().join("none.sock");
+    let output = plugin.run(&socket, 2).env("ASAN_OPTIONS", "detect_leaks=0").output().expect("the host runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {errors}", output.status);
+    let why = format!("cannot connect to {}: No such file or directory (is dbufd running?)", socket.display());
+    let lines = format!("dbuf: {why}; events wait in memory\ndbuf: 1 events not delivered: {why}\n");
+    assert_eq!(errors, lines.repeat(2));
+}
+
+#[test]
 fn what_a_plug_in_leaves_open_is_closed_when_it_is_unloaded() {
     let (fake, plugin) = (Fake::new(), Plugin::new(Language::C, "plugin.c", &[]));
     let mut command = plugin.run(&fake.path(), 1);

@@ -121,6 +121,8 @@ struct dbuf_producer {
     /* What a fork leaves as it is, from here to the end. All producers of the program are in one list. */
     dbuf_producer *next, **link;
     uint8_t is_closing;   /* one thread closes it, and no other may; under the list's lock */
+    uint8_t is_gone;      /* its shared object is being unloaded: it only waits for its owner's dbuf_close() */
+    uint8_t is_own;       /* of a thread, for dbuf_log(): no one else closes it */
     uint8_t was_reported; /* it has been connected, or standard error says that it cannot be */
 
     /* Options. */
