@@ -45,7 +45,7 @@
  * Why there is no DBUF_IMPLEMENTATION to define: any number of files of a program may include this one. What a program
  * or a shared object must have once (the count of forks, the thread's own producer) is a weak symbol, which the linker
  * merges. The functions are static in C and inline in C++. So each C file that sends has its own copy of them (22 to 26
- * KB), and a C file that sends nothing has some 60 bytes. Names that begin with dbuf__ or DBUF__ are internal.
+ * KB), and a C file that sends nothing has some 600 bytes. Names that begin with dbuf__ or DBUF__ are internal.
  *
  * clients/c/assemble makes this file from the files in clients/c/src. Change those.
  */
@@ -436,15 +436,17 @@ struct dbuf_producer {
 
 /* What a program, or a shared object, has once. */
 typedef struct dbuf__process_state {
-    uint32_t forks;          /* between this process and the first one */
-    int barrier;             /* whether the daemon's barrier reaches this process: 0 unknown, 1 yes, -1 no */
-    pthread_mutex_t lock;    /* of the list; taken by open, close, fork and exit only */
-    dbuf_producer *first;    /* the list: a forked child closes its copies of these producers' descriptors */
-    int closers;             /* threads that close their own producer now; under the lock */
-    int is_ending;           /* exit handlers run, or the object is being unloaded */
-    void (*at_unload)(void); /* what to do when the object is unloaded; NULL: nothing */
-    pthread_once_t watches;  /* the handlers of fork and exit have been registered, */
-    int is_watched;          /* and that has succeeded: without them a child would use its parent's rings */
+    uint32_t forks;               /* between this process and the first one */
+    int barrier;                  /* whether the daemon's barrier reaches this process: 0 unknown, 1 yes, -1 no */
+    pthread_mutex_t lock;         /* of the list; taken by open, close, fork and exit only */
+    dbuf_producer *first;         /* the list: a forked child closes its copies of these producers' descriptors */
+    int closers;                  /* threads that close their own producer now; under the lock */
+    int is_ending;                /* exit handlers run, or the object is being unloaded */
+    void (*at_unload)(void);      /* what to do when the object is unloaded; NULL: nothing */
+    pthread_once_t watches_forks; /* the handlers of fork have been registered, */
+    int has_fork_handlers;        /* and that has succeeded: without them a child would use its parent's rings */
+    pthread_once_t watches_end;   /* the same of the handlers of exit and of unloading */
+    int has_end_handlers;
     pthread_once_t makes_key;
     pthread_key_t key; /* its destructor closes a thread's own producer */
     int has_key;
@@ -458,7 +460,7 @@ extern dbuf__process_state dbuf__process;
 extern DBUF__THREAD dbuf_producer *dbuf__own;
 /* clang-format off */
 DBUF__ONCE dbuf__process_state dbuf__process = {
-    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, NULL, PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT, 0, 0,
+    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, NULL, PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT, 0, 0,
     {NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
 /* clang-format on */
 DBUF__ONCE DBUF__THREAD dbuf_producer *dbuf__own = NULL;
@@ -1712,11 +1714,28 @@ DBUF__FUNCTION void dbuf__in_child(void) {
 DBUF__FUNCTION void dbuf__at_exit(void);
 DBUF__FUNCTION void dbuf__at_unload(void);
 
-/* Registers the handlers. The C library forgets those of a shared object when the object is unloaded. */
-DBUF__FUNCTION void dbuf__watch(void) {
+/* The C library forgets the handlers of a shared object when the object is unloaded. */
+DBUF__FUNCTION void dbuf__watch_forks(void) {
+    dbuf__process.has_fork_handlers = pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child) == 0;
+}
+
+DBUF__FUNCTION void dbuf__watch_end(void) {
     dbuf__process.at_unload = dbuf__at_unload;
-    dbuf__process.is_watched =
-        pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child) == 0 && atexit(dbuf__at_exit) == 0;
+    dbuf__process.has_end_handlers = atexit(dbuf__at_exit) == 0;
+}
+
+/* Registers the handlers of fork before the program can register its own. So the list is locked after all handlers of
+ * the program that run before the fork: one of them may wait for a thread that opens a producer. And a child is known
+ * as such before a handler of the program sends in it. Each file has this function; its first call does the work. */
+static __attribute__((constructor(101))) void dbuf__load(void) {
+    pthread_once(&dbuf__process.watches_forks, dbuf__watch_forks);
+}
+
+/* Whether all handlers are registered. A producer that is opened before dbuf__load() registers those of fork itself. */
+DBUF__FUNCTION int dbuf__is_watched(void) {
+    dbuf__load();
+    pthread_once(&dbuf__process.watches_end, dbuf__watch_end);
+    return dbuf__process.has_fork_handlers && dbuf__process.has_end_handlers;
 }
 
 DBUF__FUNCTION void dbuf__enlist(dbuf_producer *p) {
@@ -1801,8 +1820,7 @@ DBUF__FUNCTION int dbuf__open(dbuf_producer **producer, const dbuf_options *opti
     dbuf_producer *p;
     *producer = NULL;
     if (!dbuf__are_options_valid(o)) return DBUF_ERR_INVALID;
-    pthread_once(&dbuf__process.watches, dbuf__watch);
-    p = dbuf__process.is_watched ? (dbuf_producer *)calloc(1, sizeof *p) : NULL;
+    p = dbuf__is_watched() ? (dbuf_producer *)calloc(1, sizeof *p) : NULL;
     if (p == NULL) {
         errno = saved;
         return DBUF_ERR_NO_MEMORY;

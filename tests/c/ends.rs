@@ -9,15 +9,6 @@ use std::process::{Command, Stdio};
 
 use crate::harness::*;
 use crate::support::Home;
-use crate::support::c::{FOLDER, compile};
-
-/// Builds a program of clients/c/tests for one test.
-fn build(folder: &Path, compiler: &str, flags: &[&str], source: &str) -> PathBuf {
-    let to = folder.join(source.replace('.', "-"));
-    let source = Path::new(FOLDER).join("tests").join(source);
-    compile(compiler, flags, &source, &to).unwrap_or_else(|report| panic!("{report}"));
-    to
-}
 
 #[derive(Clone, Copy, Debug)]
 enum Language {

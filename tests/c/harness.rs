@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 
@@ -36,6 +36,14 @@ pub(crate) fn program(name: &str) -> PathBuf {
     let built = &BUILT[usize::from(name == "driver")];
     let checks = ["-std=c11", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"];
     built.get_or_init(|| c::build(name, &checks)).clone()
+}
+
+/// Builds a program of clients/c/tests for one test.
+pub(crate) fn build(folder: &Path, compiler: &str, flags: &[&str], source: &str) -> PathBuf {
+    let to = folder.join(source.replace('.', "-"));
+    let source = Path::new(c::FOLDER).join("tests").join(source);
+    c::compile(compiler, flags, &source, &to).unwrap_or_else(|report| panic!("{report}"));
+    to
 }
 
 pub(crate) fn command(name: &str) -> Command {

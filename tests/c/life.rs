@@ -253,6 +253,27 @@ fn a_childs_events_are_in_its_ring_before_it_can_leave_by_exit() {
     assert_eq!(ring.numbers(), [1, 2, 3]);
 }
 
+fn forks(how: &str, fake: &Fake) -> Driver {
+    let folder = fake.folder.path();
+    let flags = ["-std=c11", "-O1", "-g", "-pthread"];
+    let mut command = Command::new(build(folder, "gcc", &flags, "forks.c"));
+    Driver::of(command.arg(how).arg(fake.path()).stdin(Stdio::null()).stdout(Stdio::piped()))
+}
+
+fn payloads(ring: &mut Ring) -> Vec<String> {
+    ring.take_all().into_iter().map(|event| String::from_utf8(event.payload).expect("text")).collect()
+}
+
+#[test]
+fn fork_handlers_of_the_program_may_lock_and_send() {
+    let fake = Fake::new();
+    let mut driver = forks("handlers", &fake);
+    let mut rings = [(); 3].map(|()| fake.give_ring());
+    assert_eq!(driver.answer(), "0");
+    // The producer that was opened first, the thread's own, and the child's.
+    assert_eq!(rings.each_mut().map(payloads), [["parent"], ["thread"], ["child"]]);
+}
+
 #[test]
 fn a_grandchild_that_has_closed_all_descriptors_sends_with_a_ring_of_its_own() {
     let (fake, mut driver) = (Fake::new(), Driver::new());

@@ -65,8 +65,7 @@ DBUF__FUNCTION int dbuf__open(dbuf_producer **producer, const dbuf_options *opti
     dbuf_producer *p;
     *producer = NULL;
     if (!dbuf__are_options_valid(o)) return DBUF_ERR_INVALID;
-    pthread_once(&dbuf__process.watches, dbuf__watch);
-    p = dbuf__process.is_watched ? (dbuf_producer *)calloc(1, sizeof *p) : NULL;
+    p = dbuf__is_watched() ? (dbuf_producer *)calloc(1, sizeof *p) : NULL;
     if (p == NULL) {
         errno = saved;
         return DBUF_ERR_NO_MEMORY;
