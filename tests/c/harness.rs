@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use dbuf_wire::frames::{Code, Event, Fault, Frame, Level, MAGIC, Welcome, feature, fields};
 use dbuf_wire::ring::record::{self, HEAD_BYTES, RecordHead, Stamp};
@@ -111,6 +112,11 @@ impl Driver {
         self.from.read_line(&mut line).expect("the driver answers");
         assert!(line.ends_with('\n'), "the driver has died: {:?}: {}", self.child.wait(), self.errors());
         line.trim_end().to_string()
+    }
+
+    pub(crate) fn answers_within(&mut self, time: Duration) -> bool {
+        let limit = Timespec::try_from(time).expect("a time");
+        poll(&mut [PollFd::new(self.from.get_ref(), PollFlags::IN)], Some(&limit)).expect("a pipe") == 1
     }
 
     pub(crate) fn ask(&mut self, line: &str) -> String {

@@ -374,6 +374,28 @@ fn events_that_the_daemon_still_takes_from_a_ring_that_is_left_are_not_sent_agai
 }
 
 #[test]
+fn losses_that_the_daemon_still_records_from_a_ring_that_is_left_are_not_reported_again() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    driver.ask("fill 1000");
+    driver.expect("send 1000", FULL);
+    driver.ok("replace nothing");
+    driver.tell("until none");
+    // The client waits by now. The daemon records the losses after the events, and is slow.
+    std::thread::sleep(Duration::from_millis(30));
+    ring.take_all();
+    assert!(!driver.answers_within(Duration::from_millis(20)), "the losses are not recorded yet");
+    let losses = ring.consumer.losses().expect("a count");
+    assert_eq!(losses, (1, 1000));
+    ring.consumer.take_losses(losses);
+    assert_eq!(driver.answer(), "0");
+    driver.tell("until ring");
+    let next = fake.give_ring();
+    assert_eq!(driver.answer(), "0");
+    assert_eq!(next.consumer.losses(), Ok((0, 0)));
+}
+
+#[test]
 fn a_connection_of_frames_that_is_the_programs_now_is_left_and_nothing_is_written_to_it() {
     for with in REPLACEMENTS {
         let (fake, mut driver) = (Fake::new(), Driver::new());

@@ -22,14 +22,20 @@ DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
     }
 }
 
+/* Whether the daemon has taken everything from the ring, and has recorded the losses that the header counts. */
+DBUF__FUNCTION int dbuf__is_drained(const dbuf_producer *p) {
+    return dbuf__seen_tail(p) == p->head &&
+           __atomic_load_n(&p->words->lost_events_told, __ATOMIC_RELAXED) == p->words->lost_events;
+}
+
 /* Ends the link because this side has lost a descriptor, while the daemon may be there. The daemon sees the
- * connection's end and takes what lies in the ring. What it takes must not be sent again, so this waits until tail has
- * reached head. If it has not within DBUF__LAST_TAKE_NS, the daemon has ended the ring before, or is gone: the rest is
- * sent again. */
+ * connection's end, takes what lies in the ring and records its losses. What it has must not be sent again, so this
+ * waits until it has everything. If it has not within DBUF__LAST_TAKE_NS, the daemon has ended the ring before, or is
+ * gone: the rest is sent again. */
 DBUF__FUNCTION void dbuf__leave(dbuf_producer *p, const char *why) {
     uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns + DBUF__LAST_TAKE_NS;
     dbuf__release_all(p);
-    while (p->stage == DBUF__RING && dbuf__seen_tail(p) != p->head && now_ns < until_ns) {
+    while (p->stage == DBUF__RING && !dbuf__is_drained(p) && now_ns < until_ns) {
         poll(NULL, 0, 1);
         now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
     }

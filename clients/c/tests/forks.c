@@ -1,4 +1,4 @@
-/* Forks while other threads use dbuf.h, and with handlers of its own. Answers 0 on its standard output if all went well.
+/* Forks while other threads use dbuf.h, and with handlers of its own. It prints 0 if all went well.
  *
  *     forks handlers SOCKET     its handler before the fork waits for a lock, whose holder sends its first event; its
  *                               handler in the child sends by the producer of the parent

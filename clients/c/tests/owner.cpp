@@ -1,5 +1,5 @@
-// A shared object whose static object owns a producer, for tests/host.c. Its destructor runs after the header's code has
-// noticed that the object is unloaded. The program aborts if a call of the destructor does not answer as promised.
+// A shared object whose static object owns a producer, for tests/host.c. Its destructor runs after the header's code
+// has noticed that the object is unloaded. The program aborts if a call of the destructor does not answer as promised.
 #include "dbuf.h"
 
 extern "C" int say(const char *socket, const char *text);
