@@ -438,7 +438,7 @@ struct dbuf_producer {
 typedef struct dbuf__process_state {
     uint32_t forks;               /* between this process and the first one */
     int barrier;                  /* whether the daemon's barrier reaches this process: 0 unknown, 1 yes, -1 no */
-    pthread_mutex_t lock;         /* of the list; taken by open, close, fork and exit only */
+    pthread_mutex_t lock;         /* of the list; taken by open, connect, close, fork and exit only */
     dbuf_producer *first;         /* the list: a forked child closes its copies of these producers' descriptors */
     int closers;                  /* threads that close their own producer now; under the lock */
     int is_ending;                /* exit handlers run, or the object is being unloaded */
@@ -1178,7 +1178,10 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
         dbuf__report_no_connection(p);
         return;
     }
+    /* A child that another thread forks has either no such descriptor, or finds and closes it. */
+    pthread_mutex_lock(&dbuf__process.lock);
     dbuf__hold(&p->connection, dbuf__above_standard(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)));
+    pthread_mutex_unlock(&dbuf__process.lock);
     if (p->connection.number < 0 ||
         connect(p->connection.number, (const struct sockaddr *)&address, sizeof address) != 0) {
         int error = errno;
@@ -1753,10 +1756,13 @@ DBUF__FUNCTION void dbuf__enlist(dbuf_producer *p) {
     pthread_mutex_unlock(&dbuf__process.lock);
 }
 
+/* Strikes a producer off the list, and closes its descriptors under the same lock: a child that another thread forks
+ * between the two would keep them. */
 DBUF__FUNCTION void dbuf__strike_off(dbuf_producer *p) {
     pthread_mutex_lock(&dbuf__process.lock);
     *p->link = p->next;
     if (p->next != NULL) p->next->link = p->link;
+    dbuf__release_all(p);
     pthread_mutex_unlock(&dbuf__process.lock);
 }
 

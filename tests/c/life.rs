@@ -255,7 +255,7 @@ fn a_childs_events_are_in_its_ring_before_it_can_leave_by_exit() {
 
 fn forks(how: &str, fake: &Fake) -> Driver {
     let folder = fake.folder.path();
-    let flags = ["-std=c11", "-O1", "-g", "-pthread"];
+    let flags = ["-std=gnu11", "-O1", "-g", "-pthread"];
     let mut command = Command::new(build(folder, "gcc", &flags, "forks.c"));
     Driver::of(command.arg(how).arg(fake.path()).stdin(Stdio::null()).stdout(Stdio::piped()))
 }
@@ -272,6 +272,16 @@ fn fork_handlers_of_the_program_may_lock_and_send() {
     assert_eq!(driver.answer(), "0");
     // The producer that was opened first, the thread's own, and the child's.
     assert_eq!(rings.each_mut().map(payloads), [["parent"], ["thread"], ["child"]]);
+}
+
+#[test]
+fn a_child_that_another_thread_forks_has_no_connection_of_a_producer_that_opens_or_closes() {
+    for moment in ["close", "open"] {
+        let fake = Fake::new();
+        let mut driver = forks(moment, &fake);
+        let _ring = fake.give_ring();
+        assert_eq!(driver.answer(), "0", "{moment}: sockets of the child");
+    }
 }
 
 #[test]

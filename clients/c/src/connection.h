@@ -15,7 +15,10 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
         dbuf__report_no_connection(p);
         return;
     }
+    /* A child that another thread forks has either no such descriptor, or finds and closes it. */
+    pthread_mutex_lock(&dbuf__process.lock);
     dbuf__hold(&p->connection, dbuf__above_standard(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)));
+    pthread_mutex_unlock(&dbuf__process.lock);
     if (p->connection.number < 0 ||
         connect(p->connection.number, (const struct sockaddr *)&address, sizeof address) != 0) {
         int error = errno;

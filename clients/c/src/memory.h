@@ -137,7 +137,7 @@ struct dbuf_producer {
 typedef struct dbuf__process_state {
     uint32_t forks;               /* between this process and the first one */
     int barrier;                  /* whether the daemon's barrier reaches this process: 0 unknown, 1 yes, -1 no */
-    pthread_mutex_t lock;         /* of the list; taken by open, close, fork and exit only */
+    pthread_mutex_t lock;         /* of the list; taken by open, connect, close, fork and exit only */
     dbuf_producer *first;         /* the list: a forked child closes its copies of these producers' descriptors */
     int closers;                  /* threads that close their own producer now; under the lock */
     int is_ending;                /* exit handlers run, or the object is being unloaded */

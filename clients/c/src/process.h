@@ -51,9 +51,12 @@ DBUF__FUNCTION void dbuf__enlist(dbuf_producer *p) {
     pthread_mutex_unlock(&dbuf__process.lock);
 }
 
+/* Strikes a producer off the list, and closes its descriptors under the same lock: a child that another thread forks
+ * between the two would keep them. */
 DBUF__FUNCTION void dbuf__strike_off(dbuf_producer *p) {
     pthread_mutex_lock(&dbuf__process.lock);
     *p->link = p->next;
     if (p->next != NULL) p->next->link = p->link;
+    dbuf__release_all(p);
     pthread_mutex_unlock(&dbuf__process.lock);
 }
