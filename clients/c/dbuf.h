@@ -424,7 +424,7 @@ struct dbuf_producer {
     uint8_t is_closing;   /* one thread closes it, and no other may; under the list's lock */
     uint8_t is_gone;      /* its shared object is being unloaded: it only waits for its owner's dbuf_close() */
     uint8_t is_own;       /* of a thread, for dbuf_log(): no one else closes it */
-    uint8_t was_reported; /* it has been connected, or standard error says that it cannot be */
+    uint8_t was_reported; /* it has had a link, or standard error says that it cannot have one */
 
     /* Options. */
     int wait_ms, close_wait_ms;
@@ -482,6 +482,7 @@ enum { DBUF__WAIT_AS_OPTIONS = -1, DBUF__WAIT_NOT_AND_DO_NOT_COUNT = -2 };
 
 DBUF__FUNCTION int dbuf__send_parts(dbuf_producer *p, dbuf__parts *parts, int wait_ms);
 DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t look_time);
+DBUF__FUNCTION void dbuf__drop_link(dbuf_producer *p, const char *why);
 DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why);
 DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int timeout_ms);
 
@@ -689,7 +690,7 @@ DBUF__FUNCTION const char *dbuf__remedy(int error) {
     }
 }
 
-/* The daemon cannot be reached: says so once, until this producer has been connected. */
+/* The daemon cannot be reached: says so once, until this producer has had a link. */
 DBUF__FUNCTION void dbuf__report_no_connection(dbuf_producer *p) {
     if (p->was_reported) return;
     p->was_reported = 1;
@@ -1175,7 +1176,6 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
     if (p->socket[0] != '\0') memcpy(address.sun_path, p->socket, sizeof address.sun_path);
     else if (!dbuf__find_socket(address.sun_path, sizeof address.sun_path)) {
         dbuf__end_link(p, "the path of the daemon's socket is too long");
-        dbuf__report_no_connection(p);
         return;
     }
     /* A child that another thread forks has either no such descriptor, or finds and closes it. */
@@ -1186,11 +1186,11 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
         connect(p->connection.number, (const struct sockaddr *)&address, sizeof address) != 0) {
         int error = errno;
         dbuf__say(p, "cannot connect to %s: %s%s", address.sun_path, strerror(error), dbuf__remedy(error));
-        dbuf__end_link(p, NULL);
-        dbuf__report_no_connection(p);
+        /* A daemon that is there has many connections to accept first. */
+        if (error == EAGAIN) dbuf__drop_link(p, NULL);
+        else dbuf__end_link(p, NULL);
         return;
     }
-    p->was_reported = 1;
     if (p->asks_ring && !p->ring_is_bad) hello.compatible |= DBUF__FEATURE_RING;
     memcpy(opening, DBUF__MAGIC, DBUF__MAGIC_BYTES);
     p->stage = DBUF__GREETING;
@@ -1204,6 +1204,7 @@ DBUF__FUNCTION void dbuf__open_frames(dbuf_producer *p) {
     dbuf__record record;
     p->stage = DBUF__FRAMES;
     p->links++;
+    p->was_reported = 1;
     p->down_reason[0] = '\0';
     p->send_at = p->tail;
     p->send_number = p->taken + 1;
@@ -1484,7 +1485,7 @@ DBUF__FUNCTION void dbuf__granted(dbuf_producer *p) {
     if (dbuf__is_held(&p->memory)) words = dbuf__map_ring(p, p->memory.number);
     if (words == NULL) {
         p->ring_is_bad = 1; /* the next connection is asked for frames */
-        dbuf__end_link(p, "dbufd gave a ring that cannot be used");
+        dbuf__drop_link(p, "dbufd gave a ring that cannot be used");
         p->retry_at_ns = 0;
         return;
     }
@@ -1502,6 +1503,7 @@ DBUF__FUNCTION void dbuf__granted(dbuf_producer *p) {
     dbuf__release(&p->memory);
     p->stage = DBUF__RING;
     p->links++;
+    p->was_reported = 1;
     p->down_reason[0] = '\0';
     p->base = p->taken;
     p->tail = 0;
@@ -1568,8 +1570,9 @@ DBUF__FUNCTION void dbuf__take_back_ring(dbuf_producer *p) {
 
 /* ==== The link: kept up, waited for, and ended. */
 
-/* Ends the link, or notes that none could be made. A `why` of NULL: dbuf_last_error() has the reason already. */
-DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
+/* Ends the link, or notes that none could be made, and writes no line. A `why` of NULL: dbuf_last_error() has the
+ * reason already. */
+DBUF__FUNCTION void dbuf__drop_link(dbuf_producer *p, const char *why) {
     int had_link = p->stage == DBUF__RING || p->stage == DBUF__FRAMES;
     uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
     if (why != NULL) dbuf__say(p, "%s", why);
@@ -1589,6 +1592,12 @@ DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
     }
 }
 
+/* The same, because the daemon has failed. */
+DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
+    dbuf__drop_link(p, why);
+    dbuf__report_no_connection(p);
+}
+
 /* Whether the daemon has taken everything from the ring, and has recorded the losses that the header counts. */
 DBUF__FUNCTION int dbuf__is_drained(const dbuf_producer *p) {
     return dbuf__seen_tail(p) == p->head &&
@@ -1606,7 +1615,7 @@ DBUF__FUNCTION void dbuf__leave(dbuf_producer *p, const char *why) {
         poll(NULL, 0, 1);
         now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
     }
-    dbuf__end_link(p, why);
+    dbuf__drop_link(p, why);
     /* The daemon has not failed: the next attempt need not wait. */
     p->retry_at_ns = now_ns;
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -76,6 +77,33 @@ fn a_socket_that_does_not_let_the_user_in_is_not_mistaken_for_a_daemon_that_is_d
     let why = cannot_connect(&fake, NO_PERMISSION);
     assert_eq!(driver.ask("error"), why);
     assert_eq!(driver.errors(), format!("dbuf: {why}; events wait in memory\n"));
+}
+
+#[test]
+fn a_daemon_that_has_not_accepted_earlier_connections_yet_is_no_failure() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    // The queue has room for one connection.
+    rustix::net::listen(fake.listener.as_ref().expect("it listens"), 0).expect("it listens");
+    let first = UnixStream::connect(fake.path()).expect("a connection");
+    driver.ok(&fake.open(0, "-"));
+    assert_eq!(driver.ask("error"), cannot_connect(&fake, "Resource temporarily unavailable"));
+    driver.ok("send 9");
+    drop(fake.listener.as_ref().expect("it listens").accept().expect("the first"));
+    drop(first);
+    driver.tell("until ring");
+    let mut ring = fake.give_ring();
+    assert_eq!(driver.answer(), "0");
+    assert_eq!(ring.numbers(), [1]);
+    assert_eq!(driver.errors(), "");
+}
+
+#[test]
+fn a_daemon_that_gives_no_link_is_a_failure() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    driver.tell(&fake.open(0, "-"));
+    drop(fake.accept());
+    assert_eq!(driver.answer(), "0");
+    assert_eq!(driver.errors(), "dbuf: dbufd closed the connection; events wait in memory\n");
 }
 
 #[test]

@@ -12,7 +12,6 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
     if (p->socket[0] != '\0') memcpy(address.sun_path, p->socket, sizeof address.sun_path);
     else if (!dbuf__find_socket(address.sun_path, sizeof address.sun_path)) {
         dbuf__end_link(p, "the path of the daemon's socket is too long");
-        dbuf__report_no_connection(p);
         return;
     }
     /* A child that another thread forks has either no such descriptor, or finds and closes it. */
@@ -23,11 +22,11 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
         connect(p->connection.number, (const struct sockaddr *)&address, sizeof address) != 0) {
         int error = errno;
         dbuf__say(p, "cannot connect to %s: %s%s", address.sun_path, strerror(error), dbuf__remedy(error));
-        dbuf__end_link(p, NULL);
-        dbuf__report_no_connection(p);
+        /* A daemon that is there has many connections to accept first. */
+        if (error == EAGAIN) dbuf__drop_link(p, NULL);
+        else dbuf__end_link(p, NULL);
         return;
     }
-    p->was_reported = 1;
     if (p->asks_ring && !p->ring_is_bad) hello.compatible |= DBUF__FEATURE_RING;
     memcpy(opening, DBUF__MAGIC, DBUF__MAGIC_BYTES);
     p->stage = DBUF__GREETING;
@@ -41,6 +40,7 @@ DBUF__FUNCTION void dbuf__open_frames(dbuf_producer *p) {
     dbuf__record record;
     p->stage = DBUF__FRAMES;
     p->links++;
+    p->was_reported = 1;
     p->down_reason[0] = '\0';
     p->send_at = p->tail;
     p->send_number = p->taken + 1;

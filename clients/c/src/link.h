@@ -1,8 +1,9 @@
 
 /* ==== The link: kept up, waited for, and ended. */
 
-/* Ends the link, or notes that none could be made. A `why` of NULL: dbuf_last_error() has the reason already. */
-DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
+/* Ends the link, or notes that none could be made, and writes no line. A `why` of NULL: dbuf_last_error() has the
+ * reason already. */
+DBUF__FUNCTION void dbuf__drop_link(dbuf_producer *p, const char *why) {
     int had_link = p->stage == DBUF__RING || p->stage == DBUF__FRAMES;
     uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
     if (why != NULL) dbuf__say(p, "%s", why);
@@ -22,6 +23,12 @@ DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
     }
 }
 
+/* The same, because the daemon has failed. */
+DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
+    dbuf__drop_link(p, why);
+    dbuf__report_no_connection(p);
+}
+
 /* Whether the daemon has taken everything from the ring, and has recorded the losses that the header counts. */
 DBUF__FUNCTION int dbuf__is_drained(const dbuf_producer *p) {
     return dbuf__seen_tail(p) == p->head &&
@@ -39,7 +46,7 @@ DBUF__FUNCTION void dbuf__leave(dbuf_producer *p, const char *why) {
         poll(NULL, 0, 1);
         now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
     }
-    dbuf__end_link(p, why);
+    dbuf__drop_link(p, why);
     /* The daemon has not failed: the next attempt need not wait. */
     p->retry_at_ns = now_ns;
 }

@@ -123,7 +123,7 @@ struct dbuf_producer {
     uint8_t is_closing;   /* one thread closes it, and no other may; under the list's lock */
     uint8_t is_gone;      /* its shared object is being unloaded: it only waits for its owner's dbuf_close() */
     uint8_t is_own;       /* of a thread, for dbuf_log(): no one else closes it */
-    uint8_t was_reported; /* it has been connected, or standard error says that it cannot be */
+    uint8_t was_reported; /* it has had a link, or standard error says that it cannot have one */
 
     /* Options. */
     int wait_ms, close_wait_ms;
@@ -181,5 +181,6 @@ enum { DBUF__WAIT_AS_OPTIONS = -1, DBUF__WAIT_NOT_AND_DO_NOT_COUNT = -2 };
 
 DBUF__FUNCTION int dbuf__send_parts(dbuf_producer *p, dbuf__parts *parts, int wait_ms);
 DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t look_time);
+DBUF__FUNCTION void dbuf__drop_link(dbuf_producer *p, const char *why);
 DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why);
 DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int timeout_ms);

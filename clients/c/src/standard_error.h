@@ -42,7 +42,7 @@ DBUF__FUNCTION const char *dbuf__remedy(int error) {
     }
 }
 
-/* The daemon cannot be reached: says so once, until this producer has been connected. */
+/* The daemon cannot be reached: says so once, until this producer has had a link. */
 DBUF__FUNCTION void dbuf__report_no_connection(dbuf_producer *p) {
     if (p->was_reported) return;
     p->was_reported = 1;
