@@ -415,7 +415,7 @@ struct dbuf_producer {
     uint64_t lost_full, lost_full_bytes, high_water, doorbells, waits, links;
     uint64_t lost_reported;         /* of lost_full: a daemon has recorded them, or has an event that says so */
     uint64_t first_ticks, first_ns; /* one moment by two clocks, for the rate of ticks */
-    pthread_t thread;               /* that made the last call which was not on the fast path */
+    pthread_t thread;               /* that made the last call which did more than the fast path */
     char error[320];                /* of dbuf_last_error() */
     char down_reason[320];          /* why the link ended, or could not be made */
 
@@ -1656,6 +1656,8 @@ DBUF__INLINE int dbuf__timeout_ms(const dbuf_producer *p, int wait_ms) {
 /* After a publish in a ring: rings the doorbell if that is due, and looks now and then whether the daemon is there. */
 DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t look_time) {
     int saved = errno;
+    /* Before the ring can end here: dbuf__report_unclosed() reads no memory that another thread may replace. */
+    p->thread = pthread_self();
     if (p->stage != DBUF__RING) return;
     if (dbuf__is_bell_due(p, state)) {
         dbuf__ring_bell(p);

@@ -160,6 +160,20 @@ fn a_program_that_closes_nothing_says_nothing_if_a_ring_has_its_events_and_says_
     assert_eq!(driver.end(), "dbuf: 3 events not delivered: dbufd closed the connection\n");
 }
 
+/// That thread may be replacing the memory while the program ends.
+#[test]
+fn the_end_of_a_program_does_not_read_a_ring_that_another_thread_has_used_last() {
+    let (mut fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    ring.consumer.set_state(state::ASLEEP);
+    driver.ok("elsewhere 100");
+    assert_eq!(ring.rings(), 1);
+    fake.stop();
+    drop(ring);
+    // The same thread as before would count the event that the daemon has not taken.
+    assert_eq!(driver.end(), "");
+}
+
 #[test]
 fn what_an_exit_handler_of_the_program_closes_is_not_reported_before() {
     let (mut fake, mut driver) = (Fake::new(), Driver::new());

@@ -87,6 +87,8 @@ DBUF__INLINE int dbuf__timeout_ms(const dbuf_producer *p, int wait_ms) {
 /* After a publish in a ring: rings the doorbell if that is due, and looks now and then whether the daemon is there. */
 DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t look_time) {
     int saved = errno;
+    /* Before the ring can end here: dbuf__report_unclosed() reads no memory that another thread may replace. */
+    p->thread = pthread_self();
     if (p->stage != DBUF__RING) return;
     if (dbuf__is_bell_due(p, state)) {
         dbuf__ring_bell(p);

@@ -114,7 +114,7 @@ struct dbuf_producer {
     uint64_t lost_full, lost_full_bytes, high_water, doorbells, waits, links;
     uint64_t lost_reported;         /* of lost_full: a daemon has recorded them, or has an event that says so */
     uint64_t first_ticks, first_ns; /* one moment by two clocks, for the rate of ticks */
-    pthread_t thread;               /* that made the last call which was not on the fast path */
+    pthread_t thread;               /* that made the last call which did more than the fast path */
     char error[320];                /* of dbuf_last_error() */
     char down_reason[320];          /* why the link ended, or could not be made */
 

@@ -8,6 +8,7 @@
  *     event TEXT              with a tag, fields and a time       claim BYTES   publish BYTES   discard
  *     print TEXT              through dbuf_printf("%s")           long BYTES    the same, of this many x
  *     log TEXT                by a thread that ends then
+ *     elsewhere BYTES         the same as send BYTES, by a thread that ends then
  *     errno                   two events "kept", by calls that must leave errno as it is
  *     sync MS     tend     until LINK (ring, frames, none)     stats     error     close     closing MS
  *     child                   forks: the child sends one event "child" and closes; its results are the answer
@@ -219,6 +220,16 @@ static int send_times(char **part) {
     return error;
 }
 
+static void *send_once(void *bytes) { return (void *)(intptr_t)dbuf_send(producer, DBUF_INFO, text, (size_t)bytes); }
+
+static int send_elsewhere(size_t bytes) {
+    pthread_t thread;
+    void *result;
+    event_of(bytes);
+    if (pthread_create(&thread, NULL, send_once, (void *)bytes) != 0 || pthread_join(thread, &result) != 0) return 1;
+    return counted((int)(intptr_t)result);
+}
+
 static int keeps_errno(void) {
     errno = EDOM;
     if (dbuf_printf(producer, DBUF_INFO, "kept") != 0 || errno != EDOM) return 1;
@@ -241,6 +252,7 @@ static int obey(char **part) {
     if (strcmp(part[0], "long") == 0)
         return dbuf_printf(producer, DBUF_INFO, "%s", (const char *)memset(text, 'x', bytes));
     if (strcmp(part[0], "log") == 0) return log_in_thread(part[1]);
+    if (strcmp(part[0], "elsewhere") == 0) return send_elsewhere(bytes);
     if (strcmp(part[0], "sync") == 0) return dbuf_sync(producer, (int)bytes);
     if (strcmp(part[0], "tend") == 0) return dbuf_tend(producer);
     if (strcmp(part[0], "until") == 0) return until(part[1]);
