@@ -436,16 +436,18 @@ struct dbuf_producer {
 
 /* What a program, or a shared object, has once. */
 typedef struct dbuf__process_state {
-    uint32_t forks;               /* between this process and the first one */
-    int barrier;                  /* whether the daemon's barrier reaches this process: 0 unknown, 1 yes, -1 no */
-    pthread_mutex_t lock;         /* of the list; taken by open, connect, close, fork and exit only */
-    dbuf_producer *first;         /* the list: a forked child closes its copies of these producers' descriptors */
-    int closers;                  /* threads that close their own producer now; under the lock */
-    int is_ending;                /* exit handlers run, or the object is being unloaded */
-    void (*at_unload)(void);      /* what to do when the object is unloaded; NULL: nothing */
-    pthread_once_t watches_forks; /* the handlers of fork have been registered, */
-    int has_fork_handlers;        /* and that has succeeded: without them a child would use its parent's rings */
-    pthread_once_t watches_end;   /* the same of the handlers of exit and of unloading */
+    uint32_t forks;                  /* between this process and the first one */
+    int barrier;                     /* whether the daemon's barrier reaches this process: 0 unknown, 1 yes, -1 no */
+    pthread_mutex_t lock;            /* of the list; taken by open, connect, close, fork and exit only */
+    dbuf_producer *first;            /* the list: a forked child closes its copies of these producers' descriptors */
+    int closers;                     /* threads that close their own producer now; under the lock */
+    int is_ending;                   /* exit handlers run, or the object is being unloaded */
+    void (*at_unload)(void);         /* what to do when the object is unloaded; NULL: nothing */
+    dbuf__descriptor standard_error; /* what descriptor 2 was when the object was loaded */
+    int own_was_reported;            /* standard error says that a thread's own producer cannot have a link */
+    pthread_once_t watches_forks;    /* the handlers of fork have been registered, */
+    int has_fork_handlers;           /* and that has succeeded: without them a child would use its parent's rings */
+    pthread_once_t watches_end;      /* the same of the handlers of exit and of unloading */
     int has_end_handlers;
     pthread_once_t makes_key;
     pthread_key_t key; /* its destructor closes a thread's own producer */
@@ -460,8 +462,8 @@ extern dbuf__process_state dbuf__process;
 extern DBUF__THREAD dbuf_producer *dbuf__own;
 /* clang-format off */
 DBUF__ONCE dbuf__process_state dbuf__process = {
-    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, NULL, PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT,
-    0, 0, {NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
+    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, NULL, {0, 0, 0}, 0, PTHREAD_ONCE_INIT, 0,
+    PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT, 0, 0, {NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
 /* clang-format on */
 DBUF__ONCE DBUF__THREAD dbuf_producer *dbuf__own = NULL;
 
@@ -647,71 +649,6 @@ DBUF__FUNCTION uint64_t dbuf__deadline(int wait_ms) {
     return dbuf__clock_ns(CLOCK_MONOTONIC) + (uint64_t)(wait_ms > 0 ? wait_ms : 0) * DBUF__MS;
 }
 
-/* ==== Standard error: the two lines that this file writes there, for losses that no return value shows.
- *
- * A line is one write(2). It is left out if it would block, or if descriptor 2 is closed. A setuid program writes it
- * too: it says nothing that its user may not know.
- */
-
-/* Writes a line, to which this adds the newline. */
-DBUF__FUNCTION void dbuf__write_line(const char *format, ...) DBUF__PRINTF(1, 2);
-DBUF__FUNCTION void dbuf__write_line(const char *format, ...) {
-    char line[512];
-    struct pollfd out = {STDERR_FILENO, POLLOUT, 0};
-    struct timespec at_once = {0, 0};
-    sigset_t broken_pipe, before, pending;
-    va_list arguments;
-    int length;
-    va_start(arguments, format);
-    length = vsnprintf(line, sizeof line - 1, format, arguments);
-    va_end(arguments);
-    if (length < 0 || poll(&out, 1, 0) != 1 || out.revents != POLLOUT) return;
-    if ((size_t)length > sizeof line - 2) length = (int)sizeof line - 2;
-    line[length] = '\n';
-    /* A pipe may lose its reader after poll(2). Its SIGPIPE is blocked and then taken, unless the program has one
-     * waiting. */
-    sigemptyset(&broken_pipe);
-    sigaddset(&broken_pipe, SIGPIPE);
-    sigpending(&pending);
-    if (pthread_sigmask(SIG_BLOCK, &broken_pipe, &before) != 0) return;
-    if (write(STDERR_FILENO, line, (size_t)length + 1) < 0 && errno == EPIPE && !sigismember(&pending, SIGPIPE))
-        sigtimedwait(&broken_pipe, NULL, &at_once);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-}
-
-/* What to do about an error of connect(2), where that is certain. */
-DBUF__FUNCTION const char *dbuf__remedy(int error) {
-    switch (error) {
-    case ENOENT:
-    case ECONNREFUSED: return " (is dbufd running?)";
-    case EACCES:
-        return " (the socket's mode does not let this user in: SocketMode= in dbufd.socket, or ingest.socket_mode)";
-    default: return "";
-    }
-}
-
-/* The daemon cannot be reached: says so once, until this producer has had a link. */
-DBUF__FUNCTION void dbuf__report_no_connection(dbuf_producer *p) {
-    if (p->was_reported) return;
-    p->was_reported = 1;
-    if (p->quiet) return;
-    dbuf__write_line("dbuf: %s; events %s", p->down_reason, p->fail_when_down ? "are dropped" : "wait in memory");
-}
-
-/* Events end with this producer, or have been lost, and no daemon knows. */
-DBUF__RACY DBUF__FUNCTION void dbuf__report_not_delivered(const dbuf_producer *p, uint64_t left, uint64_t lost) {
-    char reason[sizeof p->down_reason] = "";
-    const char *why = reason;
-    size_t i;
-    if (p->quiet || left + lost == 0) return;
-    /* Its last byte is always 0, also while another thread writes it. */
-    for (i = 0; i + 1 < sizeof reason && p->down_reason[i] != '\0'; i++) reason[i] = p->down_reason[i];
-    if (left == 0) why = "there was no room for them";
-    else if (p->stage == DBUF__RING) why = "dbufd closed the connection";
-    else if (i == 0) why = "dbufd has not answered in time";
-    dbuf__write_line("dbuf: %llu events not delivered: %s", (unsigned long long)(left + lost), why);
-}
-
 /* ==== Descriptors: held, and never mistaken for another file of the program.
  *
  * A daemon that starts closes all descriptors, and other programs close ranges of them. The number of a connection may
@@ -771,6 +708,94 @@ DBUF__FUNCTION int dbuf__holds_connection(dbuf_producer *p) {
 DBUF__FUNCTION void dbuf__fail_link(dbuf_producer *p, int error) {
     dbuf__say(p, "the connection to dbufd failed: %s", strerror(error));
     dbuf__end_link(p, NULL);
+}
+
+/* ==== Standard error: the two lines that this file writes there, for losses that no return value shows.
+ *
+ * A line is one write(2). It is left out if it would block, if descriptor 2 is closed, or if it seems to be a file of
+ * the program's data. A setuid program writes it
+ * too: it says nothing that its user may not know.
+ */
+
+/* Whether a line can be written without a wait, and is no harm to a file of the program. A program may have opened a
+ * file of data after it had closed descriptor 2; such a file is not open for appending. */
+DBUF__FUNCTION int dbuf__takes_lines(void) {
+    struct pollfd out = {STDERR_FILENO, POLLOUT, 0};
+    struct stat status;
+    if (poll(&out, 1, 0) != 1 || out.revents != POLLOUT || fstat(STDERR_FILENO, &status) != 0) return 0;
+    return !S_ISREG(status.st_mode) || (fcntl(STDERR_FILENO, F_GETFL) & O_APPEND) != 0 ||
+           dbuf__is_held(&dbuf__process.standard_error);
+}
+
+/* Replaces control characters, also those of two bytes: a path or the daemon's text may contain them. */
+DBUF__FUNCTION void dbuf__make_plain(char *text) {
+    unsigned char *at;
+    for (at = (unsigned char *)text; *at != '\0'; at++) {
+        if (*at < ' ' || *at == 0x7F) *at = '?';
+        else if (*at == 0xC2 && at[1] >= 0x80 && at[1] < 0xA0) at[0] = at[1] = '?';
+    }
+}
+
+/* Writes a line, to which this adds the newline. */
+DBUF__FUNCTION void dbuf__write_line(const char *format, ...) DBUF__PRINTF(1, 2);
+DBUF__FUNCTION void dbuf__write_line(const char *format, ...) {
+    char line[512];
+    struct timespec at_once = {0, 0};
+    sigset_t broken_pipe, before, pending;
+    va_list arguments;
+    int length;
+    va_start(arguments, format);
+    length = vsnprintf(line, sizeof line - 1, format, arguments);
+    va_end(arguments);
+    if (length < 0 || !dbuf__takes_lines()) return;
+    if ((size_t)length > sizeof line - 2) length = (int)sizeof line - 2;
+    dbuf__make_plain(line);
+    line[length] = '\n';
+    /* A pipe may lose its reader after poll(2). Its SIGPIPE is blocked and then taken, unless the program has one
+     * waiting. */
+    sigemptyset(&broken_pipe);
+    sigaddset(&broken_pipe, SIGPIPE);
+    sigpending(&pending);
+    if (pthread_sigmask(SIG_BLOCK, &broken_pipe, &before) != 0) return;
+    if (write(STDERR_FILENO, line, (size_t)length + 1) < 0 && errno == EPIPE && !sigismember(&pending, SIGPIPE))
+        sigtimedwait(&broken_pipe, NULL, &at_once);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* What to do about an error of connect(2), where that is certain. */
+DBUF__FUNCTION const char *dbuf__remedy(int error) {
+    switch (error) {
+    case ENOENT:
+    case ECONNREFUSED: return " (is dbufd running?)";
+    case EACCES:
+        return " (the socket's mode does not let this user in: SocketMode= in dbufd.socket, or ingest.socket_mode)";
+    default: return "";
+    }
+}
+
+/* The daemon cannot be reached: says so once, until this producer has had a link. */
+DBUF__FUNCTION void dbuf__report_no_connection(dbuf_producer *p) {
+    if (p->was_reported) return;
+    p->was_reported = 1;
+    if (p->quiet) return;
+    /* A program may have many threads. */
+    if (p->is_own && __atomic_exchange_n(&dbuf__process.own_was_reported, 1, __ATOMIC_RELAXED)) return;
+    dbuf__write_line("dbuf: %s; events %s", p->down_reason, p->fail_when_down ? "are dropped" : "wait in memory");
+}
+
+/* Events end with this producer, or have been lost, and no daemon knows. */
+DBUF__RACY DBUF__FUNCTION void dbuf__report_not_delivered(const dbuf_producer *p, uint64_t left, uint64_t lost) {
+    char reason[sizeof p->down_reason] = "";
+    const char *why = reason;
+    size_t i;
+    if (p->quiet || left + lost == 0) return;
+    /* Its last byte is always 0, also while another thread writes it. */
+    for (i = 0; i + 1 < sizeof reason && p->down_reason[i] != '\0'; i++) reason[i] = p->down_reason[i];
+    if (left == 0) why = "there was no room for them";
+    else if (p->stage == DBUF__RING) why = "dbufd closed the connection";
+    else if (i == 0) why = "dbufd has not answered in time";
+    dbuf__write_line("dbuf: %llu event%s not delivered: %s", (unsigned long long)(left + lost),
+                     left + lost == 1 ? "" : "s", why);
 }
 
 /* ==== Records: events in the memory, written and read. */
@@ -1354,8 +1379,9 @@ DBUF__FUNCTION void dbuf__send_losses(dbuf_producer *p) {
     uint64_t at, end, lost = p->lost_full - p->lost_reported;
     dbuf__parts e = {DBUF_WARNING, text, 0, NULL, 0, NULL, 0, 0, 0};
     if (lost == 0 || p->claim_is_open) return;
-    e.payload_bytes = (size_t)snprintf(
-        text, sizeof text, "dbuf: %llu events were lost here: there was no room for them", (unsigned long long)lost);
+    e.payload_bytes =
+        (size_t)snprintf(text, sizeof text, "dbuf: %llu event%s lost here: there was no room for %s",
+                         (unsigned long long)lost, lost == 1 ? " was" : "s were", lost == 1 ? "it" : "them");
     if (!dbuf__find_room(p, e.payload_bytes, &at, &end)) return;
     p->lost_reported = p->lost_full;
     /* If a ring comes later, its header counts only later losses. */
@@ -1736,6 +1762,7 @@ DBUF__FUNCTION void dbuf__at_unload(void);
 
 /* The C library forgets the handlers of a shared object when the object is unloaded. */
 DBUF__FUNCTION void dbuf__watch_forks(void) {
+    dbuf__hold(&dbuf__process.standard_error, STDERR_FILENO);
     dbuf__process.has_fork_handlers = pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child) == 0;
 }
 

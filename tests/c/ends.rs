@@ -58,7 +58,7 @@ fn a_plug_in_may_be_unloaded_while_threads_that_used_it_live_on() {
         // One line each from the thread's own producer and from the one that the plug-in has left open, in each round.
         let why = format!("cannot connect to {}: No such file or directory (is dbufd running?)", socket.display());
         let first = format!("dbuf: {why}; events wait in memory\n");
-        let last = format!("dbuf: 1 events not delivered: {why}\n");
+        let last = format!("dbuf: 1 event not delivered: {why}\n");
         assert_eq!(errors, format!("{first}{first}{last}{last}").repeat(5), "{language:?}");
     }
 }
@@ -85,7 +85,7 @@ fn a_static_object_of_a_plug_in_may_close_its_producer_after_the_plug_in_is_unlo
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {errors}", output.status);
     let why = format!("cannot connect to {}: No such file or directory (is dbufd running?)", socket.display());
-    let lines = format!("dbuf: {why}; events wait in memory\ndbuf: 1 events not delivered: {why}\n");
+    let lines = format!("dbuf: {why}; events wait in memory\ndbuf: 1 event not delivered: {why}\n");
     assert_eq!(errors, lines.repeat(2));
 }
 
@@ -134,7 +134,7 @@ fn a_program_may_end_while_its_threads_log() {
         let output = command.stdin(Stdio::null()).output().expect("it runs");
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {errors}", output.status);
-        assert!(errors.contains(" events not delivered: cannot connect to "), "{errors}");
+        assert!(errors.contains(" not delivered: cannot connect to "), "{errors}");
     }
 }
 

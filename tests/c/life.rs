@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use dbuf_wire::frames::Level;
+use dbuf_wire::frames::{Code, Level};
 use dbuf_wire::ring::{flag, state};
 
 use crate::harness::*;
@@ -111,7 +111,10 @@ fn what_is_not_delivered_is_said_at_close_and_at_the_end_of_a_thread_and_of_the_
     let mut fake = Fake::new();
     fake.stop();
     let why = cannot_connect(&fake, NO_FILE);
-    let left = |events: u64| format!("dbuf: {events} events not delivered: {why}\n");
+    let left = |events: u64| match events {
+        1 => format!("dbuf: 1 event not delivered: {why}\n"),
+        _ => format!("dbuf: {events} events not delivered: {why}\n"),
+    };
     let begin = format!("dbuf: {why}; events wait in memory\n");
 
     let mut driver = Driver::new();
@@ -134,8 +137,11 @@ fn what_is_not_delivered_is_said_at_close_and_at_the_end_of_a_thread_and_of_the_
     driver.ok(&fake.open(0, "-"));
     driver.ok("log hello");
     assert_eq!(driver.errors(), begin.clone() + &begin + &left(1), "the thread is over");
+    driver.ok("log hello");
+    let second = begin.clone() + &begin + &left(1) + &left(1);
+    assert_eq!(driver.errors(), second, "another thread need not say why, too");
     driver.ok("send 100 7");
-    assert_eq!(driver.end(), begin.clone() + &begin + &left(1) + &left(7), "the program has closed nothing");
+    assert_eq!(driver.end(), second + &left(7), "the program has closed nothing");
 
     let mut driver = Driver::new();
     driver.ok(&fake.open(0, "q"));
@@ -215,7 +221,7 @@ fn by_frames_the_close_says_what_was_lost_only_if_no_event_says_it() {
         line.read_event();
     }
     line.ack(Level::Persisted, sent);
-    let text = b"dbuf: 1 events were lost here: there was no room for them".to_vec();
+    let text = b"dbuf: 1 event was lost here: there was no room for it".to_vec();
     assert_eq!(line.read_event().1.payload, text);
     line.ack(Level::Persisted, sent + 1);
     assert_eq!(driver.answer(), "0");
@@ -247,6 +253,36 @@ fn standard_error_that_takes_nothing_neither_blocks_nor_ends_the_program() {
         assert_eq!(driver.ask("close"), TIMED_OUT, "{kind}");
         drop(reader);
     }
+}
+
+#[test]
+fn a_file_of_data_that_is_open_in_place_of_standard_error_gets_no_line() {
+    let mut fake = Fake::new();
+    fake.stop();
+    let line = format!("dbuf: {}; events wait in memory\n", cannot_connect(&fake, NO_FILE));
+    for (how, wanted) in [("not", ""), ("append", line.as_str())] {
+        let (mut driver, file) = (Driver::new(), fake.folder.path().join(how));
+        driver.ok(&format!("errors_to {how} {}", file.display()));
+        driver.ok(&fake.open(0, "-"));
+        assert_eq!(fs::read_to_string(&file).expect("a file"), wanted, "{how}");
+    }
+}
+
+#[test]
+fn a_line_on_standard_error_has_no_control_characters() {
+    let (mut driver, mut fake) = (Driver::new(), Fake::new());
+    let path = fake.folder.path().join("\u{1b}[1m\u{7f}\u{9b}ü");
+    driver.ok(&format!("open {} {CAPACITY} 0 -", path.display()));
+    let plain = format!("{}/?[1m???ü", fake.folder.path().display());
+    let line = format!("dbuf: cannot connect to {plain}: {NO_FILE}; events wait in memory\n");
+    assert_eq!(driver.errors(), line);
+    // The daemon's words.
+    let mut driver = Driver::new();
+    driver.tell(&fake.open(0, "-"));
+    fake.accept().error(Code::Busy, 0, 0, "busy\r\n");
+    assert_eq!(driver.answer(), "0");
+    assert_eq!(driver.errors(), "dbuf: dbufd: busy??; events wait in memory\n");
+    fake.stop();
 }
 
 /// A program whose standard error is closed writes its errors into the descriptor that has this number.

@@ -135,16 +135,18 @@ struct dbuf_producer {
 
 /* What a program, or a shared object, has once. */
 typedef struct dbuf__process_state {
-    uint32_t forks;               /* between this process and the first one */
-    int barrier;                  /* whether the daemon's barrier reaches this process: 0 unknown, 1 yes, -1 no */
-    pthread_mutex_t lock;         /* of the list; taken by open, connect, close, fork and exit only */
-    dbuf_producer *first;         /* the list: a forked child closes its copies of these producers' descriptors */
-    int closers;                  /* threads that close their own producer now; under the lock */
-    int is_ending;                /* exit handlers run, or the object is being unloaded */
-    void (*at_unload)(void);      /* what to do when the object is unloaded; NULL: nothing */
-    pthread_once_t watches_forks; /* the handlers of fork have been registered, */
-    int has_fork_handlers;        /* and that has succeeded: without them a child would use its parent's rings */
-    pthread_once_t watches_end;   /* the same of the handlers of exit and of unloading */
+    uint32_t forks;                  /* between this process and the first one */
+    int barrier;                     /* whether the daemon's barrier reaches this process: 0 unknown, 1 yes, -1 no */
+    pthread_mutex_t lock;            /* of the list; taken by open, connect, close, fork and exit only */
+    dbuf_producer *first;            /* the list: a forked child closes its copies of these producers' descriptors */
+    int closers;                     /* threads that close their own producer now; under the lock */
+    int is_ending;                   /* exit handlers run, or the object is being unloaded */
+    void (*at_unload)(void);         /* what to do when the object is unloaded; NULL: nothing */
+    dbuf__descriptor standard_error; /* what descriptor 2 was when the object was loaded */
+    int own_was_reported;            /* standard error says that a thread's own producer cannot have a link */
+    pthread_once_t watches_forks;    /* the handlers of fork have been registered, */
+    int has_fork_handlers;           /* and that has succeeded: without them a child would use its parent's rings */
+    pthread_once_t watches_end;      /* the same of the handlers of exit and of unloading */
     int has_end_handlers;
     pthread_once_t makes_key;
     pthread_key_t key; /* its destructor closes a thread's own producer */
@@ -159,8 +161,8 @@ extern dbuf__process_state dbuf__process;
 extern DBUF__THREAD dbuf_producer *dbuf__own;
 /* clang-format off */
 DBUF__ONCE dbuf__process_state dbuf__process = {
-    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, NULL, PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT,
-    0, 0, {NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
+    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, NULL, {0, 0, 0}, 0, PTHREAD_ONCE_INIT, 0,
+    PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT, 0, 0, {NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
 /* clang-format on */
 DBUF__ONCE DBUF__THREAD dbuf_producer *dbuf__own = NULL;
 

@@ -20,6 +20,7 @@ DBUF__FUNCTION void dbuf__at_unload(void);
 
 /* The C library forgets the handlers of a shared object when the object is unloaded. */
 DBUF__FUNCTION void dbuf__watch_forks(void) {
+    dbuf__hold(&dbuf__process.standard_error, STDERR_FILENO);
     dbuf__process.has_fork_handlers = pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child) == 0;
 }
 

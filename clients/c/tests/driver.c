@@ -18,6 +18,7 @@
  *     replace WITH [PATH]     closes all descriptors from 3 on, and opens as many of its own instead: WITH is nothing,
  *                             file (at PATH), socket or eventfd
  *     touched                 how many of these are not as they were opened
+ *     errors_to HOW PATH      opens a file as descriptor 2; HOW is append or not
  *     close_at_exit           registers an exit handler that closes
  *     die HOW                 _exit, abort or kill; no answer
  */
@@ -163,6 +164,11 @@ static int replace(const char *with, const char *path) {
     return 0;
 }
 
+static int errors_to(const char *how, const char *path) {
+    int file = open(path, O_WRONLY | O_CREAT | (strcmp(how, "append") == 0 ? O_APPEND : 0), 0600);
+    return file < 0 || dup2(file, STDERR_FILENO) < 0 || close(file) != 0;
+}
+
 static int touched(void) {
     int i, count = 0;
     for (i = 0; i < OWN_MAX; i++) {
@@ -262,6 +268,7 @@ static int obey(char **part) {
     if (strcmp(part[0], "daemonize") == 0) return daemonize();
     if (strcmp(part[0], "replace") == 0) return replace(part[1], part[2]);
     if (strcmp(part[0], "touched") == 0) return touched();
+    if (strcmp(part[0], "errors_to") == 0) return errors_to(part[1], part[2]);
     if (strcmp(part[0], "close_at_exit") == 0) return atexit(close_producer);
     if (strcmp(part[0], "die") == 0) return die(part[1]);
     if (strcmp(part[0], "errno") == 0) return keeps_errno();
