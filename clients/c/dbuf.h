@@ -413,7 +413,8 @@ struct dbuf_producer {
     /* Counts. Those of the current ring are in its words. */
     uint64_t persisted, durable, lost, refused, unconfirmed, not_stored_told, unconfirmed_told;
     uint64_t lost_full, lost_full_bytes, high_water, doorbells, waits, links;
-    uint64_t lost_reported;         /* of lost_full: a daemon has recorded them, or has an event that says so */
+    uint64_t lost_reported;         /* of lost_full: a daemon has recorded them, or an event says so */
+    uint64_t report, report_lost;   /* the number of the last such event, and how many losses it says */
     uint64_t first_ticks, first_ns; /* one moment by two clocks, for the rate of ticks */
     pthread_t thread;               /* that made the last call which did more than the fast path */
     char error[320];                /* of dbuf_last_error() */
@@ -789,6 +790,11 @@ DBUF__RACY DBUF__FUNCTION void dbuf__report_not_delivered(const dbuf_producer *p
     const char *why = reason;
     size_t i;
     if (p->quiet || left + lost == 0) return;
+    /* An event that reports losses is left, too: they count instead of it. */
+    if (p->report > p->events - left) {
+        left--;
+        lost += p->report_lost;
+    }
     /* Its last byte is always 0, also while another thread writes it. */
     for (i = 0; i + 1 < sizeof reason && p->down_reason[i] != '\0'; i++) reason[i] = p->down_reason[i];
     if (left == 0) why = "there was no room for them";
@@ -1378,12 +1384,15 @@ DBUF__FUNCTION void dbuf__send_losses(dbuf_producer *p) {
     char text[128];
     uint64_t at, end, lost = p->lost_full - p->lost_reported;
     dbuf__parts e = {DBUF_WARNING, text, 0, NULL, 0, NULL, 0, 0, 0};
-    if (lost == 0 || p->claim_is_open) return;
+    /* One at a time: if the last one is never delivered, the close says what it would have said. */
+    if (lost == 0 || p->claim_is_open || p->report > p->taken) return;
     e.payload_bytes =
         (size_t)snprintf(text, sizeof text, "dbuf: %llu event%s lost here: there was no room for %s",
                          (unsigned long long)lost, lost == 1 ? " was" : "s were", lost == 1 ? "it" : "them");
     if (!dbuf__find_room(p, e.payload_bytes, &at, &end)) return;
     p->lost_reported = p->lost_full;
+    p->report = p->events + 1;
+    p->report_lost = lost;
     /* If a ring comes later, its header counts only later losses. */
     p->words->lost_bytes_told = p->words->lost_bytes;
     p->words->lost_events_told = p->words->lost_events;

@@ -14,7 +14,7 @@ use dbuf_wire::frames::{Code, Level};
 use dbuf_wire::ring::{flag, state};
 
 use crate::harness::*;
-use crate::support::Home;
+use crate::support::{Home, TIMEOUT};
 
 const NO_FILE: &str = "No such file or directory (is dbufd running?)";
 const NO_PERMISSION: &str = "Permission denied (the socket's mode does not let this user in: \
@@ -226,6 +226,35 @@ fn by_frames_the_close_says_what_was_lost_only_if_no_event_says_it() {
     line.ack(Level::Persisted, sent + 1);
     assert_eq!(driver.answer(), "0");
     assert_eq!(driver.errors(), "");
+}
+
+#[test]
+fn an_event_that_reports_losses_and_is_not_delivered_counts_as_the_losses() {
+    let (mut fake, mut driver) = (Fake::new(), Driver::new());
+    let mut line = fake.with_frames(&mut driver, 0);
+    let sent: u64 = driver.ask("fill 1000").parse().expect("a number");
+    for _ in 0..3 {
+        driver.expect("send 1000", FULL);
+    }
+    driver.tell(&format!("within 1000 {}", TIMEOUT.as_millis()));
+    for _ in 0..sent {
+        line.read_event();
+    }
+    line.ack(Level::Persisted, sent);
+    assert_eq!(line.read_event().1.payload, b"dbuf: 3 events were lost here: there was no room for them");
+    assert_eq!((line.read_event().0, driver.answer()), (sent + 2, "0".into()));
+    // Later losses wait until that report is acknowledged.
+    driver.ask("fill 1000");
+    driver.expect("send 1000", FULL);
+    fake.stop();
+    drop(line);
+    driver.ok("until none");
+    driver.ok("closing 0");
+    let left = driver.count("events") - sent;
+    assert_eq!(driver.ask("close"), TIMED_OUT);
+    let events = left - 1 + 3 + 1;
+    let why = cannot_connect(&fake, NO_FILE);
+    assert_eq!(driver.errors(), format!("dbuf: {events} events not delivered: {why}\n"));
 }
 
 /// Standard error that takes nothing: its reader is gone, it is full, or it is closed.

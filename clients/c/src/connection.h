@@ -189,12 +189,15 @@ DBUF__FUNCTION void dbuf__send_losses(dbuf_producer *p) {
     char text[128];
     uint64_t at, end, lost = p->lost_full - p->lost_reported;
     dbuf__parts e = {DBUF_WARNING, text, 0, NULL, 0, NULL, 0, 0, 0};
-    if (lost == 0 || p->claim_is_open) return;
+    /* One at a time: if the last one is never delivered, the close says what it would have said. */
+    if (lost == 0 || p->claim_is_open || p->report > p->taken) return;
     e.payload_bytes =
         (size_t)snprintf(text, sizeof text, "dbuf: %llu event%s lost here: there was no room for %s",
                          (unsigned long long)lost, lost == 1 ? " was" : "s were", lost == 1 ? "it" : "them");
     if (!dbuf__find_room(p, e.payload_bytes, &at, &end)) return;
     p->lost_reported = p->lost_full;
+    p->report = p->events + 1;
+    p->report_lost = lost;
     /* If a ring comes later, its header counts only later losses. */
     p->words->lost_bytes_told = p->words->lost_bytes;
     p->words->lost_events_told = p->words->lost_events;

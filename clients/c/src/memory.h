@@ -112,7 +112,8 @@ struct dbuf_producer {
     /* Counts. Those of the current ring are in its words. */
     uint64_t persisted, durable, lost, refused, unconfirmed, not_stored_told, unconfirmed_told;
     uint64_t lost_full, lost_full_bytes, high_water, doorbells, waits, links;
-    uint64_t lost_reported;         /* of lost_full: a daemon has recorded them, or has an event that says so */
+    uint64_t lost_reported;         /* of lost_full: a daemon has recorded them, or an event says so */
+    uint64_t report, report_lost;   /* the number of the last such event, and how many losses it says */
     uint64_t first_ticks, first_ns; /* one moment by two clocks, for the rate of ticks */
     pthread_t thread;               /* that made the last call which did more than the fast path */
     char error[320];                /* of dbuf_last_error() */

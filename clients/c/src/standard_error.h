@@ -78,6 +78,11 @@ DBUF__RACY DBUF__FUNCTION void dbuf__report_not_delivered(const dbuf_producer *p
     const char *why = reason;
     size_t i;
     if (p->quiet || left + lost == 0) return;
+    /* An event that reports losses is left, too: they count instead of it. */
+    if (p->report > p->events - left) {
+        left--;
+        lost += p->report_lost;
+    }
     /* Its last byte is always 0, also while another thread writes it. */
     for (i = 0; i + 1 < sizeof reason && p->down_reason[i] != '\0'; i++) reason[i] = p->down_reason[i];
     if (left == 0) why = "there was no room for them";
