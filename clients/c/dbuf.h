@@ -93,8 +93,9 @@
 
 #ifdef __cplusplus
 extern "C" {
-/* Hidden, as the state is: the dynamic linker would give two objects of a process one copy of a function, and each its
- * own state. A child of fork could then write into its parent's ring. And a plug-in could not be unloaded. */
+/* Functions are hidden, as the state is. Otherwise the dynamic linker gives two objects of a process one copy of a
+ * function, while each object has its own state: a child of fork could write into its parent's ring. And a plug-in
+ * could not be unloaded. */
 #define DBUF__INLINE inline __attribute__((visibility("hidden")))
 #define DBUF__FUNCTION inline __attribute__((visibility("hidden")))
 #define DBUF__ASSERT(condition, text) static_assert(condition, text)
@@ -718,8 +719,9 @@ DBUF__FUNCTION void dbuf__fail_link(dbuf_producer *p, int error) {
  * too: it says nothing that its user may not know.
  */
 
-/* Whether a line can be written without a wait, and is no harm to a file of the program. A program may have opened a
- * file of data after it had closed descriptor 2; such a file is not open for appending. */
+/* Whether a line can be written without a wait, and does not damage a file of the program. A program that closes
+ * descriptor 2 may get this number for a file of data, which is usually not open for appending. A shell's `2>file` is
+ * not either, but was there when the program was loaded. */
 DBUF__FUNCTION int dbuf__takes_lines(void) {
     struct pollfd out = {STDERR_FILENO, POLLOUT, 0};
     struct stat status;

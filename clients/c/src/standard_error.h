@@ -6,8 +6,9 @@
  * too: it says nothing that its user may not know.
  */
 
-/* Whether a line can be written without a wait, and is no harm to a file of the program. A program may have opened a
- * file of data after it had closed descriptor 2; such a file is not open for appending. */
+/* Whether a line can be written without a wait, and does not damage a file of the program. A program that closes
+ * descriptor 2 may get this number for a file of data, which is usually not open for appending. A shell's `2>file` is
+ * not either, but was there when the program was loaded. */
 DBUF__FUNCTION int dbuf__takes_lines(void) {
     struct pollfd out = {STDERR_FILENO, POLLOUT, 0};
     struct stat status;
