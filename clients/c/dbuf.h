@@ -45,7 +45,7 @@
  * Why there is no DBUF_IMPLEMENTATION to define: any number of files of a program may include this one. What a program
  * or a shared object must have once (the count of forks, the thread's own producer) is a weak symbol, which the linker
  * merges. The functions are static in C and inline in C++. So each C file that sends has its own copy of them (22 to 26
- * KB), and a C file that sends nothing has some 60 bytes. Names that begin with dbuf__ or DBUF__ are internal.
+ * KB), and a C file that sends nothing has some 600 bytes. Names that begin with dbuf__ or DBUF__ are internal.
  *
  * clients/c/assemble makes this file from the files in clients/c/src. Change those.
  */
@@ -93,8 +93,11 @@
 
 #ifdef __cplusplus
 extern "C" {
-#define DBUF__INLINE inline
-#define DBUF__FUNCTION inline
+/* Functions are hidden, as the state is. Otherwise the dynamic linker gives two objects of a process one copy of a
+ * function, while each object has its own state: a child of fork could write into its parent's ring. And a plug-in
+ * could not be unloaded. */
+#define DBUF__INLINE inline __attribute__((visibility("hidden")))
+#define DBUF__FUNCTION inline __attribute__((visibility("hidden")))
 #define DBUF__ASSERT(condition, text) static_assert(condition, text)
 #define DBUF__THREAD __thread
 #else
@@ -411,16 +414,19 @@ struct dbuf_producer {
     /* Counts. Those of the current ring are in its words. */
     uint64_t persisted, durable, lost, refused, unconfirmed, not_stored_told, unconfirmed_told;
     uint64_t lost_full, lost_full_bytes, high_water, doorbells, waits, links;
-    uint64_t lost_reported;         /* of lost_full: a daemon has recorded them, or has an event that says so */
+    uint64_t lost_reported;         /* of lost_full: a daemon has recorded them, or an event says so */
+    uint64_t report, report_lost;   /* the number of the last such event, and how many losses it says */
     uint64_t first_ticks, first_ns; /* one moment by two clocks, for the rate of ticks */
-    pthread_t thread;               /* that made the last call which was not on the fast path */
+    pthread_t thread;               /* that made the last call which did more than the fast path */
     char error[320];                /* of dbuf_last_error() */
     char down_reason[320];          /* why the link ended, or could not be made */
 
     /* What a fork leaves as it is, from here to the end. All producers of the program are in one list. */
     dbuf_producer *next, **link;
     uint8_t is_closing;   /* one thread closes it, and no other may; under the list's lock */
-    uint8_t was_reported; /* it has been connected, or standard error says that it cannot be */
+    uint8_t is_gone;      /* its shared object is being unloaded: it only waits for its owner's dbuf_close() */
+    uint8_t is_own;       /* of a thread, for dbuf_log(): no one else closes it */
+    uint8_t was_reported; /* it has had a link, or standard error says that it cannot have one */
 
     /* Options. */
     int wait_ms, close_wait_ms;
@@ -432,15 +438,19 @@ struct dbuf_producer {
 
 /* What a program, or a shared object, has once. */
 typedef struct dbuf__process_state {
-    uint32_t forks;          /* between this process and the first one */
-    int barrier;             /* whether the daemon's barrier reaches this process: 0 unknown, 1 yes, -1 no */
-    pthread_mutex_t lock;    /* of the list; taken by open, close, fork and exit only */
-    dbuf_producer *first;    /* the list: a forked child closes its copies of these producers' descriptors */
-    int closers;             /* threads that close their own producer now; under the lock */
-    int is_ending;           /* exit handlers run, or the object is being unloaded */
-    void (*at_unload)(void); /* what to do when the object is unloaded; NULL: nothing */
-    pthread_once_t watches;  /* the handlers of fork and exit have been registered, */
-    int is_watched;          /* and that has succeeded: without them a child would use its parent's rings */
+    uint32_t forks;                  /* between this process and the first one */
+    int barrier;                     /* whether the daemon's barrier reaches this process: 0 unknown, 1 yes, -1 no */
+    pthread_mutex_t lock;            /* of the list; taken by open, connect, close, fork and exit only */
+    dbuf_producer *first;            /* the list: a forked child closes its copies of these producers' descriptors */
+    int closers;                     /* threads that close their own producer now; under the lock */
+    int is_ending;                   /* exit handlers run, or the object is being unloaded */
+    void (*at_unload)(void);         /* what to do when the object is unloaded; NULL: nothing */
+    dbuf__descriptor standard_error; /* what descriptor 2 was when the object was loaded */
+    int own_was_reported;            /* standard error says that a thread's own producer cannot have a link */
+    pthread_once_t watches_forks;    /* the handlers of fork have been registered, */
+    int has_fork_handlers;           /* and that has succeeded: without them a child would use its parent's rings */
+    pthread_once_t watches_end;      /* the same of the handlers of exit and of unloading */
+    int has_end_handlers;
     pthread_once_t makes_key;
     pthread_key_t key; /* its destructor closes a thread's own producer */
     int has_key;
@@ -454,8 +464,8 @@ extern dbuf__process_state dbuf__process;
 extern DBUF__THREAD dbuf_producer *dbuf__own;
 /* clang-format off */
 DBUF__ONCE dbuf__process_state dbuf__process = {
-    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, NULL, PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT, 0, 0,
-    {NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
+    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, NULL, {0, 0, 0}, 0, PTHREAD_ONCE_INIT, 0,
+    PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT, 0, 0, {NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
 /* clang-format on */
 DBUF__ONCE DBUF__THREAD dbuf_producer *dbuf__own = NULL;
 
@@ -476,6 +486,7 @@ enum { DBUF__WAIT_AS_OPTIONS = -1, DBUF__WAIT_NOT_AND_DO_NOT_COUNT = -2 };
 
 DBUF__FUNCTION int dbuf__send_parts(dbuf_producer *p, dbuf__parts *parts, int wait_ms);
 DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t look_time);
+DBUF__FUNCTION void dbuf__drop_link(dbuf_producer *p, const char *why);
 DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why);
 DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int timeout_ms);
 
@@ -640,71 +651,6 @@ DBUF__FUNCTION uint64_t dbuf__deadline(int wait_ms) {
     return dbuf__clock_ns(CLOCK_MONOTONIC) + (uint64_t)(wait_ms > 0 ? wait_ms : 0) * DBUF__MS;
 }
 
-/* ==== Standard error: the two lines that this file writes there, for losses that no return value shows.
- *
- * A line is one write(2). It is left out if it would block, or if descriptor 2 is closed. A setuid program writes it
- * too: it says nothing that its user may not know.
- */
-
-/* Writes a line, to which this adds the newline. */
-DBUF__FUNCTION void dbuf__write_line(const char *format, ...) DBUF__PRINTF(1, 2);
-DBUF__FUNCTION void dbuf__write_line(const char *format, ...) {
-    char line[512];
-    struct pollfd out = {STDERR_FILENO, POLLOUT, 0};
-    struct timespec at_once = {0, 0};
-    sigset_t broken_pipe, before, pending;
-    va_list arguments;
-    int length;
-    va_start(arguments, format);
-    length = vsnprintf(line, sizeof line - 1, format, arguments);
-    va_end(arguments);
-    if (length < 0 || poll(&out, 1, 0) != 1 || out.revents != POLLOUT) return;
-    if ((size_t)length > sizeof line - 2) length = (int)sizeof line - 2;
-    line[length] = '\n';
-    /* A pipe may lose its reader after poll(2). Its SIGPIPE is blocked and then taken, unless the program has one
-     * waiting. */
-    sigemptyset(&broken_pipe);
-    sigaddset(&broken_pipe, SIGPIPE);
-    sigpending(&pending);
-    if (pthread_sigmask(SIG_BLOCK, &broken_pipe, &before) != 0) return;
-    if (write(STDERR_FILENO, line, (size_t)length + 1) < 0 && errno == EPIPE && !sigismember(&pending, SIGPIPE))
-        sigtimedwait(&broken_pipe, NULL, &at_once);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-}
-
-/* What to do about an error of connect(2), where that is certain. */
-DBUF__FUNCTION const char *dbuf__remedy(int error) {
-    switch (error) {
-    case ENOENT:
-    case ECONNREFUSED: return " (is dbufd running?)";
-    case EACCES:
-        return " (the socket's mode does not let this user in: SocketMode= in dbufd.socket, or ingest.socket_mode)";
-    default: return "";
-    }
-}
-
-/* The daemon cannot be reached: says so once, until this producer has been connected. */
-DBUF__FUNCTION void dbuf__report_no_connection(dbuf_producer *p) {
-    if (p->was_reported) return;
-    p->was_reported = 1;
-    if (p->quiet) return;
-    dbuf__write_line("dbuf: %s; events %s", p->down_reason, p->fail_when_down ? "are dropped" : "wait in memory");
-}
-
-/* Events end with this producer, or have been lost, and no daemon knows. */
-DBUF__RACY DBUF__FUNCTION void dbuf__report_not_delivered(const dbuf_producer *p, uint64_t left, uint64_t lost) {
-    char reason[sizeof p->down_reason] = "";
-    const char *why = reason;
-    size_t i;
-    if (p->quiet || left + lost == 0) return;
-    /* Its last byte is always 0, also while another thread writes it. */
-    for (i = 0; i + 1 < sizeof reason && p->down_reason[i] != '\0'; i++) reason[i] = p->down_reason[i];
-    if (left == 0) why = "there was no room for them";
-    else if (p->stage == DBUF__RING) why = "dbufd closed the connection";
-    else if (i == 0) why = "dbufd has not answered in time";
-    dbuf__write_line("dbuf: %llu events not delivered: %s", (unsigned long long)(left + lost), why);
-}
-
 /* ==== Descriptors: held, and never mistaken for another file of the program.
  *
  * A daemon that starts closes all descriptors, and other programs close ranges of them. The number of a connection may
@@ -764,6 +710,100 @@ DBUF__FUNCTION int dbuf__holds_connection(dbuf_producer *p) {
 DBUF__FUNCTION void dbuf__fail_link(dbuf_producer *p, int error) {
     dbuf__say(p, "the connection to dbufd failed: %s", strerror(error));
     dbuf__end_link(p, NULL);
+}
+
+/* ==== Standard error: the two lines that this file writes there, for losses that no return value shows.
+ *
+ * A line is one write(2). It is left out if it would block, if descriptor 2 is closed, or if it seems to be a file of
+ * the program's data. A setuid program writes it
+ * too: it says nothing that its user may not know.
+ */
+
+/* Whether a line can be written without a wait, and does not damage a file of the program. A program that closes
+ * descriptor 2 may get this number for a file of data, which is usually not open for appending. A shell's `2>file` is
+ * not either, but was there when the program was loaded. */
+DBUF__FUNCTION int dbuf__takes_lines(void) {
+    struct pollfd out = {STDERR_FILENO, POLLOUT, 0};
+    struct stat status;
+    if (poll(&out, 1, 0) != 1 || out.revents != POLLOUT || fstat(STDERR_FILENO, &status) != 0) return 0;
+    return !S_ISREG(status.st_mode) || (fcntl(STDERR_FILENO, F_GETFL) & O_APPEND) != 0 ||
+           dbuf__is_held(&dbuf__process.standard_error);
+}
+
+/* Replaces control characters, also those of two bytes: a path or the daemon's text may contain them. */
+DBUF__FUNCTION void dbuf__make_plain(char *text) {
+    unsigned char *at;
+    for (at = (unsigned char *)text; *at != '\0'; at++) {
+        if (*at < ' ' || *at == 0x7F) *at = '?';
+        else if (*at == 0xC2 && at[1] >= 0x80 && at[1] < 0xA0) at[0] = at[1] = '?';
+    }
+}
+
+/* Writes a line, to which this adds the newline. */
+DBUF__FUNCTION void dbuf__write_line(const char *format, ...) DBUF__PRINTF(1, 2);
+DBUF__FUNCTION void dbuf__write_line(const char *format, ...) {
+    char line[512];
+    struct timespec at_once = {0, 0};
+    sigset_t broken_pipe, before, pending;
+    va_list arguments;
+    int length;
+    va_start(arguments, format);
+    length = vsnprintf(line, sizeof line - 1, format, arguments);
+    va_end(arguments);
+    if (length < 0 || !dbuf__takes_lines()) return;
+    if ((size_t)length > sizeof line - 2) length = (int)sizeof line - 2;
+    dbuf__make_plain(line);
+    line[length] = '\n';
+    /* A pipe may lose its reader after poll(2). Its SIGPIPE is blocked and then taken, unless the program has one
+     * waiting. */
+    sigemptyset(&broken_pipe);
+    sigaddset(&broken_pipe, SIGPIPE);
+    sigpending(&pending);
+    if (pthread_sigmask(SIG_BLOCK, &broken_pipe, &before) != 0) return;
+    if (write(STDERR_FILENO, line, (size_t)length + 1) < 0 && errno == EPIPE && !sigismember(&pending, SIGPIPE))
+        sigtimedwait(&broken_pipe, NULL, &at_once);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* What to do about an error of connect(2), where that is certain. */
+DBUF__FUNCTION const char *dbuf__remedy(int error) {
+    switch (error) {
+    case ENOENT:
+    case ECONNREFUSED: return " (is dbufd running?)";
+    case EACCES:
+        return " (the socket's mode does not let this user in: SocketMode= in dbufd.socket, or ingest.socket_mode)";
+    default: return "";
+    }
+}
+
+/* The daemon cannot be reached: says so once, until this producer has had a link. */
+DBUF__FUNCTION void dbuf__report_no_connection(dbuf_producer *p) {
+    if (p->was_reported) return;
+    p->was_reported = 1;
+    if (p->quiet) return;
+    /* A program may have many threads. */
+    if (p->is_own && __atomic_exchange_n(&dbuf__process.own_was_reported, 1, __ATOMIC_RELAXED)) return;
+    dbuf__write_line("dbuf: %s; events %s", p->down_reason, p->fail_when_down ? "are dropped" : "wait in memory");
+}
+
+/* Events end with this producer, or have been lost, and no daemon knows. */
+DBUF__RACY DBUF__FUNCTION void dbuf__report_not_delivered(const dbuf_producer *p, uint64_t left, uint64_t lost) {
+    char reason[sizeof p->down_reason] = "";
+    const char *why = reason;
+    size_t i;
+    if (p->quiet || left + lost == 0) return;
+    /* An event that reports losses is left, too: they count instead of it. */
+    if (p->report > p->events - left) {
+        left--;
+        lost += p->report_lost;
+    }
+    /* Its last byte is always 0, also while another thread writes it. */
+    for (i = 0; i + 1 < sizeof reason && p->down_reason[i] != '\0'; i++) reason[i] = p->down_reason[i];
+    if (left == 0) why = "there was no room for them";
+    else if (p->stage == DBUF__RING) why = "dbufd closed the connection";
+    else if (i == 0) why = "dbufd has not answered in time";
+    dbuf__write_line("dbuf: %llu event%s not delivered: %s", (unsigned long long)(left + lost),
+                     left + lost == 1 ? "" : "s", why);
 }
 
 /* ==== Records: events in the memory, written and read. */
@@ -1169,19 +1209,21 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
     if (p->socket[0] != '\0') memcpy(address.sun_path, p->socket, sizeof address.sun_path);
     else if (!dbuf__find_socket(address.sun_path, sizeof address.sun_path)) {
         dbuf__end_link(p, "the path of the daemon's socket is too long");
-        dbuf__report_no_connection(p);
         return;
     }
+    /* A child that another thread forks has either no such descriptor, or finds and closes it. */
+    pthread_mutex_lock(&dbuf__process.lock);
     dbuf__hold(&p->connection, dbuf__above_standard(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)));
+    pthread_mutex_unlock(&dbuf__process.lock);
     if (p->connection.number < 0 ||
         connect(p->connection.number, (const struct sockaddr *)&address, sizeof address) != 0) {
         int error = errno;
         dbuf__say(p, "cannot connect to %s: %s%s", address.sun_path, strerror(error), dbuf__remedy(error));
-        dbuf__end_link(p, NULL);
-        dbuf__report_no_connection(p);
+        /* A daemon that is there has many connections to accept first. */
+        if (error == EAGAIN) dbuf__drop_link(p, NULL);
+        else dbuf__end_link(p, NULL);
         return;
     }
-    p->was_reported = 1;
     if (p->asks_ring && !p->ring_is_bad) hello.compatible |= DBUF__FEATURE_RING;
     memcpy(opening, DBUF__MAGIC, DBUF__MAGIC_BYTES);
     p->stage = DBUF__GREETING;
@@ -1195,6 +1237,7 @@ DBUF__FUNCTION void dbuf__open_frames(dbuf_producer *p) {
     dbuf__record record;
     p->stage = DBUF__FRAMES;
     p->links++;
+    p->was_reported = 1;
     p->down_reason[0] = '\0';
     p->send_at = p->tail;
     p->send_number = p->taken + 1;
@@ -1343,11 +1386,15 @@ DBUF__FUNCTION void dbuf__send_losses(dbuf_producer *p) {
     char text[128];
     uint64_t at, end, lost = p->lost_full - p->lost_reported;
     dbuf__parts e = {DBUF_WARNING, text, 0, NULL, 0, NULL, 0, 0, 0};
-    if (lost == 0 || p->claim_is_open) return;
-    e.payload_bytes = (size_t)snprintf(
-        text, sizeof text, "dbuf: %llu events were lost here: there was no room for them", (unsigned long long)lost);
+    /* One at a time: if the last one is never delivered, the close says what it would have said. */
+    if (lost == 0 || p->claim_is_open || p->report > p->taken) return;
+    e.payload_bytes =
+        (size_t)snprintf(text, sizeof text, "dbuf: %llu event%s lost here: there was no room for %s",
+                         (unsigned long long)lost, lost == 1 ? " was" : "s were", lost == 1 ? "it" : "them");
     if (!dbuf__find_room(p, e.payload_bytes, &at, &end)) return;
     p->lost_reported = p->lost_full;
+    p->report = p->events + 1;
+    p->report_lost = lost;
     /* If a ring comes later, its header counts only later losses. */
     p->words->lost_bytes_told = p->words->lost_bytes;
     p->words->lost_events_told = p->words->lost_events;
@@ -1475,7 +1522,7 @@ DBUF__FUNCTION void dbuf__granted(dbuf_producer *p) {
     if (dbuf__is_held(&p->memory)) words = dbuf__map_ring(p, p->memory.number);
     if (words == NULL) {
         p->ring_is_bad = 1; /* the next connection is asked for frames */
-        dbuf__end_link(p, "dbufd gave a ring that cannot be used");
+        dbuf__drop_link(p, "dbufd gave a ring that cannot be used");
         p->retry_at_ns = 0;
         return;
     }
@@ -1493,6 +1540,7 @@ DBUF__FUNCTION void dbuf__granted(dbuf_producer *p) {
     dbuf__release(&p->memory);
     p->stage = DBUF__RING;
     p->links++;
+    p->was_reported = 1;
     p->down_reason[0] = '\0';
     p->base = p->taken;
     p->tail = 0;
@@ -1559,8 +1607,9 @@ DBUF__FUNCTION void dbuf__take_back_ring(dbuf_producer *p) {
 
 /* ==== The link: kept up, waited for, and ended. */
 
-/* Ends the link, or notes that none could be made. A `why` of NULL: dbuf_last_error() has the reason already. */
-DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
+/* Ends the link, or notes that none could be made, and writes no line. A `why` of NULL: dbuf_last_error() has the
+ * reason already. */
+DBUF__FUNCTION void dbuf__drop_link(dbuf_producer *p, const char *why) {
     int had_link = p->stage == DBUF__RING || p->stage == DBUF__FRAMES;
     uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
     if (why != NULL) dbuf__say(p, "%s", why);
@@ -1580,18 +1629,30 @@ DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
     }
 }
 
+/* The same, because the daemon has failed. */
+DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
+    dbuf__drop_link(p, why);
+    dbuf__report_no_connection(p);
+}
+
+/* Whether the daemon has taken everything from the ring, and has recorded the losses that the header counts. */
+DBUF__FUNCTION int dbuf__is_drained(const dbuf_producer *p) {
+    return dbuf__seen_tail(p) == p->head &&
+           __atomic_load_n(&p->words->lost_events_told, __ATOMIC_RELAXED) == p->words->lost_events;
+}
+
 /* Ends the link because this side has lost a descriptor, while the daemon may be there. The daemon sees the
- * connection's end and takes what lies in the ring. What it takes must not be sent again, so this waits until tail has
- * reached head. If it has not within DBUF__LAST_TAKE_NS, the daemon has ended the ring before, or is gone: the rest is
- * sent again. */
+ * connection's end, takes what lies in the ring and records its losses. What it has must not be sent again, so this
+ * waits until it has everything. If it has not within DBUF__LAST_TAKE_NS, the daemon has ended the ring before, or is
+ * gone: the rest is sent again. */
 DBUF__FUNCTION void dbuf__leave(dbuf_producer *p, const char *why) {
     uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns + DBUF__LAST_TAKE_NS;
     dbuf__release_all(p);
-    while (p->stage == DBUF__RING && dbuf__seen_tail(p) != p->head && now_ns < until_ns) {
+    while (p->stage == DBUF__RING && !dbuf__is_drained(p) && now_ns < until_ns) {
         poll(NULL, 0, 1);
         now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
     }
-    dbuf__end_link(p, why);
+    dbuf__drop_link(p, why);
     /* The daemon has not failed: the next attempt need not wait. */
     p->retry_at_ns = now_ns;
 }
@@ -1632,6 +1693,8 @@ DBUF__INLINE int dbuf__timeout_ms(const dbuf_producer *p, int wait_ms) {
 /* After a publish in a ring: rings the doorbell if that is due, and looks now and then whether the daemon is there. */
 DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t look_time) {
     int saved = errno;
+    /* Before the ring can end here: dbuf__report_unclosed() reads no memory that another thread may replace. */
+    p->thread = pthread_self();
     if (p->stage != DBUF__RING) return;
     if (dbuf__is_bell_due(p, state)) {
         dbuf__ring_bell(p);
@@ -1708,11 +1771,29 @@ DBUF__FUNCTION void dbuf__in_child(void) {
 DBUF__FUNCTION void dbuf__at_exit(void);
 DBUF__FUNCTION void dbuf__at_unload(void);
 
-/* Registers the handlers. The C library forgets those of a shared object when the object is unloaded. */
-DBUF__FUNCTION void dbuf__watch(void) {
+/* The C library forgets the handlers of a shared object when the object is unloaded. */
+DBUF__FUNCTION void dbuf__watch_forks(void) {
+    dbuf__hold(&dbuf__process.standard_error, STDERR_FILENO);
+    dbuf__process.has_fork_handlers = pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child) == 0;
+}
+
+DBUF__FUNCTION void dbuf__watch_end(void) {
     dbuf__process.at_unload = dbuf__at_unload;
-    dbuf__process.is_watched =
-        pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child) == 0 && atexit(dbuf__at_exit) == 0;
+    dbuf__process.has_end_handlers = atexit(dbuf__at_exit) == 0;
+}
+
+/* Registers the handlers of fork before the program can register its own. So the list is locked after all handlers of
+ * the program that run before the fork: one of them may wait for a thread that opens a producer. And a child is known
+ * as such before a handler of the program sends in it. Each file has this function; its first call does the work. */
+static __attribute__((constructor(101))) void dbuf__load(void) {
+    pthread_once(&dbuf__process.watches_forks, dbuf__watch_forks);
+}
+
+/* Whether all handlers are registered. A producer that is opened before dbuf__load() registers those of fork itself. */
+DBUF__FUNCTION int dbuf__is_watched(void) {
+    dbuf__load();
+    pthread_once(&dbuf__process.watches_end, dbuf__watch_end);
+    return dbuf__process.has_fork_handlers && dbuf__process.has_end_handlers;
 }
 
 DBUF__FUNCTION void dbuf__enlist(dbuf_producer *p) {
@@ -1724,10 +1805,13 @@ DBUF__FUNCTION void dbuf__enlist(dbuf_producer *p) {
     pthread_mutex_unlock(&dbuf__process.lock);
 }
 
+/* Strikes a producer off the list, and closes its descriptors under the same lock: a child that another thread forks
+ * between the two would keep them. */
 DBUF__FUNCTION void dbuf__strike_off(dbuf_producer *p) {
     pthread_mutex_lock(&dbuf__process.lock);
     *p->link = p->next;
     if (p->next != NULL) p->next->link = p->link;
+    dbuf__release_all(p);
     pthread_mutex_unlock(&dbuf__process.lock);
 }
 
@@ -1776,6 +1860,7 @@ DBUF__FUNCTION int dbuf__renew_after_fork(dbuf_producer *p) {
     int error;
     p->thread = pthread_self();
     if (DBUF__LIKELY(p->forks == dbuf__process.forks)) return 0;
+    if (p->is_gone) return dbuf__fail(p, DBUF_ERR_NO_DAEMON);
     dbuf__let_go(p);
     error = dbuf__begin(p);
     if (error == 0) dbuf__tend(p, DBUF__OPEN_TIMEOUT_MS);
@@ -1789,15 +1874,14 @@ DBUF__FUNCTION int dbuf__are_options_valid(const dbuf_options *o) {
            (o->socket == NULL || strlen(o->socket) < sizeof(((struct sockaddr_un *)0)->sun_path));
 }
 
-DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *options) {
+DBUF__FUNCTION int dbuf__open(dbuf_producer **producer, const dbuf_options *options, int is_own) {
     dbuf_options defaults = dbuf_options_default();
     const dbuf_options *o = options != NULL ? options : &defaults;
     int saved = errno, error = 0;
     dbuf_producer *p;
     *producer = NULL;
     if (!dbuf__are_options_valid(o)) return DBUF_ERR_INVALID;
-    pthread_once(&dbuf__process.watches, dbuf__watch);
-    p = dbuf__process.is_watched ? (dbuf_producer *)calloc(1, sizeof *p) : NULL;
+    p = dbuf__is_watched() ? (dbuf_producer *)calloc(1, sizeof *p) : NULL;
     if (p == NULL) {
         errno = saved;
         return DBUF_ERR_NO_MEMORY;
@@ -1810,6 +1894,7 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     p->asks_ring = !o->no_ring;
     p->populate = o->populate != 0;
     p->quiet = o->quiet != 0;
+    p->is_own = is_own != 0;
     if (o->socket != NULL) memcpy(p->socket, o->socket, strlen(o->socket) + 1);
     if (o->name != NULL) {
         p->name_bytes = (uint8_t)strlen(o->name);
@@ -1823,6 +1908,10 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     else dbuf__free(p);
     errno = saved;
     return error;
+}
+
+DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *options) {
+    return dbuf__open(producer, options, 0);
 }
 
 /* ==== Sending: room for events, and events that are not on the fast path. */
@@ -2268,8 +2357,22 @@ DBUF__FUNCTION void dbuf__at_exit(void) {
     errno = saved;
 }
 
+/* Ends a producer for good and keeps it until its owner closes it: a destructor of a static object, or an exit handler
+ * of the unloaded object, runs later and may call dbuf_send() and dbuf_close(). A thread's own producer has no other
+ * owner. */
+DBUF__FUNCTION void dbuf__retire(dbuf_producer *p) {
+    if (p->is_own) {
+        dbuf_close(p);
+        return;
+    }
+    if (p->forks == dbuf__process.forks) dbuf__deliver(p);
+    dbuf__let_go(p);
+    p->is_gone = 1;
+    p->forks = dbuf__process.forks - 1; /* no call uses its memory, which is gone */
+}
+
 /* When the shared object of this code is unloaded. A thread that ends later must not run the destructor of its key,
- * whose code is gone. No thread calls this code any more, so all producers that are still open are closed here. */
+ * whose code is gone. No other thread calls this code any more, so all producers that are still open end here. */
 DBUF__FUNCTION void dbuf__at_unload(void) {
     uint64_t until_ns = dbuf__deadline(DBUF__UNLOAD_TIMEOUT_MS);
     int saved = errno;
@@ -2285,7 +2388,7 @@ DBUF__FUNCTION void dbuf__at_unload(void) {
         if (p != NULL) p->is_closing = 1;
         closers = dbuf__process.closers;
         pthread_mutex_unlock(&dbuf__process.lock);
-        if (p != NULL) dbuf_close(p);
+        if (p != NULL) dbuf__retire(p);
         /* A destructor that began before the key was deleted is still running. */
         else if (closers > 0 && dbuf__clock_ns(CLOCK_MONOTONIC) < until_ns) poll(NULL, 0, 1);
         else break;
@@ -2336,7 +2439,7 @@ DBUF__FUNCTION int dbuf__close_own_later(void) {
 /* Opens this thread's own producer. */
 DBUF__FUNCTION int dbuf__open_own(void) {
     int saved = errno, error;
-    error = dbuf_open(&dbuf__own, dbuf__process.has_log_options ? &dbuf__process.log_options : NULL);
+    error = dbuf__open(&dbuf__own, dbuf__process.has_log_options ? &dbuf__process.log_options : NULL, 1);
     /* Otherwise it would outlive its thread, and lose what it keeps without a word. */
     if (error == 0 && !dbuf__close_own_later()) {
         dbuf__close_own(dbuf__own);

@@ -119,7 +119,10 @@ fn events_go_by_frames_where_the_ring_is_refused() {
     // Before it comes the report of what was lost: by frames only the client can say it.
     let lost = driver.count("lost_full");
     let (is, event) = line.read_event();
-    let text = format!("dbuf: {lost} events were lost here: there was no room for them");
+    let text = match lost {
+        1 => "dbuf: 1 event was lost here: there was no room for it".into(),
+        _ => format!("dbuf: {lost} events were lost here: there was no room for them"),
+    };
     assert_eq!((is, event.pri, event.payload), (sent + 1, 4, text.into_bytes()));
     assert_eq!(line.read_event().0, sent + 2);
     assert_eq!(driver.count("persisted"), sent - 1);

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use dbuf_wire::frames::{Code, Event, Fault, Frame, Level, MAGIC, Welcome, feature, fields};
 use dbuf_wire::ring::record::{self, HEAD_BYTES, RecordHead, Stamp};
@@ -36,6 +37,14 @@ pub(crate) fn program(name: &str) -> PathBuf {
     let built = &BUILT[usize::from(name == "driver")];
     let checks = ["-std=c11", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"];
     built.get_or_init(|| c::build(name, &checks)).clone()
+}
+
+/// Builds a program of clients/c/tests for one test.
+pub(crate) fn build(folder: &Path, compiler: &str, flags: &[&str], source: &str) -> PathBuf {
+    let to = folder.join(source.replace('.', "-"));
+    let source = Path::new(c::FOLDER).join("tests").join(source);
+    c::compile(compiler, flags, &source, &to).unwrap_or_else(|report| panic!("{report}"));
+    to
 }
 
 pub(crate) fn command(name: &str) -> Command {
@@ -103,6 +112,11 @@ impl Driver {
         self.from.read_line(&mut line).expect("the driver answers");
         assert!(line.ends_with('\n'), "the driver has died: {:?}: {}", self.child.wait(), self.errors());
         line.trim_end().to_string()
+    }
+
+    pub(crate) fn answers_within(&mut self, time: Duration) -> bool {
+        let limit = Timespec::try_from(time).expect("a time");
+        poll(&mut [PollFd::new(self.from.get_ref(), PollFlags::IN)], Some(&limit)).expect("a pipe") == 1
     }
 
     pub(crate) fn ask(&mut self, line: &str) -> String {

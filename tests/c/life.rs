@@ -4,16 +4,17 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use dbuf_wire::frames::Level;
+use dbuf_wire::frames::{Code, Level};
 use dbuf_wire::ring::{flag, state};
 
 use crate::harness::*;
-use crate::support::Home;
+use crate::support::{Home, TIMEOUT};
 
 const NO_FILE: &str = "No such file or directory (is dbufd running?)";
 const NO_PERMISSION: &str = "Permission denied (the socket's mode does not let this user in: \
@@ -79,11 +80,41 @@ fn a_socket_that_does_not_let_the_user_in_is_not_mistaken_for_a_daemon_that_is_d
 }
 
 #[test]
+fn a_daemon_that_has_not_accepted_earlier_connections_yet_is_no_failure() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    // The queue has room for one connection.
+    rustix::net::listen(fake.listener.as_ref().expect("it listens"), 0).expect("it listens");
+    let first = UnixStream::connect(fake.path()).expect("a connection");
+    driver.ok(&fake.open(0, "-"));
+    assert_eq!(driver.ask("error"), cannot_connect(&fake, "Resource temporarily unavailable"));
+    driver.ok("send 9");
+    drop(fake.listener.as_ref().expect("it listens").accept().expect("the first"));
+    drop(first);
+    driver.tell("until ring");
+    let mut ring = fake.give_ring();
+    assert_eq!(driver.answer(), "0");
+    assert_eq!(ring.numbers(), [1]);
+    assert_eq!(driver.errors(), "");
+}
+
+#[test]
+fn a_daemon_that_gives_no_link_is_a_failure() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    driver.tell(&fake.open(0, "-"));
+    drop(fake.accept());
+    assert_eq!(driver.answer(), "0");
+    assert_eq!(driver.errors(), "dbuf: dbufd closed the connection; events wait in memory\n");
+}
+
+#[test]
 fn what_is_not_delivered_is_said_at_close_and_at_the_end_of_a_thread_and_of_the_program() {
     let mut fake = Fake::new();
     fake.stop();
     let why = cannot_connect(&fake, NO_FILE);
-    let left = |events: u64| format!("dbuf: {events} events not delivered: {why}\n");
+    let left = |events: u64| match events {
+        1 => format!("dbuf: 1 event not delivered: {why}\n"),
+        _ => format!("dbuf: {events} events not delivered: {why}\n"),
+    };
     let begin = format!("dbuf: {why}; events wait in memory\n");
 
     let mut driver = Driver::new();
@@ -106,8 +137,11 @@ fn what_is_not_delivered_is_said_at_close_and_at_the_end_of_a_thread_and_of_the_
     driver.ok(&fake.open(0, "-"));
     driver.ok("log hello");
     assert_eq!(driver.errors(), begin.clone() + &begin + &left(1), "the thread is over");
+    driver.ok("log hello");
+    let second = begin.clone() + &begin + &left(1) + &left(1);
+    assert_eq!(driver.errors(), second, "another thread need not say why, too");
     driver.ok("send 100 7");
-    assert_eq!(driver.end(), begin.clone() + &begin + &left(1) + &left(7), "the program has closed nothing");
+    assert_eq!(driver.end(), second + &left(7), "the program has closed nothing");
 
     let mut driver = Driver::new();
     driver.ok(&fake.open(0, "q"));
@@ -130,6 +164,20 @@ fn a_program_that_closes_nothing_says_nothing_if_a_ring_has_its_events_and_says_
     fake.stop();
     drop(ring);
     assert_eq!(driver.end(), "dbuf: 3 events not delivered: dbufd closed the connection\n");
+}
+
+/// That thread may be replacing the memory while the program ends.
+#[test]
+fn the_end_of_a_program_does_not_read_a_ring_that_another_thread_has_used_last() {
+    let (mut fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    ring.consumer.set_state(state::ASLEEP);
+    driver.ok("elsewhere 100");
+    assert_eq!(ring.rings(), 1);
+    fake.stop();
+    drop(ring);
+    // The same thread as before would count the event that the daemon has not taken.
+    assert_eq!(driver.end(), "");
 }
 
 #[test]
@@ -173,11 +221,40 @@ fn by_frames_the_close_says_what_was_lost_only_if_no_event_says_it() {
         line.read_event();
     }
     line.ack(Level::Persisted, sent);
-    let text = b"dbuf: 1 events were lost here: there was no room for them".to_vec();
+    let text = b"dbuf: 1 event was lost here: there was no room for it".to_vec();
     assert_eq!(line.read_event().1.payload, text);
     line.ack(Level::Persisted, sent + 1);
     assert_eq!(driver.answer(), "0");
     assert_eq!(driver.errors(), "");
+}
+
+#[test]
+fn an_event_that_reports_losses_and_is_not_delivered_counts_as_the_losses() {
+    let (mut fake, mut driver) = (Fake::new(), Driver::new());
+    let mut line = fake.with_frames(&mut driver, 0);
+    let sent: u64 = driver.ask("fill 1000").parse().expect("a number");
+    for _ in 0..3 {
+        driver.expect("send 1000", FULL);
+    }
+    driver.tell(&format!("within 1000 {}", TIMEOUT.as_millis()));
+    for _ in 0..sent {
+        line.read_event();
+    }
+    line.ack(Level::Persisted, sent);
+    assert_eq!(line.read_event().1.payload, b"dbuf: 3 events were lost here: there was no room for them");
+    assert_eq!((line.read_event().0, driver.answer()), (sent + 2, "0".into()));
+    // Later losses wait until that report is acknowledged.
+    driver.ask("fill 1000");
+    driver.expect("send 1000", FULL);
+    fake.stop();
+    drop(line);
+    driver.ok("until none");
+    driver.ok("closing 0");
+    let left = driver.count("events") - sent;
+    assert_eq!(driver.ask("close"), TIMED_OUT);
+    let events = left - 1 + 3 + 1;
+    let why = cannot_connect(&fake, NO_FILE);
+    assert_eq!(driver.errors(), format!("dbuf: {events} events not delivered: {why}\n"));
 }
 
 /// Standard error that takes nothing: its reader is gone, it is full, or it is closed.
@@ -205,6 +282,36 @@ fn standard_error_that_takes_nothing_neither_blocks_nor_ends_the_program() {
         assert_eq!(driver.ask("close"), TIMED_OUT, "{kind}");
         drop(reader);
     }
+}
+
+#[test]
+fn a_file_of_data_that_is_open_in_place_of_standard_error_gets_no_line() {
+    let mut fake = Fake::new();
+    fake.stop();
+    let line = format!("dbuf: {}; events wait in memory\n", cannot_connect(&fake, NO_FILE));
+    for (how, wanted) in [("not", ""), ("append", line.as_str())] {
+        let (mut driver, file) = (Driver::new(), fake.folder.path().join(how));
+        driver.ok(&format!("errors_to {how} {}", file.display()));
+        driver.ok(&fake.open(0, "-"));
+        assert_eq!(fs::read_to_string(&file).expect("a file"), wanted, "{how}");
+    }
+}
+
+#[test]
+fn a_line_on_standard_error_has_no_control_characters() {
+    let (mut driver, mut fake) = (Driver::new(), Fake::new());
+    let path = fake.folder.path().join("\u{1b}[1m\u{7f}\u{9b}ü");
+    driver.ok(&format!("open {} {CAPACITY} 0 -", path.display()));
+    let plain = format!("{}/?[1m???ü", fake.folder.path().display());
+    let line = format!("dbuf: cannot connect to {plain}: {NO_FILE}; events wait in memory\n");
+    assert_eq!(driver.errors(), line);
+    // The daemon's words.
+    let mut driver = Driver::new();
+    driver.tell(&fake.open(0, "-"));
+    fake.accept().error(Code::Busy, 0, 0, "busy\r\n");
+    assert_eq!(driver.answer(), "0");
+    assert_eq!(driver.errors(), "dbuf: dbufd: busy??; events wait in memory\n");
+    fake.stop();
 }
 
 /// A program whose standard error is closed writes its errors into the descriptor that has this number.
@@ -251,6 +358,37 @@ fn a_childs_events_are_in_its_ring_before_it_can_leave_by_exit() {
     assert_eq!(driver.answer(), "0");
     assert_eq!(of_child.numbers(), numbers(4..=103));
     assert_eq!(ring.numbers(), [1, 2, 3]);
+}
+
+fn forks(how: &str, fake: &Fake) -> Driver {
+    let folder = fake.folder.path();
+    let flags = ["-std=gnu11", "-O1", "-g", "-pthread"];
+    let mut command = Command::new(build(folder, "gcc", &flags, "forks.c"));
+    Driver::of(command.arg(how).arg(fake.path()).stdin(Stdio::null()).stdout(Stdio::piped()))
+}
+
+fn payloads(ring: &mut Ring) -> Vec<String> {
+    ring.take_all().into_iter().map(|event| String::from_utf8(event.payload).expect("text")).collect()
+}
+
+#[test]
+fn fork_handlers_of_the_program_may_lock_and_send() {
+    let fake = Fake::new();
+    let mut driver = forks("handlers", &fake);
+    let mut rings = [(); 3].map(|()| fake.give_ring());
+    assert_eq!(driver.answer(), "0");
+    // The producer that was opened first, the thread's own, and the child's.
+    assert_eq!(rings.each_mut().map(payloads), [["parent"], ["thread"], ["child"]]);
+}
+
+#[test]
+fn a_child_that_another_thread_forks_has_no_connection_of_a_producer_that_opens_or_closes() {
+    for moment in ["close", "open"] {
+        let fake = Fake::new();
+        let mut driver = forks(moment, &fake);
+        let _ring = fake.give_ring();
+        assert_eq!(driver.answer(), "0", "{moment}: sockets of the child");
+    }
 }
 
 #[test]
@@ -350,6 +488,28 @@ fn events_that_the_daemon_still_takes_from_a_ring_that_is_left_are_not_sent_agai
     assert_eq!(driver.answer(), "0");
     driver.ok("send 100");
     assert_eq!(next.numbers(), [6]);
+}
+
+#[test]
+fn losses_that_the_daemon_still_records_from_a_ring_that_is_left_are_not_reported_again() {
+    let (fake, mut driver) = (Fake::new(), Driver::new());
+    let mut ring = fake.with_ring(&mut driver, 0, "-");
+    driver.ask("fill 1000");
+    driver.expect("send 1000", FULL);
+    driver.ok("replace nothing");
+    driver.tell("until none");
+    // The client waits by now. The daemon records the losses after the events, and is slow.
+    std::thread::sleep(Duration::from_millis(30));
+    ring.take_all();
+    assert!(!driver.answers_within(Duration::from_millis(20)), "the losses are not recorded yet");
+    let losses = ring.consumer.losses().expect("a count");
+    assert_eq!(losses, (1, 1000));
+    ring.consumer.take_losses(losses);
+    assert_eq!(driver.answer(), "0");
+    driver.tell("until ring");
+    let next = fake.give_ring();
+    assert_eq!(driver.answer(), "0");
+    assert_eq!(next.consumer.losses(), Ok((0, 0)));
 }
 
 #[test]

@@ -105,8 +105,22 @@ DBUF__FUNCTION void dbuf__at_exit(void) {
     errno = saved;
 }
 
+/* Ends a producer for good and keeps it until its owner closes it: a destructor of a static object, or an exit handler
+ * of the unloaded object, runs later and may call dbuf_send() and dbuf_close(). A thread's own producer has no other
+ * owner. */
+DBUF__FUNCTION void dbuf__retire(dbuf_producer *p) {
+    if (p->is_own) {
+        dbuf_close(p);
+        return;
+    }
+    if (p->forks == dbuf__process.forks) dbuf__deliver(p);
+    dbuf__let_go(p);
+    p->is_gone = 1;
+    p->forks = dbuf__process.forks - 1; /* no call uses its memory, which is gone */
+}
+
 /* When the shared object of this code is unloaded. A thread that ends later must not run the destructor of its key,
- * whose code is gone. No thread calls this code any more, so all producers that are still open are closed here. */
+ * whose code is gone. No other thread calls this code any more, so all producers that are still open end here. */
 DBUF__FUNCTION void dbuf__at_unload(void) {
     uint64_t until_ns = dbuf__deadline(DBUF__UNLOAD_TIMEOUT_MS);
     int saved = errno;
@@ -122,7 +136,7 @@ DBUF__FUNCTION void dbuf__at_unload(void) {
         if (p != NULL) p->is_closing = 1;
         closers = dbuf__process.closers;
         pthread_mutex_unlock(&dbuf__process.lock);
-        if (p != NULL) dbuf_close(p);
+        if (p != NULL) dbuf__retire(p);
         /* A destructor that began before the key was deleted is still running. */
         else if (closers > 0 && dbuf__clock_ns(CLOCK_MONOTONIC) < until_ns) poll(NULL, 0, 1);
         else break;

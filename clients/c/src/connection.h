@@ -12,19 +12,21 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
     if (p->socket[0] != '\0') memcpy(address.sun_path, p->socket, sizeof address.sun_path);
     else if (!dbuf__find_socket(address.sun_path, sizeof address.sun_path)) {
         dbuf__end_link(p, "the path of the daemon's socket is too long");
-        dbuf__report_no_connection(p);
         return;
     }
+    /* A child that another thread forks has either no such descriptor, or finds and closes it. */
+    pthread_mutex_lock(&dbuf__process.lock);
     dbuf__hold(&p->connection, dbuf__above_standard(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)));
+    pthread_mutex_unlock(&dbuf__process.lock);
     if (p->connection.number < 0 ||
         connect(p->connection.number, (const struct sockaddr *)&address, sizeof address) != 0) {
         int error = errno;
         dbuf__say(p, "cannot connect to %s: %s%s", address.sun_path, strerror(error), dbuf__remedy(error));
-        dbuf__end_link(p, NULL);
-        dbuf__report_no_connection(p);
+        /* A daemon that is there has many connections to accept first. */
+        if (error == EAGAIN) dbuf__drop_link(p, NULL);
+        else dbuf__end_link(p, NULL);
         return;
     }
-    p->was_reported = 1;
     if (p->asks_ring && !p->ring_is_bad) hello.compatible |= DBUF__FEATURE_RING;
     memcpy(opening, DBUF__MAGIC, DBUF__MAGIC_BYTES);
     p->stage = DBUF__GREETING;
@@ -38,6 +40,7 @@ DBUF__FUNCTION void dbuf__open_frames(dbuf_producer *p) {
     dbuf__record record;
     p->stage = DBUF__FRAMES;
     p->links++;
+    p->was_reported = 1;
     p->down_reason[0] = '\0';
     p->send_at = p->tail;
     p->send_number = p->taken + 1;
@@ -186,11 +189,15 @@ DBUF__FUNCTION void dbuf__send_losses(dbuf_producer *p) {
     char text[128];
     uint64_t at, end, lost = p->lost_full - p->lost_reported;
     dbuf__parts e = {DBUF_WARNING, text, 0, NULL, 0, NULL, 0, 0, 0};
-    if (lost == 0 || p->claim_is_open) return;
-    e.payload_bytes = (size_t)snprintf(
-        text, sizeof text, "dbuf: %llu events were lost here: there was no room for them", (unsigned long long)lost);
+    /* One at a time: if the last one is never delivered, the close says what it would have said. */
+    if (lost == 0 || p->claim_is_open || p->report > p->taken) return;
+    e.payload_bytes =
+        (size_t)snprintf(text, sizeof text, "dbuf: %llu event%s lost here: there was no room for %s",
+                         (unsigned long long)lost, lost == 1 ? " was" : "s were", lost == 1 ? "it" : "them");
     if (!dbuf__find_room(p, e.payload_bytes, &at, &end)) return;
     p->lost_reported = p->lost_full;
+    p->report = p->events + 1;
+    p->report_lost = lost;
     /* If a ring comes later, its header counts only later losses. */
     p->words->lost_bytes_told = p->words->lost_bytes;
     p->words->lost_events_told = p->words->lost_events;

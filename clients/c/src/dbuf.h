@@ -45,7 +45,7 @@
  * Why there is no DBUF_IMPLEMENTATION to define: any number of files of a program may include this one. What a program
  * or a shared object must have once (the count of forks, the thread's own producer) is a weak symbol, which the linker
  * merges. The functions are static in C and inline in C++. So each C file that sends has its own copy of them (22 to 26
- * KB), and a C file that sends nothing has some 60 bytes. Names that begin with dbuf__ or DBUF__ are internal.
+ * KB), and a C file that sends nothing has some 600 bytes. Names that begin with dbuf__ or DBUF__ are internal.
  *
  * clients/c/assemble makes this file from the files in clients/c/src. Change those.
  */
@@ -60,8 +60,8 @@
 #include "memory.h"
 #include "fast_path.h"
 #include "tools.h"
-#include "standard_error.h"
 #include "descriptor.h"
+#include "standard_error.h"
 #include "record.h"
 #include "frames.h"
 #include "paths.h"

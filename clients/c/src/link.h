@@ -1,8 +1,9 @@
 
 /* ==== The link: kept up, waited for, and ended. */
 
-/* Ends the link, or notes that none could be made. A `why` of NULL: dbuf_last_error() has the reason already. */
-DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
+/* Ends the link, or notes that none could be made, and writes no line. A `why` of NULL: dbuf_last_error() has the
+ * reason already. */
+DBUF__FUNCTION void dbuf__drop_link(dbuf_producer *p, const char *why) {
     int had_link = p->stage == DBUF__RING || p->stage == DBUF__FRAMES;
     uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
     if (why != NULL) dbuf__say(p, "%s", why);
@@ -22,18 +23,30 @@ DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
     }
 }
 
+/* The same, because the daemon has failed. */
+DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why) {
+    dbuf__drop_link(p, why);
+    dbuf__report_no_connection(p);
+}
+
+/* Whether the daemon has taken everything from the ring, and has recorded the losses that the header counts. */
+DBUF__FUNCTION int dbuf__is_drained(const dbuf_producer *p) {
+    return dbuf__seen_tail(p) == p->head &&
+           __atomic_load_n(&p->words->lost_events_told, __ATOMIC_RELAXED) == p->words->lost_events;
+}
+
 /* Ends the link because this side has lost a descriptor, while the daemon may be there. The daemon sees the
- * connection's end and takes what lies in the ring. What it takes must not be sent again, so this waits until tail has
- * reached head. If it has not within DBUF__LAST_TAKE_NS, the daemon has ended the ring before, or is gone: the rest is
- * sent again. */
+ * connection's end, takes what lies in the ring and records its losses. What it has must not be sent again, so this
+ * waits until it has everything. If it has not within DBUF__LAST_TAKE_NS, the daemon has ended the ring before, or is
+ * gone: the rest is sent again. */
 DBUF__FUNCTION void dbuf__leave(dbuf_producer *p, const char *why) {
     uint64_t now_ns = dbuf__clock_ns(CLOCK_MONOTONIC), until_ns = now_ns + DBUF__LAST_TAKE_NS;
     dbuf__release_all(p);
-    while (p->stage == DBUF__RING && dbuf__seen_tail(p) != p->head && now_ns < until_ns) {
+    while (p->stage == DBUF__RING && !dbuf__is_drained(p) && now_ns < until_ns) {
         poll(NULL, 0, 1);
         now_ns = dbuf__clock_ns(CLOCK_MONOTONIC);
     }
-    dbuf__end_link(p, why);
+    dbuf__drop_link(p, why);
     /* The daemon has not failed: the next attempt need not wait. */
     p->retry_at_ns = now_ns;
 }
@@ -74,6 +87,8 @@ DBUF__INLINE int dbuf__timeout_ms(const dbuf_producer *p, int wait_ms) {
 /* After a publish in a ring: rings the doorbell if that is due, and looks now and then whether the daemon is there. */
 DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t look_time) {
     int saved = errno;
+    /* Before the ring can end here: dbuf__report_unclosed() reads no memory that another thread may replace. */
+    p->thread = pthread_self();
     if (p->stage != DBUF__RING) return;
     if (dbuf__is_bell_due(p, state)) {
         dbuf__ring_bell(p);

@@ -35,7 +35,7 @@ DBUF__FUNCTION int dbuf__close_own_later(void) {
 /* Opens this thread's own producer. */
 DBUF__FUNCTION int dbuf__open_own(void) {
     int saved = errno, error;
-    error = dbuf_open(&dbuf__own, dbuf__process.has_log_options ? &dbuf__process.log_options : NULL);
+    error = dbuf__open(&dbuf__own, dbuf__process.has_log_options ? &dbuf__process.log_options : NULL, 1);
     /* Otherwise it would outlive its thread, and lose what it keeps without a word. */
     if (error == 0 && !dbuf__close_own_later()) {
         dbuf__close_own(dbuf__own);

@@ -112,16 +112,19 @@ struct dbuf_producer {
     /* Counts. Those of the current ring are in its words. */
     uint64_t persisted, durable, lost, refused, unconfirmed, not_stored_told, unconfirmed_told;
     uint64_t lost_full, lost_full_bytes, high_water, doorbells, waits, links;
-    uint64_t lost_reported;         /* of lost_full: a daemon has recorded them, or has an event that says so */
+    uint64_t lost_reported;         /* of lost_full: a daemon has recorded them, or an event says so */
+    uint64_t report, report_lost;   /* the number of the last such event, and how many losses it says */
     uint64_t first_ticks, first_ns; /* one moment by two clocks, for the rate of ticks */
-    pthread_t thread;               /* that made the last call which was not on the fast path */
+    pthread_t thread;               /* that made the last call which did more than the fast path */
     char error[320];                /* of dbuf_last_error() */
     char down_reason[320];          /* why the link ended, or could not be made */
 
     /* What a fork leaves as it is, from here to the end. All producers of the program are in one list. */
     dbuf_producer *next, **link;
     uint8_t is_closing;   /* one thread closes it, and no other may; under the list's lock */
-    uint8_t was_reported; /* it has been connected, or standard error says that it cannot be */
+    uint8_t is_gone;      /* its shared object is being unloaded: it only waits for its owner's dbuf_close() */
+    uint8_t is_own;       /* of a thread, for dbuf_log(): no one else closes it */
+    uint8_t was_reported; /* it has had a link, or standard error says that it cannot have one */
 
     /* Options. */
     int wait_ms, close_wait_ms;
@@ -133,15 +136,19 @@ struct dbuf_producer {
 
 /* What a program, or a shared object, has once. */
 typedef struct dbuf__process_state {
-    uint32_t forks;          /* between this process and the first one */
-    int barrier;             /* whether the daemon's barrier reaches this process: 0 unknown, 1 yes, -1 no */
-    pthread_mutex_t lock;    /* of the list; taken by open, close, fork and exit only */
-    dbuf_producer *first;    /* the list: a forked child closes its copies of these producers' descriptors */
-    int closers;             /* threads that close their own producer now; under the lock */
-    int is_ending;           /* exit handlers run, or the object is being unloaded */
-    void (*at_unload)(void); /* what to do when the object is unloaded; NULL: nothing */
-    pthread_once_t watches;  /* the handlers of fork and exit have been registered, */
-    int is_watched;          /* and that has succeeded: without them a child would use its parent's rings */
+    uint32_t forks;                  /* between this process and the first one */
+    int barrier;                     /* whether the daemon's barrier reaches this process: 0 unknown, 1 yes, -1 no */
+    pthread_mutex_t lock;            /* of the list; taken by open, connect, close, fork and exit only */
+    dbuf_producer *first;            /* the list: a forked child closes its copies of these producers' descriptors */
+    int closers;                     /* threads that close their own producer now; under the lock */
+    int is_ending;                   /* exit handlers run, or the object is being unloaded */
+    void (*at_unload)(void);         /* what to do when the object is unloaded; NULL: nothing */
+    dbuf__descriptor standard_error; /* what descriptor 2 was when the object was loaded */
+    int own_was_reported;            /* standard error says that a thread's own producer cannot have a link */
+    pthread_once_t watches_forks;    /* the handlers of fork have been registered, */
+    int has_fork_handlers;           /* and that has succeeded: without them a child would use its parent's rings */
+    pthread_once_t watches_end;      /* the same of the handlers of exit and of unloading */
+    int has_end_handlers;
     pthread_once_t makes_key;
     pthread_key_t key; /* its destructor closes a thread's own producer */
     int has_key;
@@ -155,8 +162,8 @@ extern dbuf__process_state dbuf__process;
 extern DBUF__THREAD dbuf_producer *dbuf__own;
 /* clang-format off */
 DBUF__ONCE dbuf__process_state dbuf__process = {
-    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, NULL, PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT, 0, 0,
-    {NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
+    0, 0, PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, NULL, {0, 0, 0}, 0, PTHREAD_ONCE_INIT, 0,
+    PTHREAD_ONCE_INIT, 0, PTHREAD_ONCE_INIT, 0, 0, {NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0}, 0, {0}, {0}};
 /* clang-format on */
 DBUF__ONCE DBUF__THREAD dbuf_producer *dbuf__own = NULL;
 
@@ -177,5 +184,6 @@ enum { DBUF__WAIT_AS_OPTIONS = -1, DBUF__WAIT_NOT_AND_DO_NOT_COUNT = -2 };
 
 DBUF__FUNCTION int dbuf__send_parts(dbuf_producer *p, dbuf__parts *parts, int wait_ms);
 DBUF__FUNCTION void dbuf__after_publish(dbuf_producer *p, uint64_t state, uint64_t look_time);
+DBUF__FUNCTION void dbuf__drop_link(dbuf_producer *p, const char *why);
 DBUF__FUNCTION void dbuf__end_link(dbuf_producer *p, const char *why);
 DBUF__FUNCTION void dbuf__tend(dbuf_producer *p, int timeout_ms);

@@ -36,8 +36,11 @@
 
 #ifdef __cplusplus
 extern "C" {
-#define DBUF__INLINE inline
-#define DBUF__FUNCTION inline
+/* Functions are hidden, as the state is. Otherwise the dynamic linker gives two objects of a process one copy of a
+ * function, while each object has its own state: a child of fork could write into its parent's ring. And a plug-in
+ * could not be unloaded. */
+#define DBUF__INLINE inline __attribute__((visibility("hidden")))
+#define DBUF__FUNCTION inline __attribute__((visibility("hidden")))
 #define DBUF__ASSERT(condition, text) static_assert(condition, text)
 #define DBUF__THREAD __thread
 #else

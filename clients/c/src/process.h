@@ -18,11 +18,29 @@ DBUF__FUNCTION void dbuf__in_child(void) {
 DBUF__FUNCTION void dbuf__at_exit(void);
 DBUF__FUNCTION void dbuf__at_unload(void);
 
-/* Registers the handlers. The C library forgets those of a shared object when the object is unloaded. */
-DBUF__FUNCTION void dbuf__watch(void) {
+/* The C library forgets the handlers of a shared object when the object is unloaded. */
+DBUF__FUNCTION void dbuf__watch_forks(void) {
+    dbuf__hold(&dbuf__process.standard_error, STDERR_FILENO);
+    dbuf__process.has_fork_handlers = pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child) == 0;
+}
+
+DBUF__FUNCTION void dbuf__watch_end(void) {
     dbuf__process.at_unload = dbuf__at_unload;
-    dbuf__process.is_watched =
-        pthread_atfork(dbuf__before_fork, dbuf__in_parent, dbuf__in_child) == 0 && atexit(dbuf__at_exit) == 0;
+    dbuf__process.has_end_handlers = atexit(dbuf__at_exit) == 0;
+}
+
+/* Registers the handlers of fork before the program can register its own. So the list is locked after all handlers of
+ * the program that run before the fork: one of them may wait for a thread that opens a producer. And a child is known
+ * as such before a handler of the program sends in it. Each file has this function; its first call does the work. */
+static __attribute__((constructor(101))) void dbuf__load(void) {
+    pthread_once(&dbuf__process.watches_forks, dbuf__watch_forks);
+}
+
+/* Whether all handlers are registered. A producer that is opened before dbuf__load() registers those of fork itself. */
+DBUF__FUNCTION int dbuf__is_watched(void) {
+    dbuf__load();
+    pthread_once(&dbuf__process.watches_end, dbuf__watch_end);
+    return dbuf__process.has_fork_handlers && dbuf__process.has_end_handlers;
 }
 
 DBUF__FUNCTION void dbuf__enlist(dbuf_producer *p) {
@@ -34,9 +52,12 @@ DBUF__FUNCTION void dbuf__enlist(dbuf_producer *p) {
     pthread_mutex_unlock(&dbuf__process.lock);
 }
 
+/* Strikes a producer off the list, and closes its descriptors under the same lock: a child that another thread forks
+ * between the two would keep them. */
 DBUF__FUNCTION void dbuf__strike_off(dbuf_producer *p) {
     pthread_mutex_lock(&dbuf__process.lock);
     *p->link = p->next;
     if (p->next != NULL) p->next->link = p->link;
+    dbuf__release_all(p);
     pthread_mutex_unlock(&dbuf__process.lock);
 }

@@ -44,6 +44,7 @@ DBUF__FUNCTION int dbuf__renew_after_fork(dbuf_producer *p) {
     int error;
     p->thread = pthread_self();
     if (DBUF__LIKELY(p->forks == dbuf__process.forks)) return 0;
+    if (p->is_gone) return dbuf__fail(p, DBUF_ERR_NO_DAEMON);
     dbuf__let_go(p);
     error = dbuf__begin(p);
     if (error == 0) dbuf__tend(p, DBUF__OPEN_TIMEOUT_MS);
@@ -57,15 +58,14 @@ DBUF__FUNCTION int dbuf__are_options_valid(const dbuf_options *o) {
            (o->socket == NULL || strlen(o->socket) < sizeof(((struct sockaddr_un *)0)->sun_path));
 }
 
-DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *options) {
+DBUF__FUNCTION int dbuf__open(dbuf_producer **producer, const dbuf_options *options, int is_own) {
     dbuf_options defaults = dbuf_options_default();
     const dbuf_options *o = options != NULL ? options : &defaults;
     int saved = errno, error = 0;
     dbuf_producer *p;
     *producer = NULL;
     if (!dbuf__are_options_valid(o)) return DBUF_ERR_INVALID;
-    pthread_once(&dbuf__process.watches, dbuf__watch);
-    p = dbuf__process.is_watched ? (dbuf_producer *)calloc(1, sizeof *p) : NULL;
+    p = dbuf__is_watched() ? (dbuf_producer *)calloc(1, sizeof *p) : NULL;
     if (p == NULL) {
         errno = saved;
         return DBUF_ERR_NO_MEMORY;
@@ -78,6 +78,7 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     p->asks_ring = !o->no_ring;
     p->populate = o->populate != 0;
     p->quiet = o->quiet != 0;
+    p->is_own = is_own != 0;
     if (o->socket != NULL) memcpy(p->socket, o->socket, strlen(o->socket) + 1);
     if (o->name != NULL) {
         p->name_bytes = (uint8_t)strlen(o->name);
@@ -91,4 +92,8 @@ DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *optio
     else dbuf__free(p);
     errno = saved;
     return error;
+}
+
+DBUF__FUNCTION int dbuf_open(dbuf_producer **producer, const dbuf_options *options) {
+    return dbuf__open(producer, options, 0);
 }

@@ -95,7 +95,7 @@ DBUF__FUNCTION void dbuf__granted(dbuf_producer *p) {
     if (dbuf__is_held(&p->memory)) words = dbuf__map_ring(p, p->memory.number);
     if (words == NULL) {
         p->ring_is_bad = 1; /* the next connection is asked for frames */
-        dbuf__end_link(p, "dbufd gave a ring that cannot be used");
+        dbuf__drop_link(p, "dbufd gave a ring that cannot be used");
         p->retry_at_ns = 0;
         return;
     }
@@ -113,6 +113,7 @@ DBUF__FUNCTION void dbuf__granted(dbuf_producer *p) {
     dbuf__release(&p->memory);
     p->stage = DBUF__RING;
     p->links++;
+    p->was_reported = 1;
     p->down_reason[0] = '\0';
     p->base = p->taken;
     p->tail = 0;

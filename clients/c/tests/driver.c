@@ -8,6 +8,7 @@
  *     event TEXT              with a tag, fields and a time       claim BYTES   publish BYTES   discard
  *     print TEXT              through dbuf_printf("%s")           long BYTES    the same, of this many x
  *     log TEXT                by a thread that ends then
+ *     elsewhere BYTES         the same as send BYTES, by a thread that ends then
  *     errno                   two events "kept", by calls that must leave errno as it is
  *     sync MS     tend     until LINK (ring, frames, none)     stats     error     close     closing MS
  *     child                   forks: the child sends one event "child" and closes; its results are the answer
@@ -17,6 +18,7 @@
  *     replace WITH [PATH]     closes all descriptors from 3 on, and opens as many of its own instead: WITH is nothing,
  *                             file (at PATH), socket or eventfd
  *     touched                 how many of these are not as they were opened
+ *     errors_to HOW PATH      opens a file as descriptor 2; HOW is append or not
  *     close_at_exit           registers an exit handler that closes
  *     die HOW                 _exit, abort or kill; no answer
  */
@@ -162,6 +164,11 @@ static int replace(const char *with, const char *path) {
     return 0;
 }
 
+static int errors_to(const char *how, const char *path) {
+    int file = open(path, O_WRONLY | O_CREAT | (strcmp(how, "append") == 0 ? O_APPEND : 0), 0600);
+    return file < 0 || dup2(file, STDERR_FILENO) < 0 || close(file) != 0;
+}
+
 static int touched(void) {
     int i, count = 0;
     for (i = 0; i < OWN_MAX; i++) {
@@ -219,6 +226,16 @@ static int send_times(char **part) {
     return error;
 }
 
+static void *send_once(void *bytes) { return (void *)(intptr_t)dbuf_send(producer, DBUF_INFO, text, (size_t)bytes); }
+
+static int send_elsewhere(size_t bytes) {
+    pthread_t thread;
+    void *result;
+    event_of(bytes);
+    if (pthread_create(&thread, NULL, send_once, (void *)bytes) != 0 || pthread_join(thread, &result) != 0) return 1;
+    return counted((int)(intptr_t)result);
+}
+
 static int keeps_errno(void) {
     errno = EDOM;
     if (dbuf_printf(producer, DBUF_INFO, "kept") != 0 || errno != EDOM) return 1;
@@ -241,6 +258,7 @@ static int obey(char **part) {
     if (strcmp(part[0], "long") == 0)
         return dbuf_printf(producer, DBUF_INFO, "%s", (const char *)memset(text, 'x', bytes));
     if (strcmp(part[0], "log") == 0) return log_in_thread(part[1]);
+    if (strcmp(part[0], "elsewhere") == 0) return send_elsewhere(bytes);
     if (strcmp(part[0], "sync") == 0) return dbuf_sync(producer, (int)bytes);
     if (strcmp(part[0], "tend") == 0) return dbuf_tend(producer);
     if (strcmp(part[0], "until") == 0) return until(part[1]);
@@ -250,6 +268,7 @@ static int obey(char **part) {
     if (strcmp(part[0], "daemonize") == 0) return daemonize();
     if (strcmp(part[0], "replace") == 0) return replace(part[1], part[2]);
     if (strcmp(part[0], "touched") == 0) return touched();
+    if (strcmp(part[0], "errors_to") == 0) return errors_to(part[1], part[2]);
     if (strcmp(part[0], "close_at_exit") == 0) return atexit(close_producer);
     if (strcmp(part[0], "die") == 0) return die(part[1]);
     if (strcmp(part[0], "errno") == 0) return keeps_errno();

@@ -1,7 +1,13 @@
-/* A shared object that uses dbuf.h, for tests/host.c. It closes nothing. */
+/* A shared object that uses dbuf.h, for tests/host.c, in C and in C++. It closes nothing. */
 #include "dbuf.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 int say(const char *socket, const char *text);
+#ifdef __cplusplus
+}
+#endif
 
 /* Logs by the calling thread's own producer, and sends by another one. */
 int say(const char *socket, const char *text) {
