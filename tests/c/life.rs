@@ -1,5 +1,5 @@
 //! A program's life with `dbuf.h`: no daemon, forks, exec, closed descriptors, its end by any way. With `ends` and
-//! `behaviour` it has a test for each row of the table in `clients/c/README.md`.
+//! `behaviour` it has a test for each row of the table in `docs/CLIENTS.md`.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
