@@ -51,7 +51,11 @@ class OwnedSocket:
 
     def fileno(self) -> int:
         """The number of the descriptor, for a poll. :raises NotOurs:"""
-        return self._checked().fileno()
+        number = self._checked().fileno()
+        if number < 0:
+            # Another thread has closed it since the check.
+            raise NotOurs
+        return number
 
     def connect(self, path: str, timeout: float | None) -> None:
         """Connects, within this many seconds; 0 for at once or not at all."""

@@ -475,6 +475,20 @@ class DescriptorTest(Folder):
             os.close(number)
         self.goes_on()
 
+    def test_a_socket_that_another_thread_closes_after_the_check_is_not_ours(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.addCleanup(theirs.close)
+        owned = OwnedSocket(ours)
+        check = owned.is_ours
+
+        def is_ours_and_is_closed_then() -> bool:
+            answer = check()
+            ours.close()
+            return answer
+
+        with mock.patch.object(owned, "is_ours", is_ours_and_is_closed_then):
+            self.assertRaises(NotOurs, owned.fileno)
+
     def test_an_inherited_copy_of_the_bell_does_not_keep_the_client_asleep(self) -> None:
         # The thread's poll is not ended when the other end of its bell has another owner.
         copies = [os.dup(number) for number in self.numbers()]
