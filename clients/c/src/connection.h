@@ -21,6 +21,8 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
     if (p->connection.number < 0 ||
         connect(p->connection.number, (const struct sockaddr *)&address, sizeof address) != 0) {
         int error = errno;
+        /* Another thread of the program has closed it meanwhile: the daemon has not failed. */
+        if (p->connection.number >= 0 && !dbuf__holds_connection(p)) return;
         dbuf__say(p, "cannot connect to %s: %s%s", address.sun_path, strerror(error), dbuf__remedy(error));
         /* A daemon that is there has many connections to accept first. */
         if (error == EAGAIN) dbuf__drop_link(p, NULL);

@@ -18,19 +18,37 @@
  *     replace WITH [PATH]     closes all descriptors from 3 on, and opens as many of its own instead: WITH is nothing,
  *                             file (at PATH), socket or eventfd
  *     touched                 how many of these are not as they were opened
+ *     rob                     the next connect finds a file in the place of its socket
  *     errors_to HOW PATH      opens a file as descriptor 2; HOW is append or not
  *     close_at_exit           registers an exit handler that closes
  *     die HOW                 _exit, abort or kill; no answer
  */
+/* The system's header declares this function by the other name, too. */
+#define connect connect_unless_robbed
 #include "dbuf.h"
+#undef connect
 
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/wait.h>
 
+int connect(int descriptor, const struct sockaddr *address, socklen_t bytes);
+
 static dbuf_producer *producer;
 static unsigned long number = 1;
 static uint8_t text[1 << 20];
+static int robs;
+
+/* connect(2). Once after `rob`, a file has the number of the socket by then, as if another thread had put it there. */
+int connect_unless_robbed(int descriptor, const struct sockaddr *address, socklen_t bytes) {
+    if (robs) {
+        int file = open("/dev/null", O_RDWR);
+        robs = 0;
+        if (file < 0 || dup2(file, descriptor) < 0) abort();
+        close(file);
+    }
+    return connect(descriptor, address, bytes);
+}
 
 /* The next event: its number, a colon, and x up to its size. An event that is too short for that has only x. */
 static const void *event_of(size_t bytes) {
@@ -268,6 +286,7 @@ static int obey(char **part) {
     if (strcmp(part[0], "daemonize") == 0) return daemonize();
     if (strcmp(part[0], "replace") == 0) return replace(part[1], part[2]);
     if (strcmp(part[0], "touched") == 0) return touched();
+    if (strcmp(part[0], "rob") == 0) return robs = 1, 0;
     if (strcmp(part[0], "errors_to") == 0) return errors_to(part[1], part[2]);
     if (strcmp(part[0], "close_at_exit") == 0) return atexit(close_producer);
     if (strcmp(part[0], "die") == 0) return die(part[1]);

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import struct
 
 from . import paths
@@ -38,7 +39,15 @@ class OwnedSocket:
             made = socket.socket(fileno=moved)
         self._socket = made
         self._number = made.fileno()
-        status = os.fstat(self._number)
+        try:
+            status = os.fstat(self._number)
+        except OSError:
+            made.detach()
+            raise NotOurs from None
+        if not stat.S_ISSOCK(status.st_mode):
+            # Another thread has closed it already, and the program has a file of that number.
+            made.detach()
+            raise NotOurs
         self._identity = status.st_dev, status.st_ino
 
     def is_ours(self) -> bool:
@@ -58,11 +67,17 @@ class OwnedSocket:
         return number
 
     def connect(self, path: str, timeout: float | None) -> None:
-        """Connects, within this many seconds; 0 for at once or not at all."""
+        """Connects, within this many seconds; 0 for at once or not at all. :raises NotOurs:"""
         made = self._checked()
-        made.settimeout(timeout)
-        made.connect(path)
-        _, uid, _ = _CREDENTIALS.unpack(made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        try:
+            made.settimeout(timeout)
+            made.connect(path)
+            credentials = made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        except OSError:
+            if not self.is_ours():
+                raise NotOurs from None
+            raise
+        _, uid, _ = _CREDENTIALS.unpack(credentials)
         if not paths.may_listen(path, uid):
             raise OSError(f"a program of the user {uid} listens there")
 
@@ -90,7 +105,10 @@ class OwnedSocket:
     def close(self) -> None:
         """Closes the descriptor if it still means this socket, and forgets it otherwise."""
         if self.is_ours():
-            self._socket.close()
+            try:
+                self._socket.close()
+            except OSError:
+                pass  # Another thread has closed it since the check.
         else:
             self._socket.detach()
         self._number = -1

@@ -20,7 +20,7 @@ import time
 from typing import Callable
 
 from . import process, wire
-from .descriptors import Bell, OwnedSocket
+from .descriptors import Bell, NotOurs, OwnedSocket
 from .errors import SessionTaken
 from .notices import notify
 from .paths import why_not_connected
@@ -322,13 +322,13 @@ class Link:
         path = self._find()
         try:
             made = OwnedSocket(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        except OSError as error:
-            self._lose(why_not_connected(path, error), is_warning=True)
-            return
-        self._socket = made
-        try:
+            self._socket = made
             # A queue of connections that is full is an error here, and tried again.
             made.connect(path, 0.0)
+        except NotOurs as error:
+            # The daemon has not failed: there is nothing to warn of.
+            self._lose(str(error.strerror))
+            return
         except OSError as error:
             self._lose(why_not_connected(path, error), is_warning=error.errno != errno.EAGAIN)
             return

@@ -15,7 +15,7 @@ import time
 import unittest
 import weakref
 from functools import partial
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 from unittest import mock
 
 import dbuf
@@ -397,6 +397,11 @@ class DescriptorTest(Folder):
             assert link._socket is not None and link._bell is not None
             return [link._socket._number, link._bell.ear._number, link._bell._rope._number]
 
+    def close_all(self) -> None:
+        """Closes all of them. A thread that was not quite asleep may have seen the first, and have closed the rest."""
+        for number in self.numbers():
+            os.closerange(number, number + 1)
+
     def goes_on(self) -> None:
         """A new connection of the same session takes what comes, and nothing twice."""
         self.client.send("2")
@@ -471,8 +476,7 @@ class DescriptorTest(Folder):
         self.assertRaises(BlockingIOError, os.read, number, 8)
 
     def test_descriptors_that_are_closed_are_forgotten_and_made_anew(self) -> None:
-        for number in self.numbers():
-            os.close(number)
+        self.close_all()
         self.goes_on()
 
     def test_a_socket_that_another_thread_closes_after_the_check_is_not_ours(self) -> None:
@@ -489,11 +493,59 @@ class DescriptorTest(Folder):
         with mock.patch.object(owned, "is_ours", is_ours_and_is_closed_then):
             self.assertRaises(NotOurs, owned.fileno)
 
+    def test_a_connection_that_another_thread_replaces_while_it_is_made_is_made_anew_without_a_word(self) -> None:
+        robbed: list[int] = []
+
+        class Robbed(socket.socket):
+            def connect(self, address: Any) -> None:
+                if not robbed:
+                    robbed.append(self.fileno())
+                    with open(os.devnull, "rb") as file:
+                        os.dup2(file.fileno(), self.fileno())
+                super().connect(address)
+
+        with mock.patch("socket.socket", Robbed), mock.patch("dbuf.link.notify") as notify:
+            client = dbuf.Client(path=self.path)
+            client.send("1")
+            again = self.daemon.accept().welcome()
+            self.assertEqual(again.payloads(1), [b"1"])
+            again.persisted(1)
+            self.assertTrue(client.close(TIMEOUT_S))
+        notify.assert_not_called()
+        os.close(robbed[0])
+
+    def test_a_socket_whose_number_is_closed_or_a_file_before_it_is_held_is_not_ours(self) -> None:
+        for replaces in (False, True):
+            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            number = made.fileno()
+            with open(os.devnull, "rb") as file:
+                os.dup2(file.fileno(), number)
+            if not replaces:
+                os.close(number)
+            self.assertRaises(NotOurs, OwnedSocket, made)
+            if replaces:
+                os.close(number)
+
+    def test_a_socket_that_another_thread_closes_while_it_is_closed_here_is_forgotten(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.addCleanup(theirs.close)
+        owned = OwnedSocket(ours)
+        number = ours.fileno()
+        check = owned.is_ours
+
+        def is_ours_and_is_closed_then() -> bool:
+            answer = check()
+            os.close(number)
+            return answer
+
+        with mock.patch.object(owned, "is_ours", is_ours_and_is_closed_then):
+            owned.close()
+        self.assertRaises(NotOurs, owned.fileno)
+
     def test_an_inherited_copy_of_the_bell_does_not_keep_the_client_asleep(self) -> None:
         # The thread's poll is not ended when the other end of its bell has another owner.
         copies = [os.dup(number) for number in self.numbers()]
-        for number in self.numbers():
-            os.close(number)
+        self.close_all()
         for copy in copies[1:]:
             self.addCleanup(os.close, copy)
         self.client.send("2")

@@ -111,7 +111,7 @@ impl Connection {
         if !timeout.is_zero() {
             sockopt::set_socket_timeout(socket.get()?, sockopt::Timeout::Send, Some(timeout))?;
         }
-        connect(socket.get()?, &SocketAddrUnix::new(path)?)?;
+        connect(socket.get()?, &SocketAddrUnix::new(path)?).map_err(|error| socket.cause_of(error))?;
         Ok(Self::over(socket, Vec::new()))
     }
 

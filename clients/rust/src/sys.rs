@@ -210,6 +210,12 @@ impl Descriptor {
         Ok(unsafe { BorrowedFd::borrow_raw(self.raw) })
     }
 
+    /// What an error of a use of it comes from: [`Errno::BADF`] if the number stands for nothing, or for something
+    /// else, by now.
+    pub(crate) fn cause_of(&self, error: Errno) -> Errno {
+        self.get().err().unwrap_or(error)
+    }
+
     /// Closes it now. What is used of it later fails, as with a number that stands for nothing.
     pub(crate) fn close(&mut self) {
         let mut open = open_descriptors();
@@ -294,6 +300,15 @@ mod tests {
     fn ticks_go_on() {
         let (first, second) = (ticks(), ticks());
         assert!(!HAS_TICKS || second > first);
+    }
+    #[test]
+    fn the_cause_of_an_error_is_the_descriptor_if_that_is_not_ours_any_more() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let mut ours = Descriptor::open(|| Ok(file.try_clone()?.into())).unwrap();
+        assert_eq!(ours.cause_of(Errno::NOTSOCK), Errno::NOTSOCK);
+        ours.identity.1 += 1;
+        assert_eq!(ours.cause_of(Errno::NOTSOCK), Errno::BADF);
+        ours.identity.1 -= 1;
     }
     #[test]
     fn a_write_that_no_process_reads_raises_no_signal() {

@@ -16,6 +16,8 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use super::frames::{Framed, Phase};
 use super::link::{Link, RETRY_MIN};
 use super::options::{LinkKind, WithoutDaemon};
@@ -162,8 +164,7 @@ impl Producer {
             }
             Err(error) => {
                 self.book.last_error = Some(cannot_connect(&path, &reason::connect(&error)));
-                // A daemon whose queue of connections is full is there, and will have room.
-                if error.kind() != io::ErrorKind::WouldBlock {
+                if is_the_daemons_failure(&error) {
                     self.complain_of_connection();
                 }
             }
@@ -181,7 +182,7 @@ impl Producer {
         let (session, ack) = (self.session, Level::Persisted);
         connection.queue_hello(Hello { session, ack, compatible, ..Hello::new(self.options.name.as_bytes()) });
         // A new connection has room for that.
-        if connection.flush()? { Ok(connection) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        if connection.flush()? { Ok(connection) } else { Err(Errno::AGAIN.into()) }
     }
 
     /// Says once on standard error that there is no link, until there has been one.
@@ -393,4 +394,22 @@ impl Producer {
 
 fn cannot_connect(path: &Path, why: &str) -> String {
     format!("cannot connect to {}: {why}", path.display())
+}
+
+/// Whether an error of a connect is worth a line on standard error. A daemon whose queue of connections is full is
+/// there, and will have room; a socket that the program has closed or replaced says nothing about the daemon.
+fn is_the_daemons_failure(error: &io::Error) -> bool {
+    !matches!(Errno::from_io_error(error), Some(Errno::AGAIN | Errno::BADF))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_and_a_socket_that_the_program_has_closed_are_no_failures_of_the_daemon() {
+        for (errno, is_failure) in [(Errno::NOENT, true), (Errno::AGAIN, false), (Errno::BADF, false)] {
+            assert_eq!(is_the_daemons_failure(&errno.into()), is_failure, "{errno}");
+        }
+    }
 }
