@@ -385,8 +385,8 @@ pub static KEYS: &[Key] = &[
         bounds: Bounds::Sync { min_ns: MS, max_ns: HOUR },
         meaning: &[
             "When written events become durable. An interval: at most this long after they are written, plus the",
-            "time that the disk takes; \"batch\": before the next batch is taken; \"never\": dbufd never syncs, and",
-            "the kernel writes back when it likes (often 30 s).",
+            "time that the disk takes; \"batch\": before the next batch is taken; \"never\": only on request, and for",
+            "closed segments when more than 64 of them wait; the kernel writes back when it likes, often after 30 s.",
         ],
         applies: Applies::Reload,
         set: |config, given| {
@@ -406,7 +406,8 @@ pub static KEYS: &[Key] = &[
         bounds: Bounds::Choice(&["delete-oldest", "wait", "drop"]),
         meaning: &[
             "What happens when the disk is full. \"delete-oldest\": the oldest segments are deleted; \"wait\": senders",
-            "wait and nothing is lost; \"drop\": new events are lost and counted.",
+            "wait and nothing is lost; \"drop\": new events are lost and counted. When the disk fails, \"drop\" does",
+            "the same, and with the other two senders wait.",
         ],
         applies: Applies::Reload,
         set: |config, given| {

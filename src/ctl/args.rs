@@ -25,7 +25,7 @@ pub enum Command {
                       dbufctl cat old.segment\n\n\
                       FIELD is any name that -o json prints. An event must match each field that is named, \
                       and one of the values of a field that is named more than once, as in journalctl. \
-                      docs/JSON.md in /usr/share/doc/dbufd describes the fields.\n\n\
+                      docs/JSON.md in share/doc/dbufd describes the fields.\n\n\
                       Times are read and printed in the time zone TZ, else in that of the machine: \
                       TZ=UTC dbufctl cat.")]
     Cat(CatArgs),
@@ -34,12 +34,12 @@ pub enum Command {
     Tail(TailArgs),
     /// List the segments: state, events, bytes and times of each
     #[command(after_help = "Example:\n  dbufctl segments --json | jq '.[] | select(.state == \"torn\")'\n\n\
-                      docs/JSON.md in /usr/share/doc/dbufd describes the fields of --json.")]
+                      docs/JSON.md in share/doc/dbufd describes the fields of --json.")]
     Segments(SegmentsArgs),
     /// Check every byte of every segment
     #[command(after_help = "Example:\n  dbufctl verify && echo 'no damage, no gap, no loss'\n\n\
                       Exit code 3 if anything is damaged, torn or missing, or if events were lost before they reached \
-                      a file. docs/JSON.md in /usr/share/doc/dbufd describes the fields of --json.")]
+                      a file. docs/JSON.md in share/doc/dbufd describes the fields of --json.")]
     Verify(VerifyArgs),
     /// Show what became of every event: for each producer, sent = stored + lost + in memory
     #[command(after_help = "Examples:\n  dbufctl account\n  \
@@ -52,7 +52,7 @@ pub enum Command {
                       the daemon is stopped and started ('systemctl stop', then 'start'), and at a boot. Earlier \
                       events are listed as older than the account.\n\n\
                       Exit code 3 if events were lost, if data is damaged or missing, or if the account does not \
-                      add up. docs/JSON.md in /usr/share/doc/dbufd describes the fields of --json.")]
+                      add up. docs/JSON.md in share/doc/dbufd describes the fields of --json.")]
     Account(AccountArgs),
     /// Send one event, or one for each line of standard input
     #[command(after_help = "Examples:\n  dbufctl send -t backup -p notice 'done after 3 h'\n  \
@@ -88,7 +88,7 @@ pub enum Command {
                             daemon restarts. The counters \
                             of a ring end with it, so they need --with-pid; the counters of producers with the \
                             transport 'ring' include the same events.\n\n\
-                            docs/JSON.md in /usr/share/doc/dbufd describes the fields of --json, docs/MONITORING.md \
+                            docs/JSON.md in share/doc/dbufd describes the fields of --json, docs/MONITORING.md \
                             the metrics.")]
     Stats(StatsArgs),
     /// Seal the active segment and begin a new one

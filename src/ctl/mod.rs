@@ -54,7 +54,7 @@ const COMMON: &str = "Common options";
                   dbufctl cat --since -1h -p warning  warnings and worse, last hour\n  \
                   dbufctl stats                       counters and latencies of the daemon\n\n\
                   Under systemd, a request to a stopped daemon starts it. With --directory, cat, tail, segments and \
-                  verify make no request.\n\n\
+                  verify make no request; nor do cat FILE and verify FILE.\n\n\
                   Exit codes: 0 success, 1 failure, 2 wrong usage, 3 damage or loss in the data read, 4 no daemon \
                   answers.",
     subcommand_required = true,

@@ -20,6 +20,9 @@ const REFUSALS_MAX: usize = 1024;
 /// The longest that [`Client::connect`] waits for a place in the daemon's queue, and for its answer.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest that dropping a [`Client`] waits for room with the daemon.
+const DROP_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What a connection is to be.
 ///
 /// ```
@@ -125,6 +128,8 @@ pub struct Client {
     durable: u64,
     refusals: VecDeque<Refusal>,
     refused: u64,
+    /// The last event that a SYNC covers.
+    sync_asked: u64,
     /// Set once the connection has failed: nothing that is queued may follow half a frame.
     failed: bool,
     quiet: bool,
@@ -133,10 +138,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the daemon's `stream.sock` and waits at most 10 s for its answer.
+    /// Connects to the daemon's `stream.sock`. Waits at most 10 s for a place in the daemon's queue, and then at most
+    /// 10 s for its answer.
     ///
     /// # Errors
-    /// [`Error::Connect`] when the daemon does not listen there; [`Error::Ended`] when it refuses this connection.
+    /// [`Error::Connect`] when the daemon does not listen there; [`Error::Ended`] when it refuses this connection, and
+    /// [`Error::Timeout`] when it does not answer; [`Error::Invalid`] when the name is too long. Otherwise the
+    /// connection failed.
     ///
     /// ```no_run
     /// # use dbuf_client::{Client, ClientOptions};
@@ -160,6 +168,7 @@ impl Client {
             durable: 0,
             refusals: VecDeque::new(),
             refused: 0,
+            sync_asked: 0,
             failed: false,
             quiet: options.quiet,
             forks: sys::forks(),
@@ -167,8 +176,8 @@ impl Client {
         let (session, ack, compatible) = (options.session, options.ack, feature::FIELDS);
         let hello = Hello { session, ack, compatible, ..Hello::new(options.name.as_bytes()) };
         client.connection.queue_hello(hello);
-        client.write()?;
         let deadline = Instant::now() + WELCOME_TIMEOUT;
+        client.write_until(deadline, WELCOME_TIMEOUT)?;
         while client.welcome.version == 0 {
             client.wait_reply(deadline, WELCOME_TIMEOUT)?;
         }
@@ -298,7 +307,7 @@ impl Client {
     }
 
     /// Waits until every event so far is durable: a loss of power does not take it. A refused event does not delay it,
-    /// but makes it an error.
+    /// but makes it an error. Waits at most `timeout`, for room with the daemon and for its answer.
     ///
     /// # Errors
     /// [`Error::Timeout`]: not yet; a later call may succeed. [`Error::Refused`]: the others are durable. Otherwise
@@ -313,8 +322,11 @@ impl Client {
     pub fn sync(&mut self, timeout: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + timeout;
         if self.durable < self.sequence {
-            self.connection.queue(&Frame::Sync);
-            self.write()?;
+            if self.sync_asked < self.sequence {
+                self.connection.queue(&Frame::Sync);
+                self.sync_asked = self.sequence;
+            }
+            self.write_until(deadline, timeout)?;
             while self.durable < self.sequence {
                 self.wait_reply(deadline, timeout)?;
             }
@@ -359,7 +371,8 @@ impl Client {
         self.refusals.drain(..)
     }
 
-    /// Writes what is gathered and ends the connection. Dropping the client does the same, but cannot return an error.
+    /// Writes what is gathered and ends the connection. It waits until the daemon has room. Dropping the client does the
+    /// same, but waits at most 10 s and cannot return an error.
     ///
     /// # Errors
     /// The connection failed, now or before, and events were not written.
@@ -374,33 +387,48 @@ impl Client {
         if self.failed && self.connection.unwritten_events() > 0 {
             return Err(Error::Closed);
         }
-        self.goodbye()
+        self.goodbye(Self::write)
     }
 
-    fn goodbye(&mut self) -> Result<(), Error> {
+    fn goodbye(&mut self, write: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
         if self.failed {
             return Ok(());
         }
         self.connection.queue(&Frame::Bye);
-        let written = self.write();
+        let written = write(self);
         self.failed = true;
         written
     }
 
-    /// Writes all that is queued, however long that takes, and takes in what the daemon says meanwhile.
+    /// Writes all that is queued, however long that takes.
     fn write(&mut self) -> Result<(), Error> {
-        loop {
-            if self.failed {
-                return Err(Error::Closed);
+        while !self.write_some()? {
+            self.connection.wait(None);
+        }
+        Ok(())
+    }
+
+    /// The same, until the deadline, which is `timeout` after the call began.
+    fn write_until(&mut self, deadline: Instant, timeout: Duration) -> Result<(), Error> {
+        while !self.write_some()? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::Timeout(timeout));
             }
-            match self.connection.flush() {
-                Ok(true) => return Ok(()),
-                Ok(false) => {
-                    self.connection.wait(None);
-                    self.take_replies()?;
-                }
-                Err(error) => return Err(self.why_closed(error)),
-            }
+            self.connection.wait(Some(left));
+        }
+        Ok(())
+    }
+
+    /// Writes what the daemon has room for, and says whether that was all. If not, takes in what the daemon has said.
+    fn write_some(&mut self) -> Result<bool, Error> {
+        if self.failed {
+            return Err(Error::Closed);
+        }
+        match self.connection.flush() {
+            Ok(true) => Ok(true),
+            Ok(false) => self.take_replies().map(|()| false),
+            Err(error) => Err(self.why_closed(error)),
         }
     }
 
@@ -478,7 +506,8 @@ impl From<End> for Error {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let why = match self.goodbye() {
+        let until = Instant::now() + DROP_TIMEOUT;
+        let why = match self.goodbye(|client| client.write_until(until, DROP_TIMEOUT)) {
             Ok(()) => "the connection had ended".to_string(),
             Err(error) => error.to_string(),
         };

@@ -1,7 +1,7 @@
 //! Speaks frames with the daemon: the one connection under [`crate::Client`] and [`crate::Producer`].
 //!
 //! Input: frames to send. Output: what the daemon has said, and descriptors that came along. The owner's thread; only
-//! [`Connection::wait`] waits. Failures: everything, as the connection's end ([`Said::End`], or an error of a write).
+//! [`Connection::wait`] waits, and [`Connection::open`] if it has a timeout. Failures: everything, as the connection's end ([`Said::End`], or an error of a write).
 //! That includes a descriptor that the program has closed or replaced: it is neither used nor closed.
 
 use std::fmt;
@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 #[cfg(test)]
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dbuf_wire::ring::DOORBELL;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -107,12 +107,20 @@ impl Connection {
         if timeout.is_zero() {
             flags |= SocketFlags::NONBLOCK;
         }
-        let socket = Descriptor::open(|| Ok(socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?))?;
-        if !timeout.is_zero() {
-            sockopt::set_socket_timeout(socket.get()?, sockopt::Timeout::Send, Some(timeout))?;
+        let socket = Descriptor::socket(|| Ok(socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?))?;
+        let (address, deadline) = (SocketAddrUnix::new(path)?, Instant::now() + timeout);
+        loop {
+            if !timeout.is_zero() {
+                let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+                sockopt::set_socket_timeout(socket.get()?, sockopt::Timeout::Send, Some(left))?;
+            }
+            match connect(socket.get()?, &address) {
+                Ok(()) => return Ok(Self::over(socket, Vec::new())),
+                // A signal of the program, also one whose handler restarts other calls: socket(7).
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(socket.cause_of(error).into()),
+            }
         }
-        connect(socket.get()?, &SocketAddrUnix::new(path)?).map_err(|error| socket.cause_of(error))?;
-        Ok(Self::over(socket, Vec::new()))
     }
 
     fn over(socket: Descriptor, received: Vec<Descriptor>) -> Self {

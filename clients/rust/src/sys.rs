@@ -6,7 +6,8 @@
 //!
 //! Invariants, cited by number:
 //! 1. `OPEN` lists each [`Descriptor`] that exists, from before another thread can fork until it is closed: both ends
-//!    of its life hold the lock.
+//!    of its life hold the lock. One exception: memory that the daemon has just sent. A child that is forked between
+//!    its arrival and its entry keeps it open; it is no connection, so its end is not delayed.
 //! 2. `PARKED` is touched only by the thread that holds the lock of `OPEN`.
 
 #![allow(unsafe_code, reason = "an instruction, and functions of the C library")]
@@ -61,7 +62,7 @@ pub(crate) fn ticks() -> u64 {
     0
 }
 
-/// A number that is another one in a forked child. [`watch_forks`] was called before.
+/// A number that differs between a process and its forked children. [`watch_forks`] was called before.
 #[inline]
 pub(crate) fn forks() -> u64 {
     // Relaxed: it changes only in a child, before anything else runs there.
@@ -149,7 +150,11 @@ extern "C" fn in_child() {
 
 /// What a descriptor's number stands for now; None if for nothing.
 fn identity_of(raw: RawFd) -> Option<Identity> {
-    status_of(raw).map(|status| (status.st_dev, status.st_ino))
+    status_of(raw).as_ref().map(identity)
+}
+
+fn identity(status: &libc::stat) -> Identity {
+    (status.st_dev, status.st_ino)
 }
 
 fn status_of(raw: RawFd) -> Option<libc::stat> {
@@ -184,6 +189,18 @@ pub(crate) struct Descriptor {
 impl Descriptor {
     /// What `make` opens. It is closed in each child that is forked from here on.
     pub(crate) fn open(make: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Self> {
+        Self::checked(make, |_| true)
+    }
+
+    /// The same, for a socket. What is none is a file that the program has put in its place, and is not touched.
+    pub(crate) fn socket(make: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Self> {
+        Self::checked(make, |status| status.st_mode & libc::S_IFMT == libc::S_IFSOCK)
+    }
+
+    fn checked(
+        make: impl FnOnce() -> io::Result<OwnedFd>,
+        is_it: impl FnOnce(&libc::stat) -> bool,
+    ) -> io::Result<Self> {
         // Made under the lock (invariant 1): another thread's fork comes before it, or finds it in the list.
         let mut open = open_descriptors();
         let mut made = make()?;
@@ -191,8 +208,10 @@ impl Descriptor {
             // In a program that has closed its standard streams, what others write there would go to the daemon.
             made = rustix::io::fcntl_dupfd_cloexec(&made, STANDARD_ERROR + 1)?;
         }
-        let identity = identity_of(made.as_raw_fd()).ok_or(Errno::BADF)?;
+        // Given up first: if another thread has closed it, it is not to be closed again.
         let raw = made.into_raw_fd();
+        let status = status_of(raw).filter(is_it).ok_or(Errno::BADF)?;
+        let identity = identity(&status);
         open.push((raw, identity));
         Ok(Self { raw, identity })
     }
@@ -205,8 +224,8 @@ impl Descriptor {
         if identity_of(self.raw) != Some(self.identity) {
             return Err(Errno::BADF);
         }
-        // SAFETY: it was open just now, is this value's, and is closed only when this value is dropped; what the
-        // program closes meanwhile is said at the type.
+        // SAFETY: it was open just now. `close` needs `&mut self`, so it cannot run while the borrow lives; a forked
+        // child closes its own copy only (invariant 1). What the program closes meanwhile is said at the type.
         Ok(unsafe { BorrowedFd::borrow_raw(self.raw) })
     }
 
@@ -260,7 +279,7 @@ pub(crate) fn write_error_line(line: &[u8]) {
 /// load is where the program's caller wants such lines; one with `O_APPEND` is a log.
 fn is_standard_error_a_data_file() -> bool {
     let Some(status) = status_of(STANDARD_ERROR) else { return false };
-    let was_there = STANDARD_ERROR_AT_LOAD.get() == Some(&Some((status.st_dev, status.st_ino)));
+    let was_there = STANDARD_ERROR_AT_LOAD.get() == Some(&Some(identity(&status)));
     if was_there || status.st_mode & libc::S_IFMT != libc::S_IFREG {
         return false;
     }
@@ -309,6 +328,28 @@ mod tests {
         ours.identity.1 += 1;
         assert_eq!(ours.cause_of(Errno::NOTSOCK), Errno::BADF);
         ours.identity.1 -= 1;
+    }
+    #[test]
+    fn a_new_descriptor_that_the_program_has_closed_or_replaced_is_neither_held_nor_closed() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let taken = |replaces: bool| {
+            let made = std::os::unix::net::UnixStream::pair().unwrap().0;
+            // A number that no other test gets.
+            let made = rustix::io::fcntl_dupfd_cloexec(&made, 800).unwrap();
+            let raw = made.as_raw_fd();
+            let error = Descriptor::socket(|| {
+                // SAFETY: what another thread of the program may do at this moment.
+                unsafe { if replaces { libc::dup2(file.as_raw_fd(), raw) } else { libc::close(raw) } };
+                Ok(made)
+            });
+            assert_eq!(error.unwrap_err().raw_os_error(), Some(libc::EBADF));
+            raw
+        };
+        let replaced = taken(true);
+        assert_eq!(identity_of(replaced), identity_of(file.as_raw_fd()), "the program's file is still open");
+        // SAFETY: the program's file, which nothing uses.
+        unsafe { libc::close(replaced) };
+        taken(false);
     }
     #[test]
     fn a_write_that_no_process_reads_raises_no_signal() {

@@ -10,9 +10,12 @@ use clap_mangen::Man;
 
 use super::page::Page;
 use crate::config::paths::{SYSTEM_RUNTIME_DIR, SYSTEM_SEGMENTS_DIR};
+use crate::ctl::failure::DAMAGE_EXIT;
 
 /// The commands that read segments.
 const READS_SEGMENTS: [&str; 5] = ["cat", "tail", "segments", "verify", "account"];
+/// The commands that end with [`DAMAGE_EXIT`].
+const FINDS_DAMAGE: [&str; 4] = ["cat", "tail", "verify", "account"];
 
 /// dbufctl(1).
 pub(super) fn dbufctl(table: &Command) -> Page {
@@ -27,7 +30,7 @@ pub(super) fn dbufctl(table: &Command) -> Page {
     page.paragraph("Each command has a page of its own; `dbufctl COMMAND --help` is a summary.");
     options(&mut page, table);
     page.of_clap(|to| Man::new(table.clone().subcommand_help_heading("COMMANDS")).render_subcommands_section(to));
-    exit_status(&mut page);
+    exit_status(&mut page, true);
     environment(&mut page);
     page.section("FILES");
     segments(&mut page);
@@ -52,7 +55,7 @@ fn one(command: &Command) -> Page {
     head(&mut page, command);
     notes(command).iter().for_each(|text| note(&mut page, text));
     options(&mut page, command);
-    exit_status(&mut page);
+    exit_status(&mut page, FINDS_DAMAGE.contains(&command.get_name()));
     if reads {
         page.section("FILES");
         segments(&mut page);
@@ -137,12 +140,15 @@ pub(super) fn examples(page: &mut Page, command: &Command) {
     }
 }
 
-fn exit_status(page: &mut Page) {
+fn exit_status(page: &mut Page, finds_damage: bool) {
     page.section("EXIT STATUS");
     page.item("`0`", "Success, also if the reader of the output ends early, as `head` does.");
     page.item("`1`", "Failure; one line on standard error says what failed, why, and what to do.");
     page.item("`2`", "Wrong usage.");
-    page.item("`3`", "Damage or loss was found in the data that was read. Everything that could be read was printed.");
+    if finds_damage {
+        let text = "Damage or loss was found in the data that was read. Everything that could be read was printed.";
+        page.item(&format!("`{DAMAGE_EXIT}`"), text);
+    }
     page.item("`4`", "No daemon answers.");
 }
 

@@ -144,6 +144,35 @@ fn a_sync_that_is_not_answered_ends_in_time_and_a_dead_daemon_at_once() {
 }
 
 #[test]
+fn a_sync_ends_in_time_although_the_daemon_reads_nothing_and_a_later_one_goes_on_there() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (_dir, path, daemon) = with_daemon(move |stream, bytes| {
+        reply(stream, &[welcome(0)]);
+        wait.recv().unwrap();
+        read_until(stream, bytes, has_sync);
+        let all = frames(bytes);
+        let is_sync = |frame: &&Frame<'_>| matches!(frame, Frame::Sync);
+        assert_eq!((all.len(), all.iter().filter(is_sync).count()), (4001, 1), "it is asked once");
+        reply(stream, &[Frame::Ack { level: Level::Durable, sequence: 4000 }]);
+        read_until(stream, bytes, |bytes| matches!(frames(bytes).last(), Some(Frame::Bye)));
+    });
+    let mut client = Client::connect(&path, &ClientOptions::default()).unwrap();
+    for sequence in 1..=4000 {
+        // Not by `send`, which waits for room.
+        let payload = [b'x'; 1000];
+        client.connection.queue(&Frame::Event(Event { sequence, payload: &payload, ..Event::default() }));
+        client.sequence = sequence;
+    }
+    for _ in 0..2 {
+        assert!(matches!(client.sync(Duration::from_millis(20)), Err(Error::Timeout(_))));
+    }
+    go.send(()).unwrap();
+    client.sync(Duration::from_secs(60)).unwrap();
+    client.close().unwrap();
+    daemon.join().unwrap();
+}
+
+#[test]
 fn replies_cut_at_any_byte_are_understood() {
     let mut bytes = Vec::new();
     welcome(0).encode(&mut bytes);

@@ -341,7 +341,11 @@ impl WriterThread {
             }
         } else if has_left || flags.contains(EpollFlags::EPOLLIN) {
             let before = (connection.carried_bytes(), self.context.publisher.publishes());
-            next = match connection.read(&mut self.receive_buffers[0], &mut self.context)? {
+            let read = connection.read(&mut self.receive_buffers[0], &mut self.context)?;
+            if connection.is_polled && matches!(read, ReadResult::Some(_)) {
+                self.rings.read_some();
+            }
+            next = match read {
                 ReadResult::Some(next) | ReadResult::End(next) => next,
                 ReadResult::Nothing => next,
             };
