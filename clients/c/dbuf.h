@@ -657,7 +657,8 @@ DBUF__FUNCTION uint64_t dbuf__deadline(int wait_ms) {
  * then mean a file of the program. So each descriptor is compared with what it was, by device and inode, before it is
  * used and before it is closed. Sockets and memfds have inodes of their own.
  *
- * Another thread may still close the descriptor between the comparison and the use; nothing can exclude that.
+ * Another thread may still close the descriptor between the comparison and the use, or before the first comparison of
+ * a new one; nothing can exclude that.
  */
 
 /* Holds a new descriptor, or -1. */
@@ -668,6 +669,16 @@ DBUF__FUNCTION void dbuf__hold(dbuf__descriptor *d, int number) {
     if (fstat(number, &status) != 0) memset(&status, 0, sizeof status);
     d->device = status.st_dev;
     d->inode = status.st_ino;
+}
+
+/* Holds a new socket, or -1. What is no socket is a file that the program has put in its place: it is not held. */
+DBUF__FUNCTION void dbuf__hold_socket(dbuf__descriptor *d, int number) {
+    struct stat status;
+    if (number >= 0 && (fstat(number, &status) != 0 || !S_ISSOCK(status.st_mode))) {
+        number = -1;
+        errno = EBADF;
+    }
+    dbuf__hold(d, number);
 }
 
 /* Whether it still is what it was. */
@@ -698,11 +709,12 @@ DBUF__FUNCTION int dbuf__above_standard(int number) {
 }
 
 DBUF__FUNCTION void dbuf__leave(dbuf_producer *p, const char *why);
+#define DBUF__NOT_OURS "the program closed or replaced the descriptor of the connection"
 
 /* Whether the connection is this producer's. If the program has closed or replaced it, the link ends. */
 DBUF__FUNCTION int dbuf__holds_connection(dbuf_producer *p) {
     if (dbuf__is_held(&p->connection)) return 1;
-    if (p->connection.number >= 0) dbuf__leave(p, "the program closed or replaced the descriptor of the connection");
+    if (p->connection.number >= 0) dbuf__leave(p, DBUF__NOT_OURS);
     return 0;
 }
 
@@ -1213,13 +1225,17 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
     }
     /* A child that another thread forks has either no such descriptor, or finds and closes it. */
     pthread_mutex_lock(&dbuf__process.lock);
-    dbuf__hold(&p->connection, dbuf__above_standard(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)));
+    dbuf__hold_socket(&p->connection,
+                      dbuf__above_standard(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)));
     pthread_mutex_unlock(&dbuf__process.lock);
     if (p->connection.number < 0 ||
         connect(p->connection.number, (const struct sockaddr *)&address, sizeof address) != 0) {
         int error = errno;
-        /* Another thread of the program has closed it meanwhile: the daemon has not failed. */
-        if (p->connection.number >= 0 && !dbuf__holds_connection(p)) return;
+        /* Another thread of the program has closed or replaced it meanwhile: the daemon has not failed. */
+        if (p->connection.number < 0 ? error == EBADF : !dbuf__is_held(&p->connection)) {
+            dbuf__leave(p, DBUF__NOT_OURS);
+            return;
+        }
         dbuf__say(p, "cannot connect to %s: %s%s", address.sun_path, strerror(error), dbuf__remedy(error));
         /* A daemon that is there has many connections to accept first. */
         if (error == EAGAIN) dbuf__drop_link(p, NULL);

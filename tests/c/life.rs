@@ -543,15 +543,18 @@ fn a_connection_of_frames_that_is_the_programs_now_is_left_and_nothing_is_writte
 
 #[test]
 fn a_connection_that_another_thread_replaces_while_it_is_made_is_made_anew_without_a_word() {
-    let (fake, mut driver) = (Fake::new(), Driver::new());
-    driver.ok("rob");
-    driver.ok(&fake.open(0, "r"));
-    driver.ok("send 9");
-    driver.tell("until frames");
-    let mut line = fake.accept().welcome(EVERYTHING, 0);
-    assert_eq!(driver.answer(), "0");
-    assert_eq!(line.read_event().0, 1);
-    assert_eq!(driver.errors(), "");
+    for rob in ["rob", "rob early"] {
+        let (fake, mut driver) = (Fake::new(), Driver::new());
+        driver.ok(rob);
+        driver.ok(&fake.open(0, "r"));
+        driver.ok("send 9");
+        driver.tell("until frames");
+        let mut line = fake.accept().welcome(EVERYTHING, 0);
+        assert_eq!(driver.answer(), "0");
+        assert_eq!(line.read_event().0, 1);
+        driver.expect("lost", "0");
+        assert_eq!(driver.errors(), "");
+    }
 }
 
 #[test]

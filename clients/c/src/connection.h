@@ -16,13 +16,17 @@ DBUF__FUNCTION void dbuf__connect(dbuf_producer *p, uint64_t now_ns) {
     }
     /* A child that another thread forks has either no such descriptor, or finds and closes it. */
     pthread_mutex_lock(&dbuf__process.lock);
-    dbuf__hold(&p->connection, dbuf__above_standard(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)));
+    dbuf__hold_socket(&p->connection,
+                      dbuf__above_standard(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)));
     pthread_mutex_unlock(&dbuf__process.lock);
     if (p->connection.number < 0 ||
         connect(p->connection.number, (const struct sockaddr *)&address, sizeof address) != 0) {
         int error = errno;
-        /* Another thread of the program has closed it meanwhile: the daemon has not failed. */
-        if (p->connection.number >= 0 && !dbuf__holds_connection(p)) return;
+        /* Another thread of the program has closed or replaced it meanwhile: the daemon has not failed. */
+        if (p->connection.number < 0 ? error == EBADF : !dbuf__is_held(&p->connection)) {
+            dbuf__leave(p, DBUF__NOT_OURS);
+            return;
+        }
         dbuf__say(p, "cannot connect to %s: %s%s", address.sun_path, strerror(error), dbuf__remedy(error));
         /* A daemon that is there has many connections to accept first. */
         if (error == EAGAIN) dbuf__drop_link(p, NULL);

@@ -5,7 +5,8 @@
  * then mean a file of the program. So each descriptor is compared with what it was, by device and inode, before it is
  * used and before it is closed. Sockets and memfds have inodes of their own.
  *
- * Another thread may still close the descriptor between the comparison and the use; nothing can exclude that.
+ * Another thread may still close the descriptor between the comparison and the use, or before the first comparison of
+ * a new one; nothing can exclude that.
  */
 
 /* Holds a new descriptor, or -1. */
@@ -16,6 +17,16 @@ DBUF__FUNCTION void dbuf__hold(dbuf__descriptor *d, int number) {
     if (fstat(number, &status) != 0) memset(&status, 0, sizeof status);
     d->device = status.st_dev;
     d->inode = status.st_ino;
+}
+
+/* Holds a new socket, or -1. What is no socket is a file that the program has put in its place: it is not held. */
+DBUF__FUNCTION void dbuf__hold_socket(dbuf__descriptor *d, int number) {
+    struct stat status;
+    if (number >= 0 && (fstat(number, &status) != 0 || !S_ISSOCK(status.st_mode))) {
+        number = -1;
+        errno = EBADF;
+    }
+    dbuf__hold(d, number);
 }
 
 /* Whether it still is what it was. */
@@ -46,11 +57,12 @@ DBUF__FUNCTION int dbuf__above_standard(int number) {
 }
 
 DBUF__FUNCTION void dbuf__leave(dbuf_producer *p, const char *why);
+#define DBUF__NOT_OURS "the program closed or replaced the descriptor of the connection"
 
 /* Whether the connection is this producer's. If the program has closed or replaced it, the link ends. */
 DBUF__FUNCTION int dbuf__holds_connection(dbuf_producer *p) {
     if (dbuf__is_held(&p->connection)) return 1;
-    if (p->connection.number >= 0) dbuf__leave(p, "the program closed or replaced the descriptor of the connection");
+    if (p->connection.number >= 0) dbuf__leave(p, DBUF__NOT_OURS);
     return 0;
 }
 

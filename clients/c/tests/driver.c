@@ -18,35 +18,54 @@
  *     replace WITH [PATH]     closes all descriptors from 3 on, and opens as many of its own instead: WITH is nothing,
  *                             file (at PATH), socket or eventfd
  *     touched                 how many of these are not as they were opened
- *     rob                     the next connect finds a file in the place of its socket
+ *     rob [EARLY]             the next connect finds a file in the place of its socket, or, early, the look before it
+ *     lost                    whether that file is there no more
  *     errors_to HOW PATH      opens a file as descriptor 2; HOW is append or not
  *     close_at_exit           registers an exit handler that closes
  *     die HOW                 _exit, abort or kill; no answer
  */
-/* The system's header declares this function by the other name, too. */
-#define connect connect_unless_robbed
+/* The system's header declares these functions by the other names, too. */
+#define connect(descriptor, address, bytes) connect_unless_robbed(descriptor, address, bytes)
+#define socket(domain, type, protocol) socket_unless_robbed(domain, type, protocol)
 #include "dbuf.h"
 #undef connect
+#undef socket
 
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/wait.h>
 
 int connect(int descriptor, const struct sockaddr *address, socklen_t bytes);
+int socket(int domain, int type, int protocol);
 
 static dbuf_producer *producer;
 static unsigned long number = 1;
 static uint8_t text[1 << 20];
-static int robs;
+static int robs_socket, robs_connect, robbed = -1;
 
-/* connect(2). Once after `rob`, a file has the number of the socket by then, as if another thread had put it there. */
+/* Once, as another thread may do at any moment: puts a file in the place of a descriptor. */
+static void rob(int *robs, int descriptor) {
+    int file = *robs ? open("/dev/null", O_RDWR) : -1;
+    *robs = 0;
+    if (file < 0) return;
+    if (dup2(file, descriptor) < 0) abort();
+    close(file);
+    robbed = descriptor;
+}
+
+static int is_lost(void) {
+    struct stat status;
+    return fstat(robbed, &status) != 0 || !S_ISCHR(status.st_mode);
+}
+
+int socket_unless_robbed(int domain, int type, int protocol) {
+    int made = socket(domain, type, protocol);
+    rob(&robs_socket, made);
+    return made;
+}
+
 int connect_unless_robbed(int descriptor, const struct sockaddr *address, socklen_t bytes) {
-    if (robs) {
-        int file = open("/dev/null", O_RDWR);
-        robs = 0;
-        if (file < 0 || dup2(file, descriptor) < 0) abort();
-        close(file);
-    }
+    rob(&robs_connect, descriptor);
     return connect(descriptor, address, bytes);
 }
 
@@ -286,7 +305,8 @@ static int obey(char **part) {
     if (strcmp(part[0], "daemonize") == 0) return daemonize();
     if (strcmp(part[0], "replace") == 0) return replace(part[1], part[2]);
     if (strcmp(part[0], "touched") == 0) return touched();
-    if (strcmp(part[0], "rob") == 0) return robs = 1, 0;
+    if (strcmp(part[0], "rob") == 0) return *(part[1] == NULL ? &robs_connect : &robs_socket) = 1, 0;
+    if (strcmp(part[0], "lost") == 0) return is_lost();
     if (strcmp(part[0], "errors_to") == 0) return errors_to(part[1], part[2]);
     if (strcmp(part[0], "close_at_exit") == 0) return atexit(close_producer);
     if (strcmp(part[0], "die") == 0) return die(part[1]);

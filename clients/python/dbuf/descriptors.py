@@ -14,7 +14,7 @@ import socket
 import stat
 import struct
 
-from . import paths
+from . import paths, process
 
 _CREDENTIALS = struct.Struct("=iII")
 """What the kernel says of a listener: pid, uid, gid."""
@@ -87,9 +87,11 @@ class OwnedSocket:
         """Sends what there is room for, and returns how many bytes that are."""
         return self._checked().send(data, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 
-    def send_all(self, data: bytes) -> None:
-        """Sends all, within the timeout of :meth:`connect`."""
-        self._checked().sendall(data, socket.MSG_NOSIGNAL)
+    def send_all(self, data: bytes, timeout: float | None) -> None:
+        """Sends all, within this many seconds."""
+        made = self._checked()
+        made.settimeout(timeout)
+        made.sendall(data, socket.MSG_NOSIGNAL)
 
     def receive(self, bytes_max: int) -> bytes:
         """What has come; nothing at the end of the connection."""
@@ -104,14 +106,15 @@ class OwnedSocket:
 
     def close(self) -> None:
         """Closes the descriptor if it still means this socket, and forgets it otherwise."""
-        if self.is_ours():
-            try:
-                self._socket.close()
-            except OSError:
-                pass  # Another thread has closed it since the check.
-        else:
-            self._socket.detach()
-        self._number = -1
+        with process.no_fork():
+            if self.is_ours():
+                try:
+                    self._socket.close()
+                except OSError:
+                    pass  # Another thread has closed it since the check.
+            else:
+                self._socket.detach()
+            self._number = -1
 
     def _checked(self) -> socket.socket:
         if not self.is_ours():

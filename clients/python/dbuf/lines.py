@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 
 from . import process
 from .descriptors import OwnedSocket
@@ -30,7 +31,8 @@ class LineClient(Sender):
     Threads may share it; a forked child gets a connection of its own.
 
     :param path: the daemon's ``stream.sock``; unless given, where dbufctl would look.
-    :param timeout: the longest that a call may wait for the daemon, in seconds; None for as long as it takes.
+    :param timeout: the longest that a call waits for the daemon, in seconds; None for as long as it takes. A call that
+        has waited so long raises :class:`NotConnected`, and a part of its text may be stored.
     """
 
     def __init__(self, *, path: Path | None = None, timeout: float | None = 10.0) -> None:
@@ -58,28 +60,33 @@ class LineClient(Sender):
         with self._lock:
             if self._closed:
                 raise Closed("the client is closed")
-            if self._socket is not None and self._send(self._socket, lines) is None:
+            deadline = None if self._timeout is None else time.monotonic() + self._timeout
+            if self._socket is not None and self._send(self._socket, lines, deadline) is None:
                 return
-            error = self._send(self._connected(), lines)
+            error = self._send(self._connected(deadline), lines, deadline)
             if error is not None:
                 raise NotConnected(f"the connection to dbufd failed: {error.strerror or error}") from error
 
-    def _connected(self) -> OwnedSocket:
+    def _connected(self, deadline: float | None) -> OwnedSocket:
         path = self._find()
         try:
-            self._socket = made = OwnedSocket(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            made.connect(path, self._timeout)
+            with process.no_fork():
+                self._socket = made = OwnedSocket(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            made.connect(path, _left(deadline))
         except OSError as error:
             self._let_go()
             raise NotConnected(why_not_connected(path, error)) from error
         return made
 
-    def _send(self, made: OwnedSocket, lines: bytes) -> OSError | None:
+    def _send(self, made: OwnedSocket, lines: bytes, deadline: float | None) -> OSError | None:
         try:
-            made.send_all(lines)
+            made.send_all(lines, _left(deadline))
         except OSError as error:
             # Half a line may have gone: nothing may follow it on this connection.
             self._let_go()
+            if isinstance(error, socket.timeout):
+                # The daemon is there and has no room. On a new connection it would have none, and half a line twice.
+                raise NotConnected(f"dbufd had no room for the text within {self._timeout:g} s") from error
             return error
         return None
 
@@ -98,3 +105,8 @@ class LineClient(Sender):
     def _in_child(self) -> None:
         self._let_go()
         self._begin()
+
+
+def _left(deadline: float | None) -> float | None:
+    """The time that is left, but never 0, which would mean not to wait at all."""
+    return None if deadline is None else max(deadline - time.monotonic(), 0.001)

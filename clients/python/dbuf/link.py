@@ -309,7 +309,8 @@ class Link:
             self._bell = None
         if self._bell is None:
             try:
-                self._bell = Bell()
+                with process.no_fork():
+                    self._bell = Bell()
             except OSError:
                 return _earlier(wait_s, NO_BELL_S)
         self._asleep = True
@@ -321,8 +322,8 @@ class Link:
         self._since = time.monotonic()
         path = self._find()
         try:
-            made = OwnedSocket(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            self._socket = made
+            with process.no_fork():
+                self._socket = made = OwnedSocket(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             # A queue of connections that is full is an error here, and tried again.
             made.connect(path, 0.0)
         except NotOurs as error:

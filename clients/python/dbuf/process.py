@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,8 +26,16 @@ class Forks(Protocol):
 _forking: weakref.WeakSet[Any] = weakref.WeakSet()
 _links: set[Link] = set()
 """The links whose threads run here. Strong references: a client that was dropped has events to deliver."""
+_making = threading.RLock()
 _is_ending = False
 _pid = os.getpid()
+
+
+def no_fork() -> threading.RLock:
+    """A lock to hold while a socket is made and stored, and while it is closed and forgotten: a child that another
+    thread forks in between would have a descriptor that nothing there closes. A signal handler may still fork.
+    """
+    return _making
 
 
 def begin_anew_in_child(forks: Forks) -> None:
@@ -72,8 +81,10 @@ def _settle_all() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _pid
+    global _pid, _making
     _pid = os.getpid()
+    # A new one: the fork may have been one that Python does not know of, while another thread held the lock.
+    _making = threading.RLock()
     for link in list(_links):
         link.let_go()
     _links.clear()
@@ -90,5 +101,9 @@ def _at_exit() -> None:
             link.finish(link.drop_timeout)
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=lambda: _making.acquire(),
+    after_in_parent=lambda: _making.release(),
+    after_in_child=_after_fork_in_child,
+)
 atexit.register(_at_exit)

@@ -586,7 +586,7 @@ class DescriptorTest(Folder):
             os.dup2(file.fileno(), number)
             uses: list[Callable[[], object]] = [
                 partial(owned.send, b"x"),
-                partial(owned.send_all, b"x"),
+                partial(owned.send_all, b"x", None),
                 partial(owned.receive, 1),
                 partial(owned.connect, "/x", 0.0),
                 owned.fileno,

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import unittest
 import warnings
 from typing import Callable
@@ -66,6 +67,33 @@ class ProcessTest(Folder):
         self.assertEqual(parent.frame(), wire.Bye())
         self.assertTrue(parent.at_end(), "the child has left no descriptor open")
         closing.result()
+
+    def test_a_child_that_another_thread_forks_has_no_connection_of_a_client_that_connects(self) -> None:
+        def sockets() -> set[str]:
+            with os.scandir("/proc/self/fd") as entries:
+                names = [entry.name for entry in entries]
+            links = [os.readlink(f"/proc/self/fd/{name}") for name in names if os.path.islink(f"/proc/self/fd/{name}")]
+            return {link for link in links if link.startswith("socket:")}
+
+        before = sockets()
+        stop: list[bool] = []
+
+        def connect() -> None:
+            while not stop:
+                with dbuf.LineClient(path=self.path + ".none") as client:
+                    self.assertRaises(dbuf.NotConnected, client.send, "x")
+
+        def work() -> None:
+            assert sockets() == before
+
+        thread = threading.Thread(target=connect)
+        thread.start()
+        try:
+            for _ in range(200):
+                self.assertEnded(in_child(work))
+        finally:
+            stop.append(True)
+            thread.join()
 
     def test_a_fork_while_other_threads_send_leaves_no_lock_behind_in_the_child(self) -> None:
         client = dbuf.Client(path=self.path, when_full="drop", quiet=True)
