@@ -24,9 +24,9 @@
  *
  * What can fail. A function that returns an int returns 0 or one of the negative numbers of dbuf_error. When the ring
  * is full, a send waits or gives the event up, as the options say. An event that is given up is counted, and the daemon
- * records the loss. No call ends the program, raises SIGPIPE or changes errno. The only output of this file are two
- * lines on standard error: the first time that the daemon cannot be reached, and when events are lost at the end. The
- * option `quiet` turns both off.
+ * records the loss. No call ends the program, raises SIGPIPE or changes errno. The only output of this file are
+ * lines of two kinds on standard error: the first time that the daemon cannot be reached, and when events are lost at
+ * the end. The option `quiet` turns both off.
  *
  * Threads. One thread at a time may use a producer. A producer may move to another thread, and a thread may have any
  * number of producers. dbuf_log() keeps one for each thread. A signal handler may call nothing of this file.

@@ -6,8 +6,8 @@
 //!
 //! The handler itself decides two cases, because they must work whatever the control plane is doing:
 //! - While the daemon starts, SIGTERM and SIGINT end it at once: nothing has been accepted yet.
-//! - While it stops, a second one ends it at once, with exit code 1. The next start recovers what is in the segments;
-//!   what is only in memory is lost, as the user asked.
+//! - While it stops, a second one ends it at once, with exit code 1. The next start recovers what is in the segments.
+//!   What is only in memory is lost, unless systemd stores the memory.
 
 use std::io;
 use std::os::unix::net::UnixStream as Pipe;

@@ -135,3 +135,18 @@ fn links_and_anchors_are_read_as_they_are_written() {
     assert!(anchors(text).iter().eq(wanted), "{:?}", anchors(text));
     assert_eq!(resolved(Path::new("docs/../clients/c/README.md")), Path::new("clients/c/README.md"));
 }
+
+/// The number that follows `mark` in a file.
+fn number_after(file: &str, mark: &str) -> u32 {
+    let text = fs::read_to_string(root().join(file)).expect("a file of the repository");
+    let (_, rest) = text.split_once(mark).unwrap_or_else(|| panic!("{file} has no {mark:?}"));
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or_else(|_| panic!("{file} has no number after {mark:?}"))
+}
+
+#[test]
+fn the_protocol_states_the_version_of_a_ring_that_both_sides_check() {
+    let stated = number_after("docs/PROTOCOL.md", "| version | daemon, once | ");
+    assert_eq!(number_after("crates/dbuf-wire/src/ring/layout.rs", "VERSION: u32 = "), stated);
+    assert_eq!(number_after("clients/c/src/memory.h", "DBUF__RING_VERSION = "), stated);
+}

@@ -155,8 +155,8 @@ class Client(Sender):
         return number
 
     def connect(self, timeout: float = 10.0) -> int:
-        """Waits until there is a connection, and returns the last sequence of a given session that the daemon has
-        from clients before this one; 0 of a new one. Not needed otherwise: :meth:`send` begins a connection.
+        """Waits until there is a connection. Returns the last sequence of the given session that the daemon had
+        before this client, or 0 if the session is new. Not needed otherwise: :meth:`send` begins a connection.
 
         A program that numbers events the same way in each run, and sends all of them, can leave out those that are
         stored: see ``examples/once.py``.

@@ -1,8 +1,8 @@
 """Keeps the events that the daemon has not acknowledged yet, and counts what became of the others.
 
 Enters: events from the application's threads; what the daemon says, from the thread of the connection. Leaves: frames
-to write, and counts. The caller holds ``changed``; nothing here waits, reads or writes. What can fail: a daemon that
-speaks of what it cannot know.
+to write, and counts. The caller holds ``changed``; nothing here waits, reads or writes. What can fail: the
+daemon reports a sequence that this client has never sent.
 
 An event waits until its frame is made. Then it is under way until it is settled: acknowledged at the client's level, or
 named by an ERROR; at level none, handed to the kernel. When the connection is lost, what is under way waits again, and
@@ -63,7 +63,7 @@ class Statistics:
     kept_bytes: int
     """Memory that the kept events take, about."""
     without_fields: int
-    """Events that were sent without their fields, because the daemon takes none (before its version 0.2)."""
+    """Events that were sent without their fields, because the daemon does not grant the feature FIELDS."""
     resent: int
     """Frames that were sent once more after a connection was lost."""
     unconfirmed: int

@@ -6,10 +6,14 @@
 //!
 //! When the daemon has no room, it stops reading and a send waits: the pressure reaches the code that makes the events.
 
+mod error;
+
 use std::collections::VecDeque;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+pub use self::error::Error;
 
 use crate::connection::{Connection, End, GATHER_BYTES, Refusal, Said};
 use crate::wire::{self, Event, Frame, Hello, Level, Welcome, feature};
@@ -17,9 +21,8 @@ use crate::{reason, rules, sys};
 
 /// The most refusals that are kept for [`Client::refusals`]; more are only counted.
 const REFUSALS_MAX: usize = 1024;
-/// The longest that [`Client::connect`] waits for a place in the daemon's queue, and for its answer.
+/// The longest that [`Client::connect`] waits for a place in the daemon's queue, and then for its answer.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The longest that dropping a [`Client`] waits for room with the daemon.
 const DROP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -43,61 +46,6 @@ pub struct ClientOptions<'a> {
     /// Nothing is written to standard error. Otherwise a client that is dropped with events that it could not write
     /// says how many.
     pub quiet: bool,
-}
-
-/// Why a call of [`Client`] failed.
-///
-/// ```
-/// use dbuf_client::{Client, ClientOptions, Error};
-///
-/// let error = Client::connect("/nonexistent/stream.sock", &ClientOptions::default()).unwrap_err();
-/// assert!(matches!(error, Error::Connect { .. }));
-/// assert!(error.to_string().ends_with("No such file or directory (is dbufd running?)"));
-/// ```
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The daemon does not listen there, or this user may not connect.
-    #[error("cannot connect to {}: {}", path.display(), reason::connect(source))]
-    Connect {
-        /// The socket.
-        path: PathBuf,
-        /// What the kernel says.
-        source: io::Error,
-    },
-    /// The connection failed. Events after [`Client::acknowledged`] may not have arrived.
-    #[error("the connection to dbufd failed: {0}")]
-    Io(#[from] io::Error),
-    /// The daemon closed the connection; or this is a forked child, and the connection is its parent's.
-    #[error("dbufd closed the connection")]
-    Closed,
-    /// The daemon ended the connection with a reason.
-    #[error("dbufd ended the connection: {text} ({code})")]
-    Ended {
-        /// The code's name, or its number if it is of a later version.
-        code: String,
-        /// The daemon's words.
-        text: String,
-    },
-    /// The daemon's bytes are no frames that this client knows.
-    #[error("dbufd sent something that this client does not understand: {0}")]
-    Wire(#[from] wire::WireError),
-    /// No answer in time.
-    #[error("no answer from dbufd within {0:?}")]
-    Timeout(Duration),
-    /// Not sent: larger than the daemon takes.
-    #[error("the event has {bytes} bytes, and dbufd takes {max_event} (ingest.max_event)")]
-    TooBig {
-        /// Bytes of its payload.
-        bytes: usize,
-        /// The most that the daemon takes.
-        max_event: usize,
-    },
-    /// Not sent: it breaks a rule of the protocol.
-    #[error("not a valid event: {0}")]
-    Invalid(&'static str),
-    /// Events that were sent are not stored; [`Client::refusals`] names them.
-    #[error("{0} events were not stored")]
-    Refused(u64),
 }
 
 /// A connection to the daemon: for few events that each matter. A send waits while the daemon has no room.
@@ -371,8 +319,8 @@ impl Client {
         self.refusals.drain(..)
     }
 
-    /// Writes what is gathered and ends the connection. It waits until the daemon has room. Dropping the client does the
-    /// same, but waits at most 10 s and cannot return an error.
+    /// Writes what is gathered and ends the connection. It waits until the daemon has room. Dropping the client does
+    /// the same, but waits at most 10 s and cannot return an error.
     ///
     /// # Errors
     /// The connection failed, now or before, and events were not written.
@@ -488,19 +436,6 @@ impl Client {
             Said::End(end) => return Err(end.into()),
         }
         Ok(())
-    }
-}
-
-impl From<End> for Error {
-    fn from(end: End) -> Self {
-        match end {
-            End::Closed => Self::Closed,
-            End::Refused { text, code } => Self::Ended { code, text },
-            End::Wire(error) => Self::Wire(error),
-            // The program has closed the descriptor, or it is the parent's of this process.
-            End::Failed(error) if error.raw_os_error() == Some(libc::EBADF) => Self::Closed,
-            End::Failed(error) => Self::Io(error),
-        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Speaks frames with the daemon: the one connection under [`crate::Client`] and [`crate::Producer`].
 //!
 //! Input: frames to send. Output: what the daemon has said, and descriptors that came along. The owner's thread; only
-//! [`Connection::wait`] waits, and [`Connection::open`] if it has a timeout. Failures: everything, as the connection's end ([`Said::End`], or an error of a write).
-//! That includes a descriptor that the program has closed or replaced: it is neither used nor closed.
+//! [`Connection::wait`] waits, and [`Connection::open`] if it has a timeout. Failures: everything, as the connection's
+//! end ([`Said::End`], or an error of a write). That includes a descriptor that the program has closed or replaced: it
+//! is neither used nor closed.
 
 use std::fmt;
 use std::io::{self, IoSliceMut};

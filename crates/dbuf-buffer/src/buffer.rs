@@ -4,7 +4,7 @@
 //! [`Reader`]; later writers, wakers and figures. Thread: any; nothing here is on an event's path. Failures:
 //! [`BuildError`] and [`TooManyWriters`].
 
-use super::chunk::{SPAN_BYTES_MAX, Word};
+use super::chunk::{GROUP_BYTES_MAX, Word};
 use super::error::{BuildError, TooManyWriters};
 use super::gate::{CHUNKS_MAX, Gate, half_of};
 use super::half::{Memory, Place};
@@ -83,7 +83,7 @@ impl DoubleBuffer {
 
     fn build(options: &Options, generation: u64, place: Place<'_>) -> Result<(Self, Reader), BuildError> {
         let &Options { capacity_bytes, chunk_bytes, writers_max } = options;
-        if chunk_bytes == 0 || !chunk_bytes.is_multiple_of(CHUNK_ALIGN) || chunk_bytes > SPAN_BYTES_MAX {
+        if chunk_bytes == 0 || !chunk_bytes.is_multiple_of(CHUNK_ALIGN) || chunk_bytes > GROUP_BYTES_MAX {
             return Err(BuildError::Chunk(chunk_bytes));
         }
         let chunks = capacity_bytes / chunk_bytes;

@@ -22,11 +22,12 @@
 //! later reader of the word would have to recognize one that came too late. Both cost the same on x86. The generation
 //! prevents ABA: a writer that slept through whole swaps does not find its old chunk open again.
 //!
-//! A *span*, adjacent chunks taken at once, uses the word of its first chunk. The words of the others stay as recycled.
+//! A *group*, adjacent chunks taken at once, uses the word of its first chunk. The words of the others stay as
+//! recycled.
 //!
 //! Input and output: plain numbers. Thread: any; nothing here touches memory that threads share. Nothing can fail.
 
-/// Bits of the byte count. They bound a span.
+/// Bits of the byte count. They bound a group.
 const BYTES_BITS: u32 = 21;
 const BYTES_MASK: u64 = (1 << BYTES_BITS) - 1;
 const OWNER_SHIFT: u32 = 24;
@@ -39,8 +40,8 @@ pub(super) const SEALED: u64 = 1 << 22;
 /// The reader waits until BUSY is cleared.
 pub(super) const AWAITED: u64 = 1 << 21;
 
-/// Bytes that a span may have, at most.
-pub(super) const SPAN_BYTES_MAX: usize = BYTES_MASK as usize;
+/// Bytes that a group may have, at most.
+pub(super) const GROUP_BYTES_MAX: usize = BYTES_MASK as usize;
 
 const _: () = assert!((BUSY | SEALED | AWAITED) & BYTES_MASK == 0 && BUSY < 1 << OWNER_SHIFT);
 
@@ -102,8 +103,8 @@ mod tests {
         assert_eq!((fresh.owner(), fresh.bytes()), (None, 0));
         let claimed = fresh.claimed(253);
         assert!(claimed.is_busy() && !claimed.is_sealed() && !claimed.is_awaited());
-        let published = claimed.published(SPAN_BYTES_MAX);
-        assert_eq!((published.owner(), published.bytes()), (Some(253), SPAN_BYTES_MAX));
+        let published = claimed.published(GROUP_BYTES_MAX);
+        assert_eq!((published.owner(), published.bytes()), (Some(253), GROUP_BYTES_MAX));
         assert!(!published.is_busy() && !published.is_sealed() && !published.is_awaited());
     }
 

@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::{fmt, io};
 
-use crate::chunk::SPAN_BYTES_MAX;
+use crate::chunk::GROUP_BYTES_MAX;
 use crate::gate::CHUNKS_MAX;
 use crate::limits::{CHUNK_ALIGN, WRITERS_MAX};
 
@@ -33,7 +33,7 @@ impl fmt::Display for BuildError {
         match self {
             Self::Chunk(bytes) => write!(
                 f,
-                "a chunk cannot have {bytes} bytes: choose a multiple of {CHUNK_ALIGN} up to {SPAN_BYTES_MAX}"
+                "a chunk cannot have {bytes} bytes: choose a multiple of {CHUNK_ALIGN} up to {GROUP_BYTES_MAX}"
             ),
             Self::Capacity { capacity_bytes, chunk_bytes } => write!(
                 f,

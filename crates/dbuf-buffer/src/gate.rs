@@ -31,12 +31,12 @@ pub(super) const WAIT: u64 = 1 << 22;
 pub(super) const CLOSED: u64 = 1 << 23;
 
 /// Chunks that one take may ask for, at most.
-pub(super) const SPAN_CHUNKS_MAX: usize = 512;
+pub(super) const GROUP_CHUNKS_MAX: usize = 512;
 /// The most chunks that a half may have. A writer looks at the count before it adds to it, so each writer can exceed
 /// it once in a generation; this bound leaves room for all of them.
-pub(super) const CHUNKS_MAX: usize = COUNT_MASK as usize - WRITERS_MAX * SPAN_CHUNKS_MAX;
+pub(super) const CHUNKS_MAX: usize = COUNT_MASK as usize - WRITERS_MAX * GROUP_CHUNKS_MAX;
 
-const _: () = assert!(CHUNKS_MAX > SPAN_CHUNKS_MAX && CHUNKS_MAX + WRITERS_MAX * SPAN_CHUNKS_MAX < 1 << COUNT_BITS);
+const _: () = assert!(CHUNKS_MAX > GROUP_CHUNKS_MAX && CHUNKS_MAX + WRITERS_MAX * GROUP_CHUNKS_MAX < 1 << COUNT_BITS);
 const _: () = assert!((SLEEP | LINGER | WAIT | CLOSED) & COUNT_MASK == 0 && CLOSED < 1 << GENERATION_SHIFT);
 
 /// A value of the gate.
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn takes_in_vain_by_every_writer_never_reach_the_flags() {
         let gate = Gate(Gate::opening((1 << 40) - 1).0 + CHUNKS_MAX as u64);
-        let after = Gate(gate.0 + (WRITERS_MAX * SPAN_CHUNKS_MAX) as u64);
+        let after = Gate(gate.0 + (WRITERS_MAX * GROUP_CHUNKS_MAX) as u64);
         assert!(!after.is_sleeping() && !after.has_room(1, CHUNKS_MAX));
         assert_eq!(after.generation(), (1 << 40) - 1);
     }

@@ -153,7 +153,7 @@ impl Memory {
         &self.mapping.words()[half * self.chunks..][..self.chunks]
     }
 
-    /// The bytes of a chunk, or of a span of `len` bytes that starts there, for writing.
+    /// The bytes of a chunk, or of a group of `len` bytes that starts there, for writing.
     ///
     /// Only for the chunk's owner (invariant 2).
     pub(super) fn window(&self, half: usize, chunk: usize, len: usize) -> Window {
@@ -192,7 +192,7 @@ impl Memory {
         unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
-    /// The first `len` bytes of a chunk, or of the span that starts there.
+    /// The first `len` bytes of a chunk, or of the group that starts there.
     ///
     /// Only for the reader, and at most as many bytes as its seal has counted (invariant 5).
     pub(super) fn sealed(&self, half: usize, chunk: usize, len: usize) -> &[u8] {
@@ -215,7 +215,7 @@ impl Memory {
     }
 }
 
-/// The bytes of a chunk or span, as an offset in the halves, not an address.
+/// The bytes of a chunk or group, as an offset in the halves, not an address.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     start: usize,
@@ -240,7 +240,7 @@ mod mapped {
     use std::io;
     use std::os::fd::BorrowedFd;
 
-    use super::super::chunk::SPAN_BYTES_MAX;
+    use super::super::chunk::GROUP_BYTES_MAX;
     use super::super::gate::CHUNKS_MAX;
     use super::{AtomicU64, CacheLine, HEADER_BYTES, Header, MAGIC, Unreadable, VERSION};
     use crate::mapping::{Mapping as Raw, fix_size, fixed_size};
@@ -310,7 +310,7 @@ mod mapped {
                 return Err(Unreadable("it has another version"));
             }
             let sane = |n: u64, max: usize| usize::try_from(n).ok().filter(|n| (1..=max).contains(n));
-            let sizes = sane(*chunk_bytes, SPAN_BYTES_MAX).zip(sane(*chunks, CHUNKS_MAX));
+            let sizes = sane(*chunk_bytes, GROUP_BYTES_MAX).zip(sane(*chunks, CHUNKS_MAX));
             let Some((chunk_bytes, chunks)) = sizes else { return Err(Unreadable("its sizes are out of bounds")) };
             let (bytes_at, len) = extent(2 * chunks, 2 * chunks * chunk_bytes);
             if len != file_bytes {

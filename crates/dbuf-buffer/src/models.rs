@@ -161,7 +161,7 @@ fn writers_that_wait_for_room_are_woken_by_the_swap() {
 }
 
 #[test]
-fn a_writer_that_waits_for_a_span_wakes_a_reader_that_lingers() {
+fn a_writer_that_waits_for_a_group_wakes_a_reader_that_lingers() {
     dbuf_sync::model(|| {
         let (buffer, mut reader) = small(3);
         let mut writer = buffer.writer().expect("free");

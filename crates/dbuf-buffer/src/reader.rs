@@ -52,7 +52,7 @@ pub(super) enum Left {
     Both,
 }
 
-/// The part of one chunk or span that counts.
+/// The part of one chunk or group that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Piece {
     writer: u8,

@@ -3,8 +3,8 @@
 //! Input: the memory, once. Output: references to it. Thread: any. Failures: none. What each kind of thread does with
 //! the memory is in its own file: `writer.rs`, `reader.rs`, `wake.rs`.
 
-use super::chunk::SPAN_BYTES_MAX;
-use super::gate::SPAN_CHUNKS_MAX;
+use super::chunk::GROUP_BYTES_MAX;
+use super::gate::GROUP_CHUNKS_MAX;
 use super::half::Memory;
 use dbuf_sync::Mutex;
 use dbuf_sync::atomic::AtomicU64;
@@ -35,12 +35,12 @@ impl Shared {
         generation_first: u64,
         writers_max: usize,
     ) -> Self {
-        let span_chunks_max = chunks.min(SPAN_CHUNKS_MAX).min(SPAN_BYTES_MAX / chunk_bytes);
+        let group_chunks_max = chunks.min(GROUP_CHUNKS_MAX).min(GROUP_BYTES_MAX / chunk_bytes);
         Self {
             memory,
             chunk_bytes,
             chunks,
-            claim_bytes_max: span_chunks_max * chunk_bytes,
+            claim_bytes_max: group_chunks_max * chunk_bytes,
             half_full: chunks / 2 + 1,
             generation_first,
             full_waits: AtomicU64::new(0),

@@ -68,7 +68,7 @@ fn write(mut writer: Writer, stop: &AtomicBool, sealed: &AtomicU64) -> u64 {
 #[derive(Default)]
 struct Checked {
     next: [u64; WRITERS],
-    spans: u64,
+    groups: u64,
 }
 
 impl Checked {
@@ -78,7 +78,7 @@ impl Checked {
             assert!(last_writer < Some(run.writer()), "runs come by ascending writer, each once");
             last_writer = Some(run.writer());
             for mut slice in run.chunks() {
-                self.spans += u64::from(slice.len() > CHUNK_BYTES);
+                self.groups += u64::from(slice.len() > CHUNK_BYTES);
                 while !slice.is_empty() {
                     slice = self.event(run.writer(), slice);
                 }
@@ -123,7 +123,7 @@ fn pinned_writers_lose_nothing_and_reorder_nothing_on_any_path() {
         let all_seen = |checked: &Checked| {
             let stats = buffer.stats();
             checked.next.iter().all(|next| *next >= EVENTS_MIN)
-                && checked.spans > 0
+                && checked.groups > 0
                 && stats.full_waits > 0
                 && stats.late_writers > 0
                 && sealed.load(Relaxed) > 0
@@ -141,9 +141,9 @@ fn pinned_writers_lose_nothing_and_reorder_nothing_on_any_path() {
     });
     assert_eq!(checked.next.as_slice(), published);
     let stats = buffer.stats();
-    assert!(checked.spans > 0, "no event took adjacent chunks");
+    assert!(checked.groups > 0, "no event took adjacent chunks");
     assert!(stats.full_waits > 0 && stats.full_wait_us > 0, "no writer found the half full");
     assert!(sealed.load(Relaxed) > 0, "no swap overtook a claim");
     assert!(stats.late_writers > 0, "no swap had to wait for a copy");
-    println!("{published:?} events, {stats:?}, {} spans, {sealed:?} sealed, {:?}", checked.spans, began.elapsed());
+    println!("{published:?} events, {stats:?}, {} groups, {sealed:?} sealed, {:?}", checked.groups, began.elapsed());
 }

@@ -23,7 +23,7 @@
 use std::os::fd::AsFd;
 
 use super::buffer::DoubleBuffer;
-use super::chunk::{AWAITED, BUSY, SPAN_BYTES_MAX, Word};
+use super::chunk::{AWAITED, BUSY, GROUP_BYTES_MAX, Word};
 use super::error::Unreadable;
 use super::gate::{Gate, half_of};
 use super::half::Memory;
@@ -101,7 +101,7 @@ fn check(memory: &Memory, generation: u64) -> Result<(), Unreadable> {
     for (half, is_front) in [(half_of(generation), true), (half_of(generation + 1), false)] {
         for (chunk, CacheLine(word)) in memory.words(half).iter().enumerate() {
             let word = Word(word.load(Relaxed));
-            let bytes_max = ((chunks - chunk) * chunk_bytes).min(SPAN_BYTES_MAX);
+            let bytes_max = ((chunks - chunk) * chunk_bytes).min(GROUP_BYTES_MAX);
             let is_sane = if is_front {
                 word.is_of(generation) && word.bytes() <= bytes_max
             } else {

@@ -98,7 +98,7 @@ fn a_writer_that_slept_through_whole_swaps_does_not_find_its_chunk_open() {
 }
 
 #[test]
-fn a_span_of_chunks_is_one_slice() {
+fn a_group_of_chunks_is_one_slice() {
     let (buffer, mut reader) = small(4);
     let mut writer = buffer.writer().unwrap();
     writer.append(&[1; 8]).unwrap();
@@ -151,7 +151,7 @@ fn a_claim_that_could_never_fit_is_refused_as_too_large() {
 }
 
 #[test]
-fn a_span_larger_than_what_is_left_wakes_a_reader_that_lingers() {
+fn a_group_larger_than_what_is_left_wakes_a_reader_that_lingers() {
     let (buffer, mut reader) = small(4);
     let mut small = buffer.writer().unwrap();
     let mut large = buffer.writer().unwrap();

@@ -28,7 +28,7 @@ pub struct Writer {
     held: Held,
 }
 
-/// The chunk, or span of chunks, that a writer took last.
+/// The chunk, or group of chunks, that a writer took last.
 #[derive(Debug)]
 struct Held {
     /// The generation in which it was taken.

@@ -3,10 +3,10 @@
 //! Input: a name, or its parts. Output: its parts, or a name. Thread: any. Failure: None for a name that is not a
 //! segment's.
 //!
-//! A name is `{first sequence, 20 digits}.active`; `.segment` when sealed; `.torn` when a failed disk left it behind.
-//! After the digits comes `-1`, `-2` ... if the name was taken. So a listing by name is a listing by sequence, and the
-//! state is known without opening the file. `.lock` belongs to the daemon. `.repair` is a segment that is still being
-//! made, which no reader opens.
+//! A name is `{first sequence, 20 digits}.active`; `.segment` when sealed; `.torn` when its sync failed, its footer
+//! found no room, or its header could not be read. After the digits comes `-1`, `-2` ... if the name was taken. So a
+//! listing by name is a listing by sequence, and the state is known without opening the file. `.lock` belongs to the
+//! daemon. `.repair` is a segment that is still being made, which no reader opens.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

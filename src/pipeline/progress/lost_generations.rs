@@ -18,10 +18,10 @@
 //! losses *in a file* are news to it. Without the second bit, a loss that it knows would be reported again with each
 //! neighbouring event that waits for a sync. A generation keeps the kind of loss that was noted first.
 //!
-//! The window covers 17 minutes at one swap each millisecond, and hours with the default `buffer.linger`. For older
-//! generations it is known that a loss happened, but not in which generation. If a sender does not know what became of
-//! events that old, they are reported as lost together with their neighbours. So no acknowledgement ever passes a loss
-//! without a report.
+//! The window covers 17 minutes at one swap each millisecond, and 35 minutes at one each 2 ms, the default of
+//! `buffer.linger`. For older generations it is known that a loss happened, but not in which generation. If a sender
+//! does not know what became of events that old, they are reported as lost together with their neighbours. So no
+//! acknowledgement ever passes a loss without a report.
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|

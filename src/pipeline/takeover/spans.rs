@@ -21,7 +21,7 @@
 //!
 //! | step | writes | if the process dies after it |
 //! |---|---|---|
-//! | 1 | a span that no one counts yet | the newest span covers its events |
+//! | 1 | a span behind the end of the list | the newest span covers its events |
 //! | 2 | the count | nothing |
 //! | 3 | of a merge: the second span begins where the first does | both cover the same; [`PendingSpans::all`] cuts it |
 //! | 4 | of a merge: the list without its first span | nothing |

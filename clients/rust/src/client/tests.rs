@@ -3,6 +3,7 @@ use crate::wire::{Code, Fault};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::thread;
 
 /// A daemon of one connection that does what `play` says after it has read a HELLO.

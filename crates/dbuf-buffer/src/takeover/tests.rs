@@ -204,7 +204,7 @@ fn where_a_publish_fails_the_note_can_be_taken_back_before_the_chunk_is_let_go()
 }
 
 #[test]
-fn a_span_is_found_whole() {
+fn a_group_is_found_whole() {
     let mut life = Life::first();
     life.append(0, &[b'x'; 150]);
     life.append(1, b"y");

@@ -12,8 +12,8 @@
 //! |---|---|---|---|---|
 //! | `head` | [`RingProducer::push`] | [`RingConsumer::look`] | a record's bytes | the daemon copies bytes that are not there yet |
 //! | `room` | [`RingConsumer::take`] | the producer's look at the tail | the daemon's copies are over | a record is written over bytes that are being copied |
-//! | `asleep` | [`RingProducer::push`]: head, then state | [`RingConsumer::after_barrier`]: state, then head | one of the two sees the other's store | an event lies there, the daemon sleeps, and no bell rings |
-//! | `turn` | [`RingProducer::want`]: wish, then a look | [`RingConsumer::wants`]: the deed, then a look | as above | a producer sleeps, and nothing wakes it |
+//! | `asleep` | [`RingProducer::push`]: head, then state | [`RingConsumer::after_barrier`]: state, then head | one of the two sees the other's store | an event waits in the ring, the daemon sleeps, and the producer does not ring |
+//! | `turn` | [`RingProducer::want`]: `wants`, then turn | [`RingConsumer::wants`]: what happened, then `wants` | one of the two sees the other's store | a producer sleeps, and nothing wakes it |
 //! | `told` | [`RingConsumer::tell`] | [`RingProducer::durable`] and [`RingProducer::persisted`] | how many of those events were lost or refused | a producer calls an event durable and misses that it was lost |
 //! | `losses` | [`RingProducer::lose`] | [`RingConsumer::losses`] | the bytes of the lost events | the daemon counts lost events without their bytes |
 //!

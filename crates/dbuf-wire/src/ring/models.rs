@@ -1,7 +1,7 @@
 //! Models of the ring, run by loom: the same code, under every order of steps within the preemption bound.
 //!
-//! Loom sees a byte that is used without an edge to who used it before, a wake-up that is lost, and an assertion that
-//! fails. `.ci/weaken` weakens each edge in turn.
+//! Loom sees a byte that is used without an edge to the thread that used it before, a wake-up that is lost, and an
+//! assertion that fails. `.ci/weaken` weakens each edge in turn.
 
 use dbuf_sync::thread;
 use dbuf_sync::{Arc, Condvar, Mutex};

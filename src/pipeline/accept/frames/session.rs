@@ -7,8 +7,8 @@
 //! costs one event or a [`Step::Broken`] that ends the connection.
 //!
 //! How a writer drives it:
-//! 1. It gives the bytes from the magic on to [`handshake`] until that returns a [`FrameSession`] and the number of
-//!    bytes that it consumed.
+//! 1. It passes the bytes, beginning with the magic, to [`handshake`] until that returns a [`FrameSession`] and the
+//!    number of bytes that it consumed.
 //! 2. It calls [`FrameSession::next`] with the bytes that are not consumed yet, until that returns [`Step::More`],
 //!    [`Step::Bye`] or [`Step::Broken`]. It publishes the event of each [`Step::Event`], and a loss record for each
 //!    [`Step::Refused`].

@@ -1,8 +1,5 @@
 //! Names the kinds of sockets that events come in by, and the protocol that each begins with.
 //!
-//! Input: bound sockets. Output: the sockets of each writer. Thread: the main thread at the start, then each writer for
-//! its own. Failure: a socket cannot be prepared.
-//!
 //! Input: sockets. Output: listeners for each writer, and the first protocol of a connection. Thread: the main thread
 //! at the start, then writers. Failure: the kernel refuses to change a socket.
 //!
