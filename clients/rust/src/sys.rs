@@ -338,8 +338,14 @@ mod tests {
             let made = rustix::io::fcntl_dupfd_cloexec(&made, 800).unwrap();
             let raw = made.as_raw_fd();
             let error = Descriptor::socket(|| {
-                // SAFETY: what another thread of the program may do at this moment.
-                unsafe { if replaces { libc::dup2(file.as_raw_fd(), raw) } else { libc::close(raw) } };
+                // What another thread of the program may do at this moment.
+                if replaces {
+                    // SAFETY: both numbers are of this test.
+                    unsafe { libc::dup2(file.as_raw_fd(), raw) };
+                } else {
+                    // SAFETY: the number is of this test.
+                    unsafe { libc::close(raw) };
+                }
                 Ok(made)
             });
             assert_eq!(error.unwrap_err().raw_os_error(), Some(libc::EBADF));
