@@ -7,7 +7,7 @@
  * the other side has taken everything, so that no call waits for room. For each kind this prints a line: an object
  * with its name and the mean of each batch in nanoseconds.
  */
-#include "dbuf.h"
+#include "linked.h"
 
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
@@ -31,15 +31,12 @@ static dbuf_producer *stamped, *unstamped;
 static int open_producer(dbuf_producer **p, int no_stamp) {
     char path[200];
     dbuf_options options = dbuf_options_default();
-    dbuf_statistics statistics;
     snprintf(path, sizeof path, "%s/stream.sock", sockets);
     options.socket = path;
-    options.fail_when_down = 1;
     options.no_stamp = no_stamp;
     options.populate = 1;
-    if (dbuf_open(p, &options) != 0) return -1;
-    dbuf_get_statistics(*p, &statistics);
-    return statistics.link == DBUF_LINK_RING ? 0 : -1;
+    *p = linked_open(&options);
+    return 0;
 }
 
 static void drain_producer(dbuf_producer *p) {

@@ -9,8 +9,7 @@
 #define _GNU_SOURCE
 #include <time.h>
 
-#include "dbuf.h"
-
+#include "linked.h"
 #include "sender.h"
 
 enum { EVENT_BYTES = 100, UNPACED_PORTION = 500 };
@@ -30,17 +29,11 @@ static void sleep_until(uint64_t ns) {
 
 static dbuf_producer *open_ring(const char *path) {
     dbuf_options options = dbuf_options_default();
-    dbuf_statistics statistics;
-    dbuf_producer *producer;
     options.socket = path;
     options.name = "load";
     options.wait_ms = 60000;
     options.close_wait_ms = 60000;
-    options.fail_when_down = 1;
-    if (dbuf_open(&producer, &options) != 0) sender_fail(path);
-    dbuf_get_statistics(producer, &statistics);
-    if (statistics.link != DBUF_LINK_RING) sender_fail("no ring");
-    return producer;
+    return linked_open(&options);
 }
 
 static void send_events(dbuf_producer *producer, const char *event, uint64_t count) {

@@ -4,7 +4,7 @@
  *
  * It waits where there is no room, so that nothing is lost; it does not wait for anything to be on the disk.
  */
-#include "dbuf.h"
+#include "linked.h"
 
 #include "sender.h"
 
@@ -12,33 +12,21 @@ int main(int argument_count, char **arguments) {
     static events the_events;
     static char event[EVENT_BYTES_MAX];
     dbuf_options options = dbuf_options_default();
-    dbuf_statistics statistics;
     dbuf_producer *p;
     events_head head;
     unsigned producer;
     uint64_t number, count;
     double before;
-    int frames, error;
+    int error;
     if (argument_count != 6) return 2;
-    frames = strcmp(arguments[1], "frames") == 0;
     producer = (unsigned)atoi(arguments[3]);
     count = strtoull(arguments[4], NULL, 10);
     events_init(&the_events, arguments[5]);
     options.socket = arguments[2];
     options.wait_ms = 60000;
     options.close_wait_ms = 60000;
-    options.fail_when_down = 1;
-    options.no_ring = frames;
-    error = dbuf_open(&p, &options);
-    if (error != 0) {
-        fprintf(stderr, "%s: %s\n", options.socket, dbuf_strerror(error));
-        return 1;
-    }
-    dbuf_get_statistics(p, &statistics);
-    if (statistics.link != (frames ? DBUF_LINK_FRAMES : DBUF_LINK_RING)) {
-        fprintf(stderr, "not the link that was asked for: %s\n", dbuf_last_error(p));
-        return 1;
-    }
+    options.no_ring = strcmp(arguments[1], "frames") == 0;
+    p = linked_open(&options);
     head = events_head_first(producer);
     sender_ready();
     before = sender_cpu_us(RUSAGE_SELF);
