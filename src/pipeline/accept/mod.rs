@@ -48,6 +48,9 @@ use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::sync::{Arc, mpsc, thread};
 use crate::sys::fdstore::FdStore;
 
+/// How much later than at its deadline a writer may end: it may be in the middle of a read, or have no processor.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
 /// The parameters of [`Accept::start`].
 #[derive(Debug)]
 pub struct AcceptOptions {
@@ -181,7 +184,7 @@ impl Accept {
 
     /// Stops accepting, takes what the kernel holds (of stored connections and of systemd's sockets only what was there
     /// when the stop began), sends the clients of the framed protocol their pending answers, and ends the threads.
-    /// Returns at most 200 ms after `within`. A writer that waits for room cannot be ended: it is left running.
+    /// Returns at most 2 s after `within`. A writer that waits for room cannot be ended: it is left running.
     ///
     /// The reader must keep running meanwhile.
     pub fn stop(self, within: Duration) -> Stopped {
@@ -189,8 +192,7 @@ impl Accept {
         for index in 0..self.writers.handles.len() {
             self.writers.stop_by(index, stop_by);
         }
-        // A thread that is in the middle of a read at the deadline may still finish that read.
-        let give_up = stop_by + Duration::from_millis(200);
+        let give_up = stop_by + STOP_GRACE;
         let mut threads: Vec<_> = self.threads.into_iter().map(Some).collect();
         while threads.iter().any(Option::is_some) {
             let left = give_up.saturating_duration_since(Instant::now());
