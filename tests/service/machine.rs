@@ -101,8 +101,8 @@ impl Machine {
 
     /// Runs a command as root.
     pub(crate) fn exec(&self, command: &[&str]) -> Output {
-        // systemctl would wait for a start as long as the unit allows it.
-        self.exec_within(TIMEOUT, command)
+        // systemctl would wait for a start as long as the unit allows it; and apt-get syncs each file that it writes.
+        self.exec_within(4 * TIMEOUT, command)
     }
 
     /// As [`Machine::exec`], for what takes longer.
