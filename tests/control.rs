@@ -175,6 +175,7 @@ fn the_control_socket_answers_several_requests_and_keeps_its_head() {
             "event_size",
             "latency_us",
             "connections",
+            "limits",
             "writers",
             "producers",
             "producer_groups",

@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use dbufd::pipeline::accept::frames::Sessions;
 use dbufd::pipeline::accept::publish::receive_buffer::ReceiveBuffers;
-use dbufd::pipeline::accept::ring::registry::{RingLimits, Rings};
+use dbufd::pipeline::accept::ring::registry::Rings;
 use dbufd::pipeline::accept::{Accept, AcceptOptions, Listener, ListenerKind, Stopped};
 use dbufd::pipeline::buffer::{DoubleBuffer, Options, Reader, Waker};
 use dbufd::pipeline::counters::Counters;
 use dbufd::pipeline::progress::Progress;
 use dbufd::pipeline::pulse::Beat;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use dbufd::pipeline::shares::{Resource, Shares};
+use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -35,6 +36,10 @@ struct Daemon {
     is_over: Arc<AtomicBool>,
     waker: Waker,
     reader: Option<JoinHandle<()>>,
+}
+
+fn shares() -> Arc<Shares> {
+    Shares::new([1 << 20; Resource::ALL.len()], nix::unistd::geteuid().as_raw())
 }
 
 impl Daemon {
@@ -54,8 +59,9 @@ impl Daemon {
             ],
             stored: None,
             inherited: Vec::new(),
-            sessions: Sessions::new(),
-            rings: Rings::new(RingLimits { rings: 0, bytes: 0 }),
+            shares: shares(),
+            sessions: Sessions::new(shares()),
+            rings: Rings::new(shares()),
             receive_buffers: ReceiveBuffers::take_over(WRITERS, None, Vec::new()).unwrap(),
             store: None,
             buffer,
@@ -138,8 +144,8 @@ fn when_descriptors_run_out_clients_are_turned_away_and_nobody_spins() {
     let clients: Vec<OwnedFd> = (0..40)
         .map(|_| socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap())
         .collect();
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, next_descriptor() + 8, hard).unwrap();
+    let (soft, hard) = getrlimit(Limit::RLIMIT_NOFILE).unwrap();
+    setrlimit(Limit::RLIMIT_NOFILE, next_descriptor() + 8, hard).unwrap();
     for client in &clients {
         connect(client, &address).unwrap();
     }
@@ -153,7 +159,7 @@ fn when_descriptors_run_out_clients_are_turned_away_and_nobody_spins() {
     let looks = began.elapsed().as_millis() as u64 / 100 + 1;
     // Each look is two beats.
     assert!(spent <= 2 * WRITERS as u64 * looks, "nobody spins over a full table of descriptors: {spent} rounds");
-    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    setrlimit(Limit::RLIMIT_NOFILE, soft, hard).unwrap();
     let (mut taken, mut turned_away) = (0, 0);
     for client in clients {
         let mut client = UnixStream::from(client);
@@ -174,8 +180,8 @@ fn when_descriptors_run_out_clients_are_turned_away_and_nobody_spins() {
 #[test]
 fn thousands_of_clients_are_served_and_each_keeps_its_order() {
     let _one = LIMIT.lock().unwrap_or_else(PoisonError::into_inner);
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let (_, hard) = getrlimit(Limit::RLIMIT_NOFILE).unwrap();
+    setrlimit(Limit::RLIMIT_NOFILE, hard, hard).unwrap();
     // Both ends are in this process.
     let count = 5000.min((hard - 200) / 2);
     let daemon = Daemon::start();

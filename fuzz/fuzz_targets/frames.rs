@@ -6,6 +6,7 @@ use dbuf_wire::frames::Frame;
 use dbufd::pipeline::accept::frames::{
     FrameSession, Handshake, OUTBOX_BYTES_MAX, Published, Sessions, Step, frame_bytes_max, handshake,
 };
+use dbufd::pipeline::shares::Shares;
 use libfuzzer_sys::fuzz_target;
 
 const MAX_EVENT: usize = 4096;
@@ -40,7 +41,7 @@ fn round(session: &mut FrameSession, bytes: &[u8]) -> (usize, Option<u64>, bool)
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = Frame::decode(bytes);
-    let sessions = Sessions::new();
+    let sessions = Sessions::new(Shares::even(64));
     let Handshake::Open { mut session, consumed } = handshake(bytes, MAX_EVENT, 0, &sessions) else { return };
     let mut rest = &bytes[consumed..];
     for generation in 1.. {

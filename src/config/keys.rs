@@ -157,10 +157,7 @@ pub static KEYS: &[Key] = &[
             "writes. 0 writes at once.",
         ],
         applies: Applies::Reload,
-        set: |config, given| {
-            config.buffer.linger = given.duration()?;
-            Some(())
-        },
+        set: |config, given| given.duration().map(|value| config.buffer.linger = value),
         get: |config| quoted(&format_duration(config.buffer.linger)),
     },
     Key {
@@ -170,10 +167,7 @@ pub static KEYS: &[Key] = &[
         bounds: Bounds::Count { min: 1, max: WRITERS_MAX },
         meaning: &["Threads that read sockets and rings. \"auto\": 4, but at most one for each allowed core."],
         applies: Applies::Restart,
-        set: |config, given| {
-            config.writers.count = given.count()?;
-            Some(())
-        },
+        set: |config, given| given.count().map(|value| config.writers.count = value),
         get: |config| config.writers.count.map_or_else(|| quoted("auto"), |count| count.to_string()),
     },
     Key {
@@ -186,10 +180,7 @@ pub static KEYS: &[Key] = &[
             "\"none\": not pinned. A core that dbufd may not use is left out, with a warning.",
         ],
         applies: Applies::Restart,
-        set: |config, given| {
-            config.writers.cpus = given.cores()?;
-            Some(())
-        },
+        set: |config, given| given.cores().map(|value| config.writers.cpus = value),
         get: |config| cores(&config.writers.cpus),
     },
     Key {
@@ -202,10 +193,7 @@ pub static KEYS: &[Key] = &[
             "if there is one; \"none\": not pinned.",
         ],
         applies: Applies::Restart,
-        set: |config, given| {
-            config.reader.cpu = given.cores()?;
-            Some(())
-        },
+        set: |config, given| given.cores().map(|value| config.reader.cpu = value),
         get: |config| match &config.reader.cpu {
             Cpus::List(list) if list.len() == 1 => list[0].to_string(),
             other => cores(other),
@@ -237,10 +225,7 @@ pub static KEYS: &[Key] = &[
             "has no effect; set SocketMode= by `systemctl edit dbufd.socket`, and chmod the sockets that exist.",
         ],
         applies: Applies::Reload,
-        set: |config, given| {
-            config.ingest.socket_mode = given.mode()?;
-            Some(())
-        },
+        set: |config, given| given.mode().map(|value| config.ingest.socket_mode = value),
         get: |config| quoted(&format!("{:04o}", config.ingest.socket_mode)),
     },
     Key {
@@ -253,10 +238,7 @@ pub static KEYS: &[Key] = &[
             "has no effect; set SocketGroup= by `systemctl edit dbufd.socket`, and chgrp the sockets that exist.",
         ],
         applies: Applies::Reload,
-        set: |config, given| {
-            config.ingest.socket_group = given.name()?;
-            Some(())
-        },
+        set: |config, given| given.name().map(|value| config.ingest.socket_group = value),
         get: |config| or_none(config.ingest.socket_group.clone(), |group| group),
     },
     Key {
@@ -265,14 +247,11 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Number { min: 0, max: RINGS_MAX },
         meaning: &[
-            "Maximum number of rings, the shared memory of producers. A user gets at most a quarter of the rings,",
-            "root may use all. A producer without a ring sends over its socket.",
+            "Maximum number of rings, the shared memory of producers; see limits.shares. A producer without a ring",
+            "sends over its socket.",
         ],
         applies: Applies::Restart,
-        set: |config, given| {
-            config.ingest.rings = given.number_within()?;
-            Some(())
-        },
+        set: |config, given| given.number_within().map(|value| config.ingest.rings = value),
         get: |config| config.ingest.rings.to_string(),
     },
     Key {
@@ -280,13 +259,24 @@ pub static KEYS: &[Key] = &[
         shown: r#""512MiB""#,
         has_default: true,
         bounds: Bounds::Size { min: 64 << 10, max: 64 << 30 },
-        meaning: &["Maximum memory of all rings together. A user's rings take at most a quarter of it, root's all."],
+        meaning: &["Maximum memory of all rings together; see limits.shares."],
         applies: Applies::Restart,
-        set: |config, given| {
-            config.ingest.ring_bytes = given.size()?;
-            Some(())
-        },
+        set: |config, given| given.size().map(|value| config.ingest.ring_bytes = value),
         get: |config| quoted(&format_size(config.ingest.ring_bytes)),
+    },
+    Key {
+        name: "limits.shares",
+        shown: "true",
+        has_default: true,
+        bounds: Bounds::Bool,
+        meaning: &[
+            "Whether users share connections, places in systemd's store, sessions, rings, and rows of the account: a",
+            "user gets at most a quarter of what the others leave, and the last quarter is for root and the user that",
+            "dbufd runs as.",
+        ],
+        applies: Applies::Reload,
+        set: |config, given| given.bool().map(|value| config.limits.shares = value),
+        get: |config| config.limits.shares.to_string(),
     },
     Key {
         name: "storage.directory",
@@ -298,10 +288,7 @@ pub static KEYS: &[Key] = &[
             "else $XDG_STATE_HOME/dbufd (~/.local/state/dbufd).",
         ],
         applies: Applies::Restart,
-        set: |config, given| {
-            config.storage.directory = given.path()?;
-            Some(())
-        },
+        set: |config, given| given.path().map(|value| config.storage.directory = value),
         get: |config| quoted(&config.storage.directory.to_string_lossy()),
     },
     Key {
@@ -314,10 +301,7 @@ pub static KEYS: &[Key] = &[
             "beyond this size, it is sealed and the next segment begins.",
         ],
         applies: Applies::Reload,
-        set: |config, given| {
-            config.storage.segment_bytes = given.size()?;
-            Some(())
-        },
+        set: |config, given| given.size().map(|value| config.storage.segment_bytes = value),
         get: |config| quoted(&format_size(config.storage.segment_bytes)),
     },
     Key {
@@ -327,10 +311,7 @@ pub static KEYS: &[Key] = &[
         bounds: Bounds::Duration { min_ns: SECOND, max_ns: 3650 * DAY, none: false },
         meaning: &["Maximum age of a segment. It is sealed when its first event is this old."],
         applies: Applies::Reload,
-        set: |config, given| {
-            config.storage.segment_age = given.duration()?;
-            Some(())
-        },
+        set: |config, given| given.duration().map(|value| config.storage.segment_age = value),
         get: |config| quoted(&format_duration(config.storage.segment_age)),
     },
     Key {
@@ -343,10 +324,7 @@ pub static KEYS: &[Key] = &[
             "this limit the OLDEST EVENTS ARE DELETED, and not counted as lost.",
         ],
         applies: Applies::Reload,
-        set: |config, given| {
-            config.storage.retain = given.amount()?;
-            Some(())
-        },
+        set: |config, given| given.amount().map(|value| config.storage.retain = value),
         get: |config| or_none(config.storage.retain, format_amount),
     },
     Key {
@@ -356,10 +334,7 @@ pub static KEYS: &[Key] = &[
         bounds: Bounds::Duration { min_ns: SECOND, max_ns: 36_500 * DAY, none: true },
         meaning: &["Segments whose newest event is older than this are deleted."],
         applies: Applies::Reload,
-        set: |config, given| {
-            config.storage.retain_age = given.duration_or_none()?;
-            Some(())
-        },
+        set: |config, given| given.duration_or_none().map(|value| config.storage.retain_age = value),
         get: |config| or_none(config.storage.retain_age, format_duration),
     },
     Key {
@@ -372,10 +347,7 @@ pub static KEYS: &[Key] = &[
             "oldest segments to keep this space free.",
         ],
         applies: Applies::Reload,
-        set: |config, given| {
-            config.storage.min_free = given.amount()?;
-            Some(())
-        },
+        set: |config, given| given.amount().map(|value| config.storage.min_free = value),
         get: |config| or_none(config.storage.min_free, format_amount),
     },
     Key {
@@ -433,10 +405,7 @@ pub static KEYS: &[Key] = &[
         bounds: Bounds::Bool,
         meaning: &["Whether sizes and latencies are measured. Counters are always kept."],
         applies: Applies::Reload,
-        set: |config, given| {
-            config.stats.enabled = given.bool()?;
-            Some(())
-        },
+        set: |config, given| given.bool().map(|value| config.stats.enabled = value),
         get: |config| config.stats.enabled.to_string(),
     },
     Key {

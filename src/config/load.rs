@@ -285,7 +285,8 @@ mod tests {
         );
         assert_eq!(
             wrong("[bufer]"),
-            "FILE:1:2: \"bufer\" is not a key; the sections are buffer, writers, reader, ingest, storage, stats, log"
+            "FILE:1:2: \"bufer\" is not a key; the sections are buffer, writers, reader, ingest, limits, storage, \
+             stats, log"
         );
         assert_eq!(wrong("capacity = 1"), "FILE:1:1: \"capacity\" is not a key; the nearest is buffer.capacity");
         assert!(wrong("[bufer]\nlinger=\"1s\"").starts_with("FILE:1:2: \"bufer.linger\""));

@@ -19,6 +19,8 @@ pub struct Config {
     pub reader: Reader,
     /// `[ingest]`
     pub ingest: Ingest,
+    /// `[limits]`
+    pub limits: Limits,
     /// `[storage]`
     pub storage: Storage,
     /// `[stats]`
@@ -97,6 +99,13 @@ impl Ingest {
     }
 }
 
+/// Limits of users.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Whether users have shares of what is finite.
+    pub shares: bool,
+}
+
 /// Statistics.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stats {
@@ -139,6 +148,7 @@ impl Default for Config {
                 rings: 256,
                 ring_bytes: 512 << 20,
             },
+            limits: Limits { shares: true },
             storage: Storage::default(),
             stats: Stats { enabled: true },
             log: Log { level: Level::Info },

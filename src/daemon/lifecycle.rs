@@ -28,6 +28,7 @@ use crate::pipeline::assembly::Pipeline;
 use crate::pipeline::buffer;
 use crate::pipeline::drain::{self, Drain, DrainHandle};
 use crate::pipeline::pulse::{Beat, Pulse};
+use crate::pipeline::shares::Shares;
 use crate::pipeline::store::Recovery;
 use crate::pipeline::takeover::names::Inherited;
 use crate::sync::Arc;
@@ -48,6 +49,7 @@ pub(super) struct Daemon {
     accept: Accept,
     drain: Drain,
     store: Option<DescriptorStore>,
+    shares: Arc<Shares>,
     /// Last, so that the lock is released after everything else.
     _runtime: Runtime,
 }
@@ -105,7 +107,7 @@ impl Daemon {
         let plan = cores::plan(config, &cores::allowed());
         warn_of(&plan);
         let memory = Memory::take_over(config, &buffer_options(config, plan.writers.len()), store.as_ref(), inherited)?;
-        let Memory { pipeline, sessions, rings, receive_buffers, stored, connections } = memory;
+        let Memory { pipeline, shares, sessions, rings, receive_buffers, stored, connections } = memory;
         // Events are accepted only when the manager has their memory. Otherwise a crash would lose them.
         let waiting = store.as_ref().map_or(0, |store| store.store.wait_taken(MANAGER_START_TIMEOUT));
         if waiting > 0 {
@@ -124,6 +126,7 @@ impl Daemon {
                 max_event_bytes: config.ingest.max_event_bytes,
                 stored: stored.clone(),
                 inherited: connections,
+                shares: Arc::clone(&shares),
                 sessions,
                 rings: Arc::clone(&rings),
                 receive_buffers,
@@ -138,9 +141,10 @@ impl Daemon {
                 return Err(error);
             }
         };
-        let figures = Figures { started, counters, buffer, drain: drain.handle(), stored, rings };
+        let figures =
+            Figures { started, counters, buffer, drain: drain.handle(), stored, shares: Arc::clone(&shares), rings };
         let parts = Parts { control, recovery, live: Live { figures, writers: accept.pulses() } };
-        Ok((Self { files, accept, drain, store, _runtime: runtime }, parts))
+        Ok((Self { files, accept, drain, store, shares, _runtime: runtime }, parts))
     }
 
     /// Applies the part of a new configuration that a running daemon can change.
@@ -152,6 +156,7 @@ impl Daemon {
             )?;
         }
         self.accept.set_max_event_bytes(new.ingest.max_event_bytes);
+        self.shares.set_enabled(new.limits.shares);
         self.drain.handle().command(drain::ReaderCommand::Reconfigure(Box::new(drain_settings(new))));
         Ok(())
     }

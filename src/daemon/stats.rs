@@ -16,9 +16,11 @@ use crate::pipeline::buffer::{BufferStats, DoubleBuffer};
 use crate::pipeline::counters::{Counters, WriterCounters};
 use crate::pipeline::drain::{DrainHandle, Measured};
 use crate::pipeline::record::Cause;
+use crate::pipeline::shares::{ShareStatus, Shares};
 use crate::pipeline::store::{Condition, StatusSnapshot};
 use crate::stats::{
-    Buffer, Bytes, Connections, Cpu, EventSize, Events, Latency, Producer, Quantiles, Ring, Snapshot, Storage, Writer,
+    Buffer, Bytes, Connections, Cpu, EventSize, Events, Latency, Limits, Producer, Quantiles, Refusals, Resource, Ring,
+    Snapshot, Storage, Writer,
 };
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, CacheLine};
@@ -36,6 +38,7 @@ pub(super) struct Figures {
     pub(super) buffer: DoubleBuffer,
     pub(super) drain: DrainHandle,
     pub(super) stored: Option<Arc<StoredConnections>>,
+    pub(super) shares: Arc<Shares>,
     pub(super) rings: Arc<Rings>,
 }
 
@@ -60,6 +63,7 @@ impl Figures {
             event_size: EventSize::of(&measured.event_size, BUCKET_EXPONENTS),
             latency_us: latency(&measured),
             connections: self.connections(),
+            limits: limits(&self.shares),
             writers: writers(&self.counters),
             producers: self.counters.account.busiest(PRODUCERS_SHOWN).into_iter().map(producer).collect(),
             producer_groups: self.counters.account.busiest_groups(PRODUCERS_SHOWN).into_iter().map(group).collect(),
@@ -113,6 +117,31 @@ fn buffer(stats: &BufferStats) -> Buffer {
 fn latency(measured: &Measured) -> Latency {
     let publish_to_persist = Quantiles::of(&measured.persist_us);
     Latency { publish_to_persist, sync: Quantiles { p999: None, ..Quantiles::of(&measured.sync_us) } }
+}
+
+fn limits(shares: &Shares) -> Limits {
+    let status = shares.status();
+    let refusals = |status: &ShareStatus| {
+        let resource = status.resource.name();
+        let row = move |uid: Option<u32>, count: u64| Refusals { resource: resource.to_owned(), uid, count };
+        let others = (status.refused_others > 0).then(|| row(None, status.refused_others));
+        status.refused.iter().map(|(uid, count)| row(Some(*uid), *count)).chain(others).collect::<Vec<_>>()
+    };
+    Limits {
+        shares: shares.are_enabled(),
+        resources: status.iter().map(resource).collect(),
+        refused: status.iter().flat_map(refusals).collect(),
+    }
+}
+
+fn resource(status: &ShareStatus) -> Resource {
+    Resource {
+        name: status.resource.name().to_owned(),
+        capacity: status.capacity,
+        held: status.held,
+        busiest_uid: status.most.map(|(uid, _)| uid),
+        busiest_held: status.most.map_or(0, |(_, held)| held),
+    }
 }
 
 fn writers(counters: &Counters) -> Vec<Writer> {

@@ -10,24 +10,31 @@
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result};
+use nix::sys::resource::{self, getrlimit};
+use nix::unistd::geteuid;
 
 use super::buffer_memory::{BufferMemory, InheritedBuffers};
 use crate::config::Config;
 use crate::pipeline::accept::connection::stored::{InheritedConnection, InheritedConnections, StoredConnections};
 use crate::pipeline::accept::frames::{SessionTable, Sessions};
+use crate::pipeline::accept::limits::{SENDERS_MAX, SESSIONS_MAX};
 use crate::pipeline::accept::publish::receive_buffer::{InheritedReceiveBuffer, ReceiveBuffers};
-use crate::pipeline::accept::ring::registry::{self, InheritedRings, RingLimits, Rings};
+use crate::pipeline::accept::ring::registry::{self, InheritedRings, Rings};
 use crate::pipeline::accept::ring::table::RingTable;
-use crate::pipeline::account::{Account, InheritedAccount};
+use crate::pipeline::account::{Account, InheritedAccount, PRODUCERS_MAX};
 use crate::pipeline::assembly;
 use crate::pipeline::buffer::{Options, PublishPosition};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
+use crate::pipeline::shares::{Resource, Shares};
 use crate::pipeline::takeover::names::{Inherited, Name};
 use crate::sync::Arc;
 use crate::sys::fdstore::{FdStore, room_from_environment};
 use crate::sys::notify::Notifier;
 
+/// Descriptors that connections leave: segments and their directory, the store's memory, watched processes, the control
+/// socket.
+const DESCRIPTORS_RESERVED: u64 = 1024;
 /// Rings take at most the room of the store divided by this.
 const RINGS_SHARE: usize = 2;
 
@@ -59,6 +66,7 @@ impl DescriptorStore {
 /// The memory and the connections of the new process.
 pub(super) struct Memory {
     pub(super) pipeline: assembly::Memory,
+    pub(super) shares: Arc<Shares>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) rings: Arc<Rings>,
     pub(super) receive_buffers: Vec<ReceiveBuffers>,
@@ -124,21 +132,20 @@ impl Memory {
         store: Option<&DescriptorStore>,
         inherited: Inherited,
     ) -> Result<Self> {
-        let limits = RingLimits { rings: config.ingest.rings, bytes: config.ingest.ring_bytes };
         match store {
             Some(store) => {
                 let found = Found::resolve(&store.store, inherited, options.writers_max);
-                Self::create(options, store, limits, found)
+                Self::create(config, options, store, found)
             }
-            None => Self::create_alone(options, limits),
+            None => Self::create_alone(config, options),
         }
     }
 
     /// Step 3.
     fn create(
+        config: &Config,
         options: &Options,
         DescriptorStore { store, room }: &DescriptorStore,
-        limits: RingLimits,
         found: Found,
     ) -> Result<Self> {
         let writers = options.writers_max;
@@ -155,14 +162,15 @@ impl Memory {
         // A receive buffer for each writer; read positions, sessions and progress. Of the buffer and the account there
         // are two while one replaces the other.
         let memories = writers + 3 + (buffers.count() + 1).max(2) + 2;
-        let rings_room = (limits.rings * registry::DESCRIPTORS + 1).min(room / RINGS_SHARE);
-        let account = Account::take_over(writers, store, account, !buffers.is_empty());
+        let rings_room = (config.ingest.rings * registry::DESCRIPTORS + 1).min(room / RINGS_SHARE);
+        let connections_room = room.saturating_sub(memories + rings_room);
+        let shares = shares(config, StoredConnections::capacity(connections_room));
+        let account = Account::take_over(writers, Arc::clone(&shares), store, account, !buffers.is_empty());
         let account = account.context("no memory for the account of events")?;
         let receive_buffers = ReceiveBuffers::take_over(writers, Some(store), receive_buffers)
             .context("no memory for the receive buffers")?;
         connections.in_receive_buffers = receive_buffers.iter().flat_map(ReceiveBuffers::slots).collect();
-        let connections_room = room.saturating_sub(memories + rings_room);
-        let (stored, connections) = StoredConnections::open(Arc::clone(store), connections_room, connections)
+        let (stored, connections) = StoredConnections::open(Arc::clone(&shares), Arc::clone(store), connections)
             .context("cannot keep connections over a restart")?;
         if !connections.is_empty() {
             tracing::info!(connections = connections.len(), "resumes the connections of the previous process");
@@ -175,8 +183,11 @@ impl Memory {
         let progress = Arc::new(progress);
         Ok(Self {
             pipeline: assembly::Memory { buffer, reader, counters, progress, old, has_previous, outlives: true },
-            sessions: Sessions::stored(store, sessions).context("cannot keep sessions over a restart")?,
-            rings: Rings::stored(limits, store, rings_room, rings).context("no memory for the table of rings")?,
+            sessions: Sessions::stored(Arc::clone(&shares), store, sessions)
+                .context("cannot keep sessions over a restart")?,
+            rings: Rings::stored(Arc::clone(&shares), store, rings_room, rings)
+                .context("no memory for the table of rings")?,
+            shares,
             receive_buffers,
             stored: Some(stored),
             connections,
@@ -184,17 +195,44 @@ impl Memory {
     }
 
     /// Without a store, nothing survives the process.
-    fn create_alone(options: &Options, limits: RingLimits) -> Result<Self> {
+    fn create_alone(config: &Config, options: &Options) -> Result<Self> {
+        let shares = shares(config, 0);
+        let account = Account::sharing(Arc::clone(&shares), options.writers_max);
+        let account = account.context("no memory for the account of events")?;
+        let counters = Arc::new(Counters::with_account(options.writers_max, account));
         Ok(Self {
-            pipeline: assembly::Memory::new(options)?,
-            sessions: Sessions::new(),
-            rings: Rings::new(limits),
+            pipeline: assembly::Memory { counters, ..assembly::Memory::new(options)? },
+            sessions: Sessions::new(Arc::clone(&shares)),
+            rings: Rings::new(Arc::clone(&shares)),
+            shares,
             receive_buffers: ReceiveBuffers::take_over(options.writers_max, None, Vec::new())
                 .context("no memory for the receive buffers")?,
             stored: None,
             connections: Vec::new(),
         })
     }
+}
+
+/// What the users of the machine share.
+fn shares(config: &Config, stored_connections: u64) -> Arc<Shares> {
+    let capacity = |resource: Resource| match resource {
+        Resource::Connections => connections_max(),
+        Resource::StoredConnections => stored_connections,
+        Resource::Sessions => SESSIONS_MAX as u64,
+        Resource::Rings => config.ingest.rings as u64,
+        Resource::RingBytes => config.ingest.ring_bytes,
+        Resource::Producers => PRODUCERS_MAX as u64,
+        Resource::Senders => SENDERS_MAX as u64,
+    };
+    let shares = Shares::new(Resource::ALL.map(capacity), geteuid().as_raw());
+    shares.set_enabled(config.limits.shares);
+    shares
+}
+
+/// Connections that leave enough descriptors to the store, the control socket and all the rest.
+fn connections_max() -> u64 {
+    let (limit, _) = getrlimit(resource::Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    limit.saturating_sub(DESCRIPTORS_RESERVED.min(limit / 4))
 }
 
 #[cfg(test)]

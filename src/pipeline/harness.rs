@@ -15,7 +15,7 @@ use crate::pipeline::accept::limits::OVERHEAD_BYTES_MAX;
 use crate::pipeline::accept::publish::{Extra, NoObserver, Peer, Publisher, WriterContext};
 #[cfg(test)]
 use crate::pipeline::accept::ring::registry::InheritedRings;
-use crate::pipeline::accept::ring::registry::{RingLimits, Rings};
+use crate::pipeline::accept::ring::registry::Rings;
 use crate::pipeline::accept::ring::{Ring, Taken};
 use crate::pipeline::accept::text::Text;
 use crate::pipeline::accept::text::classify::classify;
@@ -25,6 +25,7 @@ use crate::pipeline::counters::Counters;
 use crate::pipeline::drain::batch_summary::{BatchSummary, Sizes};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::record::{Cause, FIELDS_BYTES_MAX, Kind, Record, Transport};
+use crate::pipeline::shares::Shares;
 use crate::sync::Arc;
 #[cfg(test)]
 use crate::sys::fdstore::FdStore;
@@ -233,7 +234,7 @@ impl RingHarness {
     /// As [`RingHarness::new`].
     #[must_use]
     pub fn over(mut harness: WriterHarness) -> Self {
-        let rings = Rings::new(RingLimits { rings: 1, bytes: CAPACITY });
+        let rings = Rings::new(Shares::even(CAPACITY));
         let identity = Identity { tag: b"app"[..].into(), ..Identity::default() };
         let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
         let peer = harness.another_peer();
@@ -244,8 +245,7 @@ impl RingHarness {
     #[cfg(test)]
     pub(crate) fn stored(store: &Arc<FdStore>) -> Self {
         let mut this = Self::new(4096);
-        let limits = RingLimits { rings: 1, bytes: CAPACITY };
-        let rings = Rings::stored(limits, store, 100, InheritedRings::default()).expect("memory");
+        let rings = Rings::stored(Shares::even(CAPACITY), store, 100, InheritedRings::default()).expect("memory");
         let (ring, memory) = rings.grant(Identity::default(), CAPACITY).expect("one ring is allowed");
         (this.ring, this.memory) = (ring, memory);
         let (line, _) = UnixStream::pair().expect("two sockets");
@@ -256,8 +256,7 @@ impl RingHarness {
     /// The process dies, and the next one resumes the ring.
     #[cfg(test)]
     pub(crate) fn die(&mut self, store: &Arc<FdStore>, left: InheritedRings) {
-        let limits = RingLimits { rings: 1, bytes: CAPACITY };
-        let rings = Rings::stored(limits, store, 100, left).expect("memory");
+        let rings = Rings::stored(Shares::even(CAPACITY), store, 100, left).expect("memory");
         self.ring = rings.take_inherited().pop().expect("a stored ring").1;
     }
 
@@ -266,7 +265,7 @@ impl RingHarness {
     /// # Panics
     /// If the kernel gives no memory.
     pub fn renew(&mut self) {
-        let rings = Rings::new(RingLimits { rings: 1, bytes: CAPACITY });
+        let rings = Rings::new(Shares::even(CAPACITY));
         let identity = Identity { tag: b"app"[..].into(), ..Identity::default() };
         let (ring, memory) = rings.grant(identity, CAPACITY).expect("one ring is allowed");
         std::mem::replace(&mut self.ring, ring).close();

@@ -19,6 +19,7 @@ pub mod harness;
 pub mod histogram;
 pub mod progress;
 pub mod pulse;
+pub mod shares;
 pub mod store;
 pub mod takeover;
 

@@ -34,6 +34,7 @@ pub(crate) struct Snapshot {
     pub(crate) event_size: EventSize,
     pub(crate) latency_us: Latency,
     pub(crate) connections: Connections,
+    pub(crate) limits: Limits,
     pub(crate) writers: Vec<Writer>,
     pub(crate) producers: Vec<Producer>,
     /// Producers that differ only in their process, added up. Each has null as its pid.
@@ -124,6 +125,36 @@ pub(crate) struct Connections {
     pub(crate) refused: u64,
     /// Served since the start, but a restart breaks them, because systemd's store was full.
     pub(crate) unkept: u64,
+}
+
+/// What users share, and how often one of them was refused more than its share.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Limits {
+    pub(crate) shares: bool,
+    pub(crate) resources: Vec<Resource>,
+    pub(crate) refused: Vec<Refusals>,
+}
+
+/// Something finite.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Resource {
+    pub(crate) name: String,
+    pub(crate) capacity: u64,
+    pub(crate) held: u64,
+    /// The user who holds the most of it.
+    pub(crate) busiest_uid: Option<u32>,
+    pub(crate) busiest_held: u64,
+}
+
+/// Refusals since the start. Null as the uid: users beyond the first 64.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Refusals {
+    pub(crate) resource: String,
+    pub(crate) uid: Option<u32>,
+    pub(crate) count: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{EventSize, Producer, Quantiles, Ring, Snapshot, Writer};
+use super::{EventSize, Limits, Producer, Quantiles, Resource, Ring, Snapshot, Writer};
 use crate::escape::put_visible;
 use crate::pipeline::store::Condition;
 
@@ -99,6 +99,11 @@ const RING_COUNTERS: &[Listed<Ring>] = &[
     ("ring_lost_total", |r| r.lost, "Events that found no room in a ring."),
 ];
 
+const RESOURCES: &[Listed<Resource>] = &[
+    ("limit_capacity", |r| r.capacity, "How much there is of something that users share."),
+    ("limit_held", |r| r.held, "How much of it all users hold together."),
+];
+
 /// All of `now`, as Prometheus reads it. `with_pid`: producers and rings have a label with their process id, so that
 /// each process has series of its own.
 pub(crate) fn render(now: &Snapshot, with_pid: bool) -> String {
@@ -115,6 +120,7 @@ pub(crate) fn render(now: &Snapshot, with_pid: bool) -> String {
     }
     sizes(&mut out, &now.event_size);
     latencies(&mut out, now);
+    limits(&mut out, &now.limits);
     let sum = |a: u64, b: u64| a + b;
     let writer = |w: &Writer| vec![("index", w.index.to_string()), ("cpu", or_empty(w.cpu))];
     listed(&mut out, &now.writers, WRITERS, sum, writer);
@@ -168,6 +174,21 @@ fn escaped(value: &str) -> String {
     let mut visible = Vec::new();
     put_visible(&mut visible, value.as_bytes(), b"\n");
     String::from_utf8_lossy(&visible).replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn limits(out: &mut String, limits: &Limits) {
+    let resource = |name: &str| ("resource", name.to_owned());
+    for (name, value, help) in RESOURCES {
+        family(out, name, help);
+        for shared in &limits.resources {
+            sample(out, name, &[resource(&shared.name)], value(shared) as f64);
+        }
+    }
+    family(out, "limit_refused_total", "Times that a user was refused more than its share.");
+    for refused in &limits.refused {
+        let labels = [resource(&refused.resource), ("uid", or_empty(refused.uid))];
+        sample(out, "limit_refused_total", &labels, refused.count as f64);
+    }
 }
 
 fn sizes(out: &mut String, sizes: &EventSize) {

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::format::{bar, bytes, count, fit, micros, plural, ratio, seconds};
-use super::{Buffer, EventSize, Latency, Producer, Ring, Snapshot, Storage, Writer};
+use super::{Buffer, EventSize, Latency, Producer, Refusals, Ring, Snapshot, Storage, Writer};
 
 /// Rows that a list shows; `--json` has all.
 const ROWS_SHOWN: usize = 8;
@@ -182,6 +182,11 @@ impl Table {
         if now.connections.refused > 0 {
             let (refused, noun) = (count(now.connections.refused), plural(now.connections.refused, "connection"));
             self.row("", &format!("{refused} {noun} refused, for lack of a file descriptor or epoll watch"));
+        }
+        for Refusals { resource, uid, count: times } in &now.limits.refused {
+            let user = uid.map_or_else(|| "other users".to_owned(), |uid| format!("user {uid}"));
+            let (times, noun) = (count(*times), plural(*times, "time"));
+            self.row("", &format!("{user}: refused more {} {times} {noun}", resource.replace('_', " ")));
         }
         self.gap();
     }

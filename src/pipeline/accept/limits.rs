@@ -16,3 +16,6 @@ pub const SESSIONS_MAX: usize = 4096;
 
 /// Rings that a daemon has at most.
 pub const RINGS_MAX: usize = 1024;
+
+/// Processes that send datagrams and are remembered at a time, each with a descriptor.
+pub const SENDERS_MAX: usize = 256;

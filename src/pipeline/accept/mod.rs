@@ -44,6 +44,7 @@ use super::counters::Counters;
 use super::progress::Progress;
 use super::pulse::Pulse;
 use super::record::padded;
+use super::shares::Shares;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::sync::{Arc, mpsc, thread};
 use crate::sys::fdstore::FdStore;
@@ -70,6 +71,8 @@ pub struct AcceptOptions {
     pub stored: Option<Arc<StoredConnections>>,
     /// Connections that the previous process left.
     pub inherited: Vec<InheritedConnection>,
+    /// What users share.
+    pub shares: Arc<Shares>,
     /// The sessions of the framed protocol.
     pub sessions: Arc<Sessions>,
     /// The rings, including those that the previous process left.
@@ -218,6 +221,7 @@ fn prepare(options: AcceptOptions) -> Result<(Arc<Writers>, Vec<WriterThread>), 
         counters: options.counters,
         max_event_bytes: AtomicUsize::new(options.max_event_bytes),
         shared: Arc::new(Shared { sessions: options.sessions, rings: options.rings }),
+        shares: options.shares,
         stored: options.stored,
         store: options.store,
     });
@@ -229,7 +233,7 @@ fn prepare(options: AcceptOptions) -> Result<(Arc<Writers>, Vec<WriterThread>), 
     let inherited = options.receive_buffers.into_iter().zip(connections).zip(rings);
     let inherited =
         inherited.map(|((receive_buffers, connections), rings)| InheritedWork { receive_buffers, connections, rings });
-    let mut first = Listeners::new(options.listeners);
+    let mut first = Listeners::new(options.listeners, &writers.shares);
     let mut threads = Vec::new();
     for (index, inherited) in inherited.enumerate() {
         // Datagram sockets go to the first writer.

@@ -573,6 +573,31 @@ fn while_the_buffer_is_full_senders_wait_and_nothing_is_lost() {
 }
 
 #[test]
+fn clients_beyond_the_last_connection_wait_in_the_queue_and_are_served_when_others_leave() {
+    let rig = Rig::new(&Plan { writers: 1, connections_max: 2, ..Plan::default() });
+    let mut open = [rig.connect(), rig.connect()];
+    for (number, stream) in open.iter_mut().enumerate() {
+        writeln!(stream, "open {number}").unwrap();
+    }
+    rig.wait_for_events(2);
+    let mut late = [rig.connect(), rig.connect()];
+    for (number, stream) in late.iter_mut().enumerate() {
+        writeln!(stream, "late {number}").unwrap();
+    }
+    // The writer has seen that clients wait, and reads on what is open.
+    writeln!(open[0], "again").unwrap();
+    rig.wait_for_events(3);
+    assert_eq!(rig.counters.writers[0].0.connections.load(Relaxed), 2);
+    drop(open);
+    rig.wait_for_events(5);
+    assert_eq!(rig.counters.writers[0].0.refused_connections.load(Relaxed), 0, "nobody is turned away");
+    let mut texts = rig.stop().texts();
+    texts.sort_unstable();
+    assert_eq!(texts, ["again", "late 0", "late 1", "open 0", "open 1"]);
+    drop(late);
+}
+
+#[test]
 fn a_writer_that_waits_for_room_does_not_hold_up_the_end() {
     let mut rig = Rig::new(&Plan {
         writers: 1,

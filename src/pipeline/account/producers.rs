@@ -6,6 +6,9 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use nix::unistd::geteuid;
 
 use super::figures::{Row, Statement, Tally, Totals};
 use super::groups::Groups;
@@ -13,6 +16,7 @@ use super::identity::Identity;
 use super::memory::{FOLDED, Memory, PENDING_LOSSES_MAX, PRODUCERS_MAX, READER, ROWS, UNNAMED};
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::{Cause, Record};
+use crate::pipeline::shares::{Held, Resource, Shares};
 use crate::pipeline::takeover::names::Name;
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
@@ -20,6 +24,8 @@ use crate::sys::fdstore::FdStore;
 
 /// Pending losses at most. Further losses are reported as dbufd's own.
 pub const LOSSES_PENDING_MAX: usize = PENDING_LOSSES_MAX;
+/// How often room is made at most for users who have their share: it looks at every row.
+const MAKE_ROOM_INTERVAL: Duration = Duration::from_millis(10);
 /// How often a look is repeated at most because a batch came in between.
 const LOOKS_MAX: usize = 100;
 
@@ -35,6 +41,7 @@ pub struct Producer {
 #[derive(Debug)]
 pub struct Account {
     pub(super) memory: Memory,
+    shares: Arc<Shares>,
     table: Mutex<Table>,
     /// The previous process's account is missing, although its events in the buffer are there.
     pub(super) adopts: AtomicBool,
@@ -66,12 +73,31 @@ impl InheritedAccount {
     }
 }
 
+/// A row that is taken.
+#[derive(Debug)]
+struct Entry {
+    producer: Arc<Producer>,
+    /// The part of its user's share.
+    _held: Held,
+}
+
 #[derive(Debug, Default)]
 struct Table {
     /// By the content of the source record.
-    known: HashMap<Box<[u8]>, Arc<Producer>>,
+    known: HashMap<Box<[u8]>, Entry>,
     free: Vec<u32>,
+    /// When room was last made for a user who has its share.
+    made_room_at: Option<Instant>,
     groups: Groups,
+}
+
+impl Table {
+    fn enter(&mut self, producer: Producer, held: Held) -> Arc<Producer> {
+        let producer = Arc::new(producer);
+        let entry = Entry { producer: Arc::clone(&producer), _held: held };
+        self.known.insert(key(&producer.identity), entry);
+        producer
+    }
 }
 
 impl Account {
@@ -80,21 +106,29 @@ impl Account {
     /// # Errors
     /// If there is no memory.
     pub fn new(writers: usize) -> io::Result<Self> {
-        Ok(Self::over(Memory::new(writers + 1, 0)?))
+        Self::sharing(Shares::new([PRODUCERS_MAX as u64; Resource::ALL.len()], geteuid().as_raw()), writers)
     }
 
-    pub(super) fn over(memory: Memory) -> Self {
+    /// The same with the shares of a daemon.
+    ///
+    /// # Errors
+    /// If there is no memory.
+    pub fn sharing(shares: Arc<Shares>, writers: usize) -> io::Result<Self> {
+        Ok(Self::over(shares, Memory::new(writers + 1, 0)?))
+    }
+
+    pub(super) fn over(shares: Arc<Shares>, memory: Memory) -> Self {
         let mut table = Table::default();
         for row in (FOLDED + 1..ROWS as u32).rev() {
             match memory.identity(row) {
                 Some(identity) => {
-                    let producer = Arc::new(Producer { identity, row });
-                    table.known.insert(key(&producer.identity), producer);
+                    let held = shares.take_over(Resource::Producers, identity.uid, 1);
+                    table.enter(Producer { identity, row }, held);
                 }
                 None => table.free.push(row),
             }
         }
-        Self { memory, table: Mutex::new(table), adopts: AtomicBool::new(false) }
+        Self { memory, shares, table: Mutex::new(table), adopts: AtomicBool::new(false) }
     }
 
     /// Creates an account that `store` keeps for the next process and that continues with what is `inherited`.
@@ -104,6 +138,7 @@ impl Account {
     /// If there is no memory.
     pub fn take_over(
         writers: usize,
+        shares: Arc<Shares>,
         store: &FdStore,
         inherited: InheritedAccount,
         has_buffer: bool,
@@ -122,7 +157,7 @@ impl Account {
         match newest {
             Some((memory, name)) if memory.cells() > writers => {
                 let_go(Some(name));
-                Ok(Self::over(memory))
+                Ok(Self::over(shares, memory))
             }
             newest => {
                 let serial = newest.as_ref().map_or(0, |(old, _)| old.serial() + 1);
@@ -132,7 +167,7 @@ impl Account {
                 }
                 memory.keep(store, Name::fresh(Name::Account, &names));
                 let_go(None);
-                let this = Self::over(memory);
+                let this = Self::over(shares, memory);
                 // Relaxed: no other thread has it yet.
                 this.adopts.store(newest.is_none() && has_buffer, Relaxed);
                 Ok(this)
@@ -155,66 +190,74 @@ impl Account {
     }
 
     /// The row that events of `identity` are counted in, new or known. The row is kept while the returned value is
-    /// held.
+    /// held. A user who has its share of rows loses the quietest of its own. If there are none, its new producers are
+    /// counted together, in the row of the unnamed.
     ///
     /// Takes a lock, so it is called when a sender is first seen, never for each event.
     pub fn producer(&self, identity: &Identity) -> Arc<Producer> {
-        let key = key(identity);
+        let unnamed = || Arc::new(Producer { identity: identity.clone(), row: UNNAMED });
+        if *identity == Identity::unnamed() {
+            return unnamed();
+        }
         let mut table = self.table();
-        if let Some(known) = table.known.get(&key) {
-            return Arc::clone(known);
+        if let Some(known) = table.known.get(&key(identity)) {
+            return Arc::clone(&known.producer);
         }
-        let is_unnamed = *identity == Identity::unnamed();
-        if table.free.is_empty() && !is_unnamed {
-            self.make_room(&mut table);
-        }
-        let Some(row) = (if is_unnamed { None } else { table.free.pop() }) else {
-            return Arc::new(Producer { identity: identity.clone(), row: UNNAMED });
-        };
+        let make_room = || self.make_room(&mut table, identity.uid);
+        let Ok(held) = self.shares.take_or(Resource::Producers, identity.uid, 1, make_room) else { return unnamed() };
+        let Some(row) = table.free.pop() else { return unnamed() };
         self.memory.begin(row, identity);
-        let producer = Arc::new(Producer { identity: identity.clone(), row });
-        table.known.insert(key, Arc::clone(&producer));
-        producer
+        table.enter(Producer { identity: identity.clone(), row }, held)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
         lock(&self.table)
     }
 
-    /// Makes room for a quarter of the table at once, so that a flood of new senders pays for the search only rarely.
-    /// Only rows without a holder and with nothing in memory can go.
-    fn make_room(&self, table: &mut Table) {
-        let quiet = table.known.values().filter(|producer| Arc::strong_count(producer) == 1);
+    /// Makes room for a quarter of what a user may have at once, so that a flood of new senders pays for the search
+    /// only rarely. Only rows without a holder and with nothing in memory can go; a user who is limited makes room by
+    /// its own. Returns whether there is room now.
+    fn make_room(&self, table: &mut Table, uid: u32) -> bool {
+        let is_limited = self.shares.limits(uid);
+        if is_limited && table.made_room_at.is_some_and(|at| at.elapsed() < MAKE_ROOM_INTERVAL) {
+            return false;
+        }
+        table.made_room_at = Some(Instant::now());
+        let may_go = |producer: &Producer| !is_limited || producer.identity.uid == uid;
+        let quiet = table.known.values().map(|entry| &entry.producer);
+        let quiet = quiet.filter(|producer| Arc::strong_count(producer) == 1 && may_go(producer));
         let quiet = quiet.map(|producer| (self.row_of(producer.row, None), producer.row));
         let mut quiet: Vec<(u64, u32)> =
             quiet.filter(|(row, _)| row.in_memory() == 0).map(|(row, index)| (row.sent, index)).collect();
         quiet.sort_unstable();
-        quiet.truncate(PRODUCERS_MAX / 4);
+        quiet.truncate(PRODUCERS_MAX / if is_limited { 16 } else { 4 });
         let quiet: std::collections::HashSet<u32> = quiet.into_iter().map(|(_, row)| row).collect();
         let Table { known, groups, .. } = table;
-        known.retain(|_, producer| {
+        known.retain(|_, Entry { producer, .. }| {
             let stays = !quiet.contains(&producer.row);
             if !stays {
                 groups.fold(&producer.identity, &self.row_of(producer.row, None));
             }
             stays
         });
+        let has_room = !quiet.is_empty();
         for row in quiet {
             self.memory.fold(row);
             table.free.push(row);
         }
+        has_room
     }
 
     /// The row in which a writer has counted `identity`. If there was no room for one, that is the row of the unnamed.
     /// So the sent and the stored figures of each row are about the same events.
     pub(super) fn counted_as(&self, identity: &Identity) -> Arc<Producer> {
-        let known = self.table().known.get(&key(identity)).cloned();
+        let known = self.table().known.get(&key(identity)).map(|entry| Arc::clone(&entry.producer));
         known.unwrap_or_else(|| Arc::new(Producer { identity: identity.clone(), row: UNNAMED }))
     }
 
     /// The same for a source record; None for the unnamed. If `adopts` is set, an unknown source gets its own row.
     pub(super) fn producer_of(&self, record: &Record<'_>, adopts: bool) -> Option<Arc<Producer>> {
-        let known = self.table().known.get(record.payload()).cloned();
+        let known = self.table().known.get(record.payload()).map(|entry| Arc::clone(&entry.producer));
         if known.is_some() || !adopts {
             return known;
         }
@@ -244,7 +287,7 @@ impl Account {
     }
 
     fn rows_of(&self, table: &Table) -> Vec<Row> {
-        let mut known: Vec<&Arc<Producer>> = table.known.values().collect();
+        let mut known: Vec<&Arc<Producer>> = table.known.values().map(|entry| &entry.producer).collect();
         known.sort_unstable_by_key(|producer| producer.row);
         let row = |producer: &Arc<Producer>| self.row_of(producer.row, Some(producer.identity.clone()));
         let mut rows: Vec<Row> = known.into_iter().map(row).collect();
@@ -290,7 +333,7 @@ impl Account {
             return (0, 0);
         }
         let table = self.table();
-        let rows = table.known.values().map(|producer| producer.row).chain([UNNAMED, FOLDED]);
+        let rows = table.known.values().map(|entry| entry.producer.row).chain([UNNAMED, FOLDED]);
         let sum = rows.map(|row| self.memory.looked(row, cell)).fold(Tally::default(), Tally::plus);
         (sum.events, sum.bytes)
     }

@@ -6,6 +6,7 @@ use super::memory::{Memory, READER, UNNAMED};
 use super::*;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::{Cause, Loss, Record, Transport};
+use crate::pipeline::shares::Shares;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering::Relaxed;
 
@@ -25,7 +26,7 @@ fn position() -> PublishPosition {
 fn account() -> (Arc<Account>, OwnedFd) {
     let memory = Memory::new(3, 0).unwrap();
     let descriptor = memory.descriptor();
-    let account = Account::over(memory);
+    let account = Account::over(Shares::even(1024), memory);
     account.belongs_to(7, 100, 1);
     (Arc::new(account), descriptor)
 }
@@ -41,10 +42,10 @@ fn next_process(memory: &OwnedFd, was_published: bool) -> Arc<Account> {
         assert_eq!(asked.to_words(), position().to_words());
         was_published
     });
-    let rows = Account::over(found).rows();
+    let rows = Account::over(Shares::even(1024), found).rows();
     let again = inherit(memory).unwrap();
     again.resolve(&|_| panic!("asked again"));
-    let account = Account::over(again);
+    let account = Account::over(Shares::even(1024), again);
     assert_eq!(account.rows(), rows);
     Arc::new(account)
 }
@@ -321,6 +322,33 @@ fn groups_differ_in_user_unit_transport_and_tag_and_the_busiest_are_shown() {
 }
 
 #[test]
+fn a_user_with_a_tag_for_each_event_takes_the_row_of_no_other_user() {
+    let (account, _memory) = account();
+    let (mut recorder, mut reader) = (account.recorder(0), account.reader_recorder());
+    let mut generation = 1;
+    let mut send = |identity: &Identity| {
+        recorder.prepare(&account.producer(identity), &events(1));
+        recorder.published();
+        let record = record_of(identity);
+        generation += 1;
+        reader.begin(generation);
+        reader.prepare(Some(&Record::decode(&record).unwrap().0), &events(1));
+        reader.persisted(99 + generation, 1);
+    };
+    let quiet: Vec<Identity> = (1..=10).map(|pid| Identity { uid: 1001, ..identity(pid) }).collect();
+    quiet.iter().for_each(&mut send);
+    let tags = PRODUCERS_MAX * 3;
+    for number in 0..tags {
+        send(&Identity { uid: 1000, tag: format!("tag{number}").into_bytes().into(), ..identity(1) });
+    }
+    let rows = account.rows();
+    assert!(quiet.iter().all(|quiet| rows.iter().any(|row| row.identity.as_ref() == Some(quiet))));
+    let of_user = |row: &&Row| row.identity.as_ref().is_some_and(|identity| identity.uid == 1000);
+    assert!(rows.iter().filter(of_user).count() <= PRODUCERS_MAX / 4);
+    assert_eq!((sent(&account), account.totals().persisted_events), (tags as u64 + 10, tags as u64 + 10));
+}
+
+#[test]
 fn producers_of_whom_something_is_in_memory_do_not_make_room() {
     let (account, _memory) = account();
     let mut recorder = account.recorder(0);
@@ -400,7 +428,7 @@ fn more_writers_than_before_take_over_all_figures() {
     drop((reader, account));
     let memory = Memory::new(9, 1).unwrap();
     memory.take_over(&inherit(&old).unwrap());
-    let account = Arc::new(Account::over(memory));
+    let account = Arc::new(Account::over(Shares::even(1024), memory));
     assert_eq!((account.rows(), account.totals()), (rows, totals));
     assert_eq!(account.statement().since, Some((1, 100)));
     let mut recorder = account.recorder(0);

@@ -25,6 +25,7 @@ use self::read_position::InheritedPosition;
 use self::stored::StoredConnection;
 use crate::pipeline::accept::publish::receive_buffer::{ReadProgress, ReceiveBuffer, Subject};
 use crate::pipeline::accept::publish::{Closed, Peer, WriterContext};
+use crate::pipeline::shares::Held;
 
 /// One connection.
 #[derive(Debug)]
@@ -43,13 +44,16 @@ pub(crate) struct Connection {
     /// It is in its writer's list of connections that wait for the reader's progress.
     pub(crate) is_listed: bool,
     link: Link,
+    /// The part of its user's share.
+    _held: Held,
 }
 
 impl Connection {
     /// A connection that starts with `protocol`.
-    pub(crate) fn new(stored: StoredConnection, peer: Peer, protocol: Box<dyn Protocol>) -> Self {
+    pub(crate) fn new(held: Held, stored: StoredConnection, peer: Peer, protocol: Box<dyn Protocol>) -> Self {
         Self {
             protocol,
+            _held: held,
             carried_since: 0,
             interest: EpollFlags::EPOLLIN,
             is_polled: false,
@@ -121,6 +125,11 @@ impl Connection {
         self.link.socket()
     }
 
+    /// The user of the process that connected.
+    pub(crate) fn uid(&self) -> u32 {
+        self.link.peer.identity.uid
+    }
+
     /// Bytes that the client has sent and that are not read yet.
     pub(crate) fn waiting_bytes(&mut self) -> u64 {
         match self.protocol.polled() {
@@ -136,7 +145,8 @@ impl Connection {
 
     /// Ends the connection, also for its peer, and drops what these receive buffers still hold of it.
     pub(crate) fn close(self, receive_buffers: &mut [ReceiveBuffer]) {
-        let Self { protocol, mut link, .. } = self;
+        // The share is given back last.
+        let Self { protocol, mut link, _held, .. } = self;
         if let Some(slot) = link.stored.slot() {
             // Before the slot can become another connection's, as in `end_of_read`.
             link.stored.forget_position();
@@ -338,6 +348,6 @@ mod tests {
     #[test]
     fn a_connection_that_says_nothing_takes_little_memory() {
         // The command's name and the unit take a few dozen bytes more, and the first protocol a pointer.
-        assert!(size_of::<Option<Connection>>() <= 240, "{}", size_of::<Option<Connection>>());
+        assert!(size_of::<Option<Connection>>() <= 272, "{}", size_of::<Option<Connection>>());
     }
 }

@@ -27,6 +27,30 @@ pub(crate) fn of_stream(socket: &OwnedFd) -> Identity {
     named(by_credentials(socket), socket)
 }
 
+/// Identifies the process that connected the socket of a connection that the previous process has left. `noted` is what
+/// that process knew.
+///
+/// The names that were noted were right, and stay. The process may have ended since, and another one may have its
+/// number. So the number is not looked up: the kernel is asked for the process itself, which it has since 6.5. What was
+/// not noted and cannot be asked for stays empty.
+pub(crate) fn taken_over(socket: &OwnedFd, noted: Identity) -> Identity {
+    let kernel = by_credentials(socket);
+    if (kernel.pid, kernel.uid, kernel.gid) != (noted.pid, noted.uid, noted.gid) {
+        return with_names_of(kernel, getsockopt(socket, PeerPidfd).ok());
+    }
+    if noted.comm.is_empty() && noted.unit.is_empty() {
+        return with_names_of(noted, getsockopt(socket, PeerPidfd).ok());
+    }
+    noted
+}
+
+fn with_names_of(identity: Identity, process: Option<OwnedFd>) -> Identity {
+    match process {
+        Some(process) => with_names(identity, &process),
+        None => identity,
+    }
+}
+
 /// Identifies the process that connected this socket by numbers alone: one call. The names take several calls and about
 /// 0.1 ms.
 pub(crate) fn by_credentials(socket: &OwnedFd) -> Identity {
@@ -40,10 +64,7 @@ pub(crate) fn named(identity: Identity, socket: &OwnedFd) -> Identity {
     let pid = identity.pid;
     // Kernels before 6.5 give no pidfd for the peer. Opening one by number leaves a short time between connect and
     // accept in which the number can pass to another process. That is better than no names at all.
-    match getsockopt(socket, PeerPidfd).ok().or_else(|| open(pid)) {
-        Some(process) => with_names(identity, &process),
-        None => identity,
-    }
+    with_names_of(identity, getsockopt(socket, PeerPidfd).ok().or_else(|| open(pid)))
 }
 
 /// Identifies the sender of a datagram. The pidfd tells when the process ends; None if it has ended already.
@@ -127,6 +148,42 @@ mod tests {
         assert_eq!(identity.uid, nix::unistd::getuid().as_raw());
         let comm = fs::read("/proc/self/comm").unwrap();
         assert_eq!(&*identity.comm, comm.strip_suffix(b"\n").unwrap());
+    }
+
+    fn noted(socket: &OwnedFd, comm: &[u8]) -> Identity {
+        let unit = if comm.is_empty() { b"".as_slice() } else { b"shop.service" };
+        Identity { comm: comm.into(), unit: unit.into(), ..by_credentials(socket) }
+    }
+
+    #[test]
+    fn names_that_were_noted_stay_although_another_process_has_the_number_now() {
+        // This process has the number, and another name.
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let socket = OwnedFd::from(ours);
+        assert_eq!(taken_over(&socket, noted(&socket, b"shop")), noted(&socket, b"shop"));
+    }
+
+    #[test]
+    fn what_was_noted_of_another_process_does_not_count() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let socket = OwnedFd::from(ours);
+        for other in [
+            Identity { pid: 1, ..noted(&socket, b"shop") },
+            Identity { uid: 4711, ..noted(&socket, b"shop") },
+            Identity { gid: 4711, ..noted(&socket, b"shop") },
+        ] {
+            let identity = taken_over(&socket, other);
+            assert_eq!((identity.pid, identity.uid), (std::process::id(), nix::unistd::getuid().as_raw()));
+            assert!(&*identity.comm != b"shop" && &*identity.unit != b"shop.service", "{identity:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_never_looked_up_again_after_a_take_over() {
+        // As on a kernel without SO_PEERPIDFD, or one that says nothing of a process that has ended.
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let identity = noted(&OwnedFd::from(ours), b"");
+        assert_eq!(with_names_of(identity.clone(), None), identity, "its names stay empty");
     }
 
     #[test]

@@ -30,6 +30,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::read_position::{FoundPosition, InheritedPosition, PAGES_UNKNOWN, ReadPosition, ReadPositions, SLOTS_MAX};
 use crate::pipeline::account::Identity;
+use crate::pipeline::shares::{Held, Refusal, Resource, Shares};
 use crate::pipeline::takeover::names::{Name, end_for_peer};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
@@ -41,11 +42,10 @@ const TURN_FIRST: u64 = 1;
 /// The connections in the store.
 #[derive(Debug)]
 pub struct StoredConnections {
+    shares: Arc<Shares>,
     store: Arc<FdStore>,
     read_positions: ReadPositions,
     slots: Mutex<Slots>,
-    /// Connections that the store takes at most.
-    slots_max: usize,
     /// Connections for which there was no room.
     unkept: AtomicU64,
 }
@@ -112,17 +112,25 @@ struct Slot {
     is_noted_as_text: bool,
     /// How often the position was written.
     turn: u64,
+    /// The part of its user's share. It is given back when another connection can have the slot.
+    held: Held,
 }
 
 impl StoredConnections {
+    /// Connections that a store with room for this many descriptors holds at most: the read positions take one.
+    #[must_use]
+    pub fn capacity(room: usize) -> u64 {
+        room.saturating_sub(1).min(SLOTS_MAX) as u64
+    }
+
     /// Takes over the connections that the previous process left, and stores connections for the next process from here
-    /// on. The store holds at most `room` descriptors, of which the read positions take one.
+    /// on. How many those are is up to the shares, see [`StoredConnections::capacity`].
     ///
     /// # Errors
     /// If there is no memory for the read positions.
     pub fn open(
+        shares: Arc<Shares>,
         store: Arc<FdStore>,
-        room: usize,
         left: InheritedConnections,
     ) -> io::Result<(Arc<Self>, Vec<InheritedConnection>)> {
         let read_positions = match left.read_positions.and_then(ReadPositions::open) {
@@ -159,9 +167,8 @@ impl StoredConnections {
         let free = (0..used).rev().filter(|index| !taken.contains(index));
         let stored = connections.iter().filter(|(.., is_in_store)| *is_in_store).count() as u64;
         let slots = Mutex::new(Slots { used, free: free.collect(), stored });
-        let slots_max = room.saturating_sub(1).min(SLOTS_MAX);
-        let all = Arc::new(Self { store, read_positions, slots, slots_max, unkept: AtomicU64::new(0) });
-        kept_twice.into_iter().for_each(|index| all.let_go(index));
+        let all = Arc::new(Self { shares, store, read_positions, slots, unkept: AtomicU64::new(0) });
+        kept_twice.into_iter().for_each(|index| all.let_go(index, None));
         let inherit = |(index, socket, is_in_store): (u32, OwnedFd, bool)| {
             let FoundPosition { kind, peer, position, read, turn } = all.read_positions.read(index);
             let slot = Slot {
@@ -174,6 +181,7 @@ impl StoredConnections {
                 must_rewrite: true,
                 is_noted_as_text: false,
                 turn,
+                held: all.shares.take_over(Resource::StoredConnections, peer.uid, 1),
             };
             let stored = StoredConnection { socket, was_stored: is_in_store, slot: Some(slot) };
             InheritedConnection { stored, kind, identity: peer, position, read }
@@ -185,14 +193,14 @@ impl StoredConnections {
     /// Stores a new connection from a listener of this kind. If there is no room, the connection is served normally and
     /// ends with this process.
     pub(crate) fn keep(self: &Arc<Self>, kind: u16, socket: OwnedFd, identity: &Identity) -> StoredConnection {
-        let slot = self.take_slot().ok_or(Unkept::NoRoom(self.slots_max)).and_then(|index| {
+        let slot = self.take_slot(identity.uid).map_err(Unkept::Refused).and_then(|(index, held)| {
             // Before systemd has it: the next process must never find what an earlier connection left here.
             let begun = self.read_positions.begin(index, kind, identity).map_err(Unkept::NoMemory);
             let put = begun.and_then(|()| Ok(self.store.put(&name_of(index), socket.as_fd())?));
             match put {
                 Ok(()) => {
                     self.slots().stored += 1;
-                    Ok(self.slot(index, kind, true))
+                    Ok(self.slot(index, kind, true, held))
                 }
                 Err(error) => {
                     self.slots().free.push(index);
@@ -209,17 +217,17 @@ impl StoredConnections {
     /// Notes the peer of a new connection that has already sent everything and closed. Without a free slot, bytes that
     /// are read and not published end with this process.
     pub(crate) fn note(self: &Arc<Self>, kind: u16, socket: OwnedFd, identity: &Identity) -> StoredConnection {
-        let slot = self.take_slot().and_then(|index| {
+        let slot = self.take_slot(identity.uid).ok().and_then(|(index, held)| {
             if self.read_positions.begin(index, kind, identity).is_err() {
                 self.slots().free.push(index);
                 return None;
             }
-            Some(self.slot(index, kind, false))
+            Some(self.slot(index, kind, false, held))
         });
         StoredConnection { socket, was_stored: false, slot }
     }
 
-    fn slot(self: &Arc<Self>, index: u32, kind: u16, is_in_store: bool) -> Slot {
+    fn slot(self: &Arc<Self>, index: u32, kind: u16, is_in_store: bool, held: Held) -> Slot {
         Slot {
             all: Arc::clone(self),
             index,
@@ -230,13 +238,17 @@ impl StoredConnections {
             must_rewrite: false,
             is_noted_as_text: false,
             turn: TURN_FIRST,
+            held,
         }
     }
 
     /// Removes a connection from the store. Its slot is free once systemd has closed it.
-    fn let_go(self: &Arc<Self>, index: u32) {
+    fn let_go(self: &Arc<Self>, index: u32, held: Option<Held>) {
         let all = Arc::clone(self);
-        self.store.remove_then(&name_of(index), move || all.slots().free.push(index));
+        self.store.remove_then(&name_of(index), move || {
+            all.slots().free.push(index);
+            drop(held);
+        });
     }
 
     /// Warns at the first and then at each power of two, because there may be thousands.
@@ -261,16 +273,18 @@ impl StoredConnections {
         self.unkept.load(Relaxed)
     }
 
-    fn take_slot(&self) -> Option<u32> {
+    fn take_slot(&self, uid: u32) -> Result<(u32, Held), Refusal> {
+        let held = self.shares.take(Resource::StoredConnections, uid, 1)?;
         let mut slots = self.slots();
         if let Some(index) = slots.free.pop() {
-            return Some(index);
+            return Ok((index, held));
         }
-        let index = slots.used;
-        ((index as usize) < self.slots_max).then(|| {
-            slots.used += 1;
-            index
-        })
+        // Those of the previous process can be more than there is room for now.
+        if slots.used as usize >= SLOTS_MAX {
+            return Err(Refusal::NoneLeft(Resource::StoredConnections));
+        }
+        slots.used += 1;
+        Ok((slots.used - 1, held))
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
@@ -281,8 +295,8 @@ impl StoredConnections {
 /// Why a connection is not stored.
 #[derive(Debug, thiserror::Error)]
 enum Unkept {
-    #[error("the store holds at most {0} connections; raise FileDescriptorStoreMax= and FDSTORE= in dbufd.service")]
-    NoRoom(usize),
+    #[error("{0}; raise FileDescriptorStoreMax= and FDSTORE= in dbufd.service")]
+    Refused(Refusal),
     #[error("no memory for its read position: {0}")]
     NoMemory(io::Error),
     #[error(transparent)]
@@ -310,7 +324,7 @@ impl Slot {
         self.forget_position();
         if self.is_in_store {
             self.all.slots().stored -= 1;
-            self.all.let_go(self.index);
+            self.all.let_go(self.index, Some(self.held));
         } else {
             self.all.slots().free.push(self.index);
         }

@@ -13,6 +13,8 @@ use crate::pipeline::accept::publish::receive_buffer::{ReceiveBuffer, Subject};
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, WriterContext};
 use crate::pipeline::accept::text::classify::classify;
 use crate::pipeline::record::{Cause, Transport};
+use crate::pipeline::shares::Shares;
+use crate::sync::Arc;
 use crate::sys::recvmmsg::{COUNT_MAX, Credentials};
 
 /// What the kernel says when it knows no sender: no process, and the overflow user and group.
@@ -26,8 +28,8 @@ pub(crate) struct Datagrams {
 }
 
 impl Datagrams {
-    pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self { socket, senders: Senders::default() }
+    pub(crate) fn new(socket: OwnedFd, shares: Arc<Shares>) -> Self {
+        Self { socket, senders: Senders::new(shares) }
     }
 
     pub(crate) fn socket(&self) -> &OwnedFd {

@@ -12,10 +12,10 @@ use std::os::fd::OwnedFd;
 
 use crate::pipeline::accept::connection::peer::of_datagram;
 use crate::pipeline::accept::publish::{Peer, WriterContext};
+use crate::pipeline::shares::{Held, Resource, Shares};
+use crate::sync::Arc;
 use crate::sys::recvmmsg::Credentials;
 
-/// Senders that are remembered at a time, each with a descriptor.
-const SENDERS_MAX: usize = 256;
 /// After this many reads of a queue that is never seen empty, everything that was in it when a process ended has been
 /// read.
 const READS_UNTIL_FORGOTTEN: u64 = 64;
@@ -32,11 +32,14 @@ struct Sender {
     ended: Option<u64>,
     /// Its pidfd. Dropping it removes it from the epoll set.
     process: Option<OwnedFd>,
+    /// The part of its user's share.
+    _held: Held,
 }
 
 /// The known senders.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Senders {
+    shares: Arc<Shares>,
     known: HashMap<Credentials, Sender>,
     /// The last sender that could not be remembered.
     unknown: Option<Peer>,
@@ -45,6 +48,10 @@ pub(crate) struct Senders {
 }
 
 impl Senders {
+    pub(crate) fn new(shares: Arc<Shares>) -> Self {
+        Self { shares, known: HashMap::new(), unknown: None, reads: 0, any_ended: false }
+    }
+
     /// The peer with these credentials.
     pub(crate) fn peer(
         &mut self,
@@ -55,9 +62,9 @@ impl Senders {
         if !self.known.contains_key(&credentials) {
             let (identity, process) = of_datagram(credentials);
             let peer = context.peer(identity);
-            match process {
-                Some(process) if watch(credentials.pid, &process) => self.keep(credentials, peer, process),
-                _ => return self.unknown.insert(peer),
+            let process = process.filter(|process| watch(credentials.pid, process));
+            if let Err(peer) = self.keep(credentials, peer, process) {
+                return self.unknown.insert(peer);
             }
         }
         let sender = self.known.get_mut(&credentials).expect("the sender was known or has just been added");
@@ -65,14 +72,22 @@ impl Senders {
         &sender.peer
     }
 
-    fn keep(&mut self, credentials: Credentials, peer: Peer, process: OwnedFd) {
-        if self.known.len() >= SENDERS_MAX
-            && let Some((&quietest, _)) = self.known.iter().min_by_key(|(_, sender)| sender.used)
-        {
-            self.known.remove(&quietest);
-        }
-        let sender = Sender { peer, used: self.reads, ended: None, process: Some(process) };
+    /// Remembers a sender that lives. A user who has its share loses its own quietest sender. Returns the peer if it
+    /// cannot be remembered.
+    fn keep(&mut self, credentials: Credentials, peer: Peer, process: Option<OwnedFd>) -> Result<(), Peer> {
+        let Some(process) = process else { return Err(peer) };
+        let Self { shares, known, .. } = self;
+        let uid = credentials.uid;
+        let mut make_room = || {
+            let may_go = |of: &Credentials| of.uid == uid || !shares.limits(uid);
+            let quietest = known.iter().filter(|(of, _)| may_go(of)).min_by_key(|(_, sender)| sender.used);
+            let quietest = quietest.map(|(credentials, _)| *credentials);
+            quietest.is_some_and(|quietest| known.remove(&quietest).is_some())
+        };
+        let Ok(held) = shares.take_or(Resource::Senders, uid, 1, &mut make_room) else { return Err(peer) };
+        let sender = Sender { peer, used: self.reads, ended: None, process: Some(process), _held: held };
         self.known.insert(credentials, sender);
+        Ok(())
     }
 
     /// Marks a process as ended. What it sent before that is still attributed to it.

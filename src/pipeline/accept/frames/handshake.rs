@@ -30,7 +30,7 @@ pub enum Handshake {
         /// The reply to send.
         reply: Vec<u8>,
         /// The reason, for the daemon's own log.
-        why: &'static str,
+        why: String,
         /// Whether to count the connection as malformed. False if the client did nothing wrong and may try again.
         malformed: bool,
     },
@@ -41,10 +41,10 @@ pub enum Handshake {
 /// A session belongs to a user, so that no user can occupy or silence another user's session.
 #[must_use]
 pub fn handshake(bytes: &[u8], max_event_bytes: usize, uid: u32, sessions: &Arc<Sessions>) -> Handshake {
-    let refused = |code: Code, why: &'static str| {
+    let refused = |code: Code, why: &str| {
         let mut reply = Vec::new();
         Frame::Error(Fault { code: code as u8, first: 0, last: 0, text: why.as_bytes() }).encode(&mut reply);
-        Handshake::Refused { reply, why, malformed: code == Code::Broken }
+        Handshake::Refused { reply, why: why.to_owned(), malformed: code == Code::Broken }
     };
     let frame = match wire::is_framed(bytes) {
         None => return Handshake::More,
@@ -68,11 +68,9 @@ pub fn handshake(bytes: &[u8], max_event_bytes: usize, uid: u32, sessions: &Arc<
     if hello.incompatible & !FEATURES != 0 {
         return refused(Code::Version, "the client requires a feature that this daemon does not have");
     }
-    let Some((guard, known)) = Sessions::attach(sessions, uid, hello.session) else {
-        return refused(
-            Code::Busy,
-            "the session is open on another connection, or too many sessions are open; try again",
-        );
+    let (guard, known) = match Sessions::attach(sessions, uid, hello.session) {
+        Ok(attached) => attached,
+        Err(why) => return refused(Code::Busy, &why),
     };
     let session = Box::new(FrameSession::new(&hello, max_event_bytes, guard, known));
     Handshake::Open { session, consumed: wire::MAGIC.len() + consumed }

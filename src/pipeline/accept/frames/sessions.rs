@@ -13,8 +13,8 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 
 use super::session_table::{FoundSession, SessionTable};
-use crate::pipeline::accept::limits::SESSIONS_MAX;
 use crate::pipeline::buffer::PublishPosition;
+use crate::pipeline::shares::{Held, Resource, Shares};
 use crate::pipeline::takeover::spans::{Known, Span};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sys::fdstore::FdStore;
@@ -23,10 +23,12 @@ use crate::sys::fdstore::FdStore;
 /// session.
 type Key = (u32, u128);
 
-/// All sessions, at most [`SESSIONS_MAX`]. Those that were closed first are forgotten first. A session without events
-/// is not remembered: every program with a ring opens one, and there is nothing to remember about it.
-#[derive(Debug, Default)]
+/// All sessions. A user who has its share of them loses the session that was closed first; the
+/// sessions of others stay. A session without events is not remembered: every program with a ring opens one, and there
+/// is nothing to remember about it.
+#[derive(Debug)]
 pub struct Sessions {
+    shares: Arc<Shares>,
     table: Mutex<Table>,
     /// Keeps the sessions for the next process.
     session_table: Option<SessionTable>,
@@ -46,6 +48,8 @@ struct Table {
 struct Entry {
     row: u32,
     state: State,
+    /// The part of its user's share.
+    _held: Held,
 }
 
 #[derive(Clone, Debug)]
@@ -78,8 +82,8 @@ pub(crate) struct SessionGuard {
 impl Sessions {
     /// Creates an empty table that ends with the process.
     #[must_use]
-    pub fn new() -> Arc<Self> {
-        Arc::default()
+    pub fn new(shares: Arc<Shares>) -> Arc<Self> {
+        Arc::new(Self { shares, table: Mutex::default(), session_table: None })
     }
 
     /// Opens a table that `store` keeps for the next process, with the sessions that the previous process left. The
@@ -87,11 +91,11 @@ impl Sessions {
     ///
     /// # Errors
     /// If there is no memory.
-    pub fn stored(store: &FdStore, inherited: Option<SessionTable>) -> io::Result<Arc<Self>> {
-        Ok(Self::over(inherited.map_or_else(|| SessionTable::create(store), Ok)?))
+    pub fn stored(shares: Arc<Shares>, store: &FdStore, inherited: Option<SessionTable>) -> io::Result<Arc<Self>> {
+        Ok(Self::over(shares, inherited.map_or_else(|| SessionTable::create(store), Ok)?))
     }
 
-    fn over(session_table: SessionTable) -> Arc<Self> {
+    fn over(shares: Arc<Shares>, session_table: SessionTable) -> Arc<Self> {
         let found = session_table.found();
         let mut table = Table::default();
         let last_closing = found.iter().map(|found| found.closing).max().unwrap_or(0);
@@ -103,30 +107,39 @@ impl Sessions {
             // The death of the process closed the sessions that were open, after all others.
             let closing = if closing == 0 { last_closing + 1 } else { closing };
             let state = State::Closed { closing, session_state: SessionState { last, pending, losses } };
-            table.entries.insert((uid, session), Entry { row, state });
+            let held = shares.take_over(Resource::Sessions, uid, 1);
+            table.entries.insert((uid, session), Entry { row, state, _held: held });
         }
         table.closings = last_closing + 1;
         let rows: HashSet<u32> = table.entries.values().map(|entry| entry.row).collect();
         table.used = rows.iter().max().map_or(0, |row| row + 1);
         table.free = (0..table.used).filter(|row| !rows.contains(row)).collect();
-        Arc::new(Self { table: Mutex::new(table), session_table: Some(session_table) })
+        Arc::new(Self { shares, table: Mutex::new(table), session_table: Some(session_table) })
     }
 
     /// A table with this memory and no store.
     #[cfg(test)]
-    pub(crate) fn with_session_table(session_table: SessionTable) -> Arc<Self> {
-        Self::over(session_table)
+    pub(crate) fn with_session_table(shares: Arc<Shares>, session_table: SessionTable) -> Arc<Self> {
+        Self::over(shares, session_table)
     }
 
-    /// Opens the session `id` of user `uid`, and returns its state if it was known. None if it is already open, or if
-    /// [`SESSIONS_MAX`] sessions are open. The id 0 means no session: it is neither remembered nor refused.
-    pub(crate) fn attach(sessions: &Arc<Self>, uid: u32, id: u128) -> Option<(SessionGuard, Option<SessionState>)> {
+    /// Opens the session `id` of user `uid`, and returns its state if it was known. The id 0 means no session: it is
+    /// neither remembered nor refused.
+    ///
+    /// # Errors
+    /// Why not, as a text for the client: it is already open, or its user has as many open sessions as it may have.
+    pub(crate) fn attach(
+        sessions: &Arc<Self>,
+        uid: u32,
+        id: u128,
+    ) -> Result<(SessionGuard, Option<SessionState>), String> {
         let key = (uid, id);
+        let Self { shares, session_table, .. } = &**sessions;
         let (row, known) =
-            if id == 0 { (0, None) } else { sessions.table().open(key, sessions.session_table.as_ref())? };
+            if id == 0 { (0, None) } else { sessions.table().open(key, shares, session_table.as_ref())? };
         let guard =
             SessionGuard { key, row, sessions: Arc::clone(sessions), session_state: known.clone().unwrap_or_default() };
-        Some((guard, known))
+        Ok((guard, known))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -135,17 +148,24 @@ impl Sessions {
 }
 
 impl Table {
-    fn open(&mut self, key: Key, session_table: Option<&SessionTable>) -> Option<(u32, Option<SessionState>)> {
+    fn open(
+        &mut self,
+        key: Key,
+        shares: &Arc<Shares>,
+        session_table: Option<&SessionTable>,
+    ) -> Result<(u32, Option<SessionState>), String> {
         if let Some(entry) = self.entries.get_mut(&key) {
             let State::Closed { session_state, .. } = std::mem::replace(&mut entry.state, State::Open) else {
-                return None;
+                return Err("the session is open on another connection; try again".into());
             };
             if let Some(session_table) = session_table {
                 session_table.opened(entry.row);
             }
-            return Some((entry.row, Some(session_state)));
+            return Ok((entry.row, Some(session_state)));
         }
-        self.make_room(session_table)?;
+        let uid = key.0;
+        let held = shares.take_or(Resource::Sessions, uid, 1, || self.make_room(uid, shares, session_table).is_some());
+        let held = held.map_err(|refusal| format!("{refusal}; try again"))?;
         let row = self.free.pop().unwrap_or_else(|| {
             self.used += 1;
             self.used - 1
@@ -153,19 +173,17 @@ impl Table {
         if let Some(session_table) = session_table {
             session_table.begin(row, key.0, key.1);
         }
-        self.entries.insert(key, Entry { row, state: State::Open });
-        Some((row, None))
+        self.entries.insert(key, Entry { row, state: State::Open, _held: held });
+        Ok((row, None))
     }
 
-    fn make_room(&mut self, session_table: Option<&SessionTable>) -> Option<()> {
-        if self.entries.len() < SESSIONS_MAX {
-            return Some(());
-        }
+    /// Forgets the session of the user that was closed first. One of another user only for root.
+    fn make_room(&mut self, uid: u32, shares: &Shares, session_table: Option<&SessionTable>) -> Option<()> {
         let closed = self.entries.iter().filter_map(|(key, entry)| match &entry.state {
             State::Open => None,
-            State::Closed { closing, .. } => Some((*closing, *key)),
+            State::Closed { closing, .. } => Some((key.0 != uid, *closing, *key)),
         });
-        let (_, oldest) = closed.min()?;
+        let (_, _, oldest) = closed.filter(|(is_others, ..)| !is_others || !shares.limits(uid)).min()?;
         self.forget(&oldest, session_table)
     }
 
@@ -247,6 +265,7 @@ impl Drop for SessionGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::accept::limits::SESSIONS_MAX;
     use crate::pipeline::accept::tests::manager::Manager;
 
     /// Opens a session and closes it, with one event.
@@ -262,11 +281,11 @@ mod tests {
 
     #[test]
     fn a_session_is_open_on_one_connection_at_a_time_and_remembered_after() {
-        let sessions = Sessions::new();
+        let sessions = Sessions::new(Shares::even(4096));
         let (mut guard, known) = Sessions::attach(&sessions, 1000, 7).unwrap();
         assert_eq!(known, None);
-        assert!(Sessions::attach(&sessions, 1000, 7).is_none(), "a second connection is refused");
-        assert!(Sessions::attach(&sessions, 1001, 7).is_some(), "the same number of another user is another session");
+        assert!(Sessions::attach(&sessions, 1000, 7).is_err(), "a second connection is refused");
+        assert!(Sessions::attach(&sessions, 1001, 7).is_ok(), "the same number of another user is another session");
         guard.session_state.last = 42;
         drop(guard);
         let (_seat, known) = Sessions::attach(&sessions, 1000, 7).unwrap();
@@ -275,7 +294,7 @@ mod tests {
 
     #[test]
     fn connections_without_a_session_are_not_remembered() {
-        let sessions = Sessions::new();
+        let sessions = Sessions::new(Shares::even(4096));
         let first = Sessions::attach(&sessions, 0, 0).unwrap();
         let second = Sessions::attach(&sessions, 0, 0).unwrap();
         drop((first, second));
@@ -284,20 +303,20 @@ mod tests {
 
     #[test]
     fn the_table_is_bounded_and_forgets_the_longest_closed_first() {
-        let sessions = Sessions::new();
+        let sessions = Sessions::new(Shares::even(4096));
         let open: Vec<_> = (1..=8).map(|id| Sessions::attach(&sessions, 0, id).unwrap()).collect();
         for id in 9..=SESSIONS_MAX as u128 + 1 {
             send_one(&sessions, id);
         }
         assert_eq!(sessions.table().entries.len(), SESSIONS_MAX);
         assert!(!is_known(&sessions, 9), "the session that was closed first is forgotten");
-        assert!(Sessions::attach(&sessions, 0, 1).is_none(), "an open one stays");
+        assert!(Sessions::attach(&sessions, 0, 1).is_err(), "an open one stays");
         drop(open);
     }
 
     #[test]
     fn a_session_that_has_sent_nothing_takes_the_place_of_no_other() {
-        let sessions = Sessions::new();
+        let sessions = Sessions::new(Shares::even(4096));
         send_one(&sessions, 1);
         for id in 2..=2 * SESSIONS_MAX as u128 {
             drop(Sessions::attach(&sessions, 0, id).unwrap());
@@ -310,12 +329,12 @@ mod tests {
         let store = Manager::new().store();
         let session_table = SessionTable::new().unwrap();
         let memory = session_table.descriptor();
-        let first = Sessions::with_session_table(session_table);
+        let first = Sessions::with_session_table(Shares::even(4096), session_table);
         // The higher the number, the longer closed. 1 and 2 are open when it dies, and of 2 nothing has come.
         (3..=SESSIONS_MAX as u128).rev().for_each(|id| send_one(&first, id));
         let open = [1, 2].map(|id| Sessions::attach(&first, 0, id).unwrap().0);
         open[0].commit(1, 9);
-        let second = Sessions::stored(&store, SessionTable::inherit(memory)).unwrap();
+        let second = Sessions::stored(Shares::even(4096), &store, SessionTable::inherit(memory)).unwrap();
         assert!(is_known(&second, 1) && !is_known(&second, 2));
         send_one(&second, 1 << 70);
         for oldest in (3..=SESSIONS_MAX as u128).rev() {
@@ -327,11 +346,53 @@ mod tests {
 
     #[test]
     fn a_table_full_of_open_sessions_turns_one_more_away() {
-        let sessions = Sessions::new();
+        let sessions = Sessions::new(Shares::even(4096));
         let open: Vec<_> = (1..=SESSIONS_MAX as u128).map(|id| Sessions::attach(&sessions, 0, id).unwrap()).collect();
-        assert!(Sessions::attach(&sessions, 0, 1 << 70).is_none());
-        assert!(Sessions::attach(&sessions, 0, 0).is_some(), "a client without a session is still admitted");
+        assert!(Sessions::attach(&sessions, 0, 1 << 70).is_err());
+        assert!(Sessions::attach(&sessions, 0, 0).is_ok(), "a client without a session is still admitted");
         drop(open);
-        assert!(Sessions::attach(&sessions, 0, 1 << 70).is_some());
+        assert!(Sessions::attach(&sessions, 0, 1 << 70).is_ok());
+    }
+
+    /// Opens a session of this user and closes it, with one event.
+    fn send_one_of(sessions: &Arc<Sessions>, uid: u32, id: u128) {
+        let (mut guard, _) = Sessions::attach(sessions, uid, id).unwrap();
+        guard.session_state.last = 1;
+    }
+
+    #[test]
+    fn a_user_who_has_its_share_loses_its_own_sessions_and_those_of_others_stay() {
+        let sessions = Sessions::new(Shares::even(16));
+        send_one_of(&sessions, 1000, 1);
+        let open = Sessions::attach(&sessions, 1000, 2).unwrap();
+        for id in 1..=100 {
+            send_one_of(&sessions, 1001, id);
+        }
+        let known: Vec<Key> = sessions.table().entries.keys().copied().collect();
+        assert!(known.contains(&(1000, 1)) && known.contains(&(1000, 2)) && known.contains(&(1001, 100)));
+        assert_eq!(known.len(), 2 + 14 / 4, "a quarter of what the other leaves");
+        drop(open);
+    }
+
+    #[test]
+    fn a_user_with_nothing_but_open_sessions_is_refused_and_nobody_else_is() {
+        let sessions = Sessions::new(Shares::even(16));
+        let open: Vec<_> = (1..=4).map(|id| Sessions::attach(&sessions, 1000, id).unwrap()).collect();
+        let why = Sessions::attach(&sessions, 1000, 5).unwrap_err();
+        assert_eq!(why, "this user may have 4 sessions while others need theirs (limits.shares); try again");
+        assert!(Sessions::attach(&sessions, 1001, 5).is_ok() && Sessions::attach(&sessions, 0, 5).is_ok());
+        drop(open);
+        assert!(Sessions::attach(&sessions, 1000, 5).is_ok());
+    }
+
+    #[test]
+    fn root_finds_room_in_a_full_table_by_the_session_that_was_closed_first_whosever_it_is() {
+        let sessions = Sessions::new(Shares::even(4));
+        send_one_of(&sessions, 1000, 1);
+        let open: Vec<_> = (1..=3).map(|id| Sessions::attach(&sessions, 0, id).unwrap()).collect();
+        assert!(Sessions::attach(&sessions, 1001, 1).is_err(), "not for another user");
+        send_one_of(&sessions, 0, 4);
+        assert!(!sessions.table().entries.contains_key(&(1000, 1)));
+        drop(open);
     }
 }

@@ -7,6 +7,7 @@ use super::session::OUTBOX_BYTES_FOR_ACKS;
 use super::*;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::Cause;
+use crate::pipeline::shares::Shares;
 use crate::sync::Arc;
 
 const MAX_EVENT: usize = 1000;
@@ -29,7 +30,7 @@ fn open(sessions: &Arc<Sessions>, id: u128, ack: Level) -> FrameSession {
 }
 
 fn opened(ack: Level) -> FrameSession {
-    let mut session = open(&Sessions::new(), 0, ack);
+    let mut session = open(&Sessions::new(Shares::even(4096)), 0, ack);
     let welcome = session.outgoing().len();
     session.sent(welcome);
     session
@@ -123,7 +124,7 @@ fn nothing_lost(_: RangeInclusive<u64>, _: bool) -> bool {
 
 #[test]
 fn a_hello_cut_at_any_byte_is_waited_for_and_then_answered() {
-    let sessions = Sessions::new();
+    let sessions = Sessions::new(Shares::even(4096));
     let bytes = hello(7, Level::Durable);
     for cut in 0..bytes.len() {
         assert!(matches!(handshake(&bytes[..cut], MAX_EVENT, 0, &sessions), Handshake::More), "cut at {cut}");
@@ -139,8 +140,12 @@ fn a_hello_cut_at_any_byte_is_waited_for_and_then_answered() {
 
 #[test]
 fn a_client_that_cannot_be_understood_is_told_why_and_refused() {
-    let refusal = |frame: Vec<u8>| match handshake(&[&wire::MAGIC[..], &frame].concat(), MAX_EVENT, 0, &Sessions::new())
-    {
+    let refusal = |frame: Vec<u8>| match handshake(
+        &[&wire::MAGIC[..], &frame].concat(),
+        MAX_EVENT,
+        0,
+        &Sessions::new(Shares::even(4096)),
+    ) {
         Handshake::Refused { reply, malformed, .. } => match Frame::decode(&reply).unwrap().unwrap().0 {
             Frame::Error(fault) => (Code::from_number(fault.code).unwrap(), malformed),
             other => panic!("{other:?}"),
@@ -157,7 +162,7 @@ fn a_client_that_cannot_be_understood_is_told_why_and_refused() {
     let mut short = say(mine);
     short[0] -= 1;
     assert_eq!(refusal(short), (Code::Broken, true));
-    let text = handshake(b"hello\nworld\n", MAX_EVENT, 0, &Sessions::new());
+    let text = handshake(b"hello\nworld\n", MAX_EVENT, 0, &Sessions::new(Shares::even(4096)));
     assert!(matches!(text, Handshake::Refused { malformed: true, .. }));
 }
 
@@ -165,7 +170,10 @@ fn a_client_that_cannot_be_understood_is_told_why_and_refused() {
 fn a_client_of_a_later_version_gets_our_version() {
     let mut bytes = wire::MAGIC.to_vec();
     Frame::Hello(Hello { version: 9, compatible: 0b11000, ..Hello::new(b"") }).encode(&mut bytes);
-    let Handshake::Open { mut session, .. } = handshake(&bytes, MAX_EVENT, 0, &Sessions::new()) else { panic!() };
+    let Handshake::Open { mut session, .. } = handshake(&bytes, MAX_EVENT, 0, &Sessions::new(Shares::even(4096)))
+    else {
+        panic!()
+    };
     let Frame::Welcome(welcome) = Frame::decode(session.outgoing()).unwrap().unwrap().0 else { panic!() };
     assert_eq!((welcome.version, welcome.compatible), (1, 0));
 }
@@ -182,7 +190,10 @@ fn events_come_out_as_they_were_sent() {
 fn with_fields() -> FrameSession {
     let mut bytes = wire::MAGIC.to_vec();
     Frame::Hello(Hello { compatible: feature::FIELDS, ..Hello::new(b"app") }).encode(&mut bytes);
-    let Handshake::Open { mut session, .. } = handshake(&bytes, MAX_EVENT, 0, &Sessions::new()) else { panic!() };
+    let Handshake::Open { mut session, .. } = handshake(&bytes, MAX_EVENT, 0, &Sessions::new(Shares::even(4096)))
+    else {
+        panic!()
+    };
     let Frame::Welcome(welcome) = Frame::decode(session.outgoing()).unwrap().unwrap().0 else { panic!() };
     assert_eq!(welcome.compatible, feature::FIELDS);
     let welcome = session.outgoing().len();
@@ -301,7 +312,7 @@ fn a_frame_of_a_later_version_is_passed_over() {
 
 #[test]
 fn what_was_accepted_before_is_a_duplicate_and_not_stored_again() {
-    let sessions = Sessions::new();
+    let sessions = Sessions::new(Shares::even(4096));
     let mut session = open(&sessions, 9, Level::Durable);
     let bytes = [event(1, b"a"), event(5, b"b"), event(5, b"b"), event(4, b"late")].concat();
     let (seen, _) = run(&mut session, &bytes);
@@ -329,7 +340,7 @@ fn a_refused_event_is_remembered_once_the_record_that_names_it_is_published() {
     // A table that the next process would find.
     let session_table = SessionTable::new().unwrap();
     let memory = session_table.descriptor();
-    let sessions = Sessions::with_session_table(session_table);
+    let sessions = Sessions::with_session_table(Shares::even(4096), session_table);
     let known = || {
         let next = SessionTable::inherit(memory.try_clone().unwrap()).unwrap();
         next.resolve(&|_| true);
@@ -351,7 +362,7 @@ fn a_refused_event_is_remembered_once_the_record_that_names_it_is_published() {
 
 #[test]
 fn what_was_parsed_but_never_published_may_be_sent_again() {
-    let sessions = Sessions::new();
+    let sessions = Sessions::new(Shares::even(4096));
     let mut session = open(&sessions, 9, Level::None);
     run(&mut session, &[event(1, b"a"), event(2, b"b"), event(3, b"c")].concat());
     session.commit(1, up_to(2));
@@ -416,7 +427,7 @@ fn a_loss_is_reported_before_the_acknowledgement_that_passes_it() {
 fn back_after_a_known_loss(to_next: bool) -> FrameSession {
     let session_table = SessionTable::new().unwrap();
     let memory = session_table.descriptor();
-    let sessions = Sessions::with_session_table(session_table);
+    let sessions = Sessions::with_session_table(Shares::even(4096), session_table);
     let mut session = open(&sessions, 9, Level::Durable);
     let welcome = session.outgoing().len();
     session.sent(welcome);
@@ -429,7 +440,7 @@ fn back_after_a_known_loss(to_next: bool) -> FrameSession {
     session.progress(12, 10, given_up);
     assert_eq!(replies(&mut session), [(None, 6, 9)]);
     session.all_sent();
-    let next = Sessions::with_session_table(SessionTable::inherit(memory).unwrap());
+    let next = Sessions::with_session_table(Shares::even(4096), SessionTable::inherit(memory).unwrap());
     drop(session);
     let mut again = open(if to_next { &next } else { &sessions }, 9, Level::Durable);
     let welcome = again.outgoing().len();
@@ -488,7 +499,7 @@ fn a_client_that_gets_errors_and_never_reads_is_cut_off() {
 
 #[test]
 fn a_loss_that_found_no_room_among_unread_replies_is_reported_when_the_client_comes_back() {
-    let sessions = Sessions::new();
+    let sessions = Sessions::new(Shares::even(4096));
     let mut session = open(&sessions, 9, Level::Durable);
     run(&mut session, &event(1, b"a"));
     session.commit(5, up_to(1));
@@ -578,14 +589,14 @@ proptest! {
     fn arbitrary_bytes_never_harm_a_session(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         let mut session = opened(Level::Durable);
         run(&mut session, &bytes);
-        let _ = handshake(&bytes, MAX_EVENT, 0, &Sessions::new());
+        let _ = handshake(&bytes, MAX_EVENT, 0, &Sessions::new(Shares::even(4096)));
     }
 }
 
 #[test]
 fn a_ring_is_asked_for_before_any_event_and_only_where_it_was_granted() {
     let ask = |compatible: u64, first: &[u8]| {
-        let sessions = Sessions::new();
+        let sessions = Sessions::new(Shares::even(4096));
         let mut opening = wire::MAGIC.to_vec();
         Frame::Hello(Hello { compatible, ..Hello::new(b"app") }).encode(&mut opening);
         let Handshake::Open { mut session, .. } = handshake(&opening, 1000, 0, &sessions) else {

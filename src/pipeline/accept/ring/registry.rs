@@ -15,28 +15,16 @@ use std::os::fd::OwnedFd;
 use dbuf_wire::ring::{CAPACITY_BYTES, Memory, RingConsumer, flag};
 
 pub use super::row::{DESCRIPTORS, RingFigures, RingStatus};
-use super::row::{RingRow, RingRows, StoredRings};
+use super::row::{RingEntry, RingRow, RingRows, StoredRings};
 use super::table::{FoundRing, RingTable};
 use super::take::Ring;
 use crate::pipeline::accept::limits::RINGS_MAX;
 use crate::pipeline::account::Identity;
+use crate::pipeline::shares::{Resource, Shares};
 use crate::pipeline::takeover::names::{Name, end_for_peer};
 use crate::sync::{Arc, Mutex, lock};
 use crate::sys::fdstore::FdStore;
 use crate::sys::{membarrier, ticks};
-
-/// How many rings there may be, and how large they may be together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RingLimits {
-    /// Number of rings of all users.
-    pub rings: usize,
-    /// Bytes of data of all rings.
-    pub bytes: u64,
-}
-
-/// A user other than root may have at most one part in this many of the limits.
-const SHARE_OF_USER: usize = 4;
-const ROOT: u32 = 0;
 
 /// The rings that the previous process left.
 #[derive(Debug, Default)]
@@ -58,7 +46,7 @@ fn part_of(name: Name) -> Option<(u32, usize)> {
 /// All rings.
 #[derive(Debug)]
 pub struct Rings {
-    limits: RingLimits,
+    shares: Arc<Shares>,
     rows: Arc<RingRows>,
     /// What the previous process left, each ring with its connection, until a writer takes it.
     inherited: Mutex<Vec<(OwnedFd, Ring)>>,
@@ -69,8 +57,8 @@ pub struct Rings {
 impl Rings {
     /// Creates a registry whose rings end with the process.
     #[must_use]
-    pub fn new(limits: RingLimits) -> Arc<Self> {
-        Self::with(limits, None)
+    pub fn new(shares: Arc<Shares>) -> Arc<Self> {
+        Self::with(shares, None)
     }
 
     /// Creates a registry that stores rings in `store`, as many as `room` descriptors allow, and takes over the rings
@@ -79,7 +67,7 @@ impl Rings {
     /// # Errors
     /// If there is no memory.
     pub fn stored(
-        limits: RingLimits,
+        shares: Arc<Shares>,
         store: &Arc<FdStore>,
         room: usize,
         left: InheritedRings,
@@ -87,7 +75,7 @@ impl Rings {
         let ring_table = left.ring_table.map_or_else(|| RingTable::create(store), Ok)?;
         let room = (room.saturating_sub(1) / DESCRIPTORS).min(RINGS_MAX);
         let stored = StoredRings { store: Arc::clone(store), ring_table, room };
-        let this = Self::with(limits, Some(stored));
+        let this = Self::with(shares, Some(stored));
         let mut parts: HashMap<u32, [Option<OwnedFd>; DESCRIPTORS]> = HashMap::new();
         for (name, descriptor) in left.parts {
             if let Some((row, part)) = part_of(name) {
@@ -100,9 +88,9 @@ impl Rings {
         Ok(this)
     }
 
-    fn with(limits: RingLimits, stored: Option<StoredRings>) -> Arc<Self> {
+    fn with(shares: Arc<Shares>, stored: Option<StoredRings>) -> Arc<Self> {
         let rows = Arc::new(RingRows { table: Mutex::default(), stored });
-        Arc::new(Self { limits, rows, inherited: Mutex::default(), flags: flags() })
+        Arc::new(Self { shares, rows, inherited: Mutex::default(), flags: flags() })
     }
 
     /// Takes over a ring of the previous process, or ends what is left of it: the ring had ended, or the manager had
@@ -114,7 +102,11 @@ impl Rings {
         let memory = memory.and_then(|memory| Memory::of_file(&memory).ok()).filter(Memory::is_known);
         match (found, memory, line) {
             (Some(found), Some(memory), Some(line)) => {
-                let mut ring = self.enter(row, true, memory, found);
+                let take_over = |resource, amount| self.shares.take_over(resource, found.identity.uid, amount);
+                let capacity = memory.capacity();
+                let held = [take_over(Resource::Rings, 1), take_over(Resource::RingBytes, capacity)];
+                self.rows.table().rings.insert(row, RingEntry::new(found.identity.clone(), capacity, held));
+                let mut ring = self.ring(row, true, memory, found);
                 ring.wake_after_takeover();
                 lock(&self.inherited).push((line, ring));
             }
@@ -128,14 +120,11 @@ impl Rings {
         }
     }
 
-    fn enter(&self, row: u32, is_stored: bool, memory: Memory, found: FoundRing) -> Ring {
-        let FoundRing { identity, state, pending, known } = found;
-        let figures: Arc<RingFigures> = Arc::default();
-        let capacity_bytes = memory.capacity();
-        let identity = Arc::new(identity);
-        let seen = RingStatus { identity: Arc::clone(&identity), capacity_bytes, figures: Arc::clone(&figures) };
-        self.rows.table().rings.insert(row, seen);
-        let row = RingRow { all: Arc::clone(&self.rows), row, is_stored, figures, identity: Arc::clone(&identity) };
+    /// The ring of a row that is taken.
+    fn ring(&self, row: u32, is_stored: bool, memory: Memory, found: FoundRing) -> Ring {
+        let FoundRing { state, pending, known, .. } = found;
+        let RingStatus { identity, figures, .. } = self.rows.table().rings[&row].status.clone();
+        let row = RingRow { all: Arc::clone(&self.rows), row, is_stored, figures, identity };
         Ring::new(RingConsumer::new(memory, &state.position), row, state, (pending, known))
     }
 
@@ -153,13 +142,12 @@ impl Rings {
         if !capacity.is_power_of_two() || !CAPACITY_BYTES.contains(&capacity) {
             return Err("the size of a ring must be a power of two from 64 KiB to 64 MiB".into());
         }
-        let row = self.reserve(&identity, capacity)?;
+        let take = |resource, amount| self.shares.take(resource, identity.uid, amount);
+        let held = take(Resource::Rings, 1).and_then(|ring| Ok([ring, take(Resource::RingBytes, capacity)?]));
+        let held = held.map_err(|refusal| refusal.to_string())?;
+        let row = self.reserve(RingEntry::new(identity, capacity, held))?;
         match Memory::create(capacity, self.flags) {
-            Ok((memory, file)) => {
-                let found = FoundRing { identity, ..FoundRing::default() };
-                let ring = self.enter(row, false, memory, found);
-                Ok((ring, file))
-            }
+            Ok((memory, file)) => Ok((self.ring(row, false, memory, FoundRing::default()), file)),
             Err(error) => {
                 self.rows.table().rings.remove(&row);
                 Err(format!("no memory for a ring: {error}"))
@@ -167,38 +155,20 @@ impl Rings {
         }
     }
 
-    /// Reserves a row for a ring, if the limits allow one.
-    fn reserve(&self, identity: &Identity, capacity: u64) -> Result<u32, String> {
+    /// Takes a free row.
+    fn reserve(&self, entry: RingEntry) -> Result<u32, String> {
         let mut table = self.rows.table();
-        let of_user = || table.rings.values().filter(|seen| seen.identity.uid == identity.uid);
-        let (all, user) = (table.rings.len(), of_user().count());
-        let bytes: u64 = table.rings.values().map(|seen| seen.capacity_bytes).sum();
-        let user_bytes: u64 = of_user().map(|seen| seen.capacity_bytes).sum();
-        let limits = &self.limits;
-        let share = if identity.uid == ROOT { 1 } else { SHARE_OF_USER };
-        let over = [
-            (all >= limits.rings, "there are as many rings as ingest.rings allows"),
-            (user >= limits.rings.div_ceil(share), "this user has as many rings as ingest.rings allows one"),
-            (bytes + capacity > limits.bytes, "the rings would take more than ingest.ring_bytes allows"),
-            (
-                user_bytes + capacity > limits.bytes / share as u64,
-                "the rings of this user would take more than ingest.ring_bytes allows one",
-            ),
-        ];
-        if let Some((_, why)) = over.iter().find(|(is_over, _)| *is_over) {
-            return Err((*why).to_owned());
-        }
         let is_free = |row: &u32| !table.rings.contains_key(row) && !table.leaving.contains(row);
         let row = (0..RINGS_MAX as u32).find(is_free).ok_or("the daemon has as many rings as it can have")?;
-        let (identity, figures) = (Arc::new(identity.clone()), Arc::default());
-        table.rings.insert(row, RingStatus { identity, capacity_bytes: capacity, figures });
+        table.rings.insert(row, entry);
         Ok(row)
     }
 
     /// All rings, for display, in the order of their rows.
     #[must_use]
     pub fn all(&self) -> Vec<RingStatus> {
-        let mut all: Vec<_> = self.rows.table().rings.iter().map(|(row, seen)| (*row, seen.clone())).collect();
+        let table = self.rows.table();
+        let mut all: Vec<_> = table.rings.iter().map(|(row, entry)| (*row, entry.status.clone())).collect();
         all.sort_by_key(|(row, _)| *row);
         all.into_iter().map(|(_, seen)| seen).collect()
     }
@@ -214,9 +184,7 @@ fn flags() -> u64 {
 mod tests {
     use super::*;
 
-    fn limits() -> RingLimits {
-        RingLimits { rings: 8, bytes: 1 << 20 }
-    }
+    const OWN: u32 = 990;
 
     fn of_user(uid: u32) -> Identity {
         Identity { uid, ..Identity::default() }
@@ -224,21 +192,25 @@ mod tests {
 
     #[test]
     fn each_limit_is_named_when_it_is_reached_and_a_ring_that_ends_makes_room() {
-        let rings = Rings::new(limits());
+        let mut capacities = [u64::MAX; Resource::ALL.len()];
+        capacities[Resource::Rings as usize] = 8;
+        capacities[Resource::RingBytes as usize] = 1 << 20;
+        let rings = Rings::new(Shares::new(capacities, OWN));
         let ask = |uid, capacity| rings.grant(of_user(uid), capacity).map(|(ring, _)| ring);
         let why = |asked: Result<Ring, String>| asked.unwrap_err();
         assert!(why(ask(1, 100_000)).contains("power of two"));
         let first = ask(1, 64 << 10).unwrap();
         let second = ask(1, 64 << 10).unwrap();
-        assert!(why(ask(1, 64 << 10)).contains("as ingest.rings allows one"));
-        assert!(why(ask(2, 512 << 10)).contains("than ingest.ring_bytes allows one"));
-        assert!(why(ask(ROOT, 1 << 20)).ends_with("than ingest.ring_bytes allows"));
-        let others: Vec<_> = [ROOT; 6].map(|uid| ask(uid, 64 << 10).unwrap()).into();
-        assert!(why(ask(4, 64 << 10)).ends_with("as ingest.rings allows"));
+        assert!(why(ask(1, 64 << 10)).starts_with("this user may have 2 rings (ingest.rings)"));
+        assert!(why(ask(2, 512 << 10)).starts_with("this user may have 229376 bytes of rings (ingest.ring_bytes)"));
+        assert!(why(ask(0, 1 << 20)).ends_with("has no bytes of rings (ingest.ring_bytes) left"));
+        let others: Vec<_> = [0, 0, 0, OWN, OWN, OWN].map(|uid| ask(uid, 64 << 10).unwrap()).into();
+        assert!(why(ask(4, 64 << 10)).ends_with("has no rings (ingest.rings) left"));
         assert_eq!(rings.all().len(), 8);
         first.close();
         second.close();
+        assert!(why(ask(4, 64 << 10)).starts_with("this user may have 0 rings"), "the last quarter");
+        others.into_iter().take(3).for_each(Ring::close);
         assert!(ask(4, 64 << 10).is_ok());
-        drop(others);
     }
 }

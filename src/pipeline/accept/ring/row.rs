@@ -13,6 +13,7 @@ use super::table::{RingState, RingTable};
 use crate::pipeline::accept::limits::RINGS_MAX;
 use crate::pipeline::account::Identity;
 use crate::pipeline::buffer::PublishPosition;
+use crate::pipeline::shares::Held;
 use crate::pipeline::takeover::names::Name;
 use crate::pipeline::takeover::spans::Known;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -48,6 +49,21 @@ pub struct RingStatus {
     pub figures: Arc<RingFigures>,
 }
 
+/// A row that is taken.
+#[derive(Debug)]
+pub(super) struct RingEntry {
+    pub(super) status: RingStatus,
+    /// The parts of its owner's shares, given back with the row.
+    _held: [Held; 2],
+}
+
+impl RingEntry {
+    pub(super) fn new(identity: Identity, capacity_bytes: u64, held: [Held; 2]) -> Self {
+        let status = RingStatus { identity: Arc::new(identity), capacity_bytes, figures: Arc::default() };
+        Self { status, _held: held }
+    }
+}
+
 fn names(row: u32) -> [String; DESCRIPTORS] {
     [Name::Ring(row), Name::RingLine(row)].map(|name| name.to_string())
 }
@@ -69,7 +85,7 @@ pub(super) struct StoredRings {
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    pub(super) rings: HashMap<u32, RingStatus>,
+    pub(super) rings: HashMap<u32, RingEntry>,
     /// Rows whose names the manager has not removed yet.
     pub(super) leaving: HashSet<u32>,
 }

@@ -12,10 +12,14 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use crate::pipeline::accept::connection::stored::{InheritedConnection, InheritedConnections, StoredConnections};
 use crate::pipeline::accept::ring::registry::InheritedRings;
 use crate::pipeline::accept::ring::table::RingTable;
+use crate::pipeline::shares::{Resource, Shares};
 use crate::pipeline::takeover::names::{Inherited, Name};
 use crate::sync::{Arc, thread};
 use crate::sys::fdstore::FdStore;
 use crate::sys::notify::Notifier;
+
+/// The user of most connections of these tests, who is not limited.
+const OWN_UID: u32 = 7;
 
 /// A service manager, and what it keeps.
 #[derive(Debug)]
@@ -136,6 +140,8 @@ impl Manager {
             in_receive_buffers,
             kept_twice,
         };
-        StoredConnections::open(self.store(), room, left).unwrap()
+        let mut capacities = [u64::MAX; Resource::ALL.len()];
+        capacities[Resource::StoredConnections as usize] = StoredConnections::capacity(room);
+        StoredConnections::open(Shares::new(capacities, OWN_UID), self.store(), left).unwrap()
     }
 }

@@ -16,7 +16,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnections};
 use crate::pipeline::accept::frames::Sessions;
 use crate::pipeline::accept::publish::receive_buffer::ReceiveBuffers;
-use crate::pipeline::accept::ring::registry::{RingLimits, Rings};
+use crate::pipeline::accept::ring::registry::Rings;
 use crate::pipeline::accept::tests::manager::Manager;
 use crate::pipeline::accept::{Accept, AcceptOptions, Listener, ListenerKind, Stopped};
 use crate::pipeline::account::{Identity, Totals};
@@ -25,10 +25,9 @@ use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::pulse::Activity;
 use crate::pipeline::record::{Kind, Loss, Record};
+use crate::pipeline::shares::Shares;
 use crate::sys::fdstore::FdStore;
 
-/// Bytes that rings may take.
-const LIMITS: RingLimits = RingLimits { rings: 4, bytes: 1 << 20 };
 /// A test that waits longer than this has failed.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -153,6 +152,8 @@ pub(crate) struct Plan {
     pub(crate) reports_progress: bool,
     /// The first generation of the buffer.
     pub(crate) generation_first: u64,
+    /// Connections of all users.
+    pub(crate) connections_max: u64,
 }
 
 impl Default for Plan {
@@ -168,6 +169,7 @@ impl Default for Plan {
             begins_paused: false,
             reports_progress: true,
             generation_first: 1,
+            connections_max: 4096,
         }
     }
 }
@@ -202,8 +204,9 @@ impl Rig {
     ) -> Self {
         let next_process =
             manager.next_process_with(16, receive_buffers.iter().flat_map(ReceiveBuffers::slots).collect());
-        let rings =
-            plan.keeps_rings.then(|| Rings::stored(LIMITS, &manager.store(), 16, manager.left_rings()).unwrap());
+        let rings = plan
+            .keeps_rings
+            .then(|| Rings::stored(Shares::even(1 << 20), &manager.store(), 16, manager.left_rings()).unwrap());
         Self::start(plan, Some(next_process), before, receive_buffers, Some(manager.store()), rings)
     }
 
@@ -216,7 +219,7 @@ impl Rig {
         rings: Option<Arc<Rings>>,
     ) -> Self {
         let (stored, inherited) = stored.unzip();
-        let rings = rings.unwrap_or_else(|| Rings::new(LIMITS));
+        let rings = rings.unwrap_or_else(|| Rings::new(Shares::even(1 << 20)));
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("stream.sock")).unwrap();
         let datagram = UnixDatagram::bind(directory.path().join("dgram.sock")).unwrap();
@@ -244,7 +247,8 @@ impl Rig {
             max_event_bytes: plan.max_event_bytes,
             stored,
             inherited: inherited.unwrap_or_default(),
-            sessions: Sessions::new(),
+            shares: Shares::even(plan.connections_max),
+            sessions: Sessions::new(Shares::even(4096)),
             rings,
             receive_buffers,
             store,

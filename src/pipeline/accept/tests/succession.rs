@@ -16,7 +16,7 @@ use crate::pipeline::accept::publish::receive_buffer::{
     InheritedReceiveBuffer, ReceiveBuffer, ReceiveBuffers, Subject,
 };
 use crate::pipeline::accept::publish::{Publisher, WriterContext};
-use crate::pipeline::accept::ring::registry::{RingLimits, Rings};
+use crate::pipeline::accept::ring::registry::Rings;
 use crate::pipeline::accept::tests::manager::Manager;
 use crate::pipeline::accept::writer::Shared;
 use crate::pipeline::account::Identity;
@@ -25,6 +25,7 @@ use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::pulse::Activity;
 use crate::pipeline::record::Cause;
+use crate::pipeline::shares::{Resource, Shares};
 use crate::sync::atomic::Ordering::Relaxed;
 use dbuf_wire::frames::{Frame, Head, Level, MAGIC, kind};
 
@@ -426,9 +427,11 @@ impl Reading {
         let publisher = Publisher::new(buffer.writer().unwrap(), 0, counters, Arc::default());
         let progress = Arc::new(Progress::new(1).unwrap());
         let mut context = WriterContext::new(publisher, 0, plan().max_event_bytes, progress, buffer.waker());
-        let rings = Rings::new(RingLimits { rings: 1, bytes: 1 << 20 });
-        let protocol = ListenerKind::Stream.first_protocol(&Arc::new(Shared { sessions: Sessions::new(), rings }));
-        let connection = Connection::new(stored, context.peer(Identity::default()), protocol);
+        let rings = Rings::new(Shares::even(1 << 20));
+        let protocol = ListenerKind::Stream
+            .first_protocol(&Arc::new(Shared { sessions: Sessions::new(Shares::even(4096)), rings }));
+        let held = Shares::even(1).take_over(Resource::Connections, 0, 1);
+        let connection = Connection::new(held, stored, context.peer(Identity::default()), protocol);
         Self { client, connection, receive_buffer, context, manager, _reader: reader }
     }
 

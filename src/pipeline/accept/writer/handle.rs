@@ -17,6 +17,7 @@ use crate::pipeline::accept::ring::Ring;
 use crate::pipeline::account::Identity;
 use crate::pipeline::counters::Counters;
 use crate::pipeline::pulse::Pulse;
+use crate::pipeline::shares::{Held, Shares};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
@@ -30,6 +31,8 @@ pub(crate) struct Writers {
     pub(crate) max_event_bytes: AtomicUsize,
     /// What the protocols of their connections share.
     pub(crate) shared: Arc<Shared>,
+    /// What users share.
+    pub(crate) shares: Arc<Shares>,
     /// Stores connections for the next process.
     pub(crate) stored: Option<Arc<StoredConnections>>,
     /// Stores receive buffers.
@@ -64,6 +67,7 @@ pub(crate) struct InheritedWork {
 /// A client that one writer accepted for another.
 #[derive(Debug)]
 pub(crate) struct Newcomer {
+    pub(crate) held: Held,
     pub(crate) stored: StoredConnection,
     pub(crate) identity: Identity,
     pub(crate) protocol: Box<dyn Protocol>,

@@ -15,6 +15,7 @@ use super::first_bytes::{FirstBytes, Shared, speaks_frames};
 use crate::pipeline::accept::connection::acceptor::Acceptor;
 use crate::pipeline::accept::connection::protocol::Protocol;
 use crate::pipeline::accept::datagram::Datagrams;
+use crate::pipeline::shares::Shares;
 use crate::sync::Arc;
 
 /// What a socket carries. The number of a kind is stored with its connections for the next process, so it must not
@@ -73,14 +74,15 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     /// The sockets of the writer that receives datagrams.
-    pub(crate) fn new(all: Vec<Listener>) -> Self {
+    pub(crate) fn new(all: Vec<Listener>, shares: &Arc<Shares>) -> Self {
         let mut listeners = Self::default();
         for Listener { kind, socket, is_passed } in all {
             if kind.has_connections() {
                 let acceptor = Acceptor::new(Arc::new(socket));
                 listeners.streams.push(StreamListener { kind, acceptor, is_passed });
             } else {
-                listeners.datagrams.push(DatagramListener { datagrams: Datagrams::new(socket), is_passed });
+                let datagrams = Datagrams::new(socket, Arc::clone(shares));
+                listeners.datagrams.push(DatagramListener { datagrams, is_passed });
             }
         }
         listeners

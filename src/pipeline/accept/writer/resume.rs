@@ -20,6 +20,7 @@ use crate::pipeline::accept::publish::receive_buffer::{ReceiveBuffer, Subject, U
 use crate::pipeline::accept::publish::{Closed, WriterContext};
 use crate::pipeline::accept::ring::Ring;
 use crate::pipeline::accept::ring::connection::RingConnection;
+use crate::pipeline::shares::Resource;
 use crate::sync::Arc;
 
 impl WriterThread {
@@ -60,13 +61,10 @@ impl WriterThread {
 
     /// Watches a ring of the previous process.
     fn take_in_ring(&mut self, socket: OwnedFd, ring: Ring) {
-        let noted = ring.identity();
-        let mut identity = peer::of_stream(&socket);
-        if identity.comm.is_empty() {
-            (identity.comm, identity.unit) = (noted.comm, noted.unit);
-        }
+        let identity = peer::taken_over(&socket, ring.identity());
         self.writers.count_connection(self.index);
         let connection = Connection::new(
+            self.writers.shares.take_over(Resource::Connections, identity.uid, 1),
             StoredConnection::unstored(socket),
             self.context.peer(identity),
             Box::new(RingConnection(ring)),
@@ -79,13 +77,9 @@ impl WriterThread {
     /// Watches a connection of the previous process, from its position on.
     fn take_in(&mut self, inherited: InheritedConnection) {
         let InheritedConnection { stored, kind, identity: noted, mut position, .. } = inherited;
-        // The kernel still knows which process connected, but command and unit only while that process lives. Of a
-        // connection that was only noted, it knows nothing any more.
-        let mut identity = peer::of_stream(&stored.socket);
-        let is_silent = identity.comm.is_empty() && (identity.pid, identity.uid) == (noted.pid, noted.uid);
-        if stored.is_noted() || is_silent {
-            identity = noted;
-        }
+        // Of a connection that was only noted, the kernel knows nothing any more.
+        let identity = if stored.is_noted() { noted } else { peer::taken_over(&stored.socket, noted) };
+        let held = self.writers.shares.take_over(Resource::Connections, identity.uid, 1);
         self.writers.count_connection(self.index);
         // A kind that this version does not know cannot be resumed, whatever the position says.
         let known = ListenerKind::of_stored(kind);
@@ -93,7 +87,7 @@ impl WriterThread {
             position = InheritedPosition::Unknown;
         }
         let protocol = known.unwrap_or(ListenerKind::Stream).first_protocol(&self.writers.shared);
-        let Some(index) = self.admit(Newcomer { stored, identity, protocol }) else { return };
+        let Some(index) = self.admit(Newcomer { held, stored, identity, protocol }) else { return };
         if let Some(connection) = &mut self.connections[index as usize] {
             let next = connection.resume(position, &mut self.context);
             self.after(index, next);

@@ -20,6 +20,7 @@ use crate::pipeline::accept::connection::acceptor::Accepted;
 use crate::pipeline::accept::connection::{Connection, peer};
 use crate::pipeline::accept::limits::READ_BYTES;
 use crate::pipeline::accept::publish::Closed;
+use crate::pipeline::shares::Resource;
 use crate::sync::Arc;
 
 /// Clients that wait in the queue of one of systemd's sockets, at most; see `Backlog=` of its unit.
@@ -66,10 +67,13 @@ impl WriterThread {
                 match self.listeners.streams[at].acceptor.accept() {
                     Accepted::Client(socket) => {
                         let identity = peer::of_stream(&socket);
+                        let Ok(held) = self.writers.shares.take(Resource::Connections, identity.uid, 1) else {
+                            continue;
+                        };
                         let stored = self.writers.keep(kind, socket, &identity);
                         self.writers.count_connection(self.index);
                         let protocol = kind.first_protocol(&self.writers.shared);
-                        self.admit(Newcomer { stored, identity, protocol });
+                        self.admit(Newcomer { held, stored, identity, protocol });
                     }
                     Accepted::TurnedAway => self.turned_away(),
                     Accepted::NoClient | Accepted::Exhausted => break,

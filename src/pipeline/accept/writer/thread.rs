@@ -11,6 +11,7 @@
 //! Order of a round: processes that have ended come first, because their number must not stand for another process in
 //! the datagrams after it (see `datagram::senders`).
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ use crate::pipeline::accept::publish::receive_buffer::ReceiveBuffer;
 use crate::pipeline::accept::publish::{Closed, WriterContext};
 use crate::pipeline::accept::ring::Ring;
 use crate::pipeline::pulse::Activity;
+use crate::pipeline::shares::Resource;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering::Relaxed;
 
@@ -202,6 +204,11 @@ impl WriterThread {
 
     fn accept(&mut self, listener: usize) -> Result<(), Closed> {
         for _ in 0..ACCEPTS_A_ROUND {
+            if self.writers.shares.is_used_up(Resource::Connections) {
+                // Clients wait in the queue. The descriptors that are left are for the store and the control socket.
+                self.pause_listening();
+                break;
+            }
             let StreamListener { kind, acceptor, .. } = &mut self.listeners.streams[listener];
             let kind = *kind;
             match acceptor.accept() {
@@ -209,9 +216,7 @@ impl WriterThread {
                 Accepted::TurnedAway => self.turned_away(),
                 Accepted::NoClient => break,
                 Accepted::Exhausted => {
-                    // A level-triggered socket from which no client can be accepted would spin.
-                    self.stop_listening();
-                    self.exhausted_until = Some(Instant::now() + EXHAUSTED_FOR);
+                    self.pause_listening();
                     break;
                 }
             }
@@ -219,26 +224,37 @@ impl WriterThread {
         Ok(())
     }
 
-    /// Admits an accepted client. If it has already sent everything, and one read is enough for that, it is read at
-    /// once and not given to systemd. Any other connection that the next process could resume is stored before anything
-    /// is read from it.
+    /// Leaves the listening sockets alone for a while: a level-triggered socket from which no client can be accepted
+    /// would spin.
+    fn pause_listening(&mut self) {
+        self.stop_listening();
+        self.exhausted_until = Some(Instant::now() + EXHAUSTED_FOR);
+    }
+
+    /// Admits an accepted client, unless its user has its share of connections. If it has already sent everything, and
+    /// one read is enough for that, it is read at once and not given to systemd. Any other connection that the next
+    /// process could resume is stored before anything is read from it.
     fn receive_client(&mut self, kind: ListenerKind, socket: OwnedFd) -> Result<(), Closed> {
         let protocol = kind.first_protocol(&self.writers.shared);
         // Names are looked up later, to keep this short. If this process dies before systemd has the connection, or
         // before it has read a client that has sent everything, the connection is gone. In the second case the sender
         // does not even notice.
         let identity = peer::by_credentials(&socket);
+        let Ok(held) = self.writers.shares.take(Resource::Connections, identity.uid, 1) else {
+            // The client sees the end.
+            return Ok(());
+        };
         let is_short = matches!(ioctl_fionread(&socket), Ok(0..=READ_BYTES_MAX));
         if !is_short || self.writers.stored.is_none() || !has_sent_all(&socket) {
             let stored = self.writers.keep(kind, socket, &identity);
             let identity = peer::named(identity, &stored.socket);
             stored.note_names(&identity);
-            self.assign(Newcomer { stored, identity, protocol });
+            self.assign(Newcomer { held, stored, identity, protocol });
             return Ok(());
         }
         let stored = self.writers.note(kind, socket, &identity);
         self.writers.count_connection(self.index);
-        if let Some(index) = self.admit(Newcomer { stored, identity, protocol }) {
+        if let Some(index) = self.admit(Newcomer { held, stored, identity, protocol }) {
             if let Some(connection) = &mut self.connections[index as usize] {
                 connection.is_unnamed = true;
             }
@@ -278,8 +294,8 @@ impl WriterThread {
 
     /// Watches a newcomer, which is already counted, and returns its index.
     pub(super) fn admit(&mut self, newcomer: Newcomer) -> Option<u32> {
-        let Newcomer { stored, identity, protocol } = newcomer;
-        let connection = Connection::new(stored, self.context.peer(identity), protocol);
+        let Newcomer { held, stored, identity, protocol } = newcomer;
+        let connection = Connection::new(held, stored, self.context.peer(identity), protocol);
         self.watch(connection)
     }
 
@@ -403,16 +419,29 @@ impl WriterThread {
         }
     }
 
-    /// Frees the memory of the oldest carry among the connections that carry their share or more. Half a line that has
-    /// been there for hours is not what takes the memory. False if nothing is carried.
+    /// Frees the memory of a carry: of the user whose connections carry most, the oldest among those that carry at
+    /// least as much as that user's connections on average. So half a line that has been there for hours is not what
+    /// goes, and nobody's line goes because of another user. Root's go last. False if nothing is carried.
     fn shed_oldest(&mut self) -> Result<bool, Closed> {
-        // More than the bound is carried in all, so at least one connection carries its share.
-        let share = (CARRIED_BYTES_MAX / self.connections.len().max(1)).max(1);
-        let carrying = self.connections.iter().enumerate().filter_map(|(index, connection)| {
-            let connection = connection.as_ref().filter(|connection| connection.carried_bytes() >= share)?;
-            Some((connection.carried_since, index))
-        });
-        let Some((_, index)) = carrying.min() else { return Ok(false) };
+        let carrying = || {
+            self.connections.iter().enumerate().filter_map(|(index, connection)| {
+                let connection = connection.as_ref().filter(|connection| connection.carried_bytes() > 0)?;
+                Some((index, connection))
+            })
+        };
+        let mut by_user: HashMap<u32, (usize, usize)> = HashMap::new();
+        for (_, connection) in carrying() {
+            let (bytes, count) = by_user.entry(connection.uid()).or_default();
+            (*bytes, *count) = (*bytes + connection.carried_bytes(), *count + 1);
+        }
+        let shares = &self.writers.shares;
+        let heaviest = by_user.iter().max_by_key(|(uid, (bytes, _))| (shares.limits(**uid), *bytes));
+        let Some((&uid, &(bytes, count))) = heaviest else { return Ok(false) };
+        let may_go = |connection: &Connection| connection.uid() == uid && connection.carried_bytes() >= bytes / count;
+        let heavy = carrying().filter(|(_, connection)| may_go(connection));
+        let Some((_, index)) = heavy.map(|(index, connection)| (connection.carried_since, index)).min() else {
+            return Ok(false);
+        };
         if let Some(connection) = &mut self.connections[index] {
             let next = connection.shed(&self.receive_buffers[0].read_progress, None, &mut self.context)?;
             self.after(index as u32, next);

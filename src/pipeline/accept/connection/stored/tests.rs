@@ -214,6 +214,29 @@ fn a_connection_beyond_the_room_is_served_and_counted_and_ends_with_its_process(
 }
 
 #[test]
+fn a_user_who_has_its_share_of_the_store_is_served_without_and_others_are_stored() {
+    let mut manager = Manager::new();
+    let (store, _) = manager.next_process(17);
+    let keep = |uid: u32| {
+        let (client, ours) = pair();
+        (client, store.keep(0, ours, &Identity { uid, ..identity(1) }))
+    };
+    let greedy: Vec<_> = (0..8).map(|_| keep(1000)).collect();
+    let are_stored: Vec<bool> = greedy.iter().map(|(_, stored)| stored.is_stored()).collect();
+    assert_eq!(are_stored, [true, true, true, true, false, false, false, false], "a quarter of 16");
+    let others = [keep(1001), keep(0)];
+    assert!(others.iter().all(|(_, stored)| stored.is_stored()));
+    let unkept = store.unkept();
+    greedy.into_iter().for_each(|(_, stored)| stored.close());
+    while store.store.waiting() > 0 {
+        manager.read_notes();
+    }
+    manager.wait_for(&["bookmarks", "c4", "c5"]);
+    let (_client, again) = keep(1000);
+    assert!(again.is_stored() && (unkept, store.unkept()) == (4, 4));
+}
+
+#[test]
 fn the_slot_of_a_connection_that_became_a_rings_is_freed_once_although_a_receive_buffer_names_it() {
     let mut manager = Manager::new();
     {
