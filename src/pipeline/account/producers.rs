@@ -73,12 +73,12 @@ impl InheritedAccount {
     }
 }
 
-/// A row that is taken.
+/// A known producer.
 #[derive(Debug)]
 struct Entry {
     producer: Arc<Producer>,
-    /// The part of its user's share.
-    _held: Held,
+    /// The part of its user's share; None if it has no row of its own.
+    held: Option<Held>,
 }
 
 #[derive(Debug, Default)]
@@ -86,16 +86,25 @@ struct Table {
     /// By the content of the source record.
     known: HashMap<Box<[u8]>, Entry>,
     free: Vec<u32>,
+    /// Known producers without a row of their own, and how many of them are too many.
+    unnamed: usize,
+    unnamed_max: usize,
     /// When room was last made for a user who has its share.
     made_room_at: Option<Instant>,
     groups: Groups,
 }
 
 impl Table {
-    fn enter(&mut self, producer: Producer, held: Held) -> Arc<Producer> {
+    /// Producers that have rows of their own.
+    fn named(&self) -> impl Iterator<Item = &Arc<Producer>> {
+        self.known.values().filter(|entry| entry.held.is_some()).map(|entry| &entry.producer)
+    }
+
+    fn enter(&mut self, producer: Producer, held: Option<Held>) -> Arc<Producer> {
         let producer = Arc::new(producer);
-        let entry = Entry { producer: Arc::clone(&producer), _held: held };
-        self.known.insert(key(&producer.identity), entry);
+        self.unnamed += usize::from(held.is_none());
+        let before = self.known.insert(key(&producer.identity), Entry { producer: Arc::clone(&producer), held });
+        self.unnamed -= usize::from(before.is_some_and(|before| before.held.is_none()));
         producer
     }
 }
@@ -123,7 +132,7 @@ impl Account {
             match memory.identity(row) {
                 Some(identity) => {
                     let held = shares.take_over(Resource::Producers, identity.uid, 1);
-                    table.enter(Producer { identity, row }, held);
+                    table.enter(Producer { identity, row }, Some(held));
                 }
                 None => table.free.push(row),
             }
@@ -191,23 +200,61 @@ impl Account {
 
     /// The row that events of `identity` are counted in, new or known. The row is kept while the returned value is
     /// held. A user who has its share of rows loses the quietest of its own. If there are none, its new producers are
-    /// counted together, in the row of the unnamed.
+    /// counted together, in the row of the unnamed, and stay there until nothing of them is in memory: the writers and
+    /// the reader must count the same events in the same row.
     ///
     /// Takes a lock, so it is called when a sender is first seen, never for each event.
     pub fn producer(&self, identity: &Identity) -> Arc<Producer> {
-        let unnamed = || Arc::new(Producer { identity: identity.clone(), row: UNNAMED });
+        let unnamed = || Producer { identity: identity.clone(), row: UNNAMED };
         if *identity == Identity::unnamed() {
-            return unnamed();
+            return Arc::new(unnamed());
         }
         let mut table = self.table();
         if let Some(known) = table.known.get(&key(identity)) {
-            return Arc::clone(&known.producer);
+            if !self.may_forget(known) {
+                return Arc::clone(&known.producer);
+            }
         }
         let make_room = || self.make_room(&mut table, identity.uid);
-        let Ok(held) = self.shares.take_or(Resource::Producers, identity.uid, 1, make_room) else { return unnamed() };
-        let Some(row) = table.free.pop() else { return unnamed() };
-        self.memory.begin(row, identity);
-        table.enter(Producer { identity: identity.clone(), row }, held)
+        let held = self.shares.take_or(Resource::Producers, identity.uid, 1, make_room).ok();
+        let row = held.as_ref().and_then(|_| table.free.pop());
+        match (row, held) {
+            (Some(row), held) => {
+                self.memory.begin(row, identity);
+                table.enter(Producer { identity: identity.clone(), row }, held)
+            }
+            (None, _) => {
+                self.forget_unnamed(&mut table);
+                table.enter(unnamed(), None)
+            }
+        }
+    }
+
+    /// Whether a producer without a row could get one: no writer counts it, and nothing of it is in memory.
+    fn may_forget(&self, known: &Entry) -> bool {
+        known.held.is_none() && Arc::strong_count(&known.producer) == 1 && self.row_of(UNNAMED, None).in_memory() == 0
+    }
+
+    /// Forgets the producers without a row, as far as that is possible, when they have become many. There are at most
+    /// as many as writers remember, and as have something in memory.
+    fn forget_unnamed(&self, table: &mut Table) {
+        if table.unnamed < table.unnamed_max.max(PRODUCERS_MAX) {
+            return;
+        }
+        let mut left = 0;
+        let is_empty = self.row_of(UNNAMED, None).in_memory() == 0;
+        table.known.retain(|_, Entry { producer, held }| {
+            let stays = held.is_some() || !is_empty || Arc::strong_count(producer) > 1;
+            left += usize::from(stays && held.is_none());
+            stays
+        });
+        (table.unnamed, table.unnamed_max) = (left, 2 * left);
+    }
+
+    /// Lets room be made at once, as if the interval had passed.
+    #[cfg(test)]
+    pub(super) fn may_make_room(&self) {
+        self.table().made_room_at = None;
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -224,7 +271,7 @@ impl Account {
         }
         table.made_room_at = Some(Instant::now());
         let may_go = |producer: &Producer| !is_limited || producer.identity.uid == uid;
-        let quiet = table.known.values().map(|entry| &entry.producer);
+        let quiet = table.named();
         let quiet = quiet.filter(|producer| Arc::strong_count(producer) == 1 && may_go(producer));
         let quiet = quiet.map(|producer| (self.row_of(producer.row, None), producer.row));
         let mut quiet: Vec<(u64, u32)> =
@@ -287,7 +334,7 @@ impl Account {
     }
 
     fn rows_of(&self, table: &Table) -> Vec<Row> {
-        let mut known: Vec<&Arc<Producer>> = table.known.values().map(|entry| &entry.producer).collect();
+        let mut known: Vec<&Arc<Producer>> = table.named().collect();
         known.sort_unstable_by_key(|producer| producer.row);
         let row = |producer: &Arc<Producer>| self.row_of(producer.row, Some(producer.identity.clone()));
         let mut rows: Vec<Row> = known.into_iter().map(row).collect();
@@ -333,7 +380,7 @@ impl Account {
             return (0, 0);
         }
         let table = self.table();
-        let rows = table.known.values().map(|entry| entry.producer.row).chain([UNNAMED, FOLDED]);
+        let rows = table.named().map(|producer| producer.row).chain([UNNAMED, FOLDED]);
         let sum = rows.map(|row| self.memory.looked(row, cell)).fold(Tally::default(), Tally::plus);
         (sum.events, sum.bytes)
     }

@@ -349,6 +349,49 @@ fn a_user_with_a_tag_for_each_event_takes_the_row_of_no_other_user() {
 }
 
 #[test]
+fn a_producer_that_was_counted_with_others_gets_a_row_only_when_nothing_of_it_is_left() {
+    let memory = Memory::new(3, 0).unwrap();
+    let account = Arc::new(Account::over(Shares::even(8), memory));
+    account.belongs_to(7, 100, 1);
+    let (mut recorder, mut reader) = (account.recorder(0), account.reader_recorder());
+    let of_user = |pid| Identity { uid: 1000, ..identity(pid) };
+    let send = |recorder: &mut Recorder, producer: &Producer| {
+        recorder.prepare(producer, &events(1));
+        recorder.published();
+    };
+    let mut persist = |pid, generation: u64| {
+        let record = record_of(&of_user(pid));
+        reader.begin(generation);
+        reader.prepare(Some(&Record::decode(&record).unwrap().0), &events(1));
+        reader.persisted(99 + generation, 1);
+        // A batch holds its producers until the next.
+        reader.begin(generation + 1);
+    };
+    // Two rows are a quarter of eight.
+    let rows = [1, 2].map(|pid| account.producer(&of_user(pid)));
+    let third = account.producer(&of_user(3));
+    send(&mut recorder, &third);
+    // There would be room now, but its event is in memory; and a writer may send more of it as it has begun.
+    drop(rows);
+    account.may_make_room();
+    let again = account.producer(&of_user(3));
+    persist(3, 1);
+    send(&mut recorder, &third);
+    send(&mut recorder, &again);
+    persist(3, 2);
+    persist(3, 3);
+    assert!(account.rows().iter().all(|row| row.identity.is_none()), "{:?}", account.rows());
+    assert_eq!(account.rows().iter().map(|row| (row.sent, row.stored)).collect::<Vec<_>>(), [(3, 3)]);
+    drop((third, again));
+    account.may_make_room();
+    let row = account.producer(&of_user(3));
+    send(&mut recorder, &row);
+    persist(3, 4);
+    let named: Vec<_> = account.rows().into_iter().filter(|row| row.identity.is_some()).collect();
+    assert_eq!(named.iter().map(|row| (row.sent, row.stored)).collect::<Vec<_>>(), [(1, 1)]);
+}
+
+#[test]
 fn producers_of_whom_something_is_in_memory_do_not_make_room() {
     let (account, _memory) = account();
     let mut recorder = account.recorder(0);
