@@ -391,6 +391,7 @@ mod tests {
         send_one_of(&sessions, 1000, 1);
         let open: Vec<_> = (1..=3).map(|id| Sessions::attach(&sessions, 0, id).unwrap()).collect();
         assert!(Sessions::attach(&sessions, 1001, 1).is_err(), "not for another user");
+        assert!(sessions.table().entries.contains_key(&(1000, 1)));
         send_one_of(&sessions, 0, 4);
         assert!(!sessions.table().entries.contains_key(&(1000, 1)));
         drop(open);

@@ -5,8 +5,9 @@
 //!
 //! `thread` is the loop, `resume` its beginning and `stop` its end. `poll_rings` looks into rings when
 //! `ring_schedule` says so. `listeners` says which protocol each socket begins with, and `first_bytes` decides where
-//! the socket alone does not say it. `handle` is how others see a writer.
+//! the socket alone does not say it. `carries` chooses what gives memory back. `handle` is how others see a writer.
 
+mod carries;
 mod first_bytes;
 mod handle;
 mod listeners;

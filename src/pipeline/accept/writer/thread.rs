@@ -11,7 +11,6 @@
 //! Order of a round: processes that have ended come first, because their number must not stand for another process in
 //! the datagrams after it (see `datagram::senders`).
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionread;
 
+use super::carries::{Carry, first_to_go};
 use super::handle::{InheritedWork, Newcomer, Writers};
 use super::listeners::{ListenerKind, Listeners, StreamListener};
 use super::ring_schedule::RingSchedule;
@@ -371,7 +371,7 @@ impl WriterThread {
             }
         }
         self.after(index, next);
-        while self.context.carried_bytes > CARRIED_BYTES_MAX && self.shed_oldest()? {}
+        while self.context.carried_bytes > CARRIED_BYTES_MAX && self.shed_one()? {}
         Ok(())
     }
 
@@ -419,29 +419,15 @@ impl WriterThread {
         }
     }
 
-    /// Frees the memory of a carry: of the user whose connections carry most, the oldest among those that carry at
-    /// least as much as that user's connections on average. So half a line that has been there for hours is not what
-    /// goes, and nobody's line goes because of another user. Root's go last. False if nothing is carried.
-    fn shed_oldest(&mut self) -> Result<bool, Closed> {
-        let carrying = || {
-            self.connections.iter().enumerate().filter_map(|(index, connection)| {
-                let connection = connection.as_ref().filter(|connection| connection.carried_bytes() > 0)?;
-                Some((index, connection))
-            })
+    /// Frees the memory of one carry. False if nothing is carried.
+    fn shed_one(&mut self) -> Result<bool, Closed> {
+        let carry = |(index, connection): (usize, &Option<Connection>)| {
+            let connection = connection.as_ref().filter(|connection| connection.carried_bytes() > 0)?;
+            let (bytes, since) = (connection.carried_bytes(), connection.carried_since);
+            Some(Carry { index, uid: connection.uid(), bytes, since })
         };
-        let mut by_user: HashMap<u32, (usize, usize)> = HashMap::new();
-        for (_, connection) in carrying() {
-            let (bytes, count) = by_user.entry(connection.uid()).or_default();
-            (*bytes, *count) = (*bytes + connection.carried_bytes(), *count + 1);
-        }
-        let shares = &self.writers.shares;
-        let heaviest = by_user.iter().max_by_key(|(uid, (bytes, _))| (shares.limits(**uid), *bytes));
-        let Some((&uid, &(bytes, count))) = heaviest else { return Ok(false) };
-        let may_go = |connection: &Connection| connection.uid() == uid && connection.carried_bytes() >= bytes / count;
-        let heavy = carrying().filter(|(_, connection)| may_go(connection));
-        let Some((_, index)) = heavy.map(|(index, connection)| (connection.carried_since, index)).min() else {
-            return Ok(false);
-        };
+        let carries: Vec<Carry> = self.connections.iter().enumerate().filter_map(carry).collect();
+        let Some(index) = first_to_go(&carries, |uid| self.writers.shares.limits(uid)) else { return Ok(false) };
         if let Some(connection) = &mut self.connections[index] {
             let next = connection.shed(&self.receive_buffers[0].read_progress, None, &mut self.context)?;
             self.after(index as u32, next);
