@@ -210,10 +210,8 @@ impl Account {
             return Arc::new(unnamed());
         }
         let mut table = self.table();
-        if let Some(known) = table.known.get(&key(identity)) {
-            if !self.may_forget(known) {
-                return Arc::clone(&known.producer);
-            }
+        if let Some(known) = table.known.get(&key(identity)).filter(|known| !self.may_forget(known)) {
+            return Arc::clone(&known.producer);
         }
         let make_room = || self.make_room(&mut table, identity.uid);
         let held = self.shares.take_or(Resource::Producers, identity.uid, 1, make_room).ok();
