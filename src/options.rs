@@ -58,6 +58,8 @@ pub struct Storage {
     pub retain: Option<Amount>,
     /// Segments whose newest event is older than this go.
     pub retain_age: Option<Duration>,
+    /// Events younger than this stay, whatever one user stores.
+    pub keep_at_least: Option<Duration>,
     /// What is left free on the file system.
     pub min_free: Option<Amount>,
     /// When what is persisted becomes durable.
@@ -75,6 +77,7 @@ impl Default for Storage {
             segment_age: Duration::from_secs(24 * 3600),
             retain: Some(Amount::Percent(10.0)),
             retain_age: None,
+            keep_at_least: None,
             min_free: Some(Amount::Percent(5.0)),
             sync: SyncPolicy::Interval(Duration::from_secs(1)),
             when_full: WhenFull::DeleteOldest,

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use dbuf_segment::footer::{Footer, Trailer};
-use dbuf_segment::format::{BatchHeader, RunRow, SEGMENT_BYTES, SegmentHeader, checksum};
+use dbuf_segment::format::{BATCH_INCOMPAT_KNOWN, BatchHeader, RunRow, SEGMENT_BYTES, SegmentHeader, checksum};
 use dbuf_segment::record::Record;
 use dbuf_segment::scan::verify_bytes;
 use libfuzzer_sys::fuzz_target;
@@ -61,7 +61,7 @@ fn as_records(runs: usize, bytes: &[u8]) {
         content_bytes: content.len() as u64,
         offset: SEGMENT_BYTES as u64,
         content_crc: checksum(&content),
-        has_lines: true,
+        incompat: BATCH_INCOMPAT_KNOWN,
         runs,
         ..BatchHeader::default()
     };

@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 use super::keys::{EVENTS_IN_HALF_MIN, KEYS, Key, default_config};
 use super::paths;
 use super::settings::Config;
-use super::units::{format_size, quoted};
+use super::units::{format_duration, format_size, quoted};
 use super::value::Value;
 
 /// The largest configuration file that is read.
@@ -166,18 +166,27 @@ impl Draft {
 
     /// Asks this machine for the group. It is not part of [`check_text`], whose result must depend on the text alone.
     fn group_exists(&self) -> Result<(), ConfigError> {
-        let place = self.origins.get("ingest.socket_group").map_or("configuration", String::as_str);
+        let place = self.place_of(&["ingest.socket_group"]);
         self.config.ingest.group().map(drop).map_err(|why| ConfigError(format!("{place}: {why}")))
     }
 
     /// Checks what only all values together can show.
     fn finish(self) -> Result<Config, ConfigError> {
+        if let (Some(keep), Some(age)) = (self.config.storage.keep_at_least, self.config.storage.retain_age)
+            && keep > age
+        {
+            return Err(ConfigError(format!(
+                "{}: storage.keep_at_least: \"{}\" is longer than storage.retain_age = \"{age}\", after which events \
+                 are deleted; allowed: \"{age}\" or less",
+                self.place_of(&["storage.keep_at_least"]),
+                format_duration(keep),
+                age = format_duration(age),
+            )));
+        }
         let (capacity, event) = (self.config.buffer.capacity_bytes, self.config.ingest.max_event_bytes);
         let needed = event * EVENTS_IN_HALF_MIN;
         if capacity < needed {
-            // Names the key that was set: the defaults alone satisfy the rule.
-            let key = ["buffer.capacity", "ingest.max_event"].into_iter().find(|key| self.origins.contains_key(key));
-            let place = key.and_then(|key| self.origins.get(key)).map_or("configuration", String::as_str);
+            let place = self.place_of(&["buffer.capacity", "ingest.max_event"]);
             return Err(ConfigError(format!(
                 "{place}: buffer.capacity: \"{}\" is too small for ingest.max_event = \"{}\"; allowed: \"{}\" or more",
                 format_size(capacity as u64),
@@ -186,6 +195,11 @@ impl Draft {
             )));
         }
         Ok(self.config)
+    }
+
+    /// The place of the first of these keys that was set: the defaults alone satisfy every rule.
+    fn place_of(&self, keys: &[&'static str]) -> &str {
+        keys.iter().find_map(|key| self.origins.get(key)).map_or("configuration", String::as_str)
     }
 }
 
@@ -311,6 +325,17 @@ mod tests {
             "FILE:4:12: buffer.capacity: \"2MiB\" is too small for ingest.max_event = \"1MiB\"; \
              allowed: \"4MiB\" or more"
         );
+    }
+
+    #[test]
+    fn events_cannot_be_kept_longer_than_retention_keeps_them() {
+        let said = wrong("[storage]\nkeep_at_least = \"2d\"\nretain_age = \"1d\"\n");
+        assert_eq!(
+            said,
+            "FILE:2:17: storage.keep_at_least: \"2d\" is longer than storage.retain_age = \"1d\", after which events \
+             are deleted; allowed: \"1d\" or less"
+        );
+        assert!(check_text("FILE", "storage = { keep_at_least = \"1d\", retain_age = \"1d\" }").is_ok());
     }
 
     #[test]

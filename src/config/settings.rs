@@ -104,6 +104,10 @@ impl Ingest {
 pub struct Limits {
     /// Whether users have shares of what is finite.
     pub shares: bool,
+    /// Events of each user in a second.
+    pub events_per_second: Option<usize>,
+    /// Payload bytes of each user in a second.
+    pub bytes_per_second: Option<u64>,
 }
 
 /// Statistics.
@@ -148,7 +152,7 @@ impl Default for Config {
                 rings: 256,
                 ring_bytes: 512 << 20,
             },
-            limits: Limits { shares: true },
+            limits: Limits { shares: true, events_per_second: None, bytes_per_second: None },
             storage: Storage::default(),
             stats: Stats { enabled: true },
             log: Log { level: Level::Info },

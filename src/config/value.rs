@@ -97,6 +97,8 @@ pub enum Bounds {
         min: u64,
         /// The most.
         max: u64,
+        /// Whether "none" is allowed too.
+        none: bool,
     },
     /// Nanoseconds.
     Duration {
@@ -120,6 +122,8 @@ pub enum Bounds {
         min: usize,
         /// The most.
         max: usize,
+        /// Whether "none" is allowed too.
+        none: bool,
     },
     /// "auto" or a number.
     Count {
@@ -154,17 +158,19 @@ pub enum Bounds {
 impl fmt::Display for Bounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = |ns| format_duration(Duration::from_nanos(ns));
+        let or = |none| if none { "\"none\" or " } else { "" };
         match *self {
-            Self::Size { min, max } => write!(f, "a size from \"{}\" to \"{}\"", format_size(min), format_size(max)),
+            Self::Size { min, max, none } => {
+                write!(f, "{}a size from \"{}\" to \"{}\"", or(none), format_size(min), format_size(max))
+            }
             Self::Duration { min_ns, max_ns, none } => {
-                let none = if none { "\"none\" or " } else { "" };
-                write!(f, "{none}a duration from \"{}\" to \"{}\"", time(min_ns), time(max_ns))
+                write!(f, "{}a duration from \"{}\" to \"{}\"", or(none), time(min_ns), time(max_ns))
             }
             Self::Amount { min_bytes, min_percent } => {
                 let bytes = format_size(min_bytes);
                 write!(f, "\"none\", a share from \"{min_percent}%\" to \"100%\" or a size from \"{bytes}\"")
             }
-            Self::Number { min, max } => write!(f, "a number from {min} to {max}"),
+            Self::Number { min, max, none } => write!(f, "{}a number from {min} to {max}", or(none)),
             Self::Count { min, max } => write!(f, "\"auto\" or a number from {min} to {max}"),
             Self::Cores => f.write_str("\"auto\", \"none\", a core such as 0 or a list of cores such as [0, 1]"),
             Self::Core => f.write_str("\"auto\", \"none\" or a core such as 0"),
@@ -206,7 +212,7 @@ impl Given<'_> {
     }
 
     pub(super) fn size(&self) -> Option<u64> {
-        let Bounds::Size { min, max } = self.bounds else { return None };
+        let Bounds::Size { min, max, .. } = self.bounds else { return None };
         let bytes = match self.value {
             Value::Integer(digits, radix) => u64::from_str_radix(digits, *radix).ok()?,
             _ => parse_size(self.text()?)?,
@@ -227,8 +233,9 @@ impl Given<'_> {
         bounds.contains(&duration).then_some(duration)
     }
 
-    pub(super) fn duration_or_none(&self) -> Option<Option<Duration>> {
-        if self.is("none") { Some(None) } else { self.duration().map(Some) }
+    /// None if the value is "none", else what `read` reads.
+    pub(super) fn or_none<T>(&self, read: impl FnOnce(&Self) -> Option<T>) -> Option<Option<T>> {
+        if self.is("none") { Some(None) } else { read(self).map(Some) }
     }
 
     pub(super) fn amount(&self) -> Option<Option<Amount>> {
@@ -257,7 +264,7 @@ impl Given<'_> {
     }
 
     pub(super) fn number_within(&self) -> Option<usize> {
-        let Bounds::Number { min, max } = self.bounds else { return None };
+        let Bounds::Number { min, max, .. } = self.bounds else { return None };
         Self::number(self.value).filter(|number| (min..=max).contains(number))
     }
 
@@ -356,7 +363,7 @@ mod tests {
 
     #[test]
     fn bounds_hold_at_their_edges() {
-        let bounds = Bounds::Size { min: 10, max: 20 };
+        let bounds = Bounds::Size { min: 10, max: 20, none: false };
         let size = |n: u32| given(&Value::Integer(n.to_string(), 10), bounds).size();
         assert_eq!([size(9), size(10), size(20), size(21)], [None, Some(10), Some(20), None]);
         let bounds = Bounds::Duration { min_ns: 0, max_ns: 1000, none: false };

@@ -78,7 +78,8 @@ pub enum Command {
                             malformed  the event's frame or record broke the protocol\n  \
                             disk       the disk failed\n  \
                             abandoned  the sender left in the middle of the event, or the daemon ended before it \
-                            was written\n\n\
+                            was written\n  \
+                            limited    a datagram's user sent more than limits.* or storage.keep_at_least allow\n\n\
                             Prometheus: 'systemctl enable --now dbufd-metrics.timer' writes the metrics for the \
                             textfile collector of the node exporter, every 15 seconds while the daemon runs. With \
                             another directory than /var/lib/prometheus/node-exporter: 'systemctl edit \

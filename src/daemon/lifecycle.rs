@@ -21,7 +21,7 @@ use nix::unistd::Gid;
 use super::cores::{self, Plan};
 use super::sockets::{Files, Runtime};
 use super::stats::Figures;
-use super::takeover::{DescriptorStore, Memory};
+use super::takeover::{DescriptorStore, Memory, set_limits};
 use crate::config::Config;
 use crate::pipeline::accept::{Accept, AcceptOptions};
 use crate::pipeline::assembly::Pipeline;
@@ -115,6 +115,7 @@ impl Daemon {
         }
         let (pipeline, recovery) = Pipeline::start(pipeline, drain_settings(config), plan.reader)?;
         let Pipeline { buffer, counters, progress, drain } = pipeline;
+        shares.throttle().share_room(drain.handle().store_status().room_bytes());
         // From here on, an error must stop the reader and release its lock on the directory.
         let rest = runtime.open(&config.ingest, group, sockets).and_then(|sockets| {
             let accept = Accept::start(AcceptOptions {
@@ -156,7 +157,7 @@ impl Daemon {
             )?;
         }
         self.accept.set_max_event_bytes(new.ingest.max_event_bytes);
-        self.shares.set_enabled(new.limits.shares);
+        set_limits(&self.shares, new);
         self.drain.handle().command(drain::ReaderCommand::Reconfigure(Box::new(drain_settings(new))));
         Ok(())
     }

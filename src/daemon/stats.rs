@@ -122,26 +122,27 @@ fn latency(measured: &Measured) -> Latency {
 fn limits(shares: &Shares) -> Limits {
     let status = shares.status();
     let refusals = |status: &ShareStatus| {
-        let resource = status.resource.name();
+        let resource = status.name;
         let row = move |uid: Option<u32>, count: u64| Refusals { resource: resource.to_owned(), uid, count };
         let others = (status.refused_others > 0).then(|| row(None, status.refused_others));
         status.refused.iter().map(|(uid, count)| row(Some(*uid), *count)).chain(others).collect::<Vec<_>>()
     };
     Limits {
         shares: shares.are_enabled(),
-        resources: status.iter().map(resource).collect(),
+        resources: status.iter().filter_map(resource).collect(),
         refused: status.iter().flat_map(refusals).collect(),
     }
 }
 
-fn resource(status: &ShareStatus) -> Resource {
-    Resource {
-        name: status.resource.name().to_owned(),
-        capacity: status.capacity,
-        held: status.held,
-        busiest_uid: status.most.map(|(uid, _)| uid),
-        busiest_held: status.most.map_or(0, |(_, held)| held),
-    }
+fn resource(status: &ShareStatus) -> Option<Resource> {
+    let held = status.held?;
+    Some(Resource {
+        name: status.name.to_owned(),
+        capacity: held.capacity,
+        held: held.held,
+        busiest_uid: held.most.map(|(uid, _)| uid),
+        busiest_held: held.most.map_or(0, |(_, held)| held),
+    })
 }
 
 fn writers(counters: &Counters) -> Vec<Writer> {
@@ -250,11 +251,11 @@ mod tests {
     #[test]
     fn every_cause_of_loss_is_shown_by_its_name() {
         let mut totals = Totals { received_events: 9, persisted_events: 2, ..Totals::default() };
-        totals.lost = [1, 2, 3, 1, 0];
+        totals.lost = [1, 2, 3, 1, 0, 0];
         let shown = serde_json::to_value(events(&totals, 0)).unwrap();
         assert_eq!(
             shown["lost"],
-            serde_json::json!({"full": 1, "too_big": 2, "malformed": 3, "disk": 1, "abandoned": 0})
+            serde_json::json!({"full": 1, "too_big": 2, "malformed": 3, "disk": 1, "abandoned": 0, "limited": 0})
         );
         assert_eq!(shown["lost_total"], 7);
     }

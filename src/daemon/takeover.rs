@@ -26,7 +26,7 @@ use crate::pipeline::assembly;
 use crate::pipeline::buffer::{Options, PublishPosition};
 use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
-use crate::pipeline::shares::{Resource, Shares};
+use crate::pipeline::shares::{Resource, Shares, throttle};
 use crate::pipeline::takeover::names::{Inherited, Name};
 use crate::sync::Arc;
 use crate::sys::fdstore::{FdStore, room_from_environment};
@@ -225,8 +225,18 @@ fn shares(config: &Config, stored_connections: u64) -> Arc<Shares> {
         Resource::Senders => SENDERS_MAX as u64,
     };
     let shares = Shares::new(Resource::ALL.map(capacity), geteuid().as_raw());
-    shares.set_enabled(config.limits.shares);
+    set_limits(&shares, config);
     shares
+}
+
+/// Sets the limits of users.
+pub(super) fn set_limits(shares: &Shares, config: &Config) {
+    shares.set_enabled(config.limits.shares);
+    shares.throttle().set(throttle::UserLimits {
+        events_per_second: config.limits.events_per_second.map(|events| events as u64),
+        bytes_per_second: config.limits.bytes_per_second,
+        keep_at_least: config.storage.keep_at_least,
+    });
 }
 
 /// Connections that leave enough descriptors to the store, the control socket and all the rest.

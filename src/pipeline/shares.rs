@@ -11,17 +11,20 @@
 //! Length Thresholds for Shared-Memory Packet Switches, IEEE/ACM Transactions on Networking 6(2), 1998). Rejected: a
 //! fixed part for each user. Either it is small, and most of the resource is idle, or a few users together exhaust it.
 
+mod bound;
+mod refused;
+pub mod throttle;
+mod window;
+
 use std::collections::HashMap;
 use std::fmt;
 
+use self::bound::{PARTS, ROOT, share};
+use self::refused::Refused;
+pub use self::refused::{HeldStatus, ShareStatus};
+use self::throttle::Throttle;
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
-
-/// A user gets one part in this many, and root keeps one part in this many.
-const PARTS: u64 = 4;
-/// Users whose refusals are counted by name; the refusals of all others are counted together.
-const REFUSED_USERS_MAX: usize = 64;
-const ROOT: u32 = 0;
 
 /// What is finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +96,7 @@ pub struct Shares {
     is_enabled: AtomicBool,
     capacities: Capacities,
     holders: [Mutex<Holders>; Resource::ALL.len()],
+    throttle: Throttle,
 }
 
 /// Who holds how much of one resource.
@@ -101,8 +105,7 @@ struct Holders {
     total: u64,
     /// Users who hold nothing are not listed.
     by_user: HashMap<u32, u64>,
-    refused: HashMap<u32, u64>,
-    refused_others: u64,
+    refused: Refused,
 }
 
 /// A part of a resource that a user holds. Dropping it gives it back.
@@ -129,28 +132,17 @@ pub enum Refusal {
     NoneLeft(Resource),
 }
 
-/// One resource, for display.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShareStatus {
-    /// Which.
-    pub resource: Resource,
-    /// How much there is.
-    pub capacity: u64,
-    /// How much is held.
-    pub held: u64,
-    /// The user who holds the most, and how much.
-    pub most: Option<(u32, u64)>,
-    /// Refusals by user, in the order of the users.
-    pub refused: Vec<(u32, u64)>,
-    /// Refusals of users beyond those.
-    pub refused_others: u64,
-}
-
 impl Shares {
     /// Divides these capacities. Root and `own_uid` are not limited.
     #[must_use]
     pub fn new(capacities: Capacities, own_uid: u32) -> Arc<Self> {
-        Arc::new(Self { own_uid, is_enabled: AtomicBool::new(true), capacities, holders: Default::default() })
+        Arc::new(Self {
+            own_uid,
+            is_enabled: AtomicBool::new(true),
+            capacities,
+            holders: Default::default(),
+            throttle: Throttle::new(own_uid),
+        })
     }
 
     /// Divides the same capacity of each resource, for tests.
@@ -171,6 +163,12 @@ impl Shares {
     pub fn are_enabled(&self) -> bool {
         // Relaxed: it publishes no other data.
         self.is_enabled.load(Relaxed)
+    }
+
+    /// The limits for which users wait.
+    #[must_use]
+    pub fn throttle(&self) -> &Throttle {
+        &self.throttle
     }
 
     /// Takes `amount` of a resource for a user. A refusal is counted.
@@ -198,7 +196,7 @@ impl Shares {
             match self.check(resource, &holders, uid, amount) {
                 Ok(()) => return Ok(self.hold(&mut holders, resource, uid, amount)),
                 Err(refusal) if !may_try => {
-                    holders.refuse(uid);
+                    holders.refused.add(uid);
                     return Err(refusal);
                 }
                 Err(_) => {}
@@ -234,8 +232,7 @@ impl Shares {
             return Ok(());
         }
         let own = holders.by_user.get(&uid).copied().unwrap_or(0);
-        let until_roots = left.saturating_sub(capacity / PARTS);
-        let share = ((left + own) / PARTS).min(own + until_roots);
+        let share = share(capacity, holders.total, own, PARTS);
         if own + amount > share { Err(Refusal::Share { resource, share }) } else { Ok(()) }
     }
 
@@ -249,36 +246,20 @@ impl Shares {
         lock(&self.holders[resource as usize])
     }
 
-    /// Each resource, for display.
+    /// Each resource and each limit in force, for display.
     #[must_use]
     pub fn status(&self) -> Vec<ShareStatus> {
         let status = |resource: Resource| {
             let holders = self.holders(resource);
-            let mut refused: Vec<(u32, u64)> = holders.refused.iter().map(|(uid, count)| (*uid, *count)).collect();
-            refused.sort_unstable();
             let most = holders.by_user.iter().map(|(uid, held)| (*held, *uid)).max().map(|(held, uid)| (uid, held));
-            ShareStatus {
-                resource,
-                capacity: self.capacities[resource as usize],
-                held: holders.total,
-                most,
-                refused,
-                refused_others: holders.refused_others,
-            }
+            let held = HeldStatus { capacity: self.capacities[resource as usize], held: holders.total, most };
+            holders.refused.status(resource.name(), Some(held))
         };
-        Resource::ALL.into_iter().map(status).collect()
+        Resource::ALL.into_iter().map(status).chain(self.throttle.status()).collect()
     }
 }
 
 impl Holders {
-    fn refuse(&mut self, uid: u32) {
-        if self.refused.len() < REFUSED_USERS_MAX || self.refused.contains_key(&uid) {
-            *self.refused.entry(uid).or_default() += 1;
-        } else {
-            self.refused_others += 1;
-        }
-    }
-
     fn give_back(&mut self, uid: u32, amount: u64) {
         self.total -= amount;
         if let Some(held) = self.by_user.get_mut(&uid) {
@@ -309,6 +290,7 @@ impl fmt::Display for Refusal {
 
 #[cfg(test)]
 mod tests {
+    use super::refused::USERS_MAX;
     use super::*;
 
     const OWN: u32 = 990;
@@ -371,7 +353,13 @@ mod tests {
         assert_eq!((held.len(), take_all(&shares, 2).len()), (100, 225));
         assert_eq!(take_all(&shares, 1).len(), 150, "the others have given theirs back");
         drop(held);
-        assert!(shares.status().iter().all(|status| status.held == 0 && status.most.is_none()));
+        assert!(
+            shares
+                .status()
+                .iter()
+                .take(Resource::ALL.len())
+                .all(|status| status.held.is_some_and(|held| held.held == 0 && held.most.is_none()))
+        );
     }
 
     #[test]
@@ -396,11 +384,11 @@ mod tests {
     #[test]
     fn refusals_are_counted_by_user_for_a_bounded_number_of_users() {
         let shares = shares(0);
-        for uid in 0..=REFUSED_USERS_MAX as u32 {
+        for uid in 0..=USERS_MAX as u32 {
             let _ = shares.take(Resource::Rings, uid, 1);
         }
         let _ = shares.take(Resource::Rings, 7, 1);
         let status = &shares.status()[Resource::Rings as usize];
-        assert_eq!((status.refused.len(), status.refused_others, status.refused[7]), (REFUSED_USERS_MAX, 1, (7, 2)));
+        assert_eq!((status.refused.len(), status.refused_others, status.refused[7]), (USERS_MAX, 1, (7, 2)));
     }
 }

@@ -29,6 +29,8 @@ const CONTROL_WORDS: usize = 4;
 const CREDENTIALS_LEN: u64 = 28;
 /// The length in a header until the kernel has received into it.
 const NOTHING: u32 = u32::MAX;
+/// A bit of the length in a header, which no datagram is long enough for: the caller has marked the datagram.
+const MARK: u32 = 1 << 31;
 
 /// The sender of a datagram, as the kernel vouches for it (SCM_CREDENTIALS of unix(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -154,6 +156,29 @@ impl Headers {
     /// was truncated; None if nothing was received. The last call may be the previous process's.
     #[must_use]
     pub fn received(&self, index: usize) -> Option<usize> {
+        let bytes = self.length(index);
+        (bytes != NOTHING).then_some((bytes & !MARK) as usize)
+    }
+
+    /// Marks a datagram that was received, for this process and the next one.
+    pub fn mark(&mut self, index: usize) {
+        let bytes = self.length(index);
+        debug_assert_ne!(bytes, NOTHING, "only what was received is marked");
+        let header = self.header(index);
+        // SAFETY: `header` points into the region, so the field is inside as well; no reference is made.
+        let length = unsafe { &raw mut (*header).msg_len };
+        // SAFETY: as above; aligned and borrowed for writing. Volatile: the next process reads it.
+        unsafe { length.write_volatile(bytes | MARK) };
+    }
+
+    /// Whether the datagram with this index is marked.
+    #[must_use]
+    pub fn is_marked(&self, index: usize) -> bool {
+        let bytes = self.length(index);
+        bytes != NOTHING && bytes & MARK != 0
+    }
+
+    fn length(&self, index: usize) -> u32 {
         let headers = self.headers.as_ptr().cast::<libc::mmsghdr>();
         assert!(index < COUNT_MAX, "there is a header for each");
         // SAFETY: inside the region (asserted).
@@ -161,8 +186,7 @@ impl Headers {
         // SAFETY: as above, so the field is inside as well; no reference is made.
         let length = unsafe { &raw const (*header).msg_len };
         // SAFETY: as above; aligned, and any bytes are a length. Volatile, for the kernel has written it.
-        let bytes = unsafe { length.read_volatile() };
-        (bytes != NOTHING).then_some(bytes as usize)
+        unsafe { length.read_volatile() }
     }
 
     /// The sender of the datagram with this index, if the kernel has reported it.
@@ -231,6 +255,22 @@ mod tests {
         assert_eq!(headers.receive_datagrams(&to, &mut arena, 16, || ()).unwrap(), 2);
         assert_eq!((headers.received(0), headers.received(1)), (Some(100), Some(4)));
         assert_eq!(&arena[16..20], b"next");
+    }
+
+    #[test]
+    fn a_mark_stays_with_its_datagram_and_changes_nothing_else_of_it() {
+        let (from, to) = pair();
+        let (mut headers, mut arena) = (Headers::anonymous().unwrap(), [0; 4 * 16]);
+        for text in ["one", "two"] {
+            from.send(text.as_bytes()).unwrap();
+        }
+        assert_eq!(headers.receive_datagrams(&to, &mut arena, 16, || ()).unwrap(), 2);
+        headers.mark(1);
+        assert_eq!([0, 1, 2].map(|index| headers.is_marked(index)), [false, true, false]);
+        assert_eq!([0, 1, 2].map(|index| headers.received(index)), [Some(3), Some(3), None]);
+        from.send(b"three").unwrap();
+        assert_eq!(headers.receive_datagrams(&to, &mut arena, 16, || ()).unwrap(), 1);
+        assert!((0..4).all(|index| !headers.is_marked(index)), "the next call begins without marks");
     }
 
     #[test]

@@ -35,7 +35,7 @@ const FLOORS: &[&[&str]] = &[
     &["pipeline/account/", "pipeline/store/"],
     &["pipeline/progress/"],
     &["pipeline/takeover/"],
-    &["pipeline/histogram.rs", "pipeline/pulse.rs", "pipeline/shares.rs"],
+    &["pipeline/histogram.rs", "pipeline/pulse.rs", "pipeline/shares"],
     &["options.rs"],
     &["sys/"],
 ];

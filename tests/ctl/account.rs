@@ -16,7 +16,7 @@ fn hexadecimal(tag: &str) -> String {
 }
 
 fn claim(tag: &str, sent: u64, stored: u64, too_big: u64) -> Value {
-    let lost = json!({ "full": 0, "too_big": too_big, "malformed": 0, "disk": 0, "abandoned": 0 });
+    let lost = json!({ "full": 0, "too_big": too_big, "malformed": 0, "disk": 0, "abandoned": 0, "limited": 0 });
     json!({ "source": hexadecimal(tag), "sent": sent, "stored": stored, "lost": lost })
 }
 

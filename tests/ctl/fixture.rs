@@ -123,7 +123,6 @@ impl Fixture {
         let runs = [RunView { writer: 0, events, slices: &slices }];
         let generation = self.generation;
         let (sources, runs, content_crc) = (&sources, &runs, crc32c::crc32c(slices[0]));
-        let has_lines = false;
         let view = BatchView {
             generation,
             events,
@@ -131,7 +130,7 @@ impl Fixture {
             time_min_ns,
             time_max_ns,
             content_crc,
-            has_lines,
+            incompat: 0,
             runs,
             sources,
         };

@@ -98,7 +98,7 @@ fn damaged() -> Fixture {
 fn the_account_is_that_of_the_page() {
     let fixture = damaged();
     let alone = parsed(&fixture.run("account --json").out);
-    let lost = json!({ "full": 0, "too_big": 0, "malformed": 0, "disk": 0, "abandoned": 0 });
+    let lost = json!({ "full": 0, "too_big": 0, "malformed": 0, "disk": 0, "abandoned": 0, "limited": 0 });
     let others = json!({ "source": null, "sent": 1, "stored": 1, "lost": lost });
     let data = json!({
         "since_ns": START_NS, "first_sequence": 1, "next_sequence": 11, "stream": "1", "withdrawn": 0,

@@ -14,14 +14,30 @@
 
 use std::fmt;
 
+use crate::record::{Cause, Kind, Record};
+
 /// The version that this code writes.
 pub const VERSION: u16 = 1;
 /// Incompatible features of a segment and of a footer that this code knows.
 pub const INCOMPAT_KNOWN: u32 = 0;
 /// An incompatible feature of a batch: it holds records of lines.
 pub const INCOMPAT_LINES: u32 = 1 << 0;
+/// An incompatible feature of a batch: it holds loss records of the cause [`Cause::Limited`].
+pub const INCOMPAT_LIMITED: u32 = 1 << 1;
 /// Incompatible features of a batch that this code knows.
-pub const BATCH_INCOMPAT_KNOWN: u32 = INCOMPAT_LINES;
+pub const BATCH_INCOMPAT_KNOWN: u32 = INCOMPAT_LINES | INCOMPAT_LIMITED;
+
+/// The incompatible features that a batch with this record must carry.
+#[must_use]
+pub fn features_of(record: &Record<'_>) -> u32 {
+    if record.is_lines() {
+        INCOMPAT_LINES
+    } else if record.kind == Kind::Loss && record.as_loss().is_ok_and(|loss| loss.cause == Cause::Limited) {
+        INCOMPAT_LIMITED
+    } else {
+        0
+    }
+}
 /// First bytes of a segment.
 pub const SEGMENT_MAGIC: [u8; 8] = *b"dbufseg\x1a";
 /// First bytes of a batch.
@@ -322,8 +338,8 @@ pub struct BatchHeader {
     pub payload_bytes: u64,
     /// CRC-32C of its records.
     pub content_crc: u32,
-    /// Whether it holds records of lines.
-    pub has_lines: bool,
+    /// Its incompatible features ([`features_of`] its records).
+    pub incompat: u32,
     /// Its runs, in the order of their bytes.
     pub runs: Vec<RunRow>,
 }
@@ -349,7 +365,7 @@ impl BatchHeader {
 
     /// Encodes the header into `bytes`, which it replaces. The number of runs determines `header_bytes`.
     pub fn encode(&self, stream_id: u128, bytes: &mut Vec<u8>) {
-        self.encode_with(stream_id, if self.has_lines { INCOMPAT_LINES } else { 0 }, bytes);
+        self.encode_with(stream_id, self.incompat, bytes);
     }
 
     /// The same with these incompatible features, as a newer version may have them.
@@ -429,7 +445,7 @@ impl BatchHeader {
         }
         let incompat = get_u32(bytes, batch::incompat);
         check_features(get(bytes, batch::version), incompat & !BATCH_INCOMPAT_KNOWN, "a batch")?;
-        self.has_lines = incompat & INCOMPAT_LINES != 0;
+        self.incompat = incompat;
         let runs = get(bytes, batch::runs) as usize;
         let table = bytes[BATCH_FIXED_BYTES..]
             .get(..runs * RUN_BYTES)

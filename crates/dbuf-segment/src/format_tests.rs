@@ -3,7 +3,9 @@
 use dbuf_sync::Arc;
 
 use crate::format::{self, Field};
-use crate::record::{Cause, Event, HEAD_BYTES, Loss, Source, Transport, encode_loss, encode_source, flag};
+use crate::record::{
+    Cause, Event, HEAD_BYTES, Loss, Record, Source, Transport, encode_lines, encode_loss, encode_source, flag,
+};
 use crate::scan::{Directory, Wanted, verify_bytes};
 use crate::testing::{backward, forward};
 
@@ -189,4 +191,25 @@ fn a_flipped_bit_anywhere_in_a_golden_file_is_found() {
             assert_ne!(verify_bytes(Arc::new(bytes)), [], "a flipped bit at {at} is not found");
         }
     }
+}
+
+#[test]
+fn a_batch_needs_a_feature_for_what_the_first_version_does_not_know() {
+    let mut run = Vec::new();
+    encode_source(&mut run, 0, 1, &Source::default());
+    Event { payload: b"event", ..Event::default() }.encode(&mut run);
+    encode_lines(&mut run, 0, 1, 6, b"a\nb\n");
+    for cause in Cause::ALL {
+        encode_loss(&mut run, 0, 1, &Loss { cause, events: 1, bytes: 1, first_ns: 1, last_ns: 1 });
+    }
+    let mut features = Vec::new();
+    let mut rest = &run[..];
+    while !rest.is_empty() {
+        let (record, bytes) = Record::decode(rest).unwrap();
+        features.push(format::features_of(&record));
+        rest = &rest[bytes..];
+    }
+    let [lines, limited] = [format::INCOMPAT_LINES, format::INCOMPAT_LIMITED];
+    assert_eq!(features, [0, 0, lines, 0, 0, 0, 0, 0, limited]);
+    assert_eq!(format::BATCH_INCOMPAT_KNOWN, lines | limited);
 }

@@ -4,6 +4,7 @@ pub(crate) mod manager;
 mod rig;
 mod rings;
 mod succession;
+mod throttled;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;

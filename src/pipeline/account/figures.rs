@@ -50,7 +50,7 @@ impl Tally {
 
     #[inline]
     pub(super) fn to_words(self) -> [u64; Self::FIGURES] {
-        let [full, too_big, malformed, disk, abandoned] = self.lost;
+        let [full, too_big, malformed, disk, abandoned, limited] = self.lost;
         [
             self.events,
             self.bytes,
@@ -59,6 +59,7 @@ impl Tally {
             malformed,
             disk,
             abandoned,
+            limited,
             self.lost_bytes,
             self.adopted_events,
             self.adopted_bytes,
@@ -75,12 +76,13 @@ impl Tally {
             malformed,
             disk,
             abandoned,
+            limited,
             lost_bytes,
             adopted_events,
             adopted_bytes,
             withdrawn,
         ] = words;
-        let lost = [full, too_big, malformed, disk, abandoned];
+        let lost = [full, too_big, malformed, disk, abandoned, limited];
         Self { events, bytes, lost, lost_bytes, adopted_events, adopted_bytes, withdrawn }
     }
 }

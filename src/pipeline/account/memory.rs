@@ -9,9 +9,9 @@
 //!         32..552   notes of each cell: number, position (2 words)
 //!        552..3648  losses that no batch has reported: two copies of 256 rows, one of which counts
 //!       4096..      producers, 1026 rows: bytes of the source record, the record; then the cells
-//! a cell: which slot counts; two slots of a number and 11 figures each; 32 words
+//! a cell: which slot counts; two slots of a number and 12 figures each; 32 words
 //! ```
-//! These are the user's words of `takeover::memory`, behind its head of magic, version and extent. The 11 figures are
+//! These are the user's words of `takeover::memory`, behind its head of magic, version and extent. The 12 figures are
 //! [`Tally::FIGURES`], which has one for each cause of loss: a new cause changes the layout, so the version must rise.
 //!
 //! A cell has two slots (`cell`). The figures of a publish or a batch are prepared in one slot, under a number, and
@@ -38,7 +38,7 @@ use crate::sys::fdstore::FdStore;
 
 const fn layout(cells: usize) -> Layout {
     let (extent, words) = (cells as u64, words_of(cells));
-    Layout { label: "dbufd-account", magic: *b"dbufacct", version: 2, extent, words, bytes: 0 }
+    Layout { label: "dbufd-account", magic: *b"dbufacct", version: 3, extent, words, bytes: 0 }
 }
 
 /// Producers that have their own row, at most. All others share one row.

@@ -520,7 +520,7 @@ fn memory_of_another_version_or_without_sense_is_refused() {
         words.all()[at].store(before, Relaxed);
         is_refused
     };
-    for (at, value) in [(0, 1), (1, 3), (2, 0), (2, 1), (2, 66), (2, 65), (2, u64::MAX)] {
+    for (at, value) in [(0, 1), (1, 2), (1, 4), (2, 0), (2, 1), (2, 66), (2, 65), (2, u64::MAX)] {
         assert!(damaged(at, value), "word {at} is {value}");
     }
     assert!(!damaged(3, 9));

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use crate::pipeline::buffer::Batch;
 use crate::pipeline::histogram::Histogram;
 use crate::pipeline::record::{Kind, Record, Source};
-use crate::pipeline::store::format::BatchHeader;
+use crate::pipeline::store::format::{BatchHeader, INCOMPAT_LINES, features_of};
 
 /// Events in pieces whose size is followed at a time, at most.
 const OPEN_PIECES_MAX: usize = 256;
@@ -85,8 +85,8 @@ pub(crate) struct BatchSummary<'a> {
     pub(crate) time_max_ns: u64,
     /// CRC-32C of the slices of all runs, one after the other.
     pub(crate) content_crc: u32,
-    /// Whether it holds records of lines.
-    pub(crate) has_lines: bool,
+    /// Its incompatible features.
+    pub(crate) incompat: u32,
     /// Bytes that could not be walked.
     pub(crate) broken_bytes: u64,
 }
@@ -174,7 +174,7 @@ impl<'a> BatchSummary<'a> {
             time_min_ns: u64::MAX,
             time_max_ns: 0,
             content_crc: 0,
-            has_lines: false,
+            incompat: 0,
             broken_bytes: 0,
         };
         if let Some(sizes) = sizes.as_deref_mut() {
@@ -221,6 +221,8 @@ impl<'a> BatchSummary<'a> {
             } else if record.kind == Kind::Source {
                 self.sources.push(&chunk[at..at + bytes]);
                 run.shares.introduce(record);
+            } else {
+                self.incompat |= features_of(&record);
             }
             self.time_min_ns = self.time_min_ns.min(record.time_ns);
             self.time_max_ns = self.time_max_ns.max(record.time_ns);
@@ -244,7 +246,7 @@ impl<'a> BatchSummary<'a> {
         run.events += events as u32;
         run.shares.add(record.source, events as u64, payload);
         self.payload_bytes += payload;
-        self.has_lines = true;
+        self.incompat |= INCOMPAT_LINES;
     }
 
     /// Whether there is nothing to write.

@@ -320,7 +320,7 @@ impl Persister {
             time_min_ns: summary.time_min_ns,
             time_max_ns: summary.time_max_ns,
             content_crc: crc32c::crc32c_append(summary.content_crc, report),
-            has_lines: summary.has_lines,
+            incompat: summary.incompat,
             runs: &runs,
             sources: &sources,
         };

@@ -115,7 +115,7 @@ impl Active {
             offset: self.footer.offset,
             payload_bytes: batch.payload_bytes,
             content_crc: batch.content_crc,
-            has_lines: batch.has_lines,
+            incompat: batch.incompat,
             runs: batch.runs.iter().map(row).collect(),
         }
     }

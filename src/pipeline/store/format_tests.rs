@@ -91,10 +91,10 @@ fn lines_in_a_batch_that_does_not_say_so_are_damage() {
         let header = SegmentHeader { stream_id: 1, boot_id: 2, created_ns: 3, first_sequence: 101 };
         write_all(&*file, &mut [IoSlice::new(&header.encode())], 0).unwrap();
         let mut active = Active::new(file, name, 1, 0);
-        active.write(&BatchView { has_lines: false, ..*view }, 101, u64::MAX).unwrap();
+        active.write(&BatchView { incompat: 0, ..*view }, 101, u64::MAX).unwrap();
         bytes.resize(active.file.bytes().unwrap() as usize, 0);
         active.file.read_at(&mut bytes, 0).unwrap();
     });
     let damage = verify_bytes(Arc::new(bytes));
-    assert!(damage[0].what.contains("lines"), "{damage:?}");
+    assert!(damage[0].what.contains("a feature that its header does not name"), "{damage:?}");
 }

@@ -57,6 +57,17 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// Bytes that may be in the segments before one of them is deleted, when there are `bytes` now and `free_bytes` are
+    /// free on the file system. A segment that is deleted takes its newest events with it, and the limits are checked
+    /// in steps.
+    fn room_bytes(&self, bytes: u64, free_bytes: u64) -> u64 {
+        let by_free = bytes.saturating_add(free_bytes).saturating_sub(self.free_bytes.unwrap_or(0));
+        let most = self.retain_bytes.unwrap_or(u64::MAX).min(by_free);
+        most.saturating_sub(self.segment_bytes + 2 * self.step_bytes)
+    }
+}
+
 /// A segment that may be deleted.
 struct Old {
     name: Name,
@@ -82,6 +93,7 @@ pub(super) fn retain(disk: &dyn Disk, storage: &Storage, status: &Status) -> io:
     let (mut old, active_bytes) = list(disk, directory)?;
     let mut bytes = old.iter().map(|old| old.bytes).sum::<u64>() + active_bytes;
     let mut free_bytes = space.map_or(u64::MAX, |space| space.free_bytes);
+    status.set_room_bytes(limits.room_bytes(bytes, free_bytes));
     let mut gone = 0;
     for segment in &old {
         // Includes the step: it may be added before the next check.

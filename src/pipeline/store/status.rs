@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::types::WriteError;
 use crate::options::SyncPolicy;
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
 
 /// A call to the disk that takes longer than this is a stall.
 pub const STALL_AFTER: Duration = Duration::from_secs(5);
@@ -73,7 +74,10 @@ pub struct StatusSnapshot {
 
 /// The status of the store, as it changes.
 #[derive(Debug)]
-pub struct Status(Mutex<Inner>);
+pub struct Status {
+    inner: Mutex<Inner>,
+    room_bytes: Arc<AtomicU64>,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -92,7 +96,7 @@ struct Inner {
 
 impl Status {
     pub(super) fn new(directory: PathBuf, sync_policy: SyncPolicy) -> Self {
-        Self(Mutex::new(Inner {
+        let inner = Mutex::new(Inner {
             directory,
             sealed: 0,
             sealed_bytes: 0,
@@ -103,7 +107,19 @@ impl Status {
             syncer: Condition::Ok,
             last_error: None,
             busy_since: [None; 2],
-        }))
+        });
+        Self { inner, room_bytes: Arc::new(AtomicU64::new(u64::MAX)) }
+    }
+
+    /// Bytes that may be in the segments before retention deletes one of them; the maximum while that is unknown.
+    #[must_use]
+    pub fn room_bytes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.room_bytes)
+    }
+
+    pub(super) fn set_room_bytes(&self, bytes: u64) {
+        // Relaxed: it publishes no other data.
+        self.room_bytes.store(bytes, Relaxed);
     }
 
     /// The status now.
@@ -216,7 +232,7 @@ impl Status {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.0)
+        lock(&self.inner)
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 pub(crate) use dbuf_segment::testing::{backward, forward, read, text};
 
+use super::format::features_of;
 use super::types::{BatchView, RunView};
 use crate::options::{Storage, SyncPolicy, WhenFull};
 use crate::pipeline::record::{Event, Kind, Loss, Record, Source, encode_lines, encode_loss, encode_source};
@@ -89,7 +90,7 @@ impl TestBatch {
             time_min_ns: self.records().map(|r| r.time_ns).min().unwrap_or(0),
             time_max_ns: self.records().map(|r| r.time_ns).max().unwrap_or(0),
             content_crc: self.runs.iter().fold(0, |crc, run| crc32c::crc32c_append(crc, run)),
-            has_lines: self.records().any(|r| r.is_lines()),
+            incompat: self.records().fold(0, |features, r| features | features_of(&r)),
             runs: &runs,
             sources: &self.sources(),
         })
@@ -132,6 +133,7 @@ pub(crate) fn storage(directory: &Path) -> Storage {
         segment_age: Duration::from_secs(3600),
         retain: None,
         retain_age: None,
+        keep_at_least: None,
         min_free: None,
         sync: SyncPolicy::Never,
         when_full: WhenFull::Wait,

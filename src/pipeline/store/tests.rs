@@ -526,6 +526,26 @@ fn percentages_are_of_the_size_of_the_file_system() {
 }
 
 #[test]
+fn users_share_what_retention_leaves_without_the_segment_that_it_would_delete() {
+    let mut bench = Bench::new(SyncPolicy::Never);
+    (bench.storage.segment_bytes, bench.storage.retain) = (4 << 10, Some(Amount::Bytes(100 << 10)));
+    let room = |bench: &Bench, free_bytes| {
+        bench.disk.faults().space = Some(Space { total_bytes: 1 << 20, free_bytes });
+        let (store, _) = bench.open();
+        let room_bytes = store.status().room_bytes();
+        store.close().unwrap();
+        room_bytes.load(crate::sync::atomic::Ordering::Relaxed)
+    };
+    assert_eq!(room(&bench, 1 << 40), 94 << 10, "a segment, and twice the quarter of one");
+    let in_files: u64 = disk::segments(&RealDisk, bench.path()).unwrap().iter().map(|(_, bytes)| bytes).sum();
+    bench.storage.min_free = Some(Amount::Bytes(20 << 10));
+    assert_eq!(room(&bench, 50 << 10), (24 << 10) + in_files, "what is free, without what stays free");
+    assert_eq!(room(&bench, 0), 0);
+    (bench.storage.retain, bench.storage.min_free) = (None, None);
+    assert_eq!(room(&bench, 1 << 20), (1 << 20) - (6 << 10) + in_files, "the disk is a limit as well");
+}
+
+#[test]
 fn room_is_kept_free_and_what_is_too_old_goes() {
     for (min_free, retain_age) in [(Some(Amount::Percent(10.0)), None), (None, Some(Duration::from_secs(60)))] {
         let mut bench = Bench::new(SyncPolicy::Never);

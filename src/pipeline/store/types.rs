@@ -37,8 +37,8 @@ pub struct BatchView<'a> {
     /// CRC-32C of all its slices, one after the other. The caller computes it, because it walks the records and has
     /// them in its cache.
     pub content_crc: u32,
-    /// Whether it holds records of lines.
-    pub has_lines: bool,
+    /// Its incompatible features.
+    pub incompat: u32,
     /// Its runs, by ascending writer.
     pub runs: &'a [RunView<'a>],
     /// The source records in them. The caller has already walked the records, so the store need not.

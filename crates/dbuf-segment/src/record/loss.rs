@@ -17,13 +17,16 @@ pub enum Cause {
     Disk = 3,
     /// Its sender left in the middle of it, or the daemon had to end before it was persisted.
     Abandoned = 4,
+    /// Its user sent more than a limit allows.
+    Limited = 5,
 }
 
 impl Cause {
     /// The number of causes.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
     /// Every cause, in the order of its number.
-    pub const ALL: [Self; Self::COUNT] = [Self::Full, Self::TooBig, Self::Malformed, Self::Disk, Self::Abandoned];
+    pub const ALL: [Self; Self::COUNT] =
+        [Self::Full, Self::TooBig, Self::Malformed, Self::Disk, Self::Abandoned, Self::Limited];
 
     /// The name in `stats` and in the output of dbufctl.
     #[must_use]
@@ -34,6 +37,7 @@ impl Cause {
             Self::Malformed => "malformed",
             Self::Disk => "disk",
             Self::Abandoned => "abandoned",
+            Self::Limited => "limited",
         }
     }
 }

@@ -10,7 +10,7 @@ use super::segment::{Batch, Damage, Segment, Step};
 use super::{Directory, SegmentFile, malformed, open_file, unreadable};
 use crate::file::ReadAt;
 use crate::footer::Footer;
-use crate::format::{Broken, SegmentHeader};
+use crate::format::{Broken, SegmentHeader, features_of};
 use crate::name::State;
 use crate::record::{Kind, Malformed, Record};
 use dbuf_sync::Arc;
@@ -210,8 +210,8 @@ fn agree(batch: &Batch) -> Result<u64, Malformed> {
         let (mut rest, mut events) = (run, 0);
         while !rest.is_empty() {
             let (record, bytes) = Record::decode(rest)?;
-            if record.is_lines() && !batch.header.has_lines {
-                return Err(Malformed("a batch has records of lines, but its header does not say so"));
+            if features_of(&record) & !batch.header.incompat != 0 {
+                return Err(Malformed("a batch has records of a feature that its header does not name"));
             }
             events += record.event_count() as u32;
             match record.kind {

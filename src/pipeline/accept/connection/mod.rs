@@ -39,6 +39,8 @@ pub(crate) struct Connection {
     pub(crate) interest: EpollFlags,
     /// Its writer looks into its memory.
     pub(crate) is_polled: bool,
+    /// Its user must wait: its writer neither watches nor reads it.
+    pub(crate) is_throttled: bool,
     /// Only the numbers of its peer are known so far. The names are looked up before the first read.
     pub(crate) is_unnamed: bool,
     /// It is in its writer's list of connections that wait for the reader's progress.
@@ -57,6 +59,7 @@ impl Connection {
             carried_since: 0,
             interest: EpollFlags::EPOLLIN,
             is_polled: false,
+            is_throttled: false,
             is_unnamed: false,
             is_listed: false,
             link: Link::new(stored, peer),

@@ -12,8 +12,9 @@ use self::senders::{Senders, Watch};
 use crate::pipeline::accept::publish::receive_buffer::{ReceiveBuffer, Subject};
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, WriterContext};
 use crate::pipeline::accept::text::classify::classify;
-use crate::pipeline::record::{Cause, Transport};
+use crate::pipeline::record::{Cause, HEAD_BYTES, Transport, padded};
 use crate::pipeline::shares::Shares;
+use crate::pipeline::shares::throttle::Taken;
 use crate::sync::Arc;
 use crate::sys::recvmmsg::{COUNT_MAX, Credentials};
 
@@ -25,11 +26,12 @@ const UNKNOWN: Credentials = Credentials { pid: 0, uid: 65_534, gid: 65_534 };
 pub(crate) struct Datagrams {
     socket: OwnedFd,
     senders: Senders,
+    shares: Arc<Shares>,
 }
 
 impl Datagrams {
     pub(crate) fn new(socket: OwnedFd, shares: Arc<Shares>) -> Self {
-        Self { socket, senders: Senders::new(shares) }
+        Self { socket, senders: Senders::new(Arc::clone(&shares)), shares }
     }
 
     pub(crate) fn socket(&self) -> &OwnedFd {
@@ -59,10 +61,30 @@ impl Datagrams {
             .headers
             .receive_datagrams(&self.socket, &mut receive_buffer.arena, bytes_max, begin)
             .unwrap_or(0);
+        self.mark_limited(receive_buffer, received, bytes_max);
         self.publish_received(receive_buffer, received, context, watch)?;
         let is_more = received == count;
         self.senders.end_read(!is_more);
         Ok(is_more)
+    }
+
+    /// Marks the datagrams of users who send more than they may. Must be done before any of them is published: the next
+    /// process must find the same ones lost.
+    fn mark_limited(&self, receive_buffer: &mut ReceiveBuffer, received: usize, bytes_max: usize) {
+        let throttle = self.shares.throttle();
+        if !throttle.is_on() {
+            return;
+        }
+        let headers = &mut receive_buffer.headers;
+        for index in 0..received {
+            let bytes = headers.received(index).unwrap_or(0);
+            let uid = headers.sender(index).unwrap_or(UNKNOWN).uid;
+            let record_bytes = (HEAD_BYTES + padded(bytes)) as u64;
+            let taken = Taken { events: 1, payload_bytes: bytes as u64, record_bytes };
+            if bytes > 0 && bytes <= bytes_max && !throttle.admit(uid, taken) {
+                headers.mark(index);
+            }
+        }
     }
 
     /// Publishes what the previous process has received, except the events that it had already published.
@@ -113,9 +135,11 @@ impl Datagrams {
             return;
         }
         let peer = self.senders.peer(receive_buffer.headers.sender(index).unwrap_or(UNKNOWN), context, watch);
-        if bytes > bytes_max {
+        let is_limited = receive_buffer.headers.is_marked(index);
+        if is_limited || bytes > bytes_max {
             let slot = context.publisher.slot(peer, Transport::Datagram, 0, b"");
-            return context.publisher.lose(slot, Cause::TooBig, bytes as u64);
+            let cause = if is_limited { Cause::Limited } else { Cause::TooBig };
+            return context.publisher.lose(slot, cause, bytes as u64);
         }
         let bytes = &receive_buffer.arena[start..][..bytes];
         context.fields.clear();

@@ -25,6 +25,7 @@ use crate::pipeline::buffer::{PublishPosition, Refused, Writer};
 use crate::pipeline::counters::{Counters, WriterCounters};
 use crate::pipeline::pulse::{Activity, Pulse};
 use crate::pipeline::record::{Cause, Transport};
+use crate::pipeline::shares::throttle::Taken;
 use crate::sync::Arc;
 
 const _: () = assert!(EVENTS_MAX + LOSSES_MAX < SLOTS_MAX, "invariant 1 of the sources");
@@ -52,6 +53,7 @@ pub(crate) struct Publisher {
     skip: u64,
     time_ns: u64,
     publishes: u64,
+    taken: Taken,
 }
 
 /// The events and losses that wait to be published.
@@ -137,6 +139,7 @@ impl Publisher {
             skip: 0,
             time_ns: 0,
             publishes: 0,
+            taken: Taken::default(),
         }
     }
 
@@ -169,6 +172,11 @@ impl Publisher {
     /// Number of publishes.
     pub(crate) fn publishes(&self) -> u64 {
         self.publishes
+    }
+
+    /// What was published so far.
+    pub(crate) fn taken(&self) -> Taken {
+        self.taken
     }
 
     /// See [`Sources::slot`]. Valid until the next [`Publisher::publish_pending`].
@@ -306,6 +314,7 @@ impl Publisher {
         if claim.is_empty() {
             return Ok(Claimed::Empty);
         }
+        let record_bytes = claim.len() as u64;
         let losses = &self.pending.losses.all()[..filled.losses];
         prepare(&mut self.recorder, &self.sources, &self.tally, losses);
         let read = filled.count.map(|count| (&*self.read_progress, count));
@@ -316,6 +325,11 @@ impl Publisher {
         }
         observers.commit(generation, filled.published);
         self.publishes += 1;
+        self.taken.record_bytes += record_bytes;
+        for carried in &self.tally.by_slot {
+            self.taken.events += carried.events;
+            self.taken.payload_bytes += carried.bytes;
+        }
         Ok(Claimed::Published(filled))
     }
 

@@ -25,7 +25,7 @@ use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::pulse::Activity;
 use crate::pipeline::record::{Kind, Loss, Record};
-use crate::pipeline::shares::Shares;
+use crate::pipeline::shares::{Shares, throttle};
 use crate::sys::fdstore::FdStore;
 
 /// A test that waits longer than this has failed.
@@ -154,6 +154,8 @@ pub(crate) struct Plan {
     pub(crate) generation_first: u64,
     /// Connections of all users.
     pub(crate) connections_max: u64,
+    /// Limits of each user, also of root.
+    pub(crate) limits: throttle::UserLimits,
 }
 
 impl Default for Plan {
@@ -170,6 +172,7 @@ impl Default for Plan {
             reports_progress: true,
             generation_first: 1,
             connections_max: 4096,
+            limits: throttle::UserLimits::default(),
         }
     }
 }
@@ -178,6 +181,7 @@ pub(crate) struct Rig {
     directory: tempfile::TempDir,
     pub(crate) accept: Option<Accept>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) shares: Arc<Shares>,
     drained: Arc<Drained>,
     waker: Waker,
     reader: Option<JoinHandle<Reader>>,
@@ -235,6 +239,9 @@ impl Rig {
         let is_paused = Mutex::new(plan.begins_paused);
         let drained = Drained { seen: Mutex::new(before), is_paused, ..Drained::default() };
         let (drained, waker) = (Arc::new(drained), buffer.waker());
+        let shares = Shares::even(plan.connections_max);
+        shares.throttle().limit_everyone();
+        shares.throttle().set(plan.limits);
         let accept = Accept::start(AcceptOptions {
             listeners: vec![
                 Listener { kind: ListenerKind::Stream, socket: OwnedFd::from(listener), is_passed: false },
@@ -247,7 +254,7 @@ impl Rig {
             max_event_bytes: plan.max_event_bytes,
             stored,
             inherited: inherited.unwrap_or_default(),
-            shares: Shares::even(plan.connections_max),
+            shares: Arc::clone(&shares),
             sessions: Sessions::new(Shares::even(4096)),
             rings,
             receive_buffers,
@@ -259,7 +266,7 @@ impl Rig {
             let reports = plan.reports_progress;
             std::thread::spawn(move || drain(reader, &drained, reports.then_some(&*progress), keep))
         };
-        Self { directory, accept: Some(accept), counters, drained, waker, reader: Some(thread) }
+        Self { directory, accept: Some(accept), counters, shares, drained, waker, reader: Some(thread) }
     }
 
     pub(crate) fn path(&self, socket: &str) -> PathBuf {

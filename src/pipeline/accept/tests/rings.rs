@@ -20,7 +20,7 @@ use crate::pipeline::record::{Cause, Transport};
 use crate::sync::atomic::Ordering::Relaxed;
 
 /// A program with a ring.
-struct Client {
+pub(super) struct Client {
     line: UnixStream,
     ring: RingProducer,
 }
@@ -58,7 +58,7 @@ fn ask(rig: &Rig, capacity: u64) -> (UnixStream, Vec<u8>, Vec<OwnedFd>) {
 }
 
 impl Client {
-    fn open(rig: &Rig) -> Self {
+    pub(super) fn open(rig: &Rig) -> Self {
         let (line, answer, mut descriptors) = ask(rig, 64 << 10);
         assert_eq!(Frame::decode(&answer), Ok(Some((Frame::Grant { capacity: 64 << 10 }, answer.len()))));
         let memory = descriptors.pop().unwrap();
@@ -77,7 +77,7 @@ impl Client {
         Ok(())
     }
 
-    fn send(&mut self, text: &str) {
+    pub(super) fn send(&mut self, text: &str) {
         self.try_send(text).unwrap();
     }
 

@@ -5,7 +5,8 @@
 //!
 //! `thread` is the loop, `resume` its beginning and `stop` its end. `poll_rings` looks into rings when
 //! `ring_schedule` says so. `listeners` says which protocol each socket begins with, and `first_bytes` decides where
-//! the socket alone does not say it. `carries` chooses what gives memory back. `handle` is how others see a writer.
+//! the socket alone does not say it. `carries` chooses what gives memory back, and `throttled` keeps
+//! the connections of users who must wait. `handle` is how others see a writer.
 
 mod carries;
 mod first_bytes;
@@ -16,7 +17,9 @@ mod resume;
 mod ring_schedule;
 mod stop;
 mod thread;
+mod throttled;
 mod token;
+mod wait_queue;
 
 pub(crate) use self::first_bytes::Shared;
 pub(crate) use self::handle::{InheritedWork, WriterHandle, Writers};

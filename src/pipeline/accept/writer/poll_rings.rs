@@ -24,11 +24,16 @@ impl WriterThread {
         }
         let (mut at, mut brought_bytes) = (0, 0);
         while let Some(&index) = self.rings.indices().get(at) {
+            if self.is_throttled(index) {
+                continue;
+            }
             let Some(connection) = &mut self.connections[index as usize] else {
                 self.rings.forget(index);
                 continue;
             };
+            let (uid, taken) = (connection.uid(), self.context.publisher.taken());
             let LookResult { next, bytes } = connection.look(&mut self.receive_buffers[0], &mut self.context)?;
+            self.charge(uid, taken);
             brought_bytes += bytes;
             self.after(index, next);
             // A ring that has ended is no longer there, and the next one is in its place.

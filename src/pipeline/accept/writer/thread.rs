@@ -24,6 +24,7 @@ use super::handle::{InheritedWork, Newcomer, Writers};
 use super::listeners::{ListenerKind, Listeners, StreamListener};
 use super::ring_schedule::RingSchedule;
 use super::token::Token;
+use super::wait_queue::WaitQueue;
 use crate::pipeline::accept::connection::acceptor::Accepted;
 use crate::pipeline::accept::connection::protocol::{Next, ReadResult};
 use crate::pipeline::accept::connection::stored::InheritedConnection;
@@ -68,6 +69,8 @@ pub(crate) struct WriterThread {
     pub(super) waiting: Vec<u32>,
     /// When to look into the rings.
     pub(super) rings: RingSchedule,
+    /// Connections whose users must wait.
+    pub(super) throttled: WaitQueue,
     /// What previous processes left, until the thread runs.
     pub(super) inherited: Vec<InheritedConnection>,
     pub(super) inherited_rings: Vec<(OwnedFd, Ring)>,
@@ -105,6 +108,7 @@ impl WriterThread {
             freed: Vec::new(),
             waiting: Vec::new(),
             rings: RingSchedule::default(),
+            throttled: WaitQueue::default(),
             inherited,
             inherited_rings,
             receive_buffers: std::iter::once(receive_buffers.own).chain(receive_buffers.others).collect(),
@@ -146,6 +150,7 @@ impl WriterThread {
             let count = self.wait(&mut ready, rest);
             self.context.max_event_bytes = self.writers.max_event_bytes.load(Relaxed);
             self.round += 1;
+            self.return_to_throttled();
             let ready = &ready[..count];
             let tokens = || ready.iter().map(|event| (Token::of(event.data()), event.events()));
             let is_of_ring = |token| matches!(token, Token::Connection(index) if self.is_of_ring(index));
@@ -184,7 +189,7 @@ impl WriterThread {
 
     /// Sleeps until something is ready, or for as long as `rest` says. Returns the number of ready sockets.
     fn wait(&self, ready: &mut [EpollEvent], rest: Option<Duration>) -> usize {
-        let until = self.exhausted_until.map(|until| {
+        let until = [self.exhausted_until, self.throttled.next()].into_iter().flatten().min().map(|until| {
             // Rounded up, so that the thread does not wake too early and spin.
             until.saturating_duration_since(Instant::now()) + Duration::from_millis(1)
         });
@@ -244,7 +249,8 @@ impl WriterThread {
             // The client sees the end.
             return Ok(());
         };
-        let is_short = matches!(ioctl_fionread(&socket), Ok(0..=READ_BYTES_MAX));
+        let is_short = matches!(ioctl_fionread(&socket), Ok(0..=READ_BYTES_MAX))
+            && self.writers.shares.throttle().wait(identity.uid).is_none();
         if !is_short || self.writers.stored.is_none() || !has_sent_all(&socket) {
             let stored = self.writers.keep(kind, socket, &identity);
             let identity = peer::named(identity, &stored.socket);
@@ -345,6 +351,9 @@ impl WriterThread {
     }
 
     fn on_connection(&mut self, index: u32, flags: EpollFlags) -> Result<(), Closed> {
+        if flags != EpollFlags::EPOLLOUT && self.is_throttled(index) {
+            return Ok(());
+        }
         let Some(connection) = &mut self.connections[index as usize] else { return Ok(()) };
         let has_left = flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
         let mut next = Next::Open;
@@ -357,6 +366,7 @@ impl WriterThread {
             }
         } else if has_left || flags.contains(EpollFlags::EPOLLIN) {
             let before = (connection.carried_bytes(), self.context.publisher.publishes());
+            let (uid, taken) = (connection.uid(), self.context.publisher.taken());
             let read = connection.read(&mut self.receive_buffers[0], &mut self.context)?;
             if connection.is_polled && matches!(read, ReadResult::Some(_)) {
                 self.rings.read_some();
@@ -369,6 +379,7 @@ impl WriterThread {
             if before.0 == 0 || before.1 != self.context.publisher.publishes() {
                 connection.carried_since = self.round;
             }
+            self.charge(uid, taken);
         }
         self.after(index, next);
         while self.context.carried_bytes > CARRIED_BYTES_MAX && self.shed_one()? {}
@@ -380,7 +391,7 @@ impl WriterThread {
         let slot = &mut self.connections[index as usize];
         let Some(connection) = slot else { return };
         let interest = connection.wanted_interest();
-        let next = if next == Next::Open && interest != connection.interest {
+        let next = if next == Next::Open && interest != connection.interest && !connection.is_throttled {
             connection.interest = interest;
             let mut event = EpollEvent::new(interest, Token::Connection(index).number());
             if self.epoll.modify(connection.socket(), &mut event).is_ok() { Next::Open } else { Next::Close }
@@ -441,7 +452,9 @@ impl WriterThread {
         if connection.is_lingering() {
             return Ok(false);
         }
+        let (uid, taken) = (connection.uid(), self.context.publisher.taken());
         let read = connection.read(&mut self.receive_buffers[0], &mut self.context)?;
+        self.charge(uid, taken);
         if let ReadResult::Some(next) | ReadResult::End(next) = read {
             self.after(index, next);
         }
