@@ -29,11 +29,22 @@ class Daemon:
                 raise processes.Failure(f"dbufd is not ready: {processes.said(self.process)}") from problem
             finally:
                 notify.unlink()
+
+    def connect(self):
+        """Only now: the daemon ends a client that is silent for long."""
         self.control = socket.socket(socket.AF_UNIX)
-        self.control.connect(str(runtime / "control.sock"))
+        self.control.connect(str(self.runtime / "control.sock"))
         self.answers = self.control.makefile("r")
 
+    def disconnect(self):
+        if self.control:
+            self.answers.close()
+            self.control.close()
+            self.control = None
+
     def ask(self, command):
+        if not self.control:
+            self.connect()
         self.control.sendall(json.dumps({"command": command}).encode() + b"\n")
         answer = json.loads(self.answers.readline())
         if not answer["ok"]:
@@ -50,8 +61,7 @@ class Daemon:
         self.ask("sync")
 
     def stop(self):
-        self.answers.close()
-        self.control.close()
+        self.disconnect()
         processes.end(self.process)
         if self.process.returncode != 0:
             raise processes.Failure(f"dbufd ended with {self.process.returncode}: {processes.said(self.process)}")
