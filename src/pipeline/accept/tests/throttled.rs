@@ -31,13 +31,15 @@ fn slow() -> Plan {
     Plan { writers: 1, limits: SLOW, ..Plan::default() }
 }
 
-/// Waits until users were made to wait, or lost datagrams, this often.
+/// How often users were made to wait, or lost datagrams.
+fn refused(rig: &Rig) -> u64 {
+    let status = rig.shares.status();
+    let rate = status.iter().find(|status| status.name == "rate").unwrap();
+    rate.refused.iter().map(|(_, refused)| refused).sum()
+}
+
 fn wait_refused(rig: &Rig, count: u64) {
-    rig.wait_until("a user must wait", |_| {
-        rig.shares.status().iter().any(|status| {
-            status.name == "rate" && status.refused.iter().map(|(_, refused)| refused).sum::<u64>() >= count
-        })
-    });
+    rig.wait_until("a user must wait", |_| refused(rig) >= count);
 }
 
 fn lines() -> Vec<u8> {
@@ -64,10 +66,9 @@ fn a_connection_waits_while_its_user_is_in_debt_and_goes_on_where_it_was() {
 
 #[test]
 fn a_client_that_sends_and_leaves_waits_like_any_other() {
-    let rig = Rig::new(&slow());
-    rig.send(&lines());
-    rig.wait_for_events(MANY);
-    (0..3).for_each(|_| rig.send(b"short\n"));
+    // Under a service manager, where such a client is read when it is accepted.
+    let early = vec![lines(), b"short\n".to_vec(), b"short\n".to_vec(), b"short\n".to_vec()];
+    let rig = Rig::under(&mut Manager::new(), &Plan { early, ..slow() }, Seen::default());
     wait_refused(&rig, 3);
     assert_eq!(rig.wait_for_events(MANY).len(), MANY);
     rig.shares.throttle().set(UserLimits::default());
@@ -160,6 +161,7 @@ fn a_ring_is_not_looked_into_while_its_user_is_in_debt() {
     wait_refused(&rig, 1);
     rig.shares.throttle().set(UserLimits::default());
     assert_eq!(rig.wait_for_events(200).len(), 200);
+    assert_eq!(refused(&rig), 1, "the writer has not asked again and again");
     client.send("one more");
     assert_eq!(rig.wait_for_events(201)[200].text(), "one more", "its doorbell is heard again");
     assert_eq!(rig.stop().losses.len(), 0);
