@@ -161,6 +161,28 @@ fn writers_that_wait_for_room_are_woken_by_the_swap() {
 }
 
 #[test]
+fn a_writer_that_finds_room_at_last_does_not_look_like_one_that_waits() {
+    dbuf_sync::model(|| {
+        let (buffer, mut reader) = small(2);
+        let mut first = buffer.writer().expect("free");
+        let mut second = buffer.writer().expect("free");
+        second.append(&[1; 2 * CHUNK]).expect("the reader lives");
+        let thread = thread::spawn(move || {
+            // It may see a full half, and find room in the next one. Then it takes all of that, and publishes nothing.
+            drop(first.claim(2 * CHUNK));
+            second.append(&[2]).expect("the reader lives");
+            (first, second)
+        });
+        let mut seen = Seen::default();
+        while seen.count() < 2 * CHUNK + 1 {
+            reader.wait(Duration::ZERO, None);
+            seen.swap(&mut reader);
+        }
+        let _writers = thread.join().expect("no panic");
+    });
+}
+
+#[test]
 fn a_writer_that_waits_for_a_group_wakes_a_reader_that_lingers() {
     dbuf_sync::model(|| {
         let (buffer, mut reader) = small(3);

@@ -236,12 +236,21 @@ impl Shared {
     /// Sets WAIT, and parks the writer until the reader has swapped. The caller then looks again.
     #[cold]
     fn wait_for_room(&self, wanted: usize, when_full: WhenFull) -> Result<(), Refused> {
-        // Relaxed: either this or the reader's exchange comes first in the gate's order. If this does, the exchange
-        // returns WAIT and the reader wakes the writer. If the exchange does, the value returned here has room. Nothing
-        // else is published.
-        let prior = Gate(self.memory.gate().fetch_or(WAIT, Relaxed));
-        if prior.is_closed() || prior.has_room(wanted, self.chunks) {
-            return Ok(());
+        let gate = self.memory.gate();
+        // Relaxed, here and below: either this exchange or the reader's comes first in the gate's order. If this does,
+        // the reader's returns WAIT and the reader wakes the writer. If the reader's does, this one fails and returns a
+        // gate that has room. Nothing else is published.
+        let mut prior = Gate(gate.load(Relaxed));
+        loop {
+            // WAIT is set only where there is no room. A WAIT without a writer that waits would tell the next writer
+            // that the reader has been woken already.
+            if prior.is_closed() || prior.has_room(wanted, self.chunks) {
+                return Ok(());
+            }
+            match gate.compare_exchange(prior.0, prior.0 | WAIT, Relaxed, Relaxed) {
+                Ok(_) => break,
+                Err(now) => prior = Gate(now),
+            }
         }
         if !prior.is_waited_for() && (prior.is_sleeping() || prior.is_lingering()) {
             self.wake_reader();
