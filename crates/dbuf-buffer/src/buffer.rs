@@ -125,7 +125,7 @@ impl DoubleBuffer {
         BufferStats {
             capacity_bytes: (shared.chunks * shared.chunk_bytes) as u64,
             front_bytes: shared.memory.words(gate.half())[..handed_out].iter().map(|word| bytes(&word.0)).sum(),
-            swaps: gate.generation() - shared.generation_first,
+            swaps: shared.generation_of(gate) - shared.generation_first,
             full_waits: shared.full_waits.load(Relaxed),
             full_wait_us: shared.full_wait_us.load(Relaxed),
             late_writers: shared.late_writers.load(Relaxed),
@@ -142,7 +142,7 @@ impl DoubleBuffer {
     #[must_use]
     pub fn generation(&self) -> u64 {
         // Relaxed: nothing is decided by it.
-        Gate(self.shared.memory.gate().load(Relaxed)).generation()
+        self.shared.generation_of(Gate(self.shared.memory.gate().load(Relaxed)))
     }
 
     /// A handle that wakes the reader.

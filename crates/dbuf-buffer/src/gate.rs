@@ -5,6 +5,10 @@
 //!  63                    24   23     22     21      20    19            0
 //! [ generation, 40 bits    |CLOSED| WAIT |LINGER| SLEEP | chunks, 20 bits ]
 //! ```
+//! The gate has the low 40 bits of the generation. They come round, after 1.7 years of 20,000 swaps a second, so the
+//! other bits are kept outside: the reader counts in 64 bits and notes each generation in `Shared` and, for the next
+//! process, in the header (`persisted`). Each value of the gate is read with such a number that it is near to.
+//!
 //! The generation's low bit names the front half. The count is lowest, so that a take is one addition. It may rise
 //! above the number of chunks that exist, when several writers find the last chunks gone at once.
 //!
@@ -49,13 +53,21 @@ impl Gate {
         Self(generation << GENERATION_SHIFT)
     }
 
-    pub(super) const fn generation(self) -> u64 {
+    /// The low bits of the generation.
+    pub(super) const fn generation_low(self) -> u64 {
         self.0 >> GENERATION_SHIFT
+    }
+
+    /// The generation, which is less than 2^39 away from `near`.
+    #[inline]
+    pub(super) const fn generation(self, near: u64) -> u64 {
+        let distance = (self.generation_low().wrapping_sub(near) << GENERATION_SHIFT) as i64 >> GENERATION_SHIFT;
+        near.wrapping_add_signed(distance)
     }
 
     /// Which half is in front: 0 or 1.
     pub(super) const fn half(self) -> usize {
-        half_of(self.generation())
+        half_of(self.generation_low())
     }
 
     /// Chunks handed out, including those of takes that failed.
@@ -98,7 +110,7 @@ mod tests {
     fn a_take_changes_the_count_and_nothing_else() {
         let gate = Gate(Gate::opening(7).0 | SLEEP | WAIT);
         let after = Gate(gate.0 + 3);
-        assert_eq!((after.generation(), after.count(), after.half()), (7, 3, 1));
+        assert_eq!((after.generation_low(), after.count(), after.half()), (7, 3, 1));
         assert!(after.is_sleeping() && after.is_waited_for() && !after.is_lingering() && !after.is_closed());
     }
 
@@ -107,7 +119,17 @@ mod tests {
         let gate = Gate(Gate::opening((1 << 40) - 1).0 + CHUNKS_MAX as u64);
         let after = Gate(gate.0 + (WRITERS_MAX * GROUP_CHUNKS_MAX) as u64);
         assert!(!after.is_sleeping() && !after.has_room(1, CHUNKS_MAX));
-        assert_eq!(after.generation(), (1 << 40) - 1);
+        assert_eq!(after.generation_low(), (1 << 40) - 1);
+    }
+
+    #[test]
+    fn a_generation_is_told_by_its_low_bits_and_a_number_near_to_it() {
+        for generation in [1, 1 << 39, (1 << 40) - 1, 1 << 40, (7 << 40) + 1, (1 << 62) - 1] {
+            let gate = Gate(Gate::opening(generation).0 | SLEEP | 5);
+            for near in [generation, generation + 1, generation - 1, generation + (1 << 38)] {
+                assert_eq!(gate.generation(near), generation);
+            }
+        }
     }
 
     #[test]

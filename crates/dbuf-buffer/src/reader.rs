@@ -177,10 +177,12 @@ impl Reader {
     pub fn swap(&mut self) -> Batch<'_> {
         let next = self.generation + 1;
         self.recycle(next);
+        // Relaxed: a writer needs no more than a number near to the generation that it finds in the gate.
+        self.shared.generation.store(next, Relaxed);
         // edge `swap`, releasing: a take that finds the new generation finds its words recycled and its bytes unused.
         // Relaxed would open the half before the reader has left it.
         let gate = Gate(self.shared.memory.gate().swap(Gate::opening(next).0, SWAP.release()));
-        debug_assert_eq!(gate.generation(), self.generation, "only the reader changes the generation");
+        debug_assert_eq!(gate.generation(next), self.generation, "only the reader changes the generation");
         self.open_turn(next, gate);
         self.seal(gate);
         let sealed = std::mem::replace(&mut self.generation, next);

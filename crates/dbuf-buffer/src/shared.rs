@@ -4,10 +4,10 @@
 //! the memory is in its own file: `writer.rs`, `reader.rs`, `wake.rs`.
 
 use super::chunk::GROUP_BYTES_MAX;
-use super::gate::GROUP_CHUNKS_MAX;
+use super::gate::{GROUP_CHUNKS_MAX, Gate};
 use super::half::Memory;
 use dbuf_sync::Mutex;
-use dbuf_sync::atomic::AtomicU64;
+use dbuf_sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The state that all threads share.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Shared {
     pub(super) half_full: usize,
     /// The generation that was in front when this process began.
     pub(super) generation_first: u64,
+    /// The generation that is in front or about to be, of which the gate has the low bits only. The reader writes it.
+    pub(super) generation: AtomicU64,
     pub(super) full_waits: AtomicU64,
     pub(super) full_wait_us: AtomicU64,
     pub(super) late_writers: AtomicU64,
@@ -43,11 +45,18 @@ impl Shared {
             claim_bytes_max: group_chunks_max * chunk_bytes,
             half_full: chunks / 2 + 1,
             generation_first,
+            generation: AtomicU64::new(generation_first),
             full_waits: AtomicU64::new(0),
             full_wait_us: AtomicU64::new(0),
             late_writers: AtomicU64::new(0),
             writers: Mutex::new(vec![false; writers_max].into_boxed_slice()),
         }
+    }
+
+    /// The generation of a value of the gate.
+    pub(super) fn generation_of(&self, gate: Gate) -> u64 {
+        // Relaxed: any value that is less than 2^39 swaps old will do.
+        gate.generation(self.generation.load(Relaxed))
     }
 
     pub(super) fn give_back(&self, index: u8) {

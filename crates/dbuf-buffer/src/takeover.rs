@@ -16,6 +16,8 @@
 //!
 //! `persisted` is the first generation that is not done. If it is G, the batch of G-1 is done. If it is G-1, the
 //! process died before it set that word, perhaps after the write. Then the newest batch in the files tells which.
+//! `persisted` has all 64 bits of a generation, the gate has the low 40 bits of G, and the words have 32. So G is the
+//! number near to `persisted` that has the gate's bits.
 //!
 //! The front half stays as it is, closed to writers, until the first swap makes it a batch like any other. So a run
 //! never holds records of two processes.
@@ -27,7 +29,7 @@ use super::chunk::{AWAITED, BUSY, GROUP_BYTES_MAX, Word};
 use super::error::Unreadable;
 use super::gate::{Gate, half_of};
 use super::half::Memory;
-use super::limits::CHUNK_ALIGN;
+use super::limits::{CHUNK_ALIGN, GENERATION_MAX};
 use super::reader::{Left, Reader};
 use super::shared::Shared;
 use super::writer::PublishPosition;
@@ -75,8 +77,10 @@ impl DoubleBuffer {
         }
         // Relaxed, here and below: the process that wrote these is dead, and no other thread knows the memory.
         let gate = Gate(memory.gate().load(Relaxed));
-        let (generation, persisted) = (gate.generation(), memory.persisted().load(Relaxed));
-        if generation == 0 || !(generation - 1..=generation).contains(&persisted) {
+        let persisted = memory.persisted().load(Relaxed);
+        let generation = gate.generation(persisted);
+        let is_possible = (1..=GENERATION_MAX).contains(&generation);
+        if !is_possible || !(generation - 1..=generation).contains(&persisted) {
             return Err(Unreadable("its generations contradict each other"));
         }
         check(&memory, generation)?;
@@ -126,8 +130,8 @@ fn mend(memory: &Memory, gate: Gate, is_left: bool) -> usize {
         }
     }
     let taken = if is_left { memory.sizes().1 as u64 } else { 0 };
-    memory.gate().store(Gate::opening(gate.generation()).0 + taken, Relaxed);
-    memory.turn().store(gate.generation() as u32, Relaxed);
+    memory.gate().store(Gate::opening(gate.generation_low()).0 + taken, Relaxed);
+    memory.turn().store(gate.generation_low() as u32, Relaxed);
     memory.bell().store(0, Relaxed);
     cut_copies
 }

@@ -175,10 +175,11 @@ impl Writer {
                 shared.wake_reader();
             }
             if got.has_room(wanted, shared.chunks) {
+                let generation = shared.generation_of(got);
                 *held = Held {
-                    generation: got.generation(),
+                    generation,
                     word_index: shared.memory.word_index(got.half(), got.count()),
-                    left: Word::recycled(got.generation()),
+                    left: Word::recycled(generation),
                     window: shared.memory.window(got.half(), got.count(), wanted * shared.chunk_bytes),
                     must_ring: got.is_sleeping(),
                 };
@@ -216,7 +217,7 @@ impl Writer {
         debug_assert!(
             {
                 let gate = Gate(self.shared.memory.gate().load(Relaxed));
-                gate.generation() > self.held.generation || gate.is_closed()
+                gate.generation(self.held.generation) > self.held.generation || gate.is_closed()
             },
             "the next take must find a higher generation"
         );
@@ -261,7 +262,7 @@ impl Shared {
         // Relaxed: the value only says whether the swap that this writer waits for is over. It may even be the value
         // before (the reader stores it after its exchange): then the wake that counts comes with the next change.
         let turn = self.memory.turn().load(Relaxed);
-        if (turn.wrapping_sub(prior.generation() as u32) as i32) <= 0 {
+        if (turn.wrapping_sub(prior.generation_low() as u32) as i32) <= 0 {
             let since = Instant::now();
             self.memory.turn().wait(turn, None);
             // Relaxed: plain counters, for display.

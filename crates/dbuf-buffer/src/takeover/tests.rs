@@ -26,8 +26,12 @@ fn memfd() -> OwnedFd {
 
 impl Life {
     fn first() -> Self {
+        Self::beginning_with(7)
+    }
+
+    fn beginning_with(generation: u64) -> Self {
         let memory = memfd();
-        let (buffer, reader) = DoubleBuffer::in_memory(&OPTIONS, 7, &memory).unwrap();
+        let (buffer, reader) = DoubleBuffer::in_memory(&OPTIONS, generation, &memory).unwrap();
         Self::of(memory, buffer, reader)
     }
 
@@ -201,6 +205,32 @@ fn where_a_publish_fails_the_note_can_be_taken_back_before_the_chunk_is_let_go()
     let mut was_busy = false;
     assert!(claim.publish_or(|| was_busy = Word(memory.word(index).load(Relaxed)).is_busy()).is_err());
     assert!(was_busy && !Word(memory.word(index).load(Relaxed)).is_busy());
+}
+
+#[test]
+fn generations_go_on_beyond_the_bits_that_the_gate_has_for_them() {
+    let last = (1 << 40) - 1;
+    for was_swapped in [false, true] {
+        let mut life = Life::beginning_with(last - 2);
+        while life.reader.generation() < last + 4 {
+            let generation = life.reader.generation();
+            assert_eq!(life.buffer.generation(), generation);
+            let mut claim = life.writers[0].claim(4).unwrap();
+            claim.put(b"text");
+            let position = claim.publish_position();
+            assert_eq!((claim.generation(), position.generation()), (generation, generation));
+            claim.publish().unwrap();
+            if was_swapped {
+                assert_eq!(life.reader.swap().generation(), generation);
+            }
+            assert!(life.buffer.stats().swaps <= 3, "of this life");
+            let previous = ManuallyDrop::new(DoubleBuffer::of_previous(&life.memory, 2).unwrap());
+            assert!(previous.buffer.was_published(position));
+            assert_eq!(previous.last_generation, generation);
+            life = life.die().0;
+            assert_eq!(life.all(), [(generation, "0:text".to_owned())], "swapped: {was_swapped}");
+        }
+    }
 }
 
 #[test]
