@@ -90,6 +90,7 @@ impl Figures {
             kept: self.stored.as_ref().map_or(0, |stored| stored.stored()),
             refused: sum(|writer| &writer.refused_connections),
             unkept: self.stored.as_ref().map_or(0, |stored| stored.unkept()),
+            unkept_open: sum(|writer| &writer.unkept_connections),
         }
     }
 

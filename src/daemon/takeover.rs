@@ -223,6 +223,8 @@ fn shares(config: &Config, stored_connections: u64) -> Arc<Shares> {
         Resource::RingBytes => config.ingest.ring_bytes,
         Resource::Producers => PRODUCERS_MAX as u64,
         Resource::Senders => SENDERS_MAX as u64,
+        // Not held, so it has no capacity here.
+        Resource::SystemdTime => 0,
     };
     let shares = Shares::new(Resource::ALL.map(capacity), geteuid().as_raw());
     set_limits(&shares, config);

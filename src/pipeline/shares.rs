@@ -10,18 +10,23 @@
 //! root. The more others hold, the lower the bound: that is the dynamic threshold of Choudhury and Hahne (Dynamic Queue
 //! Length Thresholds for Shared-Memory Packet Switches, IEEE/ACM Transactions on Networking 6(2), 1998). Rejected: a
 //! fixed part for each user. Either it is small, and most of the resource is idle, or a few users together exhaust it.
+//!
+//! One resource is used up and not held: the time of systemd, see [`systemd_time`].
 
 mod bound;
 mod refused;
+mod systemd_time;
 pub mod throttle;
 mod window;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::time::Instant;
 
 use self::bound::{PARTS, ROOT, share};
 use self::refused::Refused;
 pub use self::refused::{HeldStatus, ShareStatus};
+use self::systemd_time::{ALL_BURST_US, LEFT_BY_NEWCOMERS_US, SystemdTime};
 use self::throttle::Throttle;
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
@@ -43,10 +48,21 @@ pub enum Resource {
     Producers,
     /// Processes whose datagrams are attributed without asking the kernel again.
     Senders,
+    /// Microseconds of systemd's time, for descriptors that it stores. They are not held, but come again with time.
+    SystemdTime,
+}
+
+/// What systemd is to store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreFor {
+    /// A connection that just came. It may leave at once.
+    Newcomer,
+    /// A connection that has lived for a while, or a ring.
+    Resident,
 }
 
 impl Resource {
-    /// All of them, in the order of their numbers.
+    /// All that can be held, in the order of their numbers.
     pub const ALL: [Self; 7] = [
         Self::Connections,
         Self::StoredConnections,
@@ -68,6 +84,7 @@ impl Resource {
             Self::RingBytes => "ring_bytes",
             Self::Producers => "producers",
             Self::Senders => "senders",
+            Self::SystemdTime => "systemd_time",
         }
     }
 
@@ -80,6 +97,7 @@ impl Resource {
             Self::RingBytes => "bytes of rings (ingest.ring_bytes)",
             Self::Producers => "rows of the account",
             Self::Senders => "known senders of datagrams",
+            Self::SystemdTime => "time of systemd",
         }
     }
 }
@@ -97,6 +115,7 @@ pub struct Shares {
     capacities: Capacities,
     holders: [Mutex<Holders>; Resource::ALL.len()],
     throttle: Throttle,
+    systemd_time: Mutex<(SystemdTime, Refused)>,
 }
 
 /// Who holds how much of one resource.
@@ -130,6 +149,8 @@ pub enum Refusal {
     },
     /// Nobody can have more.
     NoneLeft(Resource),
+    /// The user has used it up for the moment.
+    UsedUp(Resource),
 }
 
 impl Shares {
@@ -142,6 +163,7 @@ impl Shares {
             capacities,
             holders: Default::default(),
             throttle: Throttle::new(own_uid),
+            systemd_time: Mutex::default(),
         })
     }
 
@@ -207,6 +229,38 @@ impl Shares {
         }
     }
 
+    /// Takes as [`Shares::take`], but does not count a refusal. See [`Shares::count_refusal`].
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn try_take(self: &Arc<Self>, resource: Resource, uid: u32, amount: u64) -> Result<Held, Refusal> {
+        let mut holders = self.holders(resource);
+        self.check(resource, &holders, uid, amount)?;
+        Ok(self.hold(&mut holders, resource, uid, amount))
+    }
+
+    /// Takes `cost_us` of systemd's time for a user. Does not count a refusal.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn try_take_systemd_time(&self, uid: u32, cost_us: u64, store_for: StoreFor) -> Result<(), Refusal> {
+        if !self.limits(uid) {
+            return Ok(());
+        }
+        let left_us = if store_for == StoreFor::Newcomer { LEFT_BY_NEWCOMERS_US } else { 0 };
+        let is_taken = lock(&self.systemd_time).0.take(Instant::now(), uid, cost_us, left_us);
+        if is_taken { Ok(()) } else { Err(Refusal::UsedUp(Resource::SystemdTime)) }
+    }
+
+    /// Counts a refusal of something that is tried more than once.
+    pub fn count_refusal(&self, refusal: Refusal, uid: u32) {
+        let (Refusal::Share { resource, .. } | Refusal::NoneLeft(resource) | Refusal::UsedUp(resource)) = refusal;
+        match resource {
+            Resource::SystemdTime => lock(&self.systemd_time).1.add(uid),
+            held => self.holders(held).refused.add(uid),
+        }
+    }
+
     /// Whether a user's share limits it: not root, and not the daemon's own user.
     pub fn limits(&self, uid: u32) -> bool {
         uid != ROOT && uid != self.own_uid && self.are_enabled()
@@ -255,7 +309,14 @@ impl Shares {
             let held = HeldStatus { capacity: self.capacities[resource as usize], held: holders.total, most };
             holders.refused.status(resource.name(), Some(held))
         };
-        Resource::ALL.into_iter().map(status).chain(self.throttle.status()).collect()
+        let held = Resource::ALL.into_iter().map(status);
+        held.chain([self.systemd_time_status()]).chain(self.throttle.status()).collect()
+    }
+
+    fn systemd_time_status(&self) -> ShareStatus {
+        let (time, refused) = &*lock(&self.systemd_time);
+        let (held, most) = time.status(Instant::now());
+        refused.status(Resource::SystemdTime.name(), Some(HeldStatus { capacity: ALL_BURST_US, held, most }))
     }
 }
 
@@ -284,6 +345,9 @@ impl fmt::Display for Refusal {
                 write!(f, "this user may have {share} {} while others need theirs (limits.shares)", resource.noun())
             }
             Self::NoneLeft(resource) => write!(f, "the daemon has no {} left", resource.noun()),
+            Self::UsedUp(resource) => {
+                write!(f, "this user has used up its {} for the moment (limits.shares)", resource.noun())
+            }
         }
     }
 }
@@ -379,6 +443,18 @@ mod tests {
         drop(all);
         shares.set_enabled(true);
         assert!(shares.take(Resource::Rings, 1, 26).is_err());
+    }
+
+    #[test]
+    fn systemds_time_is_limited_for_users_but_not_for_root_and_its_refusals_are_counted_when_asked() {
+        let shares = shares(0);
+        let take = |uid| shares.try_take_systemd_time(uid, 1 << 20, StoreFor::Resident);
+        assert_eq!((take(ROOT), take(OWN), take(1)), (Ok(()), Ok(()), Err(Refusal::UsedUp(Resource::SystemdTime))));
+        shares.count_refusal(take(1).unwrap_err(), 1);
+        let status = shares.status().into_iter().find(|status| status.name == "systemd_time").unwrap();
+        assert_eq!((status.held.unwrap().held, status.refused), (0, vec![(1, 1)]));
+        shares.set_enabled(false);
+        assert_eq!(take(1), Ok(()));
     }
 
     #[test]

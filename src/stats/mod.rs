@@ -123,8 +123,11 @@ pub(crate) struct Connections {
     pub(crate) kept: u64,
     /// Turned away since the start, because no file descriptor or epoll watch was left.
     pub(crate) refused: u64,
-    /// Served since the start, but a restart breaks them, because systemd's store was full.
+    /// Served since the start, and not stored when they came: their user or systemd's store had no room, or systemd was
+    /// to be spared.
     pub(crate) unkept: u64,
+    /// Those of the open ones that should be stored and are not: a restart breaks them.
+    pub(crate) unkept_open: u64,
 }
 
 /// What users share, and how often one of them was refused more than its share.

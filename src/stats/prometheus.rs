@@ -64,7 +64,12 @@ const SINGLES: &[Single] = &[
     (
         "connections_unkept_total",
         |s| s.connections.unkept as f64,
-        "Connections that systemd's descriptor store had no room for; a restart breaks them.",
+        "Connections that were not put into systemd's descriptor store when they came; most are put there later.",
+    ),
+    (
+        "connections_unkept_open",
+        |s| s.connections.unkept_open as f64,
+        "Open connections that a restart breaks: systemd's descriptor store, or their user's share of it, has no room.",
     ),
     ("storage_segments", |s| s.storage.segments as f64, "Segments, the active one included."),
     ("storage_bytes", |s| s.storage.bytes as f64, "Bytes of all segments."),

@@ -166,7 +166,7 @@ impl Table {
 
     fn writers(&mut self, now: &Snapshot) {
         let title = format!("{:>5} {:>12} {:>14} {:>12}", "core", "connections", "events", "payload");
-        let [kept, unkept] = [now.connections.kept, now.connections.unkept];
+        let [kept, unkept] = [now.connections.kept, now.connections.unkept_open];
         // What a restart would do to the connections, where there is a service manager that can keep them.
         let stored = match (kept > 0, unkept > 0) {
             (_, true) => format!("   {} kept, {} not", count(kept), count(unkept)),

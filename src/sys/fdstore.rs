@@ -18,6 +18,7 @@
 //! - The names come back in one environment variable, which the kernel limits to 128 KiB. So names are short.
 //! - An overflow is silent, so the caller counts what it puts in ([`room_from_environment`]).
 //! - Descriptors vanish on hang-up unless `FDPOLL=0` is given, and with them what a peer sent before it left.
+//! - systemd compares a new descriptor with all that it stores for the unit, one kcmp(2) each ([`FdStore::cost_us`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -30,6 +31,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::notify::{Notifier, WhenBusy};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, thread};
 
+/// Microseconds of PID 1 for an addition to an empty store and the removal after it: 147 measured, on a slow core.
+const COST_US: u64 = 150;
+/// Microseconds of PID 1 for the comparison with one stored descriptor: 0.98 measured there.
+const COMPARISON_US: u64 = 1;
 /// Waiting notifications that the log reports. It reports them again each time their number has doubled.
 const WAITING_NOTABLE: usize = 1024;
 
@@ -174,6 +179,12 @@ impl FdStore {
         state.names.insert(name.into(), Stage::Leaves);
         state.wait(Note { name: name.into(), descriptor: None, then: Some(Box::new(then)) });
         self.0.has_changed.notify_all();
+    }
+
+    /// What it costs systemd to store one more descriptor now, and to remove it later, in microseconds.
+    #[must_use]
+    pub fn cost_us(&self) -> u64 {
+        COST_US + COMPARISON_US * self.0.state().names.len() as u64
     }
 
     /// Number of notifications that systemd has not taken.

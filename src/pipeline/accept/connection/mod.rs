@@ -22,10 +22,11 @@ use rustix::io::ioctl_fionread;
 
 use self::protocol::{AfterBytes, Link, LookResult, Next, Polled, Protocol, ReadResult, ReplyState};
 use self::read_position::InheritedPosition;
-use self::stored::StoredConnection;
+use self::stored::{Retry, StoredConnection, StoredConnections};
 use crate::pipeline::accept::publish::receive_buffer::{ReadProgress, ReceiveBuffer, Subject};
 use crate::pipeline::accept::publish::{Closed, Peer, WriterContext};
 use crate::pipeline::shares::Held;
+use crate::sync::Arc;
 
 /// One connection.
 #[derive(Debug)]
@@ -144,6 +145,20 @@ impl Connection {
     /// Whether the next process would resume the connection.
     pub(crate) fn is_stored(&self) -> bool {
         self.link.stored.is_stored() || self.protocol.is_stored()
+    }
+
+    /// Whether it should be stored for the next process, and is not.
+    pub(crate) fn is_unkept(&self) -> bool {
+        self.link.stored.is_unkept()
+    }
+
+    /// Tries again to store the connection for the next process.
+    pub(crate) fn keep_later(&mut self, all: &Arc<StoredConnections>) -> Retry {
+        let Link { carry, stored, peer, .. } = &mut self.link;
+        match self.protocol.position(carry) {
+            Some(position) => all.keep_later(stored, &peer.identity, &position),
+            None => Retry::Done,
+        }
     }
 
     /// Ends the connection, also for its peer, and drops what these receive buffers still hold of it.

@@ -3,7 +3,8 @@
 //! Input: accepted connections, and how far each has been read. Output: names in the store ([`crate::sys::fdstore`]).
 //! After a restart or a `kill -9` the next process gets the same connections, each with its [`InheritedPosition`].
 //! Thread: any writer, when a connection comes, when it goes, and after a read that ended within a line. Failure: the
-//! store can be full. Then a connection is served normally, but does not survive the process.
+//! store can be full, or the user has its share of it or of systemd's time. Then a connection is served normally, but
+//! does not survive the process. Its writer tries again later ([`StoredConnections::keep_later`]).
 //!
 //! A stored connection is one object of the kernel with two holders. Closing it here does not end it. Its peer sees the
 //! end when the socket is shut down, and systemd closes its copy when dbufd removes the name. A [`Slot`] that is
@@ -22,19 +23,22 @@
 //! systemd. The slot tells the next process whose bytes are in a receive buffer. Nothing else is left of the
 //! connection.
 
+mod unkept;
+
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use self::unkept::{REASONS, WhyUnkept};
 use super::read_position::{FoundPosition, InheritedPosition, PAGES_UNKNOWN, ReadPosition, ReadPositions, SLOTS_MAX};
 use crate::pipeline::account::Identity;
-use crate::pipeline::shares::{Held, Refusal, Resource, Shares};
+use crate::pipeline::shares::{Held, Refusal, Resource, Shares, StoreFor};
 use crate::pipeline::takeover::names::{Name, end_for_peer};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
-use crate::sys::fdstore::{FdStore, NotKept};
+use crate::sys::fdstore::FdStore;
 
 /// Positions are written to two places in turn. The first one shares a page with the peer.
 const TURN_FIRST: u64 = 1;
@@ -46,8 +50,8 @@ pub struct StoredConnections {
     store: Arc<FdStore>,
     read_positions: ReadPositions,
     slots: Mutex<Slots>,
-    /// Connections for which there was no room.
-    unkept: AtomicU64,
+    /// Connections that were not stored when they came, by the reason ([`WhyUnkept::reason`]).
+    unkept: [AtomicU64; REASONS],
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +96,17 @@ pub(crate) struct StoredConnection {
     /// systemd has had it, and may still hold it.
     was_stored: bool,
     slot: Option<Slot>,
+    /// It is not stored, and should be: the kind of listener that it is from.
+    unkept: Option<u16>,
+}
+
+/// What came of another try to store a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// It is stored, or must not be stored any more.
+    Done,
+    /// Not now.
+    Later,
 }
 
 /// A slot, and what its read position says.
@@ -167,7 +182,7 @@ impl StoredConnections {
         let free = (0..used).rev().filter(|index| !taken.contains(index));
         let stored = connections.iter().filter(|(.., is_in_store)| *is_in_store).count() as u64;
         let slots = Mutex::new(Slots { used, free: free.collect(), stored });
-        let all = Arc::new(Self { shares, store, read_positions, slots, unkept: AtomicU64::new(0) });
+        let all = Arc::new(Self { shares, store, read_positions, slots, unkept: Default::default() });
         kept_twice.into_iter().for_each(|index| all.let_go(index, None));
         let inherit = |(index, socket, is_in_store): (u32, OwnedFd, bool)| {
             let FoundPosition { kind, peer, position, read, turn } = all.read_positions.read(index);
@@ -183,35 +198,69 @@ impl StoredConnections {
                 turn,
                 held: all.shares.take_over(Resource::StoredConnections, peer.uid, 1),
             };
-            let stored = StoredConnection { socket, was_stored: is_in_store, slot: Some(slot) };
+            let stored = StoredConnection { socket, was_stored: is_in_store, slot: Some(slot), unkept: None };
             InheritedConnection { stored, kind, identity: peer, position, read }
         };
         let inherited = connections.into_iter().map(inherit).collect();
         Ok((all, inherited))
     }
 
-    /// Stores a new connection from a listener of this kind. If there is no room, the connection is served normally and
-    /// ends with this process.
+    /// Stores a new connection from a listener of this kind. If that is not possible now, the connection is served
+    /// normally, and [`StoredConnections::keep_later`] tries again.
     pub(crate) fn keep(self: &Arc<Self>, kind: u16, socket: OwnedFd, identity: &Identity) -> StoredConnection {
-        let slot = self.take_slot(identity.uid).map_err(Unkept::Refused).and_then(|(index, held)| {
-            // Before systemd has it: the next process must never find what an earlier connection left here.
-            let begun = self.read_positions.begin(index, kind, identity).map_err(Unkept::NoMemory);
-            let put = begun.and_then(|()| Ok(self.store.put(&name_of(index), socket.as_fd())?));
-            match put {
-                Ok(()) => {
-                    self.slots().stored += 1;
-                    Ok(self.slot(index, kind, true, held))
-                }
-                Err(error) => {
-                    self.slots().free.push(index);
-                    Err(error)
-                }
+        let mut stored = StoredConnection { unkept: Some(kind), ..StoredConnection::unstored(socket) };
+        if let Err(why) = self.store_for(StoreFor::Newcomer, &mut stored, kind, identity, None) {
+            if let WhyUnkept::Refused(refusal) = why {
+                self.shares.count_refusal(refusal, identity.uid);
             }
-        });
-        if let Err(why) = &slot {
-            self.report_unkept(why);
+            self.report_unkept(&why, identity.uid);
         }
-        StoredConnection { socket, was_stored: slot.is_ok(), slot: slot.ok() }
+        stored
+    }
+
+    /// Tries again to store a connection that was not stored when it came. It may have been read up to `position`. No
+    /// read of it may be in progress.
+    pub(crate) fn keep_later(
+        self: &Arc<Self>,
+        stored: &mut StoredConnection,
+        identity: &Identity,
+        position: &ReadPosition<'_>,
+    ) -> Retry {
+        let Some(kind) = stored.unkept else { return Retry::Done };
+        match self.store_for(StoreFor::Resident, stored, kind, identity, Some(position)) {
+            Ok(()) => Retry::Done,
+            Err(_) => Retry::Later,
+        }
+    }
+
+    fn store_for(
+        self: &Arc<Self>,
+        store_for: StoreFor,
+        stored: &mut StoredConnection,
+        kind: u16,
+        identity: &Identity,
+        position: Option<&ReadPosition<'_>>,
+    ) -> Result<(), WhyUnkept> {
+        let (index, held) = self.take_slot(identity.uid).map_err(WhyUnkept::Refused)?;
+        let mut slot = self.slot(index, kind, true, held);
+        let mut put = || {
+            let taken = self.shares.try_take_systemd_time(identity.uid, self.store.cost_us(), store_for);
+            taken.map_err(WhyUnkept::Refused)?;
+            // Before systemd has it: the next process must never find what an earlier connection left here, and must
+            // find what this one has sent of a line. No receive buffer holds a read of a connection without a slot, so
+            // the position includes none.
+            self.read_positions.begin(index, kind, identity).map_err(WhyUnkept::NoMemory)?;
+            position.map_or(Ok(()), |position| slot.note_position(position, 0)).map_err(WhyUnkept::NoMemory)?;
+            Ok(self.store.put(&name_of(index), stored.socket.as_fd())?)
+        };
+        if let Err(why) = put() {
+            slot.forget_position();
+            self.slots().free.push(index);
+            return Err(why);
+        }
+        self.slots().stored += 1;
+        (stored.slot, stored.was_stored, stored.unkept) = (Some(slot), true, None);
+        Ok(())
     }
 
     /// Notes the peer of a new connection that has already sent everything and closed. Without a free slot, bytes that
@@ -224,7 +273,7 @@ impl StoredConnections {
             }
             Some(self.slot(index, kind, false, held))
         });
-        StoredConnection { socket, was_stored: false, slot }
+        StoredConnection { slot, ..StoredConnection::unstored(socket) }
     }
 
     fn slot(self: &Arc<Self>, index: u32, kind: u16, is_in_store: bool, held: Held) -> Slot {
@@ -251,12 +300,12 @@ impl StoredConnections {
         });
     }
 
-    /// Warns at the first and then at each power of two, because there may be thousands.
-    fn report_unkept(&self, why: &Unkept) {
+    /// Warns at the first and then at each power of two of each reason, because there may be thousands.
+    fn report_unkept(&self, why: &WhyUnkept, uid: u32) {
         // Relaxed: a plain counter.
-        let unkept = self.unkept.fetch_add(1, Relaxed) + 1;
+        let unkept = self.unkept[why.reason()].fetch_add(1, Relaxed) + 1;
         if unkept.is_power_of_two() {
-            tracing::warn!(unkept, "connections will not survive a restart: {why}");
+            tracing::warn!(unkept, uid, "connections would not survive a restart now: {why}");
         }
     }
 
@@ -267,14 +316,15 @@ impl StoredConnections {
         self.slots().stored
     }
 
-    /// Connections that were not stored, since the daemon started.
+    /// Connections that were not stored when they came, since the daemon started. Some may have been stored later.
     #[must_use]
     pub fn unkept(&self) -> u64 {
-        self.unkept.load(Relaxed)
+        // Relaxed: plain counters.
+        self.unkept.iter().map(|unkept| unkept.load(Relaxed)).sum()
     }
 
     fn take_slot(&self, uid: u32) -> Result<(u32, Held), Refusal> {
-        let held = self.shares.take(Resource::StoredConnections, uid, 1)?;
+        let held = self.shares.try_take(Resource::StoredConnections, uid, 1)?;
         let mut slots = self.slots();
         if let Some(index) = slots.free.pop() {
             return Ok((index, held));
@@ -290,17 +340,6 @@ impl StoredConnections {
     fn slots(&self) -> MutexGuard<'_, Slots> {
         lock(&self.slots)
     }
-}
-
-/// Why a connection is not stored.
-#[derive(Debug, thiserror::Error)]
-enum Unkept {
-    #[error("{0}; raise FileDescriptorStoreMax= and FDSTORE= in dbufd.service")]
-    Refused(Refusal),
-    #[error("no memory for its read position: {0}")]
-    NoMemory(io::Error),
-    #[error(transparent)]
-    NotKept(#[from] NotKept),
 }
 
 /// Stands in for a socket that ended with its process. No byte will come from it.
@@ -320,6 +359,21 @@ impl Slot {
         !self.has_position
     }
 
+    /// As [`StoredConnection::note_position`].
+    fn note_position(&mut self, position: &ReadPosition<'_>, read: u64) -> io::Result<()> {
+        let is_within_line = !position.is_line_start();
+        // Once the connection is known to be text, the position says so. Otherwise the next process would have to
+        // guess.
+        let is_text = matches!(position, ReadPosition::Text { .. }) && self.is_in_store;
+        if !is_within_line && !self.must_rewrite && (self.is_noted_as_text || !is_text) {
+            return Ok(());
+        }
+        self.turn += 1;
+        self.pages = self.all.read_positions.write(self.index, position, read, self.turn, self.pages)?;
+        (self.must_rewrite, self.is_noted_as_text) = (is_within_line, is_text);
+        Ok(())
+    }
+
     fn give_back(mut self) {
         self.forget_position();
         if self.is_in_store {
@@ -334,7 +388,12 @@ impl Slot {
 impl StoredConnection {
     /// A connection that ends with this process.
     pub(crate) fn unstored(socket: OwnedFd) -> Self {
-        Self { socket, was_stored: false, slot: None }
+        Self { socket, was_stored: false, slot: None, unkept: None }
+    }
+
+    /// Whether it should be stored, and is not.
+    pub(crate) fn is_unkept(&self) -> bool {
+        self.unkept.is_some()
     }
 
     /// Adds the peer's names, learned after the connection was stored and before anything was read. Without them the
@@ -367,22 +426,11 @@ impl StoredConnection {
     /// removed from the store.
     pub(crate) fn note_position(&mut self, position: &ReadPosition<'_>, read: u64) -> bool {
         let Some(slot) = &mut self.slot else { return true };
-        let is_within_line = !position.is_line_start();
-        // Once the connection is known to be text, the position says so. Otherwise the next process would have to
-        // guess.
-        let is_text = matches!(position, ReadPosition::Text { .. }) && slot.is_in_store;
-        if !is_within_line && !slot.must_rewrite && (slot.is_noted_as_text || !is_text) {
-            return true;
-        }
-        slot.turn += 1;
-        match slot.all.read_positions.write(slot.index, position, read, slot.turn, slot.pages) {
-            Ok(pages) => (slot.must_rewrite, slot.is_noted_as_text, slot.pages) = (is_within_line, is_text, pages),
-            Err(error) => {
+        slot.note_position(position, read)
+            .inspect_err(|error| {
                 tracing::warn!(%error, "a connection will not survive a restart: its read position cannot be written");
-                return false;
-            }
-        }
-        true
+            })
+            .is_ok()
     }
 
     /// Makes the next process end the connection. Must be called while the receive buffer still holds what was read.
@@ -393,6 +441,7 @@ impl StoredConnection {
 
     /// Removes the connection from the store but continues to serve it.
     pub(crate) fn let_go(&mut self) {
+        self.unkept = None;
         if let Some(slot) = self.slot.take() {
             slot.give_back();
         }

@@ -20,7 +20,7 @@ use super::table::{FoundRing, RingTable};
 use super::take::Ring;
 use crate::pipeline::accept::limits::RINGS_MAX;
 use crate::pipeline::account::Identity;
-use crate::pipeline::shares::{Resource, Shares};
+use crate::pipeline::shares::{Refusal, Resource, Shares, StoreFor};
 use crate::pipeline::takeover::names::{Name, end_for_peer};
 use crate::sync::{Arc, Mutex, lock};
 use crate::sys::fdstore::FdStore;
@@ -144,6 +144,7 @@ impl Rings {
         }
         let take = |resource, amount| self.shares.take(resource, identity.uid, amount);
         let held = take(Resource::Rings, 1).and_then(|ring| Ok([ring, take(Resource::RingBytes, capacity)?]));
+        let held = held.and_then(|held| self.take_systemd_time(identity.uid).map(|()| held));
         let held = held.map_err(|refusal| refusal.to_string())?;
         let row = self.reserve(RingEntry::new(identity, capacity, held))?;
         match Memory::create(capacity, self.flags) {
@@ -153,6 +154,14 @@ impl Rings {
                 Err(format!("no memory for a ring: {error}"))
             }
         }
+    }
+
+    /// Takes the time that systemd needs to store a ring. A user who has used it up gets no ring and sends frames: a
+    /// ring that is not stored would not keep what its program expects of it.
+    fn take_systemd_time(&self, uid: u32) -> Result<(), Refusal> {
+        let Some(StoredRings { store, .. }) = &self.rows.stored else { return Ok(()) };
+        let taken = self.shares.try_take_systemd_time(uid, DESCRIPTORS as u64 * store.cost_us(), StoreFor::Resident);
+        taken.inspect_err(|refusal| self.shares.count_refusal(*refusal, uid))
     }
 
     /// Takes a free row.

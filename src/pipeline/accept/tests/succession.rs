@@ -118,6 +118,40 @@ fn a_connection_that_the_manager_still_holds_keeps_no_writer_awake() {
 }
 
 #[test]
+fn connections_that_found_the_store_full_are_stored_when_others_have_left() {
+    let mut manager = Manager::new();
+    let rig = Rig::under(&mut manager, &plan(), Seen::default());
+    let mut clients: Vec<UnixStream> = (0..20).map(|_| rig.connect()).collect();
+    let unkept = |counters: &Counters| {
+        counters.writers.iter().map(|writer| writer.0.unkept_connections.load(Relaxed)).sum::<u64>()
+    };
+    // The manager has room for 15.
+    rig.wait_until("five are unkept", |counters| unkept(counters) == 5);
+    // All have sent half a line.
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.write_all(format!("whole {number}\nhalf").as_bytes()).unwrap();
+    }
+    rig.wait_for_events(20);
+    let left = clients.split_off(10);
+    let places = || (0..10).map(|slot| format!("c{slot}"));
+    drop(left);
+    rig.wait_until("all have found room", |counters| {
+        manager.read_notes();
+        unkept(counters) == 0 && counters.writers.iter().map(|w| w.0.connections.load(Relaxed)).sum::<u64>() == 10
+    });
+    assert_eq!(manager.names().len(), 1 + places().count());
+    let seen = rig.stop();
+    for client in &mut clients {
+        client.write_all(b" and half\n").unwrap();
+    }
+    let rig = Rig::under(&mut manager, &plan(), seen);
+    rig.wait_for("the other halves", |seen| {
+        (seen.texts().iter().filter(|text| *text == "half and half").count() == 10).then_some(())
+    });
+    rig.stop();
+}
+
+#[test]
 fn clients_that_send_everything_and_close_are_not_given_to_the_manager() {
     let mut manager = Manager::new();
     let rig = Rig::under(&mut manager, &Plan { early: vec![b"early\n".to_vec(); 100], ..plan() }, Seen::default());

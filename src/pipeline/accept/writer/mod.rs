@@ -5,8 +5,9 @@
 //!
 //! `thread` is the loop, `resume` its beginning and `stop` its end. `poll_rings` looks into rings when
 //! `ring_schedule` says so. `listeners` says which protocol each socket begins with, and `first_bytes` decides where
-//! the socket alone does not say it. `carries` chooses what gives memory back, and `throttled` keeps
-//! the connections of users who must wait. `handle` is how others see a writer.
+//! the socket alone does not say it. `carries` chooses what gives memory back, `throttled` keeps the connections of users
+//! who must wait, and `unkept` stores connections that could not be stored when they came. `handle` is how others see a
+//! writer.
 
 mod carries;
 mod first_bytes;
@@ -19,6 +20,7 @@ mod stop;
 mod thread;
 mod throttled;
 mod token;
+mod unkept;
 mod wait_queue;
 
 pub(crate) use self::first_bytes::Shared;

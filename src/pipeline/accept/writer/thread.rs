@@ -24,6 +24,7 @@ use super::handle::{InheritedWork, Newcomer, Writers};
 use super::listeners::{ListenerKind, Listeners, StreamListener};
 use super::ring_schedule::RingSchedule;
 use super::token::Token;
+use super::unkept::Unkept;
 use super::wait_queue::WaitQueue;
 use crate::pipeline::accept::connection::acceptor::Accepted;
 use crate::pipeline::accept::connection::protocol::{Next, ReadResult};
@@ -71,6 +72,8 @@ pub(crate) struct WriterThread {
     pub(super) rings: RingSchedule,
     /// Connections whose users must wait.
     pub(super) throttled: WaitQueue,
+    /// Connections that are not stored for the next process, and should be.
+    pub(super) unkept: Unkept,
     /// What previous processes left, until the thread runs.
     pub(super) inherited: Vec<InheritedConnection>,
     pub(super) inherited_rings: Vec<(OwnedFd, Ring)>,
@@ -109,6 +112,7 @@ impl WriterThread {
             waiting: Vec::new(),
             rings: RingSchedule::default(),
             throttled: WaitQueue::default(),
+            unkept: Unkept::default(),
             inherited,
             inherited_rings,
             receive_buffers: std::iter::once(receive_buffers.own).chain(receive_buffers.others).collect(),
@@ -174,6 +178,7 @@ impl WriterThread {
                 }
             }
             self.look_into_rings()?;
+            self.keep_later();
             self.free.append(&mut self.freed);
             if is_rung && let Some(stop_by) = self.on_bell() {
                 return Ok(stop_by);
@@ -189,10 +194,11 @@ impl WriterThread {
 
     /// Sleeps until something is ready, or for as long as `rest` says. Returns the number of ready sockets.
     fn wait(&self, ready: &mut [EpollEvent], rest: Option<Duration>) -> usize {
-        let until = [self.exhausted_until, self.throttled.next()].into_iter().flatten().min().map(|until| {
-            // Rounded up, so that the thread does not wake too early and spin.
-            until.saturating_duration_since(Instant::now()) + Duration::from_millis(1)
-        });
+        let until =
+            [self.exhausted_until, self.throttled.next(), self.unkept.due()].into_iter().flatten().min().map(|until| {
+                // Rounded up, so that the thread does not wake too early and spin.
+                until.saturating_duration_since(Instant::now()) + Duration::from_millis(1)
+            });
         let timeout = match [rest, until].into_iter().flatten().min() {
             None => EpollTimeout::NONE,
             Some(time) => EpollTimeout::try_from(time).unwrap_or(EpollTimeout::MAX),
@@ -320,6 +326,10 @@ impl WriterThread {
             self.turned_away();
             return None;
         }
+        if connection.is_unkept() {
+            self.unkept.add(connection.uid(), index);
+            self.show_unkept();
+        }
         self.connections[index as usize] = Some(connection);
         Some(index)
     }
@@ -406,6 +416,9 @@ impl WriterThread {
             self.context.carried_bytes -= connection.carried_bytes();
             if let Some(connection) = slot.take() {
                 self.rings.forget(index);
+                if self.unkept.forget(connection.uid(), index) {
+                    self.show_unkept();
+                }
                 // Explicitly: an epoll set forgets a socket when its last holder closes it, and systemd may still hold
                 // this one.
                 let _ = self.epoll.delete(connection.socket());

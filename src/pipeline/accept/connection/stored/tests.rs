@@ -1,11 +1,13 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use super::*;
 use crate::pipeline::accept::connection::read_position::{OpenLine, Until};
 use crate::pipeline::accept::tests::manager::Manager;
 use crate::pipeline::record::Transport;
+use crate::sys::fdstore::NotKept;
 
 fn identity(pid: u32) -> Identity {
     Identity { pid, uid: 7, gid: 8, comm: (*b"cat").into(), unit: (*b"a.service").into(), ..Identity::default() }
@@ -252,4 +254,86 @@ fn the_slot_of_a_connection_that_became_a_rings_is_freed_once_although_a_receive
     manager.wait_for(&["bookmarks", "ring0-line"]);
     let kept = [2, 3].map(|pid| connections.keep(0, pair().1, &identity(pid)));
     assert_eq!(kept.map(|stored| stored.slot()), [Some(0), Some(1)]);
+}
+
+#[test]
+fn a_user_who_connects_and_leaves_in_a_loop_costs_systemd_no_more_than_its_share_of_its_time() {
+    let mut manager = Manager::new();
+    let (store, _) = manager.next_process(1000);
+    let mut one = |uid: u32| {
+        let (_client, ours) = pair();
+        let stored = store.keep(0, ours, &Identity { uid, ..identity(1) });
+        manager.read_notes();
+        let is_stored = stored.is_stored();
+        stored.close();
+        is_stored
+    };
+    let begin = Instant::now();
+    let stored = (0..20_000).filter(|_| one(1000)).count();
+    // Half a second of systemd's time, and 4 % of the time that the test takes, at 150 us each.
+    let most = (500_000 + begin.elapsed().as_micros() * 4 / 100) / 150 + 1;
+    assert!((3000..=most as usize).contains(&stored), "{stored} of 20,000, and {most} are allowed");
+    assert!(one(1001) && (0..5000).all(|_| one(0)), "nobody else is limited by that");
+    let status = store.shares.status().pop().unwrap();
+    assert_eq!(status.refused, [(1000, 20_000 - stored as u64)]);
+    assert_eq!(store.unkept(), 20_000 - stored as u64);
+}
+
+#[test]
+fn a_connection_that_found_no_room_is_stored_later_also_within_a_line() {
+    let mut manager = Manager::new();
+    let (mut client, ours) = pair();
+    let half = ReadPosition::Text { open_line: None, carry: b"half" };
+    let who = Identity { uid: 1000, ..identity(3) };
+    {
+        let (store, _) = manager.next_process(5);
+        let (_one, other) = pair();
+        let first = store.keep(0, other, &Identity { uid: 1000, ..identity(2) });
+        let mut second = store.keep(0, ours, &who);
+        assert!(first.is_stored() && !second.is_stored() && second.is_unkept(), "a quarter of 4");
+        assert_eq!(store.keep_later(&mut second, &who, &half), Retry::Later);
+        first.close();
+        assert_eq!(store.keep_later(&mut second, &who, &half), Retry::Done);
+        assert_eq!((second.is_stored(), second.is_unkept(), store.stored()), (true, false, 1));
+        let refused = |resource: Resource| store.shares.status()[resource as usize].refused.clone();
+        assert_eq!((store.unkept(), refused(Resource::StoredConnections)), (1, vec![(1000, 1)]), "it is counted once");
+        assert_eq!(store.keep_later(&mut second, &who, &half), Retry::Done, "it is not stored twice");
+    }
+    client.write_all(b" a line").unwrap();
+    let (_, mut inherited) = manager.next_process(5);
+    let found = inherited.remove(0);
+    assert_eq!((found.identity, found.read), (who, 0));
+    assert_eq!(found.position, InheritedPosition::Text { open_line: None, carry: b"half".to_vec() });
+    let mut read = [0; 7];
+    UnixStream::from(found.stored.socket.try_clone().unwrap()).read_exact(&mut read).unwrap();
+    assert_eq!(&read, b" a line");
+}
+
+#[test]
+fn a_connection_that_has_turned_out_to_speak_frames_is_not_stored_later() {
+    let mut manager = Manager::new();
+    let (store, _) = manager.next_process(1);
+    let (_client, ours) = pair();
+    let mut stored = store.keep(0, ours, &identity(1));
+    assert!(stored.is_unkept());
+    stored.let_go();
+    assert_eq!(store.keep_later(&mut stored, &identity(1), &ReadPosition::Undecided { carry: b"" }), Retry::Done);
+    assert!(!stored.is_stored() && !stored.is_unkept());
+}
+
+#[test]
+fn the_warning_says_why_a_connection_is_not_stored_and_what_helps() {
+    let resource = Resource::StoredConnections;
+    let said = [
+        (WhyUnkept::Refused(Refusal::NoneLeft(resource)), "has no connections in systemd's store left; raise FileDesc"),
+        (WhyUnkept::Refused(Refusal::Share { resource, share: 7 }), "may have 7 connections in systemd's store"),
+        (WhyUnkept::Refused(Refusal::UsedUp(Resource::SystemdTime)), "used up its time of systemd"),
+        (WhyUnkept::NoMemory(io::ErrorKind::OutOfMemory.into()), "no memory for its read position"),
+        (WhyUnkept::NotKept(NotKept::InUse), "its name is still in use"),
+    ];
+    for (reason, (why, part)) in said.iter().enumerate() {
+        assert!(why.to_string().contains(part) && why.reason() == reason, "{why}");
+        let is_room = why.to_string().contains("FileDescriptorStoreMax=");
+        assert_eq!(is_room, reason < 2, "only more room helps against too little room: {why}");
+    }
 }
