@@ -148,6 +148,11 @@ impl Daemon {
         Ok((Self { files, accept, drain, store, shares, _runtime: runtime }, parts))
     }
 
+    /// What users share.
+    pub(super) fn shares(&self) -> Arc<Shares> {
+        Arc::clone(&self.shares)
+    }
+
     /// Applies the part of a new configuration that a running daemon can change.
     pub(super) fn reconfigure(&self, old: &Config, new: &Config, group: Option<Gid>) -> Result<()> {
         let access = |config: &Config| (config.ingest.socket_mode, config.ingest.socket_group.clone());

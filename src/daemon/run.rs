@@ -66,6 +66,7 @@ async fn until_the_end(serving: Serving) -> Result<(Ended, String)> {
     let signals = signals.listen().context("cannot listen to signals")?;
     // Announced only now: a reader of it may press Ctrl-C at once and expects a report.
     banner::announce(&recovery, &config, &runtime);
+    let shares = daemon.shares();
     let shared = Arc::new(Shared {
         daemon: Mutex::new(Some(daemon)),
         config: Mutex::new(config),
@@ -77,7 +78,7 @@ async fn until_the_end(serving: Serving) -> Result<(Ended, String)> {
         log,
     });
     let control = UnixListener::from_std(Listener::from(control)).context("cannot serve the control socket")?;
-    tokio::spawn(server::serve(control, answers(&shared)));
+    tokio::spawn(server::serve(control, shares, answers(&shared)));
     shared.with_manager(|manager| manager.ready());
     loop {
         match shared.next(&signals).await {

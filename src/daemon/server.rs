@@ -5,7 +5,8 @@
 //! and the time limits below.
 //!
 //! Access: the socket's mode admits the daemon's user and group, and root. Requests that change the daemon (reload,
-//! rotate) are for its user and root alone.
+//! rotate) are for its user and root alone. The users of the group share [`CLIENTS_MAX`] places, and a quarter of them is
+//! always left for root and the daemon's user ([`crate::pipeline::shares`]).
 
 use std::future::Future;
 use std::io::{self, Write as _};
@@ -17,19 +18,19 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::pipeline::shares::{Refusal, Resource, Shares};
 use crate::sync::Arc;
 
 /// The longest request.
 pub const LINE_BYTES_MAX: usize = 64 << 10;
 /// The most clients at a time.
-const CLIENTS_MAX: usize = 64;
+pub(super) const CLIENTS_MAX: u64 = 64;
 /// How long a new client may be silent before its first request is complete.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// How long a client may be silent after its first request.
-const NEXT_REQUEST: Duration = Duration::from_secs(600);
+/// How long a client may be silent after its first request. dbufctl itself connects for each request.
+const NEXT_REQUEST: Duration = Duration::from_secs(60);
 /// How long an answer may wait for the client to read it.
 const ANSWER_READ: Duration = Duration::from_secs(10);
 /// How long the data plane may take for an answer. A disk may be slow, but dbufctl must get an answer.
@@ -87,8 +88,7 @@ pub fn parse_request(line: &[u8]) -> Result<ControlCommand, String> {
 }
 
 /// Serves until the runtime ends.
-pub(super) async fn serve(listener: UnixListener, answers: Answers) {
-    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+pub(super) async fn serve(listener: UnixListener, shares: Arc<Shares>, answers: Answers) {
     loop {
         let client = match listener.accept().await {
             Ok((client, _)) => client,
@@ -100,22 +100,24 @@ pub(super) async fn serve(listener: UnixListener, answers: Answers) {
                 continue;
             }
         };
-        match Arc::clone(&places).try_acquire_owned() {
+        // A client without credentials does not exist.
+        let Ok(peer) = client.peer_cred() else { continue };
+        match shares.take(Resource::ControlConnections, peer.uid(), 1) {
             Ok(place) => {
                 let answers = Arc::clone(&answers);
                 tokio::spawn(async move {
                     // An error of the conversation concerns only this client.
-                    let _ = converse(client, answers).await;
+                    let _ = converse(client, peer.uid(), answers).await;
                     drop(place);
                 });
             }
-            Err(_) => refuse(client),
+            Err(refusal) => refuse(client, &refusal),
         }
     }
 }
 
-fn refuse(client: UnixStream) {
-    let text = line(&Err(format!("busy: {CLIENTS_MAX} clients are connected already; try again")));
+fn refuse(client: UnixStream, refusal: &Refusal) {
+    let text = line(&Err(format!("busy: {refusal}; try again")));
     // Bypasses the runtime, which has not yet asked the kernel whether the socket is writable. A new socket is, and the
     // call never blocks.
     if let Ok(mut client) = client.into_std() {
@@ -123,9 +125,8 @@ fn refuse(client: UnixStream) {
     }
 }
 
-async fn converse(client: UnixStream, answers: Answers) -> io::Result<()> {
-    let peer = client.peer_cred()?;
-    let owner = peer.uid() == 0 || peer.uid() == nix::unistd::Uid::effective().as_raw();
+async fn converse(client: UnixStream, uid: u32, answers: Answers) -> io::Result<()> {
+    let owner = uid == 0 || uid == nix::unistd::Uid::effective().as_raw();
     let (read, mut write) = client.into_split();
     let mut read = BufReader::new(read);
     let mut request_timeout = FIRST_REQUEST;
@@ -179,7 +180,9 @@ fn line(answer: &Result<Value, String>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
     use std::io::{BufRead, Read};
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream as Client;
     use std::path::Path;
 
@@ -189,6 +192,10 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("control.sock");
             let listener = UnixListener::bind(&path).unwrap();
+            for (path, mode) in [(dir.path(), 0o711), (&path, 0o666)] {
+                std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+            }
+            let shares = Shares::new([CLIENTS_MAX; Resource::ALL.len()], nix::unistd::geteuid().as_raw());
             let answers: Answers = Arc::new(|command| {
                 Box::pin(async move {
                     match command {
@@ -199,7 +206,7 @@ mod tests {
                     }
                 })
             });
-            tokio::spawn(serve(listener, answers));
+            tokio::spawn(serve(listener, shares, answers));
             let client = std::thread::spawn(move || test(&path));
             while !client.is_finished() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -249,8 +256,39 @@ mod tests {
             let mut one_too_many = Client::connect(path).unwrap();
             let mut reply = String::new();
             one_too_many.read_to_string(&mut reply).unwrap();
-            assert!(reply.contains("busy"), "{reply}");
+            assert!(reply.contains("busy: the daemon has no connections of dbufctl left"), "{reply}");
             drop((silent, deaf));
+        });
+    }
+
+    /// Connects as another user. Only root can.
+    fn connect_as(uid: u32, path: &Path) -> Client {
+        let path = path.to_owned();
+        let connect = move || {
+            // Of this thread alone, which ends.
+            rustix::thread::set_thread_res_uid(None, Some(rustix::process::Uid::from_raw(uid)), None).unwrap();
+            Client::connect(path).unwrap()
+        };
+        std::thread::spawn(connect).join().unwrap()
+    }
+
+    #[test]
+    fn a_thousand_idle_clients_of_one_user_keep_neither_root_nor_another_user_out() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        with_server(|path| {
+            let idle: Vec<Client> = (0..1000).map(|_| connect_as(65534, path)).collect();
+            for uid in [65533, 0] {
+                let reply = ask(&mut connect_as(uid, path), "{\"command\":\"ping\"}\n");
+                assert_eq!(reply["ok"], true, "user {uid}");
+            }
+            // They came before, so their fate is decided: one that has a place hears nothing, because it asks nothing.
+            let has_place = |mut client: &Client| {
+                client.set_nonblocking(true).unwrap();
+                client.read(&mut [0; 8]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+            };
+            assert_eq!(idle.iter().filter(|client| has_place(client)).count() as u64, CLIENTS_MAX / 4);
         });
     }
 

@@ -14,6 +14,7 @@ use nix::sys::resource::{self, getrlimit};
 use nix::unistd::geteuid;
 
 use super::buffer_memory::{BufferMemory, InheritedBuffers};
+use super::server::CLIENTS_MAX;
 use crate::config::Config;
 use crate::pipeline::accept::connection::stored::{InheritedConnection, InheritedConnections, StoredConnections};
 use crate::pipeline::accept::frames::{SessionTable, Sessions};
@@ -223,6 +224,7 @@ fn shares(config: &Config, stored_connections: u64) -> Arc<Shares> {
         Resource::RingBytes => config.ingest.ring_bytes,
         Resource::Producers => PRODUCERS_MAX as u64,
         Resource::Senders => SENDERS_MAX as u64,
+        Resource::ControlConnections => CLIENTS_MAX,
         // Not held, so it has no capacity here.
         Resource::SystemdTime => 0,
     };

@@ -48,6 +48,8 @@ pub enum Resource {
     Producers,
     /// Processes whose datagrams are attributed without asking the kernel again.
     Senders,
+    /// Connections of the control socket.
+    ControlConnections,
     /// Microseconds of systemd's time, for descriptors that it stores. They are not held, but come again with time.
     SystemdTime,
 }
@@ -63,7 +65,7 @@ pub enum StoreFor {
 
 impl Resource {
     /// All that can be held, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Connections,
         Self::StoredConnections,
         Self::Sessions,
@@ -71,6 +73,7 @@ impl Resource {
         Self::RingBytes,
         Self::Producers,
         Self::Senders,
+        Self::ControlConnections,
     ];
 
     /// The name in `stats` and for Prometheus.
@@ -84,6 +87,7 @@ impl Resource {
             Self::RingBytes => "ring_bytes",
             Self::Producers => "producers",
             Self::Senders => "senders",
+            Self::ControlConnections => "control_connections",
             Self::SystemdTime => "systemd_time",
         }
     }
@@ -97,6 +101,7 @@ impl Resource {
             Self::RingBytes => "bytes of rings (ingest.ring_bytes)",
             Self::Producers => "rows of the account",
             Self::Senders => "known senders of datagrams",
+            Self::ControlConnections => "connections of dbufctl",
             Self::SystemdTime => "time of systemd",
         }
     }
