@@ -3,13 +3,17 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
 use dbuf_wire::frames as wire;
+use dbufd::sys::socket_options::refuse_descriptors;
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use support::{Daemon, Home, TIMEOUT, has, send_numbered, wait_for};
 
 const QUICK: &[&str] = &["storage.sync=50ms"];
@@ -91,6 +95,23 @@ fn a_frame_that_lies_about_its_length_is_refused_without_memory() {
     assert!(!reply.is_empty(), "it was told");
     wait_for("the refusal to be counted", || (home.stats()["events"]["lost_total"].as_u64() > Some(0)).then_some(()));
     assert!(daemon.resident_bytes() < resident + (16 << 20));
+    others_never_notice(&home, &mut daemon, "a neighbour");
+}
+
+#[test]
+fn a_sender_that_attaches_a_descriptor_is_refused_before_a_writer_could_block_on_its_close() {
+    let home = Home::new();
+    let mut daemon = home.start(QUICK);
+    let (stream, datagrams) = (home.stream(), UnixDatagram::unbound().expect("a socket"));
+    datagrams.connect(home.socket("dgram.sock")).expect("the daemon listens");
+    // Linux has the option since 6.16.
+    let is_new = refuse_descriptors(UnixDatagram::unbound().expect("a socket")).is_ok();
+    for socket in [stream.as_raw_fd(), datagrams.as_raw_fd()] {
+        let attached = [std::io::stdin().as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&attached)];
+        let sent = sendmsg::<()>(socket, &[IoSlice::new(b"x\n")], &control, MsgFlags::empty(), None);
+        assert_eq!(sent.err(), is_new.then_some(Errno::EPERM));
+    }
     others_never_notice(&home, &mut daemon, "a neighbour");
 }
 

@@ -29,6 +29,7 @@ use nix::unistd::Gid;
 use crate::config::paths::{CONTROL_SOCKET, DATAGRAM_SOCKET, STREAM_SOCKET, make_runtime_dir};
 use crate::config::settings::Ingest;
 use crate::pipeline::accept::{Listener, ListenerKind};
+use crate::sys::socket_options::refuse_descriptors;
 
 /// The longest path that the kernel accepts for a socket. One byte of its field is the terminator.
 const PATH_BYTES_MAX: usize = 107;
@@ -134,6 +135,8 @@ impl Runtime {
                 socket
             }
         };
+        // The listeners of the pipeline do the same. An error means a kernel without this option.
+        let _ = refuse_descriptors(&control);
         Ok(Sockets { listeners, control, files })
     }
 }

@@ -8,6 +8,7 @@ pub mod local_time;
 pub mod membarrier;
 pub mod notify;
 pub mod recvmmsg;
+pub mod socket_options;
 pub mod sync_file_range;
 pub mod task;
 pub mod ticks;

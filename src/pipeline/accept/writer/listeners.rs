@@ -17,6 +17,7 @@ use crate::pipeline::accept::connection::protocol::Protocol;
 use crate::pipeline::accept::datagram::Datagrams;
 use crate::pipeline::shares::Shares;
 use crate::sync::Arc;
+use crate::sys::socket_options::refuse_descriptors;
 
 /// What a socket carries. The number of a kind is stored with its connections for the next process, so it must not
 /// change.
@@ -41,8 +42,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Prepares the socket for epoll.
+    /// Prepares the socket for epoll, and for what the kernel says of its senders.
     pub(crate) fn prepare(&self) -> io::Result<()> {
+        // An error means an older kernel, which has no such option.
+        let _ = refuse_descriptors(&self.socket);
         if self.kind.has_connections() {
             return Ok(fcntl_setfl(&self.socket, fcntl_getfl(&self.socket)? | OFlags::NONBLOCK)?);
         }

@@ -22,6 +22,7 @@ use crate::pipeline::accept::ring::Ring;
 use crate::pipeline::accept::ring::connection::RingConnection;
 use crate::pipeline::shares::Resource;
 use crate::sync::Arc;
+use crate::sys::socket_options::refuse_descriptors;
 
 impl WriterThread {
     /// Resumes what previous processes left.
@@ -61,6 +62,8 @@ impl WriterThread {
 
     /// Watches a ring of the previous process.
     fn take_in_ring(&mut self, socket: OwnedFd, ring: Ring) {
+        // It may come from a version that did not refuse them.
+        let _ = refuse_descriptors(&socket);
         let identity = peer::taken_over(&socket, ring.identity());
         self.writers.count_connection(self.index);
         let connection = Connection::new(
@@ -77,6 +80,7 @@ impl WriterThread {
     /// Watches a connection of the previous process, from its position on.
     fn take_in(&mut self, inherited: InheritedConnection) {
         let InheritedConnection { stored, kind, identity: noted, mut position, .. } = inherited;
+        let _ = refuse_descriptors(&stored.socket);
         // Of a connection that was only noted, the kernel knows nothing any more.
         let identity = if stored.is_noted() { noted } else { peer::taken_over(&stored.socket, noted) };
         let held = self.writers.shares.take_over(Resource::Connections, identity.uid, 1);

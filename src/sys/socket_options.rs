@@ -1,0 +1,60 @@
+//! Wraps options of Unix sockets that are newer than nix and rustix.
+//!
+//! Input: a socket. Output: none. Thread: any. Failure: the kernel does not know the option.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::SetBool;
+
+/// asm-generic/socket.h, since Linux 6.16.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// Whether peers may send descriptors to this socket.
+#[derive(Clone, Copy, Debug)]
+struct PassRights;
+
+nix::setsockopt_impl!(PassRights, libc::SOL_SOCKET, SO_PASSRIGHTS, bool, SetBool);
+
+/// Refuses descriptors that peers send to this socket: their call fails with EPERM. A listening socket passes this on to
+/// every connection that is not accepted yet.
+///
+/// Otherwise the kernel closes a descriptor that is sent and not asked for in the thread that receives, and a close can
+/// take as long as its sender wishes.
+///
+/// # Errors
+/// Before Linux 6.16 the kernel does not know the option.
+pub fn refuse_descriptors(socket: impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(&socket, PassRights, &false)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::IoSlice;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use nix::errno::Errno;
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+    #[test]
+    fn no_descriptor_comes_by_a_connection_of_a_socket_that_refuses_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        if refuse_descriptors(&listener).is_err() {
+            return eprintln!("skipped: this kernel is older than 6.16");
+        }
+        let client = UnixStream::connect(&path).unwrap();
+        let send = || {
+            let descriptors = [listener.as_raw_fd()];
+            let control = [ControlMessage::ScmRights(&descriptors)];
+            sendmsg::<()>(client.as_raw_fd(), &[IoSlice::new(b"x")], &control, MsgFlags::empty(), None)
+        };
+        assert_eq!(send(), Err(Errno::EPERM), "while it waits to be accepted");
+        let _accepted = listener.accept().unwrap();
+        assert_eq!(send(), Err(Errno::EPERM), "and later");
+    }
+}
