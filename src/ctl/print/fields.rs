@@ -56,7 +56,8 @@ impl Names {
         self.number(take, "__TIME_NS", record.time_ns);
         take("_BOOT_ID", &[self.boot.digits(event.boot)]);
         self.number(take, "PRIORITY", u64::from(record.priority()));
-        if event.source.transport == Transport::Syslog {
+        // The facility 0 is the kernel's. In files of older versions it is a sender's claim.
+        if event.source.transport == Transport::Syslog && record.facility() != 0 {
             self.number(take, "SYSLOG_FACILITY", u64::from(record.facility()));
         }
         self.identity(take, &event.source);
@@ -124,7 +125,8 @@ impl Names {
 
 /// The client's fields, with all values of one name together: journalctl shows them as an array.
 fn client_fields<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>, transport: Transport, take: &mut Take<'_>) {
-    let mut named: Vec<(String, &[u8])> = fields.map(|(name, value)| (shown_name(name, transport), value)).collect();
+    let shown = |(name, value)| (shown_name(name, value, transport), value);
+    let mut named: Vec<(String, &[u8])> = fields.map(shown).collect();
     // Stable: values of one name keep their order.
     named.sort_by(|a, b| a.0.cmp(&b.0));
     for group in named.chunk_by(|a, b| a.0 == b.0) {
@@ -133,7 +135,7 @@ fn client_fields<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>, transpo
     }
 }
 
-fn shown_name(name: &[u8], transport: Transport) -> String {
+fn shown_name(name: &[u8], value: &[u8], transport: Transport) -> String {
     let plain: String = name
         .iter()
         .map(|byte| byte.to_ascii_uppercase())
@@ -143,6 +145,12 @@ fn shown_name(name: &[u8], transport: Transport) -> String {
         || plain.starts_with(|first: char| first.is_ascii_digit())
         || OWN_PREFIXES.iter().any(|prefix| plain.starts_with(prefix))
         || OWN_NAMES.contains(&plain.as_str())
-        || (plain == "SYSLOG_FACILITY" && transport == Transport::Syslog);
+        || (plain == "SYSLOG_FACILITY" && (transport == Transport::Syslog || !is_facility(value)));
     if taken { format!("FIELD_{plain}") } else { plain }
+}
+
+/// Whether a client may claim this facility: 1 to 23, because 0 is the kernel's.
+fn is_facility(value: &[u8]) -> bool {
+    let number = str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    number.and_then(|text| text.parse().ok()).is_some_and(|number: u8| (1..=23).contains(&number))
 }

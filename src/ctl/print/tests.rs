@@ -165,6 +165,24 @@ fn json_of_an_unknown_sender_claims_nothing() {
 }
 
 #[test]
+fn no_event_claims_the_kernels_facility() {
+    let shown = |pri, value: &str, source| {
+        let mut fields = Vec::new();
+        assert!(put_field(&mut fields, b"SYSLOG_FACILITY", value.as_bytes()));
+        let line = printed_with(Format::Json, &Event { pri, fields: &fields, payload: b"x", ..Event::default() }, source);
+        let object: Value = serde_json::from_slice(&line).unwrap();
+        (object.get("SYSLOG_FACILITY").cloned(), object.get("FIELD_SYSLOG_FACILITY").is_some())
+    };
+    let frames = || Source { transport: Transport::Frames, ..source() };
+    assert_eq!(shown(7, "3", source()), (None, true), "of syslog in files of older versions");
+    assert_eq!(shown(3 << 3, "0", source()), (Some(json!("3")), true));
+    for (value, is_shown) in [("1", true), ("23", true), ("0", false), ("00", false), ("+0", false), ("24", false), ("", false)] {
+        let expected = is_shown.then(|| json!(value));
+        assert_eq!(shown(6, value, frames()), (expected, !is_shown), "{value}");
+    }
+}
+
+#[test]
 fn export_is_text_where_it_can_be_and_counted_bytes_elsewhere() {
     let text = printed(Format::Export, b"hello");
     assert!(text.starts_with("__CURSOR=s=") && text.ends_with("\nMESSAGE=hello\n\n"), "{text}");

@@ -10,6 +10,9 @@
 //! | `<8>` to `<191>` | all of it is text | that facility and priority, the rest is text (syslog without a header) |
 //! | anything else | text | text, to the last byte: a datagram may be binary |
 //!
+//! The facility 0 is the kernel's, and no client is the kernel. Syslog that claims it gets the facility 1 (user), as in
+//! journald: so does `<0>` to `<7>` in a datagram, which is usually a priority alone.
+//!
 //! Syslog senders may end with NUL (glibc on a stream) or newline; both are removed. If syslog has no text left, all of
 //! its bytes are the text, because an event has at least one byte and nothing may be lost.
 
@@ -21,6 +24,9 @@ use crate::sys::local_time::LocalTime;
 pub(crate) const PRI_DEFAULT: u8 = 6;
 /// The highest `<N>` that is a priority without a facility.
 const PRIORITY_MAX: u8 = 7;
+
+/// The facility of user programs.
+const FACILITY_USER: u8 = 1 << 3;
 
 /// What the bytes mean. Borrows from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +86,7 @@ fn classify_with_pri<'a>(
             let text = if parsed.text.is_empty() { trimmed } else { parsed.text };
             return LineFields {
                 transport: Transport::Syslog,
-                pri,
+                pri: without_kernel(pri),
                 tag: parsed.tag,
                 claimed_pid: parsed.claimed_pid,
                 source_time_ns: parsed.source_time_ns,
@@ -92,12 +98,18 @@ fn classify_with_pri<'a>(
     }
     let plain = match transport {
         Transport::Datagram => {
-            LineFields { transport: Transport::Syslog, ..LineFields::plain(transport, trim_end(rest)) }
+            let plain = LineFields::plain(Transport::Syslog, trim_end(rest));
+            LineFields { pri: without_kernel(pri), ..plain }
         }
-        _ if pri <= PRIORITY_MAX => LineFields::plain(transport, rest),
+        _ if pri <= PRIORITY_MAX => LineFields { pri, ..LineFields::plain(transport, rest) },
         _ => return LineFields::plain(transport, bytes),
     };
-    LineFields { pri, text_start: bytes.len() - rest.len(), ..plain }
+    LineFields { text_start: bytes.len() - rest.len(), ..plain }
+}
+
+/// A facility and priority that a client may claim.
+fn without_kernel(pri: u8) -> u8 {
+    if pri <= PRIORITY_MAX { FACILITY_USER | pri } else { pri }
 }
 
 fn trim_end(bytes: &[u8]) -> &[u8] {
@@ -126,6 +138,7 @@ mod tests {
             (b"<3>disk on fire", 3, "disk on fire"),
             (b"<0>", 0, ""),
             (b"<8>x", 6, "<8>x"),
+            (b"<7>x", 7, "x"),
             (b"<13>x", 6, "<13>x"),
             (b"<192>x", 6, "<192>x"),
             (b"<b>bold</b>", 6, "<b>bold</b>"),
@@ -148,7 +161,10 @@ mod tests {
     fn a_datagram_with_a_priority_is_syslog_with_or_without_a_header() {
         for (bytes, pri, tag, text) in [
             (&b"<13>hello\n\0"[..], 13, "", "hello"),
-            (b"<3>hello", 3, "", "hello"),
+            (b"<3>hello", 8 | 3, "", "hello"),
+            (b"<0>Kernel panic", 8, "", "Kernel panic"),
+            (b"<7>Nov 23 05:26:32 kernel: hi", 8 | 7, "kernel", "hi"),
+            (b"<7>1 - - kernel - - - hi", 8 | 7, "kernel", "hi"),
             (b"<13>Nov 23 05:26:32 root: hi\0", 13, "root", "hi"),
             (b"<13>1 - - app - - - hi\n", 13, "app", "hi"),
         ] {
@@ -156,6 +172,15 @@ mod tests {
             assert_eq!(read(Transport::Datagram, bytes), expected);
         }
         assert_eq!(read(Transport::Datagram, b"<13>\n").3, "");
+    }
+
+    #[test]
+    fn a_line_of_syslog_cannot_claim_to_be_the_kernels() {
+        for pri in 0..=7 {
+            let line = format!("<{pri}>Nov 23 05:26:32 kernel: hi");
+            let expected = (Transport::Syslog, 8 | pri, "kernel".to_owned(), "hi".to_owned());
+            assert_eq!(read(Transport::Lines, line.as_bytes()), expected);
+        }
     }
 
     #[test]
