@@ -13,7 +13,8 @@ use crate::pipeline::record::{Loss, Source, Transport};
 pub(super) type Take<'t> = dyn FnMut(&str, &[&[u8]]) + 't;
 
 /// Names that a client's field cannot take.
-const OWN_NAMES: [&str; 4] = ["MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "SYSLOG_PID"];
+const OWN_NAMES: [&str; 5] =
+    ["MESSAGE", "PRIORITY", "SOURCE_REALTIME_TIMESTAMP", "SYSLOG_IDENTIFIER", "SYSLOG_PID"];
 /// Prefixes of names that a client's field cannot take.
 const OWN_PREFIXES: [&str; 3] = ["_", "DBUF_", "FIELD_"];
 
@@ -62,7 +63,7 @@ impl Names {
         }
         self.identity(take, &event.source);
         if let Some(time) = record.source_time_ns() {
-            self.number(take, "_SOURCE_REALTIME_TIMESTAMP", time / 1000);
+            self.number(take, "SOURCE_REALTIME_TIMESTAMP", time / 1000);
         }
         if let Some(sequence) = record.producer_sequence() {
             self.number(take, "DBUF_PRODUCER_SEQUENCE", sequence);

@@ -108,7 +108,8 @@ fn colors_are_those_of_the_priority() {
 fn json_has_journalctls_names_and_only_strings() {
     let mut fields = Vec::new();
     for (name, value) in
-        [("CODE_LINE", "7"), ("B", "2"), ("B", "1"), ("_PID", "1"), ("odd-name", "x"), ("MESSAGE", "no")]
+        [("CODE_LINE", "7"), ("B", "2"), ("B", "1"), ("_PID", "1"), ("odd-name", "x"), ("MESSAGE", "no"),
+        ("SOURCE_REALTIME_TIMESTAMP", "1")]
     {
         assert!(put_field(&mut fields, name.as_bytes(), value.as_bytes()));
     }
@@ -141,12 +142,13 @@ fn json_has_journalctls_names_and_only_strings() {
             "_COMM": "cat",
             "_SYSTEMD_UNIT": "app.service",
             "_TRANSPORT": "syslog",
-            "_SOURCE_REALTIME_TIMESTAMP": "5",
+            "SOURCE_REALTIME_TIMESTAMP": "5",
             "DBUF_PRODUCER_SEQUENCE": "9",
             "B": ["2", "1"],
             "CODE_LINE": "7",
             "FIELD_MESSAGE": "no",
             "FIELD_ODD_NAME": "x",
+            "FIELD_SOURCE_REALTIME_TIMESTAMP": "1",
             "FIELD__PID": "1",
             "MESSAGE": "a \"quoted\" line\nand more",
         })
