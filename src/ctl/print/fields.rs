@@ -93,11 +93,12 @@ impl Names {
         if source.claimed_pid != 0 {
             self.number(take, "SYSLOG_PID", u64::from(source.claimed_pid));
         }
-        // Without a pid the kernel gave no credentials, and the user id 0 is not root's.
         if source.pid != 0 {
             self.number(take, "_PID", u64::from(source.pid));
-            self.number(take, "_UID", u64::from(source.uid));
-            self.number(take, "_GID", u64::from(source.gid));
+        }
+        if let Some((uid, gid)) = source.user() {
+            self.number(take, "_UID", u64::from(uid));
+            self.number(take, "_GID", u64::from(gid));
         }
         if !source.comm.is_empty() {
             take("_COMM", &[source.comm]);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::pipeline::record::{Cause, Event, Loss, Record, Source, Transport, put_field};
+use crate::pipeline::record::{Cause, Event, Loss, Record, Source, Transport, USER_UNKNOWN, put_field};
 use serde_json::{Value, json};
 
 const TIME_NS: u64 = 1_795_410_796_123_456_789;
@@ -158,7 +158,7 @@ fn json_has_journalctls_names_and_only_strings() {
 #[test]
 fn json_of_an_unknown_sender_claims_nothing() {
     let event = Event { payload: b"\xff", ..Event::default() };
-    let line = printed_with(Format::Json, &event, Source::default());
+    let line = printed_with(Format::Json, &event, Source { uid: USER_UNKNOWN, ..Source::default() });
     let object: Value = serde_json::from_slice(&line).unwrap();
     assert_eq!(object["MESSAGE"], json!([255]));
     for absent in ["_PID", "_UID", "_GID", "_COMM", "_SYSTEMD_UNIT", "SYSLOG_IDENTIFIER", "SYSLOG_FACILITY"] {
@@ -182,6 +182,13 @@ fn no_event_claims_the_kernels_facility() {
         let expected = is_shown.then(|| json!(value));
         assert_eq!(shown(6, value, frames()), (expected, !is_shown), "{value}");
     }
+}
+
+#[test]
+fn json_names_the_user_of_a_process_that_has_no_number_here() {
+    let line = printed_with(Format::Json, &Event { payload: b"x", ..Event::default() }, Source { pid: 0, ..source() });
+    let object: Value = serde_json::from_slice(&line).unwrap();
+    assert_eq!((object.get("_PID"), &object["_UID"], &object["_GID"]), (None, &json!("1000"), &json!("100")));
 }
 
 #[test]

@@ -182,7 +182,7 @@ impl Senders {
         (self.tags.is_empty() || self.tags.iter().any(|tag| tag == source.tag))
             && (self.units.is_empty() || self.units.iter().any(|unit| unit.is(source.unit)))
             && (self.pids.is_empty() || self.pids.contains(&source.pid))
-            && (self.uids.is_empty() || source.pid != 0 && self.uids.contains(&source.uid))
+            && (self.uids.is_empty() || source.user().is_some_and(|(uid, _)| self.uids.contains(&uid)))
     }
 }
 
@@ -246,7 +246,7 @@ fn current_boot() -> Result<u128, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::record::Event;
+    use crate::pipeline::record::{Event, Transport, USER_UNKNOWN};
 
     fn selection(args: &SelectionArgs) -> Selection {
         let now: Zoned = "2026-11-23T12:00:00+00:00[UTC]".parse().unwrap();
@@ -301,7 +301,22 @@ mod tests {
     #[test]
     fn an_unknown_sender_is_not_root() {
         let event = Event { payload: b"x", ..Event::default() };
-        assert!(!wants(&SelectionArgs { uid: vec![0], ..args() }, &event, &Source::default()));
+        for source in [
+            Source { uid: USER_UNKNOWN, ..Source::default() },
+            Source { transport: Transport::Internal, ..Source::default() },
+        ] {
+            assert!(!wants(&SelectionArgs { uid: vec![0], ..args() }, &event, &source), "{source:?}");
+        }
+    }
+
+    #[test]
+    fn a_sender_of_another_pid_namespace_is_found_by_its_user() {
+        let event = Event { payload: b"x", ..Event::default() };
+        for uid in [0, 1000] {
+            let source = Source { pid: 0, uid, ..Source::default() };
+            assert!(wants(&SelectionArgs { uid: vec![uid], ..args() }, &event, &source), "{uid}");
+            assert!(!wants(&SelectionArgs { uid: vec![uid + 1], ..args() }, &event, &source), "{uid}");
+        }
     }
 
     #[test]

@@ -7,9 +7,9 @@ use crate::pipeline::record::{Record, Source, Transport, encode_source};
 /// A producer's identity: a [`Source`] that owns its strings, without what changes from one event to the next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Identity {
-    /// Process id, from the kernel; 0 if unknown.
+    /// Process id, from the kernel; 0 if unknown, or in another pid namespace.
     pub pid: u32,
-    /// User id, from the kernel.
+    /// User id, from the kernel; [`USER_UNKNOWN`](crate::pipeline::record::USER_UNKNOWN) if unknown.
     pub uid: u32,
     /// Group id, from the kernel.
     pub gid: u32,

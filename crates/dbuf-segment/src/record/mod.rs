@@ -33,4 +33,4 @@ pub use layout::{
 };
 pub use loss::{Cause, Loss};
 pub use newlines::Newlines;
-pub use source::{Source, Transport};
+pub use source::{Source, Transport, USER_UNKNOWN};

@@ -55,11 +55,11 @@ impl Transport {
 /// The sender of an event. What the kernel vouches for is separate from what the sender only claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Source<'a> {
-    /// Process id, from the kernel; 0 if unknown.
+    /// Process id, from the kernel; 0 if unknown, or in another pid namespace.
     pub pid: u32,
-    /// User id, from the kernel.
+    /// User id, from the kernel; [`USER_UNKNOWN`] if unknown.
     pub uid: u32,
-    /// Group id, from the kernel.
+    /// Group id, from the kernel; says nothing if the user is unknown.
     pub gid: u32,
     /// The pid that a syslog header claims; 0 if there is none.
     pub claimed_pid: u32,
@@ -76,7 +76,18 @@ pub struct Source<'a> {
     pub unit: &'a [u8],
 }
 
+/// The user and group of a sender of whom the kernel says nothing. The kernel gives this id to no user.
+pub const USER_UNKNOWN: u32 = u32::MAX;
+
 impl Source<'_> {
+    /// The user and the group, if the kernel has named them. It names them also if the process is in another pid
+    /// namespace, and has no number here.
+    #[must_use]
+    pub fn user(&self) -> Option<(u32, u32)> {
+        let is_named = self.uid != USER_UNKNOWN && (self.pid != 0 || self.transport != Transport::Internal);
+        is_named.then_some((self.uid, self.gid))
+    }
+
     /// Bytes of this source's record, including head and padding.
     #[must_use]
     pub fn record_bytes(&self) -> usize {

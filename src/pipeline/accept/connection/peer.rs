@@ -16,9 +16,12 @@ use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::pipeline::account::Identity;
-use crate::pipeline::record::{COMM_BYTES_MAX, UNIT_BYTES_MAX};
+use crate::pipeline::record::{COMM_BYTES_MAX, UNIT_BYTES_MAX, USER_UNKNOWN};
 use crate::sys::recvmmsg::Credentials;
 
+/// What the kernel says when it knows no sender: no process, and the overflow user and group.
+const NO_SENDER: Credentials = Credentials { pid: 0, uid: 65_534, gid: 65_534 };
+const UNKNOWN: Credentials = Credentials { pid: 0, uid: USER_UNKNOWN, gid: USER_UNKNOWN };
 /// The suffixes of those systemd units that can hold processes.
 const UNIT_SUFFIXES: [&str; 6] = [".service", ".scope", ".socket", ".mount", ".swap", ".timer"];
 
@@ -54,9 +57,18 @@ fn with_names_of(identity: Identity, process: Option<OwnedFd>) -> Identity {
 /// Identifies the process that connected this socket by numbers alone: one call. The names take several calls and about
 /// 0.1 ms.
 pub(crate) fn by_credentials(socket: &OwnedFd) -> Identity {
-    let Ok(credentials) = getsockopt(socket, PeerCredentials) else { return Identity::default() };
+    let Ok(credentials) = getsockopt(socket, PeerCredentials) else { return numbers(UNKNOWN) };
     let pid = u32::try_from(credentials.pid()).unwrap_or(0);
-    Identity { pid, uid: credentials.uid(), gid: credentials.gid(), ..Identity::default() }
+    numbers(Credentials { pid, uid: credentials.uid(), gid: credentials.gid() })
+}
+
+/// What the kernel says of a sender, or that it says nothing.
+pub(crate) fn vouched(sender: Option<Credentials>) -> Credentials {
+    sender.filter(|sender| *sender != NO_SENDER).unwrap_or(UNKNOWN)
+}
+
+fn numbers(Credentials { pid, uid, gid }: Credentials) -> Identity {
+    Identity { pid, uid, gid, ..Identity::default() }
 }
 
 /// Adds the names to an identity.
@@ -69,7 +81,7 @@ pub(crate) fn named(identity: Identity, socket: &OwnedFd) -> Identity {
 
 /// Identifies the sender of a datagram. The pidfd tells when the process ends; None if it has ended already.
 pub(crate) fn of_datagram(sender: Credentials) -> (Identity, Option<OwnedFd>) {
-    let identity = Identity { pid: sender.pid, uid: sender.uid, gid: sender.gid, ..Identity::default() };
+    let identity = numbers(sender);
     match open(sender.pid) {
         Some(process) => (with_names(identity, &process), Some(process)),
         None => (identity, None),

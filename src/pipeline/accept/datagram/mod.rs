@@ -9,6 +9,7 @@ mod senders;
 use std::os::fd::OwnedFd;
 
 use self::senders::{Senders, Watch};
+use crate::pipeline::accept::connection::peer::vouched;
 use crate::pipeline::accept::publish::receive_buffer::{ReceiveBuffer, Subject};
 use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, WriterContext};
 use crate::pipeline::accept::text::classify::classify;
@@ -16,10 +17,7 @@ use crate::pipeline::record::{Cause, HEAD_BYTES, Transport, padded};
 use crate::pipeline::shares::Shares;
 use crate::pipeline::shares::throttle::Taken;
 use crate::sync::Arc;
-use crate::sys::recvmmsg::{COUNT_MAX, Credentials};
-
-/// What the kernel says when it knows no sender: no process, and the overflow user and group.
-const UNKNOWN: Credentials = Credentials { pid: 0, uid: 65_534, gid: 65_534 };
+use crate::sys::recvmmsg::COUNT_MAX;
 
 /// The datagram socket and its senders.
 #[derive(Debug)]
@@ -78,7 +76,7 @@ impl Datagrams {
         let headers = &mut receive_buffer.headers;
         for index in 0..received {
             let bytes = headers.received(index).unwrap_or(0);
-            let uid = headers.sender(index).unwrap_or(UNKNOWN).uid;
+            let uid = vouched(headers.sender(index)).uid;
             let record_bytes = (HEAD_BYTES + padded(bytes)) as u64;
             let taken = Taken { events: 1, payload_bytes: bytes as u64, record_bytes };
             if bytes > 0 && bytes <= bytes_max && !throttle.admit(uid, taken) {
@@ -134,7 +132,7 @@ impl Datagrams {
         if bytes == 0 {
             return;
         }
-        let peer = self.senders.peer(receive_buffer.headers.sender(index).unwrap_or(UNKNOWN), context, watch);
+        let peer = self.senders.peer(vouched(receive_buffer.headers.sender(index)), context, watch);
         let is_limited = receive_buffer.headers.is_marked(index);
         if is_limited || bytes > bytes_max {
             let slot = context.publisher.slot(peer, Transport::Datagram, 0, b"");
