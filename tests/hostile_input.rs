@@ -115,6 +115,25 @@ fn a_sender_that_attaches_a_descriptor_is_refused_before_a_writer_could_block_on
     others_never_notice(&home, &mut daemon, "a neighbour");
 }
 
+#[test]
+fn a_sender_outside_the_daemons_pid_namespace_is_found_by_its_user() {
+    if !nix::unistd::geteuid().is_root() || !has("unshare") {
+        return eprintln!("skipped: a pid namespace needs root and unshare(1)");
+    }
+    let home = Home::new();
+    let _daemon = home.start_wrapped(&["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"], QUICK);
+    home.stream().write_all(b"a line\n").expect("the daemon reads");
+    let datagrams = UnixDatagram::unbound().expect("a socket");
+    datagrams.send_to(b"a datagram", home.socket("dgram.sock")).expect("sent");
+    home.wait_persisted(2);
+    for event in home.json() {
+        assert_eq!((event.get("_PID"), &event["_UID"], &event["_GID"]), (None, &"0".into(), &"0".into()), "{event}");
+        assert_eq!((event.get("_COMM"), event.get("_SYSTEMD_UNIT")), (None, None), "{event}");
+    }
+    assert_eq!(home.ctl_ok(&["cat", "-o", "cat", "--uid", "0"]).lines().count(), 2);
+    assert_eq!(home.ctl_ok(&["cat", "-o", "cat", "--uid", "1"]), "");
+}
+
 fn hello() -> Vec<u8> {
     let mut bytes = Vec::new();
     wire::Hello { name: b"badly", ..wire::Hello::default() }.encode(&mut bytes);

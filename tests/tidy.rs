@@ -33,6 +33,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "crates/dbuf-wire/src/ring/memory.rs",
     "clients/rust/src/sys.rs",
     "src/sys/listen_fds.rs",
+    "src/sys/pidfd.rs",
     "src/sys/recvmmsg.rs",
     "src/sys/sync_file_range.rs",
     "src/sys/ticks.rs",

@@ -158,6 +158,14 @@ pub enum Refusal {
     UsedUp(Resource),
 }
 
+impl Held {
+    /// The user.
+    #[must_use]
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+}
+
 impl Shares {
     /// Divides these capacities. Root and `own_uid` are not limited.
     #[must_use]

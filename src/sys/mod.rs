@@ -7,6 +7,7 @@ pub mod listen_fds;
 pub mod local_time;
 pub mod membarrier;
 pub mod notify;
+pub mod pidfd;
 pub mod recvmmsg;
 pub mod socket_options;
 pub mod sync_file_range;

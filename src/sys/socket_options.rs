@@ -6,15 +6,22 @@ use std::io;
 use std::os::fd::AsFd;
 
 use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::SetBool;
+use nix::sys::socket::sockopt::{PassCred, SetBool};
 
-/// asm-generic/socket.h, since Linux 6.16.
+/// asm-generic/socket.h, since Linux 6.5.
+const SO_PASSPIDFD: libc::c_int = 76;
+/// The same, since Linux 6.16.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
 /// Whether peers may send descriptors to this socket.
 #[derive(Clone, Copy, Debug)]
 struct PassRights;
 
+/// Whether the kernel attaches the sender's pidfd to what this socket receives.
+#[derive(Clone, Copy, Debug)]
+struct PassPidfd;
+
+nix::setsockopt_impl!(PassPidfd, libc::SOL_SOCKET, SO_PASSPIDFD, bool, SetBool);
 nix::setsockopt_impl!(PassRights, libc::SOL_SOCKET, SO_PASSRIGHTS, bool, SetBool);
 
 /// Refuses descriptors that peers send to this socket: their call fails with EPERM. A listening socket passes this on to
@@ -27,6 +34,17 @@ nix::setsockopt_impl!(PassRights, libc::SOL_SOCKET, SO_PASSRIGHTS, bool, SetBool
 /// Before Linux 6.16 the kernel does not know the option.
 pub fn refuse_descriptors(socket: impl AsFd) -> io::Result<()> {
     Ok(setsockopt(&socket, PassRights, &false)?)
+}
+
+/// Has the kernel name the sender of everything that this socket receives, and refuse descriptors. A listening socket
+/// passes this on to its connections. True if the kernel also attaches the sender's pidfd.
+///
+/// # Errors
+/// If the kernel cannot name the sender.
+pub fn identify_senders(socket: impl AsFd) -> io::Result<bool> {
+    setsockopt(&socket, PassCred, &true)?;
+    // A pidfd comes after the descriptors of the sender. So there is only room for it where there can be none.
+    Ok(refuse_descriptors(&socket).is_ok() && setsockopt(&socket, PassPidfd, &true).is_ok())
 }
 
 #[cfg(test)]

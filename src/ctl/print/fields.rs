@@ -13,8 +13,7 @@ use crate::pipeline::record::{Loss, Source, Transport};
 pub(super) type Take<'t> = dyn FnMut(&str, &[&[u8]]) + 't;
 
 /// Names that a client's field cannot take.
-const OWN_NAMES: [&str; 5] =
-    ["MESSAGE", "PRIORITY", "SOURCE_REALTIME_TIMESTAMP", "SYSLOG_IDENTIFIER", "SYSLOG_PID"];
+const OWN_NAMES: [&str; 5] = ["MESSAGE", "PRIORITY", "SOURCE_REALTIME_TIMESTAMP", "SYSLOG_IDENTIFIER", "SYSLOG_PID"];
 /// Prefixes of names that a client's field cannot take.
 const OWN_PREFIXES: [&str; 3] = ["_", "DBUF_", "FIELD_"];
 

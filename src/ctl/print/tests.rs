@@ -107,10 +107,15 @@ fn colors_are_those_of_the_priority() {
 #[test]
 fn json_has_journalctls_names_and_only_strings() {
     let mut fields = Vec::new();
-    for (name, value) in
-        [("CODE_LINE", "7"), ("B", "2"), ("B", "1"), ("_PID", "1"), ("odd-name", "x"), ("MESSAGE", "no"),
-        ("SOURCE_REALTIME_TIMESTAMP", "1")]
-    {
+    for (name, value) in [
+        ("CODE_LINE", "7"),
+        ("B", "2"),
+        ("B", "1"),
+        ("_PID", "1"),
+        ("odd-name", "x"),
+        ("MESSAGE", "no"),
+        ("SOURCE_REALTIME_TIMESTAMP", "1"),
+    ] {
         assert!(put_field(&mut fields, name.as_bytes(), value.as_bytes()));
     }
     let event = Event {
@@ -171,14 +176,17 @@ fn no_event_claims_the_kernels_facility() {
     let shown = |pri, value: &str, source| {
         let mut fields = Vec::new();
         assert!(put_field(&mut fields, b"SYSLOG_FACILITY", value.as_bytes()));
-        let line = printed_with(Format::Json, &Event { pri, fields: &fields, payload: b"x", ..Event::default() }, source);
+        let line =
+            printed_with(Format::Json, &Event { pri, fields: &fields, payload: b"x", ..Event::default() }, source);
         let object: Value = serde_json::from_slice(&line).unwrap();
         (object.get("SYSLOG_FACILITY").cloned(), object.get("FIELD_SYSLOG_FACILITY").is_some())
     };
     let frames = || Source { transport: Transport::Frames, ..source() };
     assert_eq!(shown(7, "3", source()), (None, true), "of syslog in files of older versions");
     assert_eq!(shown(3 << 3, "0", source()), (Some(json!("3")), true));
-    for (value, is_shown) in [("1", true), ("23", true), ("0", false), ("00", false), ("+0", false), ("24", false), ("", false)] {
+    for (value, is_shown) in
+        [("1", true), ("23", true), ("0", false), ("00", false), ("+0", false), ("24", false), ("", false)]
+    {
         let expected = is_shown.then(|| json!(value));
         assert_eq!(shown(6, value, frames()), (expected, !is_shown), "{value}");
     }

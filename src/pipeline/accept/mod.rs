@@ -48,6 +48,7 @@ use super::shares::Shares;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::sync::{Arc, mpsc, thread};
 use crate::sys::fdstore::FdStore;
+use crate::sys::pidfd;
 
 /// How much later than at its deadline a writer may end: it may be in the middle of a read, or have no processor.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -211,7 +212,10 @@ impl Accept {
 
 /// Creates the writers, each with a thread that is ready to run.
 fn prepare(options: AcceptOptions) -> Result<(Arc<Writers>, Vec<WriterThread>), StartError> {
-    options.listeners.iter().try_for_each(Listener::prepare)?;
+    let mut has_pidfds = pidfd::are_described();
+    for listener in &options.listeners {
+        has_pidfds &= listener.prepare()?;
+    }
     let handle = || -> io::Result<WriterHandle> {
         let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         Ok(WriterHandle::new(bell))
@@ -242,7 +246,8 @@ fn prepare(options: AcceptOptions) -> Result<(Arc<Writers>, Vec<WriterThread>), 
         let pulse = Arc::clone(&writers.handles[index].pulse);
         let publisher = Publisher::new(options.buffer.writer()?, index, Arc::clone(&writers.counters), pulse);
         let (progress, waker) = (Arc::clone(&options.progress), options.buffer.waker());
-        let context = WriterContext::new(publisher, index, options.max_event_bytes, progress, waker);
+        let mut context = WriterContext::new(publisher, index, options.max_event_bytes, progress, waker);
+        context.processes.has_pidfds = has_pidfds;
         threads.push(WriterThread::new(index, Arc::clone(&writers), context, listeners, inherited)?);
     }
     Ok((writers, threads))

@@ -3,6 +3,7 @@
 pub(crate) mod manager;
 mod rig;
 mod rings;
+mod senders;
 mod succession;
 mod throttled;
 

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use crate::sync::Arc;
+use crate::sys::socket_options::identify_senders;
 
 /// The result of one accept.
 #[derive(Debug)]
@@ -77,7 +78,12 @@ impl Acceptor {
             match accept_with(&*self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 // The client left before it was accepted. There may be another one.
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
-                other => return other,
+                Ok(client) => {
+                    // It has this from the listener, unless it connected before the listener had it.
+                    let _ = identify_senders(&client);
+                    return Ok(client);
+                }
+                error => return error,
             }
         }
     }

@@ -20,13 +20,19 @@ use std::os::fd::OwnedFd;
 use nix::sys::epoll::EpollFlags;
 use rustix::io::ioctl_fionread;
 
+use self::peer::{NO_SENDER, vouched};
 use self::protocol::{AfterBytes, Link, LookResult, Next, Polled, Protocol, ReadResult, ReplyState};
 use self::read_position::InheritedPosition;
 use self::stored::{Retry, StoredConnection, StoredConnections};
 use crate::pipeline::accept::publish::receive_buffer::{ReadProgress, ReceiveBuffer, Subject};
-use crate::pipeline::accept::publish::{Closed, Peer, WriterContext};
+use crate::pipeline::accept::publish::{Closed, Handle, Names, Peer, Processes, WriterContext};
+use crate::pipeline::account::Identity;
 use crate::pipeline::shares::Held;
 use crate::sync::Arc;
+use crate::sys::recvmmsg::Credentials;
+
+/// How long a connection does without a pidfd of its sender. It gets one at once when another process sends.
+const ASK_AGAIN_NS: u64 = 1_000_000;
 
 /// One connection.
 #[derive(Debug)]
@@ -44,11 +50,19 @@ pub(crate) struct Connection {
     pub(crate) is_throttled: bool,
     /// Only the numbers of its peer are known so far. The names are looked up before the first read.
     pub(crate) is_unnamed: bool,
+    /// When the names of the sending process were looked up.
+    pub(crate) looked_up_ns: u64,
+    /// When the kernel was last asked for the pidfd of the sending process.
+    asked_ns: u64,
+    /// Another process sends than the one that is noted for the next process, or it has other names.
+    is_renamed: bool,
+    /// It is from a daemon that did not have the kernel name its senders. Bytes may wait in it that name none.
+    pub(crate) is_older: bool,
     /// It is in its writer's list of connections that wait for the reader's progress.
     pub(crate) is_listed: bool,
     link: Link,
-    /// The part of its user's share.
-    _held: Held,
+    /// The part of its user's share. The user is that of the process that connected.
+    held: Held,
 }
 
 impl Connection {
@@ -56,7 +70,11 @@ impl Connection {
     pub(crate) fn new(held: Held, stored: StoredConnection, peer: Peer, protocol: Box<dyn Protocol>) -> Self {
         Self {
             protocol,
-            _held: held,
+            held,
+            looked_up_ns: 0,
+            asked_ns: 0,
+            is_renamed: false,
+            is_older: false,
             carried_since: 0,
             interest: EpollFlags::EPOLLIN,
             is_polled: false,
@@ -111,6 +129,10 @@ impl Connection {
     /// misread it.
     fn end_of_read(&mut self, next: Next, number: u64, read_progress: &ReadProgress) -> Next {
         let keeps = next == Next::Open && self.note_position(number);
+        if keeps && std::mem::take(&mut self.is_renamed) {
+            // After the position: a read that the position does not include is repeated, with the sender before it.
+            self.link.stored.note_sender(&self.link.peer.identity);
+        }
         // Both while the receive buffer still holds the read, and before the slot can become another connection's.
         let is_safe = keeps || self.link.stored.forget_position();
         read_progress.end();
@@ -131,6 +153,11 @@ impl Connection {
 
     /// The user of the process that connected.
     pub(crate) fn uid(&self) -> u32 {
+        self.held.uid()
+    }
+
+    /// The user of the process that sent what was read last: its limits count.
+    pub(crate) fn sender_uid(&self) -> u32 {
         self.link.peer.identity.uid
     }
 
@@ -164,7 +191,7 @@ impl Connection {
     /// Ends the connection, also for its peer, and drops what these receive buffers still hold of it.
     pub(crate) fn close(self, receive_buffers: &mut [ReceiveBuffer]) {
         // The share is given back last.
-        let Self { protocol, mut link, _held, .. } = self;
+        let Self { protocol, mut link, held: _held, .. } = self;
         if let Some(slot) = link.stored.slot() {
             // Before the slot can become another connection's, as in `end_of_read`.
             link.stored.forget_position();
@@ -183,6 +210,7 @@ impl Connection {
         if let Some(polled) = self.protocol.polled() {
             return polled.read(&mut self.link, &mut receive_buffer.stream, context);
         }
+        receive_buffer.headers.ask_for_pidfds(self.wants_pidfd(context));
         let mut number = 0;
         let subject = self.link.stored.slot().map(Subject::Stream);
         let begin = || {
@@ -195,7 +223,7 @@ impl Connection {
         context.accept_now();
         if std::mem::take(&mut self.is_unnamed) {
             let identity = std::mem::take(&mut self.link.peer.identity);
-            self.link.peer.identity = peer::named(identity, self.link.socket());
+            self.link.peer.identity = peer::named(identity, self.link.socket(), &mut context.processes);
         }
         let (read, next) = match got {
             // Nothing to read, or the call was interrupted and the next round repeats it.
@@ -208,6 +236,8 @@ impl Connection {
                 (ReadResult::End(next), next)
             }
             Ok(bytes) => {
+                let process = receive_buffer.headers.take_pidfd(0);
+                self.attribute(receive_buffer.headers.sender(0), process, context)?;
                 let bytes = &receive_buffer.stream[..bytes];
                 let after = self.counted(context, |protocol, link, context| protocol.take(bytes, link, context))?;
                 let next = self.after_bytes(after, context)?;
@@ -228,6 +258,9 @@ impl Connection {
         let received = receive_buffer.headers.received(0).unwrap_or(0);
         let bytes = &receive_buffer.stream[..received.min(receive_buffer.stream.len())];
         context.accept_now();
+        if let Some(sender) = receive_buffer.headers.sender(0) {
+            self.attribute_to(vouched(Some(sender)), &Handle::None, context)?;
+        }
         let next = if bytes.is_empty() {
             self.end(context)?
         } else {
@@ -235,6 +268,88 @@ impl Connection {
             self.after_bytes(after, context)?
         };
         Ok(self.end_of_read(next, number, &receive_buffer.read_progress))
+    }
+
+    /// Whether the next read should bring a pidfd of its sender. That takes some microseconds, so not every read does.
+    fn wants_pidfd(&mut self, context: &WriterContext) -> bool {
+        let now_ns = context.publisher.time_ns();
+        let wants = context.processes.has_pidfds && now_ns.abs_diff(self.asked_ns) >= ASK_AGAIN_NS;
+        if wants {
+            self.asked_ns = now_ns;
+        }
+        wants
+    }
+
+    /// Attributes what a read has brought to the process that sent it. All bytes of a read are of one process.
+    fn attribute(
+        &mut self,
+        sender: Option<Credentials>,
+        process: Option<OwnedFd>,
+        context: &mut WriterContext,
+    ) -> Result<(), Closed> {
+        let Some(sender) = sender.filter(|sender| !self.is_older || *sender != NO_SENDER) else { return Ok(()) };
+        let are_fresh = Processes::are_fresh(self.looked_up_ns, context.publisher.time_ns());
+        if are_fresh && self.link.peer.is(sender) {
+            return Ok(());
+        }
+        let handle = context.processes.handle(process);
+        self.attribute_to(vouched(Some(sender)), &handle, context)
+    }
+
+    /// As [`Connection::attribute`], for another process, or for one whose names are to be looked up again.
+    #[cold]
+    fn attribute_to(
+        &mut self,
+        sender: Credentials,
+        handle: &Handle,
+        context: &mut WriterContext,
+    ) -> Result<(), Closed> {
+        let is_other = !self.link.peer.is(sender);
+        if is_other && !self.counted(context, |protocol, link, context| protocol.change_sender(link, context))? {
+            return Ok(());
+        }
+        let now_ns = context.publisher.time_ns();
+        let old = &self.link.peer.identity;
+        let is_same_process = old.pid == sender.pid && sender.pid != 0;
+        let remembered = if is_other { context.processes.fresh(sender, now_ns) } else { None };
+        let (number, names) = match remembered {
+            Some((number, names)) => (Some(number), Some(names)),
+            None => (None, context.processes.look_up(sender.pid, handle, now_ns)),
+        };
+        match names {
+            Some(_) => self.looked_up_ns = now_ns,
+            // The next read brings a pidfd.
+            None => self.asked_ns = 0,
+        }
+        // A process that has ended keeps the names that it had.
+        let names = names.filter(|names| !(is_same_process && names.has_ended));
+        let Names { comm, unit, .. } = match names {
+            Some(names) => names,
+            None if is_same_process => Names { comm: old.comm.clone(), unit: old.unit.clone(), has_ended: false },
+            None => Names::default(),
+        };
+        let identity = Identity { session: old.session, comm, unit, ..peer::numbers(sender) };
+        if identity == *old {
+            return Ok(());
+        }
+        self.link.peer = match number {
+            // Only text changes hands, and has no session.
+            Some(number) => Peer { number, identity },
+            None => context.peer(identity),
+        };
+        if is_other && number.is_none() && !self.link.peer.identity.comm.is_empty() {
+            context.processes.remember(sender, &self.link.peer, now_ns);
+        }
+        self.is_renamed = true;
+        Ok(())
+    }
+
+    /// Notes the process that sent what the previous process read last.
+    pub(crate) fn was_sent_by(&mut self, sender: Option<Credentials>, context: &mut WriterContext) {
+        if let Some(sender) = sender.filter(|sender| !self.link.peer.is(*sender)) {
+            self.link.peer = context.peer(peer::numbers(vouched(Some(sender))));
+            self.link.stored.note_sender(&self.link.peer.identity);
+        }
     }
 
     /// Follows up after the protocol has taken the bytes of one read. If the protocol ended the connection, the carry
@@ -366,6 +481,6 @@ mod tests {
     #[test]
     fn a_connection_that_says_nothing_takes_little_memory() {
         // The command's name and the unit take a few dozen bytes more, and the first protocol a pointer.
-        assert!(size_of::<Option<Connection>>() <= 272, "{}", size_of::<Option<Connection>>());
+        assert!(size_of::<Option<Connection>>() <= 296, "{}", size_of::<Option<Connection>>());
     }
 }

@@ -143,24 +143,22 @@ impl ReadPositions {
 
     /// Records a new connection from a listener of this kind. Nothing has been read of it yet.
     pub(crate) fn begin(&self, index: u32, kind: u16, peer: &Identity) -> io::Result<()> {
-        let length = peer.comm.len() + peer.unit.len();
-        let numbers = [u32::from(kind) << 16 | length as u32, peer.pid, peer.uid, peer.gid, peer.comm.len() as u32];
         // These bytes include the head of mark 0, as zeros. The head of mark 1 is elsewhere.
         let mut bytes = [0; POSITION_AT + POSITION_HEAD_BYTES];
-        for (at, number) in (4..).step_by(4).zip(numbers) {
-            bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
-        }
-        let text = &mut bytes[PEER_HEAD_BYTES..PEER_HEAD_BYTES + length];
-        text[..peer.comm.len()].copy_from_slice(&peer.comm);
-        text[peer.comm.len()..].copy_from_slice(&peer.unit);
-        let crc = crc32c(&bytes[4..PEER_HEAD_BYTES + length]);
-        bytes[..4].copy_from_slice(&crc.to_le_bytes());
+        encode_peer(kind, peer, &mut bytes);
         self.0.write_all_at(&bytes, slot(index))?;
         // A place that was given back has no memory, so this is usually free.
         if !matches!(self.read_at(index, 1), Ok(None)) {
             self.0.write_all_at(&[0; POSITION_HEAD_BYTES], position_at(index, 1))?;
         }
         Ok(())
+    }
+
+    /// Records that another process sends from here on, or one with other names.
+    pub(crate) fn set_peer(&self, index: u32, kind: u16, peer: &Identity) -> io::Result<()> {
+        let mut bytes = [0; POSITION_AT];
+        let length = encode_peer(kind, peer, &mut bytes);
+        self.0.write_all_at(&bytes[..length], slot(index))
     }
 
     /// Writes how far a connection has been read, including read number `read`. `turn` is one more than the last one.
@@ -287,6 +285,21 @@ fn number(bytes: &[u8], at: usize) -> u32 {
 
 fn long(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// Writes the peer to the front of `bytes`, which are zeros. Returns its number of bytes.
+fn encode_peer(kind: u16, peer: &Identity, bytes: &mut [u8]) -> usize {
+    let length = peer.comm.len() + peer.unit.len();
+    let numbers = [u32::from(kind) << 16 | length as u32, peer.pid, peer.uid, peer.gid, peer.comm.len() as u32];
+    for (at, number) in (4..).step_by(4).zip(numbers) {
+        bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
+    }
+    let text = &mut bytes[PEER_HEAD_BYTES..PEER_HEAD_BYTES + length];
+    text[..peer.comm.len()].copy_from_slice(&peer.comm);
+    text[peer.comm.len()..].copy_from_slice(&peer.unit);
+    let crc = crc32c(&bytes[4..PEER_HEAD_BYTES + length]);
+    bytes[..4].copy_from_slice(&crc.to_le_bytes());
+    PEER_HEAD_BYTES + length
 }
 
 fn decode_peer(bytes: &[u8]) -> Option<(u16, Identity)> {

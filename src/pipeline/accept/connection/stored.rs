@@ -404,6 +404,14 @@ impl StoredConnection {
         }
     }
 
+    /// Notes the process that sent last, and its names. The read position stays.
+    pub(crate) fn note_sender(&self, identity: &Identity) {
+        if let Some(Slot { all, index, kind, has_position: true, .. }) = &self.slot {
+            // The page exists, so this takes no memory.
+            let _ = all.read_positions.set_peer(*index, *kind, identity);
+        }
+    }
+
     /// Whether the next process would resume it.
     pub(crate) fn is_stored(&self) -> bool {
         self.slot.as_ref().is_some_and(|slot| slot.is_in_store)

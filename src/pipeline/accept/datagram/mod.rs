@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use self::senders::{Senders, Watch};
 use crate::pipeline::accept::connection::peer::vouched;
 use crate::pipeline::accept::publish::receive_buffer::{ReceiveBuffer, Subject};
-use crate::pipeline::accept::publish::{Closed, Extra, NoObserver, WriterContext};
+use crate::pipeline::accept::publish::{Closed, Extra, Handle, NoObserver, WriterContext};
 use crate::pipeline::accept::text::classify::classify;
 use crate::pipeline::record::{Cause, HEAD_BYTES, Transport, padded};
 use crate::pipeline::shares::Shares;
@@ -19,17 +19,26 @@ use crate::pipeline::shares::throttle::Taken;
 use crate::sync::Arc;
 use crate::sys::recvmmsg::COUNT_MAX;
 
+/// A read that brings so few datagrams is none of a flood.
+const FEW: usize = 2;
+/// How long reads of a flood do without the pidfds of the senders.
+const ASK_AGAIN_NS: u64 = 2_000_000;
+
 /// The datagram socket and its senders.
 #[derive(Debug)]
 pub(crate) struct Datagrams {
     socket: OwnedFd,
     senders: Senders,
     shares: Arc<Shares>,
+    /// When the kernel was last asked for the pidfds of the senders.
+    asked_ns: u64,
+    /// How many datagrams the last read brought.
+    brought: usize,
 }
 
 impl Datagrams {
     pub(crate) fn new(socket: OwnedFd, shares: Arc<Shares>) -> Self {
-        Self { socket, senders: Senders::new(Arc::clone(&shares)), shares }
+        Self { socket, senders: Senders::new(Arc::clone(&shares)), shares, asked_ns: 0, brought: 0 }
     }
 
     pub(crate) fn socket(&self) -> &OwnedFd {
@@ -48,6 +57,7 @@ impl Datagrams {
         context: &mut WriterContext,
         watch: &mut Watch<'_>,
     ) -> Result<bool, Closed> {
+        receive_buffer.headers.ask_for_pidfds(self.wants_pidfds(context));
         let bytes_max = context.max_event_bytes;
         let begin = || {
             context.publisher.begin_read(0);
@@ -59,8 +69,9 @@ impl Datagrams {
             .headers
             .receive_datagrams(&self.socket, &mut receive_buffer.arena, bytes_max, begin)
             .unwrap_or(0);
+        self.brought = received;
         self.mark_limited(receive_buffer, received, bytes_max);
-        self.publish_received(receive_buffer, received, context, watch)?;
+        self.publish_received(receive_buffer, received, false, context, watch)?;
         let is_more = received == count;
         self.senders.end_read(!is_more);
         Ok(is_more)
@@ -85,10 +96,22 @@ impl Datagrams {
         }
     }
 
+    /// Whether the next read should bring a pidfd of each sender. That doubles the time of receiving a datagram. So in a
+    /// flood only some reads do, and a sender that is met in another one stays without names until then.
+    fn wants_pidfds(&mut self, context: &WriterContext) -> bool {
+        let now_ns = context.publisher.time_ns();
+        let is_due = self.brought <= FEW || now_ns.abs_diff(self.asked_ns) >= ASK_AGAIN_NS;
+        let wants = context.processes.has_pidfds && is_due;
+        if wants {
+            self.asked_ns = now_ns;
+        }
+        wants
+    }
+
     /// Publishes what the previous process has received, except the events that it had already published.
     pub(crate) fn replay(
         &mut self,
-        receive_buffer: &ReceiveBuffer,
+        receive_buffer: &mut ReceiveBuffer,
         context: &mut WriterContext,
         watch: &mut Watch<'_>,
     ) -> Result<(), Closed> {
@@ -96,6 +119,7 @@ impl Datagrams {
         self.publish_received(
             receive_buffer,
             received.min(receive_buffer.arena.len() / context.max_event_bytes),
+            true,
             context,
             watch,
         )
@@ -103,14 +127,15 @@ impl Datagrams {
 
     fn publish_received(
         &mut self,
-        receive_buffer: &ReceiveBuffer,
+        receive_buffer: &mut ReceiveBuffer,
         received: usize,
+        is_replay: bool,
         context: &mut WriterContext,
         watch: &mut Watch<'_>,
     ) -> Result<(), Closed> {
         context.accept_now();
         for index in 0..received {
-            self.take(index, receive_buffer, context, watch);
+            self.take(index, receive_buffer, is_replay, context, watch);
             if context.publisher.is_full() {
                 context.publisher.publish_pending(&receive_buffer.arena, &mut NoObserver)?;
             }
@@ -123,16 +148,21 @@ impl Datagrams {
     fn take(
         &mut self,
         index: usize,
-        receive_buffer: &ReceiveBuffer,
+        receive_buffer: &mut ReceiveBuffer,
+        is_replay: bool,
         context: &mut WriterContext,
         watch: &mut Watch<'_>,
     ) {
         let (start, bytes_max) = (index * context.max_event_bytes, context.max_event_bytes);
         let bytes = receive_buffer.headers.received(index).unwrap_or(0);
+        let process = receive_buffer.headers.take_pidfd(index);
         if bytes == 0 {
             return;
         }
-        let peer = self.senders.peer(vouched(receive_buffer.headers.sender(index)), context, watch);
+        let sender = vouched(receive_buffer.headers.sender(index));
+        // The senders of the previous process's datagrams may have ended since, and others may have their numbers.
+        let handle = if is_replay { Handle::None } else { context.processes.handle(process) };
+        let peer = self.senders.peer(sender, handle, context, watch);
         let is_limited = receive_buffer.headers.is_marked(index);
         if is_limited || bytes > bytes_max {
             let slot = context.publisher.slot(peer, Transport::Datagram, 0, b"");

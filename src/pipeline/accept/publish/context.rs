@@ -4,6 +4,7 @@
 
 use jiff::tz::TimeZone;
 
+use super::processes::Processes;
 use super::publisher::Publisher;
 use super::sources::Peer;
 use crate::pipeline::account::Identity;
@@ -29,6 +30,8 @@ pub(crate) struct WriterContext {
     pub(crate) max_event_bytes: usize,
     /// Bytes that connections hold for events that have not arrived completely.
     pub(crate) carried_bytes: usize,
+    /// The processes that send.
+    pub(crate) processes: Processes,
     pub(crate) progress: Arc<Progress>,
     pub(crate) waker: Waker,
     /// Converts ticks of the processor; None where ticks are not used.
@@ -54,6 +57,7 @@ impl WriterContext {
             fields: Vec::new(),
             max_event_bytes,
             carried_bytes: 0,
+            processes: Processes::default(),
             progress,
             waker,
             rate: ticks::are_reliable().then(Rate::begin),

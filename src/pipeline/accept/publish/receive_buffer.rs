@@ -7,7 +7,7 @@
 //! ```text
 //! offset 32       words: subject, read, piece, max_event, and a note of one number: the count (`takeover::note`)
 //!        4096     headers of recvmmsg(2): how much was received
-//!        8192     credentials of datagrams
+//!        8192     senders: credentials, and room for a pidfd, which belongs to the process that received it
 //!        12288    what a stream brought, 256 KiB
 //!        274432   what datagrams brought, 4 MiB; touched by the one writer that reads them
 //! ```
@@ -68,7 +68,7 @@ const _: () = assert!(HEADERS_AT + HEADER_BYTES <= CONTROL_AT && CONTROL_AT + CO
 const LAYOUT: Layout = Layout {
     label: "dbufd-receive",
     magic: *b"dbufdesk",
-    version: 2,
+    version: 3,
     extent: 0,
     words: WORDS,
     bytes: ARENA_AT + ARENA_BYTES,

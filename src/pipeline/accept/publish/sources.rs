@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use crate::pipeline::account::{Account, Identity, Producer};
 use crate::pipeline::record::{Sink, TAG_BYTES_MAX, Transport, encode_source};
 use crate::sync::Arc;
+use crate::sys::recvmmsg::Credentials;
 
 /// Sources that one writer remembers at most.
 pub(crate) const SLOTS_MAX: usize = 1024;
@@ -26,6 +27,15 @@ pub(crate) struct Peer {
     pub(crate) number: u64,
     /// What the kernel says. Tag, transport and claimed pid belong to each event and are unused here.
     pub(crate) identity: Identity,
+}
+
+impl Peer {
+    /// Whether the kernel names it by these numbers.
+    #[inline]
+    pub(crate) fn is(&self, sender: Credentials) -> bool {
+        let Identity { pid, uid, gid, .. } = self.identity;
+        (pid, uid, gid) == (sender.pid, sender.uid, sender.gid)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

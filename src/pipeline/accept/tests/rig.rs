@@ -305,6 +305,11 @@ impl Rig {
         }
     }
 
+    /// Looks at what has come.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
+        look(&self.drained.seen.lock().unwrap())
+    }
+
     pub(crate) fn wait_for_events(&self, count: usize) -> Vec<Got> {
         self.wait_for("events", |seen| (seen.events.len() >= count).then(|| seen.events.clone()))
     }

@@ -147,7 +147,7 @@ fn the_next_process_loses_the_same_datagrams_and_no_others() {
     // As the next process would, if this one had died before it published any of them; with other limits.
     shares.throttle().set(UserLimits::default());
     context.publisher.begin_read(0);
-    assert_eq!(datagrams.replay(&receive_buffer, &mut context, &mut |_, _| true), Ok(()));
+    assert_eq!(datagrams.replay(&mut receive_buffer, &mut context, &mut |_, _| true), Ok(()));
     assert_eq!(figures(), (10, 2 * lost));
 }
 

@@ -50,6 +50,10 @@ impl Protocol for Text {
         Ok(Next::Close)
     }
 
+    fn change_sender(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<bool, Closed> {
+        self.end(link, context).map(|_| true)
+    }
+
     /// Publishes the carry as a piece.
     fn shed(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed> {
         self.add(&link.carry, 0, &cut_early(&link.carry, self.until()), &link.peer, context);

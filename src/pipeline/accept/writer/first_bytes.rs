@@ -119,6 +119,11 @@ impl Protocol for FirstBytes {
         Text::default().end(link, context)
     }
 
+    /// What has come is a part of a handshake at most. It belongs to the process that completes it.
+    fn change_sender(&mut self, _link: &mut Link, _context: &mut WriterContext) -> Result<bool, Closed> {
+        Ok(true)
+    }
+
     /// What has come is nothing, or a part of the magic. Its client connects again. It is not a line.
     fn cut_off(&mut self, _link: &mut Link, _context: &mut WriterContext) -> Result<Next, Closed> {
         Ok(Next::Close)

@@ -8,7 +8,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use nix::sys::socket::{setsockopt, sockopt::PassCred};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::first_bytes::{FirstBytes, Shared, speaks_frames};
@@ -17,7 +16,7 @@ use crate::pipeline::accept::connection::protocol::Protocol;
 use crate::pipeline::accept::datagram::Datagrams;
 use crate::pipeline::shares::Shares;
 use crate::sync::Arc;
-use crate::sys::socket_options::refuse_descriptors;
+use crate::sys::socket_options::identify_senders;
 
 /// What a socket carries. The number of a kind is stored with its connections for the next process, so it must not
 /// change.
@@ -43,13 +42,12 @@ pub struct Listener {
 
 impl Listener {
     /// Prepares the socket for epoll, and for what the kernel says of its senders.
-    pub(crate) fn prepare(&self) -> io::Result<()> {
-        // An error means an older kernel, which has no such option.
-        let _ = refuse_descriptors(&self.socket);
+    /// True if the kernel attaches a pidfd of the sender.
+    pub(crate) fn prepare(&self) -> io::Result<bool> {
         if self.kind.has_connections() {
-            return Ok(fcntl_setfl(&self.socket, fcntl_getfl(&self.socket)? | OFlags::NONBLOCK)?);
+            fcntl_setfl(&self.socket, fcntl_getfl(&self.socket)? | OFlags::NONBLOCK)?;
         }
-        Ok(setsockopt(&self.socket, PassCred, &true)?)
+        identify_senders(&self.socket)
     }
 }
 

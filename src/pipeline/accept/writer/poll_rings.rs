@@ -31,7 +31,7 @@ impl WriterThread {
                 self.rings.forget(index);
                 continue;
             };
-            let (uid, taken) = (connection.uid(), self.context.publisher.taken());
+            let (uid, taken) = (connection.sender_uid(), self.context.publisher.taken());
             let LookResult { next, bytes } = connection.look(&mut self.receive_buffers[0], &mut self.context)?;
             self.charge(uid, taken);
             brought_bytes += bytes;

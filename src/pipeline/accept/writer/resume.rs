@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::socket::{getsockopt, sockopt::PassCred};
 
 use super::handle::Newcomer;
 use super::listeners::ListenerKind;
@@ -22,7 +23,7 @@ use crate::pipeline::accept::ring::Ring;
 use crate::pipeline::accept::ring::connection::RingConnection;
 use crate::pipeline::shares::Resource;
 use crate::sync::Arc;
-use crate::sys::socket_options::refuse_descriptors;
+use crate::sys::socket_options::identify_senders;
 
 impl WriterThread {
     /// Resumes what previous processes left.
@@ -62,12 +63,13 @@ impl WriterThread {
 
     /// Watches a ring of the previous process.
     fn take_in_ring(&mut self, socket: OwnedFd, ring: Ring) {
-        // It may come from a version that did not refuse them.
-        let _ = refuse_descriptors(&socket);
-        let identity = peer::taken_over(&socket, ring.identity());
+        // It may come from a version that did not ask for this.
+        let _ = identify_senders(&socket);
+        let owner = peer::by_credentials(&socket).uid;
+        let identity = peer::taken_over(&socket, ring.identity(), &mut self.context.processes);
         self.writers.count_connection(self.index);
         let connection = Connection::new(
-            self.writers.shares.take_over(Resource::Connections, identity.uid, 1),
+            self.writers.shares.take_over(Resource::Connections, owner, 1),
             StoredConnection::unstored(socket),
             self.context.peer(identity),
             Box::new(RingConnection(ring)),
@@ -80,10 +82,16 @@ impl WriterThread {
     /// Watches a connection of the previous process, from its position on.
     fn take_in(&mut self, inherited: InheritedConnection) {
         let InheritedConnection { stored, kind, identity: noted, mut position, .. } = inherited;
-        let _ = refuse_descriptors(&stored.socket);
+        let is_older = getsockopt(&stored.socket, PassCred) == Ok(false);
+        let _ = identify_senders(&stored.socket);
         // Of a connection that was only noted, the kernel knows nothing any more.
-        let identity = if stored.is_noted() { noted } else { peer::taken_over(&stored.socket, noted) };
-        let held = self.writers.shares.take_over(Resource::Connections, identity.uid, 1);
+        let (owner, identity) = if stored.is_noted() {
+            (noted.uid, noted)
+        } else {
+            let owner = peer::by_credentials(&stored.socket).uid;
+            (owner, peer::taken_over(&stored.socket, noted, &mut self.context.processes))
+        };
+        let held = self.writers.shares.take_over(Resource::Connections, owner, 1);
         self.writers.count_connection(self.index);
         // A kind that this version does not know cannot be resumed, whatever the position says.
         let known = ListenerKind::of_stored(kind);
@@ -93,6 +101,7 @@ impl WriterThread {
         let protocol = known.unwrap_or(ListenerKind::Stream).first_protocol(&self.writers.shared);
         let Some(index) = self.admit(Newcomer { held, stored, identity, protocol }) else { return };
         if let Some(connection) = &mut self.connections[index as usize] {
+            connection.is_older = is_older;
             let next = connection.resume(position, &mut self.context);
             self.after(index, next);
         }
@@ -129,7 +138,12 @@ impl WriterThread {
         let is_done = |slot: u32| reads.get(&slot) == Some(&unfinished.read);
         let (read_progress, number) = (&receive_buffer.read_progress, Some(unfinished.read));
         match unfinished.subject {
-            Subject::Stream(slot) | Subject::Carry(slot) | Subject::LostLine(slot) if is_done(slot) => {}
+            // The position says how far it was read, but perhaps not yet by whom it was sent.
+            Subject::Stream(slot) if is_done(slot) => self.with_connection(slot, |connection, context| {
+                connection.was_sent_by(receive_buffer.headers.sender(0), context);
+                Ok(Next::Open)
+            })?,
+            Subject::Carry(slot) | Subject::LostLine(slot) if is_done(slot) => {}
             Subject::Stream(slot) => self.with_connection(slot, |connection, context| {
                 connection.replay(receive_buffer, unfinished.read, context)
             })?,

@@ -66,7 +66,7 @@ impl WriterThread {
             while clients > 0 && Instant::now() < stop_by {
                 match self.listeners.streams[at].acceptor.accept() {
                     Accepted::Client(socket) => {
-                        let identity = peer::of_stream(&socket);
+                        let identity = peer::of_stream(&socket, &mut self.context.processes);
                         let Ok(held) = self.writers.shares.take(Resource::Connections, identity.uid, 1) else {
                             continue;
                         };

@@ -154,6 +154,8 @@ impl WriterThread {
             let count = self.wait(&mut ready, rest);
             self.context.max_event_bytes = self.writers.max_event_bytes.load(Relaxed);
             self.round += 1;
+            // Before a read: it decides which names are still fresh.
+            self.context.accept_now();
             self.return_to_throttled();
             let ready = &ready[..count];
             let tokens = || ready.iter().map(|event| (Token::of(event.data()), event.events()));
@@ -259,7 +261,7 @@ impl WriterThread {
             && self.writers.shares.throttle().wait(identity.uid).is_none();
         if !is_short || self.writers.stored.is_none() || !has_sent_all(&socket) {
             let stored = self.writers.keep(kind, socket, &identity);
-            let identity = peer::named(identity, &stored.socket);
+            let identity = peer::named(identity, &stored.socket, &mut self.context.processes);
             stored.note_names(&identity);
             self.assign(Newcomer { held, stored, identity, protocol });
             return Ok(());
@@ -307,7 +309,8 @@ impl WriterThread {
     /// Watches a newcomer, which is already counted, and returns its index.
     pub(super) fn admit(&mut self, newcomer: Newcomer) -> Option<u32> {
         let Newcomer { held, stored, identity, protocol } = newcomer;
-        let connection = Connection::new(held, stored, self.context.peer(identity), protocol);
+        let mut connection = Connection::new(held, stored, self.context.peer(identity), protocol);
+        connection.looked_up_ns = self.context.publisher.time_ns();
         self.watch(connection)
     }
 
@@ -376,8 +379,9 @@ impl WriterThread {
             }
         } else if has_left || flags.contains(EpollFlags::EPOLLIN) {
             let before = (connection.carried_bytes(), self.context.publisher.publishes());
-            let (uid, taken) = (connection.uid(), self.context.publisher.taken());
+            let taken = self.context.publisher.taken();
             let read = connection.read(&mut self.receive_buffers[0], &mut self.context)?;
+            let uid = connection.sender_uid();
             if connection.is_polled && matches!(read, ReadResult::Some(_)) {
                 self.rings.read_some();
             }
@@ -465,8 +469,9 @@ impl WriterThread {
         if connection.is_lingering() {
             return Ok(false);
         }
-        let (uid, taken) = (connection.uid(), self.context.publisher.taken());
+        let taken = self.context.publisher.taken();
         let read = connection.read(&mut self.receive_buffers[0], &mut self.context)?;
+        let uid = connection.sender_uid();
         self.charge(uid, taken);
         if let ReadResult::Some(next) | ReadResult::End(next) = read {
             self.after(index, next);

@@ -30,8 +30,10 @@ impl WriterThread {
         else {
             return false;
         };
-        let Some(Wait { limit, time }) = self.writers.shares.throttle().wait(connection.uid()) else { return false };
-        self.writers.shares.throttle().refuse(connection.uid(), limit);
+        let Some(Wait { limit, time }) = self.writers.shares.throttle().wait(connection.sender_uid()) else {
+            return false;
+        };
+        self.writers.shares.throttle().refuse(connection.sender_uid(), limit);
         connection.is_throttled = true;
         let _ = self.epoll.delete(connection.socket());
         self.rings.forget(index);
@@ -48,7 +50,7 @@ impl WriterThread {
         while let Some(index) = self.throttled.take_due(now) {
             let connection = self.connections[index as usize].as_mut();
             let Some(connection) = connection.filter(|connection| connection.is_throttled) else { continue };
-            if let Some(Wait { time, .. }) = self.writers.shares.throttle().wait(connection.uid()) {
+            if let Some(Wait { time, .. }) = self.writers.shares.throttle().wait(connection.sender_uid()) {
                 self.throttled.add(index, time);
                 continue;
             }

@@ -1,0 +1,140 @@
+//! Tests that events carry the process that sent them, with the names that it has now.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::manager::Manager;
+use super::rig::{Got, Plan, Rig, Seen};
+use crate::pipeline::record::Cause;
+use crate::sync::atomic::Ordering::Relaxed;
+
+/// A shell whose standard output is `socket`. The test answers each of its `read x`.
+struct Shell(Child);
+
+impl Shell {
+    fn new(script: &str, socket: impl Into<OwnedFd>) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(socket.into());
+        Self(command.spawn().unwrap())
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn answer(&mut self) {
+        self.0.stdin.as_ref().unwrap().write_all(b"go on\n").unwrap();
+    }
+
+    fn wait(mut self) -> u32 {
+        assert!(self.0.wait().unwrap().success());
+        self.pid()
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn said(events: &[Got]) -> Vec<(String, u32)> {
+    events.iter().map(|event| (event.text(), event.source.pid)).collect()
+}
+
+#[test]
+fn a_line_on_an_inherited_connection_is_of_the_process_that_wrote_it() {
+    let rig = Rig::new(&Plan::default());
+    let mut stream = rig.connect();
+    let own = std::process::id();
+    stream.write_all(b"before\n").unwrap();
+    let child = Shell::new("echo child", stream.try_clone().unwrap()).wait();
+    stream.write_all(b"after\n").unwrap();
+    let events = rig.wait_for_events(3);
+    assert_eq!(said(&events), [("before".into(), own), ("child".into(), child), ("after".into(), own)]);
+    assert!(!events[0].source.comm.is_empty());
+    assert_ne!(events[1].source.comm, events[0].source.comm, "the child has no name of its parent");
+    assert_eq!(events[2].source.comm, events[0].source.comm);
+}
+
+#[test]
+fn no_process_continues_the_line_of_another() {
+    let rig = Rig::new(&Plan { writers: 1, max_event_bytes: 64, ..Plan::default() });
+    let mut stream = rig.connect();
+    let long = "x".repeat(100);
+    stream.write_all(b"half").unwrap();
+    let child = Shell::new(&format!("echo ' a line'; printf {long}"), stream.try_clone().unwrap()).wait();
+    stream.write_all(b"rest\nnext\n").unwrap();
+    let own = std::process::id();
+    let expected =
+        [("half".into(), own), (" a line".into(), child), (long, child), ("rest".into(), own), ("next".into(), own)];
+    assert_eq!(said(&rig.wait_for_events(5)), expected);
+    assert!(rig.stop().losses.is_empty());
+}
+
+/// Waits for an event of `pid` that came while it had this command.
+fn wait_for_comm(rig: &Rig, pid: u32, comm: &str) {
+    rig.wait_for(&format!("an event of {comm}"), |seen| {
+        let is_it = |event: &Got| event.source.pid == pid && *event.source.comm == *comm.as_bytes();
+        seen.events.iter().any(is_it).then_some(())
+    });
+}
+
+#[test]
+fn names_follow_a_rename_and_an_exec() {
+    for is_datagram in [false, true] {
+        let rig = Rig::new(&Plan::default());
+        let socket = || if is_datagram { OwnedFd::from(rig.datagrams()) } else { OwnedFd::from(rig.connect()) };
+        let go_on = "while :; do echo x; sleep 0.05; done";
+        let mut renamed = Shell::new(&format!("echo x; read x; printf renamed > /proc/$$/comm; {go_on}"), socket());
+        // Another program that repeats what it reads.
+        let mut changed = Shell::new("echo x; read x; exec cat", socket());
+        for shell in [&mut renamed, &mut changed] {
+            wait_for_comm(&rig, shell.pid(), "sh");
+            shell.answer();
+        }
+        wait_for_comm(&rig, renamed.pid(), "renamed");
+        let is_cat = |seen: &Seen| seen.events.iter().any(|event| *event.source.comm == *b"cat").then_some(());
+        while rig.look(is_cat).is_none() {
+            changed.answer();
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+#[test]
+fn the_next_process_knows_who_sent_half_a_line() {
+    let mut manager = Manager::new();
+    let first = Rig::under(&mut manager, &Plan::default(), Seen::default());
+    let stream = first.connect();
+    first.wait_until("it is accepted", |counters| counters.writers.iter().any(|w| w.0.connections.load(Relaxed) > 0));
+    (&stream).write_all(b"parent\n").unwrap();
+    let mut child = Shell::new("echo child; printf half; read x; echo ' a line'", stream.try_clone().unwrap());
+    first.wait_for_events(2);
+    let seen = first.stop();
+    let second = Rig::under(&mut manager, &Plan::default(), seen);
+    child.answer();
+    let pid = child.wait();
+    let events = second.wait_for_events(3);
+    assert_eq!(said(&events)[1..], [("child".into(), pid), ("half a line".into(), pid)]);
+    assert_eq!(*events[2].source.comm, *b"sh", "its name is known, too");
+}
+
+#[test]
+fn what_a_client_frames_is_of_the_process_that_began_its_connection() {
+    let rig = Rig::new(&Plan::default());
+    let mut stream: UnixStream = rig.connect();
+    let greeting = super::hello(1, dbuf_wire::frames::Level::None);
+    stream.write_all(&[greeting, super::event(1, b"parent")].concat()).unwrap();
+    rig.wait_for_events(1);
+    let frame = super::event(2, b"child");
+    let octal: String = frame.iter().map(|byte| format!("\\{byte:03o}")).collect();
+    Shell::new(&format!("printf '{octal}'"), stream.try_clone().unwrap()).wait();
+    let own = std::process::id();
+    assert_eq!(said(&rig.wait_for_events(2)), [("parent".into(), own), ("child".into(), own)]);
+    assert!(rig.stop().losses.iter().all(|(_, loss)| loss.cause != Cause::Malformed));
+}
