@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::failure::{DAMAGE_EXIT, print_error};
+use crate::pipeline::account::sum;
 use crate::pipeline::record::{Cause, Loss};
 use crate::pipeline::store::scan::Damage;
 use crate::stats::format::plural;
@@ -38,7 +39,8 @@ impl Findings {
     }
 
     pub(crate) fn loss(&mut self, loss: &Loss) {
-        self.lost_events[loss.cause as usize] += loss.events;
+        let lost = &mut self.lost_events[loss.cause as usize];
+        *lost = lost.saturating_add(loss.events);
     }
 
     /// Prints what was found, if anything, and returns the exit code for it.
@@ -71,7 +73,7 @@ impl Findings {
                 self.first_missing
             ));
         }
-        let total: u64 = self.lost_events.iter().sum();
+        let total = sum(self.lost_events);
         if total > 0 {
             let mut causes = String::new();
             for (cause, count) in Cause::ALL.iter().zip(self.lost_events).filter(|(_, count)| *count > 0) {

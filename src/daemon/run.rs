@@ -174,7 +174,8 @@ impl Shared {
 
     fn progress(&self) -> (u64, u64) {
         let totals = self.live.figures.counters.account.totals();
-        (totals.received_events, totals.persisted_events + totals.lost_total())
+        // Only compared with what they were before.
+        (totals.received_events, totals.persisted_events.wrapping_add(totals.lost_total()))
     }
 }
 

@@ -231,7 +231,7 @@ pub(crate) struct Cpu {
 impl Events {
     /// Neither persisted nor lost.
     pub(crate) fn in_memory(&self) -> u64 {
-        self.received.saturating_sub(self.persisted + self.lost_total)
+        self.received.saturating_sub(self.persisted.saturating_add(self.lost_total))
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::claims::{Claim, Claims};
 use super::files::{Files, Held};
 use crate::escape::visible;
-use crate::pipeline::account::Identity;
+use crate::pipeline::account::{Identity, sum};
 use crate::pipeline::record::{Cause, Loss};
 
 /// The account of one producer.
@@ -32,12 +32,17 @@ impl Row {
     }
 
     pub(super) fn lost_total(&self) -> u64 {
-        self.lost.iter().sum()
+        sum(self.lost)
+    }
+
+    /// Stored or lost.
+    fn accounted(&self) -> u64 {
+        sum([self.stored, self.lost_total()])
     }
 
     /// Sent, but neither stored nor lost yet.
     pub(super) fn in_memory(&self) -> u64 {
-        self.sent.saturating_sub(self.stored + self.lost_total())
+        self.sent.saturating_sub(self.accounted())
     }
 
     /// Stored, but no longer in the files.
@@ -101,7 +106,7 @@ impl Balance {
             others.in_files += held.events - row.in_files;
             row.add_reported(held);
         }
-        if others.sent + others.in_files > 0 || others.reported.iter().any(Option::is_some) {
+        if others.sent > 0 || others.in_files > 0 || others.reported.iter().any(Option::is_some) {
             rows.push(others);
         }
         let first_in_files = files.sequences.map_or(claims.next_sequence, |(first, _)| first);
@@ -124,7 +129,7 @@ impl Balance {
         let row = |held: &Held| {
             let lost: [u64; Cause::COUNT] = held.losses.map(|loss| loss.map_or(0, |loss| loss.events));
             let (stored, identity) = (held.events, Some(held.identity.clone()));
-            let sent = stored + lost.iter().sum::<u64>();
+            let sent = sum([stored, sum(lost)]);
             Row { identity, sent, stored, in_files: stored, lost, reported: held.losses }
         };
         Self {
@@ -140,7 +145,7 @@ impl Balance {
     }
 
     fn sum(&self, of: impl Fn(&Row) -> u64) -> u64 {
-        self.rows.iter().map(of).sum()
+        sum(self.rows.iter().map(of))
     }
 
     pub(super) fn sent(&self) -> u64 {
@@ -161,18 +166,18 @@ impl Balance {
 
     pub(super) fn lost(&self) -> [u64; Cause::COUNT] {
         let mut lost = Cause::ALL.map(|cause| self.sum(|row| row.lost[cause as usize]));
-        lost[Cause::Disk as usize] += self.withdrawn;
+        lost[Cause::Disk as usize] = sum([lost[Cause::Disk as usize], self.withdrawn]);
         lost
     }
 
     pub(super) fn lost_total(&self) -> u64 {
-        self.lost().iter().sum()
+        sum(self.lost())
     }
 
     /// Losses in the files beyond those that were counted.
     fn uncounted_losses(&self, lost: &[u64; Cause::COUNT]) -> u64 {
         let reported = Cause::ALL.map(|cause| self.sum(|row| row.reported(cause)));
-        reported.iter().zip(lost).map(|(reported, lost)| reported.saturating_sub(*lost)).sum()
+        sum(reported.iter().zip(lost).map(|(reported, lost)| reported.saturating_sub(*lost)))
     }
 
     pub(super) fn has_late_losses(&self) -> bool {
@@ -181,8 +186,8 @@ impl Balance {
 
     /// Takes a later answer into account: it has the losses that came while the files were read.
     pub(super) fn excuse_late_losses(&mut self, later: &Claims) {
-        let mut lost = Cause::ALL.map(|cause| later.rows.iter().map(|row| row.lost[cause as usize]).sum());
-        lost[Cause::Disk as usize] += later.withdrawn;
+        let mut lost = Cause::ALL.map(|cause| sum(later.rows.iter().map(|row| row.lost[cause as usize])));
+        lost[Cause::Disk as usize] = sum([lost[Cause::Disk as usize], later.withdrawn]);
         self.losses_are_late = self.uncounted_losses(&lost) > 0;
     }
 
@@ -200,8 +205,8 @@ impl Balance {
         if !self.has_claims {
             return found;
         }
-        for row in self.rows.iter().filter(|row| row.sent < row.stored + row.lost_total()) {
-            let (name, more) = (row.name(), row.stored + row.lost_total() - row.sent);
+        for row in self.rows.iter().filter(|row| row.sent < row.accounted()) {
+            let (name, more) = (row.name(), row.accounted() - row.sent);
             found.push(format!("{name}: {more} more events are stored or lost than were accepted"));
         }
         let given_out = self.sequences.1.saturating_sub(self.sequences.0);

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use crate::pipeline::account::Identity;
+use crate::pipeline::account::{Identity, sum};
 use crate::pipeline::record::Cause;
 
 /// What the daemon claims.
@@ -32,7 +32,7 @@ pub(super) struct Claim {
 
 impl Claim {
     pub(super) fn lost_total(&self) -> u64 {
-        self.lost.iter().sum()
+        sum(self.lost)
     }
 }
 

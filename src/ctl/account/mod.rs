@@ -86,7 +86,7 @@ fn ask(context: &Context) -> Result<Claims, String> {
         let claims =
             Claims::of_json(&data).ok_or("the daemon's answer is not an account; is the daemon of another version?")?;
         // A writer counts just after its publish, so the reader may be slightly ahead.
-        let is_settled = claims.rows.iter().all(|row| row.sent >= row.stored + row.lost_total());
+        let is_settled = claims.rows.iter().all(|row| row.sent >= row.stored.saturating_add(row.lost_total()));
         last = Ok(claims);
         if is_settled {
             break;

@@ -62,8 +62,8 @@ impl<'a, const F: usize> Cell<'a, F> {
         }
         let base = if is_first { holds } else { other };
         for ((word, base), add) in other[1..].iter().zip(&base[1..]).zip(add) {
-            // Wrapping, because the previous process's memory may hold any value, and that is no reason to panic.
-            set(word, get(base).wrapping_add(add));
+            // It stays at the largest number, because a program with a ring may claim any number of losses.
+            set(word, get(base).saturating_add(add));
         }
         set(&other[0], number);
     }

@@ -1,9 +1,15 @@
 //! Adds up the figures of producers.
 //!
-//! Input: figures of cells. Output: sums, rows and statements. Thread: any. Nothing here can fail.
+//! Input: figures of cells. Output: sums, rows and statements. Thread: any. Nothing here can fail: a sum that is too
+//! large stays at the largest number, because programs with rings count their own losses and may count anything.
 
 use super::identity::Identity;
 use crate::pipeline::record::Cause;
+
+/// The sum of these figures, or the largest number if it is larger.
+pub fn sum(figures: impl IntoIterator<Item = u64>) -> u64 {
+    figures.into_iter().fold(0, u64::saturating_add)
+}
 
 /// What one thread has counted for one producer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,14 +44,14 @@ impl Tally {
     /// Lost events of all causes.
     #[must_use]
     pub fn lost_total(&self) -> u64 {
-        self.lost.iter().sum()
+        sum(self.lost)
     }
 
     /// The sum of both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         let (a, b) = (self.to_words(), other.to_words());
-        Self::from_words(std::array::from_fn(|at| a[at].wrapping_add(b[at])))
+        Self::from_words(std::array::from_fn(|at| a[at].saturating_add(b[at])))
     }
 
     #[inline]
@@ -108,7 +114,7 @@ impl Row {
     /// Lost events of all causes.
     #[must_use]
     pub fn lost_total(&self) -> u64 {
-        self.lost.iter().sum()
+        sum(self.lost)
     }
 
     /// Whether nothing was counted in it.
@@ -120,15 +126,16 @@ impl Row {
     /// Events that are still in memory.
     #[must_use]
     pub fn in_memory(&self) -> u64 {
-        self.sent.saturating_sub(self.stored + self.lost_total())
+        self.sent.saturating_sub(sum([self.stored, self.lost_total()]))
     }
 
     pub(super) fn add(&mut self, other: &Self) {
-        self.sent += other.sent;
-        self.sent_bytes += other.sent_bytes;
-        self.stored += other.stored;
-        self.stored_bytes += other.stored_bytes;
-        self.lost.iter_mut().zip(other.lost).for_each(|(sum, n)| *sum += n);
+        let add = |to: &mut u64, part: u64| *to = to.saturating_add(part);
+        add(&mut self.sent, other.sent);
+        add(&mut self.sent_bytes, other.sent_bytes);
+        add(&mut self.stored, other.stored);
+        add(&mut self.stored_bytes, other.stored_bytes);
+        self.lost.iter_mut().zip(other.lost).for_each(|(to, part)| add(to, part));
     }
 
     /// Subtracts `part`, whose figures are included in this row.
@@ -163,7 +170,7 @@ impl Totals {
     /// Lost events of all causes.
     #[must_use]
     pub fn lost_total(&self) -> u64 {
-        self.lost.iter().sum()
+        sum(self.lost)
     }
 }
 
@@ -186,7 +193,7 @@ impl Row {
     /// Corrects a row for display: what is stored or lost was sent. The count of sent events may be a moment behind,
     /// because a writer counts right after its publish and the reader may have been faster.
     pub(super) fn not_behind(mut self) -> Self {
-        self.sent = self.sent.max(self.stored.saturating_add(self.lost_total()));
+        self.sent = self.sent.max(sum([self.stored, self.lost_total()]));
         self.sent_bytes = self.sent_bytes.max(self.stored_bytes);
         self
     }

@@ -12,7 +12,7 @@
 //! | 2 | that number becomes the number of what was given up | the next start commits the losses, and finds no more |
 //! | 3 | the losses are committed | the same |
 
-use super::figures::Tally;
+use super::figures::{Tally, sum};
 use super::memory::{FOLDED, Memory, PENDING_LOSSES_MAX, READER, ROWS, UNNAMED};
 use super::producers::Account;
 use crate::pipeline::record::{Cause, Loss};
@@ -70,8 +70,8 @@ fn in_memory(memory: &Memory, row: u32) -> (u64, u64) {
     let writers = (READER + 1..memory.cells()).map(|cell| memory.looked(row, cell)).fold(Tally::default(), Tally::plus);
     let reader = memory.looked(row, READER);
     (
-        (writers.events + reader.adopted_events).saturating_sub(reader.events + reader.lost_total()),
-        (writers.bytes + reader.adopted_bytes).saturating_sub(reader.bytes + reader.lost_bytes),
+        sum([writers.events, reader.adopted_events]).saturating_sub(sum([reader.events, reader.lost_total()])),
+        sum([writers.bytes, reader.adopted_bytes]).saturating_sub(sum([reader.bytes, reader.lost_bytes])),
     )
 }
 

@@ -26,7 +26,7 @@ mod recorder;
 #[cfg(test)]
 mod tests;
 
-pub use figures::{Row, Statement, Tally, Totals};
+pub use figures::{Row, Statement, Tally, Totals, sum};
 pub use identity::Identity;
 pub use memory::PRODUCERS_MAX;
 pub use producers::{Account, InheritedAccount, LOSSES_PENDING_MAX, Producer};

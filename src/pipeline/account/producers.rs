@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
-use super::figures::{Row, Statement, Tally, Totals};
+use super::figures::{Row, Statement, Tally, Totals, sum};
 use super::groups::Groups;
 use super::identity::Identity;
 use super::memory::{FOLDED, Memory, PENDING_LOSSES_MAX, PRODUCERS_MAX, READER, ROWS, UNNAMED};
@@ -313,12 +313,11 @@ impl Account {
         let writers = (READER + 1..self.memory.cells()).map(|cell| self.memory.looked(row, cell));
         let writers = writers.fold(Tally::default(), Tally::plus);
         let reader = self.memory.looked(row, READER);
-        let lost: [u64; Cause::COUNT] = std::array::from_fn(|at| writers.lost[at].wrapping_add(reader.lost[at]));
-        let sum = |parts: &[u64]| parts.iter().fold(0_u64, |sum, part| sum.wrapping_add(*part));
+        let lost = std::array::from_fn(|at| sum([writers.lost[at], reader.lost[at]]));
         Row {
             identity,
-            sent: sum(&[writers.events, writers.lost_total(), reader.adopted_events]),
-            sent_bytes: sum(&[writers.bytes, writers.lost_bytes, reader.adopted_bytes]),
+            sent: sum([writers.events, writers.lost_total(), reader.adopted_events]),
+            sent_bytes: sum([writers.bytes, writers.lost_bytes, reader.adopted_bytes]),
             stored: reader.events,
             stored_bytes: reader.bytes,
             lost,
@@ -360,7 +359,7 @@ impl Account {
         let mut all = Row::default();
         rows.iter().for_each(|row| all.add(row));
         let mut all = all.not_behind();
-        all.lost[Cause::Disk as usize] += withdrawn;
+        all.lost[Cause::Disk as usize] = sum([all.lost[Cause::Disk as usize], withdrawn]);
         Totals {
             received_events: all.sent,
             received_bytes: all.sent_bytes,
@@ -379,8 +378,8 @@ impl Account {
         }
         let table = self.table();
         let rows = table.named().map(|producer| producer.row).chain([UNNAMED, FOLDED]);
-        let sum = rows.map(|row| self.memory.looked(row, cell)).fold(Tally::default(), Tally::plus);
-        (sum.events, sum.bytes)
+        let all = rows.map(|row| self.memory.looked(row, cell)).fold(Tally::default(), Tally::plus);
+        (all.events, all.bytes)
     }
 
     /// When the account began, in nanoseconds of the wall clock; None until it has begun.
@@ -409,12 +408,12 @@ fn busiest(rows: Vec<Row>, most: usize) -> Vec<Row> {
     let rows = rows.into_iter().map(Row::not_behind);
     let (mut rows, mut others): (Vec<Row>, Vec<Row>) = rows.partition(|row| row.identity.is_some());
     rows.sort_by_key(|row| std::cmp::Reverse((row.sent, row.lost_total())));
-    let mut sum = others.pop().unwrap_or_default();
+    let mut rest = others.pop().unwrap_or_default();
     for row in rows.drain(most.min(rows.len())..) {
-        sum.add(&row);
+        rest.add(&row);
     }
-    if sum.sent > 0 {
-        rows.push(sum);
+    if rest.sent > 0 {
+        rows.push(rest);
     }
     rows
 }

@@ -55,6 +55,27 @@ fn sent(account: &Account) -> u64 {
 }
 
 #[test]
+fn figures_that_become_too_large_stay_at_the_largest_number() {
+    let (account, _memory) = account();
+    let mut recorder = account.recorder(0);
+    for pid in [1, 2] {
+        let producer = account.producer(&identity(pid));
+        for _ in 0..3 {
+            recorder.prepare(&producer, &Tally::lost(Cause::Full, u64::MAX / 2, u64::MAX / 2));
+            recorder.before_publish(position());
+            recorder.published();
+        }
+    }
+    account.withdraw(1);
+    let (totals, all) = (account.totals(), u64::MAX);
+    assert_eq!((totals.received_events, totals.received_bytes, totals.lost_total()), (all, all, all));
+    let (statement, busiest) = (account.statement(), account.busiest_groups(1));
+    let mut rows = statement.rows.iter().chain(&busiest);
+    assert!(rows.all(|row| (row.sent, row.lost_total(), row.in_memory()) == (all, all, 0)));
+    assert_eq!((statement.rows.len(), busiest.len()), (2, 1));
+}
+
+#[test]
 fn a_writer_that_dies_at_any_step_leaves_what_is_published_counted_and_nothing_else() {
     type Step = fn(&mut Recorder);
     let steps: [(Step, bool, u64); 6] = [

@@ -58,10 +58,10 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// Adds another loss of the same cause and sender.
+    /// Adds another loss of the same cause and sender. Figures that would be too large stay at the largest number.
     pub fn merge(&mut self, other: &Self) {
-        self.events += other.events;
-        self.bytes += other.bytes;
+        self.events = self.events.saturating_add(other.events);
+        self.bytes = self.bytes.saturating_add(other.bytes);
         self.first_ns = self.first_ns.min(other.first_ns);
         self.last_ns = self.last_ns.max(other.last_ns);
     }

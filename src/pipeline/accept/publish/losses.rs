@@ -23,16 +23,10 @@ pub(super) struct Losses(Vec<SlotLoss>);
 impl Losses {
     /// Adds lost events and their bytes. Losses of the same source and cause share one record.
     pub(super) fn add(&mut self, slot: u32, cause: Cause, events: u64, bytes: u64, time_ns: u64) {
+        let loss = Loss { cause, events, bytes, first_ns: time_ns, last_ns: time_ns };
         match self.0.iter_mut().find(|known| known.slot == slot && known.loss.cause == cause) {
-            Some(SlotLoss { loss, .. }) => {
-                loss.events += events;
-                loss.bytes += bytes;
-                loss.last_ns = time_ns;
-            }
-            None => {
-                let loss = Loss { cause, events, bytes, first_ns: time_ns, last_ns: time_ns };
-                self.0.push(SlotLoss { slot, loss });
-            }
+            Some(known) => known.loss.merge(&loss),
+            None => self.0.push(SlotLoss { slot, loss }),
         }
     }
 

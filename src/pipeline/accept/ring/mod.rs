@@ -8,9 +8,11 @@
 //! taken at a time is bounded. A program can reach only its own ring.
 //!
 //! The way through the files: [`registry`] grants a ring, `row` stores it, `connection` serves it, `take` looks into
-//! it, `pass` encodes its events, and [`table`] says how far it was taken.
+//! it, `pass` encodes its events, `loss_budget` bounds the losses that it claims, and [`table`] says how far it was
+//! taken.
 
 pub(crate) mod connection;
+mod loss_budget;
 mod pass;
 pub mod registry;
 mod row;

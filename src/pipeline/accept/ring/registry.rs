@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 
 use dbuf_wire::ring::{CAPACITY_BYTES, Memory, RingConsumer, flag};
 
+use super::loss_budget::LossBudgets;
 pub use super::row::{DESCRIPTORS, RingFigures, RingStatus};
 use super::row::{RingEntry, RingRow, RingRows, StoredRings};
 use super::table::{FoundRing, RingTable};
@@ -89,7 +90,7 @@ impl Rings {
     }
 
     fn with(shares: Arc<Shares>, stored: Option<StoredRings>) -> Arc<Self> {
-        let rows = Arc::new(RingRows { table: Mutex::default(), stored });
+        let rows = Arc::new(RingRows { table: Mutex::default(), stored, loss_budgets: LossBudgets::default() });
         Arc::new(Self { shares, rows, inherited: Mutex::default(), flags: flags() })
     }
 

@@ -6,9 +6,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use dbuf_wire::ring::Position;
 
+use super::loss_budget::LossBudgets;
 use super::table::{RingState, RingTable};
 use crate::pipeline::accept::limits::RINGS_MAX;
 use crate::pipeline::account::Identity;
@@ -73,6 +75,7 @@ fn names(row: u32) -> [String; DESCRIPTORS] {
 pub(super) struct RingRows {
     pub(super) table: Mutex<Table>,
     pub(super) stored: Option<StoredRings>,
+    pub(super) loss_budgets: LossBudgets,
 }
 
 #[derive(Debug)]
@@ -172,6 +175,11 @@ impl RingRow {
         if let Some(ring_table) = self.ring_table() {
             ring_table.known(self.row, known);
         }
+    }
+
+    /// What counts now of the losses that the program claims.
+    pub(crate) fn take_losses(&self, claimed: (u64, u64)) -> (u64, u64) {
+        self.all.loss_budgets.take(self.identity.uid, Instant::now(), claimed)
     }
 
     pub(crate) fn set_figures(&self, waiting_bytes: u64, high_water_bytes: u64, position: &Position, refused: u64) {

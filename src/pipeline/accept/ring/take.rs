@@ -156,7 +156,8 @@ impl Ring {
             Err(Broken(why)) => return Ok(Taken::Broken(why)),
         };
         let lost = match self.consumer.losses() {
-            Ok(lost) => lost,
+            Ok(none @ (0, _)) => none,
+            Ok(claimed) => self.row.take_losses(claimed),
             Err(Broken(why)) => return Ok(Taken::Broken(why)),
         };
         if waiting == 0 && lost.0 == 0 {
