@@ -8,7 +8,9 @@
 //!
 //! The headers are in memory that outlives the process. The kernel writes into them how much it has received, before
 //! the call returns, and a process does not die inside a call that does not wait. So the next process can tell whether
-//! a read was made, and what it received. With read(2), the bytes of a call whose process dies before it notes the
+//! a read was made, and what it received. One exception: if a page that the kernel writes to is swapped out, a process
+//! that is killed does not wait for it, and the call fails after it has taken a datagram from the queue. So this memory
+//! is locked ([`Headers::lock`]). With read(2), the bytes of a call whose process dies before it notes the
 //! result would be lost without a trace.
 
 #![allow(unsafe_code, reason = "a system call without a wrapper")]
@@ -89,6 +91,15 @@ impl Headers {
     /// The socket must refuse other descriptors, because these would take the room.
     pub fn ask_for_pidfds(&mut self, asks: bool) {
         self.asks_for_pidfds = asks;
+    }
+
+    /// Locks the headers in memory.
+    ///
+    /// # Errors
+    /// As [`Region::lock`].
+    pub fn lock(&self) -> io::Result<()> {
+        self.headers.lock()?;
+        self.control.lock()
     }
 
     /// Receives what a stream holds, without waiting. Calls `begin` once the header says that nothing was received.

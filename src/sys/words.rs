@@ -75,6 +75,14 @@ impl Region {
         Self::of(Mapping::of_memory(memory, offset, len)?, len)
     }
 
+    /// See [`Mapping::lock`].
+    ///
+    /// # Errors
+    /// As [`Mapping::lock`].
+    pub fn lock(&self) -> io::Result<()> {
+        self.mapping.lock()
+    }
+
     fn of(mapping: Mapping, len: usize) -> io::Result<Self> {
         mapping.populate()?;
         Ok(Self { mapping, len })

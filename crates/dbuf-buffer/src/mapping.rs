@@ -16,7 +16,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr;
 
 use rustix::fs::{SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate};
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap, mmap_anonymous, munmap};
 
 const PAGE_BYTES: usize = 4096;
 /// Bytes of a huge page on x86-64. Both its address and its offset in a memfd are multiples of this.
@@ -111,6 +111,15 @@ impl Mapping {
             let _ = unsafe { libc::madvise(self.base.cast(), self.len, libc::MADV_COLLAPSE) };
         }
         self.provide(0, self.len)
+    }
+
+    /// Has the kernel keep all of it in memory, so that no access waits for a page that was swapped out.
+    ///
+    /// # Errors
+    /// Those of mlock(2): the process may not lock that much (RLIMIT_MEMLOCK).
+    pub fn lock(&self) -> io::Result<()> {
+        // SAFETY: a mapping that is ours; locking leaves the contents as they are (mlock(2)).
+        Ok(unsafe { mlock(self.base.cast(), self.len) }?)
     }
 
     /// Has the kernel allocate `len` bytes from `at` on.

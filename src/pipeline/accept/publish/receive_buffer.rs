@@ -24,6 +24,9 @@
 //! | 4 | the connection's read position, with this read's number | nothing: the position includes the read |
 //! | 5 | no subject | nothing |
 //!
+//! The headers and the memory for datagrams are locked where the process may lock memory: see `sys::recvmmsg`. The
+//! memory for streams is not, because a stream keeps the bytes that the kernel cannot copy.
+//!
 //! Two subjects are not reads. *Carry*: the part of a line that a connection carries is published as a piece, to free
 //! its memory. *Lost line*: a line whose beginning can no longer be known is counted as lost. Both take the same steps,
 //! except step 2. The next process repeats them and skips what the count says is published.
@@ -223,6 +226,13 @@ impl ReceiveBuffers {
         for (turn, buffer) in others.into_iter().enumerate() {
             all[turn % writers].others.push(buffer);
         }
+        if let Some(error) = all.iter().find_map(|buffers| buffers.own.lock().err()) {
+            tracing::info!(
+                %error,
+                "receive buffers are not locked in memory: a kill while they are swapped out may lose a datagram; \
+                 raise LimitMEMLOCK= to 8M"
+            );
+        }
         Ok(all)
     }
 
@@ -272,6 +282,17 @@ impl ReceiveBuffer {
         let arena = if index == 0 { region(ARENA_AT, ARENA_BYTES)? } else { Region::anonymous(1)? };
         let read_progress = Arc::new(ReadProgress(Some(memory)));
         Ok(Self { read_progress, headers, stream, arena, unfinished: None, name: Some(Name::ReceiveBuffer(index)) })
+    }
+
+    /// Locks in memory what the kernel receives datagrams into.
+    fn lock(&self) -> io::Result<()> {
+        self.headers.lock()?;
+        if self.reads_datagrams() { self.arena.lock() } else { Ok(()) }
+    }
+
+    /// Whether there is memory for datagrams.
+    fn reads_datagrams(&self) -> bool {
+        self.arena.len() == ARENA_BYTES
     }
 
     /// Opens a buffer of the previous process, whose note is resolved. None if it cannot be mapped.

@@ -99,3 +99,42 @@ fn receive_buffers_of_writers_that_no_longer_exist_are_finished_by_others_and_ot
     assert_eq!((slots(0), slots(2)), (vec![false; 2], vec![false; 2]), "of another version, and finished");
     manager.wait_for(&["desk0", "desk1", "desk3"]);
 }
+
+/// Whether the kernel keeps the memory at this address, as /proc/self/smaps says.
+fn is_locked(address: usize) -> bool {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut is_here = false;
+    for line in maps.lines() {
+        let ends = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let ends = ends.and_then(|(from, to)| Some((hexadecimal(from)?, hexadecimal(to)?)));
+        match ends {
+            Some((from, to)) => is_here = (from..to).contains(&address),
+            None if is_here && line.starts_with("VmFlags:") => return line.split(' ').any(|flag| flag == "lo"),
+            None => {}
+        }
+    }
+    panic!("no mapping at {address:x}");
+}
+
+fn hexadecimal(number: &str) -> Option<usize> {
+    usize::from_str_radix(number, 16).ok()
+}
+
+/// Whether this process may lock any amount of memory. With a limit, tests that run at the same time share it.
+fn may_lock_memory() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).and_then(hexadecimal).unwrap();
+    // CAP_IPC_LOCK.
+    capabilities & 1 << 14 != 0
+}
+
+#[test]
+fn what_datagrams_are_received_into_is_locked_in_memory_where_that_is_allowed() {
+    let mut manager = Manager::new();
+    let all = ReceiveBuffers::take_over(2, Some(&manager.store()), Vec::new()).unwrap();
+    let own = &all[0].own;
+    let address = |region: &Region| region.as_ptr() as usize;
+    assert!(!is_locked(address(&own.stream)), "a stream keeps what cannot be copied");
+    assert!(is_locked(address(&own.arena)) || !may_lock_memory());
+    assert!(own.headers.lock().is_ok() || !may_lock_memory());
+}
