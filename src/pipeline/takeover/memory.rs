@@ -176,6 +176,14 @@ mod tests {
     }
 
     #[test]
+    fn all_words_are_allocated_at_once_so_that_missing_memory_is_an_error_and_no_signal_later() {
+        let layout = Layout { words: 1 << 16, bytes: 0, ..LAYOUT };
+        let memory = PersistentMemory::create(&layout).unwrap();
+        let allocated = rustix::fs::fstat(memory.descriptor()).unwrap().st_blocks * 512;
+        assert!(allocated >= layout.all_bytes() as i64, "{allocated} bytes");
+    }
+
+    #[test]
     fn memory_of_another_kind_version_or_extent_is_not_believed() {
         let other = |layout: Layout| {
             let memory = PersistentMemory::create(&layout).unwrap();

@@ -44,8 +44,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Makes a memory to be shared by its memfd. The kernel provides pages when they are touched, so they count as
-    /// memory of the program that fills the ring.
+    /// Makes a memory to be shared by its memfd. The kernel provides the pages of the data when they are touched, so
+    /// they count as memory of the program that fills the ring.
     ///
     /// # Errors
     /// When there is no memory, or the capacity is none that a ring can have.
@@ -57,10 +57,12 @@ impl Memory {
     /// ```
     #[cfg(not(dbuf_loom))]
     pub fn create(capacity: u64, flags: u64) -> io::Result<(Self, OwnedFd)> {
-        use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+        use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
         let len = length_of(capacity)?;
         let memory = memfd_create("dbufd-ring", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&memory, len as u64)?;
+        // The header is written here: without a page for it, that would be a SIGBUS and no error.
+        fallocate(&memory, FallocateFlags::empty(), 0, HEADER_BYTES as u64)?;
         fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let this = Self::of_file(&memory)?;
         this.begin(flags);
