@@ -409,6 +409,20 @@ impl BatchHeader {
             .then_some(claimed)
     }
 
+    /// Whether a batch may start with `bytes`, its header without the table of runs, at `offset` in a file whose
+    /// batches end at `limit`. Checks what needs no checksum, because a sender chooses the bytes that are searched: it
+    /// can make each 8 of them look like the start of a header of 64 KiB, but it does not know their offset.
+    #[must_use]
+    pub fn may_start(bytes: &[u8], offset: u64, limit: u64) -> bool {
+        let Some(header_bytes) = Self::claimed_bytes(bytes) else { return false };
+        let end =
+            (header_bytes as u64).checked_add(get(bytes, batch::content_bytes)).and_then(|n| n.checked_add(offset));
+        // A later version may lay out its table of runs in another way.
+        let has_room = get(bytes, batch::version) != u64::from(VERSION)
+            || Self::bytes_for(get(bytes, batch::runs) as usize) <= header_bytes;
+        get(bytes, batch::offset) == offset && end.is_some_and(|end| end <= limit) && has_room
+    }
+
     /// Decodes the header at the start of `bytes`, which are at `offset` in a file.
     ///
     /// # Errors

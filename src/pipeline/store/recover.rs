@@ -6,13 +6,15 @@
 //! | found | done |
 //! |---|---|
 //! | a `.repair` file | removed: its batches are still in the torn file |
-//! | `.active` with a footer | renamed to a sealed one: only that was missing |
 //! | `.active` without a batch | the sequence in its name counts; removed, unless no other file says it |
 //! | `.active` with batches | a torn end is cut, a footer written, and it is sealed; damage in the middle stays |
 //! | the same, without room for the footer | a torn end is cut, and it is named torn: whole batches, no index |
 //! | `.active` that needs a newer version, or a batch does | left alone; new sequences are above all that it can hold |
 //! | `.active` whose header cannot be read | named torn |
 //! | a sealed or torn one | left alone; the newest says which sequence comes next |
+//!
+//! Only the footer of a sealed file counts. The batches of another file are walked, because that file may end with bytes
+//! that a sender chose, and these may look like a footer. An active file that has its footer gets the same footer again.
 //!
 //! The process may die after each step: what it leaves then is in the table again.
 
@@ -52,7 +54,9 @@ pub(super) fn recover(disk: &dyn Disk, directory: &Path) -> io::Result<(Recovery
     work.remove_empty();
     let left = disk::segments(disk, directory)?;
     work.recovery.segments = left.len();
-    work.recovery.newest = left.iter().rev().find_map(|(name, _)| work.last_batch(*name, stream_id));
+    let last_of = |name| last_batch(&work.open(name, stream_id).ok()?.1).ok()?;
+    let newest = left.iter().rev().find_map(|(name, _)| last_of(*name));
+    work.recovery.newest = newest;
     Ok((work.recovery, stream_id))
 }
 
@@ -65,6 +69,28 @@ fn has_something((file, segment): Opened) -> Result<Opened, OpenError> {
             Err(broken.into())
         }
         _ => Ok((file, segment)),
+    }
+}
+
+/// A sequence above all that a file of that size can hold.
+fn beyond(name: Name, bytes: u64) -> u64 {
+    name.first_sequence.saturating_add(bytes / EVENT_BYTES_MIN)
+}
+
+/// The header of the last batch of a segment; None if there is no whole one.
+fn last_batch(segment: &Segment) -> io::Result<Option<BatchHeader>> {
+    let last_row = segment.footer.as_ref().ok().and_then(|footer| footer.index.last());
+    let mut at = last_row.map_or(Segment::FIRST, |row| row.offset);
+    let (mut batch, mut last) = (Batch::default(), None);
+    loop {
+        match segment.step(at, &mut batch, &|_| false)? {
+            Step::Batch => {
+                at = batch.header.end();
+                last = Some(batch.header.clone());
+            }
+            Step::Damage { next, .. } => at = next,
+            Step::End { .. } => return Ok(last),
+        }
     }
 }
 
@@ -98,13 +124,23 @@ impl Work<'_> {
 
     fn open(&self, name: Name, stream_id: Option<u128>) -> Result<Opened, OpenError> {
         let file = self.disk.open(&name.in_directory(self.directory))?;
-        let segment = Segment::open(Arc::clone(&file) as Arc<dyn ReadAt>, stream_id)?;
+        let mut segment = Segment::open(Arc::clone(&file) as Arc<dyn ReadAt>, stream_id)?;
+        if name.state != State::Sealed {
+            segment.footer = Err(Broken::Damaged("only the footer of a sealed file counts"));
+            if let (Err(_), Some(stream_id)) = (&segment.header, stream_id) {
+                segment.stream_id = stream_id;
+            }
+        }
         Ok((file, segment))
     }
 
-    /// The stream of the newest segment that can be read.
+    /// The stream of the newest segment whose header is whole, or of the newest that can be read.
     fn stream_id(&self, found: &[(Name, u64)]) -> Option<u128> {
-        found.iter().rev().find_map(|(name, _)| Some(self.open(*name, None).ok()?.1.stream_id))
+        let newest = |wants: fn(&Segment) -> bool| {
+            let mut opened = found.iter().rev().filter_map(|(name, _)| Some(self.open(*name, None).ok()?.1));
+            opened.find(wants).map(|segment| segment.stream_id)
+        };
+        newest(|segment| segment.header.is_ok()).or_else(|| newest(|_| true))
     }
 
     fn active(&mut self, name: Name, bytes: u64, stream_id: Option<u128>) {
@@ -138,12 +174,11 @@ impl Work<'_> {
     }
 
     fn seal(&mut self, name: Name, file: &dyn DiskFile, segment: &Segment) -> io::Result<()> {
-        let (footer, is_written) = match &segment.footer {
-            Ok(footer) => (footer.clone(), true),
+        if segment.needs_newer()? {
             // Truncating it after the last known batch would remove batches of a newer version.
-            Err(_) if segment.needs_newer()? => return Err(io::Error::other(Broken::Unknown("a batch"))),
-            Err(_) => self.rebuild(name, file, segment)?,
-        };
+            return Err(io::Error::other(Broken::Unknown("a batch")));
+        }
+        let (footer, is_written) = self.rebuild(name, file, segment)?;
         if footer.batches == 0 {
             self.empty.push(name);
             return Ok(());
@@ -197,8 +232,13 @@ impl Work<'_> {
         let last = found.last().filter(|(name, _)| name.state == State::Torn);
         for &(name, bytes) in sealed.into_iter().chain(last) {
             let opened = self.open(name, stream_id).and_then(has_something);
-            let read = opened.and_then(|(_, segment)| match segment.footer {
-                Ok(footer) => Ok((footer.next_sequence, footer.events)),
+            let read = opened.and_then(|(_, segment)| match &segment.footer {
+                Ok(footer) => {
+                    let reached = last_batch(&segment)?.map_or(0, |batch| batch.next_sequence());
+                    // Batches that are damaged may have had sequences, but no more than there are bytes.
+                    let next = reached.max(footer.next_sequence.min(beyond(name, bytes)));
+                    Ok((next, footer.events))
+                }
                 Err(_) => {
                     let (footer, _) = segment.rebuild(false, &mut |_| {})?;
                     Ok((footer.next_sequence, footer.events))
@@ -217,30 +257,10 @@ impl Work<'_> {
         }
     }
 
-    /// The header of the last batch of a segment; None if no batch can be read.
-    fn last_batch(&self, name: Name, stream_id: Option<u128>) -> Option<BatchHeader> {
-        let (_, segment) = self.open(name, stream_id).ok()?;
-        let mut at = match &segment.footer {
-            Ok(footer) => footer.index.last()?.offset,
-            Err(_) => Segment::FIRST,
-        };
-        let (mut batch, mut last) = (Batch::default(), None);
-        loop {
-            match segment.step(at, &mut batch, &|_| false).ok()? {
-                Step::Batch => {
-                    at = batch.header.end();
-                    last = Some(batch.header.clone());
-                }
-                Step::Damage { next, .. } => at = next,
-                Step::End { .. } => return last,
-            }
-        }
-    }
-
     /// Sets the next sequence beyond what a file of that size can hold: a gap is better than a sequence given out
     /// twice.
     fn beyond(&mut self, name: Name, bytes: u64) {
-        self.count_sequence(name.first_sequence.saturating_add(bytes / EVENT_BYTES_MIN));
+        self.count_sequence(beyond(name, bytes));
     }
 
     fn rename(&self, from: Name, to: Name) -> io::Result<()> {

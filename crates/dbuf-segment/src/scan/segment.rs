@@ -10,8 +10,8 @@ use std::io;
 use crate::file::{ReadAt, read_full};
 use crate::footer::{Footer, Trailer};
 use crate::format::{
-    BATCH_MAGIC, BatchHeader, Broken, FOOTER_FIXED_BYTES, FOOTER_MAGIC, RUN_BYTES, SEGMENT_BYTES, SegmentHeader,
-    TRAILER_BYTES, checksum,
+    BATCH_FIXED_BYTES, BATCH_MAGIC, BatchHeader, Broken, FOOTER_FIXED_BYTES, FOOTER_MAGIC, RUN_BYTES, SEGMENT_BYTES,
+    SegmentHeader, TRAILER_BYTES, checksum,
 };
 use crate::record::ALIGN;
 use dbuf_sync::Arc;
@@ -21,6 +21,7 @@ const HEAD_READ_BYTES: usize = BatchHeader::bytes_for(16);
 /// Bytes that are searched at a time for the next whole batch after damage.
 const WINDOW_BYTES: usize = 256 << 10;
 const _: () = assert!(WINDOW_BYTES.is_multiple_of(ALIGN) && RUN_BYTES.is_multiple_of(ALIGN));
+const _: () = assert!(BATCH_FIXED_BYTES.is_multiple_of(ALIGN) && BATCH_FIXED_BYTES < WINDOW_BYTES);
 
 /// Bytes of a segment that are not what they should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,7 +143,8 @@ impl Segment {
         if let Err(unknown @ Broken::Unknown(_)) = header {
             return Err(unknown.into());
         }
-        let footer = read_footer(&*file, file_bytes)?;
+        let whole_id = header.as_ref().ok().map(|header| header.stream_id);
+        let footer = read_footer(&*file, file_bytes, whole_id)?;
         let known = match (&header, &footer) {
             (Ok(header), _) => Some(header.stream_id),
             (Err(_), Ok(footer)) => Some(footer.stream_id),
@@ -166,7 +168,7 @@ impl Segment {
         let file_bytes = self.file.bytes()?;
         if file_bytes != self.file_bytes {
             self.file_bytes = file_bytes;
-            self.footer = read_footer(&*self.file, file_bytes)?;
+            self.footer = read_footer(&*self.file, file_bytes, Some(self.stream_id))?;
         }
         Ok(())
     }
@@ -280,27 +282,30 @@ impl Segment {
         Ok(Step::Damage { damage, next, sequences: Some((header.first_sequence, header.next_sequence())) })
     }
 
-    /// The next offset from `at` on with a whole batch header.
+    /// The next offset from `at` on with a whole batch header. Reads each byte once, and more only where a batch may
+    /// start.
     fn find_batch(&self, mut at: u64, limit: u64) -> io::Result<Option<u64>> {
         let mut window = Vec::new();
         let mut batch = Batch::default();
         while at < limit {
             window.resize(WINDOW_BYTES.min(usize::try_from(limit - at).unwrap_or(WINDOW_BYTES)), 0);
             let read = read_full(&*self.file, &mut window, at)?;
-            for place in (0..read.saturating_sub(BATCH_MAGIC.len() - 1)).step_by(ALIGN) {
-                if window[place..].starts_with(&BATCH_MAGIC) {
-                    let here = at + place as u64;
-                    // One of a newer version counts: it is whole.
-                    let whole = !matches!(self.read_header(here, &mut batch)?, Err(Broken::Damaged(_)));
-                    if whole && batch.header.end() <= limit {
-                        return Ok(Some(here));
-                    }
+            // The places at which a header fits into the window. The next window begins with the others.
+            let places = (read + ALIGN).saturating_sub(BATCH_FIXED_BYTES) / ALIGN;
+            for place in (0..places * ALIGN).step_by(ALIGN) {
+                let here = at + place as u64;
+                // One of a newer version counts: it is whole.
+                if window[place..].starts_with(&BATCH_MAGIC)
+                    && BatchHeader::may_start(&window[place..][..BATCH_FIXED_BYTES], here, limit)
+                    && !matches!(self.read_header(here, &mut batch)?, Err(Broken::Damaged(_)))
+                {
+                    return Ok(Some(here));
                 }
             }
-            if read < window.len() {
+            if read < window.len() || places == 0 {
                 break;
             }
-            at += read as u64;
+            at += (places * ALIGN) as u64;
         }
         Ok(None)
     }
@@ -350,7 +355,9 @@ impl Batch {
     }
 }
 
-fn read_footer(file: &dyn ReadAt, file_bytes: u64) -> io::Result<Result<Footer, Broken>> {
+/// Reads the footer at the end of a file, which must be one of this stream, if the stream is known. Its checksum alone
+/// proves nothing: the file may end with bytes that a sender chose.
+fn read_footer(file: &dyn ReadAt, file_bytes: u64, stream_id: Option<u128>) -> io::Result<Result<Footer, Broken>> {
     let least = (SEGMENT_BYTES + FOOTER_FIXED_BYTES + TRAILER_BYTES) as u64;
     if file_bytes < least {
         return Ok(Err(Broken::Damaged("the file does not end with a footer")));
@@ -363,5 +370,11 @@ fn read_footer(file: &dyn ReadAt, file_bytes: u64) -> io::Result<Result<Footer, 
     };
     let mut bytes = vec![0; trailer.footer_bytes as usize];
     let read = read_full(file, &mut bytes, trailer.footer_offset)?;
-    Ok(Footer::decode(&trailer, &bytes[..read]))
+    let footer = Footer::decode(&trailer, &bytes[..read]);
+    Ok(match footer {
+        Ok(footer) if stream_id.is_some_and(|stream_id| footer.stream_id != stream_id) => {
+            Err(Broken::Damaged("the footer belongs to another stream of segments"))
+        }
+        footer => footer,
+    })
 }

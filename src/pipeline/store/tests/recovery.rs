@@ -1,5 +1,7 @@
 //! Tests how a start handles what it finds: torn ends, damage, files of a later version, and files that make no sense.
 
+use dbuf_segment::footer::Footer;
+
 use super::*;
 
 const SHORT_LINES: u64 = 400;
@@ -168,4 +170,78 @@ fn files_that_make_no_sense_stop_nothing() {
     assert!(bench.path().join("notes.txt").exists() && !bench.path().join("00000000000000000004.repair").exists());
     let all = read(bench.path());
     assert!(all[..3] == expected(1) && all.last().unwrap().ends_with("odd"), "{all:?}");
+}
+
+/// Two batches in an active segment, and the path of that segment.
+fn two_batches(bench: &Bench) -> std::path::PathBuf {
+    let (mut store, _) = bench.open();
+    for generation in 1..=2 {
+        append(&mut store, &batch(generation)).unwrap();
+    }
+    drop(store);
+    bench.names()[0].in_directory(bench.path())
+}
+
+/// A footer that would end a file of these bytes, and that claims a sequence which no batch has reached.
+fn forged(bytes: &[u8], stream_id: u128) -> Vec<u8> {
+    let mut footer = Footer::new(stream_id, 1);
+    (footer.offset, footer.next_sequence, footer.batches) = (bytes.len() as u64, (1 << 62) + 5, 2);
+    footer.encode()
+}
+
+#[test]
+fn a_footer_that_an_active_segment_happens_to_end_with_is_cut_as_a_torn_end() {
+    let bench = Bench::new(SyncPolicy::Never);
+    let path = two_batches(&bench);
+    let whole = fs::read(&path).unwrap();
+    let own = format::SegmentHeader::decode(&whole).unwrap().stream_id;
+    for stream_id in [own, own ^ 1] {
+        for header_is_damaged in [false, true] {
+            let mut bytes = whole.clone();
+            if header_is_damaged {
+                bytes[40] ^= 1;
+            }
+            bytes.extend(forged(&bytes, stream_id));
+            reset(&bench, &path, &bytes);
+            if header_is_damaged {
+                // The neighbour says which stream it is.
+                let neighbour = [&whole[..format::SEGMENT_BYTES], &Footer::new(own, 1).encode()].concat();
+                fs::write(Name::new(1, State::Sealed).in_directory(bench.path()), neighbour).unwrap();
+            }
+            let (mut store, recovery) = bench.open();
+            assert_eq!(recovery.next_sequence, 7, "{recovery:?}, {header_is_damaged}");
+            assert_eq!(read(bench.path()).iter().filter(|item| !item.starts_with("damage")).count(), 6);
+            append(&mut store, &batch(3)).unwrap();
+            store.close().unwrap();
+            assert!(read(bench.path()).ends_with(&expected(3)[6..]), "what comes later can be read");
+        }
+    }
+}
+
+#[test]
+fn an_active_segment_that_has_its_footer_gets_the_same_one_and_costs_nothing() {
+    let bench = Bench::new(SyncPolicy::Never);
+    let path = two_batches(&bench);
+    let (store, _) = bench.open();
+    store.close().unwrap();
+    let sealed = fs::read(bench.names()[0].in_directory(bench.path())).unwrap();
+    reset(&bench, &path, &sealed);
+    let (store, recovery) = bench.open();
+    assert_eq!((recovery.torn_bytes, recovery.damaged_ranges, recovery.events), (0, 0, 6));
+    store.close().unwrap();
+    assert_eq!(fs::read(bench.names()[0].in_directory(bench.path())).unwrap(), sealed);
+}
+
+#[test]
+fn the_footer_of_a_sealed_segment_moves_the_sequence_no_further_than_its_bytes_can() {
+    let bench = Bench::new(SyncPolicy::Never);
+    let path = two_batches(&bench);
+    let mut bytes = fs::read(&path).unwrap();
+    let own = format::SegmentHeader::decode(&bytes).unwrap().stream_id;
+    bytes.extend(forged(&bytes, own));
+    let sealed = Name { state: State::Sealed, ..Name::of_path(&path).unwrap() };
+    reset(&bench, &sealed.in_directory(bench.path()), &bytes);
+    let (store, recovery) = bench.open();
+    assert!((7..=7 + bytes.len() as u64).contains(&recovery.next_sequence), "{recovery:?}");
+    store.close().unwrap();
 }
