@@ -84,10 +84,13 @@ fn torn_bytes(report: &FileReport) -> u64 {
 /// at this moment. proc_locks(5) names the locked files by inode.
 fn is_held(directory: &Path) -> bool {
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-    let Ok(lock) = std::fs::metadata(directory.join(".lock")) else { return false };
-    let inode = format!(":{}", lock.ino());
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    locks.lines().any(|line| line.contains("FLOCK") && line.split_whitespace().any(|word| word.ends_with(&inode)))
+    // Earlier versions lock only the file.
+    [directory, &directory.join(".lock")].iter().any(|path| {
+        let Ok(about) = std::fs::metadata(path) else { return false };
+        let inode = format!(":{}", about.ino());
+        locks.lines().any(|line| line.contains("FLOCK") && line.split_whitespace().any(|word| word.ends_with(&inode)))
+    })
 }
 
 fn described(report: &FileReport, torn_bytes: u64) -> String {

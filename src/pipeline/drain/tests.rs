@@ -86,7 +86,7 @@ impl Disk for FailingDisk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         RealDisk.remove(path)
     }
-    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+    fn sync_directory(&self, directory: &std::fs::File) -> io::Result<()> {
         RealDisk.sync_directory(directory)
     }
     fn space(&self, directory: &Path) -> io::Result<Space> {

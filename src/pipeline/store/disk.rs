@@ -140,11 +140,11 @@ pub trait Disk: Send + Sync {
     /// Those of the disk.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes the names in a directory durable.
+    /// Makes the names in an open directory durable.
     ///
     /// # Errors
     /// Those of the disk.
-    fn sync_directory(&self, directory: &Path) -> io::Result<()>;
+    fn sync_directory(&self, directory: &fs::File) -> io::Result<()>;
 
     /// The size of the file system and its free space.
     ///
@@ -201,8 +201,8 @@ impl Disk for RealDisk {
         fs::remove_file(path)
     }
 
-    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
-        fs::File::open(directory)?.sync_all()
+    fn sync_directory(&self, directory: &fs::File) -> io::Result<()> {
+        directory.sync_all()
     }
 
     fn space(&self, directory: &Path) -> io::Result<Space> {

@@ -35,7 +35,7 @@ use crate::sync::{Arc, thread};
 use appender::Active;
 pub use dbuf_segment::{footer, format, name, scan};
 pub use disk::{Disk, RealDisk};
-use lock::Lock;
+use lock::HeldDirectory;
 use retain::Limits;
 use status::Caller;
 pub use status::{Condition, Status, StatusSnapshot};
@@ -55,8 +55,6 @@ pub struct Store {
     /// The generation of a batch that is in a file which could not be synced, and the sequence after it. Another batch
     /// must not get its sequences, because a program may have read it.
     unsynced: Option<(u64, u64)>,
-    /// The last field, so that it is held until the syncer has ended.
-    _lock: Lock,
 }
 
 /// Why one try to write a batch failed.
@@ -89,7 +87,7 @@ impl Store {
         let name = || directory.display().to_string();
         let failed = |error| OpenError::Directory { directory: name(), error };
         disk.make_directory(&directory).map_err(failed)?;
-        let lock = lock::lock(&directory).map_err(|refused| match refused {
+        let held = HeldDirectory::lock(&directory).map_err(|refused| match refused {
             lock::Refused::Held(pid) => OpenError::Held { pid, directory: name() },
             lock::Refused::Disk(error) => failed(error),
         })?;
@@ -98,6 +96,7 @@ impl Store {
         let stream = Stream {
             disk,
             directory: directory.clone(),
+            held,
             stream_id: stream_id.unwrap_or_else(stream::random_id),
             boot_id: stream::boot_id(),
         };
@@ -107,7 +106,7 @@ impl Store {
         // that said so. If there is no room for it, the first batch tries again.
         let active = Active::create(&shared, recovery.next_sequence).ok();
         let next_sequence = recovery.next_sequence;
-        let store = Self { shared, syncer: None, storage, limits, active, next_sequence, unsynced: None, _lock: lock };
+        let store = Self { shared, syncer: None, storage, limits, active, next_sequence, unsynced: None };
         Ok((store, recovery))
     }
 
@@ -133,8 +132,7 @@ impl Store {
                 Err(WriteError::Full(e)) if self.storage.when_full == WhenFull::DeleteOldest => e,
                 result => return result,
             };
-            let Stream { disk, directory, .. } = &self.shared.stream;
-            match retain::delete_oldest(&**disk, directory, &self.shared.status) {
+            match retain::delete_oldest(&self.shared.stream, &self.shared.status) {
                 Ok(true) => {}
                 Ok(false) => return Err(WriteError::Full(full)),
                 Err(e) => return Err(WriteError::Failed(e)),
@@ -311,7 +309,7 @@ impl Store {
                 result => result?,
             }
         }
-        disk.sync_directory(directory)
+        self.shared.stream.sync_directory()
     }
 
     /// Applies new settings. The directory stays the same.

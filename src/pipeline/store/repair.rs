@@ -101,7 +101,7 @@ fn write_again(stream: &Stream, tracked: &Tracked) -> io::Result<Saved> {
     let written = fill(stream, tracked, &*file).and_then(|saved| {
         file.sync()?;
         disk::rename_to_free(&**disk, directory, &path, Name::new(first_sequence, State::Sealed))?;
-        disk.sync_directory(directory)?;
+        stream.sync_directory()?;
         Ok(saved)
     });
     if written.is_err() {

@@ -15,6 +15,7 @@ use dbuf_segment::scan::segment::{Batch, Segment, Step};
 
 use super::disk::{self, Disk, Space};
 use super::status::Status;
+use super::stream::Stream;
 use crate::options::{Amount, Storage};
 use crate::sync::Arc;
 use crate::sys::clock;
@@ -86,8 +87,8 @@ fn list(disk: &dyn Disk, directory: &Path) -> io::Result<(Vec<Old>, u64)> {
 ///
 /// # Errors
 /// Those of the disk.
-pub(super) fn retain(disk: &dyn Disk, storage: &Storage, status: &Status) -> io::Result<()> {
-    let directory = &storage.directory;
+pub(super) fn retain(stream: &Stream, storage: &Storage, status: &Status) -> io::Result<()> {
+    let (disk, directory) = (&*stream.disk, &*stream.directory);
     let space = disk.space(directory).ok();
     let limits = Limits::new(storage, space);
     let (mut old, active_bytes) = list(disk, directory)?;
@@ -102,7 +103,7 @@ pub(super) fn retain(disk: &dyn Disk, storage: &Storage, status: &Status) -> io:
         if !over && !tight && !is_past(disk, storage, segment) {
             break;
         }
-        remove(disk, directory, segment, gone + 1 == old.len())?;
+        remove(stream, segment, gone + 1 == old.len())?;
         bytes -= segment.bytes;
         free_bytes = free_bytes.saturating_add(segment.bytes);
         gone += 1;
@@ -116,13 +117,14 @@ pub(super) fn retain(disk: &dyn Disk, storage: &Storage, status: &Status) -> io:
 ///
 /// # Errors
 /// Those of the disk.
-pub(super) fn delete_oldest(disk: &dyn Disk, directory: &Path, status: &Status) -> io::Result<bool> {
+pub(super) fn delete_oldest(stream: &Stream, status: &Status) -> io::Result<bool> {
+    let (disk, directory) = (&*stream.disk, &*stream.directory);
     let (mut old, _) = list(disk, directory)?;
     if old.is_empty() {
         return Ok(false);
     }
     let oldest = old.remove(0);
-    remove(disk, directory, &oldest, old.is_empty())?;
+    remove(stream, &oldest, old.is_empty())?;
     update_status(disk, directory, &old, status);
     Ok(true)
 }
@@ -130,11 +132,11 @@ pub(super) fn delete_oldest(disk: &dyn Disk, directory: &Path, status: &Status) 
 /// Deletes a segment. The last one that is not active also says where the sequence continues. So the name of the active
 /// one, which says it too, must be durable first. Otherwise a loss of power could take both, and sequences would be
 /// given out again.
-fn remove(disk: &dyn Disk, directory: &Path, segment: &Old, is_last: bool) -> io::Result<()> {
+fn remove(stream: &Stream, segment: &Old, is_last: bool) -> io::Result<()> {
     if is_last {
-        disk.sync_directory(directory)?;
+        stream.sync_directory()?;
     }
-    match disk.remove(&segment.name.in_directory(directory)) {
+    match stream.disk.remove(&segment.name.in_directory(&stream.directory)) {
         // Another thread was faster.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use dbuf_segment::format::SegmentHeader;
 
 use super::disk::{Disk, DiskFile, write_all};
+use super::lock::HeldDirectory;
 use crate::sync::Arc;
 use crate::sys::clock;
 
@@ -16,6 +17,8 @@ use crate::sys::clock;
 pub(super) struct Stream {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) directory: PathBuf,
+    /// Released with the stream, so after both threads have ended.
+    pub(super) held: HeldDirectory,
     pub(super) stream_id: u128,
     pub(super) boot_id: u128,
 }
@@ -29,6 +32,7 @@ impl Stream {
             created_ns: clock::now_ns(),
             first_sequence,
         };
+        self.held.renew()?;
         let file = self.disk.create(path)?;
         if let Err(e) = write_all(&*file, &mut [IoSlice::new(&header.encode())], 0) {
             // A file without a header is of no use. Recovery would remove it as well.
@@ -38,12 +42,17 @@ impl Stream {
         Ok(file)
     }
 
+    /// Makes the names in the directory durable.
+    pub(super) fn sync_directory(&self) -> io::Result<()> {
+        self.held.sync(&*self.disk)
+    }
+
     /// Makes a file's content durable, and its name too unless that is durable already. Fails for a file that was
     /// deleted.
     pub(super) fn make_durable(&self, file: &dyn DiskFile, is_named: bool) -> io::Result<()> {
         file.sync()?;
         if !is_named {
-            self.disk.sync_directory(&self.directory)?;
+            self.sync_directory()?;
         }
         if file.has_name()? { Ok(()) } else { Err(deleted()) }
     }

@@ -39,7 +39,7 @@ pub(super) fn perform(shared: &Shared, job: Job) -> bool {
             let _ = guarded(shared, || file.start_write_back(from, bytes));
         }
         Job::Retain(storage) => {
-            let done = guarded(shared, || retain::retain(&*shared.stream.disk, &storage, &shared.status));
+            let done = guarded(shared, || retain::retain(&shared.stream, &storage, &shared.status));
             if let Err(e) = done {
                 shared.status.note(format!("cannot delete old segments: {e}; tried again later"));
             }
@@ -91,7 +91,7 @@ fn finish(shared: &Shared, tracked: &Tracked) {
         let path = disk::rename_to_free(&**disk, directory, &tracked.name.in_directory(directory), to);
         if !never {
             // The content is safe under either name; recovery would rename it again.
-            let _ = disk.sync_directory(directory);
+            let _ = shared.stream.sync_directory();
         }
         path
     });

@@ -106,9 +106,9 @@ impl From<io::Error> for WriteError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another daemon has the directory.
-    #[error("another dbufd (pid {pid}) holds {directory}; stop it, or set another storage.directory for this one")]
+    #[error("another dbufd{} holds {directory}; stop it, or set another storage.directory for this one", shown(*pid))]
     Held {
-        /// Its pid.
+        /// Its pid; 0 if it is not known.
         pid: u32,
         /// The directory.
         directory: String,
@@ -124,6 +124,10 @@ pub enum OpenError {
         /// The error.
         error: io::Error,
     },
+}
+
+fn shown(pid: u32) -> String {
+    if pid > 0 { format!(" (pid {pid})") } else { String::new() }
 }
 
 /// What recovery found.

@@ -277,7 +277,7 @@ impl Disk for SimDisk {
         )
     }
 
-    fn sync_directory(&self, _: &Path) -> io::Result<()> {
+    fn sync_directory(&self, _: &fs::File) -> io::Result<()> {
         self.call(
             Operation::SyncDirectory,
             DIRECTORY,
