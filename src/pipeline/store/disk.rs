@@ -61,6 +61,11 @@ pub trait DiskFile: ReadAt {
     fn start_write_back(&self, offset: u64, bytes: u64) -> io::Result<()>;
 }
 
+/// Whether the process, or the machine, has no descriptor left.
+pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    [Errno::EMFILE, Errno::ENFILE].iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
+}
+
 /// Slices at most in one call of [`DiskFile::write_at`] (`IOV_MAX` of Linux).
 pub const IOV_MAX: usize = 1024;
 

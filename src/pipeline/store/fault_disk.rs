@@ -37,6 +37,12 @@ pub(crate) struct Faults {
     pub(crate) holds_syncs: bool,
     /// Files opened so far.
     pub(crate) opens: u64,
+    /// Files that are open, the most at one time, and how many may be: as a limit of descriptors.
+    pub(crate) open_files: usize,
+    pub(crate) open_files_most: usize,
+    pub(crate) open_files_max: Option<usize>,
+    /// Each sync of a file fails.
+    pub(crate) fail_all_syncs: bool,
     /// How far a file was allocated ahead at most, in bytes.
     pub(crate) allocated_bytes: u64,
     /// The answer of [`Disk::space`].
@@ -77,6 +83,29 @@ impl FaultDisk {
         self.0.1.notify_all();
     }
 
+    /// Refuses a descriptor if there is none left.
+    fn take_descriptor(&self) -> io::Result<()> {
+        let mut faults = self.faults();
+        if faults.open_files_max.is_some_and(|max| faults.open_files >= max) {
+            return Err(Errno::EMFILE.into());
+        }
+        faults.open_files += 1;
+        faults.open_files_most = faults.open_files_most.max(faults.open_files);
+        Ok(())
+    }
+
+    /// Opens a file if there is a descriptor for it.
+    fn open_with(&self, path: &Path, options: &fs::OpenOptions) -> io::Result<Arc<dyn DiskFile>> {
+        self.take_descriptor()?;
+        match options.open(path) {
+            Ok(file) => Ok(self.wrap(path, file)),
+            Err(e) => {
+                self.faults().open_files -= 1;
+                Err(e)
+            }
+        }
+    }
+
     fn wrap(&self, path: &Path, file: fs::File) -> Arc<dyn DiskFile> {
         self.faults().opens += 1;
         let directory = path.parent().unwrap().to_path_buf();
@@ -95,13 +124,11 @@ impl Disk for FaultDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let mut options = fs::OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).open(path)?;
-        Ok(self.wrap(path, file))
+        self.open_with(path, fs::OpenOptions::new().read(true).write(true).create_new(true))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.wrap(path, fs::OpenOptions::new().read(true).write(true).open(path)?))
+        self.open_with(path, fs::OpenOptions::new().read(true).write(true))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -119,6 +146,12 @@ impl Disk for FaultDisk {
 
     fn space(&self, directory: &Path) -> io::Result<Space> {
         self.faults().space.map_or_else(|| RealDisk.space(directory), Ok)
+    }
+}
+
+impl Drop for FaultyFile {
+    fn drop(&mut self) {
+        self.disk.faults().open_files -= 1;
     }
 }
 
@@ -167,7 +200,7 @@ impl DiskFile for FaultyFile {
         faults.trusted_again += u64::from(self.has_failed.load(Relaxed));
         let mut synced = self.synced.lock().unwrap();
         let end = self.bytes()?;
-        if faults.fail_syncs.contains(&faults.syncs) {
+        if faults.fail_all_syncs || faults.fail_syncs.contains(&faults.syncs) {
             self.has_failed.store(true, Relaxed);
             faults.failed.push((self.file.try_clone()?, *synced));
             if faults.forgets {

@@ -40,7 +40,7 @@ use retain::Limits;
 use status::Caller;
 pub use status::{Condition, Status, StatusSnapshot};
 use stream::Stream;
-use sync_queue::{FilePosition, Lost, Shared, UNSYNCED_MAX};
+use sync_queue::{COMPLETE_MAX, FilePosition, Lost, Shared};
 pub use types::{Appended, BatchView, Durable, OpenError, Recovery, RunView, StoreOptions, WriteError};
 
 /// The reader thread's part of the store. If it is dropped without [`Store::close`], it leaves the files as a killed
@@ -56,6 +56,9 @@ pub struct Store {
     /// must not get its sequences, because a program may have read it.
     unsynced: Option<(u64, u64)>,
 }
+
+/// Files at most that a previous process may have left without a sync. Earlier versions left up to this number.
+const LEFT_UNSYNCED_MAX: usize = 66;
 
 /// Why one try to write a batch failed.
 enum Refused {
@@ -80,7 +83,7 @@ impl Store {
         Ok((store, recovery))
     }
 
-    /// A store whose syncer works only when [`Store::work`] is called, so that a test decides the order.
+    /// A store whose syncer works only when a test tells it to, so that a test decides the order.
     fn open_without_syncer(options: StoreOptions, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
         let StoreOptions { storage, on_durable, on_broken } = options;
         let directory = storage.directory.clone();
@@ -150,7 +153,7 @@ impl Store {
         loop {
             let active = match self.active.take() {
                 Some(active) => active,
-                None => Active::create(&self.shared, self.next_sequence)?,
+                None => self.begin_segment()?,
             };
             match self.append_to(active, batch) {
                 Ok(appended) => return Ok(appended),
@@ -244,7 +247,31 @@ impl Store {
     pub fn rotate(&mut self) -> Result<(), WriteError> {
         self.seal();
         if self.active.is_none() {
-            self.active = Some(Active::create(&self.shared, self.next_sequence)?);
+            self.active = Some(self.begin_segment()?);
+        }
+        Ok(())
+    }
+
+    /// Creates the next segment, once few enough complete ones wait for the syncer. If the process has no descriptor
+    /// left, waits until the syncer has closed the files that it holds open.
+    fn begin_segment(&self) -> io::Result<Active> {
+        let mut complete_max = COMPLETE_MAX;
+        loop {
+            self.wait_for_room(complete_max)?;
+            let complete = self.shared.complete();
+            match Active::create(&self.shared, self.next_sequence) {
+                Err(e) if disk::is_out_of_descriptors(&e) && complete > 0 => complete_max = complete - 1,
+                result => return result,
+            }
+        }
+    }
+
+    fn wait_for_room(&self, complete_max: usize) -> io::Result<()> {
+        if self.syncer.is_some() {
+            return self.shared.wait_for_room(complete_max);
+        }
+        while !self.shared.has_room(complete_max)? {
+            syncer::perform(&self.shared, self.shared.next_job());
         }
         Ok(())
     }
@@ -302,7 +329,7 @@ impl Store {
 
     fn sync_newest(&self) -> io::Result<()> {
         let Stream { disk, directory, .. } = &self.shared.stream;
-        for (name, _) in disk::segments(&**disk, directory)?.iter().rev().take(UNSYNCED_MAX + 2) {
+        for (name, _) in disk::segments(&**disk, directory)?.iter().rev().take(LEFT_UNSYNCED_MAX) {
             match disk.open(&name.in_directory(directory)).and_then(|file| file.sync()) {
                 // Retention has just removed it.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}

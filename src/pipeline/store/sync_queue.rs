@@ -10,9 +10,13 @@
 //!    and the begin is refused for a broken file. Neither thread waits for the other's disk.
 //! 3. What counts as durable is a prefix: the first batch that is not durable yet, in whatever file, ends it.
 //! 4. While all is durable, the syncer sleeps without a deadline.
+//! 5. The queue holds a bounded number of files, see [`room`].
 
+mod backoff;
+mod broken;
 mod group_commit;
 mod jobs;
+mod room;
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -27,16 +31,20 @@ use super::stream::Stream;
 use super::types::Durable;
 use crate::options::{Storage, SyncPolicy};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, lock};
+use backoff::Backoff;
 use group_commit::GroupCommit;
 
 /// Write-back is started each time a file has grown by this many bytes. So a sync finds little left to do, and the
 /// kernel never stalls the reader thread because of too much dirty memory.
 const WRITE_BACK_BYTES: u64 = 4 << 20;
 /// Sealed files at most that are kept open because no sync has covered them.
-pub(super) const UNSYNCED_MAX: usize = 64;
-/// How long a failed repair waits before the next try: at first, and at most.
-const RETRY_MIN: Duration = Duration::from_millis(500);
-const RETRY_MAX: Duration = Duration::from_secs(30);
+const UNSYNCED_MAX: usize = 16;
+/// Complete files at most, of those that wait for their footer or for a sync. The reader thread creates no segment while
+/// there are more.
+pub(super) const COMPLETE_MAX: usize = 32;
+/// Files that wait for a repair. While there are as many, no sync is tried, so that no more files break.
+pub(super) const BROKEN_MAX: usize = 8;
+
 /// A position in a file, between two batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FilePosition {
@@ -125,8 +133,11 @@ struct SyncQueue {
     requested: Option<u64>,
     group_commit: GroupCommit,
     retain_due: bool,
-    retry: Duration,
-    retry_at: Option<Instant>,
+    /// Of the repairs.
+    backoff: Backoff,
+    /// [`UNSYNCED_MAX`], or fewer while the reader waits for room.
+    unsynced_max: usize,
+    reader_waits: bool,
     /// The first generation that may be in a broken file whose repair has not been reported yet.
     broken_from: Option<u64>,
     stop: Stop,
@@ -143,7 +154,9 @@ pub(super) struct Shared {
     on_durable: OnDurable,
     on_broken: OnBroken,
     queue: Mutex<SyncQueue>,
+    /// The syncer waits here for a job, and the reader for room.
     work: Condvar,
+    room: Condvar,
 }
 
 /// What the syncer does next.
@@ -191,12 +204,14 @@ impl Shared {
             requested: None,
             group_commit: GroupCommit::default(),
             retain_due: true,
-            retry: RETRY_MIN,
-            retry_at: None,
+            backoff: Backoff::default(),
+            unsynced_max: UNSYNCED_MAX,
+            reader_waits: false,
             broken_from: None,
             stop: Stop::No,
         };
-        Self { stream, status, on_durable, on_broken, queue: Mutex::new(queue), work: Condvar::new() }
+        let (queue, work, room) = (Mutex::new(queue), Condvar::new(), Condvar::new());
+        Self { stream, status, on_durable, on_broken, queue, work, room }
     }
 
     fn lock(&self) -> MutexGuard<'_, SyncQueue> {
@@ -252,6 +267,7 @@ impl Shared {
     pub(super) fn wrote(&self, id: u64, end: FilePosition, durable: bool) -> u64 {
         let mut queue = self.lock();
         queue.persisted_before = end.generation;
+        self.sign(&mut queue);
         let step_bytes = queue.step_bytes;
         let policy = queue.storage.sync;
         let Some(tracked) = queue.file(id) else { return 0 };
@@ -307,16 +323,6 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// Notes that a sync of the reader thread has failed. What the file held before stays; the rest does not count.
-    pub(super) fn broke(&self, id: u64) {
-        let mut queue = self.lock();
-        self.report_broken(&mut queue, id);
-        if let Some(tracked) = queue.file(id) {
-            (tracked.writing, tracked.phase) = (false, Phase::Broken);
-        }
-        self.work.notify_one();
-    }
-
     /// Forgets a file that is gone.
     pub(super) fn forget(&self, id: u64) {
         self.lock().files.retain(|tracked| tracked.id != id);
@@ -325,6 +331,7 @@ impl Shared {
     /// Requests a sync of everything that was appended, for this many askers.
     pub(super) fn request(&self, before_generation: u64, askers: usize) {
         let mut queue = self.lock();
+        self.sign(&mut queue);
         let prior = queue.requested;
         queue.requested = prior.max(Some(before_generation));
         queue.group_commit.ask(askers);
@@ -345,7 +352,7 @@ impl Shared {
     pub(super) fn stop(&self, once_done: bool) {
         let mut queue = self.lock();
         queue.stop = if once_done { Stop::Done } else { Stop::Now };
-        queue.retry_at = None;
+        queue.backoff.skip();
         self.work.notify_one();
     }
 
@@ -367,8 +374,15 @@ impl Shared {
     #[cfg(test)]
     pub(super) fn job_now(&self) -> Job {
         let mut queue = self.lock();
-        (queue.retry_at, queue.group_commit) = (None, GroupCommit::default());
+        queue.backoff.skip();
+        queue.group_commit = GroupCommit::default();
         queue.next_job(Instant::now())
+    }
+
+    /// The job that is due then. For tests.
+    #[cfg(test)]
+    pub(super) fn job_at(&self, now: Instant) -> Job {
+        self.lock().next_job(now)
     }
 
     /// Notes that a sync has succeeded. Returns the number of events that have become durable by it.
@@ -377,32 +391,9 @@ impl Shared {
         queue.group_commit.done(Instant::now(), took);
         let events = queue.synced(done);
         queue.files.retain(|file| file.id != done.id || file.phase != Phase::Unsynced);
+        self.sign(&mut queue);
+        self.may_have_room(&queue);
         events
-    }
-
-    /// Notes that a sync has failed (invariant 1).
-    pub(super) fn sync_failed(&self, id: u64) {
-        let mut queue = self.lock();
-        self.report_broken(&mut queue, id);
-        if let Some(file) = queue.file(id) {
-            file.phase = Phase::Broken;
-        }
-    }
-
-    /// Reports a file whose sync has failed: what is in it, or was just written to it, may be in no file after a loss
-    /// of power, although all later syncs succeed.
-    fn report_broken(&self, queue: &mut SyncQueue, id: u64) {
-        let Some(first) = queue.file(id).map(|tracked| tracked.first_not_durable()) else { return };
-        queue.broken_from = Some(queue.broken_from.map_or(first, |from| from.min(first)));
-        (self.on_broken)(queue.broken_from);
-    }
-
-    /// Notes that the results of all repairs have been reported.
-    pub(super) fn repairs_reported(&self) {
-        let mut queue = self.lock();
-        let broken = queue.files.iter().filter(|tracked| tracked.phase == Phase::Broken);
-        queue.broken_from = broken.map(Tracked::first_not_durable).min();
-        (self.on_broken)(queue.broken_from);
     }
 
     /// Notes that a closed file has its final name, or keeps its old one because it could not be renamed.
@@ -416,24 +407,7 @@ impl Shared {
         } else {
             queue.files.retain(|file| file.id != id);
         }
-    }
-
-    /// Notes that a file is repaired. Returns whether no other file is broken.
-    pub(super) fn repaired(&self, id: u64) -> bool {
-        let mut queue = self.lock();
-        queue.files.retain(|file| file.id != id);
-        (queue.retry, queue.retry_at, queue.retain_due) = (RETRY_MIN, None, true);
-        !queue.files.iter().any(|file| file.phase == Phase::Broken)
-    }
-
-    /// Notes that a file, which now has this name, could not be repaired. It is tried again later.
-    pub(super) fn repair_failed(&self, id: u64, name: Name) {
-        let mut queue = self.lock();
-        if let Some(file) = queue.file(id) {
-            file.name = name;
-        }
-        queue.retry_at = Some(Instant::now() + queue.retry);
-        queue.retry = (queue.retry * 2).min(RETRY_MAX);
+        self.may_have_room(&queue);
     }
 
     /// The settings for syncs.

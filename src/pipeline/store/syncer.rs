@@ -124,7 +124,7 @@ fn repair(shared: &Shared, tracked: &Tracked) {
             shared.repairs_reported();
         }
         Err(repair::Failure { name, error }) => {
-            shared.repair_failed(tracked.id, name);
+            shared.repair_failed(tracked.id, name, start.elapsed());
             shared.status.syncer(Some(format!("{name} cannot be written again after a failed sync: {error}")));
         }
     }

@@ -5,6 +5,7 @@ mod power;
 mod reading;
 mod recovery;
 mod sealing;
+mod trouble;
 mod world;
 
 use std::fs;
@@ -19,6 +20,7 @@ use super::disk::Space;
 use super::fault_disk::FaultDisk;
 use super::name::{Name, State};
 use super::scan::{Directory, Follower, Wanted, verify};
+use super::sync_queue::Job;
 use super::testing::{TestBatch, directory, read, storage, text};
 use super::*;
 use crate::options::Amount;
@@ -55,14 +57,22 @@ impl Bench {
         self.directory.path()
     }
 
-    fn open(&self) -> (Store, Recovery) {
+    fn options(&self) -> StoreOptions {
         let told = Arc::clone(&self.told);
         let on_durable = Box::new(move |durable| {
             told.0.lock().unwrap().push(durable);
             told.1.notify_all();
         });
-        let options = StoreOptions { storage: self.storage.clone(), on_durable, on_broken: Box::new(|_| ()) };
-        Store::open(options, Arc::new(self.disk.clone())).unwrap()
+        StoreOptions { storage: self.storage.clone(), on_durable, on_broken: Box::new(|_| ()) }
+    }
+
+    fn open(&self) -> (Store, Recovery) {
+        Store::open(self.options(), Arc::new(self.disk.clone())).unwrap()
+    }
+
+    /// A store whose syncer works only when a test does its jobs.
+    fn still(&self) -> Store {
+        Store::open_without_syncer(self.options(), Arc::new(self.disk.clone())).unwrap().0
     }
 
     fn names(&self) -> Vec<Name> {
@@ -84,6 +94,16 @@ fn append(store: &mut Store, batch: &TestBatch) -> Result<Appended, WriteError> 
 /// Appends until it succeeds, as a caller does that must not lose anything. Returns how often it failed.
 fn append_at_last(store: &mut Store, batch: &TestBatch) -> u32 {
     (0..10).find(|_| append(store, batch).is_ok()).expect("a disk that fails once works the next time")
+}
+
+/// Does the syncer's jobs, until `next` has none.
+fn work(store: &Store, next: impl Fn(&Shared) -> Job) {
+    loop {
+        match next(&store.shared) {
+            Job::Wait(_) | Job::End => return,
+            job => assert!(syncer::perform(&store.shared, job)),
+        }
+    }
 }
 
 /// What is read when the batches up to `last` are there.

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use super::{Job, Phase, Stop, SyncQueue, Tracked, UNSYNCED_MAX, WRITE_BACK_BYTES};
+use super::{Job, Phase, Stop, SyncQueue, Tracked, WRITE_BACK_BYTES};
 use crate::options::SyncPolicy;
 use crate::sync::Arc;
 
@@ -13,17 +13,19 @@ impl SyncQueue {
         if self.stop == Stop::Now {
             return Job::End;
         }
-        let may_retry = self.retry_at.is_none_or(|at| at <= now);
+        let may_retry = self.backoff.is_due(now);
         let broken = |tracked: &&Tracked| tracked.phase == Phase::Broken && !tracked.writing;
         if may_retry && let Some(tracked) = self.files.iter().find(broken) {
             return Job::Repair(tracked.clone());
         }
-        if let Some(tracked) = self.files.iter_mut().find(|tracked| tracked.phase == Phase::Closed) {
-            tracked.dirty_after = None;
-            return Job::Finish(tracked.clone());
-        }
-        if let Some(job) = self.sync_job(now) {
-            return job;
+        if !self.is_blocked() {
+            if let Some(tracked) = self.files.iter_mut().find(|tracked| tracked.phase == Phase::Closed) {
+                tracked.dirty_after = None;
+                return Job::Finish(tracked.clone());
+            }
+            if let Some(job) = self.sync_job(now) {
+                return job;
+            }
         }
         if std::mem::take(&mut self.retain_due) {
             return Job::Retain(self.storage.clone());
@@ -44,7 +46,8 @@ impl SyncQueue {
             Phase::Growing => {
                 tracked.dirty.is_some() && (asked || sync_at(tracked, policy).is_some_and(|at| at <= now))
             }
-            Phase::Unsynced => requested || unsynced > UNSYNCED_MAX,
+            // One is left from before the settings changed if they require syncs now.
+            Phase::Unsynced => requested || policy != SyncPolicy::Never || unsynced > self.unsynced_max,
             Phase::Closed | Phase::Broken => false,
         };
         if let Some(tracked) = self.files.iter_mut().find(can) {
@@ -66,12 +69,14 @@ impl SyncQueue {
     }
 
     fn wait(&self, now: Instant) -> Job {
+        let is_blocked = self.is_blocked();
         let until = |tracked: &Tracked| match tracked.phase {
-            Phase::Growing => sync_at(tracked, self.storage.sync),
-            Phase::Broken if !tracked.writing => self.retry_at,
+            Phase::Growing if !is_blocked => sync_at(tracked, self.storage.sync),
+            Phase::Broken if !tracked.writing => self.backoff.at(),
             _ => None,
         };
-        let until = self.files.iter().filter_map(until).chain(self.put_off(now)).min();
+        let put_off = self.put_off(now).filter(|_| !is_blocked);
+        let until = self.files.iter().filter_map(until).chain(put_off).min();
         Job::Wait(until.map(|until| until.saturating_duration_since(now)))
     }
 
