@@ -104,7 +104,7 @@ impl ReaderThread {
             if !self.buffer.front_is_empty() {
                 persister.swap(&mut self.buffer);
             }
-            persister.store.rotate_if_due();
+            persister.rotate_if_due();
             persister.answer(sync_asked);
         }
         // The writers have ended, so the swaps bring everything that they have published, and nothing comes later.
@@ -181,6 +181,21 @@ impl Persister {
         }
         if self.shared.progress.durable_before() < self.appended_before {
             self.store.request_sync(self.appended_before, askers);
+        }
+    }
+
+    /// Answers requests to rotate while the disk refuses a batch that was published before them. They could only wait.
+    fn refuse_rotates(&mut self, refusal: &WriteError) {
+        for reply in std::mem::take(&mut self.rotates) {
+            reply(Err(format!("cannot rotate: {refusal}")));
+        }
+    }
+
+    fn rotate_if_due(&mut self) {
+        if self.store.next_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+            self.shared.pulse.beat(Activity::Disk);
+            self.store.rotate_if_due();
+            self.shared.pulse.beat(Activity::Running);
         }
     }
 
@@ -283,6 +298,7 @@ impl Persister {
                     break;
                 }
                 self.wait_for_disk();
+                self.refuse_rotates(&refusal);
             }
         }
         self.shared.progress.set_persisted(generation + 1);

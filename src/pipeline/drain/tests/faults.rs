@@ -158,6 +158,29 @@ fn a_disk_that_takes_nothing_for_a_while_is_used_again_as_soon_as_it_does() {
     }
 }
 
+#[test]
+fn a_request_to_rotate_is_refused_at_once_while_the_disk_is_full() {
+    let disk = SimDisk::default();
+    let mut rig = rig(&disk, WhenFull::Wait, SyncPolicy::Never);
+    let is_write = |call: &Call| matches!(call.operation, Operation::Write | Operation::Create);
+    let trouble = Trouble::new(Verdict::Fail(Errno::ENOSPC), 0, is_write);
+    disk.watch(Some(Arc::clone(&trouble) as Arc<dyn Watch>));
+    rig.publish(b"0");
+    while trouble.met.load(Relaxed) == 0 {
+        thread::yield_now();
+    }
+    let (send, answer) = std::sync::mpsc::channel();
+    rig.drain.handle().command(ReaderCommand::Rotate(Box::new(move |result| send.send(result).unwrap())));
+    let answered = answer.recv_timeout(Duration::from_secs(60));
+    trouble.is_over.store(true, Relaxed);
+    let refusal = answered.expect("an answer while the disk is full").unwrap_err();
+    assert!(refusal.contains("cannot rotate") && refusal.contains("full"), "{refusal}");
+    let last = rig.publish(b"1");
+    rig.wait_persisted(last);
+    rig.ask(ReaderCommand::Rotate).unwrap();
+    assert_eq!(settle(rig, &disk, 2, "rotated later"), 0);
+}
+
 /// Holds a call back until it is released.
 #[derive(Default)]
 struct Held {
