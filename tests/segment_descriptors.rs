@@ -8,7 +8,7 @@ use std::time::Duration;
 use dbuf_segment::testing::read;
 use dbufd::config::Config;
 use dbufd::options::{Storage, SyncPolicy};
-use dbufd::pipeline::record::{Event, Source, encode_source};
+use dbufd::pipeline::record::{Event, PerSource, Record, Source, encode_source};
 use dbufd::pipeline::store::{Appended, BatchView, RealDisk, RunView, Store, StoreOptions, WriteError};
 
 type Durable = Arc<(Mutex<u64>, Condvar)>;
@@ -30,9 +30,12 @@ fn open(directory: &Path, sync: SyncPolicy) -> (Store, Durable) {
 fn append(store: &mut Store, generation: u64) -> Result<Appended, WriteError> {
     let (mut run, time_ns) = (Vec::new(), generation);
     encode_source(&mut run, 0, time_ns, &Source { pid: 7, tag: b"app", ..Source::default() });
-    let source = run.clone();
+    let introduction = run.clone();
+    let mut sources = PerSource::default();
+    sources.introduce(Record::decode(&introduction).unwrap().0);
     let text = format!("event {generation}");
     Event { time_ns, pri: 6, payload: text.as_bytes(), ..Event::default() }.encode(&mut run);
+    sources.add(0, 1, text.len() as u64);
     let slices = [&run[..]];
     store.append(&BatchView {
         generation,
@@ -41,9 +44,9 @@ fn append(store: &mut Store, generation: u64) -> Result<Appended, WriteError> {
         time_min_ns: time_ns,
         time_max_ns: time_ns,
         content_crc: crc32c::crc32c(&run),
-        has_lines: false,
+        incompat: 0,
         runs: &[RunView { writer: 0, events: 1, slices: &slices }],
-        sources: &[&source],
+        sources: sources.all(),
     })
 }
 

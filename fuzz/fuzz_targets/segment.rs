@@ -27,6 +27,7 @@ fn as_footer(bytes: &[u8]) {
     let trailer = Trailer { footer_offset: 128, footer_bytes: bytes.len() as u32, footer_crc: checksum(bytes) };
     if let Ok(footer) = Footer::decode(&trailer, bytes) {
         let _ = footer.sources().count();
+        let _ = footer.counts().map(|(named, _)| named.count());
         let _ = footer.agrees_with(&footer);
     }
 }

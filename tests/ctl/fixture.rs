@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use dbufd::config::settings::{Config, Storage, SyncPolicy};
-use dbufd::pipeline::record::{Event, Kind, Loss, Piece, Record, Source, encode_loss, encode_source};
+use dbufd::pipeline::record::{Event, Kind, Loss, PerSource, Piece, Record, Source, encode_loss, encode_source};
 use dbufd::pipeline::store::{BatchView, RealDisk, RunView, Store, StoreOptions};
 use dbufd::sync::Arc;
 
@@ -106,15 +106,18 @@ impl Fixture {
         let slices = [&run.bytes[..]];
         let (mut events, mut payload_bytes) = (0, 0);
         let (mut time_min_ns, mut time_max_ns) = (u64::MAX, 0);
-        let mut sources = Vec::new();
+        let mut sources = PerSource::default();
         let mut rest = slices[0];
         while !rest.is_empty() {
             let (record, bytes) = Record::decode(rest).unwrap();
             events += record.event_count() as u32;
             payload_bytes += if record.event_count() > 0 { record.payload().len() as u64 } else { 0 };
             if record.kind == Kind::Source {
-                sources.push(&rest[..bytes]);
+                sources.introduce(record);
             } else {
+                if record.kind == Kind::Event {
+                    sources.add(record.source, record.event_count() as u64, record.payload_bytes() as u64);
+                }
                 time_min_ns = time_min_ns.min(record.time_ns);
                 time_max_ns = time_max_ns.max(record.time_ns);
             }
@@ -122,7 +125,7 @@ impl Fixture {
         }
         let runs = [RunView { writer: 0, events, slices: &slices }];
         let generation = self.generation;
-        let (sources, runs, content_crc) = (&sources, &runs, crc32c::crc32c(slices[0]));
+        let (sources, runs, content_crc) = (sources.all(), &runs, crc32c::crc32c(slices[0]));
         let view = BatchView {
             generation,
             events,

@@ -3,14 +3,15 @@
 //! Input: batches, one after the other, as they are written or walked; or bytes. Output: bytes; or a [`Footer`].
 //! Thread: any. Failure: decoding, with [`Broken`]; then the footer is rebuilt from the batches (format, invariant 3).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use super::format::{
-    BatchHeader, Broken, FOOTER_BYTES_MAX, FOOTER_FIXED_BYTES, FOOTER_MAGIC, INCOMPAT_KNOWN, INDEX_ROW_BYTES,
-    SEGMENT_BYTES, TRAILER_BYTES, TRAILER_MAGIC, VERSION, checksum, footer, index_row, trailer,
+    BatchHeader, Broken, COMPAT_COUNTS, COUNT_ROW_BYTES, COUNTS_BYTES, FOOTER_BYTES_MAX, FOOTER_FIXED_BYTES,
+    FOOTER_MAGIC, INCOMPAT_KNOWN, INDEX_ROW_BYTES, SEGMENT_BYTES, TRAILER_BYTES, TRAILER_MAGIC, VERSION, checksum,
+    count_row, counts, footer, index_row, trailer,
 };
 use super::format::{get, get_u32, get_u128, has, put, put_bytes};
-use crate::record::{HEAD_BYTES, Kind, Record, Source, encode_source};
+use crate::record::{Kind, PerSource, Record, Source, SourceCount, encode_source};
 
 /// A row of the index covers batches of at least this many bytes together, so that the index stays small.
 pub const INDEX_BYTES_MIN: u64 = 64 << 10;
@@ -31,6 +32,23 @@ pub struct IndexRow {
     pub time_min_ns: u64,
     /// The largest acceptance time in them, in nanoseconds of the wall clock.
     pub time_max_ns: u64,
+}
+
+/// What one source has in a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Events.
+    pub events: u64,
+    /// Payload bytes.
+    pub payload_bytes: u64,
+}
+
+impl Count {
+    fn add(&mut self, events: u64, payload_bytes: u64) {
+        // Wrapping, because a file may say anything, and that is no reason to panic.
+        self.events = self.events.wrapping_add(events);
+        self.payload_bytes = self.payload_bytes.wrapping_add(payload_bytes);
+    }
 }
 
 /// A summary of a segment.
@@ -60,8 +78,11 @@ pub struct Footer {
     pub index: Vec<IndexRow>,
     /// Records of the sources, as in a run.
     sources: Vec<u8>,
-    sources_count: u32,
-    known: HashSet<Box<[u8]>>,
+    /// What each of these sources has in the segment. A footer of an earlier version does not say it.
+    counts: Vec<Count>,
+    has_counts: bool,
+    /// The index of each source, by the content of its record.
+    known: HashMap<Box<[u8]>, usize>,
     row_bytes: u64,
 }
 
@@ -82,8 +103,9 @@ impl Footer {
             sources_complete: true,
             index: Vec::new(),
             sources: Vec::new(),
-            sources_count: 0,
-            known: HashSet::new(),
+            counts: Vec::new(),
+            has_counts: true,
+            known: HashMap::new(),
             row_bytes: INDEX_BYTES_MIN,
         }
     }
@@ -115,53 +137,92 @@ impl Footer {
         self.row_bytes += header.content_bytes;
     }
 
-    /// Adds the sources of a run that was read back. Walks only the heads of records, and stops once there are more
-    /// sources than a footer names.
-    pub fn add_sources(&mut self, mut run: &[u8]) {
-        while self.sources_complete {
-            let Ok((record, bytes)) = Record::decode(run) else { return };
-            if record.kind == Kind::Source {
-                self.add_source(&run[..bytes]);
+    /// Says that the sources are not known, because the records are not read.
+    pub(crate) fn without_sources(&mut self) {
+        (self.sources_complete, self.has_counts) = (false, false);
+    }
+
+    /// Adds the sources of a run that was read back, and what each of them has in it.
+    pub fn add_run(&mut self, mut run: &[u8]) {
+        let mut sources = PerSource::default();
+        while let Ok((record, bytes)) = Record::decode(run) {
+            match record.kind {
+                Kind::Source => sources.introduce(record),
+                Kind::Event => {
+                    let events = record.event_count();
+                    let newlines = if record.is_lines() { events } else { 0 };
+                    sources.add(record.source, events as u64, (record.payload().len() - newlines) as u64);
+                }
+                Kind::Loss => {}
             }
             run = &run[bytes..];
         }
+        sources.all().iter().for_each(|count| self.add_source(count));
     }
 
-    /// Adds a source record.
-    pub fn add_source(&mut self, bytes: &[u8]) {
-        let Ok((record, _)) = Record::decode(bytes) else { return };
-        let Ok(source) = record.as_source() else { return };
+    /// Adds a source, and what it has in a batch.
+    pub fn add_source(&mut self, count: &SourceCount<'_>) {
         // The head differs from run to run; the source's identity does not.
-        let identity = &bytes[HEAD_BYTES..];
-        if self.known.contains(identity) {
-            return;
-        }
-        if self.known.len() == SOURCES_MAX {
-            self.sources_complete = false;
-            return;
-        }
-        self.known.insert(identity.into());
-        encode_source(&mut self.sources, self.sources_count, record.time_ns, &source);
-        self.sources_count += 1;
+        let identity = count.source.payload();
+        let index = match self.known.get(identity) {
+            Some(index) => *index,
+            None => {
+                let Ok(source) = count.source.as_source() else { return };
+                if self.counts.len() == SOURCES_MAX {
+                    self.sources_complete = false;
+                    return;
+                }
+                let index = self.counts.len();
+                self.known.insert(identity.into(), index);
+                encode_source(&mut self.sources, index as u32, count.source.time_ns, &source);
+                self.counts.push(Count::default());
+                index
+            }
+        };
+        self.counts[index].add(count.events, count.bytes);
     }
 
     /// The sources in the segment; complete if [`Footer::sources_complete`].
     pub fn sources(&self) -> impl Iterator<Item = Source<'_>> {
+        self.records().filter_map(|record| record.as_source().ok())
+    }
+
+    fn records(&self) -> impl Iterator<Item = Record<'_>> {
         let mut rest = &self.sources[..];
         std::iter::from_fn(move || {
             let (record, bytes) = Record::decode(rest).ok()?;
             rest = &rest[bytes..];
-            record.as_source().ok()
+            Some(record)
         })
+    }
+
+    /// The source records, each with what the source has in the segment, and what is left for sources that are not
+    /// named. None if the footer does not say it.
+    #[must_use]
+    pub fn counts(&self) -> Option<(impl Iterator<Item = (Record<'_>, Count)>, Count)> {
+        let named = self.counts.iter().fold(Count::default(), |mut sum, count| {
+            sum.add(count.events, count.payload_bytes);
+            sum
+        });
+        let others = Count {
+            events: self.events.saturating_sub(named.events),
+            payload_bytes: self.payload_bytes.saturating_sub(named.payload_bytes),
+        };
+        self.has_counts.then(|| (self.records().zip(self.counts.iter().copied()), others))
     }
 
     /// The bytes of the footer and the trailer.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_with(self.has_counts)
+    }
+
+    fn encode_with(&self, has_counts: bool) -> Vec<u8> {
         let mut bytes = vec![0; FOOTER_FIXED_BYTES];
         put_bytes(&mut bytes, footer::magic, &FOOTER_MAGIC);
         put(&mut bytes, footer::version, u64::from(VERSION));
         put(&mut bytes, footer::flags, if self.sources_complete { SOURCES_COMPLETE } else { 0 });
+        put(&mut bytes, footer::compat, if has_counts { u64::from(COMPAT_COUNTS) } else { 0 });
         put(&mut bytes, footer::offset, self.offset);
         put_bytes(&mut bytes, footer::stream_id, &self.stream_id.to_le_bytes());
         put(&mut bytes, footer::first_sequence, self.first_sequence);
@@ -172,7 +233,7 @@ impl Footer {
         put(&mut bytes, footer::time_min_ns, self.time_min_ns);
         put(&mut bytes, footer::time_max_ns, self.time_max_ns);
         put(&mut bytes, footer::index_rows, self.index.len() as u64);
-        put(&mut bytes, footer::sources, u64::from(self.sources_count));
+        put(&mut bytes, footer::sources, self.counts.len() as u64);
         for row in &self.index {
             let mut to = [0; INDEX_ROW_BYTES];
             put(&mut to, index_row::offset, row.offset);
@@ -182,6 +243,17 @@ impl Footer {
             bytes.extend_from_slice(&to);
         }
         bytes.extend_from_slice(&self.sources);
+        if has_counts {
+            let mut head = [0; COUNTS_BYTES];
+            put(&mut head, counts::rows, self.counts.len() as u64);
+            bytes.extend_from_slice(&head);
+            for count in &self.counts {
+                let mut to = [0; COUNT_ROW_BYTES];
+                put(&mut to, count_row::events, count.events);
+                put(&mut to, count_row::payload_bytes, count.payload_bytes);
+                bytes.extend_from_slice(&to);
+            }
+        }
         let trailer =
             Trailer { footer_offset: self.offset, footer_bytes: bytes.len() as u32, footer_crc: checksum(&bytes) };
         bytes.extend_from_slice(&trailer.encode());
@@ -205,7 +277,7 @@ impl Footer {
         }
         let rows = get(bytes, footer::index_rows) as usize;
         let rest = &bytes[FOOTER_FIXED_BYTES..];
-        let (index, sources) = rest
+        let (index, rest) = rest
             .split_at_checked(rows.saturating_mul(INDEX_ROW_BYTES))
             .ok_or(Broken::Damaged("the index is longer than the footer"))?;
         let index: Vec<_> = index.chunks_exact(INDEX_ROW_BYTES).map(decode_row).collect();
@@ -213,6 +285,11 @@ impl Footer {
         if !index.iter().all(is_within) || !index.is_sorted_by(|a, b| a.offset < b.offset) {
             return Err(Broken::Damaged("the index does not lie in the segment"));
         }
+        let (sources, rest) = split_sources(rest, get_u32(bytes, footer::sources))?;
+        let has_counts = get_u32(bytes, footer::compat) & COMPAT_COUNTS != 0;
+        let rows = get_u32(bytes, footer::sources) as usize;
+        // What follows belongs to features that this code does not know.
+        let counts = if has_counts { decode_counts(rest, rows)? } else { vec![Count::default(); rows] };
         Ok(Self {
             offset: trailer.footer_offset,
             next_sequence: get(bytes, footer::next_sequence),
@@ -224,16 +301,42 @@ impl Footer {
             sources_complete: get(bytes, footer::flags) & SOURCES_COMPLETE != 0,
             index,
             sources: sources.to_vec(),
-            sources_count: get_u32(bytes, footer::sources),
+            counts,
+            has_counts,
             ..Self::new(get_u128(bytes, footer::stream_id), get(bytes, footer::first_sequence))
         })
     }
 
-    /// Whether the other footer describes the same batches.
+    /// Whether the other footer describes the same batches. Counts are compared if both have them.
     #[must_use]
     pub fn agrees_with(&self, other: &Self) -> bool {
-        self.encode() == other.encode()
+        let has_counts = self.has_counts && other.has_counts;
+        self.encode_with(has_counts) == other.encode_with(has_counts)
     }
+}
+
+/// Splits the records of `rows` sources from what follows them.
+fn split_sources(bytes: &[u8], rows: u32) -> Result<(&[u8], &[u8]), Broken> {
+    let mut at = 0;
+    for _ in 0..rows {
+        match Record::decode(&bytes[at..]) {
+            Ok((record, length)) if record.kind == Kind::Source => at += length,
+            _ => return Err(Broken::Damaged("the footer does not have as many sources as it says")),
+        }
+    }
+    Ok(bytes.split_at(at))
+}
+
+fn decode_counts(bytes: &[u8], sources: usize) -> Result<Vec<Count>, Broken> {
+    let damaged = Broken::Damaged("the footer does not have a count for each source");
+    let (head, rows) = bytes.split_at_checked(COUNTS_BYTES).ok_or(damaged)?;
+    let rows = rows.get(..sources * COUNT_ROW_BYTES).ok_or(damaged)?;
+    if get_u32(head, counts::rows) as usize != sources {
+        return Err(damaged);
+    }
+    let count =
+        |row: &[u8]| Count { events: get(row, count_row::events), payload_bytes: get(row, count_row::payload_bytes) };
+    Ok(rows.chunks_exact(COUNT_ROW_BYTES).map(count).collect())
 }
 
 fn decode_row(row: &[u8]) -> IndexRow {
@@ -257,7 +360,7 @@ pub struct Trailer {
 }
 
 impl Trailer {
-    fn encode(&self) -> [u8; TRAILER_BYTES] {
+    pub(crate) fn encode(&self) -> [u8; TRAILER_BYTES] {
         let mut bytes = [0; TRAILER_BYTES];
         put(&mut bytes, trailer::footer_offset, self.footer_offset);
         put(&mut bytes, trailer::footer_bytes, u64::from(self.footer_bytes));

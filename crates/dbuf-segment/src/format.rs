@@ -26,6 +26,8 @@ pub const INCOMPAT_LINES: u32 = 1 << 0;
 pub const INCOMPAT_LIMITED: u32 = 1 << 1;
 /// Incompatible features of a batch that this code knows.
 pub const BATCH_INCOMPAT_KNOWN: u32 = INCOMPAT_LINES | INCOMPAT_LIMITED;
+/// A compatible feature of a footer: it has a table of counts.
+pub const COMPAT_COUNTS: u32 = 1 << 0;
 
 /// The incompatible features that a batch with this record must carry.
 #[must_use]
@@ -61,6 +63,10 @@ pub const BATCH_HEADER_BYTES_MAX: usize = BATCH_FIXED_BYTES + RUNS_MAX * RUN_BYT
 pub const FOOTER_FIXED_BYTES: usize = 104;
 /// Bytes of a row in the index of batches.
 pub const INDEX_ROW_BYTES: usize = 32;
+/// Bytes of the head of a footer's table of counts.
+pub const COUNTS_BYTES: usize = 8;
+/// Bytes of a row in a footer's table of counts.
+pub const COUNT_ROW_BYTES: usize = 16;
 /// Bytes of the trailer.
 pub const TRAILER_BYTES: usize = 24;
 /// Bytes of the longest footer that is read.
@@ -183,6 +189,20 @@ layout!(
         first_sequence: 8, 8;
         time_min_ns: 16, 8;
         time_max_ns: 24, 8;
+    }
+);
+layout!(
+    /// The head of a footer's table of counts.
+    counts, super::COUNTS_BYTES, {
+        rows: 0, 4;
+        reserved: 4, 4;
+    }
+);
+layout!(
+    /// A row in a footer's table of counts.
+    count_row, super::COUNT_ROW_BYTES, {
+        events: 0, 8;
+        payload_bytes: 8, 8;
     }
 );
 layout!(

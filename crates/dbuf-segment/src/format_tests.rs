@@ -2,16 +2,19 @@
 
 use dbuf_sync::Arc;
 
+use crate::footer::{Count, Footer, Trailer};
 use crate::format::{self, Field};
 use crate::record::{
     Cause, Event, HEAD_BYTES, Loss, Record, Source, Transport, encode_lines, encode_loss, encode_source, flag,
 };
+use crate::scan::segment::Segment;
 use crate::scan::{Directory, Wanted, verify_bytes};
 use crate::testing::{backward, forward};
 
 const FORMAT: &str = include_str!("../../../docs/FORMAT.md");
 const GOLDEN: &[u8] = include_bytes!("../../../tests/golden/v1.segment");
 const GOLDEN_LINES: &[u8] = include_bytes!("../../../tests/golden/lines.segment");
+const GOLDEN_COUNTS: &[u8] = include_bytes!("../../../tests/golden/counts.segment");
 
 /// The rows of the table below ``Layout `name` ``: offset, bytes, name, meaning.
 fn table(name: &str) -> Vec<(usize, usize, String, String)> {
@@ -27,12 +30,14 @@ fn table(name: &str) -> Vec<(usize, usize, String, String)> {
 
 #[test]
 fn the_tables_of_segments_batches_and_footers_are_those_of_the_code() {
-    let layouts: [(&str, &[Field]); 6] = [
+    let layouts: [(&str, &[Field]); 8] = [
         ("segment", format::segment::FIELDS),
         ("batch", format::batch::FIELDS),
         ("run", format::run::FIELDS),
         ("footer", format::footer::FIELDS),
         ("index_row", format::index_row::FIELDS),
+        ("counts", format::counts::FIELDS),
+        ("count_row", format::count_row::FIELDS),
         ("trailer", format::trailer::FIELDS),
     ];
     for (name, fields) in layouts {
@@ -148,19 +153,65 @@ fn assert_is_read(golden: &[u8], all: &[&str]) {
     assert_eq!(backward(&listed, &Wanted::default()), reversed);
 }
 
+/// What the golden files with lines hold.
+const LINES: [&str; 8] = [
+    "101 web alone",
+    "102 db between",
+    "103 web one",
+    "104 web two",
+    "105 web three",
+    "106 db of the same time",
+    "107 db but of a later run",
+    "108 app without lines",
+];
+
+fn footer_of(segment: &[u8]) -> Footer {
+    Segment::open(Arc::new(segment.to_vec()), None).unwrap().footer.unwrap()
+}
+
+#[test]
+fn the_golden_file_of_counts_says_what_each_source_has_in_it() {
+    assert_is_read(GOLDEN_COUNTS, &LINES);
+    let footer = footer_of(GOLDEN_COUNTS);
+    let (named, others) = footer.counts().expect("it has counts");
+    let named: Vec<_> =
+        named.map(|(record, count)| (record.as_source().unwrap().tag, count.events, count.payload_bytes)).collect();
+    assert_eq!(named, [(&b"web"[..], 4, 16), (b"db", 3, 41), (b"app", 1, 13)]);
+    assert_eq!(others, Count::default());
+    assert!(footer_of(GOLDEN_LINES).counts().is_none(), "an earlier version did not write them");
+}
+
+#[test]
+fn a_footer_agrees_with_its_batches_also_with_features_that_this_version_does_not_know() {
+    let mut later = GOLDEN_COUNTS.to_vec();
+    later.truncate(later.len() - format::TRAILER_BYTES);
+    let at = footer_of(GOLDEN_COUNTS).offset as usize;
+    later[at + format::footer::compat.at + 1] |= 0x80;
+    later.extend_from_slice(&[0xa5; 40]);
+    let trailer = Trailer {
+        footer_offset: at as u64,
+        footer_bytes: (later.len() - at) as u32,
+        footer_crc: format::checksum(&later[at..]),
+    };
+    later.extend_from_slice(&trailer.encode());
+    assert_is_read(&later, &LINES);
+}
+
+#[test]
+fn a_footer_whose_counts_are_wrong_does_not_agree_with_the_batches() {
+    let mut wrong = GOLDEN_COUNTS.to_vec();
+    let (at, end) = (footer_of(GOLDEN_COUNTS).offset as usize, wrong.len() - format::TRAILER_BYTES);
+    wrong[end - format::COUNT_ROW_BYTES] += 1;
+    let (footer_bytes, footer_crc) = ((end - at) as u32, format::checksum(&wrong[at..end]));
+    let trailer = Trailer { footer_offset: at as u64, footer_bytes, footer_crc };
+    wrong[end..].copy_from_slice(&trailer.encode());
+    let damage = verify_bytes(Arc::new(wrong));
+    assert!(damage.len() == 1 && damage[0].what.contains("does not agree"), "{damage:?}");
+}
+
 #[test]
 fn the_golden_file_of_lines_stays_readable_and_says_that_it_has_them() {
-    let all = [
-        "101 web alone",
-        "102 db between",
-        "103 web one",
-        "104 web two",
-        "105 web three",
-        "106 db of the same time",
-        "107 db but of a later run",
-        "108 app without lines",
-    ];
-    assert_is_read(GOLDEN_LINES, &all);
+    assert_is_read(GOLDEN_LINES, &LINES);
     let first = &GOLDEN_LINES[format::SEGMENT_BYTES..];
     assert_eq!(format::get_u32(first, format::batch::incompat), format::INCOMPAT_LINES, "older readers step over it");
     assert_eq!(format::get_u32(&GOLDEN[format::SEGMENT_BYTES..], format::batch::incompat), 0);
@@ -184,7 +235,7 @@ fn the_golden_file_stays_readable() {
 
 #[test]
 fn a_flipped_bit_anywhere_in_a_golden_file_is_found() {
-    for golden in [GOLDEN, GOLDEN_LINES] {
+    for golden in [GOLDEN, GOLDEN_LINES, GOLDEN_COUNTS] {
         for at in 0..golden.len() {
             let mut bytes = golden.to_vec();
             bytes[at] ^= 1 << (at % 8);

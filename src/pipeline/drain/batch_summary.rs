@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use crate::pipeline::buffer::Batch;
 use crate::pipeline::histogram::Histogram;
-use crate::pipeline::record::{Kind, Record, Source};
+use crate::pipeline::record::{Kind, PerSource, Record, Source};
 use crate::pipeline::store::format::{BatchHeader, INCOMPAT_LINES, features_of};
 
 /// Events in pieces whose size is followed at a time, at most.
@@ -21,55 +21,7 @@ pub(crate) struct RunSummary<'a> {
     pub(crate) writer: u8,
     pub(crate) events: u32,
     pub(crate) slices: Vec<&'a [u8]>,
-    pub(crate) shares: Shares<'a>,
-}
-
-/// What each source has sent in a run.
-#[derive(Debug, Default)]
-pub(crate) struct Shares<'a> {
-    /// Writers number their sources from zero in the order of first use, so a source's id is its index here.
-    all: Vec<Share<'a>>,
-    /// The sources whose id is not their index.
-    others: HashMap<u32, usize>,
-    /// Events and bytes of records whose source was not introduced. That is a bug or broken memory.
-    unknown: (u64, u64),
-}
-
-/// What one source has sent in a run.
-#[derive(Debug)]
-pub(crate) struct Share<'a> {
-    id: u32,
-    pub(crate) source: Record<'a>,
-    pub(crate) events: u64,
-    pub(crate) bytes: u64,
-}
-
-impl<'a> Shares<'a> {
-    fn introduce(&mut self, source: Record<'a>) {
-        let (id, index) = (source.source, self.all.len());
-        if id as usize != index {
-            self.others.insert(id, index);
-        }
-        self.all.push(Share { id, source, events: 0, bytes: 0 });
-    }
-
-    #[inline]
-    fn add(&mut self, id: u32, events: u64, bytes: u64) {
-        let index = match self.all.get(id as usize) {
-            Some(share) if share.id == id && self.others.is_empty() => id as usize,
-            _ => match self.others.get(&id) {
-                Some(index) => *index,
-                None if self.all.get(id as usize).is_some_and(|share| share.id == id) => id as usize,
-                None => {
-                    self.unknown.0 += events;
-                    self.unknown.1 += bytes;
-                    return;
-                }
-            },
-        };
-        self.all[index].events += events;
-        self.all[index].bytes += bytes;
-    }
+    pub(crate) sources: PerSource<'a>,
 }
 
 /// The content of a batch.
@@ -77,8 +29,6 @@ impl<'a> Shares<'a> {
 pub(crate) struct BatchSummary<'a> {
     pub(crate) generation: u64,
     pub(crate) runs: Vec<RunSummary<'a>>,
-    /// Every source record.
-    pub(crate) sources: Vec<&'a [u8]>,
     pub(crate) events: u64,
     pub(crate) payload_bytes: u64,
     pub(crate) time_min_ns: u64,
@@ -168,7 +118,6 @@ impl<'a> BatchSummary<'a> {
         let mut summary = Self {
             generation: batch.generation(),
             runs: Vec::new(),
-            sources: Vec::new(),
             events: 0,
             payload_bytes: 0,
             time_min_ns: u64::MAX,
@@ -182,7 +131,7 @@ impl<'a> BatchSummary<'a> {
         }
         for run in batch.runs() {
             let mut of_run =
-                RunSummary { writer: run.writer(), events: 0, slices: Vec::new(), shares: Shares::default() };
+                RunSummary { writer: run.writer(), events: 0, slices: Vec::new(), sources: PerSource::default() };
             for chunk in run.chunks() {
                 summary.walk(chunk, &mut of_run, sizes.as_deref_mut());
             }
@@ -213,14 +162,13 @@ impl<'a> BatchSummary<'a> {
             } else if record.kind == Kind::Event {
                 let (ends, payload) = (record.event_count(), record.payload().len() as u64);
                 run.events += ends as u32;
-                run.shares.add(record.source, ends as u64, payload);
+                run.sources.add(record.source, ends as u64, payload);
                 self.payload_bytes += payload;
                 if let Some(sizes) = sizes.as_deref_mut() {
                     sizes.see(&record);
                 }
             } else if record.kind == Kind::Source {
-                self.sources.push(&chunk[at..at + bytes]);
-                run.shares.introduce(record);
+                run.sources.introduce(record);
             } else {
                 self.incompat |= features_of(&record);
             }
@@ -244,7 +192,7 @@ impl<'a> BatchSummary<'a> {
         };
         let payload = (record.payload().len() - events) as u64;
         run.events += events as u32;
-        run.shares.add(record.source, events as u64, payload);
+        run.sources.add(record.source, events as u64, payload);
         self.payload_bytes += payload;
         self.incompat |= INCOMPAT_LINES;
     }
@@ -282,12 +230,13 @@ impl<'a> BatchSummary<'a> {
 
     /// Calls `f` with the events and payload bytes of each source, run by run. The source is None if it is not known.
     pub(crate) fn shares(&self, f: &mut dyn FnMut(Option<&Record<'_>>, u64, u64)) {
-        for Shares { all, unknown, .. } in self.runs.iter().map(|run| &run.shares) {
-            for share in all.iter().filter(|share| share.events + share.bytes > 0) {
-                f(Some(&share.source), share.events, share.bytes);
+        for sources in self.runs.iter().map(|run| &run.sources) {
+            for count in sources.all().iter().filter(|count| count.events + count.bytes > 0) {
+                f(Some(&count.source), count.events, count.bytes);
             }
-            if unknown.0 + unknown.1 > 0 {
-                f(None, unknown.0, unknown.1);
+            let (events, bytes) = sources.unknown();
+            if events + bytes > 0 {
+                f(None, events, bytes);
             }
         }
     }

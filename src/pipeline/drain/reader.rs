@@ -16,7 +16,7 @@ use crate::pipeline::buffer;
 use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::pulse::{Activity, Pulse};
-use crate::pipeline::record::{Cause, Kind};
+use crate::pipeline::record::{Cause, Kind, SourceCount};
 use crate::pipeline::store::format::BatchHeader;
 use crate::pipeline::store::{BatchView, RunView, Store, WriteError};
 use crate::sync::atomic::Ordering::Relaxed;
@@ -324,9 +324,10 @@ impl Persister {
             .iter()
             .map(|run| RunView { writer: run.writer, events: run.events, slices: &run.slices })
             .collect();
-        let mut sources = summary.sources.clone();
+        let mut sources: Vec<_> = summary.runs.iter().flat_map(|run| run.sources.all()).copied().collect();
         if reporting {
-            sources.extend(records(report).filter(|(record, _)| record.kind == Kind::Source).map(|(_, bytes)| bytes));
+            let of_report = records(report).map(|(record, _)| record).filter(|record| record.kind == Kind::Source);
+            sources.extend(of_report.map(SourceCount::new));
             runs.push(RunView { writer: READER_RUN, events: 0, slices: &report_slices });
         }
         let view = BatchView {

@@ -92,9 +92,7 @@ impl Active {
     pub(super) fn accept(&mut self, header: &BatchHeader, batch: &BatchView<'_>) {
         self.first_batch.get_or_insert_with(Instant::now);
         self.footer.add(header);
-        for source in batch.sources {
-            self.footer.add_source(source);
-        }
+        batch.sources.iter().for_each(|count| self.footer.add_source(count));
     }
 
     fn header_of(&self, batch: &BatchView<'_>, first_sequence: u64) -> BatchHeader {

@@ -152,7 +152,7 @@ fn copy(footer: &mut Footer, batch: &mut Batch, to: &dyn DiskFile) -> io::Result
     write_all(to, &mut [IoSlice::new(&head), IoSlice::new(&batch.content)], batch.header.offset)?;
     footer.add(&batch.header);
     for run in batch.runs() {
-        footer.add_sources(run);
+        footer.add_run(run);
     }
     Ok(())
 }

@@ -10,7 +10,9 @@ pub(crate) use dbuf_segment::testing::{backward, forward, read, text};
 use super::format::features_of;
 use super::types::{BatchView, RunView};
 use crate::options::{Storage, SyncPolicy, WhenFull};
-use crate::pipeline::record::{Event, Kind, Loss, Record, Source, encode_lines, encode_loss, encode_source};
+use crate::pipeline::record::{
+    Event, Kind, Loss, PerSource, Record, Source, SourceCount, encode_lines, encode_loss, encode_source,
+};
 
 /// A batch that owns its bytes.
 #[derive(Clone, Debug, Default)]
@@ -66,9 +68,21 @@ impl TestBatch {
         self.runs.iter().flat_map(|run| records(run))
     }
 
-    fn sources(&self) -> Vec<&[u8]> {
-        let is_source = |record: &&[u8]| Record::decode(record).is_ok_and(|(record, _)| record.kind == Kind::Source);
-        self.runs.iter().flat_map(|run| cut(run, 1)).filter(is_source).collect()
+    fn sources(&self) -> Vec<SourceCount<'_>> {
+        let of_run = |run| {
+            let mut sources = PerSource::default();
+            for record in records(run) {
+                match record.kind {
+                    Kind::Source => sources.introduce(record),
+                    Kind::Event => {
+                        sources.add(record.source, record.event_count() as u64, record.payload_bytes() as u64);
+                    }
+                    Kind::Loss => {}
+                }
+            }
+            sources.all().to_vec()
+        };
+        self.runs.iter().flat_map(|run| of_run(run)).collect()
     }
 
     /// Lends the batch, its runs cut into slices of at most `slice_bytes` (but at least one record).

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use dbuf_segment::format::BatchHeader;
+use dbuf_segment::record::SourceCount;
 
 use crate::options::Storage;
 
@@ -41,8 +42,9 @@ pub struct BatchView<'a> {
     pub incompat: u32,
     /// Its runs, by ascending writer.
     pub runs: &'a [RunView<'a>],
-    /// The source records in them. The caller has already walked the records, so the store need not.
-    pub sources: &'a [&'a [u8]],
+    /// The sources in them, run by run, and what each has sent. The caller has already walked the records, so the store
+    /// need not.
+    pub sources: &'a [SourceCount<'a>],
 }
 
 /// The parameters of [`Store::open`](super::Store::open).

@@ -20,6 +20,7 @@ mod encode;
 mod layout;
 mod loss;
 mod newlines;
+mod per_source;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -33,4 +34,5 @@ pub use layout::{
 };
 pub use loss::{Cause, Loss};
 pub use newlines::Newlines;
+pub use per_source::{PerSource, SourceCount};
 pub use source::{Source, Transport, USER_UNKNOWN};

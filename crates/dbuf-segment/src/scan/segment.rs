@@ -318,7 +318,9 @@ impl Segment {
     pub fn rebuild(&self, content: bool, report: &mut dyn FnMut(Damage)) -> io::Result<(Footer, u64)> {
         let first = self.header.as_ref().map_or(0, |header| header.first_sequence);
         let mut footer = Footer::new(self.stream_id, first);
-        footer.sources_complete = content;
+        if !content {
+            footer.without_sources();
+        }
         let mut batch = Batch::default();
         let mut at = Self::FIRST;
         loop {
@@ -329,7 +331,7 @@ impl Segment {
                     }
                     footer.add(&batch.header);
                     for run in batch.runs() {
-                        footer.add_sources(run);
+                        footer.add_run(run);
                     }
                     at = batch.header.end();
                 }

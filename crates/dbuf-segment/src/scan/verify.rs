@@ -184,7 +184,7 @@ fn check_batches(segment: &Segment, rebuilt: &mut Footer, report: &mut FileRepor
                 }
                 rebuilt.add(&batch.header);
                 for run in batch.runs() {
-                    rebuilt.add_sources(run);
+                    rebuilt.add_run(run);
                 }
             }
             Ok(Step::Damage { damage, next, .. }) => {
