@@ -22,7 +22,8 @@ fn open(directory: &Path, sync: SyncPolicy) -> (Store, Durable) {
         *told.0.lock().unwrap() = now.before_generation;
         told.1.notify_all();
     });
-    let options = StoreOptions { storage, on_durable, on_broken: Box::new(|from| assert_eq!(from, None, "it broke")) };
+    let on_broken = Box::new(|from| assert_eq!(from, None, "it broke"));
+    let options = StoreOptions { storage, on_durable, on_broken, on_delete: Box::new(|_| ()) };
     (Store::open(options, Arc::new(RealDisk)).unwrap().0, durable)
 }
 

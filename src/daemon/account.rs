@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use crate::pipeline::account::{Row, Statement};
 use crate::pipeline::record::Cause;
 
-/// `{"since_ns", "first_sequence", "next_sequence", "stream", "withdrawn", "producers": [{"source", "sent", "stored",
-/// "lost": {CAUSE: n}}]}`; the source is null in the row of all other producers.
+/// `{"since_ns", "first_sequence", "next_sequence", "stream", "withdrawn", "deletions", "producers": [{"source",
+/// "sent", "stored", "deleted", "deleted_bytes", "lost": {CAUSE: n}}]}`; the source is null in the row of all other
+/// producers.
 pub(super) fn to_json(statement: &Statement) -> Value {
     let (since_ns, first_sequence) = statement.since.unwrap_or((0, statement.next_sequence));
     json!({
@@ -20,6 +21,10 @@ pub(super) fn to_json(statement: &Statement) -> Value {
         "next_sequence": statement.next_sequence,
         "stream": format!("{:032x}", statement.stream_id),
         "withdrawn": statement.withdrawn,
+        "deletions": {
+            "unknown_events": statement.deletions.unknown_events,
+            "older_events": statement.deletions.older_events,
+        },
         "producers": statement.rows.iter().map(row).collect::<Value>(),
     })
 }
@@ -31,6 +36,8 @@ fn row(row: &Row) -> Value {
         "source": row.identity.as_ref().map(|identity| hexadecimal(&identity.to_record())),
         "sent": row.sent,
         "stored": row.stored,
+        "deleted": row.deleted,
+        "deleted_bytes": row.deleted_bytes,
         "lost": lost,
     })
 }

@@ -11,22 +11,25 @@ use nix::sys::time::TimeValLike;
 use crate::config::keys::sync_name;
 use crate::pipeline::accept::connection::stored::StoredConnections;
 use crate::pipeline::accept::ring::registry::{RingStatus, Rings};
-use crate::pipeline::account::{Row, Totals};
+use crate::pipeline::account::{Deletions, Row, Totals};
 use crate::pipeline::buffer::{BufferStats, DoubleBuffer};
 use crate::pipeline::counters::{Counters, WriterCounters};
 use crate::pipeline::drain::{DrainHandle, Measured};
 use crate::pipeline::record::Cause;
 use crate::pipeline::shares::{ShareStatus, Shares};
-use crate::pipeline::store::{Condition, StatusSnapshot};
+use crate::pipeline::store::{Condition, StatusSnapshot, UserFill};
 use crate::stats::{
-    Buffer, Bytes, Connections, Cpu, EventSize, Events, Latency, Limits, Producer, Quantiles, Refusals, Resource, Ring,
-    Snapshot, Storage, Writer,
+    Buffer, Bytes, Connections, Cpu, Deleted, EventSize, Events, Latency, Limits, Producer, Quantiles, Refusals,
+    Resource, Ring, Snapshot, Storage, User, Writer,
 };
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Arc, CacheLine};
+use crate::sys::clock;
 
 /// Producers that are shown, and groups of them; the rest share one row.
 const PRODUCERS_SHOWN: usize = 100;
+/// Users that are shown; the rest share one row.
+const USERS_SHOWN: usize = 64;
 /// The size buckets end below these powers of two.
 const BUCKET_EXPONENTS: std::ops::RangeInclusive<u32> = 4..=20;
 
@@ -68,7 +71,7 @@ impl Figures {
             producers: self.counters.account.busiest(PRODUCERS_SHOWN).into_iter().map(producer).collect(),
             producer_groups: self.counters.account.busiest_groups(PRODUCERS_SHOWN).into_iter().map(group).collect(),
             rings: self.rings.all().iter().map(ring).collect(),
-            storage: storage(self.drain.store_status().snapshot()),
+            storage: self.storage(),
             cpu_seconds: cpu(),
             rss_bytes: rss_bytes(),
         }
@@ -92,6 +95,11 @@ impl Figures {
             unkept: self.stored.as_ref().map_or(0, |stored| stored.unkept()),
             unkept_open: sum(|writer| &writer.unkept_connections),
         }
+    }
+
+    fn storage(&self) -> Storage {
+        let (store, deletions) = (self.drain.store_status(), self.counters.account.deletions());
+        Storage { users: users(store.users()), deleted: deleted(&deletions), ..storage(store.snapshot()) }
     }
 
     /// How the segments are doing.
@@ -181,6 +189,8 @@ fn producer(row: Row) -> Producer {
         stored: row.stored,
         in_memory: row.in_memory(),
         lost: row.lost_total(),
+        deleted: row.deleted,
+        deleted_bytes: row.deleted_bytes,
         ..Producer::default()
     };
     let Some(identity) = row.identity else { return Producer { tag: "(all others)".to_owned(), ..shown } };
@@ -217,7 +227,30 @@ fn storage(status: StatusSnapshot) -> Storage {
         sync_policy: sync_name(status.sync_policy),
         state: status.state.name().to_owned(),
         last_error: status.last_error,
+        reach_seconds: status.oldest_time_ns.map(|ns| rounded(clock::now_ns().saturating_sub(ns) as f64 / 1e9)),
+        users: Vec::new(),
+        deleted: Deleted::default(),
     }
+}
+
+/// The users with the most bytes. All others share the row of those that are not known.
+fn users(all: Vec<UserFill>) -> Vec<User> {
+    let mut shown: Vec<User> = Vec::new();
+    let mut others = User::default();
+    for UserFill { uid, events, bytes } in all {
+        if uid.is_some() && shown.len() < USERS_SHOWN {
+            shown.push(User { uid, events, bytes });
+        } else {
+            (others.events, others.bytes) = (others.events + events, others.bytes + bytes);
+        }
+    }
+    shown.extend(Some(others).filter(|others| *others != User::default()));
+    shown
+}
+
+fn deleted(deletions: &Deletions) -> Deleted {
+    let &Deletions { segments, file_bytes, events, bytes, unknown_events, older_events } = deletions;
+    Deleted { segments, bytes: file_bytes, events, payload_bytes: bytes, unknown_events, older_events }
 }
 
 /// RFC 3339, in UTC.

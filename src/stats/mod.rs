@@ -185,6 +185,10 @@ pub(crate) struct Producer {
     pub(crate) stored: u64,
     pub(crate) in_memory: u64,
     pub(crate) lost: u64,
+    /// Stored events that retention has deleted.
+    pub(crate) deleted: u64,
+    /// Payload bytes of these events.
+    pub(crate) deleted_bytes: u64,
 }
 
 /// A ring that exists now.
@@ -219,6 +223,36 @@ pub(crate) struct Storage {
     pub(crate) sync_policy: String,
     pub(crate) state: String,
     pub(crate) last_error: Option<String>,
+    /// How far back the segments reach: the age of the oldest event.
+    pub(crate) reach_seconds: Option<f64>,
+    /// What each user has in the segments, most bytes first.
+    pub(crate) users: Vec<User>,
+    pub(crate) deleted: Deleted,
+}
+
+/// What a user has in the segments. Null as the uid: users beyond the first 64, and events whose user is not known.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct User {
+    pub(crate) uid: Option<u32>,
+    pub(crate) events: u64,
+    /// Of payload.
+    pub(crate) bytes: u64,
+}
+
+/// What retention has deleted.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Deleted {
+    pub(crate) segments: u64,
+    /// Of these segments.
+    pub(crate) bytes: u64,
+    pub(crate) events: u64,
+    pub(crate) payload_bytes: u64,
+    /// Those of the events whose producers are not known, because their segment does not name them.
+    pub(crate) unknown_events: u64,
+    /// Those of the events that are older than the counters. No producer has them, but groups of producers have.
+    pub(crate) older_events: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]

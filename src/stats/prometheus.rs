@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{EventSize, Limits, Producer, Quantiles, Resource, Ring, Snapshot, Writer};
+use super::{EventSize, Limits, Producer, Quantiles, Resource, Ring, Snapshot, User, Writer};
 use crate::escape::put_visible;
 use crate::pipeline::store::Condition;
 
@@ -73,6 +73,23 @@ const SINGLES: &[Single] = &[
     ),
     ("storage_segments", |s| s.storage.segments as f64, "Segments, the active one included."),
     ("storage_bytes", |s| s.storage.bytes as f64, "Bytes of all segments."),
+    ("storage_deleted_segments_total", |s| s.storage.deleted.segments as f64, "Segments that retention deleted."),
+    (
+        "storage_deleted_bytes_total",
+        |s| s.storage.deleted.bytes as f64,
+        "Bytes of the segments that retention deleted.",
+    ),
+    ("storage_deleted_events_total", |s| s.storage.deleted.events as f64, "Stored events that retention deleted."),
+    (
+        "storage_deleted_payload_bytes_total",
+        |s| s.storage.deleted.payload_bytes as f64,
+        "Payload bytes of the events that retention deleted.",
+    ),
+    (
+        "storage_deleted_unknown_events_total",
+        |s| s.storage.deleted.unknown_events as f64,
+        "Events that retention deleted and whose producers are not known.",
+    ),
     ("resident_memory_bytes", |s| s.rss_bytes as f64, "Resident memory of the daemon."),
 ];
 
@@ -86,6 +103,7 @@ const PRODUCERS: &[Listed<Producer>] = &[
     ("producer_events_total", |p| p.events, "Events of one of the busiest producers."),
     ("producer_bytes_total", |p| p.bytes, "Payload bytes of one of the busiest producers."),
     ("producer_lost_total", |p| p.lost, "Lost events of one of the busiest producers."),
+    ("producer_deleted_total", |p| p.deleted, "Events of one of the busiest producers that retention deleted."),
 ];
 
 const RINGS: &[Listed<Ring>] = &[
@@ -102,6 +120,11 @@ const FULLEST_RINGS: &[Listed<Ring>] =
 const RING_COUNTERS: &[Listed<Ring>] = &[
     ("ring_events_total", |r| r.events, "Events taken from a ring."),
     ("ring_lost_total", |r| r.lost, "Events that found no room in a ring."),
+];
+
+const USERS: &[Listed<User>] = &[
+    ("storage_user_events", |u| u.events, "Events that a user has in the segments."),
+    ("storage_user_bytes", |u| u.bytes, "Payload bytes that a user has in the segments."),
 ];
 
 const RESOURCES: &[Listed<Resource>] = &[
@@ -271,6 +294,11 @@ fn storage_and_cpu(out: &mut String, now: &Snapshot) {
         family(out, "storage_oldest_time_seconds", "Time of the oldest stored event, in seconds since 1970.");
         sample(out, "storage_oldest_time_seconds", &[], time.as_millisecond() as f64 / 1e3);
     }
+    if let Some(seconds) = now.storage.reach_seconds {
+        family(out, "storage_reach_seconds", "How far back the segments reach: the age of the oldest stored event.");
+        sample(out, "storage_reach_seconds", &[], seconds);
+    }
+    listed(out, &now.storage.users, USERS, |a, b| a + b, |user| vec![("uid", or_empty(user.uid))]);
     family(out, "cpu_seconds_total", "CPU time of the daemon.");
     for (mode, seconds) in [("user", now.cpu_seconds.user), ("system", now.cpu_seconds.system)] {
         sample(out, "cpu_seconds_total", &[("mode", mode.to_owned())], seconds);

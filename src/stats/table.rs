@@ -7,10 +7,12 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::format::{bar, bytes, count, fit, micros, plural, ratio, seconds};
-use super::{Buffer, EventSize, Latency, Producer, Refusals, Ring, Snapshot, Storage, Writer};
+use super::{Buffer, Deleted, EventSize, Latency, Producer, Refusals, Ring, Snapshot, Storage, User, Writer};
 
 /// Rows that a list shows; `--json` has all.
 const ROWS_SHOWN: usize = 8;
+/// Users that the storage's row shows.
+const USERS_SHOWN: usize = 2;
 /// Columns of the longest bar of the size distribution.
 const BAR_COLUMNS: usize = 37;
 
@@ -218,7 +220,10 @@ impl Table {
         let noun = plural(storage.segments, "segment");
         self.row("storage", &format!("{}: {segments} {noun}, {size}", or_dash(&storage.directory)));
         let oldest = or_dash(storage.oldest_time.as_deref().unwrap_or_default());
-        self.row("", &format!("oldest {oldest}   sync {}", or_dash(&storage.sync_policy)));
+        let reach = storage.reach_seconds.map(|reach| format!(", {} ago", seconds(reach))).unwrap_or_default();
+        self.row("", &format!("oldest {oldest}{reach}   sync {}", or_dash(&storage.sync_policy)));
+        self.users(&storage.users);
+        self.deleted(&storage.deleted);
         let state = or_dash(&storage.state);
         let line = match storage.last_error.as_deref().unwrap_or_default() {
             "" => state.clone(),
@@ -227,6 +232,30 @@ impl Table {
         };
         let line = if self.color && state != "ok" { format!("\x1b[1;31m{line}\x1b[0m") } else { line };
         self.row("state", &line);
+    }
+}
+
+impl Table {
+    /// What users have in the segments: those with the most bytes.
+    fn users(&mut self, users: &[User]) {
+        let all: u64 = users.iter().map(|user| user.bytes).sum();
+        let part = |user: &User| {
+            let name = user.uid.map_or_else(|| "others".to_owned(), |uid| format!("user {uid}"));
+            format!("{name} {} ({:.0} %)", bytes(user.bytes), ratio(user.bytes as f64, all as f64) * 100.0)
+        };
+        let parts: Vec<_> = users.iter().take(USERS_SHOWN).map(part).collect();
+        if !parts.is_empty() {
+            self.row("", &format!("payload of {}", parts.join(", ")));
+        }
+    }
+
+    fn deleted(&mut self, deleted: &Deleted) {
+        if deleted.segments == 0 {
+            return;
+        }
+        let [segments, events] = [(deleted.segments, "segment"), (deleted.events, "event")]
+            .map(|(number, noun)| format!("{} {}", count(number), plural(number, noun)));
+        self.row("deleted", &format!("by retention: {segments}, {}, {events}", bytes(deleted.bytes)));
     }
 }
 

@@ -127,6 +127,28 @@ fn what_retention_has_deleted_is_no_damage() {
 }
 
 #[test]
+fn what_retention_has_deleted_of_each_producer_is_shown_beside_what_somebody_else_has_deleted() {
+    let told = Told::new().but(|answer| {
+        (answer["producers"][0]["deleted"], answer["producers"][0]["deleted_bytes"]) = (json!(2), json!(9));
+        answer["deletions"] = json!({ "unknown_events": 1, "older_events": 6 });
+    });
+    std::fs::remove_file(&told.fixture.files()[0]).unwrap();
+    let (fixture, answer) = (told.fixture, told.answer);
+    let reply = json!({ "ok": true, "data": answer }).to_string();
+    serve(&fixture.runtime(), move |_| reply.clone());
+    let text = fixture.run("account").out;
+    assert!(text.contains("deleted with the oldest files: 4 stored events, 3 of them by retention, 1 of"), "{text}");
+    assert!(text.contains("deleted by retention, and older than the account: 6 events"), "{text}");
+    let one = text.lines().find(|line| line.starts_with("one[7]")).unwrap();
+    assert_eq!(one.split_whitespace().skip(2).collect::<Vec<_>>(), ["11", "6", "2", "2", "5", "0"], "{text}");
+    let object: Value = serde_json::from_str(&fixture.run("account --json").out).unwrap();
+    let figures = ["deleted", "deleted_by_retention", "deleted_unknown", "deleted_older"].map(|name| &object[name]);
+    assert_eq!(figures.map(|figure| figure.as_u64().unwrap()), [4, 3, 1, 6]);
+    let row = ["gone", "deleted", "deleted_bytes"].map(|name| object["producers"][0][name].as_u64().unwrap());
+    assert_eq!(row, [4, 2, 9]);
+}
+
+#[test]
 fn what_a_failed_sync_has_taken_back_is_lost() {
     // Its sequences are not assigned again, so they are missing, and known to be.
     let told = Told::new().but(|answer| {

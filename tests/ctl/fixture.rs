@@ -93,7 +93,12 @@ impl Fixture {
         let defaults = Config::default().storage;
         let storage =
             Storage { directory: self.directory(), retain: None, min_free: None, sync: SyncPolicy::Never, ..defaults };
-        let options = StoreOptions { storage, on_durable: Box::new(|_| ()), on_broken: Box::new(|_| ()) };
+        let options = StoreOptions {
+            storage,
+            on_durable: Box::new(|_| ()),
+            on_broken: Box::new(|_| ()),
+            on_delete: Box::new(|_| ()),
+        };
         self.store = Some(Store::open(options, Arc::new(RealDisk)).unwrap().0);
     }
 

@@ -16,4 +16,5 @@ mod burst;
 mod greeting;
 mod halves;
 mod losses;
+mod retention;
 mod stop;

@@ -17,6 +17,9 @@ pub(super) struct Row {
     pub(super) stored: u64,
     /// Stored events that are in the files.
     pub(super) in_files: u64,
+    /// Stored events that retention has deleted, and their payload bytes.
+    pub(super) deleted: u64,
+    pub(super) deleted_bytes: u64,
     pub(super) lost: [u64; Cause::COUNT],
     /// What loss records in the files say.
     pub(super) reported: [Option<Loss>; Cause::COUNT],
@@ -75,8 +78,11 @@ pub(super) struct Balance {
     pub(super) sequences: (u64, u64),
     pub(super) rows: Vec<Row>,
     pub(super) files: Files,
-    /// Events that were stored and that retention has deleted.
+    /// Events that were stored and are older than the oldest file: retention, or another program, has deleted them.
     pub(super) deleted: u64,
+    /// Events that retention has deleted: those of unknown producers, and those that are older than the account.
+    pub(super) deleted_unknown: u64,
+    pub(super) deleted_older: u64,
     pub(super) withdrawn: u64,
     losses_are_late: bool,
 }
@@ -88,6 +94,8 @@ impl Balance {
             identity: claim.identity.clone(),
             sent: claim.sent,
             stored: claim.stored,
+            deleted: claim.deleted,
+            deleted_bytes: claim.deleted_bytes,
             lost: claim.lost,
             ..Row::default()
         };
@@ -115,6 +123,8 @@ impl Balance {
             since_ns: Some(claims.since_ns),
             sequences: (claims.first_sequence, claims.next_sequence),
             deleted: first_in_files.saturating_sub(claims.first_sequence),
+            deleted_unknown: claims.deleted_unknown,
+            deleted_older: claims.deleted_older,
             withdrawn: claims.withdrawn,
             rows,
             files,
@@ -130,7 +140,7 @@ impl Balance {
             let lost: [u64; Cause::COUNT] = held.losses.map(|loss| loss.map_or(0, |loss| loss.events));
             let (stored, identity) = (held.events, Some(held.identity.clone()));
             let sent = sum([stored, sum(lost)]);
-            Row { identity, sent, stored, in_files: stored, lost, reported: held.losses }
+            Row { identity, sent, stored, in_files: stored, lost, reported: held.losses, ..Row::default() }
         };
         Self {
             has_claims: false,
@@ -138,6 +148,8 @@ impl Balance {
             sequences: files.sequences.unwrap_or((0, 0)),
             rows: files.rows.iter().map(row).collect(),
             deleted: 0,
+            deleted_unknown: 0,
+            deleted_older: 0,
             withdrawn: 0,
             losses_are_late: false,
             files,
@@ -158,6 +170,11 @@ impl Balance {
 
     pub(super) fn in_files(&self) -> u64 {
         self.sum(|row| row.in_files)
+    }
+
+    /// What retention has deleted of the events that the account covers.
+    pub(super) fn deleted_by_retention(&self) -> u64 {
+        self.sum(|row| row.deleted) + self.deleted_unknown
     }
 
     pub(super) fn in_memory(&self) -> u64 {

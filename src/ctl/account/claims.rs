@@ -17,6 +17,9 @@ pub(super) struct Claims {
     pub(super) stream_id: u128,
     /// Events that were stored and that a failed sync has withdrawn.
     pub(super) withdrawn: u64,
+    /// Events that retention has deleted: those of unknown producers, and those that are older than the account.
+    pub(super) deleted_unknown: u64,
+    pub(super) deleted_older: u64,
     pub(super) rows: Vec<Claim>,
 }
 
@@ -27,6 +30,9 @@ pub(super) struct Claim {
     pub(super) identity: Option<Identity>,
     pub(super) sent: u64,
     pub(super) stored: u64,
+    /// Stored events that retention has deleted, and their payload bytes.
+    pub(super) deleted: u64,
+    pub(super) deleted_bytes: u64,
     pub(super) lost: [u64; Cause::COUNT],
 }
 
@@ -47,14 +53,26 @@ impl Claims {
             };
             let lost = row.get("lost")?;
             let lost = Cause::ALL.map(|cause| number(lost, cause.name()).unwrap_or(0));
-            Some(Claim { identity, sent: number(row, "sent")?, stored: number(row, "stored")?, lost })
+            // A daemon of an earlier version does not count what retention deletes.
+            let deleted = |name| number(row, name).unwrap_or(0);
+            Some(Claim {
+                identity,
+                sent: number(row, "sent")?,
+                stored: number(row, "stored")?,
+                deleted: deleted("deleted"),
+                deleted_bytes: deleted("deleted_bytes"),
+                lost,
+            })
         };
+        let deleted = |name| data.get("deletions").and_then(|deletions| number(deletions, name)).unwrap_or(0);
         Some(Self {
             since_ns: number(data, "since_ns")?,
             first_sequence: number(data, "first_sequence")?,
             next_sequence: number(data, "next_sequence")?,
             stream_id: u128::from_str_radix(data.get("stream")?.as_str()?, 16).ok()?,
             withdrawn: number(data, "withdrawn")?,
+            deleted_unknown: deleted("unknown_events"),
+            deleted_older: deleted("older_events"),
             rows: data.get("producers")?.as_array()?.iter().map(row).collect::<Option<_>>()?,
         })
     }

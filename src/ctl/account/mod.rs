@@ -9,6 +9,7 @@
 //! 2. The events counted as stored, over all producers, are the sequences assigned since the account began.
 //! 3. Each of these sequences is in the files once, or retention has deleted it, because it is older than the oldest
 //!    file, or a failed sync has withdrawn it, and that is counted.
+//!    What retention has deleted of each producer is the daemon's count: the files are gone.
 //! 4. The files hold no more events and no more losses of a producer than were counted.
 
 mod balance;

@@ -32,7 +32,7 @@ pub(super) fn table(balance: &Balance, context: &Context, silence: Option<&str>,
         (None, Some(why)) => writeln!(text, ", from the files alone ({})", visible(why)),
         (None, None) => writeln!(text, ", from the files alone"),
     };
-    let heads = ["SENT", "STORED", "IN FILES", "LOST", "IN MEMORY"];
+    let heads = ["SENT", "STORED", "IN FILES", "DELETED", "LOST", "IN MEMORY"];
     let _ = write!(text, "\n{:<NAME_COLUMNS$} {:<8}", "PRODUCER", "VIA");
     heads.iter().for_each(|head| {
         let _ = write!(text, " {head:>13}");
@@ -42,10 +42,17 @@ pub(super) fn table(balance: &Balance, context: &Context, silence: Option<&str>,
     rows.sort_by_key(|row| (row.identity.is_none(), std::cmp::Reverse((row.lost_total(), row.sent))));
     for row in rows {
         let via = row.identity.as_ref().map_or("", |identity| identity.transport.name());
-        let figures = [row.sent, row.stored, row.in_files, row.lost_total(), row.in_memory()];
+        let figures = [row.sent, row.stored, row.in_files, row.deleted, row.lost_total(), row.in_memory()];
         line(&mut text, &clipped(row.name()), via, figures);
     }
-    let all = [balance.sent(), balance.stored(), balance.in_files(), balance.lost_total(), balance.in_memory()];
+    let all = [
+        balance.sent(),
+        balance.stored(),
+        balance.in_files(),
+        balance.deleted_by_retention(),
+        balance.lost_total(),
+        balance.in_memory(),
+    ];
     line(&mut text, "all", "", all);
     text.push_str("\n\n");
     for row in &balance.rows {
@@ -58,7 +65,7 @@ pub(super) fn table(balance: &Balance, context: &Context, silence: Option<&str>,
     text
 }
 
-fn line(text: &mut String, name: &str, via: &str, figures: [u64; 5]) {
+fn line(text: &mut String, name: &str, via: &str, figures: [u64; 6]) {
     let _ = write!(text, "\n{name:<NAME_COLUMNS$} {via:<8}");
     for figure in figures {
         let _ = write!(text, " {:>13}", count(figure as f64));
@@ -77,7 +84,20 @@ fn verdict(text: &mut String, balance: &Balance) {
         let _ = writeln!(text, "lost after they were stored, because a sync failed: {}", number(balance.withdrawn));
     }
     if balance.deleted > 0 {
-        let _ = writeln!(text, "deleted with the oldest files: {} stored events", number(balance.deleted));
+        let _ = write!(text, "deleted with the oldest files: {} stored events", number(balance.deleted));
+        let by_retention = balance.deleted_by_retention();
+        if by_retention < balance.deleted {
+            let _ = write!(text, ", {} of them by retention", number(by_retention));
+        }
+        if balance.deleted_unknown > 0 {
+            let _ = write!(text, ", {} of unknown producers", number(balance.deleted_unknown));
+        }
+        text.push('\n');
+    }
+    if balance.deleted_older > 0 {
+        let events = plural(balance.deleted_older, "event");
+        let older = number(balance.deleted_older);
+        let _ = writeln!(text, "deleted by retention, and older than the account: {older} {events}");
     }
     if balance.files.older_events > 0 {
         let events = plural(balance.files.older_events, "event");
@@ -119,6 +139,9 @@ pub(super) fn as_json(balance: &Balance, context: &Context, silence: Option<&str
         "stored": balance.stored(),
         "in_files": balance.in_files(),
         "deleted": balance.deleted,
+        "deleted_by_retention": balance.deleted_by_retention(),
+        "deleted_unknown": balance.deleted_unknown,
+        "deleted_older": balance.deleted_older,
         "withdrawn": balance.withdrawn,
         "in_memory": balance.in_memory(),
         "lost_total": balance.lost_total(),
@@ -157,6 +180,8 @@ fn row_as_json(row: &Row) -> Value {
         ("stored", row.stored),
         ("in_files", row.in_files),
         ("gone", row.gone()),
+        ("deleted", row.deleted),
+        ("deleted_bytes", row.deleted_bytes),
         ("in_memory", row.in_memory()),
         ("lost_total", row.lost_total()),
     ];

@@ -93,6 +93,36 @@ impl Tally {
     }
 }
 
+/// What retention has deleted since the account began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deletions {
+    /// Segments.
+    pub segments: u64,
+    /// Their size in bytes.
+    pub file_bytes: u64,
+    /// Events in them.
+    pub events: u64,
+    /// Payload bytes of these events.
+    pub bytes: u64,
+    /// Those of the events whose producers are not known, because their segment does not name them.
+    pub unknown_events: u64,
+    /// Those of the events that are older than the account. No row of the account has them.
+    pub older_events: u64,
+}
+
+impl Deletions {
+    pub(super) const FIGURES: usize = 6;
+
+    pub(super) fn to_words(self) -> [u64; Self::FIGURES] {
+        [self.segments, self.file_bytes, self.events, self.bytes, self.unknown_events, self.older_events]
+    }
+
+    pub(super) fn from_words(words: [u64; Self::FIGURES]) -> Self {
+        let [segments, file_bytes, events, bytes, unknown_events, older_events] = words;
+        Self { segments, file_bytes, events, bytes, unknown_events, older_events }
+    }
+}
+
 /// The account of one producer at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Row {
@@ -106,6 +136,10 @@ pub struct Row {
     pub stored: u64,
     /// Payload bytes of these events.
     pub stored_bytes: u64,
+    /// Stored events that retention has deleted.
+    pub deleted: u64,
+    /// Payload bytes of these events.
+    pub deleted_bytes: u64,
     /// Events lost, in the order of [`Cause::ALL`].
     pub lost: [u64; Cause::COUNT],
 }
@@ -135,6 +169,8 @@ impl Row {
         add(&mut self.sent_bytes, other.sent_bytes);
         add(&mut self.stored, other.stored);
         add(&mut self.stored_bytes, other.stored_bytes);
+        add(&mut self.deleted, other.deleted);
+        add(&mut self.deleted_bytes, other.deleted_bytes);
         self.lost.iter_mut().zip(other.lost).for_each(|(to, part)| add(to, part));
     }
 
@@ -145,6 +181,8 @@ impl Row {
         take(&mut self.sent_bytes, part.sent_bytes);
         take(&mut self.stored, part.stored);
         take(&mut self.stored_bytes, part.stored_bytes);
+        take(&mut self.deleted, part.deleted);
+        take(&mut self.deleted_bytes, part.deleted_bytes);
         self.lost.iter_mut().zip(part.lost).for_each(|(from, part)| take(from, part));
     }
 }
@@ -185,6 +223,8 @@ pub struct Statement {
     pub next_sequence: u64,
     /// Events that are counted as stored and that a failed sync has taken back.
     pub withdrawn: u64,
+    /// What retention has deleted.
+    pub deletions: Deletions,
     /// Each producer. Those that are not told apart come last, as one row.
     pub rows: Vec<Row>,
 }

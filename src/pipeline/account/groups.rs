@@ -22,23 +22,30 @@ const GROUPS_MAX: usize = PRODUCERS_MAX;
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     folded: HashMap<Identity, Row>,
+    /// Deleted events that are older than the account: no row has them.
+    older: HashMap<Identity, Row>,
 }
 
 impl Groups {
     /// Adds the figures of a producer that makes room.
     pub(super) fn fold(&mut self, producer: &Identity, row: &Row) {
-        let group = producer.group();
-        if self.folded.len() < GROUPS_MAX || self.folded.contains_key(&group) {
-            self.folded.entry(group).or_default().add(row);
-        }
+        keep(&mut self.folded, producer, row);
+    }
+
+    /// Adds deleted events of a producer that are older than the account.
+    pub(super) fn add_older(&mut self, producer: &Identity, row: &Row) {
+        keep(&mut self.older, producer, row);
     }
 
     /// The sum of each group, from the `rows` of the table and the figures kept here. The row without an identity comes
     /// last. It holds the figures of all producers that have made room, so the figures kept here are subtracted from
-    /// it.
-    pub(super) fn sums(&self, rows: Vec<Row>) -> Vec<Row> {
+    /// it. `older` is the number of deleted events that are older than the account; those of groups that are not kept
+    /// count there as well.
+    pub(super) fn sums(&self, rows: Vec<Row>, older: u64) -> Vec<Row> {
         let mut groups = self.folded.clone();
-        let mut others = Row::default();
+        let named: u64 = self.older.values().map(|row| row.deleted).sum();
+        let mut others = Row { deleted: older.saturating_sub(named), ..Row::default() };
+        self.older.iter().for_each(|(group, row)| groups.entry(group.clone()).or_default().add(row));
         for row in rows {
             match &row.identity {
                 Some(identity) => groups.entry(identity.group()).or_default().add(&row),
@@ -48,6 +55,13 @@ impl Groups {
         self.folded.values().for_each(|row| others.subtract(row));
         let named = groups.into_iter().map(|(group, row)| Row { identity: Some(group), ..row });
         named.chain(Some(others)).filter(|row| !row.is_empty()).collect()
+    }
+}
+
+fn keep(kept: &mut HashMap<Identity, Row>, producer: &Identity, row: &Row) {
+    let group = producer.group();
+    if kept.len() < GROUPS_MAX || kept.contains_key(&group) {
+        kept.entry(group).or_default().add(row);
     }
 }
 

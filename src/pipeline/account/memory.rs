@@ -8,7 +8,9 @@
 //! words    0..32    0..3 unused; 3 serial; from 4 on what is counted once for all
 //!         32..552   notes of each cell: number, position (2 words)
 //!        552..3648  losses that no batch has reported: two copies of 256 rows, one of which counts
-//!       4096..      producers, 1026 rows: bytes of the source record, the record; then the cells
+//!       3648..3670  what retention deleted: a note of number, first sequence, state and copy; then a cell of 6 figures
+//!       4096..      producers, 1026 rows: bytes of the source record, the record (54 words); a cell of 2 figures for
+//!                   what retention deleted (10 words); then the other cells
 //! a cell: which slot counts; two slots of a number and 12 figures each; 32 words
 //! ```
 //! These are the user's words of `takeover::memory`, behind its head of magic, version and extent. The 12 figures are
@@ -20,6 +22,7 @@
 //! reader's number is the batch's generation, and the files say whether the batch has come. If a batch is given up, a
 //! word says so before its number is committed.
 
+mod deletions;
 mod pending_losses;
 
 use std::io;
@@ -82,8 +85,13 @@ const PENDING_LOSSES_WORDS: usize = 2 + PENDING_LOSSES_MAX * LOSS_WORDS + 10;
 const ROWS_AT: usize = 4096;
 const _: () = assert!(PENDING_LOSSES_AT + 2 * PENDING_LOSSES_WORDS <= ROWS_AT);
 
-const IDENTITY_WORDS: usize = 64;
+const IDENTITY_WORDS: usize = 54;
 const _: () = assert!(SOURCE_BYTES_MAX <= (IDENTITY_WORDS - 1) * 8);
+/// Figures for what retention deleted: events and payload bytes.
+const DELETED_FIGURES: usize = 2;
+const DELETED_WORDS: usize = cell::words(DELETED_FIGURES);
+/// Where a row's other cells begin.
+const CELLS_AT: usize = IDENTITY_WORDS + DELETED_WORDS;
 
 const CELL_WORDS: usize = 32;
 const _: () = assert!(cell::words(Tally::FIGURES) <= CELL_WORDS);
@@ -152,14 +160,18 @@ impl Memory {
     }
 
     fn row(&self, row: u32) -> &[AtomicU64] {
-        let stride = IDENTITY_WORDS + self.cells * CELL_WORDS;
+        let stride = CELLS_AT + self.cells * CELL_WORDS;
         &self.words()[ROWS_AT + row as usize * stride..][..stride]
     }
 
     #[inline]
     fn cell(&self, row: u32, cell: usize) -> Cell<'_, { Tally::FIGURES }> {
-        let at = ROWS_AT + row as usize * (IDENTITY_WORDS + self.cells * CELL_WORDS) + IDENTITY_WORDS;
+        let at = ROWS_AT + row as usize * (CELLS_AT + self.cells * CELL_WORDS) + CELLS_AT;
         Cell(&self.words()[at + cell * CELL_WORDS..][..CELL_WORDS])
+    }
+
+    fn deleted_words(&self, row: u32) -> &[AtomicU64] {
+        &self.row(row)[IDENTITY_WORDS..CELLS_AT]
     }
 
     // ---- figures ----
@@ -223,6 +235,7 @@ impl Memory {
         for cell in 0..self.cells {
             self.prepare(FOLDED, cell, number, true, &self.looked(row, cell));
         }
+        self.begin_fold_deleted(row, number);
         set(self.head(FOLD_NUMBER), number);
         set(self.head(FOLD_ROW), u64::from(row));
     }
@@ -230,9 +243,11 @@ impl Memory {
     fn finish_fold(&self) {
         let row = get(self.head(FOLD_ROW));
         if row > u64::from(FOLDED) && row < ROWS as u64 {
+            let number = get(self.head(FOLD_NUMBER));
             for cell in 0..self.cells {
-                self.commit(FOLDED, cell, get(self.head(FOLD_NUMBER)));
+                self.commit(FOLDED, cell, number);
             }
+            self.finish_fold_deleted(number);
             set(&self.row(row as u32)[0], 0);
         }
         set(self.head(FOLD_ROW), 0);
@@ -359,6 +374,7 @@ impl Memory {
         for copy in 0..2 {
             set(&self.pending_losses_copy(copy)[1], 0);
         }
+        self.forget_deletions();
     }
 
     pub(super) fn stream_id(&self) -> u128 {
@@ -419,9 +435,10 @@ impl Memory {
             set(&self.words()[at], get(&old.words()[at]));
         }
         set(self.head(PENDING_LOSSES), get(old.head(PENDING_LOSSES)));
+        self.take_over_deletions(old);
     }
 }
 
 const fn words_of(cells: usize) -> usize {
-    ROWS_AT + ROWS * (IDENTITY_WORDS + cells * CELL_WORDS)
+    ROWS_AT + ROWS * (CELLS_AT + cells * CELL_WORDS)
 }

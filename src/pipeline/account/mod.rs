@@ -12,10 +12,14 @@
 //! A producer keeps its row while a connection holds it or anything of it is in memory. When all rows are taken, the
 //! quietest of the others make room. Their figures are moved to one common row, the sent and the stored ones alike.
 //!
+//! Retention deletes stored events. A producer's deleted events are counted next to its stored ones, and stay counted
+//! as stored.
+//!
 //! If a store keeps the memory, the figures outlive the process: see `memory`. Without a store they begin with the
 //! process.
 
 mod cell;
+mod deletions;
 mod figures;
 mod gone;
 mod groups;
@@ -26,7 +30,7 @@ mod recorder;
 #[cfg(test)]
 mod tests;
 
-pub use figures::{Row, Statement, Tally, Totals, sum};
+pub use figures::{Deletions, Row, Statement, Tally, Totals, sum};
 pub use identity::Identity;
 pub use memory::PRODUCERS_MAX;
 pub use producers::{Account, InheritedAccount, LOSSES_PENDING_MAX, Producer};

@@ -37,12 +37,24 @@ pub struct Producer {
     pub(super) row: u32,
 }
 
+/// The deletion of a segment that is under way.
+#[derive(Debug, Default)]
+pub(super) struct Deleting {
+    /// The producers of the segment. Their rows must not change hands until it is counted.
+    pub(super) held: Vec<Arc<Producer>>,
+    /// Producers without a row, and the events and bytes that the segment holds of them.
+    pub(super) without_row: Vec<(Identity, u64, u64)>,
+    /// The segment is older than the account.
+    pub(super) is_older: bool,
+}
+
 /// The account of a daemon, or of a benchmark in one process.
 #[derive(Debug)]
 pub struct Account {
     pub(super) memory: Memory,
     shares: Arc<Shares>,
     table: Mutex<Table>,
+    deleting: Mutex<Deleting>,
     /// The previous process's account is missing, although its events in the buffer are there.
     pub(super) adopts: AtomicBool,
 }
@@ -137,7 +149,7 @@ impl Account {
                 None => table.free.push(row),
             }
         }
-        Self { memory, shares, table: Mutex::new(table), adopts: AtomicBool::new(false) }
+        Self { memory, shares, table: Mutex::new(table), deleting: Mutex::default(), adopts: AtomicBool::new(false) }
     }
 
     /// Creates an account that `store` keeps for the next process and that continues with what is `inherited`.
@@ -259,6 +271,14 @@ impl Account {
         lock(&self.table)
     }
 
+    pub(super) fn deleting(&self) -> MutexGuard<'_, Deleting> {
+        lock(&self.deleting)
+    }
+
+    pub(super) fn with_groups(&self, change: impl FnOnce(&mut Groups)) {
+        change(&mut self.table().groups);
+    }
+
     /// Makes room for a quarter of what a user may have at once, so that a flood of new senders pays for the search
     /// only rarely. Only rows without a holder and with nothing in memory can go; a user who is limited makes room by
     /// its own. Returns whether there is room now.
@@ -309,17 +329,20 @@ impl Account {
         record.as_source().ok().map(|source| self.producer(&Identity::of(&source)))
     }
 
-    fn row_of(&self, row: u32, identity: Option<Identity>) -> Row {
+    pub(super) fn row_of(&self, row: u32, identity: Option<Identity>) -> Row {
         let writers = (READER + 1..self.memory.cells()).map(|cell| self.memory.looked(row, cell));
         let writers = writers.fold(Tally::default(), Tally::plus);
         let reader = self.memory.looked(row, READER);
         let lost = std::array::from_fn(|at| sum([writers.lost[at], reader.lost[at]]));
+        let (deleted, deleted_bytes) = self.memory.deleted(row);
         Row {
             identity,
             sent: sum([writers.events, writers.lost_total(), reader.adopted_events]),
             sent_bytes: sum([writers.bytes, writers.lost_bytes, reader.adopted_bytes]),
             stored: reader.events,
             stored_bytes: reader.bytes,
+            deleted,
+            deleted_bytes,
             lost,
         }
     }
@@ -350,7 +373,8 @@ impl Account {
     /// As [`Account::busiest`], for groups: producers that differ only in their process are one group.
     pub fn busiest_groups(&self, most: usize) -> Vec<Row> {
         let table = self.table();
-        busiest(table.groups.sums(self.rows_of(&table)), most)
+        let older = self.memory.deletions().older_events;
+        busiest(table.groups.sums(self.rows_of(&table), older), most)
     }
 
     /// Sums over all producers, now.
@@ -394,6 +418,7 @@ impl Account {
             stream_id: self.memory.stream_id(),
             next_sequence: self.memory.next_sequence(),
             withdrawn: self.memory.withdrawn(),
+            deletions: self.memory.deletions(),
             rows: self.rows(),
         })
     }
@@ -412,7 +437,7 @@ fn busiest(rows: Vec<Row>, most: usize) -> Vec<Row> {
     for row in rows.drain(most.min(rows.len())..) {
         rest.add(&row);
     }
-    if rest.sent > 0 {
+    if rest.sent > 0 || rest.deleted > 0 {
         rows.push(rest);
     }
     rows

@@ -1,5 +1,7 @@
 //! Tests what the next process finds of the account, whatever step the previous process died at.
 
+mod deletions;
+
 use std::os::fd::OwnedFd;
 
 use super::memory::{Memory, READER, UNNAMED};

@@ -101,12 +101,24 @@ impl Drain {
             move |from| progress.set_broken(from)
         });
         let storage = options.settings.storage.clone();
-        let store_options = store::StoreOptions { storage, on_durable, on_broken };
-        let (store, recovery) = store::Store::open(store_options, options.disk)?;
+        let on_delete = Box::new({
+            let counters = Arc::clone(&options.counters);
+            move |deletion: store::Deletion<'_>| match deletion {
+                store::Deletion::Begins { name, bytes, footer } => {
+                    counters.account.begin_deletion(name, bytes, footer);
+                }
+                store::Deletion::Ends { is_gone } => counters.account.end_deletion(is_gone),
+            }
+        });
+        let store_options = store::StoreOptions { storage, on_durable, on_broken, on_delete };
+        let (mut store, recovery) = store::Store::recover(store_options, options.disk)?;
         let (account, now_ns) = (&options.counters.account, clock::now_ns());
         account.belongs_to(store.stream_id(), store.next_sequence(), now_ns);
         let newest = recovery.newest.as_ref().map(|newest| newest.generation);
         account.lose_what_is_gone(newest, store.next_sequence(), now_ns);
+        account.settle_deletion(|name| store.has(name));
+        // From here on retention deletes segments, and the account counts them.
+        store.start()?;
         let handle = DrainHandle {
             commands,
             waker: options.waker,

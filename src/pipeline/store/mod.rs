@@ -6,9 +6,11 @@
 //! the caller decides whether to append it again.
 
 mod appender;
+mod deleter;
 pub mod disk;
 #[cfg(test)]
 mod fault_disk;
+mod fill;
 #[cfg(test)]
 mod format_tests;
 mod lock;
@@ -33,8 +35,12 @@ use std::time::Instant;
 use crate::options::{Storage, SyncPolicy, WhenFull};
 use crate::sync::{Arc, thread};
 use appender::Active;
+use dbuf_segment::name::Name;
 pub use dbuf_segment::{footer, format, name, scan};
+use deleter::Deleter;
+pub use deleter::Deletion;
 pub use disk::{Disk, RealDisk};
+pub use fill::UserFill;
 use lock::HeldDirectory;
 use retain::Limits;
 use status::Caller;
@@ -74,18 +80,17 @@ impl Store {
     /// # Errors
     /// [`OpenError`] if the directory cannot be used or another daemon uses it; never because of its content.
     pub fn open(options: StoreOptions, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
-        let (mut store, recovery) = Self::open_without_syncer(options, disk)?;
-        let syncer = thread::Builder::new().name("dbufd-syncer".into()).spawn({
-            let shared = Arc::clone(&store.shared);
-            move || syncer::run(&shared)
-        });
-        store.syncer = Some(syncer.map_err(OpenError::Thread)?);
+        let (mut store, recovery) = Self::recover(options, disk)?;
+        store.start()?;
         Ok((store, recovery))
     }
 
-    /// A store whose syncer works only when a test tells it to, so that a test decides the order.
-    fn open_without_syncer(options: StoreOptions, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
-        let StoreOptions { storage, on_durable, on_broken } = options;
+    /// As [`Store::open`], without the syncer: until [`Store::start`] nothing is synced, sealed or deleted.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the directory cannot be used or another daemon uses it; never because of its content.
+    pub fn recover(options: StoreOptions, disk: Arc<dyn Disk>) -> Result<(Self, Recovery), OpenError> {
+        let StoreOptions { storage, on_durable, on_broken, on_delete } = options;
         let directory = storage.directory.clone();
         let name = || directory.display().to_string();
         let failed = |error| OpenError::Directory { directory: name(), error };
@@ -104,13 +109,32 @@ impl Store {
             boot_id: stream::boot_id(),
         };
         let status = Arc::new(Status::new(directory.clone(), storage.sync));
-        let shared = Arc::new(Shared::new(stream, status, storage.clone(), limits, on_durable, on_broken));
+        let (deleter, settings) = (Deleter::new(on_delete), (storage.clone(), limits));
+        let shared = Arc::new(Shared::new(stream, status, deleter, settings, on_durable, on_broken));
         // The name of the new segment says which sequence is next. It must exist before retention removes the files
         // that said so. If there is no room for it, the first batch tries again.
         let active = Active::create(&shared, recovery.next_sequence).ok();
         let next_sequence = recovery.next_sequence;
         let store = Self { shared, syncer: None, storage, limits, active, next_sequence, unsynced: None };
         Ok((store, recovery))
+    }
+
+    /// Starts the syncer.
+    ///
+    /// # Errors
+    /// [`OpenError::Thread`] if the kernel refuses a thread.
+    pub fn start(&mut self) -> Result<(), OpenError> {
+        let shared = Arc::clone(&self.shared);
+        let syncer = thread::Builder::new().name("dbufd-syncer".into()).spawn(move || syncer::run(&shared));
+        self.syncer = Some(syncer.map_err(OpenError::Thread)?);
+        Ok(())
+    }
+
+    /// Whether the directory has a segment of this name.
+    #[must_use]
+    pub fn has(&self, name: Name) -> bool {
+        let Stream { disk, directory, .. } = &self.shared.stream;
+        disk::segments(&**disk, directory).is_ok_and(|found| found.iter().any(|(there, _)| *there == name))
     }
 
     /// Appends a batch. With `storage.sync = "batch"` it is durable on return.
@@ -135,7 +159,8 @@ impl Store {
                 Err(WriteError::Full(e)) if self.storage.when_full == WhenFull::DeleteOldest => e,
                 result => return result,
             };
-            match retain::delete_oldest(&self.shared.stream, &self.shared.status) {
+            let Shared { stream, status, deleter, .. } = &*self.shared;
+            match retain::delete_oldest(stream, status, deleter) {
                 Ok(true) => {}
                 Ok(false) => return Err(WriteError::Full(full)),
                 Err(e) => return Err(WriteError::Failed(e)),
@@ -211,6 +236,7 @@ impl Store {
             generation: batch.generation + 1,
         };
         self.shared.status.grew(end.offset, batch.time_min_ns);
+        self.shared.status.fill.add(active.name, u64::from(batch.events), batch.payload_bytes, batch.sources);
         let events = self.shared.wrote(active.id, end, durable);
         self.active = Some(active);
         if durable {

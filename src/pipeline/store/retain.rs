@@ -1,6 +1,7 @@
 //! Deletes the oldest segments: to stay within the limits of the settings, or to make room on a full disk.
 //!
-//! Input: the directory, listed again each time, so that no other list can disagree with it. Output: fewer files.
+//! Input: the directory, listed again each time, so that no other list can disagree with it. Output: fewer files, and
+//! what was in them in the account and in the log ([`Deleter`]).
 //! Thread: the syncer after it started, after a rotation and as the active segment grows; and the reader when a write
 //! found no room. Failure: the disk; then the rest is deleted next time.
 //!
@@ -9,10 +10,12 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 use dbuf_segment::name::{Name, State};
 use dbuf_segment::scan::segment::{Batch, Segment, Step};
 
+use super::deleter::{Deleter, Reason};
 use super::disk::{self, Disk, Space};
 use super::status::Status;
 use super::stream::Stream;
@@ -87,7 +90,7 @@ fn list(disk: &dyn Disk, directory: &Path) -> io::Result<(Vec<Old>, u64)> {
 ///
 /// # Errors
 /// Those of the disk.
-pub(super) fn retain(stream: &Stream, storage: &Storage, status: &Status) -> io::Result<()> {
+pub(super) fn retain(stream: &Stream, storage: &Storage, status: &Status, deleter: &Deleter) -> io::Result<()> {
     let (disk, directory) = (&*stream.disk, &*stream.directory);
     let space = disk.space(directory).ok();
     let limits = Limits::new(storage, space);
@@ -100,14 +103,18 @@ pub(super) fn retain(stream: &Stream, storage: &Storage, status: &Status) -> io:
         // Includes the step: it may be added before the next check.
         let over = limits.retain_bytes.is_some_and(|max| bytes + limits.step_bytes > max);
         let tight = limits.free_bytes.is_some_and(|min| free_bytes < min.saturating_add(limits.step_bytes));
-        if !over && !tight && !is_past(disk, storage, segment) {
-            break;
-        }
-        remove(stream, segment, gone + 1 == old.len())?;
+        let reason = match (over, tight) {
+            (true, _) => Reason::RetainBytes,
+            (false, true) => Reason::MinFree,
+            (false, false) if is_past(disk, storage, segment) => Reason::RetainAge,
+            (false, false) => break,
+        };
+        remove(stream, segment, gone + 1 == old.len(), (deleter, reason))?;
         bytes -= segment.bytes;
         free_bytes = free_bytes.saturating_add(segment.bytes);
         gone += 1;
     }
+    deleter.log(Instant::now());
     old.drain(..gone);
     update_status(disk, directory, &old, status);
     Ok(())
@@ -117,14 +124,15 @@ pub(super) fn retain(stream: &Stream, storage: &Storage, status: &Status) -> io:
 ///
 /// # Errors
 /// Those of the disk.
-pub(super) fn delete_oldest(stream: &Stream, status: &Status) -> io::Result<bool> {
+pub(super) fn delete_oldest(stream: &Stream, status: &Status, deleter: &Deleter) -> io::Result<bool> {
     let (disk, directory) = (&*stream.disk, &*stream.directory);
     let (mut old, _) = list(disk, directory)?;
     if old.is_empty() {
         return Ok(false);
     }
     let oldest = old.remove(0);
-    remove(stream, &oldest, old.is_empty())?;
+    remove(stream, &oldest, old.is_empty(), (deleter, Reason::FullDisk))?;
+    deleter.log(Instant::now());
     update_status(disk, directory, &old, status);
     Ok(true)
 }
@@ -132,15 +140,11 @@ pub(super) fn delete_oldest(stream: &Stream, status: &Status) -> io::Result<bool
 /// Deletes a segment. The last one that is not active also says where the sequence continues. So the name of the active
 /// one, which says it too, must be durable first. Otherwise a loss of power could take both, and sequences would be
 /// given out again.
-fn remove(stream: &Stream, segment: &Old, is_last: bool) -> io::Result<()> {
+fn remove(stream: &Stream, segment: &Old, is_last: bool, (deleter, reason): (&Deleter, Reason)) -> io::Result<()> {
     if is_last {
         stream.sync_directory()?;
     }
-    match stream.disk.remove(&segment.name.in_directory(&stream.directory)) {
-        // Another thread was faster.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    deleter.delete(&*stream.disk, &stream.directory, (segment.name, segment.bytes), reason)
 }
 
 /// Whether the newest event of a segment is older than `storage.retain_age`. A segment that cannot be read is kept: the
@@ -172,8 +176,10 @@ fn update_status(disk: &dyn Disk, directory: &Path, old: &[Old], status: &Status
     let oldest_time_ns = old.first().map(|old| old.name).or_else(active).and_then(time);
     // A segment that was closed and waits for its sync still has the name of an active one.
     let is_active = |name: &Name| status.active_name().is_some_and(|active| active == name.to_string());
-    let closed = disk::segments(disk, directory).unwrap_or_default();
-    let closed = closed.iter().filter(|(name, _)| !is_active(name));
+    let listed = disk::segments(disk, directory).unwrap_or_default();
+    let names: Vec<Name> = listed.iter().map(|(name, _)| *name).collect();
+    status.fill.listed(&names, status.active_name().and_then(|name| Name::parse(&name)));
+    let closed = listed.iter().filter(|(name, _)| !is_active(name));
     let (count, bytes) = closed.fold((0, 0), |(count, sum), (_, bytes)| (count + 1, sum + bytes));
     status.listed(count, bytes, oldest_time_ns);
 }

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::fill::{Fill, UserFill};
 use super::types::WriteError;
 use crate::options::SyncPolicy;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -77,6 +78,7 @@ pub struct StatusSnapshot {
 pub struct Status {
     inner: Mutex<Inner>,
     room_bytes: Arc<AtomicU64>,
+    pub(super) fill: Fill,
 }
 
 #[derive(Debug)]
@@ -108,7 +110,7 @@ impl Status {
             last_error: None,
             busy_since: [None; 2],
         });
-        Self { inner, room_bytes: Arc::new(AtomicU64::new(u64::MAX)) }
+        Self { inner, room_bytes: Arc::new(AtomicU64::new(u64::MAX)), fill: Fill::default() }
     }
 
     /// Bytes that may be in the segments before retention deletes one of them; the maximum while that is unknown.
@@ -148,6 +150,12 @@ impl Status {
             state,
             last_error: inner.last_error.clone(),
         }
+    }
+
+    /// What each user has in the segments, most bytes first.
+    #[must_use]
+    pub fn users(&self) -> Vec<UserFill> {
+        self.fill.users()
     }
 
     pub(super) fn set_policy(&self, policy: SyncPolicy) {

@@ -9,7 +9,7 @@
 //! 2. A file that is being written to is not repaired: the reader thread announces the begin and the end of each write,
 //!    and the begin is refused for a broken file. Neither thread waits for the other's disk.
 //! 3. What counts as durable is a prefix: the first batch that is not durable yet, in whatever file, ends it.
-//! 4. While all is durable, the syncer sleeps without a deadline.
+//! 4. While all is durable and every deletion is in the log, the syncer sleeps without a deadline.
 //! 5. The queue holds a bounded number of files, see [`room`].
 
 mod backoff;
@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use dbuf_segment::name::Name;
 
+use super::deleter::Deleter;
 use super::disk::DiskFile;
 use super::retain::Limits;
 use super::status::Status;
@@ -151,6 +152,7 @@ type OnBroken = Box<dyn Fn(Option<u64>) + Send + Sync>;
 pub(super) struct Shared {
     pub(super) stream: Stream,
     pub(super) status: Arc<Status>,
+    pub(super) deleter: Deleter,
     on_durable: OnDurable,
     on_broken: OnBroken,
     queue: Mutex<SyncQueue>,
@@ -171,6 +173,8 @@ pub(super) enum Job {
     WriteBack(Arc<dyn DiskFile>, u64, u64),
     /// Delete what the settings no longer allow.
     Retain(Storage),
+    /// Count what each user has in a file.
+    Count(Name),
     /// Answer a request: everything is durable.
     Answer,
     /// Sleep, at most for this long.
@@ -189,8 +193,8 @@ impl Shared {
     pub(super) fn new(
         stream: Stream,
         status: Arc<Status>,
-        storage: Storage,
-        limits: Limits,
+        deleter: Deleter,
+        (storage, limits): (Storage, Limits),
         on_durable: OnDurable,
         on_broken: OnBroken,
     ) -> Self {
@@ -211,7 +215,7 @@ impl Shared {
             stop: Stop::No,
         };
         let (queue, work, room) = (Mutex::new(queue), Condvar::new(), Condvar::new());
-        Self { stream, status, on_durable, on_broken, queue, work, room }
+        Self { stream, status, deleter, on_durable, on_broken, queue, work, room }
     }
 
     fn lock(&self) -> MutexGuard<'_, SyncQueue> {
@@ -358,8 +362,19 @@ impl Shared {
 
     /// The syncer's next job. Sleeps once if there is none.
     pub(super) fn next_job(&self) -> Job {
+        let log_at = self.deleter.log_at();
         let mut queue = self.lock();
-        let job = queue.next_job(Instant::now());
+        let now = Instant::now();
+        let job = match queue.next_job(now) {
+            Job::Wait(timeout) => match self.status.fill.next_uncounted() {
+                Some(name) => Job::Count(name),
+                None => {
+                    let log_in = log_at.map(|at| at.saturating_duration_since(now));
+                    Job::Wait(timeout.into_iter().chain(log_in).min())
+                }
+            },
+            job => job,
+        };
         // The queue stays locked until the thread sleeps, so a reason that comes after this look wakes it.
         let woken = match job {
             Job::Wait(Some(timeout)) => self.work.wait_timeout(queue, timeout).map(drop).is_ok(),

@@ -18,8 +18,8 @@ use super::disk;
 use super::status::Caller;
 use super::stream::Stream;
 use super::sync_queue::{Job, Lost, Shared, Tracked};
-use super::{repair, retain};
-use crate::options::SyncPolicy;
+use super::{deleter, repair, retain};
+use crate::options::{Storage, SyncPolicy};
 
 /// The syncer's loop.
 pub(super) fn run(shared: &Shared) {
@@ -39,16 +39,28 @@ pub(super) fn perform(shared: &Shared, job: Job) -> bool {
             let _ = guarded(shared, || file.start_write_back(from, bytes));
         }
         Job::Retain(storage) => {
-            let done = guarded(shared, || retain::retain(&shared.stream, &storage, &shared.status));
+            let done = guarded(shared, || retain(shared, &storage));
             if let Err(e) = done {
                 shared.status.note(format!("cannot delete old segments: {e}; tried again later"));
             }
         }
+        Job::Count(name) => {
+            let Stream { disk, directory, .. } = &shared.stream;
+            let footer = guarded(shared, || deleter::read_footer(&**disk, directory, name));
+            shared.status.fill.count(name, footer.as_ref());
+        }
         Job::Answer => shared.report_durable(0, Duration::ZERO, Lost::default()),
-        Job::Wait(_) => {}
-        Job::End => return false,
+        Job::Wait(_) => shared.deleter.log(Instant::now()),
+        Job::End => {
+            shared.deleter.log_rest();
+            return false;
+        }
     }
     true
+}
+
+fn retain(shared: &Shared, storage: &Storage) -> io::Result<()> {
+    retain::retain(&shared.stream, storage, &shared.status, &shared.deleter)
 }
 
 /// Makes a call to the disk whose duration the status watches.

@@ -63,7 +63,12 @@ impl Bench {
             told.0.lock().unwrap().push(durable);
             told.1.notify_all();
         });
-        StoreOptions { storage: self.storage.clone(), on_durable, on_broken: Box::new(|_| ()) }
+        StoreOptions {
+            storage: self.storage.clone(),
+            on_durable,
+            on_broken: Box::new(|_| ()),
+            on_delete: Box::new(|_| ()),
+        }
     }
 
     fn open(&self) -> (Store, Recovery) {
@@ -72,7 +77,7 @@ impl Bench {
 
     /// A store whose syncer works only when a test does its jobs.
     fn still(&self) -> Store {
-        Store::open_without_syncer(self.options(), Arc::new(self.disk.clone())).unwrap().0
+        Store::recover(self.options(), Arc::new(self.disk.clone())).unwrap().0
     }
 
     fn names(&self) -> Vec<Name> {
@@ -147,8 +152,12 @@ fn what_was_appended_is_read_back_in_the_order_of_acceptance() {
 fn a_second_store_on_the_same_directory_is_refused_and_names_the_first() {
     let bench = Bench::new(SyncPolicy::Never);
     let (_store, _) = bench.open();
-    let options =
-        StoreOptions { storage: storage(bench.path()), on_durable: Box::new(|_| {}), on_broken: Box::new(|_| ()) };
+    let options = StoreOptions {
+        storage: storage(bench.path()),
+        on_durable: Box::new(|_| {}),
+        on_broken: Box::new(|_| ()),
+        on_delete: Box::new(|_| ()),
+    };
     let Err(OpenError::Held { pid, .. }) = Store::open(options, Arc::new(RealDisk)) else { panic!("two stores") };
     assert_eq!(pid, std::process::id());
 }
@@ -433,7 +442,8 @@ fn a_failed_sync_is_reported_at_once_and_settled_when_its_batches_are_in_another
             told.0.lock().unwrap().push(durable);
             told.1.notify_all();
         });
-        let options = StoreOptions { storage: bench.storage.clone(), on_durable, on_broken };
+        let options =
+            StoreOptions { storage: bench.storage.clone(), on_durable, on_broken, on_delete: Box::new(|_| ()) };
         let (mut store, _) = Store::open(options, Arc::new(bench.disk.clone())).unwrap();
         append(&mut store, &batch(1)).unwrap();
         store.request_sync(2, 1);

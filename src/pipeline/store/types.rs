@@ -9,6 +9,7 @@ use std::time::Duration;
 use dbuf_segment::format::BatchHeader;
 use dbuf_segment::record::SourceCount;
 
+use super::deleter::Deletion;
 use crate::options::Storage;
 
 /// One writer's part of a batch.
@@ -58,6 +59,8 @@ pub struct StoreOptions {
     /// durable or lost. Its parameter is the first generation that may be in a file whose sync has failed; None if
     /// there is no such file. The reader or the syncer calls it under the sync queue's lock, so it must not wait.
     pub on_broken: Box<dyn Fn(Option<u64>) + Send + Sync>,
+    /// Called before and after retention deletes a segment, by the syncer or the reader, one deletion at a time.
+    pub on_delete: Box<dyn Fn(Deletion<'_>) + Send + Sync>,
 }
 
 /// What has become durable.

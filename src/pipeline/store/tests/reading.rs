@@ -15,7 +15,12 @@ use super::super::{RealDisk, Store, StoreOptions};
 use crate::sync::Arc;
 
 fn open(path: &Path) -> Store {
-    let options = StoreOptions { storage: storage(path), on_durable: Box::new(|_| {}), on_broken: Box::new(|_| ()) };
+    let options = StoreOptions {
+        storage: storage(path),
+        on_durable: Box::new(|_| {}),
+        on_broken: Box::new(|_| ()),
+        on_delete: Box::new(|_| ()),
+    };
     Store::open(options, Arc::new(RealDisk)).unwrap().0
 }
 

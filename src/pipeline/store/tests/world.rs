@@ -150,8 +150,13 @@ impl World {
                 facts.lost.extend(durable.lost_generations.into_iter().flatten());
             }
         });
-        let options = StoreOptions { storage: storage.clone(), on_durable, on_broken: Box::new(|_| ()) };
-        let (store, _) = Store::open_without_syncer(options, Arc::new(disk.clone())).unwrap();
+        let options = StoreOptions {
+            storage: storage.clone(),
+            on_durable,
+            on_broken: Box::new(|_| ()),
+            on_delete: Box::new(|_| ()),
+        };
+        let (store, _) = Store::recover(options, Arc::new(disk.clone())).unwrap();
         let world = Arc::new(Self {
             shared: Arc::clone(&store.shared),
             store: Mutex::new(Some(store)),
@@ -314,8 +319,13 @@ impl Watch for World {
 
 /// Opens a store on the disk, without threads.
 pub(super) fn reopen(disk: &SimDisk, home: &Path) -> (Store, Recovery) {
-    let options = StoreOptions { storage: storage(home), on_durable: Box::new(|_| {}), on_broken: Box::new(|_| ()) };
-    Store::open_without_syncer(options, Arc::new(disk.clone())).expect("recovery never refuses")
+    let options = StoreOptions {
+        storage: storage(home),
+        on_durable: Box::new(|_| {}),
+        on_broken: Box::new(|_| ()),
+        on_delete: Box::new(|_| ()),
+    };
+    Store::recover(options, Arc::new(disk.clone())).expect("recovery never refuses")
 }
 
 /// Compares what crashes leave with what was promised; each different state once.
