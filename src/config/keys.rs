@@ -395,7 +395,7 @@ pub static KEYS: &[Key] = &[
         meaning: &[
             "When written events become durable. An interval: at most this long after they are written, plus the",
             "time that the disk takes; \"batch\": before the next batch is taken; \"never\": only on request, and for",
-            "closed segments when more than 64 of them wait; the kernel writes back when it likes, often after 30 s.",
+            "closed segments when more than 16 of them wait; the kernel writes back when it likes, often after 30 s.",
         ],
         applies: Applies::Reload,
         set: |config, given| {

@@ -5,8 +5,8 @@
 //! and the time limits below.
 //!
 //! Access: the socket's mode admits the daemon's user and group, and root. Requests that change the daemon (reload,
-//! rotate) are for its user and root alone. The users of the group share [`CLIENTS_MAX`] places, and a quarter of them is
-//! always left for root and the daemon's user ([`crate::pipeline::shares`]).
+//! rotate) are for its user and root alone. The users of the group share [`CLIENTS_MAX`] places, and a quarter of them
+//! is always left for root and the daemon's user ([`crate::pipeline::shares`]).
 
 use std::future::Future;
 use std::io::{self, Write as _};

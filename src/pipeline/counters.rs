@@ -20,8 +20,8 @@ pub struct WriterCounters {
     pub connections: AtomicU64,
     /// Connections that were turned away because a limit was reached.
     pub refused_connections: AtomicU64,
-    /// Connections that are open now and would not survive a restart, although they could: there is no room in the store,
-    /// or it is to be given to systemd later.
+    /// Connections that are open now and are to be stored later: there is no room in the store, or systemd is to be
+    /// spared.
     pub unkept_connections: AtomicU64,
     /// The core that the thread is pinned to, plus one; 0 if it is not pinned.
     pub cpu_plus_one: AtomicU32,

@@ -35,8 +35,8 @@ const _: () = assert!(size_of::<Info>() == 64);
 pub struct ProcessInfo {
     /// Its number; None once it has been reaped.
     pub pid: Option<u32>,
-    /// The id of its cgroup in the unified hierarchy: the inode of the directory. Of a process that has been reaped, the
-    /// last one.
+    /// The id of its cgroup in the unified hierarchy: the inode of the directory. Of a process that has been reaped,
+    /// the last one.
     pub cgroup: Option<u64>,
 }
 

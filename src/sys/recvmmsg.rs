@@ -1,10 +1,10 @@
 //! Wraps recvmmsg(2): receives what a Unix socket holds in one call, which also leaves in memory how much it received.
 //!
-//! Input: a stream or a datagram socket, with SO_PASSCRED. Output: bytes in the caller's memory, with the credentials of
-//! their senders. All bytes of one read of a stream are of one sender. Thread: one. Failure: the call itself.
+//! Input: a stream or a datagram socket, with SO_PASSCRED. Output: bytes in the caller's memory, with the credentials
+//! of their senders. All bytes of one read of a stream are of one sender. Thread: one. Failure: the call itself.
 //!
-//! With SO_PASSPIDFD, the kernel makes a pidfd of the sender for each datagram or read with room for it. That doubles the
-//! time of receiving a datagram, so there is room only if the caller asks for it.
+//! With SO_PASSPIDFD, the kernel makes a pidfd of the sender for each datagram or read with room for it. That doubles
+//! the time of receiving a datagram, so there is room only if the caller asks for it.
 //!
 //! The headers are in memory that outlives the process. The kernel writes into them how much it has received, before
 //! the call returns, and a process does not die inside a call that does not wait. So the next process can tell whether

@@ -24,8 +24,8 @@ struct PassPidfd;
 nix::setsockopt_impl!(PassPidfd, libc::SOL_SOCKET, SO_PASSPIDFD, bool, SetBool);
 nix::setsockopt_impl!(PassRights, libc::SOL_SOCKET, SO_PASSRIGHTS, bool, SetBool);
 
-/// Refuses descriptors that peers send to this socket: their call fails with EPERM. A listening socket passes this on to
-/// every connection that is not accepted yet.
+/// Refuses descriptors that peers send to this socket: their call fails with EPERM. A listening socket passes this on
+/// to connections that are made later.
 ///
 /// Otherwise the kernel closes a descriptor that is sent and not asked for in the thread that receives, and a close can
 /// take as long as its sender wishes.

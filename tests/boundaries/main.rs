@@ -35,7 +35,8 @@ const FLOORS: &[&[&str]] = &[
     &["pipeline/account/", "pipeline/store/"],
     &["pipeline/progress/"],
     &["pipeline/takeover/"],
-    &["pipeline/histogram.rs", "pipeline/pulse.rs", "pipeline/shares"],
+    &["pipeline/histogram.rs", "pipeline/pulse.rs", "pipeline/shares.rs"],
+    &["pipeline/shares/"],
     &["options.rs"],
     &["sys/"],
 ];

@@ -35,6 +35,7 @@ compile_error!(
     "dbuf-segment needs Linux on x86_64, because it follows files with inotify and finds line ends with SSE2"
 );
 
+mod features;
 pub mod file;
 pub mod footer;
 pub mod format;

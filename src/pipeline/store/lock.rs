@@ -130,17 +130,26 @@ fn lock_directory(path: &Path) -> Result<File, Refused> {
     use rustix::fs::{FlockOperation, flock};
     let directory = File::open(path).map_err(Refused::Disk)?;
     match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-        Err(rustix::io::Errno::WOULDBLOCK) => match holder(&directory) {
-            // The directory of the sockets is the same one, and it is locked as long as the process lives.
-            Some(pid) if pid == std::process::id() => Ok(directory),
-            pid => Err(Refused::Held(pid.unwrap_or(0))),
-        },
+        // The directory of the sockets is the same one, and it is locked as long as the process lives.
+        Err(rustix::io::Errno::WOULDBLOCK) if is_locked_here(&directory) => Ok(directory),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Refused::Held(holder(&directory).unwrap_or(0))),
         // A file system without such locks still has the lock of the file.
         _ => Ok(directory),
     }
 }
 
-/// The process that has locked this directory, by proc_locks(5), which names it by its inode.
+/// Whether this process has locked the directory through another descriptor, by proc_pid_fdinfo(5).
+fn is_locked_here(directory: &File) -> bool {
+    let (Ok(about), Ok(open)) = (directory.metadata(), std::fs::read_dir("/proc/self/fd")) else { return false };
+    open.flatten().any(|fd| {
+        let info = Path::new("/proc/self/fdinfo").join(fd.file_name());
+        std::fs::metadata(fd.path()).is_ok_and(|other| (other.dev(), other.ino()) == (about.dev(), about.ino()))
+            && std::fs::read_to_string(info).is_ok_and(|info| info.contains("FLOCK"))
+    })
+}
+
+/// The process that has locked this directory, by proc_locks(5), which names it by its inode. For display: another file
+/// system may have the same inode.
 fn holder(directory: &File) -> Option<u32> {
     let inode = format!(":{}", directory.metadata().ok()?.ino());
     let locks = std::fs::read_to_string("/proc/locks").ok()?;

@@ -284,9 +284,12 @@ impl Store {
         let mut complete_max = COMPLETE_MAX;
         loop {
             self.wait_for_room(complete_max)?;
-            let complete = self.shared.complete();
+            let (_, jobs_done) = self.shared.to_close();
             match Active::create(&self.shared, self.next_sequence) {
-                Err(e) if disk::is_out_of_descriptors(&e) && complete > 0 => complete_max = complete - 1,
+                Err(e) if disk::is_out_of_descriptors(&e) => match self.shared.to_close() {
+                    (0, now) if now == jobs_done => return Err(e),
+                    (complete, _) => complete_max = complete.saturating_sub(1),
+                },
                 result => return result,
             }
         }

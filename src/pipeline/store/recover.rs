@@ -13,8 +13,9 @@
 //! | `.active` whose header cannot be read | named torn |
 //! | a sealed or torn one | left alone; the newest says which sequence comes next |
 //!
-//! Only the footer of a sealed file counts. The batches of another file are walked, because that file may end with bytes
-//! that a sender chose, and these may look like a footer. An active file that has its footer gets the same footer again.
+//! Only the footer of a sealed file counts. The batches of another file are walked, because that file may end with
+//! bytes that a sender chose, and these may look like a footer. An active file that has its footer gets the same footer
+//! again.
 //!
 //! The process may die after each step: what it leaves then is in the table again.
 

@@ -40,8 +40,7 @@ use group_commit::GroupCommit;
 const WRITE_BACK_BYTES: u64 = 4 << 20;
 /// Sealed files at most that are kept open because no sync has covered them.
 const UNSYNCED_MAX: usize = 16;
-/// Complete files at most, of those that wait for their footer or for a sync. The reader thread creates no segment while
-/// there are more.
+/// Complete files at most that wait for their footer or for a sync. The reader thread creates no segment while more do.
 pub(super) const COMPLETE_MAX: usize = 32;
 /// Files that wait for a repair. While there are as many, no sync is tried, so that no more files break.
 pub(super) const BROKEN_MAX: usize = 8;
@@ -139,6 +138,9 @@ struct SyncQueue {
     /// [`UNSYNCED_MAX`], or fewer while the reader waits for room.
     unsynced_max: usize,
     reader_waits: bool,
+    /// The syncer has files open that may not be among the files here.
+    is_at_work: bool,
+    jobs_done: u64,
     /// The first generation that may be in a broken file whose repair has not been reported yet.
     broken_from: Option<u64>,
     stop: Stop,
@@ -211,6 +213,8 @@ impl Shared {
             backoff: Backoff::default(),
             unsynced_max: UNSYNCED_MAX,
             reader_waits: false,
+            is_at_work: false,
+            jobs_done: 0,
             broken_from: None,
             stop: Stop::No,
         };
@@ -375,6 +379,7 @@ impl Shared {
             },
             job => job,
         };
+        queue.is_at_work = matches!(job, Job::Repair(_) | Job::Finish(_) | Job::Sync(_) | Job::Retain(_));
         // The queue stays locked until the thread sleeps, so a reason that comes after this look wakes it.
         let woken = match job {
             Job::Wait(Some(timeout)) => self.work.wait_timeout(queue, timeout).map(drop).is_ok(),
@@ -383,6 +388,16 @@ impl Shared {
         };
         assert!(woken, "no thread panics while it holds the sync queue");
         job
+    }
+
+    /// Notes that the syncer has done its job and has closed what it had opened.
+    pub(super) fn job_done(&self) {
+        let mut queue = self.lock();
+        queue.is_at_work = false;
+        queue.jobs_done += 1;
+        if queue.reader_waits {
+            self.room.notify_one();
+        }
     }
 
     /// The next job without waiting, including jobs that were put off. For tests.
@@ -407,7 +422,6 @@ impl Shared {
         let events = queue.synced(done);
         queue.files.retain(|file| file.id != done.id || file.phase != Phase::Unsynced);
         self.sign(&mut queue);
-        self.may_have_room(&queue);
         events
     }
 
@@ -422,7 +436,6 @@ impl Shared {
         } else {
             queue.files.retain(|file| file.id != id);
         }
-        self.may_have_room(&queue);
     }
 
     /// The settings for syncs.

@@ -56,6 +56,7 @@ pub(super) fn perform(shared: &Shared, job: Job) -> bool {
             return false;
         }
     }
+    shared.job_done();
     true
 }
 

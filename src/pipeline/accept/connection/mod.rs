@@ -25,7 +25,7 @@ use self::protocol::{AfterBytes, Link, LookResult, Next, Polled, Protocol, ReadR
 use self::read_position::InheritedPosition;
 use self::stored::{Retry, StoredConnection, StoredConnections};
 use crate::pipeline::accept::publish::receive_buffer::{ReadProgress, ReceiveBuffer, Subject};
-use crate::pipeline::accept::publish::{Closed, Handle, Names, Peer, Processes, WriterContext};
+use crate::pipeline::accept::publish::{Closed, Handle, Known, Names, Peer, Processes, WriterContext};
 use crate::pipeline::account::Identity;
 use crate::pipeline::shares::Held;
 use crate::sync::Arc;
@@ -56,6 +56,8 @@ pub(crate) struct Connection {
     asked_ns: u64,
     /// Another process sends than the one that is noted for the next process, or it has other names.
     is_renamed: bool,
+    /// The previous process has left it.
+    pub(crate) is_inherited: bool,
     /// It is from a daemon that did not have the kernel name its senders. Bytes may wait in it that name none.
     pub(crate) is_older: bool,
     /// It is in its writer's list of connections that wait for the reader's progress.
@@ -74,6 +76,7 @@ impl Connection {
             looked_up_ns: 0,
             asked_ns: 0,
             is_renamed: false,
+            is_inherited: false,
             is_older: false,
             carried_since: 0,
             interest: EpollFlags::EPOLLIN,
@@ -292,7 +295,11 @@ impl Connection {
         if are_fresh && self.link.peer.is(sender) {
             return Ok(());
         }
-        let handle = context.processes.handle(process);
+        let handle = match context.processes.handle(process) {
+            // What waited while no daemon ran may be of a process that has ended, and whose number another one has.
+            Handle::Number if self.is_inherited => Handle::None,
+            handle => handle,
+        };
         self.attribute_to(vouched(Some(sender)), &handle, context)
     }
 
@@ -310,17 +317,27 @@ impl Connection {
         }
         let now_ns = context.publisher.time_ns();
         let old = &self.link.peer.identity;
+        if is_other && !old.comm.is_empty() {
+            context.processes.remember(&self.link.peer, self.looked_up_ns);
+        }
         let is_same_process = old.pid == sender.pid && sender.pid != 0;
         let remembered = if is_other { context.processes.fresh(sender, now_ns) } else { None };
         let (number, names) = match remembered {
-            Some((number, names)) => (Some(number), Some(names)),
-            None => (None, context.processes.look_up(sender.pid, handle, now_ns)),
+            Some(Known { peer, names, at_ns }) => {
+                self.looked_up_ns = at_ns;
+                (Some(peer), Some(names))
+            }
+            None => {
+                let names = context.processes.look_up(sender.pid, handle, now_ns);
+                (self.looked_up_ns, self.asked_ns) = match names {
+                    Some(_) => (now_ns, self.asked_ns),
+                    // The next read brings a pidfd.
+                    None if is_same_process => (self.looked_up_ns, 0),
+                    None => (0, 0),
+                };
+                (None, names)
+            }
         };
-        match names {
-            Some(_) => self.looked_up_ns = now_ns,
-            // The next read brings a pidfd.
-            None => self.asked_ns = 0,
-        }
         // A process that has ended keeps the names that it had.
         let names = names.filter(|names| !(is_same_process && names.has_ended));
         let Names { comm, unit, .. } = match names {
@@ -337,9 +354,6 @@ impl Connection {
             Some(number) => Peer { number, identity },
             None => context.peer(identity),
         };
-        if is_other && number.is_none() && !self.link.peer.identity.comm.is_empty() {
-            context.processes.remember(sender, &self.link.peer, now_ns);
-        }
         self.is_renamed = true;
         Ok(())
     }

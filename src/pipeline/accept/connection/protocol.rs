@@ -121,8 +121,9 @@ pub(crate) trait Protocol: Debug + Send {
     /// Handles the client's end: an incomplete event becomes an event, or is lost and counted.
     fn end(&mut self, link: &mut Link, context: &mut WriterContext) -> Result<Next, Closed>;
 
-    /// Another process sends from here on. An event of which the first one has sent a part ends here, so that no process
-    /// continues an event of another. False if all that comes by this connection belongs to the process that began it.
+    /// Another process sends from here on. An event of which the first one has sent a part ends here, so that no
+    /// process continues an event of another. False if all that comes by this connection belongs to the process that
+    /// began it.
     fn change_sender(&mut self, _link: &mut Link, _context: &mut WriterContext) -> Result<bool, Closed> {
         Ok(false)
     }

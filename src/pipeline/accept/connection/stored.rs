@@ -96,8 +96,10 @@ pub(crate) struct StoredConnection {
     /// systemd has had it, and may still hold it.
     was_stored: bool,
     slot: Option<Slot>,
-    /// It is not stored, and should be: the kind of listener that it is from.
-    unkept: Option<u16>,
+    /// It is not stored, and should be.
+    is_unkept: bool,
+    /// The kind of listener that it is from, if it is unkept.
+    kind: u16,
 }
 
 /// What came of another try to store a connection.
@@ -198,7 +200,8 @@ impl StoredConnections {
                 turn,
                 held: all.shares.take_over(Resource::StoredConnections, peer.uid, 1),
             };
-            let stored = StoredConnection { socket, was_stored: is_in_store, slot: Some(slot), unkept: None };
+            let stored =
+                StoredConnection { was_stored: is_in_store, slot: Some(slot), ..StoredConnection::unstored(socket) };
             InheritedConnection { stored, kind, identity: peer, position, read }
         };
         let inherited = connections.into_iter().map(inherit).collect();
@@ -208,8 +211,8 @@ impl StoredConnections {
     /// Stores a new connection from a listener of this kind. If that is not possible now, the connection is served
     /// normally, and [`StoredConnections::keep_later`] tries again.
     pub(crate) fn keep(self: &Arc<Self>, kind: u16, socket: OwnedFd, identity: &Identity) -> StoredConnection {
-        let mut stored = StoredConnection { unkept: Some(kind), ..StoredConnection::unstored(socket) };
-        if let Err(why) = self.store_for(StoreFor::Newcomer, &mut stored, kind, identity, None) {
+        let mut stored = StoredConnection { is_unkept: true, kind, ..StoredConnection::unstored(socket) };
+        if let Err(why) = self.store_for(StoreFor::Newcomer, &mut stored, identity, None) {
             if let WhyUnkept::Refused(refusal) = why {
                 self.shares.count_refusal(refusal, identity.uid);
             }
@@ -226,21 +229,18 @@ impl StoredConnections {
         identity: &Identity,
         position: &ReadPosition<'_>,
     ) -> Retry {
-        let Some(kind) = stored.unkept else { return Retry::Done };
-        match self.store_for(StoreFor::Resident, stored, kind, identity, Some(position)) {
-            Ok(()) => Retry::Done,
-            Err(_) => Retry::Later,
-        }
+        let is_done = !stored.is_unkept || self.store_for(StoreFor::Resident, stored, identity, Some(position)).is_ok();
+        if is_done { Retry::Done } else { Retry::Later }
     }
 
     fn store_for(
         self: &Arc<Self>,
         store_for: StoreFor,
         stored: &mut StoredConnection,
-        kind: u16,
         identity: &Identity,
         position: Option<&ReadPosition<'_>>,
     ) -> Result<(), WhyUnkept> {
+        let kind = stored.kind;
         let (index, held) = self.take_slot(identity.uid).map_err(WhyUnkept::Refused)?;
         let mut slot = self.slot(index, kind, true, held);
         let mut put = || {
@@ -259,7 +259,7 @@ impl StoredConnections {
             return Err(why);
         }
         self.slots().stored += 1;
-        (stored.slot, stored.was_stored, stored.unkept) = (Some(slot), true, None);
+        (stored.slot, stored.was_stored, stored.is_unkept) = (Some(slot), true, false);
         Ok(())
     }
 
@@ -388,12 +388,12 @@ impl Slot {
 impl StoredConnection {
     /// A connection that ends with this process.
     pub(crate) fn unstored(socket: OwnedFd) -> Self {
-        Self { socket, was_stored: false, slot: None, unkept: None }
+        Self { socket, was_stored: false, slot: None, is_unkept: false, kind: 0 }
     }
 
     /// Whether it should be stored, and is not.
     pub(crate) fn is_unkept(&self) -> bool {
-        self.unkept.is_some()
+        self.is_unkept
     }
 
     /// Adds the peer's names, learned after the connection was stored and before anything was read. Without them the
@@ -449,7 +449,7 @@ impl StoredConnection {
 
     /// Removes the connection from the store but continues to serve it.
     pub(crate) fn let_go(&mut self) {
-        self.unkept = None;
+        self.is_unkept = false;
         if let Some(slot) = self.slot.take() {
             slot.give_back();
         }

@@ -96,8 +96,8 @@ impl Datagrams {
         }
     }
 
-    /// Whether the next read should bring a pidfd of each sender. That doubles the time of receiving a datagram. So in a
-    /// flood only some reads do, and a sender that is met in another one stays without names until then.
+    /// Whether the next read should bring a pidfd of each sender. That doubles the time of receiving a datagram. So in
+    /// a flood only some reads do, and a sender that is met in another one stays without names until then.
     fn wants_pidfds(&mut self, context: &WriterContext) -> bool {
         let now_ns = context.publisher.time_ns();
         let is_due = self.brought <= FEW || now_ns.abs_diff(self.asked_ns) >= ASK_AGAIN_NS;

@@ -24,6 +24,6 @@ pub(crate) use self::encoder::{ClaimEncoder, EventSource};
 pub use self::observer::Published;
 pub(crate) use self::observer::{NoObserver, PublishObserver};
 pub(crate) use self::pending::Extra;
-pub(crate) use self::processes::{Handle, Names, Processes, open};
+pub(crate) use self::processes::{Handle, Known, Names, Processes, open};
 pub(crate) use self::publisher::{Closed, Publisher};
 pub(crate) use self::sources::Peer;

@@ -12,8 +12,9 @@
 //! that end too soon. Such a process has no command any more. An older kernel gives only the number: the process with
 //! this number is taken for the sender, right after the read, and never at a take-over.
 //!
-//! A look-up takes about 0.1 ms. A process is looked up at most once a second by each of its connections, and one writer
-//! looks up at most [`LOOKUPS_A_SECOND`] processes; above that, known names stay for longer, and those of new senders stay empty.
+//! A look-up takes about 0.1 ms. A process is looked up at most once a second for each of its connections. One writer
+//! looks up at most [`LOOKUPS_A_SECOND`] processes; above that, known names stay for longer, and those of new senders
+//! stay empty.
 
 use std::collections::HashMap;
 use std::fs;
@@ -64,11 +65,14 @@ pub(crate) struct Names {
     pub(crate) has_ended: bool,
 }
 
-#[derive(Debug)]
-struct Known {
-    peer: u64,
-    names: Names,
-    at_ns: u64,
+/// A process that was looked up a moment ago.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    /// The number of the peer that it was given.
+    pub(crate) peer: u64,
+    pub(crate) names: Names,
+    /// When it was looked up.
+    pub(crate) at_ns: u64,
 }
 
 /// The processes that one writer knows.
@@ -102,21 +106,21 @@ impl Processes {
         }
     }
 
-    /// The names of the process with these credentials, and the number of the peer that it was given here before, if
-    /// they are fresh.
-    pub(crate) fn fresh(&self, sender: Credentials, now_ns: u64) -> Option<(u64, Names)> {
-        let known = self.known.get(&sender).filter(|known| Self::are_fresh(known.at_ns, now_ns))?;
-        Some((known.peer, known.names.clone()))
+    /// The process with these credentials, if its names are fresh.
+    pub(crate) fn fresh(&self, sender: Credentials, now_ns: u64) -> Option<Known> {
+        self.known.get(&sender).filter(|known| Self::are_fresh(known.at_ns, now_ns)).cloned()
     }
 
-    /// Remembers the names of a peer that sends by a connection that several processes share.
-    pub(crate) fn remember(&mut self, sender: Credentials, peer: &Peer, now_ns: u64) {
+    /// Remembers the names of a process, looked up at `at_ns`, that shares a connection with others: they may send by
+    /// turns.
+    pub(crate) fn remember(&mut self, peer: &Peer, at_ns: u64) {
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
-        let Identity { comm, unit, .. } = &peer.identity;
+        let Identity { pid, uid, gid, comm, unit, .. } = &peer.identity;
         let names = Names { comm: comm.clone(), unit: unit.clone(), has_ended: false };
-        self.known.insert(sender, Known { peer: peer.number, names, at_ns: now_ns });
+        let sender = Credentials { pid: *pid, uid: *uid, gid: *gid };
+        self.known.insert(sender, Known { peer: peer.number, names, at_ns });
     }
 
     /// Looks up the names of a process. None if it cannot be reached, or if there were too many look-ups.
@@ -328,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn one_writer_looks_up_only_so_many_processes_in_a_second() {
+    fn one_writer_looks_up_a_limited_number_of_processes_in_a_second() {
         let mut processes = Processes::default();
         assert!((0..LOOKUPS_A_SECOND).all(|_| processes.may_look_up(1)));
         assert!(!processes.may_look_up(2) && processes.may_look_up(NS_A_SECOND));

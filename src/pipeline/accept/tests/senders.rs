@@ -4,10 +4,10 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::manager::Manager;
-use super::rig::{Got, Plan, Rig, Seen};
+use super::rig::{Got, Plan, Rig, Seen, TIMEOUT};
 use crate::pipeline::record::Cause;
 use crate::sync::atomic::Ordering::Relaxed;
 
@@ -26,7 +26,11 @@ impl Shell {
     }
 
     fn answer(&mut self) {
-        self.0.stdin.as_ref().unwrap().write_all(b"go on\n").unwrap();
+        self.say("go on\n");
+    }
+
+    fn say(&mut self, line: &str) {
+        self.0.stdin.as_ref().unwrap().write_all(line.as_bytes()).unwrap();
     }
 
     fn wait(mut self) -> u32 {
@@ -84,6 +88,17 @@ fn wait_for_comm(rig: &Rig, pid: u32, comm: &str) {
     });
 }
 
+/// Answers until an event came that has this command.
+fn answer_until(rig: &Rig, shell: &mut Shell, comm: &str) {
+    let has_come = |seen: &Seen| seen.events.iter().any(|event| *event.source.comm == *comm.as_bytes());
+    let deadline = Instant::now() + TIMEOUT;
+    while !rig.look(has_come) {
+        assert!(Instant::now() < deadline, "waited in vain for {comm}");
+        shell.answer();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn names_follow_a_rename_and_an_exec() {
     for is_datagram in [false, true] {
@@ -98,11 +113,7 @@ fn names_follow_a_rename_and_an_exec() {
             shell.answer();
         }
         wait_for_comm(&rig, renamed.pid(), "renamed");
-        let is_cat = |seen: &Seen| seen.events.iter().any(|event| *event.source.comm == *b"cat").then_some(());
-        while rig.look(is_cat).is_none() {
-            changed.answer();
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        answer_until(&rig, &mut changed, "cat");
     }
 }
 
@@ -113,15 +124,17 @@ fn the_next_process_knows_who_sent_half_a_line() {
     let stream = first.connect();
     first.wait_until("it is accepted", |counters| counters.writers.iter().any(|w| w.0.connections.load(Relaxed) > 0));
     (&stream).write_all(b"parent\n").unwrap();
-    let mut child = Shell::new("echo child; printf half; read x; echo ' a line'", stream.try_clone().unwrap());
-    first.wait_for_events(2);
+    let script = "while read x && test \"$x\" != half; do echo child; done; printf half; read x; echo ' a line'";
+    let mut child = Shell::new(script, stream.try_clone().unwrap());
+    answer_until(&first, &mut child, "sh");
+    child.say("half\n");
     let seen = first.stop();
     let second = Rig::under(&mut manager, &Plan::default(), seen);
     child.answer();
     let pid = child.wait();
-    let events = second.wait_for_events(3);
-    assert_eq!(said(&events)[1..], [("child".into(), pid), ("half a line".into(), pid)]);
-    assert_eq!(*events[2].source.comm, *b"sh", "its name is known, too");
+    let last =
+        second.wait_for("the line", |seen| seen.events.iter().find(|event| event.text() == "half a line").cloned());
+    assert_eq!((last.source.pid, &*last.source.comm), (pid, &b"sh"[..]));
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Read as _, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::Arc;
 
+use nix::sys::socket::{setsockopt, sockopt::PassCred};
+
 use super::rig::{Got, Plan, Rig, Seen, TIMEOUT};
 use super::{assert_ended, event, frame, hello, is_durable, replies};
 use crate::pipeline::accept::ListenerKind;
@@ -132,14 +134,9 @@ fn connections_that_found_the_store_full_are_stored_when_others_have_left() {
         client.write_all(format!("whole {number}\nhalf").as_bytes()).unwrap();
     }
     rig.wait_for_events(20);
-    let left = clients.split_off(10);
-    let places = || (0..10).map(|slot| format!("c{slot}"));
-    drop(left);
-    rig.wait_until("all have found room", |counters| {
-        manager.read_notes();
-        unkept(counters) == 0 && counters.writers.iter().map(|w| w.0.connections.load(Relaxed)).sum::<u64>() == 10
-    });
-    assert_eq!(manager.names().len(), 1 + places().count());
+    drop(clients.split_off(10));
+    // The read positions, and all that are left.
+    rig.wait_until("all have found room", |counters| manager.names().len() == 11 && unkept(counters) == 0);
     let seen = rig.stop();
     for client in &mut clients {
         client.write_all(b" and half\n").unwrap();
@@ -292,6 +289,46 @@ fn a_read_that_the_position_includes_is_not_published_again() {
     let rig = Rig::with_receive_buffers(&mut manager, &Plan { writers: 1, ..plan() }, Seen::default(), receive_buffers);
     rig.wait_for_events(1);
     assert_eq!(rig.stop().texts(), ["half"]);
+}
+
+#[test]
+fn a_death_between_two_senders_ends_the_line_of_the_first_once() {
+    // How much of "half", "line" and "rest" is published, and whether the read position includes the read.
+    for (published, includes, expected) in
+        [(0, false, &["half", "line", "rest"][..]), (1, false, &["line", "rest"]), (2, true, &["rest"])]
+    {
+        let mut manager = Manager::new();
+        let (client, ours) = UnixStream::pair().unwrap();
+        setsockopt(&ours, PassCred, &true).unwrap();
+        let first = Identity { pid: 4_000_001, uid: 7, comm: b"first"[..].into(), ..Identity::default() };
+        {
+            let (connections, _) = manager.next_process(16);
+            let mut stored = connections.keep(0, ours.into(), &first);
+            assert!(stored.note_position(&ReadPosition::Text { open_line: None, carry: b"half" }, 1));
+            let mut receive_buffers = ReceiveBuffers::take_over(1, Some(&manager.store()), Vec::new()).unwrap();
+            let (receive_buffer, place) = (&mut receive_buffers[0].own, stored.slot().unwrap());
+            (&client).write_all(b"line\nre").unwrap();
+            let read_progress = Arc::clone(&receive_buffer.read_progress);
+            let mut number = 0;
+            let begin = || number = read_progress.begin(Subject::Stream(place), 77, plan().max_event_bytes);
+            receive_buffer.headers.receive_stream(&stored.socket, &mut receive_buffer.stream, begin).unwrap();
+            read_progress.commit(published);
+            if includes {
+                assert!(stored.note_position(&ReadPosition::Text { open_line: None, carry: b"re" }, number));
+            }
+        }
+        (&client).write_all(b"st\n").unwrap();
+        drop(client);
+        let left = vec![InheritedReceiveBuffer::new(0, manager.copy_of("desk0"))];
+        let receive_buffers = ReceiveBuffers::take_over(2, Some(&manager.store()), left).unwrap();
+        let rig = Rig::with_receive_buffers(&mut manager, &plan(), Seen::default(), receive_buffers);
+        let events = rig.wait_for_events(expected.len());
+        assert_eq!(rig.stop().texts(), expected, "{published} were published");
+        for Got { source, payload, .. } in &events {
+            let pid = if payload == b"half" { first.pid } else { std::process::id() };
+            assert_eq!(source.pid, pid, "{}", payload.escape_ascii());
+        }
+    }
 }
 
 #[test]

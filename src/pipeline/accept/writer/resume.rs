@@ -101,7 +101,8 @@ impl WriterThread {
         let protocol = known.unwrap_or(ListenerKind::Stream).first_protocol(&self.writers.shared);
         let Some(index) = self.admit(Newcomer { held, stored, identity, protocol }) else { return };
         if let Some(connection) = &mut self.connections[index as usize] {
-            connection.is_older = is_older;
+            (connection.is_inherited, connection.is_older) = (true, is_older);
+            connection.looked_up_ns = 0;
             let next = connection.resume(position, &mut self.context);
             self.after(index, next);
         }

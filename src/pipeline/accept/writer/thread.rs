@@ -16,38 +16,28 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::ioctl_fionread;
 
 use super::carries::{Carry, first_to_go};
 use super::handle::{InheritedWork, Newcomer, Writers};
-use super::listeners::{ListenerKind, Listeners, StreamListener};
+use super::listeners::{Listeners, StreamListener};
 use super::ring_schedule::RingSchedule;
 use super::token::Token;
 use super::unkept::Unkept;
 use super::wait_queue::WaitQueue;
-use crate::pipeline::accept::connection::acceptor::Accepted;
+use crate::pipeline::accept::connection::Connection;
 use crate::pipeline::accept::connection::protocol::{Next, ReadResult};
-use crate::pipeline::accept::connection::stored::InheritedConnection;
-use crate::pipeline::accept::connection::{Connection, peer};
-use crate::pipeline::accept::limits::READ_BYTES;
+use crate::pipeline::accept::connection::stored::{InheritedConnection, Retry};
 use crate::pipeline::accept::publish::receive_buffer::ReceiveBuffer;
 use crate::pipeline::accept::publish::{Closed, WriterContext};
 use crate::pipeline::accept::ring::Ring;
 use crate::pipeline::pulse::Activity;
-use crate::pipeline::shares::Resource;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering::Relaxed;
 
-const READ_BYTES_MAX: u64 = READ_BYTES as u64;
 /// Epoll events of one round.
 const READY_MAX: usize = 256;
-/// Clients that are accepted from one socket in one round, so that many new clients do not delay other connections.
-const ACCEPTS_A_ROUND: usize = 64;
 /// Reads of a datagram socket in one round.
 pub(super) const RECEIVES_A_ROUND: usize = 4;
-/// How long listening sockets are left alone when there is no descriptor to accept with.
-const EXHAUSTED_FOR: Duration = Duration::from_millis(100);
 /// Bytes that the connections of one writer may hold for incomplete events.
 const CARRIED_BYTES_MAX: usize = 32 << 20;
 
@@ -60,7 +50,7 @@ pub(crate) struct WriterThread {
     pub(super) context: WriterContext,
     pub(super) listeners: Listeners,
     /// When the listening sockets are watched again; None while they are.
-    exhausted_until: Option<Instant>,
+    pub(super) exhausted_until: Option<Instant>,
     pub(super) connections: Vec<Option<Connection>>,
     /// Indices of `connections` that are free, and those that become free in the next round: an event of this round may
     /// still name them.
@@ -122,7 +112,7 @@ impl WriterThread {
         Ok(thread)
     }
 
-    fn listen(&self) -> io::Result<()> {
+    pub(super) fn listen(&self) -> io::Result<()> {
         // EPOLLEXCLUSIVE: a client wakes one writer, not all.
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
         for (at, listener) in (0..).zip(&self.listeners.streams) {
@@ -215,95 +205,8 @@ impl WriterThread {
 
     // ---- newcomers ----
 
-    fn accept(&mut self, listener: usize) -> Result<(), Closed> {
-        for _ in 0..ACCEPTS_A_ROUND {
-            if self.writers.shares.is_used_up(Resource::Connections) {
-                // Clients wait in the queue. The descriptors that are left are for the store and the control socket.
-                self.pause_listening();
-                break;
-            }
-            let StreamListener { kind, acceptor, .. } = &mut self.listeners.streams[listener];
-            let kind = *kind;
-            match acceptor.accept() {
-                Accepted::Client(socket) => self.receive_client(kind, socket)?,
-                Accepted::TurnedAway => self.turned_away(),
-                Accepted::NoClient => break,
-                Accepted::Exhausted => {
-                    self.pause_listening();
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Leaves the listening sockets alone for a while: a level-triggered socket from which no client can be accepted
-    /// would spin.
-    fn pause_listening(&mut self) {
-        self.stop_listening();
-        self.exhausted_until = Some(Instant::now() + EXHAUSTED_FOR);
-    }
-
-    /// Admits an accepted client, unless its user has its share of connections. If it has already sent everything, and
-    /// one read is enough for that, it is read at once and not given to systemd. Any other connection that the next
-    /// process could resume is stored before anything is read from it.
-    fn receive_client(&mut self, kind: ListenerKind, socket: OwnedFd) -> Result<(), Closed> {
-        let protocol = kind.first_protocol(&self.writers.shared);
-        // Names are looked up later, to keep this short. If this process dies before systemd has the connection, or
-        // before it has read a client that has sent everything, the connection is gone. In the second case the sender
-        // does not even notice.
-        let identity = peer::by_credentials(&socket);
-        let Ok(held) = self.writers.shares.take(Resource::Connections, identity.uid, 1) else {
-            // The client sees the end.
-            return Ok(());
-        };
-        let is_short = matches!(ioctl_fionread(&socket), Ok(0..=READ_BYTES_MAX))
-            && self.writers.shares.throttle().wait(identity.uid).is_none();
-        if !is_short || self.writers.stored.is_none() || !has_sent_all(&socket) {
-            let stored = self.writers.keep(kind, socket, &identity);
-            let identity = peer::named(identity, &stored.socket, &mut self.context.processes);
-            stored.note_names(&identity);
-            self.assign(Newcomer { held, stored, identity, protocol });
-            return Ok(());
-        }
-        let stored = self.writers.note(kind, socket, &identity);
-        self.writers.count_connection(self.index);
-        if let Some(index) = self.admit(Newcomer { held, stored, identity, protocol }) {
-            if let Some(connection) = &mut self.connections[index as usize] {
-                connection.is_unnamed = true;
-            }
-            while self.read_once(index)? {}
-        }
-        Ok(())
-    }
-
-    fn listen_again(&mut self) {
-        if self.exhausted_until.is_some_and(|until| Instant::now() >= until) {
-            self.exhausted_until = match self.listen() {
-                Ok(()) => None,
-                Err(_) => Some(Instant::now() + EXHAUSTED_FOR),
-            };
-        }
-    }
-
     pub(super) fn turned_away(&self) {
         self.context.publisher.counters().refused_connections.fetch_add(1, Relaxed);
-    }
-
-    /// Gives a newcomer to the writer with the fewest connections.
-    fn assign(&mut self, newcomer: Newcomer) {
-        // Relaxed: an old count only makes the distribution slightly less even.
-        let count = |index: usize| self.writers.counters.writers[index].0.connections.load(Relaxed);
-        let others = (0..self.writers.handles.len()).filter(|index| *index != self.index);
-        let fewest = others.map(|index| (count(index), index)).min();
-        let newcomer = match fewest {
-            Some((fewest, target)) if fewest < count(self.index) => self.writers.hand_over(target, newcomer),
-            _ => Some(newcomer),
-        };
-        // A writer that is stopping takes no more.
-        let Some(newcomer) = newcomer else { return };
-        self.writers.count_connection(self.index);
-        self.admit(newcomer);
     }
 
     /// Watches a newcomer, which is already counted, and returns its index.
@@ -335,6 +238,25 @@ impl WriterThread {
         }
         self.connections[index as usize] = Some(connection);
         Some(index)
+    }
+
+    /// Tries again to store connections that are not stored, if that is due.
+    fn keep_later(&mut self) {
+        if self.unkept.due().is_some()
+            && let Some(stored) = &self.writers.stored
+        {
+            let connections = &mut self.connections;
+            self.unkept.try_again(Instant::now(), |index| {
+                connections[index as usize].as_mut().map_or(Retry::Done, |connection| connection.keep_later(stored))
+            });
+            self.show_unkept();
+        }
+    }
+
+    fn show_unkept(&self) {
+        // Relaxed: a plain value for display.
+        let shown = &self.context.publisher.counters().unkept_connections;
+        shown.store(self.unkept.count() as u64, Relaxed);
     }
 
     /// Admits newcomers. Returns the deadline to stop, if there is an order to stop.
@@ -478,11 +400,4 @@ impl WriterThread {
         }
         Ok(matches!(read, ReadResult::Some(Next::Open)))
     }
-}
-
-/// Whether the peer has closed its sending side, so that everything it will ever send is there.
-fn has_sent_all(socket: &OwnedFd) -> bool {
-    let flags = PollFlags::RDHUP | PollFlags::HUP;
-    let mut asked = [PollFd::new(socket, flags)];
-    poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }

@@ -1,18 +1,16 @@
-//! Tries again to store connections that were not stored when they came.
+//! Lists connections that were not stored when they came, and says when to try which of them again.
 //!
 //! Input: connections that are served, but would not survive this process, because their user or the store had no room
 //! for them, or because systemd was to be spared. Output: the same connections, stored. Thread: the writer. Failure:
 //! there is still no room. Then the next try comes later.
 //!
-//! A try takes at most [`TRIES`] steps, whatever the number of connections, and takes the users in turn, so that no user
-//! keeps the others from being tried. While no try stores anything, the tries become rare.
+//! A try takes at most [`TRIES`] steps, whatever the number of connections, and takes the users in turn, so that no
+//! user keeps the others from being tried. While no try stores anything, the tries become rare.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::thread::WriterThread;
 use crate::pipeline::accept::connection::stored::Retry;
-use crate::sync::atomic::Ordering::Relaxed;
 
 /// The first try comes after this time. A connection that is shorter costs systemd nothing.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -62,7 +60,7 @@ impl Unkept {
     }
 
     /// Tries to store connections. `store` tries one.
-    fn try_again(&mut self, now: Instant, mut store: impl FnMut(u32) -> Retry) {
+    pub(super) fn try_again(&mut self, now: Instant, mut store: impl FnMut(u32) -> Retry) {
         let Some((due, pause)) = self.next else { return };
         if now < due {
             return;
@@ -94,27 +92,6 @@ impl Unkept {
         self.first_uid = if place.1 == 0 { place.0 } else { place.0.wrapping_add(1) };
         let pause = if is_any_done { PAUSE_MIN } else { (2 * pause).min(PAUSE_MAX) };
         self.next = (!self.connections.is_empty()).then(|| (now + pause, pause));
-    }
-}
-
-impl WriterThread {
-    /// Tries again to store connections that are not stored, if that is due.
-    pub(super) fn keep_later(&mut self) {
-        if self.unkept.due().is_some()
-            && let Some(stored) = &self.writers.stored
-        {
-            let connections = &mut self.connections;
-            self.unkept.try_again(Instant::now(), |index| {
-                connections[index as usize].as_mut().map_or(Retry::Done, |connection| connection.keep_later(stored))
-            });
-            self.show_unkept();
-        }
-    }
-
-    pub(super) fn show_unkept(&self) {
-        // Relaxed: a plain value for display.
-        let shown = &self.context.publisher.counters().unkept_connections;
-        shown.store(self.unkept.count() as u64, Relaxed);
     }
 }
 

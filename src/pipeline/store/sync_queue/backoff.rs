@@ -3,10 +3,10 @@
 //! Input: how a try ended and how long it took, and signs that the disk may work again. Output: the time of the next
 //! try. Thread: any, under the queue's lock. Nothing can fail.
 //!
-//! Without a sign the pauses grow. A sign is an append or a sync that succeeds, or a request: then the next try comes at
-//! once, so that events become durable as soon as the disk has healed. But appends also succeed on a disk on which only
-//! syncs fail. So the time that a try takes bounds the rate: tries take at most a fifth of the time, however many signs
-//! there are, unless a try takes so long that the greatest pause is shorter.
+//! Without a sign the pauses grow. A sign is an append or a sync that succeeds, or a request: then the next try comes
+//! at once, so that events become durable as soon as the disk has healed. But appends also succeed on a disk on which
+//! only syncs fail. So the time that a try takes bounds the rate: tries take at most a fifth of the time, however many
+//! signs there are, unless a try takes longer than a quarter of the greatest pause.
 
 use std::time::{Duration, Instant};
 

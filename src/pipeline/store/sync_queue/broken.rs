@@ -29,7 +29,6 @@ impl Shared {
         if let Some(file) = queue.file(id) {
             file.phase = Phase::Broken;
         }
-        self.may_have_room(&queue);
     }
 
     /// Reports a file whose sync has failed: what is in it, or was just written to it, may be in no file after a loss

@@ -10,30 +10,32 @@
 
 use std::io;
 
-use super::{BROKEN_MAX, COMPLETE_MAX, Phase, Shared, SyncQueue, UNSYNCED_MAX};
+use super::{BROKEN_MAX, COMPLETE_MAX, Phase, Shared, SyncQueue, Tracked, UNSYNCED_MAX};
 use crate::options::SyncPolicy;
 
 impl SyncQueue {
-    /// Complete files that wait for the syncer.
+    /// Complete files that wait for the syncer, and the file that it is at work on.
     fn complete(&self) -> usize {
-        self.files.iter().filter(|file| matches!(file.phase, Phase::Closed | Phase::Unsynced)).count()
+        let is_complete = |file: &&Tracked| matches!(file.phase, Phase::Closed | Phase::Unsynced);
+        self.files.iter().filter(is_complete).count() + usize::from(self.is_at_work)
     }
 
     fn broken(&self) -> usize {
         self.files.iter().filter(|file| file.phase == Phase::Broken).count()
     }
 
-    /// Whether so many files are broken that no more may break: no file is synced before a repair has succeeded, which
-    /// includes a sync. Nothing could become durable in the meantime, because the broken files come first.
+    /// Whether no more files may break: no file is synced before a repair has succeeded, which includes a sync. Nothing
+    /// could become durable in the meantime, because the broken files come first.
     pub(super) fn is_blocked(&self) -> bool {
         self.broken() >= BROKEN_MAX
     }
 }
 
 impl Shared {
-    /// Number of complete files that are open.
-    pub(in super::super) fn complete(&self) -> usize {
-        self.lock().complete()
+    /// Number of files that the syncer will close, and number of jobs that it has done.
+    pub(in super::super) fn to_close(&self) -> (usize, u64) {
+        let queue = self.lock();
+        (queue.complete(), queue.jobs_done)
     }
 
     /// Whether there is room for another segment, while at most `complete_max` complete files wait. If not, asks the
@@ -80,13 +82,6 @@ impl Shared {
     pub(super) fn sign(&self, queue: &mut SyncQueue) {
         if queue.backoff.sign() {
             self.work.notify_one();
-        }
-    }
-
-    /// Lets the reader look for room again.
-    pub(super) fn may_have_room(&self, queue: &SyncQueue) {
-        if queue.reader_waits {
-            self.room.notify_one();
         }
     }
 

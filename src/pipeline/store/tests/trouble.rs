@@ -1,5 +1,5 @@
-//! Tests what the store does when a disk is slow or fails for a while, or descriptors run out: it holds a bounded number
-//! of files open, and goes on as soon as the trouble is over.
+//! Tests what the store does when a disk is slow or fails for a while, or descriptors run out: it holds a bounded
+//! number of files open, and goes on as soon as the trouble is over.
 
 use super::super::sync_queue::BROKEN_MAX;
 use super::*;
