@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use dbuf_client::{LinkKind, Producer, ProducerOptions, WhenFull, WithoutDaemon};
 use serde_json::Value;
+use support::usage::cpu_seconds;
 
 const LINE_BYTES: usize = 100;
 const LINES: u64 = 10_000_000;
@@ -146,13 +147,6 @@ fn go(senders: &mut [Child]) -> Instant {
         sender.stdin.take().expect("its input").write_all(b"go\n").expect("it waits");
     }
     start
-}
-
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
-    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
-    // utime and stime, in the kernel's ticks of 10 ms.
-    fields[11..13].iter().map(|n| n.parse::<f64>().expect("ticks")).sum::<f64>() / 100.0
 }
 
 /// Memory that a virtual machine's host took back is slow at its first touch, and the first to run after it was given

@@ -1,5 +1,8 @@
 //! What the benchmarks of the whole daemon share.
 
+#[path = "../../tests/support/usage.rs"]
+pub(crate) mod usage;
+
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;

@@ -17,9 +17,10 @@ use dbuf_wire::ring::{Bell, DOORBELL, Memory, RingProducer, want};
 use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
-
-use crate::manager::connect_named;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, bind, connect, recvmsg, send, socket_with,
+};
 
 /// A write that takes longer has met a daemon that does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,6 +50,14 @@ pub(crate) enum Heard {
     Silence,
 }
 
+/// Connects from a socket with a name, by which `manager.rs` knows the connection. Names are for one test process.
+pub(crate) fn connect_named(path: &Path, name: &str) -> io::Result<UnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
+}
+
 /// A connection.
 pub(crate) struct Framed {
     pub(crate) stream: UnixStream,
@@ -61,7 +70,12 @@ impl Framed {
     pub(crate) fn connect(path: &Path, name: &str) -> io::Result<Self> {
         let stream = connect_named(path, name)?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-        Ok(Self { stream, bytes: Vec::new(), descriptors: Vec::new() })
+        Ok(Self::over(stream))
+    }
+
+    /// Of a connection that is there.
+    pub(crate) fn over(stream: UnixStream) -> Self {
+        Self { stream, bytes: Vec::new(), descriptors: Vec::new() }
     }
 
     /// Magic and HELLO.

@@ -19,13 +19,12 @@ mod launch;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -37,11 +36,9 @@ use nix::sys::socket::{Backlog, UnixAddr, getpeername, listen};
 use nix::unistd::Pid;
 use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind,
-    connect, recvmsg, socket_with, sockopt,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
 
+pub(crate) use crate::framed::connect_named;
 use crate::support::{Home, wait_for, wait_within};
 
 /// The longest that a daemon may take to start or to stop.
@@ -410,14 +407,6 @@ fn identity_of(descriptor: &OwnedFd) -> Option<(u64, u64)> {
 fn name_of_peer(descriptor: &OwnedFd) -> Option<String> {
     let peer = getpeername::<UnixAddr>(descriptor.as_raw_fd()).ok()?;
     peer.as_abstract().map(|name| String::from_utf8_lossy(name).into_owned())
-}
-
-/// Connects from a socket with a name, by which the manager knows the connection. Names are for one test process.
-pub(crate) fn connect_named(path: &Path, name: &str) -> io::Result<UnixStream> {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket.into())
 }
 
 /// A name for [`connect_named`] that no other socket on the machine has.
