@@ -31,7 +31,8 @@ const INSTALLED: &[(&str, &str)] = &[
 /// A booted systemd. Everything of it is gone when this is dropped, or when the test's process ends.
 pub(crate) struct Machine {
     name: String,
-    pid: u32,
+    /// Of its systemd, outside.
+    pub(crate) pid: u32,
 }
 
 impl Machine {
@@ -45,7 +46,8 @@ impl Machine {
         Self::boot_with(&["--disk", path])
     }
 
-    fn boot_with(options: &[&str]) -> Option<Self> {
+    /// As [`Machine::boot`], with more options of `box up`.
+    pub(crate) fn boot_with(options: &[&str]) -> Option<Self> {
         let programs = [
             concat!(env!("CARGO_BIN_EXE_dbufd"), ":/usr/bin/dbufd"),
             concat!(env!("CARGO_BIN_EXE_dbufctl"), ":/usr/bin/dbufctl"),
