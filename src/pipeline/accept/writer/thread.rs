@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::carries::{Carry, first_to_go};
+use super::carries::{Carry, to_go};
 use super::handle::{InheritedWork, Newcomer, Writers};
 use super::listeners::{Listeners, StreamListener};
 use super::ring_schedule::RingSchedule;
@@ -40,6 +40,8 @@ const READY_MAX: usize = 256;
 pub(super) const RECEIVES_A_ROUND: usize = 4;
 /// Bytes that the connections of one writer may hold for incomplete events.
 const CARRIED_BYTES_MAX: usize = 32 << 20;
+/// Bytes that they may hold after some have given theirs back. The difference pays for the look at all connections.
+const CARRIED_BYTES_LEFT: usize = CARRIED_BYTES_MAX / 8 * 7;
 
 /// The state of a writer thread.
 #[derive(Debug)]
@@ -318,8 +320,7 @@ impl WriterThread {
             self.charge(uid, taken);
         }
         self.after(index, next);
-        while self.context.carried_bytes > CARRIED_BYTES_MAX && self.shed_one()? {}
-        Ok(())
+        if self.context.carried_bytes > CARRIED_BYTES_MAX { self.shed() } else { Ok(()) }
     }
 
     /// Follows up on anything that a connection did: closes it, or watches for what it wants now.
@@ -369,20 +370,22 @@ impl WriterThread {
         }
     }
 
-    /// Frees the memory of one carry. False if nothing is carried.
-    fn shed_one(&mut self) -> Result<bool, Closed> {
+    /// Frees the memory of some carries.
+    fn shed(&mut self) -> Result<(), Closed> {
         let carry = |(index, connection): (usize, &Option<Connection>)| {
             let connection = connection.as_ref().filter(|connection| connection.carried_bytes() > 0)?;
             let (bytes, since) = (connection.carried_bytes(), connection.carried_since);
             Some(Carry { index, uid: connection.uid(), bytes, since })
         };
         let carries: Vec<Carry> = self.connections.iter().enumerate().filter_map(carry).collect();
-        let Some(index) = first_to_go(&carries, |uid| self.writers.shares.limits(uid)) else { return Ok(false) };
-        if let Some(connection) = &mut self.connections[index] {
-            let next = connection.shed(&self.receive_buffers[0].read_progress, None, &mut self.context)?;
-            self.after(index as u32, next);
+        let excess_bytes = self.context.carried_bytes.saturating_sub(CARRIED_BYTES_LEFT);
+        for index in to_go(&carries, excess_bytes, |uid| self.writers.shares.limits(uid)) {
+            if let Some(connection) = &mut self.connections[index] {
+                let next = connection.shed(&self.receive_buffers[0].read_progress, None, &mut self.context)?;
+                self.after(index as u32, next);
+            }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Reads one connection once. Returns whether there may be more.
