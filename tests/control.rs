@@ -185,7 +185,7 @@ fn the_control_socket_answers_several_requests_and_keeps_its_head() {
             "rss_bytes"
         ]
     );
-    assert_eq!(stats["data"]["events"]["lost"].as_object().expect("an object").len(), 5);
+    assert_eq!(stats["data"]["events"]["lost"].as_object().expect("an object").len(), 6);
 }
 
 #[test]

@@ -141,9 +141,10 @@ fn events_and_losses_have_the_names_of_the_page() {
     }
     let from = Source { claimed_pid: 9, session: 1, transport: Transport::Syslog, ..source("one", 7) };
     fixture.batch(&from, |run| {
-        let event =
-            Event { time_ns: START_NS, source_time_ns: Some(1), producer_sequence: Some(2), ..Event::default() };
-        run.event(&Event { fields: &fields, payload: b"a", ..event }).loss(1, &loss);
+        // Facility 1, priority 6.
+        let event = Event { time_ns: START_NS, source_time_ns: Some(1), pri: 14, ..Event::default() };
+        let event = Event { producer_sequence: Some(2), fields: &fields, payload: b"a", ..event };
+        run.event(&event).loss(1, &loss);
     });
     fixture.close();
     let lines = fixture.run("cat -o json").out;

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
+use rustix::fs::{FlockOperation, flock};
 
 use super::disk::Disk;
 use crate::sync::{Arc, Mutex, lock};
@@ -34,10 +35,20 @@ pub(super) struct HeldDirectory {
 
 #[derive(Debug)]
 struct Locks {
-    /// Locked too, unless this process has already locked it for its sockets.
-    directory: Arc<File>,
+    directory: Arc<LockedDirectory>,
     /// Held because closing it releases the lock.
     _file: Flock<File>,
+}
+
+/// The open directory. It is locked, too, unless this process has already locked it for its sockets. Dropping it releases
+/// the lock, also if a child that was just forked has a copy of the descriptor.
+#[derive(Debug)]
+struct LockedDirectory(File);
+
+impl Drop for LockedDirectory {
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 /// Why the lock was refused.
@@ -73,7 +84,7 @@ impl HeldDirectory {
     /// There is none, it cannot be opened, or another daemon holds it.
     pub(super) fn renew(&self) -> io::Result<()> {
         let mut locks = lock(&self.locks);
-        if !is_at(&locks.directory, &self.path)? {
+        if !is_at(&locks.directory.0, &self.path)? {
             *locks = lock_both(&self.path)?;
         }
         Ok(())
@@ -85,10 +96,10 @@ impl HeldDirectory {
     /// Those of the disk; and if the directory at the path is no longer the one that is held.
     pub(super) fn sync(&self, disk: &dyn Disk) -> io::Result<()> {
         let directory = Arc::clone(&lock(&self.locks).directory);
-        if !is_at(&directory, &self.path)? {
+        if !is_at(&directory.0, &self.path)? {
             return Err(io::Error::new(io::ErrorKind::NotFound, "another program replaced the directory of segments"));
         }
-        disk.sync_directory(&directory)
+        disk.sync_directory(&directory.0)
     }
 }
 
@@ -103,7 +114,7 @@ fn lock_both(path: &Path) -> Result<Locks, Refused> {
     let directory = lock_directory(path)?;
     // The pid is for display. The lock holds without it.
     let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-    Ok(Locks { directory: Arc::new(directory), _file: file })
+    Ok(Locks { directory: Arc::new(LockedDirectory(directory)), _file: file })
 }
 
 fn lock_file(directory: &Path) -> Result<Flock<File>, Refused> {
@@ -127,7 +138,6 @@ fn lock_file(directory: &Path) -> Result<Flock<File>, Refused> {
 }
 
 fn lock_directory(path: &Path) -> Result<File, Refused> {
-    use rustix::fs::{FlockOperation, flock};
     let directory = File::open(path).map_err(Refused::Disk)?;
     match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
         // The directory of the sockets is the same one, and it is locked as long as the process lives.
@@ -177,8 +187,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let first = HeldDirectory::lock(directory.path()).unwrap();
         assert_eq!(refused(directory.path()), std::process::id());
+        // A child has the descriptor, as one that was forked and has not executed its program yet.
+        let copy = lock(&first.locks).directory.0.try_clone().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").stdin(copy).spawn().unwrap();
         drop(first);
-        assert!(HeldDirectory::lock(directory.path()).is_ok());
+        let next = HeldDirectory::lock(directory.path());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(next.is_ok(), "{next:?}");
     }
 
     #[test]
