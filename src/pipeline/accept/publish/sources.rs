@@ -53,6 +53,8 @@ struct Slot {
     producer: Arc<Producer>,
     /// The last round in which an event named it.
     used: u64,
+    /// The same when the hand last passed it.
+    passed: u64,
     /// The last generation in which it was introduced, and its id there.
     generation: u64,
     id: u32,
@@ -66,6 +68,8 @@ pub(crate) struct Sources {
     by_key: HashMap<Key, u32>,
     /// The slot of the previous event, which is usually the slot of the next one.
     last: u32,
+    /// The slot at which the next look for a free one begins.
+    hand: usize,
     round: u64,
     generation: u64,
     next_id: u32,
@@ -73,7 +77,8 @@ pub(crate) struct Sources {
 
 impl Sources {
     pub(crate) fn new(account: Arc<Account>) -> Self {
-        Self { account, slots: Vec::new(), by_key: HashMap::new(), last: 0, round: 1, generation: 0, next_id: 0 }
+        let (slots, by_key) = (Vec::new(), HashMap::new());
+        Self { account, slots, by_key, last: 0, hand: 0, round: 1, generation: 0, next_id: 0 }
     }
 
     /// The slot for events of `peer` by `transport` under `tag` with `claimed_pid`. The tag has at most
@@ -108,7 +113,7 @@ impl Sources {
     }
 
     fn new_slot(&mut self, key: Key, peer: &Peer) -> u32 {
-        let free = if self.slots.len() < SLOTS_MAX { self.slots.len() } else { self.least_recently_used() };
+        let free = if self.slots.len() < SLOTS_MAX { self.slots.len() } else { self.unused_slot() };
         let producer = self.account.producer(&Identity {
             transport: key.transport,
             claimed_pid: key.claimed_pid,
@@ -116,7 +121,7 @@ impl Sources {
             ..peer.identity.clone()
         });
         // Generation 0 is never in front, so the slot is introduced before its first event.
-        let slot = Slot { key, producer, used: self.round, generation: 0, id: 0 };
+        let slot = Slot { key, producer, used: self.round, passed: self.round, generation: 0, id: 0 };
         match self.slots.get_mut(free) {
             Some(old) => {
                 self.by_key.remove(&old.key);
@@ -128,12 +133,20 @@ impl Sources {
         free as u32
     }
 
-    fn least_recently_used(&self) -> usize {
-        let (index, slot) = (self.slots.iter().enumerate())
-            .min_by_key(|(_, slot)| slot.used)
-            .expect("all slots are in use, so there is at least one");
-        debug_assert_ne!(slot.used, self.round, "invariant 1");
-        index
+    /// A slot that was not used since the hand last passed it (the clock algorithm). A look for the least recently used
+    /// of all would cost the writer several microseconds for each event of a sender that uses a new tag for each.
+    fn unused_slot(&mut self) -> usize {
+        // In the first turn all may have been used since. No slot is used again meanwhile.
+        for _ in 0..=2 * self.slots.len() {
+            let index = self.hand % self.slots.len();
+            self.hand = index + 1;
+            let slot = &mut self.slots[index];
+            if slot.passed == slot.used && slot.used != self.round {
+                return index;
+            }
+            slot.passed = slot.used;
+        }
+        unreachable!("invariant 1")
     }
 
     /// Ends the round: all events that named slots are published.
@@ -225,6 +238,21 @@ mod tests {
             );
         }
         assert_eq!(sources.slot(&peer(9999), Transport::Lines, 0, b""), slots[5]);
+    }
+
+    #[test]
+    fn a_source_that_is_used_keeps_its_slot_while_another_sender_uses_a_new_tag_for_each_event() {
+        let mut sources = table();
+        let quiet: Vec<u32> = (0..100).map(|n| sources.slot(&peer(n), Transport::Lines, 0, b"")).collect();
+        for number in 0..20 * SLOTS_MAX as u64 {
+            sources.end_round();
+            let tag = number.to_string();
+            let hostile = sources.slot(&peer(9999), Transport::Syslog, 0, tag.as_bytes());
+            // Each of the others has an event in one of a hundred rounds.
+            let other = number % 100;
+            assert_eq!(sources.slot(&peer(other), Transport::Lines, 0, b""), quiet[other as usize], "event {number}");
+            assert!(!quiet.contains(&hostile));
+        }
     }
 
     #[test]
