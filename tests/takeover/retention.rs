@@ -17,20 +17,27 @@ const VICTIM: u64 = 123;
 /// Events of 1,000 bytes that push out everything that was there before.
 const FLOOD: u64 = 1500;
 
+/// Events that are sent at a time. A batch is never divided, so a batch of many would make one large segment.
+const PORTION: usize = 20;
+
 /// Sends the events after the first `sent` ones, up to `last`, and returns when they are persisted.
 fn send(home: &Home, tag: &str, session: u128, sent: u64, last: u64, bytes: usize) {
     let path = home.socket("stream.sock");
     let mut line = Framed::connect(&path, &unique(tag)).expect("the daemon listens");
-    let mut bytes_sent = Framed::greeting(tag, session, Level::Persisted);
-    for sequence in sent + 1..=last {
-        bytes_sent.extend(Framed::event(sequence, "x".repeat(bytes).as_bytes()));
-    }
-    line.send(&bytes_sent).expect("the daemon reads");
-    loop {
-        match line.hear(ANSWER_TIMEOUT) {
-            Heard::Ack { sequence, .. } if sequence >= last => return,
-            Heard::Ack { .. } | Heard::Welcome { .. } => {}
-            other => panic!("no acknowledgement: {other:?}"),
+    line.send(&Framed::greeting(tag, session, Level::Persisted)).expect("the daemon reads");
+    let payload = "x".repeat(bytes);
+    let sequences: Vec<u64> = (sent + 1..=last).collect();
+    for portion in sequences.chunks(PORTION) {
+        let events: Vec<u8> =
+            portion.iter().flat_map(|sequence| Framed::event(*sequence, payload.as_bytes())).collect();
+        line.send(&events).expect("the daemon reads");
+        let until = portion.last().copied();
+        loop {
+            match line.hear(ANSWER_TIMEOUT) {
+                Heard::Ack { sequence, .. } if Some(sequence) >= until => break,
+                Heard::Ack { .. } | Heard::Welcome { .. } => {}
+                other => panic!("no acknowledgement: {other:?}"),
+            }
         }
     }
 }
