@@ -40,8 +40,8 @@ struct Locks {
     _file: Flock<File>,
 }
 
-/// The open directory. It is locked, too, unless this process has already locked it for its sockets. Dropping it releases
-/// the lock, also if a child that was just forked has a copy of the descriptor.
+/// The open directory. It is locked, too, unless this process has already locked it for its sockets. Dropping it
+/// releases the lock, also if a child that was just forked has a copy of the descriptor.
 #[derive(Debug)]
 struct LockedDirectory(File);
 
