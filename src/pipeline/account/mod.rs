@@ -29,6 +29,7 @@ mod producers;
 mod recorder;
 #[cfg(test)]
 mod tests;
+mod unnamed;
 
 pub use figures::{Deletions, Row, Statement, Tally, Totals, sum};
 pub use identity::Identity;

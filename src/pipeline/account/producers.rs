@@ -14,6 +14,7 @@ use super::figures::{Row, Statement, Tally, Totals, sum};
 use super::groups::Groups;
 use super::identity::Identity;
 use super::memory::{FOLDED, Memory, PENDING_LOSSES_MAX, PRODUCERS_MAX, READER, ROWS, UNNAMED};
+use super::unnamed::Unnamed;
 use crate::pipeline::buffer::PublishPosition;
 use crate::pipeline::record::{Cause, Record};
 use crate::pipeline::shares::{Held, Resource, Shares};
@@ -29,12 +30,20 @@ const MAKE_ROOM_INTERVAL: Duration = Duration::from_millis(10);
 /// How often a look is repeated at most because a batch came in between.
 const LOOKS_MAX: usize = 100;
 
-/// A producer with its own row.
+/// A producer, and the row that it is counted in.
 #[derive(Debug)]
 pub struct Producer {
     /// Its identity.
     pub identity: Identity,
     pub(super) row: u32,
+    /// Held while it is counted with others, because it got no row of its own.
+    _unnamed: Option<Arc<()>>,
+}
+
+impl Producer {
+    fn unnamed(identity: &Identity, group: Option<Arc<()>>) -> Arc<Self> {
+        Arc::new(Self { identity: identity.clone(), row: UNNAMED, _unnamed: group })
+    }
 }
 
 /// The deletion of a segment that is under way.
@@ -85,12 +94,12 @@ impl InheritedAccount {
     }
 }
 
-/// A known producer.
+/// A producer that has a row of its own.
 #[derive(Debug)]
 struct Entry {
     producer: Arc<Producer>,
-    /// The part of its user's share; None if it has no row of its own.
-    held: Option<Held>,
+    /// The part of its user's share.
+    _held: Held,
 }
 
 #[derive(Debug, Default)]
@@ -98,9 +107,7 @@ struct Table {
     /// By the content of the source record.
     known: HashMap<Box<[u8]>, Entry>,
     free: Vec<u32>,
-    /// Known producers without a row of their own, and how many of them are too many.
-    unnamed: usize,
-    unnamed_max: usize,
+    unnamed: Unnamed,
     /// When room was last made for a user who has its share.
     made_room_at: Option<Instant>,
     groups: Groups,
@@ -109,14 +116,12 @@ struct Table {
 impl Table {
     /// Producers that have rows of their own.
     fn named(&self) -> impl Iterator<Item = &Arc<Producer>> {
-        self.known.values().filter(|entry| entry.held.is_some()).map(|entry| &entry.producer)
+        self.known.values().map(|entry| &entry.producer)
     }
 
-    fn enter(&mut self, producer: Producer, held: Option<Held>) -> Arc<Producer> {
-        let producer = Arc::new(producer);
-        self.unnamed += usize::from(held.is_none());
-        let before = self.known.insert(key(&producer.identity), Entry { producer: Arc::clone(&producer), held });
-        self.unnamed -= usize::from(before.is_some_and(|before| before.held.is_none()));
+    fn enter(&mut self, key: Box<[u8]>, identity: Identity, row: u32, held: Held) -> Arc<Producer> {
+        let producer = Arc::new(Producer { identity, row, _unnamed: None });
+        self.known.insert(key, Entry { producer: Arc::clone(&producer), _held: held });
         producer
     }
 }
@@ -144,7 +149,7 @@ impl Account {
             match memory.identity(row) {
                 Some(identity) => {
                     let held = shares.take_over(Resource::Producers, identity.uid, 1);
-                    table.enter(Producer { identity, row }, Some(held));
+                    table.enter(key(&identity), identity, row, held);
                 }
                 None => table.free.push(row),
             }
@@ -212,53 +217,33 @@ impl Account {
 
     /// The row that events of `identity` are counted in, new or known. The row is kept while the returned value is
     /// held. A user who has its share of rows loses the quietest of its own. If there are none, its new producers are
-    /// counted together, in the row of the unnamed, and stay there until nothing of them is in memory: the writers and
-    /// the reader must count the same events in the same row.
+    /// counted together, in the row of the unnamed, and stay there as long as [`Unnamed`] says.
     ///
     /// Takes a lock, so it is called when a sender is first seen, never for each event.
     pub fn producer(&self, identity: &Identity) -> Arc<Producer> {
-        let unnamed = || Producer { identity: identity.clone(), row: UNNAMED };
         if *identity == Identity::unnamed() {
-            return Arc::new(unnamed());
+            return Producer::unnamed(identity, None);
         }
+        let key = key(identity);
         let mut table = self.table();
-        if let Some(known) = table.known.get(&key(identity)).filter(|known| !self.may_forget(known)) {
+        if let Some(known) = table.known.get(&key) {
             return Arc::clone(&known.producer);
+        }
+        let group = Unnamed::group(identity.uid, &key);
+        let is_none_in_memory = || self.row_of(UNNAMED, None).in_memory() == 0;
+        if let Some(held) = table.unnamed.hold_if_busy(group, is_none_in_memory) {
+            return Producer::unnamed(identity, Some(held));
         }
         let make_room = || self.make_room(&mut table, identity.uid);
         let held = self.shares.take_or(Resource::Producers, identity.uid, 1, make_room).ok();
         let row = held.as_ref().and_then(|_| table.free.pop());
         match (row, held) {
-            (Some(row), held) => {
+            (Some(row), Some(held)) => {
                 self.memory.begin(row, identity);
-                table.enter(Producer { identity: identity.clone(), row }, held)
+                table.enter(key, identity.clone(), row, held)
             }
-            (None, _) => {
-                self.forget_unnamed(&mut table);
-                table.enter(unnamed(), None)
-            }
+            _ => Producer::unnamed(identity, Some(table.unnamed.hold(group, is_none_in_memory))),
         }
-    }
-
-    /// Whether a producer without a row could get one: no writer counts it, and nothing of it is in memory.
-    fn may_forget(&self, known: &Entry) -> bool {
-        known.held.is_none() && Arc::strong_count(&known.producer) == 1 && self.row_of(UNNAMED, None).in_memory() == 0
-    }
-
-    /// Forgets the producers without a row, as far as that is possible, when they have become many. There are at most
-    /// as many as writers remember, and as have something in memory.
-    fn forget_unnamed(&self, table: &mut Table) {
-        if table.unnamed < table.unnamed_max.max(PRODUCERS_MAX) {
-            return;
-        }
-        let mut left = 0;
-        let is_empty = self.row_of(UNNAMED, None).in_memory() == 0;
-        table.known.retain(|_, Entry { producer, held }| {
-            let stays = held.is_some() || !is_empty || Arc::strong_count(producer) > 1;
-            left += usize::from(stays && held.is_none());
-            stays
-        });
-        (table.unnamed, table.unnamed_max) = (left, 2 * left);
     }
 
     /// Lets room be made at once, as if the interval had passed.
@@ -317,7 +302,7 @@ impl Account {
     /// So the sent and the stored figures of each row are about the same events.
     pub(super) fn counted_as(&self, identity: &Identity) -> Arc<Producer> {
         let known = self.table().known.get(&key(identity)).map(|entry| Arc::clone(&entry.producer));
-        known.unwrap_or_else(|| Arc::new(Producer { identity: identity.clone(), row: UNNAMED }))
+        known.unwrap_or_else(|| Producer::unnamed(identity, None))
     }
 
     /// The same for a source record; None for the unnamed. If `adopts` is set, an unknown source gets its own row.
