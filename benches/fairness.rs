@@ -1,9 +1,10 @@
 //! One well-behaved client, and another user who attacks with eight processes: does the client notice?
 //!
-//! `cargo bench --bench fairness [-- [--attack NAME] [--seconds N] [--durable]]`, as root, because it changes users.
-//! Each attack gets a daemon of its own and lasts 5 seconds. The client is an ordinary user, too. It sends 1,000 events
-//! a second as frames and has each acknowledged, when it is in a file or, with `--durable`, when it is durable. Its
-//! latency is the time from the moment that an event was due until its acknowledgement, to the millisecond.
+//! `cargo bench --bench fairness [-- [--attack NAME] [--seconds N] [--durable] [--set KEY=VALUE]...]`, as root, because
+//! it changes users. Each attack gets a daemon of its own, with these settings, and lasts 5 seconds. The client is an
+//! ordinary user, too. It sends 1,000 events a second as frames and has each acknowledged, when it is in a file or,
+//! with `--durable`, when it is durable. Its latency is the time from the moment that an event was due until its
+//! acknowledgement, to the millisecond.
 //!
 //! Prints a table, and ends with 1 if a promise is broken: see [`Row::broken`]. Writes only into a temporary folder of
 //! its own, below `BENCH_DIR` if that is set. The daemon, the client and the attackers each have a session, so that the
@@ -42,11 +43,12 @@ struct Arguments {
     attack: Option<String>,
     time: Duration,
     kind: Kind,
+    settings: Vec<String>,
 }
 
 impl Arguments {
     fn parse() -> Result<Self, String> {
-        let mut this = Self { attack: None, time: Duration::from_secs(5), kind: Kind::Persisted };
+        let mut this = Self { attack: None, time: Duration::from_secs(5), kind: Kind::Persisted, settings: Vec::new() };
         let mut all = std::env::args().skip(1);
         while let Some(argument) = all.next() {
             match argument.as_str() {
@@ -57,6 +59,7 @@ impl Arguments {
                     let seconds = all.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0.0 && *n < 3600.0);
                     this.time = Duration::from_secs_f64(seconds.ok_or("--seconds needs a number")?);
                 }
+                "--set" => this.settings.push(all.next().ok_or("--set needs a key and its value")?),
                 other => return Err(format!("unknown argument {other}; see the head of benches/fairness.rs")),
             }
         }
@@ -85,7 +88,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let Arguments { time, kind, .. } = arguments;
+    let Arguments { time, kind, settings, .. } = &arguments;
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
     println!(
         "{} attackers for {} s each; the client's events are {}",
         attack::PROCESSES,
@@ -96,7 +100,7 @@ fn main() -> ExitCode {
     let is_wanted = |attack: &&Attack| arguments.attack.as_deref().is_none_or(|name| name == attack.name);
     let mut broken = 0;
     for attack in ATTACKS.iter().filter(is_wanted) {
-        let row = measure(attack, time, kind);
+        let row = measure(attack, *time, *kind, &settings);
         row.print();
         broken += row.broken().len();
     }
@@ -159,13 +163,13 @@ impl Row {
     }
 }
 
-fn measure(attack: &'static Attack, time: Duration, kind: Kind) -> Row {
+fn measure(attack: &'static Attack, time: Duration, kind: Kind, settings: &[&str]) -> Row {
     let folder = tempfile::Builder::new()
         .prefix("dbufd-bench-")
         .tempdir_in(std::env::var_os("BENCH_DIR").map_or_else(std::env::temp_dir, Into::into))
         .expect("a folder");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("other users reach the sockets");
-    let mut daemon = support::start(folder.path(), &[]);
+    let mut daemon = support::start(folder.path(), settings);
     let runtime = folder.path().join("run");
     // The attacker is a member of the group that may use the control socket: it harms more than others can.
     let mut attacker = Process::start_as(ATTACKER, 0, "attacker", &runtime);

@@ -272,7 +272,8 @@ pub static KEYS: &[Key] = &[
         meaning: &[
             "Whether users share connections, places in systemd's store, sessions, rings, and rows of the account: a",
             "user gets at most a quarter of what the others leave, and the last quarter is for root and the user that",
-            "dbufd runs as. A user's connections and rings also take at most 4 % of a core of systemd's time.",
+            "dbufd runs as. In the long run a user's connections and rings take at most 4 % of a core of systemd's",
+            "time.",
         ],
         applies: Applies::Reload,
         set: |config, given| given.bool().map(|value| config.limits.shares = value),
@@ -367,8 +368,9 @@ pub static KEYS: &[Key] = &[
         has_default: true,
         bounds: Bounds::Duration { min_ns: 60 * SECOND, max_ns: 3650 * DAY, none: true },
         meaning: &[
-            "Events younger than this are not pushed out of the segments by other users: a user who would store more",
-            "than its share in this time waits, and its datagrams are lost and counted (limited). At most retain_age.",
+            "No user's flood pushes events of others that are younger than this out of the segments: a user who has",
+            "stored its share within this time waits, and its datagrams are lost and counted (limited). Root and the",
+            "user that dbufd runs as never wait. The count begins anew when dbufd starts. At most retain_age.",
         ],
         applies: Applies::Reload,
         set: |config, given| given.or_none(Given::duration).map(|value| config.storage.keep_at_least = value),

@@ -188,7 +188,12 @@ impl Table {
         for Refusals { resource, uid, count: times } in &now.limits.refused {
             let user = uid.map_or_else(|| "other users".to_owned(), |uid| format!("user {uid}"));
             let (times, noun) = (count(*times), plural(*times, "time"));
-            self.row("", &format!("{user}: refused more {} {times} {noun}", resource.replace('_', " ")));
+            let what = match resource.as_str() {
+                "rate" => "had to wait for limits.*".to_owned(),
+                "window_bytes" => "had to wait for storage.keep_at_least".to_owned(),
+                resource => format!("refused more {}", resource.replace('_', " ")),
+            };
+            self.row("", &format!("{user}: {what} {times} {noun}"));
         }
         self.gap();
     }

@@ -40,7 +40,7 @@ use usage::{cpu_seconds, peak_bytes};
 const ATTACK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// What the daemon may have in memory at any time: its halves, and a quarter of the rings' memory.
 const RSS_BYTES_MAX: u64 = 256 << 20;
-/// Of a core, what systemd may use during an attack of a long run.
+/// Of a core, what systemd may use in a long run. A single attack can have a burst.
 const INIT_PERCENT_MAX: f64 = 5.0;
 /// As installed, but retention leaves what is compared after each attack.
 const CONFIGURATION: &str = "[storage]\nretain_bytes = \"3GiB\"\nmin_free = \"none\"\n";
@@ -140,18 +140,21 @@ fn attacks_of_one_user_lose_delay_and_rename_nothing_of_other_users() {
     println!(
         "attack, its acts, systemd in % of a core, and of each sender 99 % and 100 % in ms from sending to storing"
     );
+    let (init_cpu, begun) = (cpu_seconds(machine.pid), Instant::now());
     loop {
         for attack in ATTACKS.iter().filter(is_wanted) {
             let (acts, init) = play(&machine, &mut attacker, attack, time);
             let times = check.attack(&machine, attack.name);
             println!("{:<12} {acts:>10} {init:>5.1}{times}", attack.name);
-            if minutes.is_some() && init > INIT_PERCENT_MAX {
-                check.wrong.push(format!("{}: systemd used {init:.1} % of a core", attack.name));
-            }
         }
         if Instant::now() >= end {
             break;
         }
+    }
+    let init = (cpu_seconds(machine.pid) - init_cpu) / begun.elapsed().as_secs_f64() * 100.0;
+    println!("systemd used {init:.1} % of a core");
+    if minutes.is_some() && init > INIT_PERCENT_MAX {
+        check.wrong.push(format!("systemd used {init:.1} % of a core"));
     }
     let reports = roles.map(Process::stop);
     drop(attacker);

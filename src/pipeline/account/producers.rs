@@ -154,7 +154,12 @@ impl Account {
                 None => table.free.push(row),
             }
         }
-        Self { memory, shares, table: Mutex::new(table), deleting: Mutex::default(), adopts: AtomicBool::new(false) }
+        let (table, deleting, adopts) = (Mutex::new(table), Mutex::default(), AtomicBool::new(false));
+        let this = Self { memory, shares, table, deleting, adopts };
+        if this.row_of(UNNAMED, None).in_memory() > 0 {
+            this.table().unnamed.begin_busy();
+        }
+        this
     }
 
     /// Creates an account that `store` keeps for the next process and that continues with what is `inherited`.

@@ -49,6 +49,11 @@ impl Unnamed {
         None
     }
 
+    /// Makes every group busy until nothing unnamed is in memory: the previous process may have counted any of them so.
+    pub(super) fn begin_busy(&mut self) {
+        self.0.entry(REST).or_default();
+    }
+
     /// Holds the group for a producer that is counted with others from here on.
     pub(super) fn hold(&mut self, group: Group, is_none_in_memory: impl Fn() -> bool) -> Arc<()> {
         if self.0.len() >= GROUPS_MAX && is_none_in_memory() {
@@ -74,6 +79,16 @@ mod tests {
         assert!(unnamed.hold_if_busy(group, || false).is_some(), "something is in memory");
         assert!(unnamed.hold_if_busy(group, || true).is_none());
         assert!(unnamed.0.is_empty());
+    }
+
+    #[test]
+    fn after_a_takeover_every_group_is_busy_until_nothing_unnamed_is_in_memory() {
+        let mut unnamed = Unnamed::default();
+        unnamed.begin_busy();
+        let group = Unnamed::group(7, b"a");
+        assert!(unnamed.hold_if_busy(group, || false).is_some());
+        assert!(unnamed.hold_if_busy(group, || true).is_none());
+        assert!(unnamed.hold_if_busy(group, || false).is_none(), "only once");
     }
 
     #[test]

@@ -238,7 +238,7 @@ impl Throttle {
 impl Users {
     fn room(&self) -> Option<u64> {
         // Relaxed: it publishes no other data.
-        self.room_bytes.as_ref().map(|room| room.load(Relaxed))
+        self.room_bytes.as_ref().map(|room| room.load(Relaxed)).filter(|room| *room != u64::MAX)
     }
 
     fn wait(&mut self, uid: u32, now_ns: u64) -> Option<Wait> {

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use dbuf_segment::footer::Footer;
-use dbuf_segment::name::Name;
+use dbuf_segment::name::{Name, State};
 use dbuf_segment::scan::segment::Segment;
 
 use super::disk::Disk;
@@ -127,9 +127,10 @@ impl Deleter {
 /// None if it cannot be read.
 pub(super) fn read_footer(disk: &dyn Disk, directory: &Path, name: Name) -> Option<Footer> {
     let segment = Segment::open(disk.open(&name.in_directory(directory)).ok()?, None).ok()?;
+    // A sender may have chosen the last bytes of a file that was not sealed.
     match segment.footer {
-        Ok(footer) => Some(footer),
-        Err(_) => Some(segment.rebuild(false, &mut |_| {}).ok()?.0),
+        Ok(footer) if name.state == State::Sealed => Some(footer),
+        _ => Some(segment.rebuild(false, &mut |_| {}).ok()?.0),
     }
 }
 

@@ -35,6 +35,10 @@ pub(crate) struct Faults {
     pub(crate) forgets: bool,
     /// Syncs do not return.
     pub(crate) holds_syncs: bool,
+    /// Listings of the directory so far, and the number, counted from 1, of the one that fails: as it does without a
+    /// descriptor.
+    pub(crate) lists: u64,
+    pub(crate) fail_list: Option<u64>,
     /// Files opened so far.
     pub(crate) opens: u64,
     /// Files that are open, the most at one time, and how many may be: as a limit of descriptors.
@@ -120,6 +124,12 @@ impl Disk for FaultDisk {
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<Found>> {
+        let mut faults = self.faults();
+        faults.lists += 1;
+        if faults.fail_list == Some(faults.lists) {
+            return Err(Errno::EMFILE.into());
+        }
+        drop(faults);
         RealDisk.list(directory)
     }
 

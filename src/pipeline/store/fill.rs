@@ -106,9 +106,9 @@ impl Fill {
     }
 }
 
-/// The user of a source. Without a pid, the kernel has said nothing, and a uid of 0 does not mean root.
+/// The user of a source, if the kernel has named one.
 fn user(source: Source<'_>) -> Option<u32> {
-    (source.pid != 0 || source.uid != 0).then_some(source.uid)
+    source.user().map(|(uid, _)| uid)
 }
 
 /// Adds what each source has, and counts the rest of all `events` and `bytes` as unknown.

@@ -390,8 +390,10 @@ impl Store {
         self.seal();
         self.end(true);
         // A segment without a batch exists for the sequence in its name. The sealed segments say it as well.
-        if let Some(empty) = self.active.take().filter(|_| self.shared.status.snapshot().segments > 1) {
-            let _ = self.shared.stream.disk.remove(&empty.name.in_directory(&self.shared.stream.directory));
+        let Stream { disk, directory, .. } = &self.shared.stream;
+        let has_others = disk::segments(&**disk, directory).is_ok_and(|all| all.len() > 1);
+        if let Some(empty) = self.active.take().filter(|_| has_others) {
+            let _ = disk.remove(&empty.name.in_directory(directory));
             self.shared.status.removed();
         }
         if self.shared.is_owing() {

@@ -63,12 +63,14 @@ impl Limits {
 
 impl Limits {
     /// Bytes that may be in the segments before one of them is deleted, when there are `bytes` now and `free_bytes` are
-    /// free on the file system. A segment that is deleted takes its newest events with it, and the limits are checked
-    /// in steps.
+    /// free on the file system; the maximum if that is too little for a promise. A segment that is deleted takes its
+    /// newest events with it, and the limits are checked in steps.
     fn room_bytes(&self, bytes: u64, free_bytes: u64) -> u64 {
         let by_free = bytes.saturating_add(free_bytes).saturating_sub(self.free_bytes.unwrap_or(0));
         let most = self.retain_bytes.unwrap_or(u64::MAX).min(by_free);
-        most.saturating_sub(self.segment_bytes + 2 * self.step_bytes)
+        let room = most.saturating_sub(self.segment_bytes + 2 * self.step_bytes);
+        // With less than a segment nothing can be promised, and nobody is to wait: other programs fill the disk.
+        if room < self.segment_bytes { u64::MAX } else { room }
     }
 }
 
@@ -176,7 +178,8 @@ fn update_status(disk: &dyn Disk, directory: &Path, old: &[Old], status: &Status
     let oldest_time_ns = old.first().map(|old| old.name).or_else(active).and_then(time);
     // A segment that was closed and waits for its sync still has the name of an active one.
     let is_active = |name: &Name| status.active_name().is_some_and(|active| active == name.to_string());
-    let listed = disk::segments(disk, directory).unwrap_or_default();
+    // Without a listing, what was known before stays.
+    let Ok(listed) = disk::segments(disk, directory) else { return };
     let names: Vec<Name> = listed.iter().map(|(name, _)| *name).collect();
     status.fill.listed(&names, status.active_name().and_then(|name| Name::parse(&name)));
     let closed = listed.iter().filter(|(name, _)| !is_active(name));

@@ -570,7 +570,7 @@ fn users_share_what_retention_leaves_without_the_segment_that_it_would_delete() 
     let in_files: u64 = disk::segments(&RealDisk, bench.path()).unwrap().iter().map(|(_, bytes)| bytes).sum();
     bench.storage.min_free = Some(Amount::Bytes(20 << 10));
     assert_eq!(room(&bench, 50 << 10), (24 << 10) + in_files, "what is free, without what stays free");
-    assert_eq!(room(&bench, 0), 0);
+    assert_eq!(room(&bench, 0), u64::MAX, "nobody waits where nothing can be promised");
     (bench.storage.retain, bench.storage.min_free) = (None, None);
     assert_eq!(room(&bench, 1 << 20), (1 << 20) - (6 << 10) + in_files, "the disk is a limit as well");
 }
@@ -592,6 +592,28 @@ fn room_is_kept_free_and_what_is_too_old_goes() {
         assert_eq!(read(bench.path()), Vec::<String>::new(), "all of them: the test's clock starts in 1970");
         assert_eq!(bench.open().1.next_sequence, 121);
     }
+}
+
+#[test]
+fn a_directory_that_cannot_be_listed_for_a_moment_is_not_taken_for_an_empty_one() {
+    let bench = Bench::new(SyncPolicy::Never);
+    let (mut store, _) = bench.open();
+    for generation in 1..=3 {
+        append(&mut store, &batch(generation)).unwrap();
+        store.rotate().unwrap();
+    }
+    store.close().unwrap();
+    let mut store = bench.still();
+    work(&store, Shared::job_now);
+    assert_eq!(store.status().snapshot().segments, 4);
+    // Retention lists the directory, and then again for the status.
+    let lists = bench.disk.faults().lists;
+    bench.disk.faults().fail_list = Some(lists + 2);
+    store.reconfigure(&bench.storage);
+    work(&store, Shared::job_now);
+    assert_eq!((bench.disk.faults().lists, store.status().snapshot().segments), (lists + 2, 4));
+    store.close().unwrap();
+    assert!(bench.names().iter().all(|name| name.state == State::Sealed), "{:?}", bench.names());
 }
 
 #[test]

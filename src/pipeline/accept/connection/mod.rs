@@ -186,7 +186,7 @@ impl Connection {
     pub(crate) fn keep_later(&mut self, all: &Arc<StoredConnections>) -> Retry {
         let Link { carry, stored, peer, .. } = &mut self.link;
         match self.protocol.position(carry) {
-            Some(position) => all.keep_later(stored, &peer.identity, &position),
+            Some(position) => all.keep_later(stored, self.held.uid(), &peer.identity, &position),
             None => Retry::Done,
         }
     }

@@ -212,7 +212,7 @@ impl StoredConnections {
     /// normally, and [`StoredConnections::keep_later`] tries again.
     pub(crate) fn keep(self: &Arc<Self>, kind: u16, socket: OwnedFd, identity: &Identity) -> StoredConnection {
         let mut stored = StoredConnection { is_unkept: true, kind, ..StoredConnection::unstored(socket) };
-        if let Err(why) = self.store_for(StoreFor::Newcomer, &mut stored, identity, None) {
+        if let Err(why) = self.store_for(StoreFor::Newcomer, &mut stored, identity.uid, identity, None) {
             if let WhyUnkept::Refused(refusal) = why {
                 self.shares.count_refusal(refusal, identity.uid);
             }
@@ -226,10 +226,12 @@ impl StoredConnections {
     pub(crate) fn keep_later(
         self: &Arc<Self>,
         stored: &mut StoredConnection,
+        owner: u32,
         identity: &Identity,
         position: &ReadPosition<'_>,
     ) -> Retry {
-        let is_done = !stored.is_unkept || self.store_for(StoreFor::Resident, stored, identity, Some(position)).is_ok();
+        let is_done =
+            !stored.is_unkept || self.store_for(StoreFor::Resident, stored, owner, identity, Some(position)).is_ok();
         if is_done { Retry::Done } else { Retry::Later }
     }
 
@@ -237,14 +239,15 @@ impl StoredConnections {
         self: &Arc<Self>,
         store_for: StoreFor,
         stored: &mut StoredConnection,
+        owner: u32,
         identity: &Identity,
         position: Option<&ReadPosition<'_>>,
     ) -> Result<(), WhyUnkept> {
         let kind = stored.kind;
-        let (index, held) = self.take_slot(identity.uid).map_err(WhyUnkept::Refused)?;
+        let (index, held) = self.take_slot(owner).map_err(WhyUnkept::Refused)?;
         let mut slot = self.slot(index, kind, true, held);
         let mut put = || {
-            let taken = self.shares.try_take_systemd_time(identity.uid, self.store.cost_us(), store_for);
+            let taken = self.shares.try_take_systemd_time(owner, self.store.cost_us(), store_for);
             taken.map_err(WhyUnkept::Refused)?;
             // Before systemd has it: the next process must never find what an earlier connection left here, and must
             // find what this one has sent of a line. No receive buffer holds a read of a connection without a slot, so

@@ -109,7 +109,9 @@ impl Senders {
             Handle::Number => open(credentials.pid),
             Handle::None => None,
         };
-        let names = process.as_ref().map(|process| context.processes.names_of(credentials.pid, process));
+        let now_ns = context.publisher.time_ns();
+        let names =
+            process.as_ref().and_then(|process| context.processes.look_up_again(credentials.pid, process, now_ns));
         let Names { comm, unit, has_ended } = names.unwrap_or_default();
         let identity = Identity { comm, unit, ..numbers(credentials) };
         let process = process.filter(|process| !has_ended && watch(credentials.pid, process));

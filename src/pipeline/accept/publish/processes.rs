@@ -39,7 +39,7 @@ const LOOKUPS_A_SECOND: u32 = 500;
 /// Processes that are remembered at most.
 const KNOWN_MAX: usize = 1024;
 /// Units that are remembered at most.
-const UNITS_MAX: usize = 4096;
+const UNITS_MAX: usize = 2 * CGROUPS_MAX;
 /// Cgroups that are looked at to find the names of units, at most.
 const CGROUPS_MAX: usize = 16 << 10;
 /// The suffixes of those systemd units that can hold processes.

@@ -283,7 +283,9 @@ impl Publisher {
                 Filled { published, count: None, losses: 0 }
             });
             match claimed {
-                Ok(Claimed::Sealed) => {}
+                // Nothing that was encoded counts, so it names no slot any more. The source encodes anew, and a program
+                // may have changed its memory: together, the tries could name more slots than there are.
+                Ok(Claimed::Sealed) => self.sources.end_round(),
                 Ok(Claimed::Published(_) | Claimed::Empty) => break,
                 Err(Refused::TooLarge) => return Ok(false),
                 Err(_) => return Err(Closed),

@@ -288,15 +288,17 @@ impl WriterThread {
     }
 
     fn on_connection(&mut self, index: u32, flags: EpollFlags) -> Result<(), Closed> {
-        if flags != EpollFlags::EPOLLOUT && self.is_throttled(index) {
+        let mut next = Next::Open;
+        if flags.contains(EpollFlags::EPOLLOUT)
+            && let Some(connection) = &mut self.connections[index as usize]
+        {
+            next = connection.answer(&self.context);
+        }
+        if next == Next::Open && flags != EpollFlags::EPOLLOUT && self.is_throttled(index) {
             return Ok(());
         }
         let Some(connection) = &mut self.connections[index as usize] else { return Ok(()) };
         let has_left = flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
-        let mut next = Next::Open;
-        if flags.contains(EpollFlags::EPOLLOUT) {
-            next = connection.answer(&self.context);
-        }
         if connection.is_lingering() {
             if has_left {
                 next = Next::Close;

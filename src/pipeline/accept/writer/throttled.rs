@@ -10,7 +10,8 @@
 //! The connections of a user are read in turn. The first one whose time has come may be read, and brings its user into
 //! debt again; the others go back to wait, and are before it then.
 
-use std::time::Instant;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollEvent;
 
@@ -18,6 +19,13 @@ use super::thread::WriterThread;
 use super::token::Token;
 use crate::pipeline::accept::connection::protocol::Next;
 use crate::pipeline::shares::throttle::{Taken, Wait};
+
+/// Connections that are looked at in one round, and those of one user. A user may have very many, and the first one
+/// that is read brings it into debt again.
+const RETURNS_A_ROUND: usize = 256;
+const RETURNS_OF_USER: u32 = 16;
+/// How long the others of that user wait then.
+const AGAIN: Duration = Duration::from_millis(10);
 
 impl WriterThread {
     /// Whether a connection must not be read now. From then on it waits.
@@ -47,9 +55,17 @@ impl WriterThread {
             return;
         }
         let now = Instant::now();
-        while let Some(index) = self.throttled.take_due(now) {
+        let mut watched: HashMap<u32, u32> = HashMap::new();
+        for _ in 0..RETURNS_A_ROUND {
+            let Some(index) = self.throttled.take_due(now) else { break };
             let connection = self.connections[index as usize].as_mut();
             let Some(connection) = connection.filter(|connection| connection.is_throttled) else { continue };
+            let of_user = watched.entry(connection.sender_uid()).or_default();
+            if *of_user >= RETURNS_OF_USER {
+                self.throttled.add(index, AGAIN);
+                continue;
+            }
+            *of_user += 1;
             if let Some(Wait { time, .. }) = self.writers.shares.throttle().wait(connection.sender_uid()) {
                 self.throttled.add(index, time);
                 continue;

@@ -270,9 +270,9 @@ fn a_user_who_connects_and_leaves_in_a_loop_costs_systemd_no_more_than_its_share
     };
     let begin = Instant::now();
     let stored = (0..20_000).filter(|_| one(1000)).count();
-    // Half a second of systemd's time, and 4 % of the time that the test takes, at 150 us each.
-    let most = (500_000 + begin.elapsed().as_micros() * 4 / 100) / 150 + 1;
-    assert!((3000..=most as usize).contains(&stored), "{stored} of 20,000, and {most} are allowed");
+    // An eighth of a second of systemd's time, and 4 % of the time that the test takes, at 150 us each.
+    let most = (125_000 + begin.elapsed().as_micros() * 4 / 100) / 150 + 1;
+    assert!((800..=most as usize).contains(&stored), "{stored} of 20,000, and {most} are allowed");
     assert!(one(1001) && (0..5000).all(|_| one(0)), "nobody else is limited by that");
     let status = store.shares.status().into_iter().find(|status| status.name == "systemd_time").unwrap();
     assert_eq!(status.refused, [(1000, 20_000 - stored as u64)]);
@@ -291,13 +291,13 @@ fn a_connection_that_found_no_room_is_stored_later_also_within_a_line() {
         let first = store.keep(0, other, &Identity { uid: 1000, ..identity(2) });
         let mut second = store.keep(0, ours, &who);
         assert!(first.is_stored() && !second.is_stored() && second.is_unkept(), "a quarter of 4");
-        assert_eq!(store.keep_later(&mut second, &who, &half), Retry::Later);
+        assert_eq!(store.keep_later(&mut second, who.uid, &who, &half), Retry::Later);
         first.close();
-        assert_eq!(store.keep_later(&mut second, &who, &half), Retry::Done);
+        assert_eq!(store.keep_later(&mut second, who.uid, &who, &half), Retry::Done);
         assert_eq!((second.is_stored(), second.is_unkept(), store.stored()), (true, false, 1));
         let refused = |resource: Resource| store.shares.status()[resource as usize].refused.clone();
         assert_eq!((store.unkept(), refused(Resource::StoredConnections)), (1, vec![(1000, 1)]), "it is counted once");
-        assert_eq!(store.keep_later(&mut second, &who, &half), Retry::Done, "it is not stored twice");
+        assert_eq!(store.keep_later(&mut second, who.uid, &who, &half), Retry::Done, "it is not stored twice");
     }
     client.write_all(b" a line").unwrap();
     let (_, mut inherited) = manager.next_process(5);
@@ -317,7 +317,10 @@ fn a_connection_that_has_turned_out_to_speak_frames_is_not_stored_later() {
     let mut stored = store.keep(0, ours, &identity(1));
     assert!(stored.is_unkept());
     stored.let_go();
-    assert_eq!(store.keep_later(&mut stored, &identity(1), &ReadPosition::Undecided { carry: b"" }), Retry::Done);
+    assert_eq!(
+        store.keep_later(&mut stored, identity(1).uid, &identity(1), &ReadPosition::Undecided { carry: b"" }),
+        Retry::Done
+    );
     assert!(!stored.is_stored() && !stored.is_unkept());
 }
 

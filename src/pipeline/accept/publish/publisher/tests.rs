@@ -47,6 +47,8 @@ struct Tags<'a> {
     reader: &'a mut Reader,
     peer: Peer,
     swaps: usize,
+    /// Each try finds other tags, as a program that writes to its ring meanwhile can make them.
+    changes: bool,
     next: usize,
     put: usize,
     end: usize,
@@ -58,7 +60,8 @@ impl EventSource for Tags<'_> {
     fn encode(&mut self, encoder: &mut ClaimEncoder<'_, '_>) {
         self.put = 0;
         while self.next + self.put < self.end {
-            let tag = format!("t{}", self.next + self.put);
+            let turn = if self.changes { self.swaps } else { 0 };
+            let tag = format!("t{}", self.next + self.put + 100_000 * turn);
             let slot = encoder.slot(&self.peer, Transport::Ring, tag.as_bytes());
             if !encoder.encode(slot, &Event { payload: tag.as_bytes(), ..Event::default() }) {
                 break;
@@ -87,14 +90,14 @@ impl PublishObserver for Tags<'_> {
     }
 }
 
-fn publish_from(events: usize, swaps: usize) -> (Vec<&'static str>, Vec<String>, u64) {
+fn publish_from(events: usize, swaps: usize, changes: bool) -> (Vec<&'static str>, Vec<String>, u64) {
     let options = Options { capacity_bytes: 4 << 20, chunk_bytes: 1 << 20, writers_max: 1 };
     let (buffer, mut reader) = DoubleBuffer::new(&options).unwrap();
     let counters = Arc::new(Counters::new(1).unwrap());
     let mut publisher = Publisher::new(buffer.writer().unwrap(), 0, Arc::clone(&counters), Arc::default());
     publisher.set_time(1);
     let peer = Peer { number: 1, identity: Identity::default() };
-    let mut tags = Tags { reader: &mut reader, peer, swaps, next: 0, put: 0, end: events, said: Vec::new() };
+    let mut tags = Tags { reader: &mut reader, peer, swaps, changes, next: 0, put: 0, end: events, said: Vec::new() };
     while tags.next < events {
         assert_eq!(publisher.publish_from(1000, &mut tags), Ok(true));
     }
@@ -120,14 +123,20 @@ fn publish_from(events: usize, swaps: usize) -> (Vec<&'static str>, Vec<String>,
 
 #[test]
 fn what_the_reader_swaps_away_is_rolled_back_and_published_again() {
-    let (said, texts, counted) = publish_from(3, 2);
+    let (said, texts, counted) = publish_from(3, 2, false);
     assert_eq!(said, ["prepare", "abort", "prepare", "abort", "prepare", "commit"]);
     assert_eq!((texts, counted), (vec!["t0".to_owned(), "t1".to_owned(), "t2".to_owned()], 3));
 }
 
 #[test]
+fn a_program_that_changes_all_tags_between_the_tries_of_a_claim_does_not_use_up_the_sources() {
+    let (said, texts, counted) = publish_from(3000, 10, true);
+    assert_eq!((said.iter().filter(|said| **said == "abort").count(), texts.len(), counted), (10, 3000, 3000));
+}
+
+#[test]
 fn a_claim_ends_before_it_names_more_sources_than_the_writer_remembers() {
-    let (said, texts, counted) = publish_from(3000, 0);
+    let (said, texts, counted) = publish_from(3000, 0, false);
     assert!(said.len() >= 2 * 3000 / EVENTS_MAX, "{}", said.len());
     assert!(texts.iter().enumerate().all(|(number, text)| *text == format!("t{number}")));
     assert_eq!((texts.len(), counted), (3000, 3000));
