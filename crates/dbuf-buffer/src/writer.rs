@@ -162,7 +162,7 @@ impl Writer {
                 return Err(Refused::Closed);
             }
             if !seen.has_room(wanted, shared.chunks) {
-                shared.wait_for_room(wanted, when_full)?;
+                shared.wait_for_room(seen, when_full)?;
                 continue;
             }
             // edge `swap`, acquiring: the chunk's word is recycled, and all earlier use of its bytes is over. Relaxed
@@ -234,24 +234,18 @@ impl Drop for Writer {
 }
 
 impl Shared {
-    /// Sets WAIT, and parks the writer until the reader has swapped. The caller then looks again.
+    /// Sets WAIT where the gate was `prior`, without room, and parks the writer until the reader has swapped. The
+    /// caller then looks again.
     #[cold]
-    fn wait_for_room(&self, wanted: usize, when_full: WhenFull) -> Result<(), Refused> {
-        let gate = self.memory.gate();
-        // Relaxed, here and below: either this exchange or the reader's comes first in the gate's order. If this does,
-        // the reader's returns WAIT and the reader wakes the writer. If the reader's does, this one fails and returns a
-        // gate that has room. Nothing else is published.
-        let mut prior = Gate(gate.load(Relaxed));
-        loop {
-            // WAIT is set only where there is no room. A WAIT without a writer that waits would tell the next writer
-            // that the reader has been woken already.
-            if prior.is_closed() || prior.has_room(wanted, self.chunks) {
-                return Ok(());
-            }
-            match gate.compare_exchange(prior.0, prior.0 | WAIT, Relaxed, Relaxed) {
-                Ok(_) => break,
-                Err(now) => prior = Gate(now),
-            }
+    fn wait_for_room(&self, prior: Gate, when_full: WhenFull) -> Result<(), Refused> {
+        // WAIT is set only where there is no room. A WAIT without a writer that waits would tell the next writer that
+        // the reader has been woken already.
+        //
+        // Relaxed: either this exchange or the reader's comes first in the gate's order. If this does, the reader's
+        // returns WAIT and the reader wakes the writer. If the reader's does, this one fails. Nothing else is
+        // published.
+        if self.memory.gate().compare_exchange(prior.0, prior.0 | WAIT, Relaxed, Relaxed).is_err() {
+            return Ok(());
         }
         if !prior.is_waited_for() && (prior.is_sleeping() || prior.is_lingering()) {
             self.wake_reader();
