@@ -93,7 +93,7 @@ impl<'a> Record<'a> {
             source: u32_at(head, 16),
             body: &run[HEAD_BYTES..HEAD_BYTES + length],
         };
-        if kind == Kind::Event && record.flags != 0 {
+        if record.flags != 0 {
             record.check_extensions()?;
         }
         Ok((record, total))
@@ -101,7 +101,8 @@ impl<'a> Record<'a> {
 
     #[inline]
     fn check_extensions(&self) -> Result<(), Malformed> {
-        if self.flags & !flag::KNOWN != 0 {
+        // Only events have flags. Whoever reads extensions relies on this check, of whatever kind the record is.
+        if self.kind != Kind::Event || self.flags & !flag::KNOWN != 0 {
             return Err(Malformed("a record with unknown flags"));
         }
         if self.is_lines() {

@@ -149,3 +149,19 @@ fn a_record_cut_at_any_byte_is_refused_and_never_read_past() {
         }
     }
 }
+
+#[test]
+fn a_source_and_a_loss_with_a_flag_are_refused_and_no_extension_of_theirs_is_read() {
+    let mut source = Vec::new();
+    encode_source(&mut source, 9, 1, &Source { tag: &[0x7f; 8], ..Source::default() });
+    let mut loss = Vec::new();
+    encode_loss(&mut loss, 9, 1, &Loss { cause: Cause::TooBig, events: !0, bytes: !0, first_ns: !0, last_ns: !0 });
+    for mut bytes in [source, loss] {
+        assert!(Record::decode(&bytes).is_ok());
+        for bit in 0..16 {
+            bytes[6..8].copy_from_slice(&(1_u16 << bit).to_le_bytes());
+            let refused = Record::decode(&bytes).map(|(record, _)| record.payload().len());
+            assert_eq!(refused.unwrap_err().to_string(), "a record with unknown flags", "bit {bit}");
+        }
+    }
+}
