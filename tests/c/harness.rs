@@ -263,6 +263,13 @@ pub(crate) struct Line {
     pub(crate) asks: u64,
 }
 
+impl Drop for Line {
+    fn drop(&mut self) {
+        // The end of the daemon's process, although a child that another test has just forked still holds a copy.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
 impl Line {
     /// The next frame of the client.
     pub(crate) fn read(&mut self) -> Sent {

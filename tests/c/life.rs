@@ -200,6 +200,8 @@ fn what_an_exit_handler_of_the_program_closes_is_not_reported_before() {
 fn close_does_not_believe_a_dead_ring() {
     let (mut fake, mut driver) = (Fake::new(), Driver::new());
     let mut ring = fake.with_ring(&mut driver, 0, "-");
+    // As a child does that another test has just forked.
+    let _copy = ring.line.stream.try_clone().expect("a descriptor");
     driver.ok("send 100 5");
     ring.take(2);
     fake.stop();
