@@ -101,7 +101,7 @@ impl<'a> Record<'a> {
 
     #[inline]
     fn check_extensions(&self) -> Result<(), Malformed> {
-        // Only events have flags. Whoever reads extensions relies on this check, of whatever kind the record is.
+        // Only events have flags. What reads extensions relies on this check, and does not look at the kind.
         if self.kind != Kind::Event || self.flags & !flag::KNOWN != 0 {
             return Err(Malformed("a record with unknown flags"));
         }
