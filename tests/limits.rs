@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
-use support::{Home, wait_until};
+use support::{Home, has, wait_until};
 
 /// The number of `nobody`, and of its group.
 const NOBODY: u32 = 65_534;
@@ -19,6 +19,10 @@ const NOBODY: u32 = 65_534;
 fn open_home() -> Option<Home> {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: only root can start programs of another user");
+        return None;
+    }
+    if let Some(program) = ["nc", "logger"].into_iter().find(|program| !has(program)) {
+        eprintln!("skipped: {program} is not installed");
         return None;
     }
     let home = Home::new();
