@@ -1,7 +1,7 @@
 //! Writers when descriptors run out, and with thousands of clients. A process of its own, since the limit is the
 //! process's; one test after the other, for the same reason.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use dbufd::pipeline::shares::{Resource, Shares};
 use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const WRITERS: usize = 2;
 
 /// One test at a time changes the process's limit.
@@ -136,7 +136,7 @@ fn next_descriptor() -> u64 {
 }
 
 #[test]
-fn when_descriptors_run_out_clients_are_turned_away_and_nobody_spins() {
+fn when_descriptors_run_out_clients_wait_with_what_they_have_sent_and_nobody_spins() {
     let _one = LIMIT.lock().unwrap_or_else(PoisonError::into_inner);
     let daemon = Daemon::start();
     let address = SocketAddrUnix::new(daemon.path()).unwrap();
@@ -146,35 +146,35 @@ fn when_descriptors_run_out_clients_are_turned_away_and_nobody_spins() {
         .collect();
     let (soft, hard) = getrlimit(Limit::RLIMIT_NOFILE).unwrap();
     setrlimit(Limit::RLIMIT_NOFILE, next_descriptor() + 8, hard).unwrap();
-    for client in &clients {
-        connect(client, &address).unwrap();
-    }
-    daemon.wait_until("each client is taken or turned away", |daemon| daemon.connections() + daemon.refused() == 40);
-    assert!(daemon.refused() >= 30 && daemon.connections() > 0);
+    let mut clients: Vec<UnixStream> = clients
+        .into_iter()
+        .map(|client| {
+            connect(&client, &address).unwrap();
+            let mut client = UnixStream::from(client);
+            client.write_all(b"a line\n").unwrap();
+            client
+        })
+        .collect();
+    daemon.wait_until("some are served", |daemon| daemon.events() > 0);
     let rounds = || daemon.beats().iter().map(|beat| beat.rounds).sum::<u64>();
     let (before, began) = (rounds(), Instant::now());
-    // Time is what is tested: a writer that found not even the spare descriptor looks again every 100 ms.
+    // Time is what is tested: a writer that found no descriptor looks again every 100 ms.
     std::thread::sleep(Duration::from_millis(150));
     let spent = rounds() - before;
     let looks = began.elapsed().as_millis() as u64 / 100 + 1;
-    // Each look is two beats.
-    assert!(spent <= 2 * WRITERS as u64 * looks, "nobody spins over a full table of descriptors: {spent} rounds");
+    assert!((1..=8).contains(&daemon.events()), "the others wait");
+    // A few for each look, and for each client that is still being served. A writer that spins makes thousands.
+    let most = 4 * WRITERS as u64 * looks + 100;
+    assert!(spent <= most, "nobody spins over a full table of descriptors: {spent} rounds");
+    // Half of them leave: what they have sent stays.
+    clients.truncate(20);
     setrlimit(Limit::RLIMIT_NOFILE, soft, hard).unwrap();
-    let (mut taken, mut turned_away) = (0, 0);
-    for client in clients {
-        let mut client = UnixStream::from(client);
-        client.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
-        match client.read(&mut [0; 8]) {
-            Ok(0) => turned_away += 1,
-            _ => {
-                client.write_all(b"taken\n").unwrap();
-                taken += 1;
-            }
-        }
+    daemon.wait_until("all lines are there", |daemon| daemon.events() == 40);
+    assert_eq!(daemon.refused(), 0, "nobody is turned away");
+    for client in &mut clients {
+        client.write_all(b"one more\n").unwrap();
     }
-    assert_eq!(turned_away, daemon.refused());
-    UnixStream::connect(daemon.path()).unwrap().write_all(b"served again\n").unwrap();
-    daemon.wait_until("all that were taken are served", |daemon| daemon.events() == taken + 1);
+    daemon.wait_until("they are served", |daemon| daemon.events() == 60);
 }
 
 #[test]

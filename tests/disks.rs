@@ -11,6 +11,7 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use support::{Daemon, Home, has, send_numbered, wait_for};
 
@@ -172,7 +173,11 @@ fn a_device_that_does_not_answer_is_a_stall_in_which_nobody_polls_and_nothing_is
     home.wait_for_stats("all to be received", |s| count(s, "received") == 200);
     let stalled = home.wait_for_stats("the stall to show", |s| s["storage"]["state"] == "stalled");
     let on_data = |name: &str| name == "dbufd-reader" || name == "dbufd-syncer";
-    let before = daemon.switches(on_data);
+    let before = wait_for("both to sleep", || {
+        let first = daemon.switches(on_data);
+        std::thread::sleep(Duration::from_millis(200));
+        (!daemon.any_runs(on_data) && daemon.switches(on_data) == first).then_some(first)
+    });
     let uptime = |s: &serde_json::Value| s["uptime_seconds"].as_f64().expect("seconds");
     home.wait_for_stats("a second of it", |s| uptime(s) > uptime(&stalled) + 1.0);
     assert_eq!(daemon.switches(on_data), before, "reader and syncer sleep in the kernel");

@@ -226,7 +226,7 @@ fn at_sigterm_what_was_accepted_is_in_the_files_and_the_report_agrees() {
     let held: Vec<(UnixStream, usize)> = (0..40).map(|_| filled(home.stream())).collect();
     daemon.signal(Signal::SIGTERM);
     daemon.signal(Signal::SIGCONT);
-    let report = daemon.stop();
+    let report = daemon.wait_stopped();
     sender.join().expect("the sender ends");
     let text = home.cat();
     let (held_lines, lines): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with('h'));

@@ -273,7 +273,7 @@ pub static KEYS: &[Key] = &[
             "Whether users share connections, places in systemd's store, sessions, rings, and rows of the account: a",
             "user gets at most a quarter of what the others leave, and the last quarter is for root and the user that",
             "dbufd runs as. In the long run a user's connections and rings take at most 4 % of a core of systemd's",
-            "time.",
+            "time. While the buffer is always full, users share it, too: one who has its share waits for the next.",
         ],
         applies: Applies::Reload,
         set: |config, given| given.bool().map(|value| config.limits.shares = value),

@@ -33,8 +33,10 @@ use crate::sync::Arc;
 use crate::sys::fdstore::{FdStore, room_from_environment};
 use crate::sys::notify::Notifier;
 
-/// Descriptors that connections leave: segments and their directory, the store's memory, watched processes, the control
-/// socket.
+/// Descriptors that the daemon itself has: an idle one with two writers has 31.
+const DESCRIPTORS_OWN: u64 = 64;
+/// Descriptors that connections leave beside these, or half of the rest if that is less: for segments and their
+/// directory, watched processes, clients of the control socket.
 const DESCRIPTORS_RESERVED: u64 = 1024;
 /// Rings take at most the room of the store divided by this.
 const RINGS_SHARE: usize = 2;
@@ -182,8 +184,18 @@ impl Memory {
         progress.set_highest_generation(buffer.generation());
         let counters = Arc::new(Counters::with_account(writers, account));
         let progress = Arc::new(progress);
+        let front_budget = shares.throttle().front_budget();
         Ok(Self {
-            pipeline: assembly::Memory { buffer, reader, counters, progress, old, has_previous, outlives: true },
+            pipeline: assembly::Memory {
+                buffer,
+                reader,
+                counters,
+                progress,
+                old,
+                has_previous,
+                outlives: true,
+                front_budget,
+            },
             sessions: Sessions::stored(Arc::clone(&shares), store, sessions)
                 .context("cannot keep sessions over a restart")?,
             rings: Rings::stored(Arc::clone(&shares), store, rings_room, rings)
@@ -202,7 +214,11 @@ impl Memory {
         let account = account.context("no memory for the account of events")?;
         let counters = Arc::new(Counters::with_account(options.writers_max, account));
         Ok(Self {
-            pipeline: assembly::Memory { counters, ..assembly::Memory::new(options)? },
+            pipeline: assembly::Memory {
+                counters,
+                front_budget: shares.throttle().front_budget(),
+                ..assembly::Memory::new(options)?
+            },
             sessions: Sessions::new(Arc::clone(&shares)),
             rings: Rings::new(Arc::clone(&shares)),
             shares,
@@ -243,10 +259,15 @@ pub(super) fn set_limits(shares: &Shares, config: &Config) {
     });
 }
 
-/// Connections that leave enough descriptors to the store, the control socket and all the rest.
+/// Connections that leave enough descriptors to all the rest.
 fn connections_max() -> u64 {
     let (limit, _) = getrlimit(resource::Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    limit.saturating_sub(DESCRIPTORS_RESERVED.min(limit / 4))
+    connections_within(limit)
+}
+
+fn connections_within(descriptors: u64) -> u64 {
+    let left = descriptors - DESCRIPTORS_OWN.min(descriptors / 2);
+    left - DESCRIPTORS_RESERVED.min(left / 2)
 }
 
 #[cfg(test)]
@@ -262,6 +283,12 @@ mod tests {
     use crate::pipeline::account::{Identity, Tally};
     use crate::pipeline::drain;
     use crate::pipeline::record::Cause;
+
+    #[test]
+    fn connections_leave_descriptors_whatever_the_limit_is() {
+        let connections = [0, 2, 64, 1024, 524_288].map(connections_within);
+        assert_eq!(connections, [0, 1, 16, 480, 523_200]);
+    }
 
     /// A manager that keeps what it is given.
     struct Manager {

@@ -15,6 +15,7 @@ use super::counters::Counters;
 use super::drain::{self, Drain, Old, Settings};
 use super::progress::Progress;
 use super::record;
+use super::shares::front_half::FrontBudget;
 use super::store::{RealDisk, Recovery};
 use crate::options;
 use crate::sync::Arc;
@@ -39,6 +40,8 @@ pub struct Memory {
     pub has_previous: bool,
     /// Whether this memory outlives the process.
     pub outlives: bool,
+    /// Where the reader says how much of the front half the users may fill.
+    pub front_budget: Arc<FrontBudget>,
 }
 
 impl Memory {
@@ -51,7 +54,16 @@ impl Memory {
         let writers = options.writers_max;
         let counters = Arc::new(Counters::new(writers).map_err(AssemblyError::Counters)?);
         let progress = Arc::new(Progress::new(writers).map_err(AssemblyError::Progress)?);
-        Ok(Self { buffer, reader, counters, progress, old: Vec::new(), has_previous: false, outlives: false })
+        Ok(Self {
+            buffer,
+            reader,
+            counters,
+            progress,
+            old: Vec::new(),
+            has_previous: false,
+            outlives: false,
+            front_budget: Arc::default(),
+        })
     }
 }
 
@@ -90,7 +102,7 @@ impl Pipeline {
     /// # Errors
     /// There are no descriptors, no thread, or the directory of segments cannot be used.
     pub fn start(memory: Memory, settings: Settings, cpu: Option<usize>) -> Result<(Self, Recovery), AssemblyError> {
-        let Memory { buffer, reader, counters, progress, old, has_previous, outlives } = memory;
+        let Memory { buffer, reader, counters, progress, old, has_previous, outlives, front_budget } = memory;
         let (drain, recovery) = Drain::start(drain::DrainOptions {
             reader,
             waker: buffer.waker(),
@@ -100,6 +112,7 @@ impl Pipeline {
             disk: Arc::new(RealDisk),
             counters: Arc::clone(&counters),
             progress: Arc::clone(&progress),
+            front_budget,
             settings,
             cpu,
         })?;

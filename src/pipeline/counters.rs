@@ -18,7 +18,7 @@ pub struct WriterCounters {
     pub duplicates: AtomicU64,
     /// Connections that are open now.
     pub connections: AtomicU64,
-    /// Connections that were turned away because a limit was reached.
+    /// Connections that were turned away: their user has its share of them, or the kernel watches no more.
     pub refused_connections: AtomicU64,
     /// Connections that are open now and are to be stored later: there is no room in the store, or systemd is to be
     /// spared.

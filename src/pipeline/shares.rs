@@ -14,6 +14,8 @@
 //! One resource is used up and not held: the time of systemd, see [`systemd_time`].
 
 mod bound;
+pub mod front_half;
+pub(crate) mod look_ups;
 mod refused;
 mod systemd_time;
 pub mod throttle;
@@ -191,6 +193,7 @@ impl Shares {
     pub fn set_enabled(&self, is_enabled: bool) {
         // Relaxed: it publishes no other data.
         self.is_enabled.store(is_enabled, Relaxed);
+        self.throttle.divide_front(is_enabled);
     }
 
     /// Whether users have shares.

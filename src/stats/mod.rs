@@ -121,7 +121,7 @@ pub(crate) struct Connections {
     pub(crate) open: u64,
     /// Those of the open ones that a restart does not break.
     pub(crate) kept: u64,
-    /// Turned away since the start, because no file descriptor or epoll watch was left.
+    /// Turned away since the start: their user had its share of them, or no epoll watch was left.
     pub(crate) refused: u64,
     /// Served since the start, and not stored when they came: their user or systemd's store had no room, or systemd was
     /// to be spared.

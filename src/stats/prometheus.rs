@@ -59,7 +59,7 @@ const SINGLES: &[Single] = &[
     (
         "connections_refused_total",
         |s| s.connections.refused as f64,
-        "Connections refused because no file descriptor or epoll watch was left.",
+        "Connections refused because their user has its share of them, or no epoll watch was left.",
     ),
     (
         "connections_unkept_total",

@@ -183,7 +183,7 @@ impl Table {
         });
         if now.connections.refused > 0 {
             let (refused, noun) = (count(now.connections.refused), plural(now.connections.refused, "connection"));
-            self.row("", &format!("{refused} {noun} refused, for lack of a file descriptor or epoll watch"));
+            self.row("", &format!("{refused} {noun} refused: its user's share, or no epoll watch left"));
         }
         for Refusals { resource, uid, count: times } in &now.limits.refused {
             let user = uid.map_or_else(|| "other users".to_owned(), |uid| format!("user {uid}"));
@@ -191,6 +191,7 @@ impl Table {
             let what = match resource.as_str() {
                 "rate" => "had to wait for limits.*".to_owned(),
                 "window_bytes" => "had to wait for storage.keep_at_least".to_owned(),
+                "buffer_bytes" => "had to wait for its share of the buffer".to_owned(),
                 resource => format!("refused more {}", resource.replace('_', " ")),
             };
             self.row("", &format!("{user}: {what} {times} {noun}"));

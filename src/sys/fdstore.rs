@@ -380,6 +380,7 @@ mod tests {
         store.replace("sessions", descriptor().as_fd()).unwrap();
         assert_eq!(manager.next(), "FDSTOREREMOVE=1 FDNAME=sessions");
         assert_eq!(manager.next(), "FDSTORE=1 FDNAME=sessions FDPOLL=0");
+        assert_eq!(store.wait_taken(Duration::from_secs(60)), 0);
         assert_eq!(store.settle(Duration::from_millis(1)), 0);
         assert!(matches!(store.put("sessions", descriptor().as_fd()), Err(NotKept::InUse)));
         store.replace("rings", descriptor().as_fd()).unwrap();

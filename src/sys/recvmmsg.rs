@@ -358,7 +358,8 @@ mod tests {
         assert!(was_called);
         assert_eq!((headers.received(0), &into), (Some(16), b"0123456789abcdef"));
         assert_eq!(headers.receive_stream(&to, &mut into, || ()).unwrap(), 3);
-        drop(from);
+        // Not by a drop: a child that another test has just forked may hold a copy of it.
+        from.shutdown(std::net::Shutdown::Both).unwrap();
         assert_eq!(headers.receive_stream(&to, &mut into, || ()).unwrap(), 0);
         assert_eq!(headers.received(0), Some(0), "the end");
     }
@@ -424,6 +425,9 @@ mod tests {
         to.write_all(b"a reply").unwrap();
         drop(from);
         assert_eq!(headers.receive_stream(&to, &mut into, || ()).unwrap(), 4);
-        assert_eq!(headers.receive_stream(&to, &mut into, || ()).unwrap(), 0);
+        // Not at once if a child that another test has just forked holds a copy of what was dropped.
+        let mut reads = std::iter::repeat_with(|| headers.receive_stream(&to, &mut into, || ()));
+        let end = reads.find(|end| !end.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
+        assert_eq!(end.unwrap().unwrap(), 0);
     }
 }

@@ -1,8 +1,10 @@
 //! The daemon's user, the users who may read its segments, and whether it still sees who sends.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use crate::machine::Machine;
+use crate::support::{has, wait_for};
 
 /// A user without a name, for whom nothing was prepared.
 const SOMEBODY: &str = "60123";
@@ -80,12 +82,52 @@ fn who_sends_is_seen_from_inside_the_sandbox() {
         let text = format!("by {name}");
         machine.run(&["sh", "-c", &format!("echo '{text}' >/run/typed")]);
         let event = machine.wait_for_event(&text);
-        let pid = machine.run(&["systemctl", "show", "-P", "MainPID", &unit]);
-        assert_eq!(event["_PID"], pid.trim(), "{event}");
+        assert_eq!(event["_PID"], machine.main_pid(&unit), "{event}");
         assert_eq!(event["_UID"], uid.trim(), "{event}");
         assert_eq!(event["_COMM"], sender.split(' ').next().expect("a program"), "{event}");
         assert_eq!(event["_SYSTEMD_UNIT"], unit.as_str(), "{event}");
         assert_eq!(event["_TRANSPORT"], transport, "{event}");
         machine.run(&["systemctl", "stop", &unit]);
+    }
+}
+
+#[test]
+fn a_sender_that_moves_to_another_unit_is_seen_there_after_a_second() {
+    let Some(machine) = Machine::boot() else { return };
+    machine.run(&["systemctl", "start", "dbufd"]);
+    machine.run(&["systemd-run", "--quiet", "--unit", "second.service", "sleep", "infinity"]);
+    // systemd moves a process after it has made it.
+    let members = wait_for("its group", || {
+        let groups = machine.run(&["cat", &format!("/proc/{}/cgroup", machine.main_pid("second.service"))]);
+        let group = groups.lines().find(|line| line.ends_with("/second.service"))?;
+        // The hierarchy of systemd: version 2 ("0::"), or the one of version 1 that is named so.
+        let (at, path) = match group.strip_prefix("0::") {
+            Some(path) => ("", path),
+            None => ("systemd", group.split_once(":name=systemd:")?.1),
+        };
+        Some(format!("/sys/fs/cgroup/{at}{path}/cgroup.procs"))
+    });
+    let senders = [
+        ("frames", "dbufctl send"),
+        ("datagrams", "logger -u /run/dbufd/dgram.sock"),
+        ("lines", "nc -U /run/dbufd/stream.sock"),
+    ];
+    for (name, sender) in senders {
+        if !has(sender.split(' ').next().expect("a program")) && name == "lines" {
+            eprintln!("skipped for lines: nc is not installed");
+            continue;
+        }
+        let (first, typed) = (format!("{name}.service"), format!("/run/{name}"));
+        machine.run(&["mkfifo", &typed]);
+        machine.run(&["systemd-run", "--quiet", "--unit", &first, "sh", "-c", &format!("exec {sender} <>{typed}")]);
+        let says = |text: &str| {
+            machine.run(&["sh", "-c", &format!("echo '{text}' >{typed}")]);
+            machine.wait_for_event(text)["_SYSTEMD_UNIT"].as_str().map(str::to_owned)
+        };
+        assert_eq!(says(&format!("{name} before")), Some(first.clone()));
+        machine.run(&["sh", "-c", &format!("echo {} >{members}", machine.main_pid(&first))]);
+        // Names count as fresh for a second.
+        std::thread::sleep(Duration::from_millis(1100));
+        assert_eq!(says(&format!("{name} after")), Some("second.service".to_owned()));
     }
 }

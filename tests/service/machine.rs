@@ -134,6 +134,11 @@ impl Machine {
         all.into_iter().find(is_it).and_then(|pid| pid.parse().ok()).expect("it runs")
     }
 
+    /// The number of the main process of a unit.
+    pub(crate) fn main_pid(&self, unit: &str) -> String {
+        self.run(&["systemctl", "show", "-P", "MainPID", unit]).trim().to_owned()
+    }
+
     /// A property of the service.
     pub(crate) fn property(&self, name: &str) -> String {
         self.run(&["systemctl", "show", "-P", name, "dbufd.service"]).trim().to_owned()

@@ -12,7 +12,7 @@ use crate::promise::Book;
 
 /// A client that hears neither an answer nor the end of its connection for this long never will. No life of a
 /// daemon, and no time without one, is as long.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 pub(crate) const BLACK_HOLE: &str = "black hole: neither an answer nor an end";
 
 /// What a client has.

@@ -13,12 +13,12 @@ use crate::promise::Promise;
 const NOISE_MAX: usize = 200;
 const EVENTS_MAX: u64 = 8;
 /// A session may be open on the connection before for as long as that is still read.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(120);
 const BUSY_REST: Duration = Duration::from_millis(3);
 /// Between two connections, and now and then within a greeting.
 const REST: Duration = Duration::from_millis(3);
 /// In the end all has to be durable.
-const LAST_TIMEOUT: Duration = Duration::from_secs(60);
+const LAST_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a client does when it has sent what it had to send.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -18,7 +18,7 @@ const NOISE_MAX: usize = 200;
 const EVENTS_MAX: u64 = 40;
 const REST: Duration = Duration::from_millis(4);
 /// A ring is had after some tries, or never.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
 const TOLD_TO_BREAK: &str = "a ring that the manager had has ended";
 
 /// What a program does when it has sent what it had to send.

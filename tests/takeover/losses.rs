@@ -10,7 +10,7 @@ use crate::framed::{Framed, Heard, Waited};
 use crate::manager::{Manager, unique};
 use crate::support::wait_for;
 
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const SESSION: u128 = 11;
 /// Batches that are lost between one loss and the question after it.
 const OTHERS: u64 = 4500;

@@ -88,8 +88,12 @@ class DangerTest(Program):
 
     def test_a_daemon_that_acknowledges_nothing_is_named_at_the_end(self) -> None:
         daemon = PlayedDaemon(self, self.path)
-        process = self.program("dbuf.Client(path=sys.argv[1], close_timeout=0.2).send('event')")
+        code = "client = dbuf.Client(path=sys.argv[1], close_timeout=0.2)\nclient.send('event')\ninput()"
+        process = self.program(code, subprocess.PIPE)
         daemon.accept().welcome().events(1)
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
         self.assertEqual(self.outcome(process), (0, "dbuf: 1 event not delivered: no acknowledgement within 0.2 s\n"))
 
     def test_a_client_that_is_never_asked_to_keep_anything_says_nothing(self) -> None:

@@ -97,6 +97,12 @@ impl Reader {
         }
     }
 
+    /// Bytes of each half.
+    #[must_use]
+    pub fn half_bytes(&self) -> usize {
+        self.shared.chunks * self.shared.chunk_bytes
+    }
+
     /// The generation that is in front.
     #[must_use]
     pub fn generation(&self) -> u64 {

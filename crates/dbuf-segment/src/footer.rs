@@ -290,11 +290,17 @@ impl Footer {
         let rows = get_u32(bytes, footer::sources) as usize;
         // What follows belongs to features that this code does not know.
         let counts = if has_counts { decode_counts(rest, rows)? } else { vec![Count::default(); rows] };
+        // Each event takes at least a byte of the file. So the numbers of a real file stay far from an overflow.
+        let all = Count { events: get(bytes, footer::events), payload_bytes: get(bytes, footer::payload_bytes) };
+        let is_possible = |count: &Count| count.events.max(count.payload_bytes) <= trailer.footer_offset;
+        if !counts.iter().chain([&all]).all(is_possible) {
+            return Err(Broken::Damaged("the footer counts more than the segment can hold"));
+        }
         Ok(Self {
             offset: trailer.footer_offset,
             next_sequence: get(bytes, footer::next_sequence),
-            events: get(bytes, footer::events),
-            payload_bytes: get(bytes, footer::payload_bytes),
+            events: all.events,
+            payload_bytes: all.payload_bytes,
             batches: get(bytes, footer::batches),
             time_min_ns: get(bytes, footer::time_min_ns),
             time_max_ns: get(bytes, footer::time_max_ns),

@@ -197,16 +197,39 @@ fn a_footer_agrees_with_its_batches_also_with_features_that_this_version_does_no
     assert_is_read(&later, &LINES);
 }
 
-#[test]
-fn a_footer_whose_counts_are_wrong_does_not_agree_with_the_batches() {
+/// The golden file of counts with other bytes at an offset of its footer, and right checksums.
+fn with_footer(offset: usize, bytes: &[u8]) -> Arc<Vec<u8>> {
     let mut wrong = GOLDEN_COUNTS.to_vec();
     let (at, end) = (footer_of(GOLDEN_COUNTS).offset as usize, wrong.len() - format::TRAILER_BYTES);
-    wrong[end - format::COUNT_ROW_BYTES] += 1;
+    wrong[at + offset..][..bytes.len()].copy_from_slice(bytes);
     let (footer_bytes, footer_crc) = ((end - at) as u32, format::checksum(&wrong[at..end]));
     let trailer = Trailer { footer_offset: at as u64, footer_bytes, footer_crc };
     wrong[end..].copy_from_slice(&trailer.encode());
-    let damage = verify_bytes(Arc::new(wrong));
+    Arc::new(wrong)
+}
+
+/// The offset of the last row of counts in the footer of the golden file of counts.
+fn last_row() -> usize {
+    let end = GOLDEN_COUNTS.len() - format::TRAILER_BYTES - format::COUNT_ROW_BYTES;
+    end - footer_of(GOLDEN_COUNTS).offset as usize
+}
+
+#[test]
+fn a_footer_whose_counts_are_wrong_does_not_agree_with_the_batches() {
+    let damage = verify_bytes(with_footer(last_row() + format::count_row::events.at, &[2]));
     assert!(damage.len() == 1 && damage[0].what.contains("does not agree"), "{damage:?}");
+}
+
+#[test]
+fn a_footer_that_counts_more_than_its_segment_can_hold_is_damaged() {
+    use format::{count_row, footer};
+    let rows = [last_row(), last_row() - format::COUNT_ROW_BYTES].into_iter();
+    let of_rows = rows.flat_map(|row| [row + count_row::events.at, row + count_row::payload_bytes.at]);
+    for offset in of_rows.chain([footer::events.at, footer::payload_bytes.at]) {
+        let segment = Segment::open(with_footer(offset, &u64::MAX.to_le_bytes()), None).unwrap();
+        let why = segment.footer.unwrap_err().to_string();
+        assert!(why.contains("more than the segment can hold"), "{why}");
+    }
 }
 
 #[test]

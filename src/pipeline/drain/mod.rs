@@ -16,21 +16,24 @@ pub(crate) mod batch_summary;
 mod handle;
 mod losses;
 mod reader;
+mod standing_queue;
 mod syncs;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
 pub use self::handle::{DrainHandle, DrainStopped, Measured, Old, ReaderCommand, Reply, Settings};
 use self::reader::{Persister, ReaderThread, Shared};
+use self::standing_queue::StandingQueue;
 use crate::pipeline::buffer;
 use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::pulse::Pulse;
+use crate::pipeline::shares::front_half::FrontBudget;
 use crate::pipeline::store::disk::Disk;
 use crate::pipeline::store::{self, Recovery};
 use crate::sync::{Arc, Mutex, mpsc, thread};
@@ -54,6 +57,8 @@ pub struct DrainOptions {
     pub counters: Arc<Counters>,
     /// The progress that producers wait for.
     pub progress: Arc<Progress>,
+    /// Where the reader says how much of the front half the users may fill.
+    pub front_budget: Arc<FrontBudget>,
     /// The settings that may change later.
     pub settings: Settings,
     /// The core to run on; `None` is not pinned.
@@ -101,14 +106,10 @@ impl Drain {
             move |from| progress.set_broken(from)
         });
         let storage = options.settings.storage.clone();
-        let on_delete = Box::new({
-            let counters = Arc::clone(&options.counters);
-            move |deletion: store::Deletion<'_>| match deletion {
-                store::Deletion::Begins { name, bytes, footer } => {
-                    counters.account.begin_deletion(name, bytes, footer);
-                }
-                store::Deletion::Ends { is_gone } => counters.account.end_deletion(is_gone),
-            }
+        let counters = Arc::clone(&options.counters);
+        let on_delete = Box::new(move |deletion: store::Deletion<'_>| match deletion {
+            store::Deletion::Begins { name, bytes, footer } => counters.account.begin_deletion(name, bytes, footer),
+            store::Deletion::Ends { is_gone } => counters.account.end_deletion(is_gone),
         });
         let store_options = store::StoreOptions { storage, on_durable, on_broken, on_delete };
         let (mut store, recovery) = store::Store::recover(store_options, options.disk)?;
@@ -131,6 +132,7 @@ impl Drain {
             inbox,
             options.settings,
             options.outlives,
+            StandingQueue::new(options.reader.half_bytes(), options.front_budget, Instant::now()),
             Shared { syncs, measured, pulse, counters: options.counters, progress: options.progress },
         );
         let reader = ReaderThread {

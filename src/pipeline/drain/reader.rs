@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::batch_summary::{BatchSummary, Sizes, records};
 use super::handle::{DrainStopped, Measured, Old, ReaderCommand, Reply, Settings};
 use super::losses::{Losses, READER_RUN};
+use super::standing_queue::StandingQueue;
 use super::syncs::Syncs;
 use crate::options::WhenFull;
 use crate::pipeline::account::{ReaderRecorder, Tally};
@@ -55,6 +56,7 @@ pub(super) struct Persister {
     /// process.
     outlives: bool,
     shared: Shared,
+    queue: StandingQueue,
     sizes: Sizes,
     recorder: ReaderRecorder,
     losses: Losses,
@@ -96,7 +98,9 @@ impl ReaderThread {
         while persister.stop_by.is_none() {
             persister.shared.pulse.beat(Activity::Parked);
             let deadline = persister.store.next_deadline();
-            self.buffer.wait(persister.settings.linger, deadline);
+            // While there is a queue, every user has waited long enough.
+            let linger = if persister.queue.is_limited() { Duration::ZERO } else { persister.settings.linger };
+            self.buffer.wait(linger, deadline);
             persister.shared.pulse.beat(Activity::Running);
             persister.take_commands();
             // Taken before the swap, so that the swap covers what was published before the request (invariant 4).
@@ -124,6 +128,7 @@ impl Persister {
         inbox: mpsc::Receiver<ReaderCommand>,
         settings: Settings,
         outlives: bool,
+        queue: StandingQueue,
         shared: Shared,
     ) -> Self {
         let recorder = shared.counters.account.reader_recorder();
@@ -133,6 +138,7 @@ impl Persister {
             settings,
             outlives,
             shared,
+            queue,
             sizes: Sizes::default(),
             losses: Losses::from_previous(&recorder),
             recorder,
@@ -203,9 +209,11 @@ impl Persister {
     fn swap(&mut self, buffer: &mut buffer::Reader) {
         let batch = buffer.swap();
         let generation = batch.generation();
+        self.queue.swapped(generation + 1, Instant::now());
         self.shared.progress.set_highest_generation(generation + 1);
         let summary = self.summary(&batch);
         self.persist(&summary);
+        self.queue.stored(generation + 1, batch.bytes(), Instant::now());
         if !self.is_left {
             buffer.done_with(generation);
         }

@@ -15,22 +15,23 @@ use crate::pipeline::progress::want;
 use crate::pipeline::record::{Cause, Event, Piece, Source, encode_source};
 use crate::pipeline::store::disk::{DiskFile, Found, ReadAt, RealDisk, Space};
 use crate::pipeline::store::scan::{self, Directory, Item, Wanted};
-use crate::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use crate::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 
-/// Refuses to write with the error number `errno`, unless that is 0.
-#[derive(Default)]
+/// Refuses to write with the error number `errno`, unless that is 0. Each write takes `write_ms`.
+#[derive(Clone, Default)]
 struct FailingDisk {
     errno: Arc<AtomicI32>,
+    write_ms: Arc<AtomicU64>,
 }
 
 struct FailingFile {
     file: Arc<dyn DiskFile>,
-    errno: Arc<AtomicI32>,
+    disk: FailingDisk,
 }
 
 impl FailingDisk {
     fn wrap(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(FailingFile { file, errno: Arc::clone(&self.errno) })
+        Arc::new(FailingFile { file, disk: self.clone() })
     }
 }
 
@@ -45,7 +46,8 @@ impl ReadAt for FailingFile {
 
 impl DiskFile for FailingFile {
     fn write_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        match self.errno.load(Relaxed) {
+        std::thread::sleep(Duration::from_millis(self.disk.write_ms.load(Relaxed)));
+        match self.disk.errno.load(Relaxed) {
             0 => self.file.write_at(slices, offset),
             errno => Err(io::Error::from_raw_os_error(errno)),
         }
@@ -99,6 +101,7 @@ struct Rig {
     errno: Arc<AtomicI32>,
     counters: Arc<Counters>,
     progress: Arc<Progress>,
+    front_budget: Arc<FrontBudget>,
     buffer: DoubleBuffer,
     writer: Writer,
     drain: Drain,
@@ -137,7 +140,7 @@ impl Rig {
         let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
         let memory = rustix::fs::memfd_create("test", flags).unwrap();
         let (buffer, reader) = DoubleBuffer::in_memory(&options, generation, &memory).unwrap();
-        let progress = Arc::new(progress);
+        let (progress, front_budget) = (Arc::new(progress), Arc::<FrontBudget>::default());
         let options = DrainOptions {
             reader,
             waker: buffer.waker(),
@@ -147,12 +150,13 @@ impl Rig {
             disk,
             counters: Arc::clone(&counters),
             progress: Arc::clone(&progress),
+            front_budget: Arc::clone(&front_budget),
             settings: settings.clone(),
             cpu: None,
         };
         let (drain, _) = Drain::start(options).unwrap();
         let writer = buffer.writer().unwrap();
-        Self { folder, errno: Arc::default(), counters, progress, buffer, writer, drain, settings }
+        Self { folder, errno: Arc::default(), counters, progress, front_budget, buffer, writer, drain, settings }
     }
 
     /// Publishes an event, after its source. Returns its generation.
@@ -226,6 +230,25 @@ fn what_was_published_is_in_the_file_and_counted() {
     assert_eq!((totals.persisted_events, totals.persisted_bytes), (100, 10 + 2 * 90));
     let measured = handle.measured();
     assert_eq!((measured.event_size.count(), measured.event_size.max(), measured.persist_us.count()), (100, 2, 100));
+}
+
+#[test]
+fn users_share_the_front_half_while_a_flood_keeps_both_halves_full_and_not_after_it() {
+    let disk = FailingDisk::default();
+    let write_ms = Arc::clone(&disk.write_ms);
+    write_ms.store(50, Relaxed);
+    let mut rig = Rig::on(Arc::new(disk), |_| ());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !rig.front_budget.is_set() {
+        rig.publish(&[b'x'; 200]);
+        assert!(Instant::now() < deadline, "no budget");
+    }
+    write_ms.store(0, Relaxed);
+    while rig.front_budget.is_set() {
+        let generation = rig.publish(b"x");
+        rig.wait_persisted(generation);
+        assert!(Instant::now() < deadline, "the budget stays");
+    }
 }
 
 #[test]
@@ -319,6 +342,7 @@ fn life(
         disk,
         counters: Arc::clone(&counters),
         progress: Arc::clone(&progress),
+        front_budget: Arc::default(),
         settings: Settings { storage, linger: Duration::ZERO, measure: true },
         cpu: None,
     };

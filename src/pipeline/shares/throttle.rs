@@ -1,8 +1,9 @@
-//! Makes a user wait who sends faster than it may, or who would push the events of others out of the segments.
+//! Makes a user wait who sends faster than it may, who would push the events of others out of the segments, or who
+//! makes the events of others late.
 //!
-//! Input: the limits; what was taken of whom; how many bytes the segments may take. Output: whether the next events of
-//! a user are taken now, and if not, when to ask again. Thread: any, under one lock, which is taken for each read while
-//! a limit is set, and never otherwise. Nothing can fail.
+//! Input: the limits; what was taken of whom; how many bytes the segments and the front half may take. Output: whether
+//! the next events of a user are taken now, and if not, when to ask again. Thread: any, under one lock, which is taken
+//! for each read while there is a limit, and never otherwise. Nothing can fail.
 //!
 //! **Rates** (`limits.events_per_second`, `limits.bytes_per_second`) are token buckets that hold the tokens of one
 //! second. A read is taken as a whole, so it may leave a bucket in debt, and the user waits until the debt is paid:
@@ -22,12 +23,17 @@
 //! events of all users in order, so it would have to be written again. The window costs 0.5 KiB for each user who
 //! stored something in it. It begins empty with each process.
 //!
+//! **The front half** has a budget while the buffer has a standing queue, and each user a share of it: see
+//! [`super::front_half`]. It delays connections only. Nothing is lost for it, so datagrams are counted and not held
+//! back.
+//!
 //! Root and the user that the daemon runs as never wait.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::bound::{PARTS, ROOT, share};
+use super::front_half::{Budget, FrontBudget, FrontUse};
 use super::refused::{HeldStatus, Refused, ShareStatus};
 use super::window::Window;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -38,6 +44,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 const BURST_NS: u64 = SECOND_NS;
 /// A user who waits is looked at again after this time at the latest, because the limits may have changed meanwhile.
 const WAIT_MAX: Duration = Duration::from_millis(250);
+/// A user who has its share of the front half is looked at again after this time: the halves may have been swapped.
+const SWAP_WAIT: Duration = Duration::from_millis(1);
 /// Users at or below this number are those of the system (`SYS_UID_MAX` of login.defs(5)).
 const SYSTEM_UID_MAX: u32 = 999;
 /// A user of the system gets one part in this many of what the others leave.
@@ -88,11 +96,13 @@ pub enum Limit {
     Rate,
     /// Its share of the window.
     Window,
+    /// Its share of the front half.
+    FrontHalf,
 }
 
 impl Limit {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Rate, Self::Window];
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Rate, Self::Window, Self::FrontHalf];
 
     /// The name in `stats` and for Prometheus.
     #[must_use]
@@ -100,6 +110,7 @@ impl Limit {
         match self {
             Self::Rate => "rate",
             Self::Window => "window_bytes",
+            Self::FrontHalf => "buffer_bytes",
         }
     }
 }
@@ -116,8 +127,11 @@ pub struct Wait {
 /// Holds the limits of users, and what each of them has taken.
 #[derive(Debug)]
 pub struct Throttle {
-    /// Whether there is any limit.
+    /// Whether a limit is set.
     is_on: AtomicBool,
+    /// Whether users have shares of the front half.
+    divides_front: AtomicBool,
+    front: Arc<FrontBudget>,
     began: Instant,
     users: Mutex<Users>,
 }
@@ -133,13 +147,20 @@ struct Users {
     paid_at: HashMap<u32, [u64; 2]>,
     buckets_max: usize,
     window: Option<Window>,
+    front: FrontUse,
     refused: [Refused; Limit::ALL.len()],
 }
 
 impl Throttle {
     pub(super) fn new(own_uid: u32) -> Self {
         let users = Mutex::new(Users { exempt: [ROOT, own_uid], ..Users::default() });
-        Self { is_on: AtomicBool::new(false), began: Instant::now(), users }
+        Self {
+            is_on: AtomicBool::new(false),
+            divides_front: AtomicBool::new(true),
+            front: Arc::default(),
+            began: Instant::now(),
+            users,
+        }
     }
 
     /// Sets the limits. What was taken before counts in the window, unless the window has another length now.
@@ -160,41 +181,61 @@ impl Throttle {
         self.users().room_bytes = Some(room_bytes);
     }
 
-    /// Whether there is any limit.
-    #[inline]
-    pub fn is_on(&self) -> bool {
+    /// Where the reader says how many bytes may be in the front half.
+    #[must_use]
+    pub fn front_budget(&self) -> Arc<FrontBudget> {
+        Arc::clone(&self.front)
+    }
+
+    /// Sets whether users have shares of the front half.
+    pub(super) fn divide_front(&self, divides: bool) {
         // Relaxed: it publishes no other data.
-        self.is_on.load(Relaxed)
+        self.divides_front.store(divides, Relaxed);
+    }
+
+    /// Whether there is any limit now: one that is set, or a budget of the front half.
+    #[inline]
+    pub fn may_limit(&self) -> bool {
+        // Relaxed: it publishes no other data.
+        self.is_on.load(Relaxed) || self.budget().is_some()
+    }
+
+    #[inline]
+    fn budget(&self) -> Option<Budget> {
+        // Relaxed: it publishes no other data.
+        self.front.get().filter(|_| self.divides_front.load(Relaxed))
     }
 
     /// Whether the next events of a user must wait.
     pub fn wait(&self, uid: u32) -> Option<Wait> {
-        if !self.is_on() {
+        if !self.may_limit() {
             return None;
         }
-        let now_ns = self.now_ns();
-        self.users().wait(uid, now_ns)
+        let mut users = self.users();
+        // Read under the lock, so that no thread counts for an earlier half than the one before it.
+        let (now_ns, budget) = (self.now_ns(), self.budget());
+        users.wait(uid, now_ns).or_else(|| users.wait_for_half(budget?, uid, now_ns))
     }
 
     /// Counts what was taken of a user.
     pub fn charge(&self, uid: u32, taken: Taken) {
-        if self.is_on() && taken != Taken::default() {
-            let now_ns = self.now_ns();
-            self.users().charge(uid, taken, now_ns);
+        if self.may_limit() && taken != Taken::default() {
+            let mut users = self.users();
+            users.charge(uid, taken, self.budget(), self.now_ns());
         }
     }
 
     /// Whether one more event of a user may be taken now. Counts it if so, and counts the refusal if not.
     pub fn admit(&self, uid: u32, taken: Taken) -> bool {
-        if !self.is_on() {
+        if !self.may_limit() {
             return true;
         }
-        let now_ns = self.now_ns();
         let mut users = self.users();
+        let now_ns = self.now_ns();
         let wait = users.wait(uid, now_ns);
         match wait {
             Some(Wait { limit, .. }) => users.refused[limit as usize].add(uid),
-            None => users.charge(uid, taken, now_ns),
+            None => users.charge(uid, taken, self.budget(), now_ns),
         }
         wait.is_none()
     }
@@ -206,15 +247,23 @@ impl Throttle {
 
     /// The limits, for display.
     pub(super) fn status(&self) -> Vec<ShareStatus> {
-        let now_ns = self.now_ns();
         let mut users = self.users();
+        let now_ns = self.now_ns();
         let capacity = users.room().unwrap_or(0);
-        let held = users.window.as_mut().map(|window| {
+        let window = users.window.as_mut().map(|window| {
             let (held, most) = window.status(now_ns);
             HeldStatus { capacity, held, most }
         });
+        let front = self.budget().map(|budget| {
+            let (held, most) = users.front.status();
+            HeldStatus { capacity: budget.bytes, held, most }
+        });
         let status = |limit: Limit| {
-            let held = held.filter(|_| limit == Limit::Window);
+            let held = match limit {
+                Limit::Rate => None,
+                Limit::Window => window,
+                Limit::FrontHalf => front,
+            };
             users.refused[limit as usize].status(limit.name(), held)
         };
         Limit::ALL.into_iter().map(status).collect()
@@ -257,7 +306,15 @@ impl Users {
         (own >= most.max(room / PARTS_FREE)).then_some(Wait { limit: Limit::Window, time: WAIT_MAX })
     }
 
-    fn charge(&mut self, uid: u32, taken: Taken, now_ns: u64) {
+    fn wait_for_half(&mut self, budget: Budget, uid: u32, now_ns: u64) -> Option<Wait> {
+        let must_wait = !self.exempt.contains(&uid) && self.front.has_share(budget, uid, now_ns);
+        must_wait.then_some(Wait { limit: Limit::FrontHalf, time: SWAP_WAIT })
+    }
+
+    fn charge(&mut self, uid: u32, taken: Taken, budget: Option<Budget>, now_ns: u64) {
+        if let Some(budget) = budget {
+            self.front.add(budget, uid, taken.record_bytes, now_ns);
+        }
         if let Some(window) = &mut self.window {
             window.add(uid, taken.record_bytes, now_ns);
         }
@@ -310,7 +367,7 @@ mod tests {
     fn take_all(users: &mut Users, uid: u32, now_ns: u64) -> u64 {
         let mut taken = 0;
         while users.wait(uid, now_ns).is_none() {
-            users.charge(uid, events(1), now_ns);
+            users.charge(uid, events(1), None, now_ns);
             taken += 1;
             assert!(taken < 1_000_000, "it would never wait");
         }
@@ -330,7 +387,7 @@ mod tests {
     #[test]
     fn a_read_is_taken_as_a_whole_and_its_debt_is_waited_for() {
         let mut users = rate(1000);
-        users.charge(5, events(11_000), 0);
+        users.charge(5, events(11_000), None, 0);
         assert_eq!(users.wait(5, 0), Some(Wait { limit: Limit::Rate, time: WAIT_MAX }));
         assert_eq!(users.wait(5, 9_900 * MS), Some(Wait { limit: Limit::Rate, time: Duration::from_millis(100) }));
         assert_eq!(users.wait(5, 10_000 * MS), None);
@@ -340,9 +397,9 @@ mod tests {
     fn bytes_have_a_bucket_of_their_own_and_the_emptier_one_counts() {
         let limits = UserLimits { events_per_second: Some(1000), bytes_per_second: Some(1000), keep_at_least: None };
         let mut users = users(limits);
-        users.charge(5, Taken { events: 1, payload_bytes: 3000, record_bytes: 0 }, 0);
+        users.charge(5, Taken { events: 1, payload_bytes: 3000, record_bytes: 0 }, None, 0);
         assert!(users.wait(5, 1_999 * MS).is_some() && users.wait(5, 2_000 * MS).is_none());
-        users.charge(6, Taken { events: 3000, payload_bytes: 1, record_bytes: 0 }, 0);
+        users.charge(6, Taken { events: 3000, payload_bytes: 1, record_bytes: 0 }, None, 0);
         assert!(users.wait(6, 1_999 * MS).is_some() && users.wait(6, 2_000 * MS).is_none());
     }
 
@@ -350,11 +407,11 @@ mod tests {
     fn root_and_the_daemons_own_user_never_wait() {
         let mut users = rate(1);
         for uid in [ROOT, OWN] {
-            users.charge(uid, events(u64::MAX / 200), 0);
+            users.charge(uid, events(u64::MAX / 200), None, 0);
             assert_eq!(users.wait(uid, 0), None);
         }
         let mut users = window(1000);
-        users.charge(ROOT, events(1_000_000), 0);
+        users.charge(ROOT, events(1_000_000), None, 0);
         assert_eq!(users.wait(ROOT, 0), None);
     }
 
@@ -362,7 +419,9 @@ mod tests {
     fn buckets_that_are_full_again_are_forgotten() {
         let mut users = rate(1000);
         for second in 0..50 {
-            (0..100).for_each(|uid| users.charge(1000 + 100 * second + uid, events(1), u64::from(second) * SECOND_NS));
+            (0..100).for_each(|uid| {
+                users.charge(1000 + 100 * second + uid, events(1), None, u64::from(second) * SECOND_NS)
+            });
         }
         assert!(users.paid_at.len() <= 200, "{}", users.paid_at.len());
     }
@@ -374,7 +433,7 @@ mod tests {
         assert_eq!(take_all(&mut users, 3000, 0), 188, "a quarter of what is left");
         assert_eq!(take_all(&mut users, 80, 0), 281, "a user of the system gets half of what is left");
         assert_eq!(users.wait(2000, 0), Some(Wait { limit: Limit::Window, time: WAIT_MAX }));
-        users.charge(ROOT, events(250), 0);
+        users.charge(ROOT, events(250), None, 0);
         assert_eq!(take_all(&mut users, 4000, 0), 32, "a 32nd is there for each user, whatever the others do");
     }
 
@@ -387,7 +446,7 @@ mod tests {
             // A user who stores at a steady rate, and floods that come and go.
             let steady = u64::from(tick % 25 == 0);
             assert!(steady == 0 || users.wait(1500, now_ns).is_none(), "the steady user never waits: {tick}");
-            users.charge(1500, events(steady), now_ns);
+            users.charge(1500, events(steady), None, now_ns);
             let floods = [2000, 2001, 80].into_iter().filter(|uid| (tick / 200 + u64::from(*uid)) % 3 > 0);
             let taken: u64 = floods.map(|uid| take_all(&mut users, uid, now_ns)).sum();
             stored.push((now_ns, (taken + steady) * 128));
@@ -403,14 +462,14 @@ mod tests {
     fn while_the_room_is_unknown_nobody_waits_for_the_window() {
         let mut users = window(1000);
         users.room_bytes = None;
-        users.charge(2000, events(1000), 0);
+        users.charge(2000, events(1000), None, 0);
         assert_eq!(users.wait(2000, 0), None);
     }
 
     #[test]
     fn limits_can_change_and_what_was_stored_stays_counted() {
         let throttle = Throttle::new(OWN);
-        assert!(!throttle.is_on());
+        assert!(!throttle.may_limit());
         let keep = UserLimits { keep_at_least: Some(Duration::from_secs(3600)), ..UserLimits::default() };
         throttle.set(keep);
         throttle.share_room(Arc::new(AtomicU64::new(1000)));
@@ -420,8 +479,28 @@ mod tests {
         throttle.charge(2001, events(2));
         assert!(!throttle.admit(2001, events(1)));
         let refused: Vec<_> = throttle.status().into_iter().map(|status| (status.name, status.refused)).collect();
-        assert_eq!(refused, [("rate", vec![(2001, 1)]), ("window_bytes", Vec::new())]);
+        assert_eq!(refused, [("rate", vec![(2001, 1)]), ("window_bytes", Vec::new()), ("buffer_bytes", Vec::new())]);
         throttle.set(UserLimits::default());
-        assert_eq!((throttle.wait(2000), throttle.admit(2001, events(1)), throttle.is_on()), (None, true, false));
+        assert_eq!((throttle.wait(2000), throttle.admit(2001, events(1)), throttle.may_limit()), (None, true, false));
+    }
+
+    #[test]
+    fn who_has_its_share_of_the_front_half_waits_for_the_next_one_and_loses_no_datagram() {
+        let throttle = Throttle::new(OWN);
+        let front = throttle.front_budget();
+        throttle.charge(2000, events(1000));
+        assert_eq!(throttle.wait(2000), None, "there is no budget");
+        front.set(7, Some(128_000));
+        for uid in [2000, ROOT, OWN] {
+            throttle.charge(uid, events(250));
+        }
+        assert_eq!(throttle.wait(2000), Some(Wait { limit: Limit::FrontHalf, time: SWAP_WAIT }));
+        assert!([2001, ROOT, OWN].into_iter().all(|uid| throttle.wait(uid).is_none()));
+        assert!(throttle.admit(2000, events(1)));
+        throttle.divide_front(false);
+        assert_eq!(throttle.wait(2000), None, "users have no shares");
+        throttle.divide_front(true);
+        front.set(8, Some(128_000));
+        assert_eq!(throttle.wait(2000), None, "the halves were swapped");
     }
 }

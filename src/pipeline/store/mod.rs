@@ -161,7 +161,7 @@ impl Store {
             };
             let Shared { stream, status, deleter, .. } = &*self.shared;
             match retain::delete_oldest(stream, status, deleter) {
-                Ok(true) => {}
+                Ok(true) => self.shared.deleted(),
                 Ok(false) => return Err(WriteError::Full(full)),
                 Err(e) => return Err(WriteError::Failed(e)),
             }

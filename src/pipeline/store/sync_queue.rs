@@ -331,6 +331,13 @@ impl Shared {
         self.work.notify_one();
     }
 
+    /// Notes that the reader has deleted a segment. Wakes the syncer, which logs it when it is time.
+    pub(super) fn deleted(&self) {
+        // Under the lock, so that the syncer, which looks and then sleeps, does not miss it between the two.
+        let _queue = self.lock();
+        self.work.notify_one();
+    }
+
     /// Forgets a file that is gone.
     pub(super) fn forget(&self, id: u64) {
         self.lock().files.retain(|tracked| tracked.id != id);
@@ -366,8 +373,8 @@ impl Shared {
 
     /// The syncer's next job. Sleeps once if there is none.
     pub(super) fn next_job(&self) -> Job {
-        let log_at = self.deleter.log_at();
         let mut queue = self.lock();
+        let log_at = self.deleter.log_at();
         let now = Instant::now();
         let job = match queue.next_job(now) {
             Job::Wait(timeout) => match self.status.fill.next_uncounted() {

@@ -11,7 +11,7 @@ mod world;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use tempfile::TempDir;
@@ -282,6 +282,33 @@ fn a_full_disk_makes_the_oldest_segments_go_and_never_the_active_one() {
 }
 
 #[test]
+fn a_deletion_by_the_reader_wakes_the_syncer_which_may_have_to_log_it() {
+    let mut bench = Bench::new(SyncPolicy::Never);
+    bench.storage.when_full = WhenFull::DeleteOldest;
+    let mut store = bench.still();
+    for generation in 1..=4 {
+        append(&mut store, &batch(generation)).unwrap();
+        store.rotate().unwrap();
+        work(&store, Shared::job_now);
+    }
+    append(&mut store, &batch(5)).unwrap();
+    work(&store, Shared::job_now);
+    let shared = Arc::clone(&store.shared);
+    let syncer = std::thread::spawn(move || shared.next_job());
+    for generation in 6..=8 {
+        let files = Directory::open(bench.path()).unwrap().files;
+        bench.disk.faults().room_bytes = Some(files.iter().map(|file| file.bytes).sum());
+        append(&mut store, &batch(generation)).unwrap();
+        assert_eq!(Directory::open(bench.path()).unwrap().files.len(), files.len() - 1, "one had to go");
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !syncer.is_finished() {
+        assert!(Instant::now() < deadline, "it sleeps");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn a_full_disk_with_nothing_but_the_active_segment_keeps_it() {
     let mut bench = Bench::new(SyncPolicy::Never);
     bench.storage.when_full = WhenFull::DeleteOldest;
@@ -524,7 +551,8 @@ fn opening_a_directory_of_a_thousand_segments_looks_into_a_few_of_them() {
     }
     store.close().unwrap();
     bench.disk.faults().opens = 0;
-    let (store, recovery) = bench.open();
+    // Without the syncer, which counts what is in them.
+    let (store, recovery) = Store::recover(bench.options(), Arc::new(bench.disk.clone())).unwrap();
     assert_eq!((recovery.segments, recovery.next_sequence), (1000, 3001));
     drop(store);
     let opens = bench.disk.faults().opens;
@@ -619,7 +647,8 @@ fn a_directory_that_cannot_be_listed_for_a_moment_is_not_taken_for_an_empty_one(
 #[test]
 fn the_status_says_what_is_there() {
     let bench = Bench::new(SyncPolicy::Never);
-    let (mut store, _) = bench.open();
+    let mut store = bench.still();
+    work(&store, Shared::job_now);
     let status = store.status();
     for generation in 1..=3 {
         append(&mut store, &batch(generation)).unwrap();

@@ -61,6 +61,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack("bytes", "one byte per write", streams::bytes),
     attack("tags", "a new tag for each event", frames::tags),
     attack("datagrams", "datagrams at full speed", streams::datagrams),
+    attack("processes", "a process for each datagram", streams::processes),
     attack("idle", "idle connections, as many as there are", streams::idle),
     attack("connects", "connections that close at once", streams::connects),
     attack("hellos", "open sessions without an event", frames::hellos),

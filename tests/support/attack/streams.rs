@@ -4,6 +4,7 @@ use std::io::{IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Command, Stdio};
 
 use rustix::cmsg_space;
 use rustix::net::sockopt::{set_socket_linger, set_socket_send_buffer_size};
@@ -49,6 +50,18 @@ pub(super) fn datagrams(target: &Target) -> u64 {
         while target.is_on() && rustix::net::send(&socket, &[b'x'; 100], SendFlags::NOSIGNAL).is_ok() {
             done += 1;
         }
+    }
+    done
+}
+
+/// Starts a process for each datagram. It has ended before the daemon can ask who it was.
+pub(super) fn processes(target: &Target) -> u64 {
+    let mut done = 0;
+    while target.is_on() {
+        let Ok(socket) = connect(&target.socket("dgram.sock"), SocketType::DGRAM) else { continue };
+        let mut process = Command::new("printf");
+        process.arg("x").stdin(Stdio::null()).stdout(socket).stderr(Stdio::null());
+        done += u64::from(process.status().is_ok_and(|status| status.success()));
     }
     done
 }

@@ -17,7 +17,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 pub const CAPACITY: u64 = 64 << 10;
 /// After this time a test has failed.
-pub const TIMEOUT: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 pub const BOTH: u64 = feature::FIELDS | feature::RING;
 
 /// A socket in a directory that goes away.

@@ -328,7 +328,7 @@ impl Connection {
                 (Some(peer), Some(names))
             }
             None => {
-                let names = context.processes.look_up(sender.pid, handle, now_ns);
+                let names = context.processes.look_up(sender, handle, now_ns);
                 (self.looked_up_ns, self.asked_ns) = match names {
                     Some(_) => (now_ns, self.asked_ns),
                     // The next read brings a pidfd.

@@ -81,7 +81,7 @@ impl Datagrams {
     /// process must find the same ones lost.
     fn mark_limited(&self, receive_buffer: &mut ReceiveBuffer, received: usize, bytes_max: usize) {
         let throttle = self.shares.throttle();
-        if !throttle.is_on() {
+        if !throttle.may_limit() {
             return;
         }
         let headers = &mut receive_buffer.headers;

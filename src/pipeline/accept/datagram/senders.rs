@@ -57,8 +57,9 @@ impl Sender {
     fn look_up_again(&mut self, context: &mut WriterContext) {
         let now_ns = context.publisher.time_ns();
         let identity = &self.peer.identity;
+        let credentials = Credentials { pid: identity.pid, uid: identity.uid, gid: identity.gid };
         let Some(process) = &self.process else { return };
-        let Some(names) = context.processes.look_up_again(identity.pid, process, now_ns) else { return };
+        let Some(names) = context.processes.look_up_again(credentials, process, now_ns) else { return };
         self.looked_up_ns = now_ns;
         // A process that has ended keeps the names that it had.
         if !names.has_ended && (&names.comm, &names.unit) != (&identity.comm, &identity.unit) {
@@ -110,8 +111,7 @@ impl Senders {
             Handle::None => None,
         };
         let now_ns = context.publisher.time_ns();
-        let names =
-            process.as_ref().and_then(|process| context.processes.look_up_again(credentials.pid, process, now_ns));
+        let names = process.as_ref().and_then(|process| context.processes.look_up_again(credentials, process, now_ns));
         let Names { comm, unit, has_ended } = names.unwrap_or_default();
         let identity = Identity { comm, unit, ..numbers(credentials) };
         let process = process.filter(|process| !has_ended && watch(credentials.pid, process));
@@ -177,5 +177,94 @@ impl Senders {
             self.known.retain(|_, sender| !sender.ended.is_some_and(is_due));
             self.any_ended = self.known.values().any(|sender| sender.ended.is_some());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+    use crate::pipeline::accept::publish::Publisher;
+    use crate::pipeline::buffer::{DoubleBuffer, Options};
+    use crate::pipeline::counters::Counters;
+    use crate::pipeline::progress::Progress;
+
+    fn context() -> WriterContext {
+        let options = Options { capacity_bytes: 1 << 20, chunk_bytes: 64 << 10, writers_max: 1 };
+        let (buffer, _reader) = DoubleBuffer::new(&options).unwrap();
+        let counters = Arc::new(Counters::new(1).unwrap());
+        let publisher = Publisher::new(buffer.writer().unwrap(), 0, counters, Arc::default());
+        WriterContext::new(publisher, 0, 1024, Arc::new(Progress::new(1).unwrap()), buffer.waker())
+    }
+
+    /// A process that lives until its input ends.
+    fn process() -> Child {
+        Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    fn end(mut process: Child) {
+        drop(process.stdin.take());
+        process.wait().unwrap();
+    }
+
+    #[test]
+    fn a_user_who_has_its_share_loses_its_own_quietest_sender_and_that_of_another_stays() {
+        let (mut context, shares) = (context(), Shares::even(16));
+        let mut senders = Senders::new(Arc::clone(&shares));
+        let process = open(std::process::id()).unwrap();
+        let mut hear = |pid, uid| {
+            let credentials = Credentials { pid, uid, gid: 1 };
+            if senders.known.contains_key(&credentials) {
+                senders.peer(credentials, Handle::None, &mut context, &mut |_, _| true);
+            } else {
+                let peer = context.peer(numbers(credentials));
+                senders.keep(credentials, peer, Some(process.try_clone().unwrap()), 0).unwrap();
+            }
+            senders.end_read(true);
+            let mut known: Vec<_> = senders.known.keys().map(|known| (known.uid, known.pid)).collect();
+            known.sort_unstable();
+            known
+        };
+        hear(1, 3000);
+        (1..=3).for_each(|pid| drop(hear(pid, 2000)));
+        hear(1, 2000);
+        assert_eq!(hear(4, 2000), [(2000, 1), (2000, 3), (2000, 4), (3000, 1)], "its second was the quietest");
+        (10..20).for_each(|pid| drop(hear(pid, 2000)));
+        assert_eq!(hear(20, 2000), [(2000, 18), (2000, 19), (2000, 20), (3000, 1)]);
+    }
+
+    #[test]
+    fn a_datagram_of_a_process_that_has_ended_gets_nothing_of_the_one_that_has_its_number_now() {
+        let (mut context, mut senders) = (context(), Senders::new(Shares::even(16)));
+        let (ended, lives) = (process(), process());
+        let gone = open(ended.id()).unwrap();
+        end(ended);
+        // The number of a process that lives stands for one that has got it since.
+        let credentials = Credentials { pid: lives.id(), uid: 2000, gid: 1 };
+        let peer = senders.peer(credentials, Handle::Process(gone), &mut context, &mut |_, _| true);
+        assert!(peer.identity.comm.is_empty() && peer.identity.unit.is_empty(), "{peer:?}");
+        assert!(senders.known.is_empty(), "nor is it remembered");
+        end(lives);
+    }
+
+    #[test]
+    fn a_process_that_has_the_number_and_the_user_of_an_ended_one_is_another_sender() {
+        if !pidfd::are_described() {
+            return eprintln!("skipped: this needs a kernel that describes processes");
+        }
+        let (mut context, mut senders) = (context(), Senders::new(Shares::even(16)));
+        let process = process();
+        let credentials = Credentials { pid: process.id(), uid: 2000, gid: 1 };
+        let mut peer = |senders: &mut Senders| {
+            let handle = Handle::Process(open(credentials.pid).unwrap());
+            senders.peer(credentials, handle, &mut context, &mut |_, _| true).number
+        };
+        let first = peer(&mut senders);
+        assert_eq!(peer(&mut senders), first);
+        // As epoll says when the first one has ended.
+        senders.ended(credentials.pid);
+        assert_ne!(peer(&mut senders), first);
+        end(process);
     }
 }

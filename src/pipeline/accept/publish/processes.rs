@@ -13,8 +13,8 @@
 //! this number is taken for the sender, right after the read, and never at a take-over.
 //!
 //! A look-up takes about 0.1 ms. A process is looked up at most once a second for each of its connections. One writer
-//! looks up at most [`LOOKUPS_A_SECOND`] processes; above that, known names stay for longer, and those of new senders
-//! stay empty.
+//! looks up a limited number of processes in a second, and each user has its share of them, see [`LookUps`]; above
+//! that, known names stay for longer, and those of new senders stay empty.
 
 use std::collections::HashMap;
 use std::fs;
@@ -28,20 +28,21 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::sources::Peer;
 use crate::pipeline::account::Identity;
 use crate::pipeline::record::{COMM_BYTES_MAX, UNIT_BYTES_MAX};
+use crate::pipeline::shares::look_ups::LookUps;
 use crate::sys::recvmmsg::Credentials;
 use crate::sys::{clock, pidfd};
 
 /// How long names count as fresh.
 const NAMES_FOR_NS: u64 = NS_A_SECOND;
 const NS_A_SECOND: u64 = 1_000_000_000;
-/// Processes that one writer looks up in a second, at most.
-const LOOKUPS_A_SECOND: u32 = 500;
 /// Processes that are remembered at most.
 const KNOWN_MAX: usize = 1024;
 /// Units that are remembered at most.
 const UNITS_MAX: usize = 2 * CGROUPS_MAX;
-/// Cgroups that are looked at to find the names of units, at most.
+/// Cgroups that are looked at to find the names of units, at most, and those of one unit. A user to whom a unit is
+/// delegated may create very many in it.
 const CGROUPS_MAX: usize = 16 << 10;
+const CGROUPS_OF_UNIT_MAX: usize = 64;
 /// The suffixes of those systemd units that can hold processes.
 const UNIT_SUFFIXES: [&str; 6] = [".service", ".scope", ".socket", ".mount", ".swap", ".timer"];
 
@@ -85,8 +86,7 @@ pub(crate) struct Processes {
     units: HashMap<u64, Box<[u8]>>,
     /// When the names of cgroups were last searched for.
     searched_ns: u64,
-    /// The second in which look-ups are counted, and how many there were.
-    second: (u64, u32),
+    look_ups: LookUps,
 }
 
 impl Processes {
@@ -124,32 +124,22 @@ impl Processes {
     }
 
     /// Looks up the names of a process. None if it cannot be reached, or if there were too many look-ups.
-    pub(crate) fn look_up(&mut self, pid: u32, handle: &Handle, now_ns: u64) -> Option<Names> {
+    pub(crate) fn look_up(&mut self, sender: Credentials, handle: &Handle, now_ns: u64) -> Option<Names> {
         let opened;
         let process = match handle {
             Handle::Process(process) => process,
             Handle::Number => {
-                opened = open(pid)?;
+                opened = open(sender.pid)?;
                 &opened
             }
             Handle::None => return None,
         };
-        self.look_up_again(pid, process, now_ns)
+        self.look_up_again(sender, process, now_ns)
     }
 
     /// Looks up the names of a process whose pidfd is kept.
-    pub(crate) fn look_up_again(&mut self, pid: u32, process: &OwnedFd, now_ns: u64) -> Option<Names> {
-        self.may_look_up(now_ns).then(|| self.names_of(pid, process))
-    }
-
-    fn may_look_up(&mut self, now_ns: u64) -> bool {
-        let second = now_ns / NS_A_SECOND;
-        if self.second.0 != second {
-            self.second = (second, 0);
-        }
-        let may = self.second.1 < LOOKUPS_A_SECOND;
-        self.second.1 += u32::from(may);
-        may
+    pub(crate) fn look_up_again(&mut self, sender: Credentials, process: &OwnedFd, now_ns: u64) -> Option<Names> {
+        self.look_ups.take(sender.uid, now_ns).then(|| self.names_of(sender.pid, process))
     }
 
     /// The names of the process that a pidfd stands for. Its number is `pid`.
@@ -213,15 +203,32 @@ fn cgroups() -> Vec<(u64, Box<[u8]>)> {
     // proc_pid_mountinfo(5): the mount point is the fifth word, and the type comes after a dash.
     let is_unified = |line: &&str| line.split_once(" - ").is_some_and(|(_, rest)| rest.starts_with("cgroup2 "));
     let Some(root) = mounts.lines().find(is_unified).and_then(|line| line.split(' ').nth(4)) else { return Vec::new() };
-    let mut found = Vec::new();
-    let mut folders = vec![(PathBuf::from(root), String::from("0::"))];
+    cgroups_below(PathBuf::from(root))
+}
+
+fn cgroups_below(root: PathBuf) -> Vec<(u64, Box<[u8]>)> {
+    let mut found: Vec<(u64, Box<[u8]>)> = Vec::new();
+    let mut of_unit: HashMap<String, usize> = HashMap::new();
+    let mut folders = vec![(root, String::from("0::"))];
     while let Some((folder, path)) = folders.pop() {
+        let is_in_unit = unit_of(&path).is_some();
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) || found.len() + folders.len() >= CGROUPS_MAX {
+            if found.len() + folders.len() >= CGROUPS_MAX {
+                return found;
+            }
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
             let path = format!("{path}/{}", entry.file_name().to_string_lossy());
             if let Some(unit) = unit_of(&path) {
+                let cgroups = of_unit.entry(unit.to_owned()).or_default();
+                if *cgroups >= CGROUPS_OF_UNIT_MAX {
+                    if is_in_unit {
+                        break;
+                    }
+                    continue;
+                }
+                *cgroups += 1;
                 found.push((entry.ino(), unit.as_bytes().into()));
             }
             folders.push((entry.path(), path));
@@ -249,6 +256,7 @@ fn unit_of(cgroup: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::shares::look_ups::LOOK_UPS_A_SECOND;
     use crate::sys::recvmmsg::Headers;
     use crate::sys::socket_options::identify_senders;
     use std::io::{Read, Write};
@@ -334,12 +342,22 @@ mod tests {
     #[test]
     fn one_writer_looks_up_a_limited_number_of_processes_in_a_second() {
         let mut processes = Processes::default();
-        assert!((0..LOOKUPS_A_SECOND).all(|_| processes.may_look_up(1)));
-        assert!(!processes.may_look_up(2) && processes.may_look_up(NS_A_SECOND));
-        let second = 2 * NS_A_SECOND;
-        let own = processes.look_up(std::process::id(), &Handle::Number, second).unwrap();
-        assert!(!own.comm.is_empty());
-        assert!((1..LOOKUPS_A_SECOND).all(|_| processes.may_look_up(second)));
-        assert_eq!(processes.look_up(std::process::id(), &Handle::Number, second), None);
+        let own = Credentials { pid: std::process::id(), uid: 0, gid: 0 };
+        let names = processes.look_up(own, &Handle::Number, 1).unwrap();
+        assert!(!names.comm.is_empty());
+        assert!((1..LOOK_UPS_A_SECOND).all(|_| processes.look_ups.take(0, 1)));
+        assert_eq!(processes.look_up(own, &Handle::Number, 2), None);
+        assert_eq!(processes.look_up(own, &Handle::Number, NS_A_SECOND), Some(names));
+    }
+
+    #[test]
+    fn a_unit_with_very_many_cgroups_does_not_hide_those_of_others() {
+        let root = tempfile::tempdir().unwrap();
+        for path in (0..500).map(|n| format!("a.slice/many.service/{n}/below")).chain(["z.slice/z.service".into()]) {
+            fs::create_dir_all(root.path().join(path)).unwrap();
+        }
+        let found = cgroups_below(root.path().to_path_buf());
+        let of = |unit: &str| found.iter().filter(|(_, found)| **found == *unit.as_bytes()).count();
+        assert_eq!((of("many.service"), of("z.service")), (CGROUPS_OF_UNIT_MAX, 1));
     }
 }

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::geteuid;
 
 use crate::pipeline::accept::connection::stored::{InheritedConnection, StoredConnections};
 use crate::pipeline::accept::frames::Sessions;
@@ -25,11 +26,11 @@ use crate::pipeline::counters::Counters;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::pulse::Activity;
 use crate::pipeline::record::{Kind, Loss, Record};
-use crate::pipeline::shares::{Shares, throttle};
+use crate::pipeline::shares::{Resource, Shares, throttle};
 use crate::sys::fdstore::FdStore;
 
 /// A test that waits longer than this has failed.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An event as it came out of the buffer, its pieces joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,7 +240,7 @@ impl Rig {
         let is_paused = Mutex::new(plan.begins_paused);
         let drained = Drained { seen: Mutex::new(before), is_paused, ..Drained::default() };
         let (drained, waker) = (Arc::new(drained), buffer.waker());
-        let shares = Shares::even(plan.connections_max);
+        let shares = Shares::new([plan.connections_max; Resource::ALL.len()], geteuid().as_raw());
         shares.throttle().limit_everyone();
         shares.throttle().set(plan.limits);
         let accept = Accept::start(AcceptOptions {
@@ -271,6 +272,11 @@ impl Rig {
 
     pub(crate) fn path(&self, socket: &str) -> PathBuf {
         self.directory.path().join(socket)
+    }
+
+    /// Open connections, as `stats` has them.
+    pub(crate) fn open_connections(&self) -> u64 {
+        self.counters.writers.iter().map(|writer| writer.0.connections.load(Ordering::Relaxed)).sum()
     }
 
     pub(crate) fn connect(&self) -> UnixStream {

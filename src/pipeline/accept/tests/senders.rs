@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,24 @@ fn a_line_on_an_inherited_connection_is_of_the_process_that_wrote_it() {
     assert!(!events[0].source.comm.is_empty());
     assert_ne!(events[1].source.comm, events[0].source.comm, "the child has no name of its parent");
     assert_eq!(events[2].source.comm, events[0].source.comm);
+}
+
+#[test]
+fn a_line_on_an_inherited_connection_is_of_the_user_who_wrote_it() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: only root can start a program of another user");
+    }
+    let rig = Rig::new(&Plan::default());
+    let mut stream = rig.connect();
+    stream.write_all(b"of root\n").unwrap();
+    let mut child = Command::new("sh");
+    child.args(["-c", "echo of another"]).uid(65534).gid(65533).stdout(OwnedFd::from(stream.try_clone().unwrap()));
+    assert!(child.status().unwrap().success());
+    stream.write_all(b"of root again\n").unwrap();
+    let users: Vec<_> =
+        rig.wait_for_events(3).iter().map(|event| (event.text(), event.source.uid, event.source.gid)).collect();
+    let expected = [("of root", 0, 0), ("of another", 65534, 65533), ("of root again", 0, 0)];
+    assert_eq!(users, expected.map(|(text, uid, gid)| (text.into(), uid, gid)));
 }
 
 #[test]

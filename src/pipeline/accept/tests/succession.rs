@@ -89,6 +89,18 @@ fn a_connection_that_has_said_nothing_yet_is_kept() {
 }
 
 #[test]
+fn connections_of_the_previous_process_count_as_open_before_a_writer_comes_to_them() {
+    let mut manager = Manager::new();
+    let first = Rig::under(&mut manager, &plan(), Seen::default());
+    let clients: Vec<UnixStream> = (0..10).map(|_| first.connect()).collect();
+    first.wait_until("all are stored", |_| first.open_connections() == 10);
+    let seen = first.stop();
+    let second = Rig::under(&mut manager, &plan(), seen);
+    assert_eq!(second.open_connections(), 10, "none has left");
+    drop(clients);
+}
+
+#[test]
 fn a_framed_connection_ends_with_its_daemon_so_that_its_client_asks_where_it_stands() {
     let mut manager = Manager::new();
     let rig = Rig::under(&mut manager, &plan(), Seen::default());

@@ -21,6 +21,7 @@ mod stop;
 mod thread;
 mod throttled;
 mod token;
+mod turns;
 mod unkept;
 mod wait_queue;
 

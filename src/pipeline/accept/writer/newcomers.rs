@@ -20,25 +20,25 @@ use crate::pipeline::shares::Resource;
 use crate::sync::atomic::Ordering::Relaxed;
 
 const READ_BYTES_MAX: u64 = READ_BYTES as u64;
-/// Clients that are accepted from one socket in one round, so that many new clients do not delay other connections.
-const ACCEPTS_A_ROUND: usize = 64;
+/// How long clients are accepted from one socket in one round, so that many new clients do not delay other connections.
+const ACCEPT_FOR: Duration = Duration::from_millis(1);
 /// How long listening sockets are left alone when there is no descriptor to accept with.
 const EXHAUSTED_FOR: Duration = Duration::from_millis(100);
 
 impl WriterThread {
-    /// Accepts clients from a listening socket, as many as one round allows.
+    /// Accepts clients from a listening socket, for as long as one round allows.
     pub(super) fn accept(&mut self, listener: usize) -> Result<(), Closed> {
-        for _ in 0..ACCEPTS_A_ROUND {
+        let until = Instant::now() + ACCEPT_FOR;
+        while Instant::now() < until {
             if self.writers.shares.is_used_up(Resource::Connections) {
-                // Clients wait in the queue. The descriptors that are left are for the store and the control socket.
+                // The descriptors that are left are for the store and the control socket.
                 self.pause_listening();
                 break;
             }
-            let StreamListener { kind, acceptor, .. } = &mut self.listeners.streams[listener];
+            let StreamListener { kind, acceptor, .. } = &self.listeners.streams[listener];
             let kind = *kind;
             match acceptor.accept() {
                 Accepted::Client(socket) => self.receive_client(kind, socket)?,
-                Accepted::TurnedAway => self.turned_away(),
                 Accepted::NoClient => break,
                 Accepted::Exhausted => {
                     self.pause_listening();
@@ -50,8 +50,11 @@ impl WriterThread {
     }
 
     /// Leaves the listening sockets alone for a while: a level-triggered socket from which no client can be accepted
-    /// would spin.
+    /// would spin. Clients wait in the queue.
     fn pause_listening(&mut self) {
+        if !std::mem::replace(&mut self.has_told_exhausted, true) {
+            tracing::warn!("clients wait: no descriptor is left for more connections; raise LimitNOFILE=");
+        }
         self.stop_listening();
         self.exhausted_until = Some(Instant::now() + EXHAUSTED_FOR);
     }
@@ -67,6 +70,7 @@ impl WriterThread {
         let identity = peer::by_credentials(&socket);
         let Ok(held) = self.writers.shares.take(Resource::Connections, identity.uid, 1) else {
             // The client sees the end.
+            self.turned_away();
             return Ok(());
         };
         let is_short = matches!(ioctl_fionread(&socket), Ok(0..=READ_BYTES_MAX))

@@ -67,7 +67,6 @@ impl WriterThread {
         let _ = identify_senders(&socket);
         let owner = peer::by_credentials(&socket).uid;
         let identity = peer::taken_over(&socket, ring.identity(), &mut self.context.processes);
-        self.writers.count_connection(self.index);
         let connection = Connection::new(
             self.writers.shares.take_over(Resource::Connections, owner, 1),
             StoredConnection::unstored(socket),
@@ -92,7 +91,6 @@ impl WriterThread {
             (owner, peer::taken_over(&stored.socket, noted, &mut self.context.processes))
         };
         let held = self.writers.shares.take_over(Resource::Connections, owner, 1);
-        self.writers.count_connection(self.index);
         // A kind that this version does not know cannot be resumed, whatever the position says.
         let known = ListenerKind::of_stored(kind);
         if known.is_none() {

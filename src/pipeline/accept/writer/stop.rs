@@ -68,6 +68,7 @@ impl WriterThread {
                     Accepted::Client(socket) => {
                         let identity = peer::of_stream(&socket, &mut self.context.processes);
                         let Ok(held) = self.writers.shares.take(Resource::Connections, identity.uid, 1) else {
+                            self.turned_away();
                             continue;
                         };
                         let stored = self.writers.keep(kind, socket, &identity);
@@ -75,7 +76,6 @@ impl WriterThread {
                         let protocol = kind.first_protocol(&self.writers.shared);
                         self.admit(Newcomer { held, stored, identity, protocol });
                     }
-                    Accepted::TurnedAway => self.turned_away(),
                     Accepted::NoClient | Accepted::Exhausted => break,
                 }
                 clients -= 1;

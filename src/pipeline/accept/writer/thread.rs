@@ -22,6 +22,7 @@ use super::handle::{InheritedWork, Newcomer, Writers};
 use super::listeners::{Listeners, StreamListener};
 use super::ring_schedule::RingSchedule;
 use super::token::Token;
+use super::turns::Turns;
 use super::unkept::Unkept;
 use super::wait_queue::WaitQueue;
 use crate::pipeline::accept::connection::Connection;
@@ -35,7 +36,7 @@ use crate::sync::Arc;
 use crate::sync::atomic::Ordering::Relaxed;
 
 /// Epoll events of one round.
-const READY_MAX: usize = 256;
+const READY_MAX: usize = 4096;
 /// Reads of a datagram socket in one round.
 pub(super) const RECEIVES_A_ROUND: usize = 4;
 /// Bytes that the connections of one writer may hold for incomplete events.
@@ -53,7 +54,10 @@ pub(crate) struct WriterThread {
     pub(super) listeners: Listeners,
     /// When the listening sockets are watched again; None while they are.
     pub(super) exhausted_until: Option<Instant>,
+    /// Whether the log says that no descriptor was left.
+    pub(super) has_told_exhausted: bool,
     pub(super) connections: Vec<Option<Connection>>,
+    turns: Turns,
     /// Indices of `connections` that are free, and those that become free in the next round: an event of this round may
     /// still name them.
     pub(super) free: Vec<u32>,
@@ -91,6 +95,8 @@ impl WriterThread {
             epoll.add(listener.datagrams.socket(), input(Token::Datagrams(at)))?;
         }
         let InheritedWork { receive_buffers, connections: inherited, rings: inherited_rings } = inherited;
+        // They are there, also before the thread comes to them.
+        (0..inherited.len() + inherited_rings.len()).for_each(|_| writers.count_connection(index));
         let thread = Self {
             index,
             writers,
@@ -98,7 +104,9 @@ impl WriterThread {
             context,
             listeners,
             exhausted_until: None,
+            has_told_exhausted: false,
             connections: Vec::new(),
+            turns: Turns::default(),
             free: Vec::new(),
             freed: Vec::new(),
             waiting: Vec::new(),
@@ -140,7 +148,7 @@ impl WriterThread {
     }
 
     fn rounds(&mut self) -> Result<Instant, Closed> {
-        let mut ready = [EpollEvent::empty(); READY_MAX];
+        let mut ready = vec![EpollEvent::empty(); READY_MAX];
         loop {
             let rest = self.before_sleep();
             let count = self.wait(&mut ready, rest);
@@ -168,8 +176,12 @@ impl WriterThread {
                         self.receive(at as usize, RECEIVES_A_ROUND)?;
                     }
                     Token::Process(_) => {}
+                    Token::Connection(index) if self.turns.sends_much(index) => self.turns.add(index, flags),
                     Token::Connection(index) => self.on_connection(index, flags)?,
                 }
+            }
+            while let Some((index, flags)) = self.turns.next(Instant::now) {
+                self.on_connection(index, flags)?;
             }
             self.look_into_rings()?;
             self.keep_later();
@@ -239,6 +251,7 @@ impl WriterThread {
             self.show_unkept();
         }
         self.connections[index as usize] = Some(connection);
+        self.turns.begin(index);
         Some(index)
     }
 
@@ -319,6 +332,9 @@ impl WriterThread {
             if before.0 == 0 || before.1 != self.context.publisher.publishes() {
                 connection.carried_since = self.round;
             }
+            let carried = connection.carried_bytes().saturating_sub(before.0);
+            let published = self.context.publisher.taken().since(taken).payload_bytes;
+            self.turns.note(index, carried + published as usize);
             self.charge(uid, taken);
         }
         self.after(index, next);

@@ -30,7 +30,7 @@ const AGAIN: Duration = Duration::from_millis(10);
 impl WriterThread {
     /// Whether a connection must not be read now. From then on it waits.
     pub(super) fn is_throttled(&mut self, index: u32) -> bool {
-        if !self.writers.shares.throttle().is_on() {
+        if !self.writers.shares.throttle().may_limit() {
             return false;
         }
         let Some(connection) =

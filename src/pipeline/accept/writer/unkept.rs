@@ -101,7 +101,8 @@ mod tests {
 
     /// Tries until `end`, and returns when each connection was tried, in milliseconds.
     fn tries(unkept: &mut Unkept, end: Duration, mut store: impl FnMut(u32) -> Retry) -> Vec<(u64, u32)> {
-        let (begin, mut tried) = (Instant::now(), Vec::new());
+        // From when the first was added on, however long ago that is by now.
+        let (begin, mut tried) = (unkept.due().map_or_else(Instant::now, |due| due - PAUSE_MIN), Vec::new());
         while let Some(due) = unkept.due().filter(|due| *due <= begin + end) {
             let ms = due.saturating_duration_since(begin).as_millis() as u64;
             unkept.try_again(due, |index| {
