@@ -16,7 +16,7 @@ use crate::pipeline::accept::connection::acceptor::Accepted;
 use crate::pipeline::accept::connection::peer;
 use crate::pipeline::accept::limits::READ_BYTES;
 use crate::pipeline::accept::publish::Closed;
-use crate::pipeline::shares::Resource;
+use crate::pipeline::shares::{Held, Refusal, Resource};
 use crate::sync::atomic::Ordering::Relaxed;
 
 const READ_BYTES_MAX: u64 = READ_BYTES as u64;
@@ -68,11 +68,7 @@ impl WriterThread {
         // before it has read a client that has sent everything, the connection is gone. In the second case the sender
         // does not even notice.
         let identity = peer::by_credentials(&socket);
-        let Ok(held) = self.writers.shares.take(Resource::Connections, identity.uid, 1) else {
-            // The client sees the end.
-            self.turned_away();
-            return Ok(());
-        };
+        let Some(held) = self.take_place(identity.uid) else { return Ok(()) };
         let is_short = matches!(ioctl_fionread(&socket), Ok(0..=READ_BYTES_MAX))
             && self.writers.shares.throttle().wait(identity.uid).is_none();
         if !is_short || self.writers.stored.is_none() || !has_sent_all(&socket) {
@@ -91,6 +87,21 @@ impl WriterThread {
             while self.read_once(index)? {}
         }
         Ok(())
+    }
+
+    /// Takes a place for a connection of a user. None if the user has its share: then the client sees the end.
+    pub(super) fn take_place(&self, uid: u32) -> Option<Held> {
+        let shares = &self.writers.shares;
+        match shares.try_take(Resource::Connections, uid, 1) {
+            Ok(held) => Some(held),
+            // Another writer has taken the last place since this one looked. What the client has sent would be lost.
+            Err(Refusal::NoneLeft(_)) => Some(shares.take_over(Resource::Connections, uid, 1)),
+            Err(refusal) => {
+                shares.count_refusal(refusal, uid);
+                self.turned_away();
+                None
+            }
+        }
     }
 
     /// Watches the listening sockets again, if it is time for that.

@@ -20,7 +20,6 @@ use crate::pipeline::accept::connection::acceptor::Accepted;
 use crate::pipeline::accept::connection::{Connection, peer};
 use crate::pipeline::accept::limits::READ_BYTES;
 use crate::pipeline::accept::publish::Closed;
-use crate::pipeline::shares::Resource;
 use crate::sync::Arc;
 
 /// Clients that wait in the queue of one of systemd's sockets, at most; see `Backlog=` of its unit.
@@ -67,10 +66,7 @@ impl WriterThread {
                 match self.listeners.streams[at].acceptor.accept() {
                     Accepted::Client(socket) => {
                         let identity = peer::of_stream(&socket, &mut self.context.processes);
-                        let Ok(held) = self.writers.shares.take(Resource::Connections, identity.uid, 1) else {
-                            self.turned_away();
-                            continue;
-                        };
+                        let Some(held) = self.take_place(identity.uid) else { continue };
                         let stored = self.writers.keep(kind, socket, &identity);
                         self.writers.count_connection(self.index);
                         let protocol = kind.first_protocol(&self.writers.shared);
